@@ -1,0 +1,115 @@
+"""What the fields of a key may hold. Each check returns the value in its stored form or raises InvalidKey."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from .credentials import CONTROLS
+from .errors import InvalidKey
+from .minting import Shape, recognise
+
+MAX_ID_OCTETS: Final = 255
+MAX_SECRET_OCTETS: Final = 1024
+MAX_NAME: Final = 200
+MAX_METADATA_OCTETS: Final = 4096
+MAX_SCOPES: Final = 100
+MAX_SCOPE_OCTETS: Final = 255
+
+# scope-token of RFC 6749 section 3.3: visible ASCII but for the double quote and the backslash.
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+
+
+def check_client_id(client_id: str) -> str:
+    """1 to 255 octets of UTF-8, no colon (RFC 7617 section 2), no control character."""
+    octets = _octets(client_id, "a client id")
+    if not 0 < len(octets) <= MAX_ID_OCTETS:
+        raise InvalidKey(f"a client id has 1 to {MAX_ID_OCTETS} octets; this one has {len(octets)}")
+    if ":" in client_id:
+        raise InvalidKey("a client id holds no colon: HTTP Basic ends it there")
+    if len(octets.translate(None, CONTROLS)) != len(octets):
+        raise InvalidKey("a client id holds no control characters")
+    return client_id
+
+
+def check_secret(secret: str) -> str:
+    """1 to 1024 octets of UTF-8, no control character; minted ones with a right checksum."""
+    octets = _octets(secret, "a secret")
+    if not 0 < len(octets) <= MAX_SECRET_OCTETS:
+        raise InvalidKey(f"a secret has 1 to {MAX_SECRET_OCTETS} octets; this one has {len(octets)}")
+    if len(octets.translate(None, CONTROLS)) != len(octets):
+        raise InvalidKey("a secret holds no control characters")
+    if recognise(secret) is Shape.MISTYPED:
+        raise InvalidKey("the secret looks minted but its checksum is wrong: it was mistyped")
+    return secret
+
+
+def check_name(name: str) -> str:
+    """Up to 200 characters, no control character."""
+    octets = _octets(name, "a name")
+    if len(name) > MAX_NAME:
+        raise InvalidKey(f"a name has up to {MAX_NAME} characters; this one has {len(name)}")
+    if len(octets.translate(None, CONTROLS)) != len(octets):
+        raise InvalidKey("a name holds no control characters")
+    return name
+
+
+def check_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """Scope tokens of RFC 6749 section 3.3, at most 100 of up to 255 octets."""
+    if isinstance(scopes, str) or not isinstance(scopes, Iterable):
+        raise InvalidKey("scopes are a list of texts, not one text")
+    tokens = tuple(scopes)
+    if len(tokens) > MAX_SCOPES:
+        raise InvalidKey(f"a key has at most {MAX_SCOPES} scopes")
+    for token in tokens:
+        if not isinstance(token, str) or not _SCOPE.fullmatch(token) or len(token) > MAX_SCOPE_OCTETS:
+            raise InvalidKey(
+                f'a scope is 1 to {MAX_SCOPE_OCTETS} visible ASCII characters without spaces, " and \\'
+            )
+    return frozenset(tokens)
+
+
+def check_expires_at(expires_at: datetime | None, *, now: datetime) -> datetime | None:
+    """A timezone-aware moment in the future, or None for never. In UTC."""
+    if expires_at is None:
+        return None
+    if not isinstance(expires_at, datetime) or expires_at.utcoffset() is None:
+        raise InvalidKey("an expiry is a datetime with a timezone")
+    try:
+        expires_at = expires_at.astimezone(UTC)
+    except OverflowError:
+        raise InvalidKey("the expiry is out of range") from None
+    if expires_at <= now:
+        raise InvalidKey("the expiry is in the past")
+    return expires_at
+
+
+def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A JSON object of up to 4 KiB in UTF-8; a copy of it."""
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping) or not all(isinstance(name, str) for name in metadata):
+        raise InvalidKey("metadata is a JSON object: a mapping with text as its names")
+    try:
+        text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
+        octets = len(text.encode())
+    except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+        raise InvalidKey(
+            "metadata holds only what JSON can: texts, numbers, booleans, null, lists, objects"
+        ) from None
+    if octets > MAX_METADATA_OCTETS:
+        raise InvalidKey(f"metadata has up to {MAX_METADATA_OCTETS} octets of JSON; this has {octets}")
+    copied: dict[str, Any] = json.loads(text)
+    return copied
+
+
+def _octets(text: str, what: str) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidKey(f"{what} is text")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidKey(f"{what} must be encodable as UTF-8: no lone surrogates") from None

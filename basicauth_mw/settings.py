@@ -1,0 +1,376 @@
+"""Settings: one frozen value, and the table of its fields that everything else is made from.
+
+The environment reader, the command line's help and the table in the README all read ``FIELDS``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from .errors import ConfigurationError
+from .exclude import problem_with_entry
+from .minting import is_prefix
+from .throttle import parse_rate
+
+ENV_PREFIX: Final = "BASICAUTH_"
+MAX_SECONDS: Final = 366 * 86400  # what every clock and timer here can take
+
+# Names with the prefix that are read elsewhere, and so are no misspelt fields.
+_NOT_FIELDS = frozenset({"KEYS", "KEYS_FILE", "APP"})
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the table of settings.
+
+    Attributes:
+        name: The field of ``Settings``.
+        kind: ``text``, ``url``, ``switch``, ``seconds`` (``seconds0``: or zero, ``seconds?``: or none),
+            ``count``, ``list`` or ``secrets``.
+        default: What it is when nothing is said.
+        help: One line.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+
+    @property
+    def env(self) -> str:
+        """The environment variable it is read from; with ``_FILE`` behind it, one that names a file."""
+        return ENV_PREFIX + self.name.upper()
+
+
+def _option(kind: str, default: Any, help: str) -> Any:  # noqa: A002 - the table's word for it
+    hidden = kind in ("secrets", "url")  # a URL may hold a password
+    return field(default=default, repr=not hidden, metadata={"kind": kind, "help": help})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a gate behaves. Durations are seconds and say so in their names.
+
+    Every field takes its native type or the text that the environment would hold.
+
+    Raises:
+        ConfigurationError: Names every problem at once, and no value that may be a secret.
+    """
+
+    backend: str = _option("url", "env:", "Where the keys are: the URL of a key backend.")
+    realm: str = _option("text", "api", "Shown to the client in the challenge.")
+    exclude: tuple[str, ...] = _option(
+        "list", (), "Paths that are open: exact, or everything under an entry that ends in /*."
+    )
+    allow_preflight: bool = _option("switch", False, "Let CORS preflight requests reach the app unchecked.")
+    require_https: bool = _option("switch", False, "Refuse requests that came by plain http.")
+    strip_authorization: bool = _option("switch", False, "Hide the Authorization field from the app.")
+    challenge: str = _option(
+        "text", "always", "always, or navigations: no password dialog for a browser's fetch and XHR."
+    )
+    map_errors: bool = _option("switch", True, "Turn uncaught exceptions of the app into JSON answers.")
+    timeout_s: float | None = _option(
+        "seconds?", None, "Longest wait for the app's first body event (ASGI); empty: for ever."
+    )
+    backend_deadline_s: float = _option("seconds", 1.0, "Longest wait for the key backend, all in all.")
+    cache_ttl_s: float = _option(
+        "seconds0", 30.0, "Longest that a good answer is reused; 0: the backend is asked every time."
+    )
+    cache_size: int = _option("count", 10_000, "Most good answers kept.")
+    throttle: str = _option(
+        "text", "20/minute", "Failures allowed per address and client id before 429; empty: no limit."
+    )
+    throttle_address: str = _option("text", "", "Failures allowed per address alone; empty: no limit.")
+    slow_hash_workers: int = _option(
+        "count", min(4, os.cpu_count() or 1), "Slow password hashes checked at a time."
+    )
+    pepper: tuple[str, ...] = _option(
+        "secrets", (), "Key for the hashes of minted secrets; several to change it, newest first."
+    )
+    secret_prefix: str = _option("text", "sk", "What minted secrets start with.")
+
+    def __post_init__(self) -> None:
+        problems = []
+        for option in FIELDS:
+            try:
+                value = _PARSERS[option.kind](getattr(self, option.name))
+                _CHECKS.get(option.name, _anything)(value)
+                object.__setattr__(self, option.name, value)
+            except ValueError as exc:
+                problems.append(f"{option.name}: {exc}")
+        if problems:
+            raise ConfigurationError(problems)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Read ``BASICAUTH_<NAME>``, or the file that ``BASICAUTH_<NAME>_FILE`` names.
+
+        Args:
+            environ: Read this instead of ``os.environ``.
+            **overrides: Fields that go before the environment.
+
+        Raises:
+            ConfigurationError: Names every problem; an unknown entry that is nearly a field is one.
+        """
+        return cls._read(os.environ if environ is None else environ, overrides)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], **overrides: Any) -> Settings:
+        """Read the ``BASICAUTH_<NAME>`` entries of a Flask config, Django settings or the like.
+
+        Args:
+            mapping: Values may be text or native types; None counts as not given.
+            **overrides: Fields that go before the mapping.
+
+        Raises:
+            ConfigurationError: As ``from_env``.
+        """
+        return cls._read({name: value for name, value in mapping.items() if value is not None}, overrides)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> dict[str, Any]:
+        """How pydantic takes a value for a field of this type: an instance, or a mapping of its fields.
+
+        A plain description, so that nothing of pydantic has to be imported; it makes lists and switches mean
+        in somebody's settings class what they mean here.
+        """
+
+        def validate(value: object) -> Settings:
+            if isinstance(value, cls):
+                return value
+            if not isinstance(value, Mapping):
+                raise ConfigurationError("must be Settings, or a mapping of its fields")
+            return cls._build({}, value, [])
+
+        return {"type": "function-plain", "function": {"type": "no-info", "function": validate}}
+
+    def replace(self, **overrides: Any) -> Settings:
+        """A copy with some fields changed.
+
+        Raises:
+            ConfigurationError: An unknown field, with the near misses, or a bad value.
+        """
+        return self._build({option.name: getattr(self, option.name) for option in FIELDS}, overrides, [])
+
+    @classmethod
+    def _read(cls, source: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for option in FIELDS:
+            file_entry = f"{option.env}_FILE"
+            if option.env in source and file_entry in source:
+                problems.append(f"{option.env} and {file_entry} are both set: drop one")
+            elif option.env in source:
+                values[option.name] = source[option.env]
+            elif file_entry in source:
+                try:
+                    values[option.name] = read_secret_file(source[file_entry])
+                except ValueError as exc:
+                    problems.append(f"{file_entry}: {exc}")
+        problems += _misspelt(source)
+        return cls._build(values, overrides, problems)
+
+    @classmethod
+    def _build(cls, values: dict[str, Any], overrides: Mapping[str, Any], problems: list[str]) -> Settings:
+        names = [option.name for option in FIELDS]
+        problems += [
+            f"unknown setting {name!r}{_did_you_mean(name, names)}" for name in overrides if name not in names
+        ]
+        known = {name: value for name, value in overrides.items() if name in names}
+        try:
+            settings = cls(**{**values, **known})
+        except ConfigurationError as exc:
+            problems += exc.problems
+        if problems:
+            raise ConfigurationError(problems)
+        return settings
+
+
+def read_secret_file(path: object) -> str:
+    """Read a value that a file holds; one final newline is dropped.
+
+    Raises:
+        ValueError: It cannot be read, or is not UTF-8. Says why without the content.
+    """
+    try:
+        text = Path(str(path)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+        raise ValueError(
+            f"the file it names cannot be read ({reason}): check the path and its mode"
+        ) from None
+    return text.removesuffix("\n")  # text mode has made one of a CRLF
+
+
+def _misspelt(source: Mapping[str, Any]) -> Iterator[str]:
+    names = [option.name for option in FIELDS]
+    known = {*(name.upper() for name in names), *(f"{name.upper()}_FILE" for name in names), *_NOT_FIELDS}
+    for entry in source:
+        if not isinstance(entry, str) or not entry.startswith(ENV_PREFIX):
+            continue
+        name = entry.removeprefix(ENV_PREFIX)
+        if name not in known and (hint := _did_you_mean(name.lower().removesuffix("_file"), names)):
+            yield f"unknown setting {entry}{hint} It is read from {ENV_PREFIX} and its name in capitals"
+
+
+def _did_you_mean(name: str, names: Iterable[str]) -> str:
+    from difflib import get_close_matches  # only ever needed to phrase an error
+
+    near = get_close_matches(name, names, cutoff=0.75)
+    return f": did you mean {' or '.join(near)}?" if near else ""
+
+
+# --- one parser a kind: native type or text in, native type out, ValueError without the value
+
+_SWITCHES = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    return value
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    switch = _SWITCHES.get(str(value).strip().lower())
+    if switch is None:
+        raise ValueError("must be one of 1/0, true/false, yes/no, on/off")
+    return switch
+
+
+def _seconds(value: object) -> float:
+    seconds = _seconds_or_zero(value)
+    if seconds == 0:
+        raise ValueError("must be more than 0 seconds")
+    return seconds
+
+
+def _seconds_or_zero(value: object) -> float:
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"must be a number of seconds from 0 to {MAX_SECONDS}")
+    return seconds
+
+
+def _seconds_or_none(value: object) -> float | None:
+    return None if value is None or value == "" else _seconds(value)
+
+
+def _count(value: object) -> int:
+    try:
+        count = 0 if isinstance(value, bool | float) else int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        count = 0
+    if count < 1:
+        raise ValueError("must be a whole number of at least 1")
+    return int(count)
+
+
+def _list(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(entry for part in value.split(",") if (entry := part.strip()))
+    if not isinstance(value, Iterable):
+        raise ValueError("must be a list of texts, or one text with commas")
+    entries = tuple(value)
+    if not all(isinstance(entry, str) for entry in entries):
+        raise ValueError("must be a list of texts, or one text with commas")
+    return entries
+
+
+def _secrets(value: object) -> tuple[str, ...]:
+    if isinstance(value, frozenset | set):
+        raise ValueError("must be a list: its order matters")
+    entries = _list(value)
+    if not all(entries):
+        raise ValueError("must not hold an empty secret")
+    if not all(_is_utf8(entry) for entry in entries):
+        raise ValueError("must be encodable as UTF-8")
+    return entries
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "text": _text,
+    "url": _text,
+    "switch": _switch,
+    "seconds": _seconds,
+    "seconds0": _seconds_or_zero,
+    "seconds?": _seconds_or_none,
+    "count": _count,
+    "list": _list,
+    "secrets": _secrets,
+}
+
+
+# --- what one field allows beyond its kind
+
+
+def _anything(_value: object) -> None:
+    pass
+
+
+def _check_realm(realm: str) -> None:
+    if any(ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in realm):
+        raise ValueError("must not hold control characters, line breaks included")
+    if not _is_utf8(realm):
+        raise ValueError("must be encodable as UTF-8")
+
+
+def _check_exclude(entries: tuple[str, ...]) -> None:
+    problems = [f"{entry!r} {problem}" for entry in entries if (problem := problem_with_entry(entry))]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _check_challenge(challenge: str) -> None:
+    if challenge not in ("always", "navigations"):
+        raise ValueError("must be always or navigations")
+
+
+def _check_backend(url: str) -> None:
+    if not url.strip():
+        raise ValueError("is empty: name a key backend, such as env: or sqlite:///keys.db")
+
+
+def _check_prefix(prefix: str) -> None:
+    if not is_prefix(prefix):
+        raise ValueError("must be 1 to 32 of A-Z a-z 0-9, words joined by _")
+
+
+def _check_rate(rate: str) -> None:
+    parse_rate(rate)
+
+
+_CHECKS: dict[str, Callable[[Any], None]] = {
+    "realm": _check_realm,
+    "exclude": _check_exclude,
+    "challenge": _check_challenge,
+    "backend": _check_backend,
+    "secret_prefix": _check_prefix,
+    "throttle": _check_rate,
+    "throttle_address": _check_rate,
+}
+
+FIELDS: tuple[Option, ...] = tuple(
+    Option(each.name, each.metadata["kind"], each.default, each.metadata["help"]) for each in fields(Settings)
+)

@@ -1,0 +1,226 @@
+"""The order of the modules: each imports only from those above it, and nothing heavy comes along."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = "basicauth_mw"
+ROOT = Path(__file__).parents[1] / PACKAGE
+
+# From the bottom up. A module imports only from lines above its own; modules of one line do not know each
+# other. A name that ends in /* is a folder whose own modules may import from one another.
+LAYERS = [
+    ["errors"],
+    ["_extras"],
+    ["model"],
+    ["scopes"],
+    ["credentials"],
+    ["minting"],
+    ["rules"],
+    ["hashing"],
+    ["exclude"],
+    ["throttle"],
+    ["settings"],
+    ["cache"],
+    ["verifier"],
+    ["audit"],
+    ["pool"],
+    ["drive"],
+    ["problem"],
+    ["backends.base"],
+    ["backends._codec"],
+    ["backends._threads"],
+    ["backends.memory", "backends.env", "backends.sqlite", "backends.redis"],
+    ["backends"],
+    ["backend"],
+    ["_frameworks"],
+    ["gate"],
+    ["asgi"],
+    ["wsgi"],
+    [""],  # the package itself: the public names
+    ["integrations/*", "dashboard/*"],
+    ["cli/*"],
+    ["__main__"],
+]
+LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+HEAVY = [
+    "fastapi",
+    "starlette",
+    "flask",
+    "werkzeug",
+    "django",
+    "redis",
+    "pydantic",
+    "argon2",
+    "bcrypt",
+    "typer",
+    "rich",
+    "sqlite3",
+    "asyncio",
+]
+
+
+def module_name(path: Path, root: Path) -> str:
+    """Dotted name below the package: ``backends.base``, ``backends`` for a folder, empty for the package."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(module: str) -> str:
+    """The entry of LAYERS that a module falls under."""
+    folder = f"{module.partition('.')[0]}/*"
+    return folder if folder in LEVELS else module
+
+
+def imports_of(path: Path, root: Path) -> Iterator[tuple[int, str]]:
+    """Line and target of every import of the package itself, wherever in the file it stands."""
+    modules = {module_name(each, root) for each in root.rglob("*.py")}
+    here = module_name(path, root)
+    folder = here.split(".") if path.name == "__init__.py" else here.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top, _, rest = alias.name.partition(".")
+                if top == PACKAGE:
+                    yield node.lineno, rest
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                above = [part for part in folder if part]
+                base = [*above[: len(above) - node.level + 1], *(node.module or "").split(".")]
+                source = ".".join(part for part in base if part)
+            else:
+                top, _, source = (node.module or "").partition(".")
+                if top != PACKAGE:
+                    continue
+            for alias in node.names:
+                inner = f"{source}.{alias.name}".lstrip(".")
+                yield node.lineno, inner if inner in modules else source
+
+
+def upward_arrows(root: Path) -> list[str]:
+    """Every import that points up or sideways, and every module that LAYERS lacks."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        here = layer_of(module_name(path, root))
+        if here not in LEVELS:
+            found.append(f"{path.relative_to(root)} is not in LAYERS: say where it belongs")
+            continue
+        for line, target in imports_of(path, root):
+            there = layer_of(target)
+            if there == here and here.endswith("/*"):
+                continue
+            if LEVELS.get(there, len(LAYERS)) >= LEVELS[here]:
+                found.append(f"{path.relative_to(root)}:{line} imports {target or PACKAGE}")
+    return found
+
+
+def test_no_import_points_upward() -> None:
+    """Each module knows only those above it in the list, in functions and for type checkers too."""
+    assert upward_arrows(ROOT) == []
+
+
+def test_every_layer_stands_once() -> None:
+    """The list is an order: no name stands in it twice."""
+    names = [name for names in LAYERS for name in names]
+
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        pytest.param("errors.py", "from .model import Key", id="from-module"),
+        pytest.param("errors.py", "from . import model", id="from-package"),
+        pytest.param("errors.py", "from . import __version__", id="from-package-itself"),
+        pytest.param("errors.py", "import basicauth_mw.model", id="absolute"),
+        pytest.param("errors.py", "import basicauth_mw", id="package"),
+        pytest.param("errors.py", "from basicauth_mw import model", id="absolute-from-package"),
+        pytest.param("errors.py", "from basicauth_mw.model import Key", id="absolute-from-module"),
+        pytest.param("errors.py", "def f():\n    from .model import Key", id="in-a-function"),
+        pytest.param("errors.py", "if TYPE_CHECKING:\n    from .model import Key", id="for-type-checkers"),
+        pytest.param(
+            "errors.py", "try:\n    from .model import Key\nexcept ImportError: pass", id="in-a-try"
+        ),
+        pytest.param("backends/memory.py", "from ..backend import Backend", id="above-the-folder"),
+        pytest.param("backends/memory.py", "from . import open_store", id="own-folder"),
+        pytest.param("backends/memory.py", "from .env import EnvStore", id="neighbour"),
+        pytest.param("backends/memory.py", "from ..gate import Gate", id="far-above"),
+        pytest.param("backends/base.py", "from ._codec import load_key", id="next-line"),
+        pytest.param("backends/__init__.py", "from ..backend import Backend", id="folder-itself"),
+        pytest.param("cli/keys.py", "from .. import __main__", id="from-a-folder"),
+        pytest.param("stranger.py", "", id="not-in-the-list"),
+    ],
+)
+def test_an_upward_arrow_is_found(file: str, source: str, tmp_path: Path) -> None:
+    """The test above would notice: every way to write an import upward, or a module without a place."""
+    known = ["__init__", "errors", "model", "backend", "gate", "__main__"]
+    for name in [*known, *(f"backends/{each}" for each in ("__init__", "base", "_codec", "memory", "env"))]:
+        path = tmp_path / PACKAGE / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert upward_arrows(tmp_path / PACKAGE) == []
+
+    changed = tmp_path / PACKAGE / file
+    changed.parent.mkdir(exist_ok=True)
+    changed.write_text(source)
+    assert len(upward_arrows(tmp_path / PACKAGE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        pytest.param("model.py", "from . import errors", id="from-package"),
+        pytest.param("model.py", "import basicauth_mw.errors", id="absolute"),
+        pytest.param("model.py", "import json, asyncio\nfrom os import path", id="elsewhere"),
+        pytest.param(
+            "backends/memory.py", "from ..errors import KeyExists\nfrom .base import Store", id="folder"
+        ),
+        pytest.param("backends/__init__.py", "from .memory import MemoryStore", id="folder-itself"),
+        pytest.param(
+            "cli/keys.py", "from . import app\nfrom .app import main\nfrom .. import __version__", id="cli"
+        ),
+    ],
+)
+def test_a_downward_arrow_is_fine(file: str, source: str, tmp_path: Path) -> None:
+    """Imports from below the list's order, and from elsewhere, are not complained about."""
+    for name in (
+        "__init__",
+        "errors",
+        "model",
+        "backends/__init__",
+        "backends/base",
+        "backends/memory",
+        "cli/app",
+    ):
+        path = tmp_path / PACKAGE / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / PACKAGE / file).write_text(source)
+
+    assert upward_arrows(tmp_path / PACKAGE) == []
+
+
+@pytest.mark.parametrize("module", [PACKAGE, f"{PACKAGE}.asgi", f"{PACKAGE}.wsgi"])
+def test_importing_brings_nothing_heavy(module: str) -> None:
+    """No framework, driver, hash library or event loop is loaded before somebody needs it."""
+    code = (
+        f"import sys; before = set(sys.modules); import {module}; print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert done.returncode == 0, done.stderr
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert PACKAGE in loaded
+    assert loaded.isdisjoint(HEAVY), loaded & set(HEAVY)

@@ -1,0 +1,435 @@
+"""The Authorization field: one strict parser, one spelling of each credential, and the challenge."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import traceback
+from base64 import b64encode, urlsafe_b64encode
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from basicauth_mw.credentials import MAX_FIELD_OCTETS, Credentials, challenge, encode_basic, parse_basic
+from basicauth_mw.errors import InvalidKey, MalformedCredentials
+
+CONTROLS = [*range(0x20), 0x7F]
+
+
+def basic(pair: bytes | str) -> bytes:
+    """The one spelling of a pair, made without the code under test."""
+    return b"Basic " + b64encode(pair.encode() if isinstance(pair, str) else pair)
+
+
+def row(name: str, *values: object) -> object:
+    return pytest.param(*values, id=name)
+
+
+# --- what is accepted
+
+DEMO = b64encode(b"demo:p@55w0rd")
+
+ACCEPTED = [
+    row("rfc7617-example", b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", "Aladdin", "open sesame"),
+    row("rfc7617-utf8", b"Basic dGVzdDoxMjPCow==", "test", "123\u00a3"),
+    row("scheme-lower", b"basic " + DEMO, "demo", "p@55w0rd"),
+    row("scheme-upper", b"BASIC " + DEMO, "demo", "p@55w0rd"),
+    row("scheme-mixed", b"bAsIc " + DEMO, "demo", "p@55w0rd"),
+    row("spaces-1", b"Basic " + DEMO, "demo", "p@55w0rd"),
+    row("spaces-2", b"Basic  " + DEMO, "demo", "p@55w0rd"),
+    row("spaces-40", b"Basic" + b" " * 40 + DEMO, "demo", "p@55w0rd"),
+    row("outer-space-before", b" Basic " + DEMO, "demo", "p@55w0rd"),
+    row("outer-space-behind", b"Basic " + DEMO + b"  ", "demo", "p@55w0rd"),
+    row("outer-tab-before", b"\tBasic " + DEMO, "demo", "p@55w0rd"),
+    row("outer-tab-behind", b"Basic " + DEMO + b"\t", "demo", "p@55w0rd"),
+    row("outer-mixed", b" \t Basic " + DEMO + b"\t \t", "demo", "p@55w0rd"),
+    row("padding-none", basic("a:b"), "a", "b"),
+    row("padding-one", basic("a:bcde"[:5]), "a", "bcd"),
+    row("padding-two", basic("a:bc"), "a", "bc"),
+    row("alphabet-plus-slash", b"Basic Pj4+OmE/Pz8=", ">>>", "a???"),
+    row("colon-in-secret", basic("a:b:c"), "a", "b:c"),
+    row("colon-first-in-secret", basic("a::b"), "a", ":b"),
+    row("colon-is-secret", basic("a::"), "a", ":"),
+    row("colon-fullwidth-in-id", basic("a\uff1ab:c"), "a\uff1ab", "c"),
+    row("blank-secret", basic("a: "), "a", " "),
+    row("blank-id", basic(" :b"), " ", "b"),
+    row("blanks-kept", basic(" a : b "), " a ", " b "),
+    row("one-octet-halves", basic("a:b"), "a", "b"),
+    row(
+        "id-greek",
+        basic("\u03ba\u03bb\u03b5\u03b9\u03b4\u03af:\u03bc\u03c5\u03c3\u03c4\u03b9\u03ba\u03cc"),
+        "κλειδί",
+        "μυστικό",
+    ),
+    row("id-chinese", basic("\u5bc6\u94a5:\u79d8\u5bc6"), "密钥", "秘密"),
+    row("astral", basic("\U0001f511:\U0001f510"), "\U0001f511", "\U0001f510"),
+    row("nfc-stays-nfc", basic("\u00e9:x"), "\u00e9", "x"),
+    row("nfd-stays-nfd", basic("e\u0301:x"), "e\u0301", "x"),
+    row("fullwidth-stays", basic("\uff41:\uff42"), "\uff41", "\uff42"),
+    row("bom-stays", basic("\ufeffa:b"), "\ufeffa", "b"),
+    row("nbsp-stays", basic("a\u00a0:\u00a0b"), "a\u00a0", "\u00a0b"),
+    row("c1-is-no-ctl", basic("a\u0085:b\u009f"), "a\u0085", "b\u009f"),
+    row("replacement-character-itself", basic("\ufffd:\ufffd"), "\ufffd", "\ufffd"),
+    row("noncharacter", basic("\uffff:\U0010ffff"), "\uffff", "\U0010ffff"),
+    row("high-edge-of-ascii", basic("!~:~!"), "!~", "~!"),
+]
+
+
+@pytest.mark.parametrize(("value", "client_id", "secret"), ACCEPTED)
+def test_accepts(value: bytes, client_id: str, secret: str) -> None:
+    """A well-formed credential is read exactly, from octets and from latin-1 code points alike."""
+    assert parse_basic(value) == Credentials(client_id, secret)
+    assert parse_basic(value.decode("latin-1")) == Credentials(client_id, secret)
+
+
+def test_accepts_a_field_of_exactly_the_longest_length() -> None:
+    """8192 octets pass and 8193 do not, spaces counted."""
+    token = b64encode(b"a:" + b"b" * 6136)
+    longest = b"Basic" + b" " * (MAX_FIELD_OCTETS - 5 - len(token)) + token
+    assert MAX_FIELD_OCTETS == 8192
+    assert len(longest) == 8192
+
+    assert parse_basic(longest).secret == "b" * 6136
+    with pytest.raises(MalformedCredentials):
+        parse_basic(longest.replace(b" ", b"  ", 1))
+
+
+# --- what is refused
+
+REFUSED = [
+    row("nothing", b""),
+    row("blank", b" \t "),
+    row("scheme-alone", b"Basic"),
+    row("scheme-and-space", b"Basic "),
+    row("scheme-glued", b"Basic" + DEMO),
+    row("scheme-bearer", b"Bearer " + DEMO),
+    row("scheme-digest", b'Digest username="demo"'),
+    row("scheme-proxy", b"Proxy-Basic " + DEMO),
+    row("scheme-xbasic", b"xBasic " + DEMO),
+    row("scheme-basic2", b"Basic2 " + DEMO),
+    row("scheme-quoted", b'"Basic" ' + DEMO),
+    row("scheme-missing", DEMO),
+    row("scheme-dotless-i", "Bas\u0131c ".encode() + DEMO),
+    row("field-name-inside", b"Authorization: Basic " + DEMO),
+    row("scheme-twice", b"Basic Basic " + DEMO),
+    row("sep-tab", b"Basic\t" + DEMO),
+    row("sep-space-tab", b"Basic \t" + DEMO),
+    row("sep-nbsp", b"Basic\xa0" + DEMO),
+    row("sep-nbsp-utf8", b"Basic\xc2\xa0" + DEMO),
+    row("sep-nel", b"Basic\x85" + DEMO),
+    row("sep-vt", b"Basic\x0b" + DEMO),
+    row("sep-ff", b"Basic\x0c" + DEMO),
+    row("sep-lf", b"Basic\n" + DEMO),
+    row("sep-cr", b"Basic\r" + DEMO),
+    row("sep-nul", b"Basic\x00" + DEMO),
+    *(row(f"sep-{octet:02x}", b"Basic" + bytes([octet]) + DEMO) for octet in range(0x1C, 0x20)),
+    row("sep-space-vt", b"Basic \x0b" + DEMO),
+    row("sep-colon", b"Basic: " + DEMO),
+    row("sep-equals", b"Basic=" + DEMO),
+    row("outer-lf-behind", b"Basic " + DEMO + b"\n"),
+    row("outer-crlf-behind", b"Basic " + DEMO + b"\r\n"),
+    row("outer-nul-behind", b"Basic " + DEMO + b"\x00"),
+    row("outer-vt-before", b"\x0bBasic " + DEMO),
+    row("outer-nbsp-before", b"\xa0Basic " + DEMO),
+    row("token-space-inside", b"Basic " + DEMO[:4] + b" " + DEMO[4:]),
+    row("token-tab-inside", b"Basic " + DEMO[:4] + b"\t" + DEMO[4:]),
+    row("token-lf-inside", b"Basic " + DEMO[:4] + b"\n" + DEMO[4:]),
+    row("token-nul-inside", b"Basic " + DEMO[:4] + b"\x00" + DEMO[4:]),
+    row("token-junk-inside", b"Basic " + DEMO[:4] + b"!" + DEMO[4:]),
+    row("token-junk-before", b"Basic *" + DEMO),
+    row("token-junk-behind", b"Basic " + DEMO + b"*"),
+    row("token-high-octet", b"Basic " + DEMO[:4] + b"\xff" + DEMO[4:]),
+    row("token-quoted", b'Basic "' + DEMO + b'"'),
+    row("token-percent", b"Basic " + DEMO.replace(b"=", b"%3D")),
+    row("token-plain-pair", b"Basic demo:p@55w0rd"),
+    row("token-auth-param", b"Basic token=" + DEMO),
+    row("token-then-auth-param", b"Basic " + DEMO + b', charset="UTF-8"'),
+    row("token-only-padding", b"Basic ===="),
+    row("token-one-digit", b"Basic Z"),
+    row("padding-missing", b"Basic " + DEMO.rstrip(b"=")),
+    row("padding-one-missing", b"Basic " + DEMO[:-1]),
+    row("padding-extra", b"Basic " + DEMO + b"="),
+    row("padding-where-none-belongs", b"Basic " + b64encode(b"a:b") + b"===="),
+    row("padding-in-the-middle", b"Basic " + b64encode(b"a:") + b64encode(b"b")),
+    row("padding-then-more", b"Basic " + b64encode(b"a:bc") + b64encode(b"xyz")),
+    row("trailing-bits-of-two", b"Basic YTpiYx=="),  # canonical: YTpiYw==
+    row("trailing-bits-of-four", b"Basic YTpiY2R="),  # canonical: YTpiY2Q=
+    row("url-safe-dash", b"Basic " + urlsafe_b64encode(b">>>:a???")),
+    row("url-safe-underscore", b"Basic " + urlsafe_b64encode(b"???:a???")),
+    row("token68-tilde", b"Basic YTpi~AAA"),
+    row("token68-dot", b"Basic YTpi.AAA"),
+    row("empty-token-decodes-to-nothing", b"Basic    "),
+    row("no-colon", basic("demo")),
+    row("no-colon-fullwidth", basic("demo\uff1asecret")),
+    row("empty-id", basic(":secret")),
+    row("empty-secret", basic("demo:")),
+    row("empty-both", basic(":")),
+    row("empty-id-colons", basic("::")),
+    row("utf8-latin1-pound", basic(b"test:123\xa3")),
+    row("utf8-lone-continuation", basic(b"a:\x80")),
+    row("utf8-cut", basic(b"a:\xe2\x82")),
+    row("utf8-ff", basic(b"a:\xff")),
+    row("utf8-utf16", basic("a:b".encode("utf-16"))),
+    row("utf8-overlong-colon", basic(b"a\xc0\xbab:c")),
+    row("utf8-overlong-colon-alone", basic(b"a\xc0\xbab")),
+    row("utf8-overlong-nul", basic(b"a:b\xc0\x80")),
+    row("utf8-overlong-slash", basic(b"a:\xe0\x80\xaf")),
+    row("utf8-surrogate", basic(b"a:\xed\xa0\x80")),
+    row("utf8-surrogate-pair", basic(b"a:\xed\xa0\xbd\xed\xb4\x91")),
+    row("utf8-above-10ffff", basic(b"a:\xf4\x90\x80\x80")),
+    *(row(f"ctl-id-{octet:02x}", basic(bytes([97, octet, 98]) + b":c")) for octet in CONTROLS),
+    *(row(f"ctl-secret-{octet:02x}", basic(b"a:b" + bytes([octet]) + b"c")) for octet in CONTROLS),
+    row("ctl-nul-truncates", basic(b"demo:p@55w0rd\x00junk")),
+    row("ctl-at-the-end", basic(b"demo:p@55w0rd\n")),
+    row("joined-same", b"Basic " + DEMO + b", Basic " + DEMO),
+    row("joined-no-space", b"Basic " + DEMO + b",Basic " + DEMO),
+    row("joined-other", b"Basic " + DEMO + b", Bearer abc"),
+    row("joined-semicolon", b"Basic " + DEMO + b"; Basic " + DEMO),
+    row("joined-unpadded", basic("a:b") + b", " + basic("a:b")),
+    row("joined-empty-behind", b"Basic " + DEMO + b","),
+    row("joined-empty-before", b", Basic " + DEMO),
+    row("two-tokens", b"Basic " + DEMO + b" " + DEMO),
+    row("too-long-spaces", b"Basic " + b" " * MAX_FIELD_OCTETS + DEMO),
+    row("too-long-outer-blanks", b"Basic " + DEMO + b" " * MAX_FIELD_OCTETS),
+    row("too-long-secret", basic(b"a:" + b"b" * 6200)),
+    row("too-long-megabyte", basic(b"a:" + b"b" * 1_000_000)),
+]
+
+
+@pytest.mark.parametrize("value", REFUSED)
+def test_refuses(value: bytes) -> None:
+    """Anything but one canonical credential is malformed, as octets and as latin-1 code points alike."""
+    with pytest.raises(MalformedCredentials):
+        parse_basic(value)
+    with pytest.raises(MalformedCredentials):
+        parse_basic(value.decode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        row("above-latin-1", "Basic \u0100"),
+        row("non-latin-pair", "Basic \u5bc6:\u94a5"),
+        row("lone-surrogate", "Basic " + DEMO.decode() + "\udcff"),
+        row("fullwidth-token", "Basic " + "".join(chr(0xFEE0 + octet) for octet in DEMO)),
+        row("kelvin-sign", "Bas\u212ac " + DEMO.decode()),
+        row("em-space", "Basic\u2003" + DEMO.decode()),
+    ],
+)
+def test_refuses_text_that_is_no_latin_1(value: str) -> None:
+    """A text that cannot have come from octets is malformed, not a UnicodeEncodeError (PEP 3333)."""
+    with pytest.raises(MalformedCredentials):
+        parse_basic(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        row("not-utf8", basic(b"canary-id:canary-secret\xff")),
+        row("control", basic(b"canary-id:canary-secret\x01")),
+        row("junk", basic(b"canary-id:canary-secret") + b"!"),
+        row("no-colon", basic(b"canary-secret")),
+    ],
+)
+def test_a_refusal_tells_nothing_of_the_field(value: bytes) -> None:
+    """Neither the message nor the printed traceback shows what was sent, in clear or encoded."""
+    with pytest.raises(MalformedCredentials) as refusal:
+        parse_basic(value)
+
+    printed = "".join(traceback.format_exception(refusal.value)) + repr(refusal.value)
+    assert "canary" not in printed
+    assert b64encode(b"canary-").decode()[:8] not in printed
+
+
+# --- properties
+
+_SCHEMES = st.sampled_from(
+    [b"Basic ", b"basic ", b"Basic  ", b" Basic ", b"Basic\t", b"Basic", b"Bearer ", b""]
+)
+_TOKENS = st.one_of(
+    st.binary(max_size=40),
+    st.binary(max_size=40).map(b64encode),
+    st.binary(max_size=40).map(lambda octets: b64encode(b"a:" + octets)),
+    st.text(st.sampled_from("YTpiMDAwQ+/-_= \t,=\n"), max_size=16).map(str.encode),
+)
+FIELDS = st.one_of(
+    st.binary(max_size=80),
+    st.tuples(_SCHEMES, _TOKENS, st.sampled_from([b"", b" ", b"\t", b"=", b"\n", b", Basic YTpi"])).map(
+        b"".join
+    ),
+)
+LEGAL = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters=[chr(octet) for octet in CONTROLS]),
+    min_size=1,
+    max_size=60,
+)
+LEGAL_IDS = LEGAL.filter(lambda text: ":" not in text)
+
+
+@given(st.one_of(FIELDS, st.text(max_size=60), st.text(max_size=30).map("Basic ".__add__)))
+@example(b"Basic \xff")
+@example("Basic \ud800")
+def test_any_input_gives_credentials_or_malformed(value: bytes | str) -> None:
+    """Whatever the value is, there are usable credentials or MalformedCredentials, and nothing else."""
+    try:
+        credentials = parse_basic(value)
+    except MalformedCredentials:
+        return
+    assert type(credentials) is Credentials
+    assert credentials.client_id
+    assert credentials.secret
+    assert ":" not in credentials.client_id
+    assert not {ord(character) for character in credentials.client_id + credentials.secret} & set(CONTROLS)
+
+
+@given(FIELDS)
+def test_octets_and_latin_1_text_are_read_alike(value: bytes) -> None:
+    """ASGI hands over octets and WSGI their latin-1 code points: the verdict is the same."""
+
+    def outcome(field: bytes | str) -> Credentials | None:
+        try:
+            return parse_basic(field)
+        except MalformedCredentials:
+            return None
+
+    assert outcome(value) == outcome(value.decode("latin-1"))
+
+
+@given(FIELDS)
+@example(b" \tbASIC   " + DEMO + b" \t")
+def test_a_credential_has_one_spelling(value: bytes) -> None:
+    """What is accepted is what encode_basic makes, up to the case of the scheme and the blanks round it."""
+    try:
+        credentials = parse_basic(value)
+    except MalformedCredentials:
+        return
+    form = re.fullmatch(rb"[ \t]*[Bb][Aa][Ss][Ii][Cc] +([^ \t]+)[ \t]*", value)
+    assert form is not None
+    assert b"Basic " + form[1] == encode_basic(credentials.client_id, credentials.secret).encode()
+
+
+@given(LEGAL_IDS, LEGAL)
+@example("a", ":")
+@example("\ufeff", "\u0080")
+def test_what_is_encoded_is_read_back(client_id: str, secret: str) -> None:
+    """Every legal pair survives the way there and back, character for character."""
+    assert parse_basic(encode_basic(client_id, secret)) == Credentials(client_id, secret)
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_any_pair_is_encoded_or_invalid(client_id: str, secret: str) -> None:
+    """encode_basic gives a value that reads back as the pair, or InvalidKey, and nothing else."""
+    try:
+        value = encode_basic(client_id, secret)
+    except InvalidKey:
+        return
+    assert parse_basic(value) == Credentials(client_id, secret)
+
+
+# --- encoding
+
+
+def test_encodes_the_documented_example() -> None:
+    """The value in the documentation is the value that is made."""
+    assert encode_basic("demo", "p@55w0rd") == "Basic ZGVtbzpwQDU1dzByZA=="
+
+
+@pytest.mark.parametrize(
+    ("client_id", "secret"),
+    [
+        row("empty-id", "", "secret"),
+        row("empty-secret", "demo", ""),
+        row("empty-both", "", ""),
+        row("colon-in-id", "de:mo", "secret"),
+        row("colon-ends-id", "demo:", "secret"),
+        row("colon-is-id", ":", "secret"),
+        row("nul-in-id", "de\0mo", "secret"),
+        row("newline-in-secret", "demo", "sec\nret"),
+        row("del-in-secret", "demo", "sec\x7fret"),
+        row("surrogate-in-id", "\ud800", "secret"),
+        row("surrogate-in-secret", "demo", "canary\udcff"),
+        row("too-long", "demo", "x" * 6200),
+    ],
+)
+def test_does_not_encode_what_would_not_read_back(client_id: str, secret: str) -> None:
+    """A pair that no parser could give back is InvalidKey, whose text does not hold the secret."""
+    with pytest.raises(InvalidKey) as refusal:
+        encode_basic(client_id, secret)
+    assert "canary" not in "".join(traceback.format_exception(refusal.value))
+
+
+# --- the value
+
+
+def test_repr_hides_the_secret() -> None:
+    """No log line and no traceback shows a secret by printing the credentials."""
+    credentials = Credentials("demo", "canary")
+
+    assert "demo" in repr(credentials)
+    for shown in (repr(credentials), str(credentials), f"{credentials}", repr([credentials])):
+        assert "canary" not in shown
+
+
+def test_credentials_are_frozen_values() -> None:
+    """Credentials compare by content and cannot be changed."""
+    credentials = Credentials("demo", "secret")
+
+    assert credentials == Credentials("demo", "secret")
+    assert credentials != Credentials("demo", "other")
+    assert hash(credentials) == hash(Credentials("demo", "secret"))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        credentials.secret = "other"  # type: ignore[misc]
+
+
+# --- the challenge
+
+
+def read_challenge(field: str) -> tuple[str, dict[str, str]]:
+    """Read one challenge with quoted parameters as RFC 9110 sections 5.6.4 and 11.3 say."""
+    scheme, _, rest = field.partition(" ")
+    parameters: dict[str, str] = {}
+    while rest:
+        form = re.match(r'([a-z]+)="((?:[^"\\]|\\.)*)"(?:, |\Z)', rest)
+        assert form is not None, rest
+        assert form[1] not in parameters
+        parameters[form[1]] = re.sub(r"\\(.)", r"\1", form[2])
+        rest = rest[form.end() :]
+    return scheme, parameters
+
+
+@pytest.mark.parametrize(
+    ("realm", "field"),
+    [
+        row("plain", "api", 'Basic realm="api", charset="UTF-8"'),
+        row("empty", "", 'Basic realm="", charset="UTF-8"'),
+        row("quote", 'a"b', r'Basic realm="a\"b", charset="UTF-8"'),
+        row("backslash", "a\\b", r'Basic realm="a\\b", charset="UTF-8"'),
+        row("both", '\\"', r'Basic realm="\\\"", charset="UTF-8"'),
+        row(
+            "looks-like-more",
+            'x", charset="latin-1',
+            r'Basic realm="x\", charset=\"latin-1", charset="UTF-8"',
+        ),
+    ],
+)
+def test_challenge_quotes_the_realm(realm: str, field: str) -> None:
+    """The realm is written as a quoted-string: no realm can end it, or add a parameter."""
+    assert challenge(realm) == field
+
+
+@given(st.text(st.characters(min_codepoint=0x20, exclude_categories=["Cc", "Cs"])))
+@example('"')
+@example("\\")
+@example('\\", realm="x')
+def test_any_realm_reads_back(realm: str) -> None:
+    """Whatever the realm is, a reader of quoted strings gets it back, and each parameter once."""
+    assert read_challenge(challenge(realm)) == ("Basic", {"realm": realm, "charset": "UTF-8"})
+
+
+def test_challenge_takes_another_scheme() -> None:
+    """A scheme that browsers do not know changes nothing but the scheme."""
+    assert read_challenge(challenge("api", scheme="xBasic")) == (
+        "xBasic",
+        {"realm": "api", "charset": "UTF-8"},
+    )

@@ -1,0 +1,178 @@
+"""The exception tree: what a client and a program may rely on, and nothing told that should not be."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw import errors
+from basicauth_mw._extras import require
+from basicauth_mw.errors import (
+    BackendError,
+    BackendUnavailable,
+    BasicAuthError,
+    ConfigurationError,
+    HttpsRequired,
+    InsufficientScope,
+    InvalidCredentials,
+    InvalidKey,
+    KeyExists,
+    KeyNotFound,
+    KeyRevoked,
+    MalformedCredentials,
+    MissingCredentials,
+    MissingExtra,
+    Overloaded,
+    ReadOnlyBackend,
+    Rejected,
+    Throttled,
+    UnreadableRecord,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TABLE: list[tuple[type[BasicAuthError], type[BaseException], str, int | None]] = [
+    (BasicAuthError, Exception, "internal_error", None),
+    (Rejected, BasicAuthError, "internal_error", None),
+    (MissingCredentials, Rejected, "missing_credentials", 401),
+    (MalformedCredentials, Rejected, "invalid_credentials", 401),
+    (InvalidCredentials, Rejected, "invalid_credentials", 401),
+    (HttpsRequired, Rejected, "https_required", 403),
+    (InsufficientScope, Rejected, "insufficient_scope", 403),
+    (Throttled, Rejected, "throttled", 429),
+    (BackendError, BasicAuthError, "internal_error", None),
+    (BackendUnavailable, BackendError, "backend_unavailable", 503),
+    (UnreadableRecord, BackendUnavailable, "backend_unavailable", 503),
+    (Overloaded, BackendError, "overloaded", 503),
+    (ReadOnlyBackend, BackendError, "read_only_backend", None),
+    (KeyExists, BasicAuthError, "key_exists", None),
+    (KeyNotFound, BasicAuthError, "key_not_found", None),
+    (KeyRevoked, BasicAuthError, "key_revoked", None),
+    (InvalidKey, BasicAuthError, "invalid_key", None),
+    (InvalidKey, ValueError, "invalid_key", None),
+    (ConfigurationError, BasicAuthError, "configuration_error", None),
+    (ConfigurationError, ValueError, "configuration_error", None),
+    (MissingExtra, ConfigurationError, "missing_extra", None),
+    (MissingExtra, ImportError, "missing_extra", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "parent", "code", "status"),
+    TABLE,
+    ids=[f"{kind.__name__}-{parent.__name__}" for kind, parent, *_ in TABLE],
+)
+def test_the_tree(
+    kind: type[BasicAuthError], parent: type[BaseException], code: str, status: int | None
+) -> None:
+    """Class, parent, code and status are a promise."""
+    assert issubclass(kind, parent)
+    assert kind.code == code
+    assert kind.status == status
+    assert kind.detail
+
+
+def test_the_table_holds_every_error() -> None:
+    """No error escapes the table, and __all__ names every one."""
+    defined = {
+        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, BasicAuthError)
+    }
+
+    assert defined == {kind for kind, *_ in TABLE}
+    assert {kind.__name__ for kind in defined} == set(errors.__all__)
+
+
+def test_malformed_and_invalid_look_the_same_to_a_client() -> None:
+    """Nobody learns from the answer whether the field could be read."""
+    for name in ("code", "status", "detail"):
+        assert getattr(MalformedCredentials, name) == getattr(InvalidCredentials, name)
+
+
+def test_messages_are_for_the_operator_only() -> None:
+    """What is told to the constructor never becomes the client's text."""
+    for kind in (InvalidCredentials, BackendUnavailable, UnreadableRecord, Overloaded):
+        assert str(kind("redis.internal:6379 refused")) == "redis.internal:6379 refused"
+        assert "redis" not in kind("redis.internal:6379 refused").detail
+
+
+def test_configuration_error_keeps_its_problems() -> None:
+    """One problem or many, in order."""
+    assert ConfigurationError("one").problems == ("one",)
+    assert str(ConfigurationError("one")) == "one"
+    assert ConfigurationError(iter(["one", "two"])).problems == ("one", "two")
+    assert str(ConfigurationError(["one", "two"])) == "one; two"
+
+
+def test_throttled_says_when() -> None:
+    """At least a second, the default included."""
+    assert Throttled().retry_after_s == 1
+    assert Throttled("too many", retry_after_s=30).retry_after_s == 30
+    assert str(Throttled("too many", retry_after_s=30)) == "too many"
+
+
+def test_missing_extra_prints_the_line_to_type() -> None:
+    """The message holds the pip line, and the extra can be read."""
+    error = MissingExtra("redis", "redis")
+
+    assert "pip install 'basicauth_mw[redis]'" in str(error)
+    assert error.extra == "redis"
+    assert error.problems == (str(error),)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidCredentials("wrong secret"),
+        BackendUnavailable("refused"),
+        Throttled("too many", retry_after_s=30),
+        ConfigurationError(["one", "two"]),
+        MissingExtra("redis", "redis"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_can_be_copied_and_sent_between_processes(error: BasicAuthError) -> None:
+    """A worker process can hand an error to its parent."""
+    for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(other) is type(error)
+        assert str(other) == str(error)
+        assert vars(other) == vars(error)
+
+
+# --- optional dependencies
+
+
+def test_require_imports_what_is_there() -> None:
+    """An installed module is handed over, dotted names too."""
+    assert require("json", extra="x") is sys.modules["json"]
+    assert require("json.decoder", extra="x") is sys.modules["json.decoder"]
+
+
+@pytest.mark.parametrize("module", ["no_such_module_here", "no_such_module_here.part"])
+def test_require_names_the_extra(module: str) -> None:
+    """What is not installed is named by its top module, with the line to type."""
+    with pytest.raises(MissingExtra, match=r"^no_such_module_here is not installed.*basicauth_mw\[cli\]"):
+        require(module, extra="cli")
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        pytest.param("import no_such_module_here", ModuleNotFoundError, id="its-own-dependency"),
+        pytest.param("1 / 0", ZeroDivisionError, id="broken"),
+    ],
+)
+def test_require_does_not_hide_a_broken_module(
+    source: str, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error inside an installed module is not called "not installed"."""
+    (tmp_path / "broken_module_here.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(kind) as refusal:
+        require("broken_module_here", extra="cli")
+    assert not isinstance(refusal.value, MissingExtra)

@@ -1,0 +1,288 @@
+"""Which paths are open: exact or below a folder, and any doubt means protected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from basicauth_mw.exclude import Exclude, problem_with_entry
+
+
+def row(name: str, *values: object) -> Any:
+    return pytest.param(*values, id=name)
+
+
+OPEN = Exclude(["/health", "/docs/*", "/a/b/c", "/caf\u00e9", "/", "/dir/"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        row("exact", "/health"),
+        row("exact-deep", "/a/b/c"),
+        row("exact-non-ascii", "/caf\u00e9"),
+        row("exact-root", "/"),
+        row("exact-final-slash", "/dir/"),
+        row("below", "/docs/x"),
+        row("below-deep", "/docs/x/y/z.css"),
+        row("below-folder", "/docs/x/"),
+        row("below-dots-in-a-name", "/docs/..x/x..y/.z/..."),
+        row("below-non-ascii", "/docs/\u5bc6\u94a5"),
+        row("below-space", "/docs/a b"),
+        row("below-star", "/docs/*"),
+        row("below-same-name", "/docs/docs"),
+    ],
+)
+def test_open(path: str) -> None:
+    """What is listed needs no credentials."""
+    assert OPEN.is_open(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        row("empty", ""),
+        row("other", "/admin"),
+        row("longer", "/healthz"),
+        row("shorter", "/healt"),
+        row("final-slash", "/health/"),
+        row("below-exact", "/health/x"),
+        row("no-final-slash", "/dir"),
+        row("upper-case", "/HEALTH"),
+        row("folder-itself", "/docs"),
+        row("folder-slash", "/docs/"),
+        row("folder-prefix", "/docsx"),
+        row("folder-prefix-deep", "/docs.html/x"),
+        row("folder-case", "/Docs/x"),
+        row("not-at-the-start", "/x/docs/y"),
+        row("not-at-the-start-exact", "/x/health"),
+        row("nfd", "/cafe\u0301"),
+        row("fullwidth", "/\uff48ealth"),
+        row("space-before", " /health"),
+        row("space-behind", "/health "),
+        # odd: two readers might disagree
+        row("no-slash", "health"),
+        row("star-form", "*"),
+        row("absolute-uri", "http://evil/health"),
+        row("authority", "evil:443"),
+        row("double-slash-before", "//health"),
+        row("double-slash-inside", "/docs//x"),
+        row("double-slash-behind", "/docs/x//"),
+        row("network-path", "//evil/docs/x"),
+        row("dot", "/docs/./x"),
+        row("dot-behind", "/docs/x/."),
+        row("dot-alone", "/docs/."),
+        row("dots", "/docs/../admin"),
+        row("dots-and-back", "/docs/../docs/x"),
+        row("dots-behind", "/docs/x/.."),
+        row("dots-alone", "/docs/.."),
+        row("dots-first", "/../docs/x"),
+        row("dot-first", "/./docs/x"),
+        row("parameter", "/docs/x;a=b"),
+        row("parameter-hides-dots", "/docs/..;/admin"),
+        row("parameter-exact", "/health;"),
+        row("backslash", "/docs/..\\admin"),
+        row("backslash-first", "\\health"),
+        row("query-left-in", "/docs/x?y"),
+        row("query-exact", "/health?"),
+        row("fragment-left-in", "/health#f"),
+        row("fragment-below", "/docs/x#f"),
+        row("encoded-twice", "/docs/%2e%2e/admin"),
+        row("percent", "/docs/100%"),
+        row("nul", "/docs/x\0"),
+        row("nul-exact", "/health\0"),
+        row("newline", "/docs/x\n"),
+        row("tab", "/docs/\tx"),
+        row("del", "/docs/x\x7f"),
+        row("nel", "/docs/x\x85"),
+        row("replacement", "/docs/\ufffd"),
+        row("surrogate", "/docs/\udcff"),
+    ],
+)
+def test_protected(path: str) -> None:
+    """Everything else is protected, and so is a listed path that is odd in any way."""
+    assert not OPEN.is_open(path)
+    assert not OPEN.is_open(
+        path, raw=path.encode("utf-8", "surrogateescape" if "\udcff" in path else "strict")
+    )
+
+
+@pytest.mark.parametrize("triplet", ["2f", "5c", "2e", "25", "00", "3f", "23", "3b"])
+def test_odd_encodings_are_protected(triplet: str) -> None:
+    """The path as it was sent is looked at too, where the server tells it: in either case of the digits."""
+    for raw in (
+        f"/docs/%{triplet}x",
+        f"/docs/%{triplet.upper()}x",
+        f"%{triplet}/docs/x",
+        f"/docs/x%{triplet}",
+    ):
+        assert not OPEN.is_open("/docs/x", raw=raw.encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "raw"),
+    [
+        row("plain", "/docs/x", b"/docs/x"),
+        row("not-told", "/docs/x", b""),
+        row("utf-8", "/caf\u00e9", b"/caf%C3%A9"),
+        row("space", "/docs/a b", b"/docs/a%20b"),
+        row("needless", "/health", b"/%68ealth"),
+        row("octets", "/caf\u00e9", b"/caf\xc3\xa9"),
+    ],
+)
+def test_harmless_encodings_are_open(path: str, raw: bytes) -> None:
+    """An encoding that only one thing can be read from changes nothing."""
+    assert OPEN.is_open(path, raw=raw)
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "is_open"),
+    [
+        row("no-mount", "/health", "", True),
+        row("mount-in-path", "/api/health", "/api", True),
+        row("mount-in-path-folder", "/api/docs/x", "/api", True),
+        row("mount-not-in-path", "/health", "/api", True),
+        row("mount-twice", "/api/api/health", "/api", False),
+        row("mount-is-no-segment", "/apihealth", "/api", False),
+        row("mount-is-no-segment-2", "/apix/health", "/api", False),
+        row("mount-alone", "/api", "/api", False),
+        row("mount-and-slash", "/api/", "/api", True),  # "/" is listed
+        row("mount-other-case", "/API/health", "/api", False),
+        row("mount-deep", "/api/v1/health", "/api/v1", True),
+        row("mount-half", "/api/v1/health", "/api", False),
+        row("mount-same-name", "/health/health", "/health", True),
+        row("mount-same-name-alone", "/health", "/health", False),
+        row("mount-then-odd", "/api//health", "/api", False),
+        row("mount-then-dots", "/api/../health", "/api", False),
+        row("mount-non-ascii", "/caf\u00e9/health", "/caf\u00e9", True),
+        row("mount-full-path-listed", "/docs/docs/x", "/docs", True),
+        row("mount-hides-the-folder", "/docs/x", "/docs", False),
+    ],
+)
+def test_mounts(path: str, root: str, is_open: bool) -> None:
+    """The mount point is taken off as a whole segment, and only then are the entries compared."""
+    assert OPEN.is_open(path, root=root) is is_open
+
+
+def test_nothing_is_open_by_default() -> None:
+    """Without entries every path is protected."""
+    nothing = Exclude(())
+
+    assert not nothing
+    assert not any(nothing.is_open(path) for path in ("/", "", "/health", "*"))
+    assert OPEN
+    assert OPEN.entries == ("/health", "/docs/*", "/a/b/c", "/caf\u00e9", "/", "/dir/")
+
+
+@pytest.mark.parametrize(
+    "entry", ["/", "/health", "/docs/*", "/a/b/", "/caf\u00e9/*", "/.well-known/*", "/a b", "/~x"]
+)
+def test_allowed_entries(entry: str) -> None:
+    """A decoded path, or a folder with everything below it."""
+    assert problem_with_entry(entry) == ""
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "",
+        "health",
+        "*",
+        "/*",
+        "//*",
+        "/a//*",
+        "/docs*",
+        "/docs/**",
+        "/a/*/b",
+        "/*/",
+        "//x",
+        "/a//b",
+        "/a/./b",
+        "/a/..",
+        "/../*",
+        "/a?b",
+        "/a#b",
+        "/a;b",
+        "/a%20b",
+        "/a\\b",
+        "/a\n",
+        "/a\0",
+        "/\ufffd",
+        "http://host/health",
+    ],
+    ids=ascii,
+)
+def test_refused_entries(entry: str) -> None:
+    """Everything at once, patterns, and what could never match are turned away with a reason."""
+    assert problem_with_entry(entry)
+
+
+# --- properties
+
+_SEGMENTS = st.text(st.sampled_from("ab.-~ \u00e9*"), min_size=1, max_size=5).filter(
+    lambda text: text not in (".", "..")
+)
+_OPEN_PATHS = st.lists(_SEGMENTS, min_size=1, max_size=4).map(lambda segments: "/docs/" + "/".join(segments))
+_ODD = st.sampled_from(
+    [
+        "//",
+        "/./",
+        "/../",
+        ";",
+        "\\",
+        "\0",
+        "\ufffd",
+        "?",
+        "#",
+        "%",
+        "%2e",
+        "\udc80",
+        *map(chr, range(0x20)),
+        *map(chr, range(0x7F, 0xA0)),
+    ]
+)
+
+
+@given(_OPEN_PATHS, _ODD, st.data())
+def test_an_odd_sequence_protects_an_open_path(path: str, odd: str, data: st.DataObject) -> None:
+    """Wherever it stands in it, anything odd makes an open path a protected one."""
+    assert OPEN.is_open(path)
+
+    place = data.draw(st.integers(0, len(path)))
+    assert not OPEN.is_open(path[:place] + odd + path[place:])
+
+
+@given(_OPEN_PATHS, st.sampled_from(["/.", "/..", "/./", "/../x"]))
+def test_a_dot_segment_at_the_end_protects_too(path: str, odd: str) -> None:
+    """A path that ends in a dot segment is odd without a slash behind it."""
+    assert not OPEN.is_open(path + odd)
+
+
+@given(st.text(max_size=20), st.text(max_size=10), st.binary(max_size=20))
+@example("/docs", "", b"")
+@example("", "/", b"")
+def test_any_path_has_a_verdict(path: str, root: str, raw: bytes) -> None:
+    """Whatever the path, mount and raw path, there is a verdict; open ones are listed below their mount."""
+    if OPEN.is_open(path, root=root, raw=raw):
+        below = path.removeprefix(root)
+        assert any(candidate in OPEN.entries or candidate.startswith("/docs/") for candidate in (path, below))
+
+
+@given(
+    st.one_of(
+        st.text(max_size=12),
+        st.text(st.sampled_from("/.*a;"), max_size=8).map("/".__add__),
+        st.text(st.sampled_from("/.a"), max_size=6).map(lambda text: f"/{text}/*"),
+    )
+)
+@example("//*")
+def test_an_entry_is_refused_or_opens_something(entry: str) -> None:
+    """No entry is accepted that could never match, and none that opens everything."""
+    if problem_with_entry(entry):
+        return
+    exclude = Exclude([entry])
+    assert exclude.is_open(entry[:-1] + "x" if entry.endswith("/*") else entry)
+    assert not exclude.is_open("/x-elsewhere/x")

@@ -1,0 +1,567 @@
+"""Stored hashes: what is accepted, what matches, and that a refusal costs the same whatever was found."""
+
+from __future__ import annotations
+
+import sys
+from base64 import urlsafe_b64encode
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import argon2
+import bcrypt
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from basicauth_mw import hashing
+from basicauth_mw.errors import InvalidKey, MissingExtra, UnreadableRecord
+from basicauth_mw.hashing import (
+    ARGON2_LANES,
+    ARGON2_MEMORY_KIB,
+    ARGON2_TIME_COST,
+    BCRYPT_MAX_OCTETS,
+    MAX_LIVE_SECRETS,
+    Hasher,
+    check_hash,
+    hash_secret,
+    hash_slow,
+    is_slow,
+    looks_hashed,
+    match_slow,
+    pepper_id,
+    slow_decoy,
+)
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Secret
+from basicauth_mw.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NEW, OLD = b"new pepper", b"old pepper"
+SALT = "0123456789abcdef"
+
+# crypt_blowfish's published vector for "U*U"; the same under both names of the scheme.
+BCRYPT_SALT, BCRYPT_DIGEST = "CCCCCCCCCCCCCCCCCCCCC.", "E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
+BCRYPT_2B = f"$2b$05${BCRYPT_SALT}{BCRYPT_DIGEST}"
+BCRYPT_2Y = f"$2y$05${BCRYPT_SALT}{BCRYPT_DIGEST}"
+
+
+def row(name: str, *values: object) -> Any:
+    return pytest.param(*values, id=name)
+
+
+def cheap_argon2(secret: str, *, salt: bytes = b"somesalt") -> str:
+    """An Argon2id hash that costs next to nothing, made by the library itself."""
+    return argon2.low_level.hash_secret(secret.encode(), salt, 1, 8, 1, 16, argon2.low_level.Type.ID).decode()
+
+
+CHEAP_ARGON2 = cheap_argon2("p@55w0rd")
+
+
+# --- the fast hash
+
+
+@pytest.mark.parametrize(
+    "peppers", [row("none", []), row("one", [NEW]), row("two", [NEW, OLD]), row("long", [b"x" * 1000])]
+)
+def test_fast_round_trip(peppers: list[bytes]) -> None:
+    """What was hashed matches, and nothing else does."""
+    hasher = Hasher(peppers)
+    secret = mint("sk")
+    stored = Secret(hasher.hash_fast(secret))
+
+    assert hasher.match_fast(secret, [stored]) is stored
+    for wrong in ("", secret[:-1], secret + "0", secret.swapcase(), mint("sk"), stored.hash):
+        assert hasher.match_fast(wrong, [stored]) is None
+    assert not is_slow(stored.hash)
+    check_hash(stored.hash)
+
+
+@pytest.mark.parametrize(
+    ("peppers", "stored"),
+    [
+        row("no-pepper", [], "$bamw1$0$0123456789abcdef$CgjKdg98G1wEUQVH2_Rt8mXd2nmzZkhrRf1hVnfuQ1s"),
+        row(
+            "pepper",
+            [b"pepper"],
+            "$bamw1$2fbb0ca6$0123456789abcdef$-eZEjPE8pkZ5LaQOzpUqvPIDc-CsZ17DnGnubBJ547E",
+        ),
+    ],
+)
+def test_the_stored_form_never_changes(peppers: list[bytes], stored: str) -> None:
+    """Hashes that were stored before still match: the form is versioned, and this is version 1."""
+    assert Hasher(peppers).hash_fast("secret", salt=SALT) == stored
+    assert Hasher(peppers).match_fast("secret", [Secret(stored)])
+
+
+def test_the_fast_hash_is_the_documented_one() -> None:
+    """Keyed, salted BLAKE2b of RFC 7693, which anybody can compute again."""
+    key = blake2b(b"pepper", digest_size=32).digest()
+    digest = blake2b(
+        b"secret", digest_size=32, key=key, salt=SALT.encode(), person=b"basicauth_mw/1"
+    ).digest()
+
+    _, name, pepper, salt, stored = Hasher([b"pepper"]).hash_fast("secret", salt=SALT).split("$")
+
+    assert (name, pepper, salt) == ("bamw1", pepper_id(b"pepper"), SALT)
+    assert stored == urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def test_every_hash_has_its_own_salt() -> None:
+    """One secret hashed twice gives two texts, unless a salt is shared on purpose."""
+    hasher = Hasher()
+
+    assert len({hasher.hash_fast("secret") for _ in range(100)}) == 100
+    assert hasher.hash_fast("secret", salt=SALT) == hasher.hash_fast("secret", salt=SALT)
+
+
+def test_a_pepper_is_needed_to_match() -> None:
+    """The same secret and salt under another pepper give another digest."""
+    digests = {
+        Hasher(peppers).hash_fast("secret", salt=SALT).rpartition("$")[2]
+        for peppers in ([], [NEW], [OLD], [b""])
+    }
+    assert len(digests) == 4
+
+
+def test_the_newest_pepper_makes_hashes_and_all_of_them_match() -> None:
+    """While a pepper is changed, hashes made with the old one, or with none, stay valid."""
+    both = Hasher([NEW, OLD])
+    of_old = Secret(Hasher([OLD]).hash_fast("secret"))
+    of_none = Secret(Hasher().hash_fast("secret"))
+    of_both = Secret(both.hash_fast("secret"))
+
+    assert of_both.hash.startswith(f"$bamw1${pepper_id(NEW)}$")
+    for stored in (of_old, of_none, of_both):
+        assert both.match_fast("secret", [stored]) is stored
+        assert both.match_fast("wrong", [stored]) is None
+    assert Hasher([OLD, NEW]).hash_fast("secret").startswith(f"$bamw1${pepper_id(OLD)}$")
+    assert Hasher([OLD, NEW]).match_fast("secret", [of_both]) is of_both
+
+
+def test_is_current_tells_what_would_be_made_today() -> None:
+    """A hash of an older pepper, of none, or of a scheme from elsewhere may be replaced after a login."""
+    hasher = Hasher([NEW, OLD])
+
+    assert hasher.is_current(hasher.hash_fast("secret"))
+    assert not hasher.is_current(Hasher([OLD]).hash_fast("secret"))
+    assert not hasher.is_current(Hasher().hash_fast("secret"))
+    assert Hasher().is_current(Hasher().hash_fast("secret"))
+    assert hasher.is_current(slow_decoy())
+    assert not hasher.is_current(CHEAP_ARGON2)
+    assert not hasher.is_current(BCRYPT_2B)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        row("unknown-pepper", Hasher([OLD]).hash_fast("secret")),
+        row("unknown-version", f"$bamw2$0${SALT}${'A' * 43}"),
+        row("no-digest", f"$bamw1$0${SALT}$"),
+        row("short-digest", f"$bamw1$0${SALT}${'A' * 42}"),
+        row("long-digest", f"$bamw1$0${SALT}${'A' * 44}"),
+        row("short-salt", f"$bamw1$0${SALT[1:]}${'A' * 43}"),
+        row("no-salt", f"$bamw1$0$${'A' * 43}"),
+        row("bad-pepper-id", f"$bamw1$zz${SALT}${'A' * 43}"),
+        row("newline", f"$bamw1$0${SALT}${'A' * 43}\n"),
+        row("non-ascii", f"$bamw1$0${SALT}${'é' * 43}"),
+        row("bare", "$bamw1$"),
+    ],
+)
+def test_a_hash_that_cannot_be_read_is_an_outage(stored: str) -> None:
+    """It raises, alone or beside a good hash: no damage is ever answered as a wrong secret."""
+    hasher = Hasher([NEW])
+    good = Secret(hasher.hash_fast("other"))
+
+    for record in ([Secret(stored)], [good, Secret(stored)], [Secret(stored), good]):
+        with pytest.raises(UnreadableRecord) as refusal:
+            hasher.match_fast("secret", record)
+        assert "A" * 10 not in str(refusal.value)
+
+
+def test_slow_hashes_are_left_to_the_slow_check() -> None:
+    """A secret that a person chose is never compared with the fast hash's means."""
+    hasher = Hasher()
+    fast = Secret(hasher.hash_fast("secret"))
+
+    assert hasher.match_fast("secret", [Secret(CHEAP_ARGON2), fast, Secret(BCRYPT_2B)]) is fast
+    assert hasher.match_fast("p@55w0rd", [Secret(CHEAP_ARGON2)]) is None
+
+
+def test_repr_shows_no_pepper() -> None:
+    """A hasher can be printed."""
+    assert "canary" not in repr(Hasher([b"canary"]))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
+@example("a", "a\0")
+@example("", "\0")
+def test_only_the_same_secret_matches(secret: str, other: str) -> None:
+    """Two secrets match exactly if they are equal: nothing is cut, folded or normalised."""
+    hasher = Hasher([NEW])
+
+    assert (hasher.match_fast(other, [Secret(hasher.hash_fast(secret))]) is not None) == (secret == other)
+
+
+# --- what a refusal costs
+
+
+@pytest.fixture
+def fast_hashes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many fast hashes were computed since it was last asked; they are computed all the same."""
+    counted = 0
+    computed = hashing.blake2b
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal counted
+        counted += 1
+        return computed(*args, **kwargs)
+
+    def since() -> int:
+        nonlocal counted
+        number, counted = counted, 0
+        return number
+
+    monkeypatch.setattr(hashing, "blake2b", counting)
+    return since
+
+
+def records(*peppers: bytes) -> dict[str, list[Secret]]:
+    """Records of every make-up that can be met while ``peppers``, newest first, are in force."""
+    newest, none = Hasher(peppers), Hasher()
+    return {
+        "unknown": [],
+        "one": [Secret(newest.hash_fast("other"))],
+        "one-unpeppered": [Secret(none.hash_fast("other"))],
+        "many": [Secret(newest.hash_fast(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)],
+        "slow": [Secret(CHEAP_ARGON2)],
+        "slow-and-fast": [Secret(BCRYPT_2B), Secret(newest.hash_fast("other"))],
+        "every-pepper": [
+            *(Secret(Hasher([pepper]).hash_fast("other", salt=SALT)) for pepper in peppers),
+            Secret(none.hash_fast("other", salt=SALT)),
+        ],
+        "oldest": [Secret(Hasher(peppers[-1:]).hash_fast("other"))],
+    }
+
+
+@pytest.mark.parametrize("peppers", [row("none", []), row("one", [NEW]), row("two", [NEW, OLD])])
+def test_a_refusal_costs_the_same_whatever_was_found(
+    peppers: list[bytes], fast_hashes: Callable[[], int]
+) -> None:
+    """One fast hash for each pepper in force, and one for none: unknown id, one secret, many, old ones."""
+    hasher = Hasher(peppers)
+    costs = {}
+    for name, record in records(*peppers).items():
+        fast_hashes()
+        assert hasher.match_fast("wrong", record) is None
+        costs[name] = fast_hashes()
+
+    assert costs == dict.fromkeys(costs, len(peppers) + 1)
+
+
+@pytest.mark.parametrize("place", range(MAX_LIVE_SECRETS))
+def test_any_live_secret_is_found(place: int) -> None:
+    """As many secrets as a key may have are all tried, whatever their order."""
+    hasher = Hasher([NEW])
+    record = [Secret(hasher.hash_fast(f"secret {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
+
+    assert hasher.match_fast(f"secret {place}", record) is record[place]
+
+
+def test_mixed_salts_are_all_tried() -> None:
+    """A record from elsewhere, each secret with its own salt, works too."""
+    hasher = Hasher([NEW])
+    record = [Secret(hasher.hash_fast(f"secret {n}")) for n in range(MAX_LIVE_SECRETS)]
+
+    for place, stored in enumerate(record):
+        assert hasher.match_fast(f"secret {place}", record) is stored
+    assert hasher.match_fast("wrong", record) is None
+
+
+# --- the slow hashes
+
+
+def test_slow_round_trip() -> None:
+    """A chosen secret is stored as Argon2id with the stated parameters, under a salt of its own."""
+    stored = hash_slow("p@55w0rd")
+
+    assert stored.startswith(f"$argon2id$v=19$m={ARGON2_MEMORY_KIB},t={ARGON2_TIME_COST},p={ARGON2_LANES}$")
+    assert is_slow(stored)
+    check_hash(stored)
+    assert match_slow("p@55w0rd", stored)
+    assert not match_slow("p@55w0rD", stored)
+    assert hash_slow("p@55w0rd") != stored
+
+
+def test_the_cost_is_owasp_s_minimum() -> None:
+    """At least 19 MiB and two passes (OWASP Password Storage Cheat Sheet)."""
+    assert ARGON2_MEMORY_KIB >= 19 * 1024
+    assert ARGON2_TIME_COST >= 2
+    assert ARGON2_LANES >= 1
+
+
+@pytest.mark.parametrize(
+    ("stored", "secret"),
+    [
+        row("argon2id", CHEAP_ARGON2, "p@55w0rd"),
+        row("argon2id-utf8", cheap_argon2("μυστικό"), "μυστικό"),
+        row("argon2id-long", cheap_argon2("x" * 1024), "x" * 1024),
+        row("argon2id-long-salt", cheap_argon2("p@55w0rd", salt=b"s" * 48), "p@55w0rd"),
+        row("bcrypt-2b", BCRYPT_2B, "U*U"),
+        row("bcrypt-2y", BCRYPT_2Y, "U*U"),
+        row("bcrypt-72", bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode(), "x" * 72),
+        row("bcrypt-72-octets", bcrypt.hashpw("é".encode() * 36, bcrypt.gensalt(4)).decode(), "é" * 36),
+    ],
+)
+def test_imported_hashes_match(stored: str, secret: str) -> None:
+    """Hashes that other software made are accepted and match their secret alone, never the hash itself."""
+    check_hash(stored)
+    assert is_slow(stored)
+    assert looks_hashed(stored)
+    assert match_slow(secret, stored)
+    for wrong in ("", secret[:-1], secret + "x", secret.swapcase() + "!", stored):
+        assert not match_slow(wrong, stored)
+
+
+@pytest.mark.parametrize("longer", ["x" * 73, "x" * 200, "x" * 72 + "é", "x" * 72 + " "], ids=len)
+def test_a_secret_over_72_octets_never_matches_bcrypt(longer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bcrypt would match it by its first 72 octets; it is refused, for the price of one bcrypt."""
+    stored = bcrypt.hashpw(b"x" * BCRYPT_MAX_OCTETS, bcrypt.gensalt(4)).decode()
+    checked = []
+    check = bcrypt.checkpw
+
+    def counting(password: bytes, hashed: bytes) -> bool:
+        checked.append(len(password))
+        return check(password, hashed)
+
+    monkeypatch.setattr(bcrypt, "checkpw", counting)
+
+    assert not match_slow(longer, stored)
+    assert checked == [BCRYPT_MAX_OCTETS]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        row("empty", ""),
+        row("plain-secret", "p@55w0rd"),
+        row("unknown-scheme", "$y$j9T$abc$def"),
+        row("fast", Hasher().hash_fast("secret")[:-1]),
+        row("weak", "$1$"),
+        row("bcrypt-short", BCRYPT_2B[:-1]),
+        row("bcrypt-long", BCRYPT_2B + "A"),
+        row("bcrypt-cost-text", BCRYPT_2B.replace("$05$", "$xx$")),
+        row("bcrypt-cost-other-digits", BCRYPT_2B.replace("$05$", "$\u0660\u0665$")),
+        row("bcrypt-salt-not-canonical", f"$2b$05${BCRYPT_SALT[:-1]}/{BCRYPT_DIGEST}"),
+        row("bcrypt-too-dear", BCRYPT_2B.replace("$05$", "$31$")),
+        row("argon2id-no-digest", CHEAP_ARGON2.rpartition("$")[0]),
+        row("argon2id-empty-digest", CHEAP_ARGON2.rpartition("$")[0] + "$"),
+        row("argon2id-salt-no-base64", CHEAP_ARGON2.replace("c29tZXNhbHQ", "c29tZXNhbHQAA")),
+        row("argon2id-too-dear", CHEAP_ARGON2.replace("m=8", "m=9999999")),
+        row("argon2id-newline", CHEAP_ARGON2 + "\n"),
+    ],
+)
+def test_a_slow_hash_that_cannot_be_read_is_an_outage(stored: str) -> None:
+    """It raises UnreadableRecord and nothing else, and never matches."""
+    with pytest.raises(UnreadableRecord):
+        match_slow("p@55w0rd", stored)
+
+
+@pytest.mark.parametrize(
+    ("stored", "named"),
+    [
+        row("apr1", "$apr1$abc$0123456789012345678901", "apr1"),
+        row("md5-crypt", "$1$abc$0123456789012345678901", "MD5"),
+        row("sha256-crypt", "$5$abc$def", "SHA-256"),
+        row("sha512-crypt", "$6$abc$def", "SHA-512"),
+        row("bcrypt-2a", BCRYPT_2B.replace("$2b$", "$2a$"), "2a"),
+        row("bcrypt-2x", BCRYPT_2B.replace("$2b$", "$2x$"), "2x"),
+        row("argon2i", CHEAP_ARGON2.replace("argon2id", "argon2i"), "Argon2i"),
+        row("argon2d", CHEAP_ARGON2.replace("argon2id", "argon2d"), "Argon2d"),
+        row("pbkdf2", "$pbkdf2-sha256$1000$abc$def", "PBKDF2"),
+        row("scrypt", "$scrypt$ln=17$abc$def", "scrypt"),
+        row("sha1", "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "SHA-1"),
+        row("ssha1", "{SSHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "SHA-1"),
+    ],
+)
+def test_other_schemes_are_refused_by_name(stored: str, named: str) -> None:
+    """Who imports such a hash learns which kind it is, without the hash being printed."""
+    assert looks_hashed(stored)
+    with pytest.raises(InvalidKey, match=named) as refusal:
+        check_hash(stored)
+    assert stored.rpartition("$")[2] not in str(refusal.value)
+
+
+def argon2_of(memory: object, time: object, lanes: object) -> str:
+    return f"$argon2id$v=19$m={memory},t={time},p={lanes}$c29tZXNhbHQ${'A' * 22}"
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        row("argon2id-least", argon2_of(8, 1, 1)),
+        row("argon2id-most-memory", argon2_of(262144, 1, 1)),
+        row("argon2id-most-time", argon2_of(8, 16, 1)),
+        row("argon2id-library-default", argon2_of(65536, 3, 4)),
+        row("bcrypt-least", BCRYPT_2B.replace("$05$", "$04$")),
+        row("bcrypt-most", BCRYPT_2Y.replace("$05$", "$15$")),
+    ],
+)
+def test_hashes_within_bounds_are_accepted(stored: str) -> None:
+    """Every cost that is common elsewhere can be imported."""
+    check_hash(stored)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        row("empty", ""),
+        row("plain-secret", "p@55w0rd"),
+        row("yescrypt", "$y$j9T$abc$def"),
+        row("fast-of-no-version", f"$bamw2$0${SALT}${'A' * 43}"),
+        row("fast-damaged", f"$bamw1$0${SALT}${'A' * 42}"),
+        row("argon2id-memory", argon2_of(262145, 1, 1)),
+        row("argon2id-time", argon2_of(8, 17, 1)),
+        row("argon2id-time-zero", argon2_of(8, 0, 1)),
+        row("argon2id-lanes-zero", argon2_of(8, 1, 0)),
+        row("argon2id-memory-under-lanes", argon2_of(31, 1, 4)),
+        row("argon2id-memory-zero", argon2_of(0, 1, 0)),
+        row("argon2id-negative", argon2_of(-8, 1, 1)),
+        row("argon2id-old-version", argon2_of(8, 1, 1).replace("v=19", "v=16")),
+        row("argon2id-no-version", argon2_of(8, 1, 1).replace("v=19$", "")),
+        row("argon2id-other-digits", argon2_of(8, "\u0661", 1)),
+        row("argon2id-salt-no-base64", argon2_of(8, 1, 1).replace("c29tZXNhbHQ", "c29tZXNhbHQAA")),
+        row("bcrypt-cost-3", BCRYPT_2B.replace("$05$", "$03$")),
+        row("bcrypt-cost-16", BCRYPT_2B.replace("$05$", "$16$")),
+        row("bcrypt-cost-one-digit", BCRYPT_2B.replace("$05$", "$5$")),
+        row("bcrypt-cost-other-digits", BCRYPT_2B.replace("$05$", "$\u0660\u0665$")),
+        row("bcrypt-salt-not-canonical", f"$2b$05${BCRYPT_SALT[:-1]}/{BCRYPT_DIGEST}"),
+        row("bcrypt-newline", BCRYPT_2B + "\n"),
+    ],
+)
+def test_hashes_that_could_not_be_checked_are_refused(stored: str) -> None:
+    """Damaged, unknown and too costly hashes are turned away when they are imported, not at a login."""
+    with pytest.raises(InvalidKey):
+        check_hash(stored)
+
+
+@given(
+    st.one_of(
+        st.text(max_size=120),
+        st.builds(
+            "{}{}${}${}".format,
+            st.sampled_from(["$argon2id$v=19$m=8,t=1,p=1", "$2b$04", "$2y$04", "$bamw1$0", "$1$", ""]),
+            st.sampled_from(["", "$"]),
+            st.text("Aa0./+-_", max_size=22),
+            st.text("Aa0./+-_", max_size=53),
+        ),
+        st.from_regex(r"\$2[by]\$04\$[./A-Za-z0-9]{53}", fullmatch=True),
+    )
+)
+def test_a_text_that_is_accepted_can_be_checked(stored: str) -> None:
+    """Any text is refused with InvalidKey, or is a hash that a secret can be compared with."""
+    try:
+        check_hash(stored)
+    except InvalidKey:
+        return
+    if is_slow(stored):
+        assert match_slow("guess", stored) is False
+    else:
+        assert Hasher().match_fast("guess", [Secret(stored)]) is None
+
+
+def test_plain_secrets_do_not_look_hashed() -> None:
+    """What a person would choose, or what was minted, is no hash."""
+    for secret in (mint("sk"), "p@55w0rd", "$ecret", "", "2b", "{secret}"):
+        assert not looks_hashed(secret)
+
+
+# --- the decoy
+
+
+def test_the_decoy_costs_what_a_hash_of_today_costs() -> None:
+    """It is a valid hash with the parameters of hash_slow, one for the process, and nobody's."""
+    decoy = slow_decoy()
+
+    check_hash(decoy)
+    assert decoy.split("$")[:4] == hash_slow("p@55w0rd").split("$")[:4]
+    assert [len(part) for part in decoy.split("$")] == [
+        len(part) for part in hash_slow("p@55w0rd").split("$")
+    ]
+    assert slow_decoy() is decoy
+    for guess in ("", "p@55w0rd", decoy):
+        assert not match_slow(guess, decoy)
+
+
+# --- for those who write a store
+
+
+def test_hash_secret_chooses_by_shape() -> None:
+    """Minted secrets get the fast hash, chosen ones Argon2id."""
+    secret = mint("sk")
+
+    fast = Secret(hash_secret(secret))
+    assert Hasher().match_fast(secret, [fast]) is fast
+    assert match_slow("p@55w0rd", hash_secret("p@55w0rd"))
+
+
+def test_hash_secret_refuses_a_mistyped_one() -> None:
+    """A wrong checksum is told to who gives the secret, without showing it."""
+    secret = mint("sk")
+    mistyped = secret[:-1] + ("0" if secret[-1] != "0" else "1")
+
+    with pytest.raises(InvalidKey) as refusal:
+        hash_secret(mistyped)
+    assert mistyped not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "pepper",
+    [
+        row("none", ()),
+        row("one", ["pepper"]),
+        row("list", ["new", "old"]),
+    ],
+)
+def test_hash_secret_takes_the_pepper_of_the_settings(pepper: Any) -> None:
+    """Given what the settings are given, it makes the hash that a gate with those settings reads."""
+    secret = mint("sk")
+    stored = Secret(hash_secret(secret, pepper=pepper))
+    hasher = Hasher([each.encode() for each in Settings(pepper=pepper).pepper])
+
+    assert hasher.match_fast(secret, [stored]) is stored
+    assert hasher.is_current(stored.hash)
+
+
+def test_hash_secret_takes_no_single_text_for_a_list_of_peppers() -> None:
+    """One text could mean one pepper, or several with commas: it is refused, before anything is stored."""
+    with pytest.raises(InvalidKey, match="list"):
+        hash_secret(mint("sk"), pepper="new,old")
+
+
+@pytest.mark.parametrize("secret", ["canary\udcff"], ids=ascii)
+def test_hash_secret_refuses_what_is_no_utf_8(secret: str) -> None:
+    """A text that no client could send is InvalidKey."""
+    with pytest.raises(InvalidKey) as refusal:
+        hash_secret(secret)
+    assert "canary" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "call"),
+    [
+        row("hash", "argon2", lambda: hash_slow("p@55w0rd")),
+        row("match-argon2", "argon2", lambda: match_slow("p@55w0rd", CHEAP_ARGON2)),
+        row("match-bcrypt", "bcrypt", lambda: match_slow("p@55w0rd", BCRYPT_2B)),
+        row("hash-secret", "argon2", lambda: hash_secret("p@55w0rd")),
+    ],
+)
+def test_without_the_libraries_the_extra_is_named(
+    module: str, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever lacks the library is told what to install."""
+    monkeypatch.setitem(sys.modules, module, None)  # what an import finds when it is not installed
+
+    with pytest.raises(MissingExtra, match=r"pip install 'basicauth_mw\[passwords\]'"):
+        call()

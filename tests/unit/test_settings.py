@@ -1,0 +1,579 @@
+"""Settings: every field from every source, every problem at once, and no secret anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from basicauth_mw.errors import ConfigurationError
+from basicauth_mw.settings import FIELDS, Settings, read_secret_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = [option.name for option in FIELDS]
+
+
+def row(name: str, *values: object) -> Any:
+    return pytest.param(*values, id=name)
+
+
+# name, default; a text of the environment, and the native value that it means
+TABLE: list[tuple[str, Any, str, Any]] = [
+    ("backend", "env:", "sqlite:///keys.db", "sqlite:///keys.db"),
+    ("realm", "api", "Der Schlüssel", "Der Schlüssel"),
+    ("exclude", (), "/health, /docs/* ,", ("/health", "/docs/*")),
+    ("allow_preflight", False, "on", True),
+    ("require_https", False, "TRUE", True),
+    ("strip_authorization", False, "Yes", True),
+    ("challenge", "always", "navigations", "navigations"),
+    ("map_errors", True, "off", False),
+    ("timeout_s", None, "2.5", 2.5),
+    ("backend_deadline_s", 1.0, "0.25", 0.25),
+    ("cache_ttl_s", 30.0, "0", 0.0),
+    ("cache_size", 10_000, "7", 7),
+    ("throttle", "20/minute", "5/hour", "5/hour"),
+    ("throttle_address", "", "100/minute", "100/minute"),
+    ("slow_hash_workers", None, "3", 3),
+    ("pepper", (), "new,old", ("new", "old")),
+    ("secret_prefix", "sk", "my_app", "my_app"),
+]
+EVERY_FIELD = pytest.mark.parametrize(
+    ("name", "default", "text", "native"), TABLE, ids=[each[0] for each in TABLE]
+)
+
+
+# --- the table
+
+
+def test_the_fields_are_the_documented_ones() -> None:
+    """The table holds every field, with a one-line help and the name of its variable."""
+    assert NAMES == [name for name, *_ in TABLE] == [each.name for each in dataclasses.fields(Settings)]
+    for option in FIELDS:
+        assert option.help
+        assert "\n" not in option.help
+        assert option.env == f"BASICAUTH_{option.name.upper()}"
+        assert option.default == getattr(Settings(), option.name)
+
+
+@EVERY_FIELD
+def test_defaults(name: str, default: Any, text: str, native: Any) -> None:
+    """What nobody sets is what the documentation says; the workers follow the machine."""
+    value = getattr(Settings(), name)
+
+    if name == "slow_hash_workers":
+        assert 1 <= value <= 4
+    else:
+        assert value == default
+        assert type(value) is type(default)
+
+
+# --- sources
+
+
+@EVERY_FIELD
+def test_from_the_environment(
+    name: str, default: Any, text: str, native: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each field is read from its variable, from os.environ or a mapping that is given instead."""
+    monkeypatch.setenv(f"BASICAUTH_{name.upper()}", text)
+
+    for settings in (Settings.from_env(), Settings.from_env({f"BASICAUTH_{name.upper()}": text})):
+        assert settings == Settings(**{name: native})
+        assert getattr(settings, name) == native
+        assert type(getattr(settings, name)) is type(native)
+
+
+@EVERY_FIELD
+def test_from_a_mapping(name: str, default: Any, text: str, native: Any) -> None:
+    """A framework's configuration may hold the text or the native value."""
+    entry = f"BASICAUTH_{name.upper()}"
+
+    assert getattr(Settings.from_mapping({entry: text, "DEBUG": True}), name) == native
+    assert getattr(Settings.from_mapping({entry: native, "SECRET_KEY": "x"}), name) == native
+    assert Settings.from_mapping({entry: None}) == Settings()
+
+
+@EVERY_FIELD
+def test_from_a_file(name: str, default: Any, text: str, native: Any, tmp_path: Path) -> None:
+    """``_FILE`` names a file that holds the text; one final newline is dropped."""
+    path = tmp_path / "value"
+    path.write_text(text + "\n", encoding="utf-8")
+
+    assert getattr(Settings.from_env({f"BASICAUTH_{name.upper()}_FILE": str(path)}), name) == native
+    assert getattr(Settings.from_mapping({f"BASICAUTH_{name.upper()}_FILE": path}), name) == native
+
+
+@EVERY_FIELD
+def test_a_variable_and_its_file_are_an_error(
+    name: str, default: Any, text: str, native: Any, tmp_path: Path
+) -> None:
+    """Both say the same thing twice: neither wins, and the message names them."""
+    path = tmp_path / "value"
+    path.write_text(text, encoding="utf-8")
+    entry = f"BASICAUTH_{name.upper()}"
+
+    with pytest.raises(ConfigurationError, match=f"{entry} and {entry}_FILE"):
+        Settings.from_env({entry: text, f"{entry}_FILE": str(path)})
+
+
+@EVERY_FIELD
+def test_overrides_go_before_everything(name: str, default: Any, text: str, native: Any) -> None:
+    """An override wins over the environment and over a mapping, as text or native."""
+    entry = f"BASICAUTH_{name.upper()}"
+    other = getattr(Settings(), name)
+
+    assert getattr(Settings.from_env({entry: text}, **{name: other}), name) == other
+    assert getattr(Settings.from_mapping({entry: text}, **{name: other}), name) == other
+    assert getattr(Settings().replace(**{name: text}), name) == native
+
+
+def test_an_overridden_variable_may_hold_anything() -> None:
+    """What is not used is not judged."""
+    assert Settings.from_env({"BASICAUTH_CACHE_SIZE": "many"}, cache_size=5).cache_size == 5
+
+
+def test_empty_environment_is_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable at all gives the defaults."""
+    for name in NAMES:
+        monkeypatch.delenv(f"BASICAUTH_{name.upper()}", raising=False)
+
+    assert Settings.from_env() == Settings.from_env({}) == Settings.from_mapping({}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "native"),
+    [("exclude", ()), ("timeout_s", None), ("throttle", ""), ("throttle_address", ""), ("pepper", ())],
+)
+def test_an_empty_variable_switches_off(name: str, native: Any) -> None:
+    """Where a field can be off or none, an empty text says so."""
+    assert getattr(Settings.from_env({f"BASICAUTH_{name.upper()}": ""}), name) == native
+
+
+def test_a_source_may_hold_names_that_are_no_text() -> None:
+    """A mapping of somebody else may have any keys."""
+    assert Settings.from_mapping({1: "x", ("BASICAUTH_REALM",): "y"}) == Settings()  # type: ignore[dict-item]
+
+
+# --- files
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"),
+    [
+        row("no-newline", b"value", "value"),
+        row("newline", b"value\n", "value"),
+        row("crlf", b"value\r\n", "value"),
+        row("two-newlines", b"value\n\n", "value\n"),
+        row("blanks-kept", b" value \n", " value "),
+        row("inner-newline", b"a\nb\n", "a\nb"),
+        row("empty", b"", ""),
+        row("only-newline", b"\n", ""),
+        row("utf-8", "ключ\n".encode(), "ключ"),
+    ],
+)
+def test_one_final_newline_is_dropped(octets: bytes, text: str, tmp_path: Path) -> None:
+    """Editors and ``echo`` add one; anything more is meant."""
+    path = tmp_path / "value"
+    path.write_bytes(octets)
+
+    assert read_secret_file(str(path)) == text
+    assert read_secret_file(path) == text
+
+
+def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:
+    """A missing file, a folder and octets that are no text are named by their variable, without content."""
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"canary\xff")
+
+    with pytest.raises(ConfigurationError) as refusal:
+        Settings.from_env(
+            {
+                "BASICAUTH_PEPPER_FILE": str(binary),
+                "BASICAUTH_REALM_FILE": str(tmp_path / "missing"),
+                "BASICAUTH_BACKEND_FILE": str(tmp_path),
+                "BASICAUTH_SECRET_PREFIX_FILE": "",
+            }
+        )
+
+    problems = refusal.value.problems
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "BASICAUTH_BACKEND_FILE",
+        "BASICAUTH_REALM_FILE",
+        "BASICAUTH_PEPPER_FILE",
+        "BASICAUTH_SECRET_PREFIX_FILE",
+    ]
+    assert "canary" not in "".join(traceback.format_exception(refusal.value))
+
+
+# --- names that are nearly right
+
+
+@pytest.mark.parametrize(
+    ("entry", "meant"),
+    [
+        ("BASICAUTH_RELM", "realm"),
+        ("BASICAUTH_REALMS", "realm"),
+        ("BASICAUTH_CACHE_TTL", "cache_ttl_s"),
+        ("BASICAUTH_TIMEOUT", "timeout_s"),
+        ("BASICAUTH_BACKEND_URL", "backend"),
+        ("BASICAUTH_BACKEND_DEADLINE", "backend_deadline_s"),
+        ("BASICAUTH_EXCLUDES", "exclude"),
+        ("BASICAUTH_REQUIRE_HTTP", "require_https"),
+        ("BASICAUTH_PEPPERS", "pepper"),
+        ("BASICAUTH_PEPER_FILE", "pepper"),
+        ("BASICAUTH_THROTTLE_ADDRES", "throttle_address"),
+        ("BASICAUTH_MAP_ERROR", "map_errors"),
+        ("BASICAUTH_Realm", "realm"),
+        ("BASICAUTH_require_https", "require_https"),
+    ],
+)
+def test_near_misses_are_errors(entry: str, meant: str) -> None:
+    """A misspelt variable would do nothing: it is an error that says what was meant, and not its value."""
+    for read in (Settings.from_env, Settings.from_mapping):
+        with pytest.raises(ConfigurationError) as refusal:
+            read({entry: "canary"})
+        assert entry in str(refusal.value)
+        assert meant in str(refusal.value)
+        assert "canary" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "BASICAUTH_KEYS",
+        "BASICAUTH_KEYS_FILE",
+        "BASICAUTH_APP",
+        "BASICAUTH_SERVICE_HOST",  # Kubernetes sets these for a service called basicauth
+        "BASICAUTH_PORT_8000_TCP_ADDR",
+        "BASICAUTH_PORT",
+        "BASICAUTH_",
+        "BASICAUTH_COLOUR",
+        "BASICAUTHREALM",
+        "basicauth_relm",
+        "MY_BASICAUTH_RELM",
+    ],
+)
+def test_other_names_are_ignored(entry: str) -> None:
+    """What resembles no field belongs to somebody else."""
+    assert Settings.from_env({entry: "x"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("relm", "realm"), ("cache_ttl", "cache_ttl_s"), ("Realm", "realm")]
+)
+def test_an_unknown_override_lists_the_near_misses(name: str, meant: str) -> None:
+    """A misspelt keyword is an error that names what was meant, whatever it resembles, and not its value."""
+    for call in (Settings().replace, lambda **given: Settings.from_env({}, **given)):
+        with pytest.raises(ConfigurationError, match=f"{name}.*did you mean {meant}") as refusal:
+            call(**{name: "canary"})
+        assert "canary" not in str(refusal.value)
+    with pytest.raises(ConfigurationError, match=r"unknown setting 'colour'$"):
+        Settings.from_env({}, colour="red")
+
+
+# --- kinds
+
+
+@pytest.mark.parametrize(
+    ("value", "switch"),
+    [
+        *((text, True) for text in ("1", "true", "yes", "on", "TRUE", "True", "yEs", "ON", " on ", True, 1)),
+        *((text, False) for text in ("0", "false", "no", "off", "FALSE", "No", "oFF", "off\n", False, 0)),
+    ],
+    ids=repr,
+)
+def test_switches(value: Any, switch: bool) -> None:
+    """Four words for each, in any case."""
+    assert Settings(require_https=value).require_https is switch
+
+
+BAD_VALUES = [
+    *(row(f"switch-{value!r}", "require_https", value) for value in ("", "2", "y", "enable", None, 2, [])),
+    *(row(f"{name}-huge", name, 10**400) for name in ("timeout_s", "backend_deadline_s", "cache_ttl_s")),
+    *(
+        row(f"{name}-{value!r}", name, value)
+        for name in ("timeout_s", "backend_deadline_s")
+        for value in (
+            "0",
+            "-1",
+            "nan",
+            "inf",
+            "1e400",
+            "soon",
+            "1 s",
+            0,
+            -0.0,
+            -1,
+            True,
+            [],
+            {},
+            float("nan"),
+        )
+    ),
+    *(row(f"backend_deadline_s-{value!r}", "backend_deadline_s", value) for value in ("", None)),
+    *(row(f"cache_ttl_s-{value!r}", "cache_ttl_s", value) for value in ("", "-1", "nan", None, False)),
+    *(
+        row(f"{name}-{value!r}"[:30], name, value)
+        for name in ("cache_size", "slow_hash_workers")
+        for value in ("", "0", "-1", "1.5", "many", 0, -1, 1.0, True, None, [], "9" * 5000, float("inf"))
+    ),
+    *(row(f"list-{value!r}", "exclude", value) for value in (1, None, [1], ["/a", None], b"/a")),
+    *(
+        row(f"exclude-{value}", "exclude", value)
+        for value in ("health", "/*", "/a/../b", "/a*", "/a//b", "/a?b")
+    ),
+    *(
+        row(f"realm-{value!r}", "realm", value)
+        for value in ("a\r\nb", "a\0", "\x1f", "\x7f", "\x85", "\ud800", None)
+    ),
+    *(row(f"challenge-{value!r}", "challenge", value) for value in ("", "never", "Always", None)),
+    *(row(f"backend-{value!r}", "backend", value) for value in ("", " ", None, 1)),
+    *(
+        row(f"prefix-{value!r}"[:30], "secret_prefix", value)
+        for value in ("", "a-b", "a__b", "_", "é", "x" * 33)
+    ),
+    *(
+        row(f"{name}-{value!r}", name, value)
+        for name in ("throttle", "throttle_address")
+        for value in (
+            "20",
+            "0/minute",
+            "-1/minute",
+            "20/week",
+            "20 per minute",
+            "1.5/minute",
+            "/minute",
+            "20/m\u0131nute",
+            None,
+        )
+    ),
+    *(
+        row(f"pepper-{value!r}", "pepper", value)
+        for value in (1, None, [""], ["a", ""], [b"a"], b"a", "a\udcff")
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_VALUES)
+def test_bad_values_are_refused_by_the_name_of_the_field(name: str, value: Any) -> None:
+    """Every bad value is one problem that begins with the name of its field, from every source."""
+    for make in (
+        lambda: Settings(**{name: value}),
+        lambda: Settings().replace(**{name: value}),
+        lambda: Settings.from_env({}, **{name: value}),
+    ):
+        with pytest.raises(ConfigurationError) as refusal:
+            make()
+        assert [problem.partition(":")[0] for problem in refusal.value.problems] == [name]
+
+
+def test_lists_are_made_tuples() -> None:
+    """Any list of texts will do; one text is split by commas, blanks and empty parts dropped."""
+    for given_ in (["/a", "/b"], ("/a", "/b"), iter(["/a", "/b"]), "/a,/b", " /a , ,/b,"):
+        assert Settings(exclude=given_).exclude == ("/a", "/b")  # type: ignore[arg-type]
+
+
+def test_several_peppers_keep_their_order() -> None:
+    """The newest comes first: order is meaning."""
+    assert (
+        Settings(pepper=["b", "a"]).pepper
+        == Settings.from_env({"BASICAUTH_PEPPER": "b,a"}).pepper
+        == ("b", "a")
+    )  # type: ignore[arg-type]
+
+
+_NATIVE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.binary(max_size=5),
+    st.lists(st.one_of(st.text(max_size=5), st.integers()), max_size=3),
+    st.sampled_from(["on", "5", "20/minute", "/a/*", "navigations"]),
+)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), _NATIVE, max_size=5))
+@example({"cache_ttl_s": 10**400})
+def test_any_values_give_settings_or_configuration_error(values: dict[str, Any]) -> None:
+    """Whatever the values are, there are settings that mean themselves, or ConfigurationError."""
+    try:
+        settings = Settings(**values)
+    except ConfigurationError:
+        return
+    assert Settings(**{name: getattr(settings, name) for name in NAMES}) == settings
+    assert settings.replace() == settings
+
+
+# --- problems
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    """Who has five things wrong is told five things, each with what to do."""
+    with pytest.raises(ConfigurationError) as refusal:
+        Settings.from_env(
+            {
+                "BASICAUTH_CACHE_SIZE": "many",
+                "BASICAUTH_EXCLUDE": "/*,health",
+                "BASICAUTH_REALM_FILE": str(tmp_path / "missing"),
+                "BASICAUTH_RELM": "x",
+                "BASICAUTH_THROTTLE": "5",
+                "BASICAUTH_THROTTLE_FILE": "x",
+            },
+            chalenge="always",
+            timeout_s="soon",
+        )
+
+    told = str(refusal.value)
+    assert len(refusal.value.problems) == 7
+    for name in ("cache_size", "exclude", "REALM_FILE", "RELM", "THROTTLE_FILE", "chalenge", "timeout_s"):
+        assert name in told
+    assert isinstance(refusal.value, ValueError)
+
+
+CANARY = "c4n4ry"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        row("alone", {"pepper": CANARY, "cache_size": "many"}),
+        row("bad-list", {"pepper": [CANARY, 5]}),
+        row("bad-entry", {"pepper": [CANARY, ""]}),
+        row("octets", {"pepper": CANARY.encode()}),
+        row("no-utf-8", {"pepper": CANARY + "\udcff"}),
+        row(
+            "in-another-field",
+            {"cache_size": CANARY, "challenge": CANARY, "throttle": CANARY, "timeout_s": CANARY},
+        ),
+        row("in-the-realm", {"realm": CANARY + "\n"}),
+        row("in-the-prefix", {"secret_prefix": CANARY + "-"}),
+        row("in-a-switch", {"map_errors": CANARY}),
+        row("in-an-unknown-field", {"peppers": CANARY}),
+    ],
+)
+def test_no_message_holds_a_value(values: dict[str, Any]) -> None:
+    """A value that landed in the wrong field may be a secret: messages and tracebacks name fields only."""
+    with pytest.raises(ConfigurationError) as refusal:
+        Settings.from_env({}, **values)
+    assert CANARY not in "".join(traceback.format_exception(refusal.value))
+    assert CANARY not in repr(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        row("pepper", Settings(pepper=CANARY)),  # type: ignore[arg-type]
+        row("peppers", Settings(pepper=("x", CANARY))),
+        row("backend-password", Settings(backend=f"redis://user:{CANARY}@localhost/0")),
+    ],
+)
+def test_repr_shows_no_secret(settings: Settings) -> None:
+    """Settings can be printed and logged: no pepper, and no password of a backend's URL."""
+    assert "realm='api'" in repr(settings)
+    for shown in (repr(settings), str(settings), f"{settings}", repr({"auth": settings})):
+        assert CANARY not in shown
+
+
+# --- a value
+
+
+def test_settings_are_frozen_values() -> None:
+    """Equal content is equal, texts and native values alike; nothing can be changed or added."""
+    settings = Settings(realm="x", exclude="/a", pepper="p")  # type: ignore[arg-type]
+
+    assert settings == Settings(realm="x", exclude=("/a",), pepper=("p",))
+    assert hash(settings) == hash(Settings(realm="x", exclude=("/a",), pepper=("p",)))
+    assert settings != Settings(realm="x", exclude=("/a",), pepper=("q",))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.realm = "y"  # type: ignore[misc]
+    with pytest.raises((AttributeError, TypeError)):
+        settings.colour = "red"  # type: ignore[attr-defined]
+    with pytest.raises(TypeError):
+        Settings("env:")  # type: ignore[misc]
+
+
+def test_replace_gives_a_copy() -> None:
+    """The original stays as it was."""
+    settings = Settings(realm="x", pepper=("p",))
+
+    assert settings.replace(cache_size="5") == Settings(realm="x", pepper=("p",), cache_size=5)
+    assert settings.cache_size == 10_000
+
+
+# --- nested in pydantic-settings
+
+
+class AppSettings(BaseSettings):
+    """What the README shows."""
+
+    model_config = SettingsConfigDict(env_nested_delimiter="__", hide_input_in_errors=True)
+
+    auth: Settings = Settings()
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        row("nothing", {}, {}),
+        row("text", {"AUTH__REALM": "x"}, {"realm": "x"}),
+        row("switch", {"AUTH__REQUIRE_HTTPS": "on"}, {"require_https": True}),
+        row("seconds", {"AUTH__TIMEOUT_S": "2.5"}, {"timeout_s": 2.5}),
+        row("count", {"AUTH__CACHE_SIZE": "5"}, {"cache_size": 5}),
+        row("list", {"AUTH__EXCLUDE": "/health,/docs/*"}, {"exclude": ("/health", "/docs/*")}),
+        row("secrets", {"AUTH__PEPPER": "new,old"}, {"pepper": ("new", "old")}),
+        row(
+            "object",
+            {"AUTH": '{"realm": "x", "exclude": ["/health"], "cache_ttl_s": 0, "pepper": ["p"]}'},
+            {"realm": "x", "exclude": ("/health",), "cache_ttl_s": 0.0, "pepper": ("p",)},
+        ),
+        row("both", {"AUTH": '{"realm": "x"}', "AUTH__CACHE_SIZE": "5"}, {"realm": "x", "cache_size": 5}),
+    ],
+)
+def test_nests_in_pydantic_settings(
+    environ: dict[str, str], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every field can be set through somebody else's settings class, in the text of our own variables."""
+    for name, text in environ.items():
+        monkeypatch.setenv(name, text)
+
+    auth = AppSettings().auth
+
+    assert isinstance(auth, Settings)
+    assert auth == Settings(**expected)
+
+
+def test_pydantic_takes_settings_as_they_are() -> None:
+    """An instance that was made elsewhere is used unchanged."""
+    settings = Settings(realm="x")
+
+    assert AppSettings(auth=settings).auth == settings
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        row("bad-value", {"AUTH__REALM": "a\nb"}),
+        row("bad-count", {"AUTH__CACHE_SIZE": "0"}),
+        row("unknown", {"AUTH__RELM": "x"}),
+        row("object", {"AUTH": '{"exclude": ["/*"], "pepper": ["' + CANARY + '"]}'}),
+        row("secret", {"AUTH": '{"pepper": ["' + CANARY + '", ""]}'}),
+    ],
+)
+def test_pydantic_reports_our_problems(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad value is pydantic's ValidationError, without the pepper where inputs are hidden."""
+    for name, text in environ.items():
+        monkeypatch.setenv(name, text)
+
+    with pytest.raises(ValidationError) as refusal:
+        AppSettings()
+    assert CANARY not in str(refusal.value)

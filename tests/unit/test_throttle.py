@@ -1,0 +1,459 @@
+"""The count of failures: a sliding limit, told in whole seconds, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from basicauth_mw.throttle import MAX_TRACKED, Blocked, FailureLimits, Throttle, parse_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = ("203.0.113.7", "demo")
+OTHER = ("198.51.100.9", "demo")
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def fail(throttle: Throttle, key: object, times: int) -> None:
+    for _ in range(times):
+        throttle.record(key)
+
+
+# --- rates
+
+
+@pytest.mark.parametrize(
+    ("rate", "parsed"),
+    [
+        ("20/minute", (20, 60.0)),
+        ("1/second", (1, 1.0)),
+        ("5/hour", (5, 3600.0)),
+        ("100/day", (100, 86400.0)),
+        ("999999999/day", (999_999_999, 86400.0)),
+        ("20/MINUTE", (20, 60.0)),
+        (" 20 / minute ", (20, 60.0)),
+        ("007/second", (7, 1.0)),
+        ("", None),
+        (" ", None),
+    ],
+)
+def test_rates(rate: str, parsed: tuple[int, float] | None) -> None:
+    """A count and a period; an empty text is no limit."""
+    assert parse_rate(rate) == parsed
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        "20",
+        "/minute",
+        "20/",
+        "0/minute",
+        "-1/minute",
+        "1.5/minute",
+        "20/week",
+        "20/minutes",
+        "20 per minute",
+        "20/minute/day",
+        "20/60",
+        "1e3/day",
+        "9999999999/day",
+        "20/minute\0",
+        "\u0662\u0660/minute",
+        "20/m\u0131nute",  # two letters that equal ASCII ones when case is ignored
+        "20/\u017fecond",
+    ],
+    ids=ascii,
+)
+def test_other_rates_are_refused(rate: str) -> None:
+    """Everything else is an error that says what is expected, and not what was given."""
+    with pytest.raises(ValueError, match="as in 20/minute") as refusal:
+        parse_rate(rate)
+    assert rate not in str(refusal.value).replace("20/minute", "")
+
+
+@given(st.one_of(st.text(), st.from_regex(r"\s*\d{1,12}\s*/\s*[a-z]{3,6}\s*", fullmatch=True)))
+def test_any_rate_is_parsed_or_refused(rate: str) -> None:
+    """Any text is no limit, a usable limit, or a ValueError."""
+    try:
+        parsed = parse_rate(rate)
+    except ValueError:
+        return
+    assert parsed is None or (parsed[0] >= 1 and parsed[1] >= 1)
+
+
+# --- the limit
+
+
+@pytest.mark.parametrize("limit", [1, 2, 20])
+def test_the_limit_is_what_is_allowed(limit: int, clock: Clock) -> None:
+    """So many failures are looked at, and then no more until the period is over."""
+    throttle = Throttle(limit, 60.0, clock=clock)
+
+    fail(throttle, KEY, limit - 1)
+    assert throttle.retry_after_s(KEY) == 0
+    throttle.record(KEY)
+    assert throttle.retry_after_s(KEY) == 60
+    clock.now_s += 59.5
+    assert throttle.retry_after_s(KEY) == 1
+    clock.now_s += 0.5
+    assert throttle.retry_after_s(KEY) == 0
+
+
+def test_keys_do_not_affect_each_other(clock: Clock) -> None:
+    """One address that fails takes nothing from another, though they claim the same id."""
+    throttle = Throttle(2, 60.0, clock=clock)
+    fail(throttle, KEY, 5)
+    throttle.record(OTHER)
+
+    assert throttle.retry_after_s(KEY) > 0
+    assert throttle.retry_after_s(OTHER) == 0
+    assert throttle.retry_after_s((KEY[0], "another")) == 0
+
+
+def test_the_window_slides(clock: Clock) -> None:
+    """What failed in the period before still counts, and fades evenly."""
+    throttle = Throttle(20, 60.0, clock=clock)
+    fail(throttle, KEY, 20)
+
+    clock.now_s += 60
+    assert throttle.retry_after_s(KEY) == 0
+    throttle.record(KEY)  # 20 of the period before, none of them faded yet
+    assert throttle.retry_after_s(KEY) == 3
+    clock.now_s += 3
+    assert throttle.retry_after_s(KEY) == 0
+    clock.now_s += 26  # 29 seconds into the second period: 20 * 31 / 60 are left, and 1
+    fail(throttle, KEY, 8)
+    assert throttle.retry_after_s(KEY) == 0
+    throttle.record(KEY)
+    assert throttle.retry_after_s(KEY) == 1  # then half of the 20 are left, and 10
+
+
+def test_an_idle_key_starts_again(clock: Clock) -> None:
+    """After two periods without a failure nothing is held against anybody."""
+    throttle = Throttle(20, 60.0, clock=clock)
+    fail(throttle, KEY, 20)
+
+    clock.now_s += 120
+    fail(throttle, KEY, 19)
+    assert throttle.retry_after_s(KEY) == 0
+    throttle.record(KEY)
+    assert throttle.retry_after_s(KEY) > 0
+
+
+def test_failures_under_way_at_the_limit_lengthen_the_block(clock: Clock) -> None:
+    """Requests let in before the limit was reached may fail after it: they count too."""
+    throttle = Throttle(10, 60.0, clock=clock)
+    fail(throttle, KEY, 10)
+    assert throttle.retry_after_s(KEY) == 60
+    fail(throttle, KEY, 10)
+
+    assert throttle.retry_after_s(KEY) == 90  # half of the 20 have to fade in the period behind
+
+
+@given(st.lists(st.floats(0, 90), min_size=1, max_size=150), st.integers(1, 5))
+@example([0.0] * 50, 3)
+@example([0.0, 59.9, 0.0, 0.0, 0.1, 0.0, 0.0, 0.0], 3)
+def test_no_period_ever_holds_twice_the_limit(pauses_s: list[float], limit: int) -> None:
+    """Trying as often as allowed gives at most twice the limit in any period, and the limit on average."""
+    clock = Clock()
+    throttle = Throttle(limit, 60.0, clock=clock)
+    began_s = clock.now_s
+    looked_at: list[float] = []
+    for pause_s in pauses_s:
+        clock.now_s += pause_s
+        if throttle.retry_after_s(KEY) == 0:
+            throttle.record(KEY)
+            looked_at.append(clock.now_s)
+
+    for first in looked_at:
+        assert sum(first <= moment < first + 60.0 for moment in looked_at) <= 2 * limit
+    assert len(looked_at) <= limit * (math.ceil((clock.now_s - began_s) / 60.0) + 1)
+
+
+@given(st.lists(st.tuples(st.floats(0, 200), st.integers(1, 8)), min_size=1, max_size=30), st.integers(1, 5))
+def test_waiting_as_told_is_enough(steps: list[tuple[float, int]], limit: int) -> None:
+    """The seconds told are whole, at least 1, never more than two periods, and after them the key is free."""
+    clock = Clock()
+    throttle = Throttle(limit, 60.0, clock=clock)
+    for pause_s, failures in steps:
+        clock.now_s += pause_s
+        fail(throttle, KEY, failures)
+        wait_s = throttle.retry_after_s(KEY)
+        if wait_s:
+            assert type(wait_s) is int
+            assert 1 <= wait_s <= 120
+            assert throttle.active
+            clock.now_s += wait_s
+            assert throttle.retry_after_s(KEY) == 0
+
+
+# --- whether to ask at all
+
+
+def test_nobody_need_be_asked_about_while_nobody_is_over(clock: Clock) -> None:
+    """``active`` rises with the first key over its limit and falls when the last one's time is up,
+    whoever asks first."""
+    throttle = Throttle(2, 60.0, clock=clock)
+    assert not throttle.active
+    throttle.record(KEY)
+    assert not throttle.active
+    throttle.record(KEY)
+    assert throttle.active
+    fail(throttle, OTHER, 2)
+
+    clock.now_s += 60
+    assert throttle.retry_after_s(KEY) == 0
+    assert not throttle.active
+    assert throttle.retry_after_s(OTHER) == 0
+
+
+def test_asking_changes_nothing(clock: Clock) -> None:
+    """A look at a key that never failed, or is over its limit, does not count."""
+    throttle = Throttle(2, 60.0, clock=clock)
+    throttle.record(KEY)
+
+    for _ in range(100):
+        assert throttle.retry_after_s(KEY) == 0
+        assert throttle.retry_after_s(OTHER) == 0
+    assert not throttle.active
+
+
+def test_a_failure_counted_while_a_block_ends_is_not_lost() -> None:
+    """A thread that sees a block end does not undo the block that another thread sets at that moment."""
+    now_s = 0.0
+    between: list[Callable[[], None]] = []
+
+    def clock() -> float:
+        if between:
+            between.pop()()
+        return now_s
+
+    throttle = Throttle(1, 60.0, clock=clock)
+    throttle.record(KEY)
+    now_s = 60.0
+    other_thread = threading.Thread(target=throttle.record, args=(KEY,))
+
+    def record_meanwhile() -> None:
+        other_thread.start()
+        other_thread.join(0.2)  # not for ever: it may have to wait for a lock that is held here
+
+    between.append(record_meanwhile)
+    throttle.retry_after_s(KEY)
+    other_thread.join(5)
+
+    assert not other_thread.is_alive()
+    assert throttle.active
+    assert throttle.retry_after_s(KEY) > 0
+
+
+def test_threads_lose_no_failure() -> None:
+    """Failures recorded by many threads at once are all counted."""
+    throttle = Throttle(4000, 1e6, clock=Clock())
+    threads = [threading.Thread(target=fail, args=(throttle, KEY, 500)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert throttle.retry_after_s(KEY) > 0
+    short = Throttle(4001, 1e6, clock=Clock())
+    fail(short, KEY, 4000)
+    assert short.retry_after_s(KEY) == 0
+
+
+# --- memory
+
+
+@pytest.mark.parametrize(
+    ("limit", "keys"), [pytest.param(5, 50_000, id="tracked"), pytest.param(1, 5_000, id="over")]
+)
+def test_random_keys_take_bounded_memory(limit: int, keys: int, clock: Clock) -> None:
+    """Whoever invents ids fills a table of fixed size, and then pushes out older ones."""
+    throttle = Throttle(limit, 60.0, clock=clock)
+    fill(throttle, range(MAX_TRACKED))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        fill(throttle, range(MAX_TRACKED, MAX_TRACKED + keys))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    # tracemalloc does not see the keys of the first filling go, so up to a table's worth may seem new.
+    assert after - before < 400 * MAX_TRACKED
+
+
+def fill(throttle: Throttle, numbers: range) -> None:
+    for number in numbers:
+        throttle.record(("203.0.113.7", f"invented-{number}"))
+
+
+def test_a_key_that_keeps_failing_is_not_pushed_out(clock: Clock) -> None:
+    """Room is made by the keys that have been idle longest."""
+    throttle = Throttle(10, 3600.0, clock=clock)
+    for round_ in range(10):
+        throttle.record(KEY)
+        fill(throttle, range(round_ * 5000, (round_ + 1) * 5000))
+
+    assert throttle.retry_after_s(KEY) > 0
+
+
+def test_a_full_table_of_blocks_gives_way(clock: Clock) -> None:
+    """Blocks that have ended make room first; while none has, the oldest does."""
+    throttle = Throttle(1, 60.0, clock=clock)
+    fill(throttle, range(MAX_TRACKED))
+    throttle.record(KEY)
+    assert throttle.retry_after_s(KEY) == 60
+    assert throttle.retry_after_s(("203.0.113.7", "invented-0")) == 0
+    assert throttle.retry_after_s(("203.0.113.7", "invented-1")) == 60
+
+    clock.now_s += 61
+    throttle.record(OTHER)
+    assert throttle.retry_after_s(OTHER) == 60
+    assert throttle.retry_after_s(("203.0.113.7", "invented-2")) == 0
+
+
+def test_the_clock_is_monotonic_by_default() -> None:
+    """Without a clock of a test it counts real seconds."""
+    throttle: Any = Throttle(1, 3600.0)
+    throttle.record(KEY)
+
+    assert 3590 <= throttle.retry_after_s(KEY) <= 3600
+
+
+# --- what is worth a line in the log
+
+
+def test_a_refusal_is_news_once_a_block(clock: Clock) -> None:
+    """The first refusal of each block is told from the others; below the limit there is none."""
+    throttle = Throttle(2, 60.0, clock=clock)
+    throttle.record(KEY)
+    assert not throttle.is_news(KEY)
+    fail(throttle, KEY, 3)
+    assert [throttle.is_news(KEY) for _ in range(3)] == [True, False, False]
+    assert not throttle.is_news(OTHER)
+
+    clock.now_s += 600
+    assert throttle.retry_after_s(KEY) == 0
+    fail(throttle, KEY, 2)
+    assert [throttle.is_news(KEY) for _ in range(3)] == [True, False, False]
+
+
+def test_news_of_a_block_that_ended_is_no_news(clock: Clock) -> None:
+    """A block that nobody met before it ended is forgotten with it."""
+    throttle = Throttle(1, 60.0, clock=clock)
+    throttle.record(KEY)
+
+    clock.now_s += 60
+    assert throttle.retry_after_s(KEY) == 0
+    assert not throttle.is_news(KEY)
+
+
+# --- both limits of a gate
+
+ADDRESS, CLIENT_ID = KEY
+
+
+@pytest.mark.parametrize(
+    ("by_pair", "by_address", "on"),
+    [("", "", False), ("20/minute", "", True), ("", "20/minute", True), ("20/minute", "20/minute", True)],
+)
+def test_limits_may_be_off(by_pair: str, by_address: str, on: bool) -> None:
+    """An empty rate is no limit; with neither there is nothing to count."""
+    limits = FailureLimits(by_pair, by_address)
+
+    assert bool(limits) is on
+    for _ in range(19):
+        limits.record(ADDRESS, CLIENT_ID)
+    assert limits.check(ADDRESS, CLIENT_ID) is None
+    assert not limits.active
+    limits.record(ADDRESS, CLIENT_ID)
+    assert limits.active is on
+    assert (limits.check(ADDRESS, CLIENT_ID) is not None) is on
+
+
+def test_the_limit_by_pair_affects_no_other_pair() -> None:
+    """Whoever fails is kept out under that id, from that address, and nobody else is."""
+    limits = FailureLimits("2/hour", "")
+    for _ in range(2):
+        limits.record(ADDRESS, CLIENT_ID)
+
+    assert limits.active
+    blocked = limits.check(ADDRESS, CLIENT_ID)
+    assert blocked is not None
+    assert blocked.news
+    assert 3590 <= blocked.retry_after_s <= 3600
+    again = limits.check(ADDRESS, CLIENT_ID)
+    assert again is not None
+    assert not again.news
+    assert limits.check(OTHER[0], CLIENT_ID) is None
+    assert limits.check(ADDRESS, "another") is None
+    assert limits.check(ADDRESS, None) is None
+
+
+def test_the_limit_by_address_counts_every_id() -> None:
+    """Ids tried one after the other, and fields that hold none, add up; another address is not affected."""
+    limits = FailureLimits("2/hour", "3/hour")
+    limits.record(ADDRESS, "a")
+    limits.record(ADDRESS, "b")
+    assert limits.check(ADDRESS, "c") is None
+    limits.record(ADDRESS, None)
+
+    for client_id in ("a", "c", None):
+        assert isinstance(limits.check(ADDRESS, client_id), Blocked)
+    assert limits.check(OTHER[0], "a") is None
+
+
+def test_unreadable_credentials_count_for_the_address_alone() -> None:
+    """Where no id could be read there is no pair."""
+    limits = FailureLimits("1/hour", "")
+    for _ in range(5):
+        limits.record(ADDRESS, None)
+
+    assert not limits.active
+    assert limits.check(ADDRESS, None) is None
+
+
+def test_pairs_are_told_apart() -> None:
+    """An address and an id are two values: no two pairs run together."""
+    limits = FailureLimits("1/hour", "")
+    limits.record("10.0.0.1", "1x")
+
+    assert limits.check("10.0.0.1", "1x") is not None
+    assert limits.check("10.0.0.11", "x") is None
+
+
+def test_when_the_block_ends_nobody_need_be_asked_about() -> None:
+    """``active`` falls back once whoever was blocked is seen to be free again."""
+    limits = FailureLimits("1/second", "1/second")
+    limits.record(ADDRESS, CLIENT_ID)
+    assert limits.active
+
+    patience_s = time.monotonic() + 10
+    while limits.check(ADDRESS, CLIENT_ID) is not None:
+        assert time.monotonic() < patience_s
+        time.sleep(0.05)
+    assert not limits.active
