@@ -1,0 +1,94 @@
+"""What is known of frameworks that answer an exception themselves; by duck typing, never by import.
+
+Starlette (and so FastAPI) sends a plain 500 and raises the exception on. Flask sends an HTML 500 and raises
+nothing, but tells by a signal. Both are to become the JSON answer, unless the app has a handler of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# --- Starlette: ServerErrorMiddleware without debug and without a handler
+
+_STARLETTE_BODY: Final = b"Internal Server Error"
+_STARLETTE_HEADERS: Final = {
+    b"content-length": str(len(_STARLETTE_BODY)).encode(),
+    b"content-type": b"text/plain; charset=utf-8",
+}
+
+
+def is_starlette_500(start: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
+    """Whether two messages are exactly the answer that Starlette sends before it raises an exception on.
+
+    Args:
+        start: ``http.response.start``.
+        body: What was sent next.
+    """
+    return (
+        start["status"] == 500
+        and body["type"] == "http.response.body"
+        and body.get("body", b"") == _STARLETTE_BODY
+        and not body.get("more_body", False)
+        and not start.get("trailers", False)
+        and {name.lower(): value for name, value in start.get("headers", ())} == _STARLETTE_HEADERS
+    )
+
+
+def handles_errors(scope: Mapping[str, Any]) -> bool:
+    """Whether the app round us answers exceptions its own way: by a handler for them, or in debug mode."""
+    app = scope.get("app")
+    handlers = getattr(app, "exception_handlers", None) or {}
+    return 500 in handlers or Exception in handlers or getattr(app, "debug", False) is True
+
+
+# --- Flask
+
+_seen: ContextVar[list[Exception] | None] = ContextVar("basicauth_mw_flask_exceptions", default=None)
+_watched: Any = None
+
+
+def _note(_sender: object, *, exception: Exception, **_more: object) -> None:
+    if (seen := _seen.get()) is not None:
+        seen.append(exception)
+
+
+@contextmanager
+def flask_exceptions() -> Iterator[list[Exception]]:
+    """Collect the exceptions that Flask answers itself while the context lasts: at most one, in truth."""
+    global _watched  # one receiver for the process, however many apps are wrapped
+    signal = getattr(sys.modules.get("flask"), "got_request_exception", None)
+    if signal is not None and _watched is not signal:
+        signal.connect(_note, weak=False)
+        _watched = signal
+    seen: list[Exception] = []
+    token = _seen.set(seen)
+    try:
+        yield seen
+    finally:
+        _seen.reset(token)
+
+
+def is_werkzeug_500(status: str, headers: list[tuple[str, str]], first: bytes | None) -> bool:
+    """Whether an answer is exactly the one that Werkzeug makes of an unhandled exception.
+
+    Args:
+        status: As given to ``start_response``.
+        headers: As given to it; an ``after_request`` hook may have added some.
+        first: The first chunk of the body; None: there is none, as for HEAD.
+    """
+    error = getattr(sys.modules.get("werkzeug.exceptions"), "InternalServerError", None)
+    if error is None or not status.startswith("500 "):
+        return False
+    body = error().get_body().encode()
+    named = {name.lower(): value for name, value in headers}
+    return (
+        named.get("content-type") == "text/html; charset=utf-8"
+        and named.get("content-length") == str(len(body))
+        and first in (body, None)
+    )

@@ -1,0 +1,325 @@
+"""The gate for ASGI 3 apps: FastAPI, Starlette, Litestar, Quart, Django, or a bare callable."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from ._frameworks import handles_errors, is_starlette_500
+from .drive import arun
+from .gate import Gate
+from .model import Allow, Deny
+from .problem import TIMEOUT, Answer, is_routine
+
+if TYPE_CHECKING:
+    from asyncio import Task, TimerHandle
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from .settings import Settings
+
+    Scope = MutableMapping[str, Any]
+    Headers = list[tuple[bytes, bytes]] | tuple[tuple[bytes, bytes], ...]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+__all__ = ["BasicAuthMiddleware"]
+
+logger = logging.getLogger("basicauth_mw")
+
+_AUTHORIZATION: Final = b"authorization"
+
+
+class ScopeFacts:
+    """Reads an ASGI scope of type http or websocket."""
+
+    @staticmethod
+    def authorization(request: Scope) -> bytes | None:
+        found: bytes | None = None
+        for name, value in _headers(request):
+            # Compared without case: ASGI no longer promises lower case.
+            if len(name) == 13 and (name == _AUTHORIZATION or name.lower() == _AUTHORIZATION):
+                found = value if found is None else b"%b, %b" % (found, value)
+        return found
+
+    @staticmethod
+    def header(request: Scope, name: str) -> str | None:
+        wanted = name.encode()
+        values = [value for sent, value in _headers(request) if sent.lower() == wanted]
+        return values[0].decode("latin-1") if len(values) == 1 else None
+
+    @staticmethod
+    def address(request: Scope) -> str:
+        client = request.get("client")
+        return str(client[0]) if client and client[0] else ""
+
+    @staticmethod
+    def scheme(request: Scope) -> str:
+        return str(request.get("scheme", "http"))
+
+    @staticmethod
+    def method(request: Scope) -> str:
+        return str(request.get("method", ""))  # a websocket scope has none
+
+    @staticmethod
+    def path(request: Scope) -> tuple[str, str, bytes]:
+        raw = request.get("raw_path") or b""
+        return request["path"], request.get("root_path") or "", raw.partition(b"?")[0]
+
+    @staticmethod
+    def client_id(request: Scope) -> str | None:
+        return request["user"].client_id or None
+
+
+class BasicAuthMiddleware:
+    """Lets requests with a valid API key through to an ASGI app, and answers all others.
+
+    The app finds the caller as ``scope["user"]``, a ``Principal``, and its scopes in ``scope["auth"]``. What
+    it raises before it has answered becomes a JSON problem (RFC 9457); the exception is raised on behind the
+    answer, so that servers and error monitors see it, unless it is a plain refusal such as
+    ``InsufficientScope``.
+
+    Args:
+        app: The app to protect.
+        backend: Where the keys are: a URL, what ``open_backend`` gives, or an object with ``get`` or
+            ``aget``; None: ``settings.backend``.
+        settings: None: ``Settings.from_env()``.
+        **overrides: Any field of ``Settings``.
+
+    Raises:
+        ConfigurationError: Names everything that is wrong, and no secret.
+    """
+
+    def __init__(
+        self, app: App, backend: Any = None, *, settings: Settings | None = None, **overrides: Any
+    ) -> None:
+        self.app = app
+        self._gate: Gate[Scope] = Gate(ScopeFacts(), backend, settings, overrides)
+        configured = self._gate.settings
+        self._strips = configured.strip_authorization
+        self._guards = configured.map_errors or configured.timeout_s is not None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
+            if kind != "lifespan":
+                raise RuntimeError(f"unknown ASGI scope type {kind!r}: it is not let through unchecked")
+            await self._lifespan(scope, receive, send)
+            return
+        scope = dict(scope)  # ours to change; the server's stays as it is
+        decision = self._gate.begin(scope)
+        if not isinstance(decision, Allow):
+            if not isinstance(decision, Deny):
+                decision = await arun(decision, self._gate.aperform)
+            if isinstance(decision, Deny):
+                await _refuse(scope, receive, send, self._gate.refuse(scope, decision))
+                return
+        scope["user"] = scope["auth"] = decision.principal
+        if self._strips:
+            scope["headers"] = [pair for pair in _headers(scope) if pair[0].lower() != _AUTHORIZATION]
+        if not self._guards:
+            await self.app(scope, receive, send)
+        elif kind == "http":
+            await self._guarded(scope, receive, send)
+        else:
+            await self._websocket(scope, receive, send)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guard = _Guard(send)
+        timeout_s = self._gate.settings.timeout_s
+        try:
+            if timeout_s is None:
+                await self.app(scope, receive, guard.send)
+            else:
+                await self._timed(scope, receive, guard, timeout_s)
+        except Exception as exc:
+            routine = is_routine(exc)
+            if guard.begun:
+                raise
+            if not self._gate.settings.map_errors:
+                await guard.release()
+                raise
+            if not routine and handles_errors(scope):
+                raise  # its own handler is round us, and has not had its turn
+            await guard.answer(scope, self._gate.answer_exception(scope, exc, traceback=False))
+            if not routine:
+                raise
+        else:
+            await guard.release()
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the app; a refusal that it raises before it has answered the handshake becomes the answer."""
+        connected = answered = False
+
+        async def receiving() -> Message:
+            nonlocal connected
+            message = await receive()
+            connected = True
+            return message
+
+        async def sending(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self.app(scope, receiving, sending)
+        except Exception as exc:
+            if answered or not is_routine(exc) or not self._gate.settings.map_errors:
+                raise
+            answer = self._gate.answer_exception(scope, exc, traceback=False)
+            if connected:
+                await _deny(scope, send, answer)
+            else:
+                await _refuse(scope, receive, send, answer)
+
+    async def _timed(self, scope: Scope, receive: Receive, guard: _Guard, timeout_s: float) -> None:
+        """Call the app; if no body event comes in time, answer 504 at once, then cancel and await it."""
+        # The app stays in this task, so that its context variables and its cancellation are what they would
+        # be without us. The answer is sent by a task of its own: a handler may ignore its cancellation.
+        from asyncio import CancelledError, create_task, current_task, get_running_loop
+
+        task = cast("Task[None]", current_task())
+        cancelling = task.cancelling()
+        answering: Task[None] | None = None
+
+        def time_out() -> None:
+            nonlocal answering
+            log = f"the app sent nothing within {timeout_s:g} s"
+            answer = self._gate.answer_problem(scope, TIMEOUT, log)
+            answering = create_task(guard.answer(scope, answer))
+            guard.closed = True
+            task.cancel()
+
+        guard.timer = get_running_loop().call_later(timeout_s, time_out)
+        try:
+            await self.app(scope, receive, guard.send)
+        except CancelledError:
+            if answering is None or task.uncancel() > cancelling:
+                raise  # cancelled from outside, perhaps as well
+        except Exception:
+            if answering is None:
+                raise
+            task.uncancel()  # what a handler makes of its cancellation is nobody's concern any more
+        else:
+            if answering is not None:
+                task.uncancel()
+        finally:
+            guard.timer.cancel()
+        if answering is not None:
+            await answering
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything through; the backend opens before the app starts and closes when it has stopped."""
+
+        async def receiving() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._gate.awarm()
+            return message
+
+        async def sending(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):
+                await self._gate.aclose()
+            await send(message)
+
+        await self.app(scope, receiving, sending)
+
+
+class _Guard:
+    """Holds the start of an answer back until its first body event, so that it can still be replaced.
+
+    Attributes:
+        begun: Something was sent that cannot be taken back.
+        closed: An answer of ours has taken the place of the app's: what the app still sends is dropped.
+        timer: To be stopped when the answer begins.
+    """
+
+    __slots__ = ("_body", "_send", "_start", "begun", "closed", "timer")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._start: Message | None = None
+        self._body: Message | None = None
+        self.begun = False
+        self.closed = False
+        self.timer: TimerHandle | None = None
+
+    async def send(self, message: Message) -> None:
+        """What the app is given to send with."""
+        if self.closed:
+            return
+        if self.begun:
+            await self._send(message)
+        elif self._start is None:
+            if message["type"] == "http.response.start":
+                self._start = message
+            else:
+                await self._send_early(message)
+        elif self._body is None and self._start["status"] == 500 and is_starlette_500(self._start, message):
+            self._stop_timer()
+            self._body = message  # an exception may follow: wait for the app to return or raise
+        else:
+            await self.release()
+            await self._send(message)
+
+    async def release(self) -> None:
+        """Send what is held back, if anything is."""
+        if self.begun or self.closed or self._start is None:
+            return
+        self._stop_timer()
+        self.begun = True  # before the first await: nobody may start a second answer meanwhile
+        await self._send(self._start)
+        if self._body is not None:
+            await self._send(self._body)
+
+    async def answer(self, scope: Scope, answer: Answer) -> None:
+        """Send an answer of ours in place of what is held back; a client that has gone does not matter."""
+        self.closed = True
+        with suppress(OSError):
+            await _answer(scope, self._send, answer)
+
+    async def _send_early(self, message: Message) -> None:
+        # Not an answer yet: an early hint, a push, a debug message of a test client.
+        try:
+            await self._send(message)
+        except OSError:
+            self.begun = True  # the client has gone: no answer can reach it
+            raise
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+def _headers(scope: Scope) -> Headers:
+    """The header fields; an iterator is put back as a list, so that the app can read it as well."""
+    headers: Any = scope.get("headers", ())
+    if not isinstance(headers, list | tuple):
+        headers = scope["headers"] = list(headers)
+    return cast("Headers", headers)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:
+    if scope["type"] == "http":
+        await _answer(scope, send, answer)
+        return
+    message = await receive()  # the handshake; the answer to it must not come first
+    if message["type"] == "websocket.connect":
+        await _deny(scope, send, answer)
+
+
+async def _deny(scope: Scope, send: Send, answer: Answer) -> None:
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        await _answer(scope, send, answer, prefix="websocket.")
+    else:
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+
+
+async def _answer(scope: Scope, send: Send, answer: Answer, *, prefix: str = "") -> None:
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers]
+    body = b"" if scope.get("method") == "HEAD" else answer.body
+    await send({"type": f"{prefix}http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": f"{prefix}http.response.body", "body": body})

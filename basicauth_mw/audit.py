@@ -1,0 +1,56 @@
+"""One structured record for every change of a key and every refusal, on the logger ``basicauth_mw.audit``.
+
+A record carries an attribute ``basicauth``: a dict of ``event``, ``client_id``, ``reason``, ``address`` and
+``request_id``. It never holds a secret, a hash, or the Authorization field.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+logger = logging.getLogger("basicauth_mw.audit")
+
+MAX_CHARACTERS: Final = 255
+
+
+def record(
+    event: str,
+    *,
+    client_id: str | None = None,
+    reason: str | None = None,
+    address: str | None = None,
+    request_id: str | None = None,
+) -> None:
+    """Write one event.
+
+    Args:
+        event: ``key.created``, ``auth.refused`` and the like.
+        client_id: Whose; as claimed, so it is escaped and cut.
+        reason: Of a refusal, one of a closed set.
+        address: The client's, as the server told it.
+        request_id: Of the request.
+    """
+    level = logging.DEBUG if reason == "missing" else logging.INFO
+    if not logger.isEnabledFor(level):
+        return
+    facts = {
+        "event": event,
+        "client_id": printable(client_id),
+        "reason": reason,
+        "address": printable(address),
+        "request_id": request_id,
+    }
+    text = " ".join(f"{name}={value!r}" for name, value in facts.items() if value is not None)
+    logger.log(level, "%s", text, extra={"basicauth": facts})
+
+
+def printable(text: str | None) -> str | None:
+    """What a client sent, fit for a log: at most 255 characters, nothing that moves a cursor or a line."""
+    if text is None or (text.isprintable() and len(text) <= MAX_CHARACTERS):
+        return text
+    escaped = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text[:MAX_CHARACTERS]
+    )
+    return escaped[:MAX_CHARACTERS]

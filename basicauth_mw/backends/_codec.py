@@ -1,0 +1,122 @@
+"""Key <-> JSON text: the one stored form of a key, shared by every store that writes octets.
+
+Version 1 is an object with short names; times are whole microseconds since the epoch, UTC. ``last_used_at``
+is not part of it: it is written apart, so that it never competes with a change of the key.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ..errors import UnreadableRecord
+from ..model import Key, Secret
+
+FORMAT = 1
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def dump_key(key: Key) -> str:
+    """Encode a key, hashes and version included, as compact JSON."""
+    record: dict[str, Any] = {
+        "v": FORMAT,
+        "id": key.client_id,
+        "n": key.version,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "created": _to_us(key.created_at),
+        "secrets": [[s.hash, _to_us(s.created_at), _to_us(s.expires_at)] for s in key.secrets],
+    }
+    if key.expires_at is not None:
+        record["expires"] = _to_us(key.expires_at)
+    if key.revoked_at is not None:
+        record["revoked"] = _to_us(key.revoked_at)
+    if key.disabled:
+        record["disabled"] = True
+    if key.metadata:
+        record["meta"] = dict(key.metadata)
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+
+
+def load_key(text: str | bytes, client_id: str) -> Key:
+    """Decode what ``dump_key`` made.
+
+    Args:
+        text: The stored record.
+        client_id: Whose it must be: a store's answer is bound to the question.
+
+    Raises:
+        UnreadableRecord: Damaged, of another version, or of another client.
+    """
+    try:
+        record = json.loads(text)
+        if _int(record["v"]) != FORMAT:
+            raise UnreadableRecord(f"a key of format {record['v']!r:.20}; this release reads {FORMAT}")
+        if record["id"] != client_id:
+            raise UnreadableRecord("a record answers for another client id")
+        return Key(
+            client_id=client_id,
+            name=_str(record["name"]),
+            scopes=frozenset(_str(scope) for scope in _list(record["scopes"])),
+            created_at=_moment(record["created"]),
+            expires_at=_from_us(record.get("expires")),
+            revoked_at=_from_us(record.get("revoked")),
+            disabled=_bool(record.get("disabled", False)),
+            metadata=_dict(record.get("meta", {})),
+            secrets=tuple(
+                Secret(_str(hashed), _moment(created), _from_us(expires))
+                for hashed, created, expires in _list(record["secrets"])
+            ),
+            version=_int(record["n"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
+        # Neither the text nor its values: both may hold hashes.
+        raise UnreadableRecord(f"a stored key cannot be read ({type(exc).__name__})") from None
+
+
+def _to_us(moment: datetime | None) -> int | None:
+    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
+
+
+def _from_us(value: object) -> datetime | None:
+    return None if value is None else _moment(value)
+
+
+def _moment(value: object) -> datetime:
+    return _EPOCH + _int(value) * _MICROSECOND
+
+
+# One stored form, and no other: a record that was damaged must not come out as another key.
+
+
+def _int(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if type(value) is not list:
+        raise TypeError
+    return value
+
+
+def _str(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _bool(value: object) -> bool:
+    if type(value) is not bool:
+        raise TypeError
+    return value
+
+
+def _dict(value: object) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise TypeError
+    return value

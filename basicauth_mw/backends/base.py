@@ -1,0 +1,93 @@
+"""What a store is: the little that a key backend needs from a database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..model import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed since a cursor.
+
+    Attributes:
+        cursor: Where this answer ends; give it as ``since`` the next time.
+        client_ids: Whose keys were changed or deleted, in order, possibly more than once.
+        gap: True when older changes were asked for than are kept: then anything may have changed.
+    """
+
+    cursor: str
+    client_ids: tuple[str, ...] = ()
+    gap: bool = False
+
+
+@runtime_checkable
+class ReadableStore(Protocol):
+    """Looks keys up; one instance serves many threads. All that a read-only store needs.
+
+    A store that never blocks (it only reads memory) also has ``get_nowait(client_id)``, the same answer at
+    once, and is then asked on the event loop itself. One that *may* have to wait raises ``BlockingIOError``
+    from it, and is asked again by ``aget`` or ``get``. A store with an asynchronous driver has
+    ``async aget(client_id)`` and ``async aclose()``; it is the store's business to keep a connection for
+    each event loop. Every other store is asked in a thread.
+
+    A store whose keys may hold slow hashes says so by ``holds_slow() -> bool``; without that method it is
+    taken to hold some as soon as the library for them is installed.
+    """
+
+    def get(self, client_id: str, /) -> Key | None:
+        """Look one key up.
+
+        Returns:
+            The key, or None for an unknown id.
+
+        Raises:
+            BackendUnavailable: It could not be asked. Any other exception is taken for the same.
+            UnreadableRecord: The record is damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class Store(ReadableStore, Protocol):
+    """Keeps keys. Every change is atomic and durable: after a crash there is the old key or the new one."""
+
+    def put(self, record: Key, /, expect_version: int | None) -> bool:
+        """Write a key if nobody else has in between (compare and swap).
+
+        Args:
+            record: What to store, its ``version`` included.
+            expect_version: The ``version`` that must be stored now; None: no such key may exist.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            BackendUnavailable: It could not be written, or that cannot be told.
+            ReadOnlyBackend: It never can be.
+        """
+        ...
+
+    def delete(self, client_id: str, /) -> bool:
+        """Remove a key; tells whether there was one. Raises as ``put`` does."""
+        ...
+
+    def scan(self, prefix: str, after: str, limit: int) -> Sequence[Key]:
+        """Read up to ``limit`` keys whose id starts with ``prefix``, from the first behind ``after``.
+
+        Ids are ordered by their octets in UTF-8. Fewer than ``limit`` keys mean that there are no more.
+        """
+        ...
+
+    def changes(self, since: str | None) -> Changes:
+        """Tell whose keys ``put`` or ``delete`` have changed since a cursor; None: only where it ends now."""
+        ...
+
+    def close(self) -> None:
+        """Release every connection. A later call opens new ones."""
+        ...

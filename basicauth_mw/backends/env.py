@@ -1,0 +1,170 @@
+"""``env:`` - keys from an environment variable, or a file that one names. Read once, never written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final
+
+from ..errors import ConfigurationError, InvalidKey
+from ..hashing import PROCESS_PEPPER, Hasher, check_hash, is_slow, looks_hashed
+from ..model import Key, Secret
+from ..rules import check_client_id, check_name, check_scopes, check_secret
+from ..settings import read_secret_file
+
+DEFAULT_NAME: Final = "BASICAUTH_KEYS"
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FIELDS = frozenset({"secret", "name", "scopes", "expires_at"})
+
+
+class EnvStore:
+    """Holds the keys that one variable lists, as digests keyed for this process.
+
+    ========================================  ====================================================
+    ``{"id": "secret", "id2": {...}}``        JSON; an object may hold secret, name, scopes (a list)
+                                              and expires_at (RFC 3339, with a zone)
+    lines of ``id:secret``                    if the value holds a newline
+    ``id:secret,id2:secret2``                 otherwise; such a secret holds no comma
+    ========================================  ====================================================
+
+    A secret may be a hash (Argon2id, bcrypt), but for the comma form.
+
+    Args:
+        url: ``env:``, or ``env:NAME`` for another variable. ``NAME_FILE`` may name a file instead.
+        deadline_s: Not needed: nothing is ever waited for.
+        create: Not needed: an environment cannot be made.
+
+    Raises:
+        ConfigurationError: No key, or entries that cannot be used. Names entries by number, never by value.
+    """
+
+    volatile: ClassVar[bool] = True
+
+    def __init__(self, url: str = "env:", *, deadline_s: float = 1.0, create: bool = False) -> None:
+        name = url.partition(":")[2] or DEFAULT_NAME
+        if not _NAME.fullmatch(name):
+            raise ConfigurationError("env: is followed by the name of an environment variable, or nothing")
+        self._keys = _parse(_read(name), name)
+
+    def get(self, client_id: str, /) -> Key | None:
+        return self._keys.get(client_id)
+
+    get_nowait = get
+
+    def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
+        found = sorted(
+            (key for key in self._keys.values() if key.client_id.startswith(prefix)),
+            key=lambda key: key.client_id.encode(),
+        )
+        return [key for key in found if key.client_id.encode() > after.encode()][:limit]
+
+    def holds_slow(self) -> bool:
+        return any(is_slow(secret.hash) for key in self._keys.values() for secret in key.secrets)
+
+
+def _read(name: str) -> str:
+    file_name = f"{name}_FILE"
+    if name in os.environ and file_name in os.environ:
+        raise ConfigurationError(f"{name} and {file_name} are both set: drop one")
+    if file_name in os.environ:
+        try:
+            return read_secret_file(os.environ[file_name])
+        except ValueError as exc:
+            raise ConfigurationError(f"{file_name}: {exc}") from None
+    return os.environ.get(name, "")
+
+
+def _parse(text: str, name: str) -> dict[str, Key]:
+    keys: dict[str, Key] = {}
+    problems: list[str] = []
+    hasher = Hasher([PROCESS_PEPPER])
+    for number, (client_id, fields) in enumerate(_entries(text, name), 1):
+        try:
+            key = _key(client_id, fields, hasher)
+            if key.client_id in keys:
+                raise InvalidKey("the client id stands there twice")
+            keys[key.client_id] = key
+        except ValueError as exc:  # its text never holds a value
+            problems.append(f"{name}, entry {number}: {exc}")
+    if problems:
+        raise ConfigurationError(problems)
+    if not keys:
+        raise ConfigurationError(
+            f"no key: set {name} to id:secret, or name another backend in BASICAUTH_BACKEND"
+        )
+    return keys
+
+
+def _entries(text: str, name: str) -> list[tuple[Any, Any]]:
+    stripped = text.strip()
+    if stripped[:1] == "{":
+        try:
+            listed = json.loads(stripped, object_pairs_hook=list)
+        except (ValueError, RecursionError):
+            raise ConfigurationError(
+                f"{name} begins like a JSON object but is none: check its syntax"
+            ) from None
+        return [
+            (client_id, value if isinstance(value, str) else _object(value)) for client_id, value in listed
+        ]
+    if stripped[:1] in ("'", '"') and stripped[:1] == stripped[-1:]:
+        raise ConfigurationError(f"{name} is wrapped in quotes, which belong to the shell: drop them")
+    separator = "\n" if "\n" in text else ","
+    parts = [part.strip() for part in text.split(separator)]
+    return [_pair(part, hash_allowed=separator == "\n") for part in parts if part]
+
+
+def _pair(text: str, *, hash_allowed: bool) -> tuple[str, Any]:
+    client_id, colon, secret = text.partition(":")
+    if not colon:
+        return client_id, InvalidKey("is not id:secret")
+    if not hash_allowed and looks_hashed(secret):
+        return client_id, InvalidKey(
+            "holds a hash, which may hold commas: write one id:secret a line, or JSON"
+        )
+    return client_id, secret
+
+
+def _object(pairs: object) -> Any:
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+        return InvalidKey("is neither a secret nor an object")
+    fields = dict(pairs)
+    if len(fields) != len(pairs) or not fields.keys() <= _FIELDS or "secret" not in fields:
+        return InvalidKey(f"an object holds secret, and may hold {', '.join(sorted(_FIELDS - {'secret'}))}")
+    return fields
+
+
+def _key(client_id: str, fields: Any, hasher: Hasher) -> Key:
+    if isinstance(fields, InvalidKey):
+        raise fields
+    if isinstance(fields, str):
+        fields = {"secret": fields}
+    return Key(
+        client_id=check_client_id(client_id),
+        name=check_name(fields.get("name", "")),
+        scopes=check_scopes(fields.get("scopes", ())),
+        expires_at=_moment(fields.get("expires_at")),
+        secrets=(Secret(_hash(fields["secret"], hasher)),),
+    )
+
+
+def _hash(secret: str, hasher: Hasher) -> str:
+    if isinstance(secret, str) and looks_hashed(secret):
+        check_hash(secret)
+        return secret
+    return hasher.hash_fast(check_secret(secret))
+
+
+def _moment(value: object) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidKey("expires_at is a moment as in 2030-01-31T12:00:00Z") from None
+    if moment.utcoffset() is None:
+        raise InvalidKey("expires_at needs a timezone, as in 2030-01-31T12:00:00Z")
+    return moment.astimezone(UTC)

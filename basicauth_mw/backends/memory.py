@@ -1,0 +1,90 @@
+"""``memory:`` - keys in this process's memory, for tests and examples."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from ..errors import ConfigurationError
+from ..hashing import is_slow
+from .base import Changes
+
+if TYPE_CHECKING:
+    from ..model import Key
+
+_CHANGES_KEPT: Final = 10_000
+
+
+class MemoryStore:
+    """Keeps keys for as long as the process lives. Safe to share between threads.
+
+    Args:
+        url: ``memory:``.
+        deadline_s: Not needed: nothing is ever waited for.
+        create: Not needed: there is nothing to make.
+
+    Raises:
+        ConfigurationError: The URL says more than ``memory:``.
+    """
+
+    volatile: ClassVar[bool] = True
+
+    def __init__(self, url: str = "memory:", *, deadline_s: float = 1.0, create: bool = False) -> None:
+        if url != "memory:":
+            raise ConfigurationError("the memory backend is called memory: and nothing more")
+        self._keys: dict[str, Key] = {}
+        self._changed: list[str] = []
+        self._dropped = 0  # how many changes are no longer kept
+        self._lock = threading.Lock()
+
+    def get(self, client_id: str, /) -> Key | None:
+        return self._keys.get(client_id)
+
+    get_nowait = get
+
+    def put(self, record: Key, /, expect_version: int | None) -> bool:
+        with self._lock:
+            stored = self._keys.get(record.client_id)
+            if (stored.version if stored else None) != expect_version:
+                return False
+            self._keys[record.client_id] = record
+            self._announce(record.client_id)
+            return True
+
+    def delete(self, client_id: str, /) -> bool:
+        with self._lock:
+            if self._keys.pop(client_id, None) is None:
+                return False
+            self._announce(client_id)
+            return True
+
+    def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
+        with self._lock:
+            ids = sorted(
+                octets
+                for client_id in self._keys
+                if (octets := client_id.encode()) > after.encode() and client_id.startswith(prefix)
+            )
+            return [self._keys[octets.decode()] for octets in ids[:limit]]
+
+    def changes(self, since: str | None) -> Changes:
+        with self._lock:
+            end = self._dropped + len(self._changed)
+            if since is None:
+                return Changes(str(end))
+            start = int(since) if since.isdecimal() else -1
+            if not self._dropped <= start <= end:
+                return Changes(str(end), gap=True)
+            return Changes(str(end), tuple(self._changed[start - self._dropped :]))
+
+    def holds_slow(self) -> bool:
+        return any(is_slow(secret.hash) for key in tuple(self._keys.values()) for secret in key.secrets)
+
+    def close(self) -> None:
+        """Does nothing: the keys stay."""
+
+    def _announce(self, client_id: str) -> None:
+        self._changed.append(client_id)
+        if len(self._changed) > 2 * _CHANGES_KEPT:
+            self._dropped += _CHANGES_KEPT
+            del self._changed[:_CHANGES_KEPT]

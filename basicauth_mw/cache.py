@@ -1,0 +1,151 @@
+"""Remembers proved credentials for a while: bounded, with no write on a hit."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import deque
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from .credentials import MAX_FIELD_OCTETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from .model import Allow
+
+
+class _Client:
+    """What the entries of one client share, so that one flag ends them all."""
+
+    __slots__ = ("allow", "entries", "live")
+
+    def __init__(self, allow: Allow) -> None:
+        self.allow = allow
+        self.entries = 0
+        self.live = True
+
+
+class _Proof:
+    __slots__ = ("client", "expires_at", "until")
+
+    def __init__(self, client: _Client, until: float, expires_at: float | None) -> None:
+        self.client = client
+        self.until = until
+        self.expires_at = expires_at
+
+
+class Cache:
+    """Field value -> verdict, for good credentials only.
+
+    An entry is found by a BLAKE2b digest of the whole field value under a random key of this process:
+    nobody outside can aim at an entry, tell by timing how close a guess came, or make two values collide,
+    and no secret is kept. The oldest entry makes room for a new one.
+
+    Args:
+        ttl_s: Seconds that an entry lives; 0 keeps none.
+        size: Most entries.
+        clock: Monotonic seconds; an entry's age.
+        wall: Seconds since the epoch; for the expiry of keys.
+
+    Attributes:
+        epoch: Grows whenever anything is forgotten. Take it before a look-up and give it to ``put``: what
+            was looked up before something was forgotten is not kept.
+    """
+
+    def __init__(
+        self,
+        ttl_s: float,
+        size: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.epoch = 0
+        self._ttl_s = ttl_s
+        self._size = size
+        self._clock = clock
+        self._wall = wall
+        self._keyed = blake2b(key=secrets.token_bytes(32), digest_size=32)
+        self._proofs: dict[bytes, _Proof] = {}
+        self._order: deque[bytes] = deque()
+        self._clients: dict[str, _Client] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._proofs)
+
+    def get(self, field: bytes) -> Allow | None:
+        """The verdict on a field value proved before, or None. Every request comes through here."""
+        if len(field) > MAX_FIELD_OCTETS:
+            return None
+        keyed = self._keyed.copy()
+        keyed.update(field)
+        proof = self._proofs.get(keyed.digest())
+        if proof is None or proof.until <= self._clock() or not proof.client.live:
+            return None
+        if proof.expires_at is not None and proof.expires_at <= self._wall():
+            return None
+        return proof.client.allow
+
+    def put(self, field: bytes, allow: Allow, *, expires_at: datetime | None, epoch: int) -> None:
+        """Remember a proved credential.
+
+        Args:
+            field: The field value that was proved.
+            allow: What to answer.
+            expires_at: When the key or its secret ends, if that is sooner.
+            epoch: ``self.epoch`` as it was before the look-up.
+        """
+        if self._ttl_s <= 0:
+            return
+        keyed = self._keyed.copy()
+        keyed.update(field)
+        digest = keyed.digest()
+        with self._lock:
+            if epoch != self.epoch:
+                return
+            if (old := self._proofs.get(digest)) is not None:
+                self._release(old.client)
+            else:
+                while len(self._proofs) >= self._size:
+                    self._release(self._proofs.pop(self._order.popleft()).client)
+                self._order.append(digest)
+            client = self._client(allow)
+            client.entries += 1
+            until = self._clock() + self._ttl_s
+            self._proofs[digest] = _Proof(client, until, expires_at.timestamp() if expires_at else None)
+
+    def forget(self, client_id: str) -> None:
+        """End every entry of one client at once."""
+        with self._lock:
+            self.epoch += 1
+            if client := self._clients.pop(client_id, None):
+                client.live = False
+
+    def clear(self) -> None:
+        """End every entry at once."""
+        with self._lock:
+            self.epoch += 1
+            self._proofs.clear()
+            self._order.clear()
+            self._clients.clear()
+
+    def _client(self, allow: Allow) -> _Client:
+        client_id = allow.principal.client_id
+        client = self._clients.get(client_id)
+        if client is not None and client.allow.principal == allow.principal:
+            return client
+        if client is not None:
+            client.live = False  # the key has changed: what was proved before tells of an older one
+        client = self._clients[client_id] = _Client(allow)
+        return client
+
+    def _release(self, client: _Client) -> None:
+        client.entries -= 1
+        client_id = client.allow.principal.client_id
+        if client.entries == 0 and self._clients.get(client_id) is client:
+            del self._clients[client_id]

@@ -1,0 +1,274 @@
+"""Runs the verifier's steps: the only place where the synchronous and the asynchronous world differ."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never, cast
+
+from .errors import BackendError, BackendUnavailable, MissingExtra, Overloaded, UnreadableRecord
+from .hashing import match_slow, slow_decoy
+from .model import Decision, Key
+from .pool import PoolFull, WorkerPool
+from .verifier import HoldsSlow, Lookup, SlowCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .pool import Job
+    from .verifier import Effect, Steps
+
+T = TypeVar("T")
+
+logger = logging.getLogger("basicauth_mw")
+
+LOOKUP_WORKERS: Final = 8
+LOOKUPS_WAITING: Final = 256
+SLOW_WAITING_PER_WORKER: Final = 8
+_SLOW_FACT_AGE_S: Final = 1.0
+
+
+def run(steps: Steps, perform: Callable[[Effect], object]) -> Decision:
+    """Run ``steps`` to their end, performing what they ask for."""
+    resume: Callable[[], Effect] = steps.__next__
+    while True:
+        try:
+            effect = resume()
+        except StopIteration as done:
+            return cast("Decision", done.value)
+        try:
+            resume = partial(steps.send, perform(effect))
+        except BackendError as exc:
+            resume = partial(steps.throw, exc)  # the core says what an outage means: refuse
+
+
+async def arun(steps: Steps, perform: Callable[[Effect], Awaitable[object]]) -> Decision:
+    """``run`` for an event loop."""
+    resume: Callable[[], Effect] = steps.__next__
+    while True:
+        try:
+            effect = resume()
+        except StopIteration as done:
+            return cast("Decision", done.value)
+        try:
+            resume = partial(steps.send, await perform(effect))
+        except BackendError as exc:
+            resume = partial(steps.throw, exc)
+
+
+class Performer:
+    """Asks a store, within a deadline, and hashes in a bounded pool.
+
+    Args:
+        store: Anything with ``get`` or ``aget``; see ``backends.base``.
+        deadline_s: Seconds that one question may take, everything included.
+        slow_hash_workers: Slow hashes at a time.
+
+    Whatever a store raises means that it cannot be asked; what it answers must be the key asked for.
+    """
+
+    def __init__(self, store: Any, *, deadline_s: float, slow_hash_workers: int) -> None:
+        self._get: Callable[[str], object] | None = getattr(store, "get", None)
+        self._get_nowait: Callable[[str], object] | None = getattr(store, "get_nowait", None)
+        self._aget: Callable[[str], Awaitable[object]] | None = getattr(store, "aget", None)
+        self._holds_slow: Callable[[], object] | None = getattr(store, "holds_slow", None)
+        self._interrupt: Callable[[int], None] | None = getattr(store, "interrupt", None)
+        self._deadline_s = deadline_s
+        self._lookups = WorkerPool("look-up", workers=LOOKUP_WORKERS, waiting=LOOKUPS_WAITING)
+        self._hashes = WorkerPool(
+            "slow hash",
+            workers=slow_hash_workers,
+            waiting=SLOW_WAITING_PER_WORKER * slow_hash_workers,
+        )
+        self._available = True
+        self._slow = False
+        self._slow_asked_at = float("-inf")
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._lookups.close()
+        self._hashes.close()
+
+    def perform(self, effect: Effect) -> object:
+        """Do what a step asks for, blocking.
+
+        Raises:
+            BackendError: It could not be done.
+        """
+        match effect:
+            case Lookup(client_id):
+                return self.lookup(client_id)
+            case HoldsSlow():
+                return self.holds_slow()
+            case SlowCheck(secret, hashes):
+                return self._hash(secret, hashes).result()
+            case _:
+                assert_never(effect)
+
+    async def aperform(self, effect: Effect) -> object:
+        """``perform`` for an event loop, which is never blocked."""
+        match effect:
+            case Lookup(client_id):
+                return await self.alookup(client_id)
+            case HoldsSlow():
+                return await self.aholds_slow()
+            case SlowCheck(secret, hashes):
+                from asyncio import wrap_future
+
+                return await wrap_future(self._hash(secret, hashes))
+            case _:
+                assert_never(effect)
+
+    def lookup(self, client_id: str) -> Key | None:
+        """Ask for one key, blocking at most for the deadline.
+
+        Raises:
+            BackendUnavailable: It cannot be asked, or answered with something else.
+        """
+        try:
+            answer = self._at_once(client_id)
+            if answer is _NOT_AT_ONCE:
+                answer = self._ask(partial(self._blocking_get, client_id))
+        except Exception as exc:
+            raise self._failed(exc) from exc
+        return self._answered(answer, client_id)
+
+    async def alookup(self, client_id: str) -> Key | None:
+        """``lookup`` for an event loop. Suspends only if the store has to wait."""
+        try:
+            answer = self._at_once(client_id)
+            if answer is _NOT_AT_ONCE:
+                if self._aget is None:
+                    answer = await self._aask(partial(self._blocking_get, client_id))
+                else:
+                    from asyncio import timeout  # here and below: a WSGI process never needs asyncio
+
+                    async with timeout(self._deadline_s):
+                        answer = await self._aget(client_id)
+        except Exception as exc:
+            raise self._failed(exc) from exc
+        return self._answered(answer, client_id)
+
+    def holds_slow(self) -> bool:
+        """Whether the store holds any slow hash, as far as known; asked again at most once a second."""
+        if self._slow_is_known():
+            return self._slow
+        try:
+            return self._learn_slow(self._ask(self._blocking_holds_slow))
+        except Exception as exc:
+            raise self._failed(exc) from exc
+
+    async def aholds_slow(self) -> bool:
+        """``holds_slow`` for an event loop."""
+        if self._slow_is_known():
+            return self._slow
+        try:
+            return self._learn_slow(await self._aask(self._blocking_holds_slow))
+        except Exception as exc:
+            raise self._failed(exc) from exc
+
+    # --- asking, at once, in a thread, or from a thread
+
+    def _at_once(self, client_id: str) -> object:
+        if self._get_nowait is None:
+            return _NOT_AT_ONCE
+        try:
+            return self._get_nowait(client_id)
+        except BlockingIOError:
+            return _NOT_AT_ONCE
+
+    def _blocking_get(self, client_id: str) -> object:
+        if self._get is not None:
+            return self._get(client_id)
+        if self._aget is None:
+            raise TypeError("a backend has get or aget")
+        from asyncio import run as run_loop
+
+        # An asynchronous object in a synchronous server: a loop of its own for each look-up, since the
+        # object's connections may belong to no other.
+        return run_loop(_whole(self._aget(client_id)))
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        job = self._lookups.submit(question)
+        try:
+            return job.result(self._deadline_s)
+        except TimeoutError:
+            job.abandon(self._interrupt)
+            raise
+
+    async def _aask(self, question: Callable[[], T]) -> T:
+        from asyncio import timeout, wrap_future
+
+        job = self._lookups.submit(question)
+        try:
+            async with timeout(self._deadline_s):
+                return await wrap_future(job)
+        finally:
+            if not job.done():
+                job.abandon(self._interrupt)
+
+    # --- what an answer or a failure means
+
+    def _answered(self, answer: object, client_id: str) -> Key | None:
+        if answer is not None and not (isinstance(answer, Key) and answer.client_id == client_id):
+            raise self._failed(TypeError("the answer is not the key asked for"))
+        if not self._available:
+            self._available = True
+            logger.warning("the key backend answers again")
+        return answer
+
+    def _failed(self, exc: Exception) -> BackendError:
+        if isinstance(exc, UnreadableRecord):
+            return exc
+        if isinstance(exc, TimeoutError):
+            exc = BackendUnavailable(f"no answer within {self._deadline_s:g} s")
+        elif isinstance(exc, PoolFull):
+            exc = BackendUnavailable("too many look-ups wait for an answer")
+        elif not isinstance(exc, BackendError):
+            # Somebody else's exception: its text may hold anything, a password included.
+            exc = BackendUnavailable(f"the store raised {type(exc).__name__}")
+        if self._available:
+            self._available = False
+            logger.error("the key backend cannot be asked; requests are answered 503 meanwhile: %s", exc)
+        return exc
+
+    # --- slow hashes
+
+    def _slow_is_known(self) -> bool:
+        return self._slow or time.monotonic() < self._slow_asked_at + _SLOW_FACT_AGE_S
+
+    def _blocking_holds_slow(self) -> bool:
+        if self._holds_slow is None:  # a store that does not say may hold some, if they can be checked at all
+            return find_spec("argon2") is not None
+        return self._holds_slow() is not False
+
+    def _learn_slow(self, holds_slow: bool) -> bool:
+        self._slow = holds_slow
+        self._slow_asked_at = time.monotonic()
+        return holds_slow
+
+    def _hash(self, secret: str, hashes: tuple[str, ...]) -> Job[int | None]:
+        try:
+            return self._hashes.submit(partial(_check_slow, secret, hashes))
+        except PoolFull:
+            raise Overloaded("every worker for slow hashes is busy") from None
+
+
+_NOT_AT_ONCE: Final = object()
+
+
+def _check_slow(secret: str, hashes: tuple[str, ...]) -> int | None:
+    try:
+        decoy = slow_decoy()  # first, so that who comes first pays for its making, whatever was found
+        if not hashes:
+            match_slow(secret, decoy)
+            return None
+        return next((index for index, stored in enumerate(hashes) if match_slow(secret, stored)), None)
+    except MissingExtra as exc:
+        raise UnreadableRecord(f"a stored hash cannot be checked: {exc}") from None
+
+
+async def _whole(awaitable: Awaitable[T]) -> T:
+    return await awaitable

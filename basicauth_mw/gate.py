@@ -1,0 +1,330 @@
+"""``Gate``: what both shells share. It reads a request through ``Facts`` and says what happens to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+from . import audit
+from .backend import Backend
+from .backends import open_store
+from .cache import Cache
+from .credentials import challenge, parse_basic
+from .drive import Performer
+from .errors import (
+    BasicAuthError,
+    ConfigurationError,
+    HttpsRequired,
+    InsufficientScope,
+    MalformedCredentials,
+    MissingCredentials,
+    Throttled,
+    UnreadableRecord,
+)
+from .exclude import Exclude
+from .minting import ID_PREFIX, mint
+from .model import ANONYMOUS, Decision, Deny
+from .problem import Answer, Problem, is_routine, problem_of, render, request_id_of, sole
+from .settings import ENV_PREFIX, Settings
+from .throttle import FailureLimits
+from .verifier import Steps, Verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
+
+logger = logging.getLogger("basicauth_mw")
+
+# Failures that say something about who sends them; an outage or a missing field does not.
+_COUNTED: Final = frozenset({"malformed", "unknown", "wrong_secret", "expired", "disabled", "revoked"})
+_AUDITED: Final = _COUNTED | {"missing", "backend_unavailable"}
+_UNREADABLE_LOG_S: Final = 60.0
+
+_MISSING: Final = Deny(MissingCredentials(), "missing")
+_HTTPS_REQUIRED: Final = Deny(HttpsRequired(), "https_required")
+
+
+class Facts(Protocol[R_contra]):
+    """How to read a request: an ASGI scope, or a WSGI environ."""
+
+    def authorization(self, request: R_contra) -> bytes | None:
+        """The Authorization field; several joined by a comma, which no credential survives; None: absent."""
+        ...
+
+    def header(self, request: R_contra, name: str) -> str | None:
+        """Another field by its lower-case name, as latin-1; None: absent, or there more than once."""
+        ...
+
+    def address(self, request: R_contra) -> str:
+        """The client's address as the server tells it; empty: it does not."""
+        ...
+
+    def scheme(self, request: R_contra) -> str:
+        """``http``, ``https``, ``ws`` or ``wss``."""
+        ...
+
+    def method(self, request: R_contra) -> str:
+        """The request method; empty for a websocket."""
+        ...
+
+    def path(self, request: R_contra) -> tuple[str, str, bytes]:
+        """The decoded path, the mount point in it, and the path as sent if the server tells."""
+        ...
+
+    def client_id(self, request: R_contra) -> str | None:
+        """Who was let through, if somebody was."""
+        ...
+
+
+class Gate(Generic[R]):
+    """Decides on requests; one for each middleware.
+
+    Args:
+        facts: How to read a request.
+        backend: A ``Backend``, a store, a URL, or None for ``settings.backend``.
+        settings: None: ``Settings.from_env()``.
+        overrides: Fields of ``Settings``; they go before everything.
+
+    Raises:
+        ConfigurationError: Names everything that is wrong.
+    """
+
+    def __init__(
+        self, facts: Facts[R], backend: Any, settings: Settings | None, overrides: Mapping[str, Any]
+    ) -> None:
+        self.settings, self.backend, self.owns_backend = _configure(backend, settings, overrides)
+        settings = self.settings
+        self._facts = facts
+        self._performer = Performer(
+            self.backend.store,
+            deadline_s=settings.backend_deadline_s,
+            slow_hash_workers=settings.slow_hash_workers,
+        )
+        self.perform, self.aperform = self._performer.perform, self._performer.aperform
+        self._cache = Cache(settings.cache_ttl_s, settings.cache_size)
+        self._verifier = Verifier(self.backend.hasher, self._cache)
+        self.backend.on_change(_Forget(self._cache))
+        self._exclude = Exclude(settings.exclude)
+        self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)
+        self._limits = FailureLimits(settings.throttle, settings.throttle_address)
+        self._told_no_address = False
+        self._unreadable_logged_at = float("-inf")
+        self._challenge = _latin1(challenge(settings.realm))
+        self._quiet_challenge = _latin1(challenge(settings.realm, scheme="xBasic"))
+        if self.owns_backend:
+            weakref.finalize(self, self.backend.close)  # runs at exit as well
+        if self._exclude:
+            logger.info("open without credentials: %s", ", ".join(map(repr, self._exclude.entries)))
+
+    # --- before the app
+
+    def begin(self, request: R) -> Decision | Steps:
+        """Decide on a request at once if nothing has to be asked, else return the steps to run."""
+        if self._has_rules and (decision := self._by_rule(request)) is not None:
+            return decision
+        field = self._facts.authorization(request)
+        if field is None:
+            return _MISSING
+        if not self._limits.active and (allow := self._cache.get(field)) is not None:
+            return allow
+        if not field.strip(b" \t"):
+            return _MISSING  # some servers hand over an empty field for one they could not read
+        if self._limits.active:
+            if (throttled := self._throttled(request, field)) is not None:
+                return throttled
+            if (allow := self._cache.get(field)) is not None:
+                return allow
+        return self._verifier.steps(field)
+
+    def refuse(self, request: R, deny: Deny) -> Answer:
+        """The answer to a refused request; counts and logs the refusal."""
+        request_id = self.request_id(request)
+        if deny.reason in _COUNTED:
+            self._count(request, deny.client_id)
+        if deny.reason in _AUDITED:
+            audit.record(
+                "auth.refused",
+                client_id=deny.client_id,
+                reason=deny.reason,
+                address=self._facts.address(request) or None,
+                request_id=request_id,
+            )
+        if isinstance(deny.error, UnreadableRecord):
+            self._log_unreadable(deny, request_id)
+        return self._render(request, problem_of(deny.error), request_id)
+
+    def _by_rule(self, request: R) -> Decision | None:
+        facts, settings = self._facts, self.settings
+        if self._exclude:
+            path, root, raw = facts.path(request)
+            if self._exclude.is_open(path, root=root, raw=raw):
+                return ANONYMOUS
+        if settings.allow_preflight and self._is_preflight(request):
+            return ANONYMOUS
+        if settings.require_https and facts.scheme(request) not in ("https", "wss"):
+            return _HTTPS_REQUIRED
+        return None
+
+    def _is_preflight(self, request: R) -> bool:
+        """A real CORS preflight (Fetch standard, section 3.3.2), not any OPTIONS."""
+        header = self._facts.header
+        return (
+            self._facts.method(request) == "OPTIONS"
+            and header(request, "origin") is not None
+            and header(request, "access-control-request-method") is not None
+        )
+
+    # --- throttling
+
+    def _throttled(self, request: R, field: bytes) -> Deny | None:
+        address = self._facts.address(request)
+        if not address:
+            return None
+        try:
+            client_id = parse_basic(field).client_id
+        except MalformedCredentials:
+            client_id = None
+        blocked = self._limits.check(address, client_id)
+        if blocked is None:
+            return None
+        if blocked.news:
+            audit.record(
+                "auth.throttled",
+                client_id=client_id,
+                reason="throttled",
+                address=address,
+                request_id=self.request_id(request),
+            )
+        return Deny(Throttled(retry_after_s=blocked.retry_after_s), "throttled", client_id)
+
+    def _count(self, request: R, client_id: str | None) -> None:
+        if not self._limits:
+            return
+        if address := self._facts.address(request):
+            self._limits.record(address, client_id)
+        elif not self._told_no_address:
+            self._told_no_address = True
+            logger.warning("the server does not tell the client's address: failures are not throttled")
+
+    # --- after the app
+
+    def answer_exception(self, request: R, exc: BaseException, *, traceback: bool) -> Answer:
+        """The answer for what the app raised before it had sent anything.
+
+        Args:
+            request: What was asked.
+            exc: What was raised.
+            traceback: Log it with its traceback: the exception ends here, no server will.
+        """
+        request_id = self.request_id(request)
+        if isinstance(sole(exc), InsufficientScope):
+            audit.record(
+                "auth.refused",
+                client_id=self._facts.client_id(request),
+                reason="insufficient_scope",
+                address=self._facts.address(request) or None,
+                request_id=request_id,
+            )
+        elif not is_routine(exc):
+            logger.error(
+                "the app raised %s request_id=%s",
+                type(exc).__name__,
+                request_id,
+                exc_info=exc if traceback else None,
+            )
+        return self._render(request, problem_of(exc), request_id)
+
+    def answer_problem(self, request: R, problem: Problem, log: str) -> Answer:
+        """The answer for a failure that is no exception; ``log`` says it to the operator."""
+        request_id = self.request_id(request)
+        logger.error("%s request_id=%s", log, request_id)
+        return self._render(request, problem, request_id)
+
+    def request_id(self, request: R) -> str:
+        """The id that goes into the answer and the log."""
+        return request_id_of(self._facts.header(request, "x-request-id"))
+
+    def _render(self, request: R, problem: Problem, request_id: str) -> Answer:
+        value = self._challenge
+        if self.settings.challenge == "navigations":
+            # Fetch Metadata: a browser that is not navigating has no use for its password dialog.
+            mode = self._facts.header(request, "sec-fetch-mode")
+            if mode is not None and mode != "navigate":
+                value = self._quiet_challenge
+        return render(problem, request_id=request_id, challenge=value)
+
+    # --- life
+
+    async def awarm(self) -> None:
+        """Open the store's connections; one that is down is logged and asked again by the first request."""
+        with suppress(BasicAuthError):  # the performer has said so
+            await self._performer.alookup(mint(ID_PREFIX))
+
+    async def aclose(self) -> None:
+        """Close what this gate has opened."""
+        self._performer.close()
+        if self.owns_backend:
+            await self.backend.aclose()
+
+    def _log_unreadable(self, deny: Deny, request_id: str) -> None:
+        now = time.monotonic()
+        if now >= self._unreadable_logged_at + _UNREADABLE_LOG_S:
+            self._unreadable_logged_at = now
+            logger.error(
+                "the key of %r cannot be read: %s request_id=%s (said at most once a minute)",
+                audit.printable(deny.client_id),
+                deny.error,
+                request_id,
+            )
+
+
+class _Forget:
+    """Tells a cache of changed keys without keeping it alive: a backend may outlive many gates."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = weakref.ref(cache)
+
+    def __call__(self, client_id: str) -> None:
+        if (cache := self._cache()) is not None:
+            cache.forget(client_id)
+
+
+def _configure(
+    backend: Any, settings: Settings | None, overrides: Mapping[str, Any]
+) -> tuple[Settings, Backend, bool]:
+    """Settings, backend, and whether the backend is ours to close. Says everything wrong at once."""
+    problems: list[str] = []
+    resolved = None
+    try:
+        resolved = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
+    except ConfigurationError as exc:
+        problems += exc.problems
+    if backend is None:
+        fallback = settings or resolved
+        backend = fallback.backend if fallback else os.environ.get(f"{ENV_PREFIX}BACKEND", "env:")
+    owned = isinstance(backend, str)
+    if isinstance(backend, str):
+        try:
+            backend = open_store(backend, deadline_s=resolved.backend_deadline_s if resolved else 1.0)
+        except ConfigurationError as exc:
+            if not problems:
+                raise
+            problems += exc.problems
+    elif isinstance(backend, type) or not (hasattr(backend, "get") or hasattr(backend, "aget")):
+        problems.append("backend is a URL, or an object with get or aget: see open_backend")
+    if problems or resolved is None:
+        raise ConfigurationError(problems)
+    if not isinstance(backend, Backend):
+        backend = Backend(backend, settings=resolved)
+    return resolved, backend, owned
+
+
+def _latin1(text: str) -> str:
+    """Header text as the latin-1 characters of its UTF-8 octets, which is what goes over the wire."""
+    return text.encode().decode("latin-1")

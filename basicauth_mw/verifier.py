@@ -1,0 +1,134 @@
+"""The verdict, without I/O: what has to be asked is yielded, and the answer sent back in.
+
+``drive.py`` runs the steps for the synchronous and the asynchronous world; nothing here knows of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .credentials import parse_basic
+from .errors import BackendError, InvalidCredentials, MalformedCredentials
+from .hashing import is_slow
+from .minting import Shape, recognise
+from .model import Allow, Decision, Deny, Key, Principal, Secret, utcnow
+from .rules import MAX_ID_OCTETS, MAX_SECRET_OCTETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from .cache import Cache
+    from .hashing import Hasher
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Ask the store for a key; the answer is the key or None."""
+
+    client_id: str
+
+    def __iter__(self) -> Generator[Effect, object, Key | None]:
+        answer = yield self
+        if answer is None or isinstance(answer, Key):
+            return answer
+        raise TypeError("a look-up answers with a Key or None")
+
+
+@dataclass(frozen=True, slots=True)
+class HoldsSlow:
+    """Ask whether the store holds any slow hash; the answer is exactly True or False."""
+
+    def __iter__(self) -> Generator[Effect, object, bool]:
+        return (yield self) is not False  # doubt runs the hash
+
+
+@dataclass(frozen=True, slots=True)
+class SlowCheck:
+    """Compare a secret with slow hashes, or with a decoy if there are none, off the event loop.
+
+    The answer is the index of the hash that matches, or None.
+    """
+
+    secret: str
+    hashes: tuple[str, ...]
+
+    def __iter__(self) -> Generator[Effect, object, int | None]:
+        answer = yield self
+        return answer if type(answer) is int else None
+
+    def __repr__(self) -> str:
+        return "SlowCheck(...)"
+
+
+Effect = Lookup | HoldsSlow | SlowCheck
+Steps = Generator[Effect, object, Decision]
+
+
+class Verifier:
+    """Turns the value of an Authorization field into a verdict.
+
+    Args:
+        hasher: Checks fast hashes.
+        cache: Remembers good verdicts.
+        now: The time, timezone-aware.
+    """
+
+    def __init__(self, hasher: Hasher, cache: Cache, *, now: Callable[[], datetime] = utcnow) -> None:
+        self.cache = cache
+        self._hasher = hasher
+        self._now = now
+
+    def steps(self, field: bytes) -> Steps:
+        """Decide on a field value that is not in the cache.
+
+        Every well-formed credential goes the whole way, whatever is found: one look-up, the fast hashes,
+        and, if its secret was chosen by a person and the store holds slow hashes at all, one slow hash.
+        Only then is it asked whether the key is revoked, disabled or expired.
+        """
+        client_id = None
+        try:
+            credentials = parse_basic(field)
+            client_id, secret = credentials.client_id, credentials.secret
+            shape = recognise(secret)
+            if len(client_id.encode()) > MAX_ID_OCTETS or len(secret.encode()) > MAX_SECRET_OCTETS:
+                return Deny(InvalidCredentials(), "malformed")  # no key can be so long
+            if shape is Shape.MISTYPED:
+                return Deny(InvalidCredentials(), "malformed", client_id)
+            epoch = self.cache.epoch
+            key = yield from Lookup(client_id)
+            match = yield from self._match(secret, shape, key.secrets if key else ())
+        except MalformedCredentials:
+            return Deny(MalformedCredentials(), "malformed")
+        except BackendError as exc:
+            return Deny(
+                exc.with_traceback(None), "backend_unavailable", client_id
+            )  # its frames hold the secret
+        if key is None or match is None:
+            return Deny(InvalidCredentials(), "unknown" if key is None else "wrong_secret", client_id)
+        ends = [moment for moment in (key.expires_at, match.expires_at) if moment is not None]
+        expires_at = min(ends, default=None)
+        if key.revoked_at is not None:
+            return Deny(InvalidCredentials(), "revoked", client_id)
+        if key.disabled:
+            return Deny(InvalidCredentials(), "disabled", client_id)
+        if expires_at is not None and expires_at <= self._now():
+            return Deny(InvalidCredentials(), "expired", client_id)
+        allow = Allow(Principal(key.client_id, key.name, key.scopes, key.metadata))
+        self.cache.put(field, allow, expires_at=expires_at, epoch=epoch)
+        return allow
+
+    def _match(
+        self, secret: str, shape: Shape, stored: tuple[Secret, ...]
+    ) -> Generator[Effect, object, Secret | None]:
+        match = self._hasher.match_fast(secret, stored)
+        if match is not None or shape is not Shape.OTHER:
+            return match
+        slow = [candidate for candidate in stored if is_slow(candidate.hash)]
+        holds_slow = yield from HoldsSlow()
+        if not (slow or holds_slow):
+            return None
+        index = yield from SlowCheck(secret, tuple(candidate.hash for candidate in slow))
+        return None if index is None else slow[index]

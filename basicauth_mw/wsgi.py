@@ -1,0 +1,319 @@
+"""The gate for WSGI apps (PEP 3333): Flask, Django, Bottle, Pyramid, or a bare callable."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ._frameworks import flask_exceptions, is_werkzeug_500
+from .drive import run
+from .gate import Gate
+from .model import Allow, Deny
+from .problem import is_routine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .problem import Answer
+    from .settings import Settings
+
+    Environ = dict[str, Any]
+    Headers = list[tuple[str, str]]
+    StartResponse = Callable[..., Callable[[bytes], object]]
+    App = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+__all__ = ["BasicAuthMiddleware"]
+
+logger = logging.getLogger("basicauth_mw")
+
+PRINCIPAL = "basicauth_mw.principal"
+
+
+class EnvironFacts:
+    """Reads a WSGI environ. Its text is octets as latin-1 code points (PEP 3333, "Unicode Issues")."""
+
+    @staticmethod
+    def authorization(request: Environ) -> bytes | None:
+        value: str | None = request.get("HTTP_AUTHORIZATION")
+        if value is None:
+            return None
+        try:
+            return value.encode("latin-1")
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "replace")  # a broken server; no credential either way
+
+    @staticmethod
+    def header(request: Environ, name: str) -> str | None:
+        value: str | None = request.get("HTTP_" + name.upper().replace("-", "_"))
+        return value
+
+    @staticmethod
+    def address(request: Environ) -> str:
+        return str(request.get("REMOTE_ADDR") or "")
+
+    @staticmethod
+    def scheme(request: Environ) -> str:
+        return str(request.get("wsgi.url_scheme", "http"))
+
+    @staticmethod
+    def method(request: Environ) -> str:
+        return str(request.get("REQUEST_METHOD", ""))
+
+    @staticmethod
+    def path(request: Environ) -> tuple[str, str, bytes]:
+        # PATH_INFO is below the mount point (SCRIPT_NAME) already. Some servers tell the target as sent.
+        path = request.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace")
+        raw = str(request.get("RAW_URI") or request.get("REQUEST_URI") or "")
+        return path, "", raw.partition("?")[0].encode("utf-8", "replace")
+
+    @staticmethod
+    def client_id(request: Environ) -> str | None:
+        principal = request.get(PRINCIPAL)
+        return principal.client_id if principal is not None else None
+
+
+class BasicAuthMiddleware:
+    """Lets requests with a valid API key through to a WSGI app, and answers all others.
+
+    The app finds the caller in ``environ``: ``REMOTE_USER``, ``AUTH_TYPE``, and the ``Principal`` as
+    ``basicauth_mw.principal``. What it raises before the first octet of its body becomes a JSON problem
+    (RFC 9457), logged with its traceback.
+
+    Args:
+        app: The app to protect; for Flask ``app.wsgi_app``.
+        backend: Where the keys are: a URL, what ``open_backend`` gives, or an object with ``get`` or
+            ``aget``; None: ``settings.backend``.
+        settings: None: ``Settings.from_env()``.
+        **overrides: Any field of ``Settings``; ``timeout_s`` has no effect here, as a thread cannot be
+            stopped.
+
+    Raises:
+        ConfigurationError: Names everything that is wrong, and no secret.
+    """
+
+    def __init__(
+        self, app: App, backend: Any = None, *, settings: Settings | None = None, **overrides: Any
+    ) -> None:
+        self.app = app
+        self._gate: Gate[Environ] = Gate(EnvironFacts(), backend, settings, overrides)
+        self._strips = self._gate.settings.strip_authorization
+        self._maps_errors = self._gate.settings.map_errors
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ = environ.copy()  # ours to change; the server's stays as it is
+        for name in ("REMOTE_USER", "AUTH_TYPE", PRINCIPAL):
+            environ.pop(name, None)
+        decision = self._gate.begin(environ)
+        if not isinstance(decision, Allow):
+            if not isinstance(decision, Deny):
+                decision = run(decision, self._gate.perform)
+            if isinstance(decision, Deny):
+                return _answer(environ, start_response, self._gate.refuse(environ, decision))
+        principal = decision.principal
+        if principal.is_authenticated:
+            environ["REMOTE_USER"] = principal.client_id.encode().decode("latin-1")
+            environ["AUTH_TYPE"] = "Basic"
+            environ[PRINCIPAL] = principal
+        else:
+            environ[PRINCIPAL] = None
+        if self._strips:
+            environ.pop("HTTP_AUTHORIZATION", None)
+        if not self._maps_errors:
+            return self.app(environ, start_response)
+        return self._guarded(environ, start_response)
+
+    def _guarded(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        guard = _Guard(start_response)
+
+        def replace(exc: Exception) -> Iterable[bytes]:
+            """Answer in place of the app; the one caller makes sure that it is not too late."""
+            try:
+                answer = self._gate.answer_exception(environ, exc, traceback=True)
+                return _answer(environ, start_response, answer, exc_info=(type(exc), exc, exc.__traceback__))
+            finally:
+                del exc  # the frame would keep it, and it keeps the frame: PEP 3333 asks for this
+
+        with flask_exceptions() as answered:
+            try:
+                result = self.app(environ, guard.start_response)
+            except Exception as exc:
+                if guard.begun or (exc in answered and not is_routine(exc)):
+                    raise  # too late; or Flask lets it out, in debug and in tests
+                return replace(exc)
+        if _is_passed_on(result, environ):
+            try:
+                guard.release()
+            except Exception as exc:
+                _close(result)
+                return replace(exc)
+            return result
+        body = _Body(result, guard, replace)
+        if answered:
+            body.peek()
+            if guard.is_werkzeug_500(body.first):
+                body.close()
+                return replace(answered[0])
+        if environ.get("SERVER_SOFTWARE", "").startswith("Granian"):
+            body.begin()  # it fixes the status as soon as we return
+        return body
+
+
+class _Guard:
+    """Holds ``start_response`` back until the body begins, so that the answer can still be replaced.
+
+    Attributes:
+        begun: An octet of the body may be out: nothing can be taken back.
+    """
+
+    def __init__(self, start_response: StartResponse) -> None:
+        self._start_response = start_response
+        self._held: tuple[Any, ...] | None = None
+        self._write: Callable[[bytes], object] | None = None
+        self._released = False
+        self.begun = False
+
+    def start_response(
+        self, status: str, headers: Headers, exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        """What the app is given to start with."""
+        if exc_info is None and (self._released or self._held is not None):
+            raise AssertionError("start_response was called twice without exc_info")
+        arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
+        if self._released:
+            return self._start_response(*arguments)
+        self._held = arguments
+        return self.write
+
+    def release(self) -> None:
+        """Start the answer for good, if that was not done before.
+
+        Raises:
+            RuntimeError: The app has not started any.
+        """
+        if self._released:
+            return
+        if self._held is None:
+            raise RuntimeError("the app gave a body and never called start_response")
+        held, self._held = self._held, None
+        self._released = True
+        self._write = self._start_response(*held)
+
+    def give_up(self) -> None:
+        """Another answer has taken the place of the one held back."""
+        self._held = None
+        self._released = self.begun = True
+
+    def write(self, data: bytes) -> object:
+        """The old way to send a body (PEP 3333, "The write() Callable")."""
+        self.release()
+        self.begun = self.begun or bool(data)
+        if self._write is None:
+            raise RuntimeError("this server has no write()")
+        return self._write(data)
+
+    def is_werkzeug_500(self, first: bytes | None) -> bool:
+        """Whether the answer that is held back is Werkzeug's for an unhandled exception."""
+        return self._held is not None and is_werkzeug_500(self._held[0], self._held[1], first)
+
+
+class _Body:
+    """The app's body, one chunk for one chunk, with the start of the answer released just before the first.
+
+    Attributes:
+        first: What ``peek`` found; None: no chunk.
+    """
+
+    def __init__(
+        self, result: Iterable[bytes], guard: _Guard, replace: Callable[[Exception], Iterable[bytes]]
+    ) -> None:
+        self._result = result
+        self._guard = guard
+        self._replace = replace
+        self._chunks: Iterator[bytes] | None = None
+        self._peeked = False
+        self._closed = False
+        self.first: bytes | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            try:
+                chunk = self._take()
+            finally:
+                self._guard.release()  # an empty body has a start as well
+        except StopIteration:
+            raise
+        except Exception as exc:
+            if self._guard.begun:
+                raise  # never a clean end: the server breaks the connection
+            self._substitute(exc)
+            return next(self)
+        if chunk:
+            self._guard.begun = True
+        return chunk
+
+    def peek(self) -> None:
+        """Take the first chunk from the app before the server asks for it."""
+        if self._peeked:
+            return
+        try:
+            self.first = self._take()
+            self._peeked = True
+        except StopIteration:
+            self._chunks = iter(())
+        except Exception as exc:
+            self._substitute(exc)
+
+    def begin(self) -> None:
+        """Start the answer before the server asks for its body, with the status that it will end with."""
+        self.peek()
+        try:
+            self._guard.release()
+        except Exception as exc:
+            self._substitute(exc)
+
+    def close(self) -> None:
+        """Close the app's body, once, whoever asks and however often."""
+        if not self._closed:
+            self._closed = True
+            _close(self._result)
+
+    def _take(self) -> bytes:
+        if self._peeked and self.first is not None:
+            chunk, self.first = self.first, None
+            return chunk
+        if self._chunks is None:
+            self._chunks = iter(self._result)
+        return next(self._chunks)
+
+    def _substitute(self, exc: Exception) -> None:
+        self.close()
+        self.first = None
+        self._chunks = iter(self._replace(exc))
+        self._guard.give_up()
+
+
+def _is_passed_on(result: Iterable[bytes], environ: Environ) -> bool:
+    """Whether a result goes to the server as it is: nothing in it can fail, or the server knows it."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(result, list | tuple) or (isinstance(wrapper, type) and isinstance(result, wrapper))
+
+
+def _close(result: object) -> None:
+    close = getattr(result, "close", None)
+    if close is None:
+        return
+    try:
+        close()
+    except Exception:
+        logger.exception("close() of the app's body failed")
+
+
+def _answer(
+    environ: Environ, start_response: StartResponse, answer: Answer, exc_info: Any = None
+) -> Iterable[bytes]:
+    arguments: tuple[Any, ...] = (f"{answer.status} {answer.phrase}", list(answer.headers))
+    start_response(*arguments) if exc_info is None else start_response(*arguments, exc_info)
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [answer.body]
