@@ -10,7 +10,14 @@ from . import audit
 from .backends import Store, open_store
 from .credentials import encode_basic
 from .drive import Performer
-from .errors import BackendUnavailable, KeyExists, KeyNotFound, KeyRevoked, ReadOnlyBackend
+from .errors import (
+    BackendUnavailable,
+    KeyExists,
+    KeyNotFound,
+    KeyRevoked,
+    ReadOnlyBackend,
+    UnreadableRecord,
+)
 from .hashing import PROCESS_PEPPER, Hasher, hash_slow
 from .minting import ID_PREFIX, Shape, mint, recognise
 from .model import Key, Secret, utcnow
@@ -206,13 +213,16 @@ class Backend:
         """Remove a key and free its id.
 
         Returns:
-            The key as it was.
+            The key as it was; of a record that cannot be read, the client id only.
 
         Raises:
             KeyNotFound: There is no such key.
         """
         store = self._writable()
-        key = store.get(check_client_id(client_id))
+        try:
+            key = store.get(check_client_id(client_id))
+        except UnreadableRecord:
+            key = Key(client_id)
         if key is None or not store.delete(client_id):
             raise KeyNotFound(f"there is no key with the client id {client_id!r}")
         self._changed("key.deleted", client_id)

@@ -54,9 +54,11 @@ def load_key(text: str | bytes, client_id: str) -> Key:
     try:
         record = json.loads(text)
         if _int(record["v"]) != FORMAT:
-            raise UnreadableRecord(f"a key of format {record['v']!r:.20}; this release reads {FORMAT}")
+            raise UnreadableRecord(
+                f"the key of {client_id!r} has format {record['v']}; this release reads {FORMAT}"
+            )
         if record["id"] != client_id:
-            raise UnreadableRecord("a record answers for another client id")
+            raise UnreadableRecord(f"the record of {client_id!r} belongs to another client id")
         return Key(
             client_id=client_id,
             name=_str(record["name"]),
@@ -74,7 +76,7 @@ def load_key(text: str | bytes, client_id: str) -> Key:
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
         # Neither the text nor its values: both may hold hashes.
-        raise UnreadableRecord(f"a stored key cannot be read ({type(exc).__name__})") from None
+        raise UnreadableRecord(f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})") from None
 
 
 def _to_us(moment: datetime | None) -> int | None:

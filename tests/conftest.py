@@ -1,0 +1,33 @@
+"""Fixtures that more than one directory of tests uses."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A server that all tests of this process share: do not stop it."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """A backend URL with a prefix that no other test uses."""
+    return redis_server.url(f"test-{secrets.token_hex(8)}")
+
+
+@pytest.fixture
+def own_redis_server() -> Iterator[RedisServer]:
+    """A server that the test may stop, freeze and fill."""
+    with RedisServer() as server:
+        yield server

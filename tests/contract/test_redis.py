@@ -1,0 +1,744 @@
+"""What can happen to a Redis server and the way to it, done to a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from contextlib import closing, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from basicauth_mw.backends.redis import CHANGES_KEPT, RedisStore
+from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
+from basicauth_mw.model import Key, Secret
+from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+DEADLINE_S = 0.3
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[RedisStore]:
+    opened = RedisStore(redis_url, deadline_s=DEADLINE_S)
+    assert opened.put(Key("id", name="name"), None)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def own(own_redis_server: RedisServer) -> Iterator[RedisStore]:
+    """A store on a server that may be hurt."""
+    opened = RedisStore(own_redis_server.url(), deadline_s=DEADLINE_S)
+    assert opened.put(Key("id", name="name"), None)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def admin(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    with redis.Redis(port=redis_server.port) as client:
+        yield client
+
+
+def name_in(store: RedisStore, suffix: str) -> bytes:
+    return store._prefix + suffix.encode()
+
+
+def run(store: RedisStore, *steps: Callable[[], Any]) -> list[Any]:
+    """The outcomes of some look-ups on one event loop, errors included."""
+
+    async def all_steps() -> list[Any]:
+        outcomes: list[Any] = []
+        try:
+            for step in steps:
+                try:
+                    outcome = step()
+                    outcomes.append(await outcome if asyncio.iscoroutine(outcome) else outcome)
+                except BackendUnavailable as exc:
+                    outcomes.append(exc)
+        finally:
+            await store.aclose()
+        return outcomes
+
+    return asyncio.run(all_steps())
+
+
+def kill_connections(port: int) -> None:
+    with redis.Redis(port=port) as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+class Dribbler:
+    """Accepts, and sends a beginning that never ends: an octet of ``sends`` now and then."""
+
+    def __init__(self, sends: bytes) -> None:
+        self._sends = sends
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.accepted = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        self._thread.join(10)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        held = []
+        while not self._stop.is_set():
+            connection, _ = self._listener.accept()
+            held.append(connection)
+            self.accepted.set()
+            with suppress(OSError):
+                while not self._stop.wait(0.02):
+                    connection.send(self._sends)
+        for connection in held:
+            connection.close()
+
+
+# --- the URL
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis:",
+        "http://h",
+        "redis://",
+        "redis:///0",
+        "redis://:hunter2@h:port/0",
+        "redis://:hunter2@h:99999/0",
+        "redis://:hunter2@[::1/0",
+        "redis://:hun#ter2@h/0",
+        "redis://:hunter2@h/zero",
+        "redis://:hunter2@h/0/1",
+        "redis://:hunter2@h/0?db=1",
+        "redis://:hunter2@h?db=x",
+        "redis://:hunter2@h?prefix=",
+        "redis://:hunter2@h?prefix={x}",
+        "redis://:hunter2@h?prefix=a&prefix=b",
+        "redis://:hunter2@h?socket_timeout=100",
+        "redis://:hunter2@h?decode_responses=1",
+        "redis://:hunter2@h?retry_on_timeout=1",
+        "redis://:hunter2@h?hunter2",
+        "redis://:hunter2@h/0\n",
+        "rediss://:hunter2@h/0?ssl_cert_reqs=hunter2",
+        "unix://",
+        "unix://host/path.sock",
+        "redis+sentinel://:hunter2@h:26379/mymaster",
+        "redis+cluster://:hunter2@h:6379",
+    ],
+)
+def test_urls_that_are_refused(url: str) -> None:
+    """By an error that does not hold the password."""
+    with pytest.raises(ConfigurationError) as caught:
+        RedisStore(url)
+    assert "hun" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster"])
+def test_what_is_not_supported_is_said(scheme: str) -> None:
+    with pytest.raises(ConfigurationError, match="not supported in this release"):
+        RedisStore(f"{scheme}://h:26379/mymaster")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "REDIS://h:6379/0",
+        "redis://user:p%40ss%2F%23%25@h:6379/15?prefix=app:auth",
+        "rediss://h?ssl_cert_reqs=none&ssl_check_hostname=false",
+        "unix:///tmp/redis.sock",
+        "unix://user:pass@/tmp/redis.sock?db=1&prefix=x",
+        "redis://[::1]:6379/0",
+    ],
+)
+def test_urls_that_are_taken(url: str) -> None:
+    """Without a server: constructing connects to nothing."""
+    store = RedisStore(url)
+    assert "p@ss" not in repr(store)
+    store.close()
+
+
+def test_the_driver_reads_the_password_as_it_was_written() -> None:
+    store = RedisStore("redis://us%25er:p%40s%20s%2F%23%25@h:1/3?prefix=x")
+    connection: Any = store._lines.mine()._connection
+    assert (connection.username, connection.password) == ("us%er", "p@s s/#%")
+    assert (connection.host, connection.port, connection.db) == ("h", 1, 3)
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with (
+        RedisServer("--unixsocket", str(path)),
+        closing(RedisStore(f"unix://{path}?prefix=x", deadline_s=5)) as store,
+    ):
+        assert store.put(Key("id"), None)
+        assert run(store, lambda: store.aget("id"), lambda: store.get("id")) == [store.get("id")] * 2
+
+
+# --- what is stored
+
+
+def test_the_names_of_the_keys(store: RedisStore, admin: redis.Redis) -> None:
+    """As documented, and no id meets one of ours."""
+    for client_id in ("index", "changes", "facts", "}", "{"):
+        assert store.put(Key(client_id), None)
+    prefix = store._prefix.decode()
+    names = {name.decode().removeprefix(prefix) for name in admin.scan_iter(f"{prefix}*")}
+    assert names == {"index", "changes", "{id}", "{index}", "{changes}", "{facts}", "{}}", "{{}"}
+
+
+def test_junk_among_our_names_is_an_outage(store: RedisStore, admin: redis.Redis) -> None:
+    start = store.changes(None).cursor
+    admin.zadd(name_in(store, "index"), {b"\xff": 0})
+    with pytest.raises(UnreadableRecord):
+        store.scan("", "", 10)
+    admin.xadd(name_in(store, "changes"), {"id": b"\xff"})
+    with pytest.raises(UnreadableRecord):
+        store.changes(start)
+    admin.set(name_in(store, "facts"), "x")
+    with pytest.raises(UnreadableRecord):
+        store.holds_slow()
+
+
+def test_metadata_of_one_look_up_are_not_those_of_the_next(store: RedisStore) -> None:
+    assert store.put(Key("meta", metadata={"a": 1}), None)
+    found: Any = store.get("meta")
+    found.metadata["a"] = 2
+    again = store.get("meta")
+    assert again is not None
+    assert again.metadata == {"a": 1}
+
+
+def test_prefixes_are_apart(redis_server: RedisServer, redis_url: str, store: RedisStore) -> None:
+    with closing(RedisStore(f"{redis_url}-other", deadline_s=5)) as other:
+        assert other.get("id") is None
+        assert other.scan("", "", 10) == []
+        assert other.changes(None).cursor == "0-0"
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b"\xff", b"null", b"[]", b'{"v":2}'])
+def test_a_damaged_record_is_not_an_unknown_id(store: RedisStore, admin: redis.Redis, junk: bytes) -> None:
+    assert store.put(Key("good"), None)
+    admin.set(name_in(store, "{id}"), junk)
+    outcomes = run(store, lambda: store.get("id"), lambda: store.aget("id"), lambda: store.aget("good"))
+    assert [type(outcome) for outcome in outcomes] == [UnreadableRecord, UnreadableRecord, Key]
+
+
+def test_the_wrong_type_is_not_an_unknown_id(store: RedisStore, admin: redis.Redis) -> None:
+    assert store.put(Key("good"), None)
+    admin.delete(name_in(store, "{id}"))
+    admin.hset(name_in(store, "{id}"), "a", "b")
+    outcomes = run(store, lambda: store.get("id"), lambda: store.aget("id"), lambda: store.aget("good"))
+    assert [type(outcome) for outcome in outcomes] == [UnreadableRecord, UnreadableRecord, Key]
+    with pytest.raises(BackendUnavailable):
+        store.put(Key("id"), None)
+
+
+def test_a_record_of_another_id_is_not_taken(store: RedisStore, admin: Any) -> None:
+    admin.execute_command("COPY", name_in(store, "{id}"), name_in(store, "{other}"))
+    with pytest.raises(UnreadableRecord):
+        store.get("other")
+
+
+def test_trimmed_changes_are_a_gap(store: RedisStore, admin: redis.Redis) -> None:
+    cursor = store.changes(None).cursor
+    assert store.put(Key("a"), None)
+    admin.xtrim(name_in(store, "changes"), maxlen=1, approximate=False)
+    seen = store.changes(cursor)
+    assert seen.gap
+    assert store.changes(seen.cursor).client_ids == ()
+
+
+def test_the_stream_is_bounded(store: RedisStore, admin: redis.Redis) -> None:
+    pipe = admin.pipeline(transaction=False)
+    for _ in range(CHANGES_KEPT + 500):
+        pipe.xadd(name_in(store, "changes"), {"id": "x"})
+    pipe.execute()
+    assert store.put(Key("a"), None)
+    assert admin.xlen(name_in(store, "changes")) <= CHANGES_KEPT + 200
+
+
+def test_a_flushed_server_is_a_gap(own: RedisStore, own_redis_server: RedisServer) -> None:
+    cursor = own.changes(None).cursor
+    own_redis_server.stop()
+    own_redis_server.start()
+    seen = own.changes(cursor)
+    assert seen.gap
+    assert not own.changes(seen.cursor).gap
+    assert own.put(Key("new"), None)
+    assert own.changes(cursor).gap
+    assert own.changes(seen.cursor).client_ids == ("new",)
+
+
+def test_the_index_may_name_what_is_gone(store: RedisStore, admin: redis.Redis) -> None:
+    for number in range(6):
+        assert store.put(Key(f"k{number}"), None)
+    for number in (0, 1, 3):
+        admin.delete(name_in(store, f"{{k{number}}}"))
+    assert [key.client_id for key in store.scan("k", "", 2)] == ["k2", "k4"]
+    assert [key.client_id for key in store.scan("k", "k4", 2)] == ["k5"]
+
+
+# --- a server that is down, silent, or refuses
+
+
+def both(store: RedisStore) -> list[Any]:
+    return run(store, lambda: store.get("id"), lambda: store.aget("id"))
+
+
+def test_stopped_and_started(own: RedisStore, own_redis_server: RedisServer) -> None:
+    """An outage at once, and back at once."""
+    own_redis_server.stop()
+    start = time.monotonic()
+    assert [type(outcome) for outcome in both(own)] == [BackendUnavailable] * 2
+    with pytest.raises(BackendUnavailable):
+        own.put(Key("x"), None)
+    assert time.monotonic() - start < 2 * DEADLINE_S
+    own_redis_server.start()
+    assert both(own) == [None, None]
+
+
+def test_frozen_and_thawed(own: RedisStore, own_redis_server: RedisServer) -> None:
+    async def steps() -> None:
+        assert await own.aget("id") is not None
+        own_redis_server.freeze()
+        for _ in range(2):  # on a connection that was used before, and on a new one
+            start = time.monotonic()
+            outcomes = await asyncio.gather(*(own.aget("id") for _ in range(20)), return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {BackendUnavailable}
+            assert DEADLINE_S * 0.9 < time.monotonic() - start < DEADLINE_S + 0.5
+        start = time.monotonic()
+        with pytest.raises(BackendUnavailable):
+            own.get("id")
+        assert time.monotonic() - start < DEADLINE_S + 0.5
+        own_redis_server.thaw()
+        found = await own.aget("id")
+        assert found == own.get("id") is not None
+        await own.aclose()
+
+    asyncio.run(steps())
+
+
+def test_the_password_is_in_no_error(own_redis_server: RedisServer) -> None:
+    with redis.Redis(port=own_redis_server.port) as admin:
+        admin.config_set("requirepass", "right-canary")
+    for login in ("", ":wrong-canary@", "nobody:wrong-canary@"):
+        url = f"redis://{login}127.0.0.1:{own_redis_server.port}"
+        with closing(RedisStore(url, deadline_s=5)) as store:
+            for outcome in (*both(store), store):
+                assert "canary" not in f"{outcome} {outcome!r}"
+            assert [type(outcome) for outcome in both(store)] == [BackendUnavailable] * 2
+            assert "password" in str(both(store)[0])
+    url = f"redis://:right-canary@127.0.0.1:{own_redis_server.port}"
+    with closing(RedisStore(url, deadline_s=5)) as store:
+        assert both(store) == [None, None]
+
+
+def test_a_user_who_may_only_read(own: RedisStore, own_redis_server: RedisServer) -> None:
+    """GET is all that a look-up needs; CONFIG is not needed by anything."""
+    with redis.Redis(port=own_redis_server.port) as admin:
+        admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~basicauth:1:*", "+@read", "+select")
+    with closing(RedisStore(f"redis://reader:pw@127.0.0.1:{own_redis_server.port}", deadline_s=5)) as store:
+        assert both(store) == [own.get("id")] * 2
+        assert store.changes(None) == own.changes(None)
+        assert store.holds_slow() is False
+        assert store.warnings() == []
+        with pytest.raises(BackendUnavailable):
+            store.put(Key("x"), None)
+        with pytest.raises(BackendUnavailable):
+            store.delete("id")
+    assert own.get("id") is not None
+
+
+def test_a_replica_refuses_changes(
+    own: RedisStore, own_redis_server: RedisServer, redis_server: RedisServer
+) -> None:
+    with redis.Redis(port=own_redis_server.port) as admin:
+        admin.execute_command("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(BackendUnavailable, match=r"READONLY|ReadOnly"):
+            own.put(Key("x"), None)
+        assert own.get("id") is not None
+        admin.config_set("replica-serve-stale-data", "no")
+        assert [type(outcome) for outcome in both(own)] == [BackendUnavailable] * 2
+
+
+def test_a_full_server_refuses_changes(own: RedisStore, own_redis_server: RedisServer) -> None:
+    with redis.Redis(port=own_redis_server.port) as admin:
+        admin.config_set("maxmemory", 1)
+        with pytest.raises(BackendUnavailable, match=r"OOM|OutOfMemory"):
+            own.put(Key("x"), None)
+        assert own.get("id") is not None
+
+
+def test_a_cluster_node_is_an_outage() -> None:
+    with (
+        RedisServer("--cluster-enabled", "yes") as server,
+        closing(RedisStore(f"redis://127.0.0.1:{server.port}", deadline_s=5)) as store,
+    ):
+        assert [type(outcome) for outcome in both(store)] == [BackendUnavailable] * 2
+
+
+@pytest.mark.parametrize(
+    "sends", [b"\x00", b"+", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$-2\r\n", b"*1\r\n", b":1\r\n"]
+)
+def test_something_else_on_the_port(sends: bytes) -> None:
+    """Never an answer, and never longer than the deadline on an event loop."""
+    dribbler = Dribbler(sends)
+    store = RedisStore(f"redis://127.0.0.1:{dribbler.port}", deadline_s=DEADLINE_S)
+    start = time.monotonic()
+    (outcome,) = run(store, lambda: store.aget("id"))
+    assert isinstance(outcome, BackendUnavailable)
+    assert time.monotonic() - start < DEADLINE_S + 0.5
+    store.close()
+    dribbler.close()
+
+
+def test_warnings(own: RedisStore, own_redis_server: RedisServer) -> None:
+    assert [code for code, _, _ in own.warnings()] == ["redis_not_persistent"]
+    with redis.Redis(port=own_redis_server.port) as admin:
+        admin.config_set("maxmemory-policy", "allkeys-lru")
+        admin.config_set("save", "60 1")
+    assert [code for code, _, _ in own.warnings()] == ["redis_evicts"]
+    own_redis_server.stop()
+    with pytest.raises(BackendUnavailable):
+        own.warnings()
+
+
+# --- connections
+
+
+def test_a_connection_that_the_server_closed(own: RedisStore, own_redis_server: RedisServer) -> None:
+    """Costs no look-up, however many there were."""
+
+    async def steps() -> None:
+        hurts: list[Callable[[], None]] = [
+            partial(kill_connections, own_redis_server.port),
+            own_redis_server.restart,
+        ]
+        for hurt in hurts:
+            await asyncio.gather(*(own.aget(f"id{number}") for number in range(500)))
+            own.get("id")
+            hurt()
+            assert await asyncio.gather(*(own.aget(f"id{number}") for number in range(500))) == [None] * 500
+            own.get("id")
+            hurt()
+            await asyncio.sleep(0)
+            own.get("id")
+            assert await own.aget("nobody") is None
+            hurt()
+            assert own.put(Key("new"), None)
+        await own.aclose()
+
+    asyncio.run(steps())
+
+
+def test_a_loop_has_few_connections(store: RedisStore, admin: redis.Redis) -> None:
+    async def steps() -> list[Any]:
+        before = len(admin.client_list())
+        found = await asyncio.gather(*(store.aget("id") for _ in range(300)))
+        await asyncio.gather(*(store.aget("id") for _ in range(300)))
+        assert len(admin.client_list()) - before <= 4
+        await store.aclose()
+        return found
+
+    assert asyncio.run(asyncio.wait_for(steps(), 10)) == [store.get("id")] * 300
+
+
+def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
+    """A look-up that is given up at any moment leaves no answer for another one."""
+    names = [f"k{number}" for number in range(20)]
+    for name in names[::2]:
+        assert store.put(Key(name), None)
+
+    async def one(name: str, patience: int) -> bool:
+        task = asyncio.ensure_future(store.aget(name))
+        for _ in range(patience):
+            await asyncio.sleep(0)
+        if patience < 12:
+            task.cancel()
+        try:
+            found = await task
+        except asyncio.CancelledError:
+            return False
+        assert (found.client_id if found else None) == (name if name in names[::2] else None)
+        return True
+
+    async def steps() -> int:
+        answered = 0
+        for number in range(600):
+            answered += sum(
+                await asyncio.gather(
+                    *(one(names[(number + k) % 20], (number * 7 + k * 5) % 17) for k in range(4))
+                )
+            )
+        await store.aclose()
+        return answered
+
+    assert 400 < asyncio.run(steps()) < 2400
+
+
+def test_a_time_limit_round_a_look_up(own: RedisStore, own_redis_server: RedisServer) -> None:
+    """The caller's own limit, shorter than ours, and the answer that still came is nobody's."""
+
+    async def steps() -> None:
+        assert await own.aget("id") is not None
+        for _ in range(5):
+            own_redis_server.freeze()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await own.aget("id")
+            own_redis_server.thaw()
+            assert await own.aget("nobody") is None
+            assert await own.aget("id") is not None
+        await own.aclose()
+
+    asyncio.run(steps())
+
+
+def test_two_event_loops_at_once(store: RedisStore) -> None:
+    failures: list[BaseException] = []
+
+    def serve() -> None:
+        async def steps() -> None:
+            for _ in range(20):
+                assert None not in await asyncio.gather(*(store.aget("id") for _ in range(10)))
+            await store.aclose()
+
+        try:
+            asyncio.run(steps())
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=serve) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not failures
+    assert store._loops == {}
+
+
+def test_event_loops_that_ended_are_let_go(store: RedisStore) -> None:
+    """Those of whoever did not say aclose, too."""
+
+    async def ask() -> None:
+        assert await store.aget("id") is not None
+        for connection in store._loop()._free:
+            await connection.disconnect()  # or asyncio rightly complains of an open transport
+
+    for _ in range(3):
+        asyncio.run(ask())
+        assert len(store._loops) == 1
+    gc.collect()
+
+
+def test_a_loop_whose_tasks_were_all_cancelled(store: RedisStore) -> None:
+    """As some apps do; a later look-up works."""
+
+    async def steps() -> None:
+        waiting = asyncio.ensure_future(store.aget("id"))
+        for rounds in range(4):
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            for task in asyncio.all_tasks() - {asyncio.current_task(), waiting}:
+                task.cancel()
+        await asyncio.wait([waiting])
+        assert await store.aget("id") is not None
+        await store.aclose()
+
+    asyncio.run(steps())
+
+
+@pytest.mark.parametrize("sends", [b"", b"$"], ids=["silent", "dribbling"])
+def test_interrupt_frees_a_thread(sends: bytes) -> None:
+    """Also from a server that sends something before every time-out."""
+    dribbler = Dribbler(sends)
+    store = RedisStore(f"redis://127.0.0.1:{dribbler.port}", deadline_s=5)
+    outcomes: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            store.get("id")
+        except BaseException as exc:
+            outcomes.append(exc)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert dribbler.accepted.wait(10)
+    assert thread.ident in store._busy
+    start = time.monotonic()
+    store.interrupt(thread.ident or 0)
+    thread.join(10)
+    assert time.monotonic() - start < 0.5
+    assert [type(exc) for exc in outcomes] == [BackendUnavailable]
+    store.interrupt(thread.ident or 0)  # nobody there: nothing happens
+    store.close()
+    dribbler.close()
+
+
+def test_interrupt_before_there_is_a_connection(store: RedisStore) -> None:
+    """It is seen as soon as there is one, before anything is said."""
+    line = store._lines.mine()
+    line.close()
+    with line:
+        line.cut()
+        with pytest.raises(redis.ConnectionError):
+            line.ask([("PING",)], again=True)
+    assert store.get("id") is not None
+
+
+def test_close_waits_for_no_one() -> None:
+    """A line in use is closed by who uses it."""
+    dribbler = Dribbler(b"$")
+    store = RedisStore(f"redis://127.0.0.1:{dribbler.port}", deadline_s=5)
+
+    def ask() -> None:
+        with pytest.raises(BackendUnavailable):
+            store.get("id")
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert dribbler.accepted.wait(10)
+    (line,) = store._lines.all()
+    start = time.monotonic()
+    store.close()
+    assert time.monotonic() - start < 0.5
+    store.interrupt(thread.ident or 0)
+    thread.join(10)
+    assert line._socket() is None
+    dribbler.close()
+
+
+def test_a_server_that_hangs_up_on_a_question() -> None:
+    """On a connection that was used before: asked once more on a new one. On a new one: an outage."""
+    questions: list[int] = []
+
+    def serve(listener: socket.socket) -> None:
+        for number in range(1, 7):  # two each for a thread and a loop, and one more
+            connection, _ = listener.accept()
+            asked = 0
+            with connection, connection.makefile("rb") as lines:
+                for line in lines:
+                    if line.strip() == b"CLIENT":
+                        connection.sendall(b"+OK\r\n")
+                    if line.strip() == b"GET":
+                        asked += 1
+                        if asked > (1 if number < 5 else 0):
+                            break
+                        connection.sendall(b"$-1\r\n")
+            questions.append(asked)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        store = RedisStore(f"redis://127.0.0.1:{listener.getsockname()[1]}", deadline_s=5)
+        assert [store.get("a"), store.get("a")] == [None, None]
+        store.close()
+        assert run(store, lambda: store.aget("a"), lambda: store.aget("a")) == [None, None]
+        for outcome in both(store):
+            assert isinstance(outcome, BackendUnavailable)
+        store.close()
+        thread.join(10)
+    assert questions == [2, 1, 2, 1, 1, 1]
+
+
+def test_interrupt_hits_one_call_only(own: RedisStore, own_redis_server: RedisServer) -> None:
+    """The thread's next call works, on a new connection."""
+    frozen = threading.Event()
+    outcomes: list[Any] = []
+
+    def ask() -> None:
+        outcomes.append(own.get("id") is not None)
+        own_redis_server.freeze()
+        frozen.set()
+        try:
+            own._read(("GET", "x"), ("PING",))
+        except BackendUnavailable:
+            own_redis_server.thaw()
+        outcomes.append(own.get("id") is not None)
+
+    thread = threading.Thread(target=ask)
+    own._deadline_s = 5
+    thread.start()
+    assert frozen.wait(10)
+    end = time.monotonic() + 10
+    while thread.ident not in own._busy and time.monotonic() < end:
+        time.sleep(0.001)
+    own.interrupt(thread.ident or 0)
+    thread.join(10)
+    assert outcomes == [True, True]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_connections_of_its_own(store: RedisStore, admin: redis.Redis) -> None:
+    """And sends nothing on those of its parent, of a thread or of an event loop."""
+
+    def child() -> None:
+        assert store.get("id") is not None
+        assert both(store) == [store.get("id")] * 2
+        assert store.put(Key("child"), None)
+        store.close()
+        gc.collect()
+
+    async def steps() -> None:
+        assert await store.aget("id") is not None
+        mine = {client["id"] for client in admin.client_list()}
+        process = multiprocessing.get_context("fork").Process(target=_outside_of_any_loop, args=(child,))
+        process.start()
+        while process.is_alive():
+            assert await store.aget("id") is not None
+            assert store.get("id") is not None
+            await asyncio.sleep(0.01)
+        process.join()
+        assert process.exitcode == 0
+        assert mine <= {client["id"] for client in admin.client_list()}
+        assert await store.aget("child") == store.get("child") is not None
+        await store.aclose()
+
+    asyncio.run(asyncio.wait_for(steps(), 30))
+
+
+def _outside_of_any_loop(work: Callable[[], None]) -> None:
+    asyncio._set_running_loop(None)
+    work()
+
+
+def test_threads_leave_nothing_open(store: RedisStore, admin: redis.Redis) -> None:
+    store.get("id")
+    before = len(admin.client_list())
+    for _ in range(3):
+        threads = [threading.Thread(target=store.get, args=("id",)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    end = time.monotonic() + 5
+    while len(admin.client_list()) > before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(admin.client_list()) == before
+
+
+def test_nothing_is_open_before_it_is_asked(redis_server: RedisServer) -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    store = RedisStore(redis_server.url())
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert store._loops == {}

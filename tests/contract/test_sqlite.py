@@ -1,0 +1,554 @@
+"""What can happen to a SQLite file, done to a real one."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw.backends.sqlite import CHANGES_KEPT, SqliteStore
+from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
+from basicauth_mw.model import Key, Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NOTICED_WITHIN_S = 2.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    opened = SqliteStore(f"sqlite:///{path}", deadline_s=0.2, create=True)
+    assert opened.put(Key("id", name="old", version=1, secrets=(Secret("$bamw1$canary"),)), None)
+    yield opened
+    opened.close()
+
+
+def other_file(directory: Path, name: str, *, keys: int = 1) -> Path:
+    """A complete file of ours, closed, with other keys."""
+    made = directory / f"{name}.db"
+    with closing(SqliteStore(f"sqlite:///{made}", create=True)) as store:
+        for number in range(keys):
+            store.put(Key(f"id{number or ''}", name=name, version=1), None)
+    return made
+
+
+def eventually(condition: Callable[[], bool]) -> float:
+    """Wait until something holds; how many seconds it took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() < start + NOTICED_WITHIN_S + 3
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+def name_of(store: SqliteStore) -> str:
+    """The name of the key, or what went wrong."""
+    try:
+        found = store.get("id")
+    except BackendUnavailable:
+        return "unavailable"
+    return "" if found is None else found.name
+
+
+def in_threads(count: int, work: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+
+# --- the URL and the file
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:",
+        "sqlite:x.db",
+        "sqlite:/x.db",
+        "sqlite://x.db",
+        "sqlite://host/x.db",
+        "sqlite:///",
+        "sqlite:////",
+        "sqlite:///x.db?mode=rwc",
+        "sqlite:///x\0.db",
+        "sqlite:///:memory:",
+    ],
+)
+def test_urls_that_are_refused(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError):
+        SqliteStore(url)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b.db", "a%20b.db", "a#b.db", "é.db", "a;b&c=d.db", "file:x.db", "'.db"])
+def test_the_path_is_taken_literally(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(SqliteStore(f"sqlite:///{name}", create=True)) as relative:
+        relative.put(Key("id"), None)
+        monkeypatch.chdir("/")
+        assert relative.get("id") is not None
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    with closing(SqliteStore(f"SQLite:///{tmp_path / name}")) as absolute:
+        assert absolute.get("id") is not None
+
+
+def test_a_missing_file_is_never_made(path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="basicauth-mw keys create"):
+        SqliteStore(f"sqlite:///{path}")
+    with pytest.raises(ConfigurationError, match="not a file"):
+        SqliteStore(f"sqlite:///{path.parent}")
+    with pytest.raises(ConfigurationError, match="directory"):
+        SqliteStore(f"sqlite:///{path.parent}/none/keys.db", create=True)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_constructing_opens_nothing(path: Path) -> None:
+    """The file is looked at, so a broken one does not stop the start."""
+    path.write_bytes(b"not a database")
+    store = SqliteStore(f"sqlite:///{path}")
+    with pytest.raises(BackendUnavailable):
+        store.get("id")
+
+
+def test_only_the_owner_may_read_it(store: SqliteStore, path: Path) -> None:
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    assert modes == {"keys.db": 0o600, "keys.db-wal": 0o600, "keys.db-shm": 0o600}
+    assert store.warnings() == []
+
+
+def test_warnings(store: SqliteStore, path: Path) -> None:
+    path.chmod(0o644)
+    ((code, message, remedy),) = store.warnings()
+    assert code == "sqlite_file_mode"
+    assert "0644" in message
+    assert remedy == f"chmod 600 {path}"
+
+
+def test_a_file_that_cannot_be_looked_at(store: SqliteStore, path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be looked at"):
+        SqliteStore(f"sqlite:///{path}/keys.db")
+    path.unlink()
+    with pytest.raises(BackendUnavailable):
+        store.warnings()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_directory_that_cannot_be_written(store: SqliteStore, path: Path) -> None:
+    """SQLite keeps its log there. Seen by another user, for root may write everywhere."""
+    path.parent.chmod(0o555)
+
+    child = os.fork()
+    if child == 0:  # leaves by _exit: as another user it can clean up nothing
+        codes = []
+        try:
+            os.chdir(path.parent)
+            store._path = Path(path.name)
+            if os.getuid() == 0:
+                os.setuid(65534)
+            codes = [code for code, _, _ in store.warnings()]
+        finally:
+            os._exit(0 if codes == ["sqlite_directory_not_writable"] else 1)
+    _, status = os.waitpid(child, 0)
+    path.parent.chmod(0o700)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_two_processes_create_at_once(path: Path) -> None:
+    script = (
+        "import sys;"
+        "from basicauth_mw.backends.sqlite import SqliteStore;"
+        "from basicauth_mw.model import Key;"
+        "sys.stdin.readline();"
+        "print(SqliteStore(sys.argv[1], create=True).put(Key(sys.argv[2]), None))"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, f"sqlite:///{path}", str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for number in range(4)
+    ]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=30)[0] for process in started] == ["True\n"] * 4
+    with closing(SqliteStore(f"sqlite:///{path}")) as store:
+        assert len(store.scan("", "", 10)) == 4
+
+
+def test_threads_create_at_once(path: Path) -> None:
+    made: list[SqliteStore] = []
+    in_threads(8, lambda: made.append(SqliteStore(f"sqlite:///{path}", create=True)))
+    assert len(made) == 8
+    assert made[0].get("id") is None
+    made[0].close()
+
+
+def test_create_fills_an_empty_file(path: Path) -> None:
+    path.touch()
+    with closing(SqliteStore(f"sqlite:///{path}")) as before:
+        with pytest.raises(BackendUnavailable, match="empty"):
+            before.get("id")
+        with closing(SqliteStore(f"sqlite:///{path}", create=True)) as store:
+            assert store.get("id") is None
+        assert before.get("id") is None
+
+
+def test_create_leaves_a_good_file_alone(store: SqliteStore, path: Path) -> None:
+    store.close()
+    before = path.read_bytes()
+    SqliteStore(f"sqlite:///{path}", create=True).close()
+    assert path.read_bytes() == before
+
+
+def alien(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE keys (client_id, version, record)")
+
+
+def foreign_id(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA application_id = 42")
+
+
+def of_version(version: int) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        SqliteStore(f"sqlite:///{path}", create=True)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"PRAGMA user_version = {version}")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (alien, "something else"),
+        (foreign_id, "something else"),
+        (of_version(0), "schema version 0"),
+        (of_version(2), "schema version 2"),
+        (lambda path: path.write_bytes(b"x" * 5000), "not a database"),
+    ],
+    ids=["tables", "application-id", "older", "newer", "junk"],
+)
+def test_a_file_that_is_not_ours(make: Callable[[Path], None], message: str, path: Path) -> None:
+    make(path)
+    before = path.read_bytes()
+    with closing(SqliteStore(f"sqlite:///{path}")) as store:
+        for call in (lambda: store.get("id"), lambda: store.put(Key("id"), None), store.holds_slow):
+            with pytest.raises(BackendUnavailable, match=message):
+                call()
+    with pytest.raises(ConfigurationError, match=message):
+        SqliteStore(f"sqlite:///{path}", create=True)
+    assert path.read_bytes() == before
+
+
+# --- what happens to it while it is open
+
+
+def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    """Also by a thread that had read the old one and did nothing since."""
+    cursor = store.changes(None).cursor
+    go_on, asked, seen = threading.Event(), threading.Event(), []
+
+    def idle() -> None:
+        seen.append(name_of(store))
+        asked.set()
+        go_on.wait(10)
+        seen.append(name_of(store))
+
+    thread = threading.Thread(target=idle)
+    thread.start()
+    assert asked.wait(10)
+    assert name_of(store) == "old"
+
+    other_file(tmp_path, "new").rename(path)
+    took_s = eventually(lambda: name_of(store) == "new")
+    go_on.set()
+    thread.join(10)
+
+    assert took_s < NOTICED_WITHIN_S
+    assert seen == ["old", "new"]
+    assert store.changes(cursor).gap
+    assert store.put(Key("id", name="newer", version=2), 1)
+    assert name_of(store) == "newer"
+
+
+def test_a_file_that_was_written_over_is_noticed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    """As ``cp backup.db keys.db`` does, which keeps the inode; the copy is larger."""
+    assert name_of(store) == "old"
+    shutil.copyfile(other_file(tmp_path, "new", keys=100), path)
+    assert eventually(lambda: name_of(store) == "new") < NOTICED_WITHIN_S
+    assert len(store.scan("", "", 1000)) == 100
+
+
+def test_a_restored_copy_is_complete(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    """Every write is in the file itself, so that a plain copy is a backup."""
+    copied = tmp_path / "copy.db"
+    shutil.copyfile(path, copied)
+    with closing(SqliteStore(f"sqlite:///{copied}")) as copy:
+        assert name_of(copy) == "old"
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["missing", "emptied"]
+)
+def test_a_file_that_is_gone_comes_back(
+    store: SqliteStore, path: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    assert name_of(store) == "old"
+    damage(path)
+    assert eventually(lambda: name_of(store) == "unavailable") < NOTICED_WITHIN_S
+    with pytest.raises(BackendUnavailable):
+        store.put(Key("x"), None)
+    assert not path.exists() or path.stat().st_size == 0
+    other_file(tmp_path, "new").rename(path)
+    assert eventually(lambda: name_of(store) == "new") < NOTICED_WITHIN_S
+
+
+def test_damage_is_an_outage_until_it_is_repaired(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    store.close()
+    good = path.read_bytes()
+    for damaged in (
+        b"\0" * len(good),
+        good[:100],
+        good[: len(good) // 2],
+        good[:200] + b"\xff" * 8000,
+        b"junk",
+    ):
+        path.write_bytes(damaged)
+        assert eventually(lambda: name_of(store) == "unavailable") < NOTICED_WITHIN_S
+    path.write_bytes(good)
+    assert eventually(lambda: name_of(store) == "old") < NOTICED_WITHIN_S
+
+
+def test_a_damaged_record_is_not_an_unknown_id(store: SqliteStore, path: Path) -> None:
+    assert store.put(Key("good"), None)
+    assert store.get("id") is not None
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE keys SET record = '{}' WHERE client_id = 'id'")
+        with pytest.raises(UnreadableRecord):
+            store.get("id")
+        connection.execute("UPDATE keys SET record = x'ff00' WHERE client_id = 'id'")
+        with pytest.raises(UnreadableRecord):
+            store.get("id")
+    assert store.get("good") is not None
+
+
+def test_metadata_of_one_look_up_are_not_those_of_the_next(store: SqliteStore) -> None:
+    assert store.put(Key("meta", metadata={"a": 1}), None)
+    found: Any = store.get("meta")
+    found.metadata["a"] = 2
+    again = store.get("meta")
+    assert again is not None
+    assert again.metadata == {"a": 1}
+
+
+def test_errors_hold_no_hash(store: SqliteStore, path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE keys SET record = replace(record, '\"v\":1', '\"v\":9')")
+    with pytest.raises(UnreadableRecord) as caught:
+        store.get("id")
+    assert "canary" not in str(caught.value)
+
+
+# --- locks
+
+
+def test_a_locked_file(store: SqliteStore, path: Path) -> None:
+    """At once for who must not wait, at the deadline for who may, and never a wrong answer."""
+    store.get("id")
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as locker:
+        locker.execute("PRAGMA locking_mode = EXCLUSIVE")
+        locker.execute("BEGIN EXCLUSIVE")
+        start = time.monotonic()
+        with pytest.raises(BlockingIOError):
+            store.get_nowait("id")
+        assert time.monotonic() - start < 0.1
+        with pytest.raises(BackendUnavailable, match="locked"):
+            store.get("id")
+        assert 0.15 < time.monotonic() - start < 1
+        locker.execute("ROLLBACK")
+    assert name_of(store) == "old"
+
+
+def test_get_waits_for_a_short_lock(store: SqliteStore, path: Path) -> None:
+    store.close()
+    patient = SqliteStore(f"sqlite:///{path}", deadline_s=5)
+    found: list[Key | None] = []
+    with closing(sqlite3.connect(path, isolation_level=None)) as locker:
+        locker.execute("PRAGMA locking_mode = EXCLUSIVE")
+        locker.execute("BEGIN EXCLUSIVE")
+        reader = threading.Thread(target=lambda: found.append(patient.get("id")))
+        reader.start()
+        with pytest.raises(BlockingIOError):
+            patient.get_nowait("id")
+    reader.join(10)
+    assert found[0] is not None
+    patient.close()
+
+
+def test_a_writer_does_not_hold_up_readers(store: SqliteStore, path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE keys SET record = 'x'")
+        assert store.get_nowait("id") is not None
+        writer.execute("ROLLBACK")
+
+
+def test_a_failed_write_leaves_no_trace(store: SqliteStore, path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON changes BEGIN SELECT raise(ABORT, 'disk full'); END"
+        )
+        with pytest.raises(BackendUnavailable):
+            store.put(Key("id", name="new", version=2), 1)
+        with pytest.raises(BackendUnavailable):
+            store.delete("id")
+        connection.execute("DROP TRIGGER full")
+    assert name_of(store) == "old"
+    assert store.put(Key("id", name="new", version=2), 1)
+
+
+def test_old_changes_are_pruned(store: SqliteStore, path: Path) -> None:
+    start = store.changes(None).cursor
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            "INSERT INTO changes (client_id) SELECT 'other' FROM n",
+            (CHANGES_KEPT + 10,),
+        )
+        middle = store.changes(None).cursor
+        assert store.put(Key("id", version=2), 1)
+        assert connection.execute("SELECT count(*) FROM changes").fetchone() == (CHANGES_KEPT,)
+    assert store.changes(start).gap
+    assert store.changes(middle).client_ids == ("id",)
+
+
+def test_prefix_and_page_use_the_index(store: SqliteStore, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        plan = connection.execute(
+            "EXPLAIN QUERY PLAN SELECT client_id, record FROM keys WHERE client_id > CAST(? AS TEXT) "
+            "AND client_id >= CAST(? AS TEXT) AND client_id < CAST(? AS TEXT) ORDER BY client_id LIMIT ?",
+            (b"", b"a", b"b", 5),
+        ).fetchall()
+    assert len(plan) == 1
+    assert "SEARCH keys USING PRIMARY KEY" in plan[0][3]
+
+
+# --- threads and processes
+
+
+def open_files(path: Path) -> int:
+    """How many descriptors of this process are open on a file."""
+    targets = []
+    for each in Path("/proc/self/fd").iterdir():
+        try:
+            targets.append(str(each.readlink()))
+        except OSError:
+            continue
+    return targets.count(str(path))
+
+
+def test_threads_leave_nothing_open(store: SqliteStore, path: Path) -> None:
+    store.get("id")
+    for _ in range(10):
+        in_threads(4, lambda: store.get("id"))
+        # SQLite keeps a closed connection's descriptor for the next one while another holds a lock.
+        assert open_files(path) <= 1 + 4
+    assert len(store._lines.all()) == 1
+    store.close()
+    assert open_files(path) == 0
+
+
+def test_a_store_that_is_let_go_closes(path: Path) -> None:
+    store = SqliteStore(f"sqlite:///{path}", create=True)
+    store.get("id")
+    del store
+    gc.collect()
+    assert open_files(path) == 0
+
+
+def test_close_while_others_read(store: SqliteStore) -> None:
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                assert store.get("id") is not None
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        store.close()
+        time.sleep(0.005)
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert not failures
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_connections_of_its_own(store: SqliteStore) -> None:
+    """And leaves those of its parent alone, of every thread."""
+    go_on, asked = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def other() -> None:
+        seen.append(name_of(store))
+        asked.set()
+        go_on.wait(30)
+        seen.append(name_of(store))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert asked.wait(10)
+    assert name_of(store) == "old"
+
+    def child() -> None:
+        assert name_of(store) == "old"
+        in_threads(2, lambda: store.get("id"))
+        assert store.put(Key("id", name="child", version=2), 1)
+        store.close()
+        gc.collect()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    go_on.set()
+    thread.join(10)
+
+    assert process.exitcode == 0
+    assert name_of(store) == "child"
+    assert seen == ["old", "child"]
+    assert store.put(Key("id", name="parent", version=3), 2)

@@ -1,0 +1,343 @@
+"""What every store that can be written does alike."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from basicauth_mw.backends import Store, open_store
+from basicauth_mw.model import Key, Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FAST = "$bamw1$0$" + "A" * 16 + "$" + "B" * 43
+SLOW = "$2b$12$" + "A" * 53
+
+# In the order of their octets, which is not that of UTF-16, of a locale, or of any pattern.
+IDS = [
+    " leading",
+    "%41",
+    "*",
+    "A",
+    "Z",
+    "[a-z]",
+    "a",
+    "a b",
+    "a%b",
+    "a*",
+    "ab",
+    "ab?",
+    "a{b}c",
+    "index",
+    "{",
+    "{}",
+    "}",
+    "~",
+    "é",
+    "日本",
+    "\ud7ff",
+    "\ue000",
+    "\uffff",
+    "\U0001f511",
+    "\U0001f511x",
+    "\U0010ffff",
+    "\U0010ffff\U0010ffff",
+]
+
+TIMES = st.datetimes(datetime(1970, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+KEYS = st.builds(
+    Key,
+    client_id=st.text(
+        st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=":"), min_size=1, max_size=30
+    ),
+    name=TEXTS,
+    scopes=st.frozensets(st.from_regex(r"[a-z:._-]{1,8}", fullmatch=True), max_size=4),
+    created_at=TIMES,
+    expires_at=st.none() | TIMES,
+    revoked_at=st.none() | TIMES,
+    disabled=st.booleans(),
+    metadata=st.dictionaries(
+        TEXTS, st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXTS, max_size=3
+    ),
+    secrets=st.lists(
+        st.builds(Secret, st.sampled_from([FAST, SLOW]), TIMES, st.none() | TIMES), max_size=3
+    ).map(tuple),
+    version=st.integers(0, 2**53),
+)
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "sqlite":
+            return f"sqlite:///{tmp_path / 'keys.db'}"
+        case "redis":
+            return str(request.getfixturevalue("redis_url"))
+        case _:
+            return "memory:"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    opened = open_store(url, deadline_s=5.0, create=True)
+    assert isinstance(opened, Store)
+    yield opened
+    opened.close()
+
+
+def key(client_id: str, version: int = 1, **fields: Any) -> Key:
+    return Key(
+        client_id, version=version, secrets=(Secret(FAST, datetime(2024, 1, 1, tzinfo=UTC)),), **fields
+    )
+
+
+def fill(store: Store, *ids: str) -> None:
+    for client_id in ids:
+        assert store.put(key(client_id), None)
+
+
+def ids(keys: Any) -> list[str]:
+    return [found.client_id for found in keys]
+
+
+def test_unknown_ids_are_none(store: Store) -> None:
+    """Also one that no store can hold, for a lone surrogate is not UTF-8."""
+    assert store.get("nobody") is None
+    assert store.get("\ud800") is None
+
+
+@pytest.mark.parametrize("client_id", IDS)
+def test_what_was_put_is_got(store: Store, client_id: str) -> None:
+    put = key(client_id, 7, name="näme", scopes=frozenset({"read", "write"}), metadata={"a": [1, None]})
+    assert store.put(put, None)
+
+    got = store.get(client_id)
+
+    assert got == put
+    assert got is not None
+    assert got.version == 7
+    assert got.secrets[0].hash == FAST
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(put=KEYS)
+def test_any_key_survives(store: Store, put: Key) -> None:
+    store.delete(put.client_id)
+    assert store.put(put, None)
+
+    got = store.get(put.client_id)
+
+    assert got == put
+    assert got is not None
+    assert (got.version, got.secrets) == (put.version, put.secrets)
+
+
+def test_put_compares_the_version(store: Store) -> None:
+    assert not store.put(key("id"), 1)  # there is none
+    assert store.put(key("id", 1), None)
+    assert not store.put(key("id", 2, name="lost"), None)  # there is one
+    assert not store.put(key("id", 2, name="lost"), 2)  # it is another
+    assert store.put(key("id", 2, name="kept"), 1)
+    got = store.get("id")
+    assert got is not None
+    assert (got.name, got.version) == ("kept", 2)
+
+
+def test_a_version_may_be_a_time_in_microseconds(store: Store) -> None:
+    """Two that a double of 53 bits still tells apart."""
+    version = 2**53 - 2
+    assert store.put(key("id", version), None)
+    assert not store.put(key("id", 1), version + 1)
+    assert store.put(key("id", version + 1), version)
+
+
+def test_delete_tells_whether_there_was_one(store: Store) -> None:
+    fill(store, "id", "other")
+    assert store.delete("id")
+    assert not store.delete("id")
+    assert store.get("id") is None
+    assert ids(store.scan("", "", 10)) == ["other"]
+    assert store.put(key("id"), None)
+
+
+def test_scan_is_ordered_by_octets(store: Store) -> None:
+    fill(store, *reversed(IDS))
+    assert ids(store.scan("", "", 1000)) == IDS
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_scan_in_pages(store: Store, size: int) -> None:
+    fill(store, *IDS)
+    found: list[str] = []
+    while page := store.scan("", found[-1] if found else "", size):
+        assert len(page) <= size
+        found += ids(page)
+    assert found == IDS
+
+
+@pytest.mark.parametrize(
+    "prefix", ["a", "a%", "a*", "*", "%", "[", "{", "\U0001f511", "\U0010ffff", "\ud7ff", "\uffff", "nobody"]
+)
+def test_scan_by_prefix(store: Store, prefix: str) -> None:
+    """Nothing in it is a wildcard."""
+    fill(store, *IDS)
+    expected = [client_id for client_id in IDS if client_id.startswith(prefix)]
+    assert ids(store.scan(prefix, "", 1000)) == expected
+    for after in ("A", "a b", "zz", "\U0010ffff"):
+        rest = [client_id for client_id in expected if client_id.encode() > after.encode()]
+        assert ids(store.scan(prefix, after, 1000)) == rest
+        assert ids(store.scan(prefix, after, 1)) == rest[:1]
+
+
+def test_changes_since_a_cursor(store: Store) -> None:
+    fill(store, "before")
+    cursor = store.changes(None).cursor
+    assert store.changes(cursor).client_ids == ()
+
+    fill(store, "a", "b")
+    store.put(key("a", 2), 1)
+    store.put(key("a", 9), 1)  # refused, so nothing changed
+    store.delete("b")
+    store.delete("b")
+    seen = store.changes(cursor)
+
+    assert seen.client_ids == ("a", "b", "a", "b")
+    assert not seen.gap
+    assert store.changes(seen.cursor) == replace(seen, client_ids=())
+
+
+def test_changes_of_an_empty_store(store: Store) -> None:
+    start = store.changes(None)
+    assert not start.gap
+    assert store.changes(start.cursor) == start
+    fill(store, "a")
+    assert store.changes(start.cursor).client_ids == ("a",)
+    assert not store.changes(start.cursor).gap
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "junk", "-1", "99999999", "9" * 40, "1.2.3", "99999999999999-0", "1-1", "²"]
+)
+def test_a_cursor_of_elsewhere_is_a_gap(store: Store, cursor: str) -> None:
+    fill(store, "a")
+    seen = store.changes(cursor)
+    assert seen.gap
+    assert seen.cursor == store.changes(None).cursor
+    assert not store.changes(seen.cursor).gap
+
+
+def test_holds_slow(store: Any) -> None:
+    fill(store, "fast")
+    assert store.holds_slow() is False
+    assert store.put(replace(key("slow"), secrets=(Secret(SLOW),)), None)
+    assert store.holds_slow() is True
+
+
+def test_threads_lose_no_change(store: Store) -> None:
+    """8 threads count in the same key: each count that was written is there in the end."""
+    fill(store, "counter")
+    per_thread = 5
+    failures: list[BaseException] = []
+
+    def count() -> None:
+        try:
+            for _ in range(per_thread):
+                while True:
+                    old = store.get("counter")
+                    assert old is not None
+                    new = replace(old, metadata={"n": old.metadata.get("n", 0) + 1}, version=old.version + 1)
+                    if store.put(new, old.version):
+                        break
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    end = store.get("counter")
+    assert end is not None
+    assert end.metadata["n"] == 8 * per_thread
+    assert end.version == 1 + 8 * per_thread
+
+
+def test_one_of_many_creates(store: Store) -> None:
+    barrier = threading.Barrier(8)
+    made: list[bool] = []
+
+    def create(name: str) -> None:
+        barrier.wait(10)
+        made.append(store.put(key("same", name=name), None))
+
+    threads = [threading.Thread(target=create, args=(str(number),)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(made) == [False] * 7 + [True]
+
+
+def test_two_stores_share_what_the_url_names(url: str, store: Store) -> None:
+    if url == "memory:":
+        return  # each is its own
+    other = open_store(url, deadline_s=5.0)
+    assert isinstance(other, Store)
+    cursor = other.changes(None).cursor
+    fill(store, "a")
+    assert ids(other.scan("", "", 9)) == ["a"]
+    assert other.get("a") == store.get("a")
+    assert other.changes(cursor).client_ids == ("a",)
+    assert store.put(key("a", 2), 1)
+    assert not other.put(key("a", 2), 1)
+    other.close()
+
+
+def test_a_closed_store_opens_again(store: Store) -> None:
+    fill(store, "a")
+    store.close()
+    store.close()
+    assert store.get("a") == key("a", created_at=store.get("a").created_at)  # type: ignore[union-attr]
+
+
+def test_more_keys_than_a_page(store: Store) -> None:
+    names = sorted(secrets.token_hex(4) for _ in range(120))
+    fill(store, *names)
+    assert ids(store.scan("", names[9], 100)) == names[10:110]
+
+
+def test_it_is_asked_on_an_event_loop_as_well(store: Any) -> None:
+    fill(store, "a")
+    if aget := getattr(store, "aget", None):
+
+        async def ask() -> list[Key | None]:
+            try:
+                return [await aget("a"), await aget("nobody"), await aget("\ud800")]
+            finally:
+                await store.aclose()
+
+        assert asyncio.run(ask()) == [store.get("a"), None, None]
+    else:
+        assert [store.get_nowait(name) for name in ("a", "nobody")] == [store.get("a"), None]
+
+
+def test_times_are_kept_to_the_microsecond(store: Store) -> None:
+    moment = datetime(2031, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
+    fill(store, "other")
+    assert store.put(key("id", created_at=moment, expires_at=moment + timedelta(microseconds=1)), None)
+    got = store.get("id")
+    assert got is not None
+    assert got.expires_at is not None
+    assert got.expires_at - got.created_at == timedelta(microseconds=1)
