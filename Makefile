@@ -1,0 +1,50 @@
+# Needs Python 3.11 or later and make; every target sets up what it needs in .venv.
+
+PYTHON ?= python3
+PORT ?= 8000
+
+# pip wants a home for its cache even where there is none.
+export HOME := $(or $(HOME),$(CURDIR)/.make/home)
+# Settings of whoever calls make are not for the tests.
+unexport PYTHONPATH PYTHONHOME
+
+BIN := .venv/bin
+READY := .venv/.ready
+BENCH_READY := .venv/.bench-ready
+
+.PHONY: help demo test bench format clean
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(READY) ## Serve the FastAPI example with a new key and print curl lines; PORT=8000
+	@$(BIN)/basicauth-mw demo --port $(PORT)
+
+test: $(READY) ## Lint, type-check and test, with coverage
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --cov=basicauth_mw
+
+bench: $(BENCH_READY) ## Measure a cache hit beside other packages
+	$(BIN)/python benchmarks/hit.py
+
+format: $(READY) ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove everything that make made
+	rm -rf .venv .make .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last: an interrupted set-up is taken up again.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed; name one: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[standard]' --group dev
+	@touch $@
+
+$(BENCH_READY): $(READY) benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@

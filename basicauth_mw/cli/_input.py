@@ -1,0 +1,124 @@
+"""What the commands read: durations, moments, JSON, secrets, a yes or no.
+
+What cannot be parsed raises ``typer.BadParameter``, which ends in status 2.
+"""
+
+import getpass
+import json
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+
+import typer
+
+from ..errors import InvalidKey
+from ..model import utcnow
+from ._output import inert
+
+# Far above the longest secret; only keeps a mistaken pipe from filling the memory.
+_MAX_SECRET_OCTETS = 65_536
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def parse_expires(text: str) -> datetime:
+    """Read when a key ends: ``90d``, ``12h``, ``30m``, ``45s``, ``2w`` from now, or a moment (RFC 3339).
+
+    Raises:
+        typer.BadParameter: It is neither.
+    """
+    try:
+        if duration := _DURATION.fullmatch(text):
+            return utcnow() + timedelta(seconds=int(duration[1]) * _UNITS_S[duration[2]])
+        if _RFC_3339.fullmatch(text):
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass  # 30 February, or the year 10000
+    raise typer.BadParameter(
+        "give 90d, 12h, 30m, 45s or 2w, or a moment with its zone: 2030-01-31T12:00:00Z",
+        param_hint="'--expires'",
+    )
+
+
+def parse_metadata(text: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        typer.BadParameter: It is not one.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise typer.BadParameter('give a JSON object: {"team": "search"}', param_hint="'--metadata'")
+    return value
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise ValueError  # NaN and Infinity, which RFC 8259 does not know
+
+
+def secret_from_stdin() -> str:
+    """Read a secret from stdin, dropping one final newline. A terminal is asked without echo.
+
+    Raises:
+        InvalidKey: There is none, or it is not UTF-8.
+    """
+    if sys.stdin.isatty():
+        return _hidden("Secret: ")
+    octets = sys.stdin.buffer.read(_MAX_SECRET_OCTETS + 1)
+    if len(octets) > _MAX_SECRET_OCTETS:
+        raise InvalidKey("the secret on stdin is far too long")
+    try:
+        secret = octets.decode()
+    except UnicodeDecodeError:
+        raise InvalidKey("the secret on stdin is not UTF-8") from None
+    secret = secret.removesuffix("\n").removesuffix("\r") if secret.endswith("\n") else secret
+    if not secret:
+        raise InvalidKey("there is no secret on stdin")
+    return secret
+
+
+def secret_from_prompt(*, twice: bool) -> str:
+    """Ask for a secret on the terminal, without echo.
+
+    Args:
+        twice: Ask again and compare, for a secret that is to be remembered.
+
+    Raises:
+        typer.BadParameter: There is no terminal to ask on.
+        InvalidKey: Nothing was typed, or two different things.
+    """
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("there is no terminal to ask for the secret on: use --secret-stdin")
+    secret = _hidden("Secret: ")
+    if twice and _hidden("The same again: ") != secret:
+        raise InvalidKey("the two secrets differ")
+    return secret
+
+
+def _hidden(question: str) -> str:
+    secret = getpass.getpass(question)
+    if not secret:
+        raise InvalidKey("no secret was typed")
+    return secret
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Ask on a terminal; without one, or with ``--yes``, go ahead.
+
+    Args:
+        question: One line; made inert here.
+        yes: The answer is known.
+    """
+    if yes or not sys.stdin.isatty():
+        return True
+    sys.stderr.write(f"{inert(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,64 @@
+"""The options that several commands share, and the backend they mean."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from ..backend import Backend, open_backend
+
+_PASSWORD_BEFORE_HOST = re.compile(r"\A[^/]*//[^@]*:[^@]*@")
+_PASSWORD_AS_PARAMETER = re.compile(r"[?&][^=&]*(?:passw|secret|token)[^=&]*=", re.IGNORECASE)
+
+
+def _without_password(url: str | None) -> str | None:
+    # Read loosely on purpose: a URL that a driver would refuse may hold a password all the same, and a
+    # refusal too many only sends it to the environment.
+    if url is None or url.startswith("sqlite:"):
+        return url
+    if _PASSWORD_BEFORE_HOST.search(url) or _PASSWORD_AS_PARAMETER.search(url):
+        raise typer.BadParameter(
+            "it holds a password, which every process list would show: set BASICAUTH_BACKEND instead"
+        )
+    return url
+
+
+BackendUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        metavar="URL",
+        callback=_without_password,
+        help="The key backend; without it, BASICAUTH_BACKEND.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+ClientId = Annotated[str, typer.Argument(metavar="ID", help="The client id.", show_default=False)]
+SecretStdin = Annotated[
+    bool, typer.Option("--secret-stdin", help="Read the secret from stdin; one final newline is dropped.")
+]
+
+
+def remember_backend(ctx: typer.Context, url: str | None) -> None:
+    """Keep what ``--backend`` said before the command; the nearest to the command counts."""
+    ctx.obj = url or ctx.obj
+
+
+@contextmanager
+def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iterator[Backend]:
+    """Open the backend that a command means, and close it behind.
+
+    Args:
+        ctx: The command's; knows the ``--backend`` before the command.
+        url: The ``--backend`` behind it, which goes first.
+        create: Make a missing SQLite file.
+    """
+    backend = open_backend(url or ctx.obj, create=create)
+    try:
+        yield backend
+    finally:
+        backend.close()

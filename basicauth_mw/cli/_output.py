@@ -1,0 +1,147 @@
+"""What the commands print: JSON lines for programs, inert text for people.
+
+Names, ids and metadata come from a database that others may write to, so nothing of theirs reaches a
+terminal as anything but visible text: control characters, escape sequences, bidirectional overrides and
+rich's markup are all shown, never obeyed.
+"""
+
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..model import Key, utcnow
+
+# Wider than any table: output that is not for a terminal is cut or folded nowhere.
+_UNBOUNDED_COLUMNS = 1_000_000
+
+_STYLES = {"active": "green", "expired": "yellow", "disabled": "yellow", "revoked": "red"}
+
+
+def inert(text: str) -> str:
+    """Make foreign text safe for a terminal: what is not visible is escaped as in Python, spaces apart."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def moment(value: datetime | None) -> str | None:
+    """A time as RFC 3339 in UTC with ``Z``."""
+    return None if value is None else value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def state_of(key: Key) -> str:
+    """One word for whether a key works: ``active``, ``expired``, ``disabled`` or ``revoked``."""
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.disabled:
+        return "disabled"
+    now = utcnow()
+    ends = [secret.expires_at for secret in key.secrets]
+    if _is_past(key.expires_at, now) or (ends and all(_is_past(end, now) for end in ends)):
+        return "expired"
+    return "active"
+
+
+def _is_past(end: datetime | None, now: datetime) -> bool:
+    return end is not None and end <= now
+
+
+def key_fields(key: Key) -> dict[str, Any]:
+    """A key as ``--json`` shows it: never its hashes."""
+    return {
+        "client_id": key.client_id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "created_at": moment(key.created_at),
+        "expires_at": moment(key.expires_at),
+        "revoked_at": moment(key.revoked_at),
+        "disabled": key.disabled,
+        "last_used_at": moment(key.last_used_at),
+        "metadata": dict(key.metadata),
+    }
+
+
+def print_json(fields: Mapping[str, Any]) -> None:
+    """Print one object on one line, in ASCII, so that no name in it can act on a terminal."""
+    say(json.dumps(fields, ensure_ascii=True, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):  # somebody's store may keep metadata in read-only views
+        return dict(value)
+    return str(value)
+
+
+def say(text: str = "") -> None:
+    """Print one line to stdout. Foreign text in it must have passed ``inert``."""
+    sys.stdout.write(f"{text}\n")
+
+
+def flush() -> None:
+    """Hand what was printed to the operating system now, or raise ``OSError``."""
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """Print one line to stderr, made inert."""
+    sys.stderr.write(f"{inert(text)}\n")
+
+
+def print_key(key: Key) -> None:
+    """Print one key for people, a field a line."""
+    rows = [
+        ("id", key.client_id),
+        ("name", key.name),
+        ("state", state_of(key)),
+        ("scopes", " ".join(sorted(key.scopes))),
+        ("created", moment(key.created_at)),
+        ("expires", moment(key.expires_at) or "never"),
+        ("revoked", moment(key.revoked_at)),
+        ("last used", moment(key.last_used_at)),
+        (
+            "metadata",
+            json.dumps(dict(key.metadata), ensure_ascii=False, default=_plain) if key.metadata else "",
+        ),
+    ]
+    for label, value in rows:
+        if value:
+            say(f"{label:<10} {inert(value)}")
+
+
+def print_keys(keys: Iterable[Key]) -> None:
+    """Print a table of keys for people."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("ID", no_wrap=True, overflow="fold")  # a minted id is of use only in full
+    for heading in ("NAME", "STATE", "SCOPES", "EXPIRES", "LAST USED"):
+        table.add_column(heading, overflow="fold")
+    for key in keys:
+        state = state_of(key)
+        table.add_row(
+            Text(inert(key.client_id)),
+            Text(inert(key.name)),
+            Text(state, style=_STYLES[state]),
+            Text(inert(" ".join(sorted(key.scopes)))),
+            Text(_to_the_minute(key.expires_at)),
+            Text(_to_the_minute(key.last_used_at)),
+        )
+    if not table.row_count:
+        say("no keys")
+        return
+    width = None if sys.stdout.isatty() else _UNBOUNDED_COLUMNS
+    Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False).print(table)
+
+
+def _to_the_minute(value: datetime | None) -> str:
+    return "never" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ")

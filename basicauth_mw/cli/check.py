@@ -1,0 +1,153 @@
+"""``basicauth-mw check``: what is configured, whether it works, and what to do."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+
+import typer
+
+from ..backend import Backend, open_backend
+from ..errors import (
+    BackendError,
+    BasicAuthError,
+    ConfigurationError,
+    MissingExtra,
+    ReadOnlyBackend,
+    UnreadableRecord,
+)
+from ..minting import ID_PREFIX, mint
+from ..model import Key
+from ..settings import FIELDS, Option, Settings
+from ._errors import CommandError
+from ._options import AsJson, BackendUrl
+from ._output import inert, print_json, say, state_of
+
+_USERINFO = re.compile(r"//[^/]*@")
+_QUERY = re.compile(r"\?.*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong, or may be.
+
+    Attributes:
+        code: Stable; for programs.
+        message: What was seen; holds no secret.
+        remedy: What to do about it.
+    """
+
+    code: str
+    message: str
+    remedy: str
+
+
+def check(ctx: typer.Context, backend: BackendUrl = None, as_json: AsJson = False) -> None:
+    """Say what is configured, whether it works, and what to do. Status 1 if it does not work."""
+    url = backend or ctx.obj
+    settings: Settings | None = None
+    problems: list[Finding] = []
+    warnings: list[Finding] = []
+    try:
+        settings = Settings.from_env(backend=url) if url else Settings.from_env()
+        with open_backend(settings=settings) as opened:
+            problems = list(_problems_of(opened))
+            warnings = list(_warnings_of(opened))
+    except Exception as exc:  # whatever a store does, this command exists to report it
+        problems = list(_told_by(exc))
+    if as_json:
+        print_json(
+            {
+                "ok": not problems,
+                "problems": [asdict(each) for each in problems],
+                "warnings": [asdict(each) for each in warnings],
+            }
+        )
+    else:
+        _report(settings, problems, warnings)
+    if problems:
+        raise CommandError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found, see above")
+
+
+def _problems_of(backend: Backend) -> Iterator[Finding]:
+    backend.get(mint(ID_PREFIX))  # nobody's: whether the store answers is all that matters
+    holds_slow = getattr(backend.store, "holds_slow", None)
+    if holds_slow is not None and holds_slow() and find_spec("argon2") is None:
+        yield Finding(
+            MissingExtra.code,
+            "the backend holds keys with slow hashes, which cannot be checked without argon2-cffi",
+            "run  pip install 'basicauth_mw[passwords]'",
+        )
+    try:
+        states = {state_of(key) for key in _until_active(backend)}
+    except ReadOnlyBackend:
+        return  # a store that cannot list its keys
+    if "active" not in states:
+        held = "only keys that are expired, disabled or revoked" if states else "no key"
+        yield Finding(
+            "no_active_key",
+            f"the backend holds {held}, so every request is refused",
+            "make a key:  basicauth-mw keys create --name NAME",
+        )
+
+
+def _until_active(backend: Backend) -> Iterator[Key]:
+    for key in backend.iter_keys():
+        yield key
+        if state_of(key) == "active":
+            return
+
+
+def _warnings_of(backend: Backend) -> Iterator[Finding]:
+    warnings = getattr(backend.store, "warnings", None)
+    if warnings is not None:
+        for code, message, remedy in warnings():
+            yield Finding(code, message, remedy)
+
+
+def _told_by(exc: Exception) -> Iterator[Finding]:
+    match exc:
+        case MissingExtra():
+            yield Finding(exc.code, str(exc), f"run  pip install 'basicauth_mw[{exc.extra}]'")
+        case ConfigurationError():
+            for problem in exc.problems:
+                yield Finding(exc.code, problem, "correct the setting, then run this again")
+        case UnreadableRecord():
+            yield Finding(
+                exc.code, str(exc), "restore the record from a backup, or delete it where it is stored"
+            )
+        case BackendError():
+            yield Finding(
+                exc.code, str(exc) or exc.detail, "see that the backend is up and can be reached from here"
+            )
+        case BasicAuthError():
+            yield Finding(exc.code, str(exc), "see the message")
+        case _:  # its text may hold the URL, and that a password
+            yield Finding(
+                "unexpected_error",
+                f"the backend failed in a way that is not foreseen ({type(exc).__name__})",
+                "see the documentation of the backend",
+            )
+
+
+def _report(settings: Settings | None, problems: list[Finding], warnings: list[Finding]) -> None:
+    if settings is not None:
+        for option in FIELDS:
+            value = getattr(settings, option.name)
+            if option.name == "backend" or value != option.default:
+                say(f"{option.name:<18} {inert(_shown(option, value))}")
+    for label, findings in (("problem", problems), ("warning", warnings)):
+        for each in findings:
+            say(f"{label}: {inert(each.message)}")
+            say(f"  -> {inert(each.remedy)}")
+    if not problems:
+        say("ok")
+
+
+def _shown(option: Option, value: object) -> str:
+    if option.kind == "secrets":
+        return "(set, not shown)"
+    if option.name == "backend":
+        url = str(value)
+        return url if url.startswith("sqlite:") else _QUERY.sub("?...", _USERINFO.sub("//***@", url))
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,147 @@
+"""``basicauth-mw demo``: the FastAPI example, protected, with a key that was just made."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from ..backend import open_backend
+from ..model import utcnow
+from ..settings import ENV_PREFIX
+from ._curl import curl_line
+from ._errors import CommandError, reason_of
+from ._options import AsJson, BackendUrl
+from ._output import flush, print_json, say
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+
+_KEY_LIVES = timedelta(days=1)
+_SHUTDOWN_S = 2
+
+
+def demo(
+    ctx: typer.Context,
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = DEFAULT_PORT,
+    database: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the keys here.", show_default="a temporary file")
+    ] = None,
+    backend: BackendUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the FastAPI example on this machine, with a key that lasts a day, until Ctrl-C.
+
+    The keys are in an embedded SQLite file. BASICAUTH_* variables are not looked at.
+    """
+    url = backend or ctx.obj
+    if url and database:
+        raise typer.BadParameter("give --backend or --database, not both")
+    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+        raise CommandError(f"the demo needs {' and '.join(missing)}: run  pip install {' '.join(missing)}")
+    with _interrupted_by_signals(), TemporaryDirectory(prefix="basicauth-demo-") as folder:
+        url = url or f"sqlite:///{(database or Path(folder) / 'keys.db').absolute()}"
+        with _listening(port) as listener:
+            address = f"http://{HOST}:{listener.getsockname()[1]}"
+            _serve(url, address, listener, as_json=as_json)
+
+
+def _serve(url: str, address: str, listener: socket.socket, *, as_json: bool) -> None:
+    import uvicorn  # in no extra; only this command needs it
+
+    logging.basicConfig(format="%(levelname)s:     %(message)s")  # the log of a server, unlike other commands
+    # The demo is the same wherever it runs: the app below reads this one setting and no other.
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        del os.environ[name]
+    os.environ[f"{ENV_PREFIX}BACKEND"] = url
+    with open_backend(create=True) as keys:
+        issued = keys.create(name="demo", scopes=["read"], expires_at=utcnow() + _KEY_LIVES)
+    requests = _requests(address, issued.client_id, issued.secret)
+    app = _load_example()
+    if as_json:
+        print_json(
+            {
+                "url": address,
+                "client_id": issued.client_id,
+                "secret": issued.secret,
+                "authorization": issued.authorization,
+                "requests": [
+                    {"status": status, "about": about, "curl": line} for status, about, line in requests
+                ],
+            }
+        )
+    else:
+        say(f"Serving on {address} - stop with Ctrl-C. In another terminal:")
+        for status, about, line in requests:
+            say(f"\n# {status}: {about}\n{line}")
+        say()
+    flush()  # whoever reads a pipe waits for these lines
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SHUTDOWN_S)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _requests(address: str, client_id: str, secret: str) -> list[tuple[int, str, str]]:
+    def curl(path: str, *options: str) -> str:
+        return curl_line(address + path, client_id, secret, "-i", *options)
+
+    post = ("-H", "Content-Type: application/json", "-d", '{"text": "hello"}')
+    return [
+        (200, "the right key", curl("/echo", *post)),
+        (401, "no key", f"curl -i {address}/missing"),
+        (401, "a wrong key", curl_line(f"{address}/missing", client_id, "wrong", "-i")),
+        (404, "the app's own answer passes through", curl("/missing")),
+        (500, "the app raised an exception", curl("/broken")),
+        (504, "the app outran timeout_s", curl("/slow")),
+        (200, "an excluded path needs no key", f"curl -i {address}/health"),
+    ]
+
+
+def _load_example() -> Any:
+    """The app of ``examples/fastapi_app.py``, of which the wheel carries a copy beside this file."""
+    copy = Path(__file__).with_name("_demo_app.py")
+    path = copy if copy.exists() else Path(__file__).parents[2] / "examples" / "fastapi_app.py"
+    spec = spec_from_file_location("basicauth_mw_demo_app", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise CommandError("this installation comes without the example that the demo serves")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # FastAPI resolves the annotations of the handlers through it
+    spec.loader.exec_module(module)
+    return module.app
+
+
+@contextmanager
+def _listening(port: int) -> Iterator[socket.socket]:
+    """Take the port before anything is promised: requests wait in its queue until the server is up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+            listener.listen()
+        except OSError as exc:
+            raise CommandError(
+                f"port {port} on {HOST} cannot be used ({reason_of(exc)}): choose another with --port"
+            ) from None
+        yield listener
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, and end quietly, so that what was made is removed.
+
+    uvicorn raises the signal that stopped it once more when it is done; without this the process would die of
+    it there and then. It does not know SIGHUP, so that one is passed on as the other.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
+    with suppress(KeyboardInterrupt):
+        yield
