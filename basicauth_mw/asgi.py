@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .settings import Settings
 
     Scope = MutableMapping[str, Any]
-    Headers = list[tuple[bytes, bytes]] | tuple[tuple[bytes, bytes], ...]
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
@@ -38,7 +37,7 @@ class ScopeFacts:
     @staticmethod
     def authorization(request: Scope) -> bytes | None:
         found: bytes | None = None
-        for name, value in _headers(request):
+        for name, value in request["headers"]:
             # Compared without case: ASGI no longer promises lower case.
             if len(name) == 13 and (name == _AUTHORIZATION or name.lower() == _AUTHORIZATION):
                 found = value if found is None else b"%b, %b" % (found, value)
@@ -47,7 +46,7 @@ class ScopeFacts:
     @staticmethod
     def header(request: Scope, name: str) -> str | None:
         wanted = name.encode()
-        values = [value for sent, value in _headers(request) if sent.lower() == wanted]
+        values = [value for sent, value in request["headers"] if sent.lower() == wanted]
         return values[0].decode("latin-1") if len(values) == 1 else None
 
     @staticmethod
@@ -67,10 +66,6 @@ class ScopeFacts:
     def path(request: Scope) -> tuple[str, str, bytes]:
         raw = request.get("raw_path") or b""
         return request["path"], request.get("root_path") or "", raw.partition(b"?")[0]
-
-    @staticmethod
-    def client_id(request: Scope) -> str | None:
-        return request["user"].client_id or None
 
 
 class BasicAuthMiddleware:
@@ -108,55 +103,63 @@ class BasicAuthMiddleware:
                 raise RuntimeError(f"unknown ASGI scope type {kind!r}: it is not let through unchecked")
             await self._lifespan(scope, receive, send)
             return
-        scope = dict(scope)  # ours to change; the server's stays as it is
-        decision = self._gate.begin(scope)
+        if not isinstance(scope.get("headers"), list):  # any iterable, even a one-shot one
+            scope = {**scope, "headers": list(scope.get("headers", ()))}
+        gate = self._gate
+        decision = gate.begin(scope)
         if not isinstance(decision, Allow):
             if not isinstance(decision, Deny):
-                decision = await arun(decision, self._gate.aperform)
+                decision = await arun(decision, gate.performer)
             if isinstance(decision, Deny):
-                await _refuse(scope, receive, send, self._gate.refuse(scope, decision))
+                await _refuse(scope, receive, send, gate.refuse(scope, decision))
                 return
-        scope["user"] = scope["auth"] = decision.principal
+        # The app gets a scope of its own: the server's, and what we read for our answers, stay as they came.
+        inner = dict(scope)
+        inner["user"] = inner["auth"] = decision.principal
         if self._strips:
-            scope["headers"] = [pair for pair in _headers(scope) if pair[0].lower() != _AUTHORIZATION]
+            inner["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != _AUTHORIZATION]
         if not self._guards:
-            await self.app(scope, receive, send)
+            await self.app(inner, receive, send)
         elif kind == "http":
-            await self._guarded(scope, receive, send)
+            await self._guarded(scope, inner, receive, send)
         else:
-            await self._websocket(scope, receive, send)
+            await self._websocket(scope, inner, receive, send)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _guarded(self, scope: Scope, inner: Scope, receive: Receive, send: Send) -> None:
         guard = _Guard(send)
+        client_id = inner["user"].client_id
         timeout_s = self._gate.settings.timeout_s
         try:
             if timeout_s is None:
-                await self.app(scope, receive, guard.send)
+                await self.app(inner, receive, guard.send)
             else:
-                await self._timed(scope, receive, guard, timeout_s)
+                await self._timed(scope, inner, receive, guard, timeout_s)
         except Exception as exc:
-            routine = is_routine(exc)
             if guard.begun:
                 raise
-            if not self._gate.settings.map_errors:
-                await guard.release()
+            routine = is_routine(exc)
+            if not self._gate.settings.map_errors or (guard.holds_answer and handles_errors(inner)):
+                await guard.release()  # not ours to replace
                 raise
             if not routine and handles_errors(scope):
                 raise  # its own handler is round us, and has not had its turn
-            await guard.answer(scope, self._gate.answer_exception(scope, exc, traceback=False))
+            answer = self._gate.answer_exception(scope, exc, client_id=client_id, traceback=False)
+            await guard.answer(scope, answer)
             if not routine:
                 raise
         else:
             await guard.release()
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(self, scope: Scope, inner: Scope, receive: Receive, send: Send) -> None:
         """Call the app; a refusal that it raises before it has answered the handshake becomes the answer."""
-        connected = answered = False
+        connected = answered = gone = False
+        client_id = inner["user"].client_id
 
         async def receiving() -> Message:
-            nonlocal connected
+            nonlocal connected, gone
             message = await receive()
             connected = True
+            gone = gone or message["type"] == "websocket.disconnect"
             return message
 
         async def sending(message: Message) -> None:
@@ -165,17 +168,19 @@ class BasicAuthMiddleware:
             await send(message)
 
         try:
-            await self.app(scope, receiving, sending)
+            await self.app(inner, receiving, sending)
         except Exception as exc:
-            if answered or not is_routine(exc) or not self._gate.settings.map_errors:
+            if answered or gone or not is_routine(exc) or not self._gate.settings.map_errors:
                 raise
-            answer = self._gate.answer_exception(scope, exc, traceback=False)
+            answer = self._gate.answer_exception(scope, exc, client_id=client_id, traceback=False)
             if connected:
                 await _deny(scope, send, answer)
             else:
                 await _refuse(scope, receive, send, answer)
 
-    async def _timed(self, scope: Scope, receive: Receive, guard: _Guard, timeout_s: float) -> None:
+    async def _timed(
+        self, scope: Scope, inner: Scope, receive: Receive, guard: _Guard, timeout_s: float
+    ) -> None:
         """Call the app; if no body event comes in time, answer 504 at once, then cancel and await it."""
         # The app stays in this task, so that its context variables and its cancellation are what they would
         # be without us. The answer is sent by a task of its own: a handler may ignore its cancellation.
@@ -195,7 +200,7 @@ class BasicAuthMiddleware:
 
         guard.timer = get_running_loop().call_later(timeout_s, time_out)
         try:
-            await self.app(scope, receive, guard.send)
+            await self.app(inner, receive, guard.send)
         except CancelledError:
             if answering is None or task.uncancel() > cancelling:
                 raise  # cancelled from outside, perhaps as well
@@ -247,6 +252,11 @@ class _Guard:
         self.closed = False
         self.timer: TimerHandle | None = None
 
+    @property
+    def holds_answer(self) -> bool:
+        """Whether a whole answer is held back, not just its start."""
+        return self._body is not None
+
     async def send(self, message: Message) -> None:
         """What the app is given to send with."""
         if self.closed:
@@ -292,14 +302,6 @@ class _Guard:
     def _stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
-
-
-def _headers(scope: Scope) -> Headers:
-    """The header fields; an iterator is put back as a list, so that the app can read it as well."""
-    headers: Any = scope.get("headers", ())
-    if not isinstance(headers, list | tuple):
-        headers = scope["headers"] = list(headers)
-    return cast("Headers", headers)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:

@@ -98,11 +98,11 @@ class Backend:
             BackendUnavailable: The store cannot be asked within ``backend_deadline_s``.
             UnreadableRecord: The record is damaged.
         """
-        return self._performer.lookup(client_id)
+        return self._performer.lookup(client_id, self._performer.deadline())
 
     async def aget(self, client_id: str) -> Key | None:
         """``get`` for an event loop."""
-        return await self._performer.alookup(client_id)
+        return await self._performer.alookup(client_id, self._performer.deadline())
 
     def iter_keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Key]:
         """Walk over keys in the order of their ids' octets, in constant memory.

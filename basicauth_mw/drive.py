@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never, cast
@@ -28,10 +29,12 @@ LOOKUP_WORKERS: Final = 8
 LOOKUPS_WAITING: Final = 256
 SLOW_WAITING_PER_WORKER: Final = 8
 _SLOW_FACT_AGE_S: Final = 1.0
+_LINES_PER_MINUTE: Final = 20
 
 
-def run(steps: Steps, perform: Callable[[Effect], object]) -> Decision:
-    """Run ``steps`` to their end, performing what they ask for."""
+def run(steps: Steps, performer: Performer) -> Decision:
+    """Run ``steps`` to their end, performing what they ask for within one deadline."""
+    ends_at = performer.deadline()
     resume: Callable[[], Effect] = steps.__next__
     while True:
         try:
@@ -39,13 +42,14 @@ def run(steps: Steps, perform: Callable[[Effect], object]) -> Decision:
         except StopIteration as done:
             return cast("Decision", done.value)
         try:
-            resume = partial(steps.send, perform(effect))
+            resume = partial(steps.send, performer.perform(effect, ends_at))
         except BackendError as exc:
             resume = partial(steps.throw, exc)  # the core says what an outage means: refuse
 
 
-async def arun(steps: Steps, perform: Callable[[Effect], Awaitable[object]]) -> Decision:
+async def arun(steps: Steps, performer: Performer) -> Decision:
     """``run`` for an event loop."""
+    ends_at = performer.deadline()
     resume: Callable[[], Effect] = steps.__next__
     while True:
         try:
@@ -53,7 +57,7 @@ async def arun(steps: Steps, perform: Callable[[Effect], Awaitable[object]]) -> 
         except StopIteration as done:
             return cast("Decision", done.value)
         try:
-            resume = partial(steps.send, await perform(effect))
+            resume = partial(steps.send, await performer.aperform(effect, ends_at))
         except BackendError as exc:
             resume = partial(steps.throw, exc)
 
@@ -83,6 +87,7 @@ class Performer:
             waiting=SLOW_WAITING_PER_WORKER * slow_hash_workers,
         )
         self._available = True
+        self._said_at: deque[float] = deque(maxlen=_LINES_PER_MINUTE)
         self._slow = False
         self._slow_asked_at = float("-inf")
 
@@ -91,38 +96,42 @@ class Performer:
         self._lookups.close()
         self._hashes.close()
 
-    def perform(self, effect: Effect) -> object:
+    def deadline(self) -> float:
+        """When a request that begins now must have its answer, by the monotonic clock."""
+        return time.monotonic() + self._deadline_s
+
+    def perform(self, effect: Effect, ends_at: float) -> object:
         """Do what a step asks for, blocking.
 
         Raises:
-            BackendError: It could not be done.
+            BackendError: It could not be done by ``ends_at``.
         """
         match effect:
             case Lookup(client_id):
-                return self.lookup(client_id)
+                return self.lookup(client_id, ends_at)
             case HoldsSlow():
-                return self.holds_slow()
+                return self.holds_slow(ends_at)
             case SlowCheck(secret, hashes):
                 return self._hash(secret, hashes).result()
             case _:
                 assert_never(effect)
 
-    async def aperform(self, effect: Effect) -> object:
+    async def aperform(self, effect: Effect, ends_at: float) -> object:
         """``perform`` for an event loop, which is never blocked."""
         match effect:
             case Lookup(client_id):
-                return await self.alookup(client_id)
+                return await self.alookup(client_id, ends_at)
             case HoldsSlow():
-                return await self.aholds_slow()
+                return await self.aholds_slow(ends_at)
             case SlowCheck(secret, hashes):
-                from asyncio import wrap_future
+                from asyncio import wrap_future  # here and below: a WSGI process never needs asyncio
 
                 return await wrap_future(self._hash(secret, hashes))
             case _:
                 assert_never(effect)
 
-    def lookup(self, client_id: str) -> Key | None:
-        """Ask for one key, blocking at most for the deadline.
+    def lookup(self, client_id: str, ends_at: float) -> Key | None:
+        """Ask for one key.
 
         Raises:
             BackendUnavailable: It cannot be asked, or answered with something else.
@@ -130,44 +139,41 @@ class Performer:
         try:
             answer = self._at_once(client_id)
             if answer is _NOT_AT_ONCE:
-                answer = self._ask(partial(self._blocking_get, client_id))
+                answer = self._ask(partial(self._blocking_get, client_id), ends_at)
         except Exception as exc:
-            raise self._failed(exc) from exc
+            raise self._failed(exc) from None
         return self._answered(answer, client_id)
 
-    async def alookup(self, client_id: str) -> Key | None:
+    async def alookup(self, client_id: str, ends_at: float) -> Key | None:
         """``lookup`` for an event loop. Suspends only if the store has to wait."""
         try:
             answer = self._at_once(client_id)
             if answer is _NOT_AT_ONCE:
                 if self._aget is None:
-                    answer = await self._aask(partial(self._blocking_get, client_id))
+                    answer = await self._aask(partial(self._blocking_get, client_id), ends_at)
                 else:
-                    from asyncio import timeout  # here and below: a WSGI process never needs asyncio
-
-                    async with timeout(self._deadline_s):
-                        answer = await self._aget(client_id)
+                    answer = await _within(ends_at, self._aget(client_id))
         except Exception as exc:
-            raise self._failed(exc) from exc
+            raise self._failed(exc) from None
         return self._answered(answer, client_id)
 
-    def holds_slow(self) -> bool:
+    def holds_slow(self, ends_at: float) -> bool:
         """Whether the store holds any slow hash, as far as known; asked again at most once a second."""
         if self._slow_is_known():
             return self._slow
         try:
-            return self._learn_slow(self._ask(self._blocking_holds_slow))
+            return self._learn_slow(self._ask(self._blocking_holds_slow, ends_at))
         except Exception as exc:
-            raise self._failed(exc) from exc
+            raise self._failed(exc) from None
 
-    async def aholds_slow(self) -> bool:
+    async def aholds_slow(self, ends_at: float) -> bool:
         """``holds_slow`` for an event loop."""
         if self._slow_is_known():
             return self._slow
         try:
-            return self._learn_slow(await self._aask(self._blocking_holds_slow))
+            return self._learn_slow(await self._aask(self._blocking_holds_slow, ends_at))
         except Exception as exc:
-            raise self._failed(exc) from exc
+            raise self._failed(exc) from None
 
     # --- asking, at once, in a thread, or from a thread
 
@@ -190,21 +196,20 @@ class Performer:
         # object's connections may belong to no other.
         return run_loop(_whole(self._aget(client_id)))
 
-    def _ask(self, question: Callable[[], T]) -> T:
+    def _ask(self, question: Callable[[], T], ends_at: float) -> T:
         job = self._lookups.submit(question)
         try:
-            return job.result(self._deadline_s)
+            return job.result(max(0, ends_at - time.monotonic()))
         except TimeoutError:
             job.abandon(self._interrupt)
             raise
 
-    async def _aask(self, question: Callable[[], T]) -> T:
-        from asyncio import timeout, wrap_future
+    async def _aask(self, question: Callable[[], T], ends_at: float) -> T:
+        from asyncio import wrap_future
 
         job = self._lookups.submit(question)
         try:
-            async with timeout(self._deadline_s):
-                return await wrap_future(job)
+            return await _within(ends_at, wrap_future(job))
         finally:
             if not job.done():
                 job.abandon(self._interrupt)
@@ -214,9 +219,7 @@ class Performer:
     def _answered(self, answer: object, client_id: str) -> Key | None:
         if answer is not None and not (isinstance(answer, Key) and answer.client_id == client_id):
             raise self._failed(TypeError("the answer is not the key asked for"))
-        if not self._available:
-            self._available = True
-            logger.warning("the key backend answers again")
+        self._say_available(True)
         return answer
 
     def _failed(self, exc: Exception) -> BackendError:
@@ -227,12 +230,25 @@ class Performer:
         elif isinstance(exc, PoolFull):
             exc = BackendUnavailable("too many look-ups wait for an answer")
         elif not isinstance(exc, BackendError):
-            # Somebody else's exception: its text may hold anything, a password included.
+            # Somebody else's exception: its text may hold anything, a password included. So it is raised
+            # without it as its cause, too.
             exc = BackendUnavailable(f"the store raised {type(exc).__name__}")
-        if self._available:
-            self._available = False
-            logger.error("the key backend cannot be asked; requests are answered 503 meanwhile: %s", exc)
+        self._say_available(False, exc)
         return exc
+
+    def _say_available(self, available: bool, exc: Exception | None = None) -> None:
+        """One line for each change of state; few, for a store that changes it with every request."""
+        if available is self._available:
+            return
+        self._available = available
+        now = time.monotonic()
+        if len(self._said_at) == _LINES_PER_MINUTE and now < self._said_at[0] + 60:
+            return
+        self._said_at.append(now)
+        if available:
+            logger.warning("the key backend answers again")
+        else:
+            logger.error("the key backend cannot be asked; requests are answered 503 meanwhile: %s", exc)
 
     # --- slow hashes
 
@@ -272,3 +288,22 @@ def _check_slow(secret: str, hashes: tuple[str, ...]) -> int | None:
 
 async def _whole(awaitable: Awaitable[T]) -> T:
     return await awaitable
+
+
+async def _within(ends_at: float, awaitable: Awaitable[T]) -> T:
+    """Await until a moment of the monotonic clock.
+
+    Raises:
+        TimeoutError: It took longer.
+        CancelledError: The request was cancelled; if something inside was, it is a failure like any other.
+    """
+    from asyncio import CancelledError, current_task, timeout
+
+    try:
+        async with timeout(max(0, ends_at - time.monotonic())):
+            return await awaitable
+    except CancelledError:
+        task = current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("the store's own work was cancelled") from None

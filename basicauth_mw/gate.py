@@ -43,7 +43,7 @@ logger = logging.getLogger("basicauth_mw")
 
 # Failures that say something about who sends them; an outage or a missing field does not.
 _COUNTED: Final = frozenset({"malformed", "unknown", "wrong_secret", "expired", "disabled", "revoked"})
-_AUDITED: Final = _COUNTED | {"missing", "backend_unavailable"}
+_AUDITED: Final = _COUNTED | {"missing", "throttled", "backend_unavailable"}
 _UNREADABLE_LOG_S: Final = 60.0
 
 _MISSING: Final = Deny(MissingCredentials(), "missing")
@@ -77,10 +77,6 @@ class Facts(Protocol[R_contra]):
         """The decoded path, the mount point in it, and the path as sent if the server tells."""
         ...
 
-    def client_id(self, request: R_contra) -> str | None:
-        """Who was let through, if somebody was."""
-        ...
-
 
 class Gate(Generic[R]):
     """Decides on requests; one for each middleware.
@@ -101,12 +97,11 @@ class Gate(Generic[R]):
         self.settings, self.backend, self.owns_backend = _configure(backend, settings, overrides)
         settings = self.settings
         self._facts = facts
-        self._performer = Performer(
+        self.performer = Performer(
             self.backend.store,
             deadline_s=settings.backend_deadline_s,
             slow_hash_workers=settings.slow_hash_workers,
         )
-        self.perform, self.aperform = self._performer.perform, self._performer.aperform
         self._cache = Cache(settings.cache_ttl_s, settings.cache_size)
         self._verifier = Verifier(self.backend.hasher, self._cache)
         self.backend.on_change(_Forget(self._cache))
@@ -147,9 +142,9 @@ class Gate(Generic[R]):
         request_id = self.request_id(request)
         if deny.reason in _COUNTED:
             self._count(request, deny.client_id)
-        if deny.reason in _AUDITED:
+        if deny.is_news and deny.reason in _AUDITED:
             audit.record(
-                "auth.refused",
+                "auth.throttled" if deny.reason == "throttled" else "auth.refused",
                 client_id=deny.client_id,
                 reason=deny.reason,
                 address=self._facts.address(request) or None,
@@ -193,15 +188,7 @@ class Gate(Generic[R]):
         blocked = self._limits.check(address, client_id)
         if blocked is None:
             return None
-        if blocked.news:
-            audit.record(
-                "auth.throttled",
-                client_id=client_id,
-                reason="throttled",
-                address=address,
-                request_id=self.request_id(request),
-            )
-        return Deny(Throttled(retry_after_s=blocked.retry_after_s), "throttled", client_id)
+        return Deny(Throttled(retry_after_s=blocked.retry_after_s), "throttled", client_id, blocked.news)
 
     def _count(self, request: R, client_id: str | None) -> None:
         if not self._limits:
@@ -214,19 +201,22 @@ class Gate(Generic[R]):
 
     # --- after the app
 
-    def answer_exception(self, request: R, exc: BaseException, *, traceback: bool) -> Answer:
+    def answer_exception(
+        self, request: R, exc: BaseException, *, client_id: str | None, traceback: bool
+    ) -> Answer:
         """The answer for what the app raised before it had sent anything.
 
         Args:
-            request: What was asked.
+            request: What was asked, as it came in.
             exc: What was raised.
+            client_id: Who asked; None or empty: nobody was verified.
             traceback: Log it with its traceback: the exception ends here, no server will.
         """
         request_id = self.request_id(request)
         if isinstance(sole(exc), InsufficientScope):
             audit.record(
                 "auth.refused",
-                client_id=self._facts.client_id(request),
+                client_id=client_id or None,
                 reason="insufficient_scope",
                 address=self._facts.address(request) or None,
                 request_id=request_id,
@@ -264,13 +254,16 @@ class Gate(Generic[R]):
     async def awarm(self) -> None:
         """Open the store's connections; one that is down is logged and asked again by the first request."""
         with suppress(BasicAuthError):  # the performer has said so
-            await self._performer.alookup(mint(ID_PREFIX))
+            await self.performer.alookup(mint(ID_PREFIX), self.performer.deadline())
 
     async def aclose(self) -> None:
-        """Close what this gate has opened."""
-        self._performer.close()
+        """Close what this gate has opened; a failure is logged and keeps nothing from ending."""
+        self.performer.close()
         if self.owns_backend:
-            await self.backend.aclose()
+            try:
+                await self.backend.aclose()
+            except Exception:
+                logger.exception("the key backend failed to close")
 
     def _log_unreadable(self, deny: Deny, request_id: str) -> None:
         now = time.monotonic()

@@ -127,11 +127,13 @@ class Deny:
         error: What the client is told: its ``status``, ``code`` and ``detail``.
         reason: What the audit log is told, one of a closed set.
         client_id: The id that was claimed, if one could be read.
+        is_news: False: the audit log has had it, and need not have it for every request of a flood.
     """
 
     error: BasicAuthError
     reason: str
     client_id: str | None = None
+    is_news: bool = True
 
 
 Decision = Allow | Deny

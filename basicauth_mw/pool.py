@@ -34,14 +34,17 @@ class Job(Future[T], Generic[T]):
     def run(self) -> None:
         """Do the work on the calling thread, unless it was cancelled while it waited."""
         if not self.set_running_or_notify_cancel():
+            del self._work
             return
         with self._lock:
             self._thread_id = threading.get_ident()
         try:
             result = self._work()
-        except BaseException as exc:  # whoever waits for the job gets it, whatever it is
+        except BaseException as exc:
             self._leave()
-            self.set_exception(exc)
+            # What means "end" to the main thread, or to a generator, is a failure like any other here.
+            ends = isinstance(exc, StopIteration) or not isinstance(exc, Exception)
+            self.set_exception(RuntimeError(f"{type(exc).__name__} in a worker") if ends else exc)
         else:
             self._leave()
             self.set_result(result)
@@ -86,8 +89,7 @@ class WorkerPool:
         Raises:
             PoolFull: There is no room for it.
         """
-        if self._pid != os.getpid():
-            self._reset()  # after a fork there are no threads, and the lock may be held by one of them
+        self._mind_fork()
         job = Job(work)
         with self._changed:
             if self._idle <= len(self._jobs):
@@ -104,10 +106,15 @@ class WorkerPool:
 
     def close(self) -> None:
         """Let the threads end when the queue is empty; a later ``submit`` starts new ones."""
+        self._mind_fork()
         with self._changed:
             self._closing += self._threads
             self._threads = 0
             self._changed.notify_all()
+
+    def _mind_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._reset()  # there are no threads in the child, and the lock may be held by one of them
 
     def _reset(self) -> None:
         self._pid = os.getpid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def problem_of(exc: BaseException) -> Problem:
     if isinstance(exc, BasicAuthError) and exc.status is not None:
         retry_after_s = None
         if isinstance(exc, Throttled):
-            retry_after_s = max(1, exc.retry_after_s)
+            retry_after_s = max(1, math.ceil(exc.retry_after_s))
         elif isinstance(exc, BackendError):
             retry_after_s = _RETRY_AFTER_S
         return Problem(exc.status, exc.code, exc.detail, retry_after_s)
@@ -85,7 +86,8 @@ def problem_of(exc: BaseException) -> Problem:
 
 def is_routine(exc: BaseException) -> bool:
     """Whether an exception is a normal refusal of the caller, and so nobody's error to be logged."""
-    return isinstance(sole(exc), Rejected)
+    exc = sole(exc)
+    return isinstance(exc, Rejected) and exc.status is not None
 
 
 def render(problem: Problem, *, request_id: str, challenge: str) -> Answer:

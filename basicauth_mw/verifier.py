@@ -9,8 +9,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .credentials import parse_basic
-from .errors import BackendError, InvalidCredentials, MalformedCredentials
+from .credentials import Credentials, parse_basic
+from .errors import BackendError, InvalidCredentials, MalformedCredentials, UnreadableRecord
 from .hashing import is_slow
 from .minting import Shape, recognise
 from .model import Allow, Decision, Deny, Key, Principal, Secret, utcnow
@@ -91,21 +91,28 @@ class Verifier:
         client_id = None
         try:
             credentials = parse_basic(field)
-            client_id, secret = credentials.client_id, credentials.secret
-            shape = recognise(secret)
-            if len(client_id.encode()) > MAX_ID_OCTETS or len(secret.encode()) > MAX_SECRET_OCTETS:
-                return Deny(InvalidCredentials(), "malformed")  # no key can be so long
-            if shape is Shape.MISTYPED:
-                return Deny(InvalidCredentials(), "malformed", client_id)
-            epoch = self.cache.epoch
-            key = yield from Lookup(client_id)
-            match = yield from self._match(secret, shape, key.secrets if key else ())
+            client_id = credentials.client_id
+            return (yield from self._verdict(field, credentials))
         except MalformedCredentials:
             return Deny(MalformedCredentials(), "malformed")
         except BackendError as exc:
-            return Deny(
-                exc.with_traceback(None), "backend_unavailable", client_id
-            )  # its frames hold the secret
+            # Without its frames, which hold the secret.
+            return Deny(exc.with_traceback(None), "backend_unavailable", client_id)
+        except (AttributeError, TypeError, ValueError) as exc:
+            # A Key of somebody's own making that is not what its types say: it never authenticates.
+            error = UnreadableRecord(f"its key is not made as it should be ({type(exc).__name__})")
+            return Deny(error, "backend_unavailable", client_id)
+
+    def _verdict(self, field: bytes, credentials: Credentials) -> Steps:
+        client_id, secret = credentials.client_id, credentials.secret
+        if len(client_id.encode()) > MAX_ID_OCTETS or len(secret.encode()) > MAX_SECRET_OCTETS:
+            raise MalformedCredentials("longer than any key")
+        shape = recognise(secret)
+        if shape is Shape.MISTYPED:
+            return Deny(InvalidCredentials(), "malformed", client_id)
+        epoch = self.cache.epoch
+        key = yield from Lookup(client_id)
+        match = yield from self._match(secret, shape, key.secrets if key else ())
         if key is None or match is None:
             return Deny(InvalidCredentials(), "unknown" if key is None else "wrong_secret", client_id)
         ends = [moment for moment in (key.expires_at, match.expires_at) if moment is not None]

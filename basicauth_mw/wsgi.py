@@ -66,11 +66,6 @@ class EnvironFacts:
         raw = str(request.get("RAW_URI") or request.get("REQUEST_URI") or "")
         return path, "", raw.partition("?")[0].encode("utf-8", "replace")
 
-    @staticmethod
-    def client_id(request: Environ) -> str | None:
-        principal = request.get(PRINCIPAL)
-        return principal.client_id if principal is not None else None
-
 
 class BasicAuthMiddleware:
     """Lets requests with a valid API key through to a WSGI app, and answers all others.
@@ -100,42 +95,46 @@ class BasicAuthMiddleware:
         self._maps_errors = self._gate.settings.map_errors
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        environ = environ.copy()  # ours to change; the server's stays as it is
-        for name in ("REMOTE_USER", "AUTH_TYPE", PRINCIPAL):
-            environ.pop(name, None)
-        decision = self._gate.begin(environ)
+        gate = self._gate
+        decision = gate.begin(environ)
         if not isinstance(decision, Allow):
             if not isinstance(decision, Deny):
-                decision = run(decision, self._gate.perform)
+                decision = run(decision, gate.performer)
             if isinstance(decision, Deny):
-                return _answer(environ, start_response, self._gate.refuse(environ, decision))
+                return _answer(environ, start_response, gate.refuse(environ, decision))
+        # The app gets an environ of its own: the server's, and what our answers read, stay as they came.
+        inner = environ.copy()
         principal = decision.principal
         if principal.is_authenticated:
-            environ["REMOTE_USER"] = principal.client_id.encode().decode("latin-1")
-            environ["AUTH_TYPE"] = "Basic"
-            environ[PRINCIPAL] = principal
+            inner["REMOTE_USER"] = principal.client_id.encode().decode("latin-1")
+            inner["AUTH_TYPE"] = "Basic"
+            inner[PRINCIPAL] = principal
         else:
-            environ[PRINCIPAL] = None
+            inner.pop("REMOTE_USER", None)
+            inner.pop("AUTH_TYPE", None)
+            inner[PRINCIPAL] = None
         if self._strips:
-            environ.pop("HTTP_AUTHORIZATION", None)
+            inner.pop("HTTP_AUTHORIZATION", None)
         if not self._maps_errors:
-            return self.app(environ, start_response)
-        return self._guarded(environ, start_response)
+            return self.app(inner, start_response)
+        return self._guarded(environ, inner, start_response, principal.client_id)
 
-    def _guarded(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _guarded(
+        self, environ: Environ, inner: Environ, start_response: StartResponse, client_id: str
+    ) -> Iterable[bytes]:
         guard = _Guard(start_response)
 
         def replace(exc: Exception) -> Iterable[bytes]:
             """Answer in place of the app; the one caller makes sure that it is not too late."""
             try:
-                answer = self._gate.answer_exception(environ, exc, traceback=True)
+                answer = self._gate.answer_exception(environ, exc, client_id=client_id, traceback=True)
                 return _answer(environ, start_response, answer, exc_info=(type(exc), exc, exc.__traceback__))
             finally:
                 del exc  # the frame would keep it, and it keeps the frame: PEP 3333 asks for this
 
         with flask_exceptions() as answered:
             try:
-                result = self.app(environ, guard.start_response)
+                result = self.app(inner, guard.start_response)
             except Exception as exc:
                 if guard.begun or (exc in answered and not is_routine(exc)):
                     raise  # too late; or Flask lets it out, in debug and in tests

@@ -163,7 +163,9 @@ async def run(rounds: int, calls: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=61)
     parser.add_argument("--calls", type=int, default=2000, help="of each variant in a round")
     arguments = parser.parse_args()

@@ -43,7 +43,9 @@ async def measure(variants: dict[str, Call], *, rounds: int, calls: int) -> dict
     return times
 
 
-def added_ratio(times: dict[str, list[float]], name: str, *, base: str, unit: str) -> tuple[float, float, float]:
+def added_ratio(
+    times: dict[str, list[float]], name: str, *, base: str, unit: str
+) -> tuple[float, float, float]:
     """What ``name`` adds to ``base``, as a multiple of what ``unit`` adds: lower quartile, median, upper."""
     ratios = [
         (mine - bare) / (theirs - bare)

@@ -105,7 +105,9 @@ def test_first_screen(tmp_path: Path) -> None:
     try:
         wait_for_port(port)
         for command, expected in zip(rest[::2], rest[1::2], strict=True):
-            answer = shell(command.removeprefix("$ ").replace(":8000", f":{port}").replace("curl", "curl -s", 1))
+            answer = shell(
+                command.removeprefix("$ ").replace(":8000", f":{port}").replace("curl", "curl -s", 1)
+            )
             pattern = re.escape(expected).replace(re.escape("..."), "[0-9a-f]+")
             assert re.fullmatch(pattern, answer)
     finally:

@@ -61,7 +61,7 @@ def open_store(url: str, *, deadline_s: float = 1.0, create: bool = False) -> Re
     except Exception as exc:  # somebody else's code: whatever it raises, its text may hold the URL
         raise ConfigurationError(
             f"the backend {scheme}: cannot be opened ({type(exc).__name__}): see its documentation"
-        ) from exc
+        ) from None
     return stranger
 
 

@@ -76,7 +76,9 @@ def load_key(text: str | bytes, client_id: str) -> Key:
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
         # Neither the text nor its values: both may hold hashes.
-        raise UnreadableRecord(f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})") from None
+        raise UnreadableRecord(
+            f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})"
+        ) from None
 
 
 def _to_us(moment: datetime | None) -> int | None:

@@ -18,7 +18,7 @@ import redis
 
 from basicauth_mw.backends.redis import CHANGES_KEPT, RedisStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.model import Key
 from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:

@@ -1,0 +1,495 @@
+"""Real FastAPI and Starlette apps, behind and around the middleware: exceptions become JSON in every place,
+and whatever an app answers for itself stays its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.applications import Starlette
+from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import Response  # noqa: TC002 - FastAPI reads the annotations
+from starlette.routing import Mount, Route
+
+from basicauth_mw import Backend, InsufficientScope, Issued, Settings, require_scopes
+from basicauth_mw.asgi import BasicAuthMiddleware
+from tests.shells.asgi_helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tests.shells.asgi_helpers import AnyApp, Exchange, Message
+
+    Place = Callable[[FastAPI], AnyApp]
+
+PLAIN = "Internal Server Error"
+
+
+class Boom(Exception):
+    """What a route raises."""
+
+
+def routes(app: FastAPI) -> FastAPI:
+    """One route for each way to end."""
+
+    @app.get("/ok")
+    async def ok(request: Request) -> dict[str, Any]:
+        return {"id": request.user.client_id, "scopes": sorted(request.auth.scopes)}
+
+    @app.get("/boom")
+    async def boom() -> None:
+        raise Boom("secret words")
+
+    @app.get("/boom-sync")
+    def boom_sync() -> None:
+        raise Boom("secret words")
+
+    @app.get("/timeout")
+    async def timeout() -> None:
+        raise TimeoutError
+
+    @app.get("/scope")
+    async def scope(request: Request) -> None:
+        require_scopes(request.user, "admin")
+
+    def needs_admin(request: Request) -> None:
+        require_scopes(request.user, "admin")
+
+    @app.get("/scope-dependency", dependencies=[Depends(needs_admin)])
+    def scope_dependency() -> None:
+        pytest.fail("must not be reached")
+
+    @app.get("/http-exception")
+    async def http_exception() -> None:
+        raise HTTPException(409, {"own": "detail"}, headers={"x-own": "1"})
+
+    @app.get("/http-500")
+    async def http_500() -> None:
+        raise HTTPException(500, "own words")
+
+    @app.get("/plain-500")
+    async def plain_500() -> Response:
+        return PlainTextResponse(PLAIN, 500)
+
+    @app.get("/json-500")
+    async def json_500() -> Response:
+        return JSONResponse({"own": True}, 500)
+
+    @app.get("/stream")
+    async def stream() -> Response:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"first"
+            raise Boom
+
+        return StreamingResponse(parts())
+
+    @app.get("/stream-at-once")
+    async def stream_at_once() -> Response:
+        async def parts() -> AsyncIterator[bytes]:
+            raise Boom
+            yield b""
+
+        return StreamingResponse(parts())
+
+    @app.get("/background")
+    async def background(tasks: BackgroundTasks) -> dict[str, bool]:
+        async def fail() -> None:
+            raise Boom
+
+        tasks.add_task(fail)
+        return {"done": True}
+
+    @app.get("/typed")
+    async def typed(number: int) -> int:
+        return number
+
+    return app
+
+
+@pytest.fixture(params=["round", "inside"])
+def place(request: pytest.FixtureRequest, backend: Backend) -> Place:
+    """Protect an app: wrapped from outside, or by ``add_middleware``."""
+
+    def round_it(app: FastAPI) -> AnyApp:
+        return BasicAuthMiddleware(app, backend, settings=Settings())
+
+    def inside(app: FastAPI) -> AnyApp:
+        app.add_middleware(BasicAuthMiddleware, backend=backend, settings=Settings())
+        return app
+
+    return round_it if request.param == "round" else inside
+
+
+@pytest.fixture
+def get(place: Place, issued: Issued) -> Callable[..., Exchange]:
+    """Ask a protected app with the good credentials."""
+
+    def get(path: str, app: FastAPI | None = None, **more: Any) -> Exchange:
+        protected = place(routes(FastAPI() if app is None else app))
+        headers = [(b"x-request-id", b"req-1")]
+        return call(protected, http_scope(issued.authorization, path=path, headers=headers, **more))
+
+    return get
+
+
+def test_an_app_is_protected_and_learns_who_it_is(
+    get: Callable[..., Exchange], place: Place, backend: Backend
+) -> None:
+    """The documentation pages and unknown paths are no exception."""
+    assert json.loads(get("/ok").body) == {"id": "ci", "scopes": ["read"]}
+    app = place(routes(FastAPI()))
+    for path in ("/ok", "/docs", "/openapi.json", "/nowhere", "/"):
+        assert call(app, http_scope(path=path)).problem["code"] == "missing_credentials"
+
+
+def test_the_documentation_can_be_opened(backend: Backend, issued: Issued) -> None:
+    """By ``exclude``, also below a mount."""
+    inner = routes(FastAPI())
+    inner.add_middleware(
+        BasicAuthMiddleware, backend=backend, settings=Settings(exclude=("/docs", "/openapi.json"))
+    )
+    outer = FastAPI()
+    outer.mount("/v1", inner)
+
+    assert call(outer, http_scope(path="/v1/docs")).status == 200
+    assert call(outer, http_scope(path="/v1/ok")).status == 401
+    assert call(outer, http_scope(path="/v1/docs/oauth2-redirect")).status == 401
+    assert call(inner, http_scope(path="/docs")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/boom", "/boom-sync", "/stream-at-once"])
+def test_an_exception_becomes_json_and_is_raised_on(
+    get: Callable[..., Exchange], caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """FastAPI's plain 500 is replaced; the exception still reaches the server, where monitors look."""
+    seen = get(path)
+
+    assert seen.problem == {
+        "type": "about:blank",
+        "title": PLAIN,
+        "status": 500,
+        "detail": seen.problem["detail"],
+        "code": "internal_error",
+        "request_id": "req-1",
+    }
+    assert len(seen.messages) == 2
+    assert isinstance(seen.raised, Boom)
+    assert [r.name for r in caplog.records if r.levelno >= logging.ERROR] == ["basicauth_mw"]
+
+
+def test_a_time_out_in_a_route_is_a_504(get: Callable[..., Exchange]) -> None:
+    """As on a bare app."""
+    seen = get("/timeout")
+
+    assert (seen.status, seen.problem["code"]) == (504, "timeout")
+    assert isinstance(seen.raised, TimeoutError)
+
+
+@pytest.mark.parametrize("path", ["/scope", "/scope-dependency"])
+def test_a_missing_scope_is_a_403(get: Callable[..., Exchange], path: str) -> None:
+    """From a route or a dependency; nobody's error."""
+    seen = get(path)
+
+    assert (seen.status, seen.problem["code"]) == (403, "insufficient_scope")
+    assert "www-authenticate" not in seen.headers
+    assert seen.raised is None
+
+
+@pytest.mark.parametrize("path", ["/http-exception", "/http-500", "/plain-500", "/json-500", "/typed"])
+def test_answers_stay_what_they_are(get: Callable[..., Exchange], issued: Issued, path: str) -> None:
+    """HTTPException, validation errors, any 500 that is answered: byte for byte the app's own."""
+    seen = get(path)
+    bare = call(routes(FastAPI()), http_scope(path=path))
+
+    assert seen.messages == bare.messages
+    assert seen.raised is None
+
+
+def test_a_stream_that_fails_is_broken_off(get: Callable[..., Exchange]) -> None:
+    """What was sent stays, no end is added, the exception comes out."""
+    seen = get("/stream")
+
+    assert seen.status == 200
+    assert seen.body == b"first"
+    assert all(message.get("more_body") for message in seen.messages[1:])
+    assert seen.raised is not None
+
+
+def test_a_background_task_that_fails_does_not_touch_the_answer(get: Callable[..., Exchange]) -> None:
+    """The answer is out already; the exception still reaches the server."""
+    seen = get("/background")
+
+    assert (seen.status, json.loads(seen.body)) == (200, {"done": True})
+    assert isinstance(seen.raised, Boom)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_does_not_wait_for_its_background_task(place: Place, issued: Issued, status: int) -> None:
+    """The whole answer reaches the server before the task ends: the task waits for exactly that."""
+    app = FastAPI()
+    order: list[str] = []
+
+    async def main() -> None:
+        arrived = asyncio.Event()
+
+        async def work() -> None:
+            await arrived.wait()
+            order.append("task ended")
+
+        @app.get("/")
+        async def route() -> Response:
+            return JSONResponse({"own": True}, status, background=BackgroundTask(work))
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                order.append("answer arrived")
+                arrived.set()
+
+        async with asyncio.timeout(LIMIT_S):
+            seen = await exchange(place(app), http_scope(issued.authorization), send=send)
+        assert seen.raised is None
+
+    asyncio.run(main())
+
+    assert order == ["answer arrived", "task ended"]
+
+
+def test_a_returned_default_500_waits_for_the_app_and_goes_out(place: Place, issued: Issued) -> None:
+    """It looks like Starlette's own, so it is held; when the app has returned it is what it was."""
+    app = FastAPI()
+    ran = []
+
+    @app.get("/")
+    async def route() -> Response:
+        return PlainTextResponse(PLAIN, 500, background=BackgroundTask(ran.append, 1))
+
+    seen = call(place(app), http_scope(issued.authorization))
+
+    assert (seen.status, seen.body, seen.raised) == (500, PLAIN.encode(), None)
+    assert ran == [1]
+
+
+@pytest.mark.parametrize("path", ["/boom", "/boom-sync", "/timeout"])
+@pytest.mark.parametrize("caught", [500, Exception])
+@pytest.mark.parametrize("body", ["mine", PLAIN])
+def test_a_handler_that_the_app_registered_wins(
+    get: Callable[..., Exchange], caught: int | type[Exception], path: str, body: str
+) -> None:
+    """For 500 or Exception; even if what it answers is exactly Starlette's default."""
+    app = FastAPI()
+
+    @app.exception_handler(caught)
+    async def handler(request: Request, exc: Exception) -> Response:
+        return PlainTextResponse(body, 500)
+
+    seen = get(path, app)
+
+    assert (seen.status, seen.body) == (500, body.encode())
+    assert seen.raised is not None
+
+
+def test_a_handler_for_one_exception_wins(get: Callable[..., Exchange]) -> None:
+    """Its answer is an answer like any other, and nothing is raised."""
+    app = FastAPI()
+
+    @app.exception_handler(Boom)
+    async def handler(request: Request, exc: Boom) -> Response:
+        return PlainTextResponse("mine", 418)
+
+    @app.exception_handler(InsufficientScope)
+    async def no_scope(request: Request, exc: InsufficientScope) -> Response:
+        return PlainTextResponse("no scope", 403)
+
+    seen = get("/boom", app)
+    assert (seen.status, seen.body, seen.raised) == (418, b"mine", None)
+
+
+def test_the_debug_page_wins(get: Callable[..., Exchange]) -> None:
+    """A developer wants the traceback."""
+    seen = get("/boom", FastAPI(debug=True))
+
+    assert seen.status == 500
+    assert b"secret words" in seen.body
+    assert isinstance(seen.raised, Boom)
+
+
+def test_mapping_turned_off_leaves_the_plain_500(backend: Backend, issued: Issued) -> None:
+    """And the exception."""
+    app = BasicAuthMiddleware(routes(FastAPI()), backend, settings=Settings(map_errors=False))
+    seen = call(app, http_scope(issued.authorization, path="/boom"))
+
+    assert (seen.status, seen.body) == (500, PLAIN.encode())
+    assert isinstance(seen.raised, Boom)
+
+
+@pytest.mark.parametrize("where", ["sub-app wrapped", "sub-app by add_middleware", "parent wrapped"])
+def test_a_mounted_app(backend: Backend, issued: Issued, where: str) -> None:
+    """The same answers below a mount, wherever the middleware sits."""
+    inner = routes(FastAPI())
+    outer: AnyApp
+    parent = FastAPI()
+    mounted: AnyApp = inner
+    if where == "sub-app wrapped":
+        mounted = BasicAuthMiddleware(inner, backend, settings=Settings())
+    elif where == "sub-app by add_middleware":
+        inner.add_middleware(BasicAuthMiddleware, backend=backend, settings=Settings())
+    parent.mount("/sub", mounted)
+    outer = BasicAuthMiddleware(parent, backend, settings=Settings()) if where == "parent wrapped" else parent
+
+    def get(path: str, authorization: str | None) -> Exchange:
+        return call(outer, http_scope(authorization, path=path))
+
+    assert get("/sub/ok", None).status == 401
+    assert get("/sub/ok", issued.authorization).status == 200
+    assert get("/sub/scope", issued.authorization).problem["code"] == "insufficient_scope"
+    assert get("/sub/http-exception", issued.authorization).status == 409
+    boom = get("/sub/boom", issued.authorization)
+    assert boom.problem["code"] == "internal_error"
+    assert isinstance(boom.raised, Boom)
+
+
+def test_below_other_middleware(place: Place, issued: Issued) -> None:
+    """BaseHTTPMiddleware runs the app in a task of its own; the exception is the same."""
+    app = routes(FastAPI())
+
+    async def dispatch(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        response.headers["x-seen"] = "1"
+        return response
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)
+    protected = place(app)
+
+    assert call(protected, http_scope(issued.authorization, path="/ok")).headers["x-seen"] == "1"
+    boom = call(protected, http_scope(issued.authorization, path="/boom"))
+    assert boom.problem["code"] == "internal_error"
+    assert isinstance(boom.raised, Boom)
+
+
+def test_an_app_with_users_of_its_own(backend: Backend, issued: Issued) -> None:
+    """Starlette's AuthenticationMiddleware puts its user over ours; a missing scope is still a 403."""
+
+    class Own(AuthenticationBackend):
+        async def authenticate(self, conn: Any) -> tuple[AuthCredentials, SimpleUser]:
+            return AuthCredentials(["own"]), SimpleUser("own")
+
+    async def route(request: Request) -> Response:
+        raise InsufficientScope
+
+    app = Starlette(
+        routes=[Route("/", route)], middleware=[Middleware(AuthenticationMiddleware, backend=Own())]
+    )
+    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    seen = call(gate, http_scope(issued.authorization))
+
+    assert (seen.status, seen.raised) == (403, None)
+
+
+def test_a_sync_route_that_is_too_slow_is_answered_for(backend: Backend, issued: Issued) -> None:
+    """504 while the thread still runs; its result is dropped."""
+    go_on = threading.Event()
+    answered_first = []
+    app = FastAPI()
+
+    @app.get("/")
+    def slow() -> dict[str, bool]:
+        assert go_on.wait(LIMIT_S)
+        return {"late": True}
+
+    statuses = []
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+        else:
+            answered_first.append(not go_on.is_set())
+            go_on.set()
+
+    gate = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=0.05))
+    try:
+        seen = asyncio.run(exchange(gate, http_scope(issued.authorization), send=send))
+    finally:
+        go_on.set()
+
+    assert statuses == [504]
+    assert answered_first == [True]
+    assert seen.raised is None
+
+
+def test_a_websocket_route(place: Place, issued: Issued) -> None:
+    """Checked like any other request; the route knows who it talks to."""
+    app = FastAPI()
+
+    @app.websocket("/ws")
+    async def ws(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text(socket.user.client_id)
+        await socket.close()
+
+    protected = place(app)
+    good = connect(protected, websocket_scope(issued.authorization, path="/ws"))
+    bad = connect(protected, websocket_scope(path="/ws"))
+
+    assert [message.get("text") for message in good.messages] == [None, "ci", None]
+    assert bad.status == 401
+
+
+def test_lifespan_handlers_run_once(place: Place) -> None:
+    """Start and stop, with the state that they yield."""
+    from contextlib import asynccontextmanager
+
+    order = []
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        order.append("start")
+        yield {"made": "here"}
+        order.append("stop")
+
+    scope: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    seen = call(
+        place(FastAPI(lifespan=lifespan)), scope, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
+    )
+
+    assert order == ["start", "stop"]
+    assert scope["state"] == {"made": "here"}
+    assert [message["type"] for message in seen.messages] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+
+
+def test_a_broken_configuration_lets_nobody_in(issued: Issued) -> None:
+    """Starlette builds middleware late and serves on: every request fails then, with or without a key."""
+    app = routes(FastAPI())
+    app.add_middleware(BasicAuthMiddleware, backend="nonsense://x", settings=Settings())
+    for authorization in (None, issued.authorization):
+        for path in ("/ok", "/docs", "/nowhere"):
+            seen = call(app, http_scope(authorization, path=path))
+
+            assert seen.raised is not None
+            assert b"ci" not in seen.body
+
+
+def test_one_gate_in_a_router(backend: Backend, issued: Issued) -> None:
+    """A part of an app can be protected alone, a bare ASGI callable in Starlette's Mount for one."""
+    app = Starlette(
+        routes=[
+            Mount("/private", app=BasicAuthMiddleware(App(), backend, settings=Settings())),
+            Mount("/public", app=App()),
+        ]
+    )
+
+    assert call(app, http_scope(path="/public/x")).status == 200
+    assert call(app, http_scope(path="/private/x")).status == 401
+    assert call(app, http_scope(issued.authorization, path="/private/x")).status == 200

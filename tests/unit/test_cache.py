@@ -1,0 +1,310 @@
+"""The cache of proved credentials: bounded, exact, forgetful when told to be, and without a secret inside."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from basicauth_mw.cache import Cache
+from basicauth_mw.credentials import MAX_FIELD_OCTETS
+from basicauth_mw.model import Allow, Principal
+
+
+@dataclass
+class Clock:
+    """Two clocks that stand still until they are moved."""
+
+    now: float = 1000.0
+    wall_now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.wall_now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def cache(clock: Clock) -> Cache:
+    return Cache(30, 3, clock=clock, wall=clock.wall)
+
+
+def allow(client_id: str = "a", *scopes: str) -> Allow:
+    return Allow(Principal(client_id, scopes=frozenset(scopes)))
+
+
+def put(cache: Cache, value: bytes, verdict: Allow, expires_at: datetime | None = None) -> None:
+    cache.put(value, verdict, expires_at=expires_at, epoch=cache.epoch)
+
+
+def test_only_the_very_value_is_found(cache: Cache) -> None:
+    """No prefix, no other case, no concatenation of it."""
+    put(cache, b"Basic abcd", allow())
+
+    assert cache.get(b"Basic abcd") == allow()
+    for other in (b"", b"Basic abc", b"Basic abcde", b"basic abcd", b"Basic abcd ", b"Basic abcd\x00"):
+        assert cache.get(other) is None
+
+
+def test_two_caches_share_nothing(cache: Cache) -> None:
+    """Each is keyed by itself: what is learnt of one says nothing of another."""
+    other = Cache(30, 3)
+    put(cache, b"x", allow())
+    put(other, b"x", allow())
+
+    assert cache._proofs.keys().isdisjoint(other._proofs.keys())
+
+
+def test_an_entry_ends_with_its_time(cache: Cache, clock: Clock) -> None:
+    """At the very second; a hit does not prolong it, a new proof does."""
+    put(cache, b"x", allow())
+    clock.now += 29.9
+    assert cache.get(b"x")
+    clock.now += 0.1
+    assert cache.get(b"x") is None
+    put(cache, b"x", allow())
+    assert cache.get(b"x")
+
+
+def test_an_entry_ends_with_its_key(cache: Cache, clock: Clock) -> None:
+    """By the wall clock, whatever the monotonic one says."""
+    put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
+    clock.wall_now += 4.9
+    assert cache.get(b"x")
+    clock.wall_now += 0.1
+    assert cache.get(b"x") is None
+
+
+def test_a_clock_set_back_revives_nothing_for_longer_than_the_cache_time(cache: Cache, clock: Clock) -> None:
+    """The entry's age is monotonic."""
+    put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
+    clock.wall_now -= 10_000
+    clock.now += 30
+    assert cache.get(b"x") is None
+
+
+def test_no_time_is_no_cache(clock: Clock) -> None:
+    """``cache_ttl_s=0``."""
+    cache = Cache(0, 3, clock=clock)
+    put(cache, b"x", allow())
+
+    assert cache.get(b"x") is None
+    assert len(cache) == 0
+
+
+def test_the_oldest_makes_room(cache: Cache) -> None:
+    """Never more entries than the size; proving one again adds none."""
+    for value in (b"1", b"2", b"2", b"3", b"2"):
+        put(cache, value, allow())
+    assert [bool(cache.get(value)) for value in (b"1", b"2", b"3")] == [True] * 3
+    put(cache, b"4", allow("b"))
+
+    assert len(cache) == 3
+    assert [bool(cache.get(value)) for value in (b"1", b"2", b"3", b"4")] == [False, True, True, True]
+
+
+def test_nothing_grows_with_many_clients(cache: Cache) -> None:
+    """Neither entries nor what is kept beside them, forgotten clients included."""
+    for number in range(1000):
+        client_id = f"client-{number}"
+        put(cache, b"%d" % number, allow(client_id))
+        if number % 3 == 0:
+            cache.forget(client_id)
+
+    assert len(cache) == len(cache._order) == 3
+    assert len(cache._clients) <= 3
+
+
+def test_a_value_that_is_too_long_is_not_looked_at(cache: Cache) -> None:
+    """Hashing it would cost what the bound is there to save."""
+    assert cache.get(b"x" * (MAX_FIELD_OCTETS + 1)) is None
+
+
+def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: Cache) -> None:
+    """And nobody else is."""
+    put(cache, b"1", allow("a"))
+    put(cache, b"2", allow("a"))
+    put(cache, b"3", allow("b"))
+    cache.forget("a")
+
+    assert [bool(cache.get(value)) for value in (b"1", b"2", b"3")] == [False, False, True]
+    put(cache, b"1", allow("a"))
+    assert cache.get(b"1")
+    assert cache.get(b"2") is None, "what was forgotten does not come back with the client"
+
+
+def test_a_proof_of_a_changed_key_ends_the_older_ones(cache: Cache) -> None:
+    """Two entries of one client never disagree on its scopes."""
+    put(cache, b"1", allow("a", "read"))
+    put(cache, b"2", allow("a", "read", "write"))
+
+    assert cache.get(b"1") is None
+    assert cache.get(b"2") == allow("a", "read", "write")
+    put(cache, b"1", allow("a", "read", "write"))
+    assert cache.get(b"1") == cache.get(b"2")
+
+
+def test_everything_can_be_forgotten(cache: Cache) -> None:
+    put(cache, b"1", allow("a"))
+    put(cache, b"2", allow("b"))
+    cache.clear()
+
+    assert len(cache) == 0
+    assert cache.get(b"1") is None
+    assert cache.get(b"2") is None
+
+
+@pytest.mark.parametrize("event", ["forget it", "forget another", "clear"])
+def test_what_was_looked_up_before_a_change_is_not_kept(cache: Cache, event: str) -> None:
+    """The look-up may have read what was there before the change."""
+    epoch = cache.epoch
+    if event == "clear":
+        cache.clear()
+    else:
+        cache.forget("a" if event == "forget it" else "b")
+    cache.put(b"1", allow("a"), expires_at=None, epoch=epoch)
+
+    assert cache.get(b"1") is None
+
+
+def test_no_secret_is_kept(cache: Cache) -> None:
+    """Nothing that can be reached from the cache holds the field's value."""
+    canary = b"Basic canary-canary-canary"
+    put(cache, canary, allow())
+    seen: set[int] = set()
+    waiting: list[object] = [cache]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, type):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, bytes | str):
+            assert b"canary" not in (thing if isinstance(thing, bytes) else thing.encode("utf-8", "replace"))
+        if type(thing).__module__.startswith(("basicauth_mw", "builtins", "collections")) and not callable(
+            thing
+        ):
+            waiting += gc.get_referents(thing)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    """Whatever is found is the verdict on that very value, while others write and forget."""
+    cache = Cache(30, 50)
+    wrong: list[object] = []
+    start = threading.Barrier(4)
+
+    def work(worker: int) -> None:
+        start.wait()
+        try:
+            for turn in range(1500):
+                number = (turn * 7 + worker * 13) % 80
+                verdict = allow(f"client-{number}")
+                put(cache, b"%d" % number, verdict)
+                found = cache.get(b"%d" % number)
+                if found is not None and found != verdict:
+                    wrong.append((number, found))
+                if turn % 50 == 0:
+                    cache.forget(f"client-{number}")
+        except BaseException as exc:
+            wrong.append(exc)
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert wrong == []
+    assert len(cache) <= 50
+    assert len(cache) == len(cache._order)
+
+
+@dataclass
+class Model:
+    """What a cache may answer, kept the slow and obvious way."""
+
+    clock: Clock
+    entries: dict[bytes, tuple[Allow, float, float | None]] = field(default_factory=dict)
+
+    def get(self, value: bytes) -> Allow | None:
+        found = self.entries.get(value)
+        if found is None or found[1] <= self.clock.now:
+            return None
+        return None if found[2] is not None and found[2] <= self.clock.wall_now else found[0]
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Any order of proofs, changes and time; a verdict must be one that the model holds as well.
+
+    The cache may forget more than the model (its size is bounded), never less.
+    """
+
+    values = Bundle("values")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.cache = Cache(30, 4, clock=self.clock, wall=self.clock.wall)
+        self.model = Model(self.clock)
+        self.epochs = [self.cache.epoch]
+        self.changes = 0
+        self.taken: list[tuple[int, int]] = []
+
+    @rule(target=values, number=st.integers(0, 8))
+    def value(self, number: int) -> bytes:
+        return b"%d" % number
+
+    @rule(value=values, scope=st.sampled_from(["r", "w"]), ends_in=st.none() | st.integers(-5, 40))
+    def prove(self, value: bytes, scope: str, ends_in: int | None) -> None:
+        verdict = allow(f"client-{int(value) % 3}", scope)
+        ends = None if ends_in is None else self.clock.wall_now + ends_in
+        put(self.cache, value, verdict, None if ends is None else datetime.fromtimestamp(ends, UTC))
+        for other, entry in list(self.model.entries.items()):
+            principal = entry[0].principal
+            if principal.client_id == verdict.principal.client_id and principal != verdict.principal:
+                del self.model.entries[other]
+        self.model.entries[value] = (verdict, self.clock.now + 30, ends)
+        assert self.cache.get(value) == self.model.get(value), "the newest is always kept"
+
+    @rule(number=st.integers(0, 3))
+    def change(self, number: int) -> None:
+        self.cache.forget(f"client-{number}")
+        self.model.entries = {
+            value: entry
+            for value, entry in self.model.entries.items()
+            if entry[0].principal.client_id != f"client-{number}"
+        }
+
+    @rule()
+    def clear(self) -> None:
+        self.cache.clear()
+        self.model.entries.clear()
+
+    @rule(seconds=st.integers(0, 40))
+    def wait(self, seconds: int) -> None:
+        self.clock.now += seconds
+        self.clock.wall_now += seconds
+
+    @invariant()
+    def never_says_more_than_the_model(self) -> None:
+        for number in range(9):
+            found = self.cache.get(b"%d" % number)
+            assert found is None or found == self.model.get(b"%d" % number)
+        assert len(self.cache) <= 4
+        assert len(self.cache._order) == len(self.cache)
+        assert len(self.cache._clients) <= 4
+
+
+CacheMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestCacheMachine = CacheMachine.TestCase

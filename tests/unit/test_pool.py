@@ -1,0 +1,287 @@
+"""The worker pool: bounded in threads and in waiting work, and alive again after a fork or a close."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw.pool import PoolFull, WorkerPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LIMIT_S = 10
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """What hanging work waits for; set at the end in any case."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def pool(released: threading.Event) -> Iterator[WorkerPool]:
+    pool = WorkerPool("test", workers=2, waiting=3)
+    yield pool
+    released.set()
+    pool.close()
+    until(lambda: threads_of() == [])
+
+
+def threads_of(name: str = "test") -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(f"basicauth_mw {name} ")]
+
+
+def until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def occupy(pool: WorkerPool, released: threading.Event, count: int) -> None:
+    """Keep ``count`` workers busy, and wait until they are."""
+    busy = [threading.Event() for _ in range(count)]
+    for event in busy:
+
+        def work(event: threading.Event = event) -> None:
+            event.set()
+            released.wait(LIMIT_S)
+
+        pool.submit(work)
+    for event in busy:
+        assert event.wait(LIMIT_S)
+
+
+def test_work_is_done_on_another_thread(pool: WorkerPool) -> None:
+    """Its result or its exception comes back; what would end a thread or a generator as a RuntimeError."""
+    assert pool.submit(threading.get_ident).result(LIMIT_S) != threading.get_ident()
+    for exc in (ValueError(), KeyboardInterrupt(), SystemExit(), StopIteration()):
+
+        def fail(exc: BaseException = exc) -> None:
+            raise exc
+
+        raised = pool.submit(fail).exception(LIMIT_S)
+        assert raised is exc or (type(raised) is RuntimeError and type(exc).__name__ in str(raised))
+    assert pool.submit(lambda: 1).result(LIMIT_S) == 1, "the thread has survived"
+
+
+def test_no_thread_before_it_is_needed(pool: WorkerPool, released: threading.Event) -> None:
+    """One for one job at a time, more only while all are busy, never more than allowed; daemons."""
+    assert threads_of() == []
+    for _ in range(20):
+        pool.submit(int).result(LIMIT_S)
+        until(lambda: pool._idle == len(threads_of()))
+    assert len(threads_of()) == 1
+    occupy(pool, released, 2)
+    pool.submit(int)
+
+    assert len(threads_of()) == 2
+    assert all(thread.daemon for thread in threads_of())
+
+
+def test_waiting_work_is_bounded(pool: WorkerPool, released: threading.Event) -> None:
+    """What does not fit is refused at once; what did fit is done in order."""
+    occupy(pool, released, 2)
+    order: list[int] = []
+    jobs = [pool.submit(lambda number=number: order.append(number)) for number in range(3)]
+    for _ in range(3):
+        with pytest.raises(PoolFull):
+            pool.submit(int)
+    released.set()
+    for job in jobs:
+        job.result(LIMIT_S)
+
+    assert sorted(order) == [0, 1, 2]
+    until(lambda: pool._idle == 2)
+    assert pool.submit(lambda: 1).result(LIMIT_S) == 1, "there is room again"
+
+
+def test_abandoned_work_that_has_not_begun_is_never_done(pool: WorkerPool, released: threading.Event) -> None:
+    """And nobody is interrupted for it."""
+    occupy(pool, released, 2)
+    done: list[int] = []
+    interrupted: list[int] = []
+    job = pool.submit(lambda: done.append(1))
+    job.abandon(interrupted.append)
+    after = pool.submit(lambda: 2)
+    released.set()
+
+    assert after.result(LIMIT_S) == 2
+    assert job.cancelled()
+    assert (done, interrupted) == ([], [])
+
+
+def test_only_the_thread_that_does_the_work_is_interrupted(
+    pool: WorkerPool, released: threading.Event
+) -> None:
+    """While it does it, and never later, when it may do another's."""
+    interrupted: list[int] = []
+    idents: list[int] = []
+    begun = threading.Event()
+
+    def work() -> None:
+        idents.append(threading.get_ident())
+        begun.set()
+        released.wait(LIMIT_S)
+
+    job = pool.submit(work)
+    assert begun.wait(LIMIT_S)
+    job.abandon(interrupted.append)
+    assert interrupted == idents
+    released.set()
+    job.result(LIMIT_S)
+    job.abandon(interrupted.append)
+
+    assert interrupted == idents
+    job.abandon(None)
+
+
+@pytest.mark.parametrize("ending", ["result", "exception", "cancelled"])
+def test_a_job_that_is_over_does_not_keep_its_work(
+    pool: WorkerPool, released: threading.Event, ending: str
+) -> None:
+    """The work holds a secret; the job may be kept by whoever waited for it."""
+
+    class Work:
+        def __call__(self) -> None:
+            if ending == "exception":
+                raise ValueError
+
+    work = Work()
+    gone = weakref.ref(work)
+    if ending == "cancelled":
+        occupy(pool, released, 2)
+    job = pool.submit(work)
+    if ending == "cancelled":
+        job.abandon(None)
+        released.set()
+    else:
+        exc = job.exception(LIMIT_S)
+        assert (exc is not None) == (ending == "exception")
+        if exc is not None:
+            exc.__traceback__ = None  # its frames are the caller's to drop
+        del exc
+    del work
+
+    def collected() -> bool:
+        gc.collect()
+        return gone() is None
+
+    until(collected, 2)
+    assert job.done()
+
+
+def test_threads_end_when_the_pool_is_closed(released: threading.Event) -> None:
+    """Idle ones at once, busy ones after what was queued; a later job starts new ones."""
+    pool = WorkerPool("closing", workers=2, waiting=3)
+    occupy(pool, released, 2)
+    queued = pool.submit(lambda: 1)
+    pool.close()
+    pool.close()
+    released.set()
+    assert queued.result(LIMIT_S) == 1
+    until(lambda: threads_of("closing") == [])
+
+    for _ in range(3):
+        assert pool.submit(lambda: 2).result(LIMIT_S) == 2
+        pool.close()
+        until(lambda: threads_of("closing") == [])
+
+
+def test_a_job_right_behind_a_close_is_done() -> None:
+    """Whatever the order in which the threads learn of it."""
+    pool = WorkerPool("racing", workers=2, waiting=50)
+    for number in range(300):
+        jobs = [pool.submit(lambda number=number: number) for _ in range(3)]
+        pool.close()
+        jobs += [pool.submit(lambda number=number: number) for _ in range(3)]
+        assert [job.result(LIMIT_S) for job in jobs] == [number] * 6
+    pool.close()
+    until(lambda: threads_of("racing") == [])
+
+
+def test_many_threads_submit(released: threading.Event) -> None:
+    """Every job is done once."""
+    pool = WorkerPool("many", workers=4, waiting=10_000)
+    done: list[int] = []
+    start = threading.Barrier(8)
+
+    def submit(worker: int) -> None:
+        start.wait()
+        jobs = [pool.submit(lambda n=n: done.append(n)) for n in range(worker * 200, worker * 200 + 200)]
+        for job in jobs:
+            job.result(LIMIT_S)
+
+    threads = [threading.Thread(target=submit, args=(worker,)) for worker in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT_S)
+    count = len(threads_of("many"))
+    pool.close()
+
+    assert sorted(done) == list(range(1600))
+    assert count <= 4
+
+
+def in_child(work: Callable[[], bool]) -> bool:
+    """Whether ``work`` is true in a forked child, within a limit."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(LIMIT_S)
+        status = 1
+        try:
+            status = 0 if work() else 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_forked_child_starts_its_own_threads(pool: WorkerPool, released: threading.Event) -> None:
+    """With the parent's threads busy, idle or in the middle of taking a job."""
+    assert pool.submit(lambda: 1).result(LIMIT_S) == 1
+    assert in_child(lambda: pool.submit(lambda: 2).result(LIMIT_S) == 2)
+    occupy(pool, released, 2)
+    pool.submit(int)
+    assert in_child(lambda: pool.submit(lambda: 3).result(LIMIT_S) == 3)
+    released.set()
+    until(lambda: pool._idle == 2)
+    assert pool.submit(lambda: 4).result(LIMIT_S) == 4
+
+
+@pytest.mark.parametrize("call", ["submit", "close"])
+def test_a_lock_that_was_held_at_the_fork_blocks_nobody(pool: WorkerPool, call: str) -> None:
+    """A child closes its pools at exit, also when another thread of the parent was just taking a job."""
+    pool.submit(int).result(LIMIT_S)
+    held, enough = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pool._changed:
+            held.set()
+            enough.wait(LIMIT_S)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(LIMIT_S)
+
+    def work() -> bool:
+        signal.alarm(2)
+        if call == "close":
+            pool.close()
+        return pool.submit(lambda: 1).result(LIMIT_S) == 1
+
+    try:
+        assert in_child(work)
+    finally:
+        enough.set()
+        holder.join(LIMIT_S)

@@ -1,0 +1,181 @@
+"""Errors as answers: what a client is told, and that it is told nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from basicauth_mw import errors
+from basicauth_mw.errors import BasicAuthError, InsufficientScope, Rejected, Throttled
+from basicauth_mw.problem import TIMEOUT, Problem, is_routine, problem_of, render, request_id_of, sole
+
+CODES = {
+    "missing_credentials": 401,
+    "invalid_credentials": 401,
+    "https_required": 403,
+    "insufficient_scope": 403,
+    "throttled": 429,
+    "internal_error": 500,
+    "timeout": 504,
+    "backend_unavailable": 503,
+    "overloaded": 503,
+}
+CLASSES = [
+    thing
+    for thing in vars(errors).values()
+    if isinstance(thing, type) and issubclass(thing, BasicAuthError) and thing is not errors.MissingExtra
+]
+
+
+def rendered(problem: Problem) -> dict[str, str]:
+    answer = render(problem, request_id="r", challenge="Basic x")
+    assert len({name.lower() for name, _ in answer.headers}) == len(answer.headers)
+    return dict(answer.headers)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_error_has_a_published_answer(kind: type[BasicAuthError]) -> None:
+    """A status and a code of the contract, and its message stays inside."""
+    problem = problem_of(kind("inner words"))
+
+    assert CODES[problem.code] == problem.status
+    assert "inner words" not in problem.detail
+    assert (problem.retry_after_s is not None) == (problem.status in {429, 503})
+
+
+@pytest.mark.parametrize("exc", [ValueError("inner"), OSError(5, "inner", "/etc/x"), KeyError("inner")])
+def test_a_strangers_exception_is_an_internal_error(exc: Exception) -> None:
+    """Nothing of it is told, its class neither."""
+    answer = render(problem_of(exc), request_id="r", challenge="c")
+
+    assert answer.status == 500
+    assert json.loads(answer.body)["code"] == "internal_error"
+    for inner in ("inner", "/etc/x", type(exc).__name__):
+        assert inner not in answer.body.decode()
+
+
+@pytest.mark.parametrize(
+    ("exc", "status"),
+    [
+        (TimeoutError(), 504),
+        (ExceptionGroup("a", [TimeoutError()]), 504),
+        (ExceptionGroup("a", [ExceptionGroup("b", [InsufficientScope()])]), 403),
+        (ExceptionGroup("a", [InsufficientScope(), InsufficientScope()]), 500),
+        (ExceptionGroup("a", [InsufficientScope(), ValueError()]), 500),
+    ],
+)
+def test_a_group_of_one_is_that_one(exc: Exception, status: int) -> None:
+    """A task group wraps a handler's single error; a group of several says nothing certain."""
+    assert problem_of(exc).status == status
+    assert is_routine(exc) == (status == 403)
+
+
+def test_the_one_in_a_group() -> None:
+    """Any depth; the group itself if there are more."""
+    one = ValueError()
+    pair = ExceptionGroup("a", [one, one])
+
+    assert sole(one) is one
+    assert sole(ExceptionGroup("a", [ExceptionGroup("b", [one])])) is one
+    assert sole(pair) is pair
+    assert sole(ExceptionGroup("b", [pair])) is pair
+    assert isinstance(sole(BaseExceptionGroup("a", [KeyboardInterrupt()])), KeyboardInterrupt)
+
+
+def test_only_a_refusal_with_a_status_is_routine() -> None:
+    """One that becomes a 500 is somebody's error and must be heard of."""
+    assert is_routine(InsufficientScope())
+    assert is_routine(Throttled())
+    assert not is_routine(errors.BackendUnavailable())
+    assert not is_routine(ValueError())
+    assert not is_routine(Rejected())
+
+
+def test_an_apps_own_error() -> None:
+    """Status, code and detail are its own, a status without a name included."""
+
+    class Own(BasicAuthError):
+        code: ClassVar[str] = "own"
+        status: ClassVar[int | None] = 499
+        detail: ClassVar[str] = 'Says "é".'
+
+    answer = render(problem_of(Own("inner")), request_id="r", challenge="c")
+
+    assert (answer.status, answer.phrase) == (499, "Error")
+    assert json.loads(answer.body) == {
+        "type": "about:blank",
+        "title": "Error",
+        "status": 499,
+        "detail": 'Says "é".',
+        "code": "own",
+        "request_id": "r",
+    }
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503, 504])
+def test_the_fields_of_an_answer(status: int) -> None:
+    """Never stored, never sniffed; a challenge with a 401 and with nothing else."""
+    problem = Problem(status, "code", "Detail.", 7 if status == 503 else None)
+    headers = rendered(problem)
+
+    assert headers["Content-Type"] == "application/problem+json"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Request-ID"] == "r"
+    assert headers.get("WWW-Authenticate") == ("Basic x" if status == 401 else None)
+    assert headers.get("Retry-After") == ("7" if status == 503 else None)
+    body = render(problem, request_id="r", challenge="c").body
+    assert headers["Content-Length"] == str(len(body))
+
+
+@pytest.mark.parametrize(("asked", "told"), [(0, 1), (-5, 1), (1, 1), (61, 61)])
+def test_retry_after_is_at_least_one(asked: int, told: int) -> None:
+    """Whatever the error says."""
+    assert rendered(problem_of(Throttled(retry_after_s=asked)))["Retry-After"] == str(told)
+
+
+def test_retry_after_is_a_whole_number() -> None:
+    """An app may raise the error with a fraction; a field of digits is what clients read."""
+    assert re.fullmatch(r"[0-9]+", rendered(problem_of(Throttled(retry_after_s=1.5)))["Retry-After"])  # type: ignore[arg-type]
+
+
+def test_a_time_out() -> None:
+    assert (TIMEOUT.status, TIMEOUT.code, TIMEOUT.phrase) == (504, "timeout", "Gateway Timeout")
+
+
+@given(st.none() | st.text(max_size=140) | st.from_regex(r"[A-Za-z0-9._-]{1,128}", fullmatch=True))
+def test_a_request_id_is_repeated_only_if_it_is_safe(sent: str | None) -> None:
+    """Everything else is replaced by one that would be."""
+    form = re.compile(r"[A-Za-z0-9._-]{1,128}")
+    told = request_id_of(sent)
+
+    assert form.fullmatch(told)
+    assert (told == sent) == (sent is not None and form.fullmatch(sent) is not None)
+    body = json.loads(render(TIMEOUT, request_id=told, challenge="c").body)
+    assert body["request_id"] == told
+
+
+def test_new_request_ids_differ_in_a_forked_child() -> None:
+    """The child must not count on where its parent was."""
+    before = request_id_of(None)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, request_id_of(None).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        in_child = lines.read()
+    os.waitpid(child, 0)
+    after = request_id_of(None)
+
+    assert len({before, in_child, after}) == 3
+    assert in_child[:16] != after[:16]
