@@ -139,7 +139,7 @@ class Performer:
         try:
             answer = self._at_once(client_id)
             if answer is _NOT_AT_ONCE:
-                answer = self._ask(partial(self._blocking_get, client_id), ends_at)
+                answer = self._ask(partial(self._blocking_get, client_id, ends_at), ends_at)
         except Exception as exc:
             raise self._failed(exc) from None
         return self._answered(answer, client_id)
@@ -150,7 +150,7 @@ class Performer:
             answer = self._at_once(client_id)
             if answer is _NOT_AT_ONCE:
                 if self._aget is None:
-                    answer = await self._aask(partial(self._blocking_get, client_id), ends_at)
+                    answer = await self._aask(partial(self._blocking_get, client_id, ends_at), ends_at)
                 else:
                     answer = await _within(ends_at, self._aget(client_id))
         except Exception as exc:
@@ -185,7 +185,7 @@ class Performer:
         except BlockingIOError:
             return _NOT_AT_ONCE
 
-    def _blocking_get(self, client_id: str) -> object:
+    def _blocking_get(self, client_id: str, ends_at: float) -> object:
         if self._get is not None:
             return self._get(client_id)
         if self._aget is None:
@@ -194,7 +194,7 @@ class Performer:
 
         # An asynchronous object in a synchronous server: a loop of its own for each look-up, since the
         # object's connections may belong to no other.
-        return run_loop(_whole(self._aget(client_id)))
+        return run_loop(_within(ends_at, self._aget(client_id)))
 
     def _ask(self, question: Callable[[], T], ends_at: float) -> T:
         job = self._lookups.submit(question)
@@ -284,10 +284,6 @@ def _check_slow(secret: str, hashes: tuple[str, ...]) -> int | None:
         return next((index for index, stored in enumerate(hashes) if match_slow(secret, stored)), None)
     except MissingExtra as exc:
         raise UnreadableRecord(f"a stored hash cannot be checked: {exc}") from None
-
-
-async def _whole(awaitable: Awaitable[T]) -> T:
-    return await awaitable
 
 
 async def _within(ends_at: float, awaitable: Awaitable[T]) -> T:

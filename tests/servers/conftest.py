@@ -1,0 +1,111 @@
+"""Real server processes on 127.0.0.1, each on a free port, stopped by their process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 20.0
+
+# Placement and server: the words behind ``python -m``.
+SERVERS = {
+    "fastapi-round-h11": ("uvicorn", "tests.servers.apps:round_app", "--http=h11"),
+    "fastapi-inside-httptools": ("uvicorn", "tests.servers.apps:inside_app", "--http=httptools"),
+    "flask-waitress": ("waitress", "tests.servers.apps:flask_app"),
+}
+
+
+@dataclass
+class Served:
+    """A running server.
+
+    Attributes:
+        port: Where it listens.
+        log: What it has written to stdout and stderr.
+        process: To be signalled.
+    """
+
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def request(self, method: str, path: str, **more: object) -> httpx.Response:
+        """One request on a connection of its own."""
+        with httpx.Client(trust_env=False, timeout=LIMIT_S) as client:
+            return client.request(method, f"http://127.0.0.1:{self.port}{path}", **more)  # type: ignore[arg-type]
+
+    def raw(self, octets: bytes) -> bytes:
+        """Send octets as they are; give what comes back until the server closes, or a whole head and body."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S) as connection:
+            connection.sendall(octets)
+            connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+            return answer
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Start servers by name with settings of their own; all are stopped when the test ends."""
+    with ExitStack() as stack:
+
+        def start(name: str, **settings: str) -> Served:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port: int = free.getsockname()[1]
+            module, app, *options = SERVERS[name]
+            where = (
+                [f"--port={port}", "--log-level=warning", *options, app]
+                if module == "uvicorn"
+                else [f"--listen=127.0.0.1:{port}", app]
+            )
+            inherited = {
+                name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")
+            }
+            log = tmp_path / f"{name}-{port}.log"
+            output = stack.enter_context(log.open("wb"))
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", module, *where],
+                    cwd=ROOT,
+                    env={**inherited, **settings},
+                    stdout=output,
+                    stderr=output,
+                )
+            )
+            stack.callback(process.kill)
+            wait_until(lambda: listens(port) or process.poll() is not None)
+            assert process.poll() is None, log.read_text()
+            return Served(port, log, process)
+
+        yield start
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
+    """Wait for something to become true, with a limit."""
+    ends = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < ends, "it did not become true in time"
+        time.sleep(0.05)

@@ -1,0 +1,243 @@
+"""The whole way, over sockets: real servers, real stores, the request that users send."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import websockets
+
+from basicauth_mw import Settings, encode_basic, open_backend
+from tests.servers.conftest import LIMIT_S, SERVERS, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import httpx
+
+    from tests.redis_server import RedisServer
+    from tests.servers.conftest import Served
+
+TOKEN = "ZGVtbzpwQDU1dzByZA=="
+TEXT = "This is an example request!"
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+DEADLINE_S = 0.5
+TTL_S = 1.0
+
+every_server = pytest.mark.parametrize("name", SERVERS)
+
+
+def post(served: Served, authorization: str) -> httpx.Response:
+    """``curl -X POST --compressed`` with a JSON body."""
+    return served.request(
+        "POST",
+        "/echo",
+        headers={
+            "Accept": "*/*",
+            "Accept-Encoding": "gzip, deflate",
+            "Authorization": authorization,
+            "Connection": "keep-alive",
+            "Content-Type": "application/json",
+        },
+        content=json.dumps({"text": TEXT}),
+    )
+
+
+def assert_problem(answer: httpx.Response, status: int, code: str) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert ("www-authenticate" in answer.headers) == (status == 401)
+    if status == 503:
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.fixture
+def key_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A backend URL of the kind that the test asks for."""
+    kind = request.param
+    return f"sqlite:///{tmp_path}/keys.db" if kind == "sqlite" else request.getfixturevalue("redis_url")
+
+
+@every_server
+def test_a_right_key_and_every_wrong_one(serve: Callable[..., Served], name: str) -> None:
+    """The handler's own answer; with any one character of the token changed, a 401 with a challenge."""
+    served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd", BASICAUTH_THROTTLE="")
+    good = post(served, f"Basic {TOKEN}")
+
+    assert (good.status_code, good.json()) == (200, {"client_id": "demo", "text": TEXT})
+    for index, letter in enumerate(TOKEN):
+        other = random.choice(ALPHABET.replace(letter, ""))
+        refused = post(served, f"Basic {TOKEN[:index]}{other}{TOKEN[index + 1 :]}")
+        assert_problem(refused, 401, "invalid_credentials")
+        assert refused.headers["www-authenticate"] == 'Basic realm="api", charset="UTF-8"'
+    assert_problem(served.request("GET", "/hello"), 401, "missing_credentials")
+
+
+@every_server
+def test_a_handler_that_raises(serve: Callable[..., Served], name: str) -> None:
+    """A JSON 500 that tells nothing to the client, and a traceback in the server's log."""
+    served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd")
+    answer = served.request("GET", "/broken", auth=("demo", "p@55w0rd"))
+
+    assert_problem(answer, 500, "internal_error")
+    assert "canary" not in answer.text
+    wait_until(lambda: "canary of the handler" in served.log.read_text())
+    assert served.request("GET", "/hello", auth=("demo", "p@55w0rd")).status_code == 200
+
+
+@pytest.mark.parametrize("name", [name for name in SERVERS if name.startswith("fastapi")])
+def test_a_handler_that_is_too_slow(serve: Callable[..., Served], name: str) -> None:
+    """A JSON 504 after ``timeout_s``."""
+    served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd")
+
+    assert_problem(served.request("GET", "/slow", auth=("demo", "p@55w0rd")), 504, "timeout")
+
+
+@pytest.mark.parametrize("name", [name for name in SERVERS if name.startswith("fastapi")])
+def test_websockets(serve: Callable[..., Served], name: str) -> None:
+    """A right key is let in; anything else gets the same 401 in place of the handshake."""
+    served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd")
+
+    async def connect(authorization: str | None) -> str:
+        headers = {"Authorization": authorization} if authorization else {}
+        url = f"ws://127.0.0.1:{served.port}/ws"
+        async with websockets.connect(url, additional_headers=headers, proxy=None) as socket:
+            return str(await socket.recv())
+
+    assert asyncio.run(connect(f"Basic {TOKEN}")) == "demo"
+    for wrong in (None, "Basic eDp5"):
+        with pytest.raises(websockets.InvalidStatus) as refusal:
+            asyncio.run(connect(wrong))
+        assert refusal.value.response.status_code == 401
+        assert "Basic realm=" in refusal.value.response.headers["WWW-Authenticate"]
+        assert json.loads(refusal.value.response.body)["status"] == 401
+
+
+@every_server
+@pytest.mark.parametrize("key_url", ["sqlite", "redis"], indirect=True)
+def test_revoked_by_another_process(serve: Callable[..., Served], name: str, key_url: str) -> None:
+    """A key in a store works; revoked by the command line, it is refused within ``cache_ttl_s``."""
+    with open_backend(key_url, settings=Settings(), create=True) as keys:
+        issued = keys.create(name="ci")
+    served = serve(name, BASICAUTH_BACKEND=key_url, BASICAUTH_CACHE_TTL_S=str(TTL_S))
+    assert post(served, issued.authorization).json() == {"client_id": issued.client_id, "text": TEXT}
+
+    command = [sys.executable, "-m", "basicauth_mw", "keys", "revoke", issued.client_id, "--yes"]
+    subprocess.run([*command, "--backend", key_url], check=True, capture_output=True, timeout=LIMIT_S)
+    revoked_at = time.monotonic()
+    wait_until(lambda: post(served, issued.authorization).status_code == 401)
+
+    assert time.monotonic() - revoked_at < TTL_S + 1
+    assert_problem(post(served, issued.authorization), 401, "invalid_credentials")
+
+
+@every_server
+@pytest.mark.parametrize("outage", ["stopped", "frozen"])
+def test_redis_goes_and_comes_back(
+    serve: Callable[..., Served], name: str, own_redis_server: RedisServer, outage: str
+) -> None:
+    """503 within the deadline, never 401, for what was not proved just before; then 200 without a restart."""
+    url = own_redis_server.url()
+    with open_backend(url, settings=Settings()) as keys:
+        proved = keys.create(client_id="proved")
+        other = keys.create(client_id="other")
+    served = serve(
+        name,
+        BASICAUTH_BACKEND=url,
+        BASICAUTH_CACHE_TTL_S="4",
+        BASICAUTH_BACKEND_DEADLINE_S=str(DEADLINE_S),
+        BASICAUTH_THROTTLE="",
+    )
+    assert post(served, proved.authorization).status_code == 200
+    proved_at = time.monotonic()
+    own_redis_server.freeze() if outage == "frozen" else own_redis_server.stop()
+
+    for _ in range(3):
+        began = time.monotonic()
+        assert_problem(post(served, other.authorization), 503, "backend_unavailable")
+        assert time.monotonic() - began < DEADLINE_S + 1
+    assert_problem(post(served, encode_basic("other", "wrong")), 503, "backend_unavailable")
+    assert_problem(post(served, "Basic !"), 401, "invalid_credentials")
+    assert_problem(served.request("GET", "/hello"), 401, "missing_credentials")
+    if time.monotonic() - proved_at < 3:
+        assert post(served, proved.authorization).status_code == 200
+    wait_until(lambda: post(served, proved.authorization).status_code == 503)
+
+    if outage == "frozen":
+        own_redis_server.thaw()
+    else:
+        own_redis_server.start()
+        with open_backend(url, settings=Settings()) as keys:  # it keeps nothing on disk
+            other = keys.create(client_id="other")
+    wait_until(lambda: post(served, other.authorization).status_code == 200, 5)
+    said = [line for line in served.log.read_text().splitlines() if "key backend" in line]
+    assert len(said) <= 2, "one line for each change of state"
+
+
+def fields() -> list[bytes]:
+    """Authorization values and other heads that nobody sane sends; the same ones in every run."""
+    chance = random.Random(20260101)
+    octets = [bytes(set(range(256)) - {10, 13})] + [
+        bytes([value]) * 8 for value in (0, 9, 11, 12, 0x7F, 0xFF)
+    ]
+    octets += [
+        bytes(chance.choice(range(1, 256)) for _ in range(40)).translate(None, b"\r\n") for _ in range(20)
+    ]
+    values = [b"Basic " + each for each in octets] + octets
+    heads = [b"Authorization: " + value for value in values]
+    heads += [
+        b"Authorization: Basic " + b"A" * 60_000,
+        b"\r\n".join(b"X-%d: y" % number for number in range(90)),
+        b"Authorization: Basic eDp5\r\nAuthorization: Basic eDp5",
+        b"authorization: Basic ZGVtbzpwQDU1dzByZA==\r\nAUTHORIZATION: Basic ZGVtbzpwQDU1dzByZA==",
+        b"Proxy-Authorization: Basic ZGVtbzpwQDU1dzByZA==",
+        b"Connection: authorization",
+    ]
+    return heads
+
+
+@every_server
+def test_no_head_gets_through_or_breaks_anything(serve: Callable[..., Served], name: str) -> None:
+    """Any octets in a head, any method, any path: a 401, or what the server itself refuses; never a 5xx."""
+    served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd", BASICAUTH_THROTTLE="")
+    requests = [b"GET /hello HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n" for head in fields()]
+    targets = [b"/../hello", b"//hello", b"/%2e%2e/hello", b"/\xff\xfe", b"/a;b", b"http://evil/hello", b"*"]
+    requests += [b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n" for target in targets]
+    requests += [
+        method + b" /hello HTTP/1.1\r\nHost: x\r\n\r\n" for method in (b"FOO", b"get", b"OPTIONS", b"TRACE")
+    ]
+    for octets in requests:
+        answer = served.raw(octets)
+        status = answer[9:12]
+        # 4xx of the server's own, or it hangs up on what is no HTTP.
+        assert status.startswith(b"4") or not answer, (octets[:200], answer[:200])
+
+    assert served.request("GET", "/hello", auth=("demo", "p@55w0rd")).status_code == 200
+    assert "Traceback" not in served.log.read_text()
+
+
+@every_server
+def test_a_server_that_is_stopped_ends_quietly(
+    serve: Callable[..., Served], name: str, redis_url: str
+) -> None:
+    """SIGTERM after it has served: no traceback, whatever connections and threads there are."""
+    with open_backend(redis_url, settings=Settings()) as keys:
+        issued = keys.create()
+    served = serve(name, BASICAUTH_BACKEND=redis_url)
+    assert post(served, issued.authorization).status_code == 200
+    served.process.send_signal(signal.SIGINT if "waitress" in name else signal.SIGTERM)
+    served.process.wait(LIMIT_S)
+
+    assert "Traceback" not in served.log.read_text()
+    assert "Error" not in served.log.read_text()
