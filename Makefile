@@ -6,7 +6,7 @@ PORT ?= 8000
 # pip wants a home for its cache even where there is none.
 export HOME := $(or $(HOME),$(CURDIR)/.make/home)
 # Settings of whoever calls make are not for the tests.
-unexport PYTHONPATH PYTHONHOME
+unexport PYTHONPATH PYTHONHOME PYTHONUNBUFFERED
 
 BIN := .venv/bin
 READY := .venv/.ready

@@ -7,12 +7,10 @@ nothing, but tells by a signal. Both are to become the JSON answer, unless the a
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 # --- Starlette: ServerErrorMiddleware without debug and without a handler
 
@@ -49,29 +47,27 @@ def handles_errors(scope: Mapping[str, Any]) -> bool:
 
 # --- Flask
 
-_seen: ContextVar[list[Exception] | None] = ContextVar("basicauth_mw_flask_exceptions", default=None)
+_SEEN: Final = "basicauth_mw.flask_exceptions"
 _watched: Any = None
 
 
 def _note(_sender: object, *, exception: Exception, **_more: object) -> None:
-    if (seen := _seen.get()) is not None:
+    # By the environ: a request that a view makes to another app, by a test client say, has its own.
+    seen = sys.modules["flask"].request.environ.get(_SEEN)
+    if seen is not None:
         seen.append(exception)
 
 
-@contextmanager
-def flask_exceptions() -> Iterator[list[Exception]]:
-    """Collect the exceptions that Flask answers itself while the context lasts: at most one, in truth."""
+def flask_exceptions(environ: dict[str, Any]) -> list[Exception]:
+    """Where the exceptions will stand that Flask answers itself while it serves ``environ``."""
     global _watched  # one receiver for the process, however many apps are wrapped
     signal = getattr(sys.modules.get("flask"), "got_request_exception", None)
     if signal is not None and _watched is not signal:
         signal.connect(_note, weak=False)
         _watched = signal
     seen: list[Exception] = []
-    token = _seen.set(seen)
-    try:
-        yield seen
-    finally:
-        _seen.reset(token)
+    environ[_SEEN] = seen
+    return seen
 
 
 def is_werkzeug_500(status: str, headers: list[tuple[str, str]], first: bytes | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -75,7 +76,7 @@ class Backend:
         self._performer = Performer(
             store, deadline_s=settings.backend_deadline_s, slow_hash_workers=settings.slow_hash_workers
         )
-        self._listeners: list[Callable[[str], None]] = []
+        self._listeners: list[weakref.WeakMethod[Callable[[str], None]]] = []
 
     def __repr__(self) -> str:
         return f"<Backend over {type(self.store).__name__}>"
@@ -243,8 +244,12 @@ class Backend:
         self.close()
 
     def on_change(self, listener: Callable[[str], None]) -> None:
-        """Have ``listener`` called with the client id of every key that is changed through this object."""
-        self._listeners.append(listener)
+        """Have a method called with the client id of every key that is changed through this object.
+
+        It is held weakly: the object it belongs to may end before this one.
+        """
+        self._listeners = [known for known in self._listeners if known() is not None]
+        self._listeners.append(weakref.WeakMethod(listener))
 
     # --- inside
 
@@ -276,8 +281,9 @@ class Backend:
         raise BackendUnavailable(f"the key {client_id!r} is being changed by others all the time")
 
     def _changed(self, event: str, client_id: str) -> None:
-        for listener in self._listeners:
-            listener(client_id)
+        for known in self._listeners:
+            if (listener := known()) is not None:
+                listener(client_id)
         audit.record(event, client_id=client_id)
 
 

@@ -7,8 +7,9 @@ import threading
 import time
 from collections import deque
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from ._fork import after_fork
 from .credentials import MAX_FIELD_OCTETS
 
 if TYPE_CHECKING:
@@ -38,6 +39,18 @@ class _Proof:
         self.expires_at = expires_at
 
 
+class Asked(NamedTuple):
+    """When a look-up began.
+
+    Attributes:
+        epoch: What had been forgotten by then.
+        at: Monotonic seconds.
+    """
+
+    epoch: int
+    at: float
+
+
 class Cache:
     """Field value -> verdict, for good credentials only.
 
@@ -51,9 +64,6 @@ class Cache:
         clock: Monotonic seconds; an entry's age.
         wall: Seconds since the epoch; for the expiry of keys.
 
-    Attributes:
-        epoch: Grows whenever anything is forgotten. Take it before a look-up and give it to ``put``: what
-            was looked up before something was forgotten is not kept.
     """
 
     def __init__(
@@ -64,16 +74,13 @@ class Cache:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.epoch = 0
+        self._epoch = 0  # grows whenever anything is forgotten
         self._ttl_s = ttl_s
         self._size = size
         self._clock = clock
         self._wall = wall
-        self._keyed = blake2b(key=secrets.token_bytes(32), digest_size=32)
-        self._proofs: dict[bytes, _Proof] = {}
-        self._order: deque[bytes] = deque()
-        self._clients: dict[str, _Client] = {}
-        self._lock = threading.Lock()
+        self._reset()
+        after_fork(self._reset)
 
     def __len__(self) -> int:
         return len(self._proofs)
@@ -91,14 +98,19 @@ class Cache:
             return None
         return proof.client.allow
 
-    def put(self, field: bytes, allow: Allow, *, expires_at: datetime | None, epoch: int) -> None:
+    def ask(self) -> Asked:
+        """To be called before a look-up whose result ``put`` is to keep."""
+        return Asked(self._epoch, self._clock())
+
+    def put(self, field: bytes, allow: Allow, *, expires_at: datetime | None, asked: Asked) -> None:
         """Remember a proved credential.
 
         Args:
             field: The field value that was proved.
             allow: What to answer.
             expires_at: When the key or its secret ends, if that is sooner.
-            epoch: ``self.epoch`` as it was before the look-up.
+            asked: From ``ask``, before the look-up: its age counts from then, and if anything was forgotten
+                since, nothing is kept.
         """
         if self._ttl_s <= 0:
             return
@@ -106,7 +118,7 @@ class Cache:
         keyed.update(field)
         digest = keyed.digest()
         with self._lock:
-            if epoch != self.epoch:
+            if asked.epoch != self._epoch:
                 return
             if (old := self._proofs.get(digest)) is not None:
                 self._release(old.client)
@@ -116,23 +128,30 @@ class Cache:
                 self._order.append(digest)
             client = self._client(allow)
             client.entries += 1
-            until = self._clock() + self._ttl_s
+            until = asked.at + self._ttl_s
             self._proofs[digest] = _Proof(client, until, expires_at.timestamp() if expires_at else None)
 
     def forget(self, client_id: str) -> None:
         """End every entry of one client at once."""
         with self._lock:
-            self.epoch += 1
+            self._epoch += 1
             if client := self._clients.pop(client_id, None):
                 client.live = False
 
     def clear(self) -> None:
         """End every entry at once."""
         with self._lock:
-            self.epoch += 1
+            self._epoch += 1
             self._proofs.clear()
             self._order.clear()
             self._clients.clear()
+
+    def _reset(self) -> None:
+        self._keyed = blake2b(key=secrets.token_bytes(32), digest_size=32)
+        self._proofs: dict[bytes, _Proof] = {}
+        self._order: deque[bytes] = deque()
+        self._clients: dict[str, _Client] = {}
+        self._lock = threading.Lock()
 
     def _client(self, allow: Allow) -> _Client:
         client_id = allow.principal.client_id

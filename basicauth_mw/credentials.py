@@ -13,6 +13,8 @@ MAX_FIELD_OCTETS = 8192
 # RFC 7617 section 2: user-id and password hold no CTL of RFC 5234 appendix B.1.
 CONTROLS = bytes([*range(0x20), 0x7F])
 
+_USUAL = (b"Basic ", b"basic ", b"BASIC ")
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -74,6 +76,14 @@ def parse_basic(value: bytes | str) -> Credentials:
     if not client_id or not secret:
         raise MalformedCredentials("empty id or secret")
     return Credentials(client_id, secret)
+
+
+def is_usual_spelling(value: bytes) -> bool:
+    """Whether a well-formed field value is spelt as programs do: the scheme in one of three cases, one space.
+
+    Other spellings of a credential are as good, but there are thousands, and nothing should be kept for each.
+    """
+    return value.startswith(_USUAL) and value[6:] == value[6:].strip(b" \t")
 
 
 def encode_basic(client_id: str, secret: str) -> str:

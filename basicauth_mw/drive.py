@@ -28,6 +28,7 @@ logger = logging.getLogger("basicauth_mw")
 LOOKUP_WORKERS: Final = 8
 LOOKUPS_WAITING: Final = 256
 SLOW_WAITING_PER_WORKER: Final = 8
+SLOW_CHECK_LIMIT_S: Final = 5.0  # its place in the queue included: a flood is refused, not kept waiting
 _SLOW_FACT_AGE_S: Final = 1.0
 _LINES_PER_MINUTE: Final = 20
 
@@ -112,7 +113,7 @@ class Performer:
             case HoldsSlow():
                 return self.holds_slow(ends_at)
             case SlowCheck(secret, hashes):
-                return self._hash(secret, hashes).result()
+                return self._wait_for_hash(self._hash(secret, hashes))
             case _:
                 assert_never(effect)
 
@@ -124,9 +125,7 @@ class Performer:
             case HoldsSlow():
                 return await self.aholds_slow(ends_at)
             case SlowCheck(secret, hashes):
-                from asyncio import wrap_future  # here and below: a WSGI process never needs asyncio
-
-                return await wrap_future(self._hash(secret, hashes))
+                return await self._await_hash(self._hash(secret, hashes))
             case _:
                 assert_never(effect)
 
@@ -205,7 +204,7 @@ class Performer:
             raise
 
     async def _aask(self, question: Callable[[], T], ends_at: float) -> T:
-        from asyncio import wrap_future
+        from asyncio import wrap_future  # a WSGI process never needs asyncio
 
         job = self._lookups.submit(question)
         try:
@@ -265,6 +264,21 @@ class Performer:
         self._slow_asked_at = time.monotonic()
         return holds_slow
 
+    def _wait_for_hash(self, job: Job[int | None]) -> int | None:
+        try:
+            return job.result(SLOW_CHECK_LIMIT_S)
+        except TimeoutError:
+            job.cancel()
+            raise Overloaded("a slow hash had to wait too long") from None
+
+    async def _await_hash(self, job: Job[int | None]) -> int | None:
+        from asyncio import wrap_future
+
+        try:
+            return await _within(time.monotonic() + SLOW_CHECK_LIMIT_S, wrap_future(job))
+        except TimeoutError:
+            raise Overloaded("a slow hash had to wait too long") from None
+
     def _hash(self, secret: str, hashes: tuple[str, ...]) -> Job[int | None]:
         try:
             return self._hashes.submit(partial(_check_slow, secret, hashes))
@@ -284,6 +298,10 @@ def _check_slow(secret: str, hashes: tuple[str, ...]) -> int | None:
         return next((index for index, stored in enumerate(hashes) if match_slow(secret, stored)), None)
     except MissingExtra as exc:
         raise UnreadableRecord(f"a stored hash cannot be checked: {exc}") from None
+    except BackendError:
+        raise
+    except Exception as exc:  # no memory for it, for one; the frames of a library's error hold the secret
+        raise Overloaded(f"a slow hash failed ({type(exc).__name__})") from None
 
 
 async def _within(ends_at: float, awaitable: Awaitable[T]) -> T:

@@ -187,7 +187,8 @@ class ConfigurationError(BasicAuthError, ValueError):
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
-        super().__init__("; ".join(self.problems))
+        lines = [f"{len(self.problems)} problems:", *self.problems]
+        super().__init__(self.problems[0] if len(self.problems) == 1 else "\n  ".join(lines))
 
 
 class MissingExtra(ConfigurationError, ImportError):

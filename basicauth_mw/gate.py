@@ -104,7 +104,7 @@ class Gate(Generic[R]):
         )
         self._cache = Cache(settings.cache_ttl_s, settings.cache_size)
         self._verifier = Verifier(self.backend.hasher, self._cache)
-        self.backend.on_change(_Forget(self._cache))
+        self.backend.on_change(self._cache.forget)
         self._exclude = Exclude(settings.exclude)
         self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)
         self._limits = FailureLimits(settings.throttle, settings.throttle_address)
@@ -112,8 +112,9 @@ class Gate(Generic[R]):
         self._unreadable_logged_at = float("-inf")
         self._challenge = _latin1(challenge(settings.realm))
         self._quiet_challenge = _latin1(challenge(settings.realm, scheme="xBasic"))
+        weakref.finalize(self, self.performer.close)  # runs at exit as well
         if self.owns_backend:
-            weakref.finalize(self, self.backend.close)  # runs at exit as well
+            weakref.finalize(self, self.backend.close)
         if self._exclude:
             logger.info("open without credentials: %s", ", ".join(map(repr, self._exclude.entries)))
 
@@ -277,23 +278,14 @@ class Gate(Generic[R]):
             )
 
 
-class _Forget:
-    """Tells a cache of changed keys without keeping it alive: a backend may outlive many gates."""
-
-    def __init__(self, cache: Cache) -> None:
-        self._cache = weakref.ref(cache)
-
-    def __call__(self, client_id: str) -> None:
-        if (cache := self._cache()) is not None:
-            cache.forget(client_id)
-
-
 def _configure(
     backend: Any, settings: Settings | None, overrides: Mapping[str, Any]
 ) -> tuple[Settings, Backend, bool]:
     """Settings, backend, and whether the backend is ours to close. Says everything wrong at once."""
     problems: list[str] = []
     resolved = None
+    if not (settings is None or isinstance(settings, Settings)):
+        raise ConfigurationError("settings is a Settings: Settings.from_mapping makes one of a mapping")
     try:
         resolved = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
     except ConfigurationError as exc:
@@ -302,7 +294,7 @@ def _configure(
         fallback = settings or resolved
         backend = fallback.backend if fallback else os.environ.get(f"{ENV_PREFIX}BACKEND", "env:")
     owned = isinstance(backend, str)
-    if isinstance(backend, str):
+    if isinstance(backend, str) and (backend or resolved):
         try:
             backend = open_store(backend, deadline_s=resolved.backend_deadline_s if resolved else 1.0)
         except ConfigurationError as exc:

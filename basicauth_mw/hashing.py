@@ -52,10 +52,10 @@ ARGON2_LANES: Final = 1
 BCRYPT_MAX_OCTETS: Final = 72
 
 # Nobody may make one check cost more than this, not even who imports a hash.
-_MAX_ARGON2_MEMORY_KIB: Final = 256 * 1024
-_MAX_ARGON2_TIME_COST: Final = 16
+_MAX_ARGON2_MEMORY_KIB: Final = 128 * 1024
+_MAX_ARGON2_TIME_COST: Final = 8
 _MAX_ARGON2_LANES: Final = 16
-_MAX_BCRYPT_COST: Final = 15
+_MAX_BCRYPT_COST: Final = 14
 
 # Keys the digests of stores that live only as long as the process: no hash of theirs means anything outside.
 PROCESS_PEPPER: Final = secrets.token_bytes(32)
@@ -123,13 +123,13 @@ def check_hash(stored: str) -> None:
             and time <= _MAX_ARGON2_TIME_COST
             and lanes <= _MAX_ARGON2_LANES
         ):
-            raise InvalidKey("this Argon2id hash is out of bounds (at most m=262144, t=16, p=16)")
+            raise InvalidKey("this Argon2id hash is out of bounds (at most m=131072, t=8, p=16)")
         if not all(_is_canonical(part) for part in form.groups()[3:]):
             raise InvalidKey("this Argon2id hash is damaged")
         return
     if form := _BCRYPT_FORM.fullmatch(stored):
         if not 4 <= int(form[1]) <= _MAX_BCRYPT_COST:
-            raise InvalidKey("this bcrypt hash is out of bounds (cost 4 to 15)")
+            raise InvalidKey("this bcrypt hash is out of bounds (cost 4 to 14)")
         return
     raise InvalidKey("not a hash that is understood here: use $argon2id$, $2b$ or $2y$")
 

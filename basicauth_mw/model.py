@@ -94,14 +94,17 @@ class Principal:
 
     @property
     def is_authenticated(self) -> bool:
+        """Whether a credential was verified."""
         return self.client_id != ""
 
     @property
     def display_name(self) -> str:
+        """The name, or the client id where there is none."""
         return self.name or self.client_id
 
     @property
     def identity(self) -> str:
+        """The client id."""
         return self.client_id
 
 

@@ -6,11 +6,12 @@ ending while a look-up hangs, and a job does not know which thread it holds up.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._fork import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +83,7 @@ class WorkerPool:
         self._waiting = waiting
         self._threads = self._idle = self._closing = 0
         self._reset()
+        after_fork(self._reset)
 
     def submit(self, work: Callable[[], T]) -> Job[T]:
         """Queue ``work``.
@@ -89,15 +91,11 @@ class WorkerPool:
         Raises:
             PoolFull: There is no room for it.
         """
-        self._mind_fork()
         job = Job(work)
         with self._changed:
             if self._idle <= len(self._jobs):
                 if self._threads < self._workers:
-                    self._threads += 1
-                    threading.Thread(
-                        target=self._serve, name=f"basicauth_mw {self._name} {self._threads}", daemon=True
-                    ).start()
+                    self._start_thread()
                 elif len(self._jobs) - self._idle >= self._waiting:
                     raise PoolFull(self._name)
             self._jobs.append(job)
@@ -106,18 +104,23 @@ class WorkerPool:
 
     def close(self) -> None:
         """Let the threads end when the queue is empty; a later ``submit`` starts new ones."""
-        self._mind_fork()
         with self._changed:
             self._closing += self._threads
             self._threads = 0
             self._changed.notify_all()
 
-    def _mind_fork(self) -> None:
-        if self._pid != os.getpid():
-            self._reset()  # there are no threads in the child, and the lock may be held by one of them
+    def _start_thread(self) -> None:
+        number = self._threads + 1
+        thread = threading.Thread(target=self._serve, name=f"basicauth_mw {self._name} {number}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more
+            if self._threads == 0:
+                raise PoolFull(self._name) from None
+        else:
+            self._threads = number
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._jobs: deque[Job[Any]] = deque()
         self._changed = threading.Condition()
         self._threads = self._idle = self._closing = 0

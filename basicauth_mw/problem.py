@@ -98,7 +98,7 @@ def render(problem: Problem, *, request_id: str, challenge: str) -> Answer:
         request_id: As ``request_id_of`` gives it.
         challenge: Value of WWW-Authenticate; sent with a 401 only, and always with that.
     """
-    body = _body(problem.status, problem.phrase, problem.code, problem.detail) + request_id.encode() + b'"}'
+    body = _body(problem.status, problem.phrase, problem.code, problem.detail) + request_id.encode() + b'"}\n'
     headers = [
         ("Content-Type", "application/problem+json"),
         ("Content-Length", str(len(body))),

@@ -215,14 +215,15 @@ def _misspelt(source: Mapping[str, Any]) -> Iterator[str]:
             continue
         name = entry.removeprefix(ENV_PREFIX)
         if name not in known and (hint := _did_you_mean(name.lower().removesuffix("_file"), names)):
-            yield f"unknown setting {entry}{hint} It is read from {ENV_PREFIX} and its name in capitals"
+            yield f"unknown setting {entry}{hint}"
 
 
 def _did_you_mean(name: str, names: Iterable[str]) -> str:
     from difflib import get_close_matches  # only ever needed to phrase an error
 
     near = get_close_matches(name, names, cutoff=0.75)
-    return f": did you mean {' or '.join(near)}?" if near else ""
+    hints = " or ".join(f"{each} ({ENV_PREFIX}{each.upper()})" for each in near)
+    return f": did you mean {hints}?" if near else ""
 
 
 # --- one parser a kind: native type or text in, native type out, ValueError without the value

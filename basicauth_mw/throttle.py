@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ._fork import after_fork
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -53,10 +55,14 @@ class Throttle:
     """
 
     def __init__(self, limit: int, period_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.active = False
         self._limit = limit
         self._period_s = period_s
         self._clock = clock
+        self._reset()
+        after_fork(self._reset)
+
+    def _reset(self) -> None:
+        self.active = False
         self._counts: dict[Hashable, tuple[float, int, int]] = {}  # window's start, count before, count in it
         self._blocked: dict[Hashable, float] = {}  # until when
         self._news: set[Hashable] = set()  # of those, who has not been refused yet
@@ -145,10 +151,14 @@ class FailureLimits:
     """
 
     def __init__(self, by_pair: str, by_address: str) -> None:
-        self.active = False
-        self._lock = threading.Lock()
         self._by_pair = _throttle(by_pair)
         self._by_address = _throttle(by_address)
+        self._reset()
+        after_fork(self._reset)
+
+    def _reset(self) -> None:
+        self.active = False
+        self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
         return self._by_pair is not None or self._by_address is not None

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .credentials import Credentials, parse_basic
+from .credentials import Credentials, is_usual_spelling, parse_basic
 from .errors import BackendError, InvalidCredentials, MalformedCredentials, UnreadableRecord
 from .hashing import is_slow
 from .minting import Shape, recognise
@@ -110,7 +110,7 @@ class Verifier:
         shape = recognise(secret)
         if shape is Shape.MISTYPED:
             return Deny(InvalidCredentials(), "malformed", client_id)
-        epoch = self.cache.epoch
+        asked = self.cache.ask()
         key = yield from Lookup(client_id)
         match = yield from self._match(secret, shape, key.secrets if key else ())
         if key is None or match is None:
@@ -124,7 +124,8 @@ class Verifier:
         if expires_at is not None and expires_at <= self._now():
             return Deny(InvalidCredentials(), "expired", client_id)
         allow = Allow(Principal(key.client_id, key.name, key.scopes, key.metadata))
-        self.cache.put(field, allow, expires_at=expires_at, epoch=epoch)
+        if is_usual_spelling(field):
+            self.cache.put(field, allow, expires_at=expires_at, asked=asked)
         return allow
 
     def _match(
@@ -134,6 +135,8 @@ class Verifier:
         if match is not None or shape is not Shape.OTHER:
             return match
         slow = [candidate for candidate in stored if is_slow(candidate.hash)]
+        if len(slow) > 1:
+            raise UnreadableRecord("it holds more than one slow hash, and each would cost its own")
         holds_slow = yield from HoldsSlow()
         if not (slow or holds_slow):
             return None

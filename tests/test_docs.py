@@ -84,8 +84,9 @@ def test_first_screen(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    pip, export, create = (line.removeprefix("$ ") for line in install.splitlines())
+    pip, export, create, copy = (line.removeprefix("$ ") for line in install.splitlines())
     assert pip.startswith("pip install")
+    assert copy.startswith("export ID=id_... SECRET=sk_...")
     name, _, value = export.removeprefix("export ").partition("=")
     environ[name] = value
     printed = shell(create)
@@ -109,7 +110,7 @@ def test_first_screen(tmp_path: Path) -> None:
                 command.removeprefix("$ ").replace(":8000", f":{port}").replace("curl", "curl -s", 1)
             )
             pattern = re.escape(expected).replace(re.escape("..."), "[0-9a-f]+")
-            assert re.fullmatch(pattern, answer)
+            assert re.fullmatch(pattern, answer.rstrip("\n"))
     finally:
         server.terminate()
         server.wait(10)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = [
     ["errors"],
     ["_extras"],
+    ["_fork"],
     ["model"],
     ["scopes"],
     ["credentials"],

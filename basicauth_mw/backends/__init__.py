@@ -25,8 +25,6 @@ _BUILT_IN = {
     "redis": ".redis:RedisStore",
     "rediss": ".redis:RedisStore",
     "unix": ".redis:RedisStore",
-    "redis+sentinel": ".redis:RedisStore",
-    "redis+cluster": ".redis:RedisStore",
 }
 
 

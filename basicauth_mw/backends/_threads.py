@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from .._fork import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,32 +18,6 @@ class Closable(Protocol):
 
 
 T = TypeVar("T", bound=Closable)
-
-_hooks: list[weakref.WeakMethod[Callable[[], object]]] = []
-
-# A child process keeps what it inherited, so that no finaliser closes it: the parent still uses it.
-_inherited: Final[list[object]] = []
-
-
-def after_fork(forget: Callable[[], object]) -> None:
-    """Have a method called in every forked child, before it does anything else.
-
-    Args:
-        forget: A bound method, held weakly. It makes its object as good as new without touching what the
-            parent process had opened, and returns that, to be kept and left alone for ever.
-    """
-    _hooks[:] = [hook for hook in _hooks if hook() is not None]
-    _hooks.append(weakref.WeakMethod(forget))
-
-
-def _in_child() -> None:
-    for hook in _hooks:
-        forget = hook()
-        if forget is not None:
-            _inherited.append(forget())
-
-
-os.register_at_fork(after_in_child=_in_child)
 
 
 class PerThread(Generic[T]):

@@ -8,7 +8,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
-from ..errors import ConfigurationError, InvalidKey
+from .._extras import require
+from ..errors import ConfigurationError, InvalidKey, MissingExtra
 from ..hashing import PROCESS_PEPPER, Hasher, check_hash, is_slow, looks_hashed
 from ..model import Key, Secret
 from ..rules import check_client_id, check_name, check_scopes, check_secret
@@ -87,6 +88,8 @@ def _parse(text: str, name: str) -> dict[str, Key]:
             if key.client_id in keys:
                 raise InvalidKey("the client id stands there twice")
             keys[key.client_id] = key
+        except MissingExtra:
+            raise
         except ValueError as exc:  # its text never holds a value
             problems.append(f"{name}, entry {number}: {exc}")
     if problems:
@@ -121,6 +124,8 @@ def _pair(text: str, *, hash_allowed: bool) -> tuple[str, Any]:
     client_id, colon, secret = text.partition(":")
     if not colon:
         return client_id, InvalidKey("is not id:secret")
+    if client_id != client_id.rstrip() or secret != secret.lstrip():
+        return client_id, InvalidKey("has a blank beside the colon: drop it, or write JSON if it is meant")
     if not hash_allowed and looks_hashed(secret):
         return client_id, InvalidKey(
             "holds a hash, which may hold commas: write one id:secret a line, or JSON"
@@ -154,6 +159,9 @@ def _key(client_id: str, fields: Any, hasher: Hasher) -> Key:
 def _hash(secret: str, hasher: Hasher) -> str:
     if isinstance(secret, str) and looks_hashed(secret):
         check_hash(secret)
+        if is_slow(secret):
+            require("argon2", extra="passwords")  # for the decoy, whatever the hash is
+            require("bcrypt", extra="passwords")
         return secret
     return hasher.hash_fast(check_secret(secret))
 

@@ -17,14 +17,15 @@ import threading
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from .._extras import require
+from .._fork import after_fork
 from ..errors import BackendUnavailable, ConfigurationError, UnreadableRecord
 from ..hashing import is_slow
 from ._codec import dump_key, load_key
-from ._threads import PerThread, after_fork
+from ._threads import PerThread
 from .base import Changes
 
 if TYPE_CHECKING:
@@ -303,7 +304,7 @@ class RedisStore:
             try:
                 return line.ask(commands, again=again)
             except Exception as exc:
-                raise _unavailable(exc) from exc
+                raise _unavailable(exc) from None
             finally:
                 self._busy.pop(thread_id, None)
 
@@ -471,15 +472,21 @@ class _Loop:
                 await connection.disconnect()
 
     async def _serve(self) -> None:
+        from asyncio import current_task
+
         self._summoned = False
-        while self._waiting:
-            batch = [asked for asked in self._waiting[:_BATCH] if not asked[1].done()]
-            del self._waiting[:_BATCH]
-            if batch:
-                await self._answer(batch)
+        try:
+            while self._waiting:
+                batch = [asked for asked in self._waiting[:_BATCH] if not asked[1].done()]
+                del self._waiting[:_BATCH]
+                if batch:
+                    await self._answer(batch)
+        finally:
+            # Now, not a turn of the loop later: nothing may come to wait for a task that looks no more.
+            self._tasks.discard(cast("asyncio.Task[None]", current_task()))
 
     def _served(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.discard(task)  # one that was cancelled before it began
         if task.cancelled():  # by aclose, or by whoever ends the loop
             self._summoned = False
             _fail(self._waiting, BackendUnavailable("the connections to Redis are being closed"))
@@ -557,8 +564,8 @@ def _answer(reply: Any, kind: type[T]) -> T:
         return reply
     if isinstance(reply, Exception):
         if str(reply).startswith("WRONGTYPE"):
-            raise UnreadableRecord("Redis holds something of another type under one of our names") from reply
-        raise _unavailable(reply) from reply
+            raise UnreadableRecord("Redis holds something of another type under one of our names") from None
+        raise _unavailable(reply) from None
     raise BackendUnavailable(f"Redis answered with {type(reply).__name__} instead of {kind.__name__}")
 
 

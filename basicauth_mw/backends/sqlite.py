@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote
 
+from .._fork import after_fork
 from ..errors import BackendUnavailable, ConfigurationError
 from ..hashing import is_slow
 from ._codec import dump_key, load_key
-from ._threads import PerThread, after_fork
+from ._threads import PerThread
 from .base import Changes
 
 if TYPE_CHECKING:
@@ -426,7 +427,10 @@ def _check_is_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise ConfigurationError(f"there is no file {path}: basicauth-mw keys create makes it") from None
+        raise ConfigurationError(
+            f"there is no file {path}: check the path; a new one is made by  basicauth-mw keys create, or "
+            "open_backend(url, create=True)"
+        ) from None
     except OSError as exc:
         raise ConfigurationError(f"{path} cannot be looked at: {exc.strerror}") from None
     if not stat.S_ISREG(mode):

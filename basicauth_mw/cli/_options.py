@@ -9,7 +9,7 @@ import typer
 
 from ..backend import Backend, open_backend
 
-_PASSWORD_BEFORE_HOST = re.compile(r"\A[^/]*//[^@]*:[^@]*@")
+_PASSWORD_BEFORE_HOST = re.compile(r"\A[^:]*:/*[^@]*:[^@]*@")
 _PASSWORD_AS_PARAMETER = re.compile(r"[?&][^=&]*(?:passw|secret|token)[^=&]*=", re.IGNORECASE)
 
 

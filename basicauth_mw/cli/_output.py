@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ..model import Key, utcnow
 
-# Wider than any table: output that is not for a terminal is cut or folded nowhere.
+# Wider than any table: what is to be copied is cut or folded nowhere, on no terminal.
 _UNBOUNDED_COLUMNS = 1_000_000
 
 _STYLES = {"active": "green", "expired": "yellow", "disabled": "yellow", "revoked": "red"}
@@ -109,7 +109,6 @@ def print_key(key: Key) -> None:
         ("created", moment(key.created_at)),
         ("expires", moment(key.expires_at) or "never"),
         ("revoked", moment(key.revoked_at)),
-        ("last used", moment(key.last_used_at)),
         (
             "metadata",
             json.dumps(dict(key.metadata), ensure_ascii=False, default=_plain) if key.metadata else "",
@@ -122,25 +121,21 @@ def print_key(key: Key) -> None:
 
 def print_keys(keys: Iterable[Key]) -> None:
     """Print a table of keys for people."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ID", no_wrap=True, overflow="fold")  # a minted id is of use only in full
-    for heading in ("NAME", "STATE", "SCOPES", "EXPIRES", "LAST USED"):
-        table.add_column(heading, overflow="fold")
+    table = Table("ID", "STATE", "EXPIRES", "SCOPES", "NAME", box=None, pad_edge=False, header_style="bold")
     for key in keys:
         state = state_of(key)
         table.add_row(
             Text(inert(key.client_id)),
-            Text(inert(key.name)),
             Text(state, style=_STYLES[state]),
-            Text(inert(" ".join(sorted(key.scopes)))),
             Text(_to_the_minute(key.expires_at)),
-            Text(_to_the_minute(key.last_used_at)),
+            Text(inert(" ".join(sorted(key.scopes)))),
+            Text(inert(key.name)),
         )
     if not table.row_count:
         say("no keys")
         return
-    width = None if sys.stdout.isatty() else _UNBOUNDED_COLUMNS
-    Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False).print(table)
+    console = Console(file=sys.stdout, width=_UNBOUNDED_COLUMNS, highlight=False, markup=False, emoji=False)
+    console.print(table, soft_wrap=True)
 
 
 def _to_the_minute(value: datetime | None) -> str:

@@ -89,7 +89,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         flush()
     except Exception as exc:
-        return _report(exc)
+        status = _report(exc)
+        try:
+            flush()
+        except OSError:
+            _abandon_stdout()  # said already, or of no concern beside what was
+        return status
     except KeyboardInterrupt:
         return INTERRUPTED
     return status if isinstance(status, int) else DONE

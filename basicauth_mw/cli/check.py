@@ -23,8 +23,8 @@ from ._errors import CommandError
 from ._options import AsJson, BackendUrl
 from ._output import inert, print_json, say, state_of
 
-_USERINFO = re.compile(r"//[^/]*@")
-_QUERY = re.compile(r"\?.*", re.DOTALL)
+# What of a URL can hold no password: the name of a variable, or a host, a port and a path.
+_HARMLESS = re.compile(r"\w*|//[\w.\[\]:-]*(/[\w./-]*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +148,21 @@ def _shown(option: Option, value: object) -> str:
     if option.kind == "secrets":
         return "(set, not shown)"
     if option.name == "backend":
-        url = str(value)
-        return url if url.startswith("sqlite:") else _QUERY.sub("?...", _USERINFO.sub("//***@", url))
+        return _without_secrets(str(value))
     return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _without_secrets(url: str) -> str:
+    """A backend URL as far as it may be shown; one that is written wrong may hold a password anywhere."""
+    scheme, colon, rest = url.partition(":")
+    if scheme == "sqlite":
+        return url
+    if not colon or not scheme.isidentifier():
+        return "..."
+    rest, question, _ = rest.partition("?")
+    _, at, rest = rest.rpartition("@")
+    if at:
+        rest = f"//{rest}"
+    if not _HARMLESS.fullmatch(rest):
+        return f"{scheme}:..."
+    return f"{scheme}:{rest.replace('//', '//***@', 1) if at else rest}{'?...' if question else ''}"

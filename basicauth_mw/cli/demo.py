@@ -20,7 +20,7 @@ from ..model import utcnow
 from ..settings import ENV_PREFIX
 from ._curl import curl_line
 from ._errors import CommandError, reason_of
-from ._options import AsJson, BackendUrl
+from ._options import AsJson
 from ._output import flush, print_json, say
 
 HOST = "127.0.0.1"
@@ -37,20 +37,18 @@ def demo(
     database: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the keys here.", show_default="a temporary file")
     ] = None,
-    backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve the FastAPI example on this machine, with a key that lasts a day, until Ctrl-C.
 
     The keys are in an embedded SQLite file. BASICAUTH_* variables are not looked at.
     """
-    url = backend or ctx.obj
-    if url and database:
-        raise typer.BadParameter("give --backend or --database, not both")
+    if ctx.obj:
+        raise typer.BadParameter("the demo makes a store of its own: --database FILE keeps it")
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
         raise CommandError(f"the demo needs {' and '.join(missing)}: run  pip install {' '.join(missing)}")
     with _interrupted_by_signals(), TemporaryDirectory(prefix="basicauth-demo-") as folder:
-        url = url or f"sqlite:///{(database or Path(folder) / 'keys.db').absolute()}"
+        url = f"sqlite:///{(database or Path(folder) / 'keys.db').absolute()}"
         with _listening(port) as listener:
             address = f"http://{HOST}:{listener.getsockname()[1]}"
             _serve(url, address, listener, as_json=as_json)
@@ -100,7 +98,7 @@ def _requests(address: str, client_id: str, secret: str) -> list[tuple[int, str,
         (401, "no key", f"curl -i {address}/missing"),
         (401, "a wrong key", curl_line(f"{address}/missing", client_id, "wrong", "-i")),
         (404, "the app's own answer passes through", curl("/missing")),
-        (500, "the app raised an exception", curl("/broken")),
+        (500, "the app raised an exception (its traceback is here, as it should be)", curl("/broken")),
         (504, "the app outran timeout_s", curl("/slow")),
         (200, "an excluded path needs no key", f"curl -i {address}/health"),
     ]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..backend import Backend, Issued
-from ..errors import KeyNotFound
+from ..errors import KeyNotFound, UnreadableRecord
 from ..model import Key
 from ._curl import curl_line
 from ._errors import CommandError, reason_of
@@ -141,7 +141,11 @@ def revoke(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Refuse a key from now on, for good. It stays listed."""
+    """End a key for good. It stays listed.
+
+    Servers that have just accepted it may go on doing so for up to cache_ttl_s (30 seconds by default).
+    Without a terminal to ask on, it is done at once.
+    """
     with opened(ctx, backend) as store:
         _end(store, store.revoke, "revoke", client_id, yes=yes, as_json=as_json)
 
@@ -154,7 +158,7 @@ def delete(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a key and free its id."""
+    """Remove a key and free its id. What is said of revoke holds here, too."""
     with opened(ctx, backend) as store:
         _end(store, store.delete, "delete", client_id, yes=yes, as_json=as_json)
 
@@ -162,9 +166,12 @@ def delete(
 def _end(
     store: Backend, act: Callable[[str], Key], verb: str, client_id: str, *, yes: bool, as_json: bool
 ) -> None:
-    key = _found(store, client_id)
-    if not confirmed(f"{verb} {client_id} ({key.name or 'no name'})?", yes=yes):
-        raise CommandError("nothing was changed")
+    try:
+        name = _found(store, client_id).name or "no name"
+    except UnreadableRecord:  # to be deleted, for one
+        name = "its record cannot be read"
+    if not confirmed(f"{verb} {client_id} ({name})?", yes=yes):
+        raise CommandError("not confirmed: nothing was changed")
     key = act(client_id)
     if as_json:
         print_json(key_fields(key))

@@ -742,3 +742,29 @@ def test_nothing_is_open_before_it_is_asked(redis_server: RedisServer) -> None:
     store = RedisStore(redis_server.url())
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
     assert store._loops == {}
+
+
+def test_who_asks_as_the_last_batch_ends_is_not_forgotten(own_redis_server: RedisServer) -> None:
+    """All connections' tasks end in one turn of the loop; a look-up made in that very turn gets its own."""
+    store = RedisStore(own_redis_server.url(), deadline_s=1)
+    assert store.put(Key("x"), None)
+
+    async def twice() -> None:
+        assert await store.aget("x") is not None
+        assert await store.aget("x") is not None
+
+    async def main() -> None:
+        with redis.Redis(port=own_redis_server.port) as admin:
+            for which in range(8):
+                admin.execute_command("CLIENT", "PAUSE", 60, "ALL")
+                asked = []
+                for number in range(4):
+                    asked.append(asyncio.create_task(twice() if number == which % 4 else store.aget("x")))
+                    await asyncio.sleep(0.004)  # so that each is sent by a connection of its own
+                while admin.ping() is not True:  # answered only when the pause is over, as the others are
+                    pass
+                await asyncio.gather(*asked)
+        await store.aclose()
+
+    asyncio.run(main())
+    store.close()

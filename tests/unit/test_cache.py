@@ -46,7 +46,7 @@ def allow(client_id: str = "a", *scopes: str) -> Allow:
 
 
 def put(cache: Cache, value: bytes, verdict: Allow, expires_at: datetime | None = None) -> None:
-    cache.put(value, verdict, expires_at=expires_at, epoch=cache.epoch)
+    cache.put(value, verdict, expires_at=expires_at, asked=cache.ask())
 
 
 def test_only_the_very_value_is_found(cache: Cache) -> None:
@@ -169,12 +169,12 @@ def test_everything_can_be_forgotten(cache: Cache) -> None:
 @pytest.mark.parametrize("event", ["forget it", "forget another", "clear"])
 def test_what_was_looked_up_before_a_change_is_not_kept(cache: Cache, event: str) -> None:
     """The look-up may have read what was there before the change."""
-    epoch = cache.epoch
+    asked = cache.ask()
     if event == "clear":
         cache.clear()
     else:
         cache.forget("a" if event == "forget it" else "b")
-    cache.put(b"1", allow("a"), expires_at=None, epoch=epoch)
+    cache.put(b"1", allow("a"), expires_at=None, asked=asked)
 
     assert cache.get(b"1") is None
 
@@ -257,7 +257,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.cache = Cache(30, 4, clock=self.clock, wall=self.clock.wall)
         self.model = Model(self.clock)
-        self.epochs = [self.cache.epoch]
+        self.asked = [self.cache.ask()]
         self.changes = 0
         self.taken: list[tuple[int, int]] = []
 

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from basicauth_mw.credentials import MAX_FIELD_OCTETS, Credentials, challenge, encode_basic, parse_basic
+from basicauth_mw.credentials import (
+    MAX_FIELD_OCTETS,
+    Credentials,
+    challenge,
+    encode_basic,
+    is_usual_spelling,
+    parse_basic,
+)
 from basicauth_mw.errors import InvalidKey, MalformedCredentials
 
 CONTROLS = [*range(0x20), 0x7F]
@@ -433,3 +440,23 @@ def test_challenge_takes_another_scheme() -> None:
         "xBasic",
         {"realm": "api", "charset": "UTF-8"},
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "usual"),
+    [
+        (b"Basic YTpi", True),
+        (b"basic YTpi", True),
+        (b"BASIC YTpi", True),
+        (b"bASIC YTpi", False),
+        (b"Basic  YTpi", False),
+        (b" Basic YTpi", False),
+        (b"Basic YTpi ", False),
+        (b"Basic YTpi\t", False),
+    ],
+    ids=repr,
+)
+def test_the_usual_spellings_are_few(value: bytes, usual: bool) -> None:
+    """Every spelling is accepted, and only those that programs use are worth remembering."""
+    assert parse_basic(value) == Credentials("a", "b")
+    assert is_usual_spelling(value) is usual

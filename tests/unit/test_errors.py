@@ -105,7 +105,7 @@ def test_configuration_error_keeps_its_problems() -> None:
     assert ConfigurationError("one").problems == ("one",)
     assert str(ConfigurationError("one")) == "one"
     assert ConfigurationError(iter(["one", "two"])).problems == ("one", "two")
-    assert str(ConfigurationError(["one", "two"])) == "one; two"
+    assert str(ConfigurationError(["one", "two"])) == "2 problems:\n  one\n  two"
 
 
 def test_throttled_says_when() -> None:

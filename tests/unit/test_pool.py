@@ -285,3 +285,20 @@ def test_a_lock_that_was_held_at_the_fork_blocks_nobody(pool: WorkerPool, call: 
     finally:
         enough.set()
         holder.join(LIMIT_S)
+
+
+def test_a_thread_that_cannot_be_started_is_not_counted(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused while the system has no more threads; as before when it has some again."""
+
+    def no_more(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more)
+        for _ in range(5):
+            with pytest.raises(PoolFull):
+                pool.submit(int)
+
+    assert pool.submit(lambda: 1).result(LIMIT_S) == 1

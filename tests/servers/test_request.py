@@ -1,0 +1,187 @@
+"""The common request octet by octet, from every kind of store, and heads that no client sends."""
+
+from __future__ import annotations
+
+import random
+import socket
+import string
+import time
+from http.client import HTTPResponse
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from basicauth_mw import Settings, open_backend
+from tests.servers.conftest import LIMIT_S, SERVERS, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.redis_server import RedisServer
+    from tests.servers.conftest import Served
+
+TOKEN = "ZGVtbzpwQDU1dzByZA=="  # demo:p@55w0rd
+WRONG = "ZGVtbzpwQDU1dzByZQ=="
+BODY = b'{"text": "This is an example request!"}'
+BASE64 = string.ascii_letters + string.digits + "+/="
+DEADLINE_S = 0.5
+
+every_server = pytest.mark.parametrize("name", SERVERS)
+
+
+class Connection:
+    """One TCP connection, for octets as they are. What hangs fails by time-out."""
+
+    def __init__(self, served: Served) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", served.port), timeout=LIMIT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._socket.close()
+
+    def ask(self, octets: bytes, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+        """Send a whole request and read the answer to it."""
+        self._socket.sendall(octets)
+        with HTTPResponse(self._socket, method=method) as response:
+            response.begin()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, headers, response.read()
+
+
+def common_request(authorization: str | None) -> bytes:
+    """Every field as a common client sends it."""
+    fields = [
+        "POST /echo HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Accept: */*",
+        "Accept-Encoding: gzip, deflate",
+        *([] if authorization is None else [f"Authorization: {authorization}"]),
+        "Connection: keep-alive",
+        "Content-Type: application/json",
+        f"Content-Length: {len(BODY)}",
+    ]
+    return "\r\n".join(fields).encode() + b"\r\n\r\n" + BODY
+
+
+def post(served: Served, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+    with Connection(served) as connection:
+        return connection.ask(common_request(authorization))
+
+
+@pytest.fixture(params=["env", "sqlite", "redis"])
+def demo_key(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The settings of a store of each kind that holds demo:p@55w0rd."""
+    if request.param == "env":
+        return {"BASICAUTH_KEYS": "demo:p@55w0rd"}
+    url = f"sqlite:///{tmp_path}/keys.db"
+    if request.param == "redis":
+        url = request.getfixturevalue("redis_url")
+    with open_backend(url, settings=Settings(), create=True) as backend:
+        backend.create(client_id="demo", secret="p@55w0rd")
+    return {"BASICAUTH_BACKEND": url}
+
+
+@every_server
+def test_the_common_request(serve: Callable[..., Served], name: str, demo_key: dict[str, str]) -> None:
+    """From every kind of store, with the default limit of failures: one key works, its neighbours do not."""
+    served = serve(name, **demo_key)
+    dice = random.Random(7)
+
+    assert post(served, f"Basic {TOKEN}")[0] == 200
+    for position, right in enumerate(TOKEN):
+        changed = TOKEN[:position] + dice.choice(BASE64.replace(right, "")) + TOKEN[position + 1 :]
+        status, headers, body = post(served, f"Basic {changed}")
+        assert status == 401
+        assert headers["www-authenticate"] == 'Basic realm="api", charset="UTF-8"'
+        assert headers["content-type"] == "application/problem+json"
+        assert b'"invalid_credentials"' in body
+    assert post(served, f"Basic {TOKEN}")[0] == 200, "twenty failures are not too many"
+
+
+@every_server
+def test_a_connection_is_kept(serve: Callable[..., Served], name: str) -> None:
+    """A refusal, or an exception, leaves the connection fit for the next request."""
+    served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd")
+    broken = f"GET /broken HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {TOKEN}\r\n\r\n".encode()
+    right, wrong, none = (common_request(field) for field in (f"Basic {TOKEN}", f"Basic {WRONG}", None))
+
+    with Connection(served) as connection:
+        statuses = [connection.ask(octets)[0] for octets in (right, wrong, none, right)]
+    with Connection(served) as connection:
+        failed = connection.ask(broken)
+
+    assert statuses == [200, 401, 401, 200]
+    assert (failed[0], failed[1]["content-length"]) == (500, str(len(failed[2])))
+    assert post(served, f"Basic {TOKEN}")[0] == 200
+
+
+@every_server
+def test_redis_is_down_at_the_start(
+    serve: Callable[..., Served], name: str, own_redis_server: RedisServer
+) -> None:
+    """The server starts all the same, answers 503, and serves as soon as there is a store."""
+    url = own_redis_server.url()
+    own_redis_server.stop()
+    served = serve(name, BASICAUTH_BACKEND=url, BASICAUTH_BACKEND_DEADLINE_S=str(DEADLINE_S))
+
+    began = time.monotonic()
+    status, headers, body = post(served, f"Basic {TOKEN}")
+    assert time.monotonic() - began < DEADLINE_S + 1
+    assert (status, b'"backend_unavailable"' in body) == (503, True)
+    assert int(headers["retry-after"]) >= 1
+
+    own_redis_server.start()
+    with open_backend(url, settings=Settings()) as backend:
+        issued = backend.create(client_id="late")
+    wait_until(lambda: post(served, issued.authorization)[0] == 200, 5)
+
+
+def head(
+    field: bytes | None = b"Basic !", *, line: bytes = b"GET /hello HTTP/1.1", more: tuple[bytes, ...] = ()
+) -> bytes:
+    lines = [line, b"Host: x", *more]
+    if field is not None:
+        lines.append(b"Authorization: " + field)
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def odd_heads() -> Iterator[bytes]:
+    """Sizes, counts, repetitions, methods and targets at which a parser may stumble."""
+    good = f"Basic {TOKEN}".encode()
+    yield from (head(None), head(b""), head(good + b"\0"), head(good[:10] + b"\0" + good[10:]))
+    yield from (head(b"Basic\t" + good[6:]), head(good + b"\rX"), head(b"Basic" + b" " * 65_536 + good[6:]))
+    yield from (head(b"Basic " + b"A" * 65_536), head(bytes(range(0x80, 0x100))))
+    yield head(good, more=(b"AUTHORIZATION: " + good,))
+    yield head(more=tuple(b"X-%d: %d" % (number, number) for number in range(1000)))
+    yield head(more=(b"Authorization: Basic eDp5",) * 1000)
+    for method in (b"get", b"FOO", b"TRACE", b"OPTIONS", b"PROPFIND", b"A" * 300, b"G\xc3\x89T"):
+        yield head(line=method + b" /hello HTTP/1.1")
+    for target in (
+        *(b"*", b"//", b"/..", b"/%00", b"/%ff%fe", b"/hello%2f..", b"/;a?b#c", b"http://evil/hello", b"?"),
+        *(b"/" + b"a" * 20_000, b"/\xff\xfe", b"/%", b"hello", b"/\x7f", b"/%2e%2e/%5c", b"/he llo"),
+    ):
+        yield head(line=b"GET " + target + b" HTTP/1.1")
+    yield from (head(line=b"GET /hello HTTP/1.0"), head(line=b"GET /hello HTTP/9.9"))
+    dice = random.Random(4)
+    octets = bytes(octet for octet in range(256) if octet not in b"\r\n")
+    for number in range(150):
+        noise = bytes(dice.choices(b"ABab01+/=-_ :" if number % 2 else octets, k=dice.randrange(60)))
+        yield head(b"Basic " + noise if number % 3 else noise)
+
+
+@every_server
+def test_odd_heads_are_answered(serve: Callable[..., Served], name: str) -> None:
+    """401, or the server's own 400 or 431: always an answer, at once, and never a 5xx."""
+    served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd", BASICAUTH_THROTTLE="")
+    seen: dict[int, Any] = {}
+    for octets in odd_heads():
+        with Connection(served) as connection:
+            status = connection.ask(octets)[0]
+        seen.setdefault(status, octets[:200])
+
+    assert seen.keys() <= {400, 401, 431}, seen
+    assert post(served, f"Basic {TOKEN}")[0] == 200
+    assert "Traceback" not in served.log.read_text()
