@@ -75,7 +75,7 @@ def test_failures_are_counted_afresh(held: str) -> None:
 
 
 def test_a_pool_has_threads_of_its_own() -> None:
-    pool = WorkerPool("test", workers=1, waiting=1)
+    pool = WorkerPool("forking", workers=1, waiting=1)
     assert pool.submit(lambda: 1).result(LIMIT_S) == 1
 
     def work() -> None:
@@ -84,3 +84,4 @@ def test_a_pool_has_threads_of_its_own() -> None:
     with pool._changed:
         assert child_ends_well(work)
     assert pool.submit(lambda: 3).result(LIMIT_S) == 3
+    pool.close()

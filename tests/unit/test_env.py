@@ -1,0 +1,156 @@
+"""Keys from the environment: three forms, one grammar for what they hold, no value in any error."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw.backends.env import EnvStore
+from basicauth_mw.errors import ConfigurationError
+from basicauth_mw.hashing import PROCESS_PEPPER, Hasher, hash_slow
+from basicauth_mw.minting import mint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HASHER = Hasher([PROCESS_PEPPER])
+HASHED = hash_slow("canary")
+BCRYPT = "$2b$04$abcdefghijklmnopqrstuuRHJ9X5RHRIYwk8TfT/BWPZdMp4TWzX6"
+MISTYPED = "sk_" + "0" * 49
+
+
+def opens(store: EnvStore, client_id: str, secret: str) -> bool:
+    key = store.get(client_id)
+    return key is not None and HASHER.match_fast(secret, key.secrets) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        pytest.param("demo:p@55w0rd", {"demo": "p@55w0rd"}, id="one"),
+        pytest.param("a:1,b:2", {"a": "1", "b": "2"}, id="commas"),
+        pytest.param(" a:1 , b:2 ,", {"a": "1", "b": "2"}, id="blanks round commas"),
+        pytest.param("a:1:2", {"a": "1:2"}, id="colons in the secret"),
+        pytest.param("a:x,y\nb:2\n", {"a": "x,y", "b": "2"}, id="lines"),
+        pytest.param("a:1\r\n\r\nb:2\r\n", {"a": "1", "b": "2"}, id="lines with CRLF"),
+        pytest.param("größe:пароль", {"größe": "пароль"}, id="unicode"),
+        pytest.param('{"a": "1", "b c": " 2 "}', {"a": "1", "b c": " 2 "}, id="json"),
+        pytest.param('\n{"a": {"secret": "1"}}\n', {"a": "1"}, id="json object"),
+    ],
+)
+def test_the_forms(monkeypatch: pytest.MonkeyPatch, text: str, pairs: dict[str, str]) -> None:
+    """Every pair opens its own door and no other."""
+    monkeypatch.setenv("BASICAUTH_KEYS", text)
+    store = EnvStore()
+
+    assert [key.client_id for key in store.scan("", "", 10)] == sorted(pairs)
+    for client_id in pairs:
+        for other, secret in pairs.items():
+            assert opens(store, client_id, secret) == (client_id == other)
+    assert not store.holds_slow()
+    assert store.get("nobody") is None
+
+
+def test_what_a_json_object_may_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"secret": "s", "name": "CI", "scopes": ["w", "r"], "expires_at": "2030-01-31T14:00:00+02:00"}
+    monkeypatch.setenv("BASICAUTH_KEYS", json.dumps({"ci": fields}))
+    key = EnvStore().get("ci")
+
+    assert key is not None
+    assert (key.name, key.scopes) == ("CI", {"r", "w"})
+    assert key.expires_at == datetime(2030, 1, 31, 12, tzinfo=UTC)
+    assert key.expires_at.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "stored", [HASHED, BCRYPT, Hasher().hash_fast(mint("sk"))], ids=["argon2", "bcrypt", "fast"]
+)
+@pytest.mark.parametrize("form", ['{{"a": {}}}', "a:{}\nb:2"], ids=["json", "lines"])
+def test_a_secret_may_be_a_hash(monkeypatch: pytest.MonkeyPatch, stored: str, form: str) -> None:
+    """It is kept as it is; it does not work as a secret itself."""
+    monkeypatch.setenv("BASICAUTH_KEYS", form.format(json.dumps(stored) if form.startswith("{") else stored))
+    store = EnvStore()
+    key = store.get("a")
+
+    assert key is not None
+    assert [secret.hash for secret in key.secrets] == [stored]
+    assert store.holds_slow() == (not stored.startswith("$bamw1$"))
+
+
+def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("a:1\n")
+    monkeypatch.setenv("TEAM_FILE", str(path))
+    monkeypatch.delenv("BASICAUTH_KEYS", raising=False)
+
+    assert opens(EnvStore("env:TEAM"), "a", "1")
+    monkeypatch.setenv("TEAM", "b:2")
+    with pytest.raises(ConfigurationError, match="both set"):
+        EnvStore("env:TEAM")
+    monkeypatch.delenv("TEAM")
+    path.unlink()
+    with pytest.raises(ConfigurationError, match="TEAM_FILE"):
+        EnvStore("env:TEAM")
+    with pytest.raises(ConfigurationError, match="name of an environment variable"):
+        EnvStore("env:a b")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("", "no key", id="empty"),
+        pytest.param(" \n ", "no key", id="blank"),
+        pytest.param(",,", "no key", id="commas only"),
+        pytest.param("{}", "no key", id="empty object"),
+        pytest.param("canary", "entry 1: is not id:secret", id="no colon"),
+        pytest.param("a:1,canary", "entry 2: is not id:secret", id="second without colon"),
+        pytest.param("canary:", "1 to 1024 octets", id="empty secret"),
+        pytest.param(":canary", "1 to 255 octets", id="empty id"),
+        pytest.param("canary:1,canary:2", "entry 2: the client id stands there twice", id="twice"),
+        pytest.param("a: canary", "blank beside the colon", id="blank behind the colon"),
+        pytest.param("a :canary", "blank beside the colon", id="blank before the colon"),
+        pytest.param('"a:canary"', "quotes", id="quoted"),
+        pytest.param("'a:canary'", "quotes", id="single quoted"),
+        pytest.param(f"a:{HASHED}", "JSON", id="hash in the comma form"),
+        pytest.param("a:{SHA}canary\nb:2", "SHA-1", id="weak hash"),
+        pytest.param("a:$argon2id$canary\nb:2", "not a hash", id="damaged hash"),
+        pytest.param(f"a:{MISTYPED}", "mistyped", id="mistyped"),
+        pytest.param("{canary", "syntax", id="no json"),
+        pytest.param('{"a": "1", "a": "canary"}', "twice", id="twice in json"),
+        pytest.param('{"a": 17}', "neither a secret nor an object", id="number"),
+        pytest.param('{"a": ["canary"]}', "neither a secret nor an object", id="list"),
+        pytest.param('{"a": {"name": "canary"}}', "holds secret", id="object without secret"),
+        pytest.param('{"a": {"secret": "canary", "scope": "x"}}', "holds secret", id="unknown field"),
+        pytest.param('{"a": {"secret": 5}}', "text", id="secret is a number"),
+        pytest.param('{"a": {"secret": "canary", "scopes": "read"}}', "list", id="scopes as text"),
+        pytest.param('{"a": {"secret": "canary", "name": 5}}', "text", id="name is a number"),
+        pytest.param('{"a": {"secret": "canary", "expires_at": 5}}', "moment", id="expiry is a number"),
+        pytest.param(
+            '{"a": {"secret": "canary", "expires_at": "2030-01-01T00:00:00"}}', "timezone", id="naive"
+        ),
+        pytest.param('{"a": {"secret": "canary\\u0000"}}', "control", id="control character"),
+        pytest.param('{"a": {"secret": "canary\\ud800"}}', "UTF-8", id="lone surrogate"),
+    ],
+)
+def test_bad_values(monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
+    """One clear error that names the entry by its number and shows nothing of it."""
+    monkeypatch.setenv("BASICAUTH_KEYS", text)
+    with pytest.raises(ConfigurationError) as problem:
+        EnvStore()
+
+    assert said in str(problem.value)
+    assert "canary" not in str(problem.value)
+
+
+def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASICAUTH_KEYS", "a,b:2,c:")
+    with pytest.raises(ConfigurationError) as problem:
+        EnvStore()
+
+    assert [said.split(":")[0] for said in problem.value.problems] == [
+        "BASICAUTH_KEYS, entry 1",
+        "BASICAUTH_KEYS, entry 3",
+    ]
