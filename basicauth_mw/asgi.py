@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 __all__ = ["BasicAuthMiddleware"]
-
-logger = logging.getLogger("basicauth_mw")
 
 _AUTHORIZATION: Final = b"authorization"
 
