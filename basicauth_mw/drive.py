@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never, cast
 
+from ._fork import after_fork
 from .errors import BackendError, BackendUnavailable, MissingExtra, Overloaded, UnreadableRecord
 from .hashing import match_slow, slow_decoy
 from .model import Decision, Key
@@ -87,6 +89,8 @@ class Performer:
             workers=slow_hash_workers,
             waiting=SLOW_WAITING_PER_WORKER * slow_hash_workers,
         )
+        self._reset_flights()
+        after_fork(self._reset_flights)
         self._available = True
         self._said_at: deque[float] = deque(maxlen=_LINES_PER_MINUTE)
         self._slow = False
@@ -112,8 +116,8 @@ class Performer:
                 return self.lookup(client_id, ends_at)
             case HoldsSlow():
                 return self.holds_slow(ends_at)
-            case SlowCheck(secret, hashes):
-                return self._wait_for_hash(self._hash(secret, hashes))
+            case SlowCheck():
+                return self._wait_for_hash(self._hash(effect))
             case _:
                 assert_never(effect)
 
@@ -124,8 +128,8 @@ class Performer:
                 return await self.alookup(client_id, ends_at)
             case HoldsSlow():
                 return await self.aholds_slow(ends_at)
-            case SlowCheck(secret, hashes):
-                return await self._await_hash(self._hash(secret, hashes))
+            case SlowCheck():
+                return await self._await_hash(self._hash(effect))
             case _:
                 assert_never(effect)
 
@@ -268,22 +272,37 @@ class Performer:
         try:
             return job.result(SLOW_CHECK_LIMIT_S)
         except TimeoutError:
-            job.cancel()
             raise Overloaded("a slow hash had to wait too long") from None
 
     async def _await_hash(self, job: Job[int | None]) -> int | None:
-        from asyncio import wrap_future
+        from asyncio import shield, wrap_future
 
         try:
-            return await _within(time.monotonic() + SLOW_CHECK_LIMIT_S, wrap_future(job))
+            # Shielded: others may wait for the same job, and one who gives up does not end it.
+            return await _within(time.monotonic() + SLOW_CHECK_LIMIT_S, shield(wrap_future(job)))
         except TimeoutError:
             raise Overloaded("a slow hash had to wait too long") from None
 
-    def _hash(self, secret: str, hashes: tuple[str, ...]) -> Job[int | None]:
-        try:
-            return self._hashes.submit(partial(_check_slow, secret, hashes))
-        except PoolFull:
-            raise Overloaded("every worker for slow hashes is busy") from None
+    def _hash(self, check: SlowCheck) -> Job[int | None]:
+        """The job for a check: the one under way for an equal check, or a new one."""
+        with self._flights_lock:
+            if (job := self._flights.get(check)) is not None:
+                return job
+            try:
+                job = self._hashes.submit(partial(_check_slow, check.secret, check.hashes))
+            except PoolFull:
+                raise Overloaded("every worker for slow hashes is busy") from None
+            self._flights[check] = job
+        job.add_done_callback(partial(self._landed, check))
+        return job
+
+    def _landed(self, check: SlowCheck, _job: object) -> None:
+        with self._flights_lock:
+            self._flights.pop(check, None)
+
+    def _reset_flights(self) -> None:
+        self._flights: dict[SlowCheck, Job[int | None]] = {}
+        self._flights_lock = threading.Lock()
 
 
 _NOT_AT_ONCE: Final = object()

@@ -49,9 +49,12 @@ class HoldsSlow:
 class SlowCheck:
     """Compare a secret with slow hashes, or with a decoy if there are none, off the event loop.
 
-    The answer is the index of the hash that matches, or None.
+    The answer is the index of the hash that matches, or None. Equal checks that are asked for at once may
+    be answered by one. The client id is part of them although no hash depends on it: else unknown ids could
+    share the one decoy while known ones cannot, and many requests at once would tell them apart.
     """
 
+    client_id: str
     secret: str
     hashes: tuple[str, ...]
 
@@ -112,7 +115,7 @@ class Verifier:
             return Deny(InvalidCredentials(), "malformed", client_id)
         asked = self.cache.ask()
         key = yield from Lookup(client_id)
-        match = yield from self._match(secret, shape, key.secrets if key else ())
+        match = yield from self._match(client_id, secret, shape, key.secrets if key else ())
         if key is None or match is None:
             return Deny(InvalidCredentials(), "unknown" if key is None else "wrong_secret", client_id)
         ends = [moment for moment in (key.expires_at, match.expires_at) if moment is not None]
@@ -129,7 +132,7 @@ class Verifier:
         return allow
 
     def _match(
-        self, secret: str, shape: Shape, stored: tuple[Secret, ...]
+        self, client_id: str, secret: str, shape: Shape, stored: tuple[Secret, ...]
     ) -> Generator[Effect, object, Secret | None]:
         match = self._hasher.match_fast(secret, stored)
         if match is not None or shape is not Shape.OTHER:
@@ -140,5 +143,5 @@ class Verifier:
         holds_slow = yield from HoldsSlow()
         if not (slow or holds_slow):
             return None
-        index = yield from SlowCheck(secret, tuple(candidate.hash for candidate in slow))
+        index = yield from SlowCheck(client_id, secret, tuple(candidate.hash for candidate in slow))
         return None if index is None else slow[index]

@@ -783,15 +783,16 @@ def test_a_cancelled_asynchronous_look_up_is_a_503(app: App) -> None:
 
 def test_a_full_pool_of_slow_hashes_is_a_503_at_once(app: App) -> None:
     """One worker, eight that wait; all others are told at once and not after their turn."""
-    stored = {"ci": basic_key("ci", "password")}
+    # A client each: what one client asks for at once is one check.
+    stored = {f"ci-{number}": basic_key(f"ci-{number}", "password") for number in range(40)}
     gate = BasicAuthMiddleware(
         app, FakeStore(stored.get), settings=Settings(throttle="", cache_ttl_s=0), slow_hash_workers=1
     )
-    right = encode_basic("ci", "password")
-    assert call(gate, right).status == 200
+    assert call(gate, encode_basic("ci-0", "password")).status == 200
     together = threading.Barrier(40)
 
-    def timed(_number: int) -> tuple[Any, float]:
+    def timed(number: int) -> tuple[Any, float]:
+        right = encode_basic(f"ci-{number}", "password")
         together.wait(LIMIT_S)
         began = time.monotonic()
         return call(gate, right), time.monotonic() - began
