@@ -63,7 +63,6 @@ class Cache:
         size: Most entries.
         clock: Monotonic seconds; an entry's age.
         wall: Seconds since the epoch; for the expiry of keys.
-
     """
 
     def __init__(

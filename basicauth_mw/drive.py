@@ -70,7 +70,7 @@ class Performer:
 
     Args:
         store: Anything with ``get`` or ``aget``; see ``backends.base``.
-        deadline_s: Seconds that one question may take, everything included.
+        deadline_s: Seconds for all that one request asks of the store, everything included.
         slow_hash_workers: Slow hashes at a time.
 
     Whatever a store raises means that it cannot be asked; what it answers must be the key asked for.

@@ -294,6 +294,7 @@ def _configure(
         fallback = settings or resolved
         backend = fallback.backend if fallback else os.environ.get(f"{ENV_PREFIX}BACKEND", "env:")
     owned = isinstance(backend, str)
+    # An empty URL among bad settings has been named already.
     if isinstance(backend, str) and (backend or resolved):
         try:
             backend = open_store(backend, deadline_s=resolved.backend_deadline_s if resolved else 1.0)

@@ -44,4 +44,4 @@ def health() -> Response:
 
 
 # Where the keys are, and every other setting, comes from BASICAUTH_* in the environment.
-app.wsgi_app = BasicAuthMiddleware(app.wsgi_app, exclude=("/health",))  # type: ignore[method-assign]
+app.wsgi_app = BasicAuthMiddleware(app.wsgi_app, exclude=("/health",))

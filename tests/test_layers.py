@@ -40,6 +40,8 @@ LAYERS = [
     ["backends.base"],
     ["backends._codec"],
     ["backends._threads"],
+    ["backends._redis_url"],
+    ["backends._redis_lines"],
     ["backends.memory", "backends.env", "backends.sqlite", "backends.redis"],
     ["backends"],
     ["backend"],

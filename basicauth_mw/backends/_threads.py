@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from .._fork import after_fork
 
@@ -35,10 +35,10 @@ class PerThread(Generic[T]):
     def mine(self) -> T:
         """The calling thread's own."""
         try:
-            return self._local.holder.value  # type: ignore[no-any-return]
+            return cast("T", self._local.holder.value)
         except AttributeError:
             holder = self._local.holder = _Holder(self._make(), self._all)
-            return holder.value  # type: ignore[no-any-return]
+            return cast("T", holder.value)
 
     def all(self) -> list[T]:
         """Those of every thread."""

@@ -760,10 +760,14 @@ def test_who_asks_as_the_last_batch_ends_is_not_forgotten(own_redis_server: Redi
                 asked = []
                 for number in range(4):
                     asked.append(asyncio.create_task(twice() if number == which % 4 else store.aget("x")))
-                    await asyncio.sleep(0.004)  # so that each is sent by a connection of its own
+                    for _ in range(10_000):  # until it is on its way, by a connection of its own
+                        await asyncio.sleep(0)
+                        if not store._loop()._waiting and len(store._loop()._tasks) > number:
+                            break
                 while admin.ping() is not True:  # answered only when the pause is over, as the others are
                     pass
-                await asyncio.gather(*asked)
+                async with asyncio.timeout(5):
+                    await asyncio.gather(*asked)
         await store.aclose()
 
     asyncio.run(main())
