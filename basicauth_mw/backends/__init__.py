@@ -11,9 +11,19 @@ from typing import Any
 
 from ..errors import BasicAuthError, ConfigurationError
 from ._codec import dump_key, load_key
-from .base import Changes, ReadableStore, Store
+from .base import BulkStore, Changes, ReadableStore, Store, UsageStore, Use
 
-__all__ = ["Changes", "ReadableStore", "Store", "dump_key", "load_key", "open_store"]
+__all__ = [
+    "BulkStore",
+    "Changes",
+    "ReadableStore",
+    "Store",
+    "UsageStore",
+    "Use",
+    "dump_key",
+    "load_key",
+    "open_store",
+]
 
 ENTRY_POINTS = "basicauth_mw.backends"
 

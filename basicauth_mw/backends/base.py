@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from ..model import Key
 
@@ -24,6 +25,21 @@ class Changes:
     cursor: str
     client_ids: tuple[str, ...] = ()
     gap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """That a secret was used.
+
+    Attributes:
+        client_id: Whose it is.
+        secret_created_at: Which of the key's secrets: no two of them were made in the same microsecond.
+        at: When it was used last, to the minute; UTC.
+    """
+
+    client_id: str
+    secret_created_at: datetime
+    at: datetime
 
 
 @runtime_checkable
@@ -90,4 +106,42 @@ class Store(ReadableStore, Protocol):
 
     def close(self) -> None:
         """Release every connection. A later call opens new ones."""
+        ...
+
+
+@runtime_checkable
+class BulkStore(Store, Protocol):
+    """A store that takes many new keys at once; any other is given them one by one."""
+
+    def add(self, records: Sequence[Key], /) -> list[bool]:
+        """Write keys that are new, with as few round trips and syncs as it can.
+
+        Each record is written whole or not at all. What failed half-way may be given again: what was
+        written then is reported as taken.
+
+        Returns:
+            For each record, in order, whether it was written; False: its client id is taken.
+
+        Raises:
+            BackendUnavailable: Not all could be written, or that cannot be told.
+        """
+        ...
+
+
+@runtime_checkable
+class UsageStore(Store, Protocol):
+    """A store that remembers when secrets were last used, apart from the keys.
+
+    Noting a use is no change of the key: it leaves ``changes`` and every ``version`` alone.
+    """
+
+    def record_uses(self, uses: Sequence[Use], /) -> None:
+        """Note uses. A use before the one that is known, or of a key that is not stored, changes nothing."""
+        ...
+
+    def last_uses(self, client_ids: Sequence[str], /) -> Sequence[Use]:
+        """The last use of every secret of these clients that was ever used, in any order.
+
+        It may leave out secrets that the key no longer has, but for the client's latest use of all.
+        """
         ...
