@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from . import audit
-from .backends import Store, open_store
+from . import audit, lifecycle
+from .backends import BulkStore, Store, UsageStore, Use, open_store
 from .credentials import encode_basic
 from .drive import Performer
 from .errors import (
     BackendUnavailable,
+    BasicAuthError,
+    InvalidKey,
     KeyExists,
     KeyNotFound,
-    KeyRevoked,
     ReadOnlyBackend,
     UnreadableRecord,
 )
-from .hashing import PROCESS_PEPPER, Hasher, hash_slow
-from .minting import ID_PREFIX, Shape, mint, recognise
+from .hashing import Hasher
+from .ledger import Ledger
+from .minting import ID_PREFIX, mint
 from .model import Key, Secret, utcnow
-from .rules import check_client_id, check_expires_at, check_metadata, check_name, check_scopes, check_secret
+from .records import check_key
+from .rules import (
+    check_client_id,
+    check_expires_at,
+    check_metadata,
+    check_name,
+    check_overlap,
+    check_scopes,
+    check_secret,
+)
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
+    from types import EllipsisType
 
 PAGE: Final = 500
+DAY_S: Final = 86_400
+
 _TRIES: Final = 50
 
 
@@ -65,10 +80,12 @@ class Backend:
         if settings is None:
             settings = Settings.from_env()
         self.store = store
-        # What never leaves this process may be kept as a digest under a key that never does either.
-        self._volatile = getattr(store, "volatile", False) is True
-        process = [PROCESS_PEPPER] if self._volatile else []
-        self.hasher = Hasher([*process, *(pepper.encode() for pepper in settings.pepper)])
+        self.hasher = Hasher(
+            [pepper.encode() for pepper in settings.pepper],
+            volatile=getattr(store, "volatile", False) is True,
+        )
+        self.ledger = Ledger(store, self.hasher)
+        weakref.finalize(self, self.ledger.close)  # runs at exit as well
         self._prefix = settings.secret_prefix
         self._performer = Performer(
             store, deadline_s=settings.backend_deadline_s, slow_hash_workers=settings.slow_hash_workers
@@ -96,11 +113,20 @@ class Backend:
             BackendUnavailable: The store cannot be asked within ``backend_deadline_s``.
             UnreadableRecord: The record is damaged.
         """
-        return self._performer.lookup(client_id, self._performer.deadline())
+        ends_at = self._performer.deadline()
+        key = self._performer.lookup(client_id, ends_at)
+        if key is None or not isinstance(self.store, UsageStore):
+            return key
+        return _with_uses(key, self._performer.ask(partial(self.store.last_uses, [client_id]), ends_at))
 
     async def aget(self, client_id: str) -> Key | None:
         """``get`` for an event loop."""
-        return await self._performer.alookup(client_id, self._performer.deadline())
+        ends_at = self._performer.deadline()
+        key = await self._performer.alookup(client_id, ends_at)
+        if key is None or not isinstance(self.store, UsageStore):
+            return key
+        question = partial(self.store.last_uses, [client_id])
+        return _with_uses(key, await self._performer.aask(question, ends_at))
 
     def iter_keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Key]:
         """Walk over keys in the order of their ids' octets, in constant memory.
@@ -117,7 +143,7 @@ class Backend:
         while left is None or left > 0:
             size = PAGE if left is None else min(PAGE, left)
             page = scan(prefix, after, size)
-            yield from page
+            yield from self._with_uses(page)
             if len(page) < size:
                 return
             after = page[-1].client_id
@@ -151,6 +177,7 @@ class Backend:
             KeyExists: The client id is taken.
             MissingExtra: A chosen secret, and argon2-cffi is not installed.
         """
+        store = self._writable()
         now = utcnow()
         client_id = mint(ID_PREFIX) if client_id is None else check_client_id(client_id)
         plain = mint(self._prefix) if secret is None else check_secret(secret)
@@ -161,16 +188,75 @@ class Backend:
             created_at=now,
             expires_at=check_expires_at(expires_at, now=now),
             metadata=check_metadata(metadata),
-            # Versions of a client id that was deleted and made again must not meet those of the old one.
-            version=int(now.timestamp() * 1_000_000),
+            version=lifecycle.first_version(now),
         )
         authorization = encode_basic(client_id, plain)
-        store = self._writable()
-        key = replace(key, secrets=(Secret(self._hash(plain), created_at=now),))
+        key = replace(key, secrets=(Secret(self.hasher.hash(plain), created_at=now),))
         if not store.put(key, None):
             raise KeyExists(f"there is a key with the client id {client_id!r} already")
         self._changed("key.created", client_id)
         return Issued(client_id, plain, authorization, key)
+
+    def rotate(self, client_id: str, *, overlap_s: float = DAY_S, secret: str | None = None) -> Issued:
+        """Give a key a new secret. The earlier ones go on working for a while, so that nobody is locked out.
+
+        Args:
+            client_id: Whose.
+            overlap_s: Seconds until the earlier secrets end, unless they end sooner anyway; 0: now.
+            secret: As for ``create``; None: one is minted. A key holds one chosen secret at a time, so
+                another takes its place only without an overlap.
+
+        Raises:
+            KeyNotFound: There is no such key.
+            KeyRevoked: It was revoked, which is final.
+            InvalidKey: The overlap or the secret is not allowed, the key has that secret, or it would have
+                more than 8 live ones.
+            MissingExtra: A chosen secret, and argon2-cffi is not installed.
+        """
+        overlap = check_overlap(overlap_s, now=utcnow())
+        plain = mint(self._prefix) if secret is None else check_secret(secret)
+        authorization = encode_basic(check_client_id(client_id), plain)
+
+        def rotated(key: Key) -> Key:
+            return lifecycle.rotated(key, plain, self.hasher, overlap=overlap, now=utcnow())
+
+        key = self._change("key.rotated", client_id, rotated)
+        return Issued(client_id, plain, authorization, key)
+
+    def update(
+        self,
+        client_id: str,
+        *,
+        name: str | EllipsisType = ...,
+        scopes: Iterable[str] | EllipsisType = ...,
+        expires_at: datetime | EllipsisType | None = ...,
+        metadata: Mapping[str, Any] | EllipsisType | None = ...,
+    ) -> Key:
+        """Change what a key is called, may do, or holds; what is not given stays.
+
+        Args:
+            client_id: Whose.
+            name: As for ``create``.
+            scopes: All that it has from now on.
+            expires_at: When it ends; None: never.
+            metadata: All that it holds from now on; None: nothing.
+
+        Raises:
+            KeyNotFound: There is no such key.
+            KeyRevoked: It was revoked, which is final.
+            InvalidKey: One of them is not allowed.
+        """
+        fields: dict[str, Any] = {}
+        if name is not ...:
+            fields["name"] = check_name(name)
+        if scopes is not ...:
+            fields["scopes"] = check_scopes(scopes)
+        if expires_at is not ...:
+            fields["expires_at"] = check_expires_at(expires_at, now=utcnow())
+        if metadata is not ...:
+            fields["metadata"] = check_metadata(metadata)
+
+        return self._change("key.updated", client_id, partial(lifecycle.updated, fields=fields))
 
     def revoke(self, client_id: str) -> Key:
         """End a key for good; may be repeated.
@@ -178,11 +264,7 @@ class Backend:
         Raises:
             KeyNotFound: There is no such key.
         """
-
-        def revoked(key: Key) -> Key:
-            return key if key.revoked_at else replace(key, revoked_at=utcnow())
-
-        return self._change("key.revoked", client_id, revoked)
+        return self._change("key.revoked", client_id, partial(lifecycle.revoked, now=utcnow()))
 
     def disable(self, client_id: str) -> Key:
         """Refuse a key until it is enabled again; may be repeated.
@@ -199,13 +281,7 @@ class Backend:
             KeyNotFound: There is no such key.
             KeyRevoked: It was revoked, which is final.
         """
-
-        def enabled(key: Key) -> Key:
-            if key.revoked_at:
-                raise KeyRevoked(f"the key {client_id!r} was revoked, which is final")
-            return replace(key, disabled=False)
-
-        return self._change("key.enabled", client_id, enabled)
+        return self._change("key.enabled", client_id, lifecycle.enabled)
 
     def delete(self, client_id: str) -> Key:
         """Remove a key and free its id.
@@ -226,16 +302,76 @@ class Backend:
         self._changed("key.deleted", client_id)
         return key
 
+    # --- bringing keys from elsewhere
+
+    def hash(self, secret: str) -> str:
+        """The hash under which this backend stores a secret; see ``hash_secret`` for what it costs.
+
+        Raises:
+            InvalidKey: Not a secret that a key may have.
+            MissingExtra: A chosen secret, and argon2-cffi is not installed.
+        """
+        return self.hasher.hash(check_secret(secret))
+
+    def check(self, key: Key) -> None:
+        """Make sure that ``add`` would take a key.
+
+        Raises:
+            InvalidKey: It would not; says why.
+        """
+        check_key(key, self.hasher, now=utcnow())
+
+    def add(self, keys: Sequence[Key]) -> list[BasicAuthError | None]:
+        """Store whole keys, hashes included, many at once. Ended and revoked ones may be among them.
+
+        Args:
+            keys: Their ``version`` is not kept; their ``last_used_at`` are, as far as the store can.
+
+        Returns:
+            For each, in order: None: stored; ``KeyExists``: its client id is taken; ``InvalidKey``.
+
+        Raises:
+            BackendUnavailable: Not all could be stored, or that cannot be told. Each is stored whole or not
+                at all, and all may be given again.
+        """
+        store = self._writable()
+        now = utcnow()
+        outcomes: list[BasicAuthError | None] = [None] * len(keys)
+        records: dict[int, Key] = {}
+        for index, key in enumerate(keys):
+            try:
+                check_key(key, self.hasher, now=now)
+            except InvalidKey as exc:
+                outcomes[index] = exc.with_traceback(None)
+            else:
+                records[index] = replace(key, version=lifecycle.first_version(now))
+        new = list(records.values())
+        written = store.add(new) if isinstance(store, BulkStore) else [store.put(key, None) for key in new]
+        for (index, key), done in zip(records.items(), written, strict=True):
+            if done:
+                self._changed("key.imported", key.client_id)
+            else:
+                outcomes[index] = KeyExists(f"there is a key with the client id {key.client_id!r} already")
+        if isinstance(store, UsageStore):
+            uses = [use for index, key in records.items() if outcomes[index] is None for use in _uses_of(key)]
+            if uses:
+                store.record_uses(uses)
+        return outcomes
+
     # --- ending
 
     def close(self) -> None:
         """Release connections and threads. A later call opens them anew."""
+        self.ledger.close()
         self._performer.close()
         if close := getattr(self.store, "close", None):
             close()
 
     async def aclose(self) -> None:
         """``close``, and what belongs to the running event loop."""
+        from asyncio import to_thread  # a process without an event loop never needs it
+
+        await to_thread(self.ledger.close)  # it may have to wait for the store
         if aclose := getattr(self.store, "aclose", None):
             await aclose()
         self.close()
@@ -255,10 +391,13 @@ class Backend:
             raise ReadOnlyBackend("this backend cannot be changed from here: edit what it reads")
         return self.store
 
-    def _hash(self, secret: str) -> str:
-        if self._volatile or recognise(secret) is Shape.MINTED:
-            return self.hasher.hash_fast(secret)
-        return hash_slow(secret)
+    def _with_uses(self, keys: Sequence[Key]) -> Sequence[Key]:
+        if not keys or not isinstance(self.store, UsageStore):
+            return keys
+        uses: dict[str, list[Use]] = {}
+        for use in self.store.last_uses([key.client_id for key in keys]):
+            uses.setdefault(use.client_id, []).append(use)
+        return [_with_uses(key, uses.get(key.client_id, ())) for key in keys]
 
     def _change(self, event: str, client_id: str, change: Callable[[Key], Key]) -> Key:
         """Read, change, and write if nobody else has in between; else from the start."""
@@ -268,13 +407,14 @@ class Backend:
             key = store.get(client_id)
             if key is None:
                 raise KeyNotFound(f"there is no key with the client id {client_id!r}")
-            changed = change(key)
-            if changed == key:
-                return key
-            changed = replace(changed, version=key.version + 1)
-            if store.put(changed, key.version):
+            changed = replace(change(key), version=key.version + 1)
+            if changed != key:
+                if not store.put(changed, key.version):
+                    continue
                 self._changed(event, client_id)
-                return changed
+            else:
+                changed = key
+            return self._with_uses([changed])[0]
         raise BackendUnavailable(f"the key {client_id!r} is being changed by others all the time")
 
     def _changed(self, event: str, client_id: str) -> None:
@@ -282,6 +422,24 @@ class Backend:
             if (listener := known()) is not None:
                 listener(client_id)
         audit.record(event, client_id=client_id)
+
+
+def _uses_of(key: Key) -> Iterator[Use]:
+    """What a key tells of its secrets' last uses, as a store notes it."""
+    for secret in key.secrets:
+        if secret.last_used_at is not None:
+            yield Use(key.client_id, secret.created_at, secret.last_used_at)
+
+
+def _with_uses(key: Key, uses: Sequence[Use]) -> Key:
+    if not uses:
+        return key
+    at = {use.secret_created_at: use.at for use in uses}
+    return replace(
+        key,
+        last_used_at=max(at.values()),
+        secrets=tuple(replace(secret, last_used_at=at.get(secret.created_at)) for secret in key.secrets),
+    )
 
 
 def open_backend(

@@ -31,12 +31,31 @@ class _Client:
 
 
 class _Proof:
-    __slots__ = ("client", "expires_at", "until")
+    __slots__ = ("client", "expires_at", "noted", "secret_created_at", "until", "used_at")
 
-    def __init__(self, client: _Client, until: float, expires_at: float | None) -> None:
+    def __init__(
+        self, client: _Client, secret_created_at: datetime, until: float, expires_at: float | None
+    ) -> None:
         self.client = client
+        self.secret_created_at = secret_created_at
         self.until = until
         self.expires_at = expires_at
+        self.used_at = 0.0
+        self.noted = False
+
+
+class Hit(NamedTuple):
+    """When an entry was used last.
+
+    Attributes:
+        client_id: Whose it is.
+        secret_created_at: Which secret it is for.
+        ago_s: Seconds since then.
+    """
+
+    client_id: str
+    secret_created_at: datetime
+    ago_s: float
 
 
 class Asked(NamedTuple):
@@ -76,6 +95,7 @@ class Cache:
         self._epoch = 0  # grows whenever anything is forgotten
         self._ttl_s = ttl_s
         self._size = size
+        self._noted: list[_Proof] = []
         self._clock = clock
         self._wall = wall
         self._reset()
@@ -91,22 +111,45 @@ class Cache:
         keyed = self._keyed.copy()
         keyed.update(field)
         proof = self._proofs.get(keyed.digest())
-        if proof is None or proof.until <= self._clock() or not proof.client.live:
+        if proof is None or proof.until <= (now := self._clock()) or not proof.client.live:
             return None
         if proof.expires_at is not None and proof.expires_at <= self._wall():
             return None
+        proof.used_at = now
+        if not proof.noted:
+            self._note(proof)
         return proof.client.allow
+
+    def take_hits(self) -> list[Hit]:
+        """The entries that were used since the last call, each once."""
+        noted = self._noted
+        self._noted = []
+        hits = []
+        for proof in noted:
+            proof.noted = False  # before its time is read: a hit meanwhile is in this answer or the next
+            ago_s = self._clock() - proof.used_at
+            hits.append(Hit(proof.client.allow.principal.client_id, proof.secret_created_at, ago_s))
+        return hits
 
     def ask(self) -> Asked:
         """To be called before a look-up whose result ``put`` is to keep."""
         return Asked(self._epoch, self._clock())
 
-    def put(self, field: bytes, allow: Allow, *, expires_at: datetime | None, asked: Asked) -> None:
+    def put(
+        self,
+        field: bytes,
+        allow: Allow,
+        *,
+        secret_created_at: datetime,
+        expires_at: datetime | None,
+        asked: Asked,
+    ) -> None:
         """Remember a proved credential.
 
         Args:
             field: The field value that was proved.
             allow: What to answer.
+            secret_created_at: Which of the client's secrets it holds.
             expires_at: When the key or its secret ends, if that is sooner.
             asked: From ``ask``, before the look-up: its age counts from then, and if anything was forgotten
                 since, nothing is kept.
@@ -128,7 +171,9 @@ class Cache:
             client = self._client(allow)
             client.entries += 1
             until = asked.at + self._ttl_s
-            self._proofs[digest] = _Proof(client, until, expires_at.timestamp() if expires_at else None)
+            self._proofs[digest] = _Proof(
+                client, secret_created_at, until, expires_at.timestamp() if expires_at else None
+            )
 
     def forget(self, client_id: str) -> None:
         """End every entry of one client at once."""
@@ -150,7 +195,14 @@ class Cache:
         self._proofs: dict[bytes, _Proof] = {}
         self._order: deque[bytes] = deque()
         self._clients: dict[str, _Client] = {}
+        self._noted = []
         self._lock = threading.Lock()
+
+    def _note(self, proof: _Proof) -> None:
+        # Bounded like the entries themselves, of which some may have been replaced since they were used.
+        if len(self._noted) < self._size:
+            proof.noted = True
+            self._noted.append(proof)
 
     def _client(self, allow: Allow) -> _Client:
         client_id = allow.principal.client_id

@@ -164,17 +164,29 @@ class Performer:
         """Whether the store holds any slow hash, as far as known; asked again at most once a second."""
         if self._slow_is_known():
             return self._slow
-        try:
-            return self._learn_slow(self._ask(self._blocking_holds_slow, ends_at))
-        except Exception as exc:
-            raise self._failed(exc) from None
+        return self._learn_slow(self.ask(self._blocking_holds_slow, ends_at))
 
     async def aholds_slow(self, ends_at: float) -> bool:
         """``holds_slow`` for an event loop."""
         if self._slow_is_known():
             return self._slow
+        return self._learn_slow(await self.aask(self._blocking_holds_slow, ends_at))
+
+    def ask(self, question: Callable[[], T], ends_at: float) -> T:
+        """Ask the store for anything else.
+
+        Raises:
+            BackendUnavailable: It cannot be asked.
+        """
         try:
-            return self._learn_slow(await self._aask(self._blocking_holds_slow, ends_at))
+            return self._ask(question, ends_at)
+        except Exception as exc:
+            raise self._failed(exc) from None
+
+    async def aask(self, question: Callable[[], T], ends_at: float) -> T:
+        """``ask`` for an event loop."""
+        try:
+            return await self._aask(question, ends_at)
         except Exception as exc:
             raise self._failed(exc) from None
 

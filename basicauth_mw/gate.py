@@ -103,7 +103,9 @@ class Gate(Generic[R]):
             slow_hash_workers=settings.slow_hash_workers,
         )
         self._cache = Cache(settings.cache_ttl_s, settings.cache_size)
-        self._verifier = Verifier(self.backend.hasher, self._cache)
+        ledger = self.backend.ledger
+        self._verifier = Verifier(self.backend.hasher, self._cache, saw=ledger.saw)
+        ledger.watch(self._cache.take_hits)
         self.backend.on_change(self._cache.forget)
         self._exclude = Exclude(settings.exclude)
         self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)

@@ -57,8 +57,10 @@ _MAX_ARGON2_TIME_COST: Final = 8
 _MAX_ARGON2_LANES: Final = 16
 _MAX_BCRYPT_COST: Final = 14
 
-# Keys the digests of stores that live only as long as the process: no hash of theirs means anything outside.
-PROCESS_PEPPER: Final = secrets.token_bytes(32)
+# Key the digests of stores that live only as long as the process: no hash of theirs means anything outside.
+# Two, so that a chosen secret can be told from a minted one there, too.
+_PROCESS_MINTED: Final = secrets.token_bytes(32)
+_PROCESS_CHOSEN: Final = secrets.token_bytes(32)
 
 # A fast hash up to its digest, which is told by its length.
 _FAST_HEAD = re.compile(r"\$bamw1\$(0|[0-9a-f]{8})\$([A-Za-z0-9_-]{16})\$")
@@ -140,16 +142,37 @@ class Hasher:
     Args:
         peppers: Keys for the fast hash, newest first. New hashes use the first; all are tried. A hash made
             without a pepper stays valid when one is added later.
+        volatile: The hashes live only as long as this process. Then all of them, those of chosen secrets too,
+            are fast ones under random keys that are kept nowhere.
     """
 
-    def __init__(self, peppers: Sequence[bytes] = ()) -> None:
+    def __init__(self, peppers: Sequence[bytes] = (), *, volatile: bool = False) -> None:
+        if volatile:
+            peppers = [_PROCESS_MINTED, _PROCESS_CHOSEN, *peppers]
         # BLAKE2b takes a key of at most 64 octets, so a pepper of any length is first brought to 32.
         self._peppers = {pepper_id(pepper): blake2b(pepper, digest_size=32).digest() for pepper in peppers}
         self._peppers[_NO_PEPPER] = b""
         self._newest = next(iter(self._peppers))
+        self._chosen = pepper_id(_PROCESS_CHOSEN) if volatile else None
 
     def __repr__(self) -> str:
         return f"<Hasher, peppers: {len(self._peppers) - 1}>"
+
+    def hash(self, secret: str, *, salt: str | None = None) -> str:
+        """Hash a secret the way its shape asks for: minted ones fast, any other with Argon2id.
+
+        Args:
+            secret: Checked before.
+            salt: For the fast hash; see ``hash_fast``.
+
+        Raises:
+            MissingExtra: A chosen secret, and argon2-cffi is not installed.
+        """
+        if recognise(secret) is Shape.MINTED:
+            return self.hash_fast(secret, salt=salt)
+        if self._chosen is not None:
+            return self._hash_fast(secret, self._chosen, salt)
+        return hash_slow(secret)
 
     def hash_fast(self, secret: str, *, salt: str | None = None) -> str:
         """Hash a secret of high entropy.
@@ -159,9 +182,7 @@ class Hasher:
             salt: 16 characters of URL-safe base64, to share one salt between the secrets of a key, so that
                 checking costs one hash however many there are; None: a new one.
         """
-        if salt is None:
-            salt = urlsafe_b64encode(secrets.token_bytes(_SALT_OCTETS)).decode()
-        return f"{_FAST}{self._newest}${salt}${self._digest(secret.encode(), self._newest, salt)}"
+        return self._hash_fast(secret, self._newest, salt)
 
     def match_fast(self, secret: str, stored: Iterable[Secret]) -> Secret | None:
         """Find the stored secret that ``secret`` is, among those with a fast hash.
@@ -199,7 +220,23 @@ class Hasher:
                 ARGON2_TIME_COST,
                 ARGON2_LANES,
             )
-        return stored.startswith(f"{_FAST}{self._newest}$")
+        return self._pepper_of(stored) in (self._newest, self._chosen)
+
+    def is_chosen(self, stored: str) -> bool:
+        """Tell whether a stored hash is that of a secret that somebody chose."""
+        return is_slow(stored) or (self._chosen is not None and self._pepper_of(stored) == self._chosen)
+
+    def is_known(self, stored: str) -> bool:
+        """Tell whether a hash can be checked: it is a slow one, or its pepper is among those in force."""
+        return is_slow(stored) or self._pepper_of(stored) in self._peppers
+
+    def _pepper_of(self, stored: str) -> str:
+        return stored.removeprefix(_FAST).partition("$")[0]
+
+    def _hash_fast(self, secret: str, pepper: str, salt: str | None) -> str:
+        if salt is None:
+            salt = urlsafe_b64encode(secrets.token_bytes(_SALT_OCTETS)).decode()
+        return f"{_FAST}{pepper}${salt}${self._digest(secret.encode(), pepper, salt)}"
 
     def _digest(self, secret: bytes, pepper: str, salt: str) -> str:
         digest = blake2b(
@@ -232,6 +269,14 @@ def _is_canonical(base64: str) -> bool:
         return b2a_base64(a2b_base64(padded), newline=False) == padded
     except Base64Error:
         return False
+
+
+def salt_of(stored: Iterable[Secret]) -> str | None:
+    """The salt of the first fast hash, which a key's next one is to share; None: there is none."""
+    for candidate in stored:
+        if form := _FAST_HEAD.match(candidate.hash):
+            return form[2]
+    return None
 
 
 def pepper_id(pepper: bytes) -> str:
@@ -318,6 +363,4 @@ def hash_secret(secret: str, *, pepper: Sequence[str] = ()) -> str:
     check_secret(secret)
     if isinstance(pepper, str):
         raise InvalidKey("pepper is a list of texts, as in settings.pepper")
-    if recognise(secret) is Shape.OTHER:
-        return hash_slow(secret)
-    return Hasher([each.encode() for each in pepper]).hash_fast(secret)
+    return Hasher([each.encode() for each in pepper]).hash(secret)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from .credentials import CONTROLS
@@ -85,6 +86,18 @@ def check_expires_at(expires_at: datetime | None, *, now: datetime) -> datetime 
     if expires_at <= now:
         raise InvalidKey("the expiry is in the past")
     return expires_at
+
+
+def check_overlap(overlap_s: float, *, now: datetime) -> timedelta:
+    """A finite number of seconds, 0 or more, that does not lead beyond the year 9999."""
+    if isinstance(overlap_s, bool) or not isinstance(overlap_s, int | float) or not 0 <= overlap_s < math.inf:
+        raise InvalidKey("an overlap is a number of seconds, 0 or more")
+    try:
+        overlap = timedelta(seconds=overlap_s)
+        now + overlap + timedelta(days=1)  # a day to spare: it is added to a later moment
+    except OverflowError:
+        raise InvalidKey("the overlap is out of range") from None
+    return overlap
 
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -76,12 +76,21 @@ class Verifier:
     Args:
         hasher: Checks fast hashes.
         cache: Remembers good verdicts.
+        saw: Told of every secret that was proved here: client id, what is stored of it, and itself.
         now: The time, timezone-aware.
     """
 
-    def __init__(self, hasher: Hasher, cache: Cache, *, now: Callable[[], datetime] = utcnow) -> None:
+    def __init__(
+        self,
+        hasher: Hasher,
+        cache: Cache,
+        *,
+        saw: Callable[[str, Secret, str], None] | None = None,
+        now: Callable[[], datetime] = utcnow,
+    ) -> None:
         self.cache = cache
         self._hasher = hasher
+        self._saw = saw
         self._now = now
 
     def steps(self, field: bytes) -> Steps:
@@ -128,7 +137,11 @@ class Verifier:
             return Deny(InvalidCredentials(), "expired", client_id)
         allow = Allow(Principal(key.client_id, key.name, key.scopes, key.metadata))
         if is_usual_spelling(field):
-            self.cache.put(field, allow, expires_at=expires_at, asked=asked)
+            self.cache.put(
+                field, allow, secret_created_at=match.created_at, expires_at=expires_at, asked=asked
+            )
+        if self._saw is not None:
+            self._saw(client_id, match, secret)
         return allow
 
     def _match(

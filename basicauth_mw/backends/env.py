@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from .._extras import require
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
-from ..hashing import PROCESS_PEPPER, Hasher, check_hash, is_slow, looks_hashed
+from ..hashing import Hasher, check_hash, is_slow, looks_hashed
 from ..model import Key, Secret
 from ..rules import check_client_id, check_name, check_scopes, check_secret
 from ..settings import read_secret_file
@@ -81,7 +81,7 @@ def _read(name: str) -> str:
 def _parse(text: str, name: str) -> dict[str, Key]:
     keys: dict[str, Key] = {}
     problems: list[str] = []
-    hasher = Hasher([PROCESS_PEPPER])
+    hasher = Hasher(volatile=True)
     for number, (client_id, fields) in enumerate(_entries(text, name), 1):
         try:
             key = _key(client_id, fields, hasher)
@@ -163,7 +163,7 @@ def _hash(secret: str, hasher: Hasher) -> str:
             require("argon2", extra="passwords")  # for the decoy, whatever the hash is
             require("bcrypt", extra="passwords")
         return secret
-    return hasher.hash_fast(check_secret(secret))
+    return hasher.hash(check_secret(secret))
 
 
 def _moment(value: object) -> datetime | None:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..errors import ConfigurationError
 from ..hashing import is_slow
-from .base import Changes
+from .base import Changes, Use
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
     from ..model import Key
 
 _CHANGES_KEPT: Final = 10_000
@@ -35,6 +38,7 @@ class MemoryStore:
         self._keys: dict[str, Key] = {}
         self._changed: list[str] = []
         self._dropped = 0  # how many changes are no longer kept
+        self._used: dict[str, dict[datetime, datetime]] = {}  # by client id: secret -> last use
         self._lock = threading.Lock()
 
     def get(self, client_id: str, /) -> Key | None:
@@ -48,13 +52,18 @@ class MemoryStore:
             if (stored.version if stored else None) != expect_version:
                 return False
             self._keys[record.client_id] = record
+            self._forget_uses(record)
             self._announce(record.client_id)
             return True
+
+    def add(self, records: Sequence[Key], /) -> list[bool]:
+        return [self.put(record, None) for record in records]
 
     def delete(self, client_id: str, /) -> bool:
         with self._lock:
             if self._keys.pop(client_id, None) is None:
                 return False
+            self._used.pop(client_id, None)
             self._announce(client_id)
             return True
 
@@ -80,8 +89,28 @@ class MemoryStore:
     def holds_slow(self) -> bool:
         return any(is_slow(secret.hash) for key in tuple(self._keys.values()) for secret in key.secrets)
 
+    def record_uses(self, uses: Sequence[Use], /) -> None:
+        with self._lock:
+            for use in uses:
+                if use.client_id in self._keys:
+                    used = self._used.setdefault(use.client_id, {})
+                    used[use.secret_created_at] = max(use.at, used.get(use.secret_created_at, use.at))
+
+    def last_uses(self, client_ids: Sequence[str], /) -> list[Use]:
+        with self._lock:
+            return [
+                Use(client_id, created_at, at)
+                for client_id in client_ids
+                for created_at, at in self._used.get(client_id, {}).items()
+            ]
+
     def close(self) -> None:
         """Does nothing: the keys stay."""
+
+    def _forget_uses(self, record: Key) -> None:
+        if used := self._used.get(record.client_id):
+            kept = {secret.created_at for secret in record.secrets} | {max(used, key=lambda made: used[made])}
+            self._used[record.client_id] = {made: at for made, at in used.items() if made in kept}
 
     def _announce(self, client_id: str) -> None:
         self._changed.append(client_id)

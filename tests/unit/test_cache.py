@@ -16,6 +16,8 @@ from basicauth_mw.cache import Cache
 from basicauth_mw.credentials import MAX_FIELD_OCTETS
 from basicauth_mw.model import Allow, Principal
 
+MADE = datetime(2025, 1, 1, tzinfo=UTC)
+
 
 @dataclass
 class Clock:
@@ -46,7 +48,7 @@ def allow(client_id: str = "a", *scopes: str) -> Allow:
 
 
 def put(cache: Cache, value: bytes, verdict: Allow, expires_at: datetime | None = None) -> None:
-    cache.put(value, verdict, expires_at=expires_at, asked=cache.ask())
+    cache.put(value, verdict, secret_created_at=MADE, expires_at=expires_at, asked=cache.ask())
 
 
 def test_only_the_very_value_is_found(cache: Cache) -> None:
@@ -174,7 +176,7 @@ def test_what_was_looked_up_before_a_change_is_not_kept(cache: Cache, event: str
         cache.clear()
     else:
         cache.forget("a" if event == "forget it" else "b")
-    cache.put(b"1", allow("a"), expires_at=None, asked=asked)
+    cache.put(b"1", allow("a"), secret_created_at=MADE, expires_at=None, asked=asked)
 
     assert cache.get(b"1") is None
 
@@ -308,3 +310,39 @@ class CacheMachine(RuleBasedStateMachine):
 
 CacheMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestCacheMachine = CacheMachine.TestCase
+
+
+def test_hits_are_told_once_each_with_their_age(cache: Cache, clock: Clock) -> None:
+    put(cache, b"1", allow("a"))
+    put(cache, b"2", allow("b"))
+    assert cache.take_hits() == []  # proving is no hit
+
+    cache.get(b"1")
+    clock.now += 5
+    cache.get(b"1")
+    clock.now += 2
+
+    assert cache.take_hits() == [("a", MADE, 2)]
+    assert cache.take_hits() == []
+    cache.get(b"1")
+    assert [hit.client_id for hit in cache.take_hits()] == ["a"]
+
+
+def test_a_refusal_is_no_hit(cache: Cache, clock: Clock) -> None:
+    put(cache, b"1", allow("a"))
+    cache.get(b"other")
+    cache.forget("a")
+    cache.get(b"1")
+    clock.now += 31
+    cache.get(b"1")
+    assert cache.take_hits() == []
+
+
+def test_hits_are_bounded_by_the_size(cache: Cache) -> None:
+    for number in range(50):
+        put(cache, b"%d" % number, allow(str(number)))
+        cache.get(b"%d" % number)
+    assert len(cache.take_hits()) == 3
+    put(cache, b"late", allow("late"))
+    cache.get(b"late")
+    assert [hit.client_id for hit in cache.take_hits()] == ["late"]

@@ -10,13 +10,13 @@ import pytest
 
 from basicauth_mw.backends.env import EnvStore
 from basicauth_mw.errors import ConfigurationError
-from basicauth_mw.hashing import PROCESS_PEPPER, Hasher, hash_slow
+from basicauth_mw.hashing import Hasher, hash_slow
 from basicauth_mw.minting import mint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-HASHER = Hasher([PROCESS_PEPPER])
+HASHER = Hasher(volatile=True)
 HASHED = hash_slow("canary")
 BCRYPT = "$2b$04$abcdefghijklmnopqrstuuRHJ9X5RHRIYwk8TfT/BWPZdMp4TWzX6"
 MISTYPED = "sk_" + "0" * 49

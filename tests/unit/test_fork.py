@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw.cache import Cache
-from basicauth_mw.model import Allow, Principal
+from basicauth_mw.model import Allow, Principal, utcnow
 from basicauth_mw.pool import WorkerPool
 from basicauth_mw.throttle import FailureLimits, Throttle
 
@@ -41,7 +41,7 @@ def child_ends_well(work: Callable[[], object]) -> bool:
 
 
 def put(cache: Cache) -> None:
-    cache.put(b"1", Allow(Principal("a")), expires_at=None, asked=cache.ask())
+    cache.put(b"1", Allow(Principal("a")), secret_created_at=utcnow(), expires_at=None, asked=cache.ask())
     assert cache.get(b"1") is not None
 
 

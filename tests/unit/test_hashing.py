@@ -29,6 +29,7 @@ from basicauth_mw.hashing import (
     looks_hashed,
     match_slow,
     pepper_id,
+    salt_of,
     slow_decoy,
 )
 from basicauth_mw.minting import mint
@@ -150,6 +151,38 @@ def test_is_current_tells_what_would_be_made_today() -> None:
     assert Hasher().is_current(Hasher().hash_fast("secret"))
     assert hasher.is_current(slow_decoy())
     assert not hasher.is_current(CHEAP_ARGON2)
+
+
+def test_the_shape_of_a_secret_chooses_its_hash() -> None:
+    """Where hashes outlive the process; else all are fast, and a chosen secret can be told all the same."""
+    stored, volatile = Hasher([NEW]), Hasher([NEW], volatile=True)
+    minted = mint("sk")
+
+    assert stored.hash(minted).startswith(f"$bamw1${pepper_id(NEW)}$")
+    assert is_slow(stored.hash("chosen"))
+    for secret in (minted, "chosen"):
+        hashed = Secret(volatile.hash(secret, salt=SALT))
+        assert not is_slow(hashed.hash)
+        assert f"${SALT}$" in hashed.hash
+        assert volatile.match_fast(secret, [hashed]) is hashed
+        assert volatile.is_current(hashed.hash)
+        assert volatile.is_chosen(hashed.hash) is (secret == "chosen")
+        assert not stored.is_known(hashed.hash)
+    assert stored.is_chosen(stored.hash("chosen"))
+    assert not stored.is_chosen(stored.hash(minted))
+
+
+def test_is_known_tells_whether_a_hash_can_be_checked() -> None:
+    assert Hasher([NEW]).is_known(Hasher().hash_fast("secret"))
+    assert Hasher([NEW]).is_known(CHEAP_ARGON2)
+    assert not Hasher([NEW]).is_known(Hasher([OLD]).hash_fast("secret"))
+
+
+def test_salt_of_the_first_fast_hash() -> None:
+    fast = Secret(Hasher().hash_fast("secret", salt=SALT))
+    assert salt_of([]) is None
+    assert salt_of([Secret(CHEAP_ARGON2)]) is None
+    assert salt_of([Secret(CHEAP_ARGON2), fast, Secret(Hasher().hash_fast("secret"))]) == SALT
     assert not hasher.is_current(BCRYPT_2B)
 
 

@@ -188,3 +188,17 @@ def test_thousands_of_spellings_fill_no_cache() -> None:
         assert isinstance(done.value.value, Allow)
 
     assert len(asked.cache) == 0
+
+
+def test_who_asks_to_know_is_told_of_proved_secrets_only() -> None:
+    seen: list[tuple[str, Secret, str]] = []
+    cache = Cache(30, 10, clock=Clock(), wall=NOW.timestamp)
+    asked = Verifier(HASHER, cache, saw=lambda *what: seen.append(what), now=lambda: NOW)
+
+    decide(asked, "id", SECRET, Key("id", secrets=(FAST,)))
+    decide(asked, "id", mint("sk"), Key("id", secrets=(FAST,)))
+    decide(asked, "id", SECRET, Key("id", secrets=(FAST,), disabled=True))
+    decide(asked, "id", SECRET, Key("id", secrets=(FAST,), expires_at=PAST))
+    decide(asked, "nobody", SECRET, None)
+
+    assert seen == [("id", FAST, SECRET)]

@@ -1,0 +1,213 @@
+"""What is written behind a verification: last uses, and better hashes.
+
+Both are best effort. A request only notes what it saw, in a bounded table; one thread per process and key
+backend writes it, in batches. Nothing here can fail a request, or make it wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ._fork import after_fork
+from .backends import Store, UsageStore, Use
+from .hashing import salt_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .cache import Hit
+    from .hashing import Hasher
+    from .model import Secret
+
+V = TypeVar("V")
+
+logger = logging.getLogger("basicauth_mw")
+
+MAX_WAITING: Final = 10_000
+MAX_BATCH: Final = 500
+
+_GATHER_S: Final = 1.0  # how long a batch is waited for
+_SWEEP_EVERY_S: Final = 15.0  # how often the caches are asked what they were hit with
+_CLOSE_LIMIT_S: Final = 2.0
+_TRIES: Final = 5
+_MINUTE_S: Final = 60
+
+# One secret of one client.
+_Which = tuple[str, datetime]
+
+
+class Ledger:
+    """Notes which secrets were used, and replaces hashes that are no longer what would be made today.
+
+    Args:
+        store: Whatever it is; what it cannot write is not noted.
+        hasher: Makes the better hashes.
+    """
+
+    def __init__(self, store: Any, hasher: Hasher) -> None:
+        self._usage = store if isinstance(store, UsageStore) else None
+        self._store = store if isinstance(store, Store) else None
+        self._hasher = hasher
+        self._watched: list[weakref.WeakMethod[Callable[[], Sequence[Hit]]]] = []
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._reset()
+        after_fork(self._reset)
+
+    def saw(self, client_id: str, stored: Secret, secret: str) -> None:
+        """Note that a secret was proved. Called on the request path: touches memory only.
+
+        Args:
+            client_id: Whose.
+            stored: What is stored of it.
+            secret: Itself, to hash it anew where that is due.
+        """
+        which = (client_id, stored.created_at)
+        if self._usage is not None:
+            self._note_use(which, time.time())
+        if self._store is not None and not self._hasher.is_current(stored.hash) and which not in self._tried:
+            self._put(self._outdated, which, (stored.hash, secret))
+            self._wake()
+
+    def watch(self, take_hits: Callable[[], Sequence[Hit]]) -> None:
+        """Have a cache asked, from time to time, which of its entries were used.
+
+        Args:
+            take_hits: A bound method, held weakly.
+        """
+        self._watched = [known for known in self._watched if known() is not None]
+        self._watched.append(weakref.WeakMethod(take_hits))
+
+    def close(self) -> None:
+        """Write what is noted, as far as that takes no longer than 2 seconds, and let the thread end."""
+        with self._lock:
+            thread, closing = self._thread, self._closing
+            self._thread, self._closing = None, threading.Event()
+        if thread is not None:
+            closing.set()
+            self._noted.set()
+            thread.join(_CLOSE_LIMIT_S)
+
+    # --- noting
+
+    def _note_use(self, which: _Which, at: float) -> None:
+        minute = int(at) // _MINUTE_S
+        if self._written.get(which) != minute and self._used.get(which) != minute:
+            self._put(self._used, which, minute)
+            self._wake()
+
+    def _put(self, waiting: dict[_Which, V], which: _Which, value: V) -> None:
+        with self._lock:
+            waiting.pop(which, None)
+            waiting[which] = value
+            if len(waiting) > MAX_WAITING:
+                del waiting[next(iter(waiting))]  # the oldest
+
+    def _wake(self) -> None:
+        if not self._noted.is_set():
+            self._noted.set()
+        if self._thread is None:
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(
+                    target=self._serve, args=(self._closing,), name="basicauth_mw ledger", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no more, or the interpreter ends
+                    return
+                self._thread = thread
+
+    def _reset(self) -> None:
+        self._used: dict[_Which, int] = {}
+        self._outdated: dict[_Which, tuple[str, str]] = {}
+        # What need not be done again: until it is full, and then everything may be.
+        self._written: dict[_Which, int] = {}
+        self._tried: dict[_Which, None] = {}
+        self._lock = threading.Lock()
+        self._noted = threading.Event()
+        self._closing = threading.Event()
+        self._thread = None
+
+    # --- writing, on the thread
+
+    def _serve(self, closing: threading.Event) -> None:
+        ends = False
+        while not ends:
+            if self._noted.wait(_SWEEP_EVERY_S):
+                closing.wait(_GATHER_S)
+                self._noted.clear()
+            ends = closing.is_set()  # looked at first: what was noted before that is written now
+            self._sweep()
+            self._write()
+
+    def _sweep(self) -> None:
+        if self._usage is None:
+            return
+        now = time.time()
+        for known in self._watched:
+            if (take_hits := known()) is not None:
+                for hit in take_hits():
+                    which = (hit.client_id, hit.secret_created_at)
+                    minute = int(now - hit.ago_s) // _MINUTE_S
+                    if self._written.get(which) != minute:
+                        self._put(self._used, which, minute)
+
+    def _write(self) -> None:
+        with self._lock:
+            used, self._used = self._used, {}
+            outdated, self._outdated = self._outdated, {}
+        self._write_uses(used)
+        for which, (stored, secret) in outdated.items():
+            _remember(self._tried, which, None)
+            try:
+                self._hash_anew(which[0], stored, secret)
+            except Exception as exc:  # its text or its frames may hold anything
+                logger.debug("a better hash could not be stored (%s)", type(exc).__name__)
+
+    def _write_uses(self, used: dict[_Which, int]) -> None:
+        left = list(used.items())
+        while left and self._usage is not None:
+            batch, left = left[:MAX_BATCH], left[MAX_BATCH:]
+            uses = [
+                Use(client_id, created_at, datetime.fromtimestamp(minute * _MINUTE_S, UTC))
+                for (client_id, created_at), minute in batch
+            ]
+            try:
+                self._usage.record_uses(uses)
+            except Exception as exc:
+                logger.debug("last uses could not be stored (%s)", type(exc).__name__)
+                return
+            for which, minute in batch:
+                _remember(self._written, which, minute)
+
+    def _hash_anew(self, client_id: str, stored: str, secret: str) -> None:
+        hashed = None
+        for _ in range(_TRIES):
+            key = self._store.get(client_id) if self._store is not None else None
+            if key is None or all(candidate.hash != stored for candidate in key.secrets):
+                return
+            if hashed is None:
+                hashed = self._hasher.hash(secret, salt=salt_of(key.secrets))
+            secrets = [
+                replace(candidate, hash=hashed) if candidate.hash == stored else candidate
+                for candidate in key.secrets
+            ]
+            changed = replace(key, secrets=tuple(secrets), version=key.version + 1)
+            if self._store is not None and self._store.put(changed, key.version):
+                return
+
+
+def _remember(known: dict[_Which, V], which: _Which, value: V) -> None:
+    if len(known) >= MAX_WAITING:
+        known.clear()
+    known[which] = value

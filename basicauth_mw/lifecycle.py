@@ -1,0 +1,104 @@
+"""What each change makes of a key: pure functions, so that a change may be tried again after a lost race."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from .errors import InvalidKey, KeyRevoked
+from .hashing import MAX_LIVE_SECRETS, is_slow, match_slow, salt_of
+from .model import Key, Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .hashing import Hasher
+
+_TICK: Final = timedelta(microseconds=1)
+
+
+def first_version(now: datetime) -> int:
+    """The version of a new key: above that of any that was deleted under the same client id."""
+    return int(now.timestamp() * 1_000_000)
+
+
+def is_live(secret: Secret, now: datetime) -> bool:
+    """Tell whether a secret has not ended."""
+    return secret.expires_at is None or secret.expires_at > now
+
+
+def updated(key: Key, fields: dict[str, Any]) -> Key:
+    """With other fields, which were checked before.
+
+    Raises:
+        KeyRevoked: It was revoked.
+    """
+    _refuse_revoked(key)
+    return replace(key, **fields)
+
+
+def enabled(key: Key) -> Key:
+    """Not disabled.
+
+    Raises:
+        KeyRevoked: It was revoked.
+    """
+    _refuse_revoked(key)
+    return replace(key, disabled=False)
+
+
+def revoked(key: Key, now: datetime) -> Key:
+    """Revoked, at the moment at which it first was."""
+    return key if key.revoked_at else replace(key, revoked_at=now)
+
+
+def rotated(key: Key, plain: str, hasher: Hasher, *, overlap: timedelta, now: datetime) -> Key:
+    """With one more secret; the earlier ones end when the overlap is over, or sooner, and ended ones go.
+
+    Args:
+        key: As it is stored.
+        plain: The new secret.
+        hasher: Hashes it.
+        overlap: From now on; none of it leaves no earlier secret.
+        now: The time.
+
+    Raises:
+        KeyRevoked: It was revoked.
+        InvalidKey: It has this secret, another chosen one, or as many as it may have.
+    """
+    _refuse_revoked(key)
+    live = [each for each in key.secrets if is_live(each, now)]
+    if _is_among(plain, live, hasher):
+        raise InvalidKey("the key has this secret already: give another")
+    kept = [_ended(each, now + overlap) for each in live] if overlap else []
+    if len(kept) >= MAX_LIVE_SECRETS:
+        raise InvalidKey(
+            f"a key has at most {MAX_LIVE_SECRETS} live secrets: rotate without an overlap, or wait until an "
+            "earlier one ends"
+        )
+    # Never the same moment twice in one key: it is what tells its secrets apart.
+    created_at = max([now, *(each.created_at + _TICK for each in key.secrets)])
+    new = Secret(hasher.hash(plain, salt=salt_of(kept)), created_at=created_at)
+    if hasher.is_chosen(new.hash) and any(hasher.is_chosen(each.hash) for each in kept):
+        raise InvalidKey(
+            "a key has one chosen secret at a time: rotate without an overlap, which ends the old one now, "
+            "or let the new one be minted"
+        )
+    return replace(key, secrets=(*kept, new))
+
+
+def _is_among(plain: str, secrets: Sequence[Secret], hasher: Hasher) -> bool:
+    return hasher.match_fast(plain, secrets) is not None or any(
+        match_slow(plain, each.hash) for each in secrets if is_slow(each.hash)
+    )
+
+
+def _ended(secret: Secret, end: datetime) -> Secret:
+    sooner = secret.expires_at is not None and secret.expires_at <= end
+    return secret if sooner else replace(secret, expires_at=end)
+
+
+def _refuse_revoked(key: Key) -> None:
+    if key.revoked_at:
+        raise KeyRevoked(f"the key {key.client_id!r} was revoked, which is final")

@@ -1,0 +1,297 @@
+"""What is written behind a verification: in time, once, bounded, and never at the price of a request."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import bcrypt
+import pytest
+
+from basicauth_mw import Settings, open_backend
+from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.cache import Hit
+from basicauth_mw.hashing import Hasher
+from basicauth_mw.ledger import MAX_WAITING, Ledger
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Key, Secret, utcnow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LIMIT_S = 10.0
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    end = time.monotonic() + LIMIT_S
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+    return found
+
+
+def this_minute() -> datetime:
+    return utcnow().replace(second=0, microsecond=0)
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "basicauth_mw ledger"]
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def ledger(store: MemoryStore) -> Iterator[Ledger]:
+    made = Ledger(store, Hasher())
+    yield made
+    made.close()
+
+
+def stored(store: MemoryStore, hashed: str, client_id: str = "id") -> Secret:
+    secret = Secret(hashed, created_at=datetime(2025, 1, 1, tzinfo=UTC))
+    assert store.put(Key(client_id, secrets=(secret,), version=1), None)
+    return secret
+
+
+def test_a_use_is_written_to_the_minute(store: MemoryStore, ledger: Ledger) -> None:
+    plain = mint("sk")
+    secret = stored(store, Hasher().hash(plain))
+    before = this_minute()
+
+    ledger.saw("id", secret, plain)
+
+    (use,) = wait_for(lambda: store.last_uses(["id"]))
+    assert use.client_id == "id"
+    assert use.secret_created_at == secret.created_at
+    assert before <= use.at <= this_minute()
+    assert (use.at.second, use.at.microsecond) == (0, 0)
+
+
+def test_closing_writes_what_is_noted(store: MemoryStore, ledger: Ledger) -> None:
+    """Also what a cache was hit with, and at the minute of the hit; and the ledger goes on afterwards."""
+    plain = mint("sk")
+    secret = stored(store, Hasher().hash(plain))
+    other = secret.created_at + timedelta(seconds=1)
+
+    class Cache:
+        def take_hits(self) -> list[Hit]:
+            return [Hit("id", other, 120.0)]
+
+    cache = Cache()
+    ledger.watch(cache.take_hits)
+    now = time.time()
+    ledger.saw("id", secret, plain)
+    ledger.close()
+
+    uses = {use.secret_created_at: use.at for use in store.last_uses(["id"])}
+    assert uses[secret.created_at] >= datetime.fromtimestamp(now // 60 * 60, UTC)
+    assert uses[other] == datetime.fromtimestamp((now - 120) // 60 * 60, UTC)
+    assert not threads()
+    ledger.saw("id", replace(secret, created_at=other), plain)
+    ledger.close()
+    assert {use.at for use in store.last_uses(["id"])} == {uses[secret.created_at]}
+
+
+def test_a_cache_is_held_weakly(ledger: Ledger, store: MemoryStore) -> None:
+    gone = []
+
+    class Cache:
+        def __del__(self) -> None:
+            gone.append(True)
+
+        def take_hits(self) -> list[Hit]:
+            return []
+
+    ledger.watch(Cache().take_hits)
+    gc.collect()
+    assert gone
+    ledger.saw("id", stored(store, Hasher().hash(mint("sk"))), "secret")
+    ledger.close()
+
+
+def test_one_write_for_many_requests_of_a_minute(ledger: Ledger, store: MemoryStore) -> None:
+    plain = mint("sk")
+    secret = stored(store, Hasher().hash(plain))
+    batches: list[int] = []
+    record = store.record_uses
+    store.record_uses = lambda uses: (batches.append(len(uses)), record(uses))[1]  # type: ignore[method-assign]
+
+    for _ in range(1000):
+        ledger.saw("id", secret, plain)
+    ledger.close()
+    for _ in range(1000):
+        ledger.saw("id", secret, plain)
+    ledger.close()
+
+    assert 1 <= len(batches) <= 2  # two if a minute ended meanwhile
+    assert set(batches) == {1}
+
+
+def test_a_store_that_fails_is_let_be(store: MemoryStore, ledger: Ledger) -> None:
+    """The use is lost; the next minute's, or the next after it is back, is not."""
+    plain = mint("sk")
+    secret = stored(store, Hasher().hash(plain))
+    record = store.record_uses
+
+    def fail(_uses: object) -> None:
+        raise OSError(f"no answer for {plain}")
+
+    store.record_uses = fail  # type: ignore[method-assign,assignment]
+    ledger.saw("id", secret, plain)
+    ledger.close()
+    assert store.last_uses(["id"]) == []
+    store.record_uses = record  # type: ignore[method-assign]
+    ledger.saw("id", secret, plain)
+    ledger.close()
+    assert len(store.last_uses(["id"])) == 1
+
+
+def test_what_waits_is_bounded_and_the_oldest_goes(store: MemoryStore) -> None:
+    held = threading.Event()
+    entered = threading.Event()
+    written: list[str] = []
+
+    def record(uses: Any) -> None:
+        entered.set()
+        assert held.wait(LIMIT_S)
+        written.extend(use.client_id for use in uses)
+
+    store.record_uses = record  # type: ignore[method-assign]
+    ledger = Ledger(store, Hasher())
+    secret = Secret(Hasher().hash(mint("sk")))
+    ledger.saw("first", secret, "")
+    assert entered.wait(LIMIT_S)
+
+    for number in range(MAX_WAITING + 10):
+        ledger.saw(str(number), secret, "")
+    held.set()
+    ledger.close()
+
+    assert written[0] == "first"
+    assert written[1:] == [str(number) for number in range(10, MAX_WAITING + 10)]
+
+
+@pytest.mark.parametrize(
+    ("old", "plain"),
+    [
+        pytest.param(
+            lambda plain: bcrypt.hashpw(plain.encode(), bcrypt.gensalt(4)).decode(), "chosen", id="bcrypt"
+        ),
+        pytest.param(Hasher([b"old"]).hash, mint("sk"), id="pepper"),
+    ],
+)
+def test_an_outdated_hash_is_replaced(store: MemoryStore, old: Callable[[str], str], plain: str) -> None:
+    hasher = Hasher([b"new", b"old"])
+    ledger = Ledger(store, hasher)
+    secret = stored(store, old(plain))
+    cursor = store.changes(None).cursor
+
+    ledger.saw("id", secret, plain)
+    ledger.saw("id", secret, plain)
+    ledger.close()
+
+    key = store.get("id")
+    assert key is not None
+    (new,) = key.secrets
+    assert new.hash != secret.hash
+    assert hasher.is_current(new.hash)
+    assert new == replace(secret, hash=new.hash)
+    assert key.version == 2  # once
+    assert store.changes(cursor).client_ids == ("id",)
+
+
+def test_a_hash_that_has_changed_meanwhile_is_let_be(store: MemoryStore, ledger: Ledger) -> None:
+    secret = stored(store, Hasher([b"old"]).hash(mint("sk")))
+    other = Secret(Hasher().hash(mint("sk")))
+    assert store.put(Key("id", secrets=(other,), version=2), 1)
+    ledger.saw("id", secret, "plain")
+    ledger.saw("gone", secret, "plain")
+    ledger.close()
+    key = store.get("id")
+    assert key is not None
+    assert key.secrets == (other,)
+
+
+def test_a_lost_race_is_run_again(store: MemoryStore, ledger: Ledger) -> None:
+    plain = mint("sk")
+    secret = stored(store, Hasher([b"old"]).hash(plain))
+    put = store.put
+
+    def lose_once(record: Key, expect_version: int | None) -> bool:
+        store.put = put  # type: ignore[method-assign]
+        key = store.get("id")
+        assert key is not None
+        assert put(replace(key, name="of another", version=2), 1)
+        return put(record, expect_version)
+
+    store.put = lose_once  # type: ignore[method-assign,assignment]
+    ledger.saw("id", secret, plain)
+    ledger.close()
+    key = store.get("id")
+    assert key is not None
+    assert key.name == "of another"
+    assert key.version == 3
+    assert Hasher().is_current(key.secrets[0].hash)
+
+
+def test_no_secret_in_the_log(store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(store, Hasher())
+    secret = stored(store, Hasher([b"old"]).hash_fast("canary"))
+
+    def fail(*_args: object) -> bool:
+        raise OSError("canary")
+
+    store.put = fail  # type: ignore[method-assign]
+    store.record_uses = fail  # type: ignore[method-assign,assignment]
+    with caplog.at_level("DEBUG"):
+        ledger.saw("id", secret, "canary")
+        ledger.close()
+    assert len(caplog.records) == 2
+    assert "canary" not in caplog.text
+    assert secret.hash not in caplog.text
+
+
+def test_nothing_starts_over_a_store_that_cannot_be_written() -> None:
+    class Reader:
+        def get(self, client_id: str, /) -> Key | None:
+            return None
+
+    ledger = Ledger(Reader(), Hasher())
+    ledger.saw("id", Secret(Hasher([b"old"]).hash("secret")), "secret")
+    assert not threads()
+    ledger.close()
+
+
+def test_a_child_process_starts_its_own_thread(store: MemoryStore, ledger: Ledger) -> None:
+    plain = mint("sk")
+    secret = stored(store, Hasher().hash(plain))
+    ledger.saw("other", secret, plain)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ledger.saw("id", secret, plain)
+            ledger.close()
+            os._exit(0 if store.last_uses(["id"]) and len(threads()) == 0 else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_the_thread_ends_with_its_backend() -> None:
+    """A middleware and a backend that nobody holds any more leave nothing running."""
+    keys = open_backend("memory:", settings=Settings())
+    gate = BasicAuthMiddleware(object(), keys, settings=Settings())  # type: ignore[arg-type]
+    keys.ledger.saw("id", Secret("$bamw1$"), "")
+    assert threads()
+    del keys, gate
+    gc.collect()
+    wait_for(lambda: not threads())

@@ -1,0 +1,123 @@
+"""What each change makes of a key, told by the values alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from basicauth_mw import lifecycle
+from basicauth_mw.errors import InvalidKey, KeyRevoked
+from basicauth_mw.hashing import MAX_LIVE_SECRETS, Hasher, salt_of
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Key, Secret
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+HASHER = Hasher([b"pepper"])
+
+
+def key(*secrets: Secret) -> Key:
+    return Key("id", created_at=NOW - HOUR, secrets=secrets)
+
+
+def secret(plain: str, *, ends: datetime | None = None, made: datetime = NOW - HOUR) -> Secret:
+    return Secret(HASHER.hash(plain), created_at=made, expires_at=ends)
+
+
+def rotated(old: Key, plain: str | None = None, overlap: timedelta = HOUR, now: datetime = NOW) -> Key:
+    return lifecycle.rotated(old, plain or mint("sk"), HASHER, overlap=overlap, now=now)
+
+
+@pytest.mark.parametrize(
+    ("ends", "kept"),
+    [
+        pytest.param(None, NOW + HOUR, id="for-ever"),
+        pytest.param(NOW + HOUR / 2, NOW + HOUR / 2, id="sooner-than-the-overlap"),
+        pytest.param(NOW + 2 * HOUR, NOW + HOUR, id="later-than-the-overlap"),
+        pytest.param(NOW + HOUR, NOW + HOUR, id="with-the-overlap"),
+    ],
+)
+def test_an_earlier_secret_keeps_the_sooner_end(ends: datetime | None, kept: datetime) -> None:
+    old = secret(mint("sk"), ends=ends)
+    first, second = rotated(key(old)).secrets
+    assert first == replace(old, expires_at=kept)
+    assert second.expires_at is None
+    assert second.created_at == NOW
+
+
+@pytest.mark.parametrize("ends", [NOW, NOW - HOUR], ids=["now", "before"])
+def test_what_has_ended_goes(ends: datetime) -> None:
+    assert len(rotated(key(secret(mint("sk"), ends=ends))).secrets) == 1
+
+
+def test_without_an_overlap_the_earlier_ones_go() -> None:
+    (only,) = rotated(key(secret(mint("sk"))), overlap=timedelta(0)).secrets
+    assert only.created_at == NOW
+
+
+def test_no_two_secrets_are_made_at_one_moment() -> None:
+    """Also when the clock was set back."""
+    old = key(secret(mint("sk"), made=NOW))
+    assert len({each.created_at for each in rotated(rotated(old)).secrets}) == 3
+    assert rotated(key(secret(mint("sk"), made=NOW + HOUR))).secrets[1].created_at > NOW + HOUR
+
+
+def test_minted_secrets_share_a_salt() -> None:
+    """So that refusing the key costs one hash, however many it has."""
+    new = rotated(rotated(key(secret(mint("sk")))))
+    assert len({salt_of([each]) for each in new.secrets}) == 1
+
+
+def test_the_new_secret_is_hashed_with_the_newest_pepper() -> None:
+    old = Secret(Hasher([b"old"]).hash(mint("sk")), created_at=NOW - HOUR)
+    both = Hasher([b"new", b"old"])
+    plain = mint("sk")
+    new = lifecycle.rotated(key(old), plain, both, overlap=HOUR, now=NOW)
+    assert both.is_current(new.secrets[1].hash)
+    assert both.match_fast(plain, new.secrets) == new.secrets[1]
+    assert salt_of(new.secrets[:1]) == salt_of(new.secrets[1:])
+
+
+def test_eight_live_secrets_and_no_more() -> None:
+    full = key()
+    for _ in range(MAX_LIVE_SECRETS):
+        full = rotated(full)
+    with pytest.raises(InvalidKey, match="at most 8 live secrets"):
+        rotated(full)
+    assert len(rotated(full, overlap=timedelta(0)).secrets) == 1
+    assert len(rotated(full, now=NOW + 2 * HOUR).secrets) == 2  # all but the newest have ended
+
+
+@pytest.mark.parametrize("hasher", [HASHER, Hasher(volatile=True)], ids=["stored", "volatile"])
+def test_one_chosen_secret_at_a_time(hasher: Hasher) -> None:
+    old = key(Secret(hasher.hash("chosen once"), created_at=NOW - HOUR))
+    with pytest.raises(InvalidKey, match="one chosen secret at a time"):
+        lifecycle.rotated(old, "chosen twice", hasher, overlap=HOUR, now=NOW)
+    assert len(lifecycle.rotated(old, "chosen twice", hasher, overlap=timedelta(0), now=NOW).secrets) == 1
+    assert len(lifecycle.rotated(old, mint("sk"), hasher, overlap=HOUR, now=NOW).secrets) == 2
+
+
+@pytest.mark.parametrize("hasher", [HASHER, Hasher(volatile=True)], ids=["stored", "volatile"])
+@pytest.mark.parametrize("plain", ["chosen", mint("sk")], ids=["chosen", "minted"])
+@pytest.mark.parametrize("overlap", [timedelta(0), HOUR], ids=["none", "hour"])
+def test_the_same_secret_is_no_rotation(hasher: Hasher, plain: str, overlap: timedelta) -> None:
+    old = key(Secret(hasher.hash(plain), created_at=NOW - HOUR))
+    with pytest.raises(InvalidKey, match="already") as raised:
+        lifecycle.rotated(old, plain, hasher, overlap=overlap, now=NOW)
+    assert plain not in str(raised.value)
+
+
+def test_revoked_is_final() -> None:
+    gone = lifecycle.revoked(key(secret(mint("sk"))), NOW)
+    assert gone.revoked_at == NOW
+    assert lifecycle.revoked(gone, NOW + HOUR) is gone
+    for change in (
+        lifecycle.enabled,
+        lambda old: lifecycle.updated(old, {"name": "new"}),
+        lambda old: lifecycle.updated(old, {}),
+        rotated,
+    ):
+        with pytest.raises(KeyRevoked, match="final"):
+            change(gone)

@@ -1,0 +1,91 @@
+"""Whole keys from elsewhere: each rule, and that nothing of the key is in the error."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from basicauth_mw.errors import InvalidKey
+from basicauth_mw.hashing import MAX_LIVE_SECRETS, Hasher
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Key, Secret
+from basicauth_mw.records import check_key
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001
+HASHER = Hasher([b"new", b"old"])
+SALT = "c2FsdHNhbHRzYWx0"
+BCRYPT = "$2b$12$" + "A" * 21 + "." + "A" * 31
+
+
+def fast(number: int = 0, *, salt: str = SALT, hasher: Hasher = HASHER, **fields: Any) -> Secret:
+    made = NOW - timedelta(days=1) + timedelta(seconds=number)
+    return Secret(hasher.hash_fast(mint("sk"), salt=salt), created_at=made, **fields)
+
+
+def slow(number: int = 0) -> Secret:
+    return Secret(BCRYPT, created_at=NOW - timedelta(days=2) + timedelta(seconds=number))
+
+
+GOOD = Key("canary", created_at=NOW, secrets=(fast(),))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(GOOD, id="minted"),
+        pytest.param(replace(GOOD, secrets=()), id="no-secret"),
+        pytest.param(replace(GOOD, expires_at=NOW - timedelta(days=9), revoked_at=NOW), id="ended"),
+        pytest.param(replace(GOOD, secrets=(fast(), slow())), id="minted-and-chosen"),
+        pytest.param(replace(GOOD, secrets=tuple(map(fast, range(MAX_LIVE_SECRETS)))), id="eight"),
+        pytest.param(
+            replace(GOOD, secrets=tuple(fast(number, expires_at=NOW) for number in range(20))),
+            id="many-ended",
+        ),
+        pytest.param(
+            replace(GOOD, secrets=(fast(), fast(1, hasher=Hasher([b"old"])), fast(2, hasher=Hasher()))),
+            id="each-pepper",
+        ),
+    ],
+)
+def test_good(key: Key) -> None:
+    check_key(key, HASHER, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        pytest.param("text", "is a Key", id="no-key"),
+        pytest.param(replace(GOOD, client_id="canary:1"), "no colon", id="id"),
+        pytest.param(replace(GOOD, name="canary\n"), "control", id="name"),
+        pytest.param(replace(GOOD, scopes=frozenset({"canary 1"})), "scope", id="scope"),
+        pytest.param(replace(GOOD, metadata={"canary": object()}), "metadata", id="metadata"),
+        pytest.param(replace(GOOD, disabled=1), "disabled", id="disabled"),
+        pytest.param(replace(GOOD, created_at=NAIVE), "timezone", id="created"),
+        pytest.param(replace(GOOD, created_at=None), "timezone", id="not-created"),
+        pytest.param(replace(GOOD, expires_at=NAIVE), "timezone", id="expires"),
+        pytest.param(replace(GOOD, revoked_at=NAIVE), "timezone", id="revoked"),
+        pytest.param(replace(GOOD, secrets=("canary",)), "is a Secret", id="no-secret"),
+        pytest.param(replace(GOOD, secrets=(Secret(b"canary"),)), "is a Secret", id="octets"),
+        pytest.param(replace(GOOD, secrets=(fast(expires_at=NAIVE),)), "timezone", id="secret-expires"),
+        pytest.param(replace(GOOD, secrets=(fast(last_used_at=NAIVE),)), "timezone", id="secret-used"),
+        pytest.param(replace(GOOD, secrets=(Secret("canary"),)), "not a hash", id="plain"),
+        pytest.param(replace(GOOD, secrets=(Secret("$apr1$canary"),)), "Apache MD5", id="weak"),
+        pytest.param(replace(GOOD, secrets=(fast(hasher=Hasher([b"?"])),)), "pepper", id="pepper"),
+        pytest.param(replace(GOOD, secrets=(fast(), fast())), "same microsecond", id="same-moment"),
+        pytest.param(
+            replace(GOOD, secrets=tuple(map(fast, range(MAX_LIVE_SECRETS + 1)))), "at most 8 live", id="nine"
+        ),
+        pytest.param(replace(GOOD, secrets=(slow(), slow(1))), "at most one", id="two-slow"),
+        pytest.param(
+            replace(GOOD, secrets=(fast(), fast(1, salt="B" * 16))), "share one salt", id="two-salts"
+        ),
+    ],
+)
+def test_bad(key: Any, why: str) -> None:
+    with pytest.raises(InvalidKey, match=why) as raised:
+        check_key(key, HASHER, now=NOW)
+    assert "canary" not in str(raised.value)
