@@ -20,6 +20,7 @@ from .errors import (
     ReadOnlyBackend,
     UnreadableRecord,
 )
+from .feed import Feed
 from .hashing import Hasher
 from .ledger import Ledger
 from .minting import ID_PREFIX, mint
@@ -85,12 +86,13 @@ class Backend:
             volatile=getattr(store, "volatile", False) is True,
         )
         self.ledger = Ledger(store, self.hasher)
+        self.feed = Feed(store)
         weakref.finalize(self, self.ledger.close)  # runs at exit as well
+        weakref.finalize(self, self.feed.close)
         self._prefix = settings.secret_prefix
         self._performer = Performer(
             store, deadline_s=settings.backend_deadline_s, slow_hash_workers=settings.slow_hash_workers
         )
-        self._listeners: list[weakref.WeakMethod[Callable[[str], None]]] = []
 
     def __repr__(self) -> str:
         return f"<Backend over {type(self.store).__name__}>"
@@ -358,10 +360,24 @@ class Backend:
                 store.record_uses(uses)
         return outcomes
 
+    # --- verifying
+
+    def saw(self, client_id: str, stored: Secret, secret: str) -> None:
+        """Take note of a secret that was proved. Called on the request path: touches memory only.
+
+        Args:
+            client_id: Whose.
+            stored: What is stored of it.
+            secret: Itself.
+        """
+        self.feed.proved()
+        self.ledger.saw(client_id, stored, secret)
+
     # --- ending
 
     def close(self) -> None:
         """Release connections and threads. A later call opens them anew."""
+        self.feed.close()
         self.ledger.close()
         self._performer.close()
         if close := getattr(self.store, "close", None):
@@ -375,14 +391,6 @@ class Backend:
         if aclose := getattr(self.store, "aclose", None):
             await aclose()
         self.close()
-
-    def on_change(self, listener: Callable[[str], None]) -> None:
-        """Have a method called with the client id of every key that is changed through this object.
-
-        It is held weakly: the object it belongs to may end before this one.
-        """
-        self._listeners = [known for known in self._listeners if known() is not None]
-        self._listeners.append(weakref.WeakMethod(listener))
 
     # --- inside
 
@@ -418,9 +426,7 @@ class Backend:
         raise BackendUnavailable(f"the key {client_id!r} is being changed by others all the time")
 
     def _changed(self, event: str, client_id: str) -> None:
-        for known in self._listeners:
-            if (listener := known()) is not None:
-                listener(client_id)
+        self.feed.tell(client_id)
         audit.record(event, client_id=client_id)
 
 

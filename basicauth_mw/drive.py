@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never, cast
 
 from ._fork import after_fork
 from .errors import BackendError, BackendUnavailable, MissingExtra, Overloaded, UnreadableRecord
+from .flights import Flights
 from .hashing import match_slow, slow_decoy
 from .model import Decision, Key
 from .pool import PoolFull, WorkerPool
@@ -20,6 +21,7 @@ from .verifier import HoldsSlow, Lookup, SlowCheck
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from .feed import Feed
     from .pool import Job
     from .verifier import Effect, Steps
 
@@ -72,25 +74,30 @@ class Performer:
         store: Anything with ``get`` or ``aget``; see ``backends.base``.
         deadline_s: Seconds for all that one request asks of the store, everything included.
         slow_hash_workers: Slow hashes at a time.
+        feed: Where changes are heard of, if what is found here may be remembered.
 
     Whatever a store raises means that it cannot be asked; what it answers must be the key asked for.
     """
 
-    def __init__(self, store: Any, *, deadline_s: float, slow_hash_workers: int) -> None:
+    def __init__(
+        self, store: Any, *, deadline_s: float, slow_hash_workers: int, feed: Feed | None = None
+    ) -> None:
         self._get: Callable[[str], object] | None = getattr(store, "get", None)
         self._get_nowait: Callable[[str], object] | None = getattr(store, "get_nowait", None)
         self._aget: Callable[[str], Awaitable[object]] | None = getattr(store, "aget", None)
         self._holds_slow: Callable[[], object] | None = getattr(store, "holds_slow", None)
         self._interrupt: Callable[[int], None] | None = getattr(store, "interrupt", None)
         self._deadline_s = deadline_s
+        self._feed = feed
+        self._flights: Flights[object] = Flights()
         self._lookups = WorkerPool("look-up", workers=LOOKUP_WORKERS, waiting=LOOKUPS_WAITING)
         self._hashes = WorkerPool(
             "slow hash",
             workers=slow_hash_workers,
             waiting=SLOW_WAITING_PER_WORKER * slow_hash_workers,
         )
-        self._reset_flights()
-        after_fork(self._reset_flights)
+        self._reset_hashing()
+        after_fork(self._reset_hashing)
         self._available = True
         self._said_at: deque[float] = deque(maxlen=_LINES_PER_MINUTE)
         self._slow = False
@@ -112,8 +119,8 @@ class Performer:
             BackendError: It could not be done by ``ends_at``.
         """
         match effect:
-            case Lookup(client_id):
-                return self.lookup(client_id, ends_at)
+            case Lookup(client_id, flight):
+                return self.lookup(client_id, ends_at, flight)
             case HoldsSlow():
                 return self.holds_slow(ends_at)
             case SlowCheck():
@@ -124,8 +131,8 @@ class Performer:
     async def aperform(self, effect: Effect, ends_at: float) -> object:
         """``perform`` for an event loop, which is never blocked."""
         match effect:
-            case Lookup(client_id):
-                return await self.alookup(client_id, ends_at)
+            case Lookup(client_id, flight):
+                return await self.alookup(client_id, ends_at, flight)
             case HoldsSlow():
                 return await self.aholds_slow(ends_at)
             case SlowCheck():
@@ -133,29 +140,40 @@ class Performer:
             case _:
                 assert_never(effect)
 
-    def lookup(self, client_id: str, ends_at: float) -> Key | None:
+    def lookup(self, client_id: str, ends_at: float, flight: object = None) -> Key | None:
         """Ask for one key.
+
+        Args:
+            client_id: Whose.
+            ends_at: By when, by the monotonic clock.
+            flight: Look-ups of one client that are asked for at once and are equal in this share one answer;
+                None: it is not shared.
 
         Raises:
             BackendUnavailable: It cannot be asked, or answered with something else.
         """
+        question = partial(self._lookup, client_id, ends_at)
         try:
-            answer = self._at_once(client_id)
-            if answer is _NOT_AT_ONCE:
-                answer = self._ask(partial(self._blocking_get, client_id, ends_at), ends_at)
+            self._open_feed(ends_at)
+            answer = (
+                question() if flight is None else self._flights.ask((client_id, flight), question, ends_at)
+            )
         except Exception as exc:
             raise self._failed(exc) from None
         return self._answered(answer, client_id)
 
-    async def alookup(self, client_id: str, ends_at: float) -> Key | None:
+    async def alookup(self, client_id: str, ends_at: float, flight: object = None) -> Key | None:
         """``lookup`` for an event loop. Suspends only if the store has to wait."""
         try:
+            await self._aopen_feed(ends_at)
             answer = self._at_once(client_id)
             if answer is _NOT_AT_ONCE:
-                if self._aget is None:
-                    answer = await self._aask(partial(self._blocking_get, client_id, ends_at), ends_at)
-                else:
-                    answer = await _within(ends_at, self._aget(client_id))
+                question = partial(self._alookup, client_id, ends_at)
+                answer = await (
+                    question()
+                    if flight is None
+                    else self._flights.aask((client_id, flight), question, ends_at)
+                )
         except Exception as exc:
             raise self._failed(exc) from None
         return self._answered(answer, client_id)
@@ -199,6 +217,34 @@ class Performer:
             return self._get_nowait(client_id)
         except BlockingIOError:
             return _NOT_AT_ONCE
+
+    def _lookup(self, client_id: str, ends_at: float) -> object:
+        answer = self._at_once(client_id)
+        if answer is _NOT_AT_ONCE:
+            answer = self._ask(partial(self._blocking_get, client_id, ends_at), ends_at)
+        return answer
+
+    async def _alookup(self, client_id: str, ends_at: float) -> object:
+        if self._aget is None:
+            return await self._aask(partial(self._blocking_get, client_id, ends_at), ends_at)
+        return await _within(ends_at, self._aget(client_id))
+
+    def _open_feed(self, ends_at: float) -> None:
+        """Before the first look-up: what it finds may be remembered, so its changes must be heard of."""
+        feed = self._feed
+        if feed is not None and not feed.is_open:
+            if feed.may_wait:
+                self._ask(feed.open, ends_at)
+            else:
+                feed.open()
+
+    async def _aopen_feed(self, ends_at: float) -> None:
+        feed = self._feed
+        if feed is not None and not feed.is_open:
+            if feed.may_wait:
+                await self._aask(feed.open, ends_at)
+            else:
+                feed.open()
 
     def _blocking_get(self, client_id: str, ends_at: float) -> object:
         if self._get is not None:
@@ -297,24 +343,24 @@ class Performer:
 
     def _hash(self, check: SlowCheck) -> Job[int | None]:
         """The job for a check: the one under way for an equal check, or a new one."""
-        with self._flights_lock:
-            if (job := self._flights.get(check)) is not None:
+        with self._hashing_lock:
+            if (job := self._hashing.get(check)) is not None:
                 return job
             try:
                 job = self._hashes.submit(partial(_check_slow, check.secret, check.hashes))
             except PoolFull:
                 raise Overloaded("every worker for slow hashes is busy") from None
-            self._flights[check] = job
+            self._hashing[check] = job
         job.add_done_callback(partial(self._landed, check))
         return job
 
     def _landed(self, check: SlowCheck, _job: object) -> None:
-        with self._flights_lock:
-            self._flights.pop(check, None)
+        with self._hashing_lock:
+            self._hashing.pop(check, None)
 
-    def _reset_flights(self) -> None:
-        self._flights: dict[SlowCheck, Job[int | None]] = {}
-        self._flights_lock = threading.Lock()
+    def _reset_hashing(self) -> None:
+        self._hashing: dict[SlowCheck, Job[int | None]] = {}
+        self._hashing_lock = threading.Lock()
 
 
 _NOT_AT_ONCE: Final = object()

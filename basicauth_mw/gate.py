@@ -101,12 +101,12 @@ class Gate(Generic[R]):
             self.backend.store,
             deadline_s=settings.backend_deadline_s,
             slow_hash_workers=settings.slow_hash_workers,
+            feed=self.backend.feed if settings.cache_ttl_s else None,
         )
         self._cache = Cache(settings.cache_ttl_s, settings.cache_size)
-        ledger = self.backend.ledger
-        self._verifier = Verifier(self.backend.hasher, self._cache, saw=ledger.saw)
-        ledger.watch(self._cache.take_hits)
-        self.backend.on_change(self._cache.forget)
+        self._verifier = Verifier(self.backend.hasher, self._cache, saw=self.backend.saw)
+        self.backend.ledger.watch(self._cache.take_hits)
+        self.backend.feed.follow(self._cache, keeps_s=settings.cache_ttl_s)
         self._exclude = Exclude(settings.exclude)
         self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)
         self._limits = FailureLimits(settings.throttle, settings.throttle_address)

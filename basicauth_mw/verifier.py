@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .credentials import Credentials, is_usual_spelling, parse_basic
@@ -26,9 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Ask the store for a key; the answer is the key or None."""
+    """Ask the store for a key; the answer is the key or None.
+
+    Attributes:
+        client_id: Whose.
+        flight: Look-ups that are equal in this, too, may share one answer: those for one credential, as far
+            as nothing has changed between them. None: it is not shared.
+    """
 
     client_id: str
+    flight: tuple[int, bytes] | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Generator[Effect, object, Key | None]:
         answer = yield self
@@ -93,7 +100,7 @@ class Verifier:
         self._saw = saw
         self._now = now
 
-    def steps(self, field: bytes) -> Steps:
+    def steps(self, value: bytes) -> Steps:
         """Decide on a field value that is not in the cache.
 
         Every well-formed credential goes the whole way, whatever is found: one look-up, the fast hashes,
@@ -102,9 +109,9 @@ class Verifier:
         """
         client_id = None
         try:
-            credentials = parse_basic(field)
+            credentials = parse_basic(value)
             client_id = credentials.client_id
-            return (yield from self._verdict(field, credentials))
+            return (yield from self._verdict(value, credentials))
         except MalformedCredentials:
             return Deny(MalformedCredentials(), "malformed")
         except BackendError as exc:
@@ -115,7 +122,7 @@ class Verifier:
             error = UnreadableRecord(f"its key is not made as it should be ({type(exc).__name__})")
             return Deny(error, "backend_unavailable", client_id)
 
-    def _verdict(self, field: bytes, credentials: Credentials) -> Steps:
+    def _verdict(self, value: bytes, credentials: Credentials) -> Steps:
         client_id, secret = credentials.client_id, credentials.secret
         if len(client_id.encode()) > MAX_ID_OCTETS or len(secret.encode()) > MAX_SECRET_OCTETS:
             raise MalformedCredentials("longer than any key")
@@ -123,7 +130,7 @@ class Verifier:
         if shape is Shape.MISTYPED:
             return Deny(InvalidCredentials(), "malformed", client_id)
         asked = self.cache.ask()
-        key = yield from Lookup(client_id)
+        key = yield from Lookup(client_id, flight=(asked.epoch, value))
         match = yield from self._match(client_id, secret, shape, key.secrets if key else ())
         if key is None or match is None:
             return Deny(InvalidCredentials(), "unknown" if key is None else "wrong_secret", client_id)
@@ -136,9 +143,9 @@ class Verifier:
         if expires_at is not None and expires_at <= self._now():
             return Deny(InvalidCredentials(), "expired", client_id)
         allow = Allow(Principal(key.client_id, key.name, key.scopes, key.metadata))
-        if is_usual_spelling(field):
+        if is_usual_spelling(value):
             self.cache.put(
-                field, allow, secret_created_at=match.created_at, expires_at=expires_at, asked=asked
+                value, allow, secret_created_at=match.created_at, expires_at=expires_at, asked=asked
             )
         if self._saw is not None:
             self._saw(client_id, match, secret)

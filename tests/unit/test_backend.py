@@ -171,19 +171,22 @@ def test_a_record_that_cannot_be_read_can_be_deleted() -> None:
     assert list(backend.iter_keys()) == []
 
 
-def test_a_backend_keeps_no_listener_alive(backend: Backend) -> None:
-    class Listener:
+def test_a_backend_keeps_no_follower_alive(backend: Backend) -> None:
+    class Follower:
         def __init__(self) -> None:
             self.heard: list[str] = []
 
-        def hear(self, client_id: str) -> None:
+        def forget(self, client_id: str) -> None:
             self.heard.append(client_id)
 
-    kept, dropped = Listener(), Listener()
-    for listener in (kept, dropped):
-        backend.on_change(listener.hear)
+        def clear(self) -> None:
+            self.heard.append("everything")
+
+    kept, dropped = Follower(), Follower()
+    for follower in (kept, dropped):
+        backend.feed.follow(follower, keeps_s=30)
     gone = weakref.ref(dropped)
-    del dropped, listener
+    del dropped, follower
     gc.collect()
     backend.create(client_id="ci")
 

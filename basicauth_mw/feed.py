@@ -1,0 +1,171 @@
+"""Follows a store's changes, so that what one process revokes ends in every other process, too.
+
+One thread per process and key backend asks the store what has changed since the last time, ten times a second
+while there may be anything in a cache. A request pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from typing import Any, Final, Protocol
+
+from ._fork import after_fork
+from .backends import Changes, Store
+from .errors import BackendError, BackendUnavailable
+
+logger = logging.getLogger("basicauth_mw")
+
+POLL_EVERY_S: Final = 0.1
+
+
+class Follower(Protocol):
+    """What remembers keys: a cache."""
+
+    def forget(self, client_id: str, /) -> None:
+        """One key has changed."""
+        ...
+
+    def clear(self) -> None:
+        """Any key may have changed."""
+        ...
+
+
+class Feed:
+    """Tells followers what has changed in a store.
+
+    Args:
+        store: Whatever it is; only one with ``changes`` is followed.
+
+    Attributes:
+        is_open: Whether it is known from where on the store is followed, or there is nothing to follow.
+            What is looked up before that may go out of date, and nobody would be told.
+        may_wait: Whether ``open`` may have to wait.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store if isinstance(store, Store) else None
+        self.may_wait = getattr(store, "volatile", False) is not True
+        self._followers: list[weakref.ref[Follower]] = []
+        self._keeps_s = 0.0
+        self._complained = False
+        self._reset()
+        after_fork(self._reset)
+
+    def _reset(self) -> None:
+        self.is_open = self._store is None
+        self._cursor: str | None = None
+        self._proved_at = float("-inf")
+        self._idle = False
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def follow(self, follower: Follower, *, keeps_s: float) -> None:
+        """Have somebody told of changes.
+
+        Args:
+            follower: Held weakly.
+            keeps_s: Seconds that it remembers anything.
+        """
+        self._followers = [known for known in self._followers if known() is not None]
+        self._followers.append(weakref.ref(follower))
+        self._keeps_s = max(self._keeps_s, keeps_s)
+
+    def tell(self, client_id: str) -> None:
+        """Tell the followers of a change that was made through this process."""
+        for known in self._followers:
+            if (follower := known()) is not None:
+                follower.forget(client_id)
+
+    def open(self) -> None:
+        """Find out from where on to follow the store; to be called before the first look-up.
+
+        Raises:
+            BackendUnavailable: The store cannot be asked. The thread goes on trying, and when it can be, all
+                that was proved by then is forgotten.
+        """
+        try:
+            if self._store is not None:
+                cursor = self._store.changes(None).cursor
+                with self._lock:
+                    if self._cursor is None:
+                        self._cursor = cursor
+        finally:
+            self.is_open = True  # asked once: no request pays for it again
+
+    def proved(self) -> None:
+        """Something may be remembered from now on. Called on the request path: touches memory only."""
+        self._proved_at = time.monotonic()
+        if self._idle:
+            self._idle = False
+            self._wake.set()
+        if self._thread is None and self._store is not None:
+            self._start_thread()
+
+    def close(self) -> None:
+        """Let the thread end; the next thing that is proved starts it anew."""
+        with self._lock:
+            thread, closing = self._thread, self._closing
+            self._thread, self._closing = None, threading.Event()
+        if thread is not None:
+            closing.set()
+            self._wake.set()
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(
+                    target=self._serve, args=(self._closing,), name="basicauth_mw feed", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no more, or the interpreter ends
+                    return
+                self._thread = thread
+
+    # --- on the thread
+
+    def _serve(self, closing: threading.Event) -> None:
+        while not closing.wait(POLL_EVERY_S):
+            since = self._cursor
+            try:
+                changes = self._store.changes(since) if self._store is not None else Changes("")
+            except Exception as exc:  # the cursor is kept: nothing is lost meanwhile
+                self._complain(exc)
+                continue
+            # What was proved before there was a cursor may have changed since.
+            self._pass_on(changes, everything=changes.gap or since is None)
+            self._cursor = changes.cursor
+            self._rest(closing)
+
+    def _complain(self, exc: Exception) -> None:
+        # An outage is told by whoever asks for a key.
+        if type(exc) is not BackendUnavailable and not self._complained:
+            self._complained = True
+            logger.error(
+                "changes that other processes make are not seen before cache_ttl_s is over: %s",
+                exc if isinstance(exc, BackendError) else f"the store raised {type(exc).__name__}",
+            )
+
+    def _pass_on(self, changes: Changes, *, everything: bool) -> None:
+        for known in self._followers:
+            if (follower := known()) is None:
+                continue
+            if everything:
+                follower.clear()
+            else:
+                for client_id in set(changes.client_ids):
+                    follower.forget(client_id)
+
+    def _rest(self, closing: threading.Event) -> None:
+        """Ask nothing while nothing can be remembered; the cursor loses nothing meanwhile."""
+        self._wake.clear()
+        self._idle = True  # before the look at the time: who proves something meanwhile sees it
+        if time.monotonic() < self._proved_at + self._keeps_s + 2 * POLL_EVERY_S:
+            self._idle = False
+        elif not closing.is_set():
+            self._wake.wait()

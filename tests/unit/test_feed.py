@@ -1,0 +1,252 @@
+"""Following a store: every change is heard of, none is missed, and idleness costs nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
+from basicauth_mw.feed import POLL_EVERY_S, Feed
+from basicauth_mw.model import Key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from basicauth_mw.backends import Changes
+
+LIMIT_S = 10.0
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+class Follower:
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def forget(self, client_id: str, /) -> None:
+        self.heard.append(client_id)
+
+    def clear(self) -> None:
+        self.heard.append("everything")
+
+
+class Watched(MemoryStore):
+    """A memory store whose changes can be counted, held up, and made to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.polls = 0
+        self.failure: Exception | None = None
+
+    def changes(self, since: str | None) -> Changes:
+        self.polls += 1
+        if self.failure is not None:
+            raise self.failure
+        return super().changes(since)
+
+
+@pytest.fixture
+def store() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def follower() -> Follower:
+    return Follower()
+
+
+@pytest.fixture
+def feed(store: Watched, follower: Follower) -> Iterator[Feed]:
+    made = Feed(store)
+    made.follow(follower, keeps_s=30)
+    yield made
+    made.close()
+
+
+def test_changes_are_heard_of(store: Watched, feed: Feed, follower: Follower) -> None:
+    store.put(Key("before"), None)
+    feed.open()
+    feed.proved()
+    store.put(Key("a"), None)
+    wait_for(lambda: follower.heard == ["a"])
+    store.delete("a")
+    store.put(Key("b"), None)
+    wait_for(lambda: sorted(follower.heard) == ["a", "a", "b"])
+
+
+def test_nothing_runs_before_something_was_proved(store: Watched, feed: Feed) -> None:
+    assert not feed.is_open
+    feed.open()
+    assert feed.is_open
+    assert feed._thread is None
+    assert store.polls == 1
+
+
+def test_what_was_proved_before_there_was_a_cursor_is_forgotten(
+    store: Watched, feed: Feed, follower: Follower
+) -> None:
+    """The store was away when the first request came."""
+    store.failure = BackendUnavailable("away")
+    with pytest.raises(BackendUnavailable):
+        feed.open()
+    assert feed.is_open  # no other request pays for asking
+    feed.proved()
+    polls = store.polls
+    wait_for(lambda: store.polls > polls + 1)
+    assert follower.heard == []
+    store.failure = None
+    wait_for(lambda: follower.heard == ["everything"])
+    store.put(Key("a"), None)
+    wait_for(lambda: follower.heard == ["everything", "a"])
+
+
+def test_an_outage_loses_nothing(
+    store: Watched, feed: Feed, follower: Follower, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed.open()
+    feed.proved()
+    store.failure = BackendUnavailable("away")
+    store.put(Key("a"), None)
+    polls = store.polls
+    wait_for(lambda: store.polls > polls + 1)
+    assert follower.heard == []
+    store.failure = None
+    wait_for(lambda: follower.heard == ["a"])
+    assert not caplog.records  # whoever asks for a key has said so
+
+
+def test_a_gap_forgets_everything(store: Watched, feed: Feed, follower: Follower) -> None:
+    feed.open()
+    feed._cursor = "99"
+    feed.proved()
+    wait_for(lambda: follower.heard == ["everything"])
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (UnreadableRecord("the stream is damaged"), "the stream is damaged"),
+        (OSError("canary"), "raised OSError"),
+    ],
+    ids=["ours", "foreign"],
+)
+def test_a_feed_that_cannot_be_read_is_said_once(
+    store: Watched, feed: Feed, caplog: pytest.LogCaptureFixture, failure: Exception, said: str
+) -> None:
+    feed.open()
+    store.failure = failure
+    feed.proved()
+    polls = store.polls
+    wait_for(lambda: store.polls > polls + 2)
+    (record,) = caplog.records
+    assert said in record.getMessage()
+    assert "canary" not in record.getMessage()
+
+
+def test_it_rests_while_nothing_can_be_remembered(store: Watched, follower: Follower) -> None:
+    """And hears afterwards of what happened meanwhile."""
+    feed = Feed(store)
+    feed.follow(follower, keeps_s=0.05)
+    feed.open()
+    feed.proved()
+    wait_for(lambda: feed._idle)
+    polls = store.polls
+    store.put(Key("meanwhile"), None)
+    time.sleep(3 * POLL_EVERY_S)  # in which it would have asked
+    assert store.polls == polls
+    feed.proved()
+    wait_for(lambda: follower.heard == ["meanwhile"])
+    feed.close()
+
+
+def test_it_asks_at_most_ten_times_a_second(store: Watched, feed: Feed) -> None:
+    feed.open()
+    begin = time.monotonic()
+    feed.proved()
+    wait_for(lambda: store.polls >= 5)
+    assert time.monotonic() - begin >= 4 * POLL_EVERY_S
+
+
+def test_closing_ends_the_thread_and_the_next_proof_starts_it_anew(
+    store: Watched, feed: Feed, follower: Follower
+) -> None:
+    feed.open()
+    feed.proved()
+    thread = feed._thread
+    assert thread is not None
+    feed.close()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+    store.put(Key("meanwhile"), None)
+    feed.proved()
+    wait_for(lambda: follower.heard == ["meanwhile"])
+
+
+def test_closing_ends_a_thread_at_rest(store: Watched, follower: Follower) -> None:
+    feed = Feed(store)
+    feed.follow(follower, keeps_s=0)
+    feed.open()
+    feed.proved()
+    wait_for(lambda: feed._idle)
+    thread = feed._thread
+    assert thread is not None
+    feed.close()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+
+
+def test_a_store_without_changes_is_not_followed() -> None:
+    class Reader:
+        def get(self, client_id: str, /) -> Key | None:
+            return None
+
+    feed = Feed(Reader())
+    assert feed.is_open
+    feed.proved()
+    assert feed._thread is None
+
+
+def test_a_child_process_starts_from_the_beginning(store: Watched, feed: Feed, follower: Follower) -> None:
+    feed.open()
+    feed.proved()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            assert not feed.is_open
+            assert feed._thread is None
+            feed.open()
+            feed.proved()
+            store.put(Key("a"), None)
+            wait_for(lambda: follower.heard == ["a"])
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_many_threads_start_one(store: Watched, feed: Feed) -> None:
+    feed.open()
+    before = set(threading.enumerate())
+    barrier = threading.Barrier(8)
+
+    def prove() -> None:
+        barrier.wait(LIMIT_S)
+        feed.proved()
+
+    provers = [threading.Thread(target=prove) for _ in range(8)]
+    for prover in provers:
+        prover.start()
+    for prover in provers:
+        prover.join(LIMIT_S)
+    started = [thread for thread in set(threading.enumerate()) - before if thread.name == "basicauth_mw feed"]
+    assert started == [feed._thread]
