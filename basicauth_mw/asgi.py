@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asyncio import Task, TimerHandle
     from collections.abc import Awaitable, Callable, MutableMapping
 
+    from .model import Principal
     from .settings import Settings
 
     Scope = MutableMapping[str, Any]
@@ -91,6 +92,7 @@ class BasicAuthMiddleware:
         self._gate: Gate[Scope] = Gate(ScopeFacts(), backend, settings, overrides)
         configured = self._gate.settings
         self._strips = configured.strip_authorization
+        self._timeout_s = configured.timeout_s
         self._guards = configured.map_errors or configured.timeout_s is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,52 +102,56 @@ class BasicAuthMiddleware:
                 raise RuntimeError(f"unknown ASGI scope type {kind!r}: it is not let through unchecked")
             await self._lifespan(scope, receive, send)
             return
-        if not isinstance(scope.get("headers"), list):  # any iterable, even a one-shot one
+        if type(scope.get("headers")) is not list:  # any iterable, even a one-shot one
             scope = {**scope, "headers": list(scope.get("headers", ()))}
         gate = self._gate
         decision = gate.begin(scope)
-        if not isinstance(decision, Allow):
-            if not isinstance(decision, Deny):
+        if type(decision) is not Allow:
+            if not isinstance(decision, Allow | Deny):
                 decision = await arun(decision, gate.performer)
             if isinstance(decision, Deny):
                 await _refuse(scope, receive, send, gate.refuse(scope, decision))
                 return
         # The app gets a scope of its own: the server's, and what we read for our answers, stay as they came.
         inner = dict(scope)
-        inner["user"] = inner["auth"] = decision.principal
+        principal = inner["user"] = inner["auth"] = decision.principal
         if self._strips:
             inner["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != _AUTHORIZATION]
         if not self._guards:
             await self.app(inner, receive, send)
-        elif kind == "http":
-            await self._guarded(scope, inner, receive, send)
-        else:
+            return
+        if kind == "websocket":
             await self._websocket(scope, inner, receive, send)
-
-    async def _guarded(self, scope: Scope, inner: Scope, receive: Receive, send: Send) -> None:
+            return
         guard = _Guard(send)
-        client_id = inner["user"].client_id
-        timeout_s = self._gate.settings.timeout_s
         try:
-            if timeout_s is None:
+            if self._timeout_s is None:
                 await self.app(inner, receive, guard.send)
             else:
-                await self._timed(scope, inner, receive, guard, timeout_s)
+                await self._timed(scope, inner, receive, guard, self._timeout_s)
         except Exception as exc:
-            if guard.begun:
-                raise
-            routine = is_routine(exc)
-            if not self._gate.settings.map_errors or (guard.holds_answer and handles_errors(inner)):
-                await guard.release()  # not ours to replace
-                raise
-            if not routine and handles_errors(scope):
-                raise  # its own handler is round us, and has not had its turn
-            answer = self._gate.answer_exception(scope, exc, client_id=client_id, traceback=False)
-            await guard.answer(scope, answer)
-            if not routine:
+            # As the app may have put another user into its scope, the principal is not looked up there.
+            if not await self._answered(scope, inner, guard, exc, principal):
                 raise
         else:
-            await guard.release()
+            if not guard.begun:
+                await guard.release()
+
+    async def _answered(
+        self, scope: Scope, inner: Scope, guard: _Guard, exc: Exception, principal: Principal
+    ) -> bool:
+        """Answer for an app that raised, if that is ours to do; tells whether that is the end of it."""
+        if guard.begun:
+            return False
+        routine = is_routine(exc)
+        if not self._gate.settings.map_errors or (guard.holds_answer and handles_errors(inner)):
+            await guard.release()  # not ours to replace
+            return False
+        if not routine and handles_errors(scope):
+            return False  # its own handler is round us, and has not had its turn
+        answer = self._gate.answer_exception(scope, exc, client_id=principal.client_id, traceback=False)
+        await guard.answer(scope, answer)
+        return routine
 
     async def _websocket(self, scope: Scope, inner: Scope, receive: Receive, send: Send) -> None:
         """Call the app; a refusal that it raises before it has answered the handshake becomes the answer."""
@@ -239,15 +245,15 @@ class _Guard:
         timer: To be stopped when the answer begins.
     """
 
-    __slots__ = ("_body", "_send", "_start", "begun", "closed", "timer")
+    # Of the class until they change: every request makes a guard, and few set more than two of them.
+    begun = False
+    closed = False
+    timer: TimerHandle | None = None
+    _start: Message | None = None
+    _body: Message | None = None
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._start: Message | None = None
-        self._body: Message | None = None
-        self.begun = False
-        self.closed = False
-        self.timer: TimerHandle | None = None
 
     @property
     def holds_answer(self) -> bool:
@@ -258,16 +264,21 @@ class _Guard:
         """What the app is given to send with."""
         if self.closed:
             return
+        start = self._start
         if self.begun:
             await self._send(message)
-        elif self._start is None:
+        elif start is None:
             if message["type"] == "http.response.start":
                 self._start = message
             else:
                 await self._send_early(message)
-        elif self._body is None and self._start["status"] == 500 and is_starlette_500(self._start, message):
+        elif start["status"] == 500 and self._body is None and is_starlette_500(start, message):
             self._stop_timer()
             self._body = message  # an exception may follow: wait for the app to return or raise
+        elif self.timer is None and self._body is None:
+            self.begun = True  # ``release``, without the cost of awaiting it
+            await self._send(start)
+            await self._send(message)
         else:
             await self.release()
             await self._send(message)

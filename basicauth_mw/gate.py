@@ -97,6 +97,7 @@ class Gate(Generic[R]):
         self.settings, self.backend, self.owns_backend = _configure(backend, settings, overrides)
         settings = self.settings
         self._facts = facts
+        self._authorization = facts.authorization
         self.performer = Performer(
             self.backend.store,
             deadline_s=settings.backend_deadline_s,
@@ -126,7 +127,7 @@ class Gate(Generic[R]):
         """Decide on a request at once if nothing has to be asked, else return the steps to run."""
         if self._has_rules and (decision := self._by_rule(request)) is not None:
             return decision
-        field = self._facts.authorization(request)
+        field = self._authorization(request)
         if field is None:
             return _MISSING
         if not self._limits.active and (allow := self._cache.get(field)) is not None:
