@@ -13,7 +13,7 @@ import weakref
 from typing import Any, Final, Protocol
 
 from ._fork import after_fork
-from .backends import Changes, Store
+from .backends import Store
 from .errors import BackendError, BackendUnavailable
 
 logger = logging.getLogger("basicauth_mw")
@@ -97,6 +97,28 @@ class Feed:
         finally:
             self.is_open = True  # asked once: no request pays for it again
 
+    def poll(self) -> None:
+        """Ask once what has changed, and tell the followers."""
+        if self._store is None:
+            return
+        since = self._cursor
+        try:
+            changes = self._store.changes(since)
+        except Exception as exc:  # the cursor is kept: nothing is lost meanwhile
+            self._complain(exc)
+            return
+        # What was proved before there was a cursor may have changed since.
+        everything = changes.gap or since is None
+        for known in self._followers:
+            if (follower := known()) is None:
+                continue
+            if everything:
+                follower.clear()
+            else:
+                for client_id in set(changes.client_ids):
+                    follower.forget(client_id)
+        self._cursor = changes.cursor
+
     def proved(self) -> None:
         """Something may be remembered from now on. Called on the request path: touches memory only."""
         self._proved_at = time.monotonic()
@@ -131,15 +153,7 @@ class Feed:
 
     def _serve(self, closing: threading.Event) -> None:
         while not closing.wait(POLL_EVERY_S):
-            since = self._cursor
-            try:
-                changes = self._store.changes(since) if self._store is not None else Changes("")
-            except Exception as exc:  # the cursor is kept: nothing is lost meanwhile
-                self._complain(exc)
-                continue
-            # What was proved before there was a cursor may have changed since.
-            self._pass_on(changes, everything=changes.gap or since is None)
-            self._cursor = changes.cursor
+            self.poll()
             self._rest(closing)
 
     def _complain(self, exc: Exception) -> None:
@@ -150,16 +164,6 @@ class Feed:
                 "changes that other processes make are not seen before cache_ttl_s is over: %s",
                 exc if isinstance(exc, BackendError) else f"the store raised {type(exc).__name__}",
             )
-
-    def _pass_on(self, changes: Changes, *, everything: bool) -> None:
-        for known in self._followers:
-            if (follower := known()) is None:
-                continue
-            if everything:
-                follower.clear()
-            else:
-                for client_id in set(changes.client_ids):
-                    follower.forget(client_id)
 
     def _rest(self, closing: threading.Event) -> None:
         """Ask nothing while nothing can be remembered; the cursor loses nothing meanwhile."""

@@ -1,0 +1,267 @@
+"""Caches of several processes against a small model: 10,000 random orders of events.
+
+Keys are made, changed and ended by one process or another; credentials are verified by all, look-ups take
+their time, the feed is polled now and then, clocks move, the store goes away and comes back. The model knows
+every state that a key has had and says which verdicts are allowed:
+
+- What was looked up is judged by the state that was read, and by the clock at the verdict.
+- What is remembered must have been true at a moment that this process cannot know to be over: not before it
+  last heard of changes, not before its own last change, and not longer ago than the cache keeps anything.
+- What was proved is remembered, unless a change was heard of while it was looked up.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw import Backend, Settings
+from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.cache import Cache
+from basicauth_mw.errors import BackendUnavailable, KeyRevoked
+from basicauth_mw.feed import Feed
+from basicauth_mw.model import Allow, Decision, Deny, Key, utcnow
+from basicauth_mw.verifier import Verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from basicauth_mw.backends import Changes
+    from basicauth_mw.verifier import Steps
+
+SEQUENCES = 10_000
+CHUNKS = 20
+EVENTS = 60
+TTL_S = 30.0
+SETTINGS = Settings()
+IDS = ["a", "b", "c"]
+
+
+class Store(MemoryStore):
+    """One that can be away, and remembers every state that a key has had."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.away = False
+
+    def get(self, client_id: str, /) -> Key | None:
+        return super().get(client_id)
+
+    def changes(self, since: str | None) -> Changes:
+        if self.away:
+            raise BackendUnavailable("away")
+        return super().changes(since)
+
+    def _announce(self, client_id: str) -> None:
+        super()._announce(client_id)
+        self.world.history.append(
+            Past(self.world.tick(), self.world.now_s, client_id, self._keys.get(client_id))
+        )
+
+
+@dataclass
+class Past:
+    """From ``moment`` on, ``key`` was stored."""
+
+    moment: int
+    at_s: float
+    client_id: str
+    key: Key | None
+
+
+@dataclass
+class Credential:
+    client_id: str
+    secret: str
+    field: bytes
+
+
+@dataclass
+class Request:
+    """One that is under way."""
+
+    process: Process
+    credential: Credential
+    steps: Steps
+    epoch: int
+    began_s: float
+    read: tuple[Key | None] | None = None
+    failed: bool = False
+
+
+@dataclass
+class Process:
+    world: World
+    cache: Cache
+    verifier: Verifier
+    feed: Feed
+    heard: int = 0
+    changed: dict[str, int] = field(default_factory=dict)
+
+
+class World:
+    """Everything, and the clock of it all."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.moment = 0
+        self.now_s = 1000.0
+        self.base = utcnow()
+        self.history: list[Past] = []
+        self.store = Store(self)
+        self.backend = Backend(self.store, settings=SETTINGS)
+        self.credentials: list[Credential] = []
+        self.under_way: list[Request] = []
+        self.processes = [self._process() for _ in range(2)]
+        for _ in range(3):
+            self.change()
+
+    def _process(self) -> Process:
+        cache = Cache(TTL_S, 100, clock=lambda: self.now_s, wall=lambda: self.wall().timestamp())
+        feed = Feed(self.store)
+        feed.follow(cache, keeps_s=TTL_S)
+        feed.open()
+        return Process(self, cache, Verifier(self.backend.hasher, cache, now=self.wall), feed)
+
+    def wall(self) -> datetime:
+        return self.base + timedelta(seconds=self.now_s - 1000.0)
+
+    def tick(self) -> int:
+        self.moment += 1
+        return self.moment
+
+    # --- events
+
+    def change(self) -> None:
+        client_id = self.random.choice(IDS)
+        act = self.random.choice([*["create"] * 4, *["rotate"] * 2, "revoke", "disable", "enable", "delete"])
+        before = self.moment
+        try:
+            match act:
+                case "create" if self.store.get(client_id) is None:
+                    ends = self.wall() + timedelta(seconds=self.random.choice([5.25, 40.25, 4000]))
+                    expires_at = self.random.choice([None, ends])
+                    issued = self.backend.create(client_id=client_id, expires_at=expires_at)
+                    self._remember(issued.client_id, issued.secret, issued.authorization)
+                case "rotate" if self.store.get(client_id) is not None:
+                    issued = self.backend.rotate(client_id, overlap_s=self.random.choice([0, 10.25, 50.25]))
+                    self._remember(issued.client_id, issued.secret, issued.authorization)
+                case "revoke" | "disable" | "enable" | "delete" if self.store.get(client_id) is not None:
+                    getattr(self.backend, act)(client_id)
+        except (KeyRevoked, ValueError):  # as many secrets as it may have, or an expiry that is past by now
+            return
+        if self.moment > before and self.random.random() < 0.3:
+            # It was made through one of the processes, which tells its own cache.
+            process = self.random.choice(self.processes)
+            process.feed.tell(client_id)
+            process.changed[client_id] = self.moment
+
+    def _remember(self, client_id: str, secret: str, authorization: str) -> None:
+        self.credentials.append(Credential(client_id, secret, authorization.encode()))
+
+    def request(self) -> None:
+        if not self.credentials:
+            return
+        process = self.random.choice(self.processes)
+        credential = self.random.choice(self.credentials[-6:])
+        allow = process.cache.get(credential.field)
+        if allow is not None:
+            self._check_remembered(process, credential, allow)
+            return
+        steps = process.verifier.steps(credential.field)
+        next(steps)
+        self.under_way.append(Request(process, credential, steps, *process.cache.ask()))
+
+    def proceed(self) -> None:
+        if not self.under_way:
+            return
+        request = self.random.choice(self.under_way)
+        if request.read is None and not request.failed:
+            if self.store.away:
+                request.failed = True
+            else:
+                request.read = (self.store.get(request.credential.client_id),)
+            return
+        self.under_way.remove(request)
+        try:
+            if request.failed:
+                request.steps.throw(BackendUnavailable("away"))
+            elif request.read is not None:
+                request.steps.send(request.read[0])
+        except StopIteration as done:
+            self._check_asked(request, done.value)
+        else:
+            raise AssertionError("minted secrets need one look-up and nothing else")
+
+    def poll(self) -> None:
+        process = self.random.choice(self.processes)
+        process.feed.poll()
+        if not self.store.away:
+            process.heard = self.moment
+
+    def wait(self) -> None:
+        self.now_s += self.random.choice([0.5, 5.0, 14.0, 29.0])
+
+    def outage(self) -> None:
+        self.store.away = not self.store.away
+
+    # --- what may be
+
+    def _check_asked(self, request: Request, decision: Decision) -> None:
+        if request.failed:
+            assert isinstance(decision, Deny)
+            assert decision.reason == "backend_unavailable"
+            return
+        assert request.read is not None
+        key = request.read[0]
+        good = key is not None and self._is_good(key, request.credential)
+        assert isinstance(decision, Allow) == good
+        cache = request.process.cache
+        if good and cache.ask().epoch == request.epoch and self.now_s < request.began_s + TTL_S:
+            # Nothing was heard of meanwhile: it is remembered, and needs no store from here on.
+            assert cache.get(request.credential.field) == decision
+        if isinstance(decision, Deny):
+            assert decision.error.code == "invalid_credentials"
+
+    def _check_remembered(self, process: Process, credential: Credential, allow: Allow) -> None:
+        assert allow.principal.client_id == credential.client_id
+        since = max(process.heard, process.changed.get(credential.client_id, 0))
+        states = [past for past in self.history if past.client_id == credential.client_id]
+        possible = [
+            past.key
+            for past, after in zip(states, [*states[1:], None], strict=True)
+            if after is None or (after.moment > since and after.at_s > self.now_s - TTL_S)
+        ]
+        assert any(key is not None and self._is_good(key, credential) for key in possible)
+
+    def _is_good(self, key: Key, credential: Credential) -> bool:
+        match = self.backend.hasher.match_fast(credential.secret, key.secrets)
+        ends = [] if match is None else [end for end in (key.expires_at, match.expires_at) if end is not None]
+        return (
+            match is not None
+            and key.revoked_at is None
+            and not key.disabled
+            and all(end > self.wall() for end in ends)
+        )
+
+
+EVENT_WEIGHTS: dict[str, int] = {"change": 4, "request": 8, "proceed": 10, "poll": 4, "wait": 2, "outage": 1}
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_no_order_of_events_lets_anybody_in_wrongly(chunk: int) -> None:
+    size = SEQUENCES // CHUNKS
+    for seed in range(chunk * size, (chunk + 1) * size):
+        world = World(seed)
+        events: list[Callable[[], None]] = [getattr(world, name) for name in EVENT_WEIGHTS]
+        try:
+            for event in world.random.choices(events, list(EVENT_WEIGHTS.values()), k=EVENTS):
+                event()
+        except AssertionError as exc:
+            exc.add_note(f"sequence {seed}")
+            raise
