@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Final
 
 from .errors import ConfigurationError
@@ -197,6 +196,8 @@ def read_secret_file(path: object) -> str:
     Raises:
         ValueError: It cannot be read, or is not UTF-8. Says why without the content.
     """
+    from pathlib import Path  # most processes read no file, and it takes a tenth of the import
+
     try:
         text = Path(str(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
