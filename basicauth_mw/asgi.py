@@ -123,12 +123,12 @@ class BasicAuthMiddleware:
         if kind == "websocket":
             await self._websocket(scope, inner, receive, send)
             return
-        guard = _Guard(send)
+        guard = _Guard(send) if self._timeout_s is None else _TimedGuard(send)
         try:
-            if self._timeout_s is None:
-                await self.app(inner, receive, guard.send)
+            if isinstance(guard, _TimedGuard):
+                await self._timed(scope, inner, receive, guard)
             else:
-                await self._timed(scope, inner, receive, guard, self._timeout_s)
+                await self.app(inner, receive, guard.send)
         except Exception as exc:
             # As the app may have put another user into its scope, the principal is not looked up there.
             if not await self._answered(scope, inner, guard, exc, principal):
@@ -150,7 +150,7 @@ class BasicAuthMiddleware:
         if not routine and handles_errors(scope):
             return False  # its own handler is round us, and has not had its turn
         answer = self._gate.answer_exception(scope, exc, client_id=principal.client_id, traceback=False)
-        await guard.answer(scope, answer)
+        await _answer_if_there(scope, guard.take(), answer)
         return routine
 
     async def _websocket(self, scope: Scope, inner: Scope, receive: Receive, send: Send) -> None:
@@ -181,9 +181,7 @@ class BasicAuthMiddleware:
             else:
                 await _refuse(scope, receive, send, answer)
 
-    async def _timed(
-        self, scope: Scope, inner: Scope, receive: Receive, guard: _Guard, timeout_s: float
-    ) -> None:
+    async def _timed(self, scope: Scope, inner: Scope, receive: Receive, guard: _TimedGuard) -> None:
         """Call the app; if no body event comes in time, answer 504 at once, then cancel and await it."""
         # The app stays in this task, so that its context variables and its cancellation are what they would
         # be without us. The answer is sent by a task of its own: a handler may ignore its cancellation.
@@ -195,13 +193,12 @@ class BasicAuthMiddleware:
 
         def time_out() -> None:
             nonlocal answering
-            log = f"the app sent nothing within {timeout_s:g} s"
+            log = f"the app sent nothing within {self._timeout_s:g} s"
             answer = self._gate.answer_problem(scope, TIMEOUT, log)
-            answering = create_task(guard.answer(scope, answer))
-            guard.closed = True
+            answering = create_task(_answer_if_there(scope, guard.take(), answer))
             task.cancel()
 
-        guard.timer = get_running_loop().call_later(timeout_s, time_out)
+        guard.timer = get_running_loop().call_later(cast("float", self._timeout_s), time_out)
         try:
             await self.app(inner, receive, guard.send)
         except CancelledError:
@@ -240,15 +237,11 @@ class _Guard:
     """Holds the start of an answer back until its first body event, so that it can still be replaced.
 
     Attributes:
-        begun: Something was sent that cannot be taken back.
-        closed: An answer of ours has taken the place of the app's: what the app still sends is dropped.
-        timer: To be stopped when the answer begins.
+        begun: Something was sent that cannot be taken back, or an answer of ours is.
     """
 
-    # Of the class until they change: every request makes a guard, and few set more than two of them.
+    # Of the class until they change: every request makes a guard, and sets few of them.
     begun = False
-    closed = False
-    timer: TimerHandle | None = None
     _start: Message | None = None
     _body: Message | None = None
 
@@ -262,8 +255,6 @@ class _Guard:
 
     async def send(self, message: Message) -> None:
         """What the app is given to send with."""
-        if self.closed:
-            return
         start = self._start
         if self.begun:
             await self._send(message)
@@ -273,43 +264,62 @@ class _Guard:
             else:
                 await self._send_early(message)
         elif start["status"] == 500 and self._body is None and is_starlette_500(start, message):
-            self._stop_timer()
-            self._body = message  # an exception may follow: wait for the app to return or raise
-        elif self.timer is None and self._body is None:
-            self.begun = True  # ``release``, without the cost of awaiting it
-            await self._send(start)
-            await self._send(message)
+            self.hold(message)
         else:
-            await self.release()
+            self.begin()
+            await self._send(start)
+            if self._body is not None:
+                await self._send(self._body)
             await self._send(message)
+
+    def begin(self) -> None:
+        """No other answer can be given from here on. Before the first await: nobody may begin a second."""
+        self.begun = True
+
+    def hold(self, body: Message) -> None:
+        """Hold a whole answer: an exception may follow, so wait for the app to return or raise."""
+        self._body = body
 
     async def release(self) -> None:
         """Send what is held back, if anything is."""
-        if self.begun or self.closed or self._start is None:
+        if self.begun or self._start is None:
             return
-        self._stop_timer()
-        self.begun = True  # before the first await: nobody may start a second answer meanwhile
+        self.begin()
         await self._send(self._start)
         if self._body is not None:
             await self._send(self._body)
 
-    async def answer(self, scope: Scope, answer: Answer) -> None:
-        """Send an answer of ours in place of what is held back; a client that has gone does not matter."""
-        self.closed = True
-        with suppress(OSError):
-            await _answer(scope, self._send, answer)
+    def take(self) -> Send:
+        """What to send another answer with; all that the app has sent, or still does, is dropped."""
+        send, self._send = self._send, _drop
+        self.begin()
+        return send
 
     async def _send_early(self, message: Message) -> None:
         # Not an answer yet: an early hint, a push, a debug message of a test client.
         try:
             await self._send(message)
         except OSError:
-            self.begun = True  # the client has gone: no answer can reach it
+            self.begin()  # the client has gone: no answer can reach it
             raise
 
-    def _stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
+
+class _TimedGuard(_Guard):
+    """A guard whose timer stops when the answer begins, or is held back as a whole."""
+
+    timer: TimerHandle
+
+    def begin(self) -> None:
+        self.timer.cancel()
+        super().begin()
+
+    def hold(self, body: Message) -> None:
+        self.timer.cancel()
+        super().hold(body)
+
+
+async def _drop(_message: Message) -> None:
+    pass
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:
@@ -326,6 +336,11 @@ async def _deny(scope: Scope, send: Send, answer: Answer) -> None:
         await _answer(scope, send, answer, prefix="websocket.")
     else:
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
+
+
+async def _answer_if_there(scope: Scope, send: Send, answer: Answer) -> None:
+    with suppress(OSError):  # the client has gone, which does not matter
+        await _answer(scope, send, answer)
 
 
 async def _answer(scope: Scope, send: Send, answer: Answer, *, prefix: str = "") -> None:
