@@ -12,7 +12,7 @@ from .model import Allow, Deny
 from .problem import TIMEOUT, Answer, is_routine
 
 if TYPE_CHECKING:
-    from asyncio import Task, TimerHandle
+    from asyncio import Task
     from collections.abc import Awaitable, Callable, MutableMapping
 
     from .model import Principal
@@ -123,12 +123,12 @@ class BasicAuthMiddleware:
         if kind == "websocket":
             await self._websocket(scope, inner, receive, send)
             return
-        guard = _Guard(send) if self._timeout_s is None else _TimedGuard(send)
+        guard = _Guard(send)
         try:
-            if isinstance(guard, _TimedGuard):
-                await self._timed(scope, inner, receive, guard)
-            else:
+            if self._timeout_s is None:
                 await self.app(inner, receive, guard.send)
+            else:
+                await self._timed(scope, inner, receive, guard, self._timeout_s)
         except Exception as exc:
             # As the app may have put another user into its scope, the principal is not looked up there.
             if not await self._answered(scope, inner, guard, exc, principal):
@@ -181,7 +181,9 @@ class BasicAuthMiddleware:
             else:
                 await _refuse(scope, receive, send, answer)
 
-    async def _timed(self, scope: Scope, inner: Scope, receive: Receive, guard: _TimedGuard) -> None:
+    async def _timed(
+        self, scope: Scope, inner: Scope, receive: Receive, guard: _Guard, timeout_s: float
+    ) -> None:
         """Call the app; if no body event comes in time, answer 504 at once, then cancel and await it."""
         # The app stays in this task, so that its context variables and its cancellation are what they would
         # be without us. The answer is sent by a task of its own: a handler may ignore its cancellation.
@@ -193,12 +195,14 @@ class BasicAuthMiddleware:
 
         def time_out() -> None:
             nonlocal answering
-            log = f"the app sent nothing within {self._timeout_s:g} s"
+            if guard.begun or guard.holds_answer:
+                return
+            log = f"the app sent nothing within {timeout_s:g} s"
             answer = self._gate.answer_problem(scope, TIMEOUT, log)
             answering = create_task(_answer_if_there(scope, guard.take(), answer))
             task.cancel()
 
-        guard.timer = get_running_loop().call_later(cast("float", self._timeout_s), time_out)
+        timer = get_running_loop().call_later(timeout_s, time_out)
         try:
             await self.app(inner, receive, guard.send)
         except CancelledError:
@@ -212,7 +216,7 @@ class BasicAuthMiddleware:
             if answering is not None:
                 task.uncancel()
         finally:
-            guard.timer.cancel()
+            timer.cancel()
         if answering is not None:
             await answering
 
@@ -264,27 +268,19 @@ class _Guard:
             else:
                 await self._send_early(message)
         elif start["status"] == 500 and self._body is None and is_starlette_500(start, message):
-            self.hold(message)
+            self._body = message  # an exception may follow: wait for the app to return or raise
         else:
-            self.begin()
+            self.begun = True  # before the first await: nobody may begin a second answer meanwhile
             await self._send(start)
             if self._body is not None:
                 await self._send(self._body)
             await self._send(message)
 
-    def begin(self) -> None:
-        """No other answer can be given from here on. Before the first await: nobody may begin a second."""
-        self.begun = True
-
-    def hold(self, body: Message) -> None:
-        """Hold a whole answer: an exception may follow, so wait for the app to return or raise."""
-        self._body = body
-
     async def release(self) -> None:
         """Send what is held back, if anything is."""
         if self.begun or self._start is None:
             return
-        self.begin()
+        self.begun = True
         await self._send(self._start)
         if self._body is not None:
             await self._send(self._body)
@@ -292,7 +288,7 @@ class _Guard:
     def take(self) -> Send:
         """What to send another answer with; all that the app has sent, or still does, is dropped."""
         send, self._send = self._send, _drop
-        self.begin()
+        self.begun = True
         return send
 
     async def _send_early(self, message: Message) -> None:
@@ -300,22 +296,8 @@ class _Guard:
         try:
             await self._send(message)
         except OSError:
-            self.begin()  # the client has gone: no answer can reach it
+            self.begun = True  # the client has gone: no answer can reach it
             raise
-
-
-class _TimedGuard(_Guard):
-    """A guard whose timer stops when the answer begins, or is held back as a whole."""
-
-    timer: TimerHandle
-
-    def begin(self) -> None:
-        self.timer.cancel()
-        super().begin()
-
-    def hold(self, body: Message) -> None:
-        self.timer.cancel()
-        super().hold(body)
 
 
 async def _drop(_message: Message) -> None:
