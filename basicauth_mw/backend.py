@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from . import audit, lifecycle
-from .backends import BulkStore, Store, UsageStore, Use, open_store
+from .backends import BulkStore, Store, UsageStore, Use, dump_key, open_store
 from .credentials import encode_basic
 from .drive import Performer
 from .errors import (
+    BackendError,
     BackendUnavailable,
     BasicAuthError,
     InvalidKey,
@@ -356,7 +358,7 @@ class Backend:
                 outcomes[index] = KeyExists(f"there is a key with the client id {key.client_id!r} already")
         if isinstance(store, UsageStore):
             uses = [use for index, key in records.items() if outcomes[index] is None for use in _uses_of(key)]
-            if uses:
+            with suppress(BackendError):  # the keys are stored, which is what was asked for
                 store.record_uses(uses)
         return outcomes
 
@@ -415,13 +417,13 @@ class Backend:
             key = store.get(client_id)
             if key is None:
                 raise KeyNotFound(f"there is no key with the client id {client_id!r}")
-            changed = replace(change(key), version=key.version + 1)
-            if changed != key:
+            changed = change(key)
+            # As they are stored: to Python alone, the 1, 1.0 and true of metadata are equal.
+            if dump_key(changed) != dump_key(key):
+                changed = replace(changed, version=key.version + 1)
                 if not store.put(changed, key.version):
                     continue
                 self._changed(event, client_id)
-            else:
-                changed = key
             return self._with_uses([changed])[0]
         raise BackendUnavailable(f"the key {client_id!r} is being changed by others all the time")
 

@@ -1,0 +1,202 @@
+"""Connections to a SQLite file, one for each thread, that follow the file when it is replaced."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from .._fork import after_fork
+from ..errors import BackendUnavailable
+from ._sqlite_file import connect, explain, is_locked, is_no_room
+from ._sqlite_schema import check_is_current
+from ._threads import PerThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Execute = Callable[..., sqlite3.Cursor]
+
+T = TypeVar("T")
+
+_LOOK_EVERY_S: Final = 1.0
+
+
+class Lines:
+    """Asks a file, never waiting. Safe to share between threads, and across a fork.
+
+    Args:
+        path: Of a file of keys.
+    """
+
+    _signature: tuple[int, ...]  # what the file looked like when it was opened, or last changed from here
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: PerThread[_Line] = PerThread(_Line)
+        self._start()
+        after_fork(self._start)
+
+    @property
+    def file(self) -> str:
+        """Which file is open: its device and inode; empty if that is not known at the moment."""
+        return ".".join(str(number) for number in self._signature[:2])
+
+    def ask(self, question: Callable[[Execute], T]) -> T:
+        """Put a question to the file that is there now, or was a second ago.
+
+        Raises:
+            BlockingIOError: The file is locked at the moment.
+            BackendUnavailable: It cannot be used.
+        """
+        line = self._lines.mine()
+        with line.lock:
+            try:
+                return question(self._ready(line))
+            except sqlite3.Error as exc:
+                raise self.failed(exc) from exc
+
+    def change(self, change: Callable[[Execute], T]) -> T:
+        """Change the file that is there now, in one transaction that is on the disk afterwards.
+
+        Raises:
+            BlockingIOError: The file is locked at the moment.
+            BackendUnavailable: It cannot be written.
+        """
+        line = self._lines.mine()
+        with line.lock:
+            try:
+                self._look(line)  # now: nobody should write to a file that has been replaced
+                execute = self._ready(line)
+                execute("BEGIN IMMEDIATE")
+                try:
+                    changed = change(execute)
+                    execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as exc:
+                raise self.failed(exc) from exc
+            checkpoint(execute)
+            with suppress(OSError):
+                signature = _signature(self._path)
+                if signature[:2] == self._signature[:2]:
+                    self._signature = signature  # it was this change that changed the file
+        return changed
+
+    def close(self) -> None:
+        """Close every connection; the next question opens one."""
+        for line in self._lines.all():
+            with line.lock:
+                line.close()
+
+    def failed(self, exc: sqlite3.Error) -> Exception:
+        """What to raise for an error of SQLite."""
+        if is_locked(exc):
+            return BlockingIOError("the SQLite file is locked")
+        if not is_no_room(exc):  # then there might be none to open anything anew
+            # Whatever it was, start afresh: the file may be put right, or replaced, in place.
+            self._signature = ()
+            self._look_at = float("-inf")
+        return BackendUnavailable(f"SQLite cannot use the file: {explain(exc)}")
+
+    # --- inside
+
+    def _start(self) -> None:
+        self._looking = threading.Lock()
+        self._look_at = float("-inf")
+        self._signature = ()
+        self._log: int | None = None
+
+    def _ready(self, line: _Line) -> Execute:
+        """Make sure that a line, whose lock is held, is open on the file that is there now."""
+        if time.monotonic() >= self._look_at:
+            self._look(line)
+        if line.connection is None:
+            line.connection = connect(self._path)
+            try:
+                check_is_current(line.connection)
+                # The commit itself reaches the disk before it is reported.
+                line.connection.execute("PRAGMA synchronous = FULL")
+            except BaseException:
+                line.close()
+                raise
+        return line.connection.execute
+
+    def _look(self, mine: _Line) -> None:
+        """Compare the file with the one that was opened.
+
+        SQLite goes on reading a file that was renamed over, and pages that it remembers of one that was
+        written over. Every line of the process is closed before one is opened anew: SQLite names the log by
+        its path, and the last line of the old file removes it.
+        """
+        if not self._looking.acquire(blocking=False):
+            raise BlockingIOError("another thread looks at the file")
+        try:
+            try:
+                signature = _signature(self._path)
+            except OSError as exc:
+                self._close_lines(mine)
+                raise BackendUnavailable(f"the SQLite file cannot be opened: {exc.strerror}") from exc
+            if signature[2] == 0:
+                self._close_lines(mine)
+                raise BackendUnavailable("the SQLite file is empty")
+            log = _log_of(self._path)
+            if signature != self._signature or (self._log is not None and log != self._log):
+                self._close_lines(mine)
+                self._signature = signature
+                log = None  # the next line makes it anew, and the next look sees it
+            self._log = log
+            self._look_at = time.monotonic() + _LOOK_EVERY_S
+        finally:
+            self._looking.release()
+
+    def _close_lines(self, mine: _Line) -> None:
+        self._look_at = float("-inf")
+        mine.close()
+        for line in self._lines.all():
+            if line is not mine:
+                if not line.lock.acquire(blocking=False):
+                    raise BlockingIOError("another thread still reads the old file")
+                try:
+                    line.close()
+                finally:
+                    line.lock.release()
+
+
+class _Line:
+    """One thread's connection; ``lock`` is held while it is used."""
+
+    __slots__ = ("connection", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+
+def checkpoint(execute: Execute) -> None:
+    """Bring what is in the log into the file itself. If that fails, it is safe there until the next time."""
+    with suppress(sqlite3.Error):
+        execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _signature(path: Path) -> tuple[int, int, int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _log_of(path: Path) -> int | None:
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_ino
+    except OSError:
+        return None

@@ -1,0 +1,195 @@
+"""What one process changes, every other one hears of: through real stores, caches and shells."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw import Backend, Settings, open_backend
+from basicauth_mw.asgi import BasicAuthMiddleware as ASGIGate
+from basicauth_mw.backends import UsageStore, Use
+from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.model import utcnow
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
+from tests.shells.asgi_helpers import App, exchange, http_scope
+from tests.shells.wsgi_helpers import call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from basicauth_mw.backend import Issued
+
+LIMIT_S = 10.0
+BOUND_S = 0.25
+SETTINGS = Settings(cache_ttl_s=3600, throttle="")
+
+
+@pytest.fixture
+def keys(url: str) -> Iterator[Backend]:
+    """Where keys are changed: another process's, for all that the middleware can tell."""
+    with (
+        Backend(MemoryStore(), settings=SETTINGS)
+        if url == "memory:"
+        else open_backend(url, settings=SETTINGS, create=True) as opened
+    ):
+        yield opened
+
+
+@pytest.fixture
+def mine(url: str, keys: Backend) -> Iterator[Backend]:
+    """Where they are verified."""
+    with (
+        Backend(keys.store, settings=SETTINGS)
+        if url == "memory:"
+        else open_backend(url, settings=SETTINGS) as opened
+    ):
+        yield opened
+
+
+class Server:
+    """An ASGI app behind the gate, on an event loop of its own that goes on between requests."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._gate = ASGIGate(App(), backend, settings=SETTINGS)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._backend = backend
+
+    def status(self, issued: Issued) -> int:
+        scope = http_scope(issued.authorization)
+        done = asyncio.run_coroutine_threadsafe(exchange(self._gate, scope), self._loop)
+        return done.result(LIMIT_S).status
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._backend.aclose(), self._loop).result(LIMIT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(LIMIT_S)
+        self._loop.close()
+
+
+@pytest.fixture
+def server(mine: Backend) -> Iterator[Server]:
+    served = Server(mine)
+    yield served
+    served.close()
+
+
+def wait_for(condition: Callable[[], Any]) -> float:
+    """Seconds until it came about."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() < begin + LIMIT_S, "it did not come about"
+        time.sleep(0.002)
+    return time.monotonic() - begin
+
+
+CHANGES = {
+    "revoke": lambda keys, client_id: keys.revoke(client_id),
+    "disable": lambda keys, client_id: keys.disable(client_id),
+    "delete": lambda keys, client_id: keys.delete(client_id),
+    "rotate": lambda keys, client_id: keys.rotate(client_id, overlap_s=0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_elsewhere_ends_what_is_cached(
+    keys: Backend, server: Server, change: Callable[[Backend, str], object]
+) -> None:
+    issued = keys.create(name="ci")
+    assert [server.status(issued), server.status(issued)] == [200, 200]
+    change(keys, issued.client_id)
+    wait_for(lambda: server.status(issued) == 401)
+    assert server.status(issued) == 401  # and it stays so
+
+
+def test_it_takes_a_quarter_of_a_second(keys: Backend, server: Server) -> None:
+    """At the median, so that a busy machine's pauses are no failure; the benchmarks look at every percentile."""
+    taken = []
+    for _ in range(9):
+        issued = keys.create()
+        assert server.status(issued) == 200
+        keys.revoke(issued.client_id)
+        taken.append(wait_for(lambda issued=issued: server.status(issued) == 401))
+    assert sorted(taken)[4] < BOUND_S
+
+
+def test_other_scopes_elsewhere_are_seen(keys: Backend, mine: Backend) -> None:
+    issued = keys.create(scopes=["read"])
+    seen: list[set[str]] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(environ["basicauth_mw.principal"].scopes)
+        start_response("200 OK", [])
+        return [b""]
+
+    gate = WSGIGate(app, mine, settings=SETTINGS)
+    call(gate, issued.authorization)
+    keys.update(issued.client_id, scopes=["write"])
+    wait_for(lambda: call(gate, issued.authorization) and seen[-1] == {"write"})
+    assert seen[0] == {"read"}
+
+
+def test_a_key_that_was_made_elsewhere_works_at_once(keys: Backend, server: Server) -> None:
+    """No refusal is remembered, and neither is the absence of a key."""
+    deleted = keys.create(client_id="ci")
+    assert server.status(deleted) == 200
+    keys.delete("ci")
+    wait_for(lambda: server.status(deleted) == 401)
+    assert server.status(keys.create(client_id="ci")) == 200
+
+
+class Flushes:
+    """Counts what a cache would forget."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def forget(self, client_id: str, /) -> None:
+        self.heard.append(client_id)
+
+    def clear(self) -> None:
+        self.heard.append("everything")
+
+
+def test_last_uses_flush_nothing(keys: Backend, mine: Backend, server: Server) -> None:
+    flushes = Flushes()
+    mine.feed.follow(flushes, keeps_s=3600)
+    issued = keys.create()
+    assert server.status(issued) == 200
+    assert isinstance(keys.store, UsageStore)
+    for _ in range(5):
+        keys.store.record_uses([Use(issued.client_id, issued.key.secrets[0].created_at, utcnow())])
+        time.sleep(0.05)
+    marker = keys.create()
+    keys.disable(marker.client_id)
+    wait_for(lambda: marker.client_id in flushes.heard)
+    assert set(flushes.heard) == {marker.client_id}
+
+
+def test_many_changes_at_once_are_all_heard_of(keys: Backend, server: Server) -> None:
+    issued = [keys.create() for _ in range(40)]
+    assert {server.status(each) for each in issued} == {200}
+    for each in issued:
+        keys.revoke(each.client_id)
+    wait_for(lambda: {server.status(each) for each in issued} == {401})
+
+
+def test_more_changes_than_are_kept_forget_everything(
+    keys: Backend, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cursor points to what is no longer there: a gap."""
+    issued = keys.create()
+    assert server.status(issued) == 200
+    assert server.status(issued) == 200
+    feed = server._backend.feed
+    wait_for(lambda: feed._thread is not None)
+    flushes = Flushes()
+    feed.follow(flushes, keeps_s=3600)
+    feed._cursor = "a cursor of another store"
+    wait_for(lambda: flushes.heard == ["everything"])
+    assert server.status(issued) == 200

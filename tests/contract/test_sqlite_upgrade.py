@@ -1,0 +1,359 @@
+"""A SQLite file of an older release, and of a newer one."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw import Settings, open_backend
+from basicauth_mw.backends import dump_key, open_store
+from basicauth_mw.backends._sqlite_schema import SCHEMA_VERSION, make
+from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.errors import BackendUnavailable, ConfigurationError
+from basicauth_mw.hashing import Hasher, is_slow, match_slow
+from basicauth_mw.model import Key, Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
+OLDER = "basicauth-mw keys list --limit 1"
+
+# What the release of version 1 made.
+SCHEMA_1 = """
+CREATE TABLE keys (client_id TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, record TEXT NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT NOT NULL);
+CREATE TABLE facts (name TEXT NOT NULL PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE last_used (client_id TEXT, secret INTEGER, minute INTEGER, PRIMARY KEY (client_id, secret))
+    WITHOUT ROWID;
+PRAGMA application_id = 1650552183;
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A copy of a file that the release of version 1 made."""
+    return Path(shutil.copyfile(DATA / "sqlite-v1.db", tmp_path / "keys.db"))
+
+
+@pytest.fixture
+def secrets() -> dict[str, str]:
+    found: dict[str, str] = json.loads((DATA / "sqlite-v1.json").read_text("utf-8"))
+    return found
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    with closing(SqliteStore(f"sqlite:///{path}")) as opened:
+        yield opened
+
+
+def rows_of(path: Path) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT client_id, version, record FROM keys ORDER BY client_id").fetchall()
+
+
+def version_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+        return int(version)
+
+
+def larger(path: Path, count: int) -> None:
+    """A file of version 1 with many keys."""
+    path.unlink(missing_ok=True)
+    numbers = random.Random(1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.executescript(SCHEMA_1)
+        connection.execute("BEGIN")
+        connection.executemany(
+            "INSERT INTO keys VALUES (?, ?, ?)",
+            (
+                (client_id, 1, dump_key(Key(client_id, version=1, secrets=(Secret("$bamw1$x"),))))
+                for client_id in (f"{numbers.getrandbits(128):032x}" for _ in range(count))
+            ),
+        )
+        connection.execute("INSERT INTO changes (client_id) VALUES ('x')")
+        connection.execute("COMMIT")
+
+
+def test_every_key_survives(store: SqliteStore, path: Path, secrets: dict[str, str]) -> None:
+    before = rows_of(path)
+    assert sorted(client_id for client_id, _, _ in before) == sorted(secrets.keys() - {"gone"})
+
+    assert store.upgrade() == f"upgraded {path} from schema version 1 to {SCHEMA_VERSION}"
+
+    assert rows_of(path) == before
+    found = {key.client_id: key for key in store.scan("", "", 100)}
+    assert list(found) == [client_id for client_id, _, _ in before]
+    for client_id, key in found.items():
+        assert store.get(client_id) == key
+        (stored,) = key.secrets
+        if is_slow(stored.hash):
+            assert match_slow(secrets[client_id], stored.hash)
+        else:
+            assert Hasher().match_fast(secrets[client_id], key.secrets) == stored
+    assert found["minted"].scopes == {"read", "write"}
+    assert found["minted"].metadata == {"team": "search", "n": [1, None]}
+    assert found["minted"].name == "ci"
+    assert found["expiring"].expires_at == datetime(2100, 1, 1, tzinfo=UTC)
+    assert found["revoked"].revoked_at is not None
+    assert found["disabled"].disabled
+    assert found["日本"].name == "日本"
+    assert store.holds_slow()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_an_upgraded_file_is_like_a_new_one(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    def tables(of: Path) -> list[Any]:
+        with closing(sqlite3.connect(of)) as connection:
+            return connection.execute(
+                "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 2"
+            ).fetchall()
+
+    new = tmp_path / "new.db"
+    SqliteStore(f"sqlite:///{new}", create=True).close()
+    assert tables(path) != tables(new)
+    store.upgrade()
+    store.close()
+    assert tables(path) == tables(new)
+    assert version_of(path) == version_of(new) == SCHEMA_VERSION
+
+
+def test_what_another_process_has_filled_is_left_alone(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        make(connection)
+    assert version_of(path) == 1
+    assert len(rows_of(path)) == 6
+
+
+def test_every_change_goes_on(path: Path) -> None:
+    with open_backend(f"sqlite:///{path}", settings=Settings()) as backend:
+        assert backend.store.upgrade()
+        backend.rotate("minted")
+        backend.update("日本", name="x")
+        backend.delete("chosen")
+        backend.create(client_id="gone")
+        assert [key.client_id for key in backend.iter_keys()] == sorted(
+            ["minted", "日本", "gone", "expiring", "revoked", "disabled"], key=str.encode
+        )
+
+
+def test_there_is_nothing_to_do_twice(store: SqliteStore, path: Path) -> None:
+    assert store.upgrade()
+    before = path.read_bytes()
+    assert store.upgrade() is None
+    assert path.read_bytes() == before
+
+
+def test_a_server_refuses_it_and_says_what_to_do(store: SqliteStore, path: Path) -> None:
+    before = path.read_bytes()
+    for call in (
+        lambda: store.get("minted"),
+        lambda: store.put(Key("x"), None),
+        lambda: store.add([Key("x")]),
+        lambda: store.changes(None),
+        store.holds_slow,
+    ):
+        with pytest.raises(BackendUnavailable, match=OLDER):
+            call()
+    assert path.read_bytes() == before
+    store.upgrade()
+    assert store.get("minted")
+
+
+def test_opening_upgrades_nothing(path: Path) -> None:
+    """The command line opens, upgrades, and uses; also where it would make a missing file."""
+    before = path.read_bytes()
+    opened = open_store(f"sqlite:///{path}", create=True)
+    assert isinstance(opened, SqliteStore)
+    with closing(opened):
+        assert path.read_bytes() == before
+        with pytest.raises(BackendUnavailable, match=OLDER):
+            opened.get("minted")
+        opened.upgrade()
+        assert opened.get("minted")
+
+
+@pytest.mark.parametrize(
+    ("version", "message"), [(SCHEMA_VERSION + 1, "newer release"), (0, "no release wrote")]
+)
+def test_a_file_that_cannot_be_upgraded(store: SqliteStore, path: Path, version: int, message: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    before = path.read_bytes()
+    with pytest.raises(BackendUnavailable, match=message):
+        store.upgrade()
+    with pytest.raises(BackendUnavailable, match=message):
+        store.get("minted")
+    with pytest.raises(ConfigurationError, match=message):
+        SqliteStore(f"sqlite:///{path}", create=True)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_not_ours_is_not_upgraded(store: SqliteStore, path: Path) -> None:
+    path.write_bytes(b"")
+    with pytest.raises(BackendUnavailable, match="keys create"):
+        store.upgrade()
+    assert path.read_bytes() == b""
+    path.write_bytes(b"junk" * 2000)
+    with pytest.raises(BackendUnavailable, match="not a database"):
+        store.upgrade()
+    path.unlink()
+    with pytest.raises(BackendUnavailable):
+        store.upgrade()
+    assert not path.exists()
+
+
+def test_another_process_is_at_it(store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basicauth_mw.backends.sqlite._WRITE_WAIT_S", 0.2)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BackendUnavailable, match="locked"):
+            store.upgrade()
+        other.execute("ROLLBACK")
+    assert store.upgrade()
+
+
+def test_a_failed_upgrade_leaves_the_old_file(store: SqliteStore, path: Path) -> None:
+    before = rows_of(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("ALTER TABLE last_used RENAME TO elsewhere")  # the last step of all fails
+        with pytest.raises(BackendUnavailable):
+            store.upgrade()
+        assert version_of(path) == 1
+        connection.execute("ALTER TABLE elsewhere RENAME TO last_used")
+    assert rows_of(path) == before
+    assert store.upgrade()
+
+
+def test_servers_that_waited_for_it(store: SqliteStore, path: Path) -> None:
+    """A server that was started too early serves as soon as the file is upgraded, by another process."""
+    with pytest.raises(BackendUnavailable):
+        store.get("minted")
+    code = (
+        "import sys;"
+        "from basicauth_mw.backends.sqlite import SqliteStore;"
+        "print(SqliteStore(sys.argv[1]).upgrade())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"sqlite:///{path}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stdout.startswith("upgraded")
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        try:
+            assert store.get("minted")
+            break
+        except BackendUnavailable:
+            time.sleep(0.02)
+    else:
+        pytest.fail("it is still refused")
+
+
+def test_cursors_of_the_old_file(store: SqliteStore, path: Path) -> None:
+    """A gap: what was cached under the old file is looked up anew. Then changes are told as ever."""
+    status = path.stat()
+    store.upgrade()
+    for seq in (0, 1, 9):
+        seen = store.changes(f"{status.st_dev}.{status.st_ino}.{seq}")
+        assert seen.gap
+        assert not store.changes(seen.cursor).gap
+    store.delete("minted")
+    assert store.changes(seen.cursor).client_ids == ("minted",)
+
+
+def test_a_kill_leaves_the_old_version_or_the_new_one(path: Path, tmp_path: Path) -> None:
+    count = 20_000
+    larger(path, count)
+    code = (
+        "import sys;"
+        "from basicauth_mw.backends.sqlite import SqliteStore;"
+        "store = SqliteStore(sys.argv[1]);"
+        "print('begin', flush=True);"
+        "store.upgrade();"
+        "print('done', flush=True)"
+    )
+
+    def upgrade(copy: Path, kill_after_s: float | None) -> float:
+        shutil.copyfile(path, copy)
+        with subprocess.Popen(
+            [sys.executable, "-c", code, f"sqlite:///{copy}"], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begin\n"
+            start = time.monotonic()
+            if kill_after_s is None:
+                assert process.stdout.readline() == "done\n"
+            else:
+                time.sleep(kill_after_s)
+                process.send_signal(signal.SIGKILL)
+            took_s = time.monotonic() - start
+            process.communicate(timeout=60)
+        return took_s
+
+    before = rows_of(path)
+    whole_s = upgrade(tmp_path / "whole.db", None)
+    points = 20
+    seen = []
+    for point in range(points):
+        copy = tmp_path / f"{point}.db"
+        upgrade(copy, 1.2 * whole_s * point / points)
+        seen.append(version_of(copy))
+        with closing(SqliteStore(f"sqlite:///{copy}")) as store:
+            assert (store.upgrade() is None) is (seen[-1] == SCHEMA_VERSION)
+        assert rows_of(copy) == before
+        with closing(sqlite3.connect(copy)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        for each in tmp_path.glob(f"{point}.db*"):
+            each.unlink()
+    assert seen[0] == 1
+    assert version_of(tmp_path / "whole.db") == SCHEMA_VERSION
+
+
+def test_a_large_file_needs_little_memory(path: Path) -> None:
+    """In a process of its own, whose memory is limited."""
+    larger(path, 100_000)
+    size = path.stat().st_size
+    code = (
+        "import resource, sys;"
+        "from basicauth_mw.backends.sqlite import SqliteStore;"
+        "store = SqliteStore(sys.argv[1]);"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024;"
+        "before = peak();"
+        "assert store.upgrade();"
+        "print(peak() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"sqlite:///{path}"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=ROOT,
+        check=True,
+    )
+    assert size > 20_000_000
+    assert int(done.stdout) < size / 2
+    assert len(rows_of(path)) == 100_000

@@ -1,0 +1,275 @@
+"""When secrets were last used: the file beside a SQLite file of keys."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import threading
+import time
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw.backends import UsageStore, Use
+from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.model import Key, Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+NOON = datetime(2031, 2, 3, 12, 0, tzinfo=UTC)
+FIRST = datetime(2031, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+SECOND = datetime(2031, 1, 1, 0, 0, 0, 2, tzinfo=UTC)
+THIRD = datetime(2031, 1, 1, 0, 0, 0, 3, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.db"
+
+
+@pytest.fixture
+def uses(path: Path) -> Path:
+    return path.with_name("keys.db.last-used")
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    with closing(SqliteStore(f"sqlite:///{path}", deadline_s=0.2, create=True)) as opened:
+        assert opened.put(key("id", FIRST, SECOND), None)
+        yield opened
+
+
+def key(client_id: str, *created: datetime, version: int = 1) -> Key:
+    return Key(client_id, version=version, secrets=tuple(Secret("$bamw1$x", moment) for moment in created))
+
+
+def known(store: SqliteStore, *client_ids: str) -> set[tuple[str, datetime, datetime]]:
+    return {
+        (use.client_id, use.secret_created_at, use.at) for use in store.last_uses(list(client_ids or ["id"]))
+    }
+
+
+def test_the_last_use_of_each_secret(store: SqliteStore) -> None:
+    assert isinstance(store, UsageStore)
+    assert store.put(key("ключ", FIRST), None)
+    assert store.last_uses(["id"]) == []
+
+    store.record_uses([Use("id", FIRST, NOON), Use("id", SECOND, NOON + MINUTE), Use("ключ", FIRST, NOON)])
+
+    assert known(store) == {("id", FIRST, NOON), ("id", SECOND, NOON + MINUTE)}
+    assert known(store, "ключ", "nobody") == {("ключ", FIRST, NOON)}
+    assert len(known(store, "id", "ключ")) == 3
+    assert store.last_uses([]) == []
+
+
+def test_it_is_kept_to_the_minute(store: SqliteStore) -> None:
+    store.record_uses([Use("id", FIRST, NOON + timedelta(seconds=59, microseconds=999_999))])
+    assert known(store) == {("id", FIRST, NOON)}
+
+
+def test_it_never_goes_back(store: SqliteStore) -> None:
+    store.record_uses([Use("id", FIRST, NOON)])
+    store.record_uses([Use("id", FIRST, NOON - MINUTE)])
+    assert known(store) == {("id", FIRST, NOON)}
+    store.record_uses([Use("id", FIRST, NOON + 2 * MINUTE), Use("id", FIRST, NOON + MINUTE)])
+    assert known(store) == {("id", FIRST, NOON + 2 * MINUTE)}
+
+
+def test_only_of_keys_that_are_stored(store: SqliteStore) -> None:
+    store.record_uses([Use("nobody", FIRST, NOON), Use("id", FIRST, NOON)])
+    assert known(store, "nobody", "id") == {("id", FIRST, NOON)}
+    assert store.put(key("nobody", FIRST), None)
+    assert known(store, "nobody") == set()
+
+
+def test_it_is_no_change_of_the_key(store: SqliteStore, path: Path) -> None:
+    cursor = store.changes(None).cursor
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    store.record_uses([Use("id", FIRST, NOON)])
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    seen = store.changes(cursor)
+    assert (seen.cursor, seen.client_ids, seen.gap) == (cursor, (), False)
+    assert store.put(key("id", FIRST, version=2), 1)
+
+
+def test_connections_stay_open(store: SqliteStore, path: Path) -> None:
+    """What others note must not look like a file that was replaced."""
+    with closing(SqliteStore(f"sqlite:///{path}")) as other:
+        assert other.get("id")
+        connection = other._lines._lines.mine().connection
+        end = time.monotonic() + 1.5  # longer than from one look at the file to the next
+        minute = NOON
+        while time.monotonic() < end:
+            minute += MINUTE
+            store.record_uses([Use("id", FIRST, minute)])
+            assert other.get("id")
+        assert connection is not None
+        assert other._lines._lines.mine().connection is connection
+
+
+def test_uses_of_secrets_that_are_gone_are_dropped(store: SqliteStore) -> None:
+    """But not the latest of all: it tells when the key was last used."""
+    store.record_uses([Use("id", FIRST, NOON + MINUTE), Use("id", SECOND, NOON)])
+    assert store.put(key("id", THIRD, version=2), 1)
+    assert known(store) == {("id", FIRST, NOON + MINUTE)}
+    store.record_uses([Use("id", THIRD, NOON + 2 * MINUTE)])
+    assert known(store) == {("id", FIRST, NOON + MINUTE), ("id", THIRD, NOON + 2 * MINUTE)}
+    assert store.put(key("id", THIRD, version=3), 2)
+    assert known(store) == {("id", THIRD, NOON + 2 * MINUTE)}
+
+
+def test_a_put_that_was_refused_drops_nothing(store: SqliteStore) -> None:
+    store.record_uses([Use("id", FIRST, NOON), Use("id", SECOND, NOON + MINUTE)])
+    assert not store.put(key("id", THIRD, version=9), 8)
+    assert not store.delete("nobody")
+    assert len(known(store)) == 2
+
+
+def test_delete_drops_all(store: SqliteStore) -> None:
+    assert store.put(key("other", FIRST), None)
+    store.record_uses([Use("id", FIRST, NOON), Use("id", SECOND, NOON), Use("other", FIRST, NOON)])
+    assert store.delete("id")
+    assert store.put(key("id", FIRST), None)
+    assert known(store, "id", "other") == {("other", FIRST, NOON)}
+
+
+def test_only_the_owner_may_read_it(store: SqliteStore, path: Path, uses: Path) -> None:
+    assert not uses.exists()
+    store.record_uses([Use("id", FIRST, NOON)])
+    assert stat.S_IMODE(uses.stat().st_mode) == 0o600
+    assert store.warnings() == []
+    uses.chmod(0o640)
+    ((code, message, remedy),) = store.warnings()
+    assert (code, remedy) == ("sqlite_file_mode", f"chmod 600 {uses}")
+    assert str(uses) in message
+
+
+def test_it_belongs_to_whoever_the_keys_belong_to(store: SqliteStore, path: Path, uses: Path) -> None:
+    """Or a command that root ran would lock the server out."""
+    path.chmod(0o660)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65533)
+    store.record_uses([Use("id", FIRST, NOON)])
+    keys, made = path.stat(), uses.stat()
+    assert (made.st_uid, made.st_gid) == (keys.st_uid, keys.st_gid)
+    assert stat.S_IMODE(made.st_mode) == 0o660
+
+
+def junk(uses: Path) -> None:
+    uses.write_bytes(b"junk" * 2000)
+
+
+def alien(uses: Path) -> None:
+    uses.write_bytes(b"")
+    with closing(sqlite3.connect(uses)) as connection:
+        connection.execute("CREATE TABLE last_used (a)")
+
+
+def newer(uses: Path) -> None:
+    with closing(sqlite3.connect(uses, isolation_level=None)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+
+
+def directory(uses: Path) -> None:
+    uses.unlink()
+    uses.mkdir(0o700)
+
+
+@pytest.mark.parametrize("damage", [junk, alien, newer, directory])
+def test_damage_to_it_does_no_harm_to_keys(
+    store: SqliteStore, uses: Path, damage: Callable[[Path], None]
+) -> None:
+    store.record_uses([Use("id", FIRST, NOON)])
+    damage(uses)
+
+    assert store.last_uses(["id"]) == []
+    assert store.put(key("id", FIRST, version=2), 1)
+    assert store.delete("id")
+    assert store.put(key("id", FIRST), None)
+    with pytest.raises(BackendUnavailable, match="last"):
+        store.record_uses([Use("id", FIRST, NOON)])
+    ((code, message, remedy),) = store.warnings()
+    assert (code, remedy) == ("sqlite_last_used", f"rm {uses}")
+    assert "last" in message
+
+    uses.rmdir() if uses.is_dir() else uses.unlink()
+    store.record_uses([Use("id", FIRST, NOON)])
+    assert known(store) == {("id", FIRST, NOON)}
+    assert store.warnings() == []
+
+
+def test_an_empty_file_is_filled(store: SqliteStore, uses: Path) -> None:
+    """As a process leaves it that is killed between making it and filling it."""
+    uses.touch(0o600)
+    assert store.last_uses(["id"]) == []
+    assert store.put(key("id", FIRST, version=2), 1)
+    assert store.warnings() == []
+    store.record_uses([Use("id", FIRST, NOON)])
+    assert known(store) == {("id", FIRST, NOON)}
+
+
+def test_it_is_not_made_for_nothing(store: SqliteStore, path: Path, uses: Path) -> None:
+    store.record_uses([])
+    store.delete("id")
+    assert not uses.exists()
+    path.unlink()
+    with pytest.raises(BackendUnavailable):
+        store.record_uses([Use("id", FIRST, NOON)])
+
+
+def test_there_is_no_place_for_it(store: SqliteStore, path: Path, uses: Path) -> None:
+    uses.symlink_to(path.parent / "none" / "x")
+    with pytest.raises(BackendUnavailable, match="last-used"):
+        store.record_uses([Use("id", FIRST, NOON)])
+    assert store.last_uses(["id"]) == []
+    uses.unlink()
+    shutil.rmtree(path.parent)
+    with pytest.raises(BackendUnavailable, match="cannot be made: No such file"):
+        store.record_uses([Use("id", FIRST, NOON)])
+
+
+def test_a_restored_backup_keeps_them(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    backup = tmp_path / "backup.db"
+    shutil.copyfile(path, backup)
+    store.record_uses([Use("id", FIRST, NOON)])
+    backup.rename(path)
+    with closing(SqliteStore(f"sqlite:///{path}")) as restored:
+        assert known(restored) == {("id", FIRST, NOON)}
+
+
+def test_many_threads(store: SqliteStore) -> None:
+    """Four write, one deletes and makes the key again: no error, and the last word is right."""
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for step in range(20):
+                store.record_uses([Use("id", FIRST, NOON + (number + 4 * step) * MINUTE)])
+        except BaseException as exc:
+            failures.append(exc)
+
+    def remake() -> None:
+        try:
+            for _ in range(10):
+                store.delete("id")
+                store.put(key("id", FIRST), None)
+        except BaseException as exc:
+            failures.append(exc)
+
+    jobs: list[Any] = [(work, (number,)) for number in range(4)]
+    threads = [threading.Thread(target=target, args=args) for target, args in [*jobs, (remake, ())]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    store.record_uses([Use("id", FIRST, NOON + 1000 * MINUTE)])
+    assert known(store) == {("id", FIRST, NOON + 1000 * MINUTE)}
