@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from .minting import ID_PREFIX, Shape, recognise
+
 logger = logging.getLogger("basicauth_mw.audit")
 
 MAX_CHARACTERS: Final = 255
@@ -46,7 +48,12 @@ def record(
 
 
 def printable(text: str | None) -> str | None:
-    """What a client sent, fit for a log: at most 255 characters, nothing that moves a cursor or a line."""
+    """What a client sent, fit for a log: at most 255 characters, nothing that moves a cursor or a line.
+
+    A minted secret in the place of a client id (somebody took the one for the other) is cut to its prefix.
+    """
+    if text is not None and recognise(text) is not Shape.OTHER and not text.startswith(f"{ID_PREFIX}_"):
+        return f"{text.rpartition('_')[0]}_..."
     if text is None or (text.isprintable() and len(text) <= MAX_CHARACTERS):
         return text
     escaped = "".join(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -47,7 +49,9 @@ if TYPE_CHECKING:
 PAGE: Final = 500
 DAY_S: Final = 86_400
 
-_TRIES: Final = 50
+_CHANGE_LIMIT_S: Final = 10.0
+_FIRST_PAUSE_S: Final = 0.001
+_LONGEST_PAUSE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +224,10 @@ class Backend:
         overlap = check_overlap(overlap_s, now=utcnow())
         plain = mint(self._prefix) if secret is None else check_secret(secret)
         authorization = encode_basic(check_client_id(client_id), plain)
+        new = lifecycle.NewSecret(plain, self.hasher)
 
         def rotated(key: Key) -> Key:
-            return lifecycle.rotated(key, plain, self.hasher, overlap=overlap, now=utcnow())
+            return lifecycle.rotated(key, new, overlap=overlap, now=utcnow())
 
         key = self._change("key.rotated", client_id, rotated)
         return Issued(client_id, plain, authorization, key)
@@ -413,7 +418,9 @@ class Backend:
         """Read, change, and write if nobody else has in between; else from the start."""
         store = self._writable()
         check_client_id(client_id)
-        for _ in range(_TRIES):
+        give_up_at = time.monotonic() + _CHANGE_LIMIT_S
+        pause_s = _FIRST_PAUSE_S
+        while True:
             key = store.get(client_id)
             if key is None:
                 raise KeyNotFound(f"there is no key with the client id {client_id!r}")
@@ -422,10 +429,14 @@ class Backend:
             if dump_key(changed) != dump_key(key):
                 changed = replace(changed, version=key.version + 1)
                 if not store.put(changed, key.version):
+                    if time.monotonic() > give_up_at:
+                        raise BackendUnavailable(f"the key {client_id!r} is changed by others all the time")
+                    # Each waits for another while, or the same would lose every time.
+                    time.sleep(random.uniform(0, pause_s))  # noqa: S311 - nobody gains by guessing it
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     continue
                 self._changed(event, client_id)
             return self._with_uses([changed])[0]
-        raise BackendUnavailable(f"the key {client_id!r} is being changed by others all the time")
 
     def _changed(self, event: str, client_id: str) -> None:
         self.feed.tell(client_id)

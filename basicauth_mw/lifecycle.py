@@ -53,13 +53,49 @@ def revoked(key: Key, now: datetime) -> Key:
     return key if key.revoked_at else replace(key, revoked_at=now)
 
 
-def rotated(key: Key, plain: str, hasher: Hasher, *, overlap: timedelta, now: datetime) -> Key:
+class NewSecret:
+    """A secret to be added to a key. What takes long is done once, however often the change has to be tried.
+
+    Args:
+        plain: Itself.
+        hasher: Hashes it.
+    """
+
+    def __init__(self, plain: str, hasher: Hasher) -> None:
+        self._plain = plain
+        self._hasher = hasher
+        self._slow: str | None = None
+        self._differs_from: set[str] = set()
+
+    def hash(self, salt: str | None) -> str:
+        """What to store of it; ``salt`` is for a fast hash."""
+        hashed = self._slow or self._hasher.hash(self._plain, salt=salt)
+        if is_slow(hashed):
+            self._slow = hashed
+        return hashed
+
+    def is_chosen(self, hashed: str) -> bool:
+        """Whether a hash is that of a chosen secret."""
+        return self._hasher.is_chosen(hashed)
+
+    def is_among(self, secrets: Sequence[Secret]) -> bool:
+        """Whether it is one of these."""
+        if self._hasher.match_fast(self._plain, secrets) is not None:
+            return True
+        for each in secrets:
+            if is_slow(each.hash) and each.hash not in self._differs_from:
+                if match_slow(self._plain, each.hash):
+                    return True
+                self._differs_from.add(each.hash)
+        return False
+
+
+def rotated(key: Key, secret: NewSecret, *, overlap: timedelta, now: datetime) -> Key:
     """With one more secret; the earlier ones end when the overlap is over, or sooner, and ended ones go.
 
     Args:
         key: As it is stored.
-        plain: The new secret.
-        hasher: Hashes it.
+        secret: The new one.
         overlap: From now on; none of it leaves no earlier secret.
         now: The time.
 
@@ -69,7 +105,7 @@ def rotated(key: Key, plain: str, hasher: Hasher, *, overlap: timedelta, now: da
     """
     _refuse_revoked(key)
     live = [each for each in key.secrets if is_live(each, now)]
-    if _is_among(plain, live, hasher):
+    if secret.is_among(live):
         raise InvalidKey("the key has this secret already: give another")
     kept = [_ended(each, now + overlap) for each in live] if overlap else []
     if len(kept) >= MAX_LIVE_SECRETS:
@@ -79,19 +115,13 @@ def rotated(key: Key, plain: str, hasher: Hasher, *, overlap: timedelta, now: da
         )
     # Never the same moment twice in one key: it is what tells its secrets apart.
     created_at = max([now, *(each.created_at + _TICK for each in key.secrets)])
-    new = Secret(hasher.hash(plain, salt=salt_of(kept)), created_at=created_at)
-    if hasher.is_chosen(new.hash) and any(hasher.is_chosen(each.hash) for each in kept):
+    new = Secret(secret.hash(salt_of(kept)), created_at=created_at)
+    if secret.is_chosen(new.hash) and any(secret.is_chosen(each.hash) for each in kept):
         raise InvalidKey(
             "a key has one chosen secret at a time: rotate without an overlap, which ends the old one now, "
             "or let the new one be minted"
         )
     return replace(key, secrets=(*kept, new))
-
-
-def _is_among(plain: str, secrets: Sequence[Secret], hasher: Hasher) -> bool:
-    return hasher.match_fast(plain, secrets) is not None or any(
-        match_slow(plain, each.hash) for each in secrets if is_slow(each.hash)
-    )
 
 
 def _ended(secret: Secret, end: datetime) -> Secret:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,12 +10,15 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from basicauth_mw import errors
-from basicauth_mw.minting import PATTERN
+from basicauth_mw.gate import _AUDITED
+from basicauth_mw.minting import PATTERN, Shape, mint, recognise
 from basicauth_mw.settings import FIELDS, Option
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +118,151 @@ def test_first_screen(tmp_path: Path) -> None:
     finally:
         server.terminate()
         server.wait(10)
+
+
+KEYS = README.partition("\n## Keys\n")[2].partition("\n## ")[0]
+
+
+def console_steps(chapter: str) -> list[tuple[str, list[str]]]:
+    """Every command of a chapter's console blocks, with the lines that are shown under it."""
+    steps: list[tuple[str, list[str]]] = []
+    for language, block in BLOCK.findall(chapter):
+        if language == "console":
+            for line in block.splitlines():
+                if line.startswith("$ "):
+                    steps.append((line.removeprefix("$ "), []))
+                else:
+                    steps[-1][1].append(line)
+    return steps
+
+
+def as_pattern(lines: list[str]) -> str:
+    """What the shown lines stand for: ``...`` for anything in a line, or for any lines; columns may shift."""
+    patterns = []
+    for line in lines:
+        if line == "...":
+            patterns.append(r"(?:.*\n)*")
+        else:
+            parts = [re.sub(r"(\\ )+", r"\\s+", re.escape(part)) for part in line.split("...")]
+            patterns.append(".+".join(parts) + r"[ ]*\n")
+    return "".join(patterns)
+
+
+def test_keys_chapter(tmp_path: Path) -> None:
+    """The commands of the README's chapter on keys run as they stand, one after the other, and print that."""
+    steps = console_steps(KEYS)
+    assert len(steps) > 10
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
+    environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    marker = "--- end of a command ---"
+    script = "\n".join(f"{command}\necho '{marker}'" for command, _ in steps)
+
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = done.stdout.split(f"{marker}\n")
+    for (command, shown), output in zip(steps, printed[:-1], strict=True):
+        assert not shown or re.fullmatch(as_pattern(shown), output), f"{command}\n{output}"
+
+
+def test_minted_format() -> None:
+    """The README's expression is the package's, and its function tells what was minted from what was not."""
+    assert f"`{PATTERN}`" in KEYS
+    (snippet,) = [code for language, code in BLOCK.findall(KEYS) if language == "python"]
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    for prefix in ("sk", "id", "acme_live", "x" * 32):
+        minted = mint(prefix)
+        assert re.fullmatch(PATTERN, minted)
+        assert names["is_minted"](minted)
+        for place in range(len(prefix) + 1, len(minted)):
+            changed = minted[:place] + ("a" if minted[place] != "a" else "b") + minted[place + 1 :]
+            assert recognise(changed) is Shape.MISTYPED
+            assert not names["is_minted"](changed)
+
+
+# --- docs/logging.md
+
+LOGGING = (ROOT / "docs" / "logging.md").read_text()
+
+# What a recipe is to record.
+AUDITED = """
+from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw.wsgi import BasicAuthMiddleware
+keys = open_backend("memory:", settings=Settings())
+keys.create(client_id="ci")
+keys.rotate("ci")
+environ = {"HTTP_AUTHORIZATION": encode_basic("ci", "wrong"), "REMOTE_ADDR": "192.0.2.1", "PATH_INFO": "/"}
+BasicAuthMiddleware(None, keys, settings=Settings())(environ, lambda status, headers: None)
+"""
+
+
+def recipe(heading: str) -> str:
+    """The Python block under a heading of docs/logging.md."""
+    ((_, code),) = BLOCK.findall(LOGGING.partition(f"\n## {heading}\n")[2].partition("\n## ")[0])
+    return str(code)
+
+
+def run_recipe(code: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code + AUDITED],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_json_recipe(tmp_path: Path) -> None:
+    run_recipe(recipe("JSON lines"), tmp_path)
+
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["key.created", "key.rotated", "auth.refused"]
+    for line in lines:
+        assert list(line) == ["time", "event", "client_id", "reason", "address", "request_id"]
+        assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
+    assert (lines[2]["client_id"], lines[2]["reason"], lines[2]["address"]) == (
+        "ci",
+        "wrong_secret",
+        "192.0.2.1",
+    )
+
+
+@pytest.mark.parametrize("kind", ["udp", "unix"])
+def test_syslog_recipe(tmp_path: Path, kind: str) -> None:
+    """A syslog server, of which this is one, gets a datagram a record."""
+    code = recipe("syslog")
+    assert code.count('("127.0.0.1", 514)') == 1
+    family = socket.AF_INET if kind == "udp" else socket.AF_UNIX
+    with socket.socket(family, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0) if kind == "udp" else str(tmp_path / "log"))
+        server.settimeout(20)
+        run_recipe(code.replace('("127.0.0.1", 514)', repr(server.getsockname())), tmp_path)
+        created, rotated, refused = (server.recv(65536).decode() for _ in range(3))
+
+    authpriv_info = "<86>"  # RFC 5424, section 6.2.1: 10 * 8 + 6
+    head = rf"{authpriv_info}basicauth_mw\[\d+\]: "
+    assert re.fullmatch(rf"{head}event='key.created' client_id='ci'\0", created)
+    assert re.fullmatch(rf"{head}event='key.rotated' client_id='ci'\0", rotated)
+    assert re.fullmatch(
+        rf"{head}event='auth.refused' client_id='ci' reason='wrong_secret' address='192.0.2.1' "
+        r"request_id='[0-9a-f]+'\0",
+        refused,
+    )
+
+
+def test_every_event_is_listed() -> None:
+    """docs/logging.md has every event and reason that the code has, and no other."""
+    source = "".join(path.read_text() for path in (ROOT / "basicauth_mw").rglob("*.py"))
+    table = LOGGING.partition("| event |")[2].partition("\n\n")[0]
+    kinds = r"(?:key|auth)\.[a-z]+"
+
+    assert set(re.findall(rf"`({kinds})`", table)) == set(re.findall(rf'"({kinds})"', source))
+    reasons = set(re.findall(r"`([a-z_]+)`", table)) - {"reason"}
+    assert reasons == set(_AUDITED) | {"insufficient_scope"}
 
 
 def wait_for_port(port: int) -> None:

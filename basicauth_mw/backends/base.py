@@ -116,8 +116,9 @@ class BulkStore(Store, Protocol):
     def add(self, records: Sequence[Key], /) -> list[bool]:
         """Write keys that are new, with as few round trips and syncs as it can.
 
-        Each record is written whole or not at all. What failed half-way may be given again: what was
-        written then is reported as taken.
+        Nothing can be remembered of a key that did not exist, so ``changes`` need not name these. Each record
+        is written whole or not at all. What failed half-way may be given again: what was written then is
+        reported as taken.
 
         Returns:
             For each record, in order, whether it was written; False: its client id is taken.

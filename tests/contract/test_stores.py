@@ -13,12 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from basicauth_mw.backends import Store, open_store
+from basicauth_mw.backends import BulkStore, Store, UsageStore, Use, open_store
 from basicauth_mw.model import Key, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 FAST = "$bamw1$0$" + "A" * 16 + "$" + "B" * 43
 SLOW = "$2b$12$" + "A" * 53
@@ -75,17 +74,6 @@ KEYS = st.builds(
     ).map(tuple),
     version=st.integers(0, 2**53),
 )
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    match request.param:
-        case "sqlite":
-            return f"sqlite:///{tmp_path / 'keys.db'}"
-        case "redis":
-            return str(request.getfixturevalue("redis_url"))
-        case _:
-            return "memory:"
 
 
 @pytest.fixture
@@ -341,3 +329,191 @@ def test_times_are_kept_to_the_microsecond(store: Store) -> None:
     assert got is not None
     assert got.expires_at is not None
     assert got.expires_at - got.created_at == timedelta(microseconds=1)
+
+
+# --- many new keys at once
+
+
+def test_add_writes_what_is_new(store: Store) -> None:
+    """In order; a taken id is told, and its key left alone, also if it was taken a line above."""
+    assert isinstance(store, BulkStore)
+    fill(store, "taken")
+    before = store.get("taken")
+    cursor = store.changes(None).cursor
+    records = [
+        key("b"),
+        key("taken", 9, name="thief"),
+        key("a"),
+        key("b", 9, name="thief"),
+        *map(key, IDS[-3:]),
+    ]
+
+    assert store.add(records) == [True, False, True, False, True, True, True]
+    assert store.get("taken") == before
+    for record in (records[0], records[2], *records[4:]):
+        assert store.get(record.client_id) == record
+    news = store.changes(cursor)  # a new key need not be among them: nobody can have cached anything of it
+    assert set(news.client_ids) <= {"b", "a", *IDS[-3:]}
+    assert not news.gap
+    assert store.add(records) == [False] * 7
+    assert store.add([]) == []
+    assert store.changes(news.cursor) == replace(news, client_ids=())
+
+
+def test_add_of_more_than_a_batch(store: Store) -> None:
+    assert isinstance(store, BulkStore)
+    names = [f"{number:05}" for number in range(3000)]
+    fill(store, names[1500])
+
+    added = store.add([key(name) for name in reversed(names)])
+
+    assert added == [name != names[1500] for name in reversed(names)]
+    assert ids(store.scan("", "", 5000)) == names
+
+
+def test_added_keys_are_like_any_other(store: Any) -> None:
+    """They can be changed and deleted, and their slow hashes are known of."""
+    assert store.add([replace(key("slow", 3), secrets=(Secret(SLOW),)), key("fast", 5)]) == [True, True]
+    assert store.holds_slow() is True
+    assert store.put(key("fast", 6, name="new"), 5)
+    assert store.get("fast").name == "new"
+    assert store.delete("slow")
+    assert ids(store.scan("", "", 9)) == ["fast"]
+
+
+# --- last uses
+
+
+def at(minute: int) -> datetime:
+    return datetime(2031, 1, 1, 12, minute, tzinfo=UTC)
+
+
+FIRST = datetime(2024, 1, 1, tzinfo=UTC)
+SECOND = FIRST + timedelta(microseconds=1)
+
+
+def in_order(uses: Any) -> list[Use]:
+    return sorted(uses, key=lambda use: (use.client_id.encode(), use.secret_created_at))
+
+
+@pytest.fixture
+def usage(store: Store) -> UsageStore:
+    """A store with the keys ``ci``, which has two secrets, and ``other``."""
+    assert isinstance(store, UsageStore)
+    fill(store, "other")
+    assert store.put(replace(key("ci"), secrets=(Secret(FAST, FIRST), Secret(FAST, SECOND))), None)
+    return store
+
+
+def test_a_use_is_remembered_for_each_secret(usage: UsageStore) -> None:
+    assert list(usage.last_uses(["ci", "other", "nobody"])) == []
+    usage.record_uses([Use("ci", FIRST, at(1)), Use("ci", SECOND, at(2)), Use("other", FIRST, at(3))])
+
+    assert in_order(usage.last_uses(["ci"])) == [Use("ci", FIRST, at(1)), Use("ci", SECOND, at(2))]
+    assert in_order(usage.last_uses(["other", "nobody", "ci"])) == [
+        Use("ci", FIRST, at(1)),
+        Use("ci", SECOND, at(2)),
+        Use("other", FIRST, at(3)),
+    ]
+    assert list(usage.last_uses([])) == []
+    usage.record_uses([])
+
+
+def test_the_latest_use_is_kept(usage: UsageStore) -> None:
+    """In whatever order they come, together or apart."""
+    usage.record_uses([Use("ci", FIRST, at(minute)) for minute in (2, 5, 3)])
+    assert list(usage.last_uses(["ci"])) == [Use("ci", FIRST, at(5))]
+    usage.record_uses([Use("ci", FIRST, at(4))])
+    assert list(usage.last_uses(["ci"])) == [Use("ci", FIRST, at(5))]
+    usage.record_uses([Use("ci", FIRST, at(6))])
+    assert list(usage.last_uses(["ci"])) == [Use("ci", FIRST, at(6))]
+
+
+def test_a_use_of_nobodys_key_is_forgotten(usage: Any) -> None:
+    """Of one that is not stored, or no longer; the rest of the batch is noted."""
+    usage.delete("other")
+    usage.record_uses([Use("other", FIRST, at(1)), Use("nobody", FIRST, at(1)), Use("ci", FIRST, at(1))])
+
+    assert list(usage.last_uses(["other", "nobody", "ci"])) == [Use("ci", FIRST, at(1))]
+    fill(usage, "nobody", "other")
+    assert list(usage.last_uses(["other", "nobody"])) == []
+
+
+def test_uses_end_with_the_key(usage: Any) -> None:
+    usage.record_uses([Use("ci", FIRST, at(1))])
+    usage.delete("ci")
+    assert list(usage.last_uses(["ci"])) == []
+    fill(usage, "ci")
+    assert list(usage.last_uses(["ci"])) == []
+
+
+def test_a_use_is_no_change(usage: Any) -> None:
+    """Neither of the record and its version nor for those who follow the changes; no put undoes it."""
+    before, cursor = usage.get("ci"), usage.changes(None).cursor
+    usage.record_uses([Use("ci", FIRST, at(1)), Use("ci", SECOND, at(2))])
+    after = usage.get("ci")
+    assert (after.version, after.secrets, after.name) == (before.version, before.secrets, before.name)
+    assert usage.changes(cursor).client_ids == ()
+
+    assert usage.put(replace(before, version=2, secrets=before.secrets[1:]), before.version)
+    assert usage.changes(cursor).client_ids == ("ci",)
+    assert Use("ci", SECOND, at(2)) in list(usage.last_uses(["ci"]))
+
+
+def test_the_latest_use_outlives_its_secret(usage: Any) -> None:
+    usage.record_uses([Use("ci", FIRST, at(9)), Use("ci", SECOND, at(2))])
+    assert usage.put(replace(usage.get("ci"), version=2, secrets=(Secret(FAST, SECOND),)), 1)
+    assert usage.put(replace(usage.get("ci"), version=3, secrets=(Secret(FAST, at(10)),)), 2)
+
+    assert max(use.at for use in usage.last_uses(["ci"])) == at(9)
+
+
+@pytest.mark.parametrize("client_id", IDS)
+def test_uses_of_odd_ids(store: Any, client_id: str) -> None:
+    fill(store, client_id, "other")
+    store.record_uses([Use(client_id, FIRST, at(1))])
+    assert list(store.last_uses([client_id])) == [Use(client_id, FIRST, at(1))]
+    assert list(store.last_uses(["other"])) == []
+
+
+def test_uses_of_many(store: Any) -> None:
+    """More than fit into one statement or one round trip."""
+    names = [f"{number:05}" for number in range(3000)]
+    assert all(store.add([key(name) for name in names]))
+    uses = [Use(name, FIRST, at(number % 60)) for number, name in enumerate(names)]
+    store.record_uses(uses)
+    assert in_order(store.last_uses(names)) == uses
+
+
+def test_threads_note_uses(usage: Any) -> None:
+    """While others change the key: neither loses anything of the other's."""
+
+    def note(first: int) -> None:
+        for minute in range(first, 60, 4):
+            usage.record_uses([Use("ci", FIRST, at(minute)), Use("other", FIRST, at(minute))])
+
+    def change() -> None:
+        for version in range(1, 21):
+            assert usage.put(replace(usage.get("other"), version=version + 1, name=str(version)), version)
+
+    threads = [threading.Thread(target=note, args=(first,)) for first in range(4)]
+    threads.append(threading.Thread(target=change))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert usage.get("other").name == "20"
+    assert in_order(usage.last_uses(["ci", "other"])) == [
+        Use("ci", FIRST, at(59)),
+        Use("other", FIRST, at(59)),
+    ]
+
+
+def test_uses_outlive_the_process(url: str, usage: Any) -> None:
+    if url == "memory:":
+        return  # keeps nothing
+    usage.record_uses([Use("ci", SECOND, at(1))])
+    usage.close()
+    again: Any = open_store(url, deadline_s=5.0)
+    assert list(again.last_uses(["ci"])) == [Use("ci", SECOND, at(1))]
+    again.close()

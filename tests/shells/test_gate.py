@@ -829,6 +829,22 @@ def test_a_hostile_id_cannot_forge_the_log(
         assert claimed == hostile
 
 
+@pytest.mark.parametrize(
+    "secret", [mint("sk"), mint("my_app"), f"sk_{'A' * 49}"], ids=["minted", "other-prefix", "mistyped"]
+)
+def test_a_secret_in_the_place_of_the_id_is_not_logged(
+    app: App, backend: Backend, caplog: pytest.LogCaptureFixture, secret: str
+) -> None:
+    """Somebody took the one for the other: ``curl -u SECRET:ID``."""
+    caplog.set_level(logging.INFO, AUDIT)
+    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    call(gate, http_scope(basic(f"{secret}:ci")))
+
+    (record,) = [record for record in caplog.records if record.name == AUDIT]
+    assert record.basicauth["client_id"] == f"{secret.rpartition('_')[0]}_..."  # type: ignore[attr-defined]
+    assert secret[5:20] not in record.getMessage()
+
+
 # --- secrets stay inside
 
 

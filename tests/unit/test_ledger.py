@@ -17,7 +17,7 @@ from basicauth_mw import Settings, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.cache import Hit
-from basicauth_mw.hashing import Hasher
+from basicauth_mw.hashing import Hasher, salt_of
 from basicauth_mw.ledger import MAX_WAITING, Ledger
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Key, Secret, utcnow
@@ -215,6 +215,22 @@ def test_an_outdated_hash_is_replaced(store: MemoryStore, old: Callable[[str], s
     assert new == replace(secret, hash=new.hash)
     assert key.version == 2  # once
     assert store.changes(cursor).client_ids == ("id",)
+
+
+def test_a_better_hash_leaves_the_other_secrets_alone(store: MemoryStore, ledger: Ledger) -> None:
+    plain = mint("sk")
+    old = Secret(Hasher([b"old"]).hash(plain), created_at=datetime(2025, 1, 1, tzinfo=UTC))
+    others = [Secret(Hasher().hash(mint("sk"), salt=salt_of([old])), created_at=utcnow()) for _ in range(2)]
+    assert store.put(Key("id", secrets=(others[0], old, others[1]), version=1), None)
+    ledger.saw("id", old, plain)
+    ledger.close()
+    key = store.get("id")
+    assert key is not None
+    first, new, last = key.secrets
+    assert [first, last] == others
+    assert new.hash != old.hash
+    assert Hasher().match_fast(plain, key.secrets) == new
+    assert salt_of([new]) == salt_of([old])
 
 
 def test_a_hash_that_has_changed_meanwhile_is_let_be(store: MemoryStore, ledger: Ledger) -> None:

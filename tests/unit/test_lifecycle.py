@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from basicauth_mw import lifecycle
+from basicauth_mw import hashing, lifecycle
 from basicauth_mw.errors import InvalidKey, KeyRevoked
 from basicauth_mw.hashing import MAX_LIVE_SECRETS, Hasher, salt_of
+from basicauth_mw.lifecycle import NewSecret
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Key, Secret
 
@@ -27,7 +28,7 @@ def secret(plain: str, *, ends: datetime | None = None, made: datetime = NOW - H
 
 
 def rotated(old: Key, plain: str | None = None, overlap: timedelta = HOUR, now: datetime = NOW) -> Key:
-    return lifecycle.rotated(old, plain or mint("sk"), HASHER, overlap=overlap, now=now)
+    return lifecycle.rotated(old, NewSecret(plain or mint("sk"), HASHER), overlap=overlap, now=now)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_the_new_secret_is_hashed_with_the_newest_pepper() -> None:
     old = Secret(Hasher([b"old"]).hash(mint("sk")), created_at=NOW - HOUR)
     both = Hasher([b"new", b"old"])
     plain = mint("sk")
-    new = lifecycle.rotated(key(old), plain, both, overlap=HOUR, now=NOW)
+    new = lifecycle.rotated(key(old), NewSecret(plain, both), overlap=HOUR, now=NOW)
     assert both.is_current(new.secrets[1].hash)
     assert both.match_fast(plain, new.secrets) == new.secrets[1]
     assert salt_of(new.secrets[:1]) == salt_of(new.secrets[1:])
@@ -94,9 +95,11 @@ def test_eight_live_secrets_and_no_more() -> None:
 def test_one_chosen_secret_at_a_time(hasher: Hasher) -> None:
     old = key(Secret(hasher.hash("chosen once"), created_at=NOW - HOUR))
     with pytest.raises(InvalidKey, match="one chosen secret at a time"):
-        lifecycle.rotated(old, "chosen twice", hasher, overlap=HOUR, now=NOW)
-    assert len(lifecycle.rotated(old, "chosen twice", hasher, overlap=timedelta(0), now=NOW).secrets) == 1
-    assert len(lifecycle.rotated(old, mint("sk"), hasher, overlap=HOUR, now=NOW).secrets) == 2
+        lifecycle.rotated(old, NewSecret("chosen twice", hasher), overlap=HOUR, now=NOW)
+    instead = lifecycle.rotated(old, NewSecret("chosen twice", hasher), overlap=timedelta(0), now=NOW)
+    assert len(instead.secrets) == 1
+    beside = lifecycle.rotated(old, NewSecret(mint("sk"), hasher), overlap=HOUR, now=NOW)
+    assert len(beside.secrets) == 2
 
 
 @pytest.mark.parametrize("hasher", [HASHER, Hasher(volatile=True)], ids=["stored", "volatile"])
@@ -105,7 +108,7 @@ def test_one_chosen_secret_at_a_time(hasher: Hasher) -> None:
 def test_the_same_secret_is_no_rotation(hasher: Hasher, plain: str, overlap: timedelta) -> None:
     old = key(Secret(hasher.hash(plain), created_at=NOW - HOUR))
     with pytest.raises(InvalidKey, match="already") as raised:
-        lifecycle.rotated(old, plain, hasher, overlap=overlap, now=NOW)
+        lifecycle.rotated(old, NewSecret(plain, hasher), overlap=overlap, now=NOW)
     assert plain not in str(raised.value)
 
 
@@ -121,3 +124,19 @@ def test_revoked_is_final() -> None:
     ):
         with pytest.raises(KeyRevoked, match="final"):
             change(gone)
+
+
+def test_a_change_that_is_tried_again_hashes_no_slow_secret_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would lose every race against changes that are quicker."""
+    calls: list[str] = []
+    for name in ("hash_slow", "match_slow"):
+        real = getattr(hashing, name)
+        counted = lambda *args, real=real, name=name: (calls.append(name), real(*args))[1]  # noqa: E731
+        monkeypatch.setattr(hashing, name, counted)
+        monkeypatch.setattr(lifecycle, name, counted, raising=False)
+    old = key(Secret(hashing.hash_slow("chosen"), created_at=NOW - HOUR))
+    new = NewSecret("another", HASHER)
+    calls.clear()
+    for _ in range(3):
+        lifecycle.rotated(old, new, overlap=timedelta(0), now=NOW)
+    assert calls == ["match_slow", "hash_slow"]

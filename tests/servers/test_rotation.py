@@ -1,0 +1,176 @@
+"""A client that changes its secret under continuous load sees no failed request."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from basicauth_mw import Settings, open_backend
+from tests.servers.conftest import LIMIT_S, ROOT, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.servers.conftest import Served
+
+CLIENTS = 4
+ROTATIONS = 5
+OVERLAP_S = 6
+TTL_S = 1.0
+REQUESTS_BETWEEN = 25  # of each client, from one rotation to the next
+LAG = 10  # requests that a client still sends with its old secret
+
+DEPLOYMENTS = {
+    "uvicorn-sqlite": ("fastapi-round-h11", "sqlite"),
+    "waitress-redis": ("flask-waitress", "redis"),
+}
+
+
+@dataclass
+class Client:
+    """One that keeps a connection and asks again and again.
+
+    Attributes:
+        port: Of the server.
+        authorization: What it sends; may be changed while it runs.
+        asked: When it sent each request, and what the answer was.
+    """
+
+    port: int
+    authorization: str
+    asked: list[tuple[float, int]] = field(default_factory=list)
+    failure: BaseException | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        try:
+            with httpx.Client(trust_env=False, timeout=LIMIT_S) as connection:
+                while not stop.is_set():
+                    sent_at = time.monotonic()
+                    answer = connection.get(
+                        f"http://127.0.0.1:{self.port}/hello", headers={"Authorization": self.authorization}
+                    )
+                    self.asked.append((sent_at, answer.status_code))
+        except BaseException as exc:
+            self.failure = exc
+
+    def go_on_for(self, requests: int) -> None:
+        """Wait until so many more were answered."""
+        end = len(self.asked) + requests
+        wait_until(lambda: len(self.asked) >= end or self.failure is not None)
+        assert self.failure is None
+
+
+@contextmanager
+def under_load(port: int, authorization: str) -> Iterator[list[Client]]:
+    """Several clients at once, on connections of their own."""
+    stop = threading.Event()
+    clients = [Client(port, authorization) for _ in range(CLIENTS)]
+    threads = [threading.Thread(target=client.run, args=(stop,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    try:
+        yield clients
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(LIMIT_S)
+
+
+def keys(url: str, *arguments: str) -> Any:
+    """Run ``basicauth-mw keys``, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "basicauth_mw", "keys", *arguments, "--backend", url, "--json"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("name", "store"), DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+def test_rotation_under_load(
+    serve: Callable[..., Served], request: pytest.FixtureRequest, tmp_path: Path, name: str, store: str
+) -> None:
+    """Rotated by other processes, again and again: every answer is a 200, until the key is revoked."""
+    url = f"sqlite:///{tmp_path}/keys.db" if store == "sqlite" else request.getfixturevalue("redis_url")
+    with open_backend(url, settings=Settings(), create=True) as backend:
+        issued = backend.create(client_id="ci").authorization
+    served = serve(
+        name,
+        BASICAUTH_BACKEND=url,
+        BASICAUTH_CACHE_TTL_S=str(TTL_S),
+        BASICAUTH_BACKEND_DEADLINE_S="5",
+        BASICAUTH_THROTTLE="",
+    )
+    used = [issued]
+    with under_load(served.port, issued) as clients:
+        for _ in range(ROTATIONS):
+            used.append(keys(url, "rotate", "ci", "--overlap", f"{OVERLAP_S}s")["authorization"])
+            rotated_at = time.monotonic()
+            for client in clients:  # one after the other, as a fleet is rolled
+                client.go_on_for(LAG)
+                client.authorization = used[-1]
+            assert time.monotonic() < rotated_at + OVERLAP_S, "the machine was too slow for this test"
+            for client in clients:
+                client.go_on_for(REQUESTS_BETWEEN)
+        statuses = {status for client in clients for _, status in client.asked}
+        assert statuses == {200}
+        assert len(set(used)) == ROTATIONS + 1
+
+        keys(url, "revoke", "ci", "--yes")
+        revoked_at = time.monotonic()
+        wait_until(lambda: all(client.asked[-1][1] == 401 for client in clients))
+        for client in clients:
+            client.go_on_for(REQUESTS_BETWEEN)
+
+    for client in clients:
+        late = [status for sent_at, status in client.asked if sent_at >= revoked_at + TTL_S]
+        assert set(late) <= {401}
+        assert {status for _, status in client.asked} == {200, 401}
+        statuses_in_order = [status for _, status in client.asked]
+        assert statuses_in_order == sorted(statuses_in_order), "what was refused once is not accepted again"
+
+
+@pytest.mark.parametrize(("name", "store"), DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+def test_the_old_secret_ends_with_the_overlap(
+    serve: Callable[..., Served], request: pytest.FixtureRequest, tmp_path: Path, name: str, store: str
+) -> None:
+    """Within the cache's time, also for a client that never pauses; the new secret goes on working."""
+    url = f"sqlite:///{tmp_path}/keys.db" if store == "sqlite" else request.getfixturevalue("redis_url")
+    with open_backend(url, settings=Settings(), create=True) as backend:
+        old = backend.create(client_id="ci").authorization
+    served = serve(
+        name,
+        BASICAUTH_BACKEND=url,
+        BASICAUTH_CACHE_TTL_S=str(TTL_S),
+        BASICAUTH_BACKEND_DEADLINE_S="5",
+        BASICAUTH_THROTTLE="",
+    )
+    with under_load(served.port, old) as (first, *others):
+        first.go_on_for(LAG)
+        new = keys(url, "rotate", "ci", "--overlap", "2s")["authorization"]
+        rotated_at = time.monotonic()
+        for client in others:
+            client.authorization = new
+            client.go_on_for(LAG)
+        wait_until(lambda: first.asked[-1][1] == 401)
+        ended_at = time.monotonic()
+        for client in others:
+            client.go_on_for(LAG)
+
+    assert ended_at < rotated_at + 2 + TTL_S + LIMIT_S / 10
+    assert {status for sent_at, status in first.asked if sent_at >= rotated_at + 2 + TTL_S} <= {401}
+    assert {status for client in others for _, status in client.asked} == {200}

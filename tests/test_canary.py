@@ -1,0 +1,631 @@
+"""A secret is in clear where it was shown once, and nowhere else.
+
+Two canaries, one minted and one that a person might choose, go through everything that a secret can go
+through. Then they are searched for, in every spelling that software is apt to write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import http.client
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from base64 import b64encode
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from basicauth_mw import Backend, Credentials, Key, Secret, Settings, encode_basic, open_backend, parse_basic
+from basicauth_mw import asgi as asgi_shell
+from basicauth_mw import wsgi as wsgi_shell
+from basicauth_mw.errors import BasicAuthError
+from basicauth_mw.minting import mint
+from tests.redis_server import RedisServer
+from tests.servers.conftest import listens, wait_until
+from tests.shells import asgi_helpers, wsgi_helpers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "basicauth_mw"]
+LIMIT_S = 30.0
+
+MINTED = mint("sk")
+CHOSEN = "Kanarienvögel 'Ünter' dem \U0001f511 Dach"
+OTHERS = (mint("sk"), 'Zaunkönige "über" \U0001f511 Nacht')  # what the canaries are rotated to
+CANARIES = (MINTED, CHOSEN, *OTHERS)
+CHANGED = MINTED[:-1] + ("a" if MINTED[-1] != "a" else "b")  # one keystroke off: no checksum holds
+
+HASH = re.compile(r"\$(bamw1|argon2id|2b)\$")
+
+
+def core(secret: str) -> str:
+    """A part that tells the secret: what is cut short, or only begun, still holds it."""
+    return secret[4:20]
+
+
+def spellings(secret: str) -> dict[str, bytes]:
+    """The core of a secret in every form in which software is apt to write it."""
+    text = core(secret)
+    octets = text.encode()
+    found = {
+        "raw": octets,
+        "reversed": text[::-1].encode(),
+        "utf-16": text.encode("utf-16-le"),
+        "utf-8 taken for latin-1": octets.decode("latin-1").encode(),
+        "url": quote(text, safe="").encode(),
+        "path": quote(text).encode(),
+        "form": quote_plus(text).encode(),
+        "repr": repr(text)[1:-1].encode(),
+        "ascii": ascii(text)[1:-1].encode(),
+        "octets": repr(octets)[2:-1].encode(),
+        "json": json.dumps(text)[1:-1].encode(),
+        "json twice": json.dumps(json.dumps(text)[1:-1])[1:-1].encode(),
+        "hex": octets.hex().encode(),
+        "numbers": ", ".join(map(str, octets)).encode(),
+    }
+    for before in range(3):  # base64 spells the same octets in three ways
+        whole = b64encode(b"x" * before + octets)
+        inner = whole[4 if before else 0 :][: (len(octets) - 4) // 3 * 4]
+        found[f"base64-{before}"] = inner
+        found[f"base64url-{before}"] = inner.translate(bytes.maketrans(b"+/", b"-_"))
+    return found
+
+
+def hashes_of(key: Key) -> list[bytes]:
+    """The telling part of a key's hashes."""
+    return [secret.hash.rpartition("$")[2].encode() for secret in key.secrets]
+
+
+def assert_clean(octets: bytes | str, *, raw_only: bool = False) -> None:
+    """Nothing of a canary is in there."""
+    haystack = octets if isinstance(octets, bytes) else octets.encode("utf-8", "backslashreplace")
+    for number, secret in enumerate(CANARIES):
+        for form, needle in spellings(secret).items():
+            if raw_only and form.startswith("base64"):
+                continue
+            at = haystack.find(needle)
+            assert at < 0, f"canary {number} as {form}, in {haystack[max(0, at - 80) : at + 40]!r}"
+
+
+@pytest.mark.parametrize("secret", CANARIES, ids=["minted", "chosen", "minted-2", "chosen-2"])
+def test_the_search_finds_what_it_looks_for(secret: str) -> None:
+    """Else everything below would be worth nothing."""
+    credentials = f"some-id:{secret}".encode()
+    for text in (
+        secret,
+        repr(secret),
+        ascii({"secret": secret}),
+        json.dumps([secret]),
+        quote(f"id:{secret}@host", safe=""),
+        repr(credentials),
+        credentials.hex(),
+        encode_basic("ci", secret),
+        encode_basic("other", secret),
+        encode_basic("third", secret),
+        secret[2:25],
+    ):
+        with pytest.raises(AssertionError, match="canary"):
+            assert_clean(text)
+    assert_clean("Basic " + b64encode(b"ci:something else").decode())
+
+
+class Everything(logging.Handler):
+    """Keeps all that any logger says, with every attribute and every traceback.
+
+    Attributes:
+        said: Messages, attributes, tracebacks.
+        locals: Tracebacks with the local variables of all frames.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.NOTSET)
+        self.said: list[str] = []
+        self.locals: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said += [record.getMessage(), repr(vars(record)), str(record.exc_text), str(record.stack_info)]
+        if record.exc_info and record.exc_info[1]:
+            self.take(record.exc_info[1])
+
+    def take(self, exc: BaseException) -> None:
+        """Keep an exception the way that tracebacks and error monitors show it."""
+        self.said += [str(exc), repr(exc), repr(exc.args), *traceback.format_exception(exc)]
+        self.locals += traceback.TracebackException.from_exception(exc, capture_locals=True).format()
+
+
+@pytest.fixture
+def everything(monkeypatch: pytest.MonkeyPatch) -> Iterator[Everything]:
+    """Debug logging of everything, ours and others'."""
+    for name in [name for name in os.environ if name.startswith("BASICAUTH_")]:
+        monkeypatch.delenv(name)
+    handler = Everything()
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.NOTSET)
+    for name in ("basicauth_mw", "basicauth_mw.audit", "asyncio", "redis"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+    yield handler
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+class Shop:
+    """An app that breaks when it is asked for /broken, behind both kinds of middleware."""
+
+    def __init__(self, backend: Any, settings: Settings, everything: Everything) -> None:
+        self.asgi = asgi_shell.BasicAuthMiddleware(self._asgi, backend, settings=settings)
+        self.wsgi = wsgi_shell.BasicAuthMiddleware(self._wsgi, backend, settings=settings)
+        self._backend = backend
+        self._everything = everything
+        self._loop = asyncio.Runner(debug=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        with self._loop:
+            if isinstance(self._backend, Backend):
+                self._loop.run(self._backend.aclose())
+
+    async def _asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/broken":
+            raise RuntimeError(f"broken for {scope['user']!r}")
+        await asgi_helpers.App()(scope, receive, send)
+
+    def _wsgi(self, environ: Any, start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] == "/broken":
+            raise RuntimeError(f"broken for {environ['basicauth_mw.principal']!r}")
+        start_response("200 OK", [])
+        return [b"hello"]
+
+    def ask(self, authorization: str, path: str = "/") -> set[int]:
+        """Ask both; what they answer, and what they raise on, is kept."""
+        scope = asgi_helpers.http_scope(authorization, path=path)
+        seen = self._loop.run(asgi_helpers.exchange(self.asgi, scope))
+        answer = wsgi_helpers.call(self.wsgi, authorization, path=path)
+        self._everything.said += [repr(seen.messages), repr(answer.starts), repr(answer.body)]
+        for raised in (seen.raised, answer.raised, answer.starts[-1][2] and answer.starts[-1][2][1]):
+            if raised is not None:
+                self._everything.take(raised)
+        return {seen.status, answer.status}
+
+
+def basic(octets: bytes) -> str:
+    return f"Basic {b64encode(octets).decode()}"
+
+
+def live(backend: Backend, everything: Everything, *, settings: Settings) -> list[Any]:
+    """Take the canaries through a whole life; return every public object that touched one."""
+    with Shop(backend, settings, everything) as shop:
+        return [backend, settings, shop.asgi, shop.wsgi, *lived(backend, shop, everything)]
+
+
+def lived(backend: Backend, shop: Shop, everything: Everything) -> list[Any]:
+    touched: list[Any] = []
+    for client_id, first, second in (("minted", MINTED, OTHERS[0]), ("chosen", CHOSEN, OTHERS[1])):
+        issued = backend.create(client_id=client_id, secret=first, name="canary")
+        touched += [issued, issued.key, *issued.key.secrets, parse_basic(issued.authorization)]
+        touched += [Credentials(client_id, first), Secret(backend.hash(first))]
+        for _ in range(2):
+            assert shop.ask(issued.authorization) == {200}
+        assert shop.ask(issued.authorization, "/broken") == {500}
+        for wrong in (basic(f"{client_id}:{first}x".encode()), encode_basic("nobody", first)):
+            assert shop.ask(wrong) == {401}
+        refused: list[tuple[Callable[..., object], dict[str, Any]]] = [
+            (backend.create, {"client_id": client_id, "secret": first}),
+            (backend.create, {"client_id": "new", "secret": f"{first}\n"}),
+            (backend.create, {"client_id": "new", "secret": first * 40}),
+            (backend.create, {"client_id": "new", "secret": first, "name": "n" * 201}),
+            (backend.rotate, {"client_id": client_id, "secret": second, "overlap_s": -1}),
+            (backend.rotate, {"client_id": "nobody", "secret": first}),
+            (backend.rotate, {"client_id": client_id, "secret": first}),
+            (backend.hash, {"secret": f"{first}\0"}),
+            (encode_basic, {"client_id": "a:b", "secret": first}),
+            (encode_basic, {"client_id": "a", "secret": f"{first}\0"}),
+            (parse_basic, {"value": basic(first.encode())}),
+            (parse_basic, {"value": basic(f"{client_id}:{first}\0".encode())}),
+            (parse_basic, {"value": f"Bearer {first}".encode()}),
+        ]
+        for act, arguments in refused:
+            with pytest.raises(BasicAuthError) as error:
+                act(**arguments)
+            everything.said += [str(error.value), repr(error.value), repr(error.value.args)]
+            everything.said += traceback.format_exception(error.value)
+        rotated = backend.rotate(client_id, secret=second, overlap_s=0)
+        touched += [rotated, rotated.key, *rotated.key.secrets, backend.get(client_id)]
+        assert shop.ask(rotated.authorization) == {200}
+        assert shop.ask(issued.authorization) == {401}
+        for path in ("/", "/broken"):
+            shop.ask(rotated.authorization, path)
+    for malformed in (
+        *(basic(b"minted:" + CHANGED.encode()), f"Bearer {MINTED}", basic(MINTED.encode()), MINTED),
+        *(basic(CHOSEN.encode("latin-1", "replace")), basic(f"minted:{CHOSEN}\0".encode())),
+        *(f"{encode_basic('minted', MINTED)}, {encode_basic('minted', MINTED)}", f"Basic {MINTED}"),
+    ):
+        assert shop.ask(malformed) == {401}
+    backend.update("minted", metadata={"a": 1})
+    backend.disable("minted")
+    assert shop.ask(encode_basic("minted", OTHERS[0])) == {401}
+    backend.revoke("chosen")
+    assert shop.ask(encode_basic("chosen", OTHERS[1])) == {401}
+    return touched
+
+
+def ours() -> Iterable[object]:
+    """Every object of this package that is alive."""
+    return [
+        each
+        for each in gc.get_objects()
+        if type(each).__module__.partition(".")[0] == "basicauth_mw" and not isinstance(each, type)
+    ]
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "sqlite":
+            return f"sqlite:///{tmp_path / 'keys.db'}"
+        case "redis":
+            return str(request.getfixturevalue("redis_url"))
+        case _:
+            return "memory:"
+
+
+def test_no_log_error_or_repr_holds_a_secret(
+    url: str, everything: Everything, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nor a hash; in debug logs, answers, exceptions and their tracebacks, and whatever ``repr`` tells."""
+    settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(CHOSEN, MINTED))
+    backend = open_backend(url, settings=settings, create=True)
+    touched = live(backend, everything, settings=settings)
+    shown = [repr(each) for each in (*touched, *ours())] + [str(each) for each in touched]
+    hashes = {hashed for each in touched if isinstance(each, Key) for hashed in hashes_of(each)}
+    assert len(hashes) >= 4
+    out = "".join(capfd.readouterr())
+
+    text = "\n".join([*everything.said, *shown, out])
+    assert_clean(text)
+    for hashed in hashes:
+        assert hashed not in text.encode()
+    assert_clean("\n".join(everything.locals), raw_only=True)  # the header itself is the server's to hold
+    assert "broken for Principal" in text
+    assert "key.rotated" in text
+
+
+class Broken:
+    """A third party's store that raises what it has in its hands, and that is much."""
+
+    def __init__(self) -> None:
+        self.password = MINTED
+
+    def get(self, client_id: str) -> Key | None:
+        password, sent = self.password, CHOSEN
+        raise RuntimeError(f"cannot connect with {password} {sent}")
+
+
+def test_no_outage_tells_a_secret(everything: Everything, own_redis_server: RedisServer) -> None:
+    """What a store raises may hold its password; a server that is gone may be in the middle of anything."""
+    url = own_redis_server.url().replace("redis://", f"redis://:{quote(CHOSEN, safe='')}@")
+    settings = Settings(throttle="", backend_deadline_s=0.3)
+    backend = open_backend(url, settings=settings)
+    own_redis_server.stop()
+    for store in (backend, Broken()):
+        with Shop(store, settings, everything) as shop:
+            for secret in CANARIES:
+                assert shop.ask(encode_basic("ci", secret)) == {503}
+            everything.said += [repr(shop.asgi), repr(shop.wsgi), repr(store)]
+    for act in (lambda: backend.create(secret=CHOSEN), lambda: backend.rotate("ci", secret=MINTED)):
+        with pytest.raises(BasicAuthError) as error:
+            act()
+        everything.said += [str(error.value), repr(error.value), *traceback.format_exception(error.value)]
+
+    assert any("cannot be asked" in line for line in everything.said)
+    assert_clean("\n".join(everything.said))
+    assert_clean("\n".join(everything.locals), raw_only=True)
+
+
+# --- what is on disk and on the wire
+
+
+def test_no_sqlite_file_holds_a_secret(tmp_path: Path, everything: Everything) -> None:
+    """Neither the file nor its log, while it is open and after it was closed."""
+    file = tmp_path / "keys.db"
+    settings = Settings(throttle="", pepper=(CHOSEN,))
+    seen = b""
+    with open_backend(f"sqlite:///{file}", settings=settings, create=True) as backend:
+        live(backend, everything, settings=settings)
+        backend.delete("chosen")
+        backend.get("minted")
+        (hashed,) = hashes_of(backend.get("minted") or Key(""))
+        seen = b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir()))
+        assert hashed in seen, "what is stored is in the files that were read"
+        assert_clean(seen)
+    assert_clean(b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir())))
+
+
+class Wiretap:
+    """Everything that a Redis server is told, from MONITOR."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._connection = socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S)
+        self._connection.sendall(b"MONITOR\r\n")
+        assert self._connection.recv(5) == b"+OK\r\n"
+        self.heard = b""
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        with suppress(OSError):
+            while octets := self._connection.recv(65536):
+                self.heard += octets
+
+    def close(self) -> None:
+        self._connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join(LIMIT_S)
+        self._connection.close()
+
+
+def test_no_redis_dump_holds_a_secret(everything: Everything) -> None:
+    """Nor what it is told, its slow log, or its file."""
+    import redis
+
+    with (
+        RedisServer("--rdbcompression", "no", "--slowlog-log-slower-than", "0") as server,
+        ExitStack() as stack,
+    ):
+        tap = Wiretap(server)
+        stack.callback(tap.close)
+        settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(CHOSEN,))
+        backend = stack.enter_context(open_backend(server.url(), settings=settings))
+        live(backend, everything, settings=settings)
+        (hashed,) = hashes_of(backend.get("minted") or Key(""))
+        client = stack.enter_context(redis.Redis(port=server.port))
+        client.slowlog_get(1000)
+        dumps = b"".join(client.dump(name) or b"" for name in client.scan_iter(count=1000))
+        client.save()
+        file = Path(client.config_get("dir")["dir"], client.config_get("dbfilename")["dbfilename"])
+        saved = file.read_bytes()
+        slow = repr(client.slowlog_get(1000))
+        client.echo("the end")
+        wait_until(lambda: b"the end" in tap.heard)
+
+        assert hashed in dumps
+        assert hashed in saved
+        assert hashed in tap.heard
+        for octets in (dumps, saved, slow, tap.heard):
+            assert_clean(octets)
+
+
+# --- processes
+
+
+class Watched:
+    """A process whose arguments and environment are read again and again for as long as it runs.
+
+    Attributes:
+        seen: What /proc told of it and of its children, and how often.
+        looks: How often.
+    """
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None, **options: Any) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
+        self.process = subprocess.Popen(
+            arguments, cwd=ROOT, env={**inherited, **(env or {})}, start_new_session=True, **options
+        )
+        self.seen: set[bytes] = set()
+        self.looks = 0
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while self.process.poll() is None:
+            for folder in self._folders():
+                for name in ("cmdline", "environ"):
+                    with suppress(OSError):
+                        self.seen.add((folder / name).read_bytes())
+            self.looks += 1
+            time.sleep(0.002)
+
+    def _folders(self) -> list[Path]:
+        folder = Path("/proc", str(self.process.pid))
+        children = ""
+        with suppress(OSError):
+            children = (folder / "task" / folder.name / "children").read_text()
+        return [folder, *(Path("/proc", child) for child in children.split())]
+
+    def communicate(self, stdin: bytes | None = None) -> tuple[bytes, bytes]:
+        out, err = self.process.communicate(stdin, timeout=LIMIT_S)
+        self._thread.join(LIMIT_S)
+        assert self.looks > 3
+        assert_clean(b"".join(self.seen))
+        return out or b"", err or b""
+
+
+def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
+    """To who makes it, and to who asks for it in another form; never to ``ps``, and never a hash."""
+    url = f"sqlite:///{tmp_path / 'keys.db'}"
+    export = tmp_path / "export.jsonl"
+    sheet = tmp_path / "keys.csv"
+    sheet.write_text(f'other,{OTHERS[0]}\nbad id:,{MINTED}\nmistyped,{CHANGED}\ntoo,many,"{CHOSEN}"\n')
+    sheet.chmod(0o600)
+    said = b""
+
+    def run(
+        *arguments: str, stdin: str | None = None, status: int = 0, shows: bool = False
+    ) -> tuple[bytes, bytes]:
+        nonlocal said
+        pipe = subprocess.PIPE
+        child = Watched(
+            *COMMAND, *arguments, env={"BASICAUTH_BACKEND": url}, stdin=pipe, stdout=pipe, stderr=pipe
+        )
+        out, err = child.communicate((stdin or "").encode())
+        assert child.process.returncode == status, (arguments, err)
+        assert not HASH.search((out + err).decode())
+        said += err if shows else out + err
+        return out, err
+
+    for client_id, secret, second in (("minted", MINTED, OTHERS[0]), ("chosen", CHOSEN, OTHERS[1])):
+        out, _ = run("keys", "create", "--client-id", client_id, "--secret-stdin", stdin=secret, shows=True)
+        assert core(secret) in out.decode()
+        run("keys", "create", "--client-id", client_id, "--secret-stdin", stdin=secret, status=1)
+        run("keys", "create", "--client-id", "a:b", "--secret-stdin", stdin=secret, status=1)
+        run("keys", "create", "--secret-stdin", stdin=f"{secret}\0", status=1)
+        out, _ = run(
+            *("keys", "rotate", client_id, "--overlap", "0", "--secret-stdin", "--json"),
+            stdin=second,
+            shows=True,
+        )
+        assert json.loads(out)["secret"] == second
+        run("keys", "rotate", client_id, "--secret-stdin", stdin=second, status=1)
+        run("token", "encode", client_id, "--secret-stdin", stdin=second, shows=True)
+        run("token", "encode", "a:b", "--secret-stdin", stdin=second, status=1)
+        run("curl", "http://127.0.0.1/", client_id, "--secret-stdin", stdin=second, shows=True)
+        run("keys", "show", client_id)
+        run("keys", "update", client_id, "--name", "canary", "--json")
+        run("keys", "disable", client_id)
+        run("keys", "enable", client_id, "--json")
+    run("keys", "list")
+    run("keys", "list", "--json")
+    run("check")
+    run("keys", "export", str(export))
+    run("keys", "import", str(sheet), status=1)
+    run("keys", "import", str(sheet), "--json", status=1)
+    run("keys", "import", str(export))
+    run("keys", "revoke", "minted", "--yes")
+    run("keys", "delete", "chosen", "--yes")
+
+    assert_clean(said)
+    assert HASH.search(export.read_text())
+    assert_clean(export.read_bytes())
+    sheet.unlink()
+    assert_clean(b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir())))
+
+
+STRANGE = """
+class Strange:
+    blocking = True
+    def __init__(self, url): self.held = {held!r}
+    def get(self, client_id): raise RuntimeError(self.held)
+    def put(self, record, expect_version): raise RuntimeError(self.held)
+    def delete(self, client_id): raise RuntimeError(self.held)
+    def scan(self, prefix, after, limit): raise RuntimeError(self.held)
+    def changes(self, since): raise RuntimeError(self.held)
+    def close(self): pass
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("keys", "create", "--secret-stdin"), ("keys", "rotate", "ci", "--secret-stdin"), ("check",)],
+    ids=["create", "rotate", "check"],
+)
+def test_no_crash_of_the_command_line_shows_a_secret(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """One line and status 1, without the traceback and the local variables that rich would print."""
+    (tmp_path / "strange_store.py").write_text(STRANGE.format(held=MINTED))
+    distribution = tmp_path / "strange_store-1.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: strange-store\nVersion: 1\n")
+    (distribution / "entry_points.txt").write_text(
+        "[basicauth_mw.backends]\nstrange = strange_store:Strange\n"
+    )
+    pipe = subprocess.PIPE
+    child = Watched(
+        *COMMAND,
+        *arguments,
+        env={"BASICAUTH_BACKEND": "strange:", "PYTHONPATH": str(tmp_path), "FORCE_COLOR": "1"},
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+    )
+    out, err = child.communicate(CHOSEN.encode())
+
+    assert child.process.returncode == 1
+    assert out + err
+    assert b"Traceback" not in out + err
+    assert_clean(out + err)
+
+
+# A server that tells all that it can tell: debug levels everywhere, asyncio's and Python's debug modes.
+DEBUGGED = """
+import faulthandler, logging, sys
+logging.basicConfig(level=logging.NOTSET, stream=sys.stderr)
+from basicauth_mw.asgi import BasicAuthMiddleware
+
+async def shop(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["path"] == "/broken":
+        raise RuntimeError("broken")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+app = BasicAuthMiddleware(shop, throttle="")
+"""
+
+
+def test_no_debugged_server_tells_a_secret(tmp_path: Path) -> None:
+    """Its log at the lowest level, its arguments, its environment, and what it says when it is killed."""
+    (tmp_path / "shop.py").write_text(DEBUGGED)
+    url = f"sqlite:///{tmp_path / 'keys.db'}"
+    with open_backend(url, settings=Settings(), create=True) as backend:
+        for client_id, secret in (("minted", MINTED), ("chosen", CHOSEN)):
+            backend.create(client_id=client_id, secret=secret)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        server = Watched(
+            *(sys.executable, "-X", "dev", "-X", "faulthandler", "-m", "uvicorn", "shop:app"),
+            *(f"--port={port}", "--log-level=trace", f"--app-dir={tmp_path}"),
+            env={"BASICAUTH_BACKEND": url, "PYTHONASYNCIODEBUG": "1"},
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            wait_until(lambda: listens(port) or server.process.poll() is not None)
+
+            def ask(authorization: str, path: str = "/") -> int:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
+                connection.request("GET", path, headers={"Authorization": authorization})
+                status = connection.getresponse().status
+                connection.close()
+                return status
+
+            for client_id, secret in (("minted", MINTED), ("chosen", CHOSEN)):
+                right = encode_basic(client_id, secret)
+                assert [ask(right), ask(right), ask(right, "/broken")] == [200, 200, 500]
+                assert ask(encode_basic("nobody", secret)) == 401
+                assert ask(basic(f"{client_id}:{secret}x".encode())) == 401
+                assert ask(f"Bearer {quote(secret)}") == 401
+            assert ask(basic(f"minted:{CHANGED}".encode())) == 401
+            (tmp_path / "keys.db").write_bytes(b"damaged" * 1000)
+            assert ask(encode_basic("nobody", MINTED)) in (401, 503)
+        finally:
+            server.process.send_signal(signal.SIGABRT)
+            server.communicate()
+
+    said = log.read_bytes()
+    for expected in (b"RuntimeError: broken", b"auth.refused", b"Fatal Python error: Aborted", b"TRACE"):
+        assert expected in said
+    assert_clean(said)
+    assert_clean(b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir()) if path.is_file()))
