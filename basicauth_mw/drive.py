@@ -154,7 +154,8 @@ class Performer:
         """
         question = partial(self._lookup, client_id, ends_at)
         try:
-            self._open_feed(ends_at)
+            if self._feed is not None and not self._feed.is_open:
+                self._open_feed(self._feed, ends_at)
             answer = (
                 question() if flight is None else self._flights.ask((client_id, flight), question, ends_at)
             )
@@ -165,7 +166,8 @@ class Performer:
     async def alookup(self, client_id: str, ends_at: float, flight: object = None) -> Key | None:
         """``lookup`` for an event loop. Suspends only if the store has to wait."""
         try:
-            await self._aopen_feed(ends_at)
+            if self._feed is not None and not self._feed.is_open:
+                await self._aopen_feed(self._feed, ends_at)
             answer = self._at_once(client_id)
             if answer is _NOT_AT_ONCE:
                 question = partial(self._alookup, client_id, ends_at)
@@ -229,22 +231,18 @@ class Performer:
             return await self._aask(partial(self._blocking_get, client_id, ends_at), ends_at)
         return await _within(ends_at, self._aget(client_id))
 
-    def _open_feed(self, ends_at: float) -> None:
+    def _open_feed(self, feed: Feed, ends_at: float) -> None:
         """Before the first look-up: what it finds may be remembered, so its changes must be heard of."""
-        feed = self._feed
-        if feed is not None and not feed.is_open:
-            if feed.may_wait:
-                self._ask(feed.open, ends_at)
-            else:
-                feed.open()
+        if feed.may_wait:
+            self._ask(feed.open, ends_at)
+        else:
+            feed.open()
 
-    async def _aopen_feed(self, ends_at: float) -> None:
-        feed = self._feed
-        if feed is not None and not feed.is_open:
-            if feed.may_wait:
-                await self._aask(feed.open, ends_at)
-            else:
-                feed.open()
+    async def _aopen_feed(self, feed: Feed, ends_at: float) -> None:
+        if feed.may_wait:
+            await self._aask(feed.open, ends_at)
+        else:
+            feed.open()
 
     def _blocking_get(self, client_id: str, ends_at: float) -> object:
         if self._get is not None:
