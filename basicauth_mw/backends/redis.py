@@ -1,69 +1,68 @@
-"""``redis:`` - keys in one Redis server, 6.2 and up.
+"""``redis:`` - keys in Redis, 6.2 and up: in one server, behind Sentinels, or in a cluster.
 
-A key is a string, ``<prefix>:1:{<client id>}``. Beside them are ``<prefix>:1:index`` (a sorted set of ids,
-all of score 0, so ordered by octets), ``<prefix>:1:changes`` (a stream) and ``<prefix>:1:facts`` (a hash);
-the brace keeps ids and these names apart. A change is one script, so nobody sees half of it.
+A key is a string, ``<prefix>:1:{<client id>}``; when its secrets were used last is in a hash of that name
+with ``:used`` behind it: the microsecond in which a secret was made, and the minute of its use, since the
+epoch. Beside them are ``<prefix>:1:index`` (a sorted set of ids, all of score 0, so ordered by octets),
+``<prefix>:1:changes`` (a stream) and ``<prefix>:1:facts`` (a hash); the brace keeps ids and these names
+apart.
 """
 
 from __future__ import annotations
 
 import re
 import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .._extras import require
 from .._fork import after_fork
 from ..errors import BackendUnavailable, ConfigurationError, UnreadableRecord
-from ..hashing import is_slow
 from ._codec import dump_key, load_key
-from ._redis_lines import LoopLines, ThreadLine, unavailable
+from ._redis_cluster import Cluster
+from ._redis_lines import LoopLines, ThreadLines
+from ._redis_replies import unavailable
+from ._redis_sentinel import ToMaster
 from ._redis_url import parse_url
+from ._redis_ways import Direct, OneServer
+from ._redis_writes import CHANGES_KEPT, InOnePlace, Names, Spread, Swap, holds_slow
 from ._threads import PerThread
-from .base import Changes
+from .base import Changes, Use
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ..model import Key
-    from ._redis_lines import Command
+    from ._redis_url import Target
+    from ._redis_ways import Command, Router
 
 T = TypeVar("T")
 
 _driver = require("redis.connection", extra="redis")
 _adriver = require("redis.asyncio.connection", extra="redis")
 
-CHANGES_KEPT: Final = 10_000
-
 _ADMIN_TIMEOUT_S: Final = 5.0
+_BATCH: Final = 1000
+_CONFIG: Final = ("maxmemory-policy", "save", "appendonly")
 _NO_CHANGE_YET: Final = "0-0"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MINUTE: Final = timedelta(minutes=1)
 
 _STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}")
-
-# KEYS: record, index, changes, facts. ARGV: what must be stored now (empty: nothing), what to store (empty:
-# nothing), the client id, how many changes to keep, and whether a slow hash is among what is stored.
-_SWAP: Final = """
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then
-    redis.call('DEL', KEYS[1])
-    redis.call('ZREM', KEYS[2], ARGV[3])
-else
-    redis.call('SET', KEYS[1], ARGV[2])
-    redis.call('ZADD', KEYS[2], 0, ARGV[3])
-    if ARGV[5] == '1' then redis.call('HSET', KEYS[4], 'slow', 1) end
-end
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', 'id', ARGV[3])
-return 1
-"""
 
 
 class RedisStore:
     """Keeps keys in Redis. Safe to share between threads and event loops, and across a fork.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them; ``?prefix=`` is what all
-            names of keys begin with (``basicauth``).
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them; with ``+sentinel`` or
+            ``+cluster`` behind the scheme, and several hosts, for those. ``?prefix=`` is what all names of
+            keys begin with (``basicauth``).
         deadline_s: Seconds for connecting and for each wait of a look-up.
         create: Not needed: there is nothing to make.
 
@@ -73,49 +72,50 @@ class RedisStore:
     """
 
     def __init__(self, url: str, *, deadline_s: float = 1.0, create: bool = False) -> None:
-        url, prefix = parse_url(url)
+        target = parse_url(url)
         try:
-            # RESP2 and no health checks: one round trip to be ready, and nothing comes unasked.
-            options = {**_driver.parse_url(url), "protocol": 2, "decode_responses": False}
-            aoptions = {**_adriver.parse_url(url), "protocol": 2, "decode_responses": False}
-            connect = partial(ThreadLine, options.pop("connection_class", _driver.Connection), options)
-            aconnect = partial(
-                aoptions.pop("connection_class", _adriver.Connection),
-                socket_connect_timeout=deadline_s,
-                socket_timeout=None,  # a batch has one time limit for all of it
-                **aoptions,
-            )
-            connect(deadline_s).close()  # makes the driver look at the options, and connects nothing
+            # Makes the driver look at the options, and connects nothing.
+            connect, aconnect = _connector(_driver, target.url), _connector(_adriver, target.url)
+            connect(**target.sentinel_login)
         except Exception as exc:
             # Its text may hold a part of the URL.
             raise ConfigurationError(
                 f"redis-py cannot use the options of the Redis URL ({type(exc).__name__})"
             ) from None
-        self._prefix = f"{prefix}:1:".encode()
-        self._index = self._prefix + b"index"
-        self._changes = self._prefix + b"changes"
-        self._facts = self._prefix + b"facts"
+        self._names = Names(target.prefix)
+        self._changer = Spread(self._names) if target.form == "cluster" else InOnePlace(self._names)
         self._deadline_s = deadline_s
         self._aconnect = aconnect
-        self._lines: PerThread[ThreadLine] = PerThread(partial(connect, deadline_s))
-        self._admin_lines: PerThread[ThreadLine] = PerThread(partial(connect, _ADMIN_TIMEOUT_S))
+        self._router = _router(target, deadline_s)
+        self._lines: PerThread[ThreadLines] = PerThread(
+            partial(ThreadLines, self._router, connect, deadline_s)
+        )
+        self._admin_lines: PerThread[ThreadLines] = PerThread(
+            partial(ThreadLines, self._router, connect, _ADMIN_TIMEOUT_S)
+        )
         self._start()
         after_fork(self._forget)
 
     # --- looking up
 
     def get(self, client_id: str, /) -> Key | None:
-        name = self._name(client_id)
-        return None if name is None else _key(self._read(("GET", name))[0], client_id)
+        octets = _octets(client_id)
+        return None if octets is None else _key(self._read(self._get(octets))[0], client_id)
 
     async def aget(self, client_id: str, /) -> Key | None:
         """``get`` over the connections of the running event loop. May be cancelled at any time."""
-        name = self._name(client_id)
-        return None if name is None else _key(await self._loop().ask(("GET", name)), client_id)
+        octets = _octets(client_id)
+        if octets is None:
+            return None
+        try:
+            (reply,) = await self._loop().ask([self._get(octets)])
+        except Exception as exc:
+            raise unavailable(exc) from None
+        return _key(reply, client_id)
 
     def holds_slow(self) -> bool:
         """Whether a slow hash was ever stored."""
-        return _answer(self._read(("HEXISTS", self._facts, "slow"))[0], int) > 0
+        return _answer(self._read(("HEXISTS", self._names.facts, "slow"))[0], int) > 0
 
     def interrupt(self, thread_id: int) -> None:
         """Cut the connection that a thread waits on, so that its call fails at once.
@@ -123,8 +123,8 @@ class RedisStore:
         Args:
             thread_id: Of a thread that is inside a call of this store, and stays there meanwhile.
         """
-        if line := self._busy.get(thread_id):
-            line.cut()
+        if lines := self._busy.get(thread_id):
+            lines.cut()
 
     # --- changing
 
@@ -133,12 +133,27 @@ class RedisStore:
         before = load_key(stored, record.client_id) if stored else None
         if (before.version if before else None) != expect_version:
             return False
-        slow = any(is_slow(secret.hash) for secret in record.secrets)
-        return self._swap(record.client_id, stored, dump_key(record).encode(), slow=slow)
+        return self._changer.swap(
+            self._do,
+            Swap(
+                octets=record.client_id.encode(),
+                stored=stored,
+                record=dump_key(record).encode(),
+                slow=holds_slow(record),
+                secrets=tuple(_microseconds(secret.created_at) for secret in record.secrets),
+            ),
+        )
+
+    def add(self, records: Sequence[Key], /) -> list[bool]:
+        """Write keys that are new. They are not announced: nobody remembers a key that was not there."""
+        made: list[bool] = []
+        for start in range(0, len(records), _BATCH):
+            made += self._changer.add(self._do, records[start : start + _BATCH])
+        return made
 
     def delete(self, client_id: str, /) -> bool:
         while stored := self._stored(client_id):
-            if self._swap(client_id, stored, b"", slow=False):
+            if self._changer.swap(self._do, Swap(client_id.encode(), stored, b"")):
                 return True
         return False
 
@@ -151,10 +166,10 @@ class RedisStore:
         while len(found) < limit:
             first = b"(" + behind if behind >= start else b"[" + start
             size = limit - len(found)
-            (ids,) = self._admin(("ZRANGEBYLEX", self._index, first, end, "LIMIT", 0, size))
+            (ids,) = self._admin(("ZRANGEBYLEX", self._names.index, first, end, "LIMIT", 0, size))
             if not _answer(ids, list):
                 break
-            records = self._admin(*(("GET", self._prefix + b"{%b}" % octets) for octets in ids))
+            records = self._admin(*map(self._get, ids))
             keys = (_key(text, _text(octets)) for octets, text in zip(ids, records, strict=True))
             found += [key for key in keys if key is not None]  # deleted meanwhile, or evicted
             if len(ids) < size:
@@ -165,9 +180,9 @@ class RedisStore:
     def changes(self, since: str | None) -> Changes:
         start = since if since is not None and _STREAM_ID.fullmatch(since) else ""
         newest, entries = self._read(
-            ("XREVRANGE", self._changes, "+", "-", "COUNT", 1),
+            ("XREVRANGE", self._names.changes, "+", "-", "COUNT", 1),
             # What came first after the other command is in the next answer too, which does no harm.
-            ("XRANGE", self._changes, start or "+", "+"),
+            ("XRANGE", self._names.changes, start or "+", "+"),
         )
         cursor = _entries(newest)[0][0] if newest else _NO_CHANGE_YET
         if since is None:
@@ -180,13 +195,37 @@ class RedisStore:
             whole = bool(found) and found.pop(0)[0] == start
         if not whole:
             return Changes(cursor, gap=True)
-        return Changes(found[-1][0] if found else start, tuple(client_id for _, client_id in found))
+        # What was announced twice in a row, before and after a change, is one.
+        client_ids = tuple(client_id for client_id, _ in groupby(map(itemgetter(1), found)))
+        return Changes(found[-1][0] if found else start, client_ids)
+
+    # --- last uses
+
+    def record_uses(self, uses: Sequence[Use], /) -> None:
+        for start in range(0, len(uses), _BATCH):
+            self._changer.note_uses(
+                self._do,
+                [
+                    (octets, _microseconds(use.secret_created_at), (use.at - _EPOCH) // _MINUTE)
+                    for use in uses[start : start + _BATCH]
+                    if (octets := _octets(use.client_id)) is not None
+                ],
+            )
+
+    def last_uses(self, client_ids: Sequence[str], /) -> list[Use]:
+        known = ((client_id, _octets(client_id)) for client_id in client_ids)
+        asked = {client_id: octets for client_id, octets in known if octets is not None}
+        replies = self._read(*(("HGETALL", self._names.used(octets)) for octets in asked.values()))
+        found: list[Use] = []
+        for client_id, reply in zip(asked, replies, strict=True):
+            found += _uses(reply, client_id)
+        return found
 
     # --- ending
 
     def close(self) -> None:
-        for line in (*self._lines.all(), *self._admin_lines.all()):
-            line.retire()
+        for lines in (*self._lines.all(), *self._admin_lines.all()):
+            lines.retire()
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -201,37 +240,17 @@ class RedisStore:
         Raises:
             BackendUnavailable: The server cannot be asked.
         """
-        names = ("maxmemory", "maxmemory-policy", "save", "appendonly")
-        config = {}
-        for name, answer in zip(
-            names, self._admin(*(("CONFIG", "GET", name) for name in names)), strict=True
-        ):
-            if isinstance(answer, list) and len(answer) == 2 and isinstance(answer[1], bytes):
-                config[name] = answer[1].decode(errors="replace")
-        found = []
-        policy = config.get("maxmemory-policy", "")
-        if policy.startswith("allkeys-"):
-            found.append(
-                (
-                    "redis_evicts",
-                    f"Redis drops keys when its memory is full (maxmemory-policy {policy})",
-                    "set maxmemory-policy to noeviction, or to a volatile policy",
-                )
-            )
-        if config.get("save") == "" and config.get("appendonly") == "no":
-            found.append(
-                (
-                    "redis_not_persistent",
-                    "Redis keeps nothing on disk: a restart loses every key",
-                    "set appendonly to yes",
-                )
-            )
-        return found
+        with self._asking(self._admin_lines.mine()) as lines:
+            answers = lines.ask_all([("CONFIG", "GET", name) for name in _CONFIG])
+        found: dict[tuple[str, str, str], None] = {}
+        for start in range(0, len(answers), len(_CONFIG)):
+            found |= dict.fromkeys(_warnings(answers[start : start + len(_CONFIG)]))
+        return list(found)
 
     # --- inside
 
     def _start(self) -> None:
-        self._busy: dict[int, ThreadLine] = {}
+        self._busy: dict[int, ThreadLines] = {}
         self._loops: dict[asyncio.AbstractEventLoop, LoopLines] = {}
 
     def _forget(self) -> object:
@@ -239,36 +258,36 @@ class RedisStore:
         self._start()
         return inherited
 
-    def _name(self, client_id: str) -> bytes | None:
-        try:
-            return self._prefix + b"{%b}" % client_id.encode()
-        except UnicodeEncodeError:  # a lone surrogate is in no id
-            return None
+    def _get(self, octets: bytes) -> Command:
+        return ("GET", self._names.record(octets))
 
     def _stored(self, client_id: str) -> bytes:
-        (stored,) = self._admin(("GET", self._prefix + b"{%b}" % client_id.encode()))
+        (stored,) = self._admin(self._get(client_id.encode()))
         return b"" if stored is None else _answer(stored, bytes)
 
-    def _swap(self, client_id: str, stored: bytes, record: bytes, *, slow: bool) -> bool:
-        octets = client_id.encode()
-        names = (self._prefix + b"{%b}" % octets, self._index, self._changes, self._facts)
-        values = (stored, record, octets, CHANGES_KEPT, int(slow))
-        # Never asked twice: when the answer is lost, it may have been done.
-        answers = self._ask(self._admin_lines.mine(), [("EVAL", _SWAP, 4, *names, *values)], again=False)
-        return _answer(answers[0], int) == 1
-
     def _read(self, *commands: Command) -> list[Any]:
-        return self._ask(self._lines.mine(), commands)
+        with self._asking(self._lines.mine()) as lines:
+            return lines.ask(commands)
 
     def _admin(self, *commands: Command) -> list[Any]:
-        return self._ask(self._admin_lines.mine(), commands)
+        with self._asking(self._admin_lines.mine()) as lines:
+            return lines.ask(commands)
 
-    def _ask(self, line: ThreadLine, commands: Sequence[Command], *, again: bool = True) -> list[Any]:
+    def _do(self, commands: Iterable[Command], *, again: bool = True) -> list[Any]:
+        with self._asking(self._admin_lines.mine()) as lines:
+            replies = lines.ask(tuple(commands) if again else commands, again=again)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise _failure(reply)
+        return replies
+
+    @contextmanager
+    def _asking(self, lines: ThreadLines) -> Iterator[ThreadLines]:
         thread_id = threading.get_ident()
-        with line:
-            self._busy[thread_id] = line
+        with lines:
+            self._busy[thread_id] = lines
             try:
-                return line.ask(commands, again=again)
+                yield lines
             except Exception as exc:
                 raise unavailable(exc) from None
             finally:
@@ -283,8 +302,37 @@ class RedisStore:
         for other in list(self._loops):
             if other.is_closed():
                 self._loops.pop(other, None)
-        mine = self._loops[loop] = LoopLines(self._aconnect, self._deadline_s)
+        mine = self._loops[loop] = LoopLines(self._router, self._aconnect, self._deadline_s)
         return mine
+
+
+def _connector(driver: Any, url: str) -> partial[Any]:
+    # RESP2 and no health checks: one round trip to be ready, and nothing comes unasked.
+    options = {**driver.parse_url(url), "protocol": 2, "decode_responses": False}
+    return partial(options.pop("connection_class", driver.Connection), **options)
+
+
+def _router(target: Target, deadline_s: float) -> Router:
+    match target.form:
+        case "cluster":
+            return Cluster(target.addresses)
+        case "sentinel":
+            # Those of the master are no business of theirs.
+            options = {"username": None, "password": None, "db": 0, **target.sentinel_login}
+            return OneServer(ToMaster(target.addresses, target.service, options, deadline_s))
+        case _:
+            return OneServer(Direct())
+
+
+def _octets(client_id: str) -> bytes | None:
+    try:
+        return client_id.encode()
+    except UnicodeEncodeError:  # a lone surrogate is in no id
+        return None
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def _key(reply: object, client_id: str) -> Key | None:
@@ -295,10 +343,14 @@ def _answer(reply: Any, kind: type[T]) -> T:
     if isinstance(reply, kind):
         return reply
     if isinstance(reply, Exception):
-        if str(reply).startswith("WRONGTYPE"):
-            raise UnreadableRecord("Redis holds something of another type under one of our names") from None
-        raise unavailable(reply) from None
+        raise _failure(reply) from None
     raise BackendUnavailable(f"Redis answered with {type(reply).__name__} instead of {kind.__name__}")
+
+
+def _failure(reply: Exception) -> BackendUnavailable:
+    if "WRONGTYPE" in str(reply):
+        return UnreadableRecord("Redis holds something of another type under one of our names")
+    return unavailable(reply)
 
 
 def _entries(reply: object) -> list[tuple[str, str]]:
@@ -307,6 +359,37 @@ def _entries(reply: object) -> list[tuple[str, str]]:
         return [(entry_id.decode(), fields[1].decode()) for entry_id, fields in _answer(reply, list)]
     except (TypeError, ValueError, IndexError, AttributeError):
         raise UnreadableRecord("the stream of changes in Redis holds what was not written here") from None
+
+
+def _uses(reply: object, client_id: str) -> Iterator[Use]:
+    parts = iter(_answer(reply, list))
+    try:
+        for secret, minute in zip(parts, parts, strict=True):
+            yield Use(client_id, _EPOCH + int(secret) * _MICROSECOND, _EPOCH + int(minute) * _MINUTE)
+    except (ValueError, OverflowError):
+        raise UnreadableRecord(f"the uses of {client_id!r} in Redis cannot be read") from None
+
+
+def _warnings(answers: Sequence[object]) -> Iterator[tuple[str, str, str]]:
+    """Of one server, whose answers to CONFIG GET are given."""
+    config = {
+        name: answer[1].decode(errors="replace")
+        for name, answer in zip(_CONFIG, answers, strict=True)
+        if isinstance(answer, list) and len(answer) == 2 and isinstance(answer[1], bytes)
+    }
+    policy = config.get("maxmemory-policy", "")
+    if policy.startswith("allkeys-"):
+        yield (
+            "redis_evicts",
+            f"Redis drops keys when its memory is full (maxmemory-policy {policy})",
+            "set maxmemory-policy to noeviction, or to a volatile policy",
+        )
+    if config.get("save") == "" and config.get("appendonly") == "no":
+        yield (
+            "redis_not_persistent",
+            "Redis keeps nothing on disk: a restart loses every key",
+            "set appendonly to yes",
+        )
 
 
 def _text(octets: bytes) -> str:

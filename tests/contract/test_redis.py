@@ -10,20 +10,24 @@ import socket
 import threading
 import time
 from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 
-from basicauth_mw.backends.redis import CHANGES_KEPT, RedisStore
+from basicauth_mw.backends._redis_writes import CHANGES_KEPT
+from basicauth_mw.backends.redis import RedisStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
 from basicauth_mw.model import Key
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisCluster, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from basicauth_mw.backends._redis_lines import LoopLine
 
 DEADLINE_S = 0.3
 
@@ -52,7 +56,13 @@ def admin(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 
 def name_in(store: RedisStore, suffix: str) -> bytes:
-    return store._prefix + suffix.encode()
+    return store._names.prefix + suffix.encode()
+
+
+def line(store: RedisStore) -> LoopLine:
+    """The only one of the running event loop."""
+    (found,) = store._loop()._lines.values()
+    return found
 
 
 def run(store: RedisStore, *steps: Callable[[], Any]) -> list[Any]:
@@ -125,6 +135,7 @@ class Dribbler:
         "redis://:hunter2@h:99999/0",
         "redis://:hunter2@[::1/0",
         "redis://:hun#ter2@h/0",
+        "redis://h/0#hunter2",
         "redis://:hunter2@h/zero",
         "redis://:hunter2@h/0/1",
         "redis://:hunter2@h/0?db=1",
@@ -140,8 +151,27 @@ class Dribbler:
         "rediss://:hunter2@h/0?ssl_cert_reqs=hunter2",
         "unix://",
         "unix://host/path.sock",
-        "redis+sentinel://:hunter2@h:26379/mymaster",
-        "redis+cluster://:hunter2@h:6379",
+        "redis://:hunter2@h?ssl_cert_reqs=none",
+        "redis://:hunter2@h,i",
+        "redis+sentinel://",
+        "redis+sentinel://:hunter2@h",
+        "redis+sentinel://:hunter2@h,,i/name",
+        "redis+sentinel://:hunter2@h:26379/two words",
+        "redis+sentinel://:hunter2@h:26379/name/hunter2",
+        "redis+sentinel://:hunter2@h:26379/name/1?db=1",
+        "redis+sentinel://:hunter2@h:port/name",
+        "redis+sentinel://:hunter2@h/name?sentinel_password=a&sentinel_password=hunter2",
+        "redis+sentinel://:hunter2@h/name?ssl_cert_reqs=none",
+        "rediss+sentinel://:hunter2@h/name?ssl_cert_reqs=hunter2",
+        "redis+cluster://:hunter2@",
+        "redis+cluster://:hunter2@h:7000,",
+        "redis+cluster://:hunter2@h:7000,i:hunter2",
+        "redis+cluster://:hunter2@h/1",
+        "redis+cluster://:hunter2@h?db=1",
+        "redis+cluster://:hunter2@h/name",
+        "redis+cluster://:hunter2@h?sentinel_password=hunter2",
+        "redis+cluster://:hunter2@h?ssl_cert_reqs=none",
+        "redis+other://:hunter2@h",
     ],
 )
 def test_urls_that_are_refused(url: str) -> None:
@@ -152,10 +182,10 @@ def test_urls_that_are_refused(url: str) -> None:
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster"])
-def test_what_is_not_supported_is_said(scheme: str) -> None:
-    with pytest.raises(ConfigurationError, match="not supported in this release"):
-        RedisStore(f"{scheme}://h:26379/mymaster")
+def test_all_problems_of_a_url_are_told_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        RedisStore("redis+sentinel://h,,i/a b/x?ssl_cert_reqs=none&prefix=&db=x&nope=1&db=y")
+    assert len(caught.value.problems) == 10
 
 
 @pytest.mark.parametrize(
@@ -168,6 +198,12 @@ def test_what_is_not_supported_is_said(scheme: str) -> None:
         "unix:///tmp/redis.sock",
         "unix://user:pass@/tmp/redis.sock?db=1&prefix=x",
         "redis://[::1]:6379/0",
+        "redis+sentinel://h/mymaster",
+        "redis+sentinel://user:p%40ss%2C%2F@h:1,[::1]:2,i/my-master.1/3?prefix=x&sentinel_password=p%40ss",
+        "rediss+sentinel://h/mymaster?ssl_cert_reqs=none&ssl_check_hostname=false&sentinel_username=u",
+        "redis+cluster://h",
+        "redis+cluster://user:p%40ss%2C%2F@h:7000,[::1]:7001,i/?prefix=x",
+        "REDISS+CLUSTER://h:7000,i:7001/0?ssl_cert_reqs=required",
     ],
 )
 def test_urls_that_are_taken(url: str) -> None:
@@ -179,7 +215,7 @@ def test_urls_that_are_taken(url: str) -> None:
 
 def test_the_driver_reads_the_password_as_it_was_written() -> None:
     store = RedisStore("redis://us%25er:p%40s%20s%2F%23%25@h:1/3?prefix=x")
-    connection: Any = store._lines.mine()._connection
+    connection: Any = store._lines.mine()._connect()
     assert (connection.username, connection.password) == ("us%er", "p@s s/#%")
     assert (connection.host, connection.port, connection.db) == ("h", 1, 3)
 
@@ -201,7 +237,7 @@ def test_the_names_of_the_keys(store: RedisStore, admin: redis.Redis) -> None:
     """As documented, and no id meets one of ours."""
     for client_id in ("index", "changes", "facts", "}", "{"):
         assert store.put(Key(client_id), None)
-    prefix = store._prefix.decode()
+    prefix = store._names.prefix.decode()
     names = {name.decode().removeprefix(prefix) for name in admin.scan_iter(f"{prefix}*")}
     assert names == {"index", "changes", "{id}", "{index}", "{changes}", "{facts}", "{}}", "{{}"}
 
@@ -217,6 +253,21 @@ def test_junk_among_our_names_is_an_outage(store: RedisStore, admin: redis.Redis
     admin.set(name_in(store, "facts"), "x")
     with pytest.raises(UnreadableRecord):
         store.holds_slow()
+
+
+def test_junk_among_the_uses(store: RedisStore, admin: redis.Redis) -> None:
+    """Cannot be read, and is no reason not to change or delete the key."""
+    used = name_in(store, "{id}:used")
+    for field, value in (("x", "1"), ("1", "x"), ("9" * 30, "1"), ("1", "9" * 30)):
+        admin.delete(used)
+        admin.hset(used, field, value)
+        with pytest.raises(UnreadableRecord):
+            store.last_uses(["id"])
+        stored = store.get("id")
+        assert stored is not None
+        assert store.put(replace(stored, version=stored.version + 1), stored.version)
+    assert store.delete("id")
+    assert not admin.exists(used)
 
 
 def test_metadata_of_one_look_up_are_not_those_of_the_next(store: RedisStore) -> None:
@@ -397,6 +448,20 @@ def test_a_cluster_node_is_an_outage() -> None:
         assert [type(outcome) for outcome in both(store)] == [BackendUnavailable] * 2
 
 
+def test_a_node_of_a_working_cluster_is_an_outage(redis_cluster: RedisCluster) -> None:
+    """For what is elsewhere, and the remedy is told."""
+    (node, *_) = redis_cluster.nodes
+    elsewhere = next(
+        name
+        for name in (f"k{number}" for number in range(99))
+        if redis_cluster.node_of(b"basicauth:1:{%b}" % name.encode()) is not node
+    )
+    with closing(RedisStore(f"redis://127.0.0.1:{node.port}", deadline_s=5)) as store:
+        for outcome in run(store, lambda: store.get(elsewhere), lambda: store.aget(elsewhere)):
+            assert isinstance(outcome, BackendUnavailable)
+            assert "redis+cluster://" in str(outcome)
+
+
 @pytest.mark.parametrize(
     "sends", [b"\x00", b"+", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$-2\r\n", b"*1\r\n", b":1\r\n"]
 )
@@ -542,7 +607,7 @@ def test_event_loops_that_ended_are_let_go(store: RedisStore) -> None:
 
     async def ask() -> None:
         assert await store.aget("id") is not None
-        for connection in store._loop()._free:
+        for connection in line(store)._free:
             await connection.disconnect()  # or asyncio rightly complains of an open transport
 
     for _ in range(3):
@@ -552,17 +617,20 @@ def test_event_loops_that_ended_are_let_go(store: RedisStore) -> None:
 
 
 def test_a_loop_whose_tasks_were_all_cancelled(store: RedisStore) -> None:
-    """As some apps do; a later look-up works."""
+    """As some apps do, or closed under way; a later look-up works."""
 
     async def steps() -> None:
-        waiting = asyncio.ensure_future(store.aget("id"))
-        for rounds in range(4):
-            for _ in range(rounds):
+        for number in range(20):
+            waiting = asyncio.ensure_future(store.aget("id"))
+            for _ in range(number // 2):
                 await asyncio.sleep(0)
+            if number % 2:
+                await store.aclose()
             for task in asyncio.all_tasks() - {asyncio.current_task(), waiting}:
                 task.cancel()
-        await asyncio.wait([waiting])
-        assert await store.aget("id") is not None
+            await asyncio.wait([waiting])
+            assert await store.aget("id") is not None
+        await store.aclose()
         await store.aclose()
 
     asyncio.run(steps())
@@ -596,14 +664,16 @@ def test_interrupt_frees_a_thread(sends: bytes) -> None:
 
 
 def test_interrupt_before_there_is_a_connection(store: RedisStore) -> None:
-    """It is seen as soon as there is one, before anything is said."""
-    line = store._lines.mine()
-    line.close()
-    with line:
-        line.cut()
-        with pytest.raises(redis.ConnectionError):
-            line.ask([("PING",)], again=True)
-    assert store.get("id") is not None
+    """It is seen as soon as there is one, before anything is said; and before one is used again."""
+    lines = store._lines.mine()
+    for ready in (False, True):
+        if not ready:
+            lines.close()
+        with lines:
+            lines.cut()
+            with pytest.raises(redis.ConnectionError):
+                lines.ask([("PING",)])
+        assert store.get("id") is not None
 
 
 def test_close_waits_for_no_one() -> None:
@@ -618,13 +688,13 @@ def test_close_waits_for_no_one() -> None:
     thread = threading.Thread(target=ask)
     thread.start()
     assert dribbler.accepted.wait(10)
-    (line,) = store._lines.all()
+    (lines,) = store._lines.all()
     start = time.monotonic()
     store.close()
     assert time.monotonic() - start < 0.5
     store.interrupt(thread.ident or 0)
     thread.join(10)
-    assert line._socket() is None
+    assert not lines._open
     dribbler.close()
 
 
@@ -762,7 +832,7 @@ def test_who_asks_as_the_last_batch_ends_is_not_forgotten(own_redis_server: Redi
                     asked.append(asyncio.create_task(twice() if number == which % 4 else store.aget("x")))
                     for _ in range(10_000):  # until it is on its way, by a connection of its own
                         await asyncio.sleep(0)
-                        if not store._loop()._waiting and len(store._loop()._tasks) > number:
+                        if not line(store)._waiting and len(line(store)._tasks) > number:
                             break
                 while admin.ping() is not True:  # answered only when the pause is over, as the others are
                     pass

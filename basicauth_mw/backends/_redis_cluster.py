@@ -1,0 +1,217 @@
+"""Finds the nodes of a Redis Cluster: which slot a key is in, and who serves that slot.
+
+See the cluster specification of Redis: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, Final
+
+from .._extras import require
+from ..errors import BackendUnavailable
+from ._redis_replies import redirection
+from ._redis_ways import Direct
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Generator, Iterable, Sequence
+
+    from ._redis_url import Address
+    from ._redis_ways import Command, Steps, Way
+
+    _Answer = Generator[tuple[Direct, Iterable[Command]], list[Any] | Exception, list[Any] | Exception]
+
+_crc = require("redis.crc", extra="redis")
+
+_MAX_ROUNDS: Final = 5
+_MAP_AGE_S: Final = 0.1  # a younger map is not asked for again
+
+
+class SlotMap:
+    """Who serves which slots.
+
+    Args:
+        ranges: First slot, last slot, and who serves them.
+    """
+
+    def __init__(self, ranges: Sequence[tuple[int, int, Direct]]) -> None:
+        self._ranges = sorted(ranges, key=lambda each: each[0])
+        self._firsts = [first for first, _, _ in self._ranges]
+        self._moved: dict[int, Direct] = {}
+        self.nodes = frozenset(node for _, _, node in ranges)
+
+    def node_of(self, slot: int) -> Direct | None:
+        """Who serves a slot; None: nobody."""
+        if (moved := self._moved.get(slot)) is not None:
+            return moved
+        number = bisect_right(self._firsts, slot) - 1
+        if number < 0:
+            return None
+        _, last, node = self._ranges[number]
+        return node if slot <= last else None
+
+    def move(self, slot: int, node: Direct) -> None:
+        """Note what a redirection has told."""
+        self._moved[slot] = node
+
+
+class Cluster:
+    """Asks each command at the node that serves its key, and follows when that has changed.
+
+    Args:
+        addresses: Of some nodes, to begin with.
+    """
+
+    def __init__(self, addresses: Sequence[Address]) -> None:
+        self._seeds = tuple(Direct(address) for address in addresses)
+        self._candidates = self._seeds  # whom to ask for a map, the best first
+        self._map = SlotMap([])
+        self._is_stale = True
+        self._asked_at = float("-inf")  # when there last was an answer to what the map is
+        self.ways: frozenset[Way] = frozenset(self._seeds)
+
+    def ask(self, commands: Iterable[Command], *, again: bool = True) -> Steps:
+        commands = list(commands)
+        slots = [_crc.key_slot(_key_of(command)) for command in commands]
+        replies: list[Any] = [None] * len(commands)
+        left = list(range(len(commands)))
+        asking: dict[int, Direct] = {}  # by the number of a command: who takes it this once
+        failed: dict[Direct, Exception] = {}
+        for _ in range(_MAX_ROUNDS):
+            if self._is_stale:
+                yield from self._learn()
+            places: dict[Direct, list[int]] = {}
+            for number in left:
+                places.setdefault(asking.get(number) or self._node_of(slots[number]), []).append(number)
+            for node in places.keys() & failed.keys():
+                raise failed[node]
+            left, redirected = [], {}
+            for node, numbers in places.items():
+                outcome = yield from self._ask(node, _batch(commands, numbers, asking))
+                if isinstance(outcome, Exception):
+                    if not again:
+                        raise outcome
+                    failed[node] = outcome
+                    left += numbers
+                    continue
+                answers = iter(outcome)
+                for number in numbers:
+                    if number in asking:
+                        next(answers)
+                    reply = replies[number] = next(answers)
+                    if (sent := redirection(reply)) is None:
+                        continue
+                    left.append(number)
+                    there = _direct(sent.host, sent.port, node)
+                    if sent.once:
+                        redirected[number] = there
+                    else:
+                        self._moved(slots[number], there)
+            if not left:
+                return replies
+            asking = redirected
+        raise BackendUnavailable("the nodes of the Redis Cluster send us from one to another")
+
+    def ask_all(self, commands: Iterable[Command]) -> Steps:
+        yield from self._learn()
+        replies: list[Any] = []
+        for node in self._map.nodes:
+            outcome = yield from self._ask(node, commands)
+            if isinstance(outcome, Exception):
+                raise outcome
+            replies += outcome
+        return replies
+
+    def _node_of(self, slot: int) -> Direct:
+        if (node := self._map.node_of(slot)) is None:
+            self._is_stale = True
+            raise BackendUnavailable("no node of the Redis Cluster serves the slot of a key")
+        return node
+
+    def _moved(self, slot: int, node: Direct) -> None:
+        """Somebody else serves a slot, and knows better than others who serves which."""
+        self._map.move(slot, node)
+        self._candidates = (node, *(other for other in self._candidates if other != node))
+        self._is_stale = True
+
+    def _ask(self, node: Direct, commands: Iterable[Command]) -> _Answer:
+        """Ask one node. Where that fails, or is given up, the map may be of yesterday."""
+        answered = False
+        try:
+            outcome = yield node, commands
+            answered = not isinstance(outcome, Exception)
+            return outcome
+        finally:
+            if not answered:
+                self._candidates = (*(other for other in self._candidates if other != node), node)
+                self._is_stale = True
+
+    def _learn(self) -> Generator[tuple[Direct, Iterable[Command]], list[Any] | Exception, None]:
+        """Get a new map, unless this one is very young."""
+        if self._map.nodes and time.monotonic() < self._asked_at + _MAP_AGE_S:
+            return
+        known = self._map
+        reason: Exception = BackendUnavailable("no node of the Redis Cluster knows who serves which slots")
+        for node in self._candidates:
+            outcome = yield from self._ask(node, [("CLUSTER", "SLOTS")])
+            if self._map is not known:
+                return  # somebody else was faster
+            if isinstance(outcome, Exception):
+                reason = outcome
+            elif isinstance(outcome[0], Exception):
+                reason = _reason(outcome[0])
+            elif ranges := _ranges(outcome[0], node):
+                self._take(SlotMap(ranges))
+                return
+        self._asked_at = time.monotonic()
+        if not known.nodes:
+            raise reason
+
+    def _take(self, new: SlotMap) -> None:
+        candidates = (*self._candidates, *new.nodes)
+        self._map = new
+        self._candidates = tuple(
+            dict.fromkeys(node for node in candidates if node in new.nodes or node in self._seeds)
+        )
+        self._is_stale = False
+        self._asked_at = time.monotonic()
+        ways = new.nodes.union(self._seeds)
+        if ways != self.ways:
+            self.ways = ways
+
+
+def _key_of(command: Command) -> Any:
+    return command[3 if command[0] == "EVAL" else 1]
+
+
+def _batch(commands: Sequence[Command], numbers: Sequence[int], asking: Collection[int]) -> list[Command]:
+    batch: list[Command] = []
+    for number in numbers:
+        if number in asking:
+            batch.append(("ASKING",))
+        batch.append(commands[number])
+    return batch
+
+
+def _direct(host: str, port: int, node: Direct) -> Direct:
+    """Whom a node tells us of; without a host, it is the same one."""
+    same = node.address[0] if node.address else ""
+    return Direct((host or same, port))
+
+
+def _ranges(reply: Any, node: Direct) -> list[tuple[int, int, Direct]]:
+    """What ``CLUSTER SLOTS`` says; nothing, if it is something else."""
+    try:
+        return [
+            (first, last, _direct((master[0] or b"").decode(), int(master[1]), node))
+            for first, last, master, *_ in reply
+        ]
+    except (TypeError, ValueError, AttributeError, IndexError):
+        return []
+
+
+def _reason(error: Exception) -> Exception:
+    if "cluster support disabled" in str(error):
+        return BackendUnavailable("the Redis server is no cluster: name it by redis:// or rediss://")
+    return error

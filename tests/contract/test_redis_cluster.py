@@ -1,0 +1,841 @@
+"""What can happen to a Redis Cluster, done to a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+import secrets
+import threading
+import time
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, ResponseError
+
+from basicauth_mw.backends import Use, dump_key
+from basicauth_mw.backends._redis_cluster import Cluster, SlotMap
+from basicauth_mw.backends._redis_replies import redirection
+from basicauth_mw.backends._redis_ways import Direct
+from basicauth_mw.backends._redis_writes import Names, Spread, Swap
+from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.model import Key, Secret
+from tests.redis_server import SLOTS, RedisCluster, RedisServer, ask, find_port, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DEADLINE_S = 0.4
+SLACK_S = 0.5
+SLOW = "$2b$12$" + "A" * 53
+
+
+@pytest.fixture
+def store(redis_cluster_url: str) -> Iterator[RedisStore]:
+    with closing(RedisStore(redis_cluster_url, deadline_s=DEADLINE_S)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def own_cluster() -> Iterator[RedisCluster]:
+    """With a replica of the first node, to be hurt by one test at a time."""
+    with RedisCluster(replicas=1) as cluster:
+        yield cluster
+
+
+def on_loop(store: RedisStore, main: Any) -> Any:
+    async def all_of_it() -> Any:
+        try:
+            return await main
+        finally:
+            await store.aclose()
+
+    return asyncio.run(asyncio.wait_for(all_of_it(), 60))
+
+
+def id_at(cluster: RedisCluster, store: RedisStore, node: RedisServer) -> str:
+    """A client id whose record lies on a node."""
+    return next(
+        name
+        for name in (f"at-{number}" for number in range(10_000))
+        if cluster.node_of(store._names.record(name.encode())) is node
+    )
+
+
+def slot_of(store: RedisStore, client_id: str) -> int:
+    return int(key_slot(store._names.record(client_id.encode())))
+
+
+def in_slot(slot: int, count: int) -> list[str]:
+    found: list[str] = []
+    while len(found) < count:
+        name = secrets.token_hex(6)
+        if key_slot(name.encode()) == slot:
+            found.append(name)
+    return found
+
+
+@contextmanager
+def at_work(*works: Callable[[], None]) -> Iterator[list[BaseException]]:
+    """Repeat some works in threads of their own until the block ends; gives what they raised."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def repeat(work: Callable[[], None]) -> None:
+        try:
+            while not stop.is_set():
+                work()
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield failures
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+
+
+# --- where things are
+
+
+def test_one_client_lies_in_one_slot() -> None:
+    names = Names("basicauth")
+    for octets in (b"ci", b"{", b"a{b}c", b"a}", "日本".encode()):
+        assert key_slot(names.record(octets)) == key_slot(names.used(octets))
+
+
+def test_ids_that_leave_the_braces_empty(store: RedisStore) -> None:
+    """Redis hashes the whole name then, so that a record and its uses are apart."""
+    for client_id in ("}", "}}", "}a", "}{b}"):
+        key = Key(client_id, secrets=(Secret("x", datetime(2024, 1, 1, tzinfo=UTC)),), version=1)
+        use = Use(client_id, key.secrets[0].created_at, datetime(2031, 1, 1, 12, tzinfo=UTC))
+        assert store.put(key, None)
+        assert on_loop(store, store.aget(client_id)) == key
+        store.record_uses([use])
+        assert store.last_uses([client_id]) == [use]
+        assert store.put(replace(key, name="new", version=2), 1)
+        assert store.last_uses([client_id]) == [use]
+        assert store.delete(client_id)
+        assert store.last_uses([client_id]) == []
+
+
+def test_a_turns_look_ups_go_out_together(store: RedisStore, redis_cluster: RedisCluster) -> None:
+    """In few packets to each node, over few connections."""
+    names = [f"k{number}" for number in range(600)]
+    assert store.add([Key(name) for name in names]) == [True] * 600
+
+    def packets() -> list[int]:
+        stats = (ask(node, "INFO", "STATS").split() for node in redis_cluster.nodes)
+        return [
+            int(line.split(b":")[1]) for each in stats for line in each if b"total_reads_processed" in line
+        ]
+
+    def clients() -> int:
+        return sum(ask(node, "CLIENT", "LIST").count(b"\n") for node in redis_cluster.nodes)
+
+    async def main() -> None:
+        assert await store.aget("k0") is not None
+        before, clients_before = packets(), clients()
+        found = await asyncio.gather(*map(store.aget, names))
+        assert [key and key.client_id for key in found] == names
+        for now, then in zip(packets(), before, strict=True):
+            assert now - then < 40
+        assert clients() - clients_before <= 3 * 4
+
+    on_loop(store, main())
+
+
+def test_one_question_is_asked_once(store: RedisStore, redis_cluster: RedisCluster) -> None:
+    """However many requests of one client come at once."""
+    assert store.put(Key("id"), None)
+    node = redis_cluster.node_of(store._names.record(b"id"))
+
+    def gets() -> int:
+        stats = ask(node, "INFO", "COMMANDSTATS").split()
+        return next(int(line.split(b"calls=")[1].split(b",")[0]) for line in stats if b"cmdstat_get:" in line)
+
+    async def main() -> None:
+        assert await store.aget("id") is not None
+        before = gets()
+        assert None not in await asyncio.gather(*(store.aget("id") for _ in range(300)))
+        assert gets() - before <= 4
+
+    on_loop(store, main())
+
+
+def test_any_node_of_the_url_will_do(redis_cluster: RedisCluster) -> None:
+    for node in redis_cluster.nodes:
+        url = f"redis+cluster://127.0.0.1:{find_port()},127.0.0.1:{node.port}/?prefix={secrets.token_hex(4)}"
+        with closing(RedisStore(url, deadline_s=5)) as store:
+            assert on_loop(store, store.aget("nobody")) is None
+            assert store.add([Key(f"k{number}") for number in range(20)]) == [True] * 20
+            assert len(store.scan("", "", 100)) == 20
+
+
+def test_it_is_no_cluster(redis_server: RedisServer) -> None:
+    with closing(RedisStore(f"redis+cluster://127.0.0.1:{redis_server.port}", deadline_s=5)) as store:
+        with pytest.raises(BackendUnavailable, match="redis://"):
+            store.get("id")
+        with pytest.raises(BackendUnavailable, match="redis://"):
+            on_loop(store, store.aget("id"))
+
+
+def test_a_cluster_without_slots() -> None:
+    with (
+        RedisServer("--cluster-enabled", "yes") as server,
+        closing(RedisStore(f"redis+cluster://127.0.0.1:{server.port}", deadline_s=5)) as store,
+    ):
+        for question in (lambda: store.get("id"), lambda: on_loop(store, store.aget("id"))):
+            with pytest.raises(BackendUnavailable, match="which slots"):
+                question()
+        # All but one slot, and that of the id is not among them.
+        missing = slot_of(store, "id")
+        ask(server, "CLUSTER", "ADDSLOTS", *(slot for slot in range(SLOTS) if slot != missing))
+        ask(server, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+        wait_until(lambda: b"cluster_state:ok" in ask(server, "CLUSTER", "INFO"))
+        assert store.get("other") is None
+        with pytest.raises(BackendUnavailable, match="serves the slot"):
+            store.get("id")
+        ask(server, "CLUSTER", "ADDSLOTS", missing)
+        wait_until(lambda: _answers(store, "id"), DEADLINE_S)
+
+
+def _answers(store: RedisStore, client_id: str) -> bool:
+    try:
+        return store.get(client_id) is None
+    except BackendUnavailable:
+        return False
+
+
+def test_warnings_of_every_node(redis_cluster: RedisCluster, store: RedisStore) -> None:
+    assert [code for code, _, _ in store.warnings()] == ["redis_not_persistent"]
+    ask(redis_cluster.nodes[2], "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        assert {code for code, _, _ in store.warnings()} == {"redis_not_persistent", "redis_evicts"}
+    finally:
+        ask(redis_cluster.nodes[2], "CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+
+# --- what a change leaves behind
+
+
+class KilledError(BaseException):
+    """Whoever made the change is no more."""
+
+
+def test_who_is_killed_in_a_change_leaves_nothing_untold(store: RedisStore) -> None:
+    """At any step: what is stored can be found and its slow hashes are known of; what changed was told."""
+    names = store._names
+    for steps in range(6):
+        client_id = f"id-{steps}"
+        for old, new in ((b"", b"one"), (b"one", b"two"), (b"two", b"")):
+            cursor = store.changes(None).cursor
+            left = steps
+
+            def until_killed(commands: Any, again: bool = True) -> list[Any]:
+                nonlocal left
+                if left == 0:
+                    raise KilledError
+                left -= 1
+                return store._do(commands, again=again)
+
+            try:
+                done = Spread(names).swap(
+                    until_killed, Swap(client_id.encode(), old, new, slow=new == b"two")
+                )
+            except KilledError:
+                done = False
+            (stored,) = store._admin(("GET", names.record(client_id.encode())))
+            (entered,) = store._admin(("ZSCORE", names.index, client_id))
+            if stored is not None:
+                assert entered is not None
+            if (stored or b"") != old:
+                assert (stored or b"") == new
+                assert client_id in store.changes(cursor).client_ids
+            if stored == b"two":
+                assert store.holds_slow()
+            if not done:
+                break
+        else:
+            assert steps >= 4  # nobody was killed any more
+
+
+def test_a_change_is_told_after_it_was_made(store: RedisStore) -> None:
+    """Too: whoever was told before may have read the old record again."""
+    cursor = ""
+
+    def noting_the_moment(commands: Any, again: bool = True) -> list[Any]:
+        nonlocal cursor
+        commands = list(commands)
+        replies = store._do(commands, again=again)
+        if commands[0][0] == "EVAL" and not cursor:
+            cursor = store.changes(None).cursor
+        return replies
+
+    for old, new in ((b"", b"one"), (b"one", b"two"), (b"two", b"")):
+        cursor = ""
+        assert Spread(store._names).swap(noting_the_moment, Swap(b"id", old, new))
+        assert store.changes(cursor).client_ids == ("id",)
+
+
+def test_a_swap_that_is_lost_changes_nothing(store: RedisStore) -> None:
+    assert store.put(Key("id", version=1), None)
+    assert not Spread(store._names).swap(store._do, Swap(b"id", b"something else", b"new"))
+    assert not Spread(store._names).swap(store._do, Swap(b"id", b"something else", b""))
+    assert store.get("id") is not None
+    assert len(store.scan("", "", 9)) == 1
+
+
+def test_an_id_made_and_deleted_at_once(store: RedisStore) -> None:
+    """Between any two steps of one change another one takes place: what is stored is in the index."""
+
+    def with_a_deed_before(step: int, deed: Callable[[], Any]) -> Any:
+        steps = iter(range(step + 1))
+
+        def ask_(commands: Any, again: bool = True) -> list[Any]:
+            if next(steps, None) == step:
+                deed()
+            return store._do(commands, again=again)
+
+        return ask_
+
+    spread = Spread(store._names)
+    record = dump_key(Key("id")).encode()
+    for step in range(5):
+        make = with_a_deed_before(step, lambda: store.put(Key("id"), None))
+        assert store.put(Key("id"), None)
+        stored = store._stored("id")
+        spread.swap(make, Swap(b"id", stored, b""))
+        assert len(store.scan("", "", 9)) == (store.get("id") is not None)
+        store.delete("id")
+        for start in (
+            lambda ask_: spread.swap(ask_, Swap(b"id", b"", record)),
+            lambda ask_: spread.add(ask_, [Key("id")]),
+        ):
+            assert store.put(Key("id"), None)
+            start(with_a_deed_before(step, lambda: store.delete("id")))
+            assert len(store.scan("", "", 9)) == (store.get("id") is not None)
+            store.delete("id")
+
+
+def test_made_and_deleted_by_many(store: RedisStore) -> None:
+    """Whatever is stored in the end is in the index, too."""
+    names = [f"k{number}" for number in range(4)]
+
+    def change() -> None:
+        name = random.choice(names)
+        match random.randrange(3):
+            case 0:
+                store.put(Key(name), None)
+            case 1:
+                store.add([Key(name), Key(random.choice(names))])
+            case _:
+                store.delete(name)
+
+    for _ in range(5):
+        with at_work(*[change] * 6) as failures:
+            time.sleep(0.15)
+        assert not failures
+        stored = {name for name in names if store.get(name) is not None}
+        assert {key.client_id for key in store.scan("", "", 100)} == stored
+
+
+# --- slots that move
+
+
+class Reshard:
+    """Moves a slot as ``redis-cli`` does, in steps."""
+
+    def __init__(self, cluster: RedisCluster, slot: int) -> None:
+        self._cluster = cluster
+        self._slot = slot
+        name = next(name for name in map(b"%d".__mod__, range(10**6)) if key_slot(name) == slot)
+        self.source = cluster.node_of(name)
+        self.target = next(node for node in cluster.nodes if node is not self.source)
+        self._ids = [ask(node, "CLUSTER", "MYID") for node in (self.source, self.target)]
+
+    def begin(self) -> None:
+        ask(self.target, "CLUSTER", "SETSLOT", self._slot, "IMPORTING", self._ids[0])
+        ask(self.source, "CLUSTER", "SETSLOT", self._slot, "MIGRATING", self._ids[1])
+
+    def move(self, count: int) -> int:
+        """Move some keys; tells how many there were."""
+        names = ask(self.source, "CLUSTER", "GETKEYSINSLOT", self._slot, count)
+        if names:
+            ask(self.source, "MIGRATE", "127.0.0.1", self.target.port, "", 0, 5000, "KEYS", *names)
+        return len(names)
+
+    def end(self) -> None:
+        for node in (self.target, self.source):
+            ask(node, "CLUSTER", "SETSLOT", self._slot, "NODE", self._ids[1])
+
+
+def test_a_slot_that_is_half_moved(store: RedisStore, redis_cluster: RedisCluster) -> None:
+    """ASK, for what has moved already and for what is new; then MOVED."""
+    slot = key_slot(b"moving")
+    names = in_slot(slot, 6)
+    moved = Reshard(redis_cluster, slot)
+    assert store.add([Key(name, version=1) for name in names[:4]]) == [True] * 4
+    use = Use(names[0], datetime(2024, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, 12, tzinfo=UTC))
+
+    def all_is_well(version: int) -> None:
+        found = on_loop(store, _gather(store, names))
+        assert [key and key.client_id for key in found] == [*names[:5], None]
+        assert found == [store.get(name) for name in names]
+        for name in names[:5]:
+            assert not store.put(Key(name, version=9), None)
+            assert store.put(Key(name, version=version + 1), version)
+        store.record_uses([use])
+        assert store.last_uses(names) == [use]
+
+    moved.begin()
+    assert moved.move(2) == 2
+    assert store.put(Key(names[4], version=1), None)
+    all_is_well(1)
+    while moved.move(10):
+        pass
+    all_is_well(2)
+    moved.end()
+    all_is_well(3)
+    all_is_well(4)
+
+
+async def _gather(store: RedisStore, names: list[str]) -> list[Key | None]:
+    return list(await asyncio.gather(*map(store.aget, names)))
+
+
+def test_moving_slots_loses_nothing(store: RedisStore, redis_cluster: RedisCluster) -> None:
+    """While every kind of work goes on: no error, no key that is missing, no change that is lost."""
+    slots = [key_slot(b"%d" % number) for number in range(3)]
+    counters = [name for slot in slots for name in in_slot(slot, 3)]
+    others = [name for slot in slots for name in in_slot(slot, 20)]
+    assert store.add([Key(name, version=0) for name in counters + others]) == [True] * 69
+    counted = dict.fromkeys(counters, 0)
+    made: list[str] = []
+
+    def read() -> None:
+        for name in others:
+            assert store.get(name) is not None
+
+    def read_on_a_loop() -> None:
+        async def main() -> None:
+            for _ in range(20):
+                assert None not in await _gather(store, others)
+
+        on_loop(store, main())
+
+    def count() -> None:
+        name = random.choice(counters)
+        key = store.get(name)
+        assert key is not None
+        assert store.put(replace(key, version=key.version + 1), key.version)  # nobody else does
+        counted[name] += 1
+
+    def make() -> None:
+        new = in_slot(random.choice(slots), 1)
+        assert store.add([Key(new[0])]) == [True]
+        made.extend(new)
+
+    with at_work(read, read_on_a_loop, count, make) as failures:
+        for slot in slots:
+            moved = Reshard(redis_cluster, slot)
+            time.sleep(0.1)
+            moved.begin()
+            while moved.move(3):
+                time.sleep(0.01)
+            time.sleep(0.05)
+            while moved.move(10):
+                pass
+            moved.end()
+        time.sleep(0.1)
+    assert failures == []
+    assert {name: store.get(name).version for name in counters} == counted  # type: ignore[union-attr]
+    assert min(len(made), *counted.values()) > 0
+    assert {key.client_id for key in store.scan("", "", 10**5)} == {*counters, *others, *made}
+
+
+# --- nodes that are silent, or gone
+
+
+def test_a_frozen_node(store: RedisStore, redis_cluster: RedisCluster) -> None:
+    """Its slots are an outage within the time limit; all others work meanwhile, and it does later."""
+    frozen = redis_cluster.nodes[0]
+    lost, fine = (id_at(redis_cluster, store, node) for node in redis_cluster.nodes[:2])
+    assert store.add([Key(lost), Key(fine)]) == [True, True]
+
+    async def main() -> None:
+        assert None not in await _gather(store, [lost, fine])
+        frozen.freeze()
+        try:
+            start = time.monotonic()
+            asked = [asyncio.ensure_future(store.aget(lost)) for _ in range(20)]
+            assert None not in await asyncio.gather(*(store.aget(fine) for _ in range(20)))
+            assert time.monotonic() - start < DEADLINE_S
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {BackendUnavailable}
+            assert time.monotonic() - start < DEADLINE_S + SLACK_S
+            # Given up by the caller, and nobody gets its answer.
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await store.aget(lost)
+            assert await store.aget(fine) is not None
+            start = time.monotonic()
+            with pytest.raises(BackendUnavailable):
+                store.get(lost)
+            assert time.monotonic() - start < DEADLINE_S + SLACK_S
+            assert store.get(fine) is not None
+        finally:
+            frozen.thaw()
+        assert store.get(lost) == await store.aget(lost) is not None
+
+    on_loop(store, main())
+
+
+def test_a_frozen_node_holds_no_thread(store: RedisStore, redis_cluster: RedisCluster) -> None:
+    """Whoever is interrupted does not go on to ask others."""
+    frozen = redis_cluster.nodes[0]
+    lost = id_at(redis_cluster, store, frozen)
+    outcomes: list[BaseException] = []
+    with closing(RedisStore(redis_cluster.url("x"), deadline_s=20)) as patient:
+        assert patient.get("warm") is None
+
+        def wait() -> None:
+            try:
+                patient._read(("GET", store._names.record(lost.encode())))
+            except BaseException as exc:
+                outcomes.append(exc)
+
+        frozen.freeze()
+        try:
+            thread = threading.Thread(target=wait)
+            thread.start()
+            wait_until(lambda: thread.ident in patient._busy)
+            time.sleep(0.05)
+            start = time.monotonic()
+            patient.interrupt(thread.ident or 0)
+            thread.join(10)
+            assert time.monotonic() - start < 2
+        finally:
+            frozen.thaw()
+    assert [type(exc) for exc in outcomes] == [BackendUnavailable]
+
+
+def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) -> None:
+    """Its slots are an outage at once, for reads and for writes, and no others; then all is as it was."""
+    killed, *others, replica = own_cluster.nodes
+    # A prefix for which index, changes and facts are elsewhere.
+    prefix = next(
+        prefix
+        for prefix in (f"p{number}" for number in range(10_000))
+        if all(
+            own_cluster.node_of(name) in others
+            for name in (Names(prefix).index, Names(prefix).changes, Names(prefix).facts)
+        )
+    )
+    with closing(RedisStore(own_cluster.url(prefix), deadline_s=DEADLINE_S)) as store:
+        lost, fine = (id_at(own_cluster, store, node) for node in (killed, others[0]))
+        assert store.add([Key(lost, version=1), Key(fine, version=1)]) == [True, True]
+        assert ask(killed, "WAIT", 1, 5000) == 1
+
+        async def main() -> None:
+            assert None not in await _gather(store, [lost, fine])
+            killed.stop()
+            start = time.monotonic()
+            outcomes = await asyncio.gather(*map(store.aget, [lost, fine] * 20), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [BackendUnavailable, Key] * 20
+            with pytest.raises(BackendUnavailable):
+                store.get(lost)
+            with pytest.raises(BackendUnavailable):
+                store.put(Key(lost, version=2), 1)
+            with pytest.raises(BackendUnavailable):
+                store.add([Key(fine + "new"), Key(lost)])
+            assert store.put(Key(fine, version=2), 1)
+            with pytest.raises(BackendUnavailable):
+                store.warnings()
+            assert time.monotonic() - start < DEADLINE_S + SLACK_S
+
+            ask(replica, "CLUSTER", "FAILOVER", "TAKEOVER")
+            wait_until(lambda: own_cluster.node_of(store._names.record(lost.encode())) is replica)
+            end = time.monotonic() + 5
+            while isinstance((await asyncio.gather(store.aget(lost), return_exceptions=True))[0], Exception):
+                assert time.monotonic() < end
+            # In one turn, and without an error for any of them.
+            assert None not in await asyncio.gather(*map(store.aget, [lost, fine] * 20))
+            assert store.get(lost) is not None
+            assert store.put(Key(lost, version=2), 1)
+            assert store.delete(lost)
+
+        on_loop(store, main())
+
+
+def test_without_a_place_for_its_announcement_nothing_changes(own_cluster: RedisCluster) -> None:
+    """The node of the stream is silent: a change is refused before anything is changed."""
+    silent, other = own_cluster.nodes[1:3]
+    prefix = next(
+        prefix
+        for prefix in (f"p{number}" for number in range(10_000))
+        if own_cluster.node_of(Names(prefix).changes) is silent
+    )
+    with closing(RedisStore(own_cluster.url(prefix), deadline_s=DEADLINE_S)) as store:
+        client_id = id_at(own_cluster, store, other)
+        assert store.put(Key(client_id, version=1), None)
+        silent.freeze()
+        thread = threading.Timer(1, silent.thaw)
+        try:
+            for change in (
+                lambda: store.put(Key(client_id, version=2), 1),
+                lambda: store.delete(client_id),
+            ):
+                lines = store._admin_lines.mine()
+                lines._timeout_s = DEADLINE_S
+                lines.close()
+                with pytest.raises(BackendUnavailable):
+                    change()
+                found = store.get(client_id)
+                assert found is not None
+                assert found.version == 1
+        finally:
+            thread.start()
+            thread.join()
+
+
+# --- connections
+
+
+def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
+    """A look-up that is given up at any moment leaves no answer for another one."""
+    names = [f"k{number}" for number in range(20)]
+    assert store.add([Key(name) for name in names[::2]]) == [True] * 10
+
+    async def one(name: str, patience: int) -> bool:
+        task = asyncio.ensure_future(store.aget(name))
+        for _ in range(patience):
+            await asyncio.sleep(0)
+        if patience < 12:
+            task.cancel()
+        try:
+            found = await task
+        except asyncio.CancelledError:
+            return False
+        assert (found.client_id if found else None) == (name if name in names[::2] else None)
+        return True
+
+    async def main() -> int:
+        answered = 0
+        for number in range(300):
+            answered += sum(
+                await asyncio.gather(
+                    *(one(names[(number + k) % 20], (number * 7 + k * 5) % 17) for k in range(4))
+                )
+            )
+        return answered
+
+    assert 200 < on_loop(store, main()) < 1200
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_connections_of_its_own(store: RedisStore, redis_cluster: RedisCluster) -> None:
+    names = [f"k{number}" for number in range(30)]
+    assert store.add([Key(name) for name in names]) == [True] * 30
+
+    def child() -> None:
+        asyncio._set_running_loop(None)
+        assert None not in [store.get(name) for name in names]
+        assert None not in on_loop(store, _gather(store, names))
+        assert store.put(Key("child"), None)
+
+    def clients() -> set[bytes]:
+        lists = (ask(node, "CLIENT", "LIST").split() for node in redis_cluster.nodes)
+        return {word for each in lists for word in each if word.startswith(b"addr=")}
+
+    async def main() -> None:
+        assert None not in await _gather(store, names)
+        mine = {client for client in clients() if client in clients()}
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        while process.is_alive():
+            assert None not in await _gather(store, names)
+            assert store.get("k1") is not None
+            await asyncio.sleep(0.01)
+        process.join()
+        assert process.exitcode == 0
+        assert mine <= clients()
+        assert await store.aget("child") is not None
+
+    on_loop(store, main())
+
+
+def test_who_left_the_cluster_is_let_go(store: RedisStore) -> None:
+    """Connections to nodes that the map no longer has are closed, by threads and by event loops."""
+    router: Any = store._router
+
+    async def main() -> None:
+        for each in range(20):
+            assert await store.aget(f"k{each}") is None
+            assert store.get(f"k{each}") is None
+        loop, lines = store._loop(), store._lines.mine()
+        assert len(loop._lines) >= 3
+        gone = next(way for way in lines._open if way not in router._seeds[:1])
+        connection = lines._open[gone]
+        router.ways = router.ways - {gone}
+        waiting = asyncio.ensure_future(loop._lines[gone].ask([("PING",)]))
+        await asyncio.sleep(0)
+        loop._keep(router.ways)
+        assert await waiting == [b"PONG"]  # whoever waits gets the answer first
+        stays = next(
+            f"k{each}" for each in range(99) if router._map.node_of(slot_of(store, f"k{each}")) != gone
+        )
+        assert await store.aget(stays) is None
+        assert store.get(stays) is None
+        assert gone not in loop._lines
+        assert gone not in lines._open
+        assert connection._sock is None
+        await asyncio.gather(*loop._leaving)
+
+    on_loop(store, main())
+
+
+# --- redirections, without a network
+
+
+A, B, C = Direct(("a", 1)), Direct(("b", 2)), Direct(("c", 3))
+ALL_AT_A = [[0, SLOTS - 1, [b"a", 1, b"id"]]]
+
+
+def play(cluster: Cluster, commands: list[Any], answers: list[Any], **how: Any) -> tuple[Any, list[Any]]:
+    """Answer one question after another; gives the replies and who was asked what."""
+    steps = cluster.ask(commands, **how)
+    asked: list[Any] = []
+    answer = None
+    while True:
+        try:
+            node, batch = steps.send(answer)
+        except StopIteration as done:
+            assert answers == []
+            return done.value, asked
+        asked.append((node, list(batch)))
+        answer = answers.pop(0)
+
+
+GET = ("GET", b"x")
+SLOTS_OF = ("CLUSTER", "SLOTS")
+X = key_slot(b"x")
+
+
+def test_slots_that_nobody_serves() -> None:
+    slots = SlotMap([(5, 9, A), (12, 12, B)])
+    assert [slots.node_of(slot) for slot in (0, 4, 5, 9, 10, 12, 13)] == [None, None, A, A, None, B, None]
+    slots.move(4, B)
+    assert slots.node_of(4) == B
+
+
+def test_redirections_end() -> None:
+    cluster = Cluster([("a", 1)])
+    answers: list[Any] = [[ALL_AT_A], *([[MovedError(f"{X} b:2")], [MovedError(f"{X} a:1")]] * 10)]
+    with pytest.raises(BackendUnavailable, match="from one to another"):
+        play(cluster, [GET], answers)
+    answers = [[AskError(f"{X} b:2")], *([[b"OK", AskError(f"{X} b:2")]] * 10)]
+    with pytest.raises(BackendUnavailable, match="from one to another"):
+        play(cluster, [GET], answers)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (MovedError(f"{X} b:2"), ("b", 2, False)),
+        (AskError(f"{X} b:2"), ("b", 2, True)),
+        (ResponseError(f"MOVED {X} b:2"), ("b", 2, False)),
+        (ResponseError(f"ASK {X} 2001:db8::1:2"), ("2001:db8::1", 2, True)),
+        (ResponseError("unknown command"), None),
+        (b"MOVED 1 b:2", None),
+        (None, None),
+    ],
+)
+def test_redirections_of_every_redis_py(reply: Any, expected: Any) -> None:
+    """Earlier releases do not tell them from other errors."""
+    assert redirection(reply) == expected
+
+
+def test_a_redirection_without_a_host_is_another_port() -> None:
+    replies, asked = play(Cluster([("a", 1)]), [GET], [[ALL_AT_A], [MovedError(f"{X} :2")], [b"found"]])
+    assert replies == [b"found"]
+    assert asked == [(A, [SLOTS_OF]), (A, [GET]), (Direct(("a", 2)), [GET])]
+
+
+@pytest.mark.parametrize("host", [b"", None])
+def test_a_node_that_does_not_know_its_name(host: bytes | None) -> None:
+    slots = [[0, SLOTS - 1, [host, 7, b"id"]]]
+    assert play(Cluster([("a", 1)]), [GET], [[slots], [b"found"]])[1][1] == (Direct(("a", 7)), [GET])
+
+
+def test_a_moved_slot_is_looked_up_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new node knows first; the map is asked for again, but not for every redirection."""
+    monkeypatch.setattr("basicauth_mw.backends._redis_cluster._MAP_AGE_S", 0)
+    cluster = Cluster([("a", 1), ("c", 3)])
+    all_at_b = [[0, SLOTS - 1, [b"b", 2, b"id"]]]
+    answers: list[Any] = [[ALL_AT_A], [MovedError(f"{X} b:2")], [all_at_b], [b"found"]]
+    replies, asked = play(cluster, [GET], answers)
+    assert replies == [b"found"]
+    assert asked == [(A, [SLOTS_OF]), (A, [GET]), (B, [SLOTS_OF]), (B, [GET])]
+    assert play(cluster, [GET, GET], [[b"1", b"2"]]) == ([b"1", b"2"], [(B, [GET, GET])])
+
+
+def test_a_lost_node_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what only one node can say is no reason to ask others, nor is a write to be repeated."""
+    lost = ConnectionError("lost")
+    cluster = Cluster([("a", 1), ("c", 3)])
+    play(cluster, [GET], [[ALL_AT_A], [b"found"]])
+    with pytest.raises(ConnectionError):
+        play(cluster, [GET], [lost])
+    cluster._asked_at = 0
+    with pytest.raises(ConnectionError):
+        play(cluster, [GET], [[ALL_AT_A], lost, [ALL_AT_A]])
+    with monkeypatch.context() as patched:
+        patched.setattr("basicauth_mw.backends._redis_cluster._MAP_AGE_S", 0)
+        with pytest.raises(ConnectionError):
+            play(cluster, [GET], [[ALL_AT_A], lost, lost, lost])
+    cluster._asked_at = 0
+    with pytest.raises(ConnectionError):
+        play(cluster, [GET], [[ALL_AT_A], lost], again=False)
+    cluster._asked_at = 0
+    assert play(cluster, [GET], [lost, [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]) == (
+        [b"found"],
+        [(C, [SLOTS_OF]), (A, [SLOTS_OF]), (C, [GET])],
+    )
+
+
+def test_what_a_lost_node_served_is_asked_of_its_successor() -> None:
+    """In the same question, if it may be repeated; and the map is not asked of the node that was lost."""
+    cluster = Cluster([("a", 1), ("c", 3)])
+    play(cluster, [GET], [[ALL_AT_A], [b"found"]])
+    cluster._asked_at = 0
+    answers: list[Any] = [ConnectionError("lost"), [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]
+    assert play(cluster, [GET], answers) == ([b"found"], [(A, [GET]), (C, [SLOTS_OF]), (C, [GET])])
+
+
+def test_a_question_that_is_given_up_is_a_doubt() -> None:
+    """The next one does not wait for the same node to say what the map is."""
+    cluster = Cluster([("a", 1), ("c", 3)])
+    play(cluster, [GET], [[ALL_AT_A], [b"found"]])
+    steps = cluster.ask([GET])
+    assert next(steps) == (A, [GET])
+    steps.close()
+    cluster._asked_at = 0
+    assert play(cluster, [GET], [[ALL_AT_A], [b"found"]])[1] == [(C, [SLOTS_OF]), (A, [GET])]
+
+
+@pytest.mark.parametrize(
+    "reply", [None, b"", 7, [], [[1]], [[0, 1, []]], [[0, 1, [b"\xff", 1]]], [[0, 1, 2]], ResponseError("x")]
+)
+def test_what_is_no_map_is_not_believed(reply: Any) -> None:
+    cluster = Cluster([("a", 1), ("c", 3)])
+    assert play(cluster, [GET], [[reply], [ALL_AT_A], [b"found"]])[0] == [b"found"]

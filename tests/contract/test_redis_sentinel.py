@@ -1,0 +1,273 @@
+"""A master that dies, and Redis Sentinel that names another one: real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw.backends._redis_lines import LoopLines, ThreadLines
+from basicauth_mw.backends._redis_sentinel import ToMaster
+from basicauth_mw.backends._redis_ways import OneServer, Stop
+from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.model import Key
+from tests.redis_server import RedisServer, Sentinel, WatchedPair, ask, find_port, is_linked, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DEADLINE_S = 0.6
+SLACK_S = 0.5
+FAILOVER_S = 15
+
+
+@pytest.fixture
+def pair() -> Iterator[WatchedPair]:
+    with WatchedPair() as pair:
+        yield pair
+
+
+@pytest.fixture
+def store(pair: WatchedPair) -> Iterator[RedisStore]:
+    with closing(RedisStore(pair.url(), deadline_s=DEADLINE_S)) as opened:
+        assert opened.put(Key("id", version=1), None)
+        wait_until(lambda: ask(pair.replica, "EXISTS", opened._names.record(b"id")))
+        yield opened
+
+
+def on_loop(store: RedisStore, main: Any) -> Any:
+    async def all_of_it() -> Any:
+        try:
+            return await main
+        finally:
+            await store.aclose()
+
+    return asyncio.run(asyncio.wait_for(all_of_it(), 60))
+
+
+async def outcome(question: Any) -> Any:
+    try:
+        return await question
+    except BackendUnavailable as exc:
+        return exc
+
+
+def attempt(question: Callable[[], Any]) -> Any:
+    try:
+        return question()
+    except BackendUnavailable as exc:
+        return exc
+
+
+def test_the_master_is_killed(pair: WatchedPair, store: RedisStore) -> None:
+    """An outage while there is no master; then the next look-up and the next change find the new one."""
+
+    async def main() -> None:
+        assert await store.aget("id") == store.get("id")
+        pair.master.stop()
+        start = time.monotonic()
+        assert isinstance(await outcome(store.aget("id")), BackendUnavailable)
+        assert isinstance(attempt(lambda: store.get("id")), BackendUnavailable)
+        assert isinstance(attempt(lambda: store.put(Key("id", version=2), 1)), BackendUnavailable)
+        assert time.monotonic() - start < DEADLINE_S + SLACK_S
+
+        end = time.monotonic() + FAILOVER_S
+        while b"role:master" not in ask(pair.replica, "INFO", "REPLICATION"):
+            # As long as there is none, no answer: never that there is no such key.
+            for found in (await outcome(store.aget("id")), attempt(lambda: store.get("id"))):
+                assert isinstance(found, BackendUnavailable) or found is not None
+            assert time.monotonic() < end
+            await asyncio.sleep(0.02)
+        port = b"%d" % pair.replica.port
+        while ask(pair.sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "keys")[1] != port:
+            await asyncio.sleep(0.01)
+        assert await store.aget("id") == store.get("id") is not None
+        assert store.put(Key("id", version=2), 1)
+        assert (await asyncio.gather(*(store.aget("id") for _ in range(50)))).count(None) == 0
+
+    on_loop(store, main())
+
+
+def test_the_master_steps_down(pair: WatchedPair, store: RedisStore) -> None:
+    """And lives on as a replica, with our connections to it: one change is refused, and none is lost."""
+
+    async def main() -> None:
+        assert await store.aget("id") == store.get("id")
+        ask(pair.replica, "REPLICAOF", "NO", "ONE")
+        ask(pair.master, "REPLICAOF", "127.0.0.1", pair.replica.port)
+        ask(pair.sentinel, "SENTINEL", "REMOVE", "keys")
+        ask(pair.sentinel, "SENTINEL", "MONITOR", "keys", "127.0.0.1", pair.replica.port, 1)
+        wait_until(lambda: is_linked(pair.master))
+        assert await store.aget("id") == store.get("id") is not None
+        assert isinstance(attempt(lambda: store.put(Key("id", version=2), 1)), BackendUnavailable)
+        for version in range(1, 20):
+            assert store.put(Key("id", version=version + 1), version)
+        assert b'"n":20' in ask(pair.replica, "GET", store._names.record(b"id"))
+
+    on_loop(store, main())
+
+
+def test_a_master_that_is_none_any_more(pair: WatchedPair, store: RedisStore) -> None:
+    """Though the Sentinel still says so: not connected to, and a refused change ends the connection to it."""
+    ask(pair.sentinel, "SENTINEL", "SET", "keys", "down-after-milliseconds", "60000")
+    assert store.get("id") is not None
+    lines = store._admin_lines.mine()
+    ask(pair.master, "REPLICAOF", "127.0.0.1", str(pair.replica.port))  # which follows us: a circle
+    assert isinstance(attempt(lambda: store.put(Key("id", version=2), 1)), BackendUnavailable)
+    assert not lines._open
+    fresh = RedisStore(pair.url(), deadline_s=DEADLINE_S)
+    with closing(fresh):
+        for found in (attempt(lambda: fresh.get("id")), on_loop(fresh, outcome(fresh.aget("id")))):
+            assert isinstance(found, BackendUnavailable)
+            assert "master" in str(found)
+
+
+@pytest.mark.parametrize("kind", ["down", "silent", "knows-nothing"])
+def test_sentinels_are_asked_in_turn(pair: WatchedPair, kind: str) -> None:
+    """One that is of no help costs a part of the time limit, once."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, Sentinel("others", pair.master.port) as other:
+        port = {"down": find_port(), "silent": silent.getsockname()[1], "knows-nothing": other.port}[kind]
+        url = f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{pair.sentinel.port}/keys"
+        for question in (
+            lambda store: store.get("id"),
+            lambda store: on_loop(store, store.aget("id")),
+        ):
+            with closing(RedisStore(url, deadline_s=DEADLINE_S)) as store:
+                start = time.monotonic()
+                assert question(store) is None
+                assert time.monotonic() - start < DEADLINE_S
+                store.close()
+                start = time.monotonic()
+                assert question(store) is None
+                assert time.monotonic() - start < DEADLINE_S / 3
+
+
+def test_no_sentinel_knows() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, Sentinel("others", find_port()) as other:
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{find_port()},127.0.0.1:{other.port}"
+        with closing(RedisStore(f"redis+sentinel://:canary@{hosts}/keys", deadline_s=DEADLINE_S)) as store:
+            start = time.monotonic()
+            for found in (attempt(lambda: store.get("id")), on_loop(store, outcome(store.aget("id")))):
+                assert isinstance(found, BackendUnavailable)
+                assert "no Redis Sentinel" in str(found)
+                assert "canary" not in repr(found)
+            assert time.monotonic() - start < 2 * DEADLINE_S + SLACK_S
+
+
+def test_passwords_of_both(pair: WatchedPair) -> None:
+    """The sentinels' own, and the master's; neither is told to the other, or in an error."""
+    ask(pair.sentinel, "SENTINEL", "SET", "keys", "auth-pass", "master-canary,/@")
+    for server in (pair.master, pair.replica):
+        ask(server, "CONFIG", "SET", "masterauth", "master-canary,/@")
+        ask(server, "CONFIG", "SET", "requirepass", "master-canary,/@")
+    with Sentinel(
+        "keys",
+        pair.master.port,
+        "requirepass sentinel-canary",
+        'sentinel auth-pass keys "master-canary,/@"',
+    ) as sentinel:
+        where = f"127.0.0.1:{sentinel.port}/keys"
+        master, own = "redis+sentinel://:master-canary%2C%2F%40@", "?sentinel_password=sentinel-canary"
+        for url, works in (
+            (f"{master}{where}{own}", True),
+            (f"{master}{where}{own}&sentinel_username=default", True),
+            (f"{master}{where}", False),
+            (f"redis+sentinel://{where}{own}", False),
+            (f"redis+sentinel://:wrong-canary@{where}{own}", False),
+            (f"{master}{where}?sentinel_password=wrong-canary", False),
+        ):
+            with closing(RedisStore(url, deadline_s=5)) as store:
+                for found in (attempt(lambda: store.get("id")), on_loop(store, outcome(store.aget("id")))):
+                    assert (found is None) is works, (url, found)
+                    assert "canary" not in f"{found!r} {store!r}"
+
+
+def test_the_database_is_the_masters(pair: WatchedPair) -> None:
+    """Sentinels have none."""
+    url = f"redis+sentinel://127.0.0.1:{pair.sentinel.port}/keys/3"
+    with closing(RedisStore(url, deadline_s=5)) as store:
+        assert store.put(Key("id"), None)
+        assert on_loop(store, store.aget("id")) is not None
+    assert b"db3:keys=3" in ask(pair.master, "INFO", "KEYSPACE")
+
+
+def test_warnings_are_of_the_master(pair: WatchedPair, store: RedisStore) -> None:
+    ask(pair.master, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    ask(pair.replica, "CONFIG", "SET", "save", "60 1")
+    assert {code for code, _, _ in store.warnings()} == {"redis_not_persistent", "redis_evicts"}
+
+
+def test_interrupt_ends_the_search() -> None:
+    """Not only the wait for one sentinel: the others are not asked."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as other:
+        hosts = ",".join(f"127.0.0.1:{each.getsockname()[1]}" for each in (silent, other))
+        store = RedisStore(f"redis+sentinel://{hosts}/keys", deadline_s=30)
+        outcomes: list[Any] = []
+        thread = threading.Thread(target=lambda: outcomes.append(attempt(lambda: store.get("id"))))
+        thread.start()
+        connection, _ = silent.accept()
+        assert connection.recv(1)
+        start = time.monotonic()
+        store.interrupt(thread.ident or 0)
+        thread.join(10)
+        assert time.monotonic() - start < 2
+        connection.close()
+        store.close()
+    assert [type(found) for found in outcomes] == [BackendUnavailable]
+
+
+@pytest.mark.parametrize(
+    "reply", [None, ConnectionError(), b"", [], [b"h"], [b"h", b"port"], [b"\xff", b"1"], [1, 2], 7]
+)
+def test_what_is_no_address_is_passed_over(reply: Any) -> None:
+    way = ToMaster([("a", 1), ("b", 2)], "keys", {"db": 0}, 0.9)
+    question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "keys")
+    steps = way.stops()
+    assert next(steps) == Stop({"db": 0, "host": "a", "port": 1}, question, pytest.approx(0.3))
+    assert steps.send(reply).options["host"] == "b"
+    assert steps.send([b"m", b"7"]) == Stop({"host": "m", "port": 7}, ("ROLE",))
+    with pytest.raises(StopIteration):
+        steps.send([b"master", 0, []])
+    assert next(way.stops()).options["host"] == "b"  # first from now on
+
+
+def test_no_way_at_all() -> None:
+    """Nothing was opened, so nothing has to be closed."""
+
+    def connect(**_options: Any) -> Any:
+        raise AssertionError
+
+    router = OneServer(ToMaster([], "keys", {}, 1))
+    lines = ThreadLines(router, connect, 1)
+    with lines, pytest.raises(BackendUnavailable):
+        lines.ask([("PING",)])
+    with pytest.raises(BackendUnavailable):
+        asyncio.run(LoopLines(router, connect, 1).ask([("PING",)]))
+
+
+def test_a_replica_is_no_master() -> None:
+    for role in ([b"slave", b"h", 1, b"connected", 0], [], b"", None, [b"sentinel", []]):
+        steps = ToMaster([("a", 1)], "keys", {}, 1).stops()
+        next(steps)
+        steps.send([b"m", b"7"])
+        with pytest.raises(BackendUnavailable):
+            steps.send(role)
+
+
+def test_a_master_that_cannot_be_reached_is_told_as_such(store: RedisStore, pair: WatchedPair) -> None:
+    pair.master.stop()
+    assert "cannot be reached" in str(attempt(lambda: store.get("id")))
+
+
+def test_one_server_needs_no_sentinel(own_redis_server: RedisServer) -> None:
+    """A URL for Sentinels, and a server that is none."""
+    with closing(
+        RedisStore(f"redis+sentinel://127.0.0.1:{own_redis_server.port}/keys", deadline_s=5)
+    ) as store:
+        assert isinstance(attempt(lambda: store.get("id")), BackendUnavailable)
