@@ -135,7 +135,15 @@ class BackendUnavailable(BackendError):
 
 
 class UnreadableRecord(BackendUnavailable):
-    """One record is damaged, of an unknown version, or hashed in a way that is not known here."""
+    """One record is damaged, of an unknown version, or hashed in a way that is not known here.
+
+    Attributes:
+        client_id: Whose, if that can be told.
+    """
+
+    def __init__(self, message: str = "", *, client_id: str | None = None) -> None:
+        super().__init__(message)
+        self.client_id = client_id
 
 
 class Overloaded(BackendError):

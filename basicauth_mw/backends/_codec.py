@@ -55,10 +55,13 @@ def load_key(text: str | bytes, client_id: str) -> Key:
         record = json.loads(text)
         if _int(record["v"]) != FORMAT:
             raise UnreadableRecord(
-                f"the key of {client_id!r} has format {record['v']}; this release reads {FORMAT}"
+                f"the key of {client_id!r} has format {record['v']}; this release reads {FORMAT}",
+                client_id=client_id,
             )
         if record["id"] != client_id:
-            raise UnreadableRecord(f"the record of {client_id!r} belongs to another client id")
+            raise UnreadableRecord(
+                f"the record of {client_id!r} belongs to another client id", client_id=client_id
+            )
         return Key(
             client_id=client_id,
             name=_str(record["name"]),
@@ -77,7 +80,7 @@ def load_key(text: str | bytes, client_id: str) -> Key:
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
         # Neither the text nor its values: both may hold hashes.
         raise UnreadableRecord(
-            f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})"
+            f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})", client_id=client_id
         ) from None
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
@@ -336,7 +336,11 @@ def _microseconds(moment: datetime) -> int:
 
 
 def _key(reply: object, client_id: str) -> Key | None:
-    return None if reply is None else load_key(_answer(reply, bytes), client_id)
+    try:
+        return None if reply is None else load_key(_answer(reply, bytes), client_id)
+    except UnreadableRecord as exc:
+        exc.client_id = client_id
+        raise
 
 
 def _answer(reply: Any, kind: type[T]) -> T:
@@ -362,12 +366,12 @@ def _entries(reply: object) -> list[tuple[str, str]]:
 
 
 def _uses(reply: object, client_id: str) -> Iterator[Use]:
-    parts = iter(_answer(reply, list))
-    try:
-        for secret, minute in zip(parts, parts, strict=True):
-            yield Use(client_id, _EPOCH + int(secret) * _MICROSECOND, _EPOCH + int(minute) * _MINUTE)
-    except (ValueError, OverflowError):
-        raise UnreadableRecord(f"the uses of {client_id!r} in Redis cannot be read") from None
+    """What can be read of them: a use that is lost is no reason to hide a key."""
+    with suppress(UnreadableRecord):
+        parts = iter(_answer(reply, list))
+        for secret, minute in zip(parts, parts, strict=False):
+            with suppress(ValueError, OverflowError):
+                yield Use(client_id, _EPOCH + int(secret) * _MICROSECOND, _EPOCH + int(minute) * _MINUTE)
 
 
 def _warnings(answers: Sequence[object]) -> Iterator[tuple[str, str, str]]:

@@ -256,16 +256,20 @@ def test_junk_among_our_names_is_an_outage(store: RedisStore, admin: redis.Redis
 
 
 def test_junk_among_the_uses(store: RedisStore, admin: redis.Redis) -> None:
-    """Cannot be read, and is no reason not to change or delete the key."""
+    """Is left out, and is no reason not to change or delete the key, nor to hide the uses that can be read."""
     used = name_in(store, "{id}:used")
     for field, value in (("x", "1"), ("1", "x"), ("9" * 30, "1"), ("1", "9" * 30)):
         admin.delete(used)
         admin.hset(used, field, value)
-        with pytest.raises(UnreadableRecord):
-            store.last_uses(["id"])
+        assert store.last_uses(["id"]) == []
+        admin.hset(used, "60000000", "2")
+        assert [use.at.minute for use in store.last_uses(["id"])] == [2]
         stored = store.get("id")
         assert stored is not None
         assert store.put(replace(stored, version=stored.version + 1), stored.version)
+    admin.delete(used)
+    admin.set(used, "of another type")
+    assert store.last_uses(["id"]) == []
     assert store.delete("id")
     assert not admin.exists(used)
 
