@@ -20,7 +20,7 @@ from ._output import inert
 _MAX_SECRET_OCTETS = 65_536
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
+_DURATION = re.compile(r"0|([0-9]{1,9})([smhdw])")
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -33,8 +33,8 @@ def parse_expires(text: str) -> datetime:
         typer.BadParameter: It is neither.
     """
     try:
-        if duration := _DURATION.fullmatch(text):
-            return utcnow() + timedelta(seconds=int(duration[1]) * _UNITS_S[duration[2]])
+        if (duration_s := _duration_s(text)) is not None:
+            return utcnow() + timedelta(seconds=duration_s)
         if _RFC_3339.fullmatch(text):
             return datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
@@ -43,6 +43,24 @@ def parse_expires(text: str) -> datetime:
         "give 90d, 12h, 30m, 45s or 2w, or a moment with its zone: 2030-01-31T12:00:00Z",
         param_hint="'--expires'",
     )
+
+
+def parse_overlap(text: str) -> int:
+    """Read a duration, ``0`` for none at all, in seconds.
+
+    Raises:
+        typer.BadParameter: It is something else.
+    """
+    if (duration_s := _duration_s(text)) is None:
+        raise typer.BadParameter("give 24h, 30m, 45s, 7d, 2w, or 0", param_hint="'--overlap'")
+    return duration_s
+
+
+def _duration_s(text: str) -> int | None:
+    duration = _DURATION.fullmatch(text)
+    if duration is None:
+        return None
+    return int(duration[1]) * _UNITS_S[duration[2]] if duration[1] else 0
 
 
 def parse_metadata(text: str) -> dict[str, Any]:
@@ -62,6 +80,20 @@ def parse_metadata(text: str) -> dict[str, Any]:
 
 def _refuse_constant(_name: str) -> NoReturn:
     raise ValueError  # NaN and Infinity, which RFC 8259 does not know
+
+
+def given_secret(*, from_stdin: bool, from_prompt: bool) -> str | None:
+    """The secret that somebody chose, as ``--secret-stdin`` or ``--secret-prompt`` say; None: neither.
+
+    Raises:
+        typer.BadParameter: Both.
+        InvalidKey: There is none, or it is not text.
+    """
+    if from_stdin and from_prompt:
+        raise typer.BadParameter("give --secret-stdin or --secret-prompt, not both")
+    if from_stdin:
+        return secret_from_stdin()
+    return secret_from_prompt(twice=True) if from_prompt else None
 
 
 def secret_from_stdin() -> str:

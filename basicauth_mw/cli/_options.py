@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..backend import Backend, open_backend
+from ._output import complain
 
 _PASSWORD_BEFORE_HOST = re.compile(r"\A[^:]*:/*[^@]*:[^@]*@")
 _PASSWORD_AS_PARAMETER = re.compile(r"[?&][^=&]*(?:passw|secret|token)[^=&]*=", re.IGNORECASE)
@@ -41,6 +42,7 @@ ClientId = Annotated[str, typer.Argument(metavar="ID", help="The client id.", sh
 SecretStdin = Annotated[
     bool, typer.Option("--secret-stdin", help="Read the secret from stdin; one final newline is dropped.")
 ]
+SecretPrompt = Annotated[bool, typer.Option("--secret-prompt", help="Ask for the secret, hidden.")]
 
 
 def remember_backend(ctx: typer.Context, url: str | None) -> None:
@@ -50,7 +52,7 @@ def remember_backend(ctx: typer.Context, url: str | None) -> None:
 
 @contextmanager
 def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iterator[Backend]:
-    """Open the backend that a command means, and close it behind.
+    """Open the backend that a command means, and close it behind. An older form of its store is upgraded.
 
     Args:
         ctx: The command's; knows the ``--backend`` before the command.
@@ -59,6 +61,9 @@ def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iter
     """
     backend = open_backend(url or ctx.obj, create=create)
     try:
+        upgrade = getattr(backend.store, "upgrade", None)
+        if upgrade is not None and (done := upgrade()):
+            complain(done)
         yield backend
     finally:
         backend.close()

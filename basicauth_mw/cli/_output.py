@@ -10,10 +10,12 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..model import Key, utcnow
@@ -21,6 +23,10 @@ from ..model import Key, utcnow
 # Wider than any table: what is to be copied is cut or folded nowhere, on no terminal.
 _UNBOUNDED_COLUMNS = 1_000_000
 
+# What is held in memory at a time.
+_ROWS_AT_A_TIME = 500
+
+_COLUMNS = ("ID", "STATE", "EXPIRES", "LAST USED", "SCOPES", "NAME")
 _STYLES = {"active": "green", "expired": "yellow", "disabled": "yellow", "revoked": "red"}
 
 
@@ -109,6 +115,7 @@ def print_key(key: Key) -> None:
         ("created", moment(key.created_at)),
         ("expires", moment(key.expires_at) or "never"),
         ("revoked", moment(key.revoked_at)),
+        ("last used", moment(key.last_used_at)),
         (
             "metadata",
             json.dumps(dict(key.metadata), ensure_ascii=False, default=_plain) if key.metadata else "",
@@ -119,23 +126,53 @@ def print_key(key: Key) -> None:
             say(f"{label:<10} {inert(value)}")
 
 
+def print_secrets(key: Key) -> None:
+    """Print when each live secret of a key was made, ends and was last used, a line each; never its hash."""
+    now = utcnow()
+    for secret in key.secrets:
+        if not _is_past(secret.expires_at, now):
+            say(
+                f"{'secret':<10} created {moment(secret.created_at)}, "
+                f"expires {moment(secret.expires_at) or 'never'}, "
+                f"last used {moment(secret.last_used_at) or 'never'}"
+            )
+
+
 def print_keys(keys: Iterable[Key]) -> None:
-    """Print a table of keys for people."""
-    table = Table("ID", "STATE", "EXPIRES", "SCOPES", "NAME", box=None, pad_edge=False, header_style="bold")
-    for key in keys:
-        state = state_of(key)
-        table.add_row(
-            Text(inert(key.client_id)),
-            Text(state, style=_STYLES[state]),
-            Text(_to_the_minute(key.expires_at)),
-            Text(inert(" ".join(sorted(key.scopes)))),
-            Text(inert(key.name)),
-        )
-    if not table.row_count:
-        say("no keys")
-        return
+    """Print a table of keys for people, part by part, so that there may be any number of them."""
     console = Console(file=sys.stdout, width=_UNBOUNDED_COLUMNS, highlight=False, markup=False, emoji=False)
-    console.print(table, soft_wrap=True)
+    left = iter(keys)
+    widths = [0] * len(_COLUMNS)
+    has_header = True
+    while rows := [_row(key) for key in islice(left, _ROWS_AT_A_TIME)]:
+        # A part may be wider than those above it, but never narrower.
+        columns = zip(*rows, strict=True)
+        widths = [max(width, *map(cell_len, texts)) for width, texts in zip(widths, columns, strict=True)]
+        table = Table(
+            *(Column(name, min_width=width) for name, width in zip(_COLUMNS, widths, strict=True)),
+            box=None,
+            pad_edge=False,
+            header_style="bold",
+            show_header=has_header,
+        )
+        for texts in rows:
+            state = texts[1]
+            table.add_row(*(Text(text, style=_STYLES[state] if text is state else "") for text in texts))
+        console.print(table, soft_wrap=True)
+        has_header = False
+    if has_header:
+        say("no keys")
+
+
+def _row(key: Key) -> tuple[str, ...]:
+    return (
+        inert(key.client_id),
+        state_of(key),
+        _to_the_minute(key.expires_at),
+        _to_the_minute(key.last_used_at),
+        inert(" ".join(sorted(key.scopes))),
+        inert(key.name),
+    )
 
 
 def _to_the_minute(value: datetime | None) -> str:

@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import groupby
 
 import typer
 
 from ..backend import Backend, open_backend
+from ..backends import Store
 from ..errors import (
     BackendError,
     BasicAuthError,
@@ -17,7 +19,6 @@ from ..errors import (
     UnreadableRecord,
 )
 from ..minting import ID_PREFIX, mint
-from ..model import Key
 from ..settings import FIELDS, Option, Settings
 from ._errors import CommandError
 from ._options import AsJson, BackendUrl
@@ -25,6 +26,11 @@ from ._output import inert, print_json, say, state_of
 
 # What of a URL can hold no password: the name of a variable, or a host, a port and a path.
 _HARMLESS = re.compile(r"\w*|//[\w.\[\]:-]*(/[\w./-]*)?", re.ASCII)
+
+_SEE_TO_IT = (
+    "see that the backend is up and can be reached from here; of a file, that it is the right one, and "
+    "that this user may write to it and its directory"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,10 @@ def check(ctx: typer.Context, backend: BackendUrl = None, as_json: AsJson = Fals
         settings = Settings.from_env(backend=url) if url else Settings.from_env()
         with open_backend(settings=settings) as opened:
             problems = list(_problems_of(opened))
-            warnings = list(_warnings_of(opened))
+            try:
+                warnings = list(_warnings_of(opened))  # they may say why it does not work
+            except Exception as exc:
+                problems = problems or list(_told_by(exc))
     except Exception as exc:  # whatever a store does, this command exists to report it
         problems = list(_told_by(exc))
     if as_json:
@@ -70,7 +79,15 @@ def check(ctx: typer.Context, backend: BackendUrl = None, as_json: AsJson = Fals
 
 
 def _problems_of(backend: Backend) -> Iterator[Finding]:
-    backend.get(mint(ID_PREFIX))  # nobody's: whether the store answers is all that matters
+    try:
+        backend.get(mint(ID_PREFIX))  # nobody's: whether the store answers is all that matters
+        yield from _missing_extras_of(backend)
+        yield from _problems_of_keys(backend)
+    except Exception as exc:  # what was found until then is told, too
+        yield from _told_by(exc)
+
+
+def _missing_extras_of(backend: Backend) -> Iterator[Finding]:
     holds_slow = getattr(backend.store, "holds_slow", None)
     if holds_slow is not None and holds_slow() and find_spec("argon2") is None:
         yield Finding(
@@ -78,24 +95,36 @@ def _problems_of(backend: Backend) -> Iterator[Finding]:
             "the backend holds keys with slow hashes, which cannot be checked without argon2-cffi",
             "run  pip install 'basicauth_mw[passwords]'",
         )
+
+
+def _problems_of_keys(backend: Backend) -> Iterator[Finding]:
+    """Whether there is a key that works; if not, what is to be seen instead."""
+    seen, pepper_is_missing = False, False
     try:
-        states = {state_of(key) for key in _until_active(backend)}
+        for key in backend.iter_keys():
+            seen = True
+            if state_of(key) == "active":
+                if all(backend.hasher.is_known(secret.hash) for secret in key.secrets):
+                    return
+                pepper_is_missing = True
     except ReadOnlyBackend:
         return  # a store that cannot list its keys
-    if "active" not in states:
-        held = "only keys that are expired, disabled or revoked" if states else "no key"
+    if pepper_is_missing:
         yield Finding(
-            "no_active_key",
-            f"the backend holds {held}, so every request is refused",
-            "make a key:  basicauth-mw keys create --name NAME",
+            "unknown_pepper",
+            "the secrets of the keys were hashed with a pepper that is not configured",
+            "put that pepper into BASICAUTH_PEPPER, behind the newer ones",
         )
-
-
-def _until_active(backend: Backend) -> Iterator[Key]:
-    for key in backend.iter_keys():
-        yield key
-        if state_of(key) == "active":
-            return
+        return
+    yield Finding(
+        "no_active_key",
+        "the backend holds "
+        + ("only keys that are expired, disabled or revoked" if seen else "no key")
+        + ", so every request is refused",
+        "make a key:  basicauth-mw keys create --name NAME"
+        if isinstance(backend.store, Store)
+        else "add a key where the backend reads them from",
+    )
 
 
 def _warnings_of(backend: Backend) -> Iterator[Finding]:
@@ -114,12 +143,16 @@ def _told_by(exc: Exception) -> Iterator[Finding]:
                 yield Finding(exc.code, problem, "correct the setting, then run this again")
         case UnreadableRecord():
             yield Finding(
-                exc.code, str(exc), "restore the record from a backup, or delete it where it is stored"
+                exc.code,
+                str(exc),
+                "restore the record from a backup, or delete it:  basicauth-mw keys delete ID",
             )
         case BackendError():
-            yield Finding(
-                exc.code, str(exc) or exc.detail, "see that the backend is up and can be reached from here"
-            )
+            message, _, command = (str(exc) or exc.detail).rpartition(":  ")  # some name the command to run
+            if message:
+                yield Finding(exc.code, message, f"run  {command}")
+            else:
+                yield Finding(exc.code, command, _SEE_TO_IT)
         case BasicAuthError():
             yield Finding(exc.code, str(exc), "see the message")
         case _:  # its text may hold the URL, and that a password
@@ -137,9 +170,10 @@ def _report(settings: Settings | None, problems: list[Finding], warnings: list[F
             if option.name == "backend" or value != option.default:
                 say(f"{option.name:<18} {inert(_shown(option, value))}")
     for label, findings in (("problem", problems), ("warning", warnings)):
-        for each in findings:
-            say(f"{label}: {inert(each.message)}")
-            say(f"  -> {inert(each.remedy)}")
+        for remedy, alike in groupby(findings, key=lambda each: each.remedy):
+            for each in alike:
+                say(f"{label}: {inert(each.message)}")
+            say(f"  -> {inert(remedy)}")
     if not problems:
         say("ok")
 

@@ -1,105 +1,38 @@
-"""``basicauth-mw keys``: make keys, look at them, end them."""
+"""``basicauth-mw keys``: look at keys, change them, end them."""
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import typer
 
-from ..backend import Backend, Issued
+from ..backend import Backend
 from ..errors import KeyNotFound, UnreadableRecord
 from ..model import Key
-from ._curl import curl_line
-from ._errors import CommandError, reason_of
-from ._input import confirmed, parse_expires, parse_metadata, secret_from_prompt, secret_from_stdin
-from ._options import AsJson, BackendUrl, ClientId, SecretStdin, Yes, opened, remember_backend
-from ._output import flush, inert, key_fields, print_json, print_key, print_keys, say
+from . import issue, transfer
+from ._errors import CommandError
+from ._input import confirmed, parse_expires, parse_metadata
+from ._options import AsJson, BackendUrl, ClientId, Yes, opened, remember_backend
+from ._output import (
+    complain,
+    inert,
+    key_fields,
+    print_json,
+    print_key,
+    print_keys,
+    print_secrets,
+    say,
+)
 
-app = typer.Typer(no_args_is_help=True, help="Make keys, look at them, end them.")
+app = typer.Typer(no_args_is_help=True, help="Make keys, look at them, change them, end them.")
 
-_EXAMPLE_URL = "http://127.0.0.1:8000/"
+app.command()(issue.create)
+app.command()(issue.rotate)
 
 
 @app.callback()
 def keys(ctx: typer.Context, backend: BackendUrl = None) -> None:
-    """Make keys, look at them, end them."""
+    """Make keys, look at them, change them, end them."""
     remember_backend(ctx, backend)
-
-
-@app.command()
-def create(
-    ctx: typer.Context,
-    *,
-    name: Annotated[str, typer.Option(help="For people, up to 200 characters.", show_default=False)] = "",
-    scope: Annotated[
-        list[str] | None, typer.Option(help="What the key may do; repeatable.", show_default=False)
-    ] = None,
-    expires: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHEN", help="90d, 12h, 30m, 45s, 2w or 2030-01-31T12:00:00Z.", show_default="never"
-        ),
-    ] = None,
-    client_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="The client id.", show_default="minted")
-    ] = None,
-    metadata: Annotated[
-        str | None, typer.Option(metavar="JSON", help="A JSON object, up to 4 KiB.", show_default=False)
-    ] = None,
-    secret_stdin: SecretStdin = False,
-    secret_prompt: Annotated[
-        bool, typer.Option("--secret-prompt", help="Ask for the secret, hidden.")
-    ] = False,
-    backend: BackendUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a key and show its secret, this once. A missing SQLite file is made.
-
-    The secret is minted unless --secret-stdin or --secret-prompt is given.
-    """
-    expires_at = None if expires is None else parse_expires(expires)
-    fields = None if metadata is None else parse_metadata(metadata)
-    if secret_stdin and secret_prompt:
-        raise typer.BadParameter("give --secret-stdin or --secret-prompt, not both")
-    secret = None
-    if secret_stdin:
-        secret = secret_from_stdin()
-    elif secret_prompt:
-        secret = secret_from_prompt(twice=True)
-    with opened(ctx, backend, create=True) as store:
-        issued = store.create(
-            name=name,
-            scopes=scope or (),
-            expires_at=expires_at,
-            client_id=client_id,
-            secret=secret,
-            metadata=fields,
-        )
-        try:
-            if as_json:
-                print_json(
-                    {**key_fields(issued.key), "secret": issued.secret, "authorization": issued.authorization}
-                )
-            else:
-                _print_issued(issued, typed=secret_prompt)
-            flush()
-        except OSError as exc:  # stored, but nobody has seen the secret: say so, whatever went wrong
-            raise CommandError(
-                f"the key {issued.client_id} was made but could not be shown ({reason_of(exc)}): "
-                "delete it and make another"
-            ) from None
-
-
-def _print_issued(issued: Issued, *, typed: bool) -> None:
-    print_key(issued.key)
-    if typed:  # it was hidden while typed, and stays so
-        return
-    say(f"{'secret':<10} {inert(issued.secret)}")
-    say()
-    say("The secret is shown this once. Try it:")
-    say()
-    say(curl_line(_EXAMPLE_URL, issued.client_id, issued.secret))
-    say(f'httpx.get("{_EXAMPLE_URL}", auth=({issued.client_id!a}, {issued.secret!a}))')
-    say(f"Authorization: {issued.authorization}")
 
 
 @app.command("list")
@@ -116,21 +49,114 @@ def list_keys(
 ) -> None:
     """List keys in the order of their ids."""
     with opened(ctx, backend) as store:
-        found = store.iter_keys(prefix=prefix, after=after, limit=limit)
-        if not as_json:
+        unreadable: list[UnreadableRecord] = []
+        found = _readable(store, unreadable, prefix=prefix, after=after, limit=limit)
+        if as_json:
+            for key in found:
+                print_json(key_fields(key))
+        else:
             print_keys(found)
-            return
-        for key in found:
-            print_json(key_fields(key))
+        if unreadable:
+            raise CommandError(
+                f"{len(unreadable)} of the records cannot be read, see above: restore them from a backup, or "
+                "delete them with  basicauth-mw keys delete ID"
+            )
+
+
+def _readable(
+    store: Backend, unreadable: list[UnreadableRecord], *, prefix: str, after: str, limit: int | None
+) -> Iterator[Key]:
+    """The keys, without those that cannot be read: each of them is told on stderr."""
+    one_by_one = False  # from the start of a page that holds such a record to the record itself
+    while True:
+        start = after
+        try:
+            for key in store.iter_keys(prefix, after, 1 if one_by_one else limit):
+                yield key
+                after = key.client_id
+                limit = None if limit is None else limit - 1
+        except UnreadableRecord as exc:
+            if exc.client_id is None:
+                raise
+            if one_by_one:
+                complain(f"error: {exc}")
+                unreadable.append(exc)
+                after = exc.client_id
+            one_by_one = not one_by_one
+        else:
+            if not one_by_one or after == start:
+                return
 
 
 @app.command()
 def show(
     ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
 ) -> None:
-    """Show one key."""
+    """Show one key, and when each of its secrets ends and was last used."""
     with opened(ctx, backend) as store:
-        _print(_found(store, client_id), as_json=as_json)
+        key = _found(store, client_id)
+        if as_json:
+            print_json(key_fields(key))
+        else:
+            print_key(key)
+            print_secrets(key)
+
+
+@app.command()
+def update(
+    ctx: typer.Context,
+    client_id: ClientId,
+    *,
+    name: Annotated[str | None, typer.Option(help="Another name.", show_default=False)] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="What the key may do from now on; repeatable.", show_default=False),
+    ] = None,
+    no_scopes: Annotated[bool, typer.Option("--no-scopes", help="Take all scopes away.")] = False,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="90d, 12h, 2030-01-31T12:00:00Z, or never.", show_default=False),
+    ] = None,
+    metadata: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Another JSON object.", show_default=False)
+    ] = None,
+    backend: BackendUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a key. What is not named stays."""
+    if scope and no_scopes:
+        raise typer.BadParameter("give --scope or --no-scopes, not both")
+    fields: dict[str, Any] = {}
+    if name is not None:
+        fields["name"] = name
+    if scope or no_scopes:
+        fields["scopes"] = scope or ()
+    if expires is not None:
+        fields["expires_at"] = None if expires == "never" else parse_expires(expires)
+    if metadata is not None:
+        fields["metadata"] = parse_metadata(metadata)
+    if not fields:
+        raise typer.BadParameter("nothing to change: give --name, --scope, --expires or --metadata")
+    with opened(ctx, backend) as store:
+        _print_done("updated", store.update(client_id, **fields), as_json=as_json)
+
+
+@app.command()
+def disable(
+    ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
+) -> None:
+    """Refuse a key until it is enabled again."""
+    with opened(ctx, backend) as store:
+        _print_done("disabled", store.disable(client_id), as_json=as_json)
+
+
+@app.command()
+def enable(
+    ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
+) -> None:
+    """Let a disabled key work again."""
+    with opened(ctx, backend) as store:
+        _print_done("enabled", store.enable(client_id), as_json=as_json)
 
 
 @app.command()
@@ -143,7 +169,6 @@ def revoke(
 ) -> None:
     """End a key for good. It stays listed.
 
-    Servers that have just accepted it may go on doing so for up to cache_ttl_s (30 seconds by default).
     Without a terminal to ask on, it is done at once.
     """
     with opened(ctx, backend) as store:
@@ -163,6 +188,10 @@ def delete(
         _end(store, store.delete, "delete", client_id, yes=yes, as_json=as_json)
 
 
+app.command("import")(transfer.import_)
+app.command()(transfer.export)
+
+
 def _end(
     store: Backend, act: Callable[[str], Key], verb: str, client_id: str, *, yes: bool, as_json: bool
 ) -> None:
@@ -172,11 +201,7 @@ def _end(
         name = "its record cannot be read"
     if not confirmed(f"{verb} {client_id} ({name})?", yes=yes):
         raise CommandError("not confirmed: nothing was changed")
-    key = act(client_id)
-    if as_json:
-        print_json(key_fields(key))
-    else:
-        say(f"{verb}d {inert(client_id)}")
+    _print_done(f"{verb}d", act(client_id), as_json=as_json)
 
 
 def _found(store: Backend, client_id: str) -> Key:
@@ -186,8 +211,8 @@ def _found(store: Backend, client_id: str) -> Key:
     return key
 
 
-def _print(key: Key, *, as_json: bool) -> None:
+def _print_done(done: str, key: Key, *, as_json: bool) -> None:
     if as_json:
         print_json(key_fields(key))
     else:
-        print_key(key)
+        say(f"{done} {inert(key.client_id)}")

@@ -1,0 +1,518 @@
+"""Keys out of a backend into a file, and into a backend from one; memory does not grow with their number.
+
+An export is JSON lines (``portable``). An import reads one, or a CSV of ``id,secret``, or an htpasswd file.
+An export is checked to its last line before anything is written; of the other two, the lines that can be used
+are. Errors name lines and reasons, never a secret or a hash.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryFile, mkstemp
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from . import audit
+from .errors import BasicAuthError, InvalidKey, KeyExists
+from .hashing import looks_hashed
+from .minting import Shape, recognise
+from .model import Key, Secret, utcnow
+from .portable import dump_line, load_line
+from .rules import check_client_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from .backend import Backend
+
+FORMATS: Final = ("export", "csv", "htpasswd")
+
+BATCH: Final = 1000
+MAX_LINE_OCTETS: Final = 256 * 1024  # several times the largest key
+
+_SLOW_BATCH: Final = 40  # a batch of chosen secrets; each takes tens of milliseconds
+_BATCH_OCTETS: Final = 1024 * 1024
+_LOOK_AT_LINES: Final = 1000  # comments and blank lines, at most, before the first line that tells the format
+
+_BOM: Final = b"\xef\xbb\xbf"
+_HEADER_IDS: Final = frozenset({"id", "client_id"})
+_HEADER_SECRETS: Final = frozenset({"secret", "client_secret"})
+
+# What crypt(3) made first, and htpasswd -d still does.
+_DES_CRYPT = re.compile(r"[./0-9A-Za-z]{13}")
+
+
+class TransferError(BasicAuthError):
+    """An export or an import was refused as a whole: nothing was written."""
+
+    code = "transfer_error"
+
+
+class Report:
+    """How an import goes. Override what is of interest.
+
+    Attributes:
+        imported: Keys that were written.
+        present: Keys of an export that were there already, just the same.
+        refused: Lines that were not imported.
+        plain: Whether secrets stood in the file in clear.
+    """
+
+    def __init__(self) -> None:
+        self.imported = 0
+        self.present = 0
+        self.refused = 0
+        self.plain = False
+
+    def begins(self, work: str, octets: int | None) -> None:
+        """A pass over the file begins.
+
+        Args:
+            work: ``checking`` or ``importing``.
+            octets: How many there are to read; None: that cannot be told.
+        """
+
+    def reads(self, octets: int) -> None:
+        """So many more octets were dealt with."""
+
+    def writing(self) -> AbstractContextManager[object]:
+        """Entered while a batch is written and reported."""
+        return nullcontext()
+
+    def on_imported(self, key: Key) -> None:
+        """A key was written."""
+        self.imported += 1
+
+    def on_refused(self, line: int, reason: str) -> None:
+        """A line is not imported.
+
+        Args:
+            line: Counted from 1.
+            reason: Holds nothing of the line.
+        """
+        self.refused += 1
+
+
+# --- out
+
+
+def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], object]) -> int:
+    """Write every key, a line each, in the order of their ids. One audit record.
+
+    What is changed meanwhile is written as it was or as it is.
+
+    Args:
+        backend: Whose keys.
+        out: Where to.
+        progress: Called with how many more were written.
+
+    Returns:
+        How many keys there were.
+
+    Raises:
+        TransferError: What the backend keeps means nothing outside of this process.
+        BackendUnavailable: Not all could be read; a record that cannot be read is among them.
+    """
+    if getattr(backend.store, "volatile", False) is True:
+        raise TransferError(
+            "this backend keeps no hashes that mean anything elsewhere, so there is nothing to export: "
+            "its keys are where it reads them from"
+        )
+    count = 0
+    held: Key | None = None  # until it is known whether it is the last
+    try:
+        for key in backend.iter_keys():
+            if held is not None:
+                out.write(dump_line(held).encode() + b"\n")
+            held = key
+            count += 1
+            if count % BATCH == 0:
+                progress(BATCH)
+        if held is not None:
+            out.write(dump_line(held, end=count).encode() + b"\n")
+            progress(count % BATCH)
+    finally:
+        audit.record("key.exported")
+    return count
+
+
+def export_file(backend: Backend, path: Path, progress: Callable[[int], object]) -> int:
+    """``export_keys`` to a file, readable by its owner only, that appears when it is complete.
+
+    Args:
+        backend: Whose keys.
+        path: An export that is there already is replaced; when something fails, it stays.
+        progress: Called with how many more were written.
+
+    Raises:
+        TransferError: There is something else at ``path``.
+        OSError: It cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    _check_replaceable(path)
+    with _replacing(path) as out:
+        return export_keys(backend, out, progress)
+
+
+def _check_replaceable(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise TransferError(f"{path} is not a file: name one, or none for stdout")
+    with path.open("rb") as there:
+        if there.read(5) not in (b"", b'{"v":'):
+            raise TransferError(f"{path} is there already and is no export: name another file")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of ``path`` when it is whole and on the disk; else none is left."""
+    handle, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    new = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the name, too
+    finally:
+        os.close(directory)
+
+
+# --- in
+
+
+class Source:
+    """What is to be imported: numbered lines of a format, none of them longer than ``MAX_LINE_OCTETS``.
+
+    Args:
+        stream: Read from where it stands; an export twice, for which a pipe is spooled to a file without a
+            name.
+        format: One of ``FORMATS``; None: it is told from the first line that is neither blank nor a comment.
+
+    Raises:
+        TransferError: It is none of them.
+    """
+
+    def __init__(self, stream: BinaryIO, *, format: str | None = None) -> None:  # noqa: A002 - the option
+        self._stream = stream
+        self._start = stream.tell() if stream.seekable() else None
+        self._kept: deque[bytes] = deque()
+        self.format = format or self._recognised()
+
+    @property
+    def octets(self) -> int | None:
+        """How many octets there are in all; None: a pipe does not tell."""
+        if self._start is None:
+            return None
+        here = self._stream.tell()
+        end = self._stream.seek(0, os.SEEK_END)
+        self._stream.seek(here)
+        return end - self._start
+
+    def lines(self, copy_to: BinaryIO | None = None) -> Iterator[tuple[int, bytes]]:
+        """Number each line from 1, its end included. One that is too long comes cut, and longer than allowed.
+
+        Args:
+            copy_to: Gets everything that is read.
+        """
+        number = 0
+        while line := self._kept.popleft() if self._kept else self._read_line():
+            number += 1
+            if copy_to is not None:
+                copy_to.write(line)
+            yield number, line
+
+    def again(self, copy: BinaryIO | None) -> Source:
+        """The same once more, from the start."""
+        if copy is not None:
+            copy.seek(0)
+            return Source(copy, format=self.format)
+        self._stream.seek(self._start or 0)
+        return Source(self._stream, format=self.format)
+
+    def copy(self) -> AbstractContextManager[BinaryIO | None]:
+        """A file to copy to, where the stream cannot be read twice."""
+        return nullcontext() if self._start is not None else TemporaryFile()
+
+    def _read_line(self) -> bytes:
+        line = self._stream.readline(MAX_LINE_OCTETS + 1)
+        rest = line
+        while len(rest) > MAX_LINE_OCTETS and not rest.endswith(b"\n"):
+            rest = self._stream.readline(MAX_LINE_OCTETS + 1)
+        return line
+
+    def _recognised(self) -> str:
+        for _ in range(_LOOK_AT_LINES):
+            line = self._read_line()
+            if not line:
+                break
+            try:
+                text = _text(line, first=not self._kept)
+            except InvalidKey as exc:
+                raise TransferError(
+                    f"this is no text in UTF-8: line {len(self._kept) + 1} is {exc}"
+                ) from None
+            self._kept.append(line)
+            if text and not text.startswith("#"):
+                return _format_of(text)
+        raise TransferError("there is nothing in it to import")
+
+
+def import_keys(backend: Backend, source: Source, report: Report, *, partial: bool = False) -> None:
+    """Write the keys of a file that are not there yet.
+
+    Each key is written whole or not at all; a key that is there is never changed. An import that ended early
+    can be run again.
+
+    Args:
+        backend: Where to.
+        source: Where from.
+        report: Is told what becomes of every line.
+        partial: Treat an export as the others: import the lines that can be used.
+
+    Raises:
+        TransferError: It is no whole export; the lines at fault were reported, and nothing was written.
+        BackendUnavailable: The backend failed on the way.
+        ReadOnlyBackend: It cannot be written to.
+        MissingExtra: There is a chosen secret, and argon2-cffi is not installed.
+    """
+    backend.add([])  # or it cannot be written to, which is better known before the work than after
+    if source.format == "export" and not partial:
+        with source.copy() as copy:
+            _check_export(backend, source, report, copy)
+            _import(backend, source.again(copy), report)
+    else:
+        _import(backend, source, report)
+
+
+def _check_export(backend: Backend, source: Source, report: Report, copy: BinaryIO | None) -> None:
+    report.begins("checking", source.octets)
+    number = 0
+    since_end = 0  # lines of an export whose last has not come
+    octets = 0
+    for number, line in source.lines(copy):
+        octets += len(line)
+        if octets > _BATCH_OCTETS:
+            report.reads(octets)
+            octets = 0
+        try:
+            text = _text(line, first=number == 1)
+            if not text:
+                continue
+            key, end = load_line(text)
+            backend.check(key)
+            since_end += 1
+            if end is not None and end != since_end:
+                raise InvalidKey(f"the end of {end} lines, but there are {since_end}: some are lost")
+            since_end = since_end if end is None else 0
+        except BasicAuthError as exc:
+            report.on_refused(number, str(exc))
+    report.reads(octets)
+    if since_end and not report.refused:
+        report.on_refused(number, "the last line, but not that of the export: the file was cut off")
+    if report.refused:
+        raise TransferError(
+            "this is no whole export, so nothing was imported; --partial imports the lines that can be used"
+        )
+
+
+def _import(backend: Backend, source: Source, report: Report) -> None:
+    report.begins("importing", source.octets)
+    with ExitStack() as stack:
+        batch = _Batch(backend, source.format, report, stack)
+        for number, line in source.lines():
+            batch.take(number, line)
+        batch.write()
+
+
+class _Batch:
+    """Lines that are written together, and reported in their order."""
+
+    def __init__(self, backend: Backend, format: str, report: Report, stack: ExitStack) -> None:  # noqa: A002
+        self._backend = backend
+        self._report = report
+        self._is_export = format == "export"
+        self._read = {"export": self._of_export, "csv": self._of_csv, "htpasswd": self._of_htpasswd}[format]
+        self._stack = stack
+        self._pool: ThreadPoolExecutor | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._entries: list[tuple[int, _Entry]] = []
+        self._octets = 0
+        self._room = BATCH
+
+    def take(self, number: int, line: bytes) -> None:
+        """Read one line; write the batch when it is full."""
+        self._octets += len(line)
+        self._room -= 1
+        try:
+            if text := _text(line, first=number == 1):
+                entry = self._read(text, number)
+                if entry is not None:
+                    self._entries.append((number, entry))
+        except InvalidKey as exc:
+            self._entries.append((number, exc.with_traceback(None)))
+        if self._room <= 0 or self._octets > _BATCH_OCTETS:
+            self.write()
+
+    def write(self) -> None:
+        """Write what was read, and report it."""
+        ready = [(number, _resolved(entry)) for number, entry in self._entries]
+        keys = [entry for _, entry in ready if isinstance(entry, Key)]
+        with self._report.writing():
+            outcomes = iter(self._backend.add(keys) if keys else ())
+            for number, entry in ready:
+                problem = next(outcomes) if isinstance(entry, Key) else entry
+                if problem is None and isinstance(entry, Key):
+                    self._report.on_imported(entry)
+                elif isinstance(problem, KeyExists) and self._is_there(entry):
+                    self._report.present += 1
+                elif isinstance(problem, KeyExists):
+                    self._report.on_refused(number, _TAKEN)
+                else:
+                    self._report.on_refused(number, str(problem))
+            self._report.reads(self._octets)
+        self._clear()
+
+    # --- a line of each format
+
+    def _of_export(self, text: str, _number: int) -> _Entry:
+        return load_line(text)[0]
+
+    def _of_csv(self, text: str, number: int) -> _Entry | None:
+        try:
+            (row,) = csv.reader([text], strict=True)
+        except (csv.Error, ValueError):
+            raise InvalidKey("not CSV: a quote or a line break is where none belongs") from None
+        if len(row) != 2:
+            hint = "; put quotes around the hash" if any(map(looks_hashed, row)) else ""
+            raise InvalidKey(f"not the two columns id,secret{hint}")
+        if text.startswith("#"):
+            raise InvalidKey("begins with #, but CSV has no comments: drop it, or put quotes around the id")
+        client_id, secret = row
+        if number == 1 and client_id.lower() in _HEADER_IDS and secret.lower() in _HEADER_SECRETS:
+            return None
+        for value in row:
+            # In most files a slip; where it is meant, quotes say so.
+            if value != value.strip() and '"' + value.replace('"', '""') + '"' not in text:
+                raise InvalidKey("a blank beside the comma or at the end: drop it, or put quotes around it")
+        check_client_id(client_id)
+        if looks_hashed(secret):
+            return _key(client_id, secret)
+        self._report.plain = True
+        if recognise(secret) is not Shape.OTHER:
+            return _key(client_id, self._backend.hash(secret))
+        self._room -= BATCH // _SLOW_BATCH
+        if self._backend.get(client_id) is not None:  # known at a fraction of what the hash costs
+            return KeyExists(_TAKEN)
+        return client_id, self._slow(secret)
+
+    def _of_htpasswd(self, text: str, _number: int) -> _Entry | None:
+        if text.startswith("#"):
+            return None
+        client_id, colon, rest = text.partition(":")
+        if not colon:
+            raise InvalidKey("not user:hash")
+        hashed = rest.partition(":")[0].rstrip()  # nginx allows a comment behind it
+        check_client_id(client_id)
+        if looks_hashed(hashed):
+            return _key(client_id, hashed)
+        if _DES_CRYPT.fullmatch(hashed):
+            raise InvalidKey("hashes of this kind are not accepted: crypt (DES)")
+        self._report.plain = True
+        raise InvalidKey("not a hash that is understood here, or plain text: re-make it with  htpasswd -B")
+
+    # --- inside
+
+    def _slow(self, secret: str) -> Future[str]:
+        if self._pool is None:
+            workers = min(4, os.cpu_count() or 1)
+            self._pool = self._stack.enter_context(ThreadPoolExecutor(workers, "basicauth-import"))
+            self._stack.callback(self._pool.shutdown, cancel_futures=True)
+        return self._pool.submit(self._backend.hash, secret)
+
+    def _is_there(self, entry: _Resolved) -> bool:
+        """Whether the very key of an export is stored already; when it was used is no part of it."""
+        if not self._is_export or not isinstance(entry, Key):
+            return False
+        stored = self._backend.get(entry.client_id)
+        return stored is not None and _unused(stored) == _unused(entry)
+
+
+# What a line comes to: a key, a key whose hash is being made, or why there is none.
+_Resolved = Key | BasicAuthError
+_Entry = _Resolved | tuple[str, Future[str]]
+
+_TAKEN: Final = "its client id is taken"
+
+
+def _resolved(entry: _Entry) -> _Resolved:
+    if not isinstance(entry, tuple):
+        return entry
+    client_id, future = entry
+    try:
+        return _key(client_id, future.result())
+    except InvalidKey as exc:
+        return exc.with_traceback(None)
+
+
+def _key(client_id: str, hashed: str) -> Key:
+    now = utcnow()
+    return Key(client_id, created_at=now, secrets=(Secret(hashed, created_at=now),))
+
+
+def _unused(key: Key) -> Key:
+    secrets = tuple(replace(secret, last_used_at=None) for secret in key.secrets)
+    return replace(key, last_used_at=None, secrets=secrets)
+
+
+def _text(line: bytes, *, first: bool) -> str:
+    """A line without its end; empty if it is blank.
+
+    Raises:
+        InvalidKey: It is too long, or no text.
+    """
+    if len(line) > MAX_LINE_OCTETS:
+        raise InvalidKey(f"longer than {MAX_LINE_OCTETS} octets")
+    try:
+        text = (line.removeprefix(_BOM) if first else line).decode()
+    except UnicodeDecodeError:
+        raise InvalidKey("not UTF-8") from None
+    if "\0" in text:
+        raise InvalidKey("not text")
+    text = text.removesuffix("\n").removesuffix("\r")
+    return text if text.strip() else ""
+
+
+def _format_of(text: str) -> str:
+    """Tell the format from a line that is neither blank nor a comment.
+
+    Raises:
+        TransferError: It is none that is known.
+    """
+    if text.startswith("{"):
+        return "export"
+    before, colon, behind = text.partition(":")
+    if not text.startswith(("[", "<")):
+        if colon and ("," not in before or looks_hashed(behind)):
+            return "htpasswd"  # no client id holds a colon
+        if "," in text:
+            return "csv"
+    raise TransferError(
+        "keys cannot be imported from this: give an export, a CSV of id,secret, or an htpasswd file"
+    )

@@ -1,0 +1,123 @@
+"""Ways to run the command line, and to prepare what it finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from basicauth_mw.backend import open_backend
+from basicauth_mw.model import Key, utcnow
+
+if TYPE_CHECKING:
+    import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "basicauth_mw"]
+LIMIT_S = 20.0
+
+KEY_FIELDS = [
+    "client_id",
+    "name",
+    "scopes",
+    "created_at",
+    "expires_at",
+    "revoked_at",
+    "disabled",
+    "last_used_at",
+    "metadata",
+]
+HASH = re.compile(r"\$(bamw1|argon2id|2[by])\$[^\s,]")
+
+
+class Done:
+    """How one command line ended."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def json(self) -> Any:
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+    def failed_with(self, text: str, *, status: int = 1) -> None:
+        """One clear line on stderr, nothing on stdout."""
+        assert self.status == status
+        assert self.out == ""
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ")
+        assert text in line
+
+
+class Child(subprocess.Popen[bytes]):
+    """A process that does not outlive a test that has failed."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *rest)
+
+
+def process(*arguments: str, **options: Any) -> Child:
+    """Start the real thing."""
+    environment = {**os.environ, **options.pop("env", {})}
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return Child([*COMMAND, *arguments], cwd=ROOT, env=environment, **options)
+
+
+def ended(*arguments: str, stdin: bytes | None = None, **options: Any) -> Done:
+    """Run the real thing to its end."""
+    if stdin is not None:
+        options["stdin"] = subprocess.PIPE
+    with process(*arguments, **options) as child:
+        out, err = child.communicate(stdin, timeout=LIMIT_S)
+    return Done(child.returncode, (out or b"").decode(), (err or b"").decode())
+
+
+def put(url: str, *keys: Key) -> None:
+    """Store keys as somebody else might have, past every check."""
+    with open_backend(url, create=True) as backend:
+        for key in keys:
+            assert backend.store.put(key, None)
+
+
+def fill(url: str, count: int) -> None:
+    """Store so many keys at once: ``00000`` and so on, with long names."""
+    now = utcnow()
+    with open_backend(url, create=True) as backend:
+        backend.add([Key(f"{number:05}", name="n" * 200, created_at=now) for number in range(count)])
+
+
+def stranger(folder: Path, monkeypatch: pytest.MonkeyPatch, *methods: str) -> None:
+    """Install somebody else's store, found by the scheme ``strange:``."""
+    lines = ["class Strange:", *(f"    {method}" for method in ("def __init__(self, url): pass", *methods))]
+    (folder / "strange_store.py").write_text("\n".join(lines))
+    distribution = folder / "strange_store-1.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: strange-store\nVersion: 1\n")
+    (distribution / "entry_points.txt").write_text(
+        "[basicauth_mw.backends]\nstrange = strange_store:Strange\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "strange_store", raising=False)
+
+
+def answered(terminal: tuple[int, int], *arguments: str, answers: dict[bytes, bytes]) -> Done:
+    """Run on a terminal and type each answer when its question is on stderr."""
+    ours, theirs = terminal
+    with process(*arguments, stdin=theirs, start_new_session=True) as child:
+        assert child.stderr is not None
+        asked = b""
+        for question, answer in answers.items():
+            while not asked.endswith(question):
+                octet = child.stderr.read(1)
+                assert octet, asked
+                asked += octet
+            os.write(ours, answer)
+        out, err = child.communicate(timeout=LIMIT_S)
+    return Done(child.returncode, out.decode(), (asked + err).decode())

@@ -1,0 +1,303 @@
+"""``check``: everything that may be wrong is said once, with what to do, and never a secret."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw.model import Key, utcnow
+from tests.cli.helpers import ROOT, Done, ended, put, stranger
+from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def test_check_is_content(cli: Callable[..., Done], url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("keys", "create")
+    monkeypatch.setenv("BASICAUTH_PEPPER", "hunter2")
+
+    done = cli("check", "--json")
+
+    assert done.status == 0
+    assert list(done.json) == ["ok", "problems", "warnings"]
+    assert done.json["ok"] is True
+    assert done.json["problems"] == []
+    said = cli("check").out
+    assert said.splitlines()[-1] == "ok"
+    assert url in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_check_tells_a_missing_file(cli: Callable[..., Done], as_json: bool) -> None:
+    done = cli("check", "--json") if as_json else cli("check")
+
+    assert done.status == 1
+    if as_json:
+        assert done.json["ok"] is False
+        (problem,) = done.json["problems"]
+        assert list(problem) == ["code", "message", "remedy"]
+        assert all(problem.values())
+    else:
+        assert "problem: " in done.out
+
+
+@pytest.mark.parametrize(
+    ("keys", "word"), [([], "no key"), ([Key("a", disabled=True), Key("b", revoked_at=utcnow())], "only")]
+)
+def test_check_wants_a_key_that_works(cli: Callable[..., Done], url: str, keys: list[Key], word: str) -> None:
+    put(url, Key("x"), *keys)
+    cli("keys", "delete", "x")
+
+    done = cli("check", "--json")
+
+    assert done.status == 1
+    (problem,) = done.json["problems"]
+    assert problem["code"] == "no_active_key"
+    assert word in problem["message"]
+    assert "keys create" in problem["remedy"]
+
+
+def test_check_tells_every_bad_setting(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASICAUTH_CACHE_SIZE", "hunter2")
+    monkeypatch.setenv("BASICAUTH_TIMEOUT_S", "hunter2")
+
+    done = cli("check", "--json")
+
+    assert done.status == 1
+    assert [problem["code"] for problem in done.json["problems"]] == ["configuration_error"] * 2
+    assert "hunter2" not in done.out
+
+
+def test_check_tells_a_backend_that_is_down(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    monkeypatch.setenv("BASICAUTH_BACKEND", f"redis://user:hunter2@127.0.0.1:{free_port}/0")
+
+    for options in (("--json",), ()):
+        done = cli("check", *options)
+        assert done.status == 1
+        assert "hunter2" not in done.out + done.err
+        assert "backend_unavailable" in done.out or not options
+
+
+def test_check_reads_an_environment_of_keys(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASICAUTH_KEYS", "robot:hunter2")
+
+    assert cli("check", "--json", "--backend", "env:").json == {"ok": True, "problems": [], "warnings": []}
+
+
+def test_check_shows_what_is_set_and_warns(
+    cli: Callable[..., Done], database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("keys", "create")
+    database.chmod(0o644)
+    monkeypatch.setenv("BASICAUTH_EXCLUDE", "/health,/docs/*")
+
+    done = cli("check", "--json")
+    said = cli("check")
+
+    assert done.status == said.status == 0
+    assert done.json["ok"] is True
+    (warning,) = done.json["warnings"]
+    assert list(warning) == ["code", "message", "remedy"]
+    assert f"warning: {warning['message']}" in said.out
+    assert re.search(r"^exclude +/health, /docs/\*$", said.out, re.MULTILINE)
+
+
+def test_check_tells_bad_settings_to_people(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASICAUTH_CACHE_SIZE", "hunter2")
+
+    done = cli("check")
+
+    assert done.status == 1
+    assert done.out.startswith("problem: cache_size")
+    assert done.err.startswith("error: ")
+
+
+def test_check_works_on_a_store_that_cannot_list_its_keys(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stranger(tmp_path, monkeypatch, "def get(self, client_id): return None")
+
+    assert cli("check", "--json", "--backend", "strange:").json["ok"] is True
+    cli("keys", "list", "--backend", "strange:").failed_with("list")
+
+
+def test_check_tells_that_slow_hashes_cannot_be_checked(
+    cli: Callable[..., Done], url: str, without: Callable[..., Callable[..., Done]]
+) -> None:
+    cli("keys", "create", "--secret-stdin", stdin=b"chosen by a person")
+
+    done = without("argon2")("check", "--json", "--backend", url)
+
+    (problem,) = done.json["problems"]
+    assert problem["code"] == "missing_extra"
+    assert "basicauth_mw[passwords]" in problem["remedy"]
+
+
+def test_check_tells_a_missing_driver(without: Callable[..., Callable[..., Done]]) -> None:
+    done = without("redis")("check", "--json", "--backend", "redis://127.0.0.1")
+
+    (problem,) = done.json["problems"]
+    assert problem["code"] == "missing_extra"
+    assert "basicauth_mw[redis]" in problem["remedy"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:canary@h/0",
+        "redis://:can/ary@h/0",
+        "rediss:/:canary@h/0",
+        "redis://h/0?password=canary",
+        "env:demo:canary",
+        "canary",
+    ],
+)
+def test_check_never_shows_a_password_however_the_url_is_written(url: str) -> None:
+    done = ended("check", env={"BASICAUTH_BACKEND": url})
+
+    assert done.status == 1
+    assert "canary" not in done.out + done.err
+    assert "ary@" not in done.out + done.err
+
+
+def test_check_tells_the_same_advice_once(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CACHE_SIZE", "TIMEOUT_S", "CACHE_TTL_S"):
+        monkeypatch.setenv(f"BASICAUTH_{name}", "hunter2")
+
+    said = cli("check").out.splitlines()
+
+    assert [line.partition(":")[0] for line in said[:-1]] == ["problem"] * 3
+    assert said[-1] == "  -> correct the setting, then run this again"
+    assert len({problem["remedy"] for problem in cli("check", "--json").json["problems"]}) == 1
+
+
+def test_check_wants_the_pepper_of_the_keys(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASICAUTH_PEPPER", "hunter2")
+    cli("keys", "create")
+    assert cli("check").status == 0
+    monkeypatch.setenv("BASICAUTH_PEPPER", "another")
+
+    done = cli("check", "--json")
+
+    (problem,) = done.json["problems"]
+    assert problem["code"] == "unknown_pepper"
+    assert "BASICAUTH_PEPPER" in problem["remedy"]
+    monkeypatch.setenv("BASICAUTH_PEPPER", "another,hunter2")
+    assert cli("check").status == 0
+
+
+def test_check_tells_a_record_that_cannot_be_read(cli: Callable[..., Done], url: str, database: Path) -> None:
+    put(url, Key("a"))
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE keys SET record = '{'")
+
+    (problem,) = cli("check", "--json").json["problems"]
+
+    assert "'a'" in problem["message"]
+    assert "keys delete" in problem["remedy"]
+
+
+def test_check_tells_what_an_older_file_needs(cli: Callable[..., Done], database: Path) -> None:
+    """It changes nothing; every other command brings the file to this release's form, and says so."""
+    shutil.copy(ROOT / "tests" / "data" / "sqlite-v1.db", database)
+    database.chmod(0o600)
+    before = database.read_bytes()
+
+    done = cli("check", "--json")
+
+    (problem,) = done.json["problems"]
+    assert "version 1" in problem["message"]
+    assert problem["remedy"].startswith("run  basicauth-mw keys")
+    assert database.read_bytes() == before
+    listed = cli("keys", "list", "--json")
+    assert listed.status == 0
+    assert len(listed.err.splitlines()) == 1
+    assert cli("keys", "list", "--json").err == ""
+
+
+def test_check_tells_a_newer_file(cli: Callable[..., Done], database: Path) -> None:
+    cli("keys", "create")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+    for words in (("check",), ("keys", "list"), ("keys", "create")):
+        done = cli(*words)
+        assert done.status == 1
+        assert "99" in done.out + done.err
+
+
+def test_check_tells_a_directory_that_cannot_be_written(cli: Callable[..., Done]) -> None:
+    """A write-ahead log has no place there; so says the warning, beside the problem that SQLite sees."""
+    with TemporaryDirectory(prefix="basicauth-") as folder:
+        path = Path(folder, "keys.db")
+        url = f"sqlite:///{path}"
+        cli("keys", "create", "--backend", url)
+        path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        done = as_nobody(cli, "check", "--json", "--backend", url)
+        Path(folder).chmod(0o755)
+
+    assert done.status == 1
+    assert done.json["problems"]
+    assert [warning["code"] for warning in done.json["warnings"] if "directory" in warning["code"]]
+
+
+def as_nobody(cli: Callable[..., Done], *arguments: str) -> Done:
+    """Run in a process that may do less than the tests, where these run as root."""
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 70
+        try:
+            if os.getuid() == 0:
+                os.setuid(65_534)
+            done = cli(*arguments)
+            os.write(into, done.out.encode())
+            status = done.status
+        finally:
+            os._exit(status)
+    os.close(into)
+    with os.fdopen(out) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return Done(os.waitstatus_to_exitcode(status), text, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (
+            ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "yes"),
+            "redis_evicts",
+        ),
+        ((), "redis_not_persistent"),
+    ],
+)
+def test_check_warns_of_a_redis_that_forgets(
+    cli: Callable[..., Done], options: tuple[str, ...], code: str
+) -> None:
+    with RedisServer(*options) as server:
+        cli("keys", "create", "--backend", server.url())
+        done = cli("check", "--json", "--backend", server.url())
+
+    assert done.status == 0
+    assert [warning["code"] for warning in done.json["warnings"]] == [code]
+    assert done.json["warnings"][0]["remedy"]

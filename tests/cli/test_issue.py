@@ -1,0 +1,418 @@
+"""``keys create`` and ``rotate``: what is shown of a new secret, and what never is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw.backend import open_backend
+from basicauth_mw.credentials import Credentials, parse_basic
+from basicauth_mw.lifecycle import is_live
+from basicauth_mw.minting import mint
+from basicauth_mw.model import utcnow
+from tests.cli.helpers import (
+    COMMAND,
+    KEY_FIELDS,
+    LIMIT_S,
+    ROOT,
+    Done,
+    answered,
+    ended,
+    process,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from basicauth_mw.model import Secret
+
+
+def test_create_json_has_exactly_the_promised_fields(cli: Callable[..., Done], url: str) -> None:
+    before = utcnow()
+
+    made = cli(
+        *("keys", "create", "--json", "--name", "ci", "--scope", "write", "--scope", "read"),
+        *("--expires", "90d", "--client-id", "robot", "--metadata", '{"team": {"id": 7}}'),
+    ).json
+
+    assert list(made) == [*KEY_FIELDS, "secret", "authorization"]
+    created, expires = (datetime.fromisoformat(made[name]) for name in ("created_at", "expires_at"))
+    assert made["created_at"].endswith("Z")
+    assert before <= created <= utcnow()
+    assert timedelta(seconds=-LIMIT_S) < expires - created - timedelta(days=90) < timedelta(seconds=LIMIT_S)
+    assert made | {"created_at": 0, "expires_at": 0, "secret": 0, "authorization": 0} == {
+        "client_id": "robot",
+        "name": "ci",
+        "scopes": ["read", "write"],
+        "created_at": 0,
+        "expires_at": 0,
+        "revoked_at": None,
+        "disabled": False,
+        "last_used_at": None,
+        "metadata": {"team": {"id": 7}},
+        "secret": 0,
+        "authorization": 0,
+    }
+    assert parse_basic(made["authorization"]) == Credentials("robot", made["secret"])
+    with open_backend(url) as backend:
+        stored = backend.get("robot")
+        assert stored is not None
+        assert backend.hasher.match_fast(made["secret"], stored.secrets)
+
+
+def test_create_ends_with_a_curl_line_a_python_line_and_the_header(cli: Callable[..., Done]) -> None:
+    done = cli("keys", "create", "--name", "ci")
+
+    curl, python, header = done.out.splitlines()[-3:]
+    words = shlex.split(curl)
+    assert words[0] == "curl"
+    pair = words[words.index("-u") + 1]
+    call = ast.parse(python, mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert ast.literal_eval(call.keywords[0].value) == tuple(pair.split(":"))
+    sent = parse_basic(header.removeprefix("Authorization: "))
+    assert pair == f"{sent.client_id}:{sent.secret}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("45s", timedelta(seconds=45)),
+        ("30m", timedelta(minutes=30)),
+        ("12h", timedelta(hours=12)),
+        ("90d", timedelta(days=90)),
+        ("2w", timedelta(weeks=2)),
+        ("2199-01-31T12:00:00Z", datetime(2199, 1, 31, 12, tzinfo=UTC)),
+        ("2199-01-31t12:00:00.25z", datetime(2199, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)),
+        ("2199-01-31T12:00:00+02:00", datetime(2199, 1, 31, 10, tzinfo=UTC)),
+    ],
+)
+def test_expires_is_a_duration_or_a_moment(
+    cli: Callable[..., Done], text: str, expected: timedelta | datetime
+) -> None:
+    ends = datetime.fromisoformat(cli("keys", "create", "--json", "--expires", text).json["expires_at"])
+
+    if isinstance(expected, timedelta):
+        assert abs(ends - utcnow() - expected) < timedelta(seconds=LIMIT_S)
+    else:
+        assert ends == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "90",
+        "d",
+        "-1d",
+        "1.5h",
+        "3y",
+        "1d12h",
+        "999999999w",
+        "tomorrow",
+        "2199-01-31",
+        "2199-01-31T12:00:00",
+        "2199-02-30T12:00:00Z",
+        "9999-12-31T23:59:59-23:59",
+        "20990131T120000Z",
+    ],
+)
+def test_other_expiries_are_usage_errors(cli: Callable[..., Done], database: Path, text: str) -> None:
+    cli("keys", "create", f"--expires={text}").failed_with("--expires", status=2)
+    assert not database.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "null", '{"a": NaN}', "[" * 100_000])
+def test_metadata_is_a_json_object(cli: Callable[..., Done], text: str) -> None:
+    cli("keys", "create", "--metadata", text).failed_with("--metadata", status=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--expires", "2001-01-31T12:00:00Z"),
+        ("--client-id", "a:b"),
+        ("--name", "x" * 201),
+        ("--scope", "two words"),
+        ("--metadata", json.dumps({"long": "x" * 5000})),
+    ],
+    ids=lambda options: options[0],
+)
+def test_what_a_key_may_not_hold_is_refused(cli: Callable[..., Done], options: tuple[str, ...]) -> None:
+    done = cli("keys", "create", *options)
+
+    assert done.status == 1
+    assert done.err.startswith("error: ")
+    assert cli("keys", "list", "--json").out == ""
+
+
+def test_an_id_is_taken_once(cli: Callable[..., Done]) -> None:
+    assert cli("keys", "create", "--client-id", "robot").status == 0
+    cli("keys", "create", "--client-id", "robot").failed_with("robot")
+
+
+@pytest.mark.parametrize(
+    "octets", [b"", b"\n", b"\r\n", b"s3cret\n\n", b"s3\ncret", b"s3cret\r", b"\xff", b"x" * 70_000]
+)
+@pytest.mark.parametrize("command", [("token", "encode", "robot"), ("keys", "create")], ids=" ".join)
+def test_other_secrets_are_refused(cli: Callable[..., Done], command: tuple[str, ...], octets: bytes) -> None:
+    done = cli(*command, "--secret-stdin", stdin=octets)
+
+    done.failed_with("")
+    assert "cret" not in done.err.replace("secret", "")
+
+
+def test_a_given_secret_is_the_secret(cli: Callable[..., Done]) -> None:
+    secret = mint("sk")
+
+    made = cli("keys", "create", "--json", "--secret-stdin", stdin=f"{secret}\n".encode()).json
+
+    assert made["secret"] == secret
+
+
+def test_a_waiting_secret_is_in_no_process_list(url: str) -> None:
+    with process("keys", "create", "--secret-stdin", "--backend", url, stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        secret = mint("sk").encode()
+        child.stdin.write(secret)
+        child.stdin.flush()
+        ends = time.monotonic() + LIMIT_S
+        while not (
+            command_line := Path(f"/proc/{child.pid}/cmdline").read_bytes()
+        ):  # the kernel is at exec still
+            assert time.monotonic() < ends
+        out, _ = child.communicate(timeout=LIMIT_S)
+
+    assert child.returncode == 0
+    assert b"--secret-stdin" in command_line
+    assert secret not in command_line
+    assert secret in out
+
+
+def test_a_prompted_secret_is_hidden_and_asked_for_twice(url: str, terminal: tuple[int, int]) -> None:
+    secret = mint("sk").encode()
+
+    done = answered(
+        terminal,
+        *("keys", "create", "--secret-prompt", "--client-id", "robot", "--backend", url),
+        answers={b"Secret: ": secret + b"\n", b"again: ": secret + b"\n"},
+    )
+
+    assert done.status == 0
+    assert secret.decode() not in done.out + done.err
+    os.set_blocking(terminal[0], False)
+    with pytest.raises(BlockingIOError):  # nothing was echoed to the terminal either
+        os.read(terminal[0], 1)
+    with open_backend(url) as backend:
+        key = backend.get("robot")
+        assert key is not None
+        assert backend.hasher.match_fast(secret.decode(), key.secrets)
+
+
+@pytest.mark.parametrize("second", [b"other\n", b"\n"])
+def test_two_prompts_must_agree(url: str, database: Path, terminal: tuple[int, int], second: bytes) -> None:
+    done = answered(
+        terminal,
+        *("keys", "create", "--secret-prompt", "--backend", url),
+        answers={b"Secret: ": b"one\n", b"again: ": second},
+    )
+
+    assert done.status == 1
+    assert not database.exists()
+
+
+def test_a_prompt_needs_a_terminal(cli: Callable[..., Done]) -> None:
+    cli("keys", "create", "--secret-prompt").failed_with("--secret-stdin", status=2)
+
+
+def test_an_interrupted_prompt_ends_quietly(url: str, terminal: tuple[int, int]) -> None:
+    with process(
+        "keys", "create", "--secret-prompt", "--backend", url, stdin=terminal[1], start_new_session=True
+    ) as child:
+        assert child.stderr is not None
+        assert child.stderr.read(8) == b"Secret: "
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=LIMIT_S)
+
+    assert (child.returncode, out, err.strip()) == (130, b"", b"")
+
+
+def test_a_secret_that_could_not_be_shown_is_told(url: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = ended("keys", "create", "--client-id", "robot", "--backend", url, stdout=full)
+
+    done.failed_with("robot was made but could not be shown")
+
+
+def test_nothing_is_made_that_cannot_be_shown(url: str, database: Path) -> None:
+    words = [*COMMAND, "keys", "create", "--backend", url]
+
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *words],
+        cwd=ROOT,
+        timeout=LIMIT_S,
+        check=False,
+        capture_output=True,
+    )
+
+    assert done.returncode == 1
+    assert not database.exists()
+
+
+# --- another secret for the same key
+
+
+def live(url: str, client_id: str) -> list[Secret]:
+    """The secrets of a key that are not over."""
+    with open_backend(url) as backend:
+        key = backend.get(client_id)
+    assert key is not None
+    return [secret for secret in key.secrets if is_live(secret, utcnow())]
+
+
+def works(url: str, client_id: str, secret: str) -> bool:
+    with open_backend(url) as backend:
+        return backend.hasher.match_fast(secret, live(url, client_id)) is not None
+
+
+def test_rotate_json_has_exactly_the_promised_fields(cli: Callable[..., Done], url: str) -> None:
+    old = cli("keys", "create", "--client-id", "robot", "--json").json
+
+    new = cli("keys", "rotate", "robot", "--json").json
+
+    assert list(new) == [*KEY_FIELDS, "secret", "authorization"]
+    assert new == old | {"secret": new["secret"], "authorization": new["authorization"]}
+    assert parse_basic(new["authorization"]) == Credentials("robot", new["secret"])
+    assert new["secret"] != old["secret"]
+    assert works(url, "robot", old["secret"])
+    assert works(url, "robot", new["secret"])
+
+
+@pytest.mark.parametrize(
+    ("options", "overlap_s"),
+    [
+        ((), 86_400),
+        (("--overlap", "24h"), 86_400),
+        (("--overlap", "90s"), 90),
+        (("--overlap", "2w"), 14 * 86_400),
+        (("--overlap", "0"), 0),
+        (("--overlap", "0s"), 0),
+    ],
+    ids=str,
+)
+def test_the_old_secret_works_for_the_overlap(
+    cli: Callable[..., Done], url: str, options: tuple[str, ...], overlap_s: int
+) -> None:
+    old = cli("keys", "create", "--client-id", "robot", "--json").json["secret"]
+
+    said = cli("keys", "rotate", "robot", *options).out
+
+    assert works(url, "robot", old) == (overlap_s > 0)
+    if overlap_s:
+        (until,) = re.findall(r"^The old secret works until (\S+)\.$", said, re.MULTILINE)
+        left = datetime.fromisoformat(until) - utcnow()
+        assert abs(left - timedelta(seconds=overlap_s)) < timedelta(seconds=LIMIT_S)
+        assert live(url, "robot")[0].expires_at == datetime.fromisoformat(until)
+    else:
+        assert "The old secret works no longer." in said
+
+
+def test_an_old_secret_never_outlives_its_key(cli: Callable[..., Done]) -> None:
+    ends = "2199-01-31T12:00:00Z"
+    cli("keys", "create", "--client-id", "robot", "--expires", ends)
+
+    assert f"works until {ends}." in cli("keys", "rotate", "robot", "--overlap", "99999w").out
+
+
+def test_rotate_ends_with_lines_to_paste(cli: Callable[..., Done], url: str) -> None:
+    cli("keys", "create", "--client-id", "robot")
+
+    curl, python, header = cli("keys", "rotate", "robot").out.splitlines()[-3:]
+
+    sent = parse_basic(header.removeprefix("Authorization: "))
+    assert shlex.split(curl)[:3] == ["curl", "-u", f"robot:{sent.secret}"]
+    assert python.endswith(f"auth=('robot', '{sent.secret}'))")
+    assert works(url, "robot", sent.secret)
+
+
+@pytest.mark.parametrize("text", ["", "24", "-1h", "1.5h", "1d12h", "forever", "2199-01-31T12:00:00Z"])
+def test_other_overlaps_are_usage_errors(cli: Callable[..., Done], text: str) -> None:
+    cli("keys", "rotate", "robot", f"--overlap={text}").failed_with("--overlap", status=2)
+
+
+def test_an_overlap_beyond_all_calendars_is_refused(cli: Callable[..., Done]) -> None:
+    cli("keys", "create", "--client-id", "robot")
+
+    cli("keys", "rotate", "robot", "--overlap", "999999999w").failed_with("range")
+
+
+def test_a_chosen_secret_takes_the_place_of_another(cli: Callable[..., Done]) -> None:
+    """There is one at a time, so there is no overlap between two."""
+    cli("keys", "create", "--client-id", "robot", "--secret-stdin", stdin=b"one by a person")
+
+    rotate = ("keys", "rotate", "robot", "--secret-stdin")
+    cli(*rotate, stdin=b"two by a person").failed_with("overlap")
+    done = cli(*rotate, "--overlap", "0", "--json", stdin=b"two by a person\n")
+
+    assert done.json["secret"] == "two by a person"
+
+
+def test_rotating_nobody_is_refused(cli: Callable[..., Done]) -> None:
+    cli("keys", "create")
+
+    cli("keys", "rotate", "nobody").failed_with("'nobody'")
+
+
+def test_a_prompted_secret_is_not_shown_by_rotate(
+    url: str, cli: Callable[..., Done], terminal: tuple[int, int]
+) -> None:
+    cli("keys", "create", "--client-id", "robot")
+    secret = mint("sk")
+    typed = f"{secret}\n".encode()
+
+    done = answered(
+        terminal,
+        *("keys", "rotate", "robot", "--secret-prompt", "--backend", url),
+        answers={b"Secret: ": typed, b"again: ": typed},
+    )
+
+    assert done.status == 0
+    assert secret not in done.out + done.err
+    assert "Authorization" not in done.out
+    assert "The old secret works until" in done.out
+    assert works(url, "robot", secret)
+
+
+def test_a_prompted_secret_is_not_in_the_json(url: str, terminal: tuple[int, int]) -> None:
+    secret = mint("sk")
+    typed = f"{secret}\n".encode()
+
+    done = answered(
+        terminal,
+        *("keys", "create", "--secret-prompt", "--json", "--backend", url),
+        answers={b"Secret: ": typed, b"again: ": typed},
+    )
+
+    assert done.json["secret"] is None
+    assert done.json["authorization"] is None
+    assert secret not in done.out + done.err
+
+
+def test_a_rotated_secret_that_could_not_be_shown_is_told(url: str, cli: Callable[..., Done]) -> None:
+    cli("keys", "create", "--client-id", "robot")
+
+    with Path("/dev/full").open("wb") as full:
+        done = ended("keys", "rotate", "robot", "--backend", url, stdout=full)
+
+    done.failed_with("rotate it again")

@@ -1,0 +1,298 @@
+"""``keys list``, ``show``, ``update`` and what ends a key."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw.backend import open_backend
+from basicauth_mw.backends import UsageStore, Use
+from basicauth_mw.cli._output import key_fields, moment, print_json
+from basicauth_mw.hashing import hash_secret
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Key, Secret, utcnow
+from tests.cli.helpers import (
+    KEY_FIELDS,
+    Done,
+    answered,
+    ended,
+    fill,
+    put,
+    stranger,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+HOSTILE = "\x1b[31m\x9b2J\r\n\u202e[red]x[/red]\u2028:smile:\ud800\x07"
+
+
+@pytest.mark.parametrize("verb", ["revoke", "delete"])
+@pytest.mark.parametrize("answer", [b"y\n", b"n\n", b"\n"])
+def test_revoke_and_delete_ask_on_a_terminal(
+    url: str, terminal: tuple[int, int], verb: str, answer: bytes
+) -> None:
+    put(url, Key("robot", name="\x1b[2Jci"))
+
+    done = answered(terminal, "keys", verb, "robot", "--backend", url, answers={b"[y/N] ": answer})
+
+    assert "\x1b" not in done.err
+    with open_backend(url) as backend:
+        key = backend.get("robot")
+    changed = key is None or key.revoked_at is not None
+    assert changed == (answer == b"y\n")
+    assert done.status == (0 if changed else 1)
+
+
+def test_yes_asks_nothing(url: str, terminal: tuple[int, int]) -> None:
+    put(url, Key("robot"))
+
+    done = answered(terminal, "keys", "delete", "robot", "--yes", "--backend", url, answers={})
+
+    assert (done.status, done.err) == (0, "")
+
+
+def test_list_shows_states_by_word(cli: Callable[..., Done], url: str) -> None:
+    past, later = utcnow() - timedelta(days=1), utcnow() + timedelta(days=1)
+    put(
+        url,
+        Key("a", name="one", scopes=frozenset({"x", "b"}), expires_at=later),
+        Key("b", expires_at=past),
+        Key("c", disabled=True),
+        Key("d", revoked_at=past, disabled=True, expires_at=past),
+        Key("e", secrets=(Secret("$bamw1$", expires_at=past),)),
+    )
+
+    lines = cli("keys", "list").out.splitlines()
+
+    assert lines[0].split() == ["ID", "STATE", "EXPIRES", "LAST", "USED", "SCOPES", "NAME"]
+    states = [
+        next(word for word in line.split() if word in {"active", "expired", "disabled", "revoked"})
+        for line in lines[1:]
+    ]
+    assert states == ["active", "expired", "disabled", "revoked", "expired"]
+    assert lines[1].split()[:2] == ["a", "active"]
+    assert lines[1].split()[-3:] == ["b", "x", "one"]
+
+
+def test_a_listed_id_is_never_cut(cli: Callable[..., Done], url: str) -> None:
+    put(url, Key("i" * 255, name="n" * 200, scopes=frozenset({"s" * 255})))
+
+    line = cli("keys", "list").out.splitlines()[1]
+
+    assert line.split() == ["i" * 255, "active", "never", "never", "s" * 255, "n" * 200]
+
+
+def test_a_long_list_is_one_table(cli: Callable[..., Done], url: str) -> None:
+    """It is printed part by part: one header, and columns that stay where they are."""
+    fill(url, 1001)
+    put(url, Key("!" * 20, name="first"))
+
+    header, *lines = cli("keys", "list").out.splitlines()
+
+    assert len(lines) == 1002
+    assert not [line for line in lines if line.startswith("ID")]
+    assert {line.index("active") for line in lines} == {header.index("STATE")}
+
+
+def test_one_bad_record_does_not_hide_the_others(cli: Callable[..., Done], url: str, database: Path) -> None:
+    put(url, *(Key(name) for name in ("a", "b\x1b", "c", "d")))
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE keys SET record = '{' WHERE client_id IN (?, 'd')", ("b\x1b",))
+
+    listed = cli("keys", "list", "--json")
+    some = cli("keys", "list", "--json", "--limit", "1", "--after", "a")
+    table = cli("keys", "list")
+
+    for done, ids in ((listed, ["a", "c"]), (some, ["c"])):
+        assert [json.loads(line)["client_id"] for line in done.out.splitlines()] == ids
+        assert done.status == 1
+    assert [line.split()[0] for line in table.out.splitlines()] == ["ID", "a", "c"]
+    *named, last = listed.err.splitlines()
+    assert [line.startswith("error: the stored key of") for line in named] == [True, True]
+    assert "\x1b" not in listed.err
+    assert "keys delete" in last
+
+
+def test_a_bad_record_can_be_deleted(cli: Callable[..., Done], url: str, database: Path) -> None:
+    put(url, Key("a"))
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE keys SET record = '{'")
+
+    cli("keys", "show", "a").failed_with("'a'")
+    assert cli("keys", "delete", "a").out == "deleted a\n"
+    assert cli("keys", "list").out == "no keys\n"
+
+
+def test_a_bad_record_of_nobody_ends_a_list(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What cannot be named cannot be stepped over."""
+    stranger(
+        tmp_path,
+        monkeypatch,
+        "from basicauth_mw.errors import UnreadableRecord",
+        "def get(self, client_id): return None",
+        "def scan(self, *arguments): raise Strange.UnreadableRecord('a hole')",
+    )
+
+    cli("keys", "list", "--backend", "strange:").failed_with("a hole")
+
+
+def test_when_keys_were_last_used(cli: Callable[..., Done], url: str) -> None:
+    """The list tells it of keys, ``show`` of each secret that is live."""
+    made = utcnow() - timedelta(days=9)
+    times = [made + timedelta(days=day) for day in range(4)]
+    minute = utcnow().replace(second=0, microsecond=0)
+    hashed = hash_secret(mint("sk"))
+    put(
+        url,
+        Key(
+            "robot",
+            secrets=(
+                Secret(hashed, times[0], expires_at=times[3]),
+                Secret(hashed, times[1], expires_at=utcnow() + timedelta(days=1)),
+                Secret(hashed, times[2]),
+            ),
+        ),
+    )
+    with open_backend(url) as backend:
+        assert isinstance(backend.store, UsageStore)
+        backend.store.record_uses([Use("robot", times[0], minute - timedelta(days=1))])
+        backend.store.record_uses([Use("robot", times[1], minute)])
+
+    shown = cli("keys", "show", "robot")
+    secrets = [line for line in shown.out.splitlines() if line.startswith("secret ")]
+
+    assert [re.findall("(?:created|last used) ([^,]+)", line) for line in secrets] == [
+        [moment(times[1]), moment(minute)],
+        [moment(times[2]), "never"],
+    ]
+    assert cli("keys", "show", "robot", "--json").json["last_used_at"] == moment(minute)
+    assert minute.strftime("%Y-%m-%d %H:%MZ") in cli("keys", "list").out
+
+
+def test_update_changes_what_is_named(cli: Callable[..., Done], url: str) -> None:
+    put(url, Key("robot", name="ci", scopes=frozenset({"a"}), metadata={"n": 1}))
+    before = cli("keys", "show", "robot", "--json").json
+
+    for options, field, value in (
+        (("--name", "nightly"), "name", "nightly"),
+        (("--name", ""), "name", ""),
+        (("--scope", "write", "--scope", "read"), "scopes", ["read", "write"]),
+        (("--no-scopes",), "scopes", []),
+        (("--expires", "2199-01-31T12:00:00Z"), "expires_at", "2199-01-31T12:00:00Z"),
+        (("--expires", "never"), "expires_at", None),
+        (("--metadata", '{"n": 2}'), "metadata", {"n": 2}),
+        (("--metadata", "{}"), "metadata", {}),
+    ):
+        before[field] = value
+        assert cli("keys", "update", "robot", *options, "--json").json == before
+        assert cli("keys", "show", "robot", "--json").json == before
+    assert cli("keys", "update", "robot", "--name", "x", "--no-scopes").out == "updated robot\n"
+    cli("keys", "update", "robot", "--expires", "2001-01-31T12:00:00Z").failed_with("past")
+    cli("keys", "update", "robot", "--scope", "two words").failed_with("scope")
+    cli("keys", "update", "nobody", "--name", "x").failed_with("'nobody'")
+
+
+def test_disable_and_enable(cli: Callable[..., Done], url: str) -> None:
+    put(url, Key("robot"))
+
+    for verb, disabled in (("disable", True), ("disable", True), ("enable", False), ("enable", False)):
+        assert cli("keys", verb, "robot").out == f"{verb}d robot\n"
+        assert cli("keys", verb, "robot", "--json").json["disabled"] is disabled
+        assert cli("keys", "show", "robot", "--json").json["disabled"] is disabled
+    for verb in ("disable", "enable"):
+        cli("keys", verb, "nobody").failed_with("'nobody'")
+
+
+@pytest.mark.parametrize("words", ["enable robot", "rotate robot", "update robot --name x"])
+def test_revoked_is_final(cli: Callable[..., Done], url: str, words: str) -> None:
+    put(url, Key("robot", revoked_at=utcnow()))
+
+    cli("keys", *words.split()).failed_with("final")
+
+
+def test_list_pages(cli: Callable[..., Done], url: str) -> None:
+    put(url, *(Key(name) for name in ("a1", "a2", "a3", "b1")))
+
+    def ids(*options: str) -> list[str]:
+        return [
+            json.loads(line)["client_id"] for line in cli("keys", "list", "--json", *options).out.splitlines()
+        ]
+
+    assert ids() == ["a1", "a2", "a3", "b1"]
+    assert ids("--prefix", "a") == ["a1", "a2", "a3"]
+    assert ids("--prefix", "a", "--after", "a1", "--limit", "1") == ["a2"]
+    assert "no keys" in cli("keys", "list", "--prefix", "z").out
+
+
+def test_show_revoke_and_delete(cli: Callable[..., Done], url: str) -> None:
+    put(url, Key("robot", name="ci", metadata={"n": 1}))
+
+    shown = cli("keys", "show", "robot", "--json").json
+    revoked = cli("keys", "revoke", "robot", "--json").json
+    again = cli("keys", "revoke", "robot", "--json").json
+    words = cli("keys", "show", "robot").out
+    deleted = cli("keys", "delete", "robot", "--json").json
+
+    assert list(shown) == KEY_FIELDS
+    assert revoked == shown | {"revoked_at": revoked["revoked_at"]} == again == deleted
+    assert revoked["revoked_at"].endswith("Z")
+    assert re.search(r"^state +revoked$", words, re.MULTILINE)
+    assert '{"n": 1}' in words
+    for verb in ("show", "revoke", "delete"):
+        cli("keys", verb, "robot").failed_with("'robot'")
+
+
+def test_revoke_and_delete_say_what_they_did(cli: Callable[..., Done], url: str) -> None:
+    put(url, Key("robot"))
+
+    assert cli("keys", "revoke", "robot").out == "revoked robot\n"
+    assert cli("keys", "delete", "robot").out == "deleted robot\n"
+
+
+def test_hostile_text_is_shown_and_not_obeyed(cli: Callable[..., Done], url: str) -> None:
+    visible = HOSTILE.replace("\ud800", "")
+    put(url, Key("id\u202e", name=visible, scopes=frozenset({"\x1b[1m"}), metadata={"\x1b": "\u202e"}))
+
+    outputs = [
+        cli("keys", "list").out,
+        cli("keys", "list", "--json").out,
+        cli("keys", "show", "id\u202e").out,
+        cli("keys", "show", "no\x1b[2Jbody").err,
+        cli("keys", "revoke", "id\u202e").out,
+    ]
+
+    for output in outputs:
+        assert not [character for character in output if not character.isprintable() and character != "\n"]
+    for output in (outputs[0], outputs[2]):
+        assert "[red]x[/red]" in output
+        assert ":smile:" in output
+        assert r"\x1b[31m\x9b2J\r\n\u202e" in output
+
+
+def test_read_only_metadata_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    view = MappingProxyType({"team": MappingProxyType({"id": 7})})
+
+    print_json(key_fields(Key("robot", metadata=view)))
+
+    assert json.loads(capsys.readouterr().out)["metadata"] == {"team": {"id": 7}}
+
+
+def test_an_unspellable_name_is_no_error(url: str) -> None:
+    put(url, Key("robot", name="\u540d\u524d"))
+
+    done = ended("keys", "list", "--backend", url, env={"PYTHONIOENCODING": "ascii"})
+
+    assert done.status == 0
+    assert r"\u540d\u524d" in done.out

@@ -1,0 +1,252 @@
+"""The program as a whole: its help, its exit statuses, which backend it means, how it fails."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw import __version__
+from basicauth_mw.model import Key
+from basicauth_mw.settings import FIELDS
+from tests.cli.helpers import (
+    LIMIT_S,
+    ROOT,
+    Done,
+    ended,
+    fill,
+    process,
+    put,
+    stranger,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def test_console_script_and_module_are_the_same_program() -> None:
+    script = Path(sys.executable).with_name("basicauth-mw")
+
+    said = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=LIMIT_S, check=True)
+
+    assert said.stdout == f"basicauth-mw {__version__}\n"
+    assert ended("--version").out == said.stdout
+
+
+def test_without_the_extra_it_names_the_install_line() -> None:
+    """-S leaves out site-packages, and with it everything that an extra brings."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "basicauth_mw", "keys", "list"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+    Done(done.returncode, done.stdout, done.stderr).failed_with("pip install 'basicauth_mw[cli]'")
+
+
+def test_help_lists_the_commands_and_every_setting(cli: Callable[..., Done]) -> None:
+    done = cli("--help")
+
+    assert done.status == 0
+    for command in ("keys", "token", "curl", "check", "demo"):
+        assert re.search(rf"^  {command} ", done.out, re.MULTILINE)
+    for option in FIELDS:
+        assert option.env in done.out
+
+
+@pytest.mark.parametrize("arguments", [(), ("keys",), ("token",)], ids=str)
+def test_without_a_command_it_helps(cli: Callable[..., Done], arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+
+    assert done.status == 2
+    assert "Usage: basicauth-mw" in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("keys", "create", "--bogus"),
+        ("keys", "create", "--secret", "hunter2"),
+        ("keys", "create", "--secret=hunter2"),
+        ("keys", "create", "hunter2"),
+        ("keys", "create", "--secret-stdin", "--secret-prompt"),
+        ("keys", "list", "--limit", "0"),
+        ("keys", "list", "--limit", "many"),
+        ("keys", "show"),
+        ("keys", "create", "--expires", "soon"),
+        ("keys", "rotate"),
+        ("keys", "rotate", "a", "hunter2"),
+        ("keys", "rotate", "a", "--secret-stdin", "--secret-prompt"),
+        ("keys", "update", "a"),
+        ("keys", "update", "a", "--scope", "b", "--no-scopes"),
+        ("keys", "update", "a", "--expires", "soon"),
+        ("keys", "update", "a", "--metadata", "[]"),
+        ("keys", "import"),
+        ("keys", "import", "a", "b"),
+        ("keys", "import", "a", "--format", "yaml"),
+        ("keys", "export", "a", "b"),
+        ("token", "encode", "a", "hunter2"),
+        ("token", "encode", "a"),
+        ("curl", "http://h/", "a", "hunter2"),
+        ("demo", "--port", "65536"),
+        ("nonsense",),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_parsed_is_status_2(cli: Callable[..., Done], arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+
+    done.failed_with("--help", status=2)
+    assert "hunter2" not in done.err
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "before the command", "behind"])
+def test_backend_is_accepted_before_and_behind_the_command(
+    cli: Callable[..., Done], tmp_path: Path, place: int
+) -> None:
+    put(f"sqlite:///{tmp_path}/other.db", Key("other"))
+    words = ["keys", "list"]
+    words[place:place] = ["--backend", f"sqlite:///{tmp_path}/other.db"]
+
+    assert cli(*words, "--json").json["client_id"] == "other"
+
+
+def test_the_backend_nearest_to_the_command_counts(cli: Callable[..., Done], url: str) -> None:
+    put(url, Key("here"))
+
+    done = cli("--backend", "memory:", "keys", "--backend", "env:", "list", "--backend", url, "--json")
+
+    assert done.json["client_id"] == "here"
+
+
+@pytest.mark.parametrize(
+    "secretive",
+    [
+        "redis://:hunter2@localhost/0",
+        "redis://user:hunter2@localhost",
+        "rediss://user:hunt@er2@localhost",
+        "redis://:hun/ter2#?@localhost",
+        "unix://:hunter2@/run/redis.sock",
+        "redis+sentinel://u:hunter2@a:1,b:2/main",
+        "redis://localhost/0?password=hunter2",
+        "redis+sentinel://a:1/main?db=0&sentinel_password=hunter2",
+        "redis://[::1:hunter2@x",
+    ],
+)
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_password_in_backend_is_refused_and_not_repeated(
+    cli: Callable[..., Done], secretive: str, behind: bool
+) -> None:
+    option = ("--backend", secretive)
+
+    done = cli("keys", "list", *option) if behind else cli(*option, "keys", "list")
+
+    done.failed_with("BASICAUTH_BACKEND", status=2)
+    assert "hunter" not in done.err
+    assert "er2" not in done.err
+
+
+def test_a_sqlite_path_may_look_like_a_password(cli: Callable[..., Done], tmp_path: Path) -> None:
+    assert cli("keys", "create", "--backend", f"sqlite:///{tmp_path}/a:b@c.db").status == 0
+
+
+def test_only_create_makes_a_missing_file(cli: Callable[..., Done], database: Path) -> None:
+    for arguments in (
+        ("keys", "list"),
+        ("keys", "show", "a"),
+        ("keys", "update", "a", "--name", "b"),
+        ("keys", "rotate", "a"),
+        ("keys", "disable", "a"),
+        ("keys", "enable", "a"),
+        ("keys", "export"),
+        ("keys", "revoke", "a"),
+        ("keys", "delete", "a"),
+    ):
+        done = cli(*arguments)
+        assert done.status == 1
+        assert done.err.startswith("error: ")
+    assert cli("check").status == 1
+    assert not database.exists()
+
+    assert cli("keys", "create").status == 0
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+
+
+def test_failures_are_one_line(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("keys", "list", "--backend", "nonsense:").failed_with("sqlite:")
+    cli("keys", "list", "--backend", "env:").failed_with("BASICAUTH_KEYS")
+    monkeypatch.setenv("BASICAUTH_KEYS", "robot:hunter2")
+    for verb in ("create", "update robot --name x", "rotate robot", "disable robot", "delete robot"):
+        cli("keys", *verb.split(), "--backend", "env:").failed_with("")
+
+
+def test_a_backend_that_is_down_is_one_line(free_port: int) -> None:
+    ended("keys", "list", "--backend", f"redis://127.0.0.1:{free_port}").failed_with("")
+
+
+def test_a_bug_is_one_line_without_its_text(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever somebody else's store raises, its text may hold the URL, and that a password."""
+    stranger(
+        tmp_path,
+        monkeypatch,
+        "def get(self, client_id): return None",
+        "def scan(self, *arguments): raise KeyError('hunter2')",
+    )
+
+    done = cli("keys", "list", "--backend", "strange:")
+    done.failed_with("KeyError")
+    assert "hunter2" not in done.err
+    done = cli("check", "--json", "--backend", "strange:")
+    assert [problem["code"] for problem in done.json["problems"]] == ["unexpected_error"]
+    assert "hunter2" not in done.out + done.err
+
+
+def test_every_problem_of_the_settings_has_a_line(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASICAUTH_CACHE_SIZE", "hunter2")
+    monkeypatch.setenv("BASICAUTH_REALLM", "hunter2")
+
+    done = cli("keys", "list")
+
+    assert done.status == 1
+    assert len(done.err.splitlines()) == 2
+    assert all(line.startswith("error: ") for line in done.err.splitlines())
+    assert "hunter2" not in done.err
+
+
+def test_a_file_that_is_no_database_is_one_line(cli: Callable[..., Done], database: Path) -> None:
+    database.write_bytes(b"hello" * 1000)
+
+    cli("keys", "list").failed_with("")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(url: str) -> None:
+    fill(url, 500)
+
+    for options in ((), ("--json",)):
+        with process("keys", "list", "--backend", url, *options) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            assert child.stdout.readline()
+            child.stdout.close()
+            assert child.stderr.read() == b""
+
+
+def test_a_full_disk_is_one_line(url: str) -> None:
+    put(url, Key("robot"))
+
+    with Path("/dev/full").open("wb") as full:
+        done = ended("keys", "list", "--backend", url, stdout=full)
+
+    done.failed_with("no space left")

@@ -1,0 +1,75 @@
+"""``token encode`` and ``curl``."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw.credentials import encode_basic
+from tests.cli.helpers import (
+    Done,
+    answered,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.mark.parametrize(
+    ("octets", "secret"),
+    [
+        (b"s3cret", "s3cret"),
+        (b"s3cret\n", "s3cret"),
+        (b"s3cret\r\n", "s3cret"),
+        (b" s3cret \n", " s3cret "),
+        ("gehe\u0301im:\n".encode(), "gehe\u0301im:"),
+    ],
+)
+def test_one_final_newline_of_stdin_is_dropped(cli: Callable[..., Done], octets: bytes, secret: str) -> None:
+    done = cli("token", "encode", "robot", "--secret-stdin", stdin=octets)
+
+    assert done.out == f"{encode_basic('robot', secret)}\n"
+
+
+def test_token_encode_and_curl_json(cli: Callable[..., Done]) -> None:
+    authorization = encode_basic("a b", "s'3")
+
+    token = cli("token", "encode", "a b", "--secret-stdin", "--json", stdin=b"s'3")
+    curl = cli("curl", "https://h/x?y=1&z", "a b", "--secret-stdin", "--json", stdin=b"s'3")
+
+    assert token.json == {"client_id": "a b", "authorization": authorization}
+    command = curl.json.pop("command")
+    assert shlex.split(command) == ["curl", "-u", "a b:s'3", "https://h/x?y=1&z"]
+    assert curl.json == {
+        "url": "https://h/x?y=1&z",
+        "client_id": "a b",
+        "authorization": authorization,
+        "command": command,
+    }
+
+
+def test_curl_does_not_depend_on_the_locale(cli: Callable[..., Done]) -> None:
+    done = cli("curl", "http://h/", "jos\u00e9", "--secret-stdin", stdin=b"x")
+
+    authorization = encode_basic("jos\u00e9", "x")
+    assert shlex.split(done.out) == ["curl", "-H", f"Authorization: {authorization}", "http://h/"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["", "h", "-o", "ftp://h/", "http://", "http://[", "http://h/\x1b[2J", "http://h/ x", "http://u:p@h/"],
+)
+def test_curl_wants_a_plain_url(cli: Callable[..., Done], target: str) -> None:
+    done = cli("curl", "--secret-stdin", "--", target, "robot", stdin=b"x")
+
+    done.failed_with("URL", status=2)
+    assert "\x1b" not in done.err
+
+
+@pytest.mark.parametrize("options", [(), ("--secret-stdin",)], ids=str)
+def test_token_encode_asks_on_a_terminal(terminal: tuple[int, int], options: tuple[str, ...]) -> None:
+    done = answered(terminal, "token", "encode", "robot", *options, answers={b"Secret: ": b"s3cret\n"})
+
+    assert done.out == f"{encode_basic('robot', 's3cret')}\n"

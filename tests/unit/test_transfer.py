@@ -1,0 +1,371 @@
+"""Exports and imports between backends, and what a source of lines does with odd streams."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import threading
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from secrets import token_hex
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from basicauth_mw import Backend, Settings, open_backend
+from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.errors import BackendUnavailable, MissingExtra, ReadOnlyBackend
+from basicauth_mw.hashing import Hasher, hash_secret, match_slow
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Key, Secret
+from basicauth_mw.portable import load_line
+from basicauth_mw.transfer import (
+    BATCH,
+    MAX_LINE_OCTETS,
+    Report,
+    Source,
+    TransferError,
+    export_file,
+    export_keys,
+    import_keys,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from tests.redis_server import RedisServer
+
+PEPPERS = Settings(pepper=("new", "old"), backend_deadline_s=5)
+
+
+class Kept(Report):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: dict[int, str] = {}
+        self.passes: list[tuple[str, int | None, int]] = []
+
+    def begins(self, work: str, octets: int | None) -> None:
+        self.passes.append((work, octets, 0))
+
+    def reads(self, octets: int) -> None:
+        work, total, done = self.passes.pop()
+        self.passes.append((work, total, done + octets))
+
+    def on_refused(self, line: int, reason: str) -> None:
+        super().on_refused(line, reason)
+        self.lines[line] = reason
+
+
+def imported(backend: Backend, octets: bytes, **options: bool) -> Kept:
+    report = Kept()
+    import_keys(backend, Source(io.BytesIO(octets)), report, **options)
+    return report
+
+
+def exported(backend: Backend) -> bytes:
+    out = io.BytesIO()
+    export_keys(backend, out, lambda _count: None)
+    return out.getvalue()
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return open_backend("memory:", settings=Settings())
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Backend]:
+    with open_backend(f"sqlite:///{tmp_path}/a.db", settings=PEPPERS, create=True) as opened:
+        yield opened
+
+
+# --- round trips
+
+MINTED = [mint("sk") for _ in range(3)]
+CHOSEN = "correct horse battery staple"
+ARGON2 = hash_secret(CHOSEN)
+HASHER = Hasher([pepper.encode() for pepper in PEPPERS.pepper])
+
+MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+MINUTES = MOMENTS.map(lambda moment: moment.replace(second=0, microsecond=0))
+# What a client id, a name and metadata may hold.
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20)
+IDS = TEXTS.filter(lambda text: text and ":" not in text)
+SALTS = st.text("ABCabc_-", min_size=16, max_size=16)
+
+
+@st.composite
+def keys(draw: st.DrawFn) -> Key:
+    """Any key that may be stored; its secrets are the first of ``MINTED``, and perhaps ``CHOSEN``."""
+    salt = draw(SALTS)
+    hashes = [HASHER.hash_fast(secret, salt=salt) for secret in MINTED[: draw(st.integers(0, 3))]]
+    hashes += [ARGON2] if draw(st.booleans()) else []
+    made = draw(st.lists(MOMENTS, min_size=len(hashes), max_size=len(hashes), unique=True))
+    return Key(
+        draw(IDS),
+        name=draw(TEXTS),
+        scopes=draw(st.frozensets(st.sampled_from(["read", "write", "a:b"]))),
+        created_at=draw(MOMENTS),
+        expires_at=draw(st.none() | MOMENTS),
+        revoked_at=draw(st.none() | MOMENTS),
+        disabled=draw(st.booleans()),
+        metadata=draw(st.dictionaries(TEXTS, TEXTS | st.integers() | st.none(), max_size=3)),
+        secrets=tuple(
+            Secret(hashed, at, draw(st.none() | MOMENTS), draw(st.none() | MINUTES))
+            for hashed, at in zip(hashes, made, strict=True)
+        ),
+    )
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(some=st.lists(keys(), min_size=1, max_size=5, unique_by=lambda key: key.client_id))
+def test_a_round_trip_loses_nothing(some: list[Key], redis_server: RedisServer) -> None:
+    """From SQLite to Redis and back: equal keys, and their secrets still prove them."""
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        urls = (
+            f"sqlite:///{folder}/a.db",
+            redis_server.url(f"test-{token_hex(8)}"),
+            f"sqlite:///{folder}/b.db",
+        )
+        first, *others = (
+            stack.enter_context(open_backend(url, settings=PEPPERS, create=True)) for url in urls
+        )
+        assert first.add(some) == [None] * len(some)
+        text = exported(first)
+        for other in others:
+            assert not imported(other, text).refused
+            assert exported(other) == text
+            text = exported(other)
+        last = others[-1]
+        assert list(last.iter_keys()) == list(first.iter_keys())
+        for key in some:
+            stored = last.get(key.client_id)
+            assert stored is not None
+            assert stored.secrets == key.secrets
+            for number, secret in enumerate(key.secrets):
+                if secret.hash == ARGON2:
+                    assert match_slow(CHOSEN, stored.secrets[number].hash)
+                else:
+                    assert last.hasher.match_fast(MINTED[number], stored.secrets) == secret
+
+
+def test_a_pepper_that_is_not_there_is_told(sqlite: Backend, backend: Backend) -> None:
+    """The keys would never work; better to know before they are counted on."""
+    sqlite.create()
+
+    with pytest.raises(TransferError):
+        import_keys(backend, Source(io.BytesIO(exported(sqlite))), report := Kept())
+
+    assert "pepper" in report.lines[1]
+    assert not report.imported
+
+
+def test_one_audit_record_an_export(
+    sqlite: Backend, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO)
+    sqlite.create(client_id="a")
+    sqlite.create(client_id="b")
+    caplog.clear()
+
+    export_file(sqlite, tmp_path / "e", lambda _count: None)
+
+    (event,) = [record.basicauth for record in caplog.records]  # type: ignore[attr-defined]
+    assert event["event"] == "key.exported"
+
+
+def test_one_audit_record_a_key_that_came_in(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    imported(backend, f"a,{mint('sk')}\nb,{mint('sk')}\na,{mint('sk')}\n".encode())
+
+    events = [record.basicauth for record in caplog.records]  # type: ignore[attr-defined]
+    assert [(each["event"], each["client_id"]) for each in events] == [
+        ("key.imported", "a"),
+        ("key.imported", "b"),
+    ]
+
+
+def test_the_last_line_of_an_export_counts_them(sqlite: Backend) -> None:
+    now = datetime.now(UTC)
+    sqlite.add([Key(f"{number:04}", created_at=now) for number in range(1200)])
+
+    counted: list[int] = []
+    out = io.BytesIO()
+    assert export_keys(sqlite, out, counted.append) == 1200
+
+    ends = [load_line(line)[1] for line in out.getvalue().decode().splitlines()]
+    assert ends == [None] * 1199 + [1200]
+    assert sum(counted) == 1200
+
+
+# --- in
+
+
+def test_progress_covers_every_octet(backend: Backend) -> None:
+    minted = "".join(f"{number},{mint('sk')}\n" for number in range(2500)).encode()
+
+    assert imported(backend, minted).passes == [("importing", len(minted), len(minted))]
+
+
+def test_an_export_is_read_twice(sqlite: Backend, tmp_path: Path) -> None:
+    """From the start both times, and from a pipe as well; it may be larger than what is read at once."""
+    now = datetime.now(UTC)
+    sqlite.add([Key(f"{number:05}", name="n" * 200, created_at=now) for number in range(5000)])
+    text = exported(sqlite)
+
+    for number, piped in enumerate((False, True)):
+        with open_backend(f"sqlite:///{tmp_path}/{number}.db", settings=PEPPERS, create=True) as other:
+            report = Kept()
+            import_keys(other, Source(Pipe(text) if piped else io.BytesIO(text)), report)
+            assert exported(other) == text
+        octets = len(text)
+        checked = None if piped else octets
+        assert report.passes == [("checking", checked, octets), ("importing", octets, octets)]
+
+
+class Pipe(io.BytesIO):
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, *_where: int) -> int:
+        raise OSError("a pipe has no places")
+
+    tell = seek
+
+
+def test_a_stream_is_read_from_where_it_stands(sqlite: Backend) -> None:
+    sqlite.create(client_id="a")
+    text = exported(sqlite)
+    stream = io.BytesIO(b"what came before\n" + text)
+    stream.readline()
+
+    report = Kept()
+    import_keys(sqlite, Source(stream), report)
+
+    assert (report.present, report.refused) == (1, 0)
+    assert [total for _, total, _ in report.passes] == [len(text)] * 2
+
+
+def test_lines_are_reported_in_their_order(backend: Backend) -> None:
+    """Whether they are refused when read, when hashed or when written."""
+    backend.create(client_id="taken")
+    told: list[object] = []
+
+    class Order(Report):
+        def on_imported(self, key: Key) -> None:
+            told.append(key.client_id)
+
+        def on_refused(self, line: int, reason: str) -> None:
+            told.append(line)
+
+    text = f"slow,chosen\nbad\ntaken,{mint('sk')}\nlong,{'x' * 1025}\nfast,{mint('sk')}\ntaken,chosen\n"
+    import_keys(backend, Source(io.BytesIO(text.encode())), Order())
+
+    assert told == ["slow", 2, 3, 4, "fast", 6]
+
+
+def test_chosen_secrets_are_hashed_side_by_side(sqlite: Backend) -> None:
+    """In a few threads, that end with the import."""
+    before = threading.active_count()
+    text = "".join(f"{number},chosen {number}\n" for number in range(50))
+
+    assert imported(sqlite, text.encode()).imported == 50
+
+    assert threading.active_count() == before
+    assert all(key.secrets[0].hash.startswith("$argon2id$") for key in sqlite.iter_keys())
+
+
+def test_a_missing_library_ends_an_import(sqlite: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "argon2", None)
+
+    with pytest.raises(MissingExtra):
+        imported(sqlite, b"a,chosen\n")
+    assert list(sqlite.iter_keys()) == []
+
+
+def test_a_store_that_fails_on_the_way(sqlite: Backend) -> None:
+    """What was written before is counted."""
+    text = "".join(f"{number},{mint('sk')}\n" for number in range(BATCH + 1)).encode()
+
+    class Failing(MemoryStore):
+        def put(self, record: Key, /, expect_version: int | None) -> bool:
+            if record.client_id == str(BATCH):
+                raise BackendUnavailable("gone")
+            return super().put(record, expect_version)
+
+        def add(self, records: Sequence[Key], /) -> list[bool]:
+            return [self.put(record, None) for record in records]
+
+    report = Report()
+    with pytest.raises(BackendUnavailable):
+        import_keys(Backend(Failing(), settings=Settings()), Source(io.BytesIO(text)), report)
+    assert report.imported == BATCH
+
+
+def test_what_cannot_be_changed_is_known_before_anything_is_read() -> None:
+    class Store:
+        def get(self, client_id: str) -> Key | None:
+            return None
+
+    with pytest.raises(ReadOnlyBackend):
+        imported(Backend(Store(), settings=Settings()), b"a,b\n")
+
+
+def test_an_overlong_line_costs_no_memory(backend: Backend) -> None:
+    """It is skipped to its end, however long, and the next line is the next."""
+    text = b"a" * (5 * MAX_LINE_OCTETS) + b"\nb," + mint("sk").encode() + b"\n"
+
+    report = Kept()
+    import_keys(backend, Source(io.BytesIO(text), format="csv"), report)
+
+    assert list(report.lines) == [1]
+    first = next(Source(io.BytesIO(text), format="csv").lines())
+    assert len(first[1]) == MAX_LINE_OCTETS + 1
+    assert report.imported == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ('{"v":1}', "export"),
+        ("\ufeff{}", "export"),
+        ("\n\n  \n{}", "export"),
+        ("id,secret", "csv"),
+        ('"a","b:c"', "csv"),
+        ("a,b:c", "csv"),
+        ("user:x", "htpasswd"),
+        ("# a, comment\nuser:x", "htpasswd"),
+        ("user:$argon2id$v=19$m=1,t=2,p=1$a$b", "htpasswd"),
+        ("a,b:$2y$05$x", "htpasswd"),
+    ],
+)
+def test_the_format_is_told_by_the_content(head: str, expected: str) -> None:
+    assert Source(io.BytesIO(head.encode())).format == expected
+
+
+@given(st.binary(max_size=300))
+def test_any_octets_are_refused_or_imported(octets: bytes) -> None:
+    """Nothing but TransferError ends an import of garbage."""
+    backend = open_backend("memory:", settings=Settings())
+    for format in (None, "export", "csv", "htpasswd"):  # noqa: A001
+        with suppress(TransferError):
+            import_keys(backend, Source(io.BytesIO(octets), format=format), Report())
+
+
+def test_an_export_leaves_no_file_behind_when_it_fails(sqlite: Backend, tmp_path: Path) -> None:
+    sqlite.create()
+
+    def fail(_count: int) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        export_file(sqlite, tmp_path / "e", fail)
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith((".e", "e"))] == []
