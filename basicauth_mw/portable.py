@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, TypeVar
 
-from .errors import InvalidKey
+from .errors import BasicAuthError, InvalidKey
 from .model import Key, Secret
 
 FORMAT: Final = 1
@@ -31,6 +31,12 @@ _SECRET_FIELDS: Final = frozenset({"hash", "created_at", "expires_at", "last_use
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z", re.ASCII)
 
 _KINDS: Final = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "an object"}
+
+
+class TransferError(BasicAuthError):
+    """An export or an import was refused as a whole: nothing was written."""
+
+    code = "transfer_error"
 
 
 def dump_line(key: Key, *, end: int | None = None) -> str:

@@ -56,7 +56,7 @@ LAYERS = [
     ["ledger"],
     ["backend"],
     ["portable"],
-    ["transfer"],
+    ["exporting", "importing"],
     ["_frameworks"],
     ["gate"],
     ["asgi"],

@@ -25,7 +25,7 @@ from ._options import AsJson, BackendUrl
 from ._output import inert, print_json, say, state_of
 
 # What of a URL can hold no password: the name of a variable, or a host, a port and a path.
-_HARMLESS = re.compile(r"\w*|//[\w.\[\]:-]*(/[\w./-]*)?", re.ASCII)
+_HARMLESS = re.compile(r"\w*|//[\w.\[\]:,-]*(/[\w./-]*)?", re.ASCII)
 
 _SEE_TO_IT = (
     "see that the backend is up and can be reached from here; of a file, that it is the right one, and "
@@ -191,7 +191,7 @@ def _without_secrets(url: str) -> str:
     scheme, colon, rest = url.partition(":")
     if scheme == "sqlite":
         return url
-    if not colon or not scheme.isidentifier():
+    if not colon or not scheme.replace("+", "").isidentifier():
         return "..."
     rest, question, _ = rest.partition("?")
     _, at, rest = rest.rpartition("@")

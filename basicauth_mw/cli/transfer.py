@@ -12,8 +12,9 @@ from typing import Annotated, BinaryIO, Self
 
 import typer
 
+from ..exporting import export_file, export_keys
+from ..importing import FORMATS, Report, Source, import_keys
 from ..model import Key
-from ..transfer import FORMATS, Report, Source, export_file, export_keys, import_keys
 from ._errors import CommandError, reason_of
 from ._options import AsJson, BackendUrl, opened
 from ._output import complain, key_fields, print_json, say

@@ -108,7 +108,7 @@ def test_a_change_elsewhere_ends_what_is_cached(
 
 
 def test_it_takes_a_quarter_of_a_second(keys: Backend, server: Server) -> None:
-    """At the median, so that a busy machine's pauses are no failure; the benchmarks look at every percentile."""
+    """At the median: a busy machine's pauses are no failure. The benchmarks look at every percentile."""
     taken = []
     for _ in range(9):
         issued = keys.create()

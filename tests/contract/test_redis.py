@@ -256,7 +256,7 @@ def test_junk_among_our_names_is_an_outage(store: RedisStore, admin: redis.Redis
 
 
 def test_junk_among_the_uses(store: RedisStore, admin: redis.Redis) -> None:
-    """Is left out, and is no reason not to change or delete the key, nor to hide the uses that can be read."""
+    """Is left out; no reason not to change or delete the key, nor to hide the uses that can be read."""
     used = name_in(store, "{id}:used")
     for field, value in (("x", "1"), ("1", "x"), ("9" * 30, "1"), ("1", "9" * 30)):
         admin.delete(used)

@@ -19,20 +19,12 @@ from hypothesis import strategies as st
 from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable, MissingExtra, ReadOnlyBackend
+from basicauth_mw.exporting import export_file, export_keys
 from basicauth_mw.hashing import Hasher, hash_secret, match_slow
+from basicauth_mw.importing import BATCH, MAX_LINE_OCTETS, Report, Source, import_keys
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Key, Secret
-from basicauth_mw.portable import load_line
-from basicauth_mw.transfer import (
-    BATCH,
-    MAX_LINE_OCTETS,
-    Report,
-    Source,
-    TransferError,
-    export_file,
-    export_keys,
-    import_keys,
-)
+from basicauth_mw.portable import TransferError, load_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Keys out of a backend into a file, and into a backend from one; memory does not grow with their number.
+"""Keys into a backend from a file; memory does not grow with their number.
 
 An export is JSON lines (``portable``). An import reads one, or a CSV of ``id,secret``, or an htpasswd file.
 An export is checked to its last line before anything is written; of the other two, the lines that can be used
@@ -12,22 +12,20 @@ import os
 import re
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryFile, mkstemp
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from . import audit
 from .errors import BasicAuthError, InvalidKey, KeyExists
 from .hashing import looks_hashed
 from .minting import Shape, recognise
 from .model import Key, Secret, utcnow
-from .portable import dump_line, load_line
+from .portable import TransferError, load_line
 from .rules import check_client_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from .backend import Backend
@@ -47,12 +45,6 @@ _HEADER_SECRETS: Final = frozenset({"secret", "client_secret"})
 
 # What crypt(3) made first, and htpasswd -d still does.
 _DES_CRYPT = re.compile(r"[./0-9A-Za-z]{13}")
-
-
-class TransferError(BasicAuthError):
-    """An export or an import was refused as a whole: nothing was written."""
-
-    code = "transfer_error"
 
 
 class Report:
@@ -98,101 +90,6 @@ class Report:
             reason: Holds nothing of the line.
         """
         self.refused += 1
-
-
-# --- out
-
-
-def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], object]) -> int:
-    """Write every key, a line each, in the order of their ids. One audit record.
-
-    What is changed meanwhile is written as it was or as it is.
-
-    Args:
-        backend: Whose keys.
-        out: Where to.
-        progress: Called with how many more were written.
-
-    Returns:
-        How many keys there were.
-
-    Raises:
-        TransferError: What the backend keeps means nothing outside of this process.
-        BackendUnavailable: Not all could be read; a record that cannot be read is among them.
-    """
-    if getattr(backend.store, "volatile", False) is True:
-        raise TransferError(
-            "this backend keeps no hashes that mean anything elsewhere, so there is nothing to export: "
-            "its keys are where it reads them from"
-        )
-    count = 0
-    held: Key | None = None  # until it is known whether it is the last
-    try:
-        for key in backend.iter_keys():
-            if held is not None:
-                out.write(dump_line(held).encode() + b"\n")
-            held = key
-            count += 1
-            if count % BATCH == 0:
-                progress(BATCH)
-        if held is not None:
-            out.write(dump_line(held, end=count).encode() + b"\n")
-            progress(count % BATCH)
-    finally:
-        audit.record("key.exported")
-    return count
-
-
-def export_file(backend: Backend, path: Path, progress: Callable[[int], object]) -> int:
-    """``export_keys`` to a file, readable by its owner only, that appears when it is complete.
-
-    Args:
-        backend: Whose keys.
-        path: An export that is there already is replaced; when something fails, it stays.
-        progress: Called with how many more were written.
-
-    Raises:
-        TransferError: There is something else at ``path``.
-        OSError: It cannot be written.
-    """
-    path = Path(os.path.realpath(path))
-    _check_replaceable(path)
-    with _replacing(path) as out:
-        return export_keys(backend, out, progress)
-
-
-def _check_replaceable(path: Path) -> None:
-    if not path.exists():
-        return
-    if not path.is_file():
-        raise TransferError(f"{path} is not a file: name one, or none for stdout")
-    with path.open("rb") as there:
-        if there.read(5) not in (b"", b'{"v":'):
-            raise TransferError(f"{path} is there already and is no export: name another file")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``path`` when it is whole and on the disk; else none is left."""
-    handle, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    new = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the name, too
-    finally:
-        os.close(directory)
-
-
-# --- in
 
 
 class Source:
