@@ -345,6 +345,7 @@ class Backend:
         """
         store = self._writable()
         now = utcnow()
+        version = lifecycle.first_version(now)
         outcomes: list[BasicAuthError | None] = [None] * len(keys)
         records: dict[int, Key] = {}
         for index, key in enumerate(keys):
@@ -353,7 +354,7 @@ class Backend:
             except InvalidKey as exc:
                 outcomes[index] = exc.with_traceback(None)
             else:
-                records[index] = replace(key, version=lifecycle.first_version(now))
+                records[index] = replace(key, version=version)
         new = list(records.values())
         written = store.add(new) if isinstance(store, BulkStore) else [store.put(key, None) for key in new]
         for (index, key), done in zip(records.items(), written, strict=True):

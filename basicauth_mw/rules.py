@@ -106,6 +106,8 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     if not isinstance(metadata, Mapping) or not all(isinstance(name, str) for name in metadata):
         raise InvalidKey("metadata is a JSON object: a mapping with text as its names")
+    if not metadata:
+        return {}
     try:
         text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
         octets = len(text.encode())

@@ -15,6 +15,8 @@ from ..model import Key, Secret
 
 FORMAT = 1
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -38,7 +40,7 @@ def dump_key(key: Key) -> str:
         record["disabled"] = True
     if key.metadata:
         record["meta"] = dict(key.metadata)
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(record)
 
 
 def load_key(text: str | bytes, client_id: str) -> Key:
