@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 import weakref
@@ -38,6 +39,7 @@ from .rules import (
     check_overlap,
     check_scopes,
     check_secret,
+    check_text,
 )
 from .settings import Settings
 
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from types import EllipsisType
+
+logger = logging.getLogger("basicauth_mw")
 
 PAGE: Final = 500
 DAY_S: Final = 86_400
@@ -93,7 +97,7 @@ class Backend:
         )
         self.ledger = Ledger(store, self.hasher)
         self.feed = Feed(store)
-        weakref.finalize(self, self.ledger.close)  # runs at exit as well
+        weakref.finalize(self, self.ledger.stop).atexit = False  # at exit it is closed, which may wait
         weakref.finalize(self, self.feed.close)
         self._prefix = settings.secret_prefix
         self._performer = Performer(
@@ -118,23 +122,23 @@ class Backend:
             The key, or None for an unknown id.
 
         Raises:
+            InvalidKey: The id is no text that can be encoded as UTF-8.
             BackendUnavailable: The store cannot be asked within ``backend_deadline_s``.
             UnreadableRecord: The record is damaged.
         """
         ends_at = self._performer.deadline()
-        key = self._performer.lookup(client_id, ends_at)
+        key = self._performer.lookup(check_text(client_id, "a client id"), ends_at)
         if key is None or not isinstance(self.store, UsageStore):
             return key
-        return _with_uses(key, self._performer.ask(partial(self.store.last_uses, [client_id]), ends_at))
+        return self._performer.ask(partial(self._with_uses, [key]), ends_at)[0]
 
     async def aget(self, client_id: str) -> Key | None:
         """``get`` for an event loop."""
         ends_at = self._performer.deadline()
-        key = await self._performer.alookup(client_id, ends_at)
+        key = await self._performer.alookup(check_text(client_id, "a client id"), ends_at)
         if key is None or not isinstance(self.store, UsageStore):
             return key
-        question = partial(self.store.last_uses, [client_id])
-        return _with_uses(key, await self._performer.aask(question, ends_at))
+        return (await self._performer.aask(partial(self._with_uses, [key]), ends_at))[0]
 
     def iter_keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Key]:
         """Walk over keys in the order of their ids' octets, in constant memory.
@@ -143,7 +147,19 @@ class Backend:
             prefix: Only ids that start with it.
             after: Only ids behind this one: the last id of a page is the cursor of the next.
             limit: At most so many; None: all.
+
+        Raises:
+            InvalidKey: One of them is not what it should be.
+            ReadOnlyBackend: The store cannot list its keys.
+            UnreadableRecord: One of the records is damaged.
         """
+        check_text(prefix, "a prefix")
+        check_text(after, "the id to go on behind")
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise InvalidKey("a limit is a whole number, 0 or more")
+        return self._walk(prefix, after, limit)
+
+    def _walk(self, prefix: str, after: str, limit: int | None) -> Iterator[Key]:
         scan = getattr(self.store, "scan", None)
         if scan is None:
             raise ReadOnlyBackend("this backend finds keys by their id only and cannot list them")
@@ -408,11 +424,15 @@ class Backend:
         return self.store
 
     def _with_uses(self, keys: Sequence[Key]) -> Sequence[Key]:
+        """The keys with their last uses; without, if those cannot be read: the key is what was asked for."""
         if not keys or not isinstance(self.store, UsageStore):
             return keys
         uses: dict[str, list[Use]] = {}
-        for use in self.store.last_uses([key.client_id for key in keys]):
-            uses.setdefault(use.client_id, []).append(use)
+        try:
+            for use in self.store.last_uses([key.client_id for key in keys]):
+                uses.setdefault(use.client_id, []).append(use)
+        except Exception as exc:  # after a change, too, which is made and must not look as if it were not
+            logger.debug("last uses could not be read (%s)", type(exc).__name__)
         return [_with_uses(key, uses.get(key.client_id, ())) for key in keys]
 
     def _change(self, event: str, client_id: str, change: Callable[[Key], Key]) -> Key:

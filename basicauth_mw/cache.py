@@ -101,6 +101,11 @@ class Cache:
         self._reset()
         after_fork(self._reset)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._ttl_s > 0
+
     def __len__(self) -> int:
         return len(self._proofs)
 
@@ -154,7 +159,7 @@ class Cache:
             asked: From ``ask``, before the look-up: its age counts from then, and if anything was forgotten
                 since, nothing is kept.
         """
-        if self._ttl_s <= 0:
+        if not self.keeps:
             return
         keyed = self._keyed.copy()
         keyed.update(field)

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never, cast
@@ -232,17 +233,22 @@ class Performer:
         return await _within(ends_at, self._aget(client_id))
 
     def _open_feed(self, feed: Feed, ends_at: float) -> None:
-        """Before the first look-up: what it finds may be remembered, so its changes must be heard of."""
-        if feed.may_wait:
-            self._ask(feed.open, ends_at)
-        else:
-            feed.open()
+        """Before the first look-up: what it finds may be remembered, so its changes must be heard of.
+
+        Where that fails, the look-up itself tells whether the store can be asked.
+        """
+        with suppress(Exception):
+            if feed.may_wait:
+                self._ask(feed.open, ends_at)
+            else:
+                feed.open()
 
     async def _aopen_feed(self, feed: Feed, ends_at: float) -> None:
-        if feed.may_wait:
-            await self._aask(feed.open, ends_at)
-        else:
-            feed.open()
+        with suppress(Exception):
+            if feed.may_wait:
+                await self._aask(feed.open, ends_at)
+            else:
+                feed.open()
 
     def _blocking_get(self, client_id: str, ends_at: float) -> object:
         if self._get is not None:

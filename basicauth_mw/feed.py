@@ -10,11 +10,14 @@ import logging
 import threading
 import time
 import weakref
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ._fork import after_fork
 from .backends import Store
 from .errors import BackendError, BackendUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 logger = logging.getLogger("basicauth_mw")
 
@@ -77,9 +80,7 @@ class Feed:
 
     def tell(self, client_id: str) -> None:
         """Tell the followers of a change that was made through this process."""
-        for known in self._followers:
-            if (follower := known()) is not None:
-                follower.forget(client_id)
+        self._tell([client_id])
 
     def open(self) -> None:
         """Find out from where on to follow the store; to be called before the first look-up.
@@ -104,20 +105,11 @@ class Feed:
         since = self._cursor
         try:
             changes = self._store.changes(since)
+            # What was proved before there was a cursor may have changed since.
+            self._tell(None if changes.gap or since is None else set(changes.client_ids))
+            self._cursor = changes.cursor
         except Exception as exc:  # the cursor is kept: nothing is lost meanwhile
             self._complain(exc)
-            return
-        # What was proved before there was a cursor may have changed since.
-        everything = changes.gap or since is None
-        for known in self._followers:
-            if (follower := known()) is None:
-                continue
-            if everything:
-                follower.clear()
-            else:
-                for client_id in set(changes.client_ids):
-                    follower.forget(client_id)
-        self._cursor = changes.cursor
 
     def proved(self) -> None:
         """Something may be remembered from now on. Called on the request path: touches memory only."""
@@ -129,13 +121,17 @@ class Feed:
             self._start_thread()
 
     def close(self) -> None:
-        """Let the thread end; the next thing that is proved starts it anew."""
+        """Let the thread end, and nothing be remembered that nobody follows any more.
+
+        The next thing that is proved starts it anew.
+        """
         with self._lock:
             thread, closing = self._thread, self._closing
             self._thread, self._closing = None, threading.Event()
         if thread is not None:
             closing.set()
             self._wake.set()
+        self._tell(None)
 
     def _start_thread(self) -> None:
         with self._lock:
@@ -155,6 +151,17 @@ class Feed:
         while not closing.wait(POLL_EVERY_S):
             self.poll()
             self._rest(closing)
+
+    def _tell(self, client_ids: Iterable[str] | None) -> None:
+        """Whose keys have changed; None: anybody's may have."""
+        for known in self._followers:
+            if (follower := known()) is None:
+                continue
+            if client_ids is None:
+                follower.clear()
+            else:
+                for client_id in client_ids:
+                    follower.forget(client_id)
 
     def _complain(self, exc: Exception) -> None:
         # An outage is told by whoever asks for a key.

@@ -6,6 +6,7 @@ backend writes it, in batches. Nothing here can fail a request, or make it wait.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -38,6 +39,15 @@ _CLOSE_LIMIT_S: Final = 2.0
 _TRIES: Final = 5
 _MINUTE_S: Final = 60
 
+_living: Final[weakref.WeakSet[Ledger]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for ledger in tuple(_living):
+        ledger.close()
+
+
 # One secret of one client.
 _Which = tuple[str, datetime]
 
@@ -59,6 +69,7 @@ class Ledger:
         self._closing = threading.Event()
         self._reset()
         after_fork(self._reset)
+        _living.add(self)
 
     def saw(self, client_id: str, stored: Secret, secret: str) -> None:
         """Note that a secret was proved. Called on the request path: touches memory only.
@@ -84,14 +95,24 @@ class Ledger:
         self._watched = [known for known in self._watched if known() is not None]
         self._watched.append(weakref.WeakMethod(take_hits))
 
-    def close(self) -> None:
-        """Write what is noted, as far as that takes no longer than 2 seconds, and let the thread end."""
+    def stop(self) -> threading.Thread | None:
+        """Let the thread write what is noted, and end. Waits for nothing.
+
+        Returns:
+            The thread, if there is one.
+        """
         with self._lock:
             thread, closing = self._thread, self._closing
             self._thread, self._closing = None, threading.Event()
         if thread is not None:
             closing.set()
             self._noted.set()
+        return thread
+
+    def close(self) -> None:
+        """``stop``, and wait for up to 2 seconds until it is done."""
+        thread = self.stop()
+        if thread is not None:
             thread.join(_CLOSE_LIMIT_S)
 
     # --- noting

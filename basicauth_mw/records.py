@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from .errors import InvalidKey
 from .hashing import MAX_LIVE_SECRETS, check_hash, salt_of
 from .lifecycle import is_live
 from .model import Key, Secret
-from .rules import check_client_id, check_metadata, check_name, check_scopes
+from .rules import check_client_id, check_metadata, check_moment, check_name, check_scopes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from .hashing import Hasher
 
@@ -36,10 +36,10 @@ def check_key(key: Key, hasher: Hasher, *, now: datetime) -> None:
     check_metadata(key.metadata)
     if type(key.disabled) is not bool:
         raise InvalidKey("disabled is true or false")
-    _check_time(key.created_at)
-    for moment in (key.expires_at, key.revoked_at):
+    check_moment(key.created_at, "each time of a key")
+    for moment in (key.expires_at, key.revoked_at, key.last_used_at):
         if moment is not None:
-            _check_time(moment)
+            check_moment(moment, "each time of a key")
     _check_secrets(key.secrets, hasher, now=now)
 
 
@@ -47,10 +47,10 @@ def _check_secrets(secrets: Sequence[Secret], hasher: Hasher, *, now: datetime) 
     for secret in secrets:
         if not isinstance(secret, Secret) or not isinstance(secret.hash, str):
             raise InvalidKey("a secret is a Secret with a hash")
-        _check_time(secret.created_at)
+        check_moment(secret.created_at, "each time of a secret")
         for moment in (secret.expires_at, secret.last_used_at):
             if moment is not None:
-                _check_time(moment)
+                check_moment(moment, "each time of a secret")
         check_hash(secret.hash)
         if not hasher.is_known(secret.hash):
             raise InvalidKey("a hash was made with a pepper that is not configured here: add it to pepper")
@@ -63,8 +63,3 @@ def _check_secrets(secrets: Sequence[Secret], hasher: Hasher, *, now: datetime) 
     # Each more salt would make a refusal of this key cost more, and so tell that it exists.
     if len({salt_of([secret]) for secret in secrets} - {None}) > 1:
         raise InvalidKey("the hashes of a key's minted secrets share one salt")
-
-
-def _check_time(moment: datetime) -> None:
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:
-        raise InvalidKey("the times of a key are datetimes with a timezone")

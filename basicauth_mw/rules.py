@@ -77,15 +77,20 @@ def check_expires_at(expires_at: datetime | None, *, now: datetime) -> datetime 
     """A timezone-aware moment in the future, or None for never. In UTC."""
     if expires_at is None:
         return None
-    if not isinstance(expires_at, datetime) or expires_at.utcoffset() is None:
-        raise InvalidKey("an expiry is a datetime with a timezone")
-    try:
-        expires_at = expires_at.astimezone(UTC)
-    except OverflowError:
-        raise InvalidKey("the expiry is out of range") from None
+    expires_at = check_moment(expires_at, "an expiry")
     if expires_at <= now:
         raise InvalidKey("the expiry is in the past")
     return expires_at
+
+
+def check_moment(moment: datetime, what: str) -> datetime:
+    """A timezone-aware moment that has a place in UTC. In UTC."""
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidKey(f"{what} is a datetime with a timezone")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidKey(f"{what} is out of range") from None
 
 
 def check_overlap(overlap_s: float, *, now: datetime) -> timedelta:
@@ -119,6 +124,12 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         raise InvalidKey(f"metadata has up to {MAX_METADATA_OCTETS} octets of JSON; this has {octets}")
     copied: dict[str, Any] = json.loads(text)
     return copied
+
+
+def check_text(text: str, what: str) -> str:
+    """Text that can be encoded as UTF-8."""
+    _octets(text, what)
+    return text
 
 
 def _octets(text: str, what: str) -> bytes:

@@ -130,7 +130,8 @@ class Verifier:
         if shape is Shape.MISTYPED:
             return Deny(InvalidCredentials(), "malformed", client_id)
         asked = self.cache.ask()
-        key = yield from Lookup(client_id, flight=(asked.epoch, value))
+        # Who wants nothing remembered is not given what was asked for an earlier request either.
+        key = yield from Lookup(client_id, flight=(asked.epoch, value) if self.cache.keeps else None)
         match = yield from self._match(client_id, secret, shape, key.secrets if key else ())
         if key is None or match is None:
             return Deny(InvalidCredentials(), "unknown" if key is None else "wrong_secret", client_id)

@@ -1,6 +1,8 @@
 """The apps that the servers serve: FastAPI in both placements, and Flask. Keys come from the environment."""
 
 import asyncio
+import os
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, WebSocket
 from flask import Flask, jsonify
@@ -68,3 +70,18 @@ def broken() -> object:
 
 
 flask_app.wsgi_app = WSGIBasicAuthMiddleware(flask_app.wsgi_app)  # type: ignore[method-assign]
+
+
+async def _who(scope: dict[str, object], _receive: object, send: Callable[[object], Awaitable[None]]) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+    await send({"type": "http.response.body", "body": b"%010d" % os.getpid()})
+
+
+def _wsgi_who(_environ: object, start_response: Callable[..., object]) -> list[bytes]:
+    start_response("200 OK", [("Content-Length", "10")])
+    return [b"%010d" % os.getpid()]
+
+
+# Which worker answers.
+who_app = BasicAuthMiddleware(_who)
+wsgi_who_app = WSGIBasicAuthMiddleware(_wsgi_who)

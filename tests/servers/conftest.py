@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,16 @@ SERVERS = {
     "fastapi-round-h11": ("uvicorn", "tests.servers.apps:round_app", "--http=h11"),
     "fastapi-inside-httptools": ("uvicorn", "tests.servers.apps:inside_app", "--http=httptools"),
     "flask-waitress": ("waitress", "tests.servers.apps:flask_app"),
+}
+
+# Those that tell which of their workers answers.
+WORKERS = {
+    "uvicorn-4-workers": ("uvicorn", "tests.servers.apps:who_app", "--workers=4"),
+    "gunicorn-4-workers": ("gunicorn", "tests.servers.apps:wsgi_who_app", "--workers=4", "--threads=4"),
+    "gunicorn-4-preloaded": (
+        *("gunicorn", "tests.servers.apps:wsgi_who_app", "--workers=4", "--threads=4"),
+        "--preload",
+    ),
 }
 
 
@@ -67,12 +78,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         def start(name: str, **settings: str) -> Served:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port: int = free.getsockname()[1]
-            module, app, *options = SERVERS[name]
-            where = (
-                [f"--port={port}", "--log-level=warning", *options, app]
-                if module == "uvicorn"
-                else [f"--listen=127.0.0.1:{port}", app]
-            )
+            module, app, *options = {**SERVERS, **WORKERS}[name]
+            where = {
+                "uvicorn": [f"--port={port}", "--log-level=warning"],
+                "waitress": [f"--listen=127.0.0.1:{port}"],
+                "gunicorn": [f"--bind=127.0.0.1:{port}", "--log-level=warning", "--keep-alive=60"],
+            }[module]
             inherited = {
                 name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")
             }
@@ -80,19 +91,25 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
             output = stack.enter_context(log.open("wb"))
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-m", module, *where],
+                    [sys.executable, "-m", module, *where, *options, app],
                     cwd=ROOT,
                     env={**inherited, **settings},
                     stdout=output,
                     stderr=output,
+                    start_new_session=True,
                 )
             )
-            stack.callback(process.kill)
+            stack.callback(kill_group, process.pid)  # its workers, too
             wait_until(lambda: listens(port) or process.poll() is not None)
             assert process.poll() is None, log.read_text()
             return Served(port, log, process)
 
         yield start
+
+
+def kill_group(process_id: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended
+        os.killpg(process_id, signal.SIGKILL)
 
 
 def listens(port: int) -> bool:

@@ -217,3 +217,47 @@ def test_a_third_partys_store_is_found_by_its_scheme(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigurationError, match="team:") as unknown:
         open_backend("canary-without-colon", settings=Settings())
     assert "canary" not in str(unknown.value)
+
+
+@pytest.mark.parametrize("failure", [BackendUnavailable("away"), OverflowError("out of range")], ids=repr)
+def test_a_change_is_told_even_if_last_uses_cannot_be_read(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """Or a new secret would be lost."""
+    issued = backend.create()
+
+    def fail(_client_ids: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(backend.store, "last_uses", fail)
+    rotated = backend.rotate(issued.client_id, overlap_s=0)
+
+    assert backend.hasher.match_fast(rotated.secret, rotated.key.secrets)
+    assert backend.get(issued.client_id) == rotated.key
+    assert list(backend.iter_keys()) == [rotated.key]
+
+
+@pytest.mark.parametrize("client_id", [None, 7, b"id", ["id"], "\ud800"], ids=repr)
+def test_what_is_no_text_is_not_looked_up(
+    backend: Backend, caplog: pytest.LogCaptureFixture, client_id: Any
+) -> None:
+    """And is no outage."""
+    with pytest.raises(InvalidKey):
+        backend.get(client_id)
+    with pytest.raises(InvalidKey):
+        asyncio.run(backend.aget(client_id))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"prefix": value} for value in (None, 1, "\ud800")),
+        *({"after": value} for value in (None, b"a", "a\ud800")),
+        *({"limit": value} for value in (-1, 1.5, "5", True)),
+    ],
+    ids=repr,
+)
+def test_keys_are_not_walked_over_in_a_wrong_way(backend: Backend, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidKey):
+        backend.iter_keys(**arguments)

@@ -14,8 +14,9 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.drive import Performer
 from basicauth_mw.hashing import hash_slow
+from basicauth_mw.minting import mint
 from basicauth_mw.verifier import SlowCheck
-from tests.shells.asgi_helpers import App, http_scope
+from tests.shells.asgi_helpers import App, exchange, http_scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,3 +135,102 @@ def test_a_burst_with_one_chosen_secret_is_let_in(counter: Counter) -> None:
 
     assert statuses == [200] * 50
     assert len(counter.run) == 1
+
+
+class Gated:
+    """A store whose look-ups can be held up, and are counted."""
+
+    volatile = True
+
+    def __init__(self) -> None:
+        self.inner = MemoryStore()
+        self.looked_up: list[str] = []
+        self.go_on = asyncio.Event()
+        for name in ("get", "put", "delete", "scan", "changes", "close"):
+            setattr(self, name, getattr(self.inner, name))
+
+    async def aget(self, client_id: str) -> Key | None:
+        self.looked_up.append(client_id)
+        found = self.inner.get(client_id)  # as it was when it was asked for
+        await self.go_on.wait()
+        return found
+
+
+async def status(gate: BasicAuthMiddleware, authorization: str) -> int:
+    return (await exchange(gate, http_scope(authorization))).status
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_one_look_up_for_one_credential_asked_for_at_once() -> None:
+    async def run() -> None:
+        store = Gated()
+        keys = Backend(store, settings=Settings())
+        issued = keys.create()
+        gate = BasicAuthMiddleware(App(), keys, settings=Settings())
+        asked = [asyncio.create_task(status(gate, issued.authorization)) for _ in range(32)]
+        await turns()
+        store.go_on.set()
+        assert set(await asyncio.gather(*asked)) == {200}
+        assert store.looked_up == [issued.client_id]
+
+    asyncio.run(run())
+
+
+def test_different_secrets_of_one_client_share_no_look_up() -> None:
+    async def run() -> None:
+        store = Gated()
+        keys = Backend(store, settings=Settings())
+        issued = keys.create()
+        gate = BasicAuthMiddleware(App(), keys, settings=Settings())
+        wrong = [encode_basic(issued.client_id, mint("sk")) for _ in range(2)]
+        asked = [asyncio.create_task(status(gate, each)) for each in (issued.authorization, *wrong)]
+        await turns()
+        store.go_on.set()
+        assert await asyncio.gather(*asked) == [200, 401, 401]
+        assert len(store.looked_up) == 3
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("ttl_s", [30, 0], ids=["cached", "not-cached"])
+def test_no_look_up_is_shared_across_a_change(ttl_s: float) -> None:
+    """A request that comes after a revoke is not answered with what was read before it."""
+
+    async def run() -> None:
+        store = Gated()
+        keys = Backend(store, settings=Settings())
+        issued = keys.create()
+        gate = BasicAuthMiddleware(App(), keys, settings=Settings(cache_ttl_s=ttl_s))
+        before = asyncio.create_task(status(gate, issued.authorization))
+        await turns()
+        keys.revoke(issued.client_id)
+        after = asyncio.create_task(status(gate, issued.authorization))
+        await turns()
+        store.go_on.set()
+        assert await asyncio.gather(before, after) == [200, 401]
+        assert await status(gate, issued.authorization) == 401
+
+    asyncio.run(run())
+
+
+def test_where_nothing_is_remembered_nothing_is_shared() -> None:
+    """A change that another process made, say, is seen by every request that comes after it."""
+
+    async def run() -> None:
+        store = Gated()
+        keys = Backend(store, settings=Settings())
+        issued = keys.create()
+        gate = BasicAuthMiddleware(App(), keys, settings=Settings(cache_ttl_s=0))
+        before = asyncio.create_task(status(gate, issued.authorization))
+        await turns()
+        assert store.inner.delete(issued.client_id)
+        after = asyncio.create_task(status(gate, issued.authorization))
+        await turns()
+        store.go_on.set()
+        assert await asyncio.gather(before, after) == [200, 401]
+
+    asyncio.run(run())

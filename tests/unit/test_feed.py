@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from basicauth_mw.backends import Changes
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.feed import POLL_EVERY_S, Feed
@@ -16,8 +17,6 @@ from basicauth_mw.model import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from basicauth_mw.backends import Changes
 
 LIMIT_S = 10.0
 
@@ -189,7 +188,26 @@ def test_closing_ends_the_thread_and_the_next_proof_starts_it_anew(
     assert not thread.is_alive()
     store.put(Key("meanwhile"), None)
     feed.proved()
-    wait_for(lambda: follower.heard == ["meanwhile"])
+    wait_for(lambda: follower.heard == ["everything", "meanwhile"])
+
+
+def test_what_nobody_follows_any_more_is_forgotten(feed: Feed, follower: Follower) -> None:
+    """A hit wakes nobody, so it would outlive a revoke."""
+    feed.close()
+    assert follower.heard == ["everything"]
+
+
+@pytest.mark.parametrize("answer", [None, Changes("1", None), object()], ids=["none", "no-ids", "object"])  # type: ignore[arg-type]
+def test_a_wrong_answer_of_a_store_ends_nothing(
+    feed: Feed, follower: Follower, store: Watched, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    feed.open()
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "changes", lambda _since: answer)
+        feed.poll()
+    store.put(Key("a"), None)
+    feed.poll()
+    assert follower.heard == ["a"]
 
 
 def test_closing_ends_a_thread_at_rest(store: Watched, follower: Follower) -> None:

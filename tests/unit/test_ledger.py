@@ -319,3 +319,40 @@ def test_the_thread_ends_with_its_backend(others: set[threading.Thread]) -> None
     del keys, gate
     gc.collect()
     wait_for(lambda: threads() <= others)
+
+
+def test_a_backend_that_ends_on_the_thread_itself_ends_it(others: set[threading.Thread]) -> None:
+    """The collector may run anywhere."""
+    keys = open_backend("memory:", settings=Settings())
+    assert isinstance(keys.store, MemoryStore)
+    held: list[Any] = [keys]
+    ended = threading.Event()
+
+    def record(_uses: object) -> None:
+        held.clear()
+        ended.set()
+
+    keys.store.record_uses = record  # type: ignore[method-assign]
+    keys.ledger.saw("id", Secret(Hasher().hash(mint("sk"))), "")
+    del keys
+    assert ended.wait(LIMIT_S)
+    wait_for(lambda: threads() <= others)
+
+
+def test_a_backend_that_is_dropped_waits_for_nothing() -> None:
+    keys = open_backend("memory:", settings=Settings())
+    assert isinstance(keys.store, MemoryStore)
+    entered, held = threading.Event(), threading.Event()
+
+    def record(_uses: object) -> None:
+        entered.set()
+        held.wait(LIMIT_S)
+
+    keys.store.record_uses = record  # type: ignore[method-assign]
+    keys.ledger.saw("id", Secret(Hasher().hash(mint("sk"))), "")
+    assert entered.wait(LIMIT_S)
+    begin = time.monotonic()
+    del keys
+    gc.collect()
+    assert time.monotonic() - begin < 1
+    held.set()

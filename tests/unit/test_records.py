@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -16,6 +16,9 @@ from basicauth_mw.records import check_key
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001
+# Before the year 1 and after the year 9999, in UTC.
+EARLY = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
+LATE = datetime.max.replace(tzinfo=timezone(-timedelta(hours=12)))
 HASHER = Hasher([b"new", b"old"])
 SALT = "c2FsdHNhbHRzYWx0"
 BCRYPT = "$2b$12$" + "A" * 21 + "." + "A" * 31
@@ -68,6 +71,11 @@ def test_good(key: Key) -> None:
         pytest.param(replace(GOOD, created_at=None), "timezone", id="not-created"),
         pytest.param(replace(GOOD, expires_at=NAIVE), "timezone", id="expires"),
         pytest.param(replace(GOOD, revoked_at=NAIVE), "timezone", id="revoked"),
+        pytest.param(replace(GOOD, last_used_at=NAIVE), "timezone", id="used"),
+        pytest.param(replace(GOOD, created_at=EARLY), "out of range", id="created-early"),
+        pytest.param(replace(GOOD, expires_at=LATE), "out of range", id="expires-late"),
+        pytest.param(replace(GOOD, last_used_at=LATE), "out of range", id="used-late"),
+        pytest.param(replace(GOOD, secrets=(fast(expires_at=LATE),)), "out of range", id="secret-late"),
         pytest.param(replace(GOOD, secrets=("canary",)), "is a Secret", id="no-secret"),
         pytest.param(replace(GOOD, secrets=(Secret(b"canary"),)), "is a Secret", id="octets"),
         pytest.param(replace(GOOD, secrets=(fast(expires_at=NAIVE),)), "timezone", id="secret-expires"),
