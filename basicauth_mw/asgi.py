@@ -38,7 +38,9 @@ class ScopeFacts:
         for name, value in request["headers"]:
             # Compared without case: ASGI no longer promises lower case.
             if len(name) == 13 and (name == _AUTHORIZATION or name.lower() == _AUTHORIZATION):
-                found = value if found is None else b"%b, %b" % (found, value)
+                if found is not None:
+                    return b"%b, %b" % (found, value)  # whatever else comes, no credential survives this
+                found = value
         return found
 
     @staticmethod
