@@ -3,6 +3,10 @@
 A Redis Cluster keeps records, index, changes and facts on different nodes, so that no script can reach them
 all. There the record alone decides, by a script of its own, and everything else is written round it: what
 must never be missing before it, and what may be superfluous after it.
+
+In both, all that may be refused (by the user's rights, by something foreign under one of our names, for want
+of memory) comes before the record: Redis does not undo what a script did before it failed, and a change that
+failed must not have been made.
 """
 
 from __future__ import annotations
@@ -51,6 +55,10 @@ class Names:
     def note_slow(self) -> Command:
         """The command that tells of a slow hash."""
         return ("HSET", self.facts, "slow", 1)
+
+    def try_leave(self) -> Command:
+        """The command that fails where taking an id out of the index would; no id is empty."""
+        return ("ZREM", self.index, b"")
 
     def enter(self, ids: Sequence[bytes]) -> Command:
         """The command that has ids in the index."""
@@ -111,21 +119,19 @@ class Changer(Protocol):
 
 # --- the scripts. Each is a piece of another one as well, so keys have names.
 
-# ARGV: what must be stored now, and what to store; empty: nothing.
-_RECORD: Final = """
-if (redis.call('GET', record) or '') ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then redis.call('DEL', record) else redis.call('SET', record, ARGV[2]) end
-"""
+# ARGV: what must be stored now; empty: nothing.
+_UNLESS_STORED: Final = "if (redis.call('GET', record) or '') ~= ARGV[1] then return 0 end"
 
-# `held` are the secrets that the key has. Of others, the use is forgotten, but for the latest of all.
+# `held` are the secrets that the key has. Of others, the use is forgotten, but for the latest of all. What
+# cannot be read stays: an error has no elements.
 _FORGET: Final = """
-local uses, latest, latest_at = redis.call('HGETALL', used), nil, -1
+local uses, latest, latest_at = redis.pcall('HGETALL', used), nil, -1
 for i = 1, #uses, 2 do
     local at = tonumber(uses[i + 1]) or 0
     if at > latest_at then latest, latest_at = uses[i], at end
 end
 for i = 1, #uses, 2 do
-    if uses[i] ~= latest and not held[uses[i]] then redis.call('HDEL', used, uses[i]) end
+    if uses[i] ~= latest and not held[uses[i]] then redis.pcall('HDEL', used, uses[i]) end
 end
 """
 
@@ -135,21 +141,30 @@ local before = redis.call('HGET', used, ARGV[1])
 if not before or tonumber(before) < tonumber(ARGV[2]) then redis.call('HSET', used, ARGV[1], ARGV[2]) end
 """
 
-# Besides, ARGV: the client id, how many changes to keep, whether a slow hash is stored, the secrets.
+# ARGV: what must be stored now, what to store (empty: nothing), the client id, how many changes to keep,
+# whether a slow hash is stored, the secrets. A full server refuses a script at its first write, if that takes
+# memory: so nothing is stored there, but keys can be deleted, since a ZREM takes none. The first one changes
+# nothing, and fails where the one behind the DEL would: no id is empty.
 _SWAP: Final = f"""
 local record, used, index, changes, facts = unpack(KEYS)
-{_RECORD}
-if ARGV[2] == '' then
-    redis.call('DEL', used)
-    redis.call('ZREM', index, ARGV[3])
+{_UNLESS_STORED}
+local gone = ARGV[2] == ''
+if gone then
+    redis.call('ZREM', index, '')
 else
-    local held = {{}}
-    for i = 6, #ARGV do held[ARGV[i]] = true end
-    {_FORGET}
     redis.call('ZADD', index, 0, ARGV[3])
     if ARGV[5] == '1' then redis.call('HSET', facts, 'slow', 1) end
 end
 redis.call('XADD', changes, 'MAXLEN', '~', ARGV[4], '*', 'id', ARGV[3])
+if gone then
+    redis.call('DEL', record, used)
+    redis.call('ZREM', index, ARGV[3])
+else
+    redis.call('SET', record, ARGV[2])
+    local held = {{}}
+    for i = 6, #ARGV do held[ARGV[i]] = true end
+    {_FORGET}
+end
 return 1
 """
 # KEYS: index, facts, records. ARGV: whether a slow hash is stored; id and record of each.
@@ -157,22 +172,28 @@ _ADD: Final = """
 local index, facts, made = KEYS[1], KEYS[2], {}
 for i = 3, #KEYS do
     local id, record = ARGV[2 * i - 4], ARGV[2 * i - 3]
-    if redis.call('SET', KEYS[i], record, 'NX') then
+    made[i - 2] = 1 - redis.call('EXISTS', KEYS[i])
+    if made[i - 2] == 1 then
         redis.call('ZADD', index, 0, id)
-        made[i - 2] = 1
-    else
-        made[i - 2] = 0
+        if ARGV[1] == '1' then redis.call('HSET', facts, 'slow', 1) end
+        redis.call('SET', KEYS[i], record)
     end
 end
-if ARGV[1] == '1' then redis.call('HSET', facts, 'slow', 1) end
 return made
 """
-_SWAP_RECORD: Final = f"local record = KEYS[1] {_RECORD} return 1"
+# ARGV: what must be stored now, and what to store; empty: nothing.
+_SWAP_RECORD: Final = f"""
+local record = KEYS[1]
+{_UNLESS_STORED}
+if ARGV[2] == '' then redis.call('DEL', record) else redis.call('SET', record, ARGV[2]) end
+return 1
+"""
 _FORGET_USES: Final = f"""
 local used, held = KEYS[1], {{}}
 for i = 1, #ARGV do held[ARGV[i]] = true end
 {_FORGET}
 """
+_FORGET_ALL_USES: Final = "redis.pcall('DEL', KEYS[1])"
 _NOTE_STORED_USE: Final = f"""
 local record, used = unpack(KEYS)
 if redis.call('EXISTS', record) == 0 then return end
@@ -244,8 +265,7 @@ class Spread:
         # Whatever happens from now on, the index has every id and the facts are true; and who is killed
         # behind the swap has told of the change.
         before: list[Command] = [names.note_slow()] if change.slow else []
-        if change.record:
-            before.append(names.enter([octets]))
+        before.append(names.enter([octets]) if change.record else names.try_leave())
         ask([*before, names.announce(octets)])
         (done,) = ask([("EVAL", _SWAP_RECORD, 1, record, change.stored, change.record)], again=False)
         if not done:
@@ -260,11 +280,11 @@ class Spread:
         if change.record and change.stored:
             after.append(("EVAL", _FORGET_USES, 1, used, *change.secrets))
         else:
-            after.append(("DEL", used))
+            after.append(("EVAL", _FORGET_ALL_USES, 1, used))
         ask(after)
         if not change.record:
-            (exists,) = ask([("EXISTS", record)])
-            if exists:  # made anew meanwhile, and perhaps entered before it was taken out
+            (anew,) = ask([("GET", record)])  # it was allowed before, which EXISTS may not be
+            if anew is not None:  # made meanwhile, and perhaps entered before it was taken out
                 ask([names.enter([octets])])
         return True
 

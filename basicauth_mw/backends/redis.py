@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from .._extras import require
 from .._fork import after_fork
 from ..errors import BackendUnavailable, ConfigurationError, UnreadableRecord
-from ._codec import dump_key, load_key
+from ._codec import dump_key, load_key, load_uses
 from ._redis_cluster import Cluster
 from ._redis_lines import LoopLines, ThreadLines
 from ._redis_replies import unavailable
@@ -193,11 +193,12 @@ class RedisStore:
         else:
             # Nothing was trimmed, flushed or restored if the entry at the cursor itself is still there.
             whole = bool(found) and found.pop(0)[0] == start
-        if not whole:
-            return Changes(cursor, gap=True)
         # What was announced twice in a row, before and after a change, is one.
-        client_ids = tuple(client_id for client_id, _ in groupby(map(itemgetter(1), found)))
-        return Changes(found[-1][0] if found else start, client_ids)
+        client_ids = [client_id for client_id, _ in groupby(map(itemgetter(1), found))]
+        told = tuple(client_id for client_id in client_ids if client_id is not None)
+        if not whole or len(told) < len(client_ids):
+            return Changes(cursor, gap=True)
+        return Changes(found[-1][0] if found else start, told)
 
     # --- last uses
 
@@ -357,21 +358,27 @@ def _failure(reply: Exception) -> BackendUnavailable:
     return unavailable(reply)
 
 
-def _entries(reply: object) -> list[tuple[str, str]]:
-    """Stream id and client id of each entry; ours has one field."""
+def _entries(reply: object) -> list[tuple[str, str | None]]:
+    """Stream id and client id of each entry; None: it was not written here, and may mean anything."""
     try:
-        return [(entry_id.decode(), fields[1].decode()) for entry_id, fields in _answer(reply, list)]
-    except (TypeError, ValueError, IndexError, AttributeError):
-        raise UnreadableRecord("the stream of changes in Redis holds what was not written here") from None
+        return [(entry_id.decode(), _announced(fields)) for entry_id, fields in _answer(reply, list)]
+    except (TypeError, ValueError, AttributeError):
+        raise BackendUnavailable("Redis answered with what is no stream") from None
+
+
+def _announced(fields: object) -> str | None:
+    match fields:
+        case [b"id", bytes(octets)]:
+            with suppress(UnicodeDecodeError):
+                return octets.decode()
+    return None
 
 
 def _uses(reply: object, client_id: str) -> Iterator[Use]:
     """What can be read of them: a use that is lost is no reason to hide a key."""
     with suppress(UnreadableRecord):
         parts = iter(_answer(reply, list))
-        for secret, minute in zip(parts, parts, strict=False):
-            with suppress(ValueError, OverflowError):
-                yield Use(client_id, _EPOCH + int(secret) * _MICROSECOND, _EPOCH + int(minute) * _MINUTE)
+        yield from load_uses(client_id, zip(parts, parts, strict=False))
 
 
 def _warnings(answers: Sequence[object]) -> Iterator[tuple[str, str, str]]:

@@ -1,0 +1,265 @@
+"""What Redis refuses half-way: a change that failed was not made, on one server and in a cluster."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from basicauth_mw import Settings, open_backend
+from basicauth_mw.backends import Use
+from basicauth_mw.backends.redis import RedisStore, _entries
+from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
+from basicauth_mw.model import Key, Secret
+from basicauth_mw.wsgi import BasicAuthMiddleware
+from tests.redis_server import RedisCluster, RedisServer, ask, wait_until
+from tests.shells.wsgi_helpers import call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OLD, NEW = (Secret("$2b$12$" + "A" * 53, datetime(year, 1, 1, tzinfo=UTC)) for year in (2024, 2025))
+BEFORE = Key("id", secrets=(OLD, NEW), version=1)
+AFTER = replace(BEFORE, secrets=(NEW,), version=2)
+FRESH = Key("fresh", secrets=(NEW,), version=1)
+USES = [Use("id", each.created_at, each.created_at.replace(hour=12)) for each in (OLD, NEW)]
+
+
+@dataclass
+class Place:
+    """Where the keys are.
+
+    Attributes:
+        servers: All of it.
+        url: With a prefix of the test.
+        whole: The server, or the cluster.
+    """
+
+    servers: list[RedisServer]
+    url: str
+    whole: RedisServer | RedisCluster
+
+    def ask(self, name: bytes, command: str, *more: Any) -> Any:
+        """Where a key is."""
+        server = self.whole.node_of(name) if isinstance(self.whole, RedisCluster) else self.whole
+        return ask(server, command, name, *more)
+
+
+@pytest.fixture(params=["server", "cluster"])
+def place(request: pytest.FixtureRequest) -> Place:
+    prefix = f"test-{secrets.token_hex(8)}"
+    if request.param == "server":
+        server = request.getfixturevalue("redis_server")
+        return Place([server], server.url(prefix), server)
+    cluster = request.getfixturevalue("redis_cluster")
+    return Place(cluster.nodes, cluster.url(prefix), cluster)
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[RedisStore]:
+    """Of somebody who may do everything, with a key whose secrets were used."""
+    with closing(RedisStore(place.url, deadline_s=5)) as opened:
+        begin(opened)
+        yield opened
+
+
+def begin(store: RedisStore) -> None:
+    for client_id in ("id", "fresh"):
+        store.delete(client_id)
+    assert store.put(BEFORE, None)
+    store.record_uses(USES)
+
+
+class Change(NamedTuple):
+    """One change.
+
+    Attributes:
+        make: It.
+        told: Whose key has changed; empty: nobody has to be told.
+        left: What is stored then.
+    """
+
+    make: Callable[[RedisStore], object]
+    told: set[str]
+    left: list[Key]
+
+
+CHANGES = {
+    "make": Change(lambda store: store.put(FRESH, None), {"fresh"}, [FRESH, BEFORE]),
+    "change": Change(lambda store: store.put(AFTER, 1), {"id"}, [AFTER]),
+    "remove": Change(lambda store: store.delete("id"), {"id"}, []),
+    "add": Change(lambda store: store.add([FRESH]) == [True], set(), [FRESH, BEFORE]),
+}
+
+
+def stored(store: RedisStore) -> list[Key]:
+    """What look-ups find; all of it, and nothing else, is listed."""
+    found = [key for key in map(store.get, ("fresh", "id")) if key is not None]
+    assert store.scan("", "", 9) == found
+    return found
+
+
+def attempt(change: Change, by: RedisStore) -> BackendUnavailable | None:
+    try:
+        assert change.make(by)
+    except BackendUnavailable as exc:
+        return exc
+    return None
+
+
+def error_of(change: Change, by: RedisStore, seen_by: RedisStore) -> BackendUnavailable | None:
+    """Try a change, and see to it that it was made, or refused and not made."""
+    begin(seen_by)
+    cursor = seen_by.changes(None).cursor
+    error = attempt(change, by)
+    assert stored(seen_by) == ([BEFORE] if error else change.left)
+    if not error:
+        assert set(seen_by.changes(cursor).client_ids) == change.told
+    return error
+
+
+# --- rights
+
+KEYS = ["get", "set", "del", "exists", "eval"]
+HASHES = ["hget", "hset", "hdel", "hgetall", "hexists"]
+REST = ["zadd", "zrem", "zrangebylex", "xadd", "xrange", "xrevrange"]
+EVERYTHING = [*KEYS, *HASHES, *REST]
+NEEDED = {
+    "make": {"get", "eval", "zadd", "hset", "xadd", "set"},
+    "change": {"get", "eval", "zadd", "hset", "xadd", "set"},
+    "remove": {"get", "eval", "zrem", "xadd", "del"},
+    "add": {"zadd", "hset", "set"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_right_is_missing(place: Place, store: RedisStore, change: str) -> None:
+    """Any of them: not one change is made and refused. That old uses cannot be forgotten refuses none."""
+    url = place.url.replace("//", "//lacking:pw@", 1)
+    needed = set()
+    for left_out in EVERYTHING:
+        for server in place.servers:
+            ask(server, "ACL", "SETUSER", "lacking", "reset", "on", ">pw", "~*", "+cluster|slots", "+select")
+            ask(server, "ACL", "SETUSER", "lacking", *(f"+{one}" for one in EVERYTHING if one != left_out))
+        with closing(RedisStore(url, deadline_s=5)) as lacking:
+            if error := error_of(CHANGES[change], lacking, store):
+                assert "ACL" in str(error)
+                needed.add(left_out)
+    scripted = {"eval", "exists"} if change == "add" and "cluster" not in place.url else set()
+    assert needed == NEEDED[change] | scripted
+
+
+# --- something foreign
+
+
+@pytest.mark.parametrize("suffix", ["index", "changes", "facts"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_something_foreign_under_one_of_our_names(
+    place: Place, store: RedisStore, change: str, suffix: str
+) -> None:
+    name = store._names.prefix + suffix.encode()
+    was = place.ask(name, "DUMP")
+    place.ask(name, "SET", "foreign")
+    if (suffix, change) in {("changes", "add"), ("facts", "remove")}:  # neither looks there
+        assert CHANGES[change].make(store)
+    else:
+        with pytest.raises(UnreadableRecord):
+            CHANGES[change].make(store)
+    if suffix == "changes":
+        with pytest.raises(UnreadableRecord):
+            store.changes("0-0")
+    place.ask(name, "DEL")
+    place.ask(name, "RESTORE", 0, was)
+    if (suffix, change) not in {("changes", "add"), ("facts", "remove")}:
+        assert stored(store) == [BEFORE]
+    assert error_of(CHANGES[change], store, store) is None
+
+
+@pytest.mark.parametrize("change", ["change", "remove"])
+def test_uses_that_cannot_be_read_refuse_nothing(place: Place, store: RedisStore, change: str) -> None:
+    used = store._names.used(b"id")
+    place.ask(used, "SET", "foreign")
+    assert CHANGES[change].make(store)
+    assert stored(store) == CHANGES[change].left
+    assert place.ask(used, "EXISTS") == (change == "change")
+
+
+def test_a_deleted_key_leaves_no_uses(place: Place, store: RedisStore) -> None:
+    assert store.last_uses(["id"]) == USES
+    assert store.delete("id")
+    assert not place.ask(store._names.used(b"id"), "EXISTS")
+
+
+# --- no memory
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_memory(place: Place, store: RedisStore, change: str) -> None:
+    """On all servers, or on any one of them. On one alone, a key can be deleted all the same."""
+    still_made = change == "remove" and len(place.servers) == 1
+    for full in (place.servers, *([server] for server in place.servers)):
+        begin(store)
+        with ExitStack() as stack:
+            for server in full:
+                stack.callback(ask, server, "CONFIG", "SET", "maxmemory", 0)
+                ask(server, "CONFIG", "SET", "maxmemory", 1)
+            error = attempt(CHANGES[change], store)
+            assert stored(store) == ([BEFORE] if error else CHANGES[change].left)
+        if error:
+            assert re.search("OOM|OutOfMemory", str(error))
+        if full is place.servers:
+            assert (error is None) is still_made
+    assert error_of(CHANGES[change], store, store) is None
+
+
+# --- what others wrote into the stream
+
+FOREIGN = [("id", b"\xff\xfe"), ("other", "id"), ("id", "id", "more", "x")]
+
+
+@pytest.mark.parametrize("fields", FOREIGN)
+def test_a_foreign_announcement_is_a_gap(place: Place, store: RedisStore, fields: tuple[Any, ...]) -> None:
+    """It may mean anything; but only once."""
+    cursor = store.changes(None).cursor
+    assert store.put(AFTER, 1)
+    place.ask(store._names.changes, "XADD", "*", *fields)
+    for behind in ([], [FRESH]):
+        for key in behind:
+            assert store.put(key, None)
+        seen = store.changes(cursor)
+        assert seen.gap
+        assert seen.cursor == store.changes(None).cursor
+        after = store.changes(seen.cursor)
+        assert (after.gap, after.client_ids) == (False, ())
+    assert store.delete("fresh")
+    after = store.changes(seen.cursor)
+    assert (after.gap, set(after.client_ids)) == (False, {"fresh"})
+
+
+@pytest.mark.parametrize("fields", FOREIGN)
+def test_a_revocation_travels_behind_a_foreign_announcement(place: Place, fields: tuple[Any, ...]) -> None:
+    settings = Settings(backend=place.url, cache_ttl_s=3600, throttle="")
+
+    def app(_environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b""]
+
+    with open_backend(settings=settings) as keys, open_backend(settings=settings) as mine:
+        gate = BasicAuthMiddleware(app, mine, settings=settings)
+        issued = keys.create()
+        assert call(gate, issued.authorization).status == 200
+        prefix = place.url.partition("prefix=")[2].encode()
+        place.ask(prefix + b":1:changes", "XADD", "*", *fields)
+        keys.revoke(issued.client_id)
+        wait_until(lambda: call(gate, issued.authorization).status == 401)
+
+
+@pytest.mark.parametrize("reply", [None, 7, [7], [[b"1-0"]], [[None, []]], [[b"\xff", []]]])
+def test_what_is_no_stream_is_an_outage(reply: object) -> None:
+    with pytest.raises(BackendUnavailable):
+        _entries(reply)
