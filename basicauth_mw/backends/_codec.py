@@ -7,11 +7,16 @@ is not part of it: it is written apart, so that it never competes with a change 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UnreadableRecord
 from ..model import Key, Secret
+from .base import Use
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 FORMAT = 1
 
@@ -19,6 +24,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_MINUTE = timedelta(minutes=1)
 
 
 def dump_key(key: Key) -> str:
@@ -84,6 +90,19 @@ def load_key(text: str | bytes, client_id: str) -> Key:
         raise UnreadableRecord(
             f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})", client_id=client_id
         ) from None
+
+
+def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[Use]:
+    """Decode when the secrets of a client were used last.
+
+    Args:
+        client_id: Whose they are.
+        rows: For each secret, when it was made, in microseconds, and used, in minutes, since the epoch. One
+            that cannot be read is left out: a use that is lost is no reason to hide a key.
+    """
+    for secret, minute in rows:
+        with suppress(TypeError, ValueError, OverflowError):
+            yield Use(client_id, _EPOCH + int(secret) * _MICROSECOND, _EPOCH + int(minute) * _MINUTE)
 
 
 def _to_us(moment: datetime | None) -> int | None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from .._fork import after_fork
+from .._fork import after_fork, before_fork
 from ..errors import BackendUnavailable
 from ._sqlite_file import connect, explain, is_locked, is_no_room
+from ._sqlite_forks import LONGEST_WAIT_S, forks
 from ._sqlite_schema import check_is_current
 from ._threads import PerThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Execute = Callable[..., sqlite3.Cursor]
 
@@ -29,16 +31,19 @@ class Lines:
     """Asks a file, never waiting. Safe to share between threads, and across a fork.
 
     Args:
-        path: Of a file of keys.
+        path: Of a file of keys, or of a link to one: the log lies beside the file.
     """
 
+    _real: Path  # where the file is that was opened
     _signature: tuple[int, ...]  # what the file looked like when it was opened, or last changed from here
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._is_shared = False
+        before_fork(self._before_fork)
+        after_fork(self._in_child)  # ahead of that of the lines: it looks at what the parent had
         self._lines: PerThread[_Line] = PerThread(_Line)
         self._start()
-        after_fork(self._start)
 
     @property
     def file(self) -> str:
@@ -83,7 +88,7 @@ class Lines:
                 raise self.failed(exc) from exc
             checkpoint(execute)
             with suppress(OSError):
-                signature = _signature(self._path)
+                signature = _signature(self._real)
                 if signature[:2] == self._signature[:2]:
                     self._signature = signature  # it was this change that changed the file
         return changed
@@ -91,8 +96,7 @@ class Lines:
     def close(self) -> None:
         """Close every connection; the next question opens one."""
         for line in self._lines.all():
-            with line.lock:
-                line.close()
+            line.close()
 
     def failed(self, exc: sqlite3.Error) -> Exception:
         """What to raise for an error of SQLite."""
@@ -109,15 +113,38 @@ class Lines:
     def _start(self) -> None:
         self._looking = threading.Lock()
         self._look_at = float("-inf")
+        self._real = self._path
         self._signature = ()
         self._log: int | None = None
+
+    def _before_fork(self) -> None:
+        """Close every line; who is asking one is waited for. ``_ready`` opens none until the fork is over."""
+        end = time.monotonic() + LONGEST_WAIT_S
+        for line in self._lines.all():
+            if line.lock.acquire(timeout=max(0, end - time.monotonic())):
+                try:
+                    line.close()
+                finally:
+                    line.lock.release()
+        self._log = None  # the last line has removed it
+
+    def _in_child(self) -> None:
+        self._is_shared |= any(line.connection is not None for line in self._lines.all())
+        self._start()
 
     def _ready(self, line: _Line) -> Execute:
         """Make sure that a line, whose lock is held, is open on the file that is there now."""
         if time.monotonic() >= self._look_at:
             self._look(line)
         if line.connection is None:
-            line.connection = connect(self._path)
+            if forks.going_on:
+                raise BlockingIOError("the process forks")
+            if self._is_shared:
+                raise BackendUnavailable(
+                    "this process was forked while the SQLite file was in use, so that it cannot lock it: "
+                    "fork before the first request"
+                )
+            line.connection = connect(self._real)
             try:
                 check_is_current(line.connection)
                 # The commit itself reaches the disk before it is reported.
@@ -138,17 +165,20 @@ class Lines:
             raise BlockingIOError("another thread looks at the file")
         try:
             try:
-                signature = _signature(self._path)
+                real = Path(os.path.realpath(self._path, strict=True))
+                signature = _signature(real)
             except OSError as exc:
                 self._close_lines(mine)
                 raise BackendUnavailable(f"the SQLite file cannot be opened: {exc.strerror}") from exc
             if signature[2] == 0:
                 self._close_lines(mine)
                 raise BackendUnavailable("the SQLite file is empty")
-            log = _log_of(self._path)
-            if signature != self._signature or (self._log is not None and log != self._log):
+            log = _log_of(real)
+            if (real, signature) != (self._real, self._signature) or (
+                self._log is not None and log != self._log
+            ):
                 self._close_lines(mine)
-                self._signature = signature
+                self._real, self._signature = real, signature
                 log = None  # the next line makes it anew, and the next look sees it
             self._log = log
             self._look_at = time.monotonic() + _LOOK_EVERY_S
@@ -174,14 +204,15 @@ class _Line:
     __slots__ = ("connection", "lock")
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may fork while its thread asks
         self.connection: sqlite3.Connection | None = None
 
     def close(self) -> None:
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
+        with self.lock:
+            connection, self.connection = self.connection, None
+            if connection is not None:
+                with suppress(sqlite3.Error):
+                    connection.close()
 
 
 def checkpoint(execute: Execute) -> None:

@@ -10,19 +10,21 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BackendUnavailable
-from ._sqlite_file import connect, explain, has_tables
-from .base import Use
+from ._codec import load_uses
+from ._sqlite_file import explain, has_tables
+from ._sqlite_forks import briefly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
-    from pathlib import Path
 
     from ..model import Key
+    from .base import Use
 
 APPLICATION_ID: Final = int.from_bytes(b"bamu")
 SCHEMA_VERSION: Final = 1
@@ -47,12 +49,16 @@ class UseLog:
     A connection lives for one call: there are few calls, and so nothing to look after between them.
 
     Args:
-        keys: The path of the file of keys.
+        keys: The path of the file of keys, or of a link to it: the uses lie beside the file.
     """
 
     def __init__(self, keys: Path) -> None:
         self._keys = keys
-        self.path = keys.with_name(f"{keys.name}.last-used")
+
+    @property
+    def path(self) -> Path:
+        """Of the file of uses."""
+        return Path(f"{os.path.realpath(self._keys)}.last-used")
 
     def record(self, uses: Sequence[Use], stored: Callable[[Collection[str]], Collection[str]]) -> None:
         """Note uses that are later than those known.
@@ -94,24 +100,24 @@ class UseLog:
             with self._open() as connection:
                 if not _is_ready(connection):
                     return []
-                return [
-                    Use(client_id, _EPOCH + secret * _MICROSECOND, _EPOCH + minute * _MINUTE)
-                    for client_id in client_ids
-                    for secret, minute in connection.execute(_OF_CLIENT, (client_id,))
-                ]
+                return [use for client_id in client_ids for use in _uses(client_id, connection)]
         except BackendUnavailable:
             return []
 
     def prune(self, key: Key) -> None:
         """Drop what is known of secrets that a key no longer has, but for its latest use."""
-        held = {_microseconds(secret.created_at) for secret in key.secrets}
+        held = {secret.created_at for secret in key.secrets}
 
         def drop(connection: sqlite3.Connection) -> None:
-            used = connection.execute(_OF_CLIENT, (key.client_id,)).fetchall()
-            latest = max((minute for _, minute in used), default=0)
+            uses = list(_uses(key.client_id, connection))
+            latest = max((use.at for use in uses), default=_EPOCH)
             connection.executemany(
                 "DELETE FROM last_used WHERE client_id = ? AND secret = ?",
-                [(key.client_id, secret) for secret, at in used if secret not in held and at < latest],
+                [
+                    (key.client_id, _microseconds(use.secret_created_at))
+                    for use in uses
+                    if use.secret_created_at not in held and use.at < latest
+                ],
             )
 
         self._tidy(drop)
@@ -170,12 +176,16 @@ class UseLog:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(connect(self.path, wait_s=_WAIT_S)) as connection:
+            with briefly(self.path, wait_s=_WAIT_S) as connection:
                 yield connection
         except sqlite3.Error as exc:
             raise BackendUnavailable(
                 f"{self.path.name}, with last uses, cannot be used: {explain(exc)}"
             ) from exc
+
+
+def _uses(client_id: str, connection: sqlite3.Connection) -> Iterator[Use]:
+    return load_uses(client_id, connection.execute(_OF_CLIENT, (client_id,)))
 
 
 def _is_ready(connection: sqlite3.Connection) -> bool:

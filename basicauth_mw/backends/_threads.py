@@ -66,5 +66,5 @@ class _Holder:
     def __del__(self) -> None:
         # A fork ends every other thread in the child: what they held is still the parent's.
         if self._pid == os.getpid():
-            self._everyone.pop(id(self.value), None)
             self.value.close()
+            self._everyone.pop(id(self.value), None)  # now: whoever closes all must find what is still open

@@ -13,7 +13,6 @@ import os
 import re
 import sqlite3
 import stat
-from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -21,7 +20,8 @@ from ..errors import BackendUnavailable, ConfigurationError
 from ..hashing import is_slow
 from . import _sqlite_schema as schema
 from ._codec import dump_key, load_key
-from ._sqlite_file import check_is_file, connect, has_tables, is_locked, path_of, patiently
+from ._sqlite_file import check_is_file, has_tables, is_locked, path_of, patiently
+from ._sqlite_forks import briefly
 from ._sqlite_lines import Lines, checkpoint
 from ._sqlite_uses import UseLog
 from .base import Changes
@@ -166,7 +166,7 @@ class SqliteStore:
 
         def attempt() -> int | None:
             try:
-                with closing(connect(self._path)) as connection:
+                with briefly(self._path) as connection:
                     connection.execute("PRAGMA synchronous = FULL")
                     before = schema.upgrade(connection)
                     if before is not None:
@@ -206,11 +206,12 @@ class SqliteStore:
                     "give this user write access to the file, if it is to change keys",
                 )
             )
-        if not os.access(self._path.parent, os.W_OK):
+        directory = self._path.resolve().parent
+        if not os.access(directory, os.W_OK):
             found.append(
                 (
                     "sqlite_directory_not_writable",
-                    f"this user cannot write to {self._path.parent}, where SQLite keeps its log",
+                    f"this user cannot write to {directory}, where SQLite keeps its log",
                     "give this user write access to the directory",
                 )
             )
@@ -313,7 +314,7 @@ def _create(path: Path) -> None:
         ) from None
 
     def fill() -> None:
-        with closing(connect(path)) as connection:
+        with briefly(path) as connection:
             try:
                 application = connection.execute("PRAGMA application_id").fetchone()[0]
                 if not application and not has_tables(connection):

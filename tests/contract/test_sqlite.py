@@ -329,6 +329,84 @@ def test_a_restored_copy_is_complete(store: SqliteStore, path: Path, tmp_path: P
         assert name_of(copy) == "old"
 
 
+@pytest.fixture
+def link(path: Path) -> Path:
+    """In a directory of its own."""
+    made = path.parent / "links" / "linked.db"
+    made.parent.mkdir()
+    made.symlink_to(path)
+    return made
+
+
+def test_a_link_that_is_changed_is_noticed(
+    store: SqliteStore, path: Path, link: Path, tmp_path: Path
+) -> None:
+    with closing(SqliteStore(f"sqlite:///{link}")) as linked:
+        assert name_of(linked) == "old"
+        cursor = linked.changes(None).cursor
+        link.unlink()
+        link.symlink_to(other_file(tmp_path, "new"))
+        assert eventually(lambda: name_of(linked) == "new") < NOTICED_WITHIN_S
+        assert linked.changes(cursor).gap
+        assert linked.put(Key("id", name="newer", version=2), 1)
+        link.unlink()
+        link.symlink_to(link)
+        assert eventually(lambda: name_of(linked) == "unavailable") < NOTICED_WITHIN_S
+        link.unlink()
+        link.symlink_to(path)
+        assert eventually(lambda: name_of(linked) == "old") < NOTICED_WITHIN_S
+
+
+def test_where_the_log_of_a_linked_file_is(store: SqliteStore, link: Path) -> None:
+    """A directory in which the file's log cannot be written is named, not that of the link."""
+    with closing(SqliteStore(f"sqlite:///{link}")) as linked:
+        assert name_of(linked) == "old"
+        assert [each.name for each in link.parent.iterdir()] == [link.name]
+        assert linked.warnings() == []
+
+
+ELSEWHERE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA wal_autocheckpoint = 0")
+connection.execute("UPDATE keys SET record = replace(record, 'old', 'new')")
+print("changed", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("through", ["path", "link"])
+def test_a_log_that_was_removed_is_noticed(
+    store: SqliteStore, path: Path, through: str, request: pytest.FixtureRequest
+) -> None:
+    """Others then write to a new one: here it is all that changes, the file itself stays as it was."""
+    store.close()
+    with closing(SqliteStore(f"sqlite:///{request.getfixturevalue(through)}")) as opened:
+        log = path.with_name("keys.db-wal")
+        eventually(lambda: name_of(opened) == "old" and opened._lines._log == log.stat().st_ino)
+        before = path.stat()
+        held = log.open("rb")  # so that the new one has another inode
+        log.unlink()
+        path.with_name("keys.db-shm").unlink()
+        other = subprocess.Popen(
+            [sys.executable, "-c", ELSEWHERE, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert other.stdout is not None
+        assert other.stdout.readline() == "changed\n"
+        after = path.stat()
+        assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+            before.st_ino,
+            before.st_size,
+            before.st_mtime_ns,
+        )
+        assert eventually(lambda: name_of(opened) == "new") < NOTICED_WITHIN_S
+        other.communicate("end\n", timeout=30)
+        held.close()
+
+
 @pytest.mark.parametrize(
     "damage", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["missing", "emptied"]
 )

@@ -206,6 +206,39 @@ def test_damage_to_it_does_no_harm_to_keys(
     assert store.warnings() == []
 
 
+@pytest.mark.parametrize(
+    "row",
+    [(2**62, 5), (5, 2**62), ("x", 5), (5, "x"), (b"\xff", 5), (5, 1e300)],
+    ids=["secret", "minute", "text-secret", "text-minute", "octets", "real"],
+)
+def test_a_damaged_row_hides_nothing_else(store: SqliteStore, uses: Path, row: tuple[Any, Any]) -> None:
+    store.record_uses([Use("id", FIRST, NOON), Use("id", SECOND, NOON + MINUTE)])
+    with closing(sqlite3.connect(uses, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO last_used VALUES ('id', ?, ?)", row)
+
+    assert known(store) == {("id", FIRST, NOON), ("id", SECOND, NOON + MINUTE)}
+    assert store.put(key("id", THIRD, version=2), 1)
+    assert known(store) == {("id", SECOND, NOON + MINUTE)}
+    assert store.delete("id")
+
+
+def test_they_lie_beside_the_file_that_a_link_names(store: SqliteStore, path: Path, uses: Path) -> None:
+    """So who opens the file by its own name knows of them, and a link may name another file later."""
+    links, other = path.parent / "links", path.parent / "other.db"
+    links.mkdir()
+    link = links / "linked.db"
+    link.symlink_to(path)
+    with closing(SqliteStore(f"sqlite:///{link}")) as linked:
+        linked.record_uses([Use("id", FIRST, NOON)])
+        assert known(store) == known(linked) == {("id", FIRST, NOON)}
+        assert list(links.iterdir()) == [link]
+        shutil.copyfile(path, other)
+        link.unlink()
+        link.symlink_to(other)
+        assert known(linked) == set()
+    assert uses.exists()
+
+
 def test_an_empty_file_is_filled(store: SqliteStore, uses: Path) -> None:
     """As a process leaves it that is killed between making it and filling it."""
     uses.touch(0o600)

@@ -1,14 +1,19 @@
-"""A lock that some thread held at the moment of a fork must not hang the child."""
+"""What was held or open at the moment of a fork must harm neither the child nor its parent."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from basicauth_mw import _fork
+from basicauth_mw._fork import after_fork, after_fork_in_parent, before_fork
+from basicauth_mw.backends._threads import PerThread
 from basicauth_mw.cache import Cache
 from basicauth_mw.model import Allow, Principal, utcnow
 from basicauth_mw.pool import WorkerPool
@@ -16,6 +21,7 @@ from basicauth_mw.throttle import FailureLimits, Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 LIMIT_S = 10.0
 
@@ -85,3 +91,87 @@ def test_a_pool_has_threads_of_its_own() -> None:
         assert child_ends_well(work)
     assert pool.submit(lambda: 3).result(LIMIT_S) == 3
     pool.close()
+
+
+class Witness:
+    """Notes which of its methods a fork calls."""
+
+    def __init__(self, seen: list[str], name: str) -> None:
+        self.seen = seen
+        self.name = name
+        before_fork(self.before)
+        after_fork_in_parent(self.in_parent)
+        after_fork(self.in_child)
+
+    def before(self) -> None:
+        self.seen.append(f"before {self.name}")
+
+    def in_parent(self) -> None:
+        self.seen.append(f"parent {self.name}")
+
+    def in_child(self) -> None:
+        self.seen.append(f"child {self.name}")
+
+
+def test_what_is_called_and_in_which_order() -> None:
+    """The first that came is the first that is called, so that locks are always taken in one order."""
+    seen: list[str] = []
+    kept = [Witness(seen, "1"), Witness(seen, "gone"), Witness(seen, "2")]
+    del kept[1]
+
+    def work() -> None:
+        assert seen == ["before 1", "before 2", "child 1", "child 2"]
+
+    assert child_ends_well(work)
+    assert seen == ["before 1", "before 2", "parent 1", "parent 2"]
+
+
+def test_what_is_gone_is_forgotten() -> None:
+    """A process that opens and drops things for ever does not grow."""
+    for _ in range(10_000):
+        Witness([], "gone")
+    for hooks in (_fork._before, _fork._in_parent, _fork._in_child):
+        assert len(hooks._methods) <= max(64, 2 * len(list(hooks)) + 1)
+
+
+class Connection:
+    """Leaves a line in a file when it is closed, whichever process does it."""
+
+    def __init__(self, closed: Path) -> None:
+        self.closed = closed
+
+    def close(self) -> None:
+        with self.closed.open("a") as file:
+            file.write("closed\n")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_closes_nothing_of_its_parents_threads(tmp_path: Path) -> None:
+    """They are gone there, but a connection that is closed is closed for the parent too."""
+    closed = tmp_path / "closed"
+    closed.touch()
+    lines = PerThread(lambda: Connection(closed))
+    asked, go_on = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        lines.mine()
+        asked.set()
+        go_on.wait(LIMIT_S)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert asked.wait(LIMIT_S)
+    lines.mine()
+
+    def work() -> None:
+        assert lines.all() == []
+        _fork._inherited.clear()  # as at the end of an interpreter
+        gc.collect()
+
+    assert child_ends_well(work)
+    assert closed.read_text() == ""
+    assert len(lines.all()) == 2
+    go_on.set()
+    thread.join(LIMIT_S)
+    assert closed.read_text() == "closed\n"
+    assert len(lines.all()) == 1
