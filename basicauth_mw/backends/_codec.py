@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import UnreadableRecord
 from ..model import Key, Secret
@@ -47,6 +47,17 @@ def dump_key(key: Key) -> str:
     if key.metadata:
         record["meta"] = dict(key.metadata)
     return _ENCODER.encode(record)
+
+
+def load_found(text: str | bytes | None, client_id: str) -> Key | None:
+    """``load_key`` of what a look-up has found; None is an unknown id.
+
+    That costs what a usual record costs: how long a refusal takes must not tell whether an id is known.
+    """
+    if text is None:
+        load_key(_USUAL, _NOBODY)
+        return None
+    return load_key(text, client_id)
 
 
 def load_key(text: str | bytes, client_id: str) -> Key:
@@ -148,3 +159,9 @@ def _dict(value: object) -> dict[str, Any]:
     if type(value) is not dict:
         raise TypeError
     return value
+
+
+_NOBODY: Final = f"id_{'0' * 49}"
+_USUAL: Final = dump_key(
+    Key(_NOBODY, name="a usual name", secrets=(Secret(f"$bamw1$0${'A' * 16}${'A' * 43}", created_at=_EPOCH),))
+)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from .._extras import require
 from .._fork import after_fork
 from ..errors import BackendUnavailable, ConfigurationError, UnreadableRecord
-from ._codec import dump_key, load_key, load_uses
+from ._codec import dump_key, load_found, load_key, load_uses
 from ._redis_cluster import Cluster
 from ._redis_lines import LoopLines, ThreadLines
 from ._redis_replies import unavailable
@@ -338,7 +338,7 @@ def _microseconds(moment: datetime) -> int:
 
 def _key(reply: object, client_id: str) -> Key | None:
     try:
-        return None if reply is None else load_key(_answer(reply, bytes), client_id)
+        return load_found(None if reply is None else _answer(reply, bytes), client_id)
     except UnreadableRecord as exc:
         exc.client_id = client_id
         raise

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from ..errors import BackendUnavailable, ConfigurationError
 from ..hashing import is_slow
 from . import _sqlite_schema as schema
-from ._codec import dump_key, load_key
-from ._sqlite_file import check_is_file, has_tables, is_locked, path_of, patiently
+from ._codec import dump_key, load_found, load_key
+from ._sqlite_file import check_is_file, explain, has_tables, is_locked, path_of, patiently
 from ._sqlite_forks import briefly
 from ._sqlite_lines import Lines, checkpoint
 from ._sqlite_uses import UseLog
@@ -81,7 +81,7 @@ class SqliteStore:
             row = self._lines.ask(partial(_get, client_id))
         except UnicodeEncodeError:  # a lone surrogate is in no id
             return None
-        return None if row is None else load_key(row[0], client_id)
+        return load_found(None if row is None else row[0], client_id)
 
     def put(self, record: Key, /, expect_version: int | None) -> bool:
         written = self._change(partial(_put, record, expect_version))
@@ -314,17 +314,17 @@ def _create(path: Path) -> None:
         ) from None
 
     def fill() -> None:
-        with briefly(path) as connection:
-            try:
+        try:
+            with briefly(path) as connection:
                 application = connection.execute("PRAGMA application_id").fetchone()[0]
                 if not application and not has_tables(connection):
                     connection.execute("PRAGMA journal_mode = WAL").fetchall()
                     schema.make(connection)
                 schema.check_is_ours(connection)
-            except sqlite3.Error as exc:
-                if is_locked(exc):
-                    raise BlockingIOError from exc
-                raise ConfigurationError(f"{path} cannot be used: {exc}") from None
+        except sqlite3.Error as exc:
+            if is_locked(exc):
+                raise BlockingIOError from exc
+            raise ConfigurationError(f"{path} cannot be used: {explain(exc)}") from None
 
     try:
         patiently(fill, _WRITE_WAIT_S)

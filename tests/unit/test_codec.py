@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from basicauth_mw.backends import _codec
 from basicauth_mw.backends._codec import FORMAT, dump_key, load_key
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.model import Key, Secret
@@ -243,3 +244,21 @@ def test_any_record_is_a_key_or_unreadable(text: str | bytes, changes: dict[str,
         assert key.client_id == "démo"
         assert all(type(secret.hash) is str for secret in key.secrets)
         assert load_key(dump_key(key), "démo") == key
+
+
+def test_an_unknown_id_costs_a_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its refusal would be quicker than that of a known one."""
+    decoded: list[str] = []
+    load = _codec.load_key
+
+    def counted(text: str, client_id: str) -> Key:
+        decoded.append(client_id)
+        return load(text, client_id)
+
+    monkeypatch.setattr(_codec, "load_key", counted)
+    known = dump_key(Key("known"))
+
+    assert _codec.load_found(None, "unknown") is None
+    assert _codec.load_found(known, "known") == load(known, "known")
+    assert len(decoded) == 2
+    assert decoded[0] not in ("unknown", "known")
