@@ -280,3 +280,21 @@ def test_uses_in_a_file_that_may_not_be_written(path: Path) -> None:
     )
     assert (read, put) == (1, True)
     assert "write access" in noted
+
+
+def test_a_file_that_may_not_be_opened_is_not_made_ready(path: Path) -> None:
+    """As when the command line is run by the wrong user."""
+    path.chmod(0o600 if os.geteuid() == 0 else 0)
+    (text,) = outcomes(
+        path,
+        "drop_rights()",
+        "from basicauth_mw.errors import ConfigurationError",
+        "def make():",
+        "    try:",
+        "        SqliteStore(url, create=True)",
+        "    except ConfigurationError as exc:",
+        "        return str(exc)",
+        "attempt(make)",
+    )
+    assert text.startswith(f"{path} cannot be used: ")
+    path.chmod(0o600)
