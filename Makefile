@@ -26,8 +26,8 @@ test: $(READY) ## Lint, type-check and test, with coverage
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --cov=basicauth_mw
 
-bench: $(BENCH_READY) ## Measure a cache hit beside other packages
-	$(BIN)/python benchmarks/hit.py
+bench: $(BENCH_READY) ## Measure everything beside other packages and write benchmarks/RESULTS.md; BENCH_ARGS=--quick
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 format: $(READY) ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix

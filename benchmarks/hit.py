@@ -1,179 +1,207 @@
-"""What does an authenticated request cost over a bare ASGI app?
+"""What does an authenticated ASGI request cost over an unprotected one?
 
 Valid credentials, seen before, in process: a bare app, the least that a correct gate can do written by hand
-(``floor``), this middleware, and Starlette's ``AuthenticationMiddleware`` with the backend of its
-documentation and a constant-time comparison. All in one interleaved run.
-
-    python benchmarks/hit.py [--rounds 61] [--calls 2000]
+(``floor``), this middleware, and its peers, each over the app that it protects.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import base64
-import hmac
-import os
-import sys
-import time
-from hashlib import blake2b
+import tempfile
 from pathlib import Path
 from statistics import median
 
-from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, SimpleUser
-from starlette.middleware.authentication import AuthenticationMiddleware
+import uvloop
+from asgi_apps import (
+    CLIENT_ID,
+    FIELD,
+    Floor,
+    FloorWithoutCache,
+    bare,
+    base_http,
+    fastapi,
+    litestar,
+    ours,
+    request_of,
+    scope,
+    starlette,
+)
+from report import Outcome, Table, at_most, main
+from rounds import Call, added, measure, ratios, spread, us
 
-sys.path.insert(0, str(Path(__file__).parent))
-from rounds import Call, added_ratio, measure
+from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw.asgi import ScopeFacts
 
-from basicauth_mw import encode_basic, open_backend
-from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.settings import Settings
-
-BODY = b'{"hello": "world"}'
-START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", b"application/json"), (b"content-length", b"18")],
-}
+CHOSEN = "a secret that a person chose"
+FLOOR, OURS = "floor, written by hand", "basicauth_mw"
+STARLETTE, BASE_HTTP = "Starlette AuthenticationMiddleware", "BaseHTTPMiddleware"
+FASTAPI, LITESTAR = "FastAPI, HTTPBasic dependency", "Litestar, authentication middleware"
+SLOW = "basicauth_mw, Argon2id secret in SQLite"
+PLAIN_FLOOR = "floor without a cache"
+HOLDING = "floor that holds the answer's start"
 
 
-async def bare(scope, receive, send):
-    await send(START)
-    await send({"type": "http.response.body", "body": BODY})
+class Passthrough:
+    """One more frame, and nothing else."""
 
-
-class Floor:
-    """All headers read, a second Authorization refused, length capped, keyed digest, constant-time compare,
-    expiry, principal in a copied scope; no error mapping, no settings, no refusal worth the name."""
-
-    def __init__(self, app, field: bytes) -> None:
+    def __init__(self, app) -> None:
         self.app = app
-        self.keyed = blake2b(key=os.urandom(32), digest_size=32)
-        keyed = self.keyed.copy()
-        keyed.update(field)
-        digest = keyed.digest()
-        self.table = {digest: (digest, time.monotonic() + 3600, "demo")}
 
     async def __call__(self, scope, receive, send):
-        found = None
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                if found is not None:
-                    raise PermissionError
-                found = value
-        if found is None or len(found) > 8192:
-            raise PermissionError
-        keyed = self.keyed.copy()
-        keyed.update(found)
-        digest = keyed.digest()
-        entry = self.table.get(digest)
-        if entry is None or not hmac.compare_digest(entry[0], digest) or entry[1] <= time.monotonic():
-            raise PermissionError
-        scope = dict(scope)
-        state = scope["state"] = dict(scope.get("state", ()))
-        state["principal"] = entry[2]
         await self.app(scope, receive, send)
 
 
-class DocsBackend(AuthenticationBackend):
-    async def authenticate(self, conn):
-        if "Authorization" not in conn.headers:
-            return None
-        scheme, credentials = conn.headers["Authorization"].split()
-        if scheme.lower() != "basic":
-            return None
-        username, _, password = base64.b64decode(credentials).decode("ascii").partition(":")
-        if not hmac.compare_digest(password.encode(), b"p@55w0rd") or username != "demo":
-            raise AuthenticationError("Invalid basic auth credentials")
-        return AuthCredentials(["authenticated"]), SimpleUser(username)
-
-
-def scope(field: bytes) -> dict:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": "GET",
-        "path": "/",
-        "raw_path": b"/",
-        "query_string": b"",
-        "root_path": "",
-        "scheme": "http",
-        "client": ("127.0.0.1", 50000),
-        "server": ("127.0.0.1", 8000),
-        "headers": [
-            (b"host", b"127.0.0.1:8000"),
-            (b"user-agent", b"curl/8.0"),
-            (b"accept", b"*/*"),
-            (b"accept-encoding", b"gzip, deflate"),
-            (b"authorization", field),
-            (b"connection", b"keep-alive"),
-        ],
-        "state": {},
+async def find(quick: bool, directory: Path) -> Outcome:
+    slow_keys = open_backend(f"sqlite:///{directory}/keys.db", settings=Settings(), create=True)
+    slow_keys.create(client_id=CLIENT_ID, secret=CHOSEN)
+    slow_field = encode_basic(CLIENT_ID, CHOSEN).encode()
+    protected, api, star = ours(bare), fastapi(), litestar()
+    # What protects, over which app.
+    pairs = {
+        "one more async frame": (Passthrough(bare), "bare"),
+        FLOOR: (Floor(bare), "bare"),
+        PLAIN_FLOOR: (FloorWithoutCache(bare), "bare"),
+        HOLDING: (Floor(bare, holds=True), "bare"),
+        OURS: (protected, "bare"),
+        "basicauth_mw, map_errors=False": (ours(bare, map_errors=False), "bare"),
+        STARLETTE: (starlette(bare), "bare"),
+        BASE_HTTP: (base_http(bare), "bare"),
+        "floor, over FastAPI": (Floor(api), "FastAPI"),
+        "basicauth_mw, over FastAPI": (ours(api), "FastAPI"),
+        FASTAPI: (fastapi(protected=True), "FastAPI"),
+        "floor, over Litestar": (Floor(star), "Litestar"),
+        "basicauth_mw, over Litestar": (ours(star), "Litestar"),
+        LITESTAR: (litestar(protected=True), "Litestar"),
     }
+    apps = {"bare": bare, "FastAPI": api, "Litestar": star, **{name: app for name, (app, _) in pairs.items()}}
+    calls = {name: await request_of(app, FIELD, 200) for name, app in apps.items()}
+    calls[SLOW] = await request_of(ours(bare, slow_keys), slow_field, 200)
+    pairs[SLOW] = (None, "bare")
+    parts = parts_of(protected)
+    rounds, count = (9, 300) if quick else (61, 2000)
+    times = await measure({**calls, **parts}, rounds=rounds, calls=count)
+    await slow_keys.aclose()
 
-
-async def receive():
-    return {"type": "http.request", "body": b"", "more_body": False}
-
-
-async def send(message):
-    pass
-
-
-def call_of(app, field: bytes) -> Call:
-    request = scope(field)
-
-    async def call() -> None:
-        await app(request, receive, send)
-
-    return call
-
-
-async def run(rounds: int, calls: int) -> None:
-    settings = Settings()
-    backend = open_backend("memory:", settings=settings)
-    issued = backend.create(name="bench")
-    ours = issued.authorization.encode()
-    demo = encode_basic("demo", "p@55w0rd").encode()
-    apps = {
-        "bare app": (bare, ours),
-        "floor, written by hand": (Floor(bare, ours), ours),
-        "basicauth_mw": (BasicAuthMiddleware(bare, backend, settings=settings, cache_ttl_s=3600), ours),
-        "basicauth_mw, map_errors=False": (
-            BasicAuthMiddleware(bare, backend, settings=settings, cache_ttl_s=3600, map_errors=False),
-            ours,
+    more = {name: added(times, name, base) for name, (_, base) in pairs.items()}
+    floors = {name: spread(ratios(figures, more[FLOOR])) for name, figures in more.items()}
+    rows = [
+        [name, base, us(times[name]), us(more[name]), floors[name].text()]
+        for name, (_, base) in pairs.items()
+    ]
+    rows += [[name, "", us(times[name]), "", ""] for name in ("bare", "FastAPI", "Litestar")]
+    nothing = times["nothing"]
+    tables = [
+        Table(
+            "A request with valid credentials, seen before; ASGI, in process",
+            ["protected by", "over", "us a call", "added us", "added, x floor (quartiles)"],
+            rows,
+            f"{rounds} interleaved rounds, at most {count} calls of each in a round, uvloop, one core.",
         ),
-        "Starlette AuthenticationMiddleware": (AuthenticationMiddleware(bare, backend=DocsBackend()), demo),
+        Table(
+            "Parts of a hit",
+            ["part", "us"],
+            [
+                [name, us([mine - idle for mine, idle in zip(times[name], nothing, strict=True)])]
+                for name in parts
+                if name != "nothing"
+            ],
+            "Each alone, less the cost of an empty call. Of the same rounds.",
+        ),
+    ]
+    to_starlette = spread(ratios(more[OURS], more[STARLETTE]))
+    begin = ratios(added(times, "Gate.begin", "nothing"), more[FLOOR])
+    frames = ratios(added(times, OURS, "basicauth_mw, map_errors=False"), more[FLOOR])
+    says = (
+        f"Gate.begin (header, cache, expiry) is {median(begin):.2f} x floor, map_errors {median(frames):.2f}"
+        f"; a floor that holds the answer's start, as map_errors has to, is {floors[HOLDING].text()}"
+    )
+
+    def floor_of(peer: str) -> str:
+        return f"the floor itself has {spread(ratios(more[FLOOR], more[peer])).text('.3g')} of it"
+
+    goals = [
+        at_most("G1", "valid, cached, in process: added / floor's", floors[OURS], 1.25, unit=" x", says=says),
+        at_most(
+            "G1",
+            "the same / Starlette's AuthenticationMiddleware",
+            to_starlette,
+            0.45,
+            unit=" x",
+            says=floor_of(STARLETTE),
+        ),
+        at_most(
+            "G2",
+            "the same / FastAPI's async dependency",
+            spread(ratios(more[OURS], more[FASTAPI])),
+            1 / 15,
+            unit=" x",
+            says=floor_of(FASTAPI),
+        ),
+        at_most(
+            "G2",
+            "the same / BaseHTTPMiddleware",
+            spread(ratios(more[OURS], more[BASE_HTTP])),
+            1 / 60,
+            unit=" x",
+            says=floor_of(BASE_HTTP),
+        ),
+        at_most(
+            "G10",
+            "slow stored hash, second request: added / floor's",
+            floors[SLOW],
+            1.25,
+            unit=" x",
+            says=says,
+        ),
+        at_most(
+            "G10",
+            "the same / Starlette's AuthenticationMiddleware",
+            spread(ratios(more[SLOW], more[STARLETTE])),
+            0.45,
+            unit=" x",
+            says=floor_of(STARLETTE),
+        ),
+    ]
+    shown = (FLOOR, OURS, STARLETTE, LITESTAR, FASTAPI, BASE_HTTP)
+    return Outcome(tables, goals, {"valid": {name: median(more[name]) * 1e6 for name in shown}})
+
+
+def parts_of(protected) -> dict[str, Call]:
+    """What a hit is made of, one by one, beside a call that does nothing."""
+    request = scope()
+    gate = protected._gate
+    cache = gate._cache
+
+    def part(function, *arguments) -> Call:
+        async def call() -> None:
+            function(*arguments)
+
+        return call
+
+    return {
+        "nothing": part(lambda: None),
+        "ScopeFacts.authorization": part(ScopeFacts.authorization, request),
+        "Cache.get": part(cache.get, FIELD),
+        "Gate.begin": part(gate.begin, request),
+        "a copy of the scope": part(dict, request),
+        "a copy of the digest's state, and its digest": part(lambda: digest(cache._keyed)),
     }
-    times = await measure(
-        {name: call_of(app, field) for name, (app, field) in apps.items()}, rounds=rounds, calls=calls
-    )
-    base, unit = "bare app", "floor, written by hand"
-    print(f"A cached hit over a bare ASGI app: {rounds} interleaved rounds of {calls} calls, one core.\n")
-    print(f"{'variant':<36} {'us a call':>10} {'added us':>9} {'x floor, median (quartiles)':>30}")
-    for name, taken in times.items():
-        added = median(mine - theirs for mine, theirs in zip(taken, times[base], strict=True))
-        ratio = ""
-        if name != base:
-            low, middle, high = added_ratio(times, name, base=base, unit=unit)
-            ratio = f"{middle:.2f} ({low:.2f}..{high:.2f})"
-        print(f"{name:<36} {median(taken) * 1e6:>10.2f} {added * 1e6:>9.2f} {ratio:>30}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=61)
-    parser.add_argument("--calls", type=int, default=2000, help="of each variant in a round")
-    arguments = parser.parse_args()
-    import uvloop
+def digest(keyed) -> bytes:
+    """What any cache has to do that must not be keyed by the secret itself."""
+    state = keyed.copy()
+    state.update(FIELD)
+    return state.digest()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(arguments.rounds, arguments.calls))
+
+def measured(quick: bool) -> Outcome:
+    with (
+        tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(find(quick, Path(directory)))
 
 
 if __name__ == "__main__":
-    main()
+    main(measured, __doc__)

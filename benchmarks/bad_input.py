@@ -1,0 +1,213 @@
+"""Does bad input make memory grow, or time grow faster than the input?
+
+Two million random ids that nobody has, a million different keys that are all valid, fields of 64 kB, and
+requests with 10,000 header fields, through the middleware over SQLite. Memory is that of the process; time is
+per request in the first and in the last quarter, and per octet or field as the request grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import uvloop
+from asgi_apps import SECRET, bare, drop, ours, receive, scope
+from report import Goal, Outcome, Table, main
+
+from basicauth_mw import Settings, encode_basic
+from basicauth_mw.backend import Backend
+from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.model import Key, Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GROWTH_MB = 20
+STEPS = 40
+BATCH = 100  # requests made at a time: many would be most of the memory that is measured
+# Per request, so that noise passes and what is quadratic, 1.0 more each time, does not.
+LINEAR = 1.25
+
+
+class Everybody(SqliteStore):
+    """A store in which every id is that of a good key."""
+
+    hashed: Secret
+
+    def get_nowait(self, client_id: str, /) -> Key:
+        return Key(client_id, secrets=(self.hashed,))
+
+
+async def find(quick: bool, directory: Path) -> Outcome:
+    floods, goals = [], []
+    unknown = SqliteStore(f"sqlite:///{directory}/unknown.db", create=True)
+    known = Everybody(f"sqlite:///{directory}/known.db", create=True)
+    dice = random.Random(1)
+    for name, count, store in (
+        ("random ids", 50_000 if quick else 2_000_000, unknown),
+        ("different valid keys", 25_000 if quick else 1_000_000, known),
+    ):
+        keys = Backend(store, settings=Settings())
+        known.hashed = Secret(keys.hasher.hash_fast(SECRET))
+        app = ours(bare, keys)
+        grown, growth, quarters = await flood(
+            app, lambda: encode_basic(f"id_{dice.getrandbits(128)}", SECRET).encode(), count
+        )
+        await keys.aclose()
+        rate = quarters[-1] / quarters[0]
+        floods.append(
+            [
+                f"{count:,} {name}",
+                f"{grown:+.1f}",
+                f"{growth:+.1f}",
+                f"{quarters[0] * 1e6:.1f}",
+                f"{rate:.2f}",
+            ]
+        )
+        goals += [
+            Goal(
+                "input",
+                f"memory after {count:,} {name}",
+                f"{grown:+.1f} MB",
+                f"<= {GROWTH_MB} MB",
+                grown <= GROWTH_MB,
+            ),
+            Goal(
+                "input",
+                f"time of the last quarter of {count:,} {name} / first",
+                f"{rate:.2f}",
+                f"<= {LINEAR}",
+                rate <= LINEAR,
+            ),
+        ]
+    memory = Table(
+        "Floods",
+        ["of", "MB over the first tenth", "MB over the start", "us a request, first quarter", "last / first"],
+        floods,
+        "The start is the middleware before its first request; in the first tenth its tables fill up.",
+    )
+    sizes, more = await growing(ours(bare, Backend(unknown, settings=Settings()), throttle=""), quick)
+    return Outcome([memory, sizes], goals + more)
+
+
+async def flood(app, field: Callable[[], bytes], count: int) -> tuple[float, float, list[float]]:
+    """MB more than after a tenth, MB more than before, and seconds per request in each quarter."""
+    template = scope(None)
+    begin = rss_mb()
+    tenth, times = 0.0, []
+    for step in range(STEPS):
+        taken, left = 0.0, count // STEPS
+        while left:
+            some = min(left, BATCH)
+            left -= some
+            requests = [
+                {**template, "headers": [*template["headers"], (b"authorization", field())], "state": {}}
+                for _ in range(some)
+            ]
+            start = time.perf_counter()
+            for request in requests:
+                await app(request, receive, drop)
+            taken += time.perf_counter() - start
+        times.append(taken / (count // STEPS))
+        if step + 1 == STEPS // 10:
+            tenth = rss_mb()
+    end = rss_mb()
+    quarter = STEPS // 4
+    return end - tenth, end - begin, [median(times[at : at + quarter]) for at in range(0, STEPS, quarter)]
+
+
+async def growing(app, quick: bool) -> tuple[Table, list[Goal]]:
+    """Requests that grow by the factor of ten, or of two."""
+    template = scope(None)
+
+    def with_fields(*fields: tuple[bytes, bytes]) -> dict:
+        return {**template, "headers": [*template["headers"], *fields]}
+
+    kinds: dict[str, tuple[list[int], Callable[[int], dict]]] = {
+        "Authorization, octets": (
+            [8_000, 16_000, 32_000, 64_000],
+            lambda size: with_fields((b"authorization", b"Basic " + b"QUJD" * (size // 4))),
+        ),
+        "another field, octets": (
+            [8_000, 16_000, 32_000, 64_000],
+            lambda size: with_fields((b"x-other", b"x" * size)),
+        ),
+        "other fields": (
+            [100, 1_000, 10_000],
+            lambda count: with_fields(*((b"x-other-%d" % number, b"x") for number in range(count))),
+        ),
+        "names as long as Authorization's": (
+            [100, 1_000, 10_000],
+            lambda count: with_fields(
+                *((b"x-othername-%d" % (number % 10), b"x") for number in range(count))
+            ),
+        ),
+        "Authorization fields": (
+            [100, 1_000, 10_000],
+            lambda count: with_fields(*([(b"authorization", b"Basic " + b"QUJD" * 16)] * count)),
+        ),
+    }
+    rows, goals = [], []
+    for name, (sizes, make) in kinds.items():
+        taken = {}
+        for size in sizes:
+            request = make(size)
+            samples = []
+            for _ in range(5 if quick else 25):
+                begin = time.perf_counter()
+                await app({**request, "state": {}}, receive, drop)
+                samples.append(time.perf_counter() - begin)
+            taken[size] = min(samples)
+        first, last = sizes[0], sizes[-1]
+        # The exponent of growth: 1 is linear, 2 is quadratic.
+        exponent = math.log(taken[last] / taken[sizes[-2]]) / math.log(last / sizes[-2])
+        rows.append(
+            [
+                name,
+                f"{first:,}: {taken[first] * 1e6:,.0f} us",
+                f"{last:,}: {taken[last] * 1e6:,.0f} us",
+                f"{exponent:.2f}",
+            ]
+        )
+        goals.append(
+            Goal(
+                "input",
+                f"{name} up to {last:,}: time grows by the power of",
+                f"{exponent:.2f}",
+                f"<= {LINEAR}",
+                exponent <= LINEAR,
+                "" if exponent <= LINEAR else f"{last:,} take {taken[last] * 1e3:.1f} ms",
+            )
+        )
+    return Table(
+        "Requests that grow, refused",
+        ["", "smallest", "largest", "exponent of the last step"],
+        rows,
+        "The exponent is 1 for what is linear, 2 for what is quadratic.",
+    ), goals
+
+
+def rss_mb() -> float:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def measured(quick: bool) -> Outcome:
+    with (
+        tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(find(quick, Path(directory)))
+
+
+if __name__ == "__main__":
+    main(measured, __doc__)

@@ -1,0 +1,117 @@
+"""What does a cached hit cost when a thousand keys are cached, and what when a million are?
+
+Every call takes another of 20,000 keys that were picked at random, so that a large table is not served from
+the processor's caches. Beside it: taking in a new key when the cache is full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from itertools import cycle
+from statistics import median
+
+import uvloop
+from asgi_apps import bare, drop, ours, receive, scope
+from report import Outcome, Table, at_most, main
+from rounds import Call, added, measure, ratios, spread, us
+
+from basicauth_mw import encode_basic
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Allow, Principal, utcnow
+
+ASKED = 20_000
+FRESH = 150_000
+
+
+async def find(quick: bool) -> Outcome:
+    sizes = [1_000, 10_000, 100_000] if quick else [1_000, 10_000, 100_000, 1_000_000]
+    rounds, count = (9, 500) if quick else (41, 2000)
+    calls: dict[str, Call] = {"bare": requests(bare, [b"Basic " + b"x" * 140] * ASKED)}
+    for size in sizes:
+        app, fields = filled(size)
+        # The same number of octet strings for every size: what is cold is to be the cache alone.
+        asked = [bytes(bytearray(field)) for field in random.Random(1).choices(fields, k=ASKED)]
+        calls[f"hit {size:,}"] = requests(app, asked)
+        calls[f"new {size:,}"] = puts(filled(size)[0])
+    times = await measure(calls, rounds=rounds, calls=count)
+    first, last = sizes[0], sizes[-1]
+    hits = {size: added(times, f"hit {size:,}", "bare") for size in sizes}
+    rows = []
+    for size in sizes:
+        grown = spread(ratios(hits[size], hits[first])).text()
+        new = spread(ratios(times[f"new {size:,}"], times[f"new {first:,}"])).text()
+        rows.append([f"{size:,}", us(hits[size]), grown, us(times[f"new {size:,}"]), new])
+    table = Table(
+        "A hit, by the number of cached keys; ASGI, in process",
+        [
+            "cached keys",
+            "added us",
+            "x the first (quartiles)",
+            "new key, cache full: us",
+            "x the first (quartiles)",
+        ],
+        rows,
+        f"{rounds} interleaved rounds, {count} calls of each in a round, over {ASKED:,} keys at random.",
+    )
+    goal = at_most(
+        "G6",
+        f"a hit with {last:,} cached keys / with {first:,}",
+        spread(ratios(hits[last], hits[first])),
+        1.7,
+        unit=" x",
+    )
+    series = {str(size): median(hits[size]) * 1e6 for size in sizes}
+    return Outcome([table], [goal], {"cached": series})
+
+
+def filled(size: int):
+    """A middleware whose cache is full, and the fields that are in it."""
+    app = ours(bare, cache_size=size)
+    cache = app._gate._cache
+    fields = []
+    now = utcnow()
+    for _ in range(size):
+        client_id = mint("id")
+        field = encode_basic(client_id, mint("sk")).encode()
+        allow = Allow(Principal(client_id))
+        cache.put(field, allow, secret_created_at=now, expires_at=None, asked=cache.ask())
+        fields.append(field)
+    return app, fields
+
+
+def requests(app, fields: list[bytes]) -> Call:
+    template = scope(None)
+    headers = template["headers"]
+    turn = cycle(fields)
+
+    async def call() -> None:
+        sent = [*headers, (b"authorization", next(turn))]
+        await app({**template, "headers": sent, "state": {}}, receive, drop)
+
+    return call
+
+
+def puts(app) -> Call:
+    cache = app._gate._cache
+    now = utcnow()
+    # More than a small cache holds, and more than are put into a large one: each is always new.
+    fresh = cycle(
+        [(encode_basic(f"id{number}", "x" * 49).encode(), f"id{number}") for number in range(FRESH)]
+    )
+
+    async def call() -> None:
+        field, client_id = next(fresh)
+        allow = Allow(Principal(client_id))
+        cache.put(field, allow, secret_created_at=now, expires_at=None, asked=cache.ask())
+
+    return call
+
+
+def measured(quick: bool) -> Outcome:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(find(quick))
+
+
+if __name__ == "__main__":
+    main(measured, __doc__)

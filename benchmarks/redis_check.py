@@ -1,0 +1,151 @@
+"""How many uncached look-ups a second does Redis answer, and what does a single one take?
+
+Thirty-two different keys at once, as in one turn of a busy event loop, beside the same number of plain GETs
+gathered over redis-py's own pool; and one alone beside one plain GET. All to one server, in turn. A look-up
+gives a decoded key; a check is all behind the request's head, verdict included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import redis.asyncio
+import uvloop
+from asgi_apps import ours, scope
+from report import Outcome, Table, at_least, at_most, main
+from rounds import Call, measure, ratios, spread, us
+
+from basicauth_mw import Settings, open_backend
+from basicauth_mw.drive import arun
+from basicauth_mw.model import Allow
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.redis_server import RedisServer
+
+AT_ONCE = 32
+KEYS = 1_000
+MGET = "one MGET, by hand"
+
+
+async def find(quick: bool, url: str, port: int) -> Outcome:
+    backend = open_backend(url, settings=Settings())
+    issued = [backend.create() for _ in range(KEYS)]
+    gate = ours(None, backend, cache_ttl_s=0)._gate
+    ids = [each.client_id for each in issued]
+    names = [f"basicauth:1:{{{client_id}}}" for client_id in ids]
+    requests = [scope(each.authorization.encode()) for each in issued]
+    plain = redis.asyncio.Redis(port=port)
+    if None in await plain.mget(names):
+        raise RuntimeError("the keys are not where the plain GETs look for them")
+
+    async def check(request: dict) -> None:
+        if type(await arun(gate.begin(request), gate.performer)) is not Allow:
+            raise RuntimeError("a good credential was refused")
+
+    calls = {
+        "plain GET": (plain.get, names),
+        "look-up": (backend.store.aget, ids),
+        "check": (check, requests),
+    }
+    variants: dict[str, Call] = {MGET: mget(plain, names)}
+    for name, (function, arguments) in calls.items():
+        variants[f"{name}, alone"] = alone(function, arguments)
+        variants[f"{name}, {AT_ONCE} at once"] = together(function, arguments)
+    rounds, count = (9, 10) if quick else (61, 40)
+    times = await measure(variants, rounds=rounds, calls=count)
+    await plain.aclose()
+    await backend.aclose()
+
+    rows = []
+    for name in calls:
+        one, many = times[f"{name}, alone"], times[f"{name}, {AT_ONCE} at once"]
+        rows.append(
+            [
+                name,
+                us(one),
+                spread(ratios(one, times["plain GET, alone"])).text(),
+                us([taken / AT_ONCE for taken in many]),
+                spread(ratios(times[f"plain GET, {AT_ONCE} at once"], many)).text(),
+            ]
+        )
+    by_hand = times[MGET]
+    rows.append(
+        [
+            MGET,
+            "",
+            "",
+            us([taken / AT_ONCE for taken in by_hand]),
+            spread(ratios(times[f"plain GET, {AT_ONCE} at once"], by_hand)).text(),
+        ]
+    )
+    table = Table(
+        "Uncached look-ups in Redis, from an event loop",
+        ["", "alone: us", "x a plain GET", f"{AT_ONCE} at once: us each", "rate, x gathered GETs"],
+        rows,
+        f"{rounds} interleaved rounds of at most {count} turns, {KEYS:,} keys, over TCP to 127.0.0.1, "
+        f"uvloop. redis-py {redis.__version__} with hiredis.",
+    )
+    at_once = {name: times[f"{name}, {AT_ONCE} at once"] for name in calls}
+    lone = {name: times[f"{name}, alone"] for name in calls}
+    checks = spread(ratios(at_once["plain GET"], at_once["check"]))
+    goals = [
+        at_least(
+            "G8",
+            f"Redis, {AT_ONCE} different keys at once: look-ups/s / gathered GETs'",
+            spread(ratios(at_once["plain GET"], at_once["look-up"])),
+            4,
+            unit=" x",
+            says=f"whole checks come to {checks.text()}; a plain GET gives octets, a look-up a decoded key",
+        ),
+        at_most(
+            "G8",
+            "Redis, one alone: look-up / plain GET",
+            spread(ratios(lone["look-up"], lone["plain GET"])),
+            1.2,
+            unit=" x",
+        ),
+    ]
+    return Outcome([table], goals)
+
+
+def mget(plain: redis.asyncio.Redis, names: list[str]) -> Call:
+    """What a batch costs at the least: one command, one reply, nothing decoded."""
+    some = names[:AT_ONCE]
+
+    async def call() -> None:
+        await plain.mget(some)
+
+    return call
+
+
+def alone(function, arguments: list) -> Call:
+    place = 0
+
+    async def call() -> None:
+        nonlocal place
+        place = (place + 1) % len(arguments)
+        await function(arguments[place])
+
+    return call
+
+
+def together(function, arguments: list) -> Call:
+    place = 0
+
+    async def call() -> None:
+        nonlocal place
+        place = (place + AT_ONCE) % (len(arguments) - AT_ONCE)
+        await asyncio.gather(*map(function, arguments[place : place + AT_ONCE]))
+
+    return call
+
+
+def measured(quick: bool) -> Outcome:
+    with RedisServer() as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(find(quick, server.url(), server.port))
+
+
+if __name__ == "__main__":
+    main(measured, __doc__)

@@ -1,0 +1,214 @@
+"""How long after a revoke does the last of four workers refuse the key?
+
+Real worker processes of uvicorn and of gunicorn, keys in SQLite and in Redis, revoked by another process.
+Each worker has the key in its cache. The time is from just before the call of ``revoke`` to the first
+refusal, as a client sees it on a connection to that very worker.
+
+Then the store goes away instead, and it is measured how long the key is still let in.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from report import Goal, Outcome, Table, main
+from rounds import spread
+from serving import free_port, gunicorn, served, uvicorn
+
+from basicauth_mw import Settings, open_backend
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from typing import TYPE_CHECKING
+
+from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from basicauth_mw.backend import Backend
+
+WORKERS = 4
+LIMIT_MS = 250.0
+TTL_S = 1.0
+ASK_EVERY_S = 0.002
+GIVE_UP_S = 10.0
+
+SERVERS: dict[str, Callable[[int], list[str]]] = {
+    "uvicorn": lambda port: uvicorn(
+        "asgi_apps:worker_app", port, f"--workers={WORKERS}", "--timeout-keep-alive=60"
+    ),
+    "gunicorn": lambda port: gunicorn("wsgi_apps:worker_app", port, f"--workers={WORKERS}"),
+}
+
+
+class Line:
+    """A connection that is kept, and so one to the same worker."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=GIVE_UP_S)
+        self._connection.connect()
+
+    def ask(self, authorization: str) -> tuple[int, bytes]:
+        """Status and body."""
+        self._connection.request("GET", "/", headers={"Authorization": authorization})
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def lines_to_all(port: int, authorization: str) -> dict[bytes, Line]:
+    """A line to each of the workers, by its process id."""
+    lines: dict[bytes, Line] = {}
+    for _ in range(1000):
+        line = Line(port)
+        status, body = line.ask(authorization)
+        if status != 200 or body in lines:
+            line.close()
+        else:
+            lines[body] = line
+        if len(lines) == WORKERS:
+            return lines
+    raise RuntimeError(f"only {len(lines)} of {WORKERS} workers answer")
+
+
+def refusals(lines: dict[bytes, Line], authorization: str, begin: float) -> tuple[list[float], list[float]]:
+    """Seconds from ``begin`` to each worker's first refusal, and to when it was last let in."""
+    left = dict(lines)
+    refused, let_in = [], dict.fromkeys(lines, 0.0)
+    while left:
+        for pid, line in list(left.items()):
+            sent = time.perf_counter()
+            status, _ = line.ask(authorization)
+            if status == 200:
+                let_in[pid] = sent - begin
+            else:
+                refused.append(time.perf_counter() - begin)
+                del left[pid]
+        if time.perf_counter() > begin + GIVE_UP_S:
+            raise RuntimeError(f"{len(left)} workers go on letting a revoked key in")
+        time.sleep(ASK_EVERY_S)
+    return refused, list(let_in.values())
+
+
+def revoked(keys: Backend, port: int, trials: int) -> tuple[list[float], list[float]]:
+    """Milliseconds to the refusal of each worker, and of the last one of each trial."""
+    each, last = [], []
+    lines = lines_to_all(port, keys.create().authorization)
+    for _ in range(trials):
+        issued = keys.create()
+        for pid, line in lines.items():
+            if line.ask(issued.authorization) != (200, pid):
+                raise RuntimeError("a good credential was refused, or another worker answered")
+        time.sleep(random.uniform(0, 0.1))  # at any point between two polls
+        begin = time.perf_counter()
+        keys.revoke(issued.client_id)
+        refused, _ = refusals(lines, issued.authorization, begin)
+        each += [seconds * 1e3 for seconds in refused]
+        last.append(max(refused) * 1e3)
+    for line in lines.values():
+        line.close()
+    return each, last
+
+
+def outage(server: str, redis: RedisServer, trials: int) -> list[float]:
+    """Seconds that a key is still let in, after it was proved, by workers whose store does not answer."""
+    port, url = free_port(), redis.url("outage")
+    settings = {"BASICAUTH_BACKEND": url, "BASICAUTH_CACHE_TTL_S": str(TTL_S)}
+    longest = []
+    with (
+        open_backend(url, settings=Settings()) as keys,
+        served(SERVERS[server](port), port, cores=os.sched_getaffinity(0), settings=settings),
+    ):
+        issued = [keys.create() for _ in range(trials + 1)]
+        lines = lines_to_all(port, issued[0].authorization)
+        for each in issued[1:]:
+            begin = time.perf_counter()
+            for line in lines.values():
+                if line.ask(each.authorization)[0] != 200:
+                    raise RuntimeError("a good credential was refused")
+            proved = time.perf_counter()
+            redis.freeze()
+            _, let_in = refusals(lines, each.authorization, begin)
+            redis.thaw()
+            longest.append(max(let_in) - (proved - begin))
+            end = time.monotonic() + GIVE_UP_S
+            while any(line.ask(issued[0].authorization)[0] != 200 for line in lines.values()):
+                if time.monotonic() > end:
+                    raise RuntimeError("the workers do not find back to the store")
+    return longest
+
+
+def percentile(figures: list[float], percent: int) -> float:
+    ordered = sorted(figures)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+def measured(quick: bool) -> Outcome:
+    trials = 10 if quick else 100
+    rows, goals = [], []
+    series: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory, RedisServer() as redis:
+        for store, url in (("SQLite", f"sqlite:///{directory}/keys.db"), ("Redis", redis.url())):
+            for server, start in SERVERS.items():
+                port = free_port()
+                with (
+                    open_backend(url, settings=Settings(), create=True) as keys,
+                    served(
+                        start(port),
+                        port,
+                        cores=os.sched_getaffinity(0),
+                        settings={"BASICAUTH_BACKEND": url, "BASICAUTH_CACHE_TTL_S": "3600"},
+                    ),
+                ):
+                    each, last = revoked(keys, port, trials)
+                name = f"{server}, {store}"
+                series[name] = each
+                worst = percentile(last, 99)
+                rows.append(
+                    [
+                        name,
+                        spread(each).text(".0f"),
+                        f"{percentile(each, 99):.0f}",
+                        spread(last).text(".0f"),
+                        f"{worst:.0f}",
+                        f"{max(last):.0f}",
+                    ]
+                )
+                goals.append(
+                    Goal(
+                        "G13",
+                        f"revoke to refusal by all {WORKERS} workers, {name}, 99 %",
+                        f"{worst:.0f} ms, median {spread(last).text('.0f')}",
+                        f"<= {LIMIT_MS:g} ms",
+                        worst <= LIMIT_MS,
+                    )
+                )
+        longest = [seconds for server in SERVERS for seconds in outage(server, redis, 2 if quick else 5)]
+    goals.append(
+        Goal(
+            "G13",
+            f"store silent: still let in after the proof, cache_ttl_s = {TTL_S:g}",
+            f"{max(longest):.2f} s at most",
+            f"<= {TTL_S:g} s",
+            max(longest) <= TTL_S,
+        )
+    )
+    table = Table(
+        f"From revoke to refusal, {WORKERS} workers; ms",
+        ["server, store", "each worker (quartiles)", "99 %", "the last worker (quartiles)", "99 %", "most"],
+        rows,
+        f"{trials} revokes each, asked every {ASK_EVERY_S * 1e3:g} ms and more.",
+    )
+    return Outcome([table], goals, {"revoke": series})
+
+
+if __name__ == "__main__":
+    main(measured, __doc__)

@@ -1,0 +1,116 @@
+"""Does a slow hash hold the event loop up?
+
+A heartbeat is to beat every millisecond while requests with a secret that a person chose are verified, one
+after another; how late it comes is how long something held the loop. The same while nothing happens is the
+control: what of it is the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import bcrypt
+import uvloop
+from asgi_apps import bare, ours, scope, status_of
+from report import Goal, Outcome, Table, main
+from rounds import spread
+
+from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw.model import Key, Secret
+
+SECRET = "a secret that a person chose"
+BEAT_S = 0.001
+LIMIT_MS = 5.0
+
+
+class Heart:
+    """How late each beat came, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.late: list[float] = []
+
+    async def beat(self) -> None:
+        while True:
+            due = time.perf_counter() + BEAT_S
+            await asyncio.sleep(BEAT_S)
+            self.late.append((time.perf_counter() - due) * 1e3)
+
+
+async def find(quick: bool, directory: Path) -> Outcome:
+    keys = open_backend(f"sqlite:///{directory}/keys.db", settings=Settings(), create=True)
+    argon2 = keys.create(secret=SECRET).client_id
+    keys.add([Key("bcrypt", secrets=(Secret(bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(10)).decode()),))])
+    app = ours(bare, keys, cache_ttl_s=0)
+    requests = {
+        "Argon2id (t=2, m=19 MiB, p=1)": scope(encode_basic(argon2, SECRET).encode()),
+        "bcrypt, cost 10": scope(encode_basic("bcrypt", SECRET).encode()),
+    }
+    for request in requests.values():  # what is made once per process is made now
+        await status_of(app, request)
+    late: dict[str, list[float]] = {"nothing (control)": [], **{name: [] for name in requests}}
+    took: dict[str, list[float]] = {name: [] for name in late}
+    for _ in range(10 if quick else 40):
+        for name, beats in late.items():
+            heart = Heart()
+            task = asyncio.create_task(heart.beat())
+            begin = time.perf_counter()
+            if name in requests:
+                if await status_of(app, requests[name]) != 200:
+                    raise RuntimeError("a good credential was refused")
+            else:
+                await asyncio.sleep(0.05)
+            took[name].append((time.perf_counter() - begin) * 1e3)
+            await asyncio.sleep(2 * BEAT_S)  # a beat that is late is still counted
+            task.cancel()
+            beats += heart.late
+    await keys.aclose()
+    rows = []
+    for name, beats in late.items():
+        beats.sort()
+        rows.append(
+            [
+                name,
+                spread(took[name]).text(".0f"),
+                f"{len(beats):,}",
+                f"{beats[len(beats) // 2]:.2f}",
+                f"{beats[len(beats) * 99 // 100]:.2f}",
+                f"{beats[-1]:.2f}",
+            ]
+        )
+    table = Table(
+        "A heartbeat beside a slow hash",
+        ["verified meanwhile", "took ms (quartiles)", "beats", "late ms: median", "99 %", "most"],
+        rows,
+        f"Beats are due every {BEAT_S * 1e3:g} ms.",
+    )
+    control = late["nothing (control)"][-1]
+    goals = []
+    for name in requests:
+        most = late[name][-1]
+        # A machine that holds the loop up by itself cannot tell.
+        holds = True if most <= LIMIT_MS else None if control > LIMIT_MS else False
+        goals.append(
+            Goal(
+                "G10",
+                f"event loop held by {name}, most",
+                f"{most:.1f} ms (control {control:.1f})",
+                f"<= {LIMIT_MS:g} ms",
+                holds,
+            )
+        )
+    return Outcome([table], goals)
+
+
+def measured(quick: bool) -> Outcome:
+    with (
+        tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(find(quick, Path(directory)))
+
+
+if __name__ == "__main__":
+    main(measured, __doc__)
