@@ -239,14 +239,14 @@ class Performer:
         """
         with suppress(Exception):
             if feed.may_wait:
-                self._ask(feed.open, ends_at)
+                self._flights.ask(feed, partial(self._ask, feed.open, ends_at), ends_at)
             else:
                 feed.open()
 
     async def _aopen_feed(self, feed: Feed, ends_at: float) -> None:
         with suppress(Exception):
             if feed.may_wait:
-                await self._aask(feed.open, ends_at)
+                await self._flights.aask(feed, partial(self._aask, feed.open, ends_at), ends_at)
             else:
                 feed.open()
 

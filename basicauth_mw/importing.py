@@ -17,15 +17,16 @@ from dataclasses import replace
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from .audit import printable
 from .errors import BasicAuthError, InvalidKey, KeyExists
 from .hashing import looks_hashed
-from .minting import Shape, recognise
+from .minting import ID_PREFIX, Shape, recognise
 from .model import Key, Secret, utcnow
 from .portable import TransferError, load_line
 from .rules import check_client_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from .backend import Backend
@@ -40,8 +41,19 @@ _BATCH_OCTETS: Final = 1024 * 1024
 _LOOK_AT_LINES: Final = 1000  # comments and blank lines, at most, before the first line that tells the format
 
 _BOM: Final = b"\xef\xbb\xbf"
-_HEADER_IDS: Final = frozenset({"id", "client_id"})
-_HEADER_SECRETS: Final = frozenset({"secret", "client_secret"})
+# What the columns of a CSV are called elsewhere.
+_HEADER_IDS: Final = frozenset(
+    {
+        *("id", "client_id", "clientid", "client id", "key", "key_id"),
+        *("user", "username", "user_name", "login", "name"),
+    }
+)
+_HEADER_SECRETS: Final = frozenset(
+    {
+        *("secret", "client_secret", "password", "pass", "passwd"),
+        *("api_key", "apikey", "key", "token"),
+    }
+)
 
 # What crypt(3) made first, and htpasswd -d still does.
 _DES_CRYPT = re.compile(r"[./0-9A-Za-z]{13}")
@@ -54,7 +66,7 @@ class Report:
         imported: Keys that were written.
         present: Keys of an export that were there already, just the same.
         refused: Lines that were not imported.
-        plain: Whether secrets stood in the file in clear.
+        plain: Whether secrets stood in a column for them in clear.
     """
 
     def __init__(self) -> None:
@@ -87,7 +99,7 @@ class Report:
 
         Args:
             line: Counted from 1.
-            reason: Holds nothing of the line.
+            reason: Holds nothing of the line but, where it is taken, the client id.
         """
         self.refused += 1
 
@@ -169,7 +181,14 @@ class Source:
         raise TransferError("there is nothing in it to import")
 
 
-def import_keys(backend: Backend, source: Source, report: Report, *, partial: bool = False) -> None:
+def import_keys(
+    backend: Backend,
+    source: Source,
+    report: Report,
+    *,
+    partial: bool = False,
+    make: Callable[[], Backend] | None = None,
+) -> None:
     """Write the keys of a file that are not there yet.
 
     Each key is written whole or not at all; a key that is there is never changed. An import that ended early
@@ -180,6 +199,8 @@ def import_keys(backend: Backend, source: Source, report: Report, *, partial: bo
         source: Where from.
         report: Is told what becomes of every line.
         partial: Treat an export as the others: import the lines that can be used.
+        make: Gives the backend to write to when there is a key to write, so that nothing is made for a file
+            that is no use; until then ``backend``, with the same settings and no key, stands in for it.
 
     Raises:
         TransferError: It is no whole export; the lines at fault were reported, and nothing was written.
@@ -187,19 +208,50 @@ def import_keys(backend: Backend, source: Source, report: Report, *, partial: bo
         ReadOnlyBackend: It cannot be written to.
         MissingExtra: There is a chosen secret, and argon2-cffi is not installed.
     """
-    backend.add([])  # or it cannot be written to, which is better known before the work than after
+    if make is None:
+        backend.add([])  # or it cannot be written to, which is better known before the work than after
     if source.format == "export" and not partial:
         with source.copy() as copy:
             _check_export(backend, source, report, copy)
-            _import(backend, source.again(copy), report)
+            _import(backend, source.again(copy), report, make)
     else:
-        _import(backend, source, report)
+        _import(backend, source, report, make)
+
+
+class _Count:
+    """The lines of an export, as told by its end; several exports may be joined.
+
+    Attributes:
+        is_cut: The line that was read last is a whole one, but not the last of its export.
+    """
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self.is_cut = False
+
+    def take(self, end: int | None) -> None:
+        """Count a line.
+
+        Raises:
+            InvalidKey: It is the last one, of another number of lines.
+        """
+        self._lines += 1
+        self.is_cut = end is None
+        if end is not None:
+            lines, self._lines = self._lines, 0
+            if end != lines:
+                raise InvalidKey(f"the end of {end} lines, but there are {lines}: some are lost")
+
+    def take_damaged(self) -> None:
+        """Count a line that cannot be read."""
+        self._lines += 1
+        self.is_cut = False
 
 
 def _check_export(backend: Backend, source: Source, report: Report, copy: BinaryIO | None) -> None:
     report.begins("checking", source.octets)
     number = 0
-    since_end = 0  # lines of an export whose last has not come
+    count = _Count()
     octets = 0
     for number, line in source.lines(copy):
         octets += len(line)
@@ -210,16 +262,13 @@ def _check_export(backend: Backend, source: Source, report: Report, copy: Binary
             text = _text(line, first=number == 1)
             if not text:
                 continue
-            key, end = load_line(text)
+            key, end = _loaded(text, count)
+            count.take(end)
             backend.check(key)
-            since_end += 1
-            if end is not None and end != since_end:
-                raise InvalidKey(f"the end of {end} lines, but there are {since_end}: some are lost")
-            since_end = since_end if end is None else 0
         except BasicAuthError as exc:
             report.on_refused(number, str(exc))
     report.reads(octets)
-    if since_end and not report.refused:
+    if count.is_cut and not report.refused:
         report.on_refused(number, "the last line, but not that of the export: the file was cut off")
     if report.refused:
         raise TransferError(
@@ -227,25 +276,47 @@ def _check_export(backend: Backend, source: Source, report: Report, copy: Binary
         )
 
 
-def _import(backend: Backend, source: Source, report: Report) -> None:
+def _loaded(text: str, count: _Count) -> tuple[Key, int | None]:
+    try:
+        return load_line(text)
+    except InvalidKey:
+        count.take_damaged()
+        raise
+
+
+def _import(
+    backend: Backend, source: Source, report: Report, make: Callable[[], Backend] | None = None
+) -> None:
     report.begins("importing", source.octets)
     with ExitStack() as stack:
-        batch = _Batch(backend, source.format, report, stack)
+        batch = _Batch(backend, source.format, report, stack, make)
+        number = 0
         for number, line in source.lines():
             batch.take(number, line)
-        batch.write()
+        batch.end(number)
 
 
 class _Batch:
     """Lines that are written together, and reported in their order."""
 
-    def __init__(self, backend: Backend, format: str, report: Report, stack: ExitStack) -> None:  # noqa: A002
+    def __init__(
+        self,
+        backend: Backend,
+        format: str,  # noqa: A002
+        report: Report,
+        stack: ExitStack,
+        make: Callable[[], Backend] | None,
+    ) -> None:
         self._backend = backend
         self._report = report
+        self._make = make
         self._is_export = format == "export"
         self._read = {"export": self._of_export, "csv": self._of_csv, "htpasswd": self._of_htpasswd}[format]
         self._stack = stack
         self._pool: ThreadPoolExecutor | None = None
+        self._count = _Count()
+        self._is_begun = False  # whether a line that is not blank was read
+        self._has_header = False
         self._clear()
 
     def _clear(self) -> None:
@@ -260,27 +331,46 @@ class _Batch:
         try:
             if text := _text(line, first=number == 1):
                 entry = self._read(text, number)
+                self._is_begun = True
                 if entry is not None:
                     self._entries.append((number, entry))
         except InvalidKey as exc:
+            self._is_begun = True
             self._entries.append((number, exc.with_traceback(None)))
         if self._room <= 0 or self._octets > _BATCH_OCTETS:
             self.write()
 
+    def end(self, number: int) -> None:
+        """Write what is left.
+
+        Args:
+            number: Of the last line.
+        """
+        if self._count.is_cut:
+            self._entries.append((number + 1, InvalidKey("missing: the file was cut off")))
+        self.write()
+
     def write(self) -> None:
         """Write what was read, and report it."""
-        ready = [(number, _resolved(entry)) for number, entry in self._entries]
+        ready = [(number, self._checked(_resolved(entry))) for number, entry in self._entries]
+        ids = [_id_of(entry) for _, entry in self._entries]
         keys = [entry for _, entry in ready if isinstance(entry, Key)]
+        if keys and self._make is not None:
+            self._backend = self._make()
+            self._make = None
+        first_lines: dict[str | None, int] = {}
         with self._report.writing():
             outcomes = iter(self._backend.add(keys) if keys else ())
-            for number, entry in ready:
+            for (number, entry), client_id in zip(ready, ids, strict=True):
                 problem = next(outcomes) if isinstance(entry, Key) else entry
+                first = first_lines.setdefault(client_id, number)
                 if problem is None and isinstance(entry, Key):
                     self._report.on_imported(entry)
                 elif isinstance(problem, KeyExists) and self._is_there(entry):
                     self._report.present += 1
                 elif isinstance(problem, KeyExists):
-                    self._report.on_refused(number, _TAKEN)
+                    too = f": line {first} has it too" if first < number else ""
+                    self._report.on_refused(number, f"its client id {printable(client_id)!r} is taken{too}")
                 else:
                     self._report.on_refused(number, str(problem))
             self._report.reads(self._octets)
@@ -288,30 +378,38 @@ class _Batch:
 
     # --- a line of each format
 
-    def _of_export(self, text: str, _number: int) -> _Entry:
-        return load_line(text)[0]
+    def _of_export(self, text: str, number: int) -> _Entry:
+        key, end = _loaded(text, self._count)
+        try:
+            self._count.take(end)
+        except InvalidKey as exc:
+            self._entries.append((number, exc.with_traceback(None)))  # the key itself is whole
+        return key
 
-    def _of_csv(self, text: str, number: int) -> _Entry | None:
+    def _of_csv(self, text: str, _number: int) -> _Entry | None:
         try:
             (row,) = csv.reader([text], strict=True)
         except (csv.Error, ValueError):
             raise InvalidKey("not CSV: a quote or a line break is where none belongs") from None
         if len(row) != 2:
+            self._report.plain |= any(_is_minted_secret(value) for value in row)
             hint = "; put quotes around the hash" if any(map(looks_hashed, row)) else ""
             raise InvalidKey(f"not the two columns id,secret{hint}")
         if text.startswith("#"):
             raise InvalidKey("begins with #, but CSV has no comments: drop it, or put quotes around the id")
         client_id, secret = row
-        if number == 1 and client_id.lower() in _HEADER_IDS and secret.lower() in _HEADER_SECRETS:
+        if not self._is_begun and _is_header(row, text):
+            self._has_header = True
             return None
-        for value in row:
-            # In most files a slip; where it is meant, quotes say so.
-            if value != value.strip() and '"' + value.replace('"', '""') + '"' not in text:
-                raise InvalidKey("a blank beside the comma or at the end: drop it, or put quotes around it")
+        has_blanks = any(value != value.strip() and _quoted(value) not in text for value in row)
+        # Prose has commas, too, but a blank behind them.
+        if secret and not looks_hashed(secret) and (self._has_header or not has_blanks):
+            self._report.plain = True
+        if has_blanks:  # in most files a slip; where it is meant, quotes say so
+            raise InvalidKey("a blank beside the comma or at the end: drop it, or put quotes around it")
         check_client_id(client_id)
         if looks_hashed(secret):
             return _key(client_id, secret)
-        self._report.plain = True
         shape = recognise(secret)
         if shape is Shape.MINTED:  # checked by that, so it can go the short way
             return _key(client_id, self._backend.hasher.hash_fast(secret))
@@ -319,7 +417,7 @@ class _Batch:
             return _key(client_id, self._backend.hash(secret))  # says so
         self._room -= BATCH // _SLOW_BATCH
         if self._backend.get(client_id) is not None:  # known at a fraction of what the hash costs
-            return KeyExists(_TAKEN)
+            return client_id, None
         return client_id, self._slow(secret)
 
     def _of_htpasswd(self, text: str, _number: int) -> _Entry | None:
@@ -334,7 +432,6 @@ class _Batch:
             return _key(client_id, hashed)
         if _DES_CRYPT.fullmatch(hashed):
             raise InvalidKey("hashes of this kind are not accepted: crypt (DES)")
-        self._report.plain = True
         raise InvalidKey("not a hash that is understood here, or plain text: re-make it with  htpasswd -B")
 
     # --- inside
@@ -346,6 +443,15 @@ class _Batch:
             self._stack.callback(self._pool.shutdown, cancel_futures=True)
         return self._pool.submit(self._backend.hash, secret)
 
+    def _checked(self, entry: _Resolved) -> _Resolved:
+        """What ``add`` would refuse is refused here, if there is nothing yet to add to."""
+        if self._make is not None and isinstance(entry, Key):
+            try:
+                self._backend.check(entry)
+            except InvalidKey as exc:
+                return exc.with_traceback(None)
+        return entry
+
     def _is_there(self, entry: _Resolved) -> bool:
         """Whether the very key of an export is stored already; when it was used is no part of it."""
         if not self._is_export or not isinstance(entry, Key):
@@ -354,21 +460,51 @@ class _Batch:
         return stored is not None and _unused(stored) == _unused(entry)
 
 
-# What a line comes to: a key, a key whose hash is being made, or why there is none.
+# What a line comes to: a key, a key whose hash is being made (None: its id is taken), or why there is none.
 _Resolved = Key | BasicAuthError
-_Entry = _Resolved | tuple[str, Future[str]]
-
-_TAKEN: Final = "its client id is taken"
+_Entry = _Resolved | tuple[str, Future[str] | None]
 
 
 def _resolved(entry: _Entry) -> _Resolved:
     if not isinstance(entry, tuple):
         return entry
     client_id, future = entry
+    if future is None:
+        return KeyExists()
     try:
         return _key(client_id, future.result())
     except InvalidKey as exc:
         return exc.with_traceback(None)
+
+
+def _id_of(entry: _Entry) -> str | None:
+    if isinstance(entry, tuple):
+        return entry[0]
+    return entry.client_id if isinstance(entry, Key) else None
+
+
+def _is_header(row: Sequence[str], text: str) -> bool:
+    """Whether the first line of a CSV names the columns.
+
+    Raises:
+        InvalidKey: It may do so: one of the two is such a name, and no quotes say that it is meant.
+    """
+    client_id, secret = (value.strip().lower() for value in row)
+    named = (client_id in _HEADER_IDS, secret in _HEADER_SECRETS)
+    if all(named):
+        return True
+    is_key = looks_hashed(secret) or recognise(row[1]) is not Shape.OTHER
+    if any(named) and not is_key and text != ",".join(map(_quoted, row)):
+        raise InvalidKey("looks like a header; if it is a key, put quotes around both")
+    return False
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"'
+
+
+def _is_minted_secret(value: str) -> bool:
+    return recognise(value) is not Shape.OTHER and not value.startswith(f"{ID_PREFIX}_")
 
 
 def _key(client_id: str, hashed: str) -> Key:

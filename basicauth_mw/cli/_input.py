@@ -24,25 +24,33 @@ _DURATION = re.compile(r"0|([0-9]{1,9})([smhdw])")
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
-def parse_expires(text: str) -> datetime:
-    """Read when a key ends: ``90d``, ``12h``, ``30m``, ``45s``, ``2w`` from now, or a moment (RFC 3339).
+def parse_expires(text: str) -> datetime | None:
+    """Read when a key ends: ``90d``, ``12h``, ``30m``, ``45s``, ``2w`` from now, a moment, ``never``.
+
+    Returns:
+        The moment, which is given as in RFC 3339; None: never.
 
     Raises:
-        typer.BadParameter: It is neither.
+        typer.BadParameter: It is none of them.
     """
+    if text == "never":
+        return None
+    advice = "give 90d, 12h, 30m, 45s or 2w, a moment with its zone as 2030-01-31T12:00:00Z, or never"
     try:
         if (duration_s := _duration_s(text)) is not None:
             return utcnow() + timedelta(seconds=duration_s)
         if _RFC_3339.fullmatch(text):
             return datetime.fromisoformat(text.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass  # 30 February, or the year 10000
-    raise typer.BadParameter(
-        "give 90d, 12h, 30m, 45s or 2w, or a moment with its zone: 2030-01-31T12:00:00Z",
-        param_hint="'--expires'",
-    )
+        if _DATE.fullmatch(text):
+            advice = f"add a time and a zone: {text}T12:00:00Z"
+    except OverflowError:
+        advice = "too far away: give a moment before the year 9999, or never"
+    except ValueError:
+        advice = "there is no such moment in the calendar"  # 30 February
+    raise typer.BadParameter(advice, param_hint="'--expires'")
 
 
 def parse_overlap(text: str) -> int:

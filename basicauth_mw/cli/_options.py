@@ -3,11 +3,14 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..backend import Backend, open_backend
+from ..settings import Settings
+from ._errors import CommandError
 from ._output import complain
 
 _PASSWORD_BEFORE_HOST = re.compile(r"\A[^:]*:/*[^@]*:[^@]*@")
@@ -50,6 +53,16 @@ def remember_backend(ctx: typer.Context, url: str | None) -> None:
     ctx.obj = url or ctx.obj
 
 
+def _settings(ctx: typer.Context, url: str | None) -> Settings:
+    url = url or ctx.obj
+    return Settings.from_env(backend=url) if url else Settings.from_env()
+
+
+def _check_lasts(settings: Settings) -> None:
+    if settings.backend.lower().startswith("memory:"):
+        raise CommandError("memory: ends with this command: name a backend that lasts")
+
+
 @contextmanager
 def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iterator[Backend]:
     """Open the backend that a command means, and close it behind. An older form of its store is upgraded.
@@ -57,8 +70,10 @@ def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iter
     Args:
         ctx: The command's; knows the ``--backend`` before the command.
         url: The ``--backend`` behind it, which goes first.
-        create: Make a missing SQLite file.
+        create: For new keys: make a missing SQLite file, and refuse what ends with this command.
     """
+    if create:
+        _check_lasts(_settings(ctx, url))
     backend = open_backend(url or ctx.obj, create=create)
     try:
         upgrade = getattr(backend.store, "upgrade", None)
@@ -67,3 +82,28 @@ def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iter
         yield backend
     finally:
         backend.close()
+
+
+def stand_in(ctx: typer.Context, url: str | None) -> Backend | None:
+    """For a SQLite file that is yet to be made, a backend that holds no key; else None.
+
+    Args:
+        ctx: As for ``opened``.
+        url: As for ``opened``.
+
+    Raises:
+        CommandError: The backend ends with this command.
+    """
+    settings = _settings(ctx, url)
+    _check_lasts(settings)
+    if not settings.backend.lower().startswith("sqlite:"):
+        return None
+    path = Path(settings.backend.partition(":///")[2])
+    return None if path.exists() else Backend(_NoKeys(), settings=settings)
+
+
+class _NoKeys:
+    """A store without keys."""
+
+    def get(self, client_id: str, /) -> None:
+        return None

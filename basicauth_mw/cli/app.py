@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -15,6 +16,7 @@ from ..errors import BasicAuthError, ConfigurationError
 from ..settings import FIELDS
 from . import check, demo, keys, tokens
 from ._errors import reason_of
+from ._logs import configure_logging
 from ._options import BackendUrl, remember_backend
 from ._output import complain, flush, say
 
@@ -22,6 +24,11 @@ PROGRAM = "basicauth-mw"
 
 # What a command has to say of a failure it says itself, in one line.
 _QUIET = logging.NullHandler()
+
+# An extra argument that is a name made of a few words, and no secret.
+_PLAIN_ID = re.compile(
+    r"extra argument(?:\(s\))? \(((?=[^)]{1,24}\))[A-Za-z]+(?:[-_.](?:[A-Za-z]+|[0-9]{1,4})){0,2})\)"
+)
 
 DONE = 0
 FAILED = 1
@@ -62,12 +69,23 @@ def _print_version(wanted: bool) -> None:
 def root(
     ctx: typer.Context,
     backend: BackendUrl = None,
+    log_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="BASICAUTH_LOG_CONFIG",
+            help="What to log: JSON for Python's logging.config.dictConfig.",
+            show_default=False,
+        ),
+    ] = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """API keys over HTTP Basic: make, list and end keys, and check what is configured."""
     remember_backend(ctx, backend)
+    if log_config is not None:
+        configure_logging(log_config)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -127,9 +145,16 @@ def _report_usage(exc: Any) -> int:
     if type(exc).__name__ == "NoArgsIsHelpError":  # its message is the help text, not an error
         sys.stderr.write(f"{message}\n")
         return USAGE
-    if "unexpected extra argument" in message:  # do not repeat what may well be a secret
-        message = "too many arguments (secrets are never taken from the command line: use --secret-stdin)"
     context = getattr(exc, "ctx", None)
+    if "unexpected extra argument" in message:  # do not repeat what may well be a secret
+        if (
+            context is not None
+            and context.command_path.endswith("keys create")
+            and (extra := _PLAIN_ID.search(message))
+        ):
+            message = f"a client id is given with its option: use --client-id {extra[1]}"
+        else:
+            message = "too many arguments (secrets are never taken from the command line: use --secret-stdin)"
     command = context.command_path if context else PROGRAM
     complain(f"error: {message} (see {command} --help)")
     return USAGE

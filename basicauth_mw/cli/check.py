@@ -27,10 +27,16 @@ from ._output import inert, print_json, say, state_of
 # What of a URL can hold no password: the name of a variable, or a host, a port and a path.
 _HARMLESS = re.compile(r"\w*|//[\w.\[\]:,-]*(/[\w./-]*)?", re.ASCII)
 
-_SEE_TO_IT = (
-    "see that the backend is up and can be reached from here; of a file, that it is the right one, and "
-    "that this user may write to it and its directory"
-)
+_CORRECT = "correct the setting, then run this again"
+_SEE_TO_IT = "see that the backend is up and can be reached from here"
+_SEE_TO_FILE = "see that it is the right file, and that this user may write to it and its directory"
+
+# How a message names what to do: two blanks before a command, or advice at its end.
+_COMMAND = re.compile(r"  (basicauth-mw(?: [a-z]+)+)")
+_GIVE_ACCESS = "give this user write access"
+
+# What a problem with that advice says already.
+_UNWRITABLE = frozenset({"sqlite_file_not_writable", "sqlite_directory_not_writable"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ def check(ctx: typer.Context, backend: BackendUrl = None, as_json: AsJson = Fals
                 warnings = list(_warnings_of(opened))  # they may say why it does not work
             except Exception as exc:
                 problems = problems or list(_told_by(exc))
+            if any(each.remedy.startswith(_GIVE_ACCESS) for each in problems):
+                warnings = [each for each in warnings if each.code not in _UNWRITABLE]
     except Exception as exc:  # whatever a store does, this command exists to report it
         problems = list(_told_by(exc))
     if as_json:
@@ -140,7 +148,9 @@ def _told_by(exc: Exception) -> Iterator[Finding]:
             yield Finding(exc.code, str(exc), f"run  pip install 'basicauth_mw[{exc.extra}]'")
         case ConfigurationError():
             for problem in exc.problems:
-                yield Finding(exc.code, problem, "correct the setting, then run this again")
+                command = _COMMAND.search(problem)
+                remedy = f"run  {command[1]}, or correct the setting" if command else _CORRECT
+                yield Finding(exc.code, problem, remedy)
         case UnreadableRecord():
             yield Finding(
                 exc.code,
@@ -148,11 +158,7 @@ def _told_by(exc: Exception) -> Iterator[Finding]:
                 "restore the record from a backup, or delete it:  basicauth-mw keys delete ID",
             )
         case BackendError():
-            message, _, command = (str(exc) or exc.detail).rpartition(":  ")  # some name the command to run
-            if message:
-                yield Finding(exc.code, message, f"run  {command}")
-            else:
-                yield Finding(exc.code, command, _SEE_TO_IT)
+            yield _told_by_backend(exc.code, str(exc) or exc.detail)
         case BasicAuthError():
             yield Finding(exc.code, str(exc), "see the message")
         case _:  # its text may hold the URL, and that a password
@@ -161,6 +167,16 @@ def _told_by(exc: Exception) -> Iterator[Finding]:
                 f"the backend failed in a way that is not foreseen ({type(exc).__name__})",
                 "see the documentation of the backend",
             )
+
+
+def _told_by_backend(code: str, text: str) -> Finding:
+    message, _, command = text.rpartition(":  ")  # some name the command to run
+    if message:
+        return Finding(code, message, f"run  {command}")
+    message, _, advice = text.rpartition(": ")
+    if advice.startswith(_GIVE_ACCESS):
+        return Finding(code, message, advice)
+    return Finding(code, text, _SEE_TO_FILE if "SQLite" in text else _SEE_TO_IT)
 
 
 def _report(settings: Settings | None, problems: list[Finding], warnings: list[Finding]) -> None:

@@ -25,7 +25,9 @@ def create(
     expires: Annotated[
         str | None,
         typer.Option(
-            metavar="WHEN", help="90d, 12h, 30m, 45s, 2w or 2030-01-31T12:00:00Z.", show_default="never"
+            metavar="WHEN",
+            help="90d, 12h, 30m, 45s, 2w, 2030-01-31T12:00:00Z, or never.",
+            show_default="never",
         ),
     ] = None,
     client_id: Annotated[

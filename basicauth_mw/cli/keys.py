@@ -132,7 +132,7 @@ def update(
     if scope or no_scopes:
         fields["scopes"] = scope or ()
     if expires is not None:
-        fields["expires_at"] = None if expires == "never" else parse_expires(expires)
+        fields["expires_at"] = parse_expires(expires)
     if metadata is not None:
         fields["metadata"] = parse_metadata(metadata)
     if not fields:

@@ -12,11 +12,12 @@ from typing import Annotated, BinaryIO, Self
 
 import typer
 
+from ..backend import Backend
 from ..exporting import export_file, export_keys
 from ..importing import FORMATS, Report, Source, import_keys
 from ..model import Key
 from ._errors import CommandError, reason_of
-from ._options import AsJson, BackendUrl, opened
+from ._options import AsJson, BackendUrl, opened, stand_in
 from ._output import complain, key_fields, print_json, say
 from ._progress import Bar, progress_bar
 
@@ -87,10 +88,17 @@ def import_(
         report = _Told(signals, as_json=as_json)
         try:
             with (
-                opened(ctx, backend, create=True) as store,
+                ExitStack() as stack,
                 progress_bar(octets=True, wanted=not as_json) as report.bar,
             ):
-                import_keys(store, source, report, partial=partial)
+
+                def make() -> Backend:
+                    return stack.enter_context(opened(ctx, backend, create=True))
+
+                if (nothing := stand_in(ctx, backend)) is not None:
+                    import_keys(nothing, source, report, partial=partial, make=make)
+                else:
+                    import_keys(make(), source, report, partial=partial)
         except BaseException as exc:
             report.tell_refused()
             if report.imported or isinstance(exc, KeyboardInterrupt):

@@ -47,6 +47,7 @@ def test_check_tells_a_missing_file(cli: Callable[..., Done], as_json: bool) -> 
         (problem,) = done.json["problems"]
         assert list(problem) == ["code", "message", "remedy"]
         assert all(problem.values())
+        assert problem["remedy"] == "run  basicauth-mw keys create, or correct the setting"
     else:
         assert "problem: " in done.out
 
@@ -88,6 +89,7 @@ def test_check_tells_a_backend_that_is_down(
         assert done.status == 1
         assert "hunter2" not in done.out + done.err
         assert "backend_unavailable" in done.out or not options
+        assert "file" not in done.out
 
 
 def test_check_reads_an_environment_of_keys(
@@ -244,20 +246,23 @@ def test_check_tells_a_newer_file(cli: Callable[..., Done], database: Path) -> N
         assert "99" in done.out + done.err
 
 
-def test_check_tells_a_directory_that_cannot_be_written(cli: Callable[..., Done]) -> None:
-    """A write-ahead log has no place there; so says the warning, beside the problem that SQLite sees."""
+@pytest.mark.parametrize("mode", [0o444, 0o644])
+def test_check_tells_once_what_cannot_be_written(cli: Callable[..., Done], mode: int) -> None:
+    """A write-ahead log has no place in such a directory; the problem that SQLite sees says so."""
     with TemporaryDirectory(prefix="basicauth-") as folder:
         path = Path(folder, "keys.db")
         url = f"sqlite:///{path}"
         cli("keys", "create", "--backend", url)
-        path.chmod(0o444)
+        path.chmod(mode)
         Path(folder).chmod(0o555)
         done = as_nobody(cli, "check", "--json", "--backend", url)
         Path(folder).chmod(0o755)
 
     assert done.status == 1
-    assert done.json["problems"]
-    assert [warning["code"] for warning in done.json["warnings"] if "directory" in warning["code"]]
+    (problem,) = done.json["problems"]
+    assert "directory" in problem["remedy"]
+    assert done.out.count("write access") == 1
+    assert [warning["code"] for warning in done.json["warnings"]] == ["sqlite_file_mode"]
 
 
 def as_nobody(cli: Callable[..., Done], *arguments: str) -> Done:

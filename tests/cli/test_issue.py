@@ -133,6 +133,23 @@ def test_other_expiries_are_usage_errors(cli: Callable[..., Done], database: Pat
     assert not database.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("99999999d", "too far away"),
+        ("2199-01-31", "add a time and a zone: 2199-01-31T12:00:00Z"),
+        ("2199-02-30T12:00:00Z", "no such moment"),
+        ("tomorrow", "90d"),
+    ],
+)
+def test_what_is_wrong_with_an_expiry_is_said(cli: Callable[..., Done], text: str, hint: str) -> None:
+    cli("keys", "create", "--expires", text).failed_with(hint, status=2)
+
+
+def test_a_key_may_end_never(cli: Callable[..., Done]) -> None:
+    assert cli("keys", "create", "--expires", "never", "--json").json["expires_at"] is None
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "null", '{"a": NaN}', "[" * 100_000])
 def test_metadata_is_a_json_object(cli: Callable[..., Done], text: str) -> None:
     cli("keys", "create", "--metadata", text).failed_with("--metadata", status=2)

@@ -108,6 +108,22 @@ def test_what_cannot_be_parsed_is_status_2(cli: Callable[..., Done], arguments: 
     assert "hunter2" not in done.err
 
 
+@pytest.mark.parametrize("extra", ["ci", "nightly-build", "build.2"])
+def test_an_id_without_its_option_is_told_how(cli: Callable[..., Done], extra: str) -> None:
+    done = cli("keys", "create", extra)
+
+    done.failed_with(f"use --client-id {extra} (see", status=2)
+    assert "secret" not in done.err
+
+
+@pytest.mark.parametrize("extra", ["hunter2", "a:b", "Tr0ub4dor&3", "x" * 30, f"sk_{'a' * 49}"])
+def test_what_may_be_a_secret_is_not_repeated(cli: Callable[..., Done], extra: str) -> None:
+    done = cli("keys", "create", extra)
+
+    done.failed_with("secrets are never taken from the command line", status=2)
+    assert extra not in done.err
+
+
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "before the command", "behind"])
 def test_backend_is_accepted_before_and_behind_the_command(
     cli: Callable[..., Done], tmp_path: Path, place: int
