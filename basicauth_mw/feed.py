@@ -12,6 +12,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ._background import Background
 from ._fork import after_fork
 from .backends import Store
 from .errors import BackendError, BackendUnavailable
@@ -54,6 +55,7 @@ class Feed:
         self._followers: list[weakref.ref[Follower]] = []
         self._keeps_s = 0.0
         self._complained = False
+        self._background = Background("feed", self._serve)
         self._reset()
         after_fork(self._reset)
 
@@ -64,8 +66,6 @@ class Feed:
         self._idle = False
         self._wake = threading.Event()
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
 
     def follow(self, follower: Follower, *, keeps_s: float) -> None:
         """Have somebody told of changes.
@@ -117,33 +117,17 @@ class Feed:
         if self._idle:
             self._idle = False
             self._wake.set()
-        if self._thread is None and self._store is not None:
-            self._start_thread()
+        if self._store is not None:
+            self._background.start()
 
     def close(self) -> None:
         """Let the thread end, and nothing be remembered that nobody follows any more.
 
         The next thing that is proved starts it anew.
         """
-        with self._lock:
-            thread, closing = self._thread, self._closing
-            self._thread, self._closing = None, threading.Event()
-        if thread is not None:
-            closing.set()
+        if self._background.end() is not None:
             self._wake.set()
         self._tell(None)
-
-    def _start_thread(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(
-                    target=self._serve, args=(self._closing,), name="basicauth_mw feed", daemon=True
-                )
-                try:
-                    thread.start()
-                except RuntimeError:  # the system has no more, or the interpreter ends
-                    return
-                self._thread = thread
 
     # --- on the thread
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from ._background import Background
 from ._fork import after_fork
 from .backends import Store, UsageStore, Use
 from .hashing import salt_of
@@ -65,8 +66,7 @@ class Ledger:
         self._store = store if isinstance(store, Store) else None
         self._hasher = hasher
         self._watched: list[weakref.WeakMethod[Callable[[], Sequence[Hit]]]] = []
-        self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._background = Background("ledger", self._serve)
         self._reset()
         after_fork(self._reset)
         _living.add(self)
@@ -101,12 +101,8 @@ class Ledger:
         Returns:
             The thread, if there is one.
         """
-        with self._lock:
-            thread, closing = self._thread, self._closing
-            self._thread, self._closing = None, threading.Event()
-        if thread is not None:
-            closing.set()
-            self._noted.set()
+        thread = self._background.end()
+        self._noted.set()
         return thread
 
     def close(self) -> None:
@@ -133,20 +129,7 @@ class Ledger:
     def _wake(self) -> None:
         if not self._noted.is_set():
             self._noted.set()
-        if self._thread is None:
-            self._start_thread()
-
-    def _start_thread(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(
-                    target=self._serve, args=(self._closing,), name="basicauth_mw ledger", daemon=True
-                )
-                try:
-                    thread.start()
-                except RuntimeError:  # the system has no more, or the interpreter ends
-                    return
-                self._thread = thread
+        self._background.start()
 
     def _reset(self) -> None:
         self._used: dict[_Which, int] = {}
@@ -156,8 +139,6 @@ class Ledger:
         self._tried: dict[_Which, None] = {}
         self._lock = threading.Lock()
         self._noted = threading.Event()
-        self._closing = threading.Event()
-        self._thread = None
 
     # --- writing, on the thread
 

@@ -22,6 +22,7 @@ LAYERS = [
     ["errors"],
     ["_extras"],
     ["_fork"],
+    ["_background"],
     ["model"],
     ["scopes"],
     ["credentials"],

@@ -87,7 +87,7 @@ def test_nothing_runs_before_something_was_proved(store: Watched, feed: Feed) ->
     assert not feed.is_open
     feed.open()
     assert feed.is_open
-    assert feed._thread is None
+    assert feed._background._thread is None
     assert store.polls == 1
 
 
@@ -181,7 +181,7 @@ def test_closing_ends_the_thread_and_the_next_proof_starts_it_anew(
 ) -> None:
     feed.open()
     feed.proved()
-    thread = feed._thread
+    thread = feed._background._thread
     assert thread is not None
     feed.close()
     thread.join(LIMIT_S)
@@ -216,7 +216,7 @@ def test_closing_ends_a_thread_at_rest(store: Watched, follower: Follower) -> No
     feed.open()
     feed.proved()
     wait_for(lambda: feed._idle)
-    thread = feed._thread
+    thread = feed._background._thread
     assert thread is not None
     feed.close()
     thread.join(LIMIT_S)
@@ -231,7 +231,7 @@ def test_a_store_without_changes_is_not_followed() -> None:
     feed = Feed(Reader())
     assert feed.is_open
     feed.proved()
-    assert feed._thread is None
+    assert feed._background._thread is None
 
 
 def test_a_child_process_starts_from_the_beginning(store: Watched, feed: Feed, follower: Follower) -> None:
@@ -241,7 +241,7 @@ def test_a_child_process_starts_from_the_beginning(store: Watched, feed: Feed, f
     if pid == 0:
         try:
             assert not feed.is_open
-            assert feed._thread is None
+            assert feed._background._thread is None
             feed.open()
             feed.proved()
             store.put(Key("a"), None)
@@ -267,4 +267,4 @@ def test_many_threads_start_one(store: Watched, feed: Feed) -> None:
     for prover in provers:
         prover.join(LIMIT_S)
     started = [thread for thread in set(threading.enumerate()) - before if thread.name == "basicauth_mw feed"]
-    assert started == [feed._thread]
+    assert started == [feed._background._thread]
