@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ._frameworks import handles_errors, is_starlette_500
@@ -322,13 +323,19 @@ async def _deny(scope: Scope, send: Send, answer: Answer) -> None:
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
 
 
+@cache
+def _lower(name: str) -> bytes:
+    """A field name of ours, as ASGI wants it."""
+    return name.lower().encode()
+
+
 async def _answer_if_there(scope: Scope, send: Send, answer: Answer) -> None:
     with suppress(OSError):  # the client has gone, which does not matter
         await _answer(scope, send, answer)
 
 
 async def _answer(scope: Scope, send: Send, answer: Answer, *, prefix: str = "") -> None:
-    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers]
+    headers = [(_lower(name), value.encode("latin-1")) for name, value in answer.headers]
     body = b"" if scope.get("method") == "HEAD" else answer.body
     await send({"type": f"{prefix}http.response.start", "status": answer.status, "headers": headers})
     await send({"type": f"{prefix}http.response.body", "body": body})

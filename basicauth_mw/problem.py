@@ -7,7 +7,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from http import HTTPStatus
 from itertools import count
 from typing import Final
@@ -37,10 +37,7 @@ class Problem:
     @property
     def phrase(self) -> str:
         """The standard phrase of the status (RFC 9110 section 15)."""
-        try:
-            return HTTPStatus(self.status).phrase
-        except ValueError:
-            return "Error"
+        return _phrase(self.status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,8 @@ def render(problem: Problem, *, request_id: str, challenge: str) -> Answer:
         request_id: As ``request_id_of`` gives it.
         challenge: Value of WWW-Authenticate; sent with a 401 only, and always with that.
     """
-    body = _body(problem.status, problem.phrase, problem.code, problem.detail) + request_id.encode() + b'"}\n'
+    phrase = problem.phrase
+    body = _body(problem.status, phrase, problem.code, problem.detail) + request_id.encode() + b'"}\n'
     headers = [
         ("Content-Type", "application/problem+json"),
         ("Content-Length", str(len(body))),
@@ -110,7 +108,7 @@ def render(problem: Problem, *, request_id: str, challenge: str) -> Answer:
         headers.append(("WWW-Authenticate", challenge))
     if problem.retry_after_s is not None:
         headers.append(("Retry-After", str(problem.retry_after_s)))
-    return Answer(problem.status, problem.phrase, tuple(headers), body)
+    return Answer(problem.status, phrase, tuple(headers), body)
 
 
 def request_id_of(sent: str | None) -> str:
@@ -120,7 +118,15 @@ def request_id_of(sent: str | None) -> str:
     return f"{_process_id}{next(_numbers):08x}"
 
 
-@cache
+@lru_cache
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+@lru_cache  # bounded: an app may raise errors of its own with any text
 def _body(status: int, phrase: str, code: str, detail: str) -> bytes:
     members = {"type": "about:blank", "title": phrase, "status": status, "detail": detail, "code": code}
     return json.dumps(members).encode()[:-1] + b', "request_id": "'
