@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# An answer, a failure, or None: whoever asked was cancelled. Not an exception of the future, which would
+# complain if nobody waited for it.
+_Landing = tuple[T] | Exception | None
+
 
 class Flights(Generic[T]):
     """Shares answers between threads, and apart from them between the tasks of each event loop."""
@@ -65,17 +69,18 @@ class Flights(Generic[T]):
         while (other := self._tasks.get(key)) is not None:
             async with timeout(max(0, ends_at - time.monotonic())):
                 landed = await shield(other)
+            if isinstance(landed, Exception):
+                raise landed
             if landed is not None:
-                return landed()
-        flight: asyncio.Future[Callable[[], T] | None] = loop.create_future()
+                return landed[0]
+        flight: asyncio.Future[_Landing[T]] = loop.create_future()
         self._tasks[key] = flight
-        landing: Callable[[], T] | None = None
+        landing: _Landing[T] = None
         try:
-            answer = await question()
-            landing = lambda: answer  # noqa: E731
-            return answer
+            landing = (await question(),)
+            return landing[0]
         except Exception as exc:
-            landing = _raiser(exc)
+            landing = exc
             raise
         finally:
             del self._tasks[key]
@@ -85,11 +90,4 @@ class Flights(Generic[T]):
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._threads: dict[Any, Future[T]] = {}
-        self._tasks: dict[Any, asyncio.Future[Callable[[], T] | None]] = {}
-
-
-def _raiser(exc: Exception) -> Callable[[], Any]:
-    def fail() -> Any:
-        raise exc
-
-    return fail
+        self._tasks: dict[Any, asyncio.Future[_Landing[T]]] = {}

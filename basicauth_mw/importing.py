@@ -10,11 +10,9 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from .audit import printable
@@ -24,23 +22,20 @@ from .minting import ID_PREFIX, Shape, recognise
 from .model import Key, Secret, utcnow
 from .portable import TransferError, load_line
 from .rules import check_client_id
+from .sources import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from .backend import Backend
-
-FORMATS: Final = ("export", "csv", "htpasswd")
+    from .sources import Source
 
 BATCH: Final = 1000
-MAX_LINE_OCTETS: Final = 256 * 1024  # several times the largest key
 
 _SLOW_BATCH: Final = 40  # a batch of chosen secrets; each takes tens of milliseconds
 _BATCH_OCTETS: Final = 1024 * 1024
-_LOOK_AT_LINES: Final = 1000  # comments and blank lines, at most, before the first line that tells the format
 
-_BOM: Final = b"\xef\xbb\xbf"
 # What the columns of a CSV are called elsewhere.
 _HEADER_IDS: Final = frozenset(
     {
@@ -104,83 +99,6 @@ class Report:
         self.refused += 1
 
 
-class Source:
-    """What is to be imported: numbered lines of a format, none of them longer than ``MAX_LINE_OCTETS``.
-
-    Args:
-        stream: Read from where it stands; an export twice, for which a pipe is spooled to a file without a
-            name.
-        format: One of ``FORMATS``; None: it is told from the first line that is neither blank nor a comment.
-
-    Raises:
-        TransferError: It is none of them.
-    """
-
-    def __init__(self, stream: BinaryIO, *, format: str | None = None) -> None:  # noqa: A002 - the option
-        self._stream = stream
-        self._start = stream.tell() if stream.seekable() else None
-        self._kept: deque[bytes] = deque()
-        self.format = format or self._recognised()
-
-    @property
-    def octets(self) -> int | None:
-        """How many octets there are in all; None: a pipe does not tell."""
-        if self._start is None:
-            return None
-        here = self._stream.tell()
-        end = self._stream.seek(0, os.SEEK_END)
-        self._stream.seek(here)
-        return end - self._start
-
-    def lines(self, copy_to: BinaryIO | None = None) -> Iterator[tuple[int, bytes]]:
-        """Number each line from 1, its end included. One that is too long comes cut, and longer than allowed.
-
-        Args:
-            copy_to: Gets everything that is read.
-        """
-        number = 0
-        while line := self._kept.popleft() if self._kept else self._read_line():
-            number += 1
-            if copy_to is not None:
-                copy_to.write(line)
-            yield number, line
-
-    def again(self, copy: BinaryIO | None) -> Source:
-        """The same once more, from the start."""
-        if copy is not None:
-            copy.seek(0)
-            return Source(copy, format=self.format)
-        self._stream.seek(self._start or 0)
-        return Source(self._stream, format=self.format)
-
-    def copy(self) -> AbstractContextManager[BinaryIO | None]:
-        """A file to copy to, where the stream cannot be read twice."""
-        return nullcontext() if self._start is not None else TemporaryFile()
-
-    def _read_line(self) -> bytes:
-        line = self._stream.readline(MAX_LINE_OCTETS + 1)
-        rest = line
-        while len(rest) > MAX_LINE_OCTETS and not rest.endswith(b"\n"):
-            rest = self._stream.readline(MAX_LINE_OCTETS + 1)
-        return line
-
-    def _recognised(self) -> str:
-        for _ in range(_LOOK_AT_LINES):
-            line = self._read_line()
-            if not line:
-                break
-            try:
-                text = _text(line, first=not self._kept)
-            except InvalidKey as exc:
-                raise TransferError(
-                    f"this is no text in UTF-8: line {len(self._kept) + 1} is {exc}"
-                ) from None
-            self._kept.append(line)
-            if text and not text.startswith("#"):
-                return _format_of(text)
-        raise TransferError("there is nothing in it to import")
-
-
 def import_keys(
     backend: Backend,
     source: Source,
@@ -210,7 +128,7 @@ def import_keys(
     """
     if make is None:
         backend.add([])  # or it cannot be written to, which is better known before the work than after
-    if source.format == "export" and not partial:
+    if source.kind == "export" and not partial:
         with source.copy() as copy:
             _check_export(backend, source, report, copy)
             _import(backend, source.again(copy), report, make)
@@ -259,7 +177,7 @@ def _check_export(backend: Backend, source: Source, report: Report, copy: Binary
             report.reads(octets)
             octets = 0
         try:
-            text = _text(line, first=number == 1)
+            text = text_of(line, first=number == 1)
             if not text:
                 continue
             key, end = _loaded(text, count)
@@ -289,7 +207,7 @@ def _import(
 ) -> None:
     report.begins("importing", source.octets)
     with ExitStack() as stack:
-        batch = _Batch(backend, source.format, report, stack, make)
+        batch = _Batch(backend, source.kind, report, stack, make)
         number = 0
         for number, line in source.lines():
             batch.take(number, line)
@@ -302,7 +220,7 @@ class _Batch:
     def __init__(
         self,
         backend: Backend,
-        format: str,  # noqa: A002
+        kind: str,
         report: Report,
         stack: ExitStack,
         make: Callable[[], Backend] | None,
@@ -310,8 +228,8 @@ class _Batch:
         self._backend = backend
         self._report = report
         self._make = make
-        self._is_export = format == "export"
-        self._read = {"export": self._of_export, "csv": self._of_csv, "htpasswd": self._of_htpasswd}[format]
+        self._is_export = kind == "export"
+        self._read = {"export": self._of_export, "csv": self._of_csv, "htpasswd": self._of_htpasswd}[kind]
         self._stack = stack
         self._pool: ThreadPoolExecutor | None = None
         self._count = _Count()
@@ -329,7 +247,7 @@ class _Batch:
         self._octets += len(line)
         self._room -= 1
         try:
-            if text := _text(line, first=number == 1):
+            if text := text_of(line, first=number == 1):
                 entry = self._read(text, number)
                 self._is_begun = True
                 if entry is not None:
@@ -515,40 +433,3 @@ def _key(client_id: str, hashed: str) -> Key:
 def _unused(key: Key) -> Key:
     secrets = tuple(replace(secret, last_used_at=None) for secret in key.secrets)
     return replace(key, last_used_at=None, secrets=secrets)
-
-
-def _text(line: bytes, *, first: bool) -> str:
-    """A line without its end; empty if it is blank.
-
-    Raises:
-        InvalidKey: It is too long, or no text.
-    """
-    if len(line) > MAX_LINE_OCTETS:
-        raise InvalidKey(f"longer than {MAX_LINE_OCTETS} octets")
-    try:
-        text = (line.removeprefix(_BOM) if first else line).decode()
-    except UnicodeDecodeError:
-        raise InvalidKey("not UTF-8") from None
-    if "\0" in text:
-        raise InvalidKey("not text")
-    text = text.removesuffix("\n").removesuffix("\r")
-    return text if text.strip() else ""
-
-
-def _format_of(text: str) -> str:
-    """Tell the format from a line that is neither blank nor a comment.
-
-    Raises:
-        TransferError: It is none that is known.
-    """
-    if text.startswith("{"):
-        return "export"
-    before, colon, behind = text.partition(":")
-    if not text.startswith(("[", "<")):
-        if colon and ("," not in before or looks_hashed(behind)):
-            return "htpasswd"  # no client id holds a colon
-        if "," in text:
-            return "csv"
-    raise TransferError(
-        "keys cannot be imported from this: give an export, a CSV of id,secret, or an htpasswd file"
-    )

@@ -58,6 +58,7 @@ LAYERS = [
     ["ledger"],
     ["backend"],
     ["portable"],
+    ["sources"],
     ["exporting", "importing"],
     ["_frameworks"],
     ["gate"],

@@ -14,8 +14,9 @@ import typer
 
 from ..backend import Backend
 from ..exporting import export_file, export_keys
-from ..importing import FORMATS, Report, Source, import_keys
+from ..importing import Report, import_keys
 from ..model import Key
+from ..sources import KINDS, Source
 from ._errors import CommandError, reason_of
 from ._options import AsJson, BackendUrl, opened, stand_in
 from ._output import complain, key_fields, print_json, say
@@ -70,9 +71,7 @@ def import_(
     *,
     format_: Annotated[
         str | None,
-        typer.Option(
-            "--format", metavar="|".join(FORMATS), help="What it is.", show_default="by its content"
-        ),
+        typer.Option("--format", metavar="|".join(KINDS), help="What it is.", show_default="by its content"),
     ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Import what can be used of a damaged export.")
@@ -81,10 +80,10 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Add the keys of a file; those that are there already are left alone. A missing SQLite file is made."""
-    if format_ is not None and format_ not in FORMATS:
-        raise typer.BadParameter(f"give one of {', '.join(FORMATS)}", param_hint="'--format'")
+    if format_ is not None and format_ not in KINDS:
+        raise typer.BadParameter(f"give one of {', '.join(KINDS)}", param_hint="'--format'")
     with _Signals() as signals, _stream(file) as stream:
-        source = Source(stream, format=format_)
+        source = Source(stream, kind=format_)
         report = _Told(signals, as_json=as_json)
         try:
             with (

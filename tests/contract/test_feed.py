@@ -162,12 +162,12 @@ def test_last_uses_flush_nothing(keys: Backend, mine: Backend, server: Server) -
     issued = keys.create()
     assert server.status(issued) == 200
     assert isinstance(keys.store, UsageStore)
-    for _ in range(5):
-        keys.store.record_uses([Use(issued.client_id, issued.key.secrets[0].created_at, utcnow())])
-        time.sleep(0.05)
     marker = keys.create()
-    keys.disable(marker.client_id)
-    wait_for(lambda: marker.client_id in flushes.heard)
+    for change in (keys.disable, keys.enable) * 2:
+        keys.store.record_uses([Use(issued.client_id, issued.key.secrets[0].created_at, utcnow())])
+        heard = len(flushes.heard)
+        change(marker.client_id)  # once this is heard of, the feed has been read behind the uses
+        wait_for(lambda heard=heard: len(flushes.heard) > heard)
     assert set(flushes.heard) == {marker.client_id}
 
 

@@ -330,6 +330,7 @@ def test_an_id_made_and_deleted_at_once(store: RedisStore) -> None:
 def test_made_and_deleted_by_many(store: RedisStore) -> None:
     """Whatever is stored in the end is in the index, too."""
     names = [f"k{number}" for number in range(4)]
+    done: list[str] = []
 
     def change() -> None:
         name = random.choice(names)
@@ -340,10 +341,12 @@ def test_made_and_deleted_by_many(store: RedisStore) -> None:
                 store.add([Key(name), Key(random.choice(names))])
             case _:
                 store.delete(name)
+        done.append(name)
 
     for _ in range(5):
+        before = len(done)
         with at_work(*[change] * 6) as failures:
-            time.sleep(0.15)
+            wait_until(lambda before=before: failures or len(done) > before + 100)
         assert not failures
         stored = {name for name in names if store.get(name) is not None}
         assert {key.client_id for key in store.scan("", "", 100)} == stored
@@ -445,18 +448,23 @@ def test_moving_slots_loses_nothing(store: RedisStore, redis_cluster: RedisClust
         assert store.add([Key(new[0])]) == [True]
         made.extend(new)
 
+    def go_on(failures: list[BaseException], more: int = 10) -> None:
+        """Let the work go on meanwhile."""
+        before = len(made)
+        wait_until(lambda: failures or len(made) >= before + more)
+
     with at_work(read, read_on_a_loop, count, make) as failures:
         for slot in slots:
             moved = Reshard(redis_cluster, slot)
-            time.sleep(0.1)
+            go_on(failures)
             moved.begin()
             while moved.move(3):
-                time.sleep(0.01)
-            time.sleep(0.05)
+                go_on(failures, 1)
+            go_on(failures)
             while moved.move(10):
                 pass
             moved.end()
-        time.sleep(0.1)
+        wait_until(lambda: failures or min(counted.values()) > 0)
     assert failures == []
     assert {name: store.get(name).version for name in counters} == counted  # type: ignore[union-attr]
     assert min(len(made), *counted.values()) > 0
@@ -519,7 +527,6 @@ def test_a_frozen_node_holds_no_thread(store: RedisStore, redis_cluster: RedisCl
             thread = threading.Thread(target=wait)
             thread.start()
             wait_until(lambda: thread.ident in patient._busy)
-            time.sleep(0.05)
             start = time.monotonic()
             patient.interrupt(thread.ident or 0)
             thread.join(10)

@@ -21,10 +21,11 @@ from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable, MissingExtra, ReadOnlyBackend
 from basicauth_mw.exporting import export_file, export_keys
 from basicauth_mw.hashing import Hasher, hash_secret, match_slow
-from basicauth_mw.importing import BATCH, MAX_LINE_OCTETS, Report, Source, import_keys
+from basicauth_mw.importing import BATCH, Report, import_keys
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Key, Secret
 from basicauth_mw.portable import TransferError, load_line
+from basicauth_mw.sources import MAX_LINE_OCTETS, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -316,10 +317,10 @@ def test_an_overlong_line_costs_no_memory(backend: Backend) -> None:
     text = b"a" * (5 * MAX_LINE_OCTETS) + b"\nb," + mint("sk").encode() + b"\n"
 
     report = Kept()
-    import_keys(backend, Source(io.BytesIO(text), format="csv"), report)
+    import_keys(backend, Source(io.BytesIO(text), kind="csv"), report)
 
     assert list(report.lines) == [1]
-    first = next(Source(io.BytesIO(text), format="csv").lines())
+    first = next(Source(io.BytesIO(text), kind="csv").lines())
     assert len(first[1]) == MAX_LINE_OCTETS + 1
     assert report.imported == 1
 
@@ -340,7 +341,7 @@ def test_an_overlong_line_costs_no_memory(backend: Backend) -> None:
     ],
 )
 def test_the_format_is_told_by_the_content(head: str, expected: str) -> None:
-    assert Source(io.BytesIO(head.encode())).format == expected
+    assert Source(io.BytesIO(head.encode())).kind == expected
 
 
 @given(st.binary(max_size=300))
@@ -349,7 +350,7 @@ def test_any_octets_are_refused_or_imported(octets: bytes) -> None:
     backend = open_backend("memory:", settings=Settings())
     for format in (None, "export", "csv", "htpasswd"):  # noqa: A001
         with suppress(TransferError):
-            import_keys(backend, Source(io.BytesIO(octets), format=format), Report())
+            import_keys(backend, Source(io.BytesIO(octets), kind=format), Report())
 
 
 def test_an_export_leaves_no_file_behind_when_it_fails(sqlite: Backend, tmp_path: Path) -> None:
