@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ._frameworks import handles_errors, is_starlette_500
@@ -47,8 +46,14 @@ class ScopeFacts:
     @staticmethod
     def header(request: Scope, name: str) -> str | None:
         wanted = name.encode()
-        values = [value for sent, value in request["headers"] if sent.lower() == wanted]
-        return values[0].decode("latin-1") if len(values) == 1 else None
+        length = len(wanted)
+        found: bytes | None = None
+        for sent, value in request["headers"]:
+            if len(sent) == length and sent.lower() == wanted:
+                if found is not None:
+                    return None
+                found = value
+        return None if found is None else found.decode("latin-1")
 
     @staticmethod
     def address(request: Scope) -> str:
@@ -247,13 +252,13 @@ class _Guard:
         begun: Something was sent that cannot be taken back, or an answer of ours is.
     """
 
-    # Of the class until they change: every request makes a guard, and sets few of them.
-    begun = False
-    _start: Message | None = None
-    _body: Message | None = None
+    __slots__ = ("_body", "_send", "_start", "begun")
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._start: Message | None = None
+        self._body: Message | None = None
+        self.begun = False
 
     @property
     def holds_answer(self) -> bool:
@@ -262,10 +267,9 @@ class _Guard:
 
     async def send(self, message: Message) -> None:
         """What the app is given to send with."""
-        start = self._start
         if self.begun:
             await self._send(message)
-        elif start is None:
+        elif (start := self._start) is None:
             if message["type"] == "http.response.start":
                 self._start = message
             else:
@@ -323,19 +327,13 @@ async def _deny(scope: Scope, send: Send, answer: Answer) -> None:
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
 
 
-@cache
-def _lower(name: str) -> bytes:
-    """A field name of ours, as ASGI wants it."""
-    return name.lower().encode()
-
-
 async def _answer_if_there(scope: Scope, send: Send, answer: Answer) -> None:
     with suppress(OSError):  # the client has gone, which does not matter
         await _answer(scope, send, answer)
 
 
 async def _answer(scope: Scope, send: Send, answer: Answer, *, prefix: str = "") -> None:
-    headers = [(_lower(name), value.encode("latin-1")) for name, value in answer.headers]
+    start = {"type": f"{prefix}http.response.start", "status": answer.status, "headers": answer.raw_headers}
+    await send(start)
     body = b"" if scope.get("method") == "HEAD" else answer.body
-    await send({"type": f"{prefix}http.response.start", "status": answer.status, "headers": headers})
     await send({"type": f"{prefix}http.response.body", "body": body})

@@ -16,6 +16,11 @@ logger = logging.getLogger("basicauth_mw.audit")
 MAX_CHARACTERS: Final = 255
 
 
+def is_wanted(reason: str | None) -> bool:
+    """Whether anybody listens to refusals for this reason, or (None) to changes of keys."""
+    return logger.isEnabledFor(_level(reason))
+
+
 def record(
     event: str,
     *,
@@ -33,8 +38,7 @@ def record(
         address: The client's, as the server told it.
         request_id: Of the request.
     """
-    level = logging.DEBUG if reason == "missing" else logging.INFO
-    if not logger.isEnabledFor(level):
+    if not is_wanted(reason):
         return
     facts = {
         "event": event,
@@ -44,7 +48,11 @@ def record(
         "request_id": request_id,
     }
     text = " ".join(f"{name}={value!r}" for name, value in facts.items() if value is not None)
-    logger.log(level, "%s", text, extra={"basicauth": facts})
+    logger.log(_level(reason), "%s", text, extra={"basicauth": facts})
+
+
+def _level(reason: str | None) -> int:
+    return logging.DEBUG if reason == "missing" else logging.INFO
 
 
 def printable(text: str | None) -> str | None:

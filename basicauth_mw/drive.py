@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -11,13 +10,12 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never, cast
 
-from ._fork import after_fork
 from .errors import BackendError, BackendUnavailable, MissingExtra, Overloaded, UnreadableRecord
 from .flights import Flights
 from .hashing import match_slow, slow_decoy
 from .model import Decision, Key
 from .pool import PoolFull, WorkerPool
-from .verifier import HoldsSlow, Lookup, SlowCheck
+from .verifier import Check, HoldsSlow, Lookup, SlowCheck
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,9 +36,45 @@ _SLOW_FACT_AGE_S: Final = 1.0
 _LINES_PER_MINUTE: Final = 20
 
 
-def run(steps: Steps, performer: Performer) -> Decision:
-    """Run ``steps`` to their end, performing what they ask for within one deadline."""
+def run(check: Check, performer: Performer) -> Decision:
+    """Run the steps of a check to their end, performing what they ask for within one deadline."""
     ends_at = performer.deadline()
+    if check.flight is None:
+        return _run(iter(check), partial(performer.perform, ends_at=ends_at))
+
+    def ask() -> Decision:
+        # It may have been proved between the look into the cache and the beginning of this flight.
+        return check.known() or _run(iter(check), partial(performer.perform, ends_at=ends_at))
+
+    try:
+        return performer.flights.ask(check.flight, ask, _patience(check, ends_at))
+    except TimeoutError as exc:
+        return check.failed(performer.failed(exc))
+
+
+async def arun(check: Check, performer: Performer) -> Decision:
+    """``run`` for an event loop. Suspends only if something has to be waited for."""
+    if (decision := performer.at_once(check)) is not None:
+        return decision
+    ends_at = performer.deadline()
+
+    def ask() -> Awaitable[Decision]:
+        return _arun(iter(check), partial(performer.aperform, ends_at=ends_at))
+
+    if check.flight is None:
+        return await ask()
+    try:
+        return await performer.flights.aask(check.flight, ask, _patience(check, ends_at))
+    except TimeoutError as exc:
+        return check.failed(performer.failed(exc))
+
+
+def _patience(check: Check, ends_at: float) -> float:
+    """Until when to wait for an equal check: it may need a slow hash, which has a time limit of its own."""
+    return ends_at if check.is_minted else ends_at + SLOW_CHECK_LIMIT_S
+
+
+def _run(steps: Steps, perform: Callable[[Effect], object]) -> Decision:
     resume: Callable[[], Effect] = steps.__next__
     while True:
         try:
@@ -48,14 +82,12 @@ def run(steps: Steps, performer: Performer) -> Decision:
         except StopIteration as done:
             return cast("Decision", done.value)
         try:
-            resume = partial(steps.send, performer.perform(effect, ends_at))
+            resume = partial(steps.send, perform(effect))
         except BackendError as exc:
             resume = partial(steps.throw, exc)  # the core says what an outage means: refuse
 
 
-async def arun(steps: Steps, performer: Performer) -> Decision:
-    """``run`` for an event loop."""
-    ends_at = performer.deadline()
+async def _arun(steps: Steps, perform: Callable[[Effect], Awaitable[object]]) -> Decision:
     resume: Callable[[], Effect] = steps.__next__
     while True:
         try:
@@ -63,7 +95,7 @@ async def arun(steps: Steps, performer: Performer) -> Decision:
         except StopIteration as done:
             return cast("Decision", done.value)
         try:
-            resume = partial(steps.send, await performer.aperform(effect, ends_at))
+            resume = partial(steps.send, await perform(effect))
         except BackendError as exc:
             resume = partial(steps.throw, exc)
 
@@ -90,15 +122,14 @@ class Performer:
         self._interrupt: Callable[[int], None] | None = getattr(store, "interrupt", None)
         self._deadline_s = deadline_s
         self._feed = feed
-        self._flights: Flights[object] = Flights()
+        self.flights: Flights[Decision] = Flights()
+        self._openings: Flights[None] = Flights()
         self._lookups = WorkerPool("look-up", workers=LOOKUP_WORKERS, waiting=LOOKUPS_WAITING)
         self._hashes = WorkerPool(
             "slow hash",
             workers=slow_hash_workers,
             waiting=SLOW_WAITING_PER_WORKER * slow_hash_workers,
         )
-        self._reset_hashing()
-        after_fork(self._reset_hashing)
         self._available = True
         self._said_at: deque[float] = deque(maxlen=_LINES_PER_MINUTE)
         self._slow = False
@@ -113,6 +144,31 @@ class Performer:
         """When a request that begins now must have its answer, by the monotonic clock."""
         return time.monotonic() + self._deadline_s
 
+    def at_once(self, check: Check) -> Decision | None:
+        """Run a check that needs nothing but a look-up in a store that does not wait; None: it may need more.
+
+        Nothing else of this thread can come between its steps, so there is nothing to share either.
+        """
+        if self._get_nowait is None or not self._feed_is_open():
+            return None
+        if not (check.is_minted or (self._slow_is_known() and not self._slow)):
+            return None
+        try:
+            return _run(iter(check), self._perform_nowait)
+        except BlockingIOError:
+            return None
+
+    def _perform_nowait(self, effect: Effect) -> object:
+        if not isinstance(effect, Lookup):
+            return self._slow
+        try:
+            answer = self._at_once(effect.client_id)
+        except Exception as exc:
+            raise self.failed(exc) from None
+        if answer is _NOT_AT_ONCE:
+            raise BlockingIOError
+        return self._answered(answer, effect.client_id)
+
     def perform(self, effect: Effect, ends_at: float) -> object:
         """Do what a step asks for, blocking.
 
@@ -120,8 +176,8 @@ class Performer:
             BackendError: It could not be done by ``ends_at``.
         """
         match effect:
-            case Lookup(client_id, flight):
-                return self.lookup(client_id, ends_at, flight)
+            case Lookup(client_id):
+                return self.lookup(client_id, ends_at)
             case HoldsSlow():
                 return self.holds_slow(ends_at)
             case SlowCheck():
@@ -132,8 +188,8 @@ class Performer:
     async def aperform(self, effect: Effect, ends_at: float) -> object:
         """``perform`` for an event loop, which is never blocked."""
         match effect:
-            case Lookup(client_id, flight):
-                return await self.alookup(client_id, ends_at, flight)
+            case Lookup(client_id):
+                return await self.alookup(client_id, ends_at)
             case HoldsSlow():
                 return await self.aholds_slow(ends_at)
             case SlowCheck():
@@ -141,44 +197,39 @@ class Performer:
             case _:
                 assert_never(effect)
 
-    def lookup(self, client_id: str, ends_at: float, flight: object = None) -> Key | None:
+    def lookup(self, client_id: str, ends_at: float) -> Key | None:
         """Ask for one key.
 
         Args:
             client_id: Whose.
             ends_at: By when, by the monotonic clock.
-            flight: Look-ups of one client that are asked for at once and are equal in this share one answer;
-                None: it is not shared.
 
         Raises:
             BackendUnavailable: It cannot be asked, or answered with something else.
         """
-        question = partial(self._lookup, client_id, ends_at)
         try:
-            if self._feed is not None and not self._feed.is_open:
-                self._open_feed(self._feed, ends_at)
-            answer = (
-                question() if flight is None else self._flights.ask((client_id, flight), question, ends_at)
-            )
-        except Exception as exc:
-            raise self._failed(exc) from None
-        return self._answered(answer, client_id)
-
-    async def alookup(self, client_id: str, ends_at: float, flight: object = None) -> Key | None:
-        """``lookup`` for an event loop. Suspends only if the store has to wait."""
-        try:
-            if self._feed is not None and not self._feed.is_open:
-                await self._aopen_feed(self._feed, ends_at)
+            if not self._feed_is_open():
+                self._open_feed(ends_at)
             answer = self._at_once(client_id)
             if answer is _NOT_AT_ONCE:
-                question = partial(self._alookup, client_id, ends_at)
-                answer = await (
-                    question()
-                    if flight is None
-                    else self._flights.aask((client_id, flight), question, ends_at)
-                )
+                answer = self._ask(partial(self._blocking_get, client_id, ends_at), ends_at)
         except Exception as exc:
-            raise self._failed(exc) from None
+            raise self.failed(exc) from None
+        return self._answered(answer, client_id)
+
+    async def alookup(self, client_id: str, ends_at: float) -> Key | None:
+        """``lookup`` for an event loop. Suspends only if the store has to wait."""
+        try:
+            if not self._feed_is_open():
+                await self._aopen_feed(ends_at)
+            answer = self._at_once(client_id)
+            if answer is _NOT_AT_ONCE:
+                if self._aget is not None:
+                    answer = await _within(ends_at, self._aget(client_id))
+                else:
+                    answer = await self._aask(partial(self._blocking_get, client_id, ends_at), ends_at)
+        except Exception as exc:
+            raise self.failed(exc) from None
         return self._answered(answer, client_id)
 
     def holds_slow(self, ends_at: float) -> bool:
@@ -202,14 +253,14 @@ class Performer:
         try:
             return self._ask(question, ends_at)
         except Exception as exc:
-            raise self._failed(exc) from None
+            raise self.failed(exc) from None
 
     async def aask(self, question: Callable[[], T], ends_at: float) -> T:
         """``ask`` for an event loop."""
         try:
             return await self._aask(question, ends_at)
         except Exception as exc:
-            raise self._failed(exc) from None
+            raise self.failed(exc) from None
 
     # --- asking, at once, in a thread, or from a thread
 
@@ -221,34 +272,31 @@ class Performer:
         except BlockingIOError:
             return _NOT_AT_ONCE
 
-    def _lookup(self, client_id: str, ends_at: float) -> object:
-        answer = self._at_once(client_id)
-        if answer is _NOT_AT_ONCE:
-            answer = self._ask(partial(self._blocking_get, client_id, ends_at), ends_at)
-        return answer
-
-    async def _alookup(self, client_id: str, ends_at: float) -> object:
-        if self._aget is None:
-            return await self._aask(partial(self._blocking_get, client_id, ends_at), ends_at)
-        return await _within(ends_at, self._aget(client_id))
-
-    def _open_feed(self, feed: Feed, ends_at: float) -> None:
+    def _feed_is_open(self) -> bool:
         """Before the first look-up: what it finds may be remembered, so its changes must be heard of.
 
         Where that fails, the look-up itself tells whether the store can be asked.
         """
+        feed = self._feed
+        if feed is None or feed.is_open:
+            return True
+        if feed.may_wait:
+            return False
         with suppress(Exception):
-            if feed.may_wait:
-                self._flights.ask(feed, partial(self._ask, feed.open, ends_at), ends_at)
-            else:
-                feed.open()
+            feed.open()
+        return True
 
-    async def _aopen_feed(self, feed: Feed, ends_at: float) -> None:
-        with suppress(Exception):
-            if feed.may_wait:
-                await self._flights.aask(feed, partial(self._aask, feed.open, ends_at), ends_at)
-            else:
-                feed.open()
+    def _open_feed(self, ends_at: float) -> None:
+        feed = self._feed
+        if feed is not None:
+            with suppress(Exception):
+                self._openings.ask(feed, partial(self._ask, feed.open, ends_at), ends_at)
+
+    async def _aopen_feed(self, ends_at: float) -> None:
+        feed = self._feed
+        if feed is not None:
+            with suppress(Exception):
+                await self._openings.aask(feed, partial(self._aask, feed.open, ends_at), ends_at)
 
     def _blocking_get(self, client_id: str, ends_at: float) -> object:
         if self._get is not None:
@@ -283,11 +331,12 @@ class Performer:
 
     def _answered(self, answer: object, client_id: str) -> Key | None:
         if answer is not None and not (isinstance(answer, Key) and answer.client_id == client_id):
-            raise self._failed(TypeError("the answer is not the key asked for"))
+            raise self.failed(TypeError("the answer is not the key asked for"))
         self._say_available(True)
         return answer
 
-    def _failed(self, exc: Exception) -> BackendError:
+    def failed(self, exc: Exception) -> BackendError:
+        """What somebody's exception means for the request."""
         if isinstance(exc, UnreadableRecord):
             return exc
         if isinstance(exc, TimeoutError):
@@ -334,37 +383,23 @@ class Performer:
         try:
             return job.result(SLOW_CHECK_LIMIT_S)
         except TimeoutError:
+            job.cancel()
             raise Overloaded("a slow hash had to wait too long") from None
 
     async def _await_hash(self, job: Job[int | None]) -> int | None:
-        from asyncio import shield, wrap_future
+        from asyncio import wrap_future
 
         try:
-            # Shielded: others may wait for the same job, and one who gives up does not end it.
-            return await _within(time.monotonic() + SLOW_CHECK_LIMIT_S, shield(wrap_future(job)))
+            # Who gives up takes the job out of the queue, if it is still there.
+            return await _within(time.monotonic() + SLOW_CHECK_LIMIT_S, wrap_future(job))
         except TimeoutError:
             raise Overloaded("a slow hash had to wait too long") from None
 
     def _hash(self, check: SlowCheck) -> Job[int | None]:
-        """The job for a check: the one under way for an equal check, or a new one."""
-        with self._hashing_lock:
-            if (job := self._hashing.get(check)) is not None:
-                return job
-            try:
-                job = self._hashes.submit(partial(_check_slow, check.secret, check.hashes))
-            except PoolFull:
-                raise Overloaded("every worker for slow hashes is busy") from None
-            self._hashing[check] = job
-        job.add_done_callback(partial(self._landed, check))
-        return job
-
-    def _landed(self, check: SlowCheck, _job: object) -> None:
-        with self._hashing_lock:
-            self._hashing.pop(check, None)
-
-    def _reset_hashing(self) -> None:
-        self._hashing: dict[SlowCheck, Job[int | None]] = {}
-        self._hashing_lock = threading.Lock()
+        try:
+            return self._hashes.submit(partial(_check_slow, check.secret, check.hashes))
+        except PoolFull:
+            raise Overloaded("every worker for slow hashes is busy") from None
 
 
 _NOT_AT_ONCE: Final = object()

@@ -31,7 +31,7 @@ from .model import ANONYMOUS, Decision, Deny
 from .problem import Answer, Problem, is_routine, problem_of, render, request_id_of, sole
 from .settings import ENV_PREFIX, Settings
 from .throttle import FailureLimits
-from .verifier import Steps, Verifier
+from .verifier import Check, Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,6 +111,7 @@ class Gate(Generic[R]):
         self._exclude = Exclude(settings.exclude)
         self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)
         self._limits = FailureLimits(settings.throttle, settings.throttle_address)
+        self._counts = bool(self._limits)
         self._told_no_address = False
         self._unreadable_logged_at = float("-inf")
         self._challenge = _latin1(challenge(settings.realm))
@@ -123,8 +124,8 @@ class Gate(Generic[R]):
 
     # --- before the app
 
-    def begin(self, request: R) -> Decision | Steps:
-        """Decide on a request at once if nothing has to be asked, else return the steps to run."""
+    def begin(self, request: R) -> Decision | Check:
+        """Decide on a request at once if nothing has to be asked, else return the check to run."""
         if self._has_rules and (decision := self._by_rule(request)) is not None:
             return decision
         field = self._authorization(request)
@@ -139,14 +140,14 @@ class Gate(Generic[R]):
                 return throttled
             if (allow := self._cache.get(field)) is not None:
                 return allow
-        return self._verifier.steps(field)
+        return self._verifier.begin(field)
 
     def refuse(self, request: R, deny: Deny) -> Answer:
         """The answer to a refused request; counts and logs the refusal."""
         request_id = self.request_id(request)
-        if deny.reason in _COUNTED:
+        if self._counts and deny.reason in _COUNTED:
             self._count(request, deny.client_id)
-        if deny.is_news and deny.reason in _AUDITED:
+        if deny.is_news and deny.reason in _AUDITED and audit.is_wanted(deny.reason):
             audit.record(
                 "auth.throttled" if deny.reason == "throttled" else "auth.refused",
                 client_id=deny.client_id,
@@ -195,8 +196,6 @@ class Gate(Generic[R]):
         return Deny(Throttled(retry_after_s=blocked.retry_after_s), "throttled", client_id, blocked.news)
 
     def _count(self, request: R, client_id: str | None) -> None:
-        if not self._limits:
-            return
         if address := self._facts.address(request):
             self._limits.record(address, client_id)
         elif not self._told_no_address:

@@ -96,7 +96,7 @@ class WorkerPool:
             if self._idle <= len(self._jobs):
                 if self._threads < self._workers:
                     self._start_thread()
-                elif len(self._jobs) - self._idle >= self._waiting:
+                elif self._is_full() and not self._made_room():
                     raise PoolFull(self._name)
             self._jobs.append(job)
             self._changed.notify()
@@ -108,6 +108,16 @@ class WorkerPool:
             self._closing += self._threads
             self._threads = 0
             self._changed.notify_all()
+
+    def _is_full(self) -> bool:
+        return len(self._jobs) - self._idle >= self._waiting
+
+    def _made_room(self) -> bool:
+        """Take those out of the queue who have given up: a flood of them must not keep others out."""
+        waiting = [job for job in self._jobs if not job.cancelled()]
+        self._jobs.clear()
+        self._jobs.extend(waiting)
+        return not self._is_full()
 
     def _start_thread(self) -> None:
         number = self._threads + 1

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 
 from .errors import BackendError, BasicAuthError, Rejected, Throttled
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID_FIELD: Final = "X-Request-ID"
+_RAW_REQUEST_ID_FIELD: Final = _REQUEST_ID_FIELD.lower().encode()
+_BEHIND_ID: Final = b'"}\n'
 _RETRY_AFTER_S: Final = 2  # for what heals by itself: a store that is back, a queue that is shorter
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """What is told to the client.
 
     Attributes:
@@ -41,20 +43,59 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer of ours.
+class Form:
+    """What all answers for one problem have in common: everything but the request id.
 
     Attributes:
         status: HTTP status code.
         phrase: Its standard phrase.
-        headers: Field names in their usual case, and values, both of latin-1 characters.
-        body: The problem, as JSON in UTF-8. A HEAD request gets the same header fields and no body.
+        fields: Header field names in their usual case, and values, both of latin-1 characters.
+        raw_fields: The same as octets, the names in lower case.
+        before_id: The body up to the request id.
     """
 
     status: int
     phrase: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
+    fields: tuple[tuple[str, str], ...]
+    raw_fields: tuple[tuple[bytes, bytes], ...]
+    before_id: bytes
+
+
+class Answer(NamedTuple):
+    """A whole answer of ours.
+
+    Attributes:
+        form: All of it but the request id.
+        request_id: Letters, digits, ``.``, ``_`` and ``-``.
+    """
+
+    form: Form
+    request_id: str
+
+    @property
+    def status(self) -> int:
+        """HTTP status code."""
+        return self.form.status
+
+    @property
+    def phrase(self) -> str:
+        """Its standard phrase."""
+        return self.form.phrase
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Field names in their usual case, and values, as WSGI takes them."""
+        return [*self.form.fields, (_REQUEST_ID_FIELD, self.request_id)]
+
+    @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """Field names in lower case, and values, in octets, as ASGI takes them."""
+        return [*self.form.raw_fields, (_RAW_REQUEST_ID_FIELD, self.request_id.encode())]
+
+    @property
+    def body(self) -> bytes:
+        """The problem, as JSON in UTF-8. A HEAD request gets the same header fields and no body."""
+        return self.form.before_id + self.request_id.encode() + _BEHIND_ID
 
 
 TIMEOUT: Final = Problem(504, "timeout", "The server did not answer in time.")
@@ -95,20 +136,7 @@ def render(problem: Problem, *, request_id: str, challenge: str) -> Answer:
         request_id: As ``request_id_of`` gives it.
         challenge: Value of WWW-Authenticate; sent with a 401 only, and always with that.
     """
-    phrase = problem.phrase
-    body = _body(problem.status, phrase, problem.code, problem.detail) + request_id.encode() + b'"}\n'
-    headers = [
-        ("Content-Type", "application/problem+json"),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", "no-store"),
-        ("X-Content-Type-Options", "nosniff"),
-        ("X-Request-ID", request_id),
-    ]
-    if problem.status == 401:
-        headers.append(("WWW-Authenticate", challenge))
-    if problem.retry_after_s is not None:
-        headers.append(("Retry-After", str(problem.retry_after_s)))
-    return Answer(problem.status, phrase, tuple(headers), body)
+    return Answer(_form(problem, challenge, len(request_id)), request_id)
 
 
 def request_id_of(sent: str | None) -> str:
@@ -126,10 +154,29 @@ def _phrase(status: int) -> str:
         return "Error"
 
 
-@lru_cache  # bounded: an app may raise errors of its own with any text
-def _body(status: int, phrase: str, code: str, detail: str) -> bytes:
-    members = {"type": "about:blank", "title": phrase, "status": status, "detail": detail, "code": code}
-    return json.dumps(members).encode()[:-1] + b', "request_id": "'
+@lru_cache(maxsize=256)  # bounded: an app may raise errors of its own with any text
+def _form(problem: Problem, challenge: str, id_length: int) -> Form:
+    status, phrase = problem.status, problem.phrase
+    members = {
+        "type": "about:blank",
+        "title": phrase,
+        "status": status,
+        "detail": problem.detail,
+        "code": problem.code,
+    }
+    before_id = json.dumps(members).encode()[:-1] + b', "request_id": "'
+    fields = [
+        ("Content-Type", "application/problem+json"),
+        ("Content-Length", str(len(before_id) + id_length + len(_BEHIND_ID))),
+        ("Cache-Control", "no-store"),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
+    if status == 401:
+        fields.append(("WWW-Authenticate", challenge))
+    if problem.retry_after_s is not None:
+        fields.append(("Retry-After", str(problem.retry_after_s)))
+    raw_fields = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in fields)
+    return Form(status, phrase, tuple(fields), raw_fields, before_id)
 
 
 def _renew() -> None:

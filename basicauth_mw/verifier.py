@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from .credentials import Credentials, is_usual_spelling, parse_basic
+from .credentials import is_usual_spelling, parse_basic
 from .errors import BackendError, InvalidCredentials, MalformedCredentials, UnreadableRecord
 from .hashing import is_slow
 from .minting import Shape, recognise
@@ -17,11 +17,13 @@ from .model import Allow, Decision, Deny, Key, Principal, Secret, utcnow
 from .rules import MAX_ID_OCTETS, MAX_SECRET_OCTETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from datetime import datetime
 
-    from .cache import Cache
+    from .cache import Asked, Cache
     from .hashing import Hasher
+
+_MALFORMED: Final = Deny(MalformedCredentials(), "malformed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,9 @@ class Lookup:
 
     Attributes:
         client_id: Whose.
-        flight: Look-ups that are equal in this, too, may share one answer: those for one credential, as far
-            as nothing has changed between them. None: it is not shared.
     """
 
     client_id: str
-    flight: tuple[int, bytes] | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Generator[Effect, object, Key | None]:
         answer = yield self
@@ -56,12 +55,9 @@ class HoldsSlow:
 class SlowCheck:
     """Compare a secret with slow hashes, or with a decoy if there are none, off the event loop.
 
-    The answer is the index of the hash that matches, or None. Equal checks that are asked for at once may
-    be answered by one. The client id is part of them although no hash depends on it: else unknown ids could
-    share the one decoy while known ones cannot, and many requests at once would tell them apart.
+    The answer is the index of the hash that matches, or None.
     """
 
-    client_id: str
     secret: str
     hashes: tuple[str, ...]
 
@@ -75,6 +71,47 @@ class SlowCheck:
 
 Effect = Lookup | HoldsSlow | SlowCheck
 Steps = Generator[Effect, object, Decision]
+
+
+class Check:
+    """A well-formed credential that nothing is known of yet. Each iteration runs the steps anew.
+
+    Attributes:
+        client_id: Whose it is said to be.
+        is_minted: Whether its secret looks like a minted one: then it needs a look-up and no slow hash.
+        flight: Checks that are equal in this, and are under way at once, may share one verdict: those of one
+            field value, as far as nothing has changed between them. None: it is not shared.
+    """
+
+    __slots__ = ("_asked", "_field", "_secret", "_verifier", "client_id", "flight", "is_minted")
+
+    def __init__(
+        self, verifier: Verifier, field: bytes, client_id: str, secret: str, *, is_minted: bool
+    ) -> None:
+        cache = verifier.cache
+        self._verifier = verifier
+        self._field = field
+        self._secret = secret
+        self._asked = asked = cache.ask()
+        self.client_id = client_id
+        self.is_minted = is_minted
+        # Who wants nothing remembered is not given what was asked for an earlier request either.
+        self.flight: Hashable = (asked.epoch, field) if cache.keeps else None
+
+    def __repr__(self) -> str:
+        return f"<Check of {self.client_id!r}>"
+
+    def __iter__(self) -> Steps:
+        return self._verifier.steps(self._field, self.client_id, self._secret, self.is_minted, self._asked)
+
+    def known(self) -> Allow | None:
+        """What was proved meanwhile."""
+        return self._verifier.cache.get(self._field)
+
+    def failed(self, error: BackendError) -> Deny:
+        """The verdict if the store cannot be asked."""
+        # Without its frames, which hold the secret.
+        return Deny(error.with_traceback(None), "backend_unavailable", self.client_id)
 
 
 class Verifier:
@@ -100,20 +137,40 @@ class Verifier:
         self._saw = saw
         self._now = now
 
-    def steps(self, value: bytes) -> Steps:
-        """Decide on a field value that is not in the cache.
-
-        Every well-formed credential goes the whole way, whatever is found: one look-up, the fast hashes,
-        and, if its secret was chosen by a person and the store holds slow hashes at all, one slow hash.
-        Only then is it asked whether the key is revoked, disabled or expired.
-        """
-        client_id = None
+    def begin(self, field: bytes) -> Deny | Check:
+        """Look at a field value that is not in the cache: refuse it if no key can have it."""
         try:
-            credentials = parse_basic(value)
-            client_id = credentials.client_id
-            return (yield from self._verdict(value, credentials))
+            credentials = parse_basic(field)
         except MalformedCredentials:
-            return Deny(MalformedCredentials(), "malformed")
+            return _MALFORMED
+        client_id, secret = credentials.client_id, credentials.secret
+        if len(client_id.encode()) > MAX_ID_OCTETS or len(secret.encode()) > MAX_SECRET_OCTETS:
+            return Deny(MalformedCredentials(), "malformed", client_id)
+        shape = recognise(secret)
+        if shape is Shape.MISTYPED:
+            return Deny(InvalidCredentials(), "malformed", client_id)
+        return Check(self, field, client_id, secret, is_minted=shape is Shape.MINTED)
+
+    def steps(self, field: bytes, client_id: str, secret: str, is_minted: bool, asked: Asked) -> Steps:
+        """Decide on a well-formed credential.
+
+        Each goes the whole way, whatever is found: one look-up, the fast hashes, and, if its secret was
+        chosen by a person and the store holds slow hashes at all, one slow hash. Only then is it asked
+        whether the key is revoked, disabled or expired.
+
+        Args:
+            field: The field value.
+            client_id: Of it.
+            secret: Of it.
+            is_minted: Whether the secret looks like a minted one.
+            asked: When the check began.
+        """
+        try:
+            key = yield from Lookup(client_id)
+            match = yield from self._match(secret, is_minted, key.secrets if key else ())
+            if key is None or match is None:
+                return Deny(InvalidCredentials(), "unknown" if key is None else "wrong_secret", client_id)
+            return self._verdict(field, key, match, secret, asked)
         except BackendError as exc:
             # Without its frames, which hold the secret.
             return Deny(exc.with_traceback(None), "backend_unavailable", client_id)
@@ -122,41 +179,32 @@ class Verifier:
             error = UnreadableRecord(f"its key is not made as it should be ({type(exc).__name__})")
             return Deny(error, "backend_unavailable", client_id)
 
-    def _verdict(self, value: bytes, credentials: Credentials) -> Steps:
-        client_id, secret = credentials.client_id, credentials.secret
-        if len(client_id.encode()) > MAX_ID_OCTETS or len(secret.encode()) > MAX_SECRET_OCTETS:
-            raise MalformedCredentials("longer than any key")
-        shape = recognise(secret)
-        if shape is Shape.MISTYPED:
-            return Deny(InvalidCredentials(), "malformed", client_id)
-        asked = self.cache.ask()
-        # Who wants nothing remembered is not given what was asked for an earlier request either.
-        key = yield from Lookup(client_id, flight=(asked.epoch, value) if self.cache.keeps else None)
-        match = yield from self._match(client_id, secret, shape, key.secrets if key else ())
-        if key is None or match is None:
-            return Deny(InvalidCredentials(), "unknown" if key is None else "wrong_secret", client_id)
-        ends = [moment for moment in (key.expires_at, match.expires_at) if moment is not None]
-        expires_at = min(ends, default=None)
+    def _verdict(self, field: bytes, key: Key, match: Secret, secret: str, asked: Asked) -> Decision:
+        """On a secret that is the key's."""
+        client_id = key.client_id
         if key.revoked_at is not None:
             return Deny(InvalidCredentials(), "revoked", client_id)
         if key.disabled:
             return Deny(InvalidCredentials(), "disabled", client_id)
+        expires_at = match.expires_at
+        if key.expires_at is not None and (expires_at is None or key.expires_at < expires_at):
+            expires_at = key.expires_at
         if expires_at is not None and expires_at <= self._now():
             return Deny(InvalidCredentials(), "expired", client_id)
-        allow = Allow(Principal(key.client_id, key.name, key.scopes, key.metadata))
-        if is_usual_spelling(value):
+        allow = Allow(Principal(client_id, key.name, key.scopes, key.metadata))
+        if is_usual_spelling(field):
             self.cache.put(
-                value, allow, secret_created_at=match.created_at, expires_at=expires_at, asked=asked
+                field, allow, secret_created_at=match.created_at, expires_at=expires_at, asked=asked
             )
         if self._saw is not None:
             self._saw(client_id, match, secret)
         return allow
 
     def _match(
-        self, client_id: str, secret: str, shape: Shape, stored: tuple[Secret, ...]
+        self, secret: str, is_minted: bool, stored: tuple[Secret, ...]
     ) -> Generator[Effect, object, Secret | None]:
         match = self._hasher.match_fast(secret, stored)
-        if match is not None or shape is not Shape.OTHER:
+        if match is not None or is_minted:
             return match
         slow = [candidate for candidate in stored if is_slow(candidate.hash)]
         if len(slow) > 1:
@@ -164,5 +212,5 @@ class Verifier:
         holds_slow = yield from HoldsSlow()
         if not (slow or holds_slow):
             return None
-        index = yield from SlowCheck(client_id, secret, tuple(candidate.hash for candidate in slow))
+        index = yield from SlowCheck(secret, tuple(candidate.hash for candidate in slow))
         return None if index is None else slow[index]

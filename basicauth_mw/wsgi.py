@@ -318,6 +318,6 @@ def _close(result: object) -> None:
 def _answer(
     environ: Environ, start_response: StartResponse, answer: Answer, exc_info: Any = None
 ) -> Iterable[bytes]:
-    arguments: tuple[Any, ...] = (f"{answer.status} {answer.phrase}", list(answer.headers))
+    arguments: tuple[Any, ...] = (f"{answer.status} {answer.phrase}", answer.headers)
     start_response(*arguments) if exc_info is None else start_response(*arguments, exc_info)
     return [] if environ.get("REQUEST_METHOD") == "HEAD" else [answer.body]

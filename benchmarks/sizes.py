@@ -81,7 +81,7 @@ def check(store: SqliteStore, ids: list[str], secret: str) -> Call:
     pick = random.Random(1).choice
 
     async def call() -> None:
-        if type(run(verifier.steps(pick(fields)), performer)) is not Allow:
+        if type(run(verifier.begin(pick(fields)), performer)) is not Allow:
             raise RuntimeError("a good credential was refused")
 
     return call

@@ -1,4 +1,4 @@
-"""Slow hashes asked for at once: equal checks share one, and nobody can tell by it whether an id exists."""
+"""Checks asked for at once: equal ones share a verdict, and nobody can tell by it whether an id exists."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import basicauth_mw.drive
 from basicauth_mw import Backend, Key, Secret, Settings, encode_basic
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.drive import Performer
 from basicauth_mw.hashing import hash_slow
 from basicauth_mw.minting import mint
-from basicauth_mw.verifier import SlowCheck
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
+from tests.redis_server import wait_until
 from tests.shells.asgi_helpers import App, exchange, http_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SECRET = "correct horse battery staple"
 HASH = hash_slow(SECRET)
 LIMIT_S = 10.0
+SETTINGS = Settings(slow_hash_workers=1)
 
 
 class Counter:
@@ -51,90 +52,139 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
 
 
 @pytest.fixture
-def performer() -> Iterator[Performer]:
-    performer = Performer(MemoryStore(), deadline_s=LIMIT_S, slow_hash_workers=1)
-    yield performer
-    performer.close()
+def gate() -> BasicAuthMiddleware:
+    """With a client ``ci`` whose secret somebody chose, and one worker for slow hashes."""
+    store = MemoryStore()
+    store.put(Key("ci", secrets=(Secret(HASH),)), None)
+    return BasicAuthMiddleware(App(), Backend(store, settings=SETTINGS), settings=SETTINGS)
 
 
-async def ask(performer: Performer, check: SlowCheck) -> object:
-    return await performer.aperform(check, performer.deadline())
+async def status(gate: BasicAuthMiddleware, authorization: str) -> int:
+    return (await exchange(gate, http_scope(authorization))).status
 
 
-def test_equal_checks_share_one_hash(performer: Performer, counter: Counter) -> None:
-    """However many, with one worker and its short queue; and it is run again for who comes later."""
-    check = SlowCheck("ci", SECRET, (HASH,))
-
-    async def main() -> list[object]:
-        tasks = [asyncio.create_task(ask(performer, check)) for _ in range(100)]
+async def turns() -> None:
+    for _ in range(20):
         await asyncio.sleep(0)
-        counter.go_on.set()
-        return await asyncio.gather(*tasks)
-
-    assert asyncio.run(main()) == [0] * 100
-    assert counter.run == [SECRET]
-    assert performer.perform(check, performer.deadline()) == 0
-    assert len(counter.run) == 2
 
 
-def test_who_gives_up_does_not_end_it_for_the_others(performer: Performer, counter: Counter) -> None:
-    check = SlowCheck("ci", SECRET, (HASH,))
+async def at_once(gate: BasicAuthMiddleware, counter: Counter, authorizations: list[str]) -> list[int]:
+    """Send requests while no hash can end, and let it end when all are under way."""
+    asked = [asyncio.create_task(status(gate, each)) for each in authorizations]
+    await turns()
+    counter.go_on.set()
+    return await asyncio.gather(*asked)
 
-    async def main() -> object:
-        first = asyncio.create_task(ask(performer, check))
-        second = asyncio.create_task(ask(performer, check))
-        await asyncio.sleep(0)
+
+@pytest.mark.parametrize(
+    ("secret", "expected"), [(SECRET, 200), ("guess", 401)], ids=["the right one", "a wrong one"]
+)
+def test_a_burst_with_one_secret_costs_one_hash(
+    gate: BasicAuthMiddleware, counter: Counter, secret: str, expected: int
+) -> None:
+    """However many, with one worker and its short queue. A wrong one is hashed again for who comes later."""
+    authorization = encode_basic("ci", secret)
+
+    async def main() -> None:
+        assert await at_once(gate, counter, [authorization] * 15) == [expected] * 15
+        assert counter.run == [secret]
+        assert await status(gate, authorization) == expected
+        assert counter.run == [secret] * (1 if expected == 200 else 2)
+
+    asyncio.run(main())
+
+
+def test_who_gives_up_does_not_end_it_for_the_others(gate: BasicAuthMiddleware, counter: Counter) -> None:
+    authorization = encode_basic("ci", SECRET)
+
+    async def main() -> None:
+        first = asyncio.create_task(status(gate, authorization))
+        second = asyncio.create_task(status(gate, authorization))
+        await turns()
         first.cancel()
-        await asyncio.sleep(0)
+        await turns()
         counter.go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await first
-        return await second
-
-    assert asyncio.run(main()) == 0
-    assert counter.run == [SECRET]
-
-
-@pytest.mark.parametrize("hashes", [(), (HASH,)], ids=["unknown ids", "known ids"])
-def test_checks_of_other_ids_are_never_shared(
-    performer: Performer, counter: Counter, hashes: tuple[str, ...]
-) -> None:
-    """One secret tried on many ids costs as many hashes, whether there are such ids or not."""
-    counter.go_on.set()
-
-    async def main() -> None:
-        await asyncio.gather(*(ask(performer, SlowCheck(f"id-{n}", "guess", hashes)) for n in range(5)))
+        assert await second == 200
 
     asyncio.run(main())
 
-    assert counter.run == ["guess"] * 5
+
+def test_who_gives_up_leaves_the_queue(gate: BasicAuthMiddleware, counter: Counter) -> None:
+    """A flood of clients that hang up must not keep the worker busy for nobody."""
+
+    async def main() -> None:
+        busy = asyncio.create_task(status(gate, encode_basic("ci", "first")))
+        await turns()
+        for number in range(100):
+            gone = asyncio.create_task(status(gate, encode_basic("ci", f"guess {number}")))
+            await turns()
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        counter.go_on.set()
+        assert await busy == 401
+        assert await status(gate, encode_basic("ci", SECRET)) == 200
+
+    asyncio.run(main())
+    assert counter.run == ["first", SECRET]
 
 
-def test_a_burst_with_one_chosen_secret_is_let_in(counter: Counter) -> None:
-    """Fifty first requests of one client at once: all get the app's answer, for one slow hash."""
-    counter.go_on.set()
-    store = MemoryStore()
+@pytest.mark.parametrize("client_id", ["ci", "nobody"], ids=["a known id", "an unknown id"])
+def test_different_secrets_share_no_hash(gate: BasicAuthMiddleware, counter: Counter, client_id: str) -> None:
+    """Nor does one secret that is tried on many ids, whether there are such ids or not."""
+    asked = [encode_basic(client_id, f"guess {number}") for number in range(3)]
+    asked += [encode_basic(f"{client_id}-{number}", "guess") for number in range(2)]
+
+    assert asyncio.run(at_once(gate, counter, asked)) == [401] * 5
+    assert sorted(counter.run) == ["guess", "guess", "guess 0", "guess 1", "guess 2"]
+
+
+@pytest.mark.parametrize("secret", [SECRET, "guess"])
+def test_threads_share_one_hash(counter: Counter, secret: str) -> None:
+    """And one look-up; who comes when it has been proved needs none."""
+    store = Counted()
     store.put(Key("ci", secrets=(Secret(HASH),)), None)
-    settings = Settings(slow_hash_workers=1)
-    app = App()
-    gate = BasicAuthMiddleware(app, Backend(store, settings=settings), settings=settings)
-    statuses: list[int] = []
+    statuses: list[str] = []
 
-    async def send(message: dict[str, object]) -> None:
-        if message["type"] == "http.response.start":
-            statuses.append(int(str(message["status"])))
+    def app(_environ: object, start_response: Callable[..., object]) -> list[bytes]:
+        start_response("200 OK", [])
+        return []
 
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request"}
+    gate = WSGIGate(app, Backend(store, settings=SETTINGS), settings=SETTINGS)
 
-    async def main() -> None:
-        scope = http_scope(encode_basic("ci", SECRET))
-        await asyncio.gather(*(gate(dict(scope), receive, send) for _ in range(50)))
+    def ask() -> None:
+        environ = {"HTTP_AUTHORIZATION": encode_basic("ci", secret), "REQUEST_METHOD": "GET"}
+        list(gate(environ, lambda status, _headers, _exc_info=None: statuses.append(status)))
 
-    asyncio.run(main())
+    threads = [threading.Thread(target=ask) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: counter.run)
+    counter.go_on.set()
+    for thread in threads:
+        thread.join(LIMIT_S)
 
-    assert statuses == [200] * 50
-    assert len(counter.run) == 1
+    assert len(statuses) == 32
+    assert len(set(statuses)) == 1
+    if secret == SECRET:
+        assert counter.run == [secret]
+        assert store.looked_up == ["ci"]
+
+
+class Counted(MemoryStore):
+    """Counts its look-ups, and has to wait for each."""
+
+    get_nowait = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked_up: list[str] = []
+
+    def get(self, client_id: str, /) -> Key | None:
+        self.looked_up.append(client_id)
+        return super().get(client_id)
 
 
 class Gated:
@@ -154,15 +204,6 @@ class Gated:
         found = self.inner.get(client_id)  # as it was when it was asked for
         await self.go_on.wait()
         return found
-
-
-async def status(gate: BasicAuthMiddleware, authorization: str) -> int:
-    return (await exchange(gate, http_scope(authorization))).status
-
-
-async def turns() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 def test_one_look_up_for_one_credential_asked_for_at_once() -> None:

@@ -25,7 +25,7 @@ from basicauth_mw.cache import Cache
 from basicauth_mw.errors import BackendUnavailable, KeyRevoked
 from basicauth_mw.feed import Feed
 from basicauth_mw.model import Allow, Decision, Deny, Key, utcnow
-from basicauth_mw.verifier import Verifier
+from basicauth_mw.verifier import Check, Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +173,9 @@ class World:
         if allow is not None:
             self._check_remembered(process, credential, allow)
             return
-        steps = process.verifier.steps(credential.field)
+        check = process.verifier.begin(credential.field)
+        assert isinstance(check, Check)
+        steps = iter(check)
         next(steps)
         self.under_way.append(Request(process, credential, steps, *process.cache.ask()))
 

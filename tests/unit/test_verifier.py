@@ -13,7 +13,7 @@ from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.hashing import Hasher, hash_slow
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Allow, Decision, Deny, Key, Secret
-from basicauth_mw.verifier import HoldsSlow, Lookup, SlowCheck, Verifier
+from basicauth_mw.verifier import Check, HoldsSlow, Lookup, SlowCheck, Steps, Verifier
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 PAST, LATER = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
@@ -40,8 +40,11 @@ def decide(
     asked: Verifier, client_id: str, secret: str, key: Key | None, *, holds_slow: bool = True
 ) -> tuple[Decision, list[Any]]:
     """Run the steps; also what they asked for, in order."""
-    steps = asked.steps(encode_basic(client_id, secret).encode())
+    check = asked.begin(encode_basic(client_id, secret).encode())
     effects: list[Any] = []
+    if isinstance(check, Deny):
+        return check, effects
+    steps = iter(check)
     answer: Any = None
     while True:
         try:
@@ -55,6 +58,12 @@ def decide(
             answer = holds_slow
         else:
             answer = 0 if effect.secret == CHOSEN and effect.hashes else None
+
+
+def begin(asked: Verifier, field: bytes) -> Steps:
+    check = asked.begin(field)
+    assert isinstance(check, Check)
+    return iter(check)
 
 
 KEYS = {
@@ -137,7 +146,7 @@ def test_several_slow_hashes_are_not_paid_for() -> None:
 
 
 def test_an_outage_is_no_refusal() -> None:
-    steps = verifier().steps(encode_basic("ci", SECRET).encode())
+    steps = begin(verifier(), encode_basic("ci", SECRET).encode())
     next(steps)
     with pytest.raises(StopIteration) as done:
         steps.throw(BackendUnavailable("gone"))
@@ -151,7 +160,7 @@ def test_a_verdict_ages_from_its_look_up() -> None:
     clock = Clock()
     asked = verifier(clock)
     field = encode_basic("ci", CHOSEN).encode()
-    steps = asked.steps(field)
+    steps = begin(asked, field)
     next(steps)
     steps.send(KEYS["good"])
     steps.send(True)
@@ -167,7 +176,7 @@ def test_a_verdict_ages_from_its_look_up() -> None:
 def test_what_was_looked_up_before_a_change_is_not_kept() -> None:
     asked = verifier()
     field = encode_basic("ci", SECRET).encode()
-    steps = asked.steps(field)
+    steps = begin(asked, field)
     next(steps)
     asked.cache.forget("ci")
     with pytest.raises(StopIteration) as done:
@@ -181,7 +190,7 @@ def test_thousands_of_spellings_fill_no_cache() -> None:
     asked = verifier()
     token = encode_basic("ci", SECRET).encode()[6:]
     for spaces in range(1, 100):
-        steps = asked.steps(b"bAsIc" + b" " * spaces + token)
+        steps = begin(asked, b"bAsIc" + b" " * spaces + token)
         next(steps)
         with pytest.raises(StopIteration) as done:
             steps.send(KEYS["good"])
