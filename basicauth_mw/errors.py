@@ -55,11 +55,16 @@ __all__ = [
 
 
 class BasicAuthError(Exception):
-    """Root of everything that this package raises."""
+    """Root of everything that this package raises.
+
+    Attributes:
+        retry_after_s: Seconds after which another try may do better; None: nothing is known of that.
+    """
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int | None] = None
     detail: ClassVar[str] = "The server could not handle the request."
+    retry_after_s: float | None = None
 
 
 class Rejected(BasicAuthError):
@@ -124,6 +129,8 @@ class Throttled(Rejected):
 
 class BackendError(BasicAuthError):
     """The key backend, or the work behind it, cannot serve; the operator can act."""
+
+    retry_after_s = 2  # it heals by itself as a rule: a store that is back, a queue that is shorter
 
 
 class BackendUnavailable(BackendError):

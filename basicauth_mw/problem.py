@@ -12,13 +12,12 @@ from http import HTTPStatus
 from itertools import count
 from typing import Final, NamedTuple
 
-from .errors import BackendError, BasicAuthError, Rejected, Throttled
+from .errors import BasicAuthError, Rejected
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _REQUEST_ID_FIELD: Final = "X-Request-ID"
 _RAW_REQUEST_ID_FIELD: Final = _REQUEST_ID_FIELD.lower().encode()
 _BEHIND_ID: Final = b'"}\n'
-_RETRY_AFTER_S: Final = 2  # for what heals by itself: a store that is back, a queue that is shorter
 
 
 class Problem(NamedTuple):
@@ -113,11 +112,7 @@ def problem_of(exc: BaseException) -> Problem:
     """What an exception is to the client: one of ours by its status, a time-out 504, anything else 500."""
     exc = sole(exc)
     if isinstance(exc, BasicAuthError) and exc.status is not None:
-        retry_after_s = None
-        if isinstance(exc, Throttled):
-            retry_after_s = max(1, math.ceil(exc.retry_after_s))
-        elif isinstance(exc, BackendError):
-            retry_after_s = _RETRY_AFTER_S
+        retry_after_s = None if exc.retry_after_s is None else max(1, math.ceil(exc.retry_after_s))
         return Problem(exc.status, exc.code, exc.detail, retry_after_s)
     return TIMEOUT if isinstance(exc, TimeoutError) else _INTERNAL
 
