@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # --- Starlette: ServerErrorMiddleware without debug and without a handler
 
@@ -58,10 +58,13 @@ def _note(_sender: object, *, exception: Exception, **_more: object) -> None:
         seen.append(exception)
 
 
-def flask_exceptions(environ: dict[str, Any]) -> list[Exception]:
+def flask_exceptions(environ: dict[str, Any]) -> Sequence[Exception]:
     """Where the exceptions will stand that Flask answers itself while it serves ``environ``."""
     global _watched  # one receiver for the process, however many apps are wrapped
-    signal = getattr(sys.modules.get("flask"), "got_request_exception", None)
+    flask = sys.modules.get("flask")
+    if flask is None:
+        return ()
+    signal = getattr(flask, "got_request_exception", None)
     if signal is not None and _watched is not signal:
         signal.connect(_note, weak=False)
         _watched = signal

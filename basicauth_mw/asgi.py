@@ -10,6 +10,7 @@ from .drive import arun
 from .gate import Gate
 from .model import Allow, Deny
 from .problem import TIMEOUT, Answer, is_routine
+from .verifier import Check
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -115,7 +116,7 @@ class BasicAuthMiddleware:
         gate = self._gate
         decision = gate.begin(scope)
         if type(decision) is not Allow:
-            if not isinstance(decision, Allow | Deny):
+            if isinstance(decision, Check):
                 decision = await arun(decision, gate.performer)
             if isinstance(decision, Deny):
                 await _refuse(scope, receive, send, gate.refuse(scope, decision))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ._frameworks import flask_exceptions, is_werkzeug_500
 from .drive import run
 from .gate import Gate
-from .model import Allow, Deny
+from .model import ANONYMOUS, Allow, Deny
 from .problem import is_routine
+from .verifier import Check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from .problem import Answer
     from .settings import Settings
@@ -97,58 +100,43 @@ class BasicAuthMiddleware:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate = self._gate
         decision = gate.begin(environ)
-        if not isinstance(decision, Allow):
-            if not isinstance(decision, Deny):
+        if type(decision) is not Allow:
+            if isinstance(decision, Check):
                 decision = run(decision, gate.performer)
             if isinstance(decision, Deny):
                 return _answer(environ, start_response, gate.refuse(environ, decision))
         # The app gets an environ of its own: the server's, and what our answers read, stay as they came.
         inner = environ.copy()
-        principal = decision.principal
-        if principal.is_authenticated:
-            inner["REMOTE_USER"] = principal.client_id.encode().decode("latin-1")
-            inner["AUTH_TYPE"] = "Basic"
-            inner[PRINCIPAL] = principal
-        else:
+        if decision is ANONYMOUS:
             inner.pop("REMOTE_USER", None)
             inner.pop("AUTH_TYPE", None)
             inner[PRINCIPAL] = None
+        else:
+            principal = inner[PRINCIPAL] = decision.principal
+            client_id = principal.client_id
+            inner["REMOTE_USER"] = client_id if client_id.isascii() else client_id.encode().decode("latin-1")
+            inner["AUTH_TYPE"] = "Basic"
         if self._strips:
             inner.pop("HTTP_AUTHORIZATION", None)
         if not self._maps_errors:
             return self.app(inner, start_response)
-        return self._guarded(environ, inner, start_response, principal.client_id)
-
-    def _guarded(
-        self, environ: Environ, inner: Environ, start_response: StartResponse, client_id: str
-    ) -> Iterable[bytes]:
         guard = _Guard(start_response)
-
-        def replace(exc: Exception) -> Iterable[bytes]:
-            """Answer in place of the app; the one caller makes sure that it is not too late."""
-            try:
-                answer = self._gate.answer_exception(environ, exc, client_id=client_id, traceback=True)
-                if not guard.released and (exc in answered or is_routine(exc)):
-                    # Nobody's failure any more. Werkzeug's test client would raise what it gets as exc_info.
-                    return _answer(environ, start_response, answer)
-                return _answer(environ, start_response, answer, exc_info=(type(exc), exc, exc.__traceback__))
-            finally:
-                del exc  # the frame would keep it, and it keeps the frame: PEP 3333 asks for this
-
         answered = flask_exceptions(inner)
+        request = (environ, guard, answered, decision.principal.client_id)
         try:
             result = self.app(inner, guard.start_response)
         except Exception as exc:
             if guard.begun or (exc in answered and not is_routine(exc)):
                 raise  # too late; or Flask lets it out, in debug and in tests
-            return replace(exc)
+            return self._replace(*request, exc)
         if _is_passed_on(result, environ):
             try:
                 guard.release()
             except Exception as exc:
                 _close(result)
-                return replace(exc)
+                return self._replace(*request, exc)
             return result
+        replace = partial(self._replace, *request)
         body = _Body(result, guard, replace)
         if answered:
             body.peek()
@@ -159,30 +147,48 @@ class BasicAuthMiddleware:
             body.begin()  # it fixes the status as soon as we return
         return body
 
+    def _replace(
+        self, environ: Environ, guard: _Guard, answered: Sequence[Exception], client_id: str, exc: Exception
+    ) -> Iterable[bytes]:
+        """Answer in place of the app; the one caller makes sure that it is not too late."""
+        try:
+            answer = self._gate.answer_exception(environ, exc, client_id=client_id, traceback=True)
+            if not guard.released and (exc in answered or is_routine(exc)):
+                # Nobody's failure any more. Werkzeug's test client would raise what it gets as exc_info.
+                return _answer(environ, guard.given, answer)
+            return _answer(environ, guard.given, answer, exc_info=(type(exc), exc, exc.__traceback__))
+        finally:
+            del exc  # the frame would keep it, and it keeps the frame: PEP 3333 asks for this
+
 
 class _Guard:
     """Holds ``start_response`` back until the body begins, so that the answer can still be replaced.
 
     Attributes:
+        given: The server's ``start_response``.
+        released: It was called.
         begun: An octet of the body may be out: nothing can be taken back.
     """
 
+    __slots__ = ("_held", "_write", "begun", "given", "released")
+
     def __init__(self, start_response: StartResponse) -> None:
-        self._start_response = start_response
+        self.given = start_response
+        self.released = self.begun = False
         self._held: tuple[Any, ...] | None = None
         self._write: Callable[[bytes], object] | None = None
-        self.released = False
-        self.begun = False
 
     def start_response(
         self, status: str, headers: Headers, exc_info: Any = None
     ) -> Callable[[bytes], object]:
         """What the app is given to start with."""
-        if exc_info is None and (self.released or self._held is not None):
+        arguments: tuple[Any, ...] = (status, headers)
+        if exc_info is not None:
+            arguments = (status, headers, exc_info)
+            if self.released:
+                return self.given(*arguments)
+        elif self.released or self._held is not None:
             raise AssertionError("start_response was called twice without exc_info")
-        arguments = (status, headers) if exc_info is None else (status, headers, exc_info)
-        if self.released:
-            return self._start_response(*arguments)
         self._held = arguments
         return self.write
 
@@ -198,7 +204,7 @@ class _Guard:
             raise RuntimeError("the app gave a body and never called start_response")
         held, self._held = self._held, None
         self.released = True
-        self._write = self._start_response(*held)
+        self._write = self.given(*held)
 
     def give_up(self) -> None:
         """Another answer has taken the place of the one held back."""
@@ -225,50 +231,53 @@ class _Body:
         first: What ``peek`` found; None: no chunk.
     """
 
+    __slots__ = ("_chunks", "_closed", "_guard", "_replace", "_result", "_source", "first")
+
     def __init__(
         self, result: Iterable[bytes], guard: _Guard, replace: Callable[[Exception], Iterable[bytes]]
     ) -> None:
         self._result = result
         self._guard = guard
         self._replace = replace
-        self._chunks: Iterator[bytes] | None = None
-        self._peeked = False
+        self._source: Iterable[bytes] | None = None  # what is left of the result, if it was looked into
+        self._chunks = self._run()
         self._closed = False
         self.first: bytes | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        return self
+        return self._chunks  # a generator: the server asks it with no call of ours between
 
     def __next__(self) -> bytes:
+        return next(self._chunks)  # for a server that asks without iter()
+
+    def _run(self) -> Generator[bytes, None, None]:
+        guard = self._guard
         try:
-            try:
-                chunk = self._take()
-            except StopIteration:
-                self._guard.release()  # an empty body has a start as well
-                raise
-            self._guard.release()
-        except StopIteration:
-            raise
+            for chunk in self._result if self._source is None else self._source:
+                if not guard.begun:
+                    guard.release()
+                    guard.begun = bool(chunk)
+                yield chunk
+            guard.release()  # an empty body has a start as well
+            return
         except Exception as exc:
-            if self._guard.begun:
+            if guard.begun:
                 raise  # never a clean end: the server breaks the connection
-            self._substitute(exc)
-            return next(self)
-        if chunk:
-            self._guard.begun = True
-        return chunk
+            substitute = self._substitute(exc)
+        yield from substitute
 
     def peek(self) -> None:
         """Take the first chunk from the app before the server asks for it."""
-        if self._peeked:
+        if self._source is not None:
             return
         try:
-            self.first = self._take()
-            self._peeked = True
+            rest = iter(self._result)
+            self.first = next(rest)
+            self._source = chain((self.first,), rest)
         except StopIteration:
-            self._chunks = iter(())
+            self._source = ()
         except Exception as exc:
-            self._substitute(exc)
+            self._source = self._substitute(exc)
 
     def begin(self) -> None:
         """Start the answer before the server asks for its body, with the status that it will end with."""
@@ -276,33 +285,32 @@ class _Body:
         try:
             self._guard.release()
         except Exception as exc:
-            self._substitute(exc)
+            self._source = self._substitute(exc)
 
     def close(self) -> None:
         """Close the app's body, once, whoever asks and however often."""
+        self._chunks.close()  # it refers to this object, and this object to it
+        self._close_result()
+
+    def _close_result(self) -> None:
         if not self._closed:
             self._closed = True
             _close(self._result)
 
-    def _take(self) -> bytes:
-        if self._peeked and self.first is not None:
-            chunk, self.first = self.first, None
-            return chunk
-        if self._chunks is None:
-            self._chunks = iter(self._result)
-        return next(self._chunks)
-
-    def _substitute(self, exc: Exception) -> None:
-        self.close()
+    def _substitute(self, exc: Exception) -> Iterable[bytes]:
+        self._close_result()
         self.first = None
-        self._chunks = iter(self._replace(exc))
+        substitute = self._replace(exc)
         self._guard.give_up()
+        return substitute
 
 
 def _is_passed_on(result: Iterable[bytes], environ: Environ) -> bool:
     """Whether a result goes to the server as it is: nothing in it can fail, or the server knows it."""
+    if isinstance(result, (list, tuple)):
+        return True
     wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(result, list | tuple) or (isinstance(wrapper, type) and isinstance(result, wrapper))
+    return isinstance(wrapper, type) and isinstance(result, wrapper)
 
 
 def _close(result: object) -> None:
