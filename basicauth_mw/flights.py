@@ -1,7 +1,7 @@
 """Single flight: of those who ask the same at once, one asks, and the others share its answer.
 
 A failure is shared by those who wait for it, and remembered for nobody else. Who asks may be cancelled: then
-one of those who wait asks in its place.
+one of those who wait asks in its place. Who asks alone, as most do, pays for an entry in a table.
 """
 
 from __future__ import annotations
@@ -42,39 +42,39 @@ class Flights(Generic[T]):
         Raises:
             TimeoutError: The other took too long.
         """
-        flight: Future[T] = Future()
         with self._lock:
-            other = self._threads.setdefault(what, flight)
-        if other is not flight:
-            return other.result(max(0, ends_at - time.monotonic()))
+            if what in self._threads:
+                waited_for = self._threads[what]
+                if waited_for is None:
+                    waited_for = self._threads[what] = Future()
+            else:
+                waited_for = self._threads[what] = None
+        if waited_for is not None:
+            return waited_for.result(max(0, ends_at - time.monotonic()))
         try:
             answer = question()
         except BaseException as exc:
-            with self._lock:
-                del self._threads[what]
-            # What means "end" to this thread is a failure like any other to those who wait.
-            flight.set_exception(exc if isinstance(exc, Exception) else RuntimeError(type(exc).__name__))
+            if (others := self._land(what)) is not None:
+                # What means "end" to this thread is a failure like any other to those who wait.
+                others.set_exception(exc if isinstance(exc, Exception) else RuntimeError(type(exc).__name__))
             raise
-        with self._lock:
-            del self._threads[what]
-        flight.set_result(answer)
+        if (others := self._land(what)) is not None:
+            others.set_result(answer)
         return answer
 
     async def aask(self, what: Hashable, question: Callable[[], Awaitable[T]], ends_at: float) -> T:
         """``ask`` for an event loop."""
-        from asyncio import get_running_loop, shield, timeout
+        from asyncio import get_running_loop
 
         loop = get_running_loop()
         key = (loop, what)
-        while (other := self._tasks.get(key)) is not None:
-            async with timeout(max(0, ends_at - time.monotonic())):
-                landed = await shield(other)
+        while key in self._tasks:
+            landed = await self._wait(key, ends_at)
             if isinstance(landed, Exception):
                 raise landed
             if landed is not None:
                 return landed[0]
-        flight: asyncio.Future[_Landing[T]] = loop.create_future()
-        self._tasks[key] = flight
+        self._tasks[key] = None
         landing: _Landing[T] = None
         try:
             landing = (await question(),)
@@ -83,11 +83,26 @@ class Flights(Generic[T]):
             landing = exc
             raise
         finally:
-            del self._tasks[key]
-            if not flight.done():
-                flight.set_result(landing)
+            others = self._tasks.pop(key)
+            if others is not None and not others.done():
+                others.set_result(landing)
+
+    async def _wait(self, key: tuple[asyncio.AbstractEventLoop, Hashable], ends_at: float) -> _Landing[T]:
+        from asyncio import shield, timeout
+
+        waited_for = self._tasks[key]
+        if waited_for is None:
+            waited_for = self._tasks[key] = key[0].create_future()
+        async with timeout(max(0, ends_at - time.monotonic())):
+            return await shield(waited_for)
+
+    def _land(self, what: Hashable) -> Future[T] | None:
+        """The flight is over; those who wait for it, if any do."""
+        with self._lock:
+            return self._threads.pop(what)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._threads: dict[Any, Future[T]] = {}
-        self._tasks: dict[Any, asyncio.Future[_Landing[T]]] = {}
+        # By question; None while nobody but the one who asks wants to know.
+        self._threads: dict[Any, Future[T] | None] = {}
+        self._tasks: dict[Any, asyncio.Future[_Landing[T]] | None] = {}
