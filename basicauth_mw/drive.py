@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never, cast
 
+from .breaker import Breaker
 from .errors import BackendError, BackendUnavailable, MissingExtra, Overloaded, UnreadableRecord
 from .flights import Flights
 from .hashing import match_slow, slow_decoy
+from .minting import ID_PREFIX, mint
 from .model import Decision, Key
 from .pool import PoolFull, WorkerPool
 from .verifier import Check, HoldsSlow, Lookup, SlowCheck
@@ -26,14 +26,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = logging.getLogger("basicauth_mw")
-
 LOOKUP_WORKERS: Final = 8
 LOOKUPS_WAITING: Final = 256
 SLOW_WAITING_PER_WORKER: Final = 8
 SLOW_CHECK_LIMIT_S: Final = 5.0  # its place in the queue included: a flood is refused, not kept waiting
 _SLOW_FACT_AGE_S: Final = 1.0
-_LINES_PER_MINUTE: Final = 20
 
 
 def run(check: Check, performer: Performer) -> Decision:
@@ -130,13 +127,15 @@ class Performer:
             workers=slow_hash_workers,
             waiting=SLOW_WAITING_PER_WORKER * slow_hash_workers,
         )
-        self._available = True
-        self._said_at: deque[float] = deque(maxlen=_LINES_PER_MINUTE)
+        # Where a part of a store may be away alone, no other part can tell of it.
+        probe = self._probe if getattr(store, "in_one_place", True) else None
+        self.breaker = Breaker(probe, quiet_s=deadline_s)
         self._slow = False
         self._slow_asked_at = float("-inf")
 
     def close(self) -> None:
         """Let the threads end."""
+        self.breaker.close()
         self._lookups.close()
         self._hashes.close()
 
@@ -225,6 +224,7 @@ class Performer:
             answer = self._at_once(client_id)
             if answer is _NOT_AT_ONCE:
                 if self._aget is not None:
+                    self.breaker.check()
                     answer = await _within(ends_at, self._aget(client_id))
                 else:
                     answer = await self._aask(partial(self._blocking_get, client_id, ends_at), ends_at)
@@ -310,6 +310,10 @@ class Performer:
         return run_loop(_within(ends_at, self._aget(client_id)))
 
     def _ask(self, question: Callable[[], T], ends_at: float) -> T:
+        self.breaker.check()
+        return self._in_thread(question, ends_at)
+
+    def _in_thread(self, question: Callable[[], T], ends_at: float) -> T:
         job = self._lookups.submit(question)
         try:
             return job.result(max(0, ends_at - time.monotonic()))
@@ -320,6 +324,7 @@ class Performer:
     async def _aask(self, question: Callable[[], T], ends_at: float) -> T:
         from asyncio import wrap_future  # a WSGI process never needs asyncio
 
+        self.breaker.check()
         job = self._lookups.submit(question)
         try:
             return await _within(ends_at, wrap_future(job))
@@ -327,18 +332,25 @@ class Performer:
             if not job.done():
                 job.abandon(self._interrupt)
 
+    def _probe(self) -> None:
+        """Ask for a key that nobody has."""
+        ends_at = self.deadline()
+        self._in_thread(partial(self._blocking_get, mint(ID_PREFIX), ends_at), ends_at)
+
     # --- what an answer or a failure means
 
     def _answered(self, answer: object, client_id: str) -> Key | None:
         if answer is not None and not (isinstance(answer, Key) and answer.client_id == client_id):
             raise self.failed(TypeError("the answer is not the key asked for"))
-        self._say_available(True)
+        self.breaker.answered()
         return answer
 
     def failed(self, exc: Exception) -> BackendError:
         """What somebody's exception means for the request."""
         if isinstance(exc, UnreadableRecord):
             return exc
+        # Whatever else a store raises may be due to the id that was asked for, which anybody may choose.
+        waited = isinstance(exc, TimeoutError | BackendUnavailable)
         if isinstance(exc, TimeoutError):
             exc = BackendUnavailable(f"no answer within {self._deadline_s:g} s")
         elif isinstance(exc, PoolFull):
@@ -347,22 +359,8 @@ class Performer:
             # Somebody else's exception: its text may hold anything, a password included. So it is raised
             # without it as its cause, too.
             exc = BackendUnavailable(f"the store raised {type(exc).__name__}")
-        self._say_available(False, exc)
+        self.breaker.failed(exc, waited=waited)
         return exc
-
-    def _say_available(self, available: bool, exc: Exception | None = None) -> None:
-        """One line for each change of state; few, for a store that changes it with every request."""
-        if available is self._available:
-            return
-        self._available = available
-        now = time.monotonic()
-        if len(self._said_at) == _LINES_PER_MINUTE and now < self._said_at[0] + 60:
-            return
-        self._said_at.append(now)
-        if available:
-            logger.warning("the key backend answers again")
-        else:
-            logger.error("the key backend cannot be asked; requests are answered 503 meanwhile: %s", exc)
 
     # --- slow hashes
 

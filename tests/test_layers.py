@@ -53,6 +53,7 @@ LAYERS = [
     ["backends._redis_sentinel", "backends._redis_cluster", "backends._redis_writes"],
     ["backends.memory", "backends.env", "backends.sqlite", "backends.redis"],
     ["backends"],
+    ["breaker"],
     ["feed"],
     ["drive"],
     ["ledger"],

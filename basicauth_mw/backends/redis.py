@@ -82,6 +82,7 @@ class RedisStore:
             raise ConfigurationError(
                 f"redis-py cannot use the options of the Redis URL ({type(exc).__name__})"
             ) from None
+        self.in_one_place = target.form != "cluster"
         self._names = Names(target.prefix)
         self._changer = Spread(self._names) if target.form == "cluster" else InOnePlace(self._names)
         self._deadline_s = deadline_s

@@ -1,0 +1,184 @@
+"""The circuit breaker: nobody waits for a store that is away, and its coming back is seen by itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw import Backend, Settings, encode_basic
+from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.breaker import FAILURES_TO_OPEN, Breaker
+from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.minting import mint
+from basicauth_mw.wsgi import BasicAuthMiddleware
+from tests.redis_server import wait_until
+from tests.unit.test_fork import child_ends_well
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from basicauth_mw import Key
+
+GONE = BackendUnavailable("gone")
+
+
+class Probe:
+    """Asks a store that is away until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.away = True
+
+    def __call__(self) -> None:
+        self.asked += 1
+        if self.away:
+            raise GONE
+
+
+@pytest.fixture
+def probe() -> Probe:
+    return Probe()
+
+
+@pytest.fixture
+def breaker(probe: Probe) -> Iterator[Breaker]:
+    breaker = Breaker(probe, quiet_s=0)
+    yield breaker
+    breaker.close()
+
+
+def fail(breaker: Breaker, times: int = FAILURES_TO_OPEN, *, waited: bool = True) -> None:
+    for _ in range(times):
+        breaker.failed(GONE, waited=waited)
+
+
+def test_it_opens_after_failures_in_a_row(breaker: Breaker) -> None:
+    fail(breaker, FAILURES_TO_OPEN - 1)
+    breaker.answered()
+    fail(breaker, FAILURES_TO_OPEN - 1)
+    breaker.check()
+    fail(breaker, 1)
+    with pytest.raises(BackendUnavailable):
+        breaker.check()
+
+
+def test_a_failure_without_a_wait_does_not_open_it(breaker: Breaker) -> None:
+    """Who sends ids that make a store raise must not be able to shut out everybody else."""
+    fail(breaker, 100, waited=False)
+    breaker.check()
+
+
+def test_it_stays_closed_while_others_are_answered(probe: Probe) -> None:
+    """Of a store that is away in part, the rest goes on being asked."""
+    breaker = Breaker(probe, quiet_s=60)
+    breaker.answered()
+    fail(breaker, 100)
+    breaker.check()
+
+
+def test_it_never_opens_without_a_probe() -> None:
+    breaker = Breaker(None, quiet_s=0)
+    fail(breaker, 100)
+    breaker.check()
+
+
+def test_it_closes_when_the_probe_is_answered(breaker: Breaker, probe: Probe) -> None:
+    """And again, and again: the thread is there for every outage."""
+    for _ in range(2):
+        probe.away, probe.asked = True, 0
+        fail(breaker)
+        wait_until(lambda: probe.asked >= 2)
+        assert breaker.is_open
+        probe.away = False
+        wait_until(lambda: not breaker.is_open)
+        breaker.check()
+
+
+def test_nothing_is_asked_while_it_is_closed(breaker: Breaker, probe: Probe) -> None:
+    probe.away = False
+    fail(breaker)
+    wait_until(lambda: not breaker.is_open)
+    asked = probe.asked
+    fail(breaker, 1)
+    breaker.answered()
+    time.sleep(0.6)  # in which it would have been asked twice
+    assert probe.asked == asked
+
+
+def test_its_thread_ends_when_it_is_closed_for_good(probe: Probe) -> None:
+    breaker = Breaker(probe, quiet_s=0)
+    before = {thread.ident for thread in threading.enumerate()}
+    fail(breaker)
+    (new,) = (thread for thread in threading.enumerate() if thread.ident not in before)
+    breaker.close()
+    new.join(10)
+    assert not new.is_alive()
+
+
+def test_a_forked_child_begins_with_a_closed_one(breaker: Breaker) -> None:
+    fail(breaker)
+
+    def work() -> None:
+        breaker.check()
+        fail(breaker)
+        assert breaker.is_open
+
+    assert child_ends_well(work)
+    assert breaker.is_open
+
+
+def test_each_change_is_said_once(breaker: Breaker, probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
+    """The coming back as well, though no request has asked for it."""
+    with caplog.at_level(logging.WARNING, "basicauth_mw"):
+        fail(breaker, 50)
+        probe.away = False
+        wait_until(lambda: not breaker.is_open)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert "gone" in caplog.text
+
+
+class Stuck(MemoryStore):
+    """A store that does not answer, and holds whoever asks."""
+
+    get_nowait = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def get(self, client_id: str, /) -> Key | None:
+        assert self.go_on.wait(60)
+        return super().get(client_id)
+
+
+def test_an_outage_does_not_cost_every_request_the_deadline() -> None:
+    """And its end is seen without a request; malformed and missing ones are refused meanwhile as ever."""
+    store, deadline_s = Stuck(), 0.3
+    settings = Settings(backend_deadline_s=deadline_s, throttle="")
+    backend = Backend(store, settings=settings)
+    issued = backend.create()
+    gate = BasicAuthMiddleware(lambda *_: [], backend, settings=settings, map_errors=False)
+
+    def status(authorization: str) -> int:
+        seen: list[str] = []
+        environ = {"HTTP_AUTHORIZATION": authorization, "REQUEST_METHOD": "GET"}
+        gate(environ, lambda line, _headers, _exc_info=None: seen.append(line))
+        return int(seen[0][:3]) if seen else 200
+
+    store.go_on.clear()
+    unknown = encode_basic("nobody", mint("sk"))
+    begin = time.monotonic()
+    assert [status(issued.authorization) for _ in range(50)] == [503] * 50
+    assert time.monotonic() - begin < (FAILURES_TO_OPEN + 2) * deadline_s
+    assert status(unknown) == 503
+    assert status("Basic !") == 401
+
+    store.go_on.set()
+    wait_until(lambda: status(unknown) == 401, 5)
+    assert status(issued.authorization) == 200
+    backend.close()
