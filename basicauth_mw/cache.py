@@ -116,14 +116,18 @@ class Cache:
         keyed = self._keyed.copy()
         keyed.update(field)
         proof = self._proofs.get(keyed.digest())
-        if proof is None or proof.until <= (now := self._clock()) or not proof.client.live:
+        if proof is None:
+            return None
+        now = self._clock()
+        client = proof.client
+        if proof.until <= now or not client.live:
             return None
         if proof.expires_at is not None and proof.expires_at <= self._wall():
             return None
         proof.used_at = now
         if not proof.noted:
             self._note(proof)
-        return proof.client.allow
+        return client.allow
 
     def take_hits(self) -> list[Hit]:
         """The entries that were used since the last call, each once."""

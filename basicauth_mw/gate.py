@@ -105,6 +105,7 @@ class Gate(Generic[R]):
             feed=self.backend.feed if settings.cache_ttl_s else None,
         )
         self._cache = Cache(settings.cache_ttl_s, settings.cache_size)
+        self._recall = self._cache.get
         self._verifier = Verifier(self.backend.hasher, self._cache, saw=self.backend.saw)
         self.backend.ledger.watch(self._cache.take_hits)
         self.backend.feed.follow(self._cache, keeps_s=settings.cache_ttl_s)
@@ -131,14 +132,14 @@ class Gate(Generic[R]):
         field = self._authorization(request)
         if field is None:
             return _MISSING
-        if not self._limits.active and (allow := self._cache.get(field)) is not None:
+        if not self._limits.active and (allow := self._recall(field)) is not None:
             return allow
         if not field.strip(b" \t"):
             return _MISSING  # some servers hand over an empty field for one they could not read
         if self._limits.active:
             if (throttled := self._throttled(request, field)) is not None:
                 return throttled
-            if (allow := self._cache.get(field)) is not None:
+            if (allow := self._recall(field)) is not None:
                 return allow
         return self._verifier.begin(field)
 
