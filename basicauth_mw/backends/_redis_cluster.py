@@ -71,6 +71,14 @@ class Cluster:
         self._asked_at = float("-inf")  # when there last was an answer to what the map is
         self.ways: frozenset[Way] = frozenset(self._seeds)
 
+    def way_of(self, name: bytes) -> Way | None:
+        return None if self._is_stale else self._map.node_of(_crc.key_slot(name))
+
+    def doubt(self, way: Way) -> None:
+        """The map may be of yesterday: ask for a new one, and this node last."""
+        self._candidates = tuple(sorted(self._candidates, key=lambda node: node == way))
+        self._is_stale = True
+
     def ask(self, commands: Iterable[Command], *, again: bool = True) -> Steps:
         commands = list(commands)
         slots = [_crc.key_slot(_key_of(command)) for command in commands]
@@ -144,8 +152,7 @@ class Cluster:
             return outcome
         finally:
             if not answered:
-                self._candidates = (*(other for other in self._candidates if other != node), node)
-                self._is_stale = True
+                self.doubt(node)
 
     def _learn(self) -> Generator[tuple[Direct, Iterable[Command]], list[Any] | Exception, None]:
         """Get a new map, unless this one is very young."""

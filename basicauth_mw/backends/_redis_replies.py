@@ -16,8 +16,20 @@ _ERROR_CODE = re.compile(
 )
 
 _REDIRECTION = re.compile(r"(?:(MOVED|ASK) )?\d+ (.*):(\d{1,5})")
+_KINDS = {
+    "NOAUTH": _errors.AuthenticationError,
+    "NOPERM": _errors.NoPermissionError,
+    "WRONGPASS": _errors.AuthenticationError,
+}
 _REFUSED = "Redis refuses the user or its password: check the backend URL and the ACL"
 _REFUSED_IN_A_SCRIPT = re.compile(r"user executing the script can't|ACL failure in script")  # 6.2; 7.0 and up
+
+
+def error_reply(text: str) -> Exception:
+    """The error that a reply's text tells of; one of redis-py where it matters which."""
+    kind = _KINDS.get(text.partition(" ")[0], _errors.ResponseError)
+    error: Exception = kind(text)
+    return error
 
 
 def is_of_a_replica(reply: Any) -> bool:

@@ -74,6 +74,14 @@ class Router(Protocol):
         """All that may be taken; another object as soon as they have changed."""
         ...
 
+    def way_of(self, name: bytes) -> Way | None:
+        """Where a key is, as far as known; None: ``ask`` finds out."""
+        ...
+
+    def doubt(self, way: Way) -> None:
+        """Note that there was no answer."""
+        ...
+
     def ask(self, commands: Iterable[Command], *, again: bool) -> Steps:
         """Each command where its key is; one reply for each. A command has one key, or more in one place.
 
@@ -98,6 +106,12 @@ class OneServer:
     def __init__(self, way: Way) -> None:
         self.ways: frozenset[Way] = frozenset({way})
         self._way = way
+
+    def way_of(self, _name: bytes) -> Way:
+        return self._way
+
+    def doubt(self, way: Way) -> None:
+        """There is no other."""
 
     def ask(self, commands: Iterable[Command], *, again: bool = True) -> Steps:
         outcome = yield self._way, commands

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import threading
+from asyncio import get_running_loop
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,7 +24,8 @@ from .._fork import after_fork
 from ..errors import BackendUnavailable, ConfigurationError, UnreadableRecord
 from ._codec import dump_key, load_found, load_key, load_uses
 from ._redis_cluster import Cluster
-from ._redis_lines import LoopLines, ThreadLines
+from ._redis_lines import ThreadLines
+from ._redis_loop import LoopLines
 from ._redis_replies import unavailable
 from ._redis_sentinel import ToMaster
 from ._redis_url import parse_url
@@ -109,7 +111,7 @@ class RedisStore:
         if octets is None:
             return None
         try:
-            (reply,) = await self._loop().ask([self._get(octets)])
+            reply = await self._loop().get(self._names.record(octets))
         except Exception as exc:
             raise unavailable(exc) from None
         return _key(reply, client_id)
@@ -231,9 +233,7 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        import asyncio
-
-        if mine := self._loops.pop(asyncio.get_running_loop(), None):
+        if mine := self._loops.pop(get_running_loop(), None):
             await mine.aclose()
 
     def warnings(self) -> list[tuple[str, str, str]]:
@@ -296,10 +296,8 @@ class RedisStore:
                 self._busy.pop(thread_id, None)
 
     def _loop(self) -> LoopLines:
-        from asyncio import get_running_loop  # a process without an event loop never needs it
-
         loop = get_running_loop()
-        if mine := self._loops.get(loop):
+        if (mine := self._loops.get(loop)) is not None:
             return mine
         for other in list(self._loops):
             if other.is_closed():

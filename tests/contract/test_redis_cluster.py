@@ -716,7 +716,6 @@ def test_who_left_the_cluster_is_let_go(store: RedisStore) -> None:
         assert gone not in loop._lines
         assert gone not in lines._open
         assert connection._sock is None
-        await asyncio.gather(*loop._leaving)
 
     on_loop(store, main())
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from basicauth_mw.backends._redis_lines import LoopLines, ThreadLines
+from basicauth_mw.backends._redis_lines import ThreadLines
+from basicauth_mw.backends._redis_loop import LoopLines
 from basicauth_mw.backends._redis_sentinel import ToMaster
 from basicauth_mw.backends._redis_ways import OneServer, Stop
 from basicauth_mw.backends.redis import RedisStore
