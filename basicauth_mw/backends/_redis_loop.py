@@ -152,7 +152,7 @@ class LoopLine:
         asked = (answer, octets, asked_at, True, True)
         pipe = self._pipe
         if pipe is not None and not pipe.unanswered and not self._in_company:
-            pipe.send(asked)
+            pipe.send((asked,))
         else:
             self._waiting.append(asked)
             if not self._is_summoned:
@@ -197,7 +197,7 @@ class LoopLine:
         if dialing is not None:
             await asyncio.wait([dialing])
         if pipe is not None:
-            await pipe.gone
+            await asyncio.wait([pipe.gone])
 
     # --- sending
 
@@ -219,7 +219,7 @@ class LoopLine:
         if self._in_company and len({asked[1] for asked in waiting}) < len(waiting):
             waiting = self._without_repeats(waiting)
         if waiting:
-            self._pipe.send_all(waiting)
+            self._pipe.send(waiting)
 
     def _without_repeats(self, waiting: Iterable[Asked]) -> list[Asked]:
         """Ask once what several want to know."""
@@ -254,6 +254,8 @@ class LoopLine:
             self._fail(reason, until=self._dialed_at)  # who has asked since is given another try
         elif self._is_closed:
             task.result().lose(BackendUnavailable(_CLOSING))
+        elif not task.result().is_open:
+            self._fail(ConnectionResetError(), until=self._dialed_at)
         else:
             self._pipe = task.result()
             self._pipe.on_loss = self._lost

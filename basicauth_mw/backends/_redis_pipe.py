@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .._extras import require
 from ..errors import BackendUnavailable
@@ -49,15 +49,14 @@ class Pipe(asyncio.Protocol):
         self.gone = asyncio.get_running_loop().create_future()
         self._reader = make_reader()
 
-    def send(self, asked: Asked) -> None:
-        """Ask one thing."""
-        self.unanswered.append(asked)
-        self._transport.write(asked[1])
-
-    def send_all(self, asked: Sequence[Asked]) -> None:
-        """Ask several things in one go, with nothing between them."""
-        self.unanswered += asked
-        self._transport.write(b"".join([each[1] for each in asked]))
+    def send(self, asked: Sequence[Asked]) -> None:
+        """Ask, in one go, with nothing between."""
+        try:
+            self.unanswered += asked
+            self._transport.write(b"".join([each[1] for each in asked]))
+        except BaseException as exc:
+            self._lose_count(exc)
+            raise
 
     def lose(self, reason: Exception) -> None:
         """Close at once."""
@@ -71,7 +70,7 @@ class Pipe(asyncio.Protocol):
     # --- called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         reader, unanswered = self._reader, self.unanswered
@@ -82,25 +81,31 @@ class Pipe(asyncio.Protocol):
                 reply = next_reply()
                 if reply is MORE:
                     return
-                answer = unanswered.popleft()[0]
+                answer = unanswered[0][0]
                 if not answer.done():
                     answer.set_result(reply)
+                unanswered.popleft()
                 self.has_answered = True
                 if isinstance(reply, Exception) and is_of_a_replica(reply):
                     self.lose(reply)  # the next one finds the master
                     return
             if reader.has_data():
                 raise _errors.InvalidResponse("a reply that nobody waits for")
-        except Exception as exc:
-            self.lose(exc)
+        except BaseException as exc:
+            self._lose_count(exc)
+            if not isinstance(exc, Exception):
+                raise
 
     def eof_received(self) -> None:
         self.lose(_errors.ConnectionError("closed by the server"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lose(exc or _errors.ConnectionError("closed"))
-        if not self.gone.done():
-            self.gone.set_result(None)
+        self.gone.set_result(None)
+
+    def _lose_count(self, exc: BaseException) -> None:
+        # Out of a signal handler, for one: which reply is the next one's is not known any more.
+        self.lose(exc if isinstance(exc, Exception) else _errors.ConnectionError("interrupted"))
 
 
 def fail(asked: Iterable[Asked], reason: BaseException) -> None:
@@ -125,9 +130,7 @@ async def open_pipe(connect: Callable[..., Any], way: Way) -> Pipe:
             try:
                 stop = stops.send(outcome)
             except StopIteration:
-                if pipe is None or not pipe.is_open:
-                    raise _errors.ConnectionError("closed") from None
-                return pipe
+                return cast("Pipe", pipe)  # a way has at least one stop, or raises
             if pipe is not None:
                 pipe.lose(_errors.ConnectionError("it leads elsewhere"))
             try:
@@ -181,7 +184,7 @@ async def _ask(pipe: Pipe, commands: Iterable[Command]) -> list[Any]:
     loop = asyncio.get_running_loop()
     asked = [(loop.create_future(), pack(command), 0.0, False, False) for command in commands]
     if asked:
-        pipe.send_all(asked)
+        pipe.send(asked)
     return await replies_to(answer for answer, *_ in asked)
 
 

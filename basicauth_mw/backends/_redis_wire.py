@@ -5,6 +5,9 @@ See https://redis.io/docs/latest/develop/reference/protocol-spec/
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from .._extras import require
@@ -14,6 +17,12 @@ if TYPE_CHECKING:
     from ._redis_ways import Command
 
 _errors = require("redis.exceptions", extra="redis")
+
+_hiredis: Any = None
+with suppress(ImportError):
+    _hiredis = import_module("hiredis")
+
+_INTEGER: Final = re.compile(rb"-?\d+")
 
 MORE: Final = object()  # in place of a reply that is not all there
 
@@ -35,11 +44,9 @@ def pack_get(name: bytes) -> bytes:
 
 def make_reader() -> Any:
     """What makes replies of octets: a ``Reader``, or one of hiredis, which has the same methods."""
-    try:
-        from hiredis import Reader as FastReader
-    except ImportError:
+    if _hiredis is None:
         return Reader()
-    return FastReader(protocolError=_errors.InvalidResponse, replyError=error_reply, notEnoughData=MORE)
+    return _hiredis.Reader(protocolError=_errors.InvalidResponse, replyError=error_reply, notEnoughData=MORE)
 
 
 class Reader:
@@ -98,7 +105,7 @@ class Reader:
             return items, at
         if kind == b"+":
             return line, at
-        if kind == b":":
+        if kind == b":" and _INTEGER.fullmatch(line):
             return int(line), at
         if kind == b"-":
             return error_reply(line.decode(errors="replace")), at
