@@ -7,7 +7,9 @@ the reply to it is dropped when it comes.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from .._extras import require
@@ -57,6 +59,11 @@ class Pipe(asyncio.Protocol):
         except BaseException as exc:
             self._lose_count(exc)
             raise
+
+    def set_option(self, level: int, option: int, value: int | bytes) -> None:
+        """Set one of the socket, if it has it."""
+        with suppress(OSError):
+            self._transport.get_extra_info("socket").setsockopt(level, option, value)
 
     def lose(self, reason: Exception) -> None:
         """Close at once."""
@@ -155,11 +162,20 @@ async def _dial(connection: Any) -> Pipe:
             Pipe, connection.host, connection.port, ssl=tls.get() if tls is not None else None
         )
     try:
+        _keep_alive(pipe, connection)
         await _greet(pipe, connection)
     except BaseException:
         pipe.lose(_errors.ConnectionError("given up"))
         raise
     return pipe
+
+
+def _keep_alive(pipe: Pipe, connection: Any) -> None:
+    """As redis-py does, whose later releases have that by default: who is gone without a word is noticed."""
+    if getattr(connection, "socket_keepalive", False):
+        pipe.set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (getattr(connection, "socket_keepalive_options", None) or {}).items():
+            pipe.set_option(socket.IPPROTO_TCP, option, value)
 
 
 async def _greet(pipe: Pipe, connection: Any) -> None:

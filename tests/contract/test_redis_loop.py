@@ -371,6 +371,27 @@ def test_a_connection_that_is_lost_as_it_is_made(store: RedisStore) -> None:
     on_loop(store, main)
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_silent_end_is_noticed_where_the_driver_would(store: RedisStore, *, keeps: bool) -> None:
+    """An option that the system does not have is left out."""
+
+    def connect(**options: Any) -> Any:
+        connection = store._aconnect(**options)
+        connection.socket_keepalive = keeps
+        connection.socket_keepalive_options = {socket.TCP_KEEPIDLE: 7, 9999: 1}
+        return connection
+
+    async def main() -> None:
+        store._loop()._connect = connect
+        await store.aget("k0")
+        pipe: Any = line(store)._pipe
+        connected = pipe._transport.get_extra_info("socket")
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == keeps
+        assert (connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7) is keeps
+
+    on_loop(store, main)
+
+
 # --- what is broken off
 
 
