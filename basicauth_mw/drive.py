@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from functools import partial
@@ -118,6 +119,7 @@ class Performer:
         self._holds_slow: Callable[[], object] | None = getattr(store, "holds_slow", None)
         self._interrupt: Callable[[int], None] | None = getattr(store, "interrupt", None)
         self._deadline_s = deadline_s
+        self._keeps_deadline = getattr(store, "deadline_s", math.inf) <= deadline_s
         self._feed = feed
         self.flights: Flights[Decision] = Flights()
         self._openings: Flights[None] = Flights()
@@ -219,13 +221,16 @@ class Performer:
     async def alookup(self, client_id: str, ends_at: float) -> Key | None:
         """``lookup`` for an event loop. Suspends only if the store has to wait."""
         try:
-            if not self._feed_is_open():
+            has_all_the_time = self._feed_is_open()
+            if not has_all_the_time:
                 await self._aopen_feed(ends_at)
             answer = self._at_once(client_id)
             if answer is _NOT_AT_ONCE:
                 if self._aget is not None:
                     self.breaker.check()
-                    answer = await _within(ends_at, self._aget(client_id))
+                    question = self._aget(client_id)
+                    in_time = has_all_the_time and self._keeps_deadline
+                    answer = await (question if in_time else _within(ends_at, question))
                 else:
                     answer = await self._aask(partial(self._blocking_get, client_id, ends_at), ends_at)
         except Exception as exc:

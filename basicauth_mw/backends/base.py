@@ -55,8 +55,9 @@ class ReadableStore(Protocol):
     A store whose keys may hold slow hashes says so by ``holds_slow() -> bool``; without that method it is
     taken to hold some as soon as the library for them is installed.
 
-    A store whose parts may be away by themselves, such as the nodes of a cluster, has ``in_one_place = False``:
-    then failures for some ids do not keep others from being asked for.
+    A store whose parts may be away by themselves, such as the nodes of a cluster, says so by
+    ``in_one_place = False``: then failures for some ids do not keep others from being asked for. One whose
+    ``aget`` never takes longer than some seconds may say ``deadline_s``, which saves a timer for each call.
     """
 
     def get(self, client_id: str, /) -> Key | None:

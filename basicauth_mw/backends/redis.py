@@ -87,7 +87,7 @@ class RedisStore:
         self.in_one_place = target.form != "cluster"
         self._names = Names(target.prefix)
         self._changer = Spread(self._names) if target.form == "cluster" else InOnePlace(self._names)
-        self._deadline_s = deadline_s
+        self.deadline_s = deadline_s
         self._aconnect = aconnect
         self._router = _router(target, deadline_s)
         self._lines: PerThread[ThreadLines] = PerThread(
@@ -302,7 +302,7 @@ class RedisStore:
         for other in list(self._loops):
             if other.is_closed():
                 self._loops.pop(other, None)
-        mine = self._loops[loop] = LoopLines(self._router, self._aconnect, self._deadline_s)
+        mine = self._loops[loop] = LoopLines(self._router, self._aconnect, self.deadline_s)
         return mine
 
 
