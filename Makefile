@@ -10,9 +10,11 @@ unexport PYTHONPATH PYTHONHOME PYTHONUNBUFFERED
 
 BIN := .venv/bin
 READY := .venv/.ready
+SYSTEM_READY := .venv/.system-ready
+SYSTEM_COMMANDS := nginx caddy chromium
 BENCH_READY := .venv/.bench-ready
 
-.PHONY: help demo test bench format clean
+.PHONY: help demo test test-system bench format clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +27,13 @@ test: $(READY) ## Lint, type-check and test, with coverage
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --cov=basicauth_mw
+
+test-system: $(SYSTEM_READY) ## Test what needs nginx, Caddy and Chromium
+	@missing=; for name in $(SYSTEM_COMMANDS); do command -v $$name >/dev/null || missing="$$missing $$name"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "error: not installed:$$missing. Run:  apt-get install --no-install-recommends$$missing" >&2; exit 1; \
+	fi
+	$(BIN)/pytest -n 2 tests/system
 
 bench: $(BENCH_READY) ## Measure everything beside other packages and write benchmarks/RESULTS.md; BENCH_ARGS=--quick
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
@@ -43,6 +52,10 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[standard]' --group dev
+	@touch $@
+
+$(SYSTEM_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group system
 	@touch $@
 
 $(BENCH_READY): $(READY) benchmarks/requirements.txt

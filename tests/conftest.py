@@ -12,6 +12,9 @@ from tests.redis_server import RedisCluster, RedisServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# What needs more than PyPI is asked for by name: make test-system.
+collect_ignore = ["system"]
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:

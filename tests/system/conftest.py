@@ -1,0 +1,37 @@
+"""What needs the operating system's packages: a real browser, real proxies. ``make test-system`` runs it."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.servers.conftest import serve as serve  # a fixture here as well
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser
+
+# Nothing of its own to the network: Chromium asks its maker's servers of itself otherwise.
+_QUIET = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, the operating system's."""
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=[*_QUIET, "--no-sandbox", "--disable-gpu"],  # root, as in continuous integration, has none
+        )
+        yield opened
+        opened.close()

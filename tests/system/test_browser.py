@@ -1,0 +1,47 @@
+"""What a real browser makes of the answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from playwright.sync_api import Browser
+
+    from tests.servers.conftest import Served
+
+KEYS = {"BASICAUTH_KEYS": "demo:p@55w0rd", "BASICAUTH_EXCLUDE": "/docs,/openapi.json"}
+CREDENTIALS = {"username": "demo", "password": "p@55w0rd"}
+
+
+@pytest.mark.parametrize("path", ["/hello"])
+def test_a_browser_answers_the_challenge(browser: Browser, serve: Callable[..., Served], path: str) -> None:
+    """It sends credentials only when asked, as UTF-8, and shows the app's own answer."""
+    served = serve("fastapi-round-h11", **KEYS)
+    page = browser.new_page(http_credentials=CREDENTIALS)
+    answer = page.goto(f"http://127.0.0.1:{served.port}{path}")
+    assert answer is not None
+    assert (answer.status, answer.json()) == (200, {"client_id": "demo"})
+    page.close()
+
+
+@pytest.mark.parametrize(("challenge", "asked"), [("always", "Basic"), ("navigations", "xBasic")])
+def test_a_fetch_opens_no_dialog_if_that_is_wanted(
+    browser: Browser, serve: Callable[..., Served], challenge: str, asked: str
+) -> None:
+    """``challenge="navigations"``: a script that fetches sees the 401, and is asked by an unknown scheme."""
+    served = serve("fastapi-round-h11", **KEYS, BASICAUTH_CHALLENGE=challenge)
+    page = browser.new_page()
+    page.route("**/docs", lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))
+    page.goto(f"http://127.0.0.1:{served.port}/docs")
+    seen = page.evaluate(
+        """async () => {
+            const answer = await fetch("/hello", {credentials: "omit"});
+            return [answer.status, answer.headers.get("www-authenticate").split(" ")[0]];
+        }"""
+    )
+    assert seen == [401, asked]
+    page.close()
