@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import charts
+import figures
 from report import Goal, Outcome
 from revoke import LIMIT_MS
 
@@ -84,7 +85,11 @@ def main() -> int:
 
     drawn = draw(outcomes, to)
     facts = machine(begun, load, quick=arguments.quick)
-    (to / "RESULTS.md").write_text(document(facts, outcomes, printed, drawn, failed))
+    results = document(facts, outcomes, printed, drawn, failed)
+    (to / "RESULTS.md").write_text(results)
+    if to == HERE and not failed:
+        readme = ROOT / "README.md"
+        readme.write_text(figures.update(readme.read_text(), results))
     print(f"written: {to / 'RESULTS.md'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -314,3 +315,15 @@ def test_links() -> None:
     for path in DOCS:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_figures_are_those_of_the_results() -> None:
+    """The README gives what was measured last, and the results were made by the benchmarks that are here."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        figures = importlib.import_module("figures")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    assert figures.update(README, results) == README
+    assert figures.BEGIN in README
