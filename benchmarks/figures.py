@@ -32,7 +32,7 @@ def block(results: str) -> str:
         f"Under uvicorn that is {bare} % of the server's CPU time over a bare app, {fastapi} % over FastAPI."
     )
     revoke = (
-        f"- **A revoke** was refused by the last of four workers after {_slowest(results)} ms (99th percentile; "
+        f"- **A revoke** was refused by the last of four workers after {_slowest(results)} ms (99 %; "
         "uvicorn and gunicorn, SQLite and Redis). The bound is 250 ms while the store is healthy, and "
         "`cache_ttl_s` if it is not."
     )
