@@ -29,7 +29,7 @@ from .feed import Feed
 from .hashing import Hasher
 from .ledger import Ledger
 from .minting import ID_PREFIX, mint
-from .model import Key, Secret, utcnow
+from .model import Key, Secret, utcnow, whole_key
 from .records import check_key
 from .rules import (
     check_client_id,
@@ -130,7 +130,7 @@ class Backend:
         key = self._performer.lookup(check_text(client_id, "a client id"), ends_at)
         if key is None or not isinstance(self.store, UsageStore):
             return key
-        return self._performer.ask(partial(self._with_uses, [key]), ends_at)[0]
+        return self._performer.ask(partial(self._with_uses, [whole_key(key)]), ends_at)[0]
 
     async def aget(self, client_id: str) -> Key | None:
         """``get`` for an event loop."""
@@ -138,7 +138,7 @@ class Backend:
         key = await self._performer.alookup(check_text(client_id, "a client id"), ends_at)
         if key is None or not isinstance(self.store, UsageStore):
             return key
-        return (await self._performer.aask(partial(self._with_uses, [key]), ends_at))[0]
+        return (await self._performer.aask(partial(self._with_uses, [whole_key(key)]), ends_at))[0]
 
     def iter_keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Key]:
         """Walk over keys in the order of their ids' octets, in constant memory.
@@ -320,6 +320,7 @@ class Backend:
         store = self._writable()
         try:
             key = store.get(check_client_id(client_id))
+            key = key and whole_key(key)
         except UnreadableRecord:
             key = Key(client_id)
         if key is None or not store.delete(client_id):

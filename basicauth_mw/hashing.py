@@ -15,13 +15,13 @@ of the record or of a decoy.
 
 from __future__ import annotations
 
-import hmac
 import re
 import secrets
 from base64 import urlsafe_b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from hashlib import blake2b
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, Final
 
 from ._extras import require
@@ -42,6 +42,7 @@ _NO_PEPPER: Final = "0"
 _SALT_OCTETS: Final = 12  # 16 characters in the stored text, which are what BLAKE2b is salted with
 _DIGEST_OCTETS: Final = 32
 _DIGEST_LETTERS: Final = 43
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 # OWASP's minimum for Argon2id (Password Storage Cheat Sheet): it is paid per uncached request, and
 # slow_hash_workers times this memory is what all logins together may take.
@@ -154,6 +155,7 @@ class Hasher:
         self._peppers[_NO_PEPPER] = b""
         self._newest = next(iter(self._peppers))
         self._chosen = pepper_id(_PROCESS_CHOSEN) if volatile else None
+        self._current = tuple(f"{_FAST}{pepper}$" for pepper in (self._newest, self._chosen) if pepper)
 
     def __repr__(self) -> str:
         return f"<Hasher, peppers: {len(self._peppers) - 1}>"
@@ -197,30 +199,29 @@ class Hasher:
         for candidate in stored:
             if not candidate.hash.startswith(_SLOW):
                 groups.setdefault(candidate.hash[:-_DIGEST_LETTERS], []).append(candidate)
-        for pepper in self._peppers:
-            if len(groups) < len(self._peppers) and not any(
-                head.startswith(f"{_FAST}{pepper}$") for head in groups
-            ):
-                groups[f"{_FAST}{pepper}${_NOBODY}$"] = []
         octets = secret.encode()
+        peppers = dict.fromkeys(self._peppers)  # those that no hash was made with
         for head, candidates in groups.items():
             form = _FAST_HEAD.fullmatch(head)
             if form is None or form[1] not in self._peppers:
                 raise UnreadableRecord("a stored hash is damaged, or its pepper is not configured")
-            if found := _among(f"{head}{self._digest(octets, form[1], form[2])}", candidates):
+            peppers.pop(form[1], None)
+            if found := _among(head + self._digest(octets, form[1], form[2]), candidates):
                 return found
+        for pepper in peppers:
+            _among(f"{_FAST}{pepper}${_NOBODY}${self._digest(octets, pepper, _NOBODY)}", ())
         return None
 
     def is_current(self, stored: str) -> bool:
         """Tell whether a stored hash is what would be made today; if not, a good login may replace it."""
-        if is_slow(stored):
-            form = _ARGON2_FORM.fullmatch(stored)
-            return form is not None and tuple(map(int, form.groups()[:3])) == (
-                ARGON2_MEMORY_KIB,
-                ARGON2_TIME_COST,
-                ARGON2_LANES,
-            )
-        return self._pepper_of(stored) in (self._newest, self._chosen)
+        if stored.startswith(self._current):
+            return True
+        form = _ARGON2_FORM.fullmatch(stored)
+        return form is not None and tuple(map(int, form.groups()[:3])) == (
+            ARGON2_MEMORY_KIB,
+            ARGON2_TIME_COST,
+            ARGON2_LANES,
+        )
 
     def is_chosen(self, stored: str) -> bool:
         """Tell whether a stored hash is that of a secret that somebody chose."""
@@ -242,7 +243,7 @@ class Hasher:
         digest = blake2b(
             secret, digest_size=_DIGEST_OCTETS, key=self._peppers[pepper], salt=salt.encode(), person=_PERSON
         ).digest()
-        return urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return b2a_base64(digest).translate(_URL_SAFE)[:_DIGEST_LETTERS].decode()
 
 
 # A salt that no hash has, and a hash of the usual length that no secret has.
@@ -250,15 +251,18 @@ _NOBODY: Final = "A" * 16
 _NOTHING: Final = f"{_FAST}{'0' * 8}${_NOBODY}${'-' * _DIGEST_LETTERS}"
 
 
-def _among(hashed: str, candidates: list[Secret]) -> Secret | None:
+def _among(hashed: str, candidates: Sequence[Secret]) -> Secret | None:
+    """Find a hash, each of which begins like it. To find none takes the same number of comparisons always."""
     found = None
     for candidate in candidates:
-        if len(candidate.hash) != len(hashed) or not candidate.hash.isascii():
+        if not candidate.hash.isascii():
             raise UnreadableRecord("a stored hash is damaged")
-        if hmac.compare_digest(hashed, candidate.hash):
+        if compare_digest(hashed, candidate.hash):
             found = candidate
-    for _ in range(MAX_LIVE_SECRETS - len(candidates)):
-        hmac.compare_digest(hashed, _NOTHING[-len(hashed) :])
+    if found is None:
+        nothing = _NOTHING[-len(hashed) :]
+        for _ in range(MAX_LIVE_SECRETS - len(candidates)):
+            compare_digest(hashed, nothing)
     return found
 
 

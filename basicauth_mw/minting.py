@@ -15,6 +15,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM_BITS = 256
 RANDOM_DIGITS = 43  # the fewest base62 digits that hold 256 bits
 CHECKSUM_DIGITS = 6  # the fewest that hold 32 bits
+TAIL_DIGITS = RANDOM_DIGITS + CHECKSUM_DIGITS
 MAX_PREFIX = 32
 PATTERN = r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*_[0-9A-Za-z]{49}"
 
@@ -36,33 +37,33 @@ def mint(prefix: str) -> str:
         prefix: As ``is_prefix`` allows.
     """
     body = f"{prefix}_{_base62(secrets.randbits(RANDOM_BITS), RANDOM_DIGITS)}"
-    return body + _checksum(body)
+    return body + _checksum(body.encode("ascii"))
 
 
 def recognise(value: str) -> Shape:
     """Tell whether ``value`` was minted, whatever its prefix."""
-    prefix, _, tail = value.rpartition("_")
-    if len(tail) != RANDOM_DIGITS + CHECKSUM_DIGITS or not (tail.isascii() and tail.isalnum()):
+    if not value.isascii():
         return Shape.OTHER
-    if not is_prefix(prefix):
+    octets = value.encode("ascii")  # which answer several times as fast as text
+    if octets[-TAIL_DIGITS - 1 : -TAIL_DIGITS] != b"_" or not octets[-TAIL_DIGITS:].isalnum():
         return Shape.OTHER
-    return Shape.MINTED if value[-CHECKSUM_DIGITS:] == _checksum(value[:-CHECKSUM_DIGITS]) else Shape.MISTYPED
+    if not is_prefix(value[: -TAIL_DIGITS - 1]):
+        return Shape.OTHER
+    checksum = _checksum(octets[:-CHECKSUM_DIGITS])
+    return Shape.MINTED if value[-CHECKSUM_DIGITS:] == checksum else Shape.MISTYPED
 
 
 def is_prefix(prefix: str) -> bool:
     """Tell whether ``prefix`` may stand before a value: up to 32 of A-Z a-z 0-9, words joined by ``_``."""
-    return (
-        0 < len(prefix) <= MAX_PREFIX
-        and prefix.isascii()
-        and all(word.isalnum() for word in prefix.split("_"))
-    )
+    if len(prefix) > MAX_PREFIX or not prefix.isascii():
+        return False
+    return prefix.isalnum() or all(map(str.isalnum, prefix.split("_")))
 
 
-def _checksum(body: str) -> str:
+def _checksum(body: bytes) -> str:
     # Two digits at a time: every request with a minted secret comes through here.
-    first, rest = divmod(crc32(body.encode("ascii")), 62**4)
-    second, third = divmod(rest, 62**2)
-    return f"{_PAIRS[first]}{_PAIRS[second]}{_PAIRS[third]}"
+    number = crc32(body)
+    return _PAIRS[number // 62**4] + _PAIRS[number // 62**2 % 62**2] + _PAIRS[number % 62**2]
 
 
 _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .errors import BasicAuthError
 
 
@@ -33,8 +35,31 @@ class Secret:
     last_used_at: datetime | None = None
 
 
+class _Begun:
+    """A key of which a store may have decoded but a part; who reads it cannot tell.
+
+    What is there to begin with, the id and the secrets, decides whether a credential is refused. The rest is
+    decoded when a field of it is first read, which no refusal does: so none costs more for a larger record.
+    """
+
+    __slots__ = ("_rest",)
+
+    _rest: Callable[[], Mapping[str, Any]]
+
+    if not TYPE_CHECKING:  # or every name would pass for one of its attributes
+
+        def __getattr__(self, name: str) -> Any:  # reached where a slot is empty
+            if name not in type(self).__dataclass_fields__:
+                raise AttributeError(
+                    f"{type(self).__name__!r} has no attribute {name!r}", name=name, obj=self
+                )
+            for field_name, value in self._rest().items():  # by two threads at once: the same values twice
+                object.__setattr__(self, field_name, value)
+            return object.__getattribute__(self, name)
+
+
 @dataclass(frozen=True, slots=True)
-class Key:
+class Key(_Begun):
     """One client: who it is, what it may do, and the secrets that prove it. All times are UTC.
 
     Attributes:
@@ -67,6 +92,31 @@ class Key:
         # Whoever writes a store may hand over any iterable; everybody else may rely on these two types.
         object.__setattr__(self, "scopes", frozenset(self.scopes))
         object.__setattr__(self, "secrets", tuple(self.secrets))
+
+
+def begun_key(client_id: str, secrets: tuple[Secret, ...], rest: Callable[[], Mapping[str, Any]]) -> Key:
+    """A key that is decoded as far as a refusal needs it.
+
+    Args:
+        client_id: Its id.
+        secrets: Its secrets.
+        rest: Gives every other field, by name. What it raises, who reads one of them gets.
+    """
+    key = object.__new__(Key)
+    object.__setattr__(key, "client_id", client_id)
+    object.__setattr__(key, "secrets", secrets)
+    object.__setattr__(key, "_rest", rest)
+    return key
+
+
+def whole_key(key: Key) -> Key:
+    """The same key, of which nothing is left to be decoded.
+
+    Raises:
+        UnreadableRecord: The record is damaged where nobody had looked at it.
+    """
+    key.version  # noqa: B018 - to read one field of the rest decodes all
+    return key
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 From a thousand to five million keys, beside the bare ``execute().fetchone()`` on the same file. A check is
 all behind the parsing of the request's head: field, credentials, look-up, record, hash, verdict. Every call
 takes another key, at random.
+
+And what does a refusal cost, of an id that is unknown, and of keys with the smallest and the biggest record?
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import sys
 import tempfile
 import threading
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
 from statistics import median
@@ -24,13 +28,15 @@ from rounds import Call, measure, ratios, spread, us
 from sizes import select
 
 from basicauth_mw import Settings, encode_basic, open_backend
-from basicauth_mw.backends import dump_key, load_key
+from basicauth_mw.backends import dump_key
+from basicauth_mw.backends._codec import load_found
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.credentials import parse_basic
 from basicauth_mw.drive import arun
-from basicauth_mw.hashing import Hasher
+from basicauth_mw.hashing import MAX_LIVE_SECRETS, Hasher
 from basicauth_mw.minting import mint, recognise
-from basicauth_mw.model import Allow, Key, Secret
+from basicauth_mw.model import Allow, Deny, Key, Secret, utcnow
+from basicauth_mw.rules import MAX_NAME, MAX_SCOPES
 
 BATCH = 100_000
 ASKED = 20_000  # different keys that are asked for
@@ -41,7 +47,9 @@ opened = 0
 async def find(quick: bool, stack: ExitStack) -> Outcome:
     sizes = [1_000, 20_000, 100_000] if quick else [1_000, 10_000, 100_000, 1_000_000, 5_000_000]
     rounds, count, warm_up = (9, 300, 2_000) if quick else (41, 1000, 30_000)
-    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="basicauth-bench-")))
+    # The thread that notes last uses may still write there at the end.
+    made = tempfile.TemporaryDirectory(prefix="basicauth-bench-", ignore_cleanup_errors=True)
+    directory = Path(stack.enter_context(made))
     calls: dict[str, Call] = {}
     for size in sizes:
         path = directory / f"{size}.db"
@@ -55,7 +63,8 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
             calls[f"unknown {size:,}"] = check(f"sqlite:///{path}", unknown, secret, None)
         if size == sizes[0]:
             parts = parts_of(f"sqlite:///{path}", ids, secret)
-    calls |= parts
+    refusals = refusals_of(directory / "refusals.db")
+    calls |= parts | refusals
     for call in calls.values():
         for _ in range(warm_up):
             await call()
@@ -129,7 +138,17 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
         [[name, us(times[name])] for name in parts],
         f"Each alone, of the same rounds; the same key again and again, of the file of {first:,}.",
     )
-    return Outcome([table, split], goals, series)
+    refused = Table(
+        "A refusal, by what is stored",
+        ["refused", "us", "x unknown id (quartiles)"],
+        [
+            [name, us(times[name]), spread(ratios(times[name], times[next(iter(refusals))])).text()]
+            for name in refusals
+        ],
+        "Each with a minted secret that nobody has. The biggest record has as much of everything as a key "
+        f"may have, but for scopes of common length: {len(dump_key(biggest())):,} octets.",
+    )
+    return Outcome([table, split, refused], goals, series)
 
 
 def fill(path: Path, size: int, secret: str) -> list[str]:
@@ -156,6 +175,42 @@ def fill(path: Path, size: int, secret: str) -> list[str]:
     return asked
 
 
+def biggest() -> Key:
+    """A key with as much as there may be."""
+    salt = "A" * 16
+    now = utcnow()
+    return Key(
+        mint("id"),
+        name="n" * MAX_NAME,
+        scopes=frozenset(f"scope:{number}:read" for number in range(MAX_SCOPES)),
+        created_at=now,
+        expires_at=now + timedelta(days=90),
+        metadata={f"name {number}": "v" * 16 for number in range(120)},
+        secrets=tuple(
+            Secret(Hasher().hash_fast(mint("sk"), salt=salt), now + timedelta(microseconds=number), now)
+            for number in range(MAX_LIVE_SECRETS)
+        ),
+    )
+
+
+def refusals_of(path: Path) -> dict[str, Call]:
+    """Refusals of an unknown id, and of keys that differ in the size of their record alone."""
+    url = f"sqlite:///{path}"
+    most = biggest()
+    keys = {
+        "refusal, small record": Key(mint("id"), secrets=most.secrets[:1]),
+        "refusal, 8 secrets, nothing else": Key(mint("id"), secrets=most.secrets),
+        "refusal, 1 secret, else the biggest": replace(most, client_id=mint("id"), secrets=most.secrets[:1]),
+        "refusal, biggest record": most,
+    }
+    with closing(SqliteStore(url, create=True)) as store:
+        if not all(store.add(list(keys.values()))):
+            raise RuntimeError("not every key was written")
+    asked = {"refusal, unknown id": mint("id")} | {name: key.client_id for name, key in keys.items()}
+    wrong = mint("sk")
+    return {name: check(url, [client_id], wrong, Deny) for name, client_id in asked.items()}
+
+
 def check(url: str, ids: list[str], secret: str, expected: type | None) -> Call:
     """A call that verifies one of the ids, through a middleware that remembers nothing."""
     gate = ours(None, open_backend(url, settings=Settings()), cache_ttl_s=0, throttle="")._gate
@@ -167,7 +222,7 @@ def check(url: str, ids: list[str], secret: str, expected: type | None) -> Call:
         request = {**template, "headers": [*template["headers"], (b"authorization", pick(fields))]}
         decision = await arun(gate.begin(request), gate.performer)
         if expected is not None and type(decision) is not expected:
-            raise RuntimeError("a good credential was refused")
+            raise RuntimeError(f"this is no {expected.__name__}")
 
     return call
 
@@ -188,7 +243,8 @@ def parts_of(url: str, ids: list[str], secret: str) -> dict[str, Call]:
     return {
         "parse_basic": part(parse_basic, field),
         "recognise": part(recognise, secret),
-        "load_key": part(load_key, record, key.client_id),
+        "load_found": part(load_found, record, key.client_id),
+        "load_found, and a read of the rest": part(lambda: load_found(record, key.client_id).version),
         "match_fast": part(backend.hasher.match_fast, secret, key.secrets),
         "Ledger.saw": part(backend.ledger.saw, key.client_id, key.secrets[0], secret),
     }

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from json.encoder import encode_basestring as _quoted
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import UnreadableRecord
-from ..model import Key, Secret
+from ..model import Key, Secret, begun_key
 from .base import Use
 
 if TYPE_CHECKING:
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_decode = json.JSONDecoder().raw_decode  # json.loads less its looking for encodings and blanks
+
+_BLANKS = " \t\n\r"
+_SECRETS = ',"secrets":['
+
+# What decoding may come to where a record is damaged.
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -29,35 +38,38 @@ _MINUTE = timedelta(minutes=1)
 
 def dump_key(key: Key) -> str:
     """Encode a key, hashes and version included, as compact JSON."""
-    record: dict[str, Any] = {
-        "v": FORMAT,
-        "id": key.client_id,
-        "n": key.version,
-        "name": key.name,
-        "scopes": sorted(key.scopes),
-        "created": _to_us(key.created_at),
-        "secrets": [[s.hash, _to_us(s.created_at), _to_us(s.expires_at)] for s in key.secrets],
-    }
+    scopes = ",".join(map(_quoted, sorted(key.scopes)))
+    secrets = ",".join(
+        f"[{_quoted(each.hash)},{_to_us(each.created_at)},{_to_us_or_null(each.expires_at)}]"
+        for each in key.secrets
+    )
+    text = (
+        f'{_head(key.client_id)}{key.version},"name":{_quoted(key.name)},"scopes":[{scopes}],'
+        f'"created":{_to_us(key.created_at)}{_SECRETS}{secrets}]'
+    )
     if key.expires_at is not None:
-        record["expires"] = _to_us(key.expires_at)
+        text += f',"expires":{_to_us(key.expires_at)}'
     if key.revoked_at is not None:
-        record["revoked"] = _to_us(key.revoked_at)
+        text += f',"revoked":{_to_us(key.revoked_at)}'
     if key.disabled:
-        record["disabled"] = True
+        text += ',"disabled":true'
     if key.metadata:
-        record["meta"] = dict(key.metadata)
-    return _ENCODER.encode(record)
+        text += f',"meta":{_ENCODER.encode(dict(key.metadata))}'
+    return text + "}"
 
 
 def load_found(text: str | bytes | None, client_id: str) -> Key | None:
-    """``load_key`` of what a look-up has found; None is an unknown id.
+    """``load_key`` of what a look-up has found, as far as a refusal needs it; None is an unknown id.
 
-    That costs what a usual record costs: how long a refusal takes must not tell whether an id is known.
+    How long a refusal takes must not tell whether an id is known, or what its key holds. So an unknown one
+    costs as much as a usual one, and of a known one the id and the hashes are decoded: the rest not before a
+    field of it is read, which is not done for who has no secret of it, and raises ``UnreadableRecord`` if it
+    is damaged.
     """
     if text is None:
-        load_key(_USUAL, _NOBODY)
+        _begun(_USUAL, _NOBODY)
         return None
-    return load_key(text, client_id)
+    return _begun(text, client_id)
 
 
 def load_key(text: str | bytes, client_id: str) -> Key:
@@ -71,36 +83,104 @@ def load_key(text: str | bytes, client_id: str) -> Key:
         UnreadableRecord: Damaged, of another version, or of another client.
     """
     try:
-        record = json.loads(text)
-        if _int(record["v"]) != FORMAT:
-            raise UnreadableRecord(
-                f"the key of {client_id!r} has format {record['v']}; this release reads {FORMAT}",
-                client_id=client_id,
-            )
-        if record["id"] != client_id:
-            raise UnreadableRecord(
-                f"the record of {client_id!r} belongs to another client id", client_id=client_id
-            )
-        return Key(
-            client_id=client_id,
-            name=_str(record["name"]),
-            scopes=frozenset(_str(scope) for scope in _list(record["scopes"])),
-            created_at=_moment(record["created"]),
-            expires_at=_from_us(record.get("expires")),
-            revoked_at=_from_us(record.get("revoked")),
-            disabled=_bool(record.get("disabled", False)),
-            metadata=_dict(record.get("meta", {})),
-            secrets=tuple(
-                Secret(_str(hashed), _moment(created), _from_us(expires))
-                for hashed, created, expires in _list(record["secrets"])
-            ),
-            version=_int(record["n"]),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
-        # Neither the text nor its values: both may hold hashes.
+        record = _record(_text(text), client_id)
+        return Key(client_id, secrets=_secrets(record["secrets"]), **_rest(record))
+    except _DAMAGE as exc:
+        raise _unreadable(client_id, exc) from None
+
+
+def _begun(text: str | bytes, client_id: str) -> Key:
+    """Decode the id and the secrets, which are found without a look at what is between and behind them."""
+    try:
+        text = _text(text)
+        # In the form of dump_key this is nowhere before the secrets: what it finds does not begin within a
+        # text, where a quote has a backslash before it, and no member before the secrets is an object.
+        start = text.find(_SECRETS) + len(_SECRETS) - 1
+        if start < len(_SECRETS) or not text.startswith(_head(client_id)) or not text.endswith("}"):
+            return load_key(text, client_id)  # in another form, or damaged
+        listed, _ = _decode(text, start)
+        return begun_key(client_id, _secrets(listed), partial(_later, text, client_id, listed))
+    except _DAMAGE as exc:
+        raise _unreadable(client_id, exc) from None
+
+
+def _later(text: str, client_id: str, listed: list[Any]) -> dict[str, Any]:
+    """Decode what ``_begun`` left."""
+    try:
+        record = _record(text, client_id)
+        if record["secrets"] != listed:
+            raise ValueError
+        return _rest(record)
+    except _DAMAGE as exc:
+        raise _unreadable(client_id, exc) from None
+
+
+def _record(text: str, client_id: str) -> dict[str, Any]:
+    """The members of a record, if it is of this version and of this client."""
+    text = text.strip(_BLANKS)
+    record, end = _decode(text, 0)
+    if end != len(text):
+        raise ValueError
+    version = record["v"]
+    if type(version) is not int:
+        raise TypeError
+    if version != FORMAT:
         raise UnreadableRecord(
-            f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})", client_id=client_id
-        ) from None
+            f"the key of {client_id!r} has format {version}; this release reads {FORMAT}",
+            client_id=client_id,
+        )
+    if record["id"] != client_id:
+        raise UnreadableRecord(
+            f"the record of {client_id!r} belongs to another client id", client_id=client_id
+        )
+    members: dict[str, Any] = record
+    return members
+
+
+# One stored form, and no other: a record that was damaged must not come out as another key.
+
+
+def _secrets(listed: object) -> tuple[Secret, ...]:
+    if type(listed) is not list:
+        raise TypeError
+    secrets = []
+    for hashed, created, expires in listed:
+        if type(hashed) is not str:
+            raise TypeError
+        secrets.append(Secret(hashed, _moment(created), None if expires is None else _moment(expires)))
+    return tuple(secrets)
+
+
+def _rest(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a key but for its id and its secrets."""
+    name, version, scopes = record["name"], record["n"], record["scopes"]
+    disabled, metadata = record.get("disabled", False), record.get("meta", {})
+    if (type(name), type(version), type(scopes), type(disabled), type(metadata)) != _TYPES:
+        raise TypeError
+    if not _TEXT_ONLY.issuperset(map(type, scopes)):
+        raise TypeError
+    expires, revoked = record.get("expires"), record.get("revoked")
+    return {
+        "name": name,
+        "scopes": frozenset(scopes),
+        "created_at": _moment(record["created"]),
+        "expires_at": None if expires is None else _moment(expires),
+        "revoked_at": None if revoked is None else _moment(revoked),
+        "disabled": disabled,
+        "last_used_at": None,
+        "metadata": metadata,
+        "version": version,
+    }
+
+
+_TYPES = (str, int, list, bool, dict)
+_TEXT_ONLY = frozenset({str})
+
+
+def _moment(microseconds: object) -> datetime:
+    if type(microseconds) is not int:
+        raise TypeError
+    return _EPOCH + microseconds * _MICROSECOND
 
 
 def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[Use]:
@@ -116,49 +196,28 @@ def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[Use]:
             yield Use(client_id, _EPOCH + int(secret) * _MICROSECOND, _EPOCH + int(minute) * _MINUTE)
 
 
-def _to_us(moment: datetime | None) -> int | None:
-    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
+def _head(client_id: str) -> str:
+    """How a record begins, up to its version."""
+    return f'{{"v":{FORMAT},"id":{_quoted(client_id)},"n":'
 
 
-def _from_us(value: object) -> datetime | None:
-    return None if value is None else _moment(value)
+def _text(text: str | bytes) -> str:
+    return text if isinstance(text, str) else text.decode()
 
 
-def _moment(value: object) -> datetime:
-    return _EPOCH + _int(value) * _MICROSECOND
+def _unreadable(client_id: str, exc: Exception) -> UnreadableRecord:
+    # Neither the text nor its values: both may hold hashes.
+    return UnreadableRecord(
+        f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})", client_id=client_id
+    )
 
 
-# One stored form, and no other: a record that was damaged must not come out as another key.
+def _to_us(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
 
 
-def _int(value: object) -> int:
-    if type(value) is not int:
-        raise TypeError
-    return value
-
-
-def _list(value: object) -> list[Any]:
-    if type(value) is not list:
-        raise TypeError
-    return value
-
-
-def _str(value: object) -> str:
-    if type(value) is not str:
-        raise TypeError
-    return value
-
-
-def _bool(value: object) -> bool:
-    if type(value) is not bool:
-        raise TypeError
-    return value
-
-
-def _dict(value: object) -> dict[str, Any]:
-    if type(value) is not dict:
-        raise TypeError
-    return value
+def _to_us_or_null(moment: datetime | None) -> int | str:
+    return "null" if moment is None else _to_us(moment)
 
 
 _NOBODY: Final = f"id_{'0' * 49}"

@@ -68,7 +68,8 @@ class ReadableStore(Protocol):
 
         Raises:
             BackendUnavailable: It could not be asked. Any other exception is taken for the same.
-            UnreadableRecord: The record is damaged.
+            UnreadableRecord: The record is damaged. A field of the key may raise it instead, when it is read
+                first, but for the id and the secrets.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import multiprocessing
 import os
@@ -18,9 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.backends.sqlite import CHANGES_KEPT, SqliteStore
+from basicauth_mw.cache import Cache
+from basicauth_mw.drive import Performer, arun, run
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Deny, Key, Secret
+from basicauth_mw.verifier import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -450,6 +456,35 @@ def test_a_damaged_record_is_not_an_unknown_id(store: SqliteStore, path: Path) -
         with pytest.raises(UnreadableRecord):
             store.get("id")
     assert store.get("good") is not None
+
+
+@pytest.mark.parametrize("name", ["7", "null", '["a"]'])
+def test_damage_beside_the_hashes_lets_nobody_in(path: Path, name: str) -> None:
+    """It is an outage for who proves a secret and for who asks for the key; a guess is refused as always."""
+    with closing(open_backend(f"sqlite:///{path}", settings=Settings(), create=True)) as backend:
+        issued = backend.create(name="damaged")
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("UPDATE keys SET record = replace(record, '\"damaged\"', ?)", (name,))
+        verifier = Verifier(backend.hasher, Cache(30.0, 10))
+        performer = Performer(backend.store, deadline_s=5.0, slow_hash_workers=1)
+        reasons = []
+        for secret in (issued.secret, mint("sk")):
+            field = encode_basic(issued.client_id, secret).encode()
+            for decision in (
+                run(verifier.steps(field), performer),
+                asyncio.run(arun(verifier.steps(field), performer)),
+            ):
+                assert isinstance(decision, Deny)
+                reasons.append(decision.reason)
+        assert reasons == ["backend_unavailable"] * 2 + ["wrong_secret"] * 2
+        with pytest.raises(UnreadableRecord):
+            backend.get(issued.client_id)
+        with pytest.raises(UnreadableRecord):
+            asyncio.run(backend.aget(issued.client_id))
+        with pytest.raises(UnreadableRecord):
+            backend.disable(issued.client_id)
+        assert backend.delete(issued.client_id).name == ""
+        assert backend.get(issued.client_id) is None
 
 
 def test_metadata_of_one_look_up_are_not_those_of_the_next(store: SqliteStore) -> None:
