@@ -44,6 +44,10 @@ _DIGEST_OCTETS: Final = 32
 _DIGEST_LETTERS: Final = 43
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
+# A salt that no hash has, and something as long as a hash.
+_NOBODY: Final = "A" * 16
+_NOTHING: Final = f"{_FAST}{_NO_PEPPER}${_NOBODY}${'-' * _DIGEST_LETTERS}"
+
 # OWASP's minimum for Argon2id (Password Storage Cheat Sheet): it is paid per uncached request, and
 # slow_hash_workers times this memory is what all logins together may take.
 ARGON2_TIME_COST: Final = 2
@@ -153,6 +157,7 @@ class Hasher:
         # BLAKE2b takes a key of at most 64 octets, so a pepper of any length is first brought to 32.
         self._peppers = {pepper_id(pepper): blake2b(pepper, digest_size=32).digest() for pepper in peppers}
         self._peppers[_NO_PEPPER] = b""
+        self._decoys = {pepper: f"{_FAST}{pepper}${_NOBODY}$" for pepper in self._peppers}
         self._newest = next(iter(self._peppers))
         self._chosen = pepper_id(_PROCESS_CHOSEN) if volatile else None
         self._current = tuple(f"{_FAST}{pepper}$" for pepper in (self._newest, self._chosen) if pepper)
@@ -195,22 +200,30 @@ class Hasher:
         Raises:
             UnreadableRecord: A stored hash is damaged, or its pepper is not among those in force.
         """
-        groups: dict[str, list[Secret]] = {}
-        for candidate in stored:
-            if not candidate.hash.startswith(_SLOW):
-                groups.setdefault(candidate.hash[:-_DIGEST_LETTERS], []).append(candidate)
         octets = secret.encode()
-        peppers = dict.fromkeys(self._peppers)  # those that no hash was made with
-        for head, candidates in groups.items():
-            form = _FAST_HEAD.fullmatch(head)
-            if form is None or form[1] not in self._peppers:
-                raise UnreadableRecord("a stored hash is damaged, or its pepper is not configured")
-            peppers.pop(form[1], None)
-            if found := _among(head + self._digest(octets, form[1], form[2]), candidates):
-                return found
-        for pepper in peppers:
-            _among(f"{_FAST}{pepper}${_NOBODY}${self._digest(octets, pepper, _NOBODY)}", ())
-        return None
+        hashed: dict[str, str] = {}  # by what comes before the digest: kind, pepper and salt
+        decoys = dict(self._decoys)
+        found = None
+        compared = 0
+        for candidate in stored:
+            head = candidate.hash[:-_DIGEST_LETTERS]
+            if head not in hashed:
+                if is_slow(candidate.hash):
+                    continue
+                pepper, hashed[head] = self._hashed(octets, head)
+                decoys.pop(pepper, None)
+            try:
+                if compare_digest(hashed[head], candidate.hash):
+                    found = candidate
+            except TypeError:  # not ASCII
+                raise UnreadableRecord("a stored hash is damaged") from None
+            compared += 1
+        if found is None:
+            for head in decoys.values():
+                _, hashed[head] = self._hashed(octets, head)
+            for _ in range(MAX_LIVE_SECRETS * len(hashed) - compared):
+                compare_digest(_NOTHING, _NOTHING)
+        return found
 
     def is_current(self, stored: str) -> bool:
         """Tell whether a stored hash is what would be made today; if not, a good login may replace it."""
@@ -239,31 +252,18 @@ class Hasher:
             salt = urlsafe_b64encode(secrets.token_bytes(_SALT_OCTETS)).decode()
         return f"{_FAST}{pepper}${salt}${self._digest(secret.encode(), pepper, salt)}"
 
+    def _hashed(self, secret: bytes, head: str) -> tuple[str, str]:
+        """The pepper that a hash up to its digest names, and the hash with the digest of a secret."""
+        form = _FAST_HEAD.fullmatch(head)
+        if form is None or form[1] not in self._peppers:
+            raise UnreadableRecord("a stored hash is damaged, or its pepper is not configured")
+        return form[1], head + self._digest(secret, form[1], form[2])
+
     def _digest(self, secret: bytes, pepper: str, salt: str) -> str:
         digest = blake2b(
             secret, digest_size=_DIGEST_OCTETS, key=self._peppers[pepper], salt=salt.encode(), person=_PERSON
         ).digest()
         return b2a_base64(digest).translate(_URL_SAFE)[:_DIGEST_LETTERS].decode()
-
-
-# A salt that no hash has, and a hash of the usual length that no secret has.
-_NOBODY: Final = "A" * 16
-_NOTHING: Final = f"{_FAST}{'0' * 8}${_NOBODY}${'-' * _DIGEST_LETTERS}"
-
-
-def _among(hashed: str, candidates: Sequence[Secret]) -> Secret | None:
-    """Find a hash, each of which begins like it. To find none takes the same number of comparisons always."""
-    found = None
-    for candidate in candidates:
-        if not candidate.hash.isascii():
-            raise UnreadableRecord("a stored hash is damaged")
-        if compare_digest(hashed, candidate.hash):
-            found = candidate
-    if found is None:
-        nothing = _NOTHING[-len(hashed) :]
-        for _ in range(MAX_LIVE_SECRETS - len(candidates)):
-            compare_digest(hashed, nothing)
-    return found
 
 
 def _is_canonical(base64: str) -> bool:

@@ -13,13 +13,38 @@ if TYPE_CHECKING:
     from .errors import BasicAuthError
 
 
+_set = object.__setattr__  # as the values are frozen
+
+
 def utcnow() -> datetime:
     """The time, timezone-aware, in UTC."""
     return datetime.now(UTC)
 
 
+class _Begun:
+    """What a store may have decoded but a part of; who reads it cannot tell.
+
+    What is there to begin with, an id and the hashes, decides whether a credential is refused. The rest is
+    decoded when a field of it is first read, which no refusal does: so none costs more for a larger record.
+    """
+
+    __slots__ = ("_rest",)
+
+    _rest: Callable[[Any], None]
+
+    if not TYPE_CHECKING:  # or every name would pass for one of its attributes
+
+        def __getattr__(self, name: str) -> Any:  # reached where a slot is empty
+            if name not in type(self).__dataclass_fields__:
+                raise AttributeError(
+                    f"{type(self).__name__!r} has no attribute {name!r}", name=name, obj=self
+                )
+            self._rest(self)  # by two threads at once: the same values twice
+            return object.__getattribute__(self, name)
+
+
 @dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(_Begun):
     """One secret of a key, as it is stored. All times are timezone-aware UTC.
 
     Attributes:
@@ -33,29 +58,6 @@ class Secret:
     created_at: datetime = field(default_factory=utcnow)
     expires_at: datetime | None = None
     last_used_at: datetime | None = None
-
-
-class _Begun:
-    """A key of which a store may have decoded but a part; who reads it cannot tell.
-
-    What is there to begin with, the id and the secrets, decides whether a credential is refused. The rest is
-    decoded when a field of it is first read, which no refusal does: so none costs more for a larger record.
-    """
-
-    __slots__ = ("_rest",)
-
-    _rest: Callable[[], Mapping[str, Any]]
-
-    if not TYPE_CHECKING:  # or every name would pass for one of its attributes
-
-        def __getattr__(self, name: str) -> Any:  # reached where a slot is empty
-            if name not in type(self).__dataclass_fields__:
-                raise AttributeError(
-                    f"{type(self).__name__!r} has no attribute {name!r}", name=name, obj=self
-                )
-            for field_name, value in self._rest().items():  # by two threads at once: the same values twice
-                object.__setattr__(self, field_name, value)
-            return object.__getattribute__(self, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +96,57 @@ class Key(_Begun):
         object.__setattr__(self, "secrets", tuple(self.secrets))
 
 
-def begun_key(client_id: str, secrets: tuple[Secret, ...], rest: Callable[[], Mapping[str, Any]]) -> Key:
+def begun_key(client_id: str, secrets: tuple[Secret, ...], rest: Callable[[Key], None]) -> Key:
     """A key that is decoded as far as a refusal needs it.
 
     Args:
         client_id: Its id.
         secrets: Its secrets.
-        rest: Gives every other field, by name. What it raises, who reads one of them gets.
+        rest: Completes it. What that raises, who reads any other field gets.
     """
     key = object.__new__(Key)
-    object.__setattr__(key, "client_id", client_id)
-    object.__setattr__(key, "secrets", secrets)
-    object.__setattr__(key, "_rest", rest)
+    _set(key, "client_id", client_id)
+    _set(key, "secrets", secrets)
+    _set(key, "_rest", rest)
     return key
+
+
+def begun_secret(hashed: str, rest: Callable[[Secret], None]) -> Secret:
+    """A secret of which the hash is decoded, and nothing else; see ``begun_key``."""
+    secret = object.__new__(Secret)
+    _set(secret, "hash", hashed)
+    _set(secret, "_rest", rest)
+    return secret
+
+
+def complete_key(
+    key: Key,
+    name: str,
+    scopes: frozenset[str],
+    created_at: datetime,
+    expires_at: datetime | None,
+    revoked_at: datetime | None,
+    disabled: bool,
+    metadata: Mapping[str, Any],
+    version: int,
+) -> None:
+    """Fill in what ``begun_key`` left."""
+    _set(key, "name", name)
+    _set(key, "scopes", scopes)
+    _set(key, "created_at", created_at)
+    _set(key, "expires_at", expires_at)
+    _set(key, "revoked_at", revoked_at)
+    _set(key, "disabled", disabled)
+    _set(key, "last_used_at", None)
+    _set(key, "metadata", metadata)
+    _set(key, "version", version)
+
+
+def complete_secret(secret: Secret, created_at: datetime, expires_at: datetime | None) -> None:
+    """Fill in what ``begun_secret`` left."""
+    _set(secret, "created_at", created_at)
+    _set(secret, "expires_at", expires_at)
+    _set(secret, "last_used_at", None)
 
 
 def whole_key(key: Key) -> Key:

@@ -14,7 +14,7 @@ from json.encoder import encode_basestring as _quoted
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import UnreadableRecord
-from ..model import Key, Secret, begun_key
+from ..model import Key, Secret, begun_key, begun_secret, complete_key, complete_secret
 from .base import Use
 
 if TYPE_CHECKING:
@@ -84,7 +84,14 @@ def load_key(text: str | bytes, client_id: str) -> Key:
     """
     try:
         record = _record(_text(text), client_id)
-        return Key(client_id, secrets=_secrets(record["secrets"]), **_rest(record))
+        secrets = tuple(
+            [
+                Secret(_str(hashed), _moment(created), _moment_or_none(expires))
+                for hashed, created, expires in _list(record["secrets"])
+            ]
+        )
+        *fields, metadata, version = _rest(record)
+        return Key(client_id, *fields, None, metadata, secrets, version)
     except _DAMAGE as exc:
         raise _unreadable(client_id, exc) from None
 
@@ -99,18 +106,34 @@ def _begun(text: str | bytes, client_id: str) -> Key:
         if start < len(_SECRETS) or not text.startswith(_head(client_id)) or not text.endswith("}"):
             return load_key(text, client_id)  # in another form, or damaged
         listed, _ = _decode(text, start)
-        return begun_key(client_id, _secrets(listed), partial(_later, text, client_id, listed))
+        secrets = tuple(
+            [
+                begun_secret(_str(hashed), partial(_complete_secret, client_id, created, expires))
+                for hashed, created, expires in listed
+            ]
+        )
+        return begun_key(client_id, secrets, partial(_complete_key, text, listed))
     except _DAMAGE as exc:
         raise _unreadable(client_id, exc) from None
 
 
-def _later(text: str, client_id: str, listed: list[Any]) -> dict[str, Any]:
-    """Decode what ``_begun`` left."""
+def _complete_key(text: str, listed: list[Any], key: Key) -> None:
+    """Decode what ``_begun`` left of a key, its secrets included: damage to one of them is damage to it."""
     try:
-        record = _record(text, client_id)
+        record = _record(text, key.client_id)
         if record["secrets"] != listed:
             raise ValueError
-        return _rest(record)
+        for secret, (_, created, expires) in zip(key.secrets, listed, strict=True):
+            complete_secret(secret, _moment(created), _moment_or_none(expires))
+        complete_key(key, *_rest(record))
+    except _DAMAGE as exc:
+        raise _unreadable(key.client_id, exc) from None
+
+
+def _complete_secret(client_id: str, created: object, expires: object, secret: Secret) -> None:
+    """Decode what ``_begun`` left of a secret."""
+    try:
+        complete_secret(secret, _moment(created), _moment_or_none(expires))
     except _DAMAGE as exc:
         raise _unreadable(client_id, exc) from None
 
@@ -140,37 +163,29 @@ def _record(text: str, client_id: str) -> dict[str, Any]:
 # One stored form, and no other: a record that was damaged must not come out as another key.
 
 
-def _secrets(listed: object) -> tuple[Secret, ...]:
-    if type(listed) is not list:
+def _list(value: object) -> list[Any]:
+    if type(value) is not list:
         raise TypeError
-    secrets = []
-    for hashed, created, expires in listed:
-        if type(hashed) is not str:
-            raise TypeError
-        secrets.append(Secret(hashed, _moment(created), None if expires is None else _moment(expires)))
-    return tuple(secrets)
+    return value
 
 
-def _rest(record: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a key but for its id and its secrets."""
+def _str(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _rest(record: dict[str, Any]) -> tuple[Any, ...]:
+    """The fields of a key but for its id and its secrets, in the order of ``complete_key``."""
     name, version, scopes = record["name"], record["n"], record["scopes"]
     disabled, metadata = record.get("disabled", False), record.get("meta", {})
     if (type(name), type(version), type(scopes), type(disabled), type(metadata)) != _TYPES:
         raise TypeError
     if not _TEXT_ONLY.issuperset(map(type, scopes)):
         raise TypeError
-    expires, revoked = record.get("expires"), record.get("revoked")
-    return {
-        "name": name,
-        "scopes": frozenset(scopes),
-        "created_at": _moment(record["created"]),
-        "expires_at": None if expires is None else _moment(expires),
-        "revoked_at": None if revoked is None else _moment(revoked),
-        "disabled": disabled,
-        "last_used_at": None,
-        "metadata": metadata,
-        "version": version,
-    }
+    created, expires = _moment(record["created"]), _moment_or_none(record.get("expires"))
+    revoked = _moment_or_none(record.get("revoked"))
+    return name, frozenset(scopes), created, expires, revoked, disabled, metadata, version
 
 
 _TYPES = (str, int, list, bool, dict)
@@ -181,6 +196,10 @@ def _moment(microseconds: object) -> datetime:
     if type(microseconds) is not int:
         raise TypeError
     return _EPOCH + microseconds * _MICROSECOND
+
+
+def _moment_or_none(microseconds: object) -> datetime | None:
+    return None if microseconds is None else _moment(microseconds)
 
 
 def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[Use]:

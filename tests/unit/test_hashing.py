@@ -260,6 +260,20 @@ def fast_hashes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return since
 
 
+@pytest.fixture
+def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One element for each comparison in constant time; they are made all the same."""
+    made: list[None] = []
+    compare = hashing.compare_digest
+
+    def counting(one: str, other: str) -> bool:
+        made.append(None)
+        return compare(one, other)
+
+    monkeypatch.setattr(hashing, "compare_digest", counting)
+    return made
+
+
 def records(*peppers: bytes) -> dict[str, list[Secret]]:
     """Records of every make-up that can be met while ``peppers``, newest first, are in force."""
     newest, none = Hasher(peppers), Hasher()
@@ -280,17 +294,18 @@ def records(*peppers: bytes) -> dict[str, list[Secret]]:
 
 @pytest.mark.parametrize("peppers", [row("none", []), row("one", [NEW]), row("two", [NEW, OLD])])
 def test_a_refusal_costs_the_same_whatever_was_found(
-    peppers: list[bytes], fast_hashes: Callable[[], int]
+    peppers: list[bytes], fast_hashes: Callable[[], int], comparisons: list[None]
 ) -> None:
     """One fast hash for each pepper in force, and one for none: unknown id, one secret, many, old ones."""
     hasher = Hasher(peppers)
     costs = {}
     for name, record in records(*peppers).items():
         fast_hashes()
+        comparisons.clear()
         assert hasher.match_fast("wrong", record) is None
-        costs[name] = fast_hashes()
+        costs[name] = fast_hashes(), len(comparisons)
 
-    assert costs == dict.fromkeys(costs, len(peppers) + 1)
+    assert costs == dict.fromkeys(costs, (len(peppers) + 1, MAX_LIVE_SECRETS * (len(peppers) + 1)))
 
 
 @pytest.mark.parametrize("place", range(MAX_LIVE_SECRETS))
