@@ -16,7 +16,7 @@ logger = logging.getLogger("basicauth_mw.audit")
 MAX_CHARACTERS: Final = 255
 
 
-def is_wanted(reason: str | None) -> bool:
+def is_wanted(reason: str | None = None) -> bool:
     """Whether anybody listens to refusals for this reason, or (None) to changes of keys."""
     return logger.isEnabledFor(_level(reason))
 

@@ -29,7 +29,7 @@ from .feed import Feed
 from .hashing import Hasher
 from .ledger import Ledger
 from .minting import ID_PREFIX, mint
-from .model import Key, Secret, utcnow, whole_key
+from .model import Key, Secret, of_version, utcnow, whole_key
 from .records import check_key
 from .rules import (
     check_client_id,
@@ -371,16 +371,22 @@ class Backend:
             except InvalidKey as exc:
                 outcomes[index] = exc.with_traceback(None)
             else:
-                records[index] = replace(key, version=version)
+                records[index] = of_version(key, version)
         new = list(records.values())
         written = store.add(new) if isinstance(store, BulkStore) else [store.put(key, None) for key in new]
         for (index, key), done in zip(records.items(), written, strict=True):
-            if done:
-                self._changed("key.imported", key.client_id)
-            else:
+            if not done:
                 outcomes[index] = KeyExists(f"there is a key with the client id {key.client_id!r} already")
+        self._changed(
+            "key.imported", *(key.client_id for index, key in records.items() if outcomes[index] is None)
+        )
         if isinstance(store, UsageStore):
-            uses = [use for index, key in records.items() if outcomes[index] is None for use in _uses_of(key)]
+            uses = [
+                Use(key.client_id, secret.created_at, secret.last_used_at)
+                for index, key in records.items()
+                for secret in key.secrets
+                if secret.last_used_at is not None and outcomes[index] is None
+            ]
             with suppress(BackendError):  # the keys are stored, which is what was asked for
                 store.record_uses(uses)
         return outcomes
@@ -460,16 +466,11 @@ class Backend:
                 self._changed(event, client_id)
             return self._with_uses([changed])[0]
 
-    def _changed(self, event: str, client_id: str) -> None:
-        self.feed.tell(client_id)
-        audit.record(event, client_id=client_id)
-
-
-def _uses_of(key: Key) -> Iterator[Use]:
-    """What a key tells of its secrets' last uses, as a store notes it."""
-    for secret in key.secrets:
-        if secret.last_used_at is not None:
-            yield Use(key.client_id, secret.created_at, secret.last_used_at)
+    def _changed(self, event: str, *client_ids: str) -> None:
+        self.feed.tell(*client_ids)
+        if audit.is_wanted():
+            for client_id in client_ids:
+                audit.record(event, client_id=client_id)
 
 
 def _with_uses(key: Key, uses: Sequence[Use]) -> Key:

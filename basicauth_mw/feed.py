@@ -78,9 +78,9 @@ class Feed:
         self._followers.append(weakref.ref(follower))
         self._keeps_s = max(self._keeps_s, keeps_s)
 
-    def tell(self, client_id: str) -> None:
-        """Tell the followers of a change that was made through this process."""
-        self._tell([client_id])
+    def tell(self, *client_ids: str) -> None:
+        """Tell the followers of changes that were made through this process."""
+        self._tell(client_ids)
 
     def open(self) -> None:
         """Find out from where on to follow the store; to be called before the first look-up.

@@ -30,7 +30,7 @@ from .minting import Shape, recognise
 from .rules import check_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .model import Secret
 
@@ -39,7 +39,8 @@ MAX_LIVE_SECRETS: Final = 8
 _FAST: Final = "$bamw1$"
 _PERSON: Final = b"basicauth_mw/1"
 _NO_PEPPER: Final = "0"
-_SALT_OCTETS: Final = 12  # 16 characters in the stored text, which are what BLAKE2b is salted with
+_SALT_OCTETS: Final = 12
+_SALT_LETTERS: Final = 16  # in the stored text, which are what BLAKE2b is salted with
 _DIGEST_OCTETS: Final = 32
 _DIGEST_LETTERS: Final = 43
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
@@ -67,9 +68,9 @@ _MAX_BCRYPT_COST: Final = 14
 _PROCESS_MINTED: Final = secrets.token_bytes(32)
 _PROCESS_CHOSEN: Final = secrets.token_bytes(32)
 
-# A fast hash up to its digest, which is told by its length.
+# A fast hash up to its digest, which is told by its length, and the whole of it.
 _FAST_HEAD = re.compile(r"\$bamw1\$(0|[0-9a-f]{8})\$([A-Za-z0-9_-]{16})\$")
-_FAST_DIGEST = re.compile(r"[A-Za-z0-9_-]{43}")
+_FAST_FORM = re.compile(rf"{_FAST_HEAD.pattern}[A-Za-z0-9_-]{{43}}")
 _ARGON2_FORM = re.compile(
     r"\$argon2id\$v=19\$m=([1-9][0-9]{0,6}),t=([1-9][0-9]?),p=([1-9][0-9]?)"
     r"\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{16,86})"
@@ -99,6 +100,10 @@ _WEAK = {
 }
 
 
+# How all of them begin.
+_ANY = (_FAST, *_SLOW, *_WEAK)
+
+
 def is_slow(stored: str) -> bool:
     """Tell whether a stored hash is of a kind for human-chosen secrets."""
     return stored.startswith(_SLOW)
@@ -106,7 +111,7 @@ def is_slow(stored: str) -> bool:
 
 def looks_hashed(text: str) -> bool:
     """Tell whether ``text`` begins like a hash, accepted or weak, and so is not a plain secret."""
-    return text.startswith((_FAST, *_SLOW, *_WEAK))
+    return text.startswith(_ANY)
 
 
 def check_hash(stored: str) -> None:
@@ -118,11 +123,11 @@ def check_hash(stored: str) -> None:
     Raises:
         InvalidKey: Another scheme, which is named, a damaged hash, or one too costly to check per request.
     """
+    if _FAST_FORM.fullmatch(stored):
+        return
     for prefix, name in _WEAK.items():
         if stored.startswith(prefix):
             raise InvalidKey(f"hashes of this kind are not accepted: {name}")
-    if _FAST_HEAD.fullmatch(stored[:-_DIGEST_LETTERS]) and _FAST_DIGEST.fullmatch(stored[-_DIGEST_LETTERS:]):
-        return
     if form := _ARGON2_FORM.fullmatch(stored):
         memory, time, lanes = (int(number) for number in form.groups()[:3])
         if not (
@@ -242,14 +247,14 @@ class Hasher:
 
     def is_known(self, stored: str) -> bool:
         """Tell whether a hash can be checked: it is a slow one, or its pepper is among those in force."""
-        return is_slow(stored) or self._pepper_of(stored) in self._peppers
+        return self._pepper_of(stored) in self._peppers or is_slow(stored)
 
     def _pepper_of(self, stored: str) -> str:
         return stored.removeprefix(_FAST).partition("$")[0]
 
     def _hash_fast(self, secret: str, pepper: str, salt: str | None) -> str:
         if salt is None:
-            salt = urlsafe_b64encode(secrets.token_bytes(_SALT_OCTETS)).decode()
+            salt = next(salts(1))
         return f"{_FAST}{pepper}${salt}${self._digest(secret.encode(), pepper, salt)}"
 
     def _hashed(self, secret: bytes, head: str) -> tuple[str, str]:
@@ -273,6 +278,13 @@ def _is_canonical(base64: str) -> bool:
         return b2a_base64(a2b_base64(padded), newline=False) == padded
     except Base64Error:
         return False
+
+
+def salts(count: int) -> Iterator[str]:
+    """New salts for fast hashes; for many of them the operating system is asked but once."""
+    letters = urlsafe_b64encode(secrets.token_bytes(count * _SALT_OCTETS)).decode()
+    for start in range(0, len(letters), _SALT_LETTERS):
+        yield letters[start : start + _SALT_LETTERS]
 
 
 def salt_of(stored: Iterable[Secret]) -> str | None:

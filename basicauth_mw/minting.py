@@ -45,9 +45,9 @@ def recognise(value: str) -> Shape:
     if not value.isascii():
         return Shape.OTHER
     octets = value.encode("ascii")  # which answer several times as fast as text
-    if octets[-TAIL_DIGITS - 1 : -TAIL_DIGITS] != b"_" or not octets[-TAIL_DIGITS:].isalnum():
+    if not octets[-TAIL_DIGITS:].isalnum():
         return Shape.OTHER
-    if not is_prefix(value[: -TAIL_DIGITS - 1]):
+    if value[-TAIL_DIGITS - 1 : -TAIL_DIGITS] != "_" or not is_prefix(value[: -TAIL_DIGITS - 1]):
         return Shape.OTHER
     checksum = _checksum(octets[:-CHECKSUM_DIGITS])
     return Shape.MINTED if value[-CHECKSUM_DIGITS:] == checksum else Shape.MISTYPED

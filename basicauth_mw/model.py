@@ -92,8 +92,20 @@ class Key(_Begun):
 
     def __post_init__(self) -> None:
         # Whoever writes a store may hand over any iterable; everybody else may rely on these two types.
-        object.__setattr__(self, "scopes", frozenset(self.scopes))
-        object.__setattr__(self, "secrets", tuple(self.secrets))
+        if type(self.scopes) is not frozenset:
+            _set(self, "scopes", frozenset(self.scopes))
+        if type(self.secrets) is not tuple:
+            _set(self, "secrets", tuple(self.secrets))
+
+
+def of_version(key: Key, version: int) -> Key:
+    """The same key with another version; in a fraction of the time that ``replace`` takes."""
+    # fmt: off
+    return Key(
+        key.client_id, key.name, key.scopes, key.created_at, key.expires_at, key.revoked_at, key.disabled,
+        key.last_used_at, key.metadata, key.secrets, version,
+    )
+    # fmt: on
 
 
 def begun_key(client_id: str, secrets: tuple[Secret, ...], rest: Callable[[Key], None]) -> Key:

@@ -54,6 +54,8 @@ def _check_secrets(secrets: Sequence[Secret], hasher: Hasher, *, now: datetime) 
         check_hash(secret.hash)
         if not hasher.is_known(secret.hash):
             raise InvalidKey("a hash was made with a pepper that is not configured here: add it to pepper")
+    if len(secrets) < 2:
+        return
     if len({secret.created_at for secret in secrets}) < len(secrets):
         raise InvalidKey("two secrets of a key were made in the same microsecond")
     if sum(is_live(secret, now) for secret in secrets) > MAX_LIVE_SECRETS:

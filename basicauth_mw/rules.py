@@ -50,6 +50,8 @@ def check_secret(secret: str) -> str:
 
 def check_name(name: str) -> str:
     """Up to 200 characters, no control character."""
+    if name == "":
+        return name
     octets = _octets(name, "a name")
     if len(name) > MAX_NAME:
         raise InvalidKey(f"a name has up to {MAX_NAME} characters; this one has {len(name)}")
@@ -60,6 +62,8 @@ def check_name(name: str) -> str:
 
 def check_scopes(scopes: Iterable[str]) -> frozenset[str]:
     """Scope tokens of RFC 6749 section 3.3, at most 100 of up to 255 octets."""
+    if type(scopes) is frozenset and not scopes:
+        return scopes
     if isinstance(scopes, str) or not isinstance(scopes, Iterable):
         raise InvalidKey("scopes are a list of texts, not one text")
     tokens = tuple(scopes)
@@ -85,6 +89,8 @@ def check_expires_at(expires_at: datetime | None, *, now: datetime) -> datetime 
 
 def check_moment(moment: datetime, what: str) -> datetime:
     """A timezone-aware moment that has a place in UTC. In UTC."""
+    if isinstance(moment, datetime) and moment.tzinfo is UTC:
+        return moment
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise InvalidKey(f"{what} is a datetime with a timezone")
     try:
@@ -107,12 +113,10 @@ def check_overlap(overlap_s: float, *, now: datetime) -> timedelta:
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """A JSON object of up to 4 KiB in UTF-8; a copy of it."""
-    if metadata is None:
+    if metadata is None or (type(metadata) is dict and not metadata):
         return {}
     if not isinstance(metadata, Mapping) or not all(isinstance(name, str) for name in metadata):
         raise InvalidKey("metadata is a JSON object: a mapping with text as its names")
-    if not metadata:
-        return {}
     try:
         text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
         octets = len(text.encode())

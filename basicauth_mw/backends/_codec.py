@@ -38,11 +38,8 @@ _MINUTE = timedelta(minutes=1)
 
 def dump_key(key: Key) -> str:
     """Encode a key, hashes and version included, as compact JSON."""
-    scopes = ",".join(map(_quoted, sorted(key.scopes)))
-    secrets = ",".join(
-        f"[{_quoted(each.hash)},{_to_us(each.created_at)},{_to_us_or_null(each.expires_at)}]"
-        for each in key.secrets
-    )
+    scopes = ",".join(map(_quoted, sorted(key.scopes))) if key.scopes else ""
+    secrets = ",".join([_dump_secret(each) for each in key.secrets])
     text = (
         f'{_head(key.client_id)}{key.version},"name":{_quoted(key.name)},"scopes":[{scopes}],'
         f'"created":{_to_us(key.created_at)}{_SECRETS}{secrets}]'
@@ -56,6 +53,11 @@ def dump_key(key: Key) -> str:
     if key.metadata:
         text += f',"meta":{_ENCODER.encode(dict(key.metadata))}'
     return text + "}"
+
+
+def _dump_secret(secret: Secret) -> str:
+    expires = "null" if secret.expires_at is None else _to_us(secret.expires_at)
+    return f"[{_quoted(secret.hash)},{_to_us(secret.created_at)},{expires}]"
 
 
 def load_found(text: str | bytes | None, client_id: str) -> Key | None:
@@ -90,8 +92,13 @@ def load_key(text: str | bytes, client_id: str) -> Key:
                 for hashed, created, expires in _list(record["secrets"])
             ]
         )
-        *fields, metadata, version = _rest(record)
-        return Key(client_id, *fields, None, metadata, secrets, version)
+        name, scopes, created_at, expires_at, revoked_at, disabled, metadata, version = _rest(record)
+        # fmt: off
+        return Key(
+            client_id, name, scopes, created_at, expires_at, revoked_at, disabled, None, metadata, secrets,
+            version,
+        )
+        # fmt: on
     except _DAMAGE as exc:
         raise _unreadable(client_id, exc) from None
 
@@ -233,10 +240,6 @@ def _unreadable(client_id: str, exc: Exception) -> UnreadableRecord:
 
 def _to_us(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
-
-
-def _to_us_or_null(moment: datetime | None) -> int | str:
-    return "null" if moment is None else _to_us(moment)
 
 
 _NOBODY: Final = f"id_{'0' * 49}"
