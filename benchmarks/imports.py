@@ -80,7 +80,7 @@ def measured(quick: bool) -> Outcome:
         0.25,
         unit=" x",
         says=(
-            f"the modules of the standard library that it cannot do without ({NEEDED}) are {needed}; the rest "
+            f"what it needs of the standard library ({NEEDED}) takes {needed}; the rest "
             f"is its own, most of it in {', '.join(name for name, _ in costliest[:5])}"
         ),
     )
