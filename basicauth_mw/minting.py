@@ -60,18 +60,18 @@ def is_prefix(prefix: str) -> bool:
     return prefix.isalnum() or all(map(str.isalnum, prefix.split("_")))
 
 
+# Two digits at a time: every request with a minted secret asks for a checksum.
+_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
+
+
 def _checksum(body: bytes) -> str:
-    # Two digits at a time: every request with a minted secret comes through here.
     number = crc32(body)
     return _PAIRS[number // 62**4] + _PAIRS[number // 62**2 % 62**2] + _PAIRS[number % 62**2]
 
 
-_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
-
-
 def _base62(number: int, digits: int) -> str:
-    out = []
-    for _ in range(digits):
-        number, digit = divmod(number, 62)
-        out.append(ALPHABET[digit])
-    return "".join(reversed(out))
+    pairs = []
+    for _ in range((digits + 1) // 2):
+        number, pair = divmod(number, 62**2)
+        pairs.append(_PAIRS[pair])
+    return "".join(reversed(pairs))[-digits:]

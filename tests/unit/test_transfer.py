@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import logging
 import sys
@@ -18,10 +19,10 @@ from hypothesis import strategies as st
 
 from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.errors import BackendUnavailable, MissingExtra, ReadOnlyBackend
+from basicauth_mw.errors import BackendUnavailable, InvalidKey, MissingExtra, ReadOnlyBackend
 from basicauth_mw.exporting import export_file, export_keys
-from basicauth_mw.hashing import Hasher, hash_secret, match_slow
-from basicauth_mw.importing import BATCH, Report, import_keys
+from basicauth_mw.hashing import Hasher, hash_secret, match_slow, salt_of
+from basicauth_mw.importing import BATCH, Report, _columns, import_keys
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Key, Secret
 from basicauth_mw.portable import TransferError, load_line
@@ -362,3 +363,54 @@ def test_an_export_leaves_no_file_behind_when_it_fails(sqlite: Backend, tmp_path
     with pytest.raises(RuntimeError):
         export_file(sqlite, tmp_path / "e", fail)
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith((".e", "e"))] == []
+
+
+# --- the short ways of an import
+
+
+@given(st.text(st.sampled_from("ab ,\"\r'#\t;é"), max_size=30).filter(bool))
+def test_a_line_is_split_as_csv_is(text: str) -> None:
+    """With quotes and without, there are the values that the standard library sees, or none."""
+    try:
+        (expected,) = csv.reader([text], strict=True)
+    except csv.Error:
+        with pytest.raises(InvalidKey):
+            _columns(text)
+    else:
+        assert _columns(text) == expected
+
+
+def test_a_value_that_is_too_long_is_no_csv() -> None:
+    with pytest.raises(InvalidKey, match="not CSV"):
+        _columns(f"id,{'x' * (csv.field_size_limit() + 1)}")
+
+
+def test_every_imported_secret_has_its_own_salt(backend: Backend) -> None:
+    """Though salts are made for many at once; and each key is found by its secret."""
+    secrets = {f"id{number:04}": mint("sk") for number in range(BATCH + 2)}
+    text = "".join(f"{client_id},{secret}\n" for client_id, secret in secrets.items())
+    report = Report()
+
+    import_keys(backend, Source(io.BytesIO(text.encode())), report)
+
+    assert report.imported == len(secrets)
+    keys = list(backend.iter_keys())
+    assert len({salt_of(key.secrets) for key in keys}) == len(secrets)
+    for key in keys:
+        assert backend.hasher.match_fast(secrets[key.client_id], key.secrets) is not None
+
+
+def test_a_bad_id_is_told_of_whatever_its_secret_is(backend: Backend) -> None:
+    """It is checked once, with the rest of the key or before its secret is hashed slowly."""
+    told: list[tuple[int, str]] = []
+
+    class Told(Report):
+        def on_refused(self, line: int, reason: str) -> None:
+            told.append((line, reason))
+
+    wrong = mint("sk")[:-1]
+    secrets = [mint("sk"), hash_secret(mint("sk")), "chosen", wrong + ("a" if wrong[-1] != "a" else "b")]
+    text = "".join(f"{'x' * 256},{secret}\n" for secret in secrets)
+    import_keys(backend, Source(io.BytesIO(text.encode())), Told())
+
+    assert told == [(line, "a client id has 1 to 255 octets; this one has 256") for line in range(1, 5)]
