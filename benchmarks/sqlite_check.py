@@ -244,7 +244,6 @@ def parts_of(url: str, ids: list[str], secret: str) -> dict[str, Call]:
         "parse_basic": part(parse_basic, field),
         "recognise": part(recognise, secret),
         "load_found": part(load_found, record, key.client_id),
-        "load_found, and a read of the rest": part(lambda: load_found(record, key.client_id).version),
         "match_fast": part(backend.hasher.match_fast, secret, key.secrets),
         "Ledger.saw": part(backend.ledger.saw, key.client_id, key.secrets[0], secret),
     }

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
+SHORT = 512  # a record of up to so many characters is decoded whole as quickly as a long one in part
+
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _decode = json.JSONDecoder().raw_decode  # json.loads less its looking for encodings and blanks
 
@@ -64,14 +66,14 @@ def load_found(text: str | bytes | None, client_id: str) -> Key | None:
     """``load_key`` of what a look-up has found, as far as a refusal needs it; None is an unknown id.
 
     How long a refusal takes must not tell whether an id is known, or what its key holds. So an unknown one
-    costs as much as a usual one, and of a known one the id and the hashes are decoded: the rest not before a
-    field of it is read, which is not done for who has no secret of it, and raises ``UnreadableRecord`` if it
-    is damaged.
+    costs as much as a usual one, which is short and decoded at once. Of a long one only the id and the hashes
+    are: the rest not before a field of it is read, which is not done for who has no secret of it, and raises
+    ``UnreadableRecord`` if it is damaged.
     """
     if text is None:
-        _begun(_USUAL, _NOBODY)
+        load_key(_USUAL, _NOBODY)
         return None
-    return _begun(text, client_id)
+    return load_key(text, client_id) if len(text) <= SHORT else _begun(text, client_id)
 
 
 def load_key(text: str | bytes, client_id: str) -> Key:

@@ -462,7 +462,7 @@ def test_a_damaged_record_is_not_an_unknown_id(store: SqliteStore, path: Path) -
 def test_damage_beside_the_hashes_lets_nobody_in(path: Path, name: str) -> None:
     """It is an outage for who proves a secret and for who asks for the key; a guess is refused as always."""
     with closing(open_backend(f"sqlite:///{path}", settings=Settings(), create=True)) as backend:
-        issued = backend.create(name="damaged")
+        issued = backend.create(name="damaged", metadata={"long": "x" * 1000})
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("UPDATE keys SET record = replace(record, '\"damaged\"', ?)", (name,))
         verifier = Verifier(backend.hasher, Cache(30.0, 10))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
-from unittest.mock import ANY
+from unittest.mock import ANY, patch
 
 import pytest
 from hypothesis import example, given
@@ -275,8 +275,10 @@ def test_any_record_is_a_key_or_unreadable(text: str | bytes, changes: dict[str,
 # --- what a look-up decodes, and when
 
 
-def found(stored: str | bytes) -> Key:
-    key = load_found(stored, "démo")
+def found(stored: str | bytes, client_id: str = "démo") -> Key:
+    """A key in two steps, however short its record is."""
+    with patch.object(_codec, "SHORT", -1):
+        key = load_found(stored, client_id)
     assert key is not None
     return key
 
@@ -286,9 +288,9 @@ def found(stored: str | bytes) -> Key:
 def test_what_was_found_is_what_was_written(key: Key) -> None:
     """Decoded in two steps it is the key that is decoded in one, whatever is in its texts."""
     for form in (dump_key(key), dump_key(key).encode()):
-        read = load_found(form, key.client_id)
+        read = found(form, key.client_id)
         assert read == key
-        assert read == load_key(form, key.client_id)
+        assert read == load_key(form, key.client_id) == load_found(form, key.client_id)
         assert read.version == key.version
 
 
@@ -298,9 +300,8 @@ def test_what_was_found_is_what_was_written(key: Key) -> None:
 def test_no_text_is_taken_for_the_secrets(text: str) -> None:
     key = Key(text, name=text, scopes=frozenset({text, "a"}), created_at=CREATED, secrets=KEY.secrets)
 
-    read = load_found(dump_key(key), text)
+    read = found(dump_key(key), text)
 
-    assert read is not None
     assert read.secrets == KEY.secrets
     assert read == key
 
@@ -391,18 +392,27 @@ BIGGEST = Key(
 )
 
 
-@pytest.mark.parametrize("key", [KEY, BIGGEST, Key("démo")], ids=["usual", "biggest", "smallest"])
-def test_a_refusal_decodes_the_hashes_alone(key: Key, decoded: list[object]) -> None:
-    """However large the record is, and whether there is one."""
-    read = found(dump_key(key))
+def test_a_refusal_decodes_the_hashes_of_a_long_record(decoded: list[object]) -> None:
+    """However long it is."""
+    read = load_found(dump_key(BIGGEST), "démo")
 
+    assert read is not None
     for _ in range(2):
         assert Hasher().match_fast("wrong", [each for each in read.secrets if len(each.hash) > 60]) is None
-    assert decoded == [[[each.hash, ANY, ANY] for each in key.secrets]]
+    assert decoded == [[[each.hash, ANY, ANY] for each in BIGGEST.secrets]]
 
-    decoded.clear()
+
+@pytest.mark.parametrize("key", [Key("démo"), KEY], ids=["smallest", "usual"])
+def test_an_unknown_id_costs_what_a_short_record_costs(key: Key, decoded: list[object]) -> None:
+    """Or its refusal would be quicker than that of a known one. Each is decoded once, and whole."""
     assert load_found(None, "démo") is None
-    assert decoded == [[[ANY, 0, None]]]
+    assert load_found(dump_key(key), "démo") == key
+
+    unknown, known = decoded
+    assert isinstance(unknown, dict)
+    assert isinstance(known, dict)
+    assert unknown.keys() <= known.keys()
+    assert unknown["id"] != "démo"
 
 
 def test_the_rest_is_decoded_once(decoded: list[object]) -> None:
