@@ -160,8 +160,10 @@ class Performer:
             return None
 
     def _perform_nowait(self, effect: Effect) -> object:
-        if not isinstance(effect, Lookup):
+        if isinstance(effect, HoldsSlow):
             return self._slow
+        if not isinstance(effect, Lookup):
+            raise BlockingIOError  # the first slow hash came since it was asked whether there are any
         try:
             answer = self._at_once(effect.client_id)
         except Exception as exc:

@@ -471,8 +471,8 @@ def test_damage_beside_the_hashes_lets_nobody_in(path: Path, name: str) -> None:
         for secret in (issued.secret, mint("sk")):
             field = encode_basic(issued.client_id, secret).encode()
             for decision in (
-                run(verifier.steps(field), performer),
-                asyncio.run(arun(verifier.steps(field), performer)),
+                run(verifier.begin(field), performer),
+                asyncio.run(arun(verifier.begin(field), performer)),
             ):
                 assert isinstance(decision, Deny)
                 reasons.append(decision.reason)

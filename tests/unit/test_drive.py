@@ -275,3 +275,24 @@ def test_where_nothing_is_remembered_nothing_is_shared() -> None:
         assert await asyncio.gather(before, after) == [200, 401]
 
     asyncio.run(run())
+
+
+def test_the_first_chosen_secret_works_at_once() -> None:
+    """Right after it was found out that there is none, which is believed for a second."""
+    settings = Settings(throttle="")
+    keys = Backend(MemoryLike(), settings=settings)
+    gate = BasicAuthMiddleware(App(), keys, settings=settings)
+
+    async def main() -> None:
+        assert await status(gate, encode_basic("ci", SECRET)) == 401
+        keys.create(client_id="ci", secret=SECRET)
+        assert await status(gate, encode_basic("ci", SECRET)) == 200
+        assert await status(gate, encode_basic("ci", "guess")) == 401
+
+    asyncio.run(main())
+
+
+class MemoryLike(MemoryStore):
+    """Keeps hashes as a file does: slow ones for chosen secrets."""
+
+    volatile = False
