@@ -17,6 +17,7 @@ MAX_ID_OCTETS: Final = 255
 MAX_SECRET_OCTETS: Final = 1024
 MAX_NAME: Final = 200
 MAX_METADATA_OCTETS: Final = 4096
+MAX_METADATA_DEPTH: Final = 32
 MAX_SCOPES: Final = 100
 MAX_SCOPE_OCTETS: Final = 255
 
@@ -112,7 +113,7 @@ def check_overlap(overlap_s: float, *, now: datetime) -> timedelta:
 
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A JSON object of up to 4 KiB in UTF-8; a copy of it."""
+    """A JSON object of up to 4 KiB in UTF-8, nested at most 32 deep; a copy of it."""
     if metadata is None or (type(metadata) is dict and not metadata):
         return {}
     if not isinstance(metadata, Mapping) or not all(isinstance(name, str) for name in metadata):
@@ -120,14 +121,35 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
         octets = len(text.encode())
-    except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+    except RecursionError:
+        raise InvalidKey(_TOO_DEEP) from None
+    except (TypeError, ValueError):  # UnicodeEncodeError is a ValueError
         raise InvalidKey(
             "metadata holds only what JSON can: texts, numbers, booleans, null, lists, objects"
         ) from None
     if octets > MAX_METADATA_OCTETS:
         raise InvalidKey(f"metadata has up to {MAX_METADATA_OCTETS} octets of JSON; this has {octets}")
+    if _is_too_deep(metadata):
+        raise InvalidKey(_TOO_DEEP)
     copied: dict[str, Any] = json.loads(text)
     return copied
+
+
+_TOO_DEEP: Final = f"metadata is nested too deep: lists and objects go at most {MAX_METADATA_DEPTH} deep"
+
+
+def _is_too_deep(value: object) -> bool:
+    """Whether JSON goes deeper than every reader of it can follow. It has an end: it was written once."""
+    level = [value]
+    for _ in range(MAX_METADATA_DEPTH):
+        level = [inner for each in level for inner in _inside(each) if isinstance(inner, dict | list | tuple)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
 
 
 def check_text(text: str, what: str) -> str:

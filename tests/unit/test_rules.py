@@ -163,6 +163,23 @@ def test_refused_metadata(metadata: Any) -> None:
         check_metadata(metadata)
 
 
+def nested(depth: int, kind: Any = list) -> dict[str, Any]:
+    """Metadata that is so many lists and objects deep."""
+    inner: Any = kind([])
+    for number in range(depth - 2):
+        inner = {"a": inner} if number % 2 else kind([inner])
+    return {"x": 1, "a": inner, "y": [2]}
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_metadata_is_nested_at_most_32_deep(kind: Any) -> None:
+    """Or a record could be stored that no reader can follow, and its key would be an outage of its own."""
+    assert check_metadata(nested(32, kind)) == nested(32)
+    for depth in (33, 975, 100_000):
+        with pytest.raises(InvalidKey, match="at most 32 deep"):
+            check_metadata(nested(depth, kind))
+
+
 def test_metadata_without_end() -> None:
     endless: dict[str, Any] = {}
     endless["a"] = endless
