@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import InvalidKey, KeyRevoked
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .hashing import Hasher
 
 _TICK: Final = timedelta(microseconds=1)
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 def first_version(now: datetime) -> int:
@@ -113,15 +114,26 @@ def rotated(key: Key, secret: NewSecret, *, overlap: timedelta, now: datetime) -
             f"a key has at most {MAX_LIVE_SECRETS} live secrets: rotate without an overlap, or wait until an "
             "earlier one ends"
         )
-    # Never the same moment twice in one key: it is what tells its secrets apart.
-    created_at = max([now, *(each.created_at + _TICK for each in key.secrets)])
-    new = Secret(secret.hash(salt_of(kept)), created_at=created_at)
+    new = Secret(secret.hash(salt_of(kept)), created_at=_moment_beside(key.secrets, now))
     if secret.is_chosen(new.hash) and any(secret.is_chosen(each.hash) for each in kept):
         raise InvalidKey(
             "a key has one chosen secret at a time: rotate without an overlap, which ends the old one now, "
             "or let the new one be minted"
         )
     return replace(key, secrets=(*kept, new))
+
+
+def _moment_beside(secrets: Sequence[Secret], now: datetime) -> datetime:
+    """When one more secret is made: never at the moment of another, which is what tells them apart.
+
+    Later than each, also when the clock was set back; but for one that claims the end of time.
+    """
+    taken = {each.created_at for each in secrets}
+    latest = max(taken, default=now - _TICK)
+    moment = now if latest == _LAST else max(now, latest + _TICK)
+    while moment in taken:
+        moment += _TICK
+    return moment
 
 
 def _ended(secret: Secret, end: datetime) -> Secret:

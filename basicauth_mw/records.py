@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 from .errors import InvalidKey
 from .hashing import MAX_LIVE_SECRETS, check_hash, salt_of
@@ -12,9 +13,12 @@ from .rules import check_client_id, check_metadata, check_moment, check_name, ch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from .hashing import Hasher
+
+# Clocks are wrong, but not by so much: a century. What comes later than every other secret of its key must
+# have a moment to be made at.
+_AHEAD: Final = timedelta(days=36_525)
 
 
 def check_key(key: Key, hasher: Hasher, *, now: datetime) -> None:
@@ -36,7 +40,7 @@ def check_key(key: Key, hasher: Hasher, *, now: datetime) -> None:
     check_metadata(key.metadata)
     if type(key.disabled) is not bool:
         raise InvalidKey("disabled is true or false")
-    check_moment(key.created_at, "each time of a key")
+    _check_made(key.created_at, "each time of a key", now=now)
     for moment in (key.expires_at, key.revoked_at, key.last_used_at):
         if moment is not None:
             check_moment(moment, "each time of a key")
@@ -47,7 +51,7 @@ def _check_secrets(secrets: Sequence[Secret], hasher: Hasher, *, now: datetime) 
     for secret in secrets:
         if not isinstance(secret, Secret) or not isinstance(secret.hash, str):
             raise InvalidKey("a secret is a Secret with a hash")
-        check_moment(secret.created_at, "each time of a secret")
+        _check_made(secret.created_at, "each time of a secret", now=now)
         for moment in (secret.expires_at, secret.last_used_at):
             if moment is not None:
                 check_moment(moment, "each time of a secret")
@@ -65,3 +69,8 @@ def _check_secrets(secrets: Sequence[Secret], hasher: Hasher, *, now: datetime) 
     # Each more salt would make a refusal of this key cost more, and so tell that it exists.
     if len({salt_of([secret]) for secret in secrets} - {None}) > 1:
         raise InvalidKey("the hashes of a key's minted secrets share one salt")
+
+
+def _check_made(created_at: datetime, what: str, *, now: datetime) -> None:
+    if check_moment(created_at, what) - now > _AHEAD:
+        raise InvalidKey("created_at is more than a century from now, of the key or of one of its secrets")

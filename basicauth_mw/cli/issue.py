@@ -124,11 +124,11 @@ def _print_issued(issued: Issued, *, typed: bool, as_json: bool, rotated: bool =
 
 
 def _fate_of_old(issued: Issued) -> str:
-    newest = max(secret.created_at for secret in issued.key.secrets)
+    *old, _new = issued.key.secrets
     ends = [
         min(end for end in (secret.expires_at, issued.key.expires_at) if end is not None)
-        for secret in issued.key.secrets
-        if secret.created_at != newest and secret.expires_at is not None
+        for secret in old
+        if secret.expires_at is not None
     ]
     if not any(end > utcnow() for end in ends):
         return "The old secret works no longer."

@@ -65,6 +65,15 @@ def test_no_two_secrets_are_made_at_one_moment() -> None:
     assert rotated(key(secret(mint("sk"), made=NOW + HOUR))).secrets[1].created_at > NOW + HOUR
 
 
+def test_a_secret_that_claims_the_end_of_time_can_be_rotated() -> None:
+    """From a store of somebody's own: there is no later moment, so the new one has another that is free."""
+    last = datetime.max.replace(tzinfo=UTC)
+    old = key(secret(mint("sk"), made=last), secret(mint("sk"), made=NOW))
+    new = rotated(rotated(old))
+    assert len({each.created_at for each in new.secrets}) == 4
+    assert [each.created_at for each in new.secrets[2:]] == [NOW + timedelta(microseconds=n) for n in (1, 2)]
+
+
 def test_minted_secrets_share_a_salt() -> None:
     """So that refusing the key costs one hash, however many it has."""
     new = rotated(rotated(key(secret(mint("sk")))))

@@ -19,6 +19,9 @@ NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001
 # Before the year 1 and after the year 9999, in UTC.
 EARLY = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
 LATE = datetime.max.replace(tzinfo=timezone(-timedelta(hours=12)))
+LAST = datetime.max.replace(tzinfo=UTC)
+CENTURY = timedelta(days=36_525)
+US = timedelta(microseconds=1)
 HASHER = Hasher([b"new", b"old"])
 SALT = "c2FsdHNhbHRzYWx0"
 BCRYPT = "$2b$12$" + "A" * 21 + "." + "A" * 31
@@ -41,6 +44,8 @@ GOOD = Key("canary", created_at=NOW, secrets=(fast(),))
     [
         pytest.param(GOOD, id="minted"),
         pytest.param(replace(GOOD, secrets=()), id="no-secret"),
+        pytest.param(replace(GOOD, created_at=NOW + CENTURY), id="made-by-a-clock-that-is-wrong"),
+        pytest.param(replace(GOOD, expires_at=LAST, last_used_at=LAST), id="ends-last"),
         pytest.param(replace(GOOD, expires_at=NOW - timedelta(days=9), revoked_at=NOW), id="ended"),
         pytest.param(replace(GOOD, secrets=(fast(), slow())), id="minted-and-chosen"),
         pytest.param(replace(GOOD, secrets=tuple(map(fast, range(MAX_LIVE_SECRETS)))), id="eight"),
@@ -73,6 +78,10 @@ def test_good(key: Key) -> None:
         pytest.param(replace(GOOD, revoked_at=NAIVE), "timezone", id="revoked"),
         pytest.param(replace(GOOD, last_used_at=NAIVE), "timezone", id="used"),
         pytest.param(replace(GOOD, created_at=EARLY), "out of range", id="created-early"),
+        pytest.param(replace(GOOD, created_at=NOW + CENTURY + US), "a century from now", id="made-far-ahead"),
+        pytest.param(
+            replace(GOOD, secrets=(replace(fast(), created_at=LAST),)), "a century from now", id="made-last"
+        ),
         pytest.param(replace(GOOD, expires_at=LATE), "out of range", id="expires-late"),
         pytest.param(replace(GOOD, last_used_at=LATE), "out of range", id="used-late"),
         pytest.param(replace(GOOD, secrets=(fast(expires_at=LATE),)), "out of range", id="secret-late"),
