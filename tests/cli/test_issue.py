@@ -433,3 +433,15 @@ def test_a_rotated_secret_that_could_not_be_shown_is_told(url: str, cli: Callabl
         done = ended("keys", "rotate", "robot", "--backend", url, stdout=full)
 
     done.failed_with("rotate it again")
+
+
+def test_a_lost_pepper_is_rotated_away(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASICAUTH_PEPPER", "hunter2")
+    cli("keys", "create", "--client-id", "ci")
+    monkeypatch.setenv("BASICAUTH_PEPPER", "another")
+
+    cli("keys", "rotate", "ci").failed_with("rotate without an overlap")
+    assert cli("check").status == 1
+
+    assert cli("keys", "rotate", "ci", "--overlap", "0").status == 0
+    assert cli("check").status == 0

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from basicauth_mw import hashing, lifecycle
-from basicauth_mw.errors import InvalidKey, KeyRevoked
+from basicauth_mw.errors import InvalidKey, KeyRevoked, UnreadableRecord
 from basicauth_mw.hashing import MAX_LIVE_SECRETS, Hasher, salt_of
 from basicauth_mw.lifecycle import NewSecret
 from basicauth_mw.minting import mint
@@ -119,6 +119,27 @@ def test_the_same_secret_is_no_rotation(hasher: Hasher, plain: str, overlap: tim
     with pytest.raises(InvalidKey, match="already") as raised:
         lifecycle.rotated(old, NewSecret(plain, hasher), overlap=overlap, now=NOW)
     assert plain not in str(raised.value)
+
+
+UNREADABLE = {
+    "a lost pepper": Hasher([b"lost"]).hash(mint("sk")),
+    "another scheme": "$bamw2$0$",
+    "cut off": HASHER.hash(mint("sk"))[:-1],
+    "slow and damaged": "$argon2id$v=19$",
+}
+
+
+@pytest.mark.parametrize("hashed", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_cannot_be_read_can_be_rotated_away(hashed: str) -> None:
+    """Without an overlap all earlier secrets end, so nothing of them has to be understood."""
+    plain = mint("sk")
+    old = key(Secret(hashed, created_at=NOW - 2 * HOUR), secret(plain))
+    with pytest.raises(UnreadableRecord, match="rotate without an overlap"):
+        rotated(old)
+    with pytest.raises(InvalidKey, match="already"):
+        rotated(old, plain, overlap=timedelta(0))
+    (only,) = rotated(old, overlap=timedelta(0)).secrets
+    assert only.created_at == NOW
 
 
 def test_revoked_is_final() -> None:
