@@ -1,39 +1,54 @@
 """``basicauth-mw check``: what is configured, whether it works, and what to do."""
 
 import re
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from itertools import groupby
+from typing import Annotated
 
 import typer
 
+from ..audit import printable
 from ..backend import Backend, open_backend
 from ..backends import Store
 from ..errors import (
     BackendError,
     BasicAuthError,
     ConfigurationError,
+    InvalidKey,
     MissingExtra,
     ReadOnlyBackend,
     UnreadableRecord,
 )
+from ..hashing import check_hash
 from ..minting import ID_PREFIX, mint
+from ..model import Key
 from ..settings import FIELDS, Option, Settings
 from ._errors import CommandError
 from ._options import AsJson, BackendUrl
 from ._output import inert, print_json, say, state_of
+from ._progress import Bar, progress_bar
+from ._walk import readable
 
 # What of a URL can hold no password: the name of a variable, or a host, a port and a path.
 _HARMLESS = re.compile(r"\w*|//[\w.\[\]:,-]*(/[\w./-]*)?", re.ASCII)
 
 _CORRECT = "correct the setting, then run this again"
 _SEE_TO_IT = "see that the backend is up and can be reached from here"
+_RESTORE = "restore the record from a backup, or delete it:  basicauth-mw keys delete ID"
 _SEE_TO_FILE = "see that it is the right file, and that this user may write to it and its directory"
 
 # How a message names what to do: two blanks before a command, or advice at its end.
 _COMMAND = re.compile(r"  (basicauth-mw(?: [a-z]+)+)")
 _GIVE_ACCESS = "give this user write access"
+
+# How long keys are looked through, if --all does not ask for more; some hundred thousand of them, that is.
+_LOOK_FOR_S = 10.0
+
+_TELL_EVERY = 500  # keys, to the bar
+_IDS_NAMED = 5
 
 # What a problem with that advice says already.
 _UNWRITABLE = frozenset({"sqlite_file_not_writable", "sqlite_directory_not_writable"})
@@ -54,8 +69,19 @@ class Finding:
     remedy: str
 
 
-def check(ctx: typer.Context, backend: BackendUrl = None, as_json: AsJson = False) -> None:
-    """Say what is configured, whether it works, and what to do. Status 1 if it does not work."""
+def check(
+    ctx: typer.Context,
+    *,
+    all_keys: Annotated[
+        bool, typer.Option("--all", help="Look at every key, however many there are.")
+    ] = False,
+    backend: BackendUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is configured, whether it works, and what to do. Status 1 if it does not work.
+
+    Every key is looked at, for some seconds at most unless --all is given.
+    """
     url = backend or ctx.obj
     settings: Settings | None = None
     problems: list[Finding] = []
@@ -63,9 +89,11 @@ def check(ctx: typer.Context, backend: BackendUrl = None, as_json: AsJson = Fals
     try:
         settings = Settings.from_env(backend=url) if url else Settings.from_env()
         with open_backend(settings=settings) as opened:
-            problems = list(_problems_of(opened))
+            keys = _Keys(look_for_s=None if all_keys else _LOOK_FOR_S)
+            with progress_bar(octets=False, wanted=not as_json) as bar:
+                problems = list(_problems_of(opened, keys, bar))
             try:
-                warnings = list(_warnings_of(opened))  # they may say why it does not work
+                warnings = [*keys.warnings(), *_warnings_of(opened)]  # they may say why it does not work
             except Exception as exc:
                 problems = problems or list(_told_by(exc))
             if any(each.remedy.startswith(_GIVE_ACCESS) for each in problems):
@@ -86,11 +114,11 @@ def check(ctx: typer.Context, backend: BackendUrl = None, as_json: AsJson = Fals
         raise CommandError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found, see above")
 
 
-def _problems_of(backend: Backend) -> Iterator[Finding]:
+def _problems_of(backend: Backend, keys: "_Keys", bar: Bar) -> Iterator[Finding]:
     try:
         backend.get(mint(ID_PREFIX))  # nobody's: whether the store answers is all that matters
         yield from _missing_extras_of(backend)
-        yield from _problems_of_keys(backend)
+        yield from keys.problems(backend, bar)
     except Exception as exc:  # what was found until then is told, too
         yield from _told_by(exc)
 
@@ -105,34 +133,148 @@ def _missing_extras_of(backend: Backend) -> Iterator[Finding]:
         )
 
 
-def _problems_of_keys(backend: Backend) -> Iterator[Finding]:
-    """Whether there is a key that works; if not, what is to be seen instead."""
-    seen, pepper_is_missing = False, False
+class _EnoughError(Exception):
+    """There are more keys than there is time for."""
+
+
+@dataclass(slots=True)
+class _Named:
+    """Client ids of which some are named, and all are counted."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, client_id: str) -> None:
+        self.count += 1
+        if len(self.names) < _IDS_NAMED:
+            self.names.append(repr(printable(client_id)))
+
+    def __str__(self) -> str:
+        more = self.count - len(self.names)
+        return ", ".join(self.names) + (f" and {more} more" if more else "")
+
+
+class _Keys:
+    """What is found by looking at the keys, one by one; memory does not grow with their number.
+
+    Args:
+        look_for_s: Seconds after which the rest is left; None: all are looked at.
+    """
+
+    def __init__(self, *, look_for_s: float | None) -> None:
+        self._look_for_s = look_for_s
+        self._ends_at: float | None = None
+        self._seen = 0
+        self._saw_all = False
+        self._is_cut_short = False
+        self._works = False
+        self._unreadable = _Named()
+        self._first_unreadable: UnreadableRecord | None = None
+        self._damaged = _Named()
+        self._without_pepper = _Named()
+
+    def problems(self, backend: Backend, bar: Bar) -> Iterator[Finding]:
+        """Look, and tell what keeps keys from working, and whether any works at all."""
+        bar.begin("checking", None)
+        try:
+            self._look(backend, bar)
+        except ReadOnlyBackend:
+            return  # a store that cannot list its keys
+        except _EnoughError:
+            self._is_cut_short = True
+        except Exception:
+            yield from self._problems(is_writable=isinstance(backend.store, Store))
+            raise
+        else:
+            self._saw_all = True
+        yield from self._problems(is_writable=isinstance(backend.store, Store))
+
+    def warnings(self) -> Iterator[Finding]:
+        """That ``problems`` has not looked at all keys."""
+        if self._is_cut_short:
+            yield Finding(
+                "keys_not_looked_at",
+                f"not all keys were looked at, but {_keys(self._seen)} in {self._look_for_s:g} s",
+                "to look at every key, run  basicauth-mw check --all",
+            )
+
+    def _look(self, backend: Backend, bar: Bar) -> None:
+        if self._look_for_s is not None:
+            self._ends_at = time.monotonic() + self._look_for_s
+
+        def on_unreadable(client_id: str, exc: UnreadableRecord) -> None:
+            self._next(bar)
+            self._first_unreadable = self._first_unreadable or exc
+            self._unreadable.add(client_id)
+
+        for key in readable(backend, on_unreadable):
+            self._next(bar)
+            self._take(key, backend)
+
+    def _next(self, bar: Bar) -> None:
+        """Count one more key, if it is to be looked at; the first one always is."""
+        if self._seen and self._ends_at is not None and time.monotonic() > self._ends_at:
+            raise _EnoughError
+        self._seen += 1
+        if self._seen % _TELL_EVERY == 0:
+            bar.advance(_TELL_EVERY)
+
+    def _take(self, key: Key, backend: Backend) -> None:
+        if key.revoked_at is not None:
+            return  # it never works again, whatever its hashes are
+        hashes = [secret.hash for secret in key.secrets]
+        if any(map(_is_damaged, hashes)):
+            self._damaged.add(key.client_id)
+        elif not all(map(backend.hasher.is_known, hashes)):
+            self._without_pepper.add(key.client_id)
+        elif state_of(key) == "active":
+            self._works = True
+
+    def _problems(self, *, is_writable: bool) -> Iterator[Finding]:
+        if self._first_unreadable is not None:
+            some = f"{self._unreadable.count} stored keys cannot be read: {self._unreadable}"
+            yield Finding(
+                self._first_unreadable.code,
+                str(self._first_unreadable) if self._unreadable.count == 1 else some,
+                _RESTORE,
+            )
+        if self._damaged.count:
+            yield Finding(
+                UnreadableRecord.code,
+                f"a hash is damaged, so {_keys(self._damaged.count)} cannot be checked: {self._damaged}",
+                "end it:  basicauth-mw keys rotate ID --overlap 0",
+            )
+        if self._without_pepper.count:
+            yield Finding(
+                "unknown_pepper",
+                f"a pepper is not configured, so {_keys(self._without_pepper.count)} cannot be checked: "
+                f"{self._without_pepper}",
+                "put that pepper into BASICAUTH_PEPPER, behind the newer ones; if it is lost:  "
+                "basicauth-mw keys rotate ID --overlap 0",
+            )
+        has_problems = self._first_unreadable or self._damaged.count or self._without_pepper.count
+        if self._saw_all and not (self._works or has_problems):
+            yield Finding(
+                "no_active_key",
+                "the backend holds "
+                + ("only keys that are expired, disabled or revoked" if self._seen else "no key")
+                + ", so every request is refused",
+                "make a key:  basicauth-mw keys create --name NAME"
+                if is_writable
+                else "add a key where the backend reads them from",
+            )
+
+
+def _is_damaged(hashed: str) -> bool:
     try:
-        for key in backend.iter_keys():
-            seen = True
-            if state_of(key) == "active":
-                if all(backend.hasher.is_known(secret.hash) for secret in key.secrets):
-                    return
-                pepper_is_missing = True
-    except ReadOnlyBackend:
-        return  # a store that cannot list its keys
-    if pepper_is_missing:
-        yield Finding(
-            "unknown_pepper",
-            "the secrets of the keys were hashed with a pepper that is not configured",
-            "put that pepper into BASICAUTH_PEPPER, behind the newer ones",
-        )
-        return
-    yield Finding(
-        "no_active_key",
-        "the backend holds "
-        + ("only keys that are expired, disabled or revoked" if seen else "no key")
-        + ", so every request is refused",
-        "make a key:  basicauth-mw keys create --name NAME"
-        if isinstance(backend.store, Store)
-        else "add a key where the backend reads them from",
-    )
+        check_hash(hashed)
+    except InvalidKey:
+        return True
+    return False
+
+
+def _keys(count: int) -> str:
+    return f"{count} key{'' if count == 1 else 's'}"
 
 
 def _warnings_of(backend: Backend) -> Iterator[Finding]:
@@ -155,7 +297,7 @@ def _told_by(exc: Exception) -> Iterator[Finding]:
             yield Finding(
                 exc.code,
                 str(exc),
-                "restore the record from a backup, or delete it:  basicauth-mw keys delete ID",
+                _RESTORE,
             )
         case BackendError():
             yield _told_by_backend(exc.code, str(exc) or exc.detail)

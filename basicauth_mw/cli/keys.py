@@ -1,6 +1,6 @@
 """``basicauth-mw keys``: look at keys, change them, end them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +22,7 @@ from ._output import (
     print_secrets,
     say,
 )
+from ._walk import readable
 
 app = typer.Typer(no_args_is_help=True, help="Make keys, look at them, change them, end them.")
 
@@ -49,8 +50,13 @@ def list_keys(
 ) -> None:
     """List keys in the order of their ids."""
     with opened(ctx, backend) as store:
-        unreadable: list[UnreadableRecord] = []
-        found = _readable(store, unreadable, prefix=prefix, after=after, limit=limit)
+        unreadable: list[str] = []
+
+        def on_unreadable(client_id: str, exc: UnreadableRecord) -> None:
+            unreadable.append(client_id)
+            complain(f"error: {exc}")
+
+        found = readable(store, on_unreadable, prefix=prefix, after=after, limit=limit)
         if as_json:
             for key in found:
                 print_json(key_fields(key))
@@ -61,31 +67,6 @@ def list_keys(
                 f"{len(unreadable)} of the records cannot be read, see above: restore them from a backup, or "
                 "delete them with  basicauth-mw keys delete ID"
             )
-
-
-def _readable(
-    store: Backend, unreadable: list[UnreadableRecord], *, prefix: str, after: str, limit: int | None
-) -> Iterator[Key]:
-    """The keys, without those that cannot be read: each of them is told on stderr."""
-    one_by_one = False  # from the start of a page that holds such a record to the record itself
-    while True:
-        start = after
-        try:
-            for key in store.iter_keys(prefix, after, 1 if one_by_one else limit):
-                yield key
-                after = key.client_id
-                limit = None if limit is None else limit - 1
-        except UnreadableRecord as exc:
-            if exc.client_id is None:
-                raise
-            if one_by_one:
-                complain(f"error: {exc}")
-                unreadable.append(exc)
-                after = exc.client_id
-            one_by_one = not one_by_one
-        else:
-            if not one_by_one or after == start:
-                return
 
 
 @app.command()

@@ -7,14 +7,17 @@ import re
 import shutil
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw.model import Key, utcnow
-from tests.cli.helpers import ROOT, Done, ended, put, stranger
+from basicauth_mw.hashing import Hasher, hash_secret
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Key, Secret, utcnow
+from tests.cli.helpers import LIMIT_S, ROOT, Done, ended, fill, process, put, stranger
 from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -215,6 +218,113 @@ def test_check_tells_a_record_that_cannot_be_read(cli: Callable[..., Done], url:
 
     assert "'a'" in problem["message"]
     assert "keys delete" in problem["remedy"]
+
+
+def test_check_looks_at_all_keys(
+    cli: Callable[..., Done], url: str, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind keys that work, over several pages: what cannot be checked, counted, and a few of it named."""
+    monkeypatch.setenv("BASICAUTH_PEPPER", "hunter2")
+    for name in ("000", "zzz"):
+        cli("keys", "create", "--client-id", name)
+    hashed = {
+        "lost": Hasher([b"lost"]).hash(mint("sk")),
+        "bad": "$bamw1$0$",
+        "hole": "",
+        mint("sk"): Hasher([b"lost"]).hash(mint("sk")),
+    }
+    put(
+        url,
+        *(Key(f"a{number:03}", secrets=(Secret(hash_secret(mint("sk"))),)) for number in range(600)),
+        *(Key(f"{kind}{n}", secrets=(Secret(each),)) for kind, each in hashed.items() for n in range(7)),
+        Key("m", secrets=(Secret(hashed["lost"], created_at=utcnow() - timedelta(days=1)), Secret("$2a$"))),
+        Key("over", secrets=(Secret(hashed["lost"]),), revoked_at=utcnow()),
+    )
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE keys SET record = '{' WHERE client_id LIKE 'hole%'")
+
+    done = cli("check", "--json")
+
+    assert done.status == 1
+    assert done.json["warnings"] == []
+    hole, bad, lost = done.json["problems"]
+    assert hole["message"] == (
+        "7 stored keys cannot be read: 'hole0', 'hole1', 'hole2', 'hole3', 'hole4' and 2 more"
+    )
+    assert bad["message"] == (
+        "a hash is damaged, so 8 keys cannot be checked: 'bad0', 'bad1', 'bad2', 'bad3', 'bad4' and 3 more"
+    )
+    assert lost["code"] == "unknown_pepper"
+    assert lost["message"].startswith("a pepper is not configured, so 14 keys cannot be checked: 'lost0', ")
+    assert "rotate ID --overlap 0" in lost["remedy"]
+    assert "3 problems" in done.err
+    assert "hole4" in cli("check").out
+
+
+def test_check_names_no_secret_that_is_an_id(cli: Callable[..., Done], url: str) -> None:
+    """Somebody took the one for the other."""
+    secret = mint("sk")
+    put(url, Key(secret, secrets=(Secret("$bamw1$"),)))
+
+    done = cli("check", "--json")
+
+    assert "sk_..." in done.out
+    assert secret not in done.out
+
+
+def test_check_says_when_it_has_not_looked_at_all_keys(
+    cli: Callable[..., Done], url: str, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basicauth_mw.cli.check._LOOK_FOR_S", 0)
+    put(url, *(Key(name, secrets=(Secret(hash_secret(mint("sk"))),)) for name in ("a", "b", "c")))
+
+    done = cli("check", "--json")
+    every = cli("check", "--json", "--all")
+
+    assert done.status == every.status == 0
+    (warning,) = done.json["warnings"]
+    assert warning["code"] == "keys_not_looked_at"
+    assert warning["message"] == "not all keys were looked at, but 1 key in 0 s"
+    assert every.json["warnings"] == []
+    cli("keys", "revoke", "a")
+    assert cli("check", "--json").json["problems"] == []  # there may be one behind it
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE keys SET record = '{'")
+    assert "'a'" in cli("check", "--json").json["problems"][0]["message"]
+    assert "3 stored keys" in cli("check", "--json", "--all").json["problems"][0]["message"]
+
+
+def test_check_tells_what_it_saw_before_the_store_failed(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stranger(
+        tmp_path,
+        monkeypatch,
+        "from basicauth_mw import Key, Secret",
+        "def get(self, client_id): return None",
+        "def scan(self, prefix, after, limit):",
+        "    if after: raise OSError",
+        "    return [Strange.Key(f'k{n:03}', secrets=[Strange.Secret('$1$')]) for n in range(limit)]",
+    )
+
+    done = cli("check", "--json", "--backend", "strange:")
+
+    assert [problem["code"] for problem in done.json["problems"]] == [
+        "backend_unavailable",
+        "unexpected_error",
+    ]
+    assert "500 keys" in done.json["problems"][0]["message"]
+
+
+def test_check_shows_a_bar_on_a_terminal(url: str, terminal: tuple[int, int]) -> None:
+    fill(url, 1000)
+    ours, theirs = terminal
+
+    with process("check", "--backend", url, stderr=theirs, env={"TERM": "xterm"}) as child:
+        out, _ = child.communicate(timeout=LIMIT_S)
+
+    assert b"ok" in out
+    assert b"checking" in os.read(ours, 1_000_000)
 
 
 def test_check_tells_what_an_older_file_needs(cli: Callable[..., Done], database: Path) -> None:
