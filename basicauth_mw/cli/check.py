@@ -1,9 +1,11 @@
 """``basicauth-mw check``: what is configured, whether it works, and what to do."""
 
+import os
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from itertools import groupby
 from typing import Annotated
@@ -12,7 +14,9 @@ import typer
 
 from ..audit import printable
 from ..backend import Backend, open_backend
-from ..backends import Store
+from ..backends import ENTRY_POINTS, Store
+from ..backends._redis_url import parse_url
+from ..backends._sqlite_file import path_of
 from ..errors import (
     BackendError,
     BasicAuthError,
@@ -32,8 +36,12 @@ from ._output import inert, print_json, say, state_of
 from ._progress import Bar, progress_bar
 from ._walk import readable
 
-# What of a URL can hold no password: the name of a variable, or a host, a port and a path.
-_HARMLESS = re.compile(r"\w*|//[\w.\[\]:,-]*(/[\w./-]*)?", re.ASCII)
+_REDIS = re.compile(r"rediss?(\+(sentinel|cluster))?|unix")
+
+# What of a Redis URL can hold no password: hosts with their ports, and a path. A colon stands before a port,
+# or in brackets.
+_HOST = r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_ADDRESS = re.compile(rf"//((?:{_HOST}(?:,{_HOST})*)?(?:/[\w./-]*)?)(\?.*)?", re.ASCII | re.DOTALL)
 
 _CORRECT = "correct the setting, then run this again"
 _SEE_TO_IT = "see that the backend is up and can be reached from here"
@@ -345,16 +353,35 @@ def _shown(option: Option, value: object) -> str:
 
 
 def _without_secrets(url: str) -> str:
-    """A backend URL as far as it may be shown; one that is written wrong may hold a password anywhere."""
+    """A backend URL as far as it may be shown; one that is written wrong may hold a password anywhere.
+
+    So nothing is shown behind the scheme but what is surely the name of a file, of a variable, or of hosts.
+    """
     scheme, colon, rest = url.partition(":")
-    if scheme == "sqlite":
-        return url
-    if not colon or not scheme.replace("+", "").isidentifier():
-        return "..."
-    rest, question, _ = rest.partition("?")
-    _, at, rest = rest.rpartition("@")
-    if at:
-        rest = f"//{rest}"
-    if not _HARMLESS.fullmatch(rest):
+    kind = scheme.lower()
+    try:
+        if colon and kind == "sqlite":
+            path_of(url)
+            return url
+        if colon and _REDIS.fullmatch(kind):
+            parse_url(url)
+            return f"{scheme}:{_address(rest)}"
+    except ConfigurationError:
         return f"{scheme}:..."
-    return f"{scheme}:{rest.replace('//', '//***@', 1) if at else rest}{'?...' if question else ''}"
+    if colon and kind in ("env", "memory"):
+        # A variable that is set is one; anything else may be the keys, with their secrets.
+        return url if not rest or rest in os.environ or f"{rest}_FILE" in os.environ else f"{scheme}:..."
+    is_known = colon and kind in {entry.name.lower() for entry in entry_points(group=ENTRY_POINTS)}
+    return f"{scheme}:..." if is_known else "..."
+
+
+def _address(rest: str) -> str:
+    """Of a Redis URL that can be read, what stands behind the scheme, but for user, password and options."""
+    # What comes behind the last @ is no password, whatever comes before the first / or ? or #.
+    before, at, behind = rest.rpartition("@")
+    if re.search(r"[/?#]", before.removeprefix("//")):
+        return "..."  # one of the two was not encoded, so it cannot be told which
+    found = _ADDRESS.fullmatch(f"//{behind}" if at else behind)
+    if found is None:
+        return "..."
+    return f"//{'***@' if at else ''}{found[1]}{'?...' if found[2] else ''}"

@@ -13,7 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from basicauth_mw.backends._redis_url import _SCHEMES
+from basicauth_mw.cli.check import _without_secrets
 from basicauth_mw.hashing import Hasher, hash_secret
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Key, Secret, utcnow
@@ -169,8 +173,17 @@ def test_check_tells_a_missing_driver(without: Callable[..., Callable[..., Done]
         "redis://:can/ary@h/0",
         "rediss:/:canary@h/0",
         "redis://h/0?password=canary",
+        "redis://:canary?pw@127.0.0.1:1/0",
+        "redis://app:canary",
+        "unix://u:canary?@/x",
+        "unix:///canary@/run/redis.sock",
+        "redis://h/0?password=can@ary",
+        "redis://app:12?prefix=canary@h",
+        "sqlite://u:canary@h/keys.db",
         "env:demo:canary",
+        "memory:canary",
         "canary",
+        "canary:",
     ],
 )
 def test_check_never_shows_a_password_however_the_url_is_written(url: str) -> None:
@@ -179,6 +192,50 @@ def test_check_never_shows_a_password_however_the_url_is_written(url: str) -> No
     assert done.status == 1
     assert "canary" not in done.out + done.err
     assert "ary@" not in done.out + done.err
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    scheme=st.sampled_from(sorted(_SCHEMES)),
+    parts=st.lists(st.text(":/?#@[]%,&=.-_ 0123", max_size=4), min_size=1, max_size=4),
+    userinfo=st.sampled_from(["{}", ":{}", "user:{}", "{}:pw", "{}:", "us@er:{}", "user:{}:1", "1:{}"]),
+    behind=st.sampled_from(
+        ["", "h", "h:1/0", "a:1,b:2/main/0", "/run/redis.sock", "[::1]:1", "h/0?prefix=x", "?@h"]
+    ),
+)
+def test_check_shows_nothing_of_who_logs_in(
+    scheme: str, parts: list[str], userinfo: str, behind: str
+) -> None:
+    """Wherever before the @ a secret stands, and whatever of it would have to be encoded."""
+    secret = f"canary{'canary'.join(parts)}canary"
+
+    assert "canary" not in _without_secrets(f"{scheme}://{userinfo.format(secret)}@{behind}")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:p@h:6379/0", "redis://***@h:6379/0"),
+        ("REDISS://[::1]:6379/0?prefix=x", "REDISS://[::1]:6379/0?..."),
+        ("redis+sentinel://u:p@a.example:1,b-2:2/main/0", "redis+sentinel://***@a.example:1,b-2:2/main/0"),
+        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?..."),
+        ("unix:///run/redis socket", "unix:..."),
+        ("unix:///run/redis%20socket", "unix:..."),
+        ("redis://u:p@h:1/0?username=@", "redis:..."),
+        ("sqlite:////var/lib/a:b@c.db", "sqlite:////var/lib/a:b@c.db"),
+        ("env:", "env:"),
+        ("env:HOME", "env:HOME"),
+        ("strange://h/x", "strange:..."),
+        ("stranger:x", "..."),
+    ],
+)
+def test_check_shows_the_backend_where_that_is_harmless(
+    url: str, shown: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stranger(tmp_path, monkeypatch)
+    monkeypatch.setenv("HOME", "/")
+
+    assert _without_secrets(url) == shown
 
 
 def test_check_tells_the_same_advice_once(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,9 +290,9 @@ def test_check_looks_at_all_keys(
         "hole": "",
         mint("sk"): Hasher([b"lost"]).hash(mint("sk")),
     }
+    fill(url, 600)
     put(
         url,
-        *(Key(f"a{number:03}", secrets=(Secret(hash_secret(mint("sk"))),)) for number in range(600)),
         *(Key(f"{kind}{n}", secrets=(Secret(each),)) for kind, each in hashed.items() for n in range(7)),
         Key("m", secrets=(Secret(hashed["lost"], created_at=utcnow() - timedelta(days=1)), Secret("$2a$"))),
         Key("over", secrets=(Secret(hashed["lost"]),), revoked_at=utcnow()),
