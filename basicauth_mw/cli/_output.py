@@ -8,9 +8,10 @@ rich's markup are all shown, never obeyed.
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
+from operator import add
 from typing import Any
 
 from rich.cells import cell_len
@@ -27,6 +28,7 @@ _UNBOUNDED_COLUMNS = 1_000_000
 _ROWS_AT_A_TIME = 500
 
 _COLUMNS = ("ID", "STATE", "EXPIRES", "LAST USED", "SCOPES", "NAME")
+_STATE = 1
 _STYLES = {"active": "green", "expired": "yellow", "disabled": "yellow", "revoked": "red"}
 
 
@@ -139,29 +141,61 @@ def print_secrets(key: Key) -> None:
 
 
 def print_keys(keys: Iterable[Key]) -> None:
-    """Print a table of keys for people, part by part, so that there may be any number of them."""
+    """Print a table of keys for people, part by part, so that there may be any number of them.
+
+    Rich lays the first part out. It takes some hundred microseconds for each row, as every cell might be
+    wrapped; the rows of later parts, which are put under it, go without.
+    """
     console = Console(file=sys.stdout, width=_UNBOUNDED_COLUMNS, highlight=False, markup=False, emoji=False)
     left = iter(keys)
-    widths = [0] * len(_COLUMNS)
-    has_header = True
+    widths = [cell_len(name) for name in _COLUMNS]
+    is_first = True
     while rows := [_row(key) for key in islice(left, _ROWS_AT_A_TIME)]:
         # A part may be wider than those above it, but never narrower.
         columns = zip(*rows, strict=True)
-        widths = [max(width, *map(cell_len, texts)) for width, texts in zip(widths, columns, strict=True)]
-        table = Table(
-            *(Column(name, min_width=width) for name, width in zip(_COLUMNS, widths, strict=True)),
-            box=None,
-            pad_edge=False,
-            header_style="bold",
-            show_header=has_header,
-        )
-        for texts in rows:
-            state = texts[1]
-            table.add_row(*(Text(text, style=_STYLES[state] if text is state else "") for text in texts))
-        console.print(table, soft_wrap=True)
-        has_header = False
-    if has_header:
+        widths = [max(width, *map(_cells, texts)) for width, texts in zip(widths, columns, strict=True)]
+        if is_first:
+            console.print(_table(rows), soft_wrap=True)
+        else:
+            sys.stdout.writelines(_lines(rows, widths, console))
+        is_first = False
+    if is_first:
         say("no keys")
+
+
+def _table(rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(
+        *(Column(name, no_wrap=True, overflow="ignore") for name in _COLUMNS),
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for texts in rows:
+        table.add_row(
+            *(
+                Text(text, style=_STYLES[text] if column == _STATE else "")
+                for column, text in enumerate(texts)
+            )
+        )
+    return table
+
+
+def _lines(rows: Iterable[Sequence[str]], widths: Sequence[int], console: Console) -> Iterator[str]:
+    """What ``_table`` comes to, without its header."""
+    styled: dict[str, str] = {}
+    for state, style in _STYLES.items():
+        with console.capture() as capture:
+            console.print(Text(state, style=style), end="")
+        styled[state] = capture.get()
+    for texts in rows:
+        cells = list(texts)
+        cells[_STATE] = styled[texts[_STATE]]
+        blanks = [" " * (width - _cells(text)) for text, width in zip(texts, widths, strict=True)]
+        yield "  ".join(map(add, cells, blanks)) + "\n"
+
+
+def _cells(text: str) -> int:
+    return len(text) if text.isascii() else cell_len(text)
 
 
 def _row(key: Key) -> tuple[str, ...]:

@@ -8,13 +8,14 @@ import sqlite3
 from contextlib import closing
 from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.table import Table
 
 from basicauth_mw.backend import open_backend
 from basicauth_mw.backends import UsageStore, Use
-from basicauth_mw.cli._output import key_fields, moment, print_json
+from basicauth_mw.cli._output import key_fields, moment, print_json, print_keys
 from basicauth_mw.hashing import hash_secret
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Key, Secret, utcnow
@@ -102,6 +103,40 @@ def test_a_long_list_is_one_table(cli: Callable[..., Done], url: str) -> None:
     assert len(lines) == 1002
     assert not [line for line in lines if line.startswith("ID")]
     assert {line.index("active") for line in lines} == {header.index("STATE")}
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_long_list_is_laid_out_as_a_short_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], colours: bool
+) -> None:
+    """Rich, which takes its time for each cell, sees the first part only; nothing else tells them apart."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1" if colours else "")
+    past = utcnow() - timedelta(days=1)
+    kinds: list[dict[str, Any]] = [
+        {"name": " \u540d\u524d "},
+        {"disabled": True},
+        {"expires_at": past, "name": HOSTILE},
+        {"revoked_at": past, "scopes": {"read", "write"}},
+        {"expires_at": past, "last_used_at": past, "name": "[red]e\u0301[/red]"},
+    ]
+    keys = [Key(f"{number % 7 * ' '}{number:04}", **kinds[number % 5]) for number in range(1201)]
+    added: list[None] = []
+    add_row = Table.add_row
+    monkeypatch.setattr(Table, "add_row", lambda *cells: (added.append(None), add_row(*cells)))
+
+    print_keys(keys)
+    printed = capsys.readouterr().out
+    laid_out = len(added)
+    monkeypatch.setattr("basicauth_mw.cli._output._ROWS_AT_A_TIME", 10_000)
+    print_keys(keys)
+
+    assert printed == capsys.readouterr().out
+    assert printed.count("\n") == 1202
+    assert ("\x1b[32mactive" in printed) == colours
+    assert (laid_out, len(added)) == (500, 1701)
+    assert "\n 0001  " in printed
 
 
 def test_one_bad_record_does_not_hide_the_others(cli: Callable[..., Done], url: str, database: Path) -> None:
