@@ -200,6 +200,19 @@ def test_the_last_line_of_an_export_counts_them(sqlite: Backend) -> None:
     assert sum(counted) == 1200
 
 
+def test_a_taken_id_that_is_a_secret_is_not_repeated(backend: Backend) -> None:
+    """Columns in the wrong order: the id that is named is what somebody keeps secret."""
+    secret, long = mint("sk"), "\u202e" * 80
+    lines = "".join(f"{client_id},{mint('sk')}\n" for client_id in (secret, secret, long, long))
+
+    report = imported(backend, lines.encode())
+
+    assert list(report.lines) == [2, 4]
+    assert secret[3:] not in report.lines[2]
+    assert "'sk_...' is taken" in report.lines[2]
+    assert report.lines[4].isprintable()
+
+
 # --- in
 
 
