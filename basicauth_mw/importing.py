@@ -87,8 +87,7 @@ class Report:
         return nullcontext()
 
     def on_imported(self, key: Key) -> None:
-        """A key was written."""
-        self.imported += 1
+        """A key was written; ``imported`` counts it already, with all of its batch."""
 
     def on_refused(self, line: int, reason: str) -> None:
         """A line is not imported.
@@ -283,7 +282,9 @@ class _Batch:
             self._make = None
         first_lines: dict[str | None, int] = {}
         with self._report.writing():
-            outcomes = iter(self._backend.add(keys) if keys else ())
+            added = self._backend.add(keys) if keys else []
+            self._report.imported += added.count(None)  # all are stored, even if not all can be told
+            outcomes = iter(added)
             for (number, entry), client_id in zip(ready, ids, strict=True):
                 problem = next(outcomes) if isinstance(entry, Key) else entry
                 first = first_lines.setdefault(client_id, number)

@@ -138,7 +138,6 @@ class _Told(Report):
         return self._signals.held()
 
     def on_imported(self, key: Key) -> None:
-        super().on_imported(key)
         if self._as_json:
             print_json(key_fields(key))
 

@@ -731,6 +731,20 @@ def test_a_batch_that_has_begun_is_finished_and_counted(
     assert done.err == f"{imported} keys imported until it was stopped; it can be run again\n"
 
 
+def test_an_import_whose_reader_is_gone_counts_what_it_stored(url: str, file: Path) -> None:
+    """Not what it could print of it."""
+    file.write_bytes(minted_lines(1500))
+
+    with process("keys", "import", str(file), "--json", "--backend", url) as child:
+        assert child.stdout is not None
+        child.stdout.close()
+        _, err = child.communicate(timeout=LIMIT_S)
+
+    assert child.returncode == 1
+    assert err == b"1000 keys imported until it was stopped; it can be run again\n"
+    assert len(keys_of(url)) == 1000
+
+
 def test_an_import_that_is_killed_leaves_whole_keys(url: str, file: Path) -> None:
     put(url, Key("z"))
     file.write_bytes(minted_lines(20_000))
