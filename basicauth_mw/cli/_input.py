@@ -8,12 +8,13 @@ import json
 import re
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import typer
 
 from ..errors import InvalidKey
 from ..model import utcnow
+from ._errors import CommandError
 from ._output import inert
 
 # Far above the longest secret; only keeps a mistaken pipe from filling the memory.
@@ -109,10 +110,11 @@ def secret_from_stdin() -> str:
 
     Raises:
         InvalidKey: There is none, or it is not UTF-8.
+        CommandError: There is no stdin.
     """
-    if sys.stdin.isatty():
+    if stdin_is_terminal():
         return _hidden("Secret: ")
-    octets = sys.stdin.buffer.read(_MAX_SECRET_OCTETS + 1)
+    octets = stdin().read(_MAX_SECRET_OCTETS + 1)
     if len(octets) > _MAX_SECRET_OCTETS:
         raise InvalidKey("the secret on stdin is far too long")
     try:
@@ -134,13 +136,31 @@ def secret_from_prompt(*, twice: bool) -> str:
     Raises:
         typer.BadParameter: There is no terminal to ask on.
         InvalidKey: Nothing was typed, or two different things.
+        CommandError: There is no stdin.
     """
-    if not sys.stdin.isatty():
+    stdin()  # or say that there is none
+    if not stdin_is_terminal():
         raise typer.BadParameter("there is no terminal to ask for the secret on: use --secret-stdin")
     secret = _hidden("Secret: ")
     if twice and _hidden("The same again: ") != secret:
         raise InvalidKey("the two secrets differ")
     return secret
+
+
+def stdin_is_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def stdin() -> BinaryIO:
+    """What comes in.
+
+    Raises:
+        CommandError: Who started us has closed it.
+    """
+    if sys.stdin is None:
+        raise CommandError("there is no standard input to read from: it is closed")
+    return sys.stdin.buffer
 
 
 def _hidden(question: str) -> str:
@@ -157,7 +177,7 @@ def confirmed(question: str, *, yes: bool) -> bool:
         question: One line; made inert here.
         yes: The answer is known.
     """
-    if yes or not sys.stdin.isatty():
+    if yes or not stdin_is_terminal():
         return True
     sys.stderr.write(f"{inert(question)} [y/N] ")
     sys.stderr.flush()

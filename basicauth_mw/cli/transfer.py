@@ -18,6 +18,7 @@ from ..importing import Report, import_keys
 from ..model import Key
 from ..sources import KINDS, Source
 from ._errors import CommandError, reason_of
+from ._input import stdin
 from ._options import AsJson, BackendUrl, opened, stand_in
 from ._output import complain, key_fields, print_json, say
 from ._progress import Bar, progress_bar
@@ -194,7 +195,7 @@ class _Signals:
 @contextmanager
 def _stream(file: str) -> Iterator[BinaryIO]:
     if file == "-":
-        yield sys.stdin.buffer
+        yield stdin()
         return
     with ExitStack() as stack:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from basicauth_mw import __version__
 from basicauth_mw.model import Key
 from basicauth_mw.settings import FIELDS
 from tests.cli.helpers import (
+    COMMAND,
     LIMIT_S,
     ROOT,
     Done,
@@ -266,3 +268,40 @@ def test_a_full_disk_is_one_line(url: str) -> None:
         done = ended("keys", "list", "--backend", url, stdout=full)
 
     done.failed_with("no space left")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("keys create --secret-stdin", "keys create --secret-prompt", "keys rotate robot --secret-stdin"),
+        *("token encode robot", "token encode robot --secret-stdin", "curl http://h/ robot --secret-stdin"),
+        "keys import -",
+    ],
+)
+def test_a_closed_stdin_is_one_line(url: str, words: str) -> None:
+    put(url, Key("robot"))
+
+    closed(*words.split(), url=url).failed_with("there is no standard input")
+
+
+@pytest.mark.parametrize("verb", ["revoke", "delete"])
+def test_nobody_is_asked_on_a_closed_stdin(url: str, verb: str) -> None:
+    put(url, Key("robot"))
+
+    done = closed("keys", verb, "robot", url=url)
+
+    assert (done.status, done.out, done.err) == (0, f"{verb}d robot\n", "")
+
+
+def closed(*words: str, url: str) -> Done:
+    """Run without a standard input."""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, *words],
+        cwd=ROOT,
+        env={**os.environ, "BASICAUTH_BACKEND": url},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
