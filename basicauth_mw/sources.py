@@ -20,7 +20,10 @@ KINDS: Final = ("export", "csv", "htpasswd")
 
 MAX_LINE_OCTETS: Final = 256 * 1024  # several times the largest key
 
-_LOOK_AT_LINES: Final = 1000  # comments and blank lines, at most, before the first line that tells the kind
+# What is kept, at most, of comments and blank lines before the first line that tells the kind; a line takes
+# some octets more than it has.
+_KEPT_OCTETS: Final = 1024 * 1024
+_LINE_OCTETS: Final = 64
 
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -86,10 +89,8 @@ class Source:
         return line
 
     def _recognised(self) -> str:
-        for _ in range(_LOOK_AT_LINES):
-            line = self._read_line()
-            if not line:
-                break
+        octets = 0
+        while line := self._read_line():
             try:
                 text = text_of(line, first=not self._kept)
             except InvalidKey as exc:
@@ -99,6 +100,12 @@ class Source:
             self._kept.append(line)
             if text and not text.startswith("#"):
                 return _kind_of(text)
+            octets += len(line) + _LINE_OCTETS
+            if octets > _KEPT_OCTETS:
+                raise TransferError(
+                    f"there are only comments and blank lines in the first {len(self._kept)} lines, so what "
+                    f"this is cannot be told: name it with --format {'|'.join(KINDS)}"
+                )
         raise TransferError("there is nothing in it to import")
 
 

@@ -405,7 +405,7 @@ ALIENS = {
     "empty": b"",
     "blank": b"\n \n\r\n",
     "comments": b"# nothing\n# yet\n",
-    "endless comments": b"# nothing\n" * 1001 + b"id,secret\n",
+    "endless comments": b"# nothing\n" * 20_000 + b"id,secret\n",
     "png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
     "nul": b"a,b\0\n",
     "utf-16": "id,secret\n".encode("utf-16"),

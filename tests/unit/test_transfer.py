@@ -261,6 +261,39 @@ def test_a_stream_is_read_from_where_it_stands(sqlite: Backend) -> None:
     assert [total for _, total, _ in report.passes] == [len(text)] * 2
 
 
+@pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
+def test_an_entry_may_stand_behind_many_comments(backend: Backend, stream: type[io.BytesIO]) -> None:
+    text = b"# users of the wiki, and when they were last seen\n\n" * 3000 + b"good:$2y$04$" + b"." * 53
+
+    report = Kept()
+    import_keys(backend, Source(stream(text)), report)
+
+    assert (report.imported, report.refused) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "lines"), [(b"#" * (MAX_LINE_OCTETS - 1) + b"\n", 4), (b"\n", 16_132)], ids=["long", "blank"]
+)
+def test_before_the_first_entry_not_everything_is_kept(backend: Backend, line: bytes, lines: int) -> None:
+    """The format is to be named then, and with its name any number of comments will do."""
+    text = line * 2 * lines + b"good:$2y$04$" + b"." * 53
+
+    with pytest.raises(
+        TransferError, match=rf"in the first {lines} lines, .* --format export\|csv\|htpasswd"
+    ):
+        Source(io.BytesIO(text))
+
+    report = Kept()
+    import_keys(backend, Source(io.BytesIO(text), kind="htpasswd"), report)
+    assert (report.imported, report.refused) == (1, 0)
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"# nobody\n" * 2000], ids=["empty", "blank", "comments"])
+def test_nothing_to_import(text: bytes) -> None:
+    with pytest.raises(TransferError, match="nothing in it"):
+        Source(io.BytesIO(text))
+
+
 def test_lines_are_reported_in_their_order(backend: Backend) -> None:
     """Whether they are refused when read, when hashed or when written."""
     backend.create(client_id="taken")
