@@ -1,5 +1,6 @@
 """The options that several commands share, and the backend they mean."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,21 @@ def _check_lasts(settings: Settings) -> None:
         raise CommandError("memory: ends with this command: name a backend that lasts")
 
 
+def _sqlite_path(settings: Settings) -> Path | None:
+    scheme, _, path = settings.backend.partition(":///")
+    return Path(path) if scheme.lower() == "sqlite" else None
+
+
+def _check_link(settings: Settings) -> None:
+    """Nothing is made where somebody else's link points to."""
+    path = _sqlite_path(settings)
+    if path is not None and path.is_symlink() and not path.exists():
+        raise CommandError(
+            f"{path} is a link to {os.path.realpath(path)}, which does not exist: name that file to make it "
+            "there, or remove the link"
+        )
+
+
 @contextmanager
 def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iterator[Backend]:
     """Open the backend that a command means, and close it behind. An older form of its store is upgraded.
@@ -71,9 +87,14 @@ def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iter
         ctx: The command's; knows the ``--backend`` before the command.
         url: The ``--backend`` behind it, which goes first.
         create: For new keys: make a missing SQLite file, and refuse what ends with this command.
+
+    Raises:
+        CommandError: No SQLite file can be made, as a link names a file that is missing.
     """
     if create:
-        _check_lasts(_settings(ctx, url))
+        settings = _settings(ctx, url)
+        _check_lasts(settings)
+        _check_link(settings)
     backend = open_backend(url or ctx.obj, create=create)
     try:
         upgrade = getattr(backend.store, "upgrade", None)
@@ -96,10 +117,8 @@ def stand_in(ctx: typer.Context, url: str | None) -> Backend | None:
     """
     settings = _settings(ctx, url)
     _check_lasts(settings)
-    if not settings.backend.lower().startswith("sqlite:"):
-        return None
-    path = Path(settings.backend.partition(":///")[2])
-    return None if path.exists() else Backend(_NoKeys(), settings=settings)
+    path = _sqlite_path(settings)
+    return None if path is None or path.exists() else Backend(_NoKeys(), settings=settings)
 
 
 class _NoKeys:

@@ -4,8 +4,11 @@ from typing import Annotated
 
 import typer
 
+from .._extras import require
 from ..backend import Issued
+from ..minting import Shape, recognise
 from ..model import utcnow
+from ..rules import check_client_id, check_expires_at, check_metadata, check_name, check_scopes, check_secret
 from ._curl import curl_line
 from ._errors import CommandError, reason_of
 from ._input import given_secret, parse_expires, parse_metadata, parse_overlap
@@ -48,6 +51,17 @@ def create(
     expires_at = None if expires is None else parse_expires(expires)
     fields = None if metadata is None else parse_metadata(metadata)
     secret = given_secret(from_stdin=secret_stdin, from_prompt=secret_prompt)
+    # What would be refused is refused before a file is made for it.
+    if client_id is not None:
+        check_client_id(client_id)
+    if secret is not None:
+        check_secret(secret)
+        if recognise(secret) is not Shape.MINTED:
+            require("argon2", extra="passwords")
+    check_name(name)
+    check_scopes(scope or ())
+    check_expires_at(expires_at, now=utcnow())
+    check_metadata(fields)
     with opened(ctx, backend, create=True) as store:
         issued = store.create(
             name=name,

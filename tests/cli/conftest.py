@@ -88,12 +88,12 @@ def without(tmp_path: Path) -> Callable[..., Callable[..., Done]]:
             if not entry.name.startswith(packages):
                 (site / entry.name).symlink_to(entry)
 
-        def call(*arguments: str) -> Done:
+        def call(*arguments: str, stdin: str = "") -> Done:
             done = subprocess.run(
                 [sys.executable, "-S", "-m", "basicauth_mw", *arguments],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(site)},
-                stdin=subprocess.DEVNULL,
+                input=stdin,
                 capture_output=True,
                 text=True,
                 timeout=LIMIT_S,

@@ -445,3 +445,51 @@ def test_a_lost_pepper_is_rotated_away(cli: Callable[..., Done], monkeypatch: py
 
     assert cli("keys", "rotate", "ci", "--overlap", "0").status == 0
     assert cli("check").status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin"),
+    [
+        ("--client-id a:b", b""),
+        ("--expires 0", b""),
+        ("--expires 2001-01-31T12:00:00Z", b""),
+        (f"--name {'n' * 201}", b""),
+        ('--scope "', b""),
+        (f'--metadata {{"a":"{"x" * 4096}"}}', b""),
+        ("--secret-stdin", b"x" * 1025),
+        ("--secret-stdin", b"\x07"),
+    ],
+)
+def test_what_is_refused_makes_no_file(
+    cli: Callable[..., Done], database: Path, words: str, stdin: bytes
+) -> None:
+    cli("keys", "create", *words.split(), stdin=stdin).failed_with("")
+
+    assert not database.exists()
+
+
+def test_a_chosen_secret_that_cannot_be_hashed_makes_no_file(
+    database: Path, url: str, without: Callable[..., Callable[..., Done]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASICAUTH_BACKEND", url)
+    program = without("argon2")
+
+    program("keys", "create", "--secret-stdin", stdin="chosen").failed_with("basicauth_mw[passwords]")
+
+    assert not database.exists()
+    assert program("keys", "create", "--secret-stdin", stdin=mint("sk")).status == 0
+
+
+@pytest.mark.parametrize("words", [("create",), ("import", "-")])
+def test_nothing_is_made_where_a_link_leads(
+    cli: Callable[..., Done], database: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    target = tmp_path / "elsewhere.db"
+    database.symlink_to(target)
+
+    done = cli("keys", *words, stdin=f"a,{mint('sk')}\n".encode())
+
+    done.failed_with(f"{database} is a link to {target}, which does not exist: name that file")
+    assert not target.exists()
+    assert cli("keys", "create", "--backend", f"sqlite:///{target}").status == 0
+    assert cli("keys", "create").status == 0
