@@ -72,8 +72,8 @@ def export_file(backend: Backend, path: Path, progress: Callable[[int], object])
         TransferError: There is something else at ``path``.
         OSError: It cannot be written.
     """
-    path = Path(os.path.realpath(path))
     _check_replaceable(path)
+    path = Path(os.path.realpath(path))  # not before: what names a pipe names no path
     with _replacing(path) as out:
         return export_keys(backend, out, progress)
 

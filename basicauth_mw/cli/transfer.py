@@ -38,7 +38,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write all keys, with their hashes, as JSON lines. A file appears when it is complete, or not at all."""
-    to_file = file is not None and str(file) != "-"
+    to_file = file is not None and str(file) != "-" and not _is_stdout(file)
     with (
         opened(ctx, backend) as store,
         _Signals(),
@@ -203,6 +203,15 @@ def _stream(file: str) -> Iterator[BinaryIO]:
         except OSError as exc:
             raise CommandError(reason_of(exc)) from None
         yield stream
+
+
+def _is_stdout(file: Path) -> bool:
+    """Whether a name, as /dev/stdout, means the pipe or the terminal to which we write anyway."""
+    try:
+        there, here = file.stat(), os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):  # no such file; no such stdout
+        return False
+    return os.path.samestat(there, here) and not stat.S_ISREG(there.st_mode)
 
 
 def _is_readable_by_others(stream: BinaryIO) -> bool:

@@ -118,6 +118,31 @@ def test_a_pipe_between_two_backends(cli: Callable[..., Done], url: str, other: 
     assert keys_of(other) == keys_of(url)
 
 
+def test_an_export_to_dev_stdout_is_one_to_stdout(url: str) -> None:
+    put(url, Key("a"))
+
+    done = ended("keys", "export", "/dev/stdout", "--backend", url)
+
+    assert (done.status, done.err) == (0, "")
+    assert [json.loads(line)["client_id"] for line in done.out.splitlines()] == ["a"]
+
+
+def test_a_pipe_with_a_name_is_not_replaced(cli: Callable[..., Done], tmp_path: Path) -> None:
+    cli("keys", "create")
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+
+    cli("keys", "export", str(pipe)).failed_with(f"{pipe} is not a file")
+    cli("keys", "export", str(link)).failed_with(f"{link} is not a file")
+    read, write = os.pipe()
+    cli("keys", "export", f"/dev/fd/{write}").failed_with(f"/dev/fd/{write} is not a file")
+    os.close(read)
+    os.close(write)
+
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
 def test_an_export_is_for_its_owner(cli: Callable[..., Done], file: Path) -> None:
     """Also where an earlier one was for everybody, and through a link."""
     cli("keys", "create")
