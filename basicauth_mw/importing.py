@@ -419,7 +419,9 @@ def _columns(text: str) -> list[str]:
         return text.split(",")
     try:
         (row,) = csv.reader([text], strict=True)
-    except (csv.Error, ValueError):
+    except (csv.Error, ValueError) as exc:
+        if "field limit" in str(exc):
+            raise InvalidKey("a field is far longer than an id or a secret may be") from None
         raise InvalidKey("not CSV: a quote or a line break is where none belongs") from None
     return row
 

@@ -388,6 +388,19 @@ def test_a_bad_line_is_named_and_not_repeated(
     assert [key.client_id for key in keys_of(url)] == ["fine", "good"]
 
 
+@pytest.mark.parametrize("line", [f"x,{CANARY * 15_000}", f"{CANARY * 15_000},x"], ids=["secret", "id"])
+def test_a_field_that_is_far_too_long_is_told_as_such(
+    cli: Callable[..., Done], file: Path, line: str
+) -> None:
+    """Where the reader of CSV gives up already."""
+    file.write_text(f"good,{mint('sk')}\n{line}\n")
+
+    done = cli("keys", "import", str(file))
+
+    assert done.err.startswith("error: line 2: a field is far longer than an id or a secret may be\n")
+    assert CANARY not in done.err
+
+
 def test_octets_that_are_no_text_are_refused(cli: Callable[..., Done], file: Path) -> None:
     file.write_bytes(b"good,%s\nx,\xff\xfe\n" % mint("sk").encode())
 
