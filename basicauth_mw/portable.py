@@ -82,7 +82,9 @@ def load_line(text: str) -> tuple[Key, int | None]:
         InvalidKey: It is something else. Says what, and never a value.
     """
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant)
+        fields = read_json(text)
+    except RepeatedName:
+        raise InvalidKey("a name is there twice in one object") from None
     except (ValueError, RecursionError):
         raise InvalidKey("not JSON: damaged, or cut off") from None
     if type(fields) is not dict or type(fields.get("v")) is not int:
@@ -165,5 +167,30 @@ def _as_dict(value: object) -> dict[str, Any]:
     raise TypeError(f"metadata holds what JSON cannot: {type(value).__name__}")
 
 
+class RepeatedName(ValueError):
+    """An object of JSON has two members of one name: which of the two was meant cannot be told."""
+
+
+def read_json(text: str) -> Any:
+    """Decode JSON that means one thing only.
+
+    Raises:
+        RepeatedName: An object has two members of one name, which RFC 8259 section 4 leaves to every reader.
+        ValueError: It is not JSON.
+        RecursionError: It is nested too deep.
+    """
+    return _DECODER.decode(text)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise RepeatedName
+    return members
+
+
 def _refuse_constant(_name: str) -> NoReturn:
     raise ValueError  # NaN and Infinity, which RFC 8259 does not know
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_members)

@@ -4,16 +4,16 @@ What cannot be parsed raises ``typer.BadParameter``, which ends in status 2.
 """
 
 import getpass
-import json
 import re
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import typer
 
 from ..errors import InvalidKey
 from ..model import utcnow
+from ..portable import RepeatedName, read_json
 from ._errors import CommandError
 from ._output import inert
 
@@ -79,16 +79,14 @@ def parse_metadata(text: str) -> dict[str, Any]:
         typer.BadParameter: It is not one.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = read_json(text)
+    except RepeatedName:
+        raise typer.BadParameter("a name is there twice in one object", param_hint="'--metadata'") from None
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise typer.BadParameter('give a JSON object: {"team": "search"}', param_hint="'--metadata'")
     return value
-
-
-def _refuse_constant(_name: str) -> NoReturn:
-    raise ValueError  # NaN and Infinity, which RFC 8259 does not know
 
 
 def given_secret(*, from_stdin: bool, from_prompt: bool) -> str | None:

@@ -91,6 +91,8 @@ def test_without_a_command_it_helps(cli: Callable[..., Done], arguments: tuple[s
         ("keys", "update", "a", "--scope", "b", "--no-scopes"),
         ("keys", "update", "a", "--expires", "soon"),
         ("keys", "update", "a", "--metadata", "[]"),
+        ("keys", "update", "a", "--metadata", '{"a":1,"a":2}'),
+        ("keys", "create", "--metadata", '{"a":{"b":1,"b":1}}'),
         ("keys", "import"),
         ("keys", "import", "a", "b"),
         ("keys", "import", "a", "--format", "yaml"),
