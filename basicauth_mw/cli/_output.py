@@ -6,6 +6,7 @@ rich's markup are all shown, never obeyed.
 """
 
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,9 @@ _UNBOUNDED_COLUMNS = 1_000_000
 
 # What is held in memory at a time.
 _ROWS_AT_A_TIME = 500
+
+# The digits of a minted secret, whatever its prefix; of a minted id they are for everybody to see.
+_MINTED = re.compile(r"(?<=_)(?<!\bid_)[0-9A-Za-z]{49}(?![0-9A-Za-z])", re.ASCII)
 
 _COLUMNS = ("ID", "STATE", "EXPIRES", "LAST USED", "SCOPES", "NAME")
 _STATE = 1
@@ -103,8 +107,11 @@ def flush() -> None:
 
 
 def complain(text: str) -> None:
-    """Print one line to stderr, made inert."""
-    sys.stderr.write(f"{inert(text)}\n")
+    """Print one line to stderr, made inert, and without minted secrets that it may repeat.
+
+    What was typed in the wrong place, a secret instead of an id, comes back in many an error.
+    """
+    sys.stderr.write(f"{inert(_MINTED.sub('...', text))}\n")
 
 
 def print_key(key: Key) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw import __version__
+from basicauth_mw.minting import mint
 from basicauth_mw.model import Key
 from basicauth_mw.settings import FIELDS
 from tests.cli.helpers import (
@@ -126,6 +127,34 @@ def test_what_may_be_a_secret_is_not_repeated(cli: Callable[..., Done], extra: s
 
     done.failed_with("secrets are never taken from the command line", status=2)
     assert extra not in done.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("{}", "keys {}", "keys show {}", "keys update {} --name x", "keys rotate {}", "keys disable {}"),
+        *("keys revoke {}", "keys delete {}", "keys create {}", "keys show --{}", "keys list --limit {}"),
+        *("keys create --expires {}", "keys import {}", "--log-config {} check", "keys list --backend {}"),
+        "keys show my_{}",
+    ],
+)
+def test_a_minted_secret_is_repeated_nowhere(cli: Callable[..., Done], url: str, words: str) -> None:
+    """It was typed where something else belongs."""
+    put(url, Key("robot"))
+    secret = mint("sk")
+
+    done = cli(*words.format(secret).split())
+
+    assert done.status in (1, 2)
+    assert done.err.startswith("error: ")
+    assert secret[3:] not in done.out + done.err
+
+
+def test_a_minted_id_is_repeated(cli: Callable[..., Done], url: str) -> None:
+    put(url, Key("robot"))
+    client_id = mint("id")
+
+    cli("keys", "show", client_id).failed_with(repr(client_id))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "before the command", "behind"])
