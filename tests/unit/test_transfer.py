@@ -426,8 +426,8 @@ def test_a_line_is_split_as_csv_is(text: str) -> None:
         assert _columns(text) == expected
 
 
-def test_a_value_that_is_too_long_is_no_csv() -> None:
-    with pytest.raises(InvalidKey, match="not CSV"):
+def test_a_value_that_is_too_long_is_told_as_such() -> None:
+    with pytest.raises(InvalidKey, match="far longer"):
         _columns(f"id,{'x' * (csv.field_size_limit() + 1)}")
 
 
