@@ -76,12 +76,16 @@ def check_is_file(path: Path) -> None:
 def connect(path: Path, *, wait_s: float = 0) -> sqlite3.Connection:
     """Open a file that is there; a missing one is an error, never a new empty one.
 
+    Text is given as octets: the driver cannot say which row it was that it could not decode, but shows it.
+
     Args:
         path: Of the file.
         wait_s: Seconds that SQLite waits for a lock.
     """
     uri = f"file://{quote(os.fsencode(path))}?mode=rw"
-    return sqlite3.connect(uri, uri=True, timeout=wait_s, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, timeout=wait_s, isolation_level=None, check_same_thread=False)
+    connection.text_factory = bytes
+    return connection
 
 
 def has_tables(connection: sqlite3.Connection) -> bool:
@@ -102,6 +106,8 @@ def is_no_room(exc: sqlite3.Error) -> bool:
 
 def explain(exc: sqlite3.Error) -> str:
     """What SQLite says, and what to do about it where that is known."""
+    if not hasattr(exc, "sqlite_errorcode"):  # the driver says so, whose text may hold what is stored
+        return f"the driver failed ({type(exc).__name__})"
     remedy = _REMEDIES.get(_primary_code(exc))
     return f"{exc}: {remedy}" if remedy else str(exc)
 

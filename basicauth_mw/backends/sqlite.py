@@ -16,7 +16,7 @@ import stat
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from ..errors import BackendUnavailable, ConfigurationError
+from ..errors import BackendUnavailable, ConfigurationError, UnreadableRecord
 from ..hashing import is_slow
 from . import _sqlite_schema as schema
 from ._codec import dump_key, load_found, load_key
@@ -40,6 +40,7 @@ CHANGES_KEPT: Final = 10_000
 
 _WRITE_WAIT_S: Final = 5.0
 
+_FIND: Final = "SELECT record FROM keys WHERE client_id = ?"
 _INSERT: Final = "INSERT INTO keys VALUES (?, ?, ?)"
 
 # Device and inode of the file, number and mark of a change.
@@ -81,7 +82,7 @@ class SqliteStore:
             row = self._lines.ask(partial(_get, client_id))
         except UnicodeEncodeError:  # a lone surrogate is in no id
             return None
-        return load_found(None if row is None else row[0], client_id)
+        return load_found(None, client_id) if row is None else _load(row[0], client_id)
 
     def put(self, record: Key, /, expect_version: int | None) -> bool:
         written = self._change(partial(_put, record, expect_version))
@@ -107,13 +108,20 @@ class SqliteStore:
         # CAST leaves the octets as they are, so the end of the range need not be valid UTF-8. No octet of
         # UTF-8 is 255, so the last one can always be raised by one.
         query = "SELECT client_id, record FROM keys WHERE client_id > CAST(? AS TEXT)"
-        values: list[bytes | int] = [behind]
+        bounds: tuple[bytes, ...] = ()
         if start:
             query += " AND client_id >= CAST(? AS TEXT) AND client_id < CAST(? AS TEXT)"
-            values += [start, start[:-1] + bytes([start[-1] + 1])]
+            bounds = (start, start[:-1] + bytes([start[-1] + 1]))
         query += " ORDER BY client_id LIMIT ?"
-        rows = self._ask(lambda execute: execute(query, (*values, limit)).fetchall())
-        return [load_key(record, client_id) for client_id, record in rows]
+        found: list[Key] = []
+        while True:
+            rows = self._ask(partial(_rows, query, (behind, *bounds, limit - len(found))))
+            for octets, record in rows:
+                if (client_id := _text(octets)) is not None:  # else nobody can name it: see ``warnings``
+                    found.append(_load(record, client_id))
+            if len(found) == limit or not rows:
+                return found
+            behind = rows[-1][0]
 
     def changes(self, since: str | None) -> Changes:
         cursor = _CURSOR.fullmatch(since or "")
@@ -129,8 +137,10 @@ class SqliteStore:
                 # Nothing was pruned or written over if the change at the cursor itself is still there.
                 if rows and rows[0][:2] == (seq, mark):
                     seq, mark, _ = rows[-1]
-                    changed = tuple(client_id for _, _, client_id in rows[1:] if client_id is not None)
-                    return Changes(f"{file}.{seq}.{mark}", changed)
+                    octets = [client_id for _, _, client_id in rows[1:] if client_id is not None]
+                    changed = tuple(client_id for each in octets if (client_id := _text(each)) is not None)
+                    # One that cannot be read may be anybody's.
+                    return Changes(f"{file}.{seq}.{mark}", changed, gap=len(changed) < len(octets))
             seq, mark = execute("SELECT max(seq), mark FROM changes").fetchone()
             return Changes(f"{file}.{seq}.{mark}", gap=since is not None)
 
@@ -181,7 +191,11 @@ class SqliteStore:
         return f"upgraded {self._path} from schema version {before} to {schema.SCHEMA_VERSION}"
 
     def warnings(self) -> list[tuple[str, str, str]]:
-        """What works but should be seen to: code, message and remedy."""
+        """What works but should be seen to: code, message and remedy.
+
+        Raises:
+            BackendUnavailable: The file cannot be looked at.
+        """
         found = []
         for path in (self._path, self._uses.path):
             try:
@@ -225,7 +239,25 @@ class SqliteStore:
                     f"rm {self._uses.path}",
                 )
             )
+        if nameless := self._nameless():
+            found.append(
+                (
+                    "sqlite_damaged_ids",
+                    f"{self._path} holds keys with damaged ids ({nameless}), which nobody can use or list",
+                    "restore the file from a backup, or make them anew",
+                )
+            )
         return found
+
+    def _nameless(self) -> int:
+        """How many keys have a client id that is no text; none, if the file cannot be read: that is told."""
+        # Few ids are looked at here: what is damaged has octets beyond ASCII.
+        query = "SELECT client_id, NULL FROM keys WHERE client_id GLOB ?"
+        try:
+            rows = self._ask(partial(_rows, query, ("*[^\x01-\x7f]*",)))
+        except BackendUnavailable:
+            return 0
+        return sum(_text(octets) is None for octets, _ in rows)
 
     # --- inside
 
@@ -243,9 +275,13 @@ class SqliteStore:
         return self._ask(ask)
 
 
-def _get(client_id: str, execute: Execute) -> tuple[str] | None:
-    row: tuple[str] | None = execute("SELECT record FROM keys WHERE client_id = ?", (client_id,)).fetchone()
-    return row
+def _rows(query: str, values: Sequence[bytes | str | int], execute: Execute) -> list[tuple[bytes, object]]:
+    return execute(query, values).fetchall()
+
+
+def _get(client_id: str, execute: Execute) -> tuple[object] | None:
+    found: tuple[object] | None = execute(_FIND, (client_id,)).fetchone()
+    return found
 
 
 def _put(record: Key, expect_version: int | None, execute: Execute) -> bool:
@@ -287,6 +323,28 @@ def _delete(client_id: str, execute: Execute) -> bool:
 
 def _row(record: Key) -> tuple[str, int, str]:
     return record.client_id, record.version, dump_key(record)
+
+
+def _load(record: object, client_id: str) -> Key:
+    """Decode a record. One that is damaged, in whatever way, is an error of this client id alone.
+
+    Raises:
+        UnreadableRecord: It cannot be read.
+    """
+    try:
+        return load_key(str(record, "utf-8"), client_id)  # type: ignore[call-overload]
+    except (TypeError, UnicodeDecodeError) as exc:  # whose text may hold hashes
+        raise UnreadableRecord(
+            f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})", client_id=client_id
+        ) from None
+
+
+def _text(octets: bytes) -> str | None:
+    """What a client id is; None: damaged."""
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _is_slow(record: Key) -> bool:

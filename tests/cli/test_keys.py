@@ -139,10 +139,16 @@ def test_a_long_list_is_laid_out_as_a_short_one(
     assert "\n 0001  " in printed
 
 
-def test_one_bad_record_does_not_hide_the_others(cli: Callable[..., Done], url: str, database: Path) -> None:
+bad_records = pytest.mark.parametrize("record", ["'{'", "CAST(x'7bff' AS TEXT)"], ids=["cut", "no-text"])
+
+
+@bad_records
+def test_one_bad_record_does_not_hide_the_others(
+    cli: Callable[..., Done], url: str, database: Path, record: str
+) -> None:
     put(url, *(Key(name) for name in ("a", "b\x1b", "c", "d")))
     with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("UPDATE keys SET record = '{' WHERE client_id IN (?, 'd')", ("b\x1b",))
+        connection.execute(f"UPDATE keys SET record = {record} WHERE client_id IN (?, 'd')", ("b\x1b",))
 
     listed = cli("keys", "list", "--json")
     some = cli("keys", "list", "--json", "--limit", "1", "--after", "a")
@@ -158,10 +164,11 @@ def test_one_bad_record_does_not_hide_the_others(cli: Callable[..., Done], url: 
     assert "keys delete" in last
 
 
-def test_a_bad_record_can_be_deleted(cli: Callable[..., Done], url: str, database: Path) -> None:
+@bad_records
+def test_a_bad_record_can_be_deleted(cli: Callable[..., Done], url: str, database: Path, record: str) -> None:
     put(url, Key("a"))
     with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("UPDATE keys SET record = '{'")
+        connection.execute(f"UPDATE keys SET record = {record}")
 
     cli("keys", "show", "a").failed_with("'a'")
     assert cli("keys", "delete", "a").out == "deleted a\n"

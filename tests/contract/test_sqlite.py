@@ -496,6 +496,74 @@ def test_metadata_of_one_look_up_are_not_those_of_the_next(store: SqliteStore) -
     assert again.metadata == {"a": 1}
 
 
+def damage(path: Path, sql: str, *values: object) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(sql, values)
+
+
+NO_TEXT = "CAST(CAST(replace(record, 'old', 'o') AS BLOB) || x'a4' AS TEXT)"
+
+
+@pytest.mark.parametrize("record", [NO_TEXT, "x'ff00'", "'{'", "''"], ids=["text", "blob", "cut", "empty"])
+def test_a_damaged_record_is_one_clients_trouble(store: SqliteStore, path: Path, record: str) -> None:
+    """Whatever its octets are: the other keys work, it can be deleted, and no hash is in the error."""
+    assert store.put(Key("later"), None)
+    damage(path, f"UPDATE keys SET record = {record} WHERE client_id = 'id'")
+    line = store._lines._lines.mine().connection
+    for call in (store.get, store.get_nowait, lambda _: store.scan("", "", 10)):
+        with pytest.raises(UnreadableRecord) as caught:
+            call("id")
+        assert caught.value.client_id == "id"
+        assert "canary" not in f"{caught.value} {caught.value.__cause__}"
+    assert [key.client_id for key in store.scan("", "id", 10)] == ["later"]
+    assert store.put(Key("later", name="changed", version=1), 0)
+    assert store._lines._lines.mine().connection is line is not None
+    assert store.delete("id")
+    assert [key.client_id for key in store.scan("", "", 10)] == ["later"]
+
+
+def test_a_record_that_is_missing_is_not_an_unknown_id(store: SqliteStore, path: Path) -> None:
+    """As one octet of its row can make of it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'record TEXT NOT NULL', 'record TEXT')"
+        )
+    damage(path, "UPDATE keys SET record = NULL")
+    with pytest.raises(UnreadableRecord):
+        store.get("id")
+
+
+def test_a_damaged_client_id_hides_no_other_key(store: SqliteStore, path: Path) -> None:
+    """It can be no one's, so it is passed over, and the administrator is told."""
+    for number in range(3):
+        assert store.put(Key(f"k{number}"), None)
+    cursor = store.changes(None).cursor
+    damage(path, "UPDATE keys SET client_id = CAST(x'6bff' AS TEXT) WHERE client_id = 'k1'")
+    assert store.put(Key("ké"), None)
+    assert [key.client_id for key in store.scan("k", "", 2)] == ["k0", "k2"]
+    assert [key.client_id for key in store.scan("k", "k2", 2)] == ["ké"]
+    assert [key.client_id for key in store.scan("", "", 9)] == ["id", "k0", "k2", "ké"]
+    ((code, message, _),) = store.warnings()
+    assert code == "sqlite_damaged_ids"
+    assert "(1)" in message
+    damage(path, "UPDATE changes SET client_id = CAST(x'ff' AS TEXT) WHERE client_id = 'ké'")
+    assert store.changes(cursor).gap
+    assert not store.changes(store.changes(cursor).cursor).gap
+
+
+def test_what_the_driver_says_is_not_passed_on(store: SqliteStore) -> None:
+    """Without a code of SQLite it may hold what is stored."""
+
+    def fail(_execute: object) -> None:
+        raise sqlite3.OperationalError("Could not decode to UTF-8 column 'record' with text '$bamw1$canary'")
+
+    for call in (store._lines.ask, store._lines.change):
+        with pytest.raises(BackendUnavailable, match="OperationalError") as caught:
+            call(fail)
+        assert "canary" not in str(caught.value)
+
+
 def test_errors_hold_no_hash(store: SqliteStore, path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE keys SET record = replace(record, '\"v\":1', '\"v\":9')")
