@@ -44,7 +44,7 @@ LAYERS = [
     ["backends._codec"],
     ["backends._threads"],
     ["backends._sqlite_file"],
-    ["backends._sqlite_forks", "backends._sqlite_schema"],
+    ["backends._sqlite_forks", "backends._sqlite_logs", "backends._sqlite_schema"],
     ["backends._sqlite_uses"],
     ["backends._sqlite_lines"],
     ["backends._redis_url"],

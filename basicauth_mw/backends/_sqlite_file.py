@@ -73,7 +73,7 @@ def check_is_file(path: Path) -> None:
         raise ConfigurationError(f"{path} is not a file: name one, and basicauth-mw keys create makes it")
 
 
-def connect(path: Path, *, wait_s: float = 0) -> sqlite3.Connection:
+def connect(path: Path, *, wait_s: float = 0, options: str = "mode=rw") -> sqlite3.Connection:
     """Open a file that is there; a missing one is an error, never a new empty one.
 
     Text is given as octets: the driver cannot say which row it was that it could not decode, but shows it.
@@ -81,11 +81,18 @@ def connect(path: Path, *, wait_s: float = 0) -> sqlite3.Connection:
     Args:
         path: Of the file.
         wait_s: Seconds that SQLite waits for a lock.
+        options: As SQLite takes them in a URI.
     """
-    uri = f"file://{quote(os.fsencode(path))}?mode=rw"
+    uri = f"file://{quote(os.fsencode(path))}?{options}"
     connection = sqlite3.connect(uri, uri=True, timeout=wait_s, isolation_level=None, check_same_thread=False)
     connection.text_factory = bytes
     return connection
+
+
+def signature(path: Path) -> tuple[int, int, int, int]:
+    """What changes with a file: device, inode, size, and when it was written to last, in nanoseconds."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def has_tables(connection: sqlite3.Connection) -> bool:
@@ -102,6 +109,11 @@ def is_no_room(exc: sqlite3.Error) -> bool:
     """Whether the disk took no more. What is there can be read as before."""
     code = getattr(exc, "sqlite_errorcode", 0)
     return _primary_code(exc) == sqlite3.SQLITE_FULL or code in _CANNOT_WRITE
+
+
+def is_readonly(exc: sqlite3.Error) -> bool:
+    """Whether SQLite may read, but not write."""
+    return _primary_code(exc) == sqlite3.SQLITE_READONLY
 
 
 def explain(exc: sqlite3.Error) -> str:

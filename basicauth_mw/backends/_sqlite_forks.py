@@ -17,7 +17,7 @@ from ._sqlite_file import connect
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # What others do with a file takes milliseconds. If a disk hangs, the fork need not.
@@ -59,12 +59,14 @@ forks: Final = _Forks()
 
 
 @contextmanager
-def briefly(path: Path, *, wait_s: float = 0) -> Iterator[sqlite3.Connection]:
+def briefly(
+    path: Path, connect: Callable[[Path], sqlite3.Connection] = connect
+) -> Iterator[sqlite3.Connection]:
     """Open a file that is there for the length of a ``with`` block, which a fork in another thread waits for.
 
     Args:
         path: Of the file.
-        wait_s: Seconds that SQLite waits for a lock.
+        connect: Opens it.
     """
-    with forks.brief, closing(connect(path, wait_s=wait_s)) as connection:
+    with forks.brief, closing(connect(path)) as connection:
         yield connection

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from .._fork import after_fork, before_fork
 from ..errors import BackendUnavailable
-from ._sqlite_file import connect, explain, is_locked, is_no_room
+from ._sqlite_file import explain, is_locked, is_no_room, is_readonly, signature
 from ._sqlite_forks import LONGEST_WAIT_S, forks
+from ._sqlite_logs import log_of, may_write, open_watched, share_logs, unwritable_logs
 from ._sqlite_schema import check_is_current
 from ._threads import PerThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ._sqlite_logs import Still
 
     Execute = Callable[..., sqlite3.Cursor]
 
@@ -60,9 +63,12 @@ class Lines:
         line = self._lines.mine()
         with line.lock:
             try:
-                return question(self._ready(line))
+                answer = question(self._ready(line))
             except sqlite3.Error as exc:
+                self._make_sure(line)
                 raise self.failed(exc) from exc
+            self._make_sure(line)
+            return answer
 
     def change(self, change: Callable[[Execute], T]) -> T:
         """Change the file that is there now, in one transaction that is on the disk afterwards.
@@ -88,9 +94,10 @@ class Lines:
                 raise self.failed(exc) from exc
             checkpoint(execute)
             with suppress(OSError):
-                signature = _signature(self._real)
-                if signature[:2] == self._signature[:2]:
-                    self._signature = signature  # it was this change that changed the file
+                now = signature(self._real)
+                if now[:2] == self._signature[:2]:
+                    self._signature = now  # it was this change that changed the file
+            self._reopened = False
         return changed
 
     def close(self) -> None:
@@ -106,6 +113,15 @@ class Lines:
             # Whatever it was, start afresh: the file may be put right, or replaced, in place.
             self._signature = ()
             self._look_at = float("-inf")
+        found = unwritable_logs(self._real)
+        if found is None and is_readonly(exc) and may_write(self._real) and not self._reopened:
+            self._reopened = True
+            return BlockingIOError("the SQLite file was opened before it might be written")
+        if found is not None:
+            message, command = found
+            return BackendUnavailable(
+                f"SQLite cannot use the file: {message}; root can put it right:  {command}"
+            )
         return BackendUnavailable(f"SQLite cannot use the file: {explain(exc)}")
 
     # --- inside
@@ -116,6 +132,7 @@ class Lines:
         self._real = self._path
         self._signature = ()
         self._log: int | None = None
+        self._reopened = False  # whether every line was, since the file was changed from here last
 
     def _before_fork(self) -> None:
         """Close every line; who is asking one is waited for. ``_ready`` opens none until the fork is over."""
@@ -144,15 +161,26 @@ class Lines:
                     "this process was forked while the SQLite file was in use, so that it cannot lock it: "
                     "fork before the first request"
                 )
-            line.connection = connect(self._real)
+            line.connection, line.still = open_watched(self._real)
             try:
                 check_is_current(line.connection)
                 # The commit itself reaches the disk before it is reported.
                 line.connection.execute("PRAGMA synchronous = FULL")
+                share_logs(self._real)
             except BaseException:
-                line.close()
+                try:
+                    self._make_sure(line)  # what is wrong with it may be that it is being changed
+                finally:
+                    line.close()
                 raise
         return line.connection.execute
+
+    def _make_sure(self, line: _Line) -> None:
+        """Behind a question: nobody may have written to a file that was read without locks."""
+        if line.still is not None and not line.still.is_still():
+            line.close()
+            self._look_at = float("-inf")
+            raise BlockingIOError("the SQLite file was changed while it was read")
 
     def _look(self, mine: _Line) -> None:
         """Compare the file with the one that was opened.
@@ -166,19 +194,17 @@ class Lines:
         try:
             try:
                 real = Path(os.path.realpath(self._path, strict=True))
-                signature = _signature(real)
+                now = signature(real)
             except OSError as exc:
                 self._close_lines(mine)
                 raise BackendUnavailable(f"the SQLite file cannot be opened: {exc.strerror}") from exc
-            if signature[2] == 0:
+            if now[2] == 0:
                 self._close_lines(mine)
                 raise BackendUnavailable("the SQLite file is empty")
-            log = _log_of(real)
-            if (real, signature) != (self._real, self._signature) or (
-                self._log is not None and log != self._log
-            ):
+            log = _inode(log_of(real))
+            if (real, now) != (self._real, self._signature) or (self._log is not None and log != self._log):
                 self._close_lines(mine)
-                self._real, self._signature = real, signature
+                self._real, self._signature = real, now
                 log = None  # the next line makes it anew, and the next look sees it
             self._log = log
             self._look_at = time.monotonic() + _LOOK_EVERY_S
@@ -199,16 +225,18 @@ class Lines:
 
 
 class _Line:
-    """One thread's connection; ``lock`` is held while it is used."""
+    """One thread's connection; ``lock`` is held while it is used. ``still``: what it reads without locks."""
 
-    __slots__ = ("connection", "lock")
+    __slots__ = ("connection", "lock", "still")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a signal handler may fork while its thread asks
         self.connection: sqlite3.Connection | None = None
+        self.still: Still | None = None
 
     def close(self) -> None:
         with self.lock:
+            self.still = None
             connection, self.connection = self.connection, None
             if connection is not None:
                 with suppress(sqlite3.Error):
@@ -221,13 +249,8 @@ def checkpoint(execute: Execute) -> None:
         execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _signature(path: Path) -> tuple[int, int, int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _log_of(path: Path) -> int | None:
+def _inode(path: Path) -> int | None:
     try:
-        return path.with_name(f"{path.name}-wal").stat().st_ino
+        return path.stat().st_ino
     except OSError:
         return None

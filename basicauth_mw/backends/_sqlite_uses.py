@@ -12,12 +12,13 @@ import sqlite3
 import stat
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BackendUnavailable
 from ._codec import load_uses
-from ._sqlite_file import explain, has_tables
+from ._sqlite_file import connect, explain, has_tables
 from ._sqlite_forks import briefly
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class UseLog:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            with briefly(self.path, wait_s=_WAIT_S) as connection:
+            with briefly(self.path, partial(connect, wait_s=_WAIT_S)) as connection:
                 yield connection
         except sqlite3.Error as exc:
             raise BackendUnavailable(

@@ -23,6 +23,7 @@ from ._codec import dump_key, load_found, load_key
 from ._sqlite_file import check_is_file, explain, has_tables, is_locked, path_of, patiently
 from ._sqlite_forks import briefly
 from ._sqlite_lines import Lines, checkpoint
+from ._sqlite_logs import may_write, open_keys, unwritable_logs
 from ._sqlite_uses import UseLog
 from .base import Changes
 
@@ -176,7 +177,7 @@ class SqliteStore:
 
         def attempt() -> int | None:
             try:
-                with briefly(self._path) as connection:
+                with briefly(self._path, open_keys) as connection:
                     connection.execute("PRAGMA synchronous = FULL")
                     before = schema.upgrade(connection)
                     if before is not None:
@@ -212,7 +213,8 @@ class SqliteStore:
                         f"chmod 600 {path}",
                     )
                 )
-        if not os.access(self._path, os.W_OK):
+        directory = self._path.resolve().parent
+        if not may_write(self._path):
             found.append(
                 (
                     "sqlite_file_not_writable",
@@ -220,8 +222,7 @@ class SqliteStore:
                     "give this user write access to the file, if it is to change keys",
                 )
             )
-        directory = self._path.resolve().parent
-        if not os.access(directory, os.W_OK):
+        elif not may_write(directory):
             found.append(
                 (
                     "sqlite_directory_not_writable",
@@ -229,6 +230,9 @@ class SqliteStore:
                     "give this user write access to the directory",
                 )
             )
+        if (blocked := unwritable_logs(self._path.resolve())) is not None:
+            message, command = blocked
+            found.append(("sqlite_log_not_writable", message, f"as root, run  {command}"))
         try:
             self._uses.check()
         except BackendUnavailable as exc:
@@ -373,7 +377,7 @@ def _create(path: Path) -> None:
 
     def fill() -> None:
         try:
-            with briefly(path) as connection:
+            with briefly(path, open_keys) as connection:
                 application = connection.execute("PRAGMA application_id").fetchone()[0]
                 if not application and not has_tables(connection):
                     connection.execute("PRAGMA journal_mode = WAL").fetchall()

@@ -413,9 +413,8 @@ def test_check_tells_a_newer_file(cli: Callable[..., Done], database: Path) -> N
         assert "99" in done.out + done.err
 
 
-@pytest.mark.parametrize("mode", [0o444, 0o644])
-def test_check_tells_once_what_cannot_be_written(cli: Callable[..., Done], mode: int) -> None:
-    """A write-ahead log has no place in such a directory; the problem that SQLite sees says so."""
+def checked_by_nobody(cli: Callable[..., Done], mode: int) -> Done:
+    """``check`` by who may not write to the directory."""
     with TemporaryDirectory(prefix="basicauth-") as folder:
         path = Path(folder, "keys.db")
         url = f"sqlite:///{path}"
@@ -424,12 +423,27 @@ def test_check_tells_once_what_cannot_be_written(cli: Callable[..., Done], mode:
         Path(folder).chmod(0o555)
         done = as_nobody(cli, "check", "--json", "--backend", url)
         Path(folder).chmod(0o755)
+    return done
+
+
+def test_check_tells_once_what_cannot_be_written(cli: Callable[..., Done]) -> None:
+    """A write-ahead log has no place in such a directory; the problem that SQLite sees says so."""
+    done = checked_by_nobody(cli, 0o666)
 
     assert done.status == 1
     (problem,) = done.json["problems"]
     assert "directory" in problem["remedy"]
     assert done.out.count("write access") == 1
     assert [warning["code"] for warning in done.json["warnings"]] == ["sqlite_file_mode"]
+
+
+def test_check_is_content_with_a_file_that_may_only_be_read(cli: Callable[..., Done]) -> None:
+    """Nothing has to be written to check keys."""
+    done = checked_by_nobody(cli, 0o444)
+
+    assert done.status == 0
+    codes = [warning["code"] for warning in done.json["warnings"]]
+    assert codes == ["sqlite_file_mode", "sqlite_file_not_writable"]
 
 
 def as_nobody(cli: Callable[..., Done], *arguments: str) -> Done:

@@ -1,0 +1,372 @@
+"""A server that may only read the file: it never keeps those who may write to it from doing so.
+
+Owner and reader are users of their own where the tests run as root; else the reader is told that it may not
+write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw.backends import _sqlite_lines, _sqlite_logs
+from basicauth_mw.backends._sqlite_logs import Still, open_watched
+from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.model import Key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+OWNER, READER, GROUP = 61_001, 61_002, 61_003
+IS_ROOT = os.geteuid() == 0
+
+# Evaluates what comes on stdin, line by line, and says what it gives.
+USER = """
+import json, os, sqlite3, sys, time
+from contextlib import closing
+from dataclasses import replace
+from basicauth_mw.backends import _sqlite_logs, sqlite
+from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.model import Key
+
+path, user, group, may_write = sys.argv[1], *map(int, sys.argv[2:])
+if os.geteuid() == 0:
+    os.setgroups([group])
+    os.setgid(user)
+    os.setuid(user)
+elif not may_write:
+    _sqlite_logs.may_write = sqlite.may_write = lambda _path: False
+store = SqliteStore(f"sqlite:///{path}", deadline_s=2)
+
+def version():
+    return store.get("id").version
+
+def change():
+    key = store.get("id")
+    return store.put(replace(key, version=key.version + 1), key.version)
+
+def follow(seconds):
+    '''Every version that is seen.'''
+    seen, end = [version()], time.monotonic() + seconds
+    while time.monotonic() < end:
+        if (now := version()) != seen[-1]:
+            seen.append(now)
+    return seen
+
+def write(sql, *values):
+    '''To the log alone.'''
+    version()
+    return store._lines._lines.mine().connection.execute(sql, values).rowcount
+
+def hold():
+    '''As an earlier release did.'''
+    global held
+    held = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None)
+    return held.execute("SELECT version FROM keys").fetchone()[0]
+
+for line in sys.stdin:
+    try:
+        answer = eval(line)
+    except BackendUnavailable as exc:
+        answer = str(exc)
+    print(json.dumps(answer), flush=True)
+store.close()
+"""
+
+
+class User:
+    """A process of somebody."""
+
+    def __init__(self, path: Path, user: int, *, may_write: bool) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", USER, str(path), *map(str, (user, GROUP, int(may_write)))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def begin(self, expression: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{expression}\n")
+        self._process.stdin.flush()
+
+    def end(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+    def __call__(self, expression: str) -> Any:
+        self.begin(expression)
+        return self.end()
+
+    def leave(self) -> None:
+        self._process.communicate(timeout=30)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=30)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    """A file that its owner may write to and its group may read, in a directory where both may make files."""
+    directory = Path(tempfile.mkdtemp(prefix="basicauth-readers-"))
+    made = directory / "keys.db"
+    with closing(SqliteStore(f"sqlite:///{made}", create=True)) as store:
+        assert store.put(Key("id", version=1), None)
+    for each, mode in ((made, 0o640), (directory, 0o2770)):
+        if IS_ROOT:
+            os.chown(each, OWNER, GROUP)
+        each.chmod(mode)
+    time.sleep(0.05)  # what was just changed is read a moment later
+    yield made
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def owner(path: Path, stack: ExitStack) -> User:
+    user = User(path, OWNER, may_write=True)
+    stack.callback(user.kill)
+    return user
+
+
+@pytest.fixture
+def reader(path: Path, stack: ExitStack) -> User:
+    user = User(path, READER, may_write=False)
+    stack.callback(user.kill)
+    return user
+
+
+def beside(path: Path) -> list[str]:
+    """What was made beside the file."""
+    return sorted(each.name.removeprefix(path.name) for each in path.parent.iterdir() if each != path)
+
+
+def test_a_reader_makes_no_log(path: Path, owner: User, reader: User) -> None:
+    """So the owner may change keys, while it reads and after it ended; it sees that at once."""
+    assert reader("[version(), len(store.scan('', '', 9)), store.changes(None).gap, store.upgrade()]") == [
+        *(1, 1, False, None)
+    ]
+    assert beside(path) == []
+    assert owner("change()") is True
+    owner.leave()
+    assert beside(path) == []
+    assert reader("version()") == 2
+    reader.leave()
+    assert beside(path) == []
+
+
+def test_a_reader_that_opens_first_or_last_or_in_between(path: Path, owner: User, reader: User) -> None:
+    """What it sees is never older than the last change that was reported."""
+    assert reader("version()") == 1
+    for number in range(2, 8):
+        assert owner("change()") is True
+        assert reader("version()") == number
+        if number % 2:
+            owner("store.close()")
+    assert reader("store.changes(None).cursor == store.changes(store.changes(None).cursor).cursor") is True
+
+
+def test_a_reader_hears_of_changes(owner: User, reader: User) -> None:
+    cursor = reader("store.changes(None).cursor")
+    assert owner("change()") is True
+    assert reader(f"store.changes({cursor!r}).client_ids") == ["id"]
+    assert reader(f"store.changes({cursor!r}).gap") is False
+
+
+@pytest.mark.parametrize("closes", ["", "store.close() or "], ids=["open", "closed"])
+def test_a_reader_of_a_file_that_changes_all_the_time(owner: User, reader: User, closes: str) -> None:
+    """Every answer is one state of the file, and none is older than the one before."""
+    assert owner("change()") is True
+    reader.begin("follow(3)")
+    owner.begin(f"[{closes}change() or time.sleep(0.03) for _ in range(60)].count(True)")
+    seen = reader.end()
+    assert isinstance(seen, list), seen
+    assert owner.end() == 60
+    assert seen == sorted(seen)
+    assert len(seen) > 2
+    assert reader("version()") == 62
+
+
+def test_changes_that_are_in_the_log_alone(path: Path, owner: User, reader: User) -> None:
+    """Left by who was killed before they were brought into the file."""
+    assert reader("version()") == 1
+    assert owner("write('UPDATE keys SET record = replace(record, ?, ?)', '\"n\":1', '\"n\":7')") == 1
+    owner.kill()
+    assert beside(path) == ["-shm", "-wal"]
+    assert reader("version()") == 7
+    reader("store.close()")
+    assert reader("version()") == 7
+    path.with_name("keys.db-shm").rename(path.with_name("kept"))
+    reader("store.close()")
+    assert "may write to the file can:  basicauth-mw keys list" in reader("version()")
+    assert beside(path) == ["-wal", "kept"]
+    with closing(SqliteStore(f"sqlite:///{path}")) as store:  # as that command does
+        assert len(store.scan("", "", 1)) == 1
+    assert reader("time.sleep(0.05) or version()") == 7
+
+
+def test_a_log_that_may_not_be_read(path: Path, owner: User, reader: User) -> None:
+    """The error says which, and what to do."""
+    assert owner("write('DELETE FROM keys')") == 1
+    log = path.with_name("keys.db-wal")
+    assert log.stat().st_size
+    log.chmod(0)
+    said = reader("version()")
+    assert f"may not read {log}" in said
+    assert said.rpartition(":  ")[2] == f"chown --reference={path} {log} && chmod g+s {path.parent}"
+
+
+def test_logs_of_another_are_told_to_the_owner(path: Path, owner: User, reader: User) -> None:
+    """As a reader of an earlier release made them. The remedy works while they are in use."""
+    assert reader("hold()") == 1
+    logs = [path.with_name("keys.db-wal"), path.with_name("keys.db-shm")]
+    if not IS_ROOT:
+        for log in logs:
+            log.chmod(0o440)
+    said = owner("change()")
+    assert "no key can be changed" in said
+    warned = [(code, remedy) for code, _, remedy in owner("store.warnings()")]
+    command = said.rpartition(":  ")[2]
+    assert warned[-1] == ("sqlite_log_not_writable", f"as root, run  {command}")
+    subprocess.run(command, shell=True, check=True)
+    assert owner("change()") is True
+    assert reader("held.execute('SELECT version FROM keys').fetchall()") == [[2]]
+    assert "sqlite_log_not_writable" not in str(owner("store.warnings()"))
+
+
+@pytest.mark.parametrize("group", [GROUP, None])
+def test_logs_have_the_group_of_the_file(path: Path, stack: ExitStack, group: int | None) -> None:
+    """Also where the directory does not see to that: all who may write to the file may write to them."""
+    path.chmod(0o660)
+    path.parent.chmod(0o777)
+    if IS_ROOT and group is None:
+        os.chown(path, OWNER, 0)  # not one of the user's: nothing can be done, and nothing fails
+        path.chmod(0o666)
+    user = User(path, READER, may_write=True)
+    stack.callback(user.kill)
+    assert user("change()") is True
+    for name in ("keys.db-wal", "keys.db-shm"):
+        found = path.with_name(name).stat()
+        assert found.st_gid == (path.stat().st_gid if group or not IS_ROOT else READER)
+        assert stat.S_IMODE(found.st_mode) == stat.S_IMODE(path.stat().st_mode)
+
+
+# --- in this process, which is told that it may not write
+
+
+@pytest.fixture
+def reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
+    monkeypatch.setattr(_sqlite_logs, "may_write", lambda _path: False)
+    with closing(SqliteStore(f"sqlite:///{path}", deadline_s=0.5)) as store:
+        yield store
+
+
+def rewrite(path: Path, *values: object) -> None:
+    """A change that is brought into the file at once, by another."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE keys SET record = replace(record, ?, ?)", values)
+
+
+def test_an_answer_that_is_out_of_date_does_not_count(path: Path, reading: SqliteStore) -> None:
+    """Not even one that was asked for before the change was reported."""
+    assert reading.get("id") is not None
+    with pytest.raises(BlockingIOError):
+        reading._lines.ask(lambda _execute: rewrite(path, '"n":1', '"n":2'))
+    with pytest.raises(BlockingIOError):  # too soon to tell one change from the next
+        reading.get_nowait("id")
+    found = reading.get("id")
+    assert found is not None
+    assert found.version == 2
+
+
+def test_an_error_of_a_file_that_was_changed_meanwhile_does_not_count(
+    path: Path, reading: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(_execute: object) -> None:
+        rewrite(path, '"n":1', '"n":2')
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with pytest.raises(BlockingIOError):
+        reading._lines.ask(torn)
+
+    def other(_connection: object) -> None:
+        rewrite(path, '"n":2', '"n":3')
+        raise BackendUnavailable("the SQLite file holds something else")
+
+    time.sleep(0.05)
+    with monkeypatch.context() as patched:
+        patched.setattr(_sqlite_lines, "check_is_current", other)
+        with pytest.raises(BlockingIOError):
+            reading._lines.ask(torn)
+    found = reading.get("id")
+    assert found is not None
+    assert found.version == 3
+
+
+def test_a_reader_sees_that_the_file_was_replaced(path: Path, reading: SqliteStore) -> None:
+    cursor = reading.changes(None).cursor
+    new = path.with_name("new.db")
+    shutil.copyfile(path, new)
+    rewrite(new, '"n":1', '"n":5')
+    new.rename(path)
+    found = reading.get("id")
+    assert found is not None
+    assert found.version == 5
+    assert reading.changes(cursor).gap
+    path.unlink()
+    with pytest.raises(BackendUnavailable):
+        reading.get("id")
+    with pytest.raises(BlockingIOError):
+        Still(path)
+
+
+def test_a_log_that_is_removed_as_it_is_opened(
+    path: Path, reading: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite makes one then, which is taken away again."""
+    os.chown(path, os.geteuid(), os.getegid())  # root's logs are those of the file's owner
+    log = path.with_name("keys.db-wal")
+    log.write_bytes(b"x")
+    path.with_name("keys.db-shm").touch()
+    connect = _sqlite_logs.connect
+
+    def late(*args: Any, **options: Any) -> sqlite3.Connection:
+        log.rename(path.with_name("gone"))
+        return connect(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_sqlite_logs, "connect", late)
+        with pytest.raises(BlockingIOError):
+            open_watched(path)
+    assert beside(path) == ["-shm", "gone"]
+    path.with_name("keys.db-shm").unlink()
+    assert reading.get("id") is not None
+
+
+def test_a_log_that_cannot_be_opened(path: Path, reading: SqliteStore) -> None:
+    for name in ("keys.db-wal", "keys.db-shm"):
+        path.with_name(name).mkdir()
+    with pytest.raises(BackendUnavailable, match="SQLite cannot use the file"):
+        reading.get("id")
