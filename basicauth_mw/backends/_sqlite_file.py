@@ -111,9 +111,9 @@ def is_no_room(exc: sqlite3.Error) -> bool:
     return _primary_code(exc) == sqlite3.SQLITE_FULL or code in _CANNOT_WRITE
 
 
-def is_readonly(exc: sqlite3.Error) -> bool:
-    """Whether SQLite may read, but not write."""
-    return _primary_code(exc) == sqlite3.SQLITE_READONLY
+def is_doubtful(exc: sqlite3.Error) -> bool:
+    """Whether it may be true of a connection alone, since the file was replaced, or given other rights."""
+    return _primary_code(exc) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY)
 
 
 def explain(exc: sqlite3.Error) -> str:

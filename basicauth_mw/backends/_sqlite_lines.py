@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from .._fork import after_fork, before_fork
 from ..errors import BackendUnavailable
-from ._sqlite_file import explain, is_locked, is_no_room, is_readonly, signature
+from ._sqlite_file import explain, is_doubtful, is_locked, is_no_room, signature
 from ._sqlite_forks import LONGEST_WAIT_S, forks
-from ._sqlite_logs import log_of, may_write, open_watched, share_logs, unwritable_logs
+from ._sqlite_logs import log_of, open_watched, share_logs, unwritable_logs
 from ._sqlite_schema import check_is_current
 from ._threads import PerThread
 
@@ -53,8 +53,12 @@ class Lines:
         """Which file is open: its device and inode; empty if that is not known at the moment."""
         return ".".join(str(number) for number in self._signature[:2])
 
-    def ask(self, question: Callable[[Execute], T]) -> T:
+    def ask(self, question: Callable[[Execute], T], *, look: bool = False) -> T:
         """Put a question to the file that is there now, or was a second ago.
+
+        Args:
+            question: May be put twice.
+            look: Whether it must be the one that is there now.
 
         Raises:
             BlockingIOError: The file is locked at the moment.
@@ -63,11 +67,14 @@ class Lines:
         line = self._lines.mine()
         with line.lock:
             try:
+                if look:
+                    self._look(line)
                 answer = question(self._ready(line))
             except sqlite3.Error as exc:
                 self._make_sure(line)
-                raise self.failed(exc) from exc
+                raise self._failed(line, exc) from exc
             self._make_sure(line)
+            line.was_doubted = False
             return answer
 
     def change(self, change: Callable[[Execute], T]) -> T:
@@ -91,13 +98,13 @@ class Lines:
                         execute("ROLLBACK")
                     raise
             except sqlite3.Error as exc:
-                raise self.failed(exc) from exc
+                raise self._failed(line, exc) from exc
+            line.was_doubted = False
             checkpoint(execute)
             with suppress(OSError):
                 now = signature(self._real)
                 if now[:2] == self._signature[:2]:
                     self._signature = now  # it was this change that changed the file
-            self._reopened = False
         return changed
 
     def close(self) -> None:
@@ -113,18 +120,23 @@ class Lines:
             # Whatever it was, start afresh: the file may be put right, or replaced, in place.
             self._signature = ()
             self._look_at = float("-inf")
-        found = unwritable_logs(self._real)
-        if found is None and is_readonly(exc) and may_write(self._real) and not self._reopened:
-            self._reopened = True
-            return BlockingIOError("the SQLite file was opened before it might be written")
-        if found is not None:
-            message, command = found
+        if (found := unwritable_logs(self._real)) is not None:
             return BackendUnavailable(
-                f"SQLite cannot use the file: {message}; root can put it right:  {command}"
+                "SQLite cannot use the file: {}; root can put it right:  {}".format(*found)
             )
         return BackendUnavailable(f"SQLite cannot use the file: {explain(exc)}")
 
     # --- inside
+
+    def _failed(self, line: _Line, exc: sqlite3.Error) -> Exception:
+        """``failed``, but once it may be the line that is wrong, and not the file.
+
+        Who opens a file that was just renamed over another finds the log of that one, as long as somebody has
+        it open, and its index may tell of fewer pages. Who then closes the new file removes both.
+        """
+        failure = self.failed(exc)
+        line.was_doubted = not line.was_doubted and is_doubtful(exc)
+        return BlockingIOError("the SQLite file may just have changed") if line.was_doubted else failure
 
     def _start(self) -> None:
         self._looking = threading.Lock()
@@ -132,7 +144,6 @@ class Lines:
         self._real = self._path
         self._signature = ()
         self._log: int | None = None
-        self._reopened = False  # whether every line was, since the file was changed from here last
 
     def _before_fork(self) -> None:
         """Close every line; who is asking one is waited for. ``_ready`` opens none until the fork is over."""
@@ -227,12 +238,13 @@ class Lines:
 class _Line:
     """One thread's connection; ``lock`` is held while it is used. ``still``: what it reads without locks."""
 
-    __slots__ = ("connection", "lock", "still")
+    __slots__ = ("connection", "lock", "still", "was_doubted")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a signal handler may fork while its thread asks
         self.connection: sqlite3.Connection | None = None
         self.still: Still | None = None
+        self.was_doubted = False  # for what it answered last
 
     def close(self) -> None:
         with self.lock:

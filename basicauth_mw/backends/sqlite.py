@@ -145,7 +145,8 @@ class SqliteStore:
             seq, mark = execute("SELECT max(seq), mark FROM changes").fetchone()
             return Changes(f"{file}.{seq}.{mark}", gap=since is not None)
 
-        return self._ask(ask)
+        # Requests look once a second whether the file was replaced; here it is a change like any other.
+        return patiently(partial(self._lines.ask, ask, look=True), self._deadline_s)
 
     def record_uses(self, uses: Sequence[Use], /) -> None:
         self._uses.record(uses, self._stored)

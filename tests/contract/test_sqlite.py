@@ -284,6 +284,53 @@ def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path, tmp_path: Pa
     assert name_of(store) == "newer"
 
 
+def test_who_follows_changes_hears_of_a_replaced_file_at_once(
+    store: SqliteStore, path: Path, tmp_path: Path
+) -> None:
+    """And whoever asks for a key from then on is told what is in the new one."""
+    new = other_file(tmp_path, "new")
+    cursor = store.changes(None).cursor
+    assert name_of(store) == "old"
+    new.rename(path)
+    assert store.changes(cursor).gap
+    assert name_of(store) == "new"
+
+
+HOLDS = """
+import sys
+from basicauth_mw.backends.sqlite import SqliteStore
+store = SqliteStore(sys.argv[1])
+print(store.get("id").name, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("first", ["get", "put"])
+def test_a_replaced_file_that_is_still_held_by_others(
+    store: SqliteStore, path: Path, tmp_path: Path, first: str
+) -> None:
+    """The log of the old one is still there, and tells of fewer pages than the new one has."""
+    new = other_file(tmp_path, "new", keys=300)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, f"sqlite:///{path}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "old\n"
+    assert store.put(Key("by the log"), None)
+    store.close()
+    new.rename(path)
+    with closing(SqliteStore(f"sqlite:///{path}")) as opened:
+        if first == "put":
+            assert opened.put(Key("id", name="newer", version=2), 1)
+        else:
+            assert opened.get("id299") is not None
+        assert len(opened.scan("", "", 1000)) == 300
+    other.communicate("end\n", timeout=30)
+
+
 def test_a_file_that_is_replaced_during_a_change_is_noticed(
     store: SqliteStore, path: Path, tmp_path: Path
 ) -> None:
