@@ -14,9 +14,9 @@ import re
 import sqlite3
 import stat
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ..errors import BackendUnavailable, ConfigurationError, UnreadableRecord
+from ..errors import BackendUnavailable, ConfigurationError
 from ..hashing import is_slow
 from . import _sqlite_schema as schema
 from ._codec import dump_key, load_found, load_key
@@ -83,7 +83,7 @@ class SqliteStore:
             row = self._lines.ask(partial(_get, client_id))
         except UnicodeEncodeError:  # a lone surrogate is in no id
             return None
-        return load_found(None, client_id) if row is None else _load(row[0], client_id)
+        return load_found(None if row is None else row[0] or b"", client_id)  # NULL is no key, and no answer
 
     def put(self, record: Key, /, expect_version: int | None) -> bool:
         written = self._change(partial(_put, record, expect_version))
@@ -119,7 +119,7 @@ class SqliteStore:
             rows = self._ask(partial(_rows, query, (behind, *bounds, limit - len(found))))
             for octets, record in rows:
                 if (client_id := _text(octets)) is not None:  # else nobody can name it: see ``warnings``
-                    found.append(_load(record, client_id))
+                    found.append(load_key(record, client_id))
             if len(found) == limit or not rows:
                 return found
             behind = rows[-1][0]
@@ -280,12 +280,12 @@ class SqliteStore:
         return self._ask(ask)
 
 
-def _rows(query: str, values: Sequence[bytes | str | int], execute: Execute) -> list[tuple[bytes, object]]:
+def _rows(query: str, values: Sequence[bytes | str | int], execute: Execute) -> list[tuple[bytes, Any]]:
     return execute(query, values).fetchall()
 
 
-def _get(client_id: str, execute: Execute) -> tuple[object] | None:
-    found: tuple[object] | None = execute(_FIND, (client_id,)).fetchone()
+def _get(client_id: str, execute: Execute) -> tuple[Any] | None:
+    found: tuple[Any] | None = execute(_FIND, (client_id,)).fetchone()
     return found
 
 
@@ -328,20 +328,6 @@ def _delete(client_id: str, execute: Execute) -> bool:
 
 def _row(record: Key) -> tuple[str, int, str]:
     return record.client_id, record.version, dump_key(record)
-
-
-def _load(record: object, client_id: str) -> Key:
-    """Decode a record. One that is damaged, in whatever way, is an error of this client id alone.
-
-    Raises:
-        UnreadableRecord: It cannot be read.
-    """
-    try:
-        return load_key(str(record, "utf-8"), client_id)  # type: ignore[call-overload]
-    except (TypeError, UnicodeDecodeError) as exc:  # whose text may hold hashes
-        raise UnreadableRecord(
-            f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})", client_id=client_id
-        ) from None
 
 
 def _text(octets: bytes) -> str | None:
