@@ -16,7 +16,7 @@ from ..errors import BasicAuthError, ConfigurationError
 from ..settings import FIELDS
 from . import check, demo, keys, tokens
 from ._errors import reason_of
-from ._logs import configure_logging
+from ._logs import configure_logging, unrecorded
 from ._options import BackendUrl, remember_backend
 from ._output import complain, flush, say
 
@@ -103,6 +103,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the locale cannot spell is no error
     logging.getLogger("basicauth_mw").addHandler(_QUIET)
+    status = _run(arguments)
+    if what := unrecorded():
+        complain(f"error: {what}")
+        status = status or FAILED
+    return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         flush()

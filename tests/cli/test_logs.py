@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.helpers import ROOT, ended
+from basicauth_mw.backend import open_backend
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Key
+from tests.cli.helpers import ROOT, ended, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,5 +79,164 @@ def test_a_bad_file_is_one_line_before_anything_is_done(
 
 def test_a_missing_file_is_one_line(cli: Callable[..., Done], database: Path, tmp_path: Path) -> None:
     cli("--log-config", str(tmp_path / "none"), "keys", "create").failed_with("none: no such file")
+
+    assert not database.exists()
+
+
+def config_of(formatter: dict[str, object], *handlers: dict[str, object]) -> dict[str, object]:
+    """The last of these handlers for the audit log; those before it are there to be named."""
+    names = [f"h{number}" for number in range(len(handlers))]
+    return {
+        "version": 1,
+        "formatters": {"f": formatter},
+        "filters": {name: {"()": f"faulty_logs.{name}"} for name in ("AddUser", "Fail", "Refuse")},
+        "handlers": dict(zip(names, handlers, strict=True)),
+        "loggers": {"basicauth_mw.audit": {"level": "INFO", "handlers": names[-1:]}},
+    }
+
+
+FULL: dict[str, object] = {"class": "logging.FileHandler", "filename": "/dev/full", "formatter": "f"}
+BEHIND: dict[str, object] = {"class": "logging.handlers.MemoryHandler", "capacity": 100, "target": "h0"}
+RAISES: dict[str, object] = {"class": "faulty_logs.Raises"}
+FAULTY = """
+import logging
+
+class Raises(logging.Handler):
+    def emit(self, record):
+        raise LookupError("hunter2")
+
+class Later(logging.Formatter):
+    def format(self, record):
+        if record.basicauth["client_id"] != "id":
+            raise LookupError("hunter2")
+        return "fine"
+
+class Never(logging.Formatter):
+    def format(self, record):
+        raise LookupError("hunter2")
+
+class AddUser(logging.Filter):
+    def filter(self, record):
+        record.user = "me"
+        return True
+
+class Fail(logging.Filter):
+    def filter(self, record):
+        raise LookupError("hunter2")
+
+class Refuse(logging.Filter):
+    def filter(self, record):
+        return False
+"""
+
+
+@pytest.fixture
+def logged(tmp_path: Path, url: str) -> Callable[..., Done]:
+    """Runs a command line in a process of its own, with a configuration of logging."""
+    (tmp_path / "faulty_logs.py").write_text(FAULTY)
+    path = tmp_path / "log.json"
+
+    def call(config: dict[str, object], *words: str, **options: Any) -> Done:
+        path.write_text(json.dumps(config))
+        env = {"BASICAUTH_BACKEND": url, "BASICAUTH_LOG_CONFIG": str(path), "PYTHONPATH": str(tmp_path)}
+        done = ended(*words, env=env, **options)
+        assert "hunter2" not in done.err
+        return done
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (config_of({"format": "%(user)s"}, FULL), "'h0' .* Formatting field not found in record: 'user'"),
+        (config_of({"format": "%(user)s"}, FULL, BEHIND), "'h0' .* 'user'"),
+        (config_of({"()": "faulty_logs.Never"}, FULL), "'h0' .* LookupError"),
+        (config_of({}, FULL | {"filters": ["Fail"]}), "'h0' .* LookupError"),
+    ],
+    ids=["field", "behind another", "formatter", "filter"],
+)
+def test_what_cannot_be_formatted_is_found_before_anything_is_done(
+    logged: Callable[..., Done], database: Path, config: dict[str, object], reason: str
+) -> None:
+    done = logged(config, "keys", "create")
+
+    done.failed_with("cannot write what is recorded of a change")
+    assert re.search(reason, done.err)
+    assert not database.exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (config_of({}, FULL), "no space left on device"),
+        (config_of({}, FULL, BEHIND), "no space left on device"),
+        (config_of({}, RAISES), "LookupError"),
+        (config_of({"()": "faulty_logs.Later"}, FULL), "LookupError"),
+    ],
+    ids=["full disk", "full disk behind another", "handler", "formatter"],
+)
+def test_a_change_that_is_not_recorded_is_told(
+    logged: Callable[..., Done], url: str, tmp_path: Path, config: dict[str, object], reason: str
+) -> None:
+    """The key is there, so its secret is shown; and the one line says what is missing."""
+    made = logged(config, "keys", "create", "--client-id", "ci", "--json")
+
+    assert made.json["secret"]
+    assert (made.status, made.err) == (1, f"error: changed, but not recorded in the audit log: {reason}\n")
+    assert logged(config, "keys", "show", "ci").err == ""
+    logged(config, "keys", "show", "nobody").failed_with("'nobody'")
+    lines = "".join(f"{number},{mint('sk')}\n" for number in range(3)).encode()
+    assert logged(config, "keys", "import", "-", stdin=lines).err == (
+        f"error: changed, but not recorded in the audit log: {reason} (3 records)\n"
+    )
+    with open_backend(url) as backend:
+        assert len(list(backend.iter_keys())) == 4
+
+
+def test_an_export_that_is_not_recorded_is_told(logged: Callable[..., Done], url: str) -> None:
+    put(url, Key("ci"))
+
+    done = logged(config_of({}, FULL), "keys", "export")
+
+    assert (done.status, len(done.out.splitlines())) == (1, 1)
+    assert done.err.startswith("error: exported, but not recorded")
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [{"filters": ["AddUser"], "filename": "{}"}, {"filters": ["Refuse"]}, {"level": "ERROR"}],
+    ids=["a filter adds it", "a filter refuses it", "another level"],
+)
+def test_what_is_recorded_elsewhere_is_no_fault(
+    logged: Callable[..., Done], tmp_path: Path, handler: dict[str, object]
+) -> None:
+    log = tmp_path / "audit.log"
+    if "filename" in handler:
+        handler = handler | {"filename": str(log)}
+
+    done = logged(config_of({"format": "%(user)s %(message)s"}, FULL | handler), "keys", "create")
+
+    assert (done.status, done.err) == (0, "")
+    assert not log.exists() or log.read_text().startswith("me event='key.created'")
+
+
+def test_what_others_log_to_a_full_disk_is_no_fault(
+    logged: Callable[..., Done], tmp_path: Path, url: str
+) -> None:
+    """Nothing is said of it, not even by logging itself."""
+    put(url, Key("ci"))
+    (tmp_path / "faulty_logs.py").write_text(
+        f"{FAULTY}\nimport atexit\natexit.register(logging.getLogger('other').error, 'text')\n"
+    )
+    config = config_of({}, FULL)
+    config["loggers"] = {}
+    config["root"] = {"level": "INFO", "handlers": ["h0"]}
+
+    assert logged(config, "keys", "show", "ci").err == ""
+
+
+def test_a_configuration_without_end_is_one_line(cli: Callable[..., Done], database: Path) -> None:
+    cli("--log-config", "/dev/zero", "keys", "create").failed_with("/dev/zero is longer than 1048576 octets")
 
     assert not database.exists()
