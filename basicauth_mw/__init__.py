@@ -3,21 +3,26 @@
 The middleware is ``basicauth_mw.asgi.BasicAuthMiddleware`` or ``basicauth_mw.wsgi.BasicAuthMiddleware``.
 """
 
-from .backend import Backend as Backend
-from .backend import Issued as Issued
-from .backend import open_backend as open_backend
-from .credentials import Credentials as Credentials
-from .credentials import encode_basic as encode_basic
-from .credentials import parse_basic as parse_basic
-from .errors import BasicAuthError as BasicAuthError
-from .errors import ConfigurationError as ConfigurationError
-from .errors import InsufficientScope as InsufficientScope
-from .hashing import hash_secret as hash_secret
-from .model import Key as Key
-from .model import Principal as Principal
-from .model import Secret as Secret
-from .scopes import require_scopes as require_scopes
-from .settings import Settings as Settings
+# As in typing, which is not loaded for it: the command line comes through here before it can see to Ctrl-C.
+# For the same reason each public name is imported when it is first used.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from .backend import Backend as Backend
+    from .backend import Issued as Issued
+    from .backend import open_backend as open_backend
+    from .credentials import Credentials as Credentials
+    from .credentials import encode_basic as encode_basic
+    from .credentials import parse_basic as parse_basic
+    from .errors import BasicAuthError as BasicAuthError
+    from .errors import ConfigurationError as ConfigurationError
+    from .errors import InsufficientScope as InsufficientScope
+    from .hashing import hash_secret as hash_secret
+    from .model import Key as Key
+    from .model import Principal as Principal
+    from .model import Secret as Secret
+    from .scopes import require_scopes as require_scopes
+    from .settings import Settings as Settings
 
 __version__ = "0.1.0"
 
@@ -38,3 +43,29 @@ __all__ = [
     "parse_basic",
     "require_scopes",
 ]
+
+_PUBLIC = {
+    "backend": ("Backend", "Issued", "open_backend"),
+    "credentials": ("Credentials", "encode_basic", "parse_basic"),
+    "errors": ("BasicAuthError", "ConfigurationError", "InsufficientScope"),
+    "hashing": ("hash_secret",),
+    "model": ("Key", "Principal", "Secret"),
+    "scopes": ("require_scopes",),
+    "settings": ("Settings",),
+}
+
+if not TYPE_CHECKING:  # who checks types is to see a name that there is not
+
+    def __getattr__(name):
+        from importlib import import_module
+
+        if name in (*_PUBLIC, "backends"):
+            return import_module(f".{name}", __name__)
+        for module, names in _PUBLIC.items():
+            if name in names:
+                value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw import __version__
+from basicauth_mw import __main__, __version__
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Key
 from basicauth_mw.settings import FIELDS
@@ -63,6 +64,83 @@ def test_help_lists_the_commands_and_every_setting(cli: Callable[..., Done]) -> 
         assert re.search(rf"^  {command} ", done.out, re.MULTILINE)
     for option in FIELDS:
         assert option.env in done.out
+
+
+# Run by every Python that finds it: Ctrl-C comes when a module is looked for, or when everything is done.
+CTRL_C = """
+import atexit, os, signal, sys
+
+class Finder:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == os.environ["CTRL_C_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+if os.environ["CTRL_C_AT"] == "exit":
+    atexit.register(os.kill, os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [COMMAND, [Path(sys.executable).with_name("basicauth-mw")]], ids=["-m", "script"]
+)
+@pytest.mark.parametrize(
+    "at", ["basicauth_mw.errors", "basicauth_mw.cli", "typer", "rich.table", "basicauth_mw.cli.keys", "exit"]
+)
+def test_ctrl_c_is_no_traceback_at_any_moment(tmp_path: Path, command: list[str], at: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CTRL_C)
+
+    done = subprocess.run(
+        [*command, "--version"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "CTRL_C_AT": at},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (130, "")
+    assert bool(done.stdout) == (at == "exit")
+
+
+def test_who_may_not_be_interrupted_is_not(tmp_path: Path) -> None:
+    """As nohup and what runs in the background of a script have it."""
+    (tmp_path / "sitecustomize.py").write_text(CTRL_C)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "CTRL_C_AT": "typer"}
+
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *COMMAND, "--version"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout
+
+
+def test_ctrl_c_between_two_parts_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basicauth_mw.cli.app.run", lambda: signal.raise_signal(signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+
+    signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130
+
+
+def test_ctrl_c_ends_at_once_where_there_is_nothing_to_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+
+    __main__._end(signal.SIGINT, None)
+
+    assert statuses == [130]
 
 
 @pytest.mark.parametrize("arguments", [(), ("keys",), ("token",)], ids=str)
