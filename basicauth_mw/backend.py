@@ -9,6 +9,7 @@ import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from . import audit, lifecycle
@@ -205,6 +206,7 @@ class Backend:
         now = utcnow()
         client_id = mint(ID_PREFIX) if client_id is None else check_client_id(client_id)
         plain = mint(self._prefix) if secret is None else check_secret(secret)
+        taken = KeyExists(f"there is a key with the client id {client_id!r} already")
         key = Key(
             client_id=client_id,
             name=check_name(name),
@@ -215,9 +217,11 @@ class Backend:
             version=lifecycle.first_version(now),
         )
         authorization = encode_basic(client_id, plain)
+        if store.get(client_id) is not None:  # if it cannot be asked, nothing was written for certain
+            raise taken
         key = replace(key, secrets=(Secret(self.hasher.hash(plain), created_at=now),))
-        if not store.put(key, None):
-            raise KeyExists(f"there is a key with the client id {client_id!r} already")
+        if not _put(store, key, None):
+            raise taken
         self._changed("key.created", client_id)
         return Issued(client_id, plain, authorization, key)
 
@@ -323,7 +327,9 @@ class Backend:
             key = key and whole_key(key)
         except UnreadableRecord:
             key = Key(client_id)
-        if key is None or not store.delete(client_id):
+        if key is None or not _surely(
+            partial(store.delete, client_id), lambda: store.get(client_id) is None, client_id
+        ):
             raise KeyNotFound(f"there is no key with the client id {client_id!r}")
         self._changed("key.deleted", client_id)
         return key
@@ -373,7 +379,7 @@ class Backend:
             else:
                 records[index] = of_version(key, version)
         new = list(records.values())
-        written = store.add(new) if isinstance(store, BulkStore) else [store.put(key, None) for key in new]
+        written = self._add(store, new)
         for (index, key), done in zip(records.items(), written, strict=True):
             if not done:
                 outcomes[index] = KeyExists(f"there is a key with the client id {key.client_id!r} already")
@@ -456,7 +462,7 @@ class Backend:
             # As they are stored: to Python alone, the 1, 1.0 and true of metadata are equal.
             if dump_key(changed) != dump_key(key):
                 changed = replace(changed, version=key.version + 1)
-                if not store.put(changed, key.version):
+                if not _put(store, changed, key):
                     if time.monotonic() > give_up_at:
                         raise BackendUnavailable(f"the key {client_id!r} is changed by others all the time")
                     # Each waits for another while, or the same would lose every time.
@@ -466,11 +472,64 @@ class Backend:
                 self._changed(event, client_id)
             return self._with_uses([changed])[0]
 
+    def _add(self, store: Store, keys: Sequence[Key]) -> list[bool]:
+        """Write new keys; where the answer is lost, those that were written are told all the same."""
+        try:
+            return store.add(keys) if isinstance(store, BulkStore) else [store.put(key, None) for key in keys]
+        except BackendUnavailable as exc:
+            stored = [_is_stored(store, key, None) for key in keys]
+            if False not in stored:
+                return [done is True for done in stored]
+            self._changed("key.imported", *(key.client_id for key in compress(keys, stored)))
+            raise BackendUnavailable(f"{stored.count(True)} of {len(keys)} keys were stored: {exc}") from exc
+
     def _changed(self, event: str, *client_ids: str) -> None:
         self.feed.tell(*client_ids)
         if audit.is_wanted():
             for client_id in client_ids:
                 audit.record(event, client_id=client_id)
+
+
+def _put(store: Store, key: Key, before: Key | None) -> bool:
+    """Write a key, unless another than ``before`` is stored by now."""
+    write = partial(store.put, key, None if before is None else before.version)
+    return _surely(write, partial(_is_stored, store, key, before), key.client_id)
+
+
+def _surely(write: Callable[[], bool], is_done: Callable[[], bool | None], client_id: str) -> bool:
+    """Write, and if the answer is lost, see what has become of it: what is done has to be told as done.
+
+    Args:
+        write: Writes, and answers whether it did.
+        is_done: Looks whether it did; None: that cannot be told.
+        client_id: Whose key it is.
+
+    Raises:
+        BackendUnavailable: It did not, or that cannot be told.
+    """
+    try:
+        return write()
+    except UnreadableRecord:  # which is there as before
+        raise
+    except BackendUnavailable as exc:
+        try:
+            done = is_done()
+        except BackendError:
+            done = None
+        if done is None:
+            raise BackendUnavailable(
+                f"the change of {client_id!r} may or may not have been made ({exc}): look with  "
+                "basicauth-mw keys show ID"
+            ) from exc
+        if not done:
+            raise BackendUnavailable(f"nothing was changed so far: {exc}") from exc
+        return True
+
+
+def _is_stored(store: Store, key: Key, before: Key | None) -> bool | None:
+    """Whether a key is stored just as it is; None: neither it is, nor what was there before."""
+    stored, wanted, known = (each and dump_key(each) for each in (store.get(key.client_id), key, before))
+    return stored == wanted if stored in (wanted, known) else None
 
 
 def _with_uses(key: Key, uses: Sequence[Use]) -> Key:

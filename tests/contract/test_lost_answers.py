@@ -1,0 +1,256 @@
+"""A change that was made is told as made, also if the answer to it was lost."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from basicauth_mw import Backend, Key, Settings, open_backend
+from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.errors import BackendUnavailable, KeyExists, KeyNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.redis_server import RedisServer
+
+SETTINGS = Settings(backend_deadline_s=5.0)
+
+
+class LossyWay:
+    """Passes on what comes, until a script: that is passed on as well, but then its caller is cut off.
+
+    Attributes:
+        port: Where it listens.
+        loses: How many answers to scripts are still to be lost.
+    """
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.loses = 0
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        serving = []
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                serving.append(threading.Thread(target=self._serve, args=(near,)))
+                serving[-1].start()
+        for thread in serving:
+            thread.join(10)
+
+    def _serve(self, near: socket.socket) -> None:
+        with (
+            near,
+            socket.create_connection(("127.0.0.1", self._to)) as far,
+            selectors.DefaultSelector() as ready,
+            suppress(OSError),
+        ):
+            ready.register(near, selectors.EVENT_READ, far)
+            ready.register(far, selectors.EVENT_READ, near)
+            loses = False
+            while True:
+                for key, _ in ready.select():
+                    octets = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
+                    if not octets or (loses and key.fileobj is far):
+                        return
+                    if key.fileobj is near and self.loses and b"EVAL" in octets:
+                        self.loses, loses = self.loses - 1, True
+                    key.data.sendall(octets)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def way(redis_server: RedisServer, stack: ExitStack) -> LossyWay:
+    return stack.enter_context(LossyWay(redis_server.port))
+
+
+@pytest.fixture
+def backend(way: LossyWay, redis_url: str, redis_server: RedisServer, stack: ExitStack) -> Backend:
+    """Whose answers may be lost."""
+    url = redis_url.replace(f":{redis_server.port}/", f":{way.port}/")
+    return stack.enter_context(open_backend(url, settings=SETTINGS))
+
+
+@pytest.fixture
+def events(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
+    """What was recorded."""
+    caplog.set_level(logging.INFO, "basicauth_mw.audit")
+
+    def told() -> list[tuple[str, str]]:
+        facts = [getattr(record, "basicauth", None) for record in caplog.records]
+        return [(each["event"], each["client_id"]) for each in facts if each]
+
+    return told
+
+
+CHANGES: dict[str, Callable[[Backend], object]] = {
+    "revoked": lambda backend: backend.revoke("ci").revoked_at,
+    "disabled": lambda backend: backend.disable("ci").disabled,
+    "updated": lambda backend: backend.update("ci", name="new").name == "new",
+    "rotated": lambda backend: len(backend.rotate("ci").key.secrets) == 2,
+    "deleted": lambda backend: backend.delete("ci").client_id == "ci" and backend.get("ci") is None,
+}
+
+
+@pytest.mark.parametrize("event", CHANGES)
+def test_a_change_that_was_made_is_told(
+    way: LossyWay, backend: Backend, events: Callable[[], list[tuple[str, str]]], event: str
+) -> None:
+    backend.create(client_id="ci")
+    way.loses = 1
+    assert CHANGES[event](backend)
+    assert way.loses == 0
+    assert events() == [("key.created", "ci"), (f"key.{event}", "ci")]
+
+
+def test_a_key_that_was_made_is_not_lost(
+    way: LossyWay, backend: Backend, events: Callable[[], list[tuple[str, str]]]
+) -> None:
+    way.loses = 1
+    issued = backend.create(client_id="ci")
+    assert backend.get("ci") == issued.key
+    assert events() == [("key.created", "ci")]
+    with pytest.raises(KeyExists):
+        backend.create(client_id="ci")
+
+
+@pytest.mark.parametrize("count", [50, 950])
+def test_keys_that_were_imported_are_told(
+    way: LossyWay, backend: Backend, events: Callable[[], list[tuple[str, str]]], count: int
+) -> None:
+    """All of them, or some and an error that says how many."""
+    backend.create(client_id="k0")
+    keys = [Key(f"k{number}", secrets=backend.create().key.secrets) for number in range(count)]
+    before = len(events())
+    way.loses = 1
+    said = ""
+    try:
+        assert backend.add(keys)[1:] == [None] * (count - 1)
+    except BackendUnavailable as exc:
+        said = str(exc)
+    if said:
+        assert said.startswith(f"{len(events()) - before} of {count} keys were stored")
+    stored = {key.client_id for key in backend.iter_keys(prefix="k")}
+    assert {("key.imported", client_id) for client_id in stored - {"k0"}} == set(events()[before:])
+    backend.add(keys)
+    assert len(list(backend.iter_keys(prefix="k"))) == count
+
+
+class Unsure(MemoryStore):
+    """Cannot tell what became of a write.
+
+    Attributes:
+        writes: Whether it is done all the same.
+        reads: Whether it can be looked at afterwards.
+        then: Is done behind it.
+    """
+
+    writes = reads = True
+    then: Callable[[], object] = staticmethod(lambda: None)
+    failed = False
+
+    def get(self, client_id: str, /) -> Key | None:
+        if self.failed and not self.reads:
+            raise BackendUnavailable("down")
+        return super().get(client_id)
+
+    get_nowait = get
+
+    def put(self, record: Key, /, expect_version: int | None) -> bool:
+        self._fail(lambda: MemoryStore.put(self, record, expect_version))
+
+    def delete(self, client_id: str, /) -> bool:
+        self._fail(lambda: MemoryStore.delete(self, client_id))
+
+    def add(self, records: Any, /) -> list[bool]:
+        self._fail(lambda: MemoryStore.put(self, records[0], None))
+
+    def _fail(self, write: Callable[[], object]) -> Any:
+        if self.writes:
+            write()
+        self.then()
+        self.failed = True
+        raise BackendUnavailable("no answer")
+
+
+@pytest.fixture
+def unsure() -> Unsure:
+    store = Unsure()
+    MemoryStore.put(store, Key("ci", version=1), None)
+    return store
+
+
+WRITES: dict[str, Callable[[Backend], object]] = {
+    "create": lambda backend: backend.create(client_id="new"),
+    "revoke": lambda backend: backend.revoke("ci"),
+    "delete": lambda backend: backend.delete("ci"),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_what_was_not_done_is_told(
+    unsure: Unsure, events: Callable[[], list[tuple[str, str]]], write: Callable[[Backend], object]
+) -> None:
+    unsure.writes = False
+    with pytest.raises(BackendUnavailable, match="nothing was changed so far: no answer"):
+        write(Backend(unsure, settings=SETTINGS))
+    assert events() == []
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_what_cannot_be_told_is_told(
+    unsure: Unsure, events: Callable[[], list[tuple[str, str]]], write: Callable[[Backend], object]
+) -> None:
+    unsure.reads = False
+    with pytest.raises(BackendUnavailable, match="may or may not have been made"):
+        write(Backend(unsure, settings=SETTINGS))
+    assert events() == []
+
+
+def test_what_others_have_changed_meanwhile_cannot_be_told(unsure: Unsure) -> None:
+    unsure.then = lambda: MemoryStore.put(unsure, Key("ci", name="other", version=3), 2)
+    with pytest.raises(BackendUnavailable, match="may or may not"):
+        Backend(unsure, settings=SETTINGS).revoke("ci")
+
+
+def test_some_of_many_keys(unsure: Unsure, events: Callable[[], list[tuple[str, str]]]) -> None:
+    backend = Backend(unsure, settings=SETTINGS)
+    with pytest.raises(BackendUnavailable, match="1 of 2 keys were stored: no answer"):
+        backend.add([Key("a"), Key("b")])
+    assert events() == [("key.imported", "a")]
+    assert backend.get("b") is None
+
+
+def test_a_store_that_cannot_be_asked_was_not_written_to(unsure: Unsure) -> None:
+    """It is asked before anything is written, so that this is certain."""
+    unsure.failed, unsure.reads = True, False
+    for write in WRITES.values():
+        with pytest.raises(BackendUnavailable, match=r"^down$"):
+            write(Backend(unsure, settings=SETTINGS))
+    unsure.reads = True
+    with pytest.raises(KeyNotFound):
+        Backend(unsure, settings=SETTINGS).delete("nobody")
