@@ -104,6 +104,11 @@ class BasicAuthMiddleware:
         self._timeout_s = configured.timeout_s
         self._guards = configured.map_errors or configured.timeout_s is not None
 
+    @property
+    def gate(self) -> Gate[Scope]:
+        """What decides on requests; for integrations."""
+        return self._gate
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind not in ("http", "websocket"):

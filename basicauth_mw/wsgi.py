@@ -97,6 +97,11 @@ class BasicAuthMiddleware:
         self._strips = self._gate.settings.strip_authorization
         self._maps_errors = self._gate.settings.map_errors
 
+    @property
+    def gate(self) -> Gate[Environ]:
+        """What decides on requests; for integrations."""
+        return self._gate
+
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate = self._gate
         decision = gate.begin(environ)

@@ -231,6 +231,17 @@ def test_a_downward_arrow_is_fine(file: str, source: str, tmp_path: Path) -> Non
     assert upward_arrows(tmp_path / PACKAGE) == []
 
 
+def test_an_integration_knows_no_other() -> None:
+    """So that each can be deleted alone: what they share is in modules with an underscore."""
+    for path in (ROOT / "integrations").rglob("*.py"):
+        own = path.relative_to(ROOT / "integrations").parts[0].removesuffix(".py")
+        for line, target in imports_of(path, ROOT):
+            folder, _, other = target.partition(".")
+            neighbour = other.partition(".")[0]
+            if folder == "integrations" and not neighbour.startswith("_"):
+                assert neighbour == own, f"{path.relative_to(ROOT)}:{line} imports {target}"
+
+
 @pytest.mark.parametrize("module", [PACKAGE, f"{PACKAGE}.asgi", f"{PACKAGE}.wsgi"])
 def test_importing_brings_nothing_heavy(module: str) -> None:
     """No framework, driver, hash library or event loop is loaded before somebody needs it."""

@@ -1,0 +1,5 @@
+"""The same backend, key and empty environment as for the shells."""
+
+from tests.shells.conftest import _no_settings_in_the_environment as _no_settings_in_the_environment
+from tests.shells.conftest import backend as backend
+from tests.shells.conftest import issued as issued

@@ -1,0 +1,88 @@
+"""What all integrations share."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from basicauth_mw.errors import ConfigurationError, MissingExtra
+from basicauth_mw.integrations._common import MissingFramework, configuration, needed, needs
+
+FRAMEWORKS = {
+    "basicauth_mw.integrations.fastapi": ("fastapi", "fastapi"),
+}
+
+
+@pytest.mark.parametrize("module", FRAMEWORKS)
+def test_a_missing_framework_says_what_to_install(module: str) -> None:
+    framework, package = FRAMEWORKS[module]
+    code = (
+        f"import sys; sys.modules[{framework!r}] = None\n"
+        f"try:\n    import {module}\n"
+        "except ImportError as exc:\n    print(type(exc).__name__, exc.module, exc, sep='|')"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    expected = f"MissingFramework|{framework}|{framework} is not installed: run  pip install {package}\n"
+    assert (done.stdout, done.stderr) == (expected, "")
+
+
+def test_a_framework_that_is_broken_inside_is_not_missing() -> None:
+    with pytest.raises(ModuleNotFoundError, match="other") as caught, needs("fastapi", "fastapi"):
+        raise ModuleNotFoundError("other", name="other")
+
+    assert not isinstance(caught.value, MissingExtra)
+
+
+def test_the_error_survives_pickling() -> None:
+    error = MissingFramework("rest_framework", "djangorestframework")
+
+    again = pickle.loads(pickle.dumps(error))
+
+    assert (str(again), again.module, again.code) == (str(error), "rest_framework", "missing_extra")
+
+
+def test_a_configuration_is_read_from_its_mapping_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What only the environment says is not read, and that is said: it may be there to be stricter."""
+    monkeypatch.setenv("BASICAUTH_REQUIRE_HTTPS", "1")
+    monkeypatch.setenv("BASICAUTH_REALM", "environment")
+
+    backend, settings = configuration({"BASICAUTH_REALM": "mine", "OTHER": 1}, "Flask")
+
+    assert (backend, settings.realm, settings.require_https) == (None, "mine", False)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "BASICAUTH_REQUIRE_HTTPS not read from the environment: "
+        "Flask's configuration goes before it and lacks it"
+    )
+
+
+def test_a_configuration_may_hold_a_backend() -> None:
+    store = object()
+
+    backend, settings = configuration({"BASICAUTH_BACKEND": store}, "Flask")
+
+    assert backend is store
+    assert settings.backend == "env:"
+    assert configuration({"BASICAUTH_BACKEND": "memory:"}, "Flask")[1].backend == "memory:"
+
+
+def test_a_misspelt_entry_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="BASICAUTH_REALMS: did you mean realm"):
+        configuration({"BASICAUTH_REALMS": "x"}, "Flask")
+
+
+@pytest.mark.parametrize("scopes", [(), ("read write",), ("",), (["read"],), (1,), ('"',)])
+def test_scopes_that_no_key_can_have_are_an_error(scopes: tuple[object, ...]) -> None:
+    with pytest.raises(ConfigurationError):
+        needed(scopes)
+
+
+def test_scopes_are_put_in_order() -> None:
+    assert needed(("write", "read", "write")) == ("read", "write")
