@@ -13,6 +13,7 @@ from basicauth_mw.integrations._common import MissingFramework, configuration, n
 
 FRAMEWORKS = {
     "basicauth_mw.integrations.fastapi": ("fastapi", "fastapi"),
+    "basicauth_mw.integrations.flask": ("flask", "flask"),
 }
 
 

@@ -1,0 +1,125 @@
+"""Flask: the gate as an extension, configured from ``app.config``.
+
+::
+
+    auth = BasicAuth()
+
+    def create_app() -> Flask:
+        app = Flask(__name__)
+        app.config["BASICAUTH_BACKEND"] = "sqlite:///keys.db"
+        auth.init_app(app)
+        return app
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
+
+from ..errors import ConfigurationError, Rejected
+from ..model import Principal
+from ..problem import is_routine
+from ..scopes import require_scopes
+from ..wsgi import PRINCIPAL, BasicAuthMiddleware
+from ._common import configuration, needed, needs
+
+with needs("flask", "flask"):
+    from flask import Flask, Response, current_app, request
+    from werkzeug.local import LocalProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..gate import Gate
+
+__all__ = ["BasicAuth", "current_principal", "requires"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXTENSION: Final = "basicauth_mw"
+
+
+class BasicAuth:
+    """Protects Flask apps, each by a gate of its own.
+
+    The settings are the ``BASICAUTH_*`` entries of ``app.config``; the environment is not read.
+
+    Args:
+        app: Given to ``init_app``; None: call that yourself, as app factories do.
+        backend: A URL, or what ``open_backend`` gives; None: ``app.config["BASICAUTH_BACKEND"]``.
+
+    Raises:
+        ConfigurationError: As ``init_app``.
+    """
+
+    def __init__(self, app: Flask | None = None, backend: Any = None) -> None:
+        self._backend = backend
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask, backend: Any = None) -> None:
+        """Protect an app: every view, every blueprint, static files and unknown paths.
+
+        Args:
+            app: Before its first request. ``app.wsgi_app`` is replaced, so what is put round that later
+                (``ProxyFix`` for one) stands round the gate.
+            backend: Goes before the one given to the constructor, and before the configuration.
+
+        Raises:
+            ConfigurationError: The configuration cannot be used, or the app has a gate already.
+        """
+        if EXTENSION in app.extensions or isinstance(app.wsgi_app, BasicAuthMiddleware):
+            raise ConfigurationError("this app has a gate already: call init_app once, and add no other")
+        configured, settings = configuration(app.config, "Flask")
+        chosen = next((each for each in (backend, self._backend, configured) if each is not None), None)
+        middleware = BasicAuthMiddleware(app.wsgi_app, chosen, settings=settings)
+        if settings.map_errors and Rejected not in app.error_handler_spec[None][None]:
+            app.register_error_handler(Rejected, _Refusals(middleware.gate))
+        app.wsgi_app = middleware  # type: ignore[method-assign]
+        app.extensions[EXTENSION] = middleware
+
+
+class _Refusals:
+    """Answers a refusal that a view raises. Left to Flask, it would be logged and signalled as an error."""
+
+    def __init__(self, gate: Gate[dict[str, Any]]) -> None:
+        self._gate = gate
+
+    def __call__(self, exc: Exception) -> Response:
+        if not is_routine(exc):
+            raise exc
+        client_id = _principal().client_id
+        answer = self._gate.answer_exception(request.environ, exc, client_id=client_id, traceback=False)
+        return Response(answer.body, answer.status, answer.headers)
+
+
+def _principal() -> Principal:
+    environ = request.environ
+    if PRINCIPAL not in environ:
+        raise RuntimeError("no gate has seen this request: call BasicAuth().init_app(app)")
+    principal: Principal | None = environ[PRINCIPAL]
+    return Principal.anonymous() if principal is None else principal
+
+
+current_principal = cast("Principal", LocalProxy(_principal))
+"""Who is calling, while a request is served; on an excluded path the anonymous principal."""
+
+
+def requires(*scopes: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let only callers with every one of ``scopes`` into a view; others get a 403. Below ``@app.route``.
+
+    Raises:
+        ConfigurationError: There is no scope, or one that no key can have.
+    """
+    wanted = needed(scopes)
+
+    def decorate(view: Callable[P, R]) -> Callable[P, R]:
+        @wraps(view)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            require_scopes(_principal(), *wanted)
+            return cast("R", current_app.ensure_sync(view)(*args, **kwargs))
+
+        return guarded
+
+    return decorate

@@ -1,0 +1,325 @@
+"""The extension: factories, blueprints, the test client, and who is calling."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from flask import Blueprint, Flask, abort, got_request_exception
+from flask.views import MethodView
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from basicauth_mw import Backend, ConfigurationError, InsufficientScope, Issued, Principal
+from basicauth_mw.errors import InvalidCredentials, Rejected
+from basicauth_mw.integrations.flask import BasicAuth, current_principal, requires
+from basicauth_mw.wsgi import BasicAuthMiddleware
+
+if TYPE_CHECKING:
+    from flask.testing import FlaskClient
+    from werkzeug.test import TestResponse
+
+auth = BasicAuth()
+part = Blueprint("part", __name__, url_prefix="/part")
+
+
+@part.get("/me")
+def part_me() -> str:
+    return current_principal.client_id
+
+
+@part.get("/write")
+@requires("read", "write")
+def part_write() -> str:
+    pytest.fail("must not be reached")
+
+
+class Things(MethodView):
+    decorators = [requires("read")]  # noqa: RUF012 - as Flask wants it
+
+    def get(self, number: int) -> str:
+        return f"thing {number}"
+
+
+def create_app(backend: Any = None, **config: Any) -> Flask:
+    """A factory, with the one extension that all its apps share."""
+    app = Flask("tested")
+    app.config.update(config)
+
+    @app.get("/me")
+    def me() -> dict[str, Any]:
+        return {"id": current_principal.client_id, "known": current_principal.is_authenticated}
+
+    @app.get("/write")
+    @requires("write")
+    def write() -> str:
+        pytest.fail("must not be reached")
+
+    @app.get("/boom")
+    def boom() -> str:
+        raise ValueError("inside")
+
+    @app.get("/rejected")
+    def rejected() -> str:
+        raise Rejected("of no kind")
+
+    @app.get("/own-check")
+    def own_check() -> str:
+        raise InvalidCredentials
+
+    @app.get("/abort")
+    def aborted() -> str:
+        abort(404)
+
+    app.add_url_rule("/things/<int:number>", view_func=Things.as_view("things"))
+    app.register_blueprint(part)
+    auth.init_app(app, backend)
+    return app
+
+
+@pytest.fixture
+def app(backend: Backend) -> Flask:
+    return create_app(backend, BASICAUTH_EXCLUDE=["/open"])
+
+
+class Caller:
+    """Asks an app with the key, by Flask's own test client."""
+
+    def __init__(self, app: Flask, issued: Issued) -> None:
+        self.client: FlaskClient = app.test_client()
+        self.headers = {"Authorization": issued.authorization}
+
+    def get(self, path: str) -> TestResponse:
+        return self.client.get(path, headers=self.headers)
+
+    def code(self, path: str) -> str:
+        answer = self.get(path)
+        assert answer.mimetype == "application/problem+json"
+        code: str = answer.get_json(force=True)["code"]
+        return code
+
+
+@pytest.fixture
+def caller(app: Flask, issued: Issued) -> Caller:
+    return Caller(app, issued)
+
+
+def test_everything_is_protected(caller: Caller) -> None:
+    for path in ("/me", "/part/me", "/things/1", "/static/x", "/nowhere"):
+        assert caller.client.get(path).status_code == 401
+
+    assert caller.get("/me").get_json() == {"id": "ci", "known": True}
+    assert caller.get("/part/me").text == "ci"
+    assert caller.get("/nowhere").status_code == 404
+
+
+def test_scopes(caller: Caller) -> None:
+    assert caller.get("/things/3").text == "thing 3"
+    assert caller.code("/write") == "insufficient_scope"
+    assert caller.code("/part/write") == "insufficient_scope"
+
+
+def test_an_async_view(app: Flask, issued: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is run as Flask would run it (which takes asgiref, that we have)."""
+
+    @app.get("/async")
+    @requires("read")
+    async def view() -> str:
+        return current_principal.client_id
+
+    assert Caller(app, issued).get("/async").text == "ci"
+
+
+def test_a_view_keeps_its_name() -> None:
+    assert part_write.__name__ == "part_write"
+
+
+@pytest.mark.parametrize("scopes", [(), (["read"],), ("a b",)])
+def test_impossible_scopes_are_an_error_at_once(scopes: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        requires(*scopes)
+
+
+def test_an_open_path(app: Flask, issued: Issued) -> None:
+    @app.get("/open")
+    def opened() -> dict[str, Any]:
+        return {"known": current_principal.is_authenticated, "is": isinstance(current_principal, Principal)}
+
+    assert app.test_client().get("/open").get_json() == {"known": False, "is": True}
+
+
+def test_a_refusal_is_no_error(
+    app: Flask, caller: Caller, issued: Issued, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No traceback, no signal to monitors; one audit record."""
+    caplog.set_level(logging.INFO)
+    heard: list[Exception] = []
+
+    def receiver(_sender: Flask, exception: Exception, **_more: Any) -> None:
+        heard.append(exception)
+
+    with got_request_exception.connected_to(receiver, app):
+        refused = caller.get("/write")
+
+    assert refused.status_code == 403
+    assert heard == []
+    (record,) = caplog.records
+    assert record.basicauth["reason"] == "insufficient_scope"  # type: ignore[attr-defined]
+    assert record.basicauth["client_id"] == "ci"  # type: ignore[attr-defined]
+    assert record.basicauth["request_id"] == refused.headers["X-Request-ID"]  # type: ignore[attr-defined]
+
+
+def test_hooks_of_the_app_see_a_refusal(app: Flask, caller: Caller) -> None:
+    """CORS fields, for one, are added to it."""
+
+    @app.after_request
+    def mark(response: Any) -> Any:
+        response.headers["X-Mark"] = "1"
+        return response
+
+    assert caller.get("/write").headers["X-Mark"] == "1"
+    head = caller.client.head("/write", headers=caller.headers)
+    assert (head.status_code, head.data) == (403, b"")
+
+
+def test_a_view_may_refuse_credentials(caller: Caller) -> None:
+    """The challenge comes with it."""
+    assert caller.code("/own-check") == "invalid_credentials"
+    assert "WWW-Authenticate" in caller.get("/own-check").headers
+
+
+def test_an_exception_becomes_json_and_is_signalled(
+    app: Flask, caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Exception] = []
+
+    def receiver(_sender: Flask, exception: Exception, **_more: Any) -> None:
+        heard.append(exception)
+
+    with got_request_exception.connected_to(receiver, app):
+        assert caller.code("/boom") == "internal_error"
+        assert caller.code("/rejected") == "internal_error"
+
+    assert [type(exc) for exc in heard] == [ValueError, Rejected]
+    assert caller.get("/abort").mimetype == "text/html"
+
+
+def test_where_flask_lets_it_out_it_is_raised_on(app: Flask, caller: Caller) -> None:
+    app.testing = True
+
+    assert caller.code("/write") == "insufficient_scope"
+    with pytest.raises(ValueError, match="inside"):
+        caller.get("/boom")
+
+
+@pytest.mark.parametrize("kind", [InsufficientScope, Rejected])
+def test_a_handler_of_the_app_wins(backend: Backend, issued: Issued, kind: type[Exception]) -> None:
+    app = Flask("own")
+    app.register_error_handler(kind, lambda _exc: ("mine", 418))
+    app.get("/")(requires("write")(lambda: ""))
+    BasicAuth(app, backend)
+
+    assert Caller(app, issued).get("/").text == "mine"
+
+
+def test_one_for_everything_does_not_take_refusals(backend: Backend, issued: Issued) -> None:
+    app = create_app(backend)
+    app.register_error_handler(Exception, lambda _exc: ("mine", 500))
+
+    assert Caller(app, issued).code("/write") == "insufficient_scope"
+    assert Caller(app, issued).get("/boom").text == "mine"
+
+
+def test_mapping_turned_off_leaves_it_to_flask(backend: Backend, issued: Issued) -> None:
+    caller = Caller(create_app(backend, BASICAUTH_MAP_ERRORS="off"), issued)
+
+    assert (caller.get("/write").status_code, caller.get("/write").mimetype) == (500, "text/html")
+
+
+# --- configuration
+
+
+def test_settings_come_from_the_config(issued: Issued, backend: Backend) -> None:
+    app = create_app(BASICAUTH_BACKEND=backend, BASICAUTH_REALM="mine", BASICAUTH_REQUIRE_HTTPS=None)
+
+    refused = app.test_client().get("/me")
+    assert refused.headers["WWW-Authenticate"] == 'Basic realm="mine", charset="UTF-8"'
+    assert Caller(app, issued).get("/me").status_code == 200
+
+
+def test_which_backend_goes_first(backend: Backend, issued: Issued) -> None:
+    """The one given to init_app, the constructor's, the configured one."""
+    for extension, given in ((BasicAuth(backend="memory:"), backend), (BasicAuth(backend=backend), None)):
+        app = Flask("own")
+        app.config["BASICAUTH_BACKEND"] = "nonsense://"
+        extension.init_app(app, given)
+        assert Caller(app, issued).get("/").status_code == 404
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    app = Flask("own")
+    app.config.update(BASICAUTH_REALM="\n", BASICAUTH_TIMEOUTS=3)
+
+    with pytest.raises(ConfigurationError) as caught:
+        auth.init_app(app)
+
+    assert len(caught.value.problems) == 2
+    assert "did you mean timeout_s" in str(caught.value)
+    assert not isinstance(app.wsgi_app, BasicAuthMiddleware)
+
+
+def test_no_keys_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="BASICAUTH_KEYS"):
+        BasicAuth(Flask("own"))
+
+
+def test_twice_is_an_error(app: Flask, backend: Backend) -> None:
+    with pytest.raises(ConfigurationError, match="has a gate already"):
+        auth.init_app(app)
+    with pytest.raises(ConfigurationError, match="has a gate already"):
+        BasicAuth(app, backend)
+    other = Flask("other")
+    other.wsgi_app = BasicAuthMiddleware(other.wsgi_app, backend)  # type: ignore[method-assign]
+    with pytest.raises(ConfigurationError, match="has a gate already"):
+        BasicAuth(other, backend)
+
+
+def test_apps_of_one_factory_do_not_share_a_gate(backend: Backend, issued: Issued) -> None:
+    protected, elsewhere = create_app(backend), create_app("memory:")
+
+    assert Caller(protected, issued).get("/me").status_code == 200
+    assert Caller(elsewhere, issued).get("/me").status_code == 401
+
+
+def test_after_the_first_request_it_is_too_late(backend: Backend) -> None:
+    """Flask says so, and the app is left as it was."""
+    app = Flask("own")
+    app.test_client().get("/")
+
+    with pytest.raises(AssertionError, match="can no longer be called"):
+        auth.init_app(app, backend)
+
+    assert app.test_client().get("/").status_code == 404
+
+
+def test_a_proxy_fix_goes_round_the_gate(backend: Backend, issued: Issued) -> None:
+    app = create_app(backend, BASICAUTH_REQUIRE_HTTPS=True)
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_proto=1)  # type: ignore[method-assign]
+    caller = Caller(app, issued)
+
+    assert caller.code("/me") == "https_required"
+    caller.headers["X-Forwarded-Proto"] = "https"
+    assert caller.get("/me").status_code == 200
+
+
+def test_without_a_gate_nobody_is_let_in(app: Flask, backend: Backend) -> None:
+    bare = Flask("bare")
+    bare.testing = True
+    bare.get("/")(requires("read")(lambda: ""))
+
+    with pytest.raises(RuntimeError, match="no gate has seen this request"):
+        bare.test_client().get("/")
+    with pytest.raises(RuntimeError, match="outside of request context"):
+        _ = current_principal.client_id
+    with app.test_request_context("/", environ_overrides={"basicauth_mw.principal": Principal("x")}):
+        assert current_principal.client_id == "x"
