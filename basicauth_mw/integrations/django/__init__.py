@@ -1,0 +1,12 @@
+"""Django: a middleware, checks for ``manage.py check``, and an authentication class for REST framework.
+
+::
+
+    INSTALLED_APPS = [..., "basicauth_mw.integrations.django"]      # for the checks
+    MIDDLEWARE = ["basicauth_mw.integrations.django.BasicAuthMiddleware", ...]
+    BASICAUTH_BACKEND = "sqlite:////var/lib/keys.db"
+"""
+
+from .middleware import BasicAuthMiddleware as BasicAuthMiddleware
+
+__all__ = ["BasicAuthMiddleware"]

@@ -1,0 +1,439 @@
+"""The Django middleware under WSGI and ASGI, its checks, and REST framework."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import io
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integrations import django_site
+
+# isort: split
+from asgiref.sync import iscoroutinefunction
+from django.apps import apps
+from django.core.asgi import get_asgi_application
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.core.signals import got_request_exception
+from django.http import HttpRequest
+from django.test import AsyncClient, Client, override_settings
+from rest_framework.test import APIRequestFactory
+
+from basicauth_mw import Backend, ConfigurationError, Issued, Principal, encode_basic
+from basicauth_mw.integrations.django import BasicAuthMiddleware, rest_framework
+from basicauth_mw.integrations.django.checks import check_deployment, check_settings
+from tests.shells.asgi_helpers import call, http_scope
+from tests.shells.wsgi_helpers import call_validated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Get = Callable[..., Any]
+
+GATE = django_site.GATE
+
+
+@pytest.fixture(autouse=True)
+def _backend(backend: Backend) -> Iterator[None]:
+    with override_settings(BASICAUTH_BACKEND=backend):
+        yield
+
+
+@pytest.fixture(params=["sync", "async"])
+def get(request: pytest.FixtureRequest, issued: Issued) -> Get:
+    """Ask by Django's own clients; with the key, unless another field is given."""
+
+    def get(
+        path: str,
+        authorization: str | None = issued.authorization,
+        *,
+        lets_out: bool = False,
+        **headers: str,
+    ) -> Any:
+        if authorization is not None:
+            headers["authorization"] = authorization
+        headers.setdefault("X-Request-ID", "r-1")
+        if request.param == "sync":
+            return Client(raise_request_exception=lets_out).get(path, headers=headers)
+        client = AsyncClient(raise_request_exception=lets_out)
+        return asyncio.run(client.get(path, headers=headers))
+
+    return get
+
+
+def problem(response: Any) -> dict[str, Any]:
+    assert response["Content-Type"] == "application/problem+json"
+    assert response["Content-Length"] == str(len(response.content))
+    assert response["Cache-Control"] == "no-store"
+    members: dict[str, Any] = json.loads(response.content)
+    assert response["X-Request-ID"] == members["request_id"] == "r-1"
+    assert response.status_code == members["status"]
+    return members
+
+
+# --- who is let in
+
+
+def test_everything_is_protected(get: Get, issued: Issued) -> None:
+    for path in ("/me", "/async-me", "/nowhere", "/"):
+        refused = get(path, None)
+        assert problem(refused)["code"] == "missing_credentials"
+        assert refused["WWW-Authenticate"] == 'Basic realm="api", charset="UTF-8"'
+    assert problem(get("/me", encode_basic("ci", "wrong")))["code"] == "invalid_credentials"
+
+    known = get("/me").json()
+    assert (known["id"], known["known"], known["user"]) == ("ci", True, False)
+    assert known["authorization"][:2] == ["META", "headers"]
+    assert get("/async-me").content == b"ci"
+    assert get("/nowhere").status_code == 404
+
+
+def test_open_paths(get: Get) -> None:
+    """The principal is there, and anonymous; it is the path that Django routes by."""
+    assert get("/open", None).json()["known"] is False
+    assert get("/open", encode_basic("ci", "wrong")).json()["id"] == ""
+    assert get("/files/a/b", None).content == b"a/b"
+    assert get("/files/../me", None).status_code == 401
+    assert get("/files/%2e%2e/me", None).status_code == 401
+    assert get("/openx", None).status_code == 401
+
+
+@pytest.mark.parametrize("handler", ["wsgi", "asgi"])
+def test_a_path_is_taken_as_it_was_sent(handler: str) -> None:
+    """A second encoding, or one that the server has taken off, makes it odd."""
+    if handler == "wsgi":
+        app = WSGIHandler()
+        good = call_validated(app, path="/files/a", RAW_URI="/files/a?x=1")
+        odd = [
+            call_validated(app, path="/files/a/b", RAW_URI="/files/a%2Fb"),
+            call_validated(app, path="/files/\xff"),
+        ]
+    else:
+        asgi = get_asgi_application()
+        good = call(asgi, http_scope(path="/files/a", raw_path=b"/files/a?x=1"))
+        odd = [call(asgi, {**http_scope(path="/files/a/b"), "raw_path": b"/files/a%2Fb"})]
+
+    assert good.status == 200
+    assert [each.status for each in odd] == [401] * len(odd)
+
+
+def test_a_mount_point_is_taken_off(issued: Issued) -> None:
+    mounted = call_validated(WSGIHandler(), path="/open", SCRIPT_NAME="/v1")
+    asgi = call(get_asgi_application(), http_scope(path="/v1/open", root_path="/v1"))
+    beside = call(get_asgi_application(), http_scope(path="/v1open", root_path="/v1"))
+
+    assert (mounted.status, asgi.status, beside.status) == (200, 200, 401)
+
+
+@pytest.mark.parametrize("handler", ["wsgi", "asgi"])
+def test_two_fields_are_no_credential(handler: str, issued: Issued) -> None:
+    field = issued.authorization
+    if handler == "wsgi":
+        seen: Any = call_validated(WSGIHandler(), f"{field}, {field}", path="/me")
+    else:
+        seen = call(
+            get_asgi_application(),
+            http_scope(field, path="/me", headers=[(b"authorization", field.encode())]),
+        )
+
+    assert seen.status == 401
+
+
+def test_octets_are_as_sent(backend: Backend, get: Get) -> None:
+    """UTF-8 in the credentials, and in the realm of the challenge."""
+    assert get("/me", backend.create(client_id="\u3042").authorization).json()["id"] == "\u3042"
+    with override_settings(BASICAUTH_REALM="\u3042"):
+        refused = call_validated(WSGIHandler(), path="/me")
+        asgi = call(get_asgi_application(), http_scope(path="/me"))
+
+    expected = 'Basic realm="\u3042", charset="UTF-8"'.encode().decode("latin-1")
+    assert refused.named["WWW-Authenticate"] == asgi.headers["WWW-Authenticate"] == expected
+
+
+def test_head(issued: Issued) -> None:
+    answer = call_validated(WSGIHandler(), path="/me", REQUEST_METHOD="HEAD")
+
+    assert (answer.status, answer.body) == (401, b"")
+    assert int(answer.named["Content-Length"]) > 0
+
+
+def test_plain_http_can_be_refused(get: Get) -> None:
+    """By what Django takes for https."""
+    with override_settings(
+        BASICAUTH_REQUIRE_HTTPS=True, SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https")
+    ):
+        assert problem(get("/me"))["code"] == "https_required"
+        assert get("/me", **{"X-Forwarded-Proto": "https"}).status_code == 200
+
+
+def test_preflights(issued: Issued) -> None:
+    headers = {"Origin": "https://a", "Access-Control-Request-Method": "GET"}
+    with override_settings(BASICAUTH_ALLOW_PREFLIGHT=True):
+        assert Client().options("/me", headers=headers).json()["known"] is False
+        assert Client().options("/me").status_code == 401
+
+
+def test_failures_are_throttled_by_address(issued: Issued) -> None:
+    with override_settings(BASICAUTH_THROTTLE="2/minute"):
+        client = Client()
+        wrong = {"authorization": encode_basic("ci", "wrong")}
+        right = {"authorization": issued.authorization}
+        statuses = [client.get("/me", headers=wrong).status_code for _ in range(3)]
+        blocked = client.get("/me", headers=right)
+        elsewhere = client.get(
+            "/me", headers={"authorization": issued.authorization}, REMOTE_ADDR="192.0.2.9"
+        )
+
+    assert statuses == [401, 401, 429]
+    assert (blocked.status_code, blocked["Retry-After"].isdecimal()) == (429, True)
+    assert elsewhere.status_code == 200
+
+
+def test_the_field_can_be_hidden(get: Get) -> None:
+    """Wherever a view may look for it, also if somebody has looked already."""
+    with override_settings(BASICAUTH_STRIP_AUTHORIZATION=True):
+        assert get("/me").json()["authorization"] == []
+        with override_settings(MIDDLEWARE=["tests.integrations.test_django.looks", GATE]):
+            assert get("/me").json()["authorization"] == []
+
+
+def looks(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """A middleware that reads header fields."""
+
+    def middleware(request: HttpRequest) -> Any:
+        assert "Authorization" in request.headers
+        return get_response(request)
+
+    return middleware
+
+
+def test_a_store_that_is_down_is_a_503(get: Get) -> None:
+    class Down:
+        def get(self, _client_id: str) -> None:
+            raise OSError
+
+    with override_settings(BASICAUTH_BACKEND=Down()):
+        assert problem(get("/me"))["code"] == "backend_unavailable"
+
+
+def test_it_is_asynchronous_where_django_is() -> None:
+    """No thread is taken for a request whose view is asynchronous."""
+
+    async def respond(_request: HttpRequest) -> Any:
+        return None
+
+    assert iscoroutinefunction(BasicAuthMiddleware(respond))
+    assert not iscoroutinefunction(BasicAuthMiddleware(lambda _request: None))
+
+
+# --- what views raise
+
+
+@pytest.mark.parametrize("path", ["/scoped", "/async-scoped"])
+def test_a_missing_scope(get: Get, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody's error: no signal, no traceback."""
+    caplog.set_level(logging.INFO)
+
+    refused = get(path, lets_out=True)
+
+    assert problem(refused)["code"] == "insufficient_scope"
+    (audit,) = [record for record in caplog.records if record.name == "basicauth_mw.audit"]
+    assert audit.basicauth["client_id"] == "ci"  # type: ignore[attr-defined]
+    assert all(not record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("prefix", ["/raises", "/async-raises"])
+def test_an_exception_becomes_json(get: Get, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """And is told to Django's signal and log, as without us."""
+    heard: list[Any] = []
+
+    def receiver(**_more: Any) -> None:
+        heard.append(sys.exc_info()[1])
+
+    got_request_exception.connect(receiver)
+    try:
+        failed = get(f"{prefix}/boom")
+        late = get(f"{prefix}/time-out")
+    finally:
+        got_request_exception.disconnect(receiver)
+
+    assert problem(failed)["code"] == "internal_error"
+    assert b"inside" not in failed.content
+    assert problem(late)["code"] == "timeout"
+    assert [type(exc) for exc in heard] == [django_site.Boom, TimeoutError]
+    logged = [record for record in caplog.records if record.name == "django.request"]
+    assert [(record.getMessage(), record.exc_info[0]) for record in logged if record.exc_info] == [
+        (f"Internal Server Error: {prefix}/boom", django_site.Boom),
+        (f"Gateway Timeout: {prefix}/time-out", TimeoutError),
+    ]
+    assert len(logged) == 2
+
+
+@pytest.mark.parametrize("prefix", ["/raises", "/async-raises"])
+def test_the_test_client_raises_it(get: Get, prefix: str) -> None:
+    with pytest.raises(django_site.Boom):
+        get(f"{prefix}/boom", lets_out=True)
+
+
+def test_what_django_answers_stays(get: Get) -> None:
+    statuses = {what: get(f"/raises/{what}").status_code for what in ("missing", "denied", "suspicious")}
+    types = {get(f"/raises/{what}")["Content-Type"].partition(";")[0] for what in statuses}
+
+    assert statuses == {"missing": 404, "denied": 403, "suspicious": 400}
+    assert types == {"text/html"}
+    assert get("/broken").content == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "body"),
+    [
+        ({"ROOT_URLCONF": "tests.integrations.django_site_500"}, b"mine"),
+        ({"DEBUG": True}, b"Boom"),
+        ({"BASICAUTH_MAP_ERRORS": False}, b"<h1>Server Error (500)</h1>"),
+    ],
+    ids=["handler500", "debug", "map_errors-off"],
+)
+def test_the_projects_own_answer_wins(get: Get, settings: dict[str, Any], body: bytes) -> None:
+    with override_settings(**settings):
+        failed = get("/raises/boom")
+
+    assert failed.status_code == 500
+    assert body in failed.content
+    assert failed["Content-Type"].partition(";")[0] != "application/problem+json"
+
+
+def test_an_exception_before_the_gate_names_nobody() -> None:
+    gate = BasicAuthMiddleware(lambda _request: None)
+
+    answer = gate.process_exception(HttpRequest(), ValueError())
+
+    assert answer is not None
+    assert answer.status_code == 500
+
+
+# --- configuration
+
+
+def test_a_bad_configuration_stops_the_start() -> None:
+    with override_settings(BASICAUTH_REALMS="x", BASICAUTH_REALM="\n"):
+        with pytest.raises(ConfigurationError) as caught:
+            WSGIHandler()
+        with pytest.raises(ConfigurationError):
+            get_asgi_application()
+
+    assert len(caught.value.problems) == 2
+
+
+def test_a_url(get: Get) -> None:
+    with override_settings(BASICAUTH_BACKEND="memory:"):
+        assert get("/me").status_code == 401
+
+
+def found(messages: Any) -> list[str]:
+    return [str(message.id).rpartition(".")[2] for message in messages]
+
+
+@pytest.mark.parametrize(
+    ("settings", "ids"),
+    [
+        ({}, []),
+        ({"BASICAUTH_REALMS": "x", "BASICAUTH_THROTTLE": "much"}, ["E001", "E001"]),
+        ({"BASICAUTH_BACKEND": "nonsense://x"}, ["E001"]),
+        ({"BASICAUTH_BACKEND": "env:"}, ["E001"]),
+        ({"BASICAUTH_TIMEOUT_S": 3}, ["W002"]),
+        ({"MIDDLEWARE": []}, ["W001"]),
+        ({"MIDDLEWARE": [GATE, GATE]}, ["E002"]),
+        ({"MIDDLEWARE": ["django.middleware.cache.FetchFromCacheMiddleware", GATE]}, ["E003"]),
+        ({"MIDDLEWARE": [GATE, "django.middleware.cache.FetchFromCacheMiddleware"]}, []),
+    ],
+)
+def test_checks(settings: dict[str, Any], ids: list[str]) -> None:
+    with override_settings(**settings):
+        assert found(check_settings()) == ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "ids"),
+    [
+        ({}, ["W003"]),
+        ({"BASICAUTH_REQUIRE_HTTPS": True}, []),
+        ({"SECURE_SSL_REDIRECT": True}, []),
+        ({"BASICAUTH_REALM": "\n"}, []),
+    ],
+)
+def test_checks_for_deployment(settings: dict[str, Any], ids: list[str]) -> None:
+    with override_settings(**settings):
+        assert found(check_deployment()) == ids
+
+
+def test_manage_py_check_says_it() -> None:
+    """With the tag security; and those for deployment only when asked."""
+    out, err = io.StringIO(), io.StringIO()
+    with override_settings(BASICAUTH_REALMS="x"), pytest.raises(SystemCheckError, match="did you mean realm"):
+        call_command("check", "--tag", "security", stdout=out, stderr=err)
+    call_command("check", stdout=out, stderr=err)
+    assert "W003" not in err.getvalue()
+    call_command("check", "--deploy", "--tag", "security", stdout=out, stderr=err)
+    assert "basicauth_mw.W003" in err.getvalue()
+
+
+def test_the_app() -> None:
+    config = apps.get_app_config("basicauth_mw")
+
+    assert config.name == "basicauth_mw.integrations.django"
+    assert list(config.get_models()) == []
+
+
+# --- REST framework
+
+
+def test_rest_framework_knows_the_caller(get: Get, backend: Backend) -> None:
+    """By a user that its throttles can count by."""
+    named = backend.create(client_id="bare")
+
+    assert get("/api").json() == {"user": "CI", "pk": "ci", "scopes": ["read"]}
+    assert get("/api", named.authorization).json()["user"] == "bare"
+    assert get("/api", None).status_code == 401
+
+
+def test_rest_framework_takes_posts(issued: Issued) -> None:
+    """No CSRF token is asked for, as there is no session."""
+    client = Client(enforce_csrf_checks=True)
+    answer = client.post("/api", {}, headers={"authorization": issued.authorization})
+
+    assert answer.status_code == 200
+
+
+def test_rest_framework_refuses_on_an_open_path_by_itself(get: Get) -> None:
+    with override_settings(BASICAUTH_EXCLUDE=["/api"], BASICAUTH_REALM="\u3042"):
+        refused = get("/api", None)
+
+    assert refused.status_code == 401
+    assert refused["Content-Type"] == "application/json"
+    assert refused["WWW-Authenticate"].encode("latin-1") == 'Basic realm="\u3042", charset="UTF-8"'.encode()
+
+
+def test_rest_framework_and_scopes(get: Get) -> None:
+    assert problem(get("/api-scoped"))["code"] == "insufficient_scope"
+
+
+def test_rest_framework_without_the_middleware() -> None:
+    with pytest.raises(RuntimeError, match="no gate has seen this request"):
+        django_site.api(APIRequestFactory().get("/api"))
+
+
+def test_a_caller_has_no_permissions() -> None:
+    importlib.reload(rest_framework)
+    caller = rest_framework.Caller(Principal("ci"))
+
+    assert (caller.pk, caller.id, caller.username, caller.get_username()) == ("ci",) * 4
+    assert (caller.is_authenticated, caller.is_active) == (True, True)
+    assert (caller.is_anonymous, caller.is_staff, caller.is_superuser) == (False, False, False)
+    assert (caller.has_perm("x"), caller.has_perms(["x"]), caller.has_module_perms("x")) == (False,) * 3
