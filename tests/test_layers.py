@@ -68,7 +68,7 @@ LAYERS = [
     ["asgi"],
     ["wsgi"],
     [""],  # the package itself: the public names
-    ["integrations/*", "dashboard/*"],
+    ["serve", "forward_auth", "integrations/*", "dashboard/*"],
     ["cli/*"],
     ["__main__"],
 ]
