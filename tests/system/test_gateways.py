@@ -1,0 +1,242 @@
+"""The configurations of docs/gateways.md in a real nginx and a real Caddy, as they stand there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from basicauth_mw import Backend, encode_basic, open_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "gateways.md").read_text()
+LIMIT_S = 20.0
+SPOOFED = {
+    "X-Auth-Client-Id": "root",
+    "X-Auth-Scopes": "admin",
+    "X_Auth_Client_Id": "root",
+    "X_Auth_Scopes": "admin",
+}
+
+NGINX = """
+daemon off;
+pid nginx.pid;
+error_log stderr info;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+{server}
+}}
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+@dataclass
+class Gateway:
+    """A proxy, the service that it asks, and the app behind it.
+
+    Attributes:
+        kind: ``nginx`` or ``caddy``.
+        url: Where it listens.
+        keys: What the service looks keys up in.
+        service: The service's process.
+    """
+
+    kind: str
+    url: str
+    keys: Backend
+    service: subprocess.Popen[bytes]
+
+    def get(self, path: str = "/", authorization: str | None = None, **fields: str) -> httpx.Response:
+        return self.request("GET", path, authorization, **fields)
+
+    def request(
+        self, method: str, path: str, authorization: str | None, body: bytes | None = None, **fields: str
+    ) -> httpx.Response:
+        if authorization is not None:
+            fields["Authorization"] = authorization
+        with httpx.Client(base_url=self.url, trust_env=False, timeout=LIMIT_S) as client:
+            return client.request(method, path, headers=fields, content=body)
+
+
+@pytest.fixture(params=["nginx", "caddy"])
+def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
+    """Everything on free ports; every process is stopped by its own id."""
+    kind: str = request.param
+    program = shutil.which(kind) or shutil.which(kind, path="/usr/sbin:/sbin")
+    assert program, f"{kind} is missing: apt-get install -y {kind}"
+    url = f"sqlite:///{tmp_path}/keys.db"
+    port, app_port, service_port = free_port(), free_port(), free_port()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
+    environ = {
+        **inherited,
+        "HOME": str(tmp_path),
+        "XDG_DATA_HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+    uvicorn = [sys.executable, "-m", "uvicorn", "--log-level=warning"]
+
+    def placed(configuration: str) -> str:
+        return configuration.replace(":8000", f":{app_port}").replace(":9000", f":{service_port}")
+
+    if kind == "nginx":
+        server = placed(block("nginx")).replace("listen 80;", f"listen 127.0.0.1:{port};")
+        (tmp_path / "nginx.conf").write_text(NGINX.format(server=server))
+        command = [program, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"]
+    else:
+        site = placed(block("caddyfile")).replace(":80 {", f"http://:{port} {{\n\tbind 127.0.0.1", 1)
+        (tmp_path / "Caddyfile").write_text(f"{{\n\tadmin off\n\tauto_https off\n}}\n{site}")
+        command = [program, "run", "--config", str(tmp_path / "Caddyfile"), "--adapter", "caddyfile"]
+
+    with ExitStack() as stack:
+        keys = stack.enter_context(open_backend(url, create=True))
+
+        def start(words: list[str], listens: int, log: str, **settings: str) -> subprocess.Popen[bytes]:
+            output = stack.enter_context((tmp_path / log).open("wb"))
+            child = stack.enter_context(
+                subprocess.Popen(words, cwd=ROOT, env={**environ, **settings}, stdout=output, stderr=output)
+            )
+            stack.callback(child.wait, LIMIT_S)
+            stack.callback(child.terminate)
+            wait_for(listens, child, tmp_path / log)
+            return child
+
+        start([*uvicorn, f"--port={app_port}", "tests.system.apps:app"], app_port, "app.log")
+        service = start(
+            [*uvicorn, f"--port={service_port}", "basicauth_mw.forward_auth:app"],
+            service_port,
+            "service.log",
+            BASICAUTH_BACKEND=url,
+            BASICAUTH_THROTTLE="3/minute",
+        )
+        start(command, port, "proxy.log")
+        yield Gateway(kind, f"http://127.0.0.1:{port}", keys, service)
+
+
+def wait_for(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
+    ends = time.monotonic() + LIMIT_S
+    while True:
+        assert child.poll() is None, log.read_text()
+        assert time.monotonic() < ends, log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+
+
+def test_who_has_a_key_gets_in_and_is_named(gateway: Gateway) -> None:
+    issued = gateway.keys.create(client_id="\u3042 %", scopes=["write", "read"])
+
+    seen = gateway.request("POST", "/some/path?q=1", issued.authorization, b"a body").json()
+
+    assert seen["fields"]["x-auth-client-id"] == "%E3%81%82%20%25"
+    assert seen["fields"]["x-auth-scopes"] == "read write"
+    assert "authorization" not in seen["fields"]
+    assert (seen["method"], seen["body"]) == ("POST", "a body")
+
+
+def test_who_has_none_does_not(gateway: Gateway) -> None:
+    for authorization in (None, encode_basic("nobody", "wrong"), "Bearer x"):
+        refused = gateway.get(authorization=authorization)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"] == 'Basic realm="api", charset="UTF-8"'
+        if gateway.kind == "caddy":
+            assert refused.headers["content-type"] == "application/problem+json"
+
+
+def test_what_a_client_claims_is_dropped(gateway: Gateway) -> None:
+    """In any spelling; also by who has a key without a scope, and on open paths."""
+    issued = gateway.keys.create(client_id="bare")
+
+    inside = gateway.get("/", issued.authorization, **SPOOFED).json()["fields"]
+    opened = gateway.get("/health", **SPOOFED).json()["fields"]
+
+    def claimed(fields: dict[str, str]) -> dict[str, str]:
+        return {name: value for name, value in fields.items() if "auth" in name.lower() and value}
+
+    assert claimed(inside) == {"x-auth-client-id": "bare"}
+    assert claimed(opened) == {}
+
+
+def test_an_answer_of_the_app_is_its_own(gateway: Gateway) -> None:
+    issued = gateway.keys.create()
+
+    failed = gateway.get("/boom", issued.authorization)
+
+    assert failed.status_code == 500
+    assert failed.json()["method"] == "GET"
+
+
+def test_failures_are_throttled_by_the_clients_address(gateway: Gateway) -> None:
+    """As the proxy sees it: a forged field makes nobody else."""
+    issued = gateway.keys.create(client_id="ci")
+    statuses = [
+        gateway.get("/", encode_basic("ci", "wrong"), **{"X-Forwarded-For": f"192.0.2.{number}"}).status_code
+        for number in range(5)
+    ]
+    blocked = gateway.get("/", issued.authorization)
+
+    assert statuses == [401, 401, 401, 429, 429]
+    assert blocked.status_code == 429
+    assert int(blocked.headers["retry-after"]) >= 1
+
+
+def test_without_the_service_nobody_gets_in(gateway: Gateway) -> None:
+    issued = gateway.keys.create()
+    assert gateway.get("/", issued.authorization).status_code == 200
+    gateway.service.terminate()
+    gateway.service.wait(LIMIT_S)
+
+    assert gateway.get("/", issued.authorization).status_code in (502, 503)
+    assert gateway.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("gateway", ["caddy"], indirect=True)  # nginx needs more lines for any websocket
+def test_a_websocket(gateway: Gateway) -> None:
+    """The proxy asks with the handshake's own fields."""
+    issued = gateway.keys.create(client_id="ci")
+    url = gateway.url.replace("http", "ws")
+    fields = {"Authorization": issued.authorization}
+
+    async def main() -> tuple[str | bytes, int]:
+        async with connect(url, additional_headers=fields, proxy=None) as socket:
+            name = await socket.recv()
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(url, proxy=None)
+        return name, refused.value.response.status_code
+
+    assert asyncio.run(main()) == ("ci", 401)

@@ -1,0 +1,144 @@
+"""``basicauth_mw.forward_auth``: who it is, told to a proxy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import pytest
+
+from basicauth_mw import Backend, ConfigurationError, Settings, encode_basic, forward_auth
+from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.forward_auth import create_app
+from tests.shells.asgi_helpers import call, connect, http_scope, websocket_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from basicauth_mw import Issued
+    from basicauth_mw.asgi import BasicAuthMiddleware
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    with Backend(MemoryStore(), settings=Settings()) as backend:
+        yield backend
+
+
+@pytest.fixture
+def issued(backend: Backend) -> Issued:
+    return backend.create(client_id="ci", scopes=["write", "read"])
+
+
+@pytest.fixture
+def app(backend: Backend) -> BasicAuthMiddleware:
+    return create_app(backend, settings=Settings(), throttle="2/minute")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/", "/_key", "/any/path"])
+def test_a_valid_key(app: BasicAuthMiddleware, issued: Issued, method: str, path: str) -> None:
+    seen = call(app, http_scope(issued.authorization, method=method, path=path))
+
+    assert (seen.status, seen.body) == (204, b"")
+    assert seen.headers == {
+        "x-auth-client-id": "ci",
+        "x-auth-scopes": "read write",
+        "cache-control": "no-store",
+    }
+
+
+def test_everything_else(app: BasicAuthMiddleware, issued: Issued) -> None:
+    """As the middleware has it."""
+    missing = call(app, http_scope())
+    wrong = [call(app, http_scope(encode_basic("ci", "wrong"))) for _ in range(2)]
+    throttled = call(app, http_scope(issued.authorization))
+
+    assert (missing.status, missing.problem["code"]) == (401, "missing_credentials")
+    assert missing.headers["www-authenticate"] == 'Basic realm="api", charset="UTF-8"'
+    assert [each.problem["code"] for each in wrong] == ["invalid_credentials"] * 2
+    assert (throttled.status, "retry-after" in throttled.headers) == (429, True)
+    assert "x-auth-client-id" not in throttled.headers
+
+
+def test_a_store_that_is_down() -> None:
+    class Down:
+        def get(self, _client_id: str) -> None:
+            raise OSError
+
+    seen = call(create_app(Down(), settings=Settings()), http_scope(encode_basic("ci", "secret")))
+
+    assert (seen.status, seen.problem["code"]) == (503, "backend_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("client_id", "sent"),
+    [
+        ("id_0aZ", "id_0aZ"),
+        ("a-b.c~d_e@f/g,h;i=j", "a-b.c~d_e@f/g,h;i=j"),
+        ("two words ", "two%20words%20"),
+        ("100%41", "100%2541"),
+        ("\u3042", "%E3%81%82"),
+        ("\u00e9\U0001f600", "%C3%A9%F0%9F%98%80"),
+    ],
+)
+def test_a_client_id_is_sent_so_that_it_comes_back(
+    app: BasicAuthMiddleware, backend: Backend, client_id: str, sent: str
+) -> None:
+    issued = backend.create(client_id=client_id)
+
+    seen = call(app, http_scope(issued.authorization))
+
+    assert seen.headers["x-auth-client-id"] == sent
+    assert unquote(sent, errors="strict") == client_id
+    assert seen.headers["x-auth-scopes"] == ""
+
+
+@pytest.mark.parametrize("denial", [True, False])
+def test_a_handshake(app: BasicAuthMiddleware, issued: Issued, denial: bool) -> None:
+    """A proxy may send the fields of a handshake along; the answer is an answer, never a connection."""
+    good = connect(app, websocket_scope(issued.authorization, denial=denial))
+    bad = connect(app, websocket_scope(denial=denial))
+
+    if denial:
+        assert (good.status, good.headers["x-auth-client-id"]) == (204, "ci")
+        assert bad.status == 401
+    else:
+        assert [message["type"] for message in [*good.messages, *bad.messages]] == ["websocket.close"] * 2
+
+
+def test_its_life() -> None:
+    said: list[str] = []
+
+    class Store(MemoryStore):
+        def close(self) -> None:
+            said.append("closed")
+
+    app = create_app(Store(), settings=Settings())
+    lifespan: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0"}}
+    seen = call(app, lifespan, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"})
+
+    assert [message["type"] for message in seen.messages] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+    assert said == []
+
+
+@pytest.mark.parametrize("setting", [{"exclude": ["/x"]}, {"allow_preflight": True}])
+def test_nothing_can_be_open(setting: dict[str, Any], backend: Backend) -> None:
+    with pytest.raises(ConfigurationError, match="let the proxy not ask for what is open"):
+        create_app(backend, settings=Settings(), **setting)
+
+
+def test_the_app_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made when it is asked for, and once."""
+    monkeypatch.setenv("BASICAUTH_KEYS", "demo:p@55w0rd")
+    try:
+        app = forward_auth.app
+        assert forward_auth.app is app
+        assert call(app, http_scope("Basic ZGVtbzpwQDU1dzByZA==")).status == 204
+    finally:
+        vars(forward_auth).pop("app", None)
+    with pytest.raises(AttributeError, match="has no attribute 'application'"):
+        _ = forward_auth.application  # type: ignore[attr-defined]
