@@ -278,6 +278,28 @@ def wait_for_port(port: int) -> None:
     raise AssertionError("the server did not come up")
 
 
+def test_testing_guide(tmp_path: Path) -> None:
+    """The tests in docs/testing.md are tests, and pass."""
+    blocks = [code for language, code in BLOCK.findall((ROOT / "docs" / "testing.md").read_text())]
+    for number, code in enumerate(blocks):
+        (tmp_path / f"test_{number}.py").write_text(code)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")},
+            "BASICAUTH_KEYS": "demo:p@55w0rd",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout
+
+
 def row(option: Option) -> str:
     default = option.default
     if option.name == "slow_hash_workers":

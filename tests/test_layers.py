@@ -68,7 +68,7 @@ LAYERS = [
     ["asgi"],
     ["wsgi"],
     [""],  # the package itself: the public names
-    ["serve", "forward_auth", "integrations/*", "dashboard/*"],
+    ["serve", "forward_auth", "integrations/*", "dashboard/*", "testing/*"],
     ["cli/*"],
     ["__main__"],
 ]

@@ -1,0 +1,166 @@
+"""For the tests of an app behind the gate: send a key, or do without one.
+
+``basicauth_mw.testing.fixtures`` has pytest fixtures. Nothing here is for production: ``authenticated_as``
+works in a running test, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import contextmanager
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from ..credentials import encode_basic
+from ..errors import ConfigurationError
+from ..gate import Gate
+from ..model import Allow, Deny, Principal
+from ..rules import check_client_id, check_metadata, check_name, check_scopes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ..model import Decision
+    from ..verifier import Check
+
+__all__ = ["BasicAuth", "authenticated_as"]
+
+logger = logging.getLogger("basicauth_mw")
+
+# Where frameworks keep what is round an app, or below a middleware.
+_INWARD: Final = ("handler", "middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app", "app")
+_INWARD_DJANGO: Final = ("get_response", "func", "awaitable")
+_DEEPEST: Final = 100
+
+
+class _HasHeaders(Protocol):
+    @property
+    def headers(self) -> Any: ...
+
+
+Request = TypeVar("Request", bound=_HasHeaders)
+
+
+class BasicAuth:
+    """A key as ``auth=`` for httpx, requests and their like: in UTF-8, which requests' own is not.
+
+    Args:
+        client_id: Not empty, no colon, no control character.
+        secret: Not empty, no control character.
+
+    Raises:
+        InvalidKey: The pair cannot be sent.
+    """
+
+    def __init__(self, client_id: str, secret: str) -> None:
+        self.client_id = client_id
+        self._authorization = encode_basic(client_id, secret)
+
+    def __call__(self, request: Request) -> Request:
+        """Add the key to a request that is about to be sent."""
+        request.headers["Authorization"] = self._authorization
+        return request
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.client_id!r}, ...)"
+
+
+@contextmanager
+def authenticated_as(
+    app: Any,
+    client_id: str = "test",
+    *,
+    name: str = "",
+    scopes: Iterable[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> Iterator[Principal]:
+    """Let requests without credentials into one app, as a caller of your choice, inside a ``with`` block.
+
+    Nothing else changes: credentials that are sent are checked, an excluded path is anonymous, plain http is
+    refused where https is required.
+
+    It holds in the process and the pytest test in which it was switched on. Left on by accident, it lets
+    nobody in: every request fails, and says whose it was. One block inside another for the same app is an
+    error.
+
+    Args:
+        app: The app as it is served; for Django its test client.
+        client_id: Of the ``Principal`` that the app sees.
+        name: As for ``Backend.create``.
+        scopes: As for ``Backend.create``.
+        metadata: As for ``Backend.create``.
+
+    Yields:
+        That principal.
+
+    Raises:
+        RuntimeError: No pytest test is running in this process, or it is on for this app already.
+        ConfigurationError: The app has no gate.
+        InvalidKey: No key could be like that.
+    """
+    owner = _running_test()
+    if owner is None or not _pytest_is_running():
+        raise RuntimeError("authenticated_as works in a running pytest test only")
+    principal = Principal(
+        check_client_id(client_id), check_name(name), check_scopes(scopes), check_metadata(metadata)
+    )
+    gate = _gate_of(app)
+    decide = gate.begin
+
+    def begin(request: Any) -> Decision | Check:
+        if _running_test() != owner:
+            raise RuntimeError(f"authenticated_as was left on by {owner[1]}: it holds in that test only")
+        decision = decide(request)
+        if isinstance(decision, Deny) and decision.reason == "missing":
+            return Allow(principal)
+        return decision
+
+    # On the one gate, over its method. Only one can be there, whoever else tries.
+    if vars(gate).setdefault("begin", begin) is not begin:
+        raise RuntimeError("authenticated_as is on for this app already")
+    logger.warning("for a test, requests without credentials are let in as %r", client_id)
+    try:
+        yield principal
+    finally:
+        vars(gate).pop("begin")
+
+
+def _running_test() -> tuple[int, str] | None:
+    """The process, and the test that pytest says is running, without its phase."""
+    test = os.environ.get("PYTEST_CURRENT_TEST")
+    return None if test is None else (os.getpid(), test.rpartition(" (")[0])
+
+
+def _pytest_is_running() -> bool:
+    """Whether pytest is running a test here: the variable alone is inherited by every child process."""
+    for innermost in sys._current_frames().values():  # noqa: SLF001 - the one way to see all threads
+        frame = innermost
+        while frame is not None:
+            if frame.f_globals.get("__name__") == "_pytest.runner":
+                return True
+            frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _gate_of(app: Any) -> Gate[Any]:
+    """The outermost gate of an app, wherever in its middleware it stands."""
+    layer = app
+    for _ in range(_DEEPEST):
+        _build(layer)
+        if isinstance(gate := getattr(layer, "gate", None), Gate):
+            return gate
+        inner = (getattr(layer, name, None) for name in (*_INWARD, *_INWARD_DJANGO))
+        layer = next((each for each in inner if each is not None), None)
+        if layer is None:
+            break
+    raise ConfigurationError(f"no gate was found round or in {type(app).__name__}: give the app that has it")
+
+
+def _build(layer: Any) -> None:
+    """Have a framework build its middleware, if it has put that off until the first request."""
+    if getattr(layer, "middleware_stack", ...) is None:  # Starlette
+        layer.middleware_stack = layer.build_middleware_stack()
+    elif getattr(layer, "_middleware_chain", ...) is None:  # Django
+        layer.load_middleware(is_async=iscoroutinefunction(type(layer).__call__))

@@ -1,0 +1,375 @@
+"""What is there for tests, and that it stays in them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from flask import Flask
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from basicauth_mw import Backend, ConfigurationError, Issued, Principal, Settings, encode_basic, testing
+from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.errors import InvalidKey
+from basicauth_mw.integrations import fastapi as fastapi_integration
+from basicauth_mw.integrations import flask as flask_integration
+from basicauth_mw.testing import BasicAuth, authenticated_as
+from basicauth_mw.testing.fixtures import api_key as api_key
+from basicauth_mw.testing.fixtures import api_keys as api_keys
+from basicauth_mw.wsgi import BasicAuthMiddleware as WsgiMiddleware
+from tests.integrations import django_site
+from tests.shells.asgi_helpers import App, Exchange, call, http_scope
+from tests.shells.wsgi_helpers import call as call_wsgi
+
+# isort: split
+from django.test import AsyncClient, Client, override_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# --- a key for a client
+
+
+@pytest.mark.parametrize("client_id", ["ci", "\u3042 \u00e9"])
+def test_httpx_sends_a_key(client_id: str) -> None:
+    """Synchronous or not, and right outside ASCII."""
+    auth = BasicAuth(client_id, "p:\u00fc")
+    seen: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["Authorization"])
+        return httpx.Response(204)
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(handle), auth=auth) as client:
+            await client.get("http://test/")
+
+    with httpx.Client(transport=httpx.MockTransport(handle), auth=auth) as client:
+        client.get("http://test/")
+    asyncio.run(main())
+
+    assert seen == [encode_basic(client_id, "p:\u00fc")] * 2
+
+
+def test_so_does_whatever_takes_a_callable() -> None:
+    """As requests does: it is called with the prepared request, and what it gives is sent."""
+    request = SimpleNamespace(headers={})
+
+    assert BasicAuth("ci", "secret")(request) is request
+    assert request.headers == {"Authorization": encode_basic("ci", "secret")}
+
+
+def test_a_key_that_cannot_be_sent_is_an_error() -> None:
+    with pytest.raises(InvalidKey):
+        BasicAuth("a:b", "secret")
+
+
+def test_no_secret_is_shown() -> None:
+    assert repr(BasicAuth("ci", "hush")) == "BasicAuth('ci', ...)"
+
+
+# --- fixtures
+
+
+def test_the_fixtures(api_keys: Backend, api_key: Issued) -> None:
+    """A key in a backend of this test's own."""
+    assert [key.client_id for key in api_keys.iter_keys()] == ["test"]
+    app = BasicAuthMiddleware(App(), api_keys, settings=Settings())
+
+    assert call(app, http_scope(api_key.authorization)).status == 200
+    assert call(app, http_scope()).status == 401
+
+
+def test_the_environment_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("BASICAUTH_REALMS", "misspelt")
+    monkeypatch.setenv("BASICAUTH_SECRET_PREFIX", "live")
+
+    assert request.getfixturevalue("api_key").secret.startswith("sk_")
+
+
+# --- authentication off
+
+
+def asgi_app(keys: Backend, **overrides: Any) -> BasicAuthMiddleware:
+    return BasicAuthMiddleware(App(), keys, settings=Settings(), **overrides)
+
+
+def seen_principal(app: BasicAuthMiddleware) -> Principal:
+    """Who the innermost app sees."""
+    inner: Any = app.app
+    principal: Principal = inner.scopes[-1]["user"]
+    return principal
+
+
+def test_without_a_key_one_is_somebody(api_keys: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    app = asgi_app(api_keys)
+    given: dict[str, Any] = {"name": "Me", "scopes": ["read"], "metadata": {"team": "a"}}
+
+    with authenticated_as(app, "me", **given) as principal:
+        assert call(app, http_scope()).status == 200
+
+    assert seen_principal(app) == principal == Principal("me", "Me", frozenset(["read"]), {"team": "a"})
+    assert call(app, http_scope()).status == 401
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_credentials_are_checked_all_the_same(api_keys: Backend, api_key: Issued) -> None:
+    app = asgi_app(api_keys)
+
+    with authenticated_as(app, "me"):
+        assert call(app, http_scope(encode_basic("test", "wrong"))).status == 401
+        assert call(app, http_scope(b"Bearer x")).status == 401
+        assert call(app, http_scope(api_key.authorization)).status == 200
+
+    assert seen_principal(app).client_id == "test"
+
+
+def test_rules_hold_all_the_same(api_keys: Backend) -> None:
+    app = asgi_app(api_keys, exclude=["/open"], require_https=True)
+
+    with authenticated_as(app):
+        assert call(app, http_scope()).problem["code"] == "https_required"
+        assert call(app, http_scope(path="/open")).status == 200
+        assert not seen_principal(app).is_authenticated
+        assert call(app, http_scope(scheme="https")).status == 200
+        assert seen_principal(app).client_id == "test"
+
+
+def test_it_is_over_after_an_exception(api_keys: Backend) -> None:
+    app = asgi_app(api_keys)
+
+    with pytest.raises(KeyError), authenticated_as(app):
+        raise KeyError
+
+    assert call(app, http_scope()).status == 401
+
+
+def test_it_may_decorate_a_test(api_keys: Backend) -> None:
+    app = asgi_app(api_keys)
+
+    @authenticated_as(app)
+    def ask() -> int:
+        return call(app, http_scope()).status
+
+    assert (ask(), ask(), call(app, http_scope()).status) == (200, 200, 401)
+
+
+def test_two_apps_are_two(api_keys: Backend) -> None:
+    one, other = asgi_app(api_keys), asgi_app(api_keys)
+
+    with authenticated_as(one, "one"):
+        assert call(other, http_scope()).status == 401
+        with authenticated_as(other, "other"):
+            assert call(one, http_scope()).status == 200
+            assert seen_principal(one).client_id == "one"
+
+
+def test_nested_is_an_error(api_keys: Backend) -> None:
+    """And leaves the outer one as it was."""
+    app = asgi_app(api_keys)
+
+    with authenticated_as(app, "outer"):
+        with pytest.raises(RuntimeError, match="is on for this app already"), authenticated_as(app, "inner"):
+            pytest.fail("must not be reached")
+        assert call(app, http_scope()).status == 200
+
+    assert seen_principal(app).client_id == "outer"
+
+
+@pytest.mark.parametrize(
+    "given", [{"client_id": "a:b"}, {"client_id": ""}, {"scopes": ["a b"]}, {"scopes": "read"}]
+)
+def test_nobody_who_could_not_be(api_keys: Backend, given: Any) -> None:
+    app = asgi_app(api_keys)
+
+    with pytest.raises(InvalidKey), authenticated_as(app, **given):
+        pytest.fail("must not be reached")
+
+    assert call(app, http_scope()).status == 401
+
+
+# --- nowhere but in a test
+
+
+def test_outside_a_test_it_refuses(api_keys: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = asgi_app(api_keys)
+
+    with monkeypatch.context() as patch:
+        patch.delenv("PYTEST_CURRENT_TEST")
+        with pytest.raises(RuntimeError, match="in a running pytest test only"), authenticated_as(app):
+            pytest.fail("must not be reached")
+
+
+PROGRAM = """
+import pytest  # as some libraries do
+from basicauth_mw import Settings, asgi, testing
+app = asgi.BasicAuthMiddleware(print, "memory:", settings=Settings())
+try:
+    with testing.authenticated_as(app):
+        print("on")
+except RuntimeError as exc:
+    print(exc)
+"""
+
+
+def test_a_servers_process_is_no_test() -> None:
+    """Even one that a test has started, and so inherits what pytest tells about itself."""
+    assert "PYTEST_CURRENT_TEST" in os.environ
+
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
+
+    assert (done.stdout, done.stderr) == ("authenticated_as works in a running pytest test only\n", "")
+
+
+def test_left_on_it_lets_nobody_in(api_keys: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the next test, nor between two, nor in a process that was forked off."""
+    app = asgi_app(api_keys)
+    manager = authenticated_as(app)
+    manager.__enter__()
+    own = os.environ["PYTEST_CURRENT_TEST"]
+
+    def ask() -> Exchange:
+        return call(app, http_scope())
+
+    assert ask().status == 200
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTEST_CURRENT_TEST", "tests/other.py::test_other (call)")
+        assert f"was left on by {own.rpartition(' (')[0]}" in str(ask().raised)
+        assert ask().messages == []
+    with monkeypatch.context() as patch:
+        patch.delenv("PYTEST_CURRENT_TEST")
+        assert isinstance(ask().raised, RuntimeError)
+    with monkeypatch.context() as patch:
+        patch.setattr(testing.os, "getpid", lambda: 1)
+        assert isinstance(ask().raised, RuntimeError)
+    manager.__exit__(None, None, None)
+    assert ask().status == 401
+
+
+@pytest.fixture
+def on_from_setup(api_keys: Backend) -> Any:
+    app = asgi_app(api_keys)
+    with authenticated_as(app):
+        yield app
+
+
+def test_a_fixture_may_switch_it_on(on_from_setup: BasicAuthMiddleware) -> None:
+    """Its phases are one test."""
+    assert call(on_from_setup, http_scope()).status == 200
+
+
+def test_a_thread_may_switch_it_on(api_keys: Backend) -> None:
+    app = asgi_app(api_keys)
+    statuses: list[int] = []
+
+    def work() -> None:
+        with authenticated_as(app):
+            statuses.append(call(app, http_scope()).status)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert statuses == [200]
+
+
+# --- which gate
+
+
+def fastapi_installed(keys: Backend) -> Any:
+    app = FastAPI()
+    fastapi_integration.install(app, keys, settings=Settings())
+    app.add_middleware(GZipMiddleware)
+    app.get("/")(lambda: 1)
+    return app
+
+
+def starlette_added(keys: Backend) -> Any:
+    added = Middleware(BasicAuthMiddleware, backend=keys, settings=Settings(exclude=()))
+    return Starlette(middleware=[Middleware(GZipMiddleware), added])
+
+
+def wrapped(keys: Backend) -> Any:
+    return GZipMiddleware(asgi_app(keys))
+
+
+@pytest.mark.parametrize("make", [fastapi_installed, starlette_added, wrapped])
+def test_asgi_apps(api_keys: Backend, make: Callable[[Backend], Any]) -> None:
+    app = make(api_keys)
+
+    with authenticated_as(app):
+        assert call(app, http_scope()).status in (200, 404)
+    assert call(app, http_scope()).status == 401
+
+
+def flask_extended(keys: Backend) -> Any:
+    app = Flask("tested")
+    flask_integration.BasicAuth(app, keys)
+    app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]
+    return app
+
+
+def flask_wrapped(keys: Backend) -> Any:
+    return WsgiMiddleware(Flask("tested"), keys, settings=Settings())
+
+
+@pytest.mark.parametrize("make", [flask_extended, flask_wrapped])
+def test_wsgi_apps(api_keys: Backend, make: Callable[[Backend], Any]) -> None:
+    app = make(api_keys)
+
+    with authenticated_as(app):
+        assert call_wsgi(app).status == 404
+    assert call_wsgi(app).status == 401
+
+
+SYNC_FIRST = ["django.middleware.common.CommonMiddleware", "tests.test_testing.sync_only", django_site.GATE]
+
+
+class sync_only:
+    """A middleware that Django has to adapt."""
+
+    async_capable = False
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        return self.get_response(request)
+
+
+@pytest.mark.parametrize("middleware", [[django_site.GATE], SYNC_FIRST], ids=["alone", "below-others"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_django(api_keys: Backend, middleware: list[str], kind: str) -> None:
+    """By its test client, which has the app inside."""
+
+    def get(client: Any) -> int:
+        status: int = (client.get("/me") if kind == "sync" else asyncio.run(client.get("/me"))).status_code
+        return status
+
+    with override_settings(BASICAUTH_BACKEND=api_keys, MIDDLEWARE=middleware):
+        client = Client() if kind == "sync" else AsyncClient()
+        with authenticated_as(client, "me"):
+            assert get(client) == 200
+        assert get(client) == 401
+
+
+def test_an_app_without_a_gate() -> None:
+    endless = SimpleNamespace()
+    endless.app = endless
+
+    for app in (FastAPI(), Flask("bare"), App(), endless):
+        with pytest.raises(ConfigurationError, match="no gate was found"), authenticated_as(app):
+            pytest.fail("must not be reached")
