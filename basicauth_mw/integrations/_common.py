@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
 from ..rules import check_scopes
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 logger = logging.getLogger("basicauth_mw")
+
+_KEYS: Final = f"{ENV_PREFIX}KEYS"
 
 
 class MissingFramework(MissingExtra):
@@ -62,14 +64,16 @@ def configuration(mapping: Mapping[str, Any], framework: str) -> tuple[Any, Sett
         del entries[f"{ENV_PREFIX}BACKEND"]
     else:
         backend = None
+    if _KEYS in entries and _KEYS not in os.environ:
+        raise ConfigurationError(
+            f"{_KEYS} is in {framework}'s configuration, where it is not read: put it into the environment"
+        )
     # Somebody may rely on a setting there that makes the gate stricter.
-    names = [option.env for option in FIELDS if option.env in os.environ and option.env not in mapping]
-    if names:
+    if names := [option.env for option in FIELDS if option.env in os.environ and option.env not in mapping]:
         logger.warning(
-            "%s not read from the environment: %s's configuration goes before it and lacks %s",
+            "%s: in the environment, where it is not read: put it into %s's configuration",
             ", ".join(names),
             framework,
-            "it" if len(names) == 1 else "them",
         )
     return backend, Settings.from_mapping(entries)
 

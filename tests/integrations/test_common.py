@@ -71,9 +71,20 @@ def test_a_configuration_is_read_from_its_mapping_alone(
     assert (backend, settings.realm, settings.require_https) == (None, "mine", False)
     (record,) = caplog.records
     assert record.getMessage() == (
-        "BASICAUTH_REQUIRE_HTTPS not read from the environment: "
-        "Flask's configuration goes before it and lacks it"
+        "BASICAUTH_REQUIRE_HTTPS: in the environment, where it is not read: put it into Flask's configuration"
     )
+
+
+def test_keys_in_a_configuration_would_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are an error, unless the whole environment was copied there."""
+    keys = {"BASICAUTH_KEYS": "demo:p@55w0rd"}
+
+    with pytest.raises(ConfigurationError, match="put it into the environment") as caught:
+        configuration(keys, "Flask")
+
+    assert "p@55w0rd" not in str(caught.value)
+    monkeypatch.setenv("BASICAUTH_KEYS", "demo:p@55w0rd")
+    assert configuration(keys, "Flask")[0] is None
 
 
 def test_a_configuration_may_hold_a_backend() -> None:
