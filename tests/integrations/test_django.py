@@ -22,8 +22,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.core.signals import got_request_exception
-from django.http import HttpRequest
-from django.test import AsyncClient, Client, override_settings
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 from rest_framework.test import APIRequestFactory
 
 from basicauth_mw import Backend, ConfigurationError, Issued, Principal, encode_basic
@@ -34,6 +33,8 @@ from tests.shells.wsgi_helpers import call_validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from django.http import HttpRequest
 
     Get = Callable[..., Any]
 
@@ -312,7 +313,7 @@ def test_the_projects_own_answer_wins(get: Get, settings: dict[str, Any], body: 
 def test_an_exception_before_the_gate_names_nobody() -> None:
     gate = BasicAuthMiddleware(lambda _request: None)
 
-    answer = gate.process_exception(HttpRequest(), ValueError())
+    answer = gate.process_exception(RequestFactory().get("/"), ValueError())
 
     assert answer is not None
     assert answer.status_code == 500
