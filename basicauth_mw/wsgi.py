@@ -271,22 +271,27 @@ class _Body:
             substitute = self._substitute(exc)
         yield from substitute
 
-    def peek(self) -> None:
-        """Take the first chunk from the app before the server asks for it."""
+    def peek(self, *, to_octets: bool = False) -> None:
+        """Take the first chunk from the app before the server asks for it, or all up to the first octet."""
         if self._source is not None:
             return
+        taken: list[bytes] = []
         try:
             rest = iter(self._result)
-            self.first = next(rest)
-            self._source = chain((self.first,), rest)
+            taken.append(next(rest))
+            while to_octets and not taken[-1]:
+                taken.append(next(rest))
+            self._source = chain(taken, rest)
         except StopIteration:
-            self._source = ()
+            self._source = taken
         except Exception as exc:
             self._source = self._substitute(exc)
+        else:
+            self.first = taken[0]
 
     def begin(self) -> None:
         """Start the answer before the server asks for its body, with the status that it will end with."""
-        self.peek()
+        self.peek(to_octets=True)
         try:
             self._guard.release()
         except Exception as exc:

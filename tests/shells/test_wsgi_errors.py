@@ -528,7 +528,7 @@ def status_at_return(gate: WsgiApp, authorization: str) -> tuple[str, Answer]:
     return line, server.answer
 
 
-@pytest.mark.parametrize("raising", EARLY[:-2], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("raising", EARLY[:-1], ids=lambda make: make.__name__)
 def test_the_status_is_right_when_granian_asks(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp]
 ) -> None:
