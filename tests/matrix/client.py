@@ -1,0 +1,112 @@
+"""Octets as they are, over a connection of their own, and who it was that answered."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from http.client import BadStatusLine, HTTPException, HTTPResponse, IncompleteRead
+from typing import TYPE_CHECKING, Any
+
+from tests.matrix.kinds import LIMIT_S
+
+if TYPE_CHECKING:
+    from tests.matrix.kinds import Server
+
+TOKEN = b"ZGVtbzpwQDU1dzByZA=="  # demo:p@55w0rd
+GOOD = b"Basic " + TOKEN
+BAD = b"Basic ZGVtbzpwQDU1dzByZQ=="  # demo:p@55w0re
+
+
+def head(
+    *fields: bytes,
+    method: bytes = b"GET",
+    target: bytes = b"/hello",
+    version: bytes = b"1.1",
+    host: bool = True,
+) -> bytes:
+    """The head of a request; a field is a whole line."""
+    line = b"%b %b HTTP/%b" % (method, target, version)
+    return b"\r\n".join([line, *([b"Host: localhost"] if host else []), *fields, b"", b""])
+
+
+@dataclass
+class Answer:
+    """What came back.
+
+    Attributes:
+        status: 0: the server hung up without an answer.
+        fields: Names in lower case, and values.
+        whole: The end of the body was where the head said that it would be.
+    """
+
+    status: int
+    fields: list[tuple[str, str]]
+    body: bytes
+    whole: bool
+
+    def values(self, name: str) -> list[str]:
+        return [value for each, value in self.fields if each == name]
+
+    def value(self, name: str) -> str | None:
+        values = self.values(name)
+        assert len(values) <= 1, f"{name} is there more than once"
+        return values[0] if values else None
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def outcome(self) -> str:
+        """Who answered and what, in short.
+
+        ``app``: the app, for a caller that was verified. ``open``: the app, for nobody in particular.
+        A ``code`` of ours, or ``problem 401`` where no body tells it. ``server 400``: the server itself.
+        ``hangs up``: it closed without a word.
+        """
+        if not self.status:
+            return "hangs up"
+        if (reached := self.value("x-reached")) is not None:
+            return {"demo": "app", "anonymous": "open"}.get(reached, f"app for {reached!r}")
+        if self.value("content-type") == "application/problem+json":
+            if not self.body:
+                return f"problem {self.status}"
+            assert self.json()["status"] == self.status
+            return str(self.json()["code"])
+        return f"server {self.status}"
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S)
+
+
+def read(connection: socket.socket, method: str = "GET") -> Answer:
+    """Read one answer; what hangs fails by time-out."""
+    with HTTPResponse(connection, method=method) as response:
+        try:
+            response.begin()
+        except (BadStatusLine, ConnectionError) as exc:
+            if isinstance(exc, BadStatusLine) and exc.line.strip("'\"\r\n"):
+                raise AssertionError(f"no HTTP: {exc.line!r}") from exc
+            return Answer(0, [], b"", whole=False)
+        fields = [(name.lower(), value) for name, value in response.getheaders()]
+        status = response.status
+        try:
+            return Answer(status, fields, response.read(), whole=True)
+        except IncompleteRead as exc:
+            return Answer(status, fields, exc.partial, whole=False)
+        except (HTTPException, ConnectionError):
+            return Answer(status, fields, b"", whole=False)
+
+
+def ask(server: Server, octets: bytes, method: str = "GET") -> Answer:
+    """One request on a connection of its own."""
+    with connect(server) as connection:
+        connection.sendall(octets)
+        return read(connection, method)
+
+
+def get(server: Server, target: bytes = b"/hello", *fields: bytes, method: bytes = b"GET") -> Answer:
+    """One request with the right key."""
+    whole = head(b"Authorization: " + GOOD, *fields, method=method, target=target)
+    return ask(server, whole, method.decode())

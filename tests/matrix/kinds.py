@@ -1,0 +1,139 @@
+"""The servers: how each is started, and what is known of it before any request."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 60.0  # for what takes a second at most on a machine that is not busy
+
+_ASGI, _WSGI = "tests.matrix.apps:asgi", "tests.matrix.apps:wsgi"
+
+
+def _gunicorn(worker: str, *options: str, app: str = _WSGI) -> tuple[str, ...]:
+    shared = ("--bind=127.0.0.1:{port}", "--log-level=warning", "--graceful-timeout=20", "--timeout=120")
+    return ("gunicorn", *shared, f"--worker-class={worker}", *options, app)
+
+
+# The words behind ``python -m``.
+ASGI = {
+    "uvicorn-h11": (
+        *("uvicorn", "--http=h11", "--ws=wsproto", "--loop=asyncio"),
+        *("--port={port}", "--log-level=warning", _ASGI),
+    ),
+    "uvicorn-httptools": (
+        *("uvicorn", "--http=httptools", "--ws=websockets-sansio", "--loop=uvloop"),
+        *("--port={port}", "--log-level=warning", _ASGI),
+    ),
+    "hypercorn": ("hypercorn", "--bind=127.0.0.1:{port}", "--log-level=warning", _ASGI),
+    "granian-asgi": ("granian", "--port={port}", "--interface=asgi", "--log-level=warning", _ASGI),
+    "daphne": ("daphne", "-b", "127.0.0.1", "-p", "{port}", "-v0", _ASGI),
+    "gunicorn-uvicorn": _gunicorn("uvicorn_worker.UvicornWorker", app=_ASGI),
+    "gunicorn-asgi": _gunicorn("asgi", app=_ASGI),
+}
+WSGI = {
+    "gunicorn-sync": _gunicorn("sync"),
+    "gunicorn-gthread": _gunicorn("gthread", "--threads=4"),
+    "gunicorn-preload": _gunicorn("gthread", "--threads=4", "--preload", "--workers=2"),
+    "gunicorn-gevent": _gunicorn("gevent"),
+    "granian-wsgi": (
+        *("granian", "--port={port}", "--interface=wsgi", "--blocking-threads=4"),
+        *("--log-level=warning", _WSGI),
+    ),
+    "waitress": ("waitress", "--listen=127.0.0.1:{port}", _WSGI),
+    "cheroot": ("cheroot", "--bind=127.0.0.1:{port}", _WSGI),
+    "werkzeug": ("tests.matrix.werkzeug_server", "{port}"),
+}
+SERVERS = {**ASGI, **WSGI}
+
+# Those that read requests with the same code.
+H11 = frozenset({"uvicorn-h11", "hypercorn"})
+HTTPTOOLS = frozenset({"uvicorn-httptools", "gunicorn-uvicorn"})
+GUNICORN = frozenset({"gunicorn-sync", "gunicorn-gthread", "gunicorn-preload", "gunicorn-gevent"})
+GRANIAN = frozenset({"granian-asgi", "granian-wsgi"})
+
+
+@dataclass
+class Server:
+    """A server process of our own. Use as a context manager.
+
+    Attributes:
+        name: Of ``SERVERS``.
+        log: Where its output goes, and what it has written.
+        settings: More environment variables.
+        options: More words for its command.
+        port: Where it listens.
+        process: To be signalled.
+    """
+
+    name: str
+    log: Path
+    settings: dict[str, str]
+    options: tuple[str, ...] = ()
+    port: int = 0
+
+    def __enter__(self) -> Self:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
+        words = [word.format(port=self.port) for word in SERVERS[self.name]]
+        words[1:1] = self.options
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *words],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                # As CGI-like servers would take them for facts about the request.
+                env={**inherited, **self.settings, "REMOTE_USER": "outside", "AUTH_TYPE": "outside"},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            wait_until(lambda: listens(self.port) or self.process.poll() is not None)
+            assert self.process.poll() is None, self.log.read_text()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.kill()
+
+    @property
+    def is_asgi(self) -> bool:
+        return self.name in ASGI
+
+    def kill(self) -> None:
+        """End it and its workers."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Wait for something to become true, with a limit."""
+    ends = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < ends, "it did not become true in time"
+        time.sleep(0.02)

@@ -1,0 +1,14 @@
+"""What the app does at which path: what both the servers and the tests have to know."""
+
+OPEN = ("/health", "/open/*")
+TIMEOUT_S = 0.5
+STREAM_LIMIT_S = 30.0  # a client that cannot see the first chunk never asks for the second one
+
+# The app's own answers, to come through byte for byte.
+OWN = {
+    "/own/404": (404, "Not Found", b"nothing here\n"),
+    "/own/500": (500, "Internal Server Error", b"Internal Server Error"),
+    "/own/204": (204, "No Content", b""),
+    "/own/401": (401, "Unauthorized", b"by the app"),
+    "/own/unusual": (299, "Unusual", bytes(range(256))),
+}

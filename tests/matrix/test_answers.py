@@ -1,0 +1,271 @@
+"""What the client sees of an answer: ours, the app's, whole or broken; on every server."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw import encode_basic
+from tests.matrix.cases import KEY, NO_KEY
+from tests.matrix.client import Answer, ask, connect, get, head, read
+from tests.matrix.conftest import SETTINGS
+from tests.matrix.kinds import ASGI, LIMIT_S, SERVERS, WSGI, Server, wait_until
+from tests.matrix.paths import OWN, TIMEOUT_S
+from tests.matrix.quirks import (
+    CHUNKS_FOR_10,
+    CLEAN_END,
+    CLOSES_AFTER_ERROR,
+    EMPTY_CHUNK_STARTS,
+    HANGS,
+    KEEPS_FIELDS,
+    LOSES_TRACEBACK,
+    UNDERSCORES,
+)
+from tests.matrix.test_requests import check_refusal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+only_asgi = pytest.mark.parametrize("server", ASGI, indirect=True)
+only_wsgi = pytest.mark.parametrize("server", WSGI, indirect=True)
+
+CANARY = "canary of the handler"
+
+
+# --- whole answers
+
+
+@pytest.mark.parametrize("line", [KEY, NO_KEY, b"X-None: x"], ids=["right", "wrong", "none"])
+@pytest.mark.parametrize("target", ["/raise", "/raise/scope", "/own/404", "/own/unusual", "/hello"])
+def test_head(server: Server, target: str, line: bytes) -> None:
+    """HEAD gets the fields that GET gets, and nothing behind them (RFC 9110 9.3.2)."""
+
+    def fields(answer: Answer) -> list[tuple[str, str]]:
+        volatile = {"date", "connection", "keep-alive"}
+        if target == "/hello" and line == KEY:
+            volatile.add("content-length")  # what it shows names the method
+        return sorted(pair for pair in answer.fields if pair[0] not in volatile)
+
+    def request(method: str) -> bytes:
+        once = (line, b"X-Request-ID: same", b"Connection: close")
+        return head(*once, method=method.encode(), target=target.encode())
+
+    got = ask(server, request("GET"))
+    asked = ask(server, request("HEAD"), "HEAD")
+    with connect(server) as connection:
+        connection.sendall(request("HEAD"))
+        octets = b""
+        while chunk := connection.recv(65536):
+            octets += chunk
+
+    assert asked.status == got.status
+    assert fields(asked) == fields(got)
+    assert octets.index(b"\r\n\r\n") == len(octets) - 4
+
+
+@pytest.mark.parametrize("path", OWN)
+def test_the_apps_own(server: Server, path: str) -> None:
+    """What the app answers comes through byte for byte, whatever its status."""
+    status, _, body = OWN[path]
+    answer = get(server, path.encode())
+
+    assert (answer.status, answer.body, answer.whole) == (status, body, True)
+    assert answer.value("x-own") == "kept"
+    assert answer.value("content-type") == "text/plain"
+    assert answer.value("content-length") == (None if status == 204 else str(len(body)))
+    assert answer.value("www-authenticate") is None
+    assert answer.value("cache-control") is None
+
+
+def test_identity(server: Server) -> None:
+    """The app sees who was verified and nobody else, though an identity was planted in front of the gate."""
+    forged = (b"Remote-User: forged", b"REMOTE_USER: forged", b"AUTH_TYPE: forged", b"User: forged")
+    verified = get(server, b"/hello", *forged).json()
+    nobody = ask(server, head(*forged, target=b"/health")).json()
+
+    assert (verified["client_id"], nobody["client_id"]) == ("demo", "")
+    if server.is_asgi:
+        assert {verified["user"], nobody["user"]} == {"Principal"}
+        assert verified["scopes"] == nobody["scopes"] == []
+    else:
+        assert (verified["remote_user"], verified["auth_type"]) == ("demo", "Basic")
+        assert (nobody["remote_user"], nobody["auth_type"]) == (None, None)
+    # Header fields are left alone; it is for the app not to take them for an identity.
+    assert verified["headers"]["remote-user"] == "forged"
+
+
+def test_names_with_underscores(server: Server) -> None:
+    """They never stand for ours, and seldom for those with hyphens."""
+    seen = get(server, b"/hello", b"X-Thing: hyphen", b"X_Thing: underscore").json()["headers"]
+    alone = get(server, b"/hello", b"X_Thing: underscore").json()["headers"]
+
+    assert seen["x-thing"] == ("underscore" if server.name in UNDERSCORES.servers else "hyphen")
+    assert ("x-thing" in alone) == (server.name in UNDERSCORES.servers)
+
+
+def test_a_connection_is_kept(server: Server) -> None:
+    """No answer leaves anything behind for the next one, on the same connection if the server keeps it."""
+    requests = [
+        head(*line, target=target) for line in ((KEY,), (NO_KEY,), ()) for target in (b"/hello", b"/raise")
+    ]
+    answers: list[Answer] = []
+    connection = connect(server)
+    for octets in [*requests, requests[0]]:
+        connection.sendall(octets)
+        answer = read(connection)
+        answers.append(answer)
+        closes = answer.status == 500 and server.name in CLOSES_AFTER_ERROR.servers
+        if closes:
+            assert connection.recv(1) == b""
+        if closes or answer.value("connection") == "close":
+            connection.close()
+            connection = connect(server)
+    connection.close()
+
+    assert [answer.status for answer in answers] == [200, 500, 401, 401, 401, 401, 200]
+    assert all(answer.whole for answer in answers)
+
+
+def test_streaming(server: Server, tmp_path: Path) -> None:
+    """Each chunk goes out when the app gives it: the second one waits until the client has seen the first."""
+    seen = tmp_path / "seen"
+    with connect(server) as connection:
+        connection.sendall(head(KEY, b"X-Wait-For: " + str(seen).encode(), target=b"/stream"))
+        octets = b""
+        while b"first" not in octets:
+            chunk = connection.recv(65536)
+            assert chunk, octets
+            octets += chunk
+        assert b"second" not in octets
+        seen.touch()
+        while b"second" not in octets:
+            chunk = connection.recv(65536)
+            assert chunk, octets
+            octets += chunk
+
+
+# --- handlers that raise
+
+
+def check_raised(server: Server, path: str, status: int, code: str) -> None:
+    logged = server.log.stat().st_size
+    answer = get(server, path.encode())
+
+    assert (answer.status, answer.outcome) == (status, code)
+    check_refusal(answer)
+    assert CANARY.encode() not in answer.body
+    if status != 403:  # which is an answer, not an error
+        silent = server.name in LOSES_TRACEBACK.servers
+        trace = b"the app raised" if silent else CANARY.encode()
+        wait_until(lambda: trace in server.log.read_bytes()[logged:])
+        assert (CANARY.encode() in server.log.read_bytes()[logged:]) != silent
+    assert get(server).outcome == "app"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/raise", 500, "internal_error"),
+        ("/raise/timeout", 504, "timeout"),
+        ("/raise/scope", 403, "insufficient_scope"),
+        ("/raise/started", 500, "internal_error"),
+    ],
+)
+def test_raised_before_the_body(server: Server, path: str, status: int, code: str) -> None:
+    """The JSON answer, and a traceback in the log."""
+    check_raised(server, path, status, code)
+
+
+@only_wsgi
+@pytest.mark.parametrize("path", ["/raise/generator", "/raise/started-generator"])
+def test_raised_by_a_generator(server: Server, path: str) -> None:
+    """One that raises before its first chunk gives the JSON answer too."""
+    check_raised(server, path, 500, "internal_error")
+
+
+@only_wsgi
+def test_raised_behind_an_empty_chunk(server: Server) -> None:
+    """Where the head is not out yet: the JSON answer. Else a broken one. Never a clean 200."""
+    answer = get(server, b"/raise/empty-chunk")
+
+    if server.name in EMPTY_CHUNK_STARTS.servers:
+        assert (answer.body, answer.whole) == (b"", False)
+        assert answer.status in (200, 0)
+        return
+    assert (answer.status, answer.json()["code"], answer.whole) == (500, "internal_error", True)
+    mixed = server.name in KEEPS_FIELDS.servers
+    kinds = ["text/plain"] if mixed else []
+    assert answer.values("content-type") == [*kinds, "application/problem+json"]
+    assert (answer.value("x-reached") is not None) == mixed
+
+
+@pytest.mark.parametrize("path", ["/raise/late", "/raise/short"])
+def test_raised_behind_the_first_chunk(server: Server, path: str) -> None:
+    """The client sees a broken answer, with a length and without."""
+    request = head(KEY, target=path.encode())
+    if server.name in HANGS.servers:
+        with connect(server) as connection:
+            connection.sendall(request)
+            octets = b""
+            while not octets.endswith(b"x" * 1000 + (b"\r\n" if path == "/raise/late" else b"")):
+                octets += connection.recv(65536)
+            wait_until(lambda: CANARY in server.log.read_text())
+            connection.settimeout(1)
+            with pytest.raises(TimeoutError):
+                connection.recv(65536)
+        return
+    answer = ask(server, request)
+
+    if server.name in CLEAN_END.servers and path == "/raise/late":
+        assert (answer.status, answer.body, answer.whole) == (200, b"x" * 1000, True)
+    else:
+        assert not answer.whole
+        # Some break the connection so soon that even what was sent does not arrive.
+        assert answer.status in (200, 0)
+        assert (b"x" * 1000).startswith(answer.body)
+
+
+@pytest.mark.parametrize("name", HANGS.servers)
+def test_what_hangs_is_ended_by_a_time_out(name: str, tmp_path: Path) -> None:
+    """Neatly, if it has no length: a client takes it for whole."""
+    with Server(name, tmp_path / "log", SETTINGS, ("--http-timeout", "2")) as server:
+        answer = get(server, b"/raise/late")
+
+    assert (answer.status, answer.body, answer.whole) == (200, b"x" * 1000, True)
+
+
+@pytest.mark.parametrize("server", [name for name in SERVERS if name not in HANGS.servers], indirect=True)
+def test_raised_at_an_old_client(server: Server) -> None:
+    """HTTP/1.0 has no chunks, so it cannot tell; some servers send it chunks."""
+    request = head(KEY, target=b"/raise/late", version=b"1.0")
+    answers = (ask(server, request) for _ in range(100))
+    answer = next(each for each in answers if each.body)  # before the connection was broken
+
+    chunked = answer.value("transfer-encoding") == "chunked"
+    assert chunked == (server.name in CHUNKS_FOR_10.servers)
+    assert answer.whole == (not chunked)
+
+
+@only_asgi
+def test_too_slow(server: Server) -> None:
+    """``timeout_s`` gives a JSON 504."""
+    began = time.monotonic()
+    answer = get(server, b"/slow")
+
+    assert (answer.status, answer.outcome) == (504, "timeout")
+    assert TIMEOUT_S <= time.monotonic() - began < LIMIT_S / 2
+    check_refusal(answer)
+
+
+def test_an_id_beyond_ascii(server: Server) -> None:
+    """It is verified as UTF-8, and REMOTE_USER is its octets."""
+    wrong = encode_basic("d\u00e9mo", "\u5bc6\u7801").encode()
+    assert ask(server, head(b"Authorization: " + wrong)).outcome == "invalid_credentials"
+    right = encode_basic("d\u00e9mo", "\u5bc6\u7801\u5bc6\u7801").encode()
+    seen = json.loads(ask(server, head(b"Authorization: " + right, target=b"/hello")).body)
+    assert seen["client_id"] == "d\u00e9mo"
+    if not server.is_asgi:
+        assert seen["remote_user"].encode("latin-1").decode() == "d\u00e9mo"

@@ -1,0 +1,121 @@
+"""Bodies of requests: a refusal does not wait for one, and never hangs on one that nobody reads."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.matrix.cases import KEY, NO_KEY
+from tests.matrix.client import ask, connect, get, head, read
+from tests.matrix.quirks import CONTINUES_AT_ONCE, WAITS_FOR_BODY
+from tests.matrix.test_requests import check_refusal
+
+if TYPE_CHECKING:
+    from tests.matrix.kinds import Server
+
+MEGABYTE = 1_000_000
+BODY = b"x" * MEGABYTE
+LENGTH = b"Content-Length: %d" % MEGABYTE
+EXPECT = b"Expect: 100-continue"
+
+refused = pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        pytest.param(NO_KEY, "invalid_credentials", id="wrong"),
+        pytest.param(b"X-None: x", "missing_credentials", id="none"),
+    ],
+)
+
+
+def upload(connection: socket.socket) -> threading.Thread:
+    """Send a body beside the reading, as clients do: the server may have stopped to listen."""
+
+    def send() -> None:
+        with suppress(OSError):
+            connection.sendall(BODY)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    return sending
+
+
+@refused
+def test_refused_with_its_body_sent(server: Server, line: bytes, code: str) -> None:
+    """The client sends everything and then reads."""
+    with connect(server) as connection:
+        with suppress(ConnectionError):  # the server may have answered and gone
+            connection.sendall(head(line, LENGTH, method=b"POST") + BODY)
+        answer = read(connection, "POST")
+
+    assert answer.outcome == code
+    check_refusal(answer)
+    assert get(server).outcome == "app"
+
+
+@refused
+def test_refused_before_its_body(server: Server, line: bytes, code: str) -> None:
+    """The client sends the head and waits; servers that read the body first get it then."""
+    with connect(server) as connection:
+        connection.sendall(head(line, LENGTH, method=b"POST"))
+        sending = None
+        if server.name in WAITS_FOR_BODY.servers:
+            timeout, patience = connection.gettimeout(), 0.5
+            connection.settimeout(patience)
+            with pytest.raises(TimeoutError):
+                connection.recv(1, socket.MSG_PEEK)
+            connection.settimeout(timeout)
+            sending = upload(connection)
+        answer = read(connection, "POST")
+    if sending:
+        sending.join()
+
+    assert answer.outcome == code
+    check_refusal(answer)
+
+
+@refused
+def test_refused_with_an_expectation(server: Server, line: bytes, code: str) -> None:
+    """``Expect: 100-continue``: the 401 at once, or behind a 100 that the server sends on its own."""
+    with connect(server) as connection:
+        connection.sendall(head(line, LENGTH, EXPECT, method=b"POST"))
+        begins = b""
+        while len(begins) < 12:
+            chunk = connection.recv(12, socket.MSG_PEEK)
+            assert chunk
+            begins = chunk
+        continues = begins == b"HTTP/1.1 100"
+        sending = upload(connection) if continues else None
+        answer = read(connection, "POST")  # it skips the 100
+    if sending:
+        sending.join()
+
+    assert continues == (server.name in CONTINUES_AT_ONCE.servers)
+    assert answer.outcome == code
+    check_refusal(answer)
+
+
+@pytest.mark.parametrize("lines", [(), (EXPECT,)], ids=["at-once", "expectation"])
+def test_let_in(server: Server, lines: tuple[bytes, ...]) -> None:
+    """With the right key the app gets the whole body."""
+    with connect(server) as connection:
+        connection.sendall(head(KEY, LENGTH, *lines, method=b"POST"))
+        if lines:
+            assert connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 100"
+        sending = upload(connection)
+        answer = read(connection, "POST")
+        sending.join()
+
+    assert (answer.outcome, answer.json()["read"]) == ("app", MEGABYTE)
+
+
+def test_refused_in_chunks(server: Server) -> None:
+    """A body of unknown length is nothing else."""
+    chunked = head(NO_KEY, b"Transfer-Encoding: chunked", method=b"POST") + b"5\r\nhello\r\n0\r\n\r\n"
+    answer = ask(server, chunked, "POST")
+
+    assert answer.outcome == "invalid_credentials"
+    check_refusal(answer)

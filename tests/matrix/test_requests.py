@@ -1,0 +1,61 @@
+"""Every request of the table, on every server."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.matrix.cases import APP, CASES, OPEN, Case
+from tests.matrix.client import Answer, ask
+from tests.matrix.conftest import SETTINGS
+from tests.matrix.kinds import Server
+from tests.matrix.quirks import SCRIPT_NAME_FIELD
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHALLENGE = 'Basic realm="api", charset="UTF-8"'
+
+
+def check_refusal(answer: Answer, method: str = "GET") -> None:
+    """An answer of ours, whole and with everything that belongs to it."""
+    assert answer.whole
+    assert answer.values("www-authenticate") == ([CHALLENGE] if answer.status == 401 else [])
+    assert answer.value("cache-control") == "no-store"
+    assert answer.value("x-content-type-options") == "nosniff"
+    assert re.fullmatch("[0-9A-Za-z._-]+", answer.value("x-request-id") or "")
+    if method != "HEAD":
+        assert answer.value("content-length") == str(len(answer.body))
+        assert answer.json()["request_id"] == answer.value("x-request-id")
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPT_NAME_FIELD.servers))
+def test_no_mount_point_from_clients(name: str, tmp_path: Path) -> None:
+    """What docs/servers.md advises: gunicorn then takes none from anybody."""
+    with Server(name, tmp_path / "log", SETTINGS, ("--forwarder-headers", "")) as server:
+        for case in CASES:
+            if case.id.startswith("script-name"):
+                assert ask(server, case.octets).outcome == case.expected
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_request(server: Server, case: Case) -> None:
+    """Whatever a server makes of it: nobody gets in without the key, and nothing but what is open is open."""
+    logged = server.log.stat().st_size
+    answer = ask(server, case.octets, case.method)
+    outcome = answer.outcome
+
+    # First what would be dangerous, whatever the table says.
+    if outcome == APP:
+        assert case.has_key
+    if outcome == OPEN:
+        path = answer.json()["path"]
+        assert path == "/health" or path.startswith("/open/")
+        assert ".." not in path
+    if outcome not in (APP, OPEN) and not outcome.startswith(("server", "hangs")):
+        assert answer.status == 401
+        check_refusal(answer, case.method)
+    assert outcome == case.expected_of(server.name)
+    assert b"Traceback" not in server.log.read_bytes()[logged:]

@@ -1,0 +1,94 @@
+"""A server that is told to stop while it is busy answers right what it has taken, and ends quietly."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw import Settings, open_backend
+from tests.matrix.cases import KEY
+from tests.matrix.client import Answer, ask, connect, head
+from tests.matrix.conftest import SETTINGS
+from tests.matrix.kinds import LIMIT_S, SERVERS, Server, listens, wait_until
+from tests.matrix.quirks import STOPS_AT_ONCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A 503 is to come from the end that is tested only, and not from a busy machine.
+PATIENT = {"BASICAUTH_BACKEND_DEADLINE_S": "60", "BASICAUTH_THROTTLE": ""}
+
+every_server = pytest.mark.parametrize("name", SERVERS)
+
+# What the log of a server that is stopped must not hold, whoever says it.
+NOISE = re.compile(
+    r"Traceback|Error|Exception|loop is closed|never (awaited|retrieved)|was destroyed|Unclosed",
+    re.IGNORECASE,
+)
+
+
+@every_server
+def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
+    """Whoever gets an answer gets the right one, to the end, while connections to the store are in use."""
+    with open_backend(redis_url, settings=Settings()) as keys:
+        authorization = keys.create().authorization.encode()
+    # Without a cache every request asks the store.
+    settings = {"BASICAUTH_BACKEND": redis_url, "BASICAUTH_CACHE_TTL_S": "0", **PATIENT}
+    request = head(b"Authorization: " + authorization, b"Connection: close")
+    answers: list[Answer] = []
+    done = threading.Event()
+
+    def press() -> None:
+        while not done.is_set():
+            with suppress(OSError):
+                answers.append(ask(server, request))
+
+    with Server(name, tmp_path / "log", settings) as server:
+        clients = [threading.Thread(target=press) for _ in range(4)]
+        for client in clients:
+            client.start()
+        try:
+            wait_until(lambda: len(answers) > 50)
+            server.process.send_signal(signal.SIGTERM)
+            status = server.process.wait(LIMIT_S)
+        finally:
+            done.set()
+            for client in clients:
+                client.join()
+        assert not listens(server.port)
+
+    assert status in (0, -signal.SIGTERM)
+    assert {answer.status for answer in answers} <= {200, 0}, "answered right, or not at all"
+    if name not in STOPS_AT_ONCE.servers:
+        assert all(answer.whole for answer in answers if answer.status)
+    assert not NOISE.search(server.log.read_text()), server.log.read_text()
+
+
+@every_server
+def test_stopped_in_an_answer(name: str, tmp_path: Path) -> None:
+    """An answer that has begun is given to its end, or cut; either way the server ends by itself."""
+    seen = tmp_path / "seen"
+    with Server(name, tmp_path / "log", SETTINGS) as server, connect(server) as connection:
+        connection.sendall(head(KEY, b"X-Wait-For: " + str(seen).encode(), target=b"/stream"))
+        octets = b""
+        while b"first" not in octets:
+            chunk = connection.recv(65536)
+            assert chunk, octets
+            octets += chunk
+        server.process.send_signal(signal.SIGTERM)
+        # Some stop to listen at once, some when they end. A second is enough to cut what is to be cut.
+        with suppress(AssertionError):
+            wait_until(lambda: not listens(server.port), LIMIT_S if name in STOPS_AT_ONCE.servers else 1)
+        seen.touch()
+        with suppress(ConnectionError):
+            while chunk := connection.recv(65536):
+                octets += chunk
+        server.process.wait(LIMIT_S)
+
+    assert octets.endswith(b"0\r\n\r\n") == (b"second" in octets) == (name not in STOPS_AT_ONCE.servers)
+    assert not NOISE.search(server.log.read_text()), server.log.read_text()
