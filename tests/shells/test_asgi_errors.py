@@ -4,7 +4,6 @@ broken one."""
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -367,73 +366,6 @@ def test_a_websocket_handler_that_refuses_too_late(backend: Backend, issued: Iss
 
     assert seen.messages == ([accept] if case == "accepted" else [])
     assert isinstance(seen.raised, InsufficientScope) or case == "gone"
-
-
-# --- all orders of events
-
-EVENTS = {"start": OK_START, "empty": EMPTY, "more": MORE, "final": FINAL}
-
-
-class StrictServer:
-    """Takes what ASGI allows and raises on the rest, as servers do."""
-
-    def __init__(self) -> None:
-        self.taken: list[Message] = []
-        self.state = "new"
-
-    async def send(self, message: Message) -> None:
-        kind = message["type"].rpartition(".")[2]
-        if (kind, self.state) == ("start", "new"):
-            self.state = "started"
-        elif (kind, self.state) == ("body", "started"):
-            self.state = "started" if message.get("more_body", False) else "done"
-        else:
-            raise RuntimeError(f"unexpected {kind} when {self.state}")
-        self.taken.append(message)
-
-
-async def _drive(app: Any, scope: Scope) -> tuple[StrictServer, BaseException | None]:
-    server = StrictServer()
-    try:
-        await app(scope, None, server.send)
-    except Exception as exc:
-        return server, exc
-    return server, None
-
-
-@pytest.mark.parametrize("timeout_s", [None, LATE_S])
-def test_all_orders_of_events(backend: Backend, issued: Issued, timeout_s: float | None) -> None:
-    """Compared with the same app on the same server without the middleware.
-
-    What the client may see: the same events; or, if the app failed before any body event, one problem in
-    their place. The exception comes out either way.
-    """
-
-    async def everything() -> int:
-        count = 0
-        for length in range(5):
-            for names in itertools.product(EVENTS, repeat=length):
-                for fails in (False, True):
-                    app = sending((EVENTS[name] for name in names), Boom() if fails else None)
-                    gate = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=timeout_s))
-                    bare, bare_error = await _drive(app, http_scope())
-                    seen, error = await _drive(gate, http_scope(issued.authorization))
-                    case = (*names, "raise" if fails else "return")
-                    began = any(message["type"] == "http.response.body" for message in bare.taken)
-
-                    assert type(error) is type(bare_error), case
-                    if error is None or began:
-                        assert (seen.taken, seen.state) == (bare.taken, bare.state), case
-                    elif names[:2] == ("start", "start"):
-                        # The app broke the protocol: cut off, or answered, but never an end of its own.
-                        assert seen.state == "started" or seen.taken[0]["status"] == 500, case
-                    else:
-                        assert [message.get("status") for message in seen.taken] == [500, None], case
-                        assert seen.state == "done", case
-                    count += 1
-        return count
-
-    assert asyncio.run(everything()) == 2 * sum(4**length for length in range(5))
 
 
 # --- a client that has gone

@@ -1,0 +1,604 @@
+"""All orders of events between an app, a shell and a server, against small reference models.
+
+A model says for each order what the client may see. Beside it stand a few laws that need no model: at most
+one answer, never a clean end of a broken one, nothing changed for an app that does as it should.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from basicauth_mw import Backend, InsufficientScope, Issued, Settings, asgi, wsgi
+from tests.shells.asgi_helpers import http_scope
+from tests.shells.wsgi_helpers import Body, make_environ
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+
+    from tests.shells.asgi_helpers import Message, Receive, Scope, Send
+
+
+@pytest.fixture(autouse=True)
+def _without_logging() -> Iterator[None]:
+    """Hundreds of thousands of failures are made on purpose."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+class Boom(Exception):
+    """What an app raises."""
+
+
+class Gone(OSError):
+    """What a server raises from send when the client has gone (ASGI 2.4)."""
+
+
+# --- ASGI
+
+MESSAGES: dict[str, Message] = {
+    "hint": {"type": "http.response.early_hint", "links": [b"</a>"]},
+    "start": {"type": "http.response.start", "status": 200, "headers": [(b"x-app", b"1")]},
+    "start500": {  # Starlette's own, to which body500 belongs
+        "type": "http.response.start",
+        "status": 500,
+        "headers": [(b"content-length", b"21"), (b"content-type", b"text/plain; charset=utf-8")],
+    },
+    "body500": {"type": "http.response.body", "body": b"Internal Server Error"},
+    "empty": {"type": "http.response.body", "body": b"", "more_body": True},
+    "more": {"type": "http.response.body", "body": b"part", "more_body": True},
+    "final": {"type": "http.response.body", "body": b"end"},
+}
+NAMES = {id(message): name for name, message in MESSAGES.items()}
+# Besides: the client goes away; the time limit passes, and the app obeys its cancellation, or goes on.
+GONE, LATE, LATE_IGNORED = "gone", "late", "late, ignored"
+ENDS = ("return", "raise", "refuse", "cancel")
+
+
+class Line(NamedTuple):
+    """What a strict server has taken for one response.
+
+    Attributes:
+        state: new, started, done.
+        taken: Names of messages; one of ours by its status, its body as ``problem``.
+        gone: Nothing reaches the client any more.
+    """
+
+    state: str = "new"
+    taken: tuple[str, ...] = ()
+    gone: bool = False
+
+    def after(self, name: str) -> Line | str:
+        """The line with one message more, or the name of what the server raises."""
+        if self.gone:
+            return "Gone"
+        kind = "start" if name.startswith("start") or name.isdigit() else "hint" if name == "hint" else "body"
+        match self.state, kind:
+            case ("new", "hint"):
+                state = "new"
+            case ("new", "start"):
+                state = "started"
+            case ("started", "body"):
+                state = "started" if name in ("empty", "more") else "done"
+            case _:
+                return "RuntimeError"
+        return Line(state, (*self.taken, name))
+
+
+class Rules(NamedTuple):
+    """What a gate and its surroundings are set to."""
+
+    maps: bool = True
+    timed: bool = True
+    handler: str = ""  # the app has its own handler for errors: "inside" the gate, or "outside"
+    stubborn: bool = False  # the app goes on whatever send raises
+
+
+class Model(NamedTuple):
+    """The send guard.
+
+    Attributes:
+        stage: fresh; held: a start is; whole: Starlette's whole answer is; out: the app's own answer goes
+            through; ours: we have answered.
+    """
+
+    rules: Rules
+    line: Line = Line()
+    stage: str = "fresh"
+    held: tuple[str, ...] = ()
+    timer: bool = True
+    failed: str = ""  # what has ended the app before its end
+
+    def step(self, event: str) -> Model:
+        """What one event of the app, or round it, does."""
+        if event == GONE:
+            return self._replace(line=self.line._replace(gone=True))
+        if event in (LATE, LATE_IGNORED):
+            fires = self.timer and self.stage in ("fresh", "held")
+            model = self._replace(timer=False)
+            if not fires:
+                return model
+            return model.answered("504")._replace(failed="" if event == LATE_IGNORED else "late")
+        if self.stage == "ours":
+            return self
+        if self.stage == "fresh" and event.startswith("start"):
+            return self._replace(stage="held", held=(event,))
+        if (self.held, event) == (("start500",), "body500"):
+            return self._replace(stage="whole", held=("start500", "body500"))
+        if self.stage == "fresh":
+            model = self.passed(event)
+            # Who is told that the client has gone cannot be answered for; a refused message changes nothing.
+            return model._replace(stage="out") if self.line.gone else model
+        return self._replace(stage="out", held=()).passed(*self.held, event)
+
+    def passed(self, *names: str) -> Model:
+        model = self
+        for name in names:
+            line = model.line.after(name)
+            if isinstance(line, str):
+                return model if self.rules.stubborn else model._replace(failed=line)
+            model = model._replace(line=line)
+        return model
+
+    def answered(self, status: str) -> Model:
+        line = self.line
+        for name in (status, "problem"):
+            after = line.after(name)
+            line = line if isinstance(after, str) else after
+        return self._replace(stage="ours", held=(), line=line)
+
+    def end(self, how: str) -> tuple[Line, str]:
+        """What has reached the client when the app has ended, and what the server gets raised."""
+        if self.stage == "ours":
+            return self.line, ""
+        raised = {"raise": "Boom", "refuse": "InsufficientScope", "cancel": "CancelledError"}.get(how, "")
+        if self.failed:
+            raised = self.failed
+        if not raised:
+            model = self._replace(rules=Rules(), held=()).passed(*self.held)
+            return model.line, model.failed
+        if raised == "CancelledError" or self.stage == "out":
+            return self.line, raised
+        rules, routine = self.rules, raised == "InsufficientScope"
+        if not rules.maps or (self.stage == "whole" and rules.handler):
+            model = self._replace(rules=Rules(), held=()).passed(*self.held)
+            return model.line, model.failed or raised
+        if rules.handler == "outside" and not routine:
+            return self.line, raised
+        return self.answered("403" if routine else "500").line, "" if routine else raised
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """A loop whose one timer goes off when it is told."""
+
+    timer: asyncio.TimerHandle | None = None
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        self.timer = asyncio.TimerHandle(self.time() + delay, callback, args, self, context)
+        return self.timer
+
+    def pass_time(self) -> None:
+        timer, self.timer = self.timer, None
+        if timer is not None and not timer.cancelled():
+            timer._run()
+
+
+class Handling:
+    """What scope["app"] is where an app handles its errors itself."""
+
+    exception_handlers = {Exception: print}  # noqa: RUF012
+    debug = False
+
+
+class Stage:
+    """One gate, on which any order can be played."""
+
+    def __init__(self, rules: Rules, backend: Backend, issued: Issued, loop: Loop) -> None:
+        self._rules = rules
+        self._loop = loop
+        settings = Settings(map_errors=rules.maps, timeout_s=60.0 if rules.timed else None)
+        self._gate = asgi.BasicAuthMiddleware(self._app, backend, settings=settings)
+        self._scope = http_scope(issued.authorization)
+        if rules.handler == "outside":
+            self._scope["app"] = Handling
+        self._events: tuple[str, ...] = ()
+        self._end = ""
+        self.line: Line = Line()
+
+    async def play(self, events: tuple[str, ...], end: str) -> tuple[Line, str]:
+        """What reaches the client, and what is raised on to the server."""
+        self._events, self._end, self.line = events, end, Line()
+        raised = ""
+        try:
+            await self._gate(self._scope, None, self._send)  # type: ignore[arg-type]
+        except (Exception, asyncio.CancelledError) as exc:
+            raised = type(exc).__name__
+        return self.line, raised
+
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._rules.handler == "inside":
+            scope["app"] = Handling
+        for event in self._events:
+            if event == GONE:
+                self.line = self.line._replace(gone=True)
+            elif event in (LATE, LATE_IGNORED):
+                self._loop.pass_time()
+                try:
+                    await asyncio.sleep(0)
+                except asyncio.CancelledError:
+                    if event == LATE:
+                        raise
+            else:
+                try:
+                    await send(MESSAGES[event])
+                except Exception:
+                    if not self._rules.stubborn:
+                        raise
+        match self._end:
+            case "raise":
+                raise Boom
+            case "refuse":
+                raise InsufficientScope
+            case "cancel":
+                raise asyncio.CancelledError
+
+    async def _send(self, message: Message) -> None:
+        name = NAMES.get(id(message))
+        if name is None:
+            name = str(message["status"]) if "status" in message else "problem"
+            assert name != "problem" or message["body"].startswith(b'{"type": "about:blank"')
+        line = self.line.after(name)
+        if isinstance(line, str):
+            raise Gone if line == "Gone" else RuntimeError(line)
+        self.line = line
+
+
+def orders(model: Model, events: Iterable[str], most: int) -> Iterator[tuple[tuple[str, ...], Model]]:
+    """Every order of at most so many events that the app lives to see, and what has become of the model."""
+    alphabet = tuple(events)
+    stack: list[tuple[tuple[str, ...], Model]] = [((), model)]
+    while stack:
+        done, model = stack.pop()
+        yield done, model
+        if len(done) < most and not model.failed:
+            for event in alphabet:
+                if event == GONE and model.line.gone:
+                    continue
+                if event in (LATE, LATE_IGNORED) and not model.timer:
+                    continue  # a timer goes off once
+                stack.append(((*done, event), model.step(event)))
+
+
+def assert_laws(events: tuple[str, ...], end: str, line: Line, raised: str, rules: Rules) -> None:
+    """What holds whatever the model says."""
+    case = (events, end, line, raised)
+    starts = [name for name in line.taken if name.startswith("start") or name.isdigit()]
+    assert len(starts) <= 1, case
+    assert len(set(starts) & {"403", "500", "504"}) == line.taken.count("problem"), case
+    if "problem" in line.taken:
+        assert set(line.taken) <= {"hint", *starts, "problem"}, case  # nothing of the app's own answer
+        return
+    if raised:  # an end is the app's own
+        assert line.state != "done" or {"final", "body500"} & set(events), case
+    plain = end == "return" and not raised and not {GONE, LATE, LATE_IGNORED} & set(events)
+    if plain and not rules.stubborn:
+        assert line.taken == events, case
+
+
+DEEP, SHALLOW = 6, 4
+
+
+@pytest.mark.parametrize(
+    ("rules", "most"),
+    [
+        pytest.param(Rules(), DEEP, id="with a time limit"),
+        pytest.param(Rules(timed=False), DEEP, id="without a time limit"),
+        pytest.param(Rules(stubborn=True), SHALLOW, id="an app that swallows what send raises"),
+        pytest.param(Rules(maps=False), SHALLOW, id="errors not mapped"),
+        pytest.param(Rules(maps=False, stubborn=True), SHALLOW, id="errors not mapped, swallowed"),
+        pytest.param(Rules(handler="inside"), SHALLOW, id="a handler of its own inside"),
+        pytest.param(Rules(handler="outside"), SHALLOW, id="a handler of its own outside"),
+    ],
+)
+def test_asgi_orders(rules: Rules, most: int, backend: Backend, issued: Issued) -> None:
+    """Whatever an app sends in whatever order, and however it ends, the client sees what the model says."""
+    events = [*MESSAGES, GONE, *([LATE, LATE_IGNORED] if rules.timed else [])]
+
+    async def play_all(loop: Loop) -> int:
+        stage = Stage(rules, backend, issued, loop)
+        task = asyncio.current_task()
+        assert task is not None
+        played = 0
+        for order, model in orders(Model(rules), events, most):
+            # An app that send has ended cannot choose its end.
+            for end in ("return",) if model.failed else ENDS:
+                line, raised = await stage.play(order, end)
+                assert (line, raised) == model.end(end), (order, end)
+                assert_laws(order, end, line, raised, rules)
+                assert task.cancelling() == 0, (order, end)
+                played += 1
+        assert asyncio.all_tasks() == {task}
+        return played
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, Loop)
+        assert runner.run(play_all(loop)) > 1000
+
+
+# --- WSGI
+
+RETURN = "return"  # the callable gives its body; before it stands what it does itself, behind it the body
+STARTS = {"start": "200 OK", "restart": "599 Own"}  # the second with exc_info
+OCTETS = {"write": b"w", "write nothing": b"", "chunk": b"c", "empty": b""}
+WSGI_EVENTS = [*STARTS, *OCTETS, RETURN]
+# The last: the client goes away when it has the last chunk. "exit": what is no Exception.
+WSGI_ENDS = ("end", "raise", "refuse", "exit", "leave")
+
+
+class Seen(NamedTuple):
+    """What a strict server has been given for one response.
+
+    Attributes:
+        status: Of the last start; empty: none.
+        body: All octets, written ones and chunks; an answer of ours as ``problem``.
+        chunks: How many chunks, empty ones included.
+    """
+
+    status: str = ""
+    body: tuple[bytes, ...] = ()
+    chunks: int = 0
+
+    @property
+    def headers_are_out(self) -> bool:
+        return bool(self.body)
+
+
+class WsgiModel(NamedTuple):
+    """The guard of ``start_response``."""
+
+    seen: Seen = Seen()
+    held: str = ""  # the status of a start that is held back
+    returned: bool = False
+    failed: str = ""
+
+    def step(self, event: str) -> WsgiModel:
+        if event == RETURN:
+            return self._replace(returned=True)
+        begun = self.seen.status or self.held
+        if event == "start":
+            return self._replace(failed="AssertionError") if begun else self._replace(held=STARTS[event])
+        if event == "restart":
+            if not self.seen.status:
+                return self._replace(held=STARTS[event])
+            if self.seen.headers_are_out:
+                return self._replace(failed="Gone")  # what the app has given as exc_info
+            return self._replace(seen=self.seen._replace(status=STARTS[event]))
+        if not begun:  # there is nothing to write with; and no chunk may come before a start
+            return self._replace(failed="TypeError" if event.startswith("write") else "RuntimeError")
+        octets = (OCTETS[event],) if OCTETS[event] else ()
+        chunks = self.seen.chunks + (not event.startswith("write"))
+        return self._replace(
+            held="", seen=Seen(self.seen.status or self.held, self.seen.body + octets, chunks)
+        )
+
+    def end(self, how: str) -> tuple[Seen, str]:
+        raised = {"raise": "Boom", "refuse": "InsufficientScope", "exit": "SystemExit"}.get(how, "")
+        raised = self.failed or raised
+        seen = self.seen
+        if how == "end" and not raised:
+            if seen.status or self.held:
+                return seen._replace(status=seen.status or self.held), ""
+            raised = "RuntimeError"
+        if raised and raised != "SystemExit" and not seen.headers_are_out:
+            status = "403 Forbidden" if raised == "InsufficientScope" else "500 Internal Server Error"
+            return Seen(status, (b"problem",), seen.chunks + 1), ""
+        return seen, raised
+
+
+class Playing:
+    """An app's body that plays what is left of an order, and its server's place."""
+
+    def __init__(self, script: Generator[bytes | None, None, None], in_close: BaseException | None) -> None:
+        self._script = script
+        self._in_close = in_close
+        self.closed = 0
+
+    def __iter__(self) -> Playing:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = next(self._script)
+        assert chunk is not None
+        return chunk
+
+    def close(self) -> None:
+        self.closed += 1
+        if self._in_close is not None:
+            raise self._in_close
+
+
+class WsgiStage:
+    """One gate, on which any order can be played."""
+
+    def __init__(
+        self, backend: Backend, issued: Issued, *, software: str, in_close: BaseException | None
+    ) -> None:
+        self._gate = wsgi.BasicAuthMiddleware(self._app, backend, settings=Settings())
+        self._environ = make_environ(issued.authorization, SERVER_SOFTWARE=software)
+        self._in_close = in_close
+        self._events: tuple[str, ...] = ()
+        self._end = ""
+        self._as_list = False
+        self._seen = Seen()
+        self.status_at_return = ""
+        self.body: Any = None
+
+    def play(self, events: tuple[str, ...], end: str, *, as_list: bool = False) -> tuple[Seen, str]:
+        """What the server got, and what was raised on to it."""
+        self._events, self._end, self._as_list = events, end, as_list
+        self._seen, self.status_at_return, self.body = Seen(), "", None
+        most = sum(event in ("chunk", "empty") for event in events) if end == "leave" else -1
+        result: Any = None
+        raised = ""
+        try:
+            result = self._gate(self._environ, self._start_response)
+            self.status_at_return = self._seen.status
+            if most:
+                for chunk in result:
+                    self._take(chunk, chunks=1)
+                    if self._seen.chunks == most:
+                        break
+        except (Exception, SystemExit) as exc:
+            raised = type(exc).__name__
+        finally:
+            getattr(result, "close", lambda: None)()
+        return self._seen, raised
+
+    def _app(self, _environ: Any, start_response: Any) -> Iterable[bytes]:
+        script = self._script(start_response)
+        for step in script:
+            if step is None:
+                break
+        self.body = list(script) if self._as_list else Playing(script, self._in_close)
+        return self.body  # type: ignore[no-any-return]
+
+    def _script(self, start_response: Any) -> Generator[bytes | None, None, None]:
+        write: Any = None
+        for event in self._events:
+            match event:
+                case "return":
+                    yield None
+                case "start":
+                    write = start_response(STARTS[event], [])
+                case "restart":
+                    try:
+                        raise Gone
+                    except Gone as exc:
+                        write = start_response(STARTS[event], [], (Gone, exc, None))
+                case "write" | "write nothing":
+                    write(OCTETS[event])
+                case _:
+                    yield OCTETS[event]
+        match self._end:
+            case "raise":
+                raise Boom
+            case "refuse":
+                raise InsufficientScope
+            case "exit":
+                raise SystemExit
+
+    def _start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        if exc_info is None:
+            assert not self._seen.status, "started twice"
+        elif self._seen.headers_are_out:
+            assert exc_info[0] is Gone, "the shell tried to replace what is out"
+            raise exc_info[1].with_traceback(exc_info[2])
+        self._seen = self._seen._replace(status=status)
+        return self._take
+
+    def _take(self, octets: bytes, *, chunks: int = 0) -> None:
+        assert self._seen.status, "octets before a start"
+        if octets.startswith(b'{"type": "about:blank"'):
+            octets = b"problem"
+        body = (*self._seen.body, octets) if octets else self._seen.body
+        self._seen = self._seen._replace(body=body, chunks=self._seen.chunks + chunks)
+
+
+def wsgi_orders(most: int) -> Iterator[tuple[tuple[str, ...], WsgiModel]]:
+    """Every order that an app lives to see, of at most so many events besides its return."""
+    stack: list[tuple[tuple[str, ...], WsgiModel]] = [((), WsgiModel())]
+    while stack:
+        done, model = stack.pop()
+        yield done, model
+        if model.failed:
+            continue
+        for event in WSGI_EVENTS:
+            if event == RETURN and model.returned:
+                continue
+            if event in ("chunk", "empty") and not model.returned:
+                continue
+            if event != RETURN and len(done) - model.returned == most:
+                continue
+            stack.append(((*done, event), model.step(event)))
+
+
+def wsgi_ends(order: tuple[str, ...], model: WsgiModel) -> Iterator[str]:
+    for end in WSGI_ENDS:
+        if model.failed:
+            possible = end == "end"  # one that was ended cannot choose
+        elif end == "leave":
+            possible = bool(order) and order[-1] in ("chunk", "empty")
+        else:
+            possible = model.returned or end != "end"
+        if possible:
+            yield end
+
+
+@pytest.mark.parametrize(
+    ("software", "in_close", "most"),
+    [
+        pytest.param("", None, DEEP, id="any server"),
+        pytest.param("Granian/2.8", None, DEEP - 1, id="granian"),
+        pytest.param("", Boom(), SHALLOW, id="close fails"),
+        pytest.param("Granian/2.8", Boom(), SHALLOW, id="granian, close fails"),
+    ],
+)
+def test_wsgi_orders(
+    software: str, in_close: BaseException | None, most: int, backend: Backend, issued: Issued
+) -> None:
+    """Whatever an app starts, writes, yields and raises in whatever order, the server sees what the
+    model says, and the body is closed once."""
+    stage = WsgiStage(backend, issued, software=software, in_close=in_close)
+    played = 0
+    for order, model in wsgi_orders(most):
+        for end in wsgi_ends(order, model):
+            seen, raised = stage.play(order, end)
+            assert (seen, raised) == model.end(end), (order, end)
+            if not (software and end == "exit"):  # see below
+                assert stage.body is None or stage.body.closed == 1, (order, end)
+            if software and seen.status != stage.status_at_return and RETURN in order and end != "exit":
+                # Too late for a server that fixes the status at once; only an empty chunk may hide that.
+                behind = order[order.index(RETURN) :]
+                assert "empty" in behind or "write" in order, (order, end)
+            played += 1
+    assert played > 1000
+
+
+def test_wsgi_orders_with_a_list(backend: Backend, issued: Issued) -> None:
+    """A list is given to the server as it is, unless there is nothing to send it with."""
+    stage = WsgiStage(backend, issued, software="", in_close=None)
+    played = 0
+    for order, model in wsgi_orders(SHALLOW):
+        body = order[order.index(RETURN) + 1 :] if RETURN in order else None
+        if body is None or not set(body) <= {"chunk", "empty"}:
+            continue
+        begun = order[0] != RETURN and not model.failed
+        seen, raised = stage.play(order, "end", as_list=True)
+        problem = (Seen("500 Internal Server Error", (b"problem",), 1), "")
+        assert (seen, raised) == (model.end("end") if begun else problem), order
+        played += 1
+    assert played > 100
+
+
+@pytest.mark.xfail(strict=True, reason="the body is looked into before the server has it, and so left open")
+@pytest.mark.parametrize("exc", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_is_no_exception_closes_the_body_under_granian(
+    backend: Backend, issued: Issued, exc: type[BaseException]
+) -> None:
+    """PEP 3333 asks for close() however a request ends; the server never sees this body."""
+    body = Body([exc()])
+
+    def app(_environ: Any, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return body
+
+    gate = wsgi.BasicAuthMiddleware(app, backend, settings=Settings())
+    environ = make_environ(issued.authorization, SERVER_SOFTWARE="Granian/2.8")
+    with pytest.raises(exc):
+        gate(environ, lambda *_: None)
+    assert body.closed == 1
