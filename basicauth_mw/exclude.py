@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 # What two readers of a path may understand differently: an empty or dot segment, a second encoding, a path
 # parameter, a query or fragment that some server left in, a backslash, a control, an undecodable octet.
 _ODD = re.compile(r"//|/\.{1,2}(?:/|\Z)|[;\\?#%\x00-\x1f\x7f-\x9f\ufffd]|[\ud800-\udfff]")
-# The same in the path as sent, where it may still be encoded: / \ . % NUL ? # ;
-_ODD_RAW = re.compile(rb"//|/\.{1,2}(?:/|\Z)|%(?:2f|5c|2e|25|00|3f|23|3b)", re.IGNORECASE)
+# The same in the path as sent, where it may still be encoded: / \ . % NUL ? # ; and where a server has cut
+# off what it takes for a fragment.
+_ODD_RAW = re.compile(rb"//|/\.{1,2}(?:/|\Z)|[;\\#\x00-\x1f\x7f]|%(?:2f|5c|2e|25|00|3f|23|3b)", re.IGNORECASE)
 
 
 class Exclude:

@@ -18,6 +18,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _REQUEST_ID_FIELD: Final = "X-Request-ID"
 _RAW_REQUEST_ID_FIELD: Final = _REQUEST_ID_FIELD.lower().encode()
 _BEHIND_ID: Final = b'"}\n'
+_LONGEST_RETRY_S: Final = 2**31 - 1  # what every reader of delta-seconds can hold: RFC 9111 section 1.2.2
 
 
 class Problem(NamedTuple):
@@ -112,7 +113,9 @@ def problem_of(exc: BaseException) -> Problem:
     """What an exception is to the client: one of ours by its status, a time-out 504, anything else 500."""
     exc = sole(exc)
     if isinstance(exc, BasicAuthError) and exc.status is not None:
-        retry_after_s = None if exc.retry_after_s is None else max(1, math.ceil(exc.retry_after_s))
+        retry_after_s = None
+        if exc.retry_after_s is not None:  # whatever an app has put there, not a number included
+            retry_after_s = math.ceil(min(max(1, exc.retry_after_s), _LONGEST_RETRY_S))
         return Problem(exc.status, exc.code, exc.detail, retry_after_s)
     return TIMEOUT if isinstance(exc, TimeoutError) else _INTERNAL
 

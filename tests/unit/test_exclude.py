@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import posixpath
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import pytest
 from hypothesis import example, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from basicauth_mw.exclude import Exclude, problem_with_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def row(name: str, *values: object) -> Any:
@@ -120,6 +127,13 @@ def test_odd_encodings_are_protected(triplet: str) -> None:
         f"/docs/x%{triplet}",
     ):
         assert not OPEN.is_open("/docs/x", raw=raw.encode())
+
+
+@pytest.mark.parametrize("odd", [";a", "\\a", "#a", "\0a", "\x1fa", "\x7fa"], ids=ascii)
+def test_what_a_server_has_cut_off_protects(odd: str) -> None:
+    """Some servers drop a fragment or a control from the path: who reads it as it was sent sees another."""
+    assert not OPEN.is_open("/docs/x", raw=f"/docs/x{odd}".encode())
+    assert not OPEN.is_open("/health", raw=f"/health{odd}".encode())
 
 
 @pytest.mark.parametrize(
@@ -259,6 +273,74 @@ def test_an_odd_sequence_protects_an_open_path(path: str, odd: str, data: st.Dat
 def test_a_dot_segment_at_the_end_protects_too(path: str, odd: str) -> None:
     """A path that ends in a dot segment is odd without a slash behind it."""
     assert not OPEN.is_open(path + odd)
+
+
+def _normalised(path: str) -> str:
+    """By ``posixpath``, which drops a final slash; that is no other path to a router that keeps it."""
+    flat = posixpath.normpath(path)
+    return flat if flat == "/" or not path.endswith("/") else flat + "/"
+
+
+# How another reader may understand a path: a proxy, a router, a file server.
+READERS: dict[str, Callable[[str], str]] = {
+    "normpath": _normalised,
+    "unquote": unquote,
+    "unquote twice": lambda path: unquote(unquote(path)),
+    "unquote, then normpath": lambda path: _normalised(unquote(path)),
+    "backslashes": lambda path: path.replace("\\", "/"),
+    "backslashes, then normpath": lambda path: _normalised(path.replace("\\", "/")),
+    "parameters": lambda path: re.sub(r";[^/]*", "", path),
+    "parameters, then normpath": lambda path: _normalised(re.sub(r";[^/]*", "", path)),
+    "a URL's path": lambda path: urlsplit(path).path,
+    "a URL's path below a host": lambda path: urlsplit("http://host" + path).path,
+    "up to a NUL": lambda path: path.partition("\0")[0],
+    "slashes merged": lambda path: re.sub(r"/+", "/", path),
+    "blanks and controls dropped": lambda path: re.sub(r"[\x00-\x1f\x7f]", "", path),
+}
+_PIECES = st.sampled_from(
+    [
+        *("/", ".", ";", "%", "\\", "?", "#", "a", "b", "@", ":", " "),
+        *("/docs/", "/docs", "/health", "..", "/../", "/./", "//", "http:", "admin"),
+        *("2e", "%2e", "%2f", "%5c", "%00", "%252e", "\0", "\t", "\n", "\ufffd", "\x85", "\u00e9"),
+    ]
+)
+_HOSTILE = st.lists(_PIECES, max_size=8).map("".join)
+
+
+@examples(max_examples=500)
+@given(st.one_of(_HOSTILE, _HOSTILE.map("/docs/x".__add__), st.text(max_size=8).map("/docs/".__add__)))
+@example("/docs/..;/admin")
+@example("/docs/%2e%2e/admin")
+@example("/docs/%252e%252e/admin")
+@example("/docs/..\\admin")
+@example("/docs/x\0")
+def test_every_reader_of_an_open_path_reads_the_same(path: str) -> None:
+    """Where any usual way to read a path would find another one, it is protected."""
+    if OPEN.is_open(path):
+        assert {name: read(path) for name, read in READERS.items()} == dict.fromkeys(READERS, path)
+
+
+@examples(max_examples=500)
+@given(
+    st.lists(
+        _PIECES | st.integers(0, 255).map("%{:02x}".format) | st.integers(0, 255).map("%{:02X}".format),
+        max_size=6,
+    ).map(lambda pieces: "/docs/x" + "".join(pieces))
+)
+@example("/docs/x%c0%ae%c0%ae/")
+@example("/docs/%2e%2e/admin")
+@example("/docs/%252e%252e/admin")
+def test_every_reader_of_a_path_as_sent_reads_the_same(raw: str) -> None:
+    """The server decodes it once; whoever decodes it later, or again, or takes it apart first, agrees."""
+    octets = raw.encode()
+    path = unquote_to_bytes(octets.partition(b"?")[0].partition(b"#")[0]).decode("utf-8", "replace")
+    if not OPEN.is_open(path, raw=octets.partition(b"?")[0]):
+        return
+    # Who takes it apart first and then decodes the parts.
+    split = [unquote(part) for part in raw.partition("?")[0].split("/")]
+    assert "/".join(split) == path
+    assert {name: read(path) for name, read in READERS.items()} == dict.fromkeys(READERS, path)
+    assert _normalised(raw.partition("?")[0]) == raw.partition("?")[0]
 
 
 @given(st.text(max_size=20), st.text(max_size=10), st.binary(max_size=20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from typing import ClassVar
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basicauth_mw import errors
+from basicauth_mw import Settings, errors
+from basicauth_mw.credentials import challenge
 from basicauth_mw.errors import BasicAuthError, InsufficientScope, Rejected, Throttled
 from basicauth_mw.problem import TIMEOUT, Problem, is_routine, problem_of, render, request_id_of, sole
 
@@ -134,15 +136,81 @@ def test_the_fields_of_an_answer(status: int) -> None:
     assert headers["Content-Length"] == str(len(body))
 
 
-@pytest.mark.parametrize(("asked", "told"), [(0, 1), (-5, 1), (1, 1), (61, 61)])
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (0, 1),
+        (-5, 1),
+        (1, 1),
+        (61, 61),
+        (-math.inf, 1),
+        (math.nan, 1),
+        (math.inf, 2**31 - 1),
+        pytest.param(10**5000, 2**31 - 1, id="huge"),
+    ],
+)
 def test_retry_after_is_at_least_one(asked: int, told: int) -> None:
-    """Whatever the error says."""
+    """Whatever the error says, and never more than readers can hold."""
     assert rendered(problem_of(Throttled(retry_after_s=asked)))["Retry-After"] == str(told)
 
 
 def test_retry_after_is_a_whole_number() -> None:
     """An app may raise the error with a fraction; a field of digits is what clients read."""
     assert re.fullmatch(r"[0-9]+", rendered(problem_of(Throttled(retry_after_s=1.5)))["Retry-After"])  # type: ignore[arg-type]
+
+
+_EXCEPTIONS = st.recursive(
+    st.builds(
+        lambda status, code, detail, retry_after_s: type(
+            "Own",
+            (BasicAuthError,),
+            {"status": status, "code": code, "detail": detail, "retry_after_s": retry_after_s},
+        )("inner words"),
+        st.none() | st.integers(100, 599),
+        st.text(max_size=20),
+        st.text(st.characters(), max_size=40),  # lone surrogates included
+        st.none() | st.integers() | st.floats(),
+    )
+    | st.sampled_from([TimeoutError("inner words"), ValueError("inner words"), OSError(5, "inner words")])
+    | st.sampled_from([kind for kind in CLASSES if kind is not errors.ConfigurationError]).map(
+        lambda kind: kind("inner words")
+    ),
+    lambda inner: st.lists(inner, min_size=1, max_size=3).map(lambda each: ExceptionGroup("g", each)),
+    max_leaves=4,
+)
+
+
+@given(_EXCEPTIONS, st.none() | st.text(max_size=20), st.sampled_from([Settings().realm, 'q"\\', "é 東"]))
+def test_any_error_is_a_problem(exc: Exception, request_id: str | None, realm: str) -> None:
+    """RFC 9457: one JSON object in UTF-8, members of the right types, the real status, no inner word."""
+    told = request_id_of(request_id)
+    answer = render(problem_of(exc), request_id=told, challenge=challenge(realm).encode().decode("latin-1"))
+    members = json.loads(answer.body.decode())
+
+    assert {name: type(value) for name, value in members.items()} == {
+        "type": str,
+        "title": str,
+        "status": int,
+        "detail": str,
+        "code": str,
+        "request_id": str,
+    }
+    assert (members["type"], members["status"], members["title"]) == (
+        "about:blank",
+        answer.status,
+        answer.phrase,
+    )
+    assert members["request_id"] == told
+    assert b"inner words" not in answer.body
+    fields = dict(answer.headers)
+    assert len(fields) == len(answer.headers) == len(answer.raw_headers)
+    assert fields["Content-Length"] == str(len(answer.body))
+    assert ("WWW-Authenticate" in fields) == (answer.status == 401)
+    assert re.fullmatch(r"[1-9][0-9]{0,9}", fields.get("Retry-After", "1"))
+    for name, value in answer.raw_headers:
+        assert re.fullmatch(rb"[a-z-]+", name)
+        assert re.fullmatch(rb"[\x20-\x7e\x80-\xff]+", value)  # RFC 9110 section 5.5, no blank at an end
+        assert value == value.strip()
 
 
 def test_a_time_out() -> None:
