@@ -1,0 +1,138 @@
+"""A short run of the fuzz, and that it would find what it is for."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from base64 import b64decode
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw import credentials, exclude, verifier
+from basicauth_mw.credentials import Credentials, parse_basic
+from basicauth_mw.errors import MalformedCredentials
+from tests.fuzz import fuzz
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BATCHES = 20
+
+
+@pytest.fixture
+def target() -> fuzz.Target:
+    return fuzz.Target()
+
+
+def found(target: fuzz.Target, seed: str) -> fuzz.Failure | fuzz.Counts:
+    """What some batches find, or how many inputs they were."""
+    counts = fuzz.Counts()
+    with asyncio.Runner() as runner:
+        for number in range(BATCHES):
+            outcome = fuzz.batch(target, runner, f"{seed}/0/{number}")
+            if isinstance(outcome, fuzz.Failure):
+                return outcome
+            counts += outcome
+    return counts
+
+
+def test_a_short_run_finds_nothing(target: fuzz.Target) -> None:
+    share = BATCHES * fuzz.BATCH // fuzz.SHELL_SHARE
+    assert found(target, "1") == fuzz.Counts(BATCHES * fuzz.BATCH, share, share)
+
+
+def test_a_batch_follows_from_its_seed() -> None:
+    rngs = [fuzz.Mutator(fuzz.random.Random(seed), fuzz.Target().good) for seed in ("a", "a", "b")]
+    one, same, other = ([rng.field() for _ in range(50)] for rng in rngs)
+
+    assert one == same != other
+
+
+def lenient(field: bytes | str) -> Credentials:
+    """Skips what is not base64, as the standard library does unless told otherwise."""
+    octets = field.encode("latin-1") if isinstance(field, str) else field
+    try:
+        return parse_basic(octets)
+    except MalformedCredentials:
+        scheme, _, token = octets.strip().partition(b" ")
+        try:
+            client_id, colon, secret = b64decode(token).decode().partition(":")
+        except ValueError:
+            raise MalformedCredentials from None
+        if scheme.lower() != b"basic" or not (client_id and colon and secret):
+            raise
+        return Credentials(client_id, secret)
+
+
+def crashing(field: bytes | str) -> Credentials:
+    """Knows no octets beyond ASCII in a pair."""
+    parsed = parse_basic(field)
+    (parsed.client_id + parsed.secret).encode("ascii")
+    return parsed
+
+
+def trimming(field: bytes | str) -> Credentials:
+    """Takes blanks off the secret."""
+    parsed = parse_basic(field)
+    return Credentials(parsed.client_id, parsed.secret.strip() or "x")
+
+
+def folding(field: bytes | str) -> Credentials:
+    """Does not mind the case of an id."""
+    parsed = parse_basic(field)
+    return Credentials(parsed.client_id.lower(), parsed.secret)
+
+
+@pytest.mark.parametrize("parser", [lenient, crashing, trimming, folding])
+@pytest.mark.parametrize("where", ["parser", "shells"])
+def test_a_faulty_parser_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+    target: fuzz.Target,
+    where: str,
+    parser: Callable[[bytes | str], Credentials],
+) -> None:
+    """By itself, and behind a shell."""
+    monkeypatch.setattr(credentials if where == "parser" else verifier, "parse_basic", parser)
+    failure = found(target, "1")
+
+    assert isinstance(failure, fuzz.Failure)
+    assert (failure.where == "parser") == (where == "parser")
+    assert "again: python -m tests.fuzz.fuzz --seed 1 --batch 0/" in fuzz._failed(failure)
+
+
+@pytest.mark.parametrize("harmless", ["//", r"/\.\.", ";", "%", r"\\", "\x00"])
+def test_an_open_path_is_found(monkeypatch: pytest.MonkeyPatch, target: fuzz.Target, harmless: str) -> None:
+    """An odd path that is taken for one that is excluded."""
+    is_open = exclude.Exclude.is_open
+
+    def careless(self: exclude.Exclude, path: str, *, root: str = "", raw: bytes = b"") -> bool:
+        return is_open(self, re.sub(harmless, "/x", path) if path.startswith("/docs/") else path, root=root)
+
+    monkeypatch.setattr(exclude.Exclude, "is_open", careless)
+    failure = found(target, "1")
+
+    assert isinstance(failure, fuzz.Failure)
+    assert "is open" in failure.said
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes, a seed that is printed, a field alone, a batch alone."""
+    assert fuzz.main(["--inputs", "3000", "--seed", "7"]) == 0
+    assert fuzz.main(["--field", b"Basic ZGVtbzpwQDU1dzByZA==".hex()]) == 0
+    assert fuzz.main(["--seed", "7", "--batch", "0/1"]) == 0
+
+    out = capsys.readouterr().out
+    assert "seed 7" in out
+    assert "parser 3,000  ASGI shell 300  WSGI shell 300" in out
+    assert "('demo', 'p@55w0rd')" in out
+
+
+def test_a_failure_has_a_status_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "parse_basic", lenient)
+
+    assert fuzz.main(["--field", b"Basic !ZGVtbzpwQDU1dzByZA==".hex()]) == 1
+    assert fuzz.main(["--seed", "1", "--batch", "0/0"]) == 1
+    assert "input: --field " in capsys.readouterr().out
