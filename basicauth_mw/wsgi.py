@@ -48,7 +48,8 @@ class EnvironFacts:
     @staticmethod
     def header(request: Environ, name: str) -> str | None:
         value: str | None = request.get("HTTP_" + name.upper().replace("-", "_"))
-        return value
+        # Servers join fields of one name by a comma, and none that is asked for here holds one.
+        return None if value is None or "," in value else value
 
     @staticmethod
     def address(request: Environ) -> str:
@@ -191,7 +192,8 @@ class _Guard:
         if exc_info is not None:
             arguments = (status, headers, exc_info)
             if self.released:
-                return self.given(*arguments)
+                self._write = self.given(*arguments)
+                return self.write
         elif self.released or self._held is not None:
             raise AssertionError("start_response was called twice without exc_info")
         self._held = arguments
@@ -286,6 +288,9 @@ class _Body:
             self._source = taken
         except Exception as exc:
             self._source = self._substitute(exc)
+        except BaseException:
+            self.close()  # the server never sees it
+            raise
         else:
             self.first = taken[0]
 

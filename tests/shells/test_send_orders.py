@@ -559,15 +559,18 @@ def test_wsgi_orders(
     for order, model in wsgi_orders(most):
         for end in wsgi_ends(order, model):
             seen, raised = stage.play(order, end)
-            assert (seen, raised) == model.end(end), (order, end)
-            if not ("restart" in order or software):  # see below; Granian itself has no write()
-                assert not stage.too_late, (order, end)
-            if not (software and end == "exit"):  # see below
-                assert stage.body is None or stage.body.closed == 1, (order, end)
-            if software and seen.status != stage.status_at_return and RETURN in order and end != "exit":
-                # Too late for a server that fixes the status at once; only an empty chunk may hide that.
-                behind = order[order.index(RETURN) :]
-                assert "empty" in behind or "write" in order, (order, end)
+            expected, raises = model.end(end)
+            if software:
+                # What is taken from the app before its first octet: empty chunks, or its end, are not seen.
+                seen, expected = seen._replace(chunks=0), expected._replace(chunks=0)
+                if raises == "SystemExit" and not seen.status:
+                    expected = expected._replace(status="")
+            assert (seen, raised) == (expected, raises), (order, end)
+            assert not stage.too_late, (order, end)
+            assert stage.body is None or stage.body.closed == 1, (order, end)
+            if software and RETURN in order and end != "exit" and seen.status != stage.status_at_return:
+                # Too late for a server that fixes the status at once; Granian itself has no write().
+                assert "write" in order, (order, end)
             played += 1
     assert played > 1000
 
@@ -588,7 +591,6 @@ def test_wsgi_orders_with_a_list(backend: Backend, issued: Issued) -> None:
     assert played > 100
 
 
-@pytest.mark.xfail(strict=True, reason="the body is looked into before the server has it, and so left open")
 @pytest.mark.parametrize("exc", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_what_is_no_exception_closes_the_body_under_granian(
     backend: Backend, issued: Issued, exc: type[BaseException]
@@ -607,7 +609,6 @@ def test_what_is_no_exception_closes_the_body_under_granian(
     assert body.closed == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the write() of a second start_response is the server's own")
 def test_what_was_written_behind_a_second_start_is_out(backend: Backend, issued: Issued) -> None:
     """A server that forgives a start behind octets must not be given one."""
     stage = WsgiStage(backend, issued, software="", in_close=None)
