@@ -286,11 +286,11 @@ class _Body:
             self._source = chain(taken, rest)
         except StopIteration:
             self._source = taken
-        except Exception as exc:
+        except BaseException as exc:
+            if self._guard.begun or not isinstance(exc, Exception):
+                self.close()  # the server never sees it
+                raise
             self._source = self._substitute(exc)
-        except BaseException:
-            self.close()  # the server never sees it
-            raise
         else:
             self.first = taken[0]
 
