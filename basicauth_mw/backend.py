@@ -327,8 +327,10 @@ class Backend:
             key = key and whole_key(key)
         except UnreadableRecord:
             key = Key(client_id)
+        if key is None:
+            _announce(store, client_id)
         if key is None or not _surely(
-            partial(store.delete, client_id), lambda: store.get(client_id) is None, client_id
+            store, client_id, partial(store.delete, client_id), lambda: store.get(client_id) is None
         ):
             raise KeyNotFound(f"there is no key with the client id {client_id!r}")
         self._changed("key.deleted", client_id)
@@ -470,6 +472,8 @@ class Backend:
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     continue
                 self._changed(event, client_id)
+            else:
+                _announce(store, client_id)  # whoever repeats it may have cause to
             return self._with_uses([changed])[0]
 
     def _add(self, store: Store, keys: Sequence[Key]) -> list[bool]:
@@ -493,24 +497,25 @@ class Backend:
 def _put(store: Store, key: Key, before: Key | None) -> bool:
     """Write a key, unless another than ``before`` is stored by now."""
     write = partial(store.put, key, None if before is None else before.version)
-    return _surely(write, partial(_is_stored, store, key, before), key.client_id)
+    return _surely(store, key.client_id, write, partial(_is_stored, store, key, before))
 
 
-def _surely(write: Callable[[], bool], is_done: Callable[[], bool | None], client_id: str) -> bool:
+def _surely(
+    store: Store, client_id: str, write: Callable[[], bool], is_done: Callable[[], bool | None]
+) -> bool:
     """Write, and if the answer is lost, see what has become of it: what is done has to be told as done.
 
     Args:
+        store: Where.
+        client_id: Whose key it is.
         write: Writes, and answers whether it did.
         is_done: Looks whether it did; None: that cannot be told.
-        client_id: Whose key it is.
 
     Raises:
         BackendUnavailable: It did not, or that cannot be told.
     """
     try:
         return write()
-    except UnreadableRecord:  # which is there as before
-        raise
     except BackendUnavailable as exc:
         try:
             done = is_done()
@@ -523,7 +528,22 @@ def _surely(write: Callable[[], bool], is_done: Callable[[], bool | None], clien
             ) from exc
         if not done:
             raise BackendUnavailable(f"nothing was changed so far: {exc}") from exc
+        try:
+            _announce(store, client_id)
+        except BackendError as unheard:
+            logger.warning(
+                "the change of %r was made, but others may not hear of it before cache_ttl_s is over (%s): "
+                "repeat it",
+                client_id,
+                unheard,
+            )
         return True
+
+
+def _announce(store: Store, client_id: str) -> None:
+    """Tell of a change once more, where it may have been made without that."""
+    if announce := getattr(store, "announce", None):
+        announce(client_id)
 
 
 def _is_stored(store: Store, key: Key, before: Key | None) -> bool | None:

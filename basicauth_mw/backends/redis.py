@@ -160,6 +160,11 @@ class RedisStore:
                 return True
         return False
 
+    def announce(self, client_id: str, /) -> None:
+        """Tell of a change once more, where it may have been made and its announcement have failed."""
+        if not self.in_one_place:
+            self._do([self._names.announce(client_id.encode())])
+
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
         start = prefix.encode()
         # No octet of UTF-8 is 255, so the last one can always be raised by one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import random
 import secrets
@@ -18,13 +19,14 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
 
+from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends import Use, dump_key
 from basicauth_mw.backends._redis_cluster import Cluster, SlotMap
 from basicauth_mw.backends._redis_replies import redirection
 from basicauth_mw.backends._redis_ways import Direct
 from basicauth_mw.backends._redis_writes import Names, Spread, Swap
 from basicauth_mw.backends.redis import RedisStore
-from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.errors import BackendUnavailable, KeyNotFound
 from basicauth_mw.model import Key, Secret
 from tests.redis_server import SLOTS, RedisCluster, RedisServer, ask, find_port, wait_until
 
@@ -112,6 +114,52 @@ def at_work(*works: Callable[[], None]) -> Iterator[list[BaseException]]:
         stop.set()
         for thread in threads:
             thread.join(30)
+
+
+# --- announcements
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
+    redis_cluster_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failures: int,
+) -> None:
+    """It is made, so it is told and audited; who may not have heard of it hears by the next try."""
+    caplog.set_level(logging.INFO)
+    with open_backend(redis_cluster_url, settings=Settings()) as backend:
+        store = backend.store
+        backend.create(client_id="ci")
+        cursor = store.changes(None).cursor
+        do, is_swapped, left = store._do, False, failures
+
+        def fail_behind_the_swap(commands: Any, *, again: bool = True) -> Any:
+            nonlocal is_swapped, left
+            if is_swapped and left:
+                left -= 1
+                raise BackendUnavailable("the node of the announcements is down")
+            is_swapped |= not again
+            return do(commands, again=again)
+
+        monkeypatch.setattr(store, "_do", fail_behind_the_swap)
+        assert backend.revoke("ci").revoked_at is not None
+        assert left == 0
+        events = [record.basicauth["event"] for record in caplog.records if hasattr(record, "basicauth")]
+        assert events == ["key.created", "key.revoked"]
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warned) == failures - 1
+        ((_, *announced),) = store._read(("XRANGE", store._names.changes, cursor, "+"))
+        assert len(announced) == 1 + (failures == 1)  # before the swap, and when it was looked at
+        after = store.changes(cursor).cursor
+        backend.revoke("ci")
+        assert store.changes(after).client_ids == ("ci",)
+        backend.delete("ci")
+        after = store.changes(cursor).cursor
+        with pytest.raises(KeyNotFound):
+            backend.delete("ci")
+        assert store.changes(after).client_ids == ("ci",)
+        assert len([each for each in caplog.records if hasattr(each, "basicauth")]) == 3
 
 
 # --- where things are
