@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 CHANGES_KEPT: Final = 10_000
 
+# In the place of a record that is none, and so has no octets to compare.
+OF_ANOTHER_TYPE: Final = b"\0"
+
 _PER_SCRIPT: Final = 100  # half a millisecond of the server's time
 
 
@@ -74,7 +77,7 @@ class Swap:
 
     Attributes:
         octets: The client id.
-        stored: The record that must be there now; empty: none.
+        stored: The record that must be there now; empty: none; or ``OF_ANOTHER_TYPE``.
         record: The record that is to be there; empty: none.
         slow: Whether it holds a slow hash.
         secrets: Which secrets it holds, as the uses are named.
@@ -119,8 +122,15 @@ class Changer(Protocol):
 
 # --- the scripts. Each is a piece of another one as well, so keys have names.
 
-# ARGV: what must be stored now; empty: nothing.
-_UNLESS_STORED: Final = "if (redis.call('GET', record) or '') ~= ARGV[1] then return 0 end"
+# ARGV: what must be stored now; empty: nothing; a NUL: something of another type.
+_UNLESS_STORED: Final = """
+local there = redis.pcall('GET', record) or ''
+if type(there) == 'table' then
+    if not string.find(there.err, 'WRONGTYPE', 1, true) then return there end
+    there = '\\0'
+end
+if there ~= ARGV[1] then return 0 end
+"""
 
 # `held` are the secrets that the key has. Of others, the use is forgotten, but for the latest of all. What
 # cannot be read stays: an error has no elements.

@@ -30,7 +30,7 @@ from ._redis_replies import unavailable
 from ._redis_sentinel import ToMaster
 from ._redis_url import parse_url
 from ._redis_ways import Direct, OneServer
-from ._redis_writes import CHANGES_KEPT, InOnePlace, Names, Spread, Swap, holds_slow
+from ._redis_writes import CHANGES_KEPT, OF_ANOTHER_TYPE, InOnePlace, Names, Spread, Swap, holds_slow
 from ._threads import PerThread
 from .base import Changes, Use
 
@@ -49,6 +49,8 @@ _adriver = require("redis.asyncio.connection", extra="redis")
 
 _ADMIN_TIMEOUT_S: Final = 5.0
 _BATCH: Final = 1000
+_PAGE: Final = 10_000
+_MEMBERS_SHOWN: Final = 10
 _CONFIG: Final = ("maxmemory-policy", "save", "appendonly")
 _NO_CHANGE_YET: Final = "0-0"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -155,10 +157,14 @@ class RedisStore:
         return made
 
     def delete(self, client_id: str, /) -> bool:
-        while stored := self._stored(client_id):
-            if self._changer.swap(self._do, Swap(client_id.encode(), stored, b"")):
+        octets = client_id.encode()
+        while True:
+            (stored,) = self._admin(self._get(octets))
+            if stored is None:
+                return False
+            known = OF_ANOTHER_TYPE if _is_of_another_type(stored) else _answer(stored, bytes)
+            if self._changer.swap(self._do, Swap(octets, known, b"")):
                 return True
-        return False
 
     def announce(self, client_id: str, /) -> None:
         """Tell of a change once more, where it may have been made and its announcement have failed."""
@@ -175,10 +181,15 @@ class RedisStore:
             first = b"(" + behind if behind >= start else b"[" + start
             size = limit - len(found)
             (ids,) = self._admin(("ZRANGEBYLEX", self._names.index, first, end, "LIMIT", 0, size))
+            if _is_of_another_type(ids):
+                raise UnreadableRecord(
+                    f"Redis holds something of another type as {self._names.index.decode()}"
+                )
             if not _answer(ids, list):
                 break
-            records = self._admin(*map(self._get, ids))
-            keys = (_key(text, _text(octets)) for octets, text in zip(ids, records, strict=True))
+            named = {octets: name for octets in ids if (name := _text(octets)) is not None}
+            records = self._admin(*map(self._get, named)) if named else []
+            keys = (_key(text, name) for name, text in zip(named.values(), records, strict=True))
             found += [key for key in keys if key is not None]  # deleted meanwhile, or evicted
             if len(ids) < size:
                 break
@@ -252,6 +263,8 @@ class RedisStore:
         found: dict[tuple[str, str, str], None] = {}
         for start in range(0, len(answers), len(_CONFIG)):
             found |= dict.fromkeys(_warnings(answers[start : start + len(_CONFIG)]))
+        with suppress(BackendUnavailable):  # who may not ask for the ids cannot list keys either, and is told
+            found |= dict.fromkeys(self._foreign())
         return list(found)
 
     # --- inside
@@ -267,6 +280,24 @@ class RedisStore:
 
     def _get(self, octets: bytes) -> Command:
         return ("GET", self._names.record(octets))
+
+    def _foreign(self) -> Iterator[tuple[str, str, str]]:
+        """What is wrong with the index: what is no client id is passed over by ``scan``."""
+        foreign: list[bytes] = []
+        first, page = b"-", [b""]
+        while page:
+            (reply,) = self._admin(("ZRANGEBYLEX", self._names.index, first, "+", "LIMIT", 0, _PAGE))
+            page = _answer(reply, list)
+            foreign += [octets for octets in page if _text(octets) is None]
+            first = b"(" + page[-1] if page else first
+        if foreign:
+            name = self._names.index.decode()
+            members = " ".join(map(_quoted, foreign[:_MEMBERS_SHOWN]))
+            yield (
+                "redis_foreign_ids",
+                f"{name} in Redis holds what is no client id ({len(foreign)} times); it is passed over",
+                f"in redis-cli (with -c for a cluster), run  ZREM {name} {members}",
+            )
 
     def _stored(self, client_id: str) -> bytes:
         (stored,) = self._admin(self._get(client_id.encode()))
@@ -341,11 +372,16 @@ def _microseconds(moment: datetime) -> int:
 
 
 def _key(reply: object, client_id: str) -> Key | None:
-    try:
-        return load_found(None if reply is None else _answer(reply, bytes), client_id)
-    except UnreadableRecord as exc:
-        exc.client_id = client_id
-        raise
+    if _is_of_another_type(reply):
+        raise UnreadableRecord(
+            f"the stored key of {client_id!r} is no key: Redis holds something of another type there",
+            client_id=client_id,
+        )
+    return load_found(None if reply is None else _answer(reply, bytes), client_id)
+
+
+def _is_of_another_type(reply: object) -> bool:
+    return isinstance(reply, Exception) and "WRONGTYPE" in str(reply)
 
 
 def _answer(reply: Any, kind: type[T]) -> T:
@@ -357,7 +393,7 @@ def _answer(reply: Any, kind: type[T]) -> T:
 
 
 def _failure(reply: Exception) -> BackendUnavailable:
-    if "WRONGTYPE" in str(reply):
+    if _is_of_another_type(reply):
         return UnreadableRecord("Redis holds something of another type under one of our names")
     return unavailable(reply)
 
@@ -407,8 +443,15 @@ def _warnings(answers: Sequence[object]) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _text(octets: bytes) -> str:
+def _text(octets: bytes) -> str | None:
+    """What a client id is; None: it is none."""
     try:
         return octets.decode()
     except UnicodeDecodeError:
-        raise UnreadableRecord("the index in Redis holds what is not a client id") from None
+        return None
+
+
+def _quoted(octets: bytes) -> str:
+    """As redis-cli takes what is not text."""
+    plain = bytes(octet for octet in range(0x20, 0x7F) if octet not in b'"\\')
+    return '"' + "".join(chr(octet) if octet in plain else f"\\x{octet:02x}" for octet in octets) + '"'

@@ -301,6 +301,8 @@ def _told_by(exc: Exception) -> Iterator[Finding]:
                 command = _COMMAND.search(problem)
                 remedy = f"run  {command[1]}, or correct the setting" if command else _CORRECT
                 yield Finding(exc.code, problem, remedy)
+        case UnreadableRecord(client_id=None):  # no key, so that there is none to delete
+            yield Finding(exc.code, str(exc), "restore it from a backup")
         case UnreadableRecord():
             yield Finding(
                 exc.code,

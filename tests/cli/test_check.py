@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis import Redis
 
 from basicauth_mw.backends._redis_url import _SCHEMES
 from basicauth_mw.cli.check import _without_secrets
@@ -487,3 +488,22 @@ def test_check_warns_of_a_redis_that_forgets(
     assert done.status == 0
     assert [warning["code"] for warning in done.json["warnings"]] == [code]
     assert done.json["warnings"][0]["remedy"]
+
+
+def test_check_tells_what_can_be_done_about_junk_in_redis(cli: Callable[..., Done], redis_url: str) -> None:
+    """``keys delete`` is no remedy where it cannot work."""
+    index = f"{redis_url.rpartition('=')[2]}:1:index"
+    cli("keys", "create", "--backend", redis_url)
+    with Redis.from_url(redis_url.partition("?")[0]) as admin:
+        admin.zadd(index, {b"\xff": 0})
+        done = cli("check", "--json", "--backend", redis_url)
+        assert done.status == 0
+        warned = {each["code"]: each["remedy"] for each in done.json["warnings"]}
+        assert warned["redis_foreign_ids"].endswith(f'ZREM {index} "\\xff"')
+        admin.set(index, "of another type")
+
+        done = cli("check", "--json", "--backend", redis_url)
+
+    (problem,) = done.json["problems"]
+    assert index in problem["message"]
+    assert problem["remedy"] == "restore it from a backup"

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import re
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
+from basicauth_mw.backends import redis as redis_module
 from basicauth_mw.backends._redis_writes import CHANGES_KEPT
 from basicauth_mw.backends.redis import RedisStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
@@ -242,10 +244,44 @@ def test_the_names_of_the_keys(store: RedisStore, admin: redis.Redis) -> None:
     assert names == {"index", "changes", "{id}", "{index}", "{changes}", "{facts}", "{}}", "{{}"}
 
 
+def test_what_is_no_client_id_is_passed_over(
+    store: RedisStore, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In lists; who administers the keys is told, with a command that takes it away."""
+    for number in range(4):
+        assert store.put(Key(f"k{number}"), None)
+    assert "redis_foreign_ids" not in {code for code, _, _ in store.warnings()}
+    foreign = (b"\xff", b"k0\xff", b"k1\xfe", b'k" \\\n\xc3', b"")
+    for octets in foreign:
+        admin.zadd(name_in(store, "index"), {octets: 0})
+    assert [key.client_id for key in store.scan("", "", 10)] == ["id", "k0", "k1", "k2", "k3"]
+    assert [key.client_id for key in store.scan("k", "", 2)] == ["k0", "k1"]
+    assert [key.client_id for key in store.scan("k", "k1", 2)] == ["k2", "k3"]
+    assert store.scan("k3", "k3", 9) == []
+    monkeypatch.setattr(redis_module, "_PAGE", 3)
+    ((message, remedy),) = [told for code, *told in store.warnings() if code == "redis_foreign_ids"]
+    assert "(4 times)" in message
+    index, *members = split_args(remedy.rpartition("ZREM ")[2])
+    assert sorted(members) == sorted(foreign[:-1])
+    assert admin.zrem(index, *members) == 4
+    assert "redis_foreign_ids" not in {code for code, _, _ in store.warnings()}
+    admin.delete(name_in(store, "index"))
+    admin.set(name_in(store, "index"), "of another type")
+    assert "redis_foreign_ids" not in {code for code, _, _ in store.warnings()}
+
+
+def split_args(line: str) -> list[bytes]:
+    """As redis-cli does (``sdssplitargs``), of what is in double quotes or plain."""
+    words = re.findall(r'"((?:[^"\\]|\\x[0-9a-f]{2})*)"|(\S+)', line)
+    return [
+        re.sub(
+            rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), (quoted or plain).encode()
+        )
+        for quoted, plain in words
+    ]
+
+
 def test_junk_among_our_names_is_an_outage(store: RedisStore, admin: redis.Redis) -> None:
-    admin.zadd(name_in(store, "index"), {b"\xff": 0})
-    with pytest.raises(UnreadableRecord):
-        store.scan("", "", 10)
     admin.set(name_in(store, "facts"), "x")
     with pytest.raises(UnreadableRecord):
         store.holds_slow()

@@ -13,6 +13,7 @@ import pytest
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends import Use
+from basicauth_mw.backends._redis_writes import OF_ANOTHER_TYPE, Swap
 from basicauth_mw.backends.redis import RedisStore, _entries
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.model import Key, Secret
@@ -121,6 +122,42 @@ def error_of(change: Change, by: RedisStore, seen_by: RedisStore) -> BackendUnav
     if not error:
         assert set(seen_by.changes(cursor).client_ids) == change.told
     return error
+
+
+# --- what is no record
+
+
+@pytest.mark.parametrize("junk", ["HSET a b", "RPUSH a", "SADD a", "ZADD 0 a", "XADD * a b", "SET "])
+def test_it_is_named_and_can_be_deleted(place: Place, store: RedisStore, junk: str) -> None:
+    """Whatever it is; nobody else's key has trouble by it."""
+    assert store.put(FRESH, None)
+    name = store._names.record(b"id")
+    cursor = store.changes(None).cursor
+    place.ask(name, "DEL")
+    place.ask(name, *junk.split(" "))
+    for look in (lambda: store.get("id"), lambda: store.scan("", "", 9)):
+        with pytest.raises(UnreadableRecord, match="'id'") as caught:
+            look()
+        assert caught.value.client_id == "id"
+    assert store.get("fresh") == FRESH
+    with open_backend(place.url, settings=Settings()) as backend:
+        assert backend.delete("id").client_id == "id"
+        assert backend.delete("fresh") == FRESH
+    assert stored(store) == []
+    assert set(store.changes(cursor).client_ids) == {"id", "fresh"}
+    assert not store.delete("id")
+
+
+def test_a_record_that_came_in_its_place_is_another(place: Place, store: RedisStore) -> None:
+    name = store._names.record(b"id")
+    assert not store._changer.swap(store._do, Swap(b"id", OF_ANOTHER_TYPE, b""))
+    record = place.ask(name, "GET")
+    place.ask(name, "DEL")
+    place.ask(name, "HSET", "a", "b")
+    with pytest.raises(UnreadableRecord):
+        store.put(AFTER, 1)
+    assert not store._changer.swap(store._do, Swap(b"id", record, b""))
+    assert place.ask(name, "HGET", "a") == b"b"
 
 
 # --- rights
