@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from .._extras import require
 from .._fork import after_fork
 from ..errors import BackendUnavailable, ConfigurationError, UnreadableRecord
-from ._codec import dump_key, load_found, load_key, load_uses
+from ._codec import dump_key, load_found, load_uses
 from ._redis_cluster import Cluster
 from ._redis_lines import ThreadLines
 from ._redis_loop import LoopLines
@@ -135,7 +135,7 @@ class RedisStore:
 
     def put(self, record: Key, /, expect_version: int | None) -> bool:
         stored = self._stored(record.client_id)
-        before = load_key(stored, record.client_id) if stored else None
+        before = _key(stored, record.client_id) if stored else None
         if (before.version if before else None) != expect_version:
             return False
         return self._changer.swap(
@@ -377,7 +377,13 @@ def _key(reply: object, client_id: str) -> Key | None:
             f"the stored key of {client_id!r} is no key: Redis holds something of another type there",
             client_id=client_id,
         )
-    return load_found(None if reply is None else _answer(reply, bytes), client_id)
+    try:
+        text = None if reply is None else str(_answer(reply, bytes), "utf-8")  # json takes surrogates
+    except UnicodeDecodeError as exc:  # whose text may hold hashes
+        raise UnreadableRecord(
+            f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})", client_id=client_id
+        ) from None
+    return load_found(text, client_id)
 
 
 def _is_of_another_type(reply: object) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
+from basicauth_mw.backends import dump_key
 from basicauth_mw.backends import redis as redis_module
 from basicauth_mw.backends._redis_writes import CHANGES_KEPT
 from basicauth_mw.backends.redis import RedisStore
@@ -322,7 +323,10 @@ def test_prefixes_are_apart(redis_server: RedisServer, redis_url: str, store: Re
         assert other.changes(None).cursor == "0-0"
 
 
-@pytest.mark.parametrize("junk", [b"", b"{}", b"\xff", b"null", b"[]", b'{"v":2}'])
+NO_TEXT = dump_key(Key("id", name="?")).encode().replace(b"?", b"\xed\xa0\x80")  # half a character of UTF-16
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b"\xff", b"null", b"[]", b'{"v":2}', NO_TEXT], ids=range(7))
 def test_a_damaged_record_is_not_an_unknown_id(store: RedisStore, admin: redis.Redis, junk: bytes) -> None:
     assert store.put(Key("good"), None)
     admin.set(name_in(store, "{id}"), junk)
