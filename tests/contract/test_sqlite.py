@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw.backends import _sqlite_logs
 from basicauth_mw.backends.sqlite import CHANGES_KEPT, SqliteStore
 from basicauth_mw.cache import Cache
 from basicauth_mw.drive import Performer, arun, run
@@ -684,6 +685,39 @@ def test_a_failed_write_leaves_no_trace(store: SqliteStore, path: Path) -> None:
         connection.execute("DROP TRIGGER full")
     assert name_of(store) == "old"
     assert store.put(Key("id", name="new", version=2), 1)
+
+
+WRITES: dict[str, Callable[[SqliteStore], object]] = {
+    "put": lambda store: store.put(Key("new"), None),
+    "add": lambda store: store.add([Key("new")]),
+    "delete": lambda store: store.delete("id"),
+    "upgrade": lambda store: store.upgrade(),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_change_reaches_the_disk_before_it_is_reported(
+    store: SqliteStore, path: Path, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the default of this SQLite is: some are built to write to the disk later, in this mode."""
+    store.close()
+    if write == "upgrade":
+        shutil.copyfile(Path(__file__).parents[1] / "data" / "sqlite-v1.db", path)
+    statements: list[str] = []
+    connect = _sqlite_logs.connect
+
+    def lazy(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(_sqlite_logs, "connect", lazy)
+    assert WRITES[write](store)
+    begin = statements.index("BEGIN IMMEDIATE")
+    assert "COMMIT" in statements[begin:]
+    assert [each for each in statements[:begin] if "synchronous" in each] == ["PRAGMA synchronous = FULL"]
+    assert not any("synchronous" in each for each in statements[begin:])
 
 
 def test_old_changes_are_pruned(store: SqliteStore, path: Path) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
+import stat
 import sys
 import threading
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -30,7 +33,6 @@ from basicauth_mw.sources import MAX_LINE_OCTETS, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from tests.redis_server import RedisServer
 
@@ -398,6 +400,33 @@ def test_any_octets_are_refused_or_imported(octets: bytes) -> None:
     for format in (None, "export", "csv", "htpasswd"):  # noqa: A001
         with suppress(TransferError):
             import_keys(backend, Source(io.BytesIO(octets), kind=format), Report())
+
+
+def test_an_export_is_on_the_disk_before_it_appears(
+    sqlite: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole, and then its name: a power cut leaves the earlier export or this one."""
+    sqlite.create()
+    done: list[tuple[str, int, int]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        done.append(("fsync", found.st_ino, 0 if stat.S_ISDIR(found.st_mode) else found.st_size))
+        fsync(descriptor)
+
+    def noted_replace(new: Path, path: Path) -> Path:
+        done.append(("replace", new.stat().st_ino, new.stat().st_size))
+        return replace(new, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", noted_fsync)
+        patched.setattr(Path, "replace", noted_replace)
+        export_file(sqlite, tmp_path / "e", lambda _count: None)
+
+    found = (tmp_path / "e").stat()
+    whole = (found.st_ino, found.st_size)
+    assert done == [("fsync", *whole), ("replace", *whole), ("fsync", tmp_path.stat().st_ino, 0)]
 
 
 def test_an_export_leaves_no_file_behind_when_it_fails(sqlite: Backend, tmp_path: Path) -> None:
