@@ -233,7 +233,7 @@ class _Batch:
         self._stack = stack
         self._pool: ThreadPoolExecutor | None = None
         self._count = _Count()
-        self._is_begun = False  # whether a line that is not blank was read
+        self._is_begun = False  # whether a line that can be used was read
         self._has_header = False
         self._clear()
 
@@ -254,8 +254,7 @@ class _Batch:
                 self._is_begun = True
                 if entry is not None:
                     self._entries.append((number, entry))
-        except InvalidKey as exc:
-            self._is_begun = True
+        except InvalidKey as exc:  # the header may be yet to come, behind comments or a title
             self._entries.append((number, exc.with_traceback(None)))
         if self._room <= 0 or self._octets > _BATCH_OCTETS:
             self.write()

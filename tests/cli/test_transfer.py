@@ -316,6 +316,19 @@ def test_a_header_is_no_key(cli: Callable[..., Done], url: str, file: Path, head
     assert [key.client_id for key in keys_of(url)] == ["a"]
 
 
+@pytest.mark.parametrize("before", ["# made by hand", "\ufeff# id,secret", "Our users, in 2030,", ",x"])
+def test_a_header_behind_what_cannot_be_used_is_no_key(
+    cli: Callable[..., Done], url: str, file: Path, before: str
+) -> None:
+    file.write_text(f"{before}\nid,secret\na,{mint('sk')}\n")
+
+    done = cli("keys", "import", str(file))
+
+    assert (done.status, done.out) == (1, "imported 1 key\n")
+    assert done.err.startswith("error: line 1: ")
+    assert [key.client_id for key in keys_of(url)] == ["a"]
+
+
 @pytest.mark.parametrize(
     "line", ["username,hunter2_canary", "hunter2_canary,Password", '"user",hunter2_canary']
 )
