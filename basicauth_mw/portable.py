@@ -85,7 +85,9 @@ def load_line(text: str) -> tuple[Key, int | None]:
         fields = read_json(text)
     except RepeatedName:
         raise InvalidKey("a name is there twice in one object") from None
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise InvalidKey("nested too deep") from None
+    except ValueError:
         raise InvalidKey("not JSON: damaged, or cut off") from None
     if type(fields) is not dict or type(fields.get("v")) is not int:
         raise InvalidKey("not a key of an export")

@@ -82,7 +82,9 @@ def parse_metadata(text: str) -> dict[str, Any]:
         value = read_json(text)
     except RepeatedName:
         raise typer.BadParameter("a name is there twice in one object", param_hint="'--metadata'") from None
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise typer.BadParameter("it is nested too deep", param_hint="'--metadata'") from None
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise typer.BadParameter('give a JSON object: {"team": "search"}', param_hint="'--metadata'")

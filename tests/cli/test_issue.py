@@ -493,3 +493,14 @@ def test_nothing_is_made_where_a_link_leads(
     assert not target.exists()
     assert cli("keys", "create", "--backend", f"sqlite:///{target}").status == 0
     assert cli("keys", "create").status == 0
+
+
+@pytest.mark.parametrize("depth", [33, 975, 10_000])
+def test_metadata_that_is_nested_too_deep_is_told_as_such(cli: Callable[..., Done], depth: int) -> None:
+    """Whoever finds it: the rule, or the reader of JSON."""
+    text = '{"a":' * depth + "{}" + "}" * depth
+
+    done = cli("keys", "create", "--metadata", text)
+
+    assert done.status in (1, 2)
+    assert "nested too deep" in done.err

@@ -569,6 +569,7 @@ def test_every_truncation_is_noticed(cli: Callable[..., Done], file: Path, other
         (lambda lines: [lines[0].replace(b"T", b" ", 1), *lines[1:]], 1, "created_at"),
         (lambda lines: [lines[0].replace(b'"v":1', b'"v":1,"x":1'), *lines[1:]], 1, "does not know"),
         (lambda lines: [b"x" * 300_000 + b"\n", *lines], 1, "longer"),
+        (lambda lines: [b"[" * 10_000 + b"\n", *lines], 1, "nested too deep"),
         (lambda lines: [lines[0].replace(b'"v":1', b'"v":1,"v":1'), *lines[1:]], 1, "twice"),
         (lambda lines: [lines[0].replace(b"{}", b'{"a":1,"a":1}'), *lines[1:]], 1, "twice"),
     ],
