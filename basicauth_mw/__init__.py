@@ -54,7 +54,7 @@ _PUBLIC = {
     "settings": ("Settings",),
 }
 
-if not TYPE_CHECKING:  # who checks types is to see a name that there is not
+if not TYPE_CHECKING:  # pragma: no branch - who checks types is to see which names there are not
 
     def __getattr__(name):
         from importlib import import_module

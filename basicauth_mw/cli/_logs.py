@@ -46,6 +46,7 @@ def configure_logging(path: Path) -> None:
         logging.config.dictConfig(config)
     except Exception as exc:  # a class that it names may raise anything
         raise CommandError(f"the log configuration {path} cannot be used: {_reason(exc)}: {_FORM}") from None
+    logging.raiseExceptions = False  # no tracebacks, at exit either: what matters of them is told here
     _lost.clear()
     for handler in _audit_handlers():
         try:

@@ -105,6 +105,13 @@ class Raises(logging.Handler):
     def emit(self, record):
         raise LookupError("hunter2")
 
+class Keeps(logging.Handler):
+    def emit(self, record):
+        self.has_record = True
+    def flush(self):
+        if hasattr(self, "has_record"):
+            raise LookupError("hunter2")
+
 class Later(logging.Formatter):
     def format(self, record):
         if record.basicauth["client_id"] != "id":
@@ -192,6 +199,14 @@ def test_a_change_that_is_not_recorded_is_told(
     )
     with open_backend(url) as backend:
         assert len(list(backend.iter_keys())) == 4
+
+
+def test_what_fails_when_all_is_written_out_is_told(logged: Callable[..., Done]) -> None:
+    config = config_of({}, {"class": "faulty_logs.Keeps"})
+
+    done = logged(config, "keys", "create")
+
+    assert (done.status, done.err) == (1, "error: changed, but not recorded in the audit log: LookupError\n")
 
 
 def test_an_export_that_is_not_recorded_is_told(logged: Callable[..., Done], url: str) -> None:
