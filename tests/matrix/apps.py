@@ -105,6 +105,8 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
             "read": read,
             "headers": headers,
             "http_version": scope["http_version"],
+            "scheme": scope["scheme"],
+            "address": scope["client"][0],
         }
         octets = json.dumps(facts).encode()
         await start(200, (b"content-length", str(len(octets)).encode()))
@@ -196,6 +198,8 @@ def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Ite
             if name.startswith("HTTP_")
         },
         "http_version": environ["SERVER_PROTOCOL"].removeprefix("HTTP/"),
+        "scheme": environ["wsgi.url_scheme"],
+        "address": environ.get("REMOTE_ADDR"),
     }
     octets = json.dumps(facts).encode()
     start("200 OK", ("Content-Length", str(len(octets))))

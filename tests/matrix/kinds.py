@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tests.redis_server import find_port
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -85,8 +87,7 @@ class Server:
     port: int = 0
 
     def __enter__(self) -> Self:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = find_port()  # not one that a client could be given meanwhile
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
         words = [word.format(port=self.port) for word in SERVERS[self.name]]
         words[1:1] = self.options

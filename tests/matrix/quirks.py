@@ -89,6 +89,19 @@ SCRIPT_NAME_FIELD = Quirk(
     "set `forwarder_headers` to an empty value",
 )
 
+BELIEVES_ADDRESS = Quirk(
+    "Takes the client's address from `X-Forwarded-For` if 127.0.0.1 sends it (`--forwarded-allow-ips`)",
+    HTTPTOOLS | {"uvicorn-h11"},
+    "Right behind a proxy on the same host that sets it. Without one, a local client chooses the address "
+    "that its failures are counted under: `--no-proxy-headers`",
+)
+BELIEVES_SCHEME = Quirk(
+    "Takes the scheme from `X-Forwarded-Proto` if 127.0.0.1 sends it (the same setting)",
+    HTTPTOOLS | GUNICORN | {"uvicorn-h11", "gunicorn-asgi"},
+    "The same for `require_https`. An address that is not believed stays the proxy's until you say so "
+    "(Werkzeug's `ProxyFix`)",
+)
+
 # --- methods and targets
 
 KNOWN_METHODS = Quirk(

@@ -15,6 +15,8 @@ from tests.matrix.conftest import SETTINGS
 from tests.matrix.kinds import ASGI, LIMIT_S, SERVERS, WSGI, Server, wait_until
 from tests.matrix.paths import OWN, TIMEOUT_S
 from tests.matrix.quirks import (
+    BELIEVES_ADDRESS,
+    BELIEVES_SCHEME,
     CHUNKS_FOR_10,
     CLEAN_END,
     CLOSES_AFTER_ERROR,
@@ -104,6 +106,20 @@ def test_names_with_underscores(server: Server) -> None:
 
     assert seen["x-thing"] == ("underscore" if server.name in UNDERSCORES.servers else "hyphen")
     assert ("x-thing" in alone) == (server.name in UNDERSCORES.servers)
+
+
+def test_what_a_proxy_tells(server: Server) -> None:
+    """Address and scheme are the connection's, but where the server believes what 127.0.0.1 says."""
+    told = (b"X-Forwarded-For: 203.0.113.9", b"X-Forwarded-Proto: https")
+    seen = get(server, b"/hello", *told).json()
+    other = get(
+        server, b"/hello", b"Forwarded: for=203.0.113.9;proto=https", b"X-Real-IP: 203.0.113.9"
+    ).json()
+
+    believed = "203.0.113.9" if server.name in BELIEVES_ADDRESS.servers else "127.0.0.1"
+    assert seen["address"] == believed
+    assert seen["scheme"] == ("https" if server.name in BELIEVES_SCHEME.servers else "http")
+    assert (other["address"], other["scheme"]) == ("127.0.0.1", "http")
 
 
 def test_a_connection_is_kept(server: Server) -> None:

@@ -1,0 +1,75 @@
+"""The same over HTTP/2, with prior knowledge (RFC 9113 3.3)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from h2.config import H2Configuration
+from h2.connection import ConnectionState, H2Connection
+from h2.events import DataReceived, Event, ResponseReceived, StreamEnded, StreamReset
+from h2.exceptions import ProtocolError
+
+from tests.matrix.client import Answer, connect
+
+if TYPE_CHECKING:
+    import socket
+
+    from tests.matrix.kinds import Server
+
+STREAM = 1
+
+
+def ask(
+    server: Server,
+    *fields: tuple[str, str],
+    method: str = "GET",
+    target: str = "/hello",
+    body: bytes = b"",
+) -> Answer:
+    """One request on a connection of its own."""
+    state = H2Connection(H2Configuration(header_encoding="latin-1", validate_outbound_headers=False))
+    state.initiate_connection()
+    pseudo = [(":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", target)]
+    state.send_headers(STREAM, [*pseudo, *fields], end_stream=not body)
+    answer = Answer(0, [], b"", whole=False)
+    with connect(server) as connection:
+        _send(connection, state)
+        while True:
+            while body and (size := min(state.local_flow_control_window(STREAM), 16_384, len(body))) > 0:
+                chunk, body = body[:size], body[size:]
+                state.send_data(STREAM, chunk, end_stream=not body)
+                if not _send(connection, state):
+                    body = b""
+            for event in _receive(connection, state):
+                if isinstance(event, ResponseReceived):
+                    answer.fields = [(str(name), str(value)) for name, value in event.headers]
+                    answer.status = int(answer.value(":status") or 0)
+                elif isinstance(event, DataReceived):
+                    answer.body += event.data
+                    state.acknowledge_received_data(event.flow_controlled_length, STREAM)
+                elif isinstance(event, StreamEnded):
+                    answer.whole = True
+                    return answer
+                elif isinstance(event, StreamReset):
+                    return answer
+            if state.state_machine.state is ConnectionState.CLOSED:
+                return answer
+            _send(connection, state)
+
+
+def _receive(connection: socket.socket, state: H2Connection) -> list[Event]:
+    """What has come; ``state`` is closed if that is the end."""
+    with suppress(ConnectionError, ProtocolError):  # as a body that is shorter than it was to be
+        if octets := connection.recv(65536):
+            return state.receive_data(octets)
+    state.close_connection()
+    return []
+
+
+def _send(connection: socket.socket, state: H2Connection) -> bool:
+    try:
+        connection.sendall(state.data_to_send())
+    except ConnectionError:  # what has come before is still to be read
+        return False
+    return True

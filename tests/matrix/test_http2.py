@@ -1,0 +1,111 @@
+"""HTTP/2 is another way to the same gate, on the servers that speak it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.matrix import http2
+from tests.matrix.cases import APP, INVALID, MISSING, OPEN
+from tests.matrix.client import BAD, GOOD
+from tests.matrix.kinds import GRANIAN, Server
+from tests.matrix.paths import OWN
+from tests.matrix.quirks import CLEAN_END, DROPS_FRAGMENT
+from tests.matrix.test_bodies import BODY, MEGABYTE
+from tests.matrix.test_requests import check_refusal
+
+pytestmark = pytest.mark.parametrize("server", ["hypercorn", *sorted(GRANIAN)], indirect=True)
+
+KEY = ("authorization", GOOD.decode())
+NO_KEY = ("authorization", BAD.decode())
+HANGS_UP = "hangs up"
+
+REQUESTS = {
+    "right": ((KEY,), APP),
+    "wrong": ((NO_KEY,), INVALID),
+    "none": ((), MISSING),
+    "malformed": ((("authorization", "Basic !"),), INVALID),
+    "right-then-wrong": ((KEY, NO_KEY), INVALID),
+    "wrong-then-right": ((NO_KEY, KEY), INVALID),
+    "right-twice": ((KEY, KEY), INVALID),
+    "proxy-authorization": ((("proxy-authorization", KEY[1]),), MISSING),
+    "connection-names-it": ((NO_KEY, ("connection", "authorization")), INVALID),
+    "8-kib-and-1": ((("authorization", "Basic" + " " * (8193 - 5 - 20) + KEY[1][6:]),), INVALID),
+    # RFC 9113 8.2.1: a value with one of these makes the whole request malformed.
+    "nul": ((("authorization", KEY[1] + "\0"),), HANGS_UP),
+    "line-break": ((("x-other", f"x\r\nauthorization: {KEY[1]}"),), HANGS_UP),
+}
+
+
+@pytest.mark.parametrize(("fields", "expected"), REQUESTS.values(), ids=REQUESTS.keys())
+def test_request(server: Server, fields: tuple[tuple[str, str], ...], expected: str) -> None:
+    answer = http2.ask(server, *fields)
+
+    assert answer.outcome == expected
+    if expected in (MISSING, INVALID):
+        check_refusal(answer)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "DELETE", "OPTIONS", "TRACE", "FOO", "get"])
+def test_method(server: Server, method: str) -> None:
+    """Every method is checked."""
+    refused = http2.ask(server, NO_KEY, method=method)
+    let_in = http2.ask(server, KEY, method=method)
+
+    assert (refused.status, let_in.outcome) == (401, APP)
+    check_refusal(refused, method)
+    assert bool(refused.body) == (method != "HEAD")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("//health", "/health/../hello", "/open/../hello", "/open/%2e%2e/hello", "/health%2f", "/health;x"),
+        *("*", "?/health", "http://evil/health", "health", "/health hello"),
+    ],
+)
+def test_target(server: Server, target: str) -> None:
+    """What only looks like an open path is none."""
+    assert http2.ask(server, target=target).outcome in (MISSING, HANGS_UP)
+
+
+def test_open_target(server: Server) -> None:
+    assert http2.ask(server, target="/health").outcome == OPEN
+    fragment = http2.ask(server, target="/health#f").outcome
+    assert fragment == (OPEN if server.name in DROPS_FRAGMENT.servers else MISSING)
+
+
+def test_large_post(server: Server) -> None:
+    """A 401 to an upload comes whole; with the right key all of it arrives."""
+    length = ("content-length", str(MEGABYTE))
+    refused = http2.ask(server, NO_KEY, length, method="POST", body=BODY)
+    let_in = http2.ask(server, KEY, length, method="POST", body=BODY)
+
+    assert refused.outcome == INVALID
+    check_refusal(refused)
+    assert (let_in.outcome, let_in.json()["read"]) == (APP, MEGABYTE)
+
+
+@pytest.mark.parametrize("path", OWN)
+def test_the_apps_own(server: Server, path: str) -> None:
+    status, _, body = OWN[path]
+    answer = http2.ask(server, KEY, target=path)
+
+    assert (answer.status, answer.body, answer.whole) == (status, body, True)
+    assert answer.value("x-own") == "kept"
+
+
+@pytest.mark.parametrize("path", ["/raise", "/raise/started"])
+def test_raised_before_the_body(server: Server, path: str) -> None:
+    answer = http2.ask(server, KEY, target=path)
+
+    assert (answer.status, answer.outcome) == (500, "internal_error")
+    check_refusal(answer)
+
+
+@pytest.mark.parametrize("path", ["/raise/late", "/raise/short"])
+def test_raised_behind_the_first_chunk(server: Server, path: str) -> None:
+    """The stream is reset; where it is ended, the length does not fit, if there is one."""
+    answer = http2.ask(server, KEY, target=path)
+
+    assert answer.status in (200, 0)
+    assert answer.whole == (server.name in CLEAN_END.servers and path == "/raise/late")
