@@ -143,6 +143,14 @@ CONTINUES_AT_ONCE = Quirk(
     "A client that waits for it uploads all the same, and gets the 401 then; elsewhere it has it at once",
 )
 
+LEAVES_CHUNKS = Quirk(
+    "Takes a chunked body that nobody has read for the next request, answers it with a 400, and closes the "
+    "connection",
+    frozenset({"cheroot"}),
+    "Behind a proxy, others on that connection lose a request. Let the proxy send a length (nginx does, but "
+    "for `proxy_request_buffering off`)",
+)
+
 # --- answers to what the app raises
 
 CLOSES_AFTER_ERROR = Quirk(

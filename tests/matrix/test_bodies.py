@@ -11,7 +11,7 @@ import pytest
 
 from tests.matrix.cases import KEY, NO_KEY
 from tests.matrix.client import ask, connect, get, head, read
-from tests.matrix.quirks import CONTINUES_AT_ONCE, WAITS_FOR_BODY
+from tests.matrix.quirks import CONTINUES_AT_ONCE, LEAVES_CHUNKS, WAITS_FOR_BODY
 from tests.matrix.test_requests import check_refusal
 
 if TYPE_CHECKING:
@@ -119,3 +119,30 @@ def test_refused_in_chunks(server: Server) -> None:
 
     assert answer.outcome == "invalid_credentials"
     check_refusal(answer)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_a_refused_body_is_no_request(server: Server, framing: str) -> None:
+    """What nobody reads of a refused request is not taken for the next one on its connection."""
+    smuggled = head(KEY, target=b"/smuggled")
+    if framing == "length":
+        refusal = head(NO_KEY, b"Content-Length: %d" % len(smuggled), method=b"POST") + smuggled
+    else:
+        refusal = head(NO_KEY, b"Transfer-Encoding: chunked", method=b"POST")
+        refusal += b"%x\r\n%b\r\n0\r\n\r\n" % (len(smuggled), smuggled)
+    octets = b""
+    with connect(server) as connection, suppress(ConnectionError):  # many close it behind the refusal
+        connection.sendall(refusal + head(KEY, b"Connection: close"))
+        while not (b"connection: close" in octets.lower() and octets.rstrip().endswith(b"}")):
+            chunk = connection.recv(65536)
+            if not chunk:
+                break
+            octets += chunk
+
+    assert octets.startswith(b"HTTP/1.1 401 ")
+    assert b"/smuggled" not in octets
+    more = octets.split(b"HTTP/1.1 ")[2:]
+    if server.name in LEAVES_CHUNKS.servers and framing == "chunks":
+        assert [answer[:3] for answer in more] == [b"400"]
+    else:
+        assert [answer[:3] for answer in more] in ([], [b"200"])
