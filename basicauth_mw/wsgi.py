@@ -221,9 +221,9 @@ class _Guard:
     def write(self, data: bytes) -> object:
         """The old way to send a body (PEP 3333, "The write() Callable")."""
         self.release()
-        self.begun = self.begun or bool(data)
         if self._write is None:
             raise RuntimeError("this server has no write()")
+        self.begun = self.begun or bool(data)
         return self._write(data)
 
     def is_werkzeug_500(self, first: bytes | None) -> bool:

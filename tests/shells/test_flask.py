@@ -145,6 +145,15 @@ def test_a_handler_of_the_app_wins(
     assert answer.body == (b"mine" if method == "GET" else b"")
 
 
+def test_a_handler_wins_under_granian(app: Flask, backend: Backend, issued: Issued) -> None:
+    """The first chunk is taken early for it, and has been already, to see whether the page is Flask's own."""
+    app.register_error_handler(Boom, lambda _exc: ("mine", 500))
+    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    answer = call(gate, issued.authorization, path="/raise", SERVER_SOFTWARE="Granian")
+
+    assert (answer.status, answer.body) == (500, b"mine")
+
+
 def test_a_handler_of_a_blueprint_wins_there(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
     blueprint = Blueprint("part", "part", url_prefix="/part")
 

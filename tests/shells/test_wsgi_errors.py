@@ -563,6 +563,24 @@ def test_peeking_for_granian_closes_once(backend: Backend, issued: Issued) -> No
         assert body.closed == 1
 
 
+def test_granian_has_no_write(backend: Backend, issued: Issued) -> None:
+    """Its ``start_response`` gives None: an app that wants to write gets an exception, and so a JSON 500."""
+    started: list[str] = []
+
+    def start_response(status: str, _headers: object, _exc_info: object = None) -> None:
+        started.append(status)
+
+    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", list(PLAIN))(b"data")
+        return []
+
+    environ = make_environ(issued.authorization, SERVER_SOFTWARE="Granian")
+    body: Any = protect(app, backend)(environ, start_response)
+
+    assert started == ["200 OK", "500 Internal Server Error"]
+    assert b'"internal_error"' in b"".join(body)
+
+
 def test_other_servers_are_not_peeked_for(backend: Backend, issued: Issued) -> None:
     body = Body([b"1"])
 
