@@ -159,6 +159,10 @@ def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Ite
     if path == "/raise/started":
         start()
         raise RuntimeError("canary of the handler")
+    if path == "/write":
+        write = start_response("200 OK", [("Content-Type", "text/plain"), ("X-Reached", reached)])
+        write(b"written ")
+        return [b"and given"]
     if path == "/raise/generator":
         return chunks()
     if path == "/raise/started-generator":

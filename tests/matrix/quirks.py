@@ -192,6 +192,12 @@ KEEPS_FIELDS = Quirk(
     "An app that raises behind an empty first chunk gives the JSON 500 with its own fields as well",
 )
 
+NO_WRITE = Quirk(
+    "Has no `write()`, the old way to send a body (PEP 3333)",
+    frozenset({"granian-wsgi"}),
+    "An app that uses it gives a JSON 500",
+)
+
 # --- websockets, and the end
 
 NO_DENIAL = Quirk(

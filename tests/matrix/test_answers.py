@@ -24,6 +24,7 @@ from tests.matrix.quirks import (
     HANGS,
     KEEPS_FIELDS,
     LOSES_TRACEBACK,
+    NO_WRITE,
     UNDERSCORES,
 )
 from tests.matrix.test_requests import check_refusal
@@ -161,6 +162,19 @@ def test_streaming(server: Server, tmp_path: Path) -> None:
             chunk = connection.recv(65536)
             assert chunk, octets
             octets += chunk
+
+
+@only_wsgi
+def test_written(server: Server) -> None:
+    """``write()`` works where the server has it."""
+    logged = server.log.stat().st_size
+    answer = get(server, b"/write")
+
+    if server.name in NO_WRITE.servers:
+        assert (answer.status, answer.outcome) == (500, "internal_error")
+        wait_until(lambda: b"no write()" in server.log.read_bytes()[logged:])
+    else:
+        assert (answer.status, answer.body, answer.whole) == (200, b"written and given", True)
 
 
 # --- handlers that raise
