@@ -147,7 +147,7 @@ def test_a_handler_of_the_app_wins(
 
 def test_a_handler_wins_under_granian(app: Flask, backend: Backend, issued: Issued) -> None:
     """The first chunk is taken early for it, and has been already, to see whether the page is Flask's own."""
-    app.register_error_handler(Boom, lambda _exc: ("mine", 500))
+    app.register_error_handler(500, lambda _exc: ("mine", 500))
     gate = BasicAuthMiddleware(app, backend, settings=Settings())
     answer = call(gate, issued.authorization, path="/raise", SERVER_SOFTWARE="Granian")
 
