@@ -15,7 +15,7 @@ SYSTEM_READY := .venv/.system-ready
 SYSTEM_COMMANDS := nginx caddy chromium
 BENCH_READY := .venv/.bench-ready
 
-.PHONY: help demo test test-system bench fuzz format clean
+.PHONY: help demo test test-system bench fuzz format clean timing
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ test-system: $(SYSTEM_READY) ## Test what needs nginx, Caddy and Chromium
 
 bench: $(BENCH_READY) ## Measure everything beside other packages and write benchmarks/RESULTS.md; BENCH_ARGS=--quick
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+timing: $(READY) ## Tell whether the time of a refusal tells what was refused; BENCH_ARGS=--quick
+	$(BIN)/python benchmarks/timing.py $(BENCH_ARGS)
 
 fuzz: $(READY) ## Throw random input at the parser and both shells; MINUTES=5 or FUZZ_ARGS='--inputs 50000000'
 	$(BIN)/python -m tests.fuzz.fuzz $(if $(FUZZ_ARGS),$(FUZZ_ARGS),--minutes $(MINUTES))

@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 QUESTIONS = [
     "hit",
     "refusals",
+    "timing",
     "wsgi_requests",
     "servers",
     "many_keys",
