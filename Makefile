@@ -14,11 +14,13 @@ READY := .venv/.ready
 SYSTEM_READY := .venv/.system-ready
 SYSTEM_COMMANDS := nginx caddy chromium
 BENCH_READY := .venv/.bench-ready
+MUTATE_READY := .venv/.mutate-ready
+GUIDED_READY := .venv/.guided-ready
 
-.PHONY: help demo test test-system bench fuzz format clean timing
+.PHONY: help demo test test-system bench fuzz format clean timing mutate fuzz-guided
 
 help: ## Show this
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(READY) ## Serve the FastAPI example with a new key and print curl lines; PORT=8000
 	@$(BIN)/basicauth-mw demo --port $(PORT)
@@ -45,12 +47,20 @@ timing: $(READY) ## Tell whether the time of a refusal tells what was refused; B
 fuzz: $(READY) ## Throw random input at the parser and both shells; MINUTES=5 or FUZZ_ARGS='--inputs 50000000'
 	$(BIN)/python -m tests.fuzz.fuzz $(if $(FUZZ_ARGS),$(FUZZ_ARGS),--minutes $(MINUTES))
 
+fuzz-guided: $(GUIDED_READY) ## The same for the parser alone, guided by coverage; MINUTES=5
+	@mkdir -p .make/fuzz
+	$(BIN)/python -m tests.fuzz.guided -max_len=300 -max_total_time=$$(($(MINUTES) * 60)) .make/fuzz tests/fuzz/corpus
+
+mutate: $(MUTATE_READY) ## Change the code that decides and list what no test notices; MUTANTS='basicauth_mw.exclude*'
+	set -f; $(BIN)/mutmut run --max-children 2 $(MUTANTS)
+	$(BIN)/mutmut results | grep -v 'not checked' || echo "no survivors"
+
 format: $(READY) ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean: ## Remove everything that make made
-	rm -rf .venv .make .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .make mutants .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an interrupted set-up is taken up again.
@@ -67,4 +77,12 @@ $(SYSTEM_READY): $(READY)
 
 $(BENCH_READY): $(READY) benchmarks/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@
+
+$(MUTATE_READY): $(READY) tests/mutation/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/mutation/requirements.txt
+	@touch $@
+
+$(GUIDED_READY): $(READY) tests/fuzz/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt
 	@touch $@

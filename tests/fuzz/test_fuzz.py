@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64decode
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +41,14 @@ def found(target: fuzz.Target, seed: str) -> fuzz.Failure | fuzz.Counts:
 def test_a_short_run_finds_nothing(target: fuzz.Target) -> None:
     share = BATCHES * fuzz.BATCH // fuzz.SHELL_SHARE
     assert found(target, "1") == fuzz.Counts(BATCHES * fuzz.BATCH, share, share)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent / "corpus").iterdir()), ids=lambda path: path.name
+)
+def test_what_once_was_interesting_is_read_right(target: fuzz.Target, path: Path) -> None:
+    """What the guided fuzz starts from; whatever it finds is added there."""
+    assert target.parse(path.read_bytes()) == ""
 
 
 def test_a_batch_follows_from_its_seed() -> None:
