@@ -13,6 +13,7 @@ from . import audit
 from .backend import Backend
 from .backends import open_store
 from .cache import Cache
+from .counts import counts
 from .credentials import challenge, parse_basic
 from .drive import Performer
 from .errors import (
@@ -146,6 +147,7 @@ class Gate(Generic[R]):
     def refuse(self, request: R, deny: Deny) -> Answer:
         """The answer to a refused request; counts and logs the refusal."""
         request_id = self.request_id(request)
+        counts.refused(deny.reason)
         if self._counts and deny.reason in _COUNTED:
             self._count(request, deny.client_id)
         if deny.is_news and deny.reason in _AUDITED and audit.is_wanted(deny.reason):
@@ -218,6 +220,7 @@ class Gate(Generic[R]):
         """
         request_id = self.request_id(request)
         if isinstance(sole(exc), InsufficientScope):
+            counts.refused("insufficient_scope")
             audit.record(
                 "auth.refused",
                 client_id=client_id or None,

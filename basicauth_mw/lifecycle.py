@@ -29,6 +29,18 @@ def is_live(secret: Secret, now: datetime) -> bool:
     return secret.expires_at is None or secret.expires_at > now
 
 
+def state_of(key: Key, now: datetime) -> str:
+    """One word for whether a key works: ``active``, ``expired``, ``disabled`` or ``revoked``."""
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.disabled:
+        return "disabled"
+    ended = key.expires_at is not None and key.expires_at <= now
+    if ended or (key.secrets and not any(is_live(each, now) for each in key.secrets)):
+        return "expired"
+    return "active"
+
+
 def updated(key: Key, fields: dict[str, Any]) -> Key:
     """With other fields, which were checked before.
 

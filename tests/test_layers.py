@@ -35,6 +35,7 @@ LAYERS = [
     ["throttle"],
     ["settings"],
     ["cache"],
+    ["counts"],
     ["verifier"],
     ["audit"],
     ["pool"],

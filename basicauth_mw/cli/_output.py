@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from .. import lifecycle
 from ..model import Key, utcnow
 
 # Wider than any table: what is to be copied is cut or folded nowhere, on no terminal.
@@ -55,19 +56,7 @@ def moment(value: datetime | None) -> str | None:
 
 def state_of(key: Key) -> str:
     """One word for whether a key works: ``active``, ``expired``, ``disabled`` or ``revoked``."""
-    if key.revoked_at is not None:
-        return "revoked"
-    if key.disabled:
-        return "disabled"
-    now = utcnow()
-    ends = [secret.expires_at for secret in key.secrets]
-    if _is_past(key.expires_at, now) or (ends and all(_is_past(end, now) for end in ends)):
-        return "expired"
-    return "active"
-
-
-def _is_past(end: datetime | None, now: datetime) -> bool:
-    return end is not None and end <= now
+    return lifecycle.state_of(key, utcnow())
 
 
 def key_fields(key: Key) -> dict[str, Any]:
@@ -139,7 +128,7 @@ def print_secrets(key: Key) -> None:
     """Print when each live secret of a key was made, ends and was last used, a line each; never its hash."""
     now = utcnow()
     for secret in key.secrets:
-        if not _is_past(secret.expires_at, now):
+        if lifecycle.is_live(secret, now):
             say(
                 f"{'secret':<10} created {moment(secret.created_at)}, "
                 f"expires {moment(secret.expires_at) or 'never'}, "

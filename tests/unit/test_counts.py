@@ -1,0 +1,66 @@
+"""``Counts``: what a process refused."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+
+from basicauth_mw.counts import MINUTES, Counts
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000_020.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_refusals_are_counted_by_reason_and_by_minute() -> None:
+    clock = Clock()
+    counts = Counts(wall=clock)
+    counts.refused("unknown")
+    clock.now += 60
+    counts.refused("unknown")
+    counts.refused("missing")
+
+    seen = counts.seen()
+    assert seen.since == datetime.fromtimestamp(1_000_000_020, UTC)
+    assert seen.totals == {"unknown": 2, "missing": 1}
+    assert seen.minutes == (*[0] * (MINUTES - 2), 1, 2)
+
+
+def test_minutes_leave_after_an_hour_and_totals_stay() -> None:
+    clock = Clock()
+    counts = Counts(wall=clock)
+    counts.refused("unknown")
+    clock.now += 60 * (MINUTES - 1)
+    assert counts.seen().minutes[0] == 1
+    clock.now += 60
+    assert sum(counts.seen().minutes) == 0
+    counts.refused("unknown")
+    clock.now += 10**9
+    assert sum(counts.seen().minutes) == 0
+    assert len(counts.seen().minutes) == MINUTES
+    assert counts.seen().totals == {"unknown": 2}
+
+
+def test_a_clock_that_is_set_back_loses_nothing() -> None:
+    clock = Clock()
+    counts = Counts(wall=clock)
+    counts.refused("unknown")
+    clock.now -= 3600
+    counts.refused("unknown")
+
+    assert counts.seen().minutes[-1] == 2
+
+
+def test_a_forked_child_counts_its_own() -> None:
+    counts = Counts()
+    counts.refused("unknown")
+    child = os.fork()
+    if child == 0:
+        os._exit(len(counts.seen().totals))
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert counts.seen().totals == {"unknown": 1}
