@@ -44,6 +44,7 @@ class Counts:
 
     def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
+        self._minute = 0
         self._reset()
         after_fork(self._reset)
 
@@ -72,7 +73,7 @@ class Counts:
         self._totals: Counter[str] = Counter()
         self._minutes = deque([0] * MINUTES, maxlen=MINUTES)
         now = self._wall()
-        self._minute: int = int(now) // _MINUTE_S
+        self._minute = int(now) // _MINUTE_S
         self._since = datetime.fromtimestamp(now, UTC)
 
 

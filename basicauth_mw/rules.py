@@ -21,6 +21,9 @@ MAX_METADATA_DEPTH: Final = 32
 MAX_SCOPES: Final = 100
 MAX_SCOPE_OCTETS: Final = 255
 
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION: Final = re.compile(r"0|([0-9]{1,9})([smhdw])")
+
 # scope-token of RFC 6749 section 3.3: visible ASCII but for the double quote and the backslash.
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
@@ -110,6 +113,18 @@ def check_overlap(overlap_s: float, *, now: datetime) -> timedelta:
     except OverflowError:
         raise InvalidKey("the overlap is out of range") from None
     return overlap
+
+
+def duration_s(text: str) -> int | None:
+    """Read a duration as people write it, ``90d``, ``12h``, ``30m``, ``45s``, ``2w`` or ``0``, in seconds.
+
+    Returns:
+        Whole seconds; None: it is something else.
+    """
+    duration = _DURATION.fullmatch(text)
+    if duration is None:
+        return None
+    return int(duration[1]) * _UNITS_S[duration[2]] if duration[1] else 0
 
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

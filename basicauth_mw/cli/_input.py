@@ -14,14 +14,13 @@ import typer
 from ..errors import InvalidKey
 from ..model import utcnow
 from ..portable import RepeatedName, read_json
+from ..rules import duration_s
 from ._errors import CommandError
 from ._output import inert
 
 # Far above the longest secret; only keeps a mistaken pipe from filling the memory.
 _MAX_SECRET_OCTETS = 65_536
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"0|([0-9]{1,9})([smhdw])")
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -41,8 +40,8 @@ def parse_expires(text: str) -> datetime | None:
         return None
     advice = "give 90d, 12h, 30m, 45s or 2w, a moment with its zone as 2030-01-31T12:00:00Z, or never"
     try:
-        if (duration_s := _duration_s(text)) is not None:
-            return utcnow() + timedelta(seconds=duration_s)
+        if (seconds := duration_s(text)) is not None:
+            return utcnow() + timedelta(seconds=seconds)
         if _RFC_3339.fullmatch(text):
             return datetime.fromisoformat(text.upper()).astimezone(UTC)
         if _DATE.fullmatch(text):
@@ -60,16 +59,9 @@ def parse_overlap(text: str) -> int:
     Raises:
         typer.BadParameter: It is something else.
     """
-    if (duration_s := _duration_s(text)) is None:
+    if (seconds := duration_s(text)) is None:
         raise typer.BadParameter("give 24h, 30m, 45s, 7d, 2w, or 0", param_hint="'--overlap'")
-    return duration_s
-
-
-def _duration_s(text: str) -> int | None:
-    duration = _DURATION.fullmatch(text)
-    if duration is None:
-        return None
-    return int(duration[1]) * _UNITS_S[duration[2]] if duration[1] else 0
+    return seconds
 
 
 def parse_metadata(text: str) -> dict[str, Any]:

@@ -1,0 +1,238 @@
+"""Endpoints and example bodies from an OpenAPI 3 document. Pure, and wary: the document may be anybody's."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+MAX_ENDPOINTS: Final = 500
+_MAX_DEPTH: Final = 8
+_MAX_MEMBERS: Final = 40
+_MAX_VALUES: Final = 20_000
+
+_METHODS: Final = ("get", "post", "put", "patch", "delete", "head", "options")
+_PARAMETER: Final = re.compile(r"\{([^{}]*)\}")
+_BY_FORMAT: Final = {
+    "date-time": "2030-01-31T12:00:00Z",
+    "date": "2030-01-31",
+    "time": "12:00:00Z",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+    "email": "user@example.com",
+    "uri": "https://example.com/",
+    "ipv4": "192.0.2.1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A request that an app takes.
+
+    Attributes:
+        method: In capitals.
+        path: With examples in place of its parameters, and the query that it needs.
+        title: What it is called; may be empty.
+        body: An example; empty: none.
+        content_type: Of the body.
+    """
+
+    method: str
+    path: str
+    title: str = ""
+    body: str = ""
+    content_type: str = "application/json"
+
+    @property
+    def label(self) -> str:
+        """What tells it from others."""
+        return f"{self.method} {self.path}"
+
+
+class _Document:
+    """A document, and how many more values may be made from it: its schemas may refer to one another."""
+
+    def __init__(self, members: Mapping[str, Any]) -> None:
+        self.members = members
+        self.left = _MAX_VALUES
+
+
+def endpoints_of(document: object) -> list[Endpoint]:
+    """All endpoints of a document, in its order; whatever cannot be read is left out."""
+    if not isinstance(document, Mapping):
+        return []
+    root = _root(document)
+    whole = _Document(document)
+    found: list[Endpoint] = []
+    for path, item in _members(document.get("paths")):
+        if not path.startswith("/") or not isinstance(item, Mapping):
+            continue
+        shared = _parameters(whole, item)
+        for method in _METHODS:
+            operation = item.get(method)
+            if isinstance(operation, Mapping):
+                parameters = {**shared, **_parameters(whole, operation)}
+                content_type, body = _body(whole, operation.get("requestBody"))
+                title = operation.get("summary")
+                found.append(
+                    Endpoint(
+                        method.upper(),
+                        root + _target(whole, path, parameters),
+                        title if isinstance(title, str) else "",
+                        body,
+                        content_type,
+                    )
+                )
+            if len(found) >= MAX_ENDPOINTS:
+                return found
+    return found
+
+
+def _root(document: Mapping[str, Any]) -> str:
+    """Where the paths begin: the first server, if it is a place on this host."""
+    servers = document.get("servers")
+    first = servers[0] if isinstance(servers, list) and servers else None
+    url = first.get("url") if isinstance(first, Mapping) else None
+    if isinstance(url, str) and url.startswith("/") and not url.startswith("//"):
+        return url.rstrip("/")
+    return ""
+
+
+def _members(value: object) -> list[tuple[str, Any]]:
+    return [(str(name), member) for name, member in value.items()] if isinstance(value, Mapping) else []
+
+
+def _parameters(document: _Document, holder: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    listed = holder.get("parameters")
+    found = {}
+    for each in listed if isinstance(listed, list) else []:
+        parameter = _resolved(document, each)
+        found[str(parameter.get("in")), str(parameter.get("name"))] = parameter
+    return found
+
+
+def _target(document: _Document, path: str, parameters: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
+    def filled(match: re.Match[str]) -> str:
+        return quote(_parameter_example(document, parameters.get(("path", match[1]), {})), safe="")
+
+    query = [
+        (name, _parameter_example(document, parameter))
+        for (place, name), parameter in parameters.items()
+        if place == "query" and parameter.get("required") is True
+    ]
+    return _PARAMETER.sub(filled, path) + (f"?{urlencode(query)}" if query else "")
+
+
+def _parameter_example(document: _Document, parameter: Mapping[str, Any]) -> str:
+    value = _given(parameter)
+    if value is _NONE:
+        value = _example(document, parameter.get("schema"), 0)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _body(document: _Document, body: object) -> tuple[str, str]:
+    """Content type and example of a request body."""
+    kinds = dict(_members(_resolved(document, body).get("content")))
+    if not kinds:
+        return "application/json", ""
+    kind = "application/json" if "application/json" in kinds else next(iter(kinds))
+    media = kinds[kind] if isinstance(kinds[kind], Mapping) else {}
+    value = _given(media)
+    if value is _NONE:
+        value = _example(document, media.get("schema"), 0)
+    if kind == "application/x-www-form-urlencoded" and isinstance(value, Mapping):
+        return kind, urlencode(value)
+    if isinstance(value, str) and kind != "application/json":
+        return kind, value
+    return kind, json.dumps(value, ensure_ascii=False, indent=2, default=str)
+
+
+_NONE: Final = object()
+
+
+def _given(holder: Mapping[str, Any]) -> object:
+    """The example that somebody wrote down."""
+    if "example" in holder:
+        return holder["example"]
+    examples = holder.get("examples")
+    if isinstance(examples, list) and examples:
+        return examples[0]
+    for _, each in _members(examples):
+        if isinstance(each, Mapping) and "value" in each:
+            return each["value"]
+    return _NONE
+
+
+def _resolved(document: _Document, value: object) -> Mapping[str, Any]:
+    """A value, or what it refers to within the document."""
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(value, Mapping):
+            return {}
+        reference = value.get("$ref")
+        if not isinstance(reference, str):
+            return value
+        value = _at(document, reference)
+    return {}
+
+
+def _at(document: _Document, reference: str) -> object:
+    place: object = document.members
+    if not reference.startswith("#/"):
+        return None
+    for name in reference[2:].split("/"):
+        if not isinstance(place, Mapping):
+            return None
+        place = place.get(name.replace("~1", "/").replace("~0", "~"))
+    return place
+
+
+def _example(document: _Document, schema: object, depth: int) -> object:
+    """A value that a schema allows, as far as one can be made without solving puzzles."""
+    schema = _resolved(document, schema)
+    given = _given(schema)
+    if given is not _NONE:
+        return given
+    for name in ("default", "const"):
+        if name in schema:
+            return schema[name]
+    if isinstance(choices := schema.get("enum"), list) and choices:
+        return choices[0]
+    document.left -= 1
+    if depth >= _MAX_DEPTH or document.left < 0:
+        return None
+    for name in ("anyOf", "oneOf"):
+        if isinstance(options := schema.get(name), list) and options:
+            return _example(document, options[0], depth + 1)
+    if isinstance(parts := schema.get("allOf"), list):
+        merged: dict[str, Any] = {}
+        for part in parts[:_MAX_MEMBERS]:
+            value = _example(document, part, depth + 1)
+            if isinstance(value, Mapping):
+                merged.update(value)
+        return merged
+    return _of_type(document, schema, depth)
+
+
+def _of_type(document: _Document, schema: Mapping[str, Any], depth: int) -> object:
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        kind = kind[0] if kind else None
+    if kind == "object" or "properties" in schema:
+        return {
+            name: _example(document, member, depth + 1)
+            for name, member in _members(schema.get("properties"))[:_MAX_MEMBERS]
+        }
+    if kind == "array":
+        return [_example(document, schema["items"], depth + 1)] if "items" in schema else []
+    if kind == "integer":
+        lowest = schema.get("minimum", 1)
+        return lowest if isinstance(lowest, int) else 1
+    if kind == "number":
+        return 1.5
+    if kind == "boolean":
+        return True
+    if kind == "null":
+        return None
+    return _BY_FORMAT.get(str(schema.get("format")), "text")

@@ -1,0 +1,466 @@
+"""What each page does, for one request of an administrator."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from ..counts import counts
+from ..credentials import parse_basic
+from ..errors import InvalidKey, KeyExists, KeyNotFound, ReadOnlyBackend, UnreadableRecord
+from ..minting import ID_PREFIX, mint
+from ..rules import check_client_id, check_expires_at, check_name, check_overlap, check_scopes, duration_s
+from . import pages, problems
+from .facts import Answer, one, page, redirect
+from .openapi import Endpoint, endpoints_of
+from .pages import ACTS, LIVES, OVERLAPS, CallView, Place, view_of
+from .problems import OldToken, PageProblem
+from .snippets import CLIENT_ID, SECRET, TOKEN, Call, encoders_for, requests_for
+from .tokens import PageTokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..backend import Backend, Issued
+    from ..model import Key
+    from .facts import Request
+    from .pages import Act, Frame, KeyView
+
+    Handlers = Mapping[str, Callable[[], Answer]]
+
+ROWS: Final = 25
+
+_METHOD: Final = re.compile(r"[A-Z]{1,20}")
+_HOST: Final = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}")
+_CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,200}")
+_IN_URLS: Final = "/?:@!$&'()*+,;=-._~%[]"
+_MOMENT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(?::[0-9]{2})?")
+_SEPARATORS: Final = re.compile(r"[\s,]+")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What all visits share.
+
+    Attributes:
+        backend: Where the keys are.
+        peppers: Of the settings. Hidden in ``repr``.
+        openapi: A document, or what gives it; None: that of the app round the dashboard.
+        rotating: One rotation at a time in this process: a form that was sent twice is seen to be.
+    """
+
+    backend: Backend
+    peppers: Sequence[str] = field(repr=False)
+    openapi: Mapping[str, Any] | Callable[[], Mapping[str, Any] | None] | None
+    rotating: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Visit:
+    """One request.
+
+    Args:
+        desk: What it works on.
+        request: What is asked.
+        frame: What its pages have round them.
+
+    Attributes:
+        subject: The client id that it is about, as soon as that is known; empty: none.
+    """
+
+    def __init__(self, desk: Desk, request: Request, frame: Frame) -> None:
+        self._backend = desk.backend
+        self._desk = desk
+        self._request = request
+        self._frame = frame
+        self._now = frame.now
+        self._tokens = PageTokens(parse_basic(request.authorization), desk.peppers)
+        self._form: dict[str, list[str]] = {}
+        self.subject = ""
+
+    def answer(self) -> Answer:
+        """Answer it.
+
+        Raises:
+            PageProblem: It is not carried out.
+            BasicAuthError: The backend could not, or would not.
+        """
+        handlers = self._routes().get(self._request.path)
+        if handlers is None:
+            raise problems.NotFound
+        method = "GET" if self._request.method == "HEAD" else self._request.method
+        if method not in handlers:
+            raise problems.NotAllowed(", ".join(["GET", "HEAD", *(["POST"] if "POST" in handlers else [])]))
+        if method == "POST":
+            self._check_write()
+            self._form = self._request.form()
+        return handlers[method]()
+
+    def _routes(self) -> Mapping[str, Handlers]:
+        routes: dict[str, Handlers] = {
+            "/": {"GET": self._keys},
+            "/key": {"GET": self._key},
+            "/call": {"GET": self._call, "POST": self._call_again},
+            "/activity": {"GET": self._activity},
+            "/switch": {"GET": lambda: redirect(self._frame.url("/"))},
+        }
+        if self._frame.writable:
+            routes["/new"] = {"GET": self._new, "POST": self._create}
+            routes["/key/rotate"] = {"GET": self._ask_rotate, "POST": self._rotate}
+            for act in ACTS.values():
+                routes[f"/key/{act.name}"] = {
+                    "GET": partial(self._ask, act),
+                    "POST": partial(self._do, act),
+                }
+        return routes
+
+    def _check_write(self) -> None:
+        """Refuse what no page of ours can have sent.
+
+        Raises:
+            PageProblem: It did not.
+        """
+        request = self._request
+        if request.site is not None:  # set by the browser itself; no page can change it
+            if request.site != "same-origin":
+                raise problems.CrossSite
+        elif not _is_own(request.origin, request.host):
+            raise problems.CrossSite
+        if request.body is None:
+            raise problems.TooLarge
+        if request.content_type.partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+            raise problems.NotAForm
+
+    def _token(self, subject: str = "", carried: str = "", act: str = "") -> str:
+        return self._tokens.make(act or self._request.path, subject, carried, self._now.timestamp())
+
+    def _checked(self, subject: str = "") -> str:
+        token = one(self._form, "page_token")
+        return self._tokens.check(token, self._request.path, subject, self._now.timestamp())
+
+    # --- looking
+
+    def _place(self) -> Place:
+        asked = self._request.asked()
+        # Each has a hyphen before it, so that the start of the list can be told from nothing.
+        trail = tuple(each[1:] for each in asked.get("back", []) if each.startswith("-"))
+        return Place(one(asked, "prefix"), one(asked, "after"), trail)
+
+    def _listed(self, place: Place) -> tuple[list[KeyView], bool]:
+        """The keys of a page, those that cannot be read included, and whether there are more behind it."""
+        found: list[KeyView] = []
+        after, one_by_one = place.after, False
+        while len(found) <= ROWS:
+            before = len(found)
+            limit = 1 if one_by_one else ROWS + 1 - before
+            try:
+                for key in self._backend.iter_keys(place.prefix, after, limit):
+                    found.append(view_of(key, self._now))
+                    after = key.client_id
+            except UnreadableRecord as exc:
+                if exc.client_id is None:
+                    raise
+                if one_by_one:
+                    found.append(view_of(exc, self._now))
+                    after = exc.client_id
+                one_by_one = not one_by_one
+            else:
+                if not one_by_one or len(found) == before:
+                    break
+        return found[:ROWS], len(found) > ROWS
+
+    def _keys(self) -> Answer:
+        asked = self._request.asked()
+        place = self._place()
+        try:
+            keys, more = self._listed(place)
+        except ReadOnlyBackend:
+            return page(pages.unlisted_page(self._frame))
+        named = one(asked, "id")
+        done = one(asked, "done")
+        gone = done == "deleted" and named != "" and self._backend.get(named) is None
+        return page(
+            pages.keys_page(self._frame, place, keys, more=more, done=done if gone else "", named=named)
+        )
+
+    def _found(self, client_id: str) -> Key:
+        key = self._backend.get(client_id)
+        if key is None:
+            raise KeyNotFound(f"there is no key with the client id {client_id!r}")
+        return key
+
+    def _view(self, client_id: str) -> tuple[KeyView, str]:
+        """A key as it is now, and what tells that from what it is after any change."""
+        self.subject = client_id
+        try:
+            key = self._found(client_id)
+        except UnreadableRecord as exc:
+            return view_of(UnreadableRecord(str(exc), client_id=client_id), self._now), "damaged"
+        return view_of(key, self._now), str(key.version)
+
+    def _key(self) -> Answer:
+        asked = self._request.asked()
+        key, _ = self._view(one(asked, "id"))
+        done = one(asked, "done")
+        holds = {"disabled": "disabled", "revoked": "revoked"}.get(done, "active") == key.state
+        return page(pages.key_page(self._frame, key, done=done if holds else ""))
+
+    def _activity(self) -> Answer:
+        place = self._place()
+        keys: list[KeyView] = []
+        more = False
+        listed = True
+        try:
+            keys, more = self._listed(place)
+        except ReadOnlyBackend:
+            listed = False
+        return page(pages.activity_page(self._frame, counts.seen(), place, keys, more=more, listed=listed))
+
+    # --- a new key
+
+    def _new(self, status: int = 200, **shown: Any) -> Answer:
+        # The id is made here, so that the store itself refuses the form that is sent a second time, whatever
+        # process it comes to.
+        token = self._token(carried=mint(ID_PREFIX), act="/new")
+        return page(pages.create_page(self._frame, token, **shown), status)
+
+    def _create(self) -> Answer:
+        values = {name: one(self._form, name) for name in ("name", "scopes", "expires", "until", "client_id")}
+        try:
+            minted = self._checked()
+        except OldToken as exc:
+            return self._new(exc.status, values=values, problem=(exc.title, exc.advice))
+        errors: dict[str, str] = {}
+        name = _tried(errors, "name", lambda: check_name(values["name"].strip()))
+        scopes = _tried(
+            errors, "scopes", lambda: check_scopes([*filter(None, _SEPARATORS.split(values["scopes"]))])
+        )
+        expires_at = _tried(errors, "expires", lambda: self._expiry(values["expires"], values["until"]))
+        chosen = values["client_id"].strip()
+        client_id = _tried(errors, "client_id", lambda: check_client_id(chosen or minted))
+        if errors or name is None or scopes is None or client_id is None:
+            return self._new(422, values=values, errors=errors)
+        self.subject = client_id
+        try:
+            issued = self._backend.create(
+                name=name, scopes=scopes, expires_at=expires_at, client_id=client_id
+            )
+        except KeyExists:
+            if chosen:
+                errors["client_id"] = (
+                    "there is a key with this id already: choose another, or look at that one"
+                )
+                return self._new(409, values=values, errors=errors)
+            return self._sent_twice(client_id)
+        return self._issued(issued, rotated=False)
+
+    def _sent_twice(self, client_id: str) -> Answer:
+        problem = (
+            "That form was sent already, and the key was created then",
+            (
+                "No second key was created. The secret was shown once and cannot be shown again: if you have "
+                "not kept it, rotate the key, or delete it."
+            ),
+        )
+        key, _ = self._view(client_id)
+        return page(pages.key_page(self._frame, key, problem=problem), 409)
+
+    def _expiry(self, expires: str, until: str) -> datetime | None:
+        if expires == "never":
+            return None
+        if expires in LIVES:
+            return self._now + timedelta(seconds=LIVES[expires][1])
+        if expires != "until":
+            raise InvalidKey("choose one of these")
+        if not _MOMENT.fullmatch(until):
+            raise InvalidKey("give the date and the time, in UTC: 2030-01-31T12:00")
+        try:
+            moment = datetime.fromisoformat(until).replace(tzinfo=UTC)
+        except ValueError:
+            raise InvalidKey("there is no such moment in the calendar") from None
+        return check_expires_at(moment, now=self._now)
+
+    def _issued(self, issued: Issued, *, rotated: bool) -> Answer:
+        """The one page that shows a secret: an answer to the form itself, which no link leads to."""
+        view = self._call_view(_Asked(), issued)
+        return page(pages.issued_page(self._frame, issued, view, rotated=rotated))
+
+    # --- another secret
+
+    def _ask_rotate(self) -> Answer:
+        return self._rotate_form(one(self._request.asked(), "id"))
+
+    def _rotate_form(self, client_id: str, status: int = 200, **shown: Any) -> Answer:
+        key, version = self._view(client_id)
+        if key.state in ("revoked", "unreadable"):
+            return page(pages.key_page(self._frame, key), status)
+        token = self._token(client_id, version)
+        return page(pages.rotate_page(self._frame, key, token, **shown), status)
+
+    def _rotate(self) -> Answer:
+        client_id = one(self._form, "id")
+        choice, other = one(self._form, "overlap"), one(self._form, "other").strip()
+        try:
+            version = self._checked(client_id)
+        except OldToken as exc:
+            return self._rotate_form(client_id, exc.status, overlap=choice, problem=(exc.title, exc.advice))
+        overlap_s = duration_s(other) if choice == "other" else OVERLAPS.get(choice, ("", None))[1]
+        if overlap_s is None:
+            error = "give a length such as 45s, 30m, 36h, 3d or 2w"
+            return self._rotate_form(client_id, 422, overlap=choice, error=error)
+        try:
+            check_overlap(overlap_s, now=self._now)
+            with self._desk.rotating:
+                key, now_version = self._view(client_id)
+                if now_version != version:
+                    return self._stale(key)
+                issued = self._backend.rotate(client_id, overlap_s=overlap_s)
+        except InvalidKey as exc:
+            return self._rotate_form(client_id, 422, overlap=choice, error=str(exc))
+        return self._issued(issued, rotated=True)
+
+    def _stale(self, key: KeyView) -> Answer:
+        problem = problems.Stale
+        return page(pages.key_page(self._frame, key, problem=(problem.title, problem.advice)), problem.status)
+
+    # --- disable, enable, revoke, delete
+
+    def _ask(self, act: Act) -> Answer:
+        return self._confirmation(act, one(self._request.asked(), "id"))
+
+    def _confirmation(
+        self, act: Act, client_id: str, status: int = 200, problem: tuple[str, str] | None = None
+    ) -> Answer:
+        key, version = self._view(client_id)
+        if key.state not in act.states:
+            return page(pages.key_page(self._frame, key), status)
+        token = self._token(client_id, version)
+        return page(pages.confirm_page(self._frame, act, key, token, problem), status)
+
+    def _do(self, act: Act) -> Answer:
+        client_id = one(self._form, "id")
+        try:
+            version = self._checked(client_id)
+        except OldToken as exc:
+            return self._confirmation(act, client_id, exc.status, (exc.title, exc.advice))
+        key, now_version = self._view(client_id)
+        if now_version != version:
+            return self._stale(key)
+        getattr(self._backend, act.name)(client_id)
+        to = "/" if act.name == "delete" else "/key"
+        return redirect(self._frame.url(to, id=client_id, done=act.done))
+
+    # --- trying requests
+
+    def _call(self) -> Answer:
+        asked = self._request.asked()
+        view = self._call_view(_Asked(endpoint=one(asked, "endpoint"), client_id=one(asked, "id")))
+        return page(pages.call_page(self._frame, view))
+
+    def _call_again(self) -> Answer:
+        form = self._form
+        asked = _Asked(endpoint=one(form, "endpoint"), client_id=one(form, "id"))
+        if one(form, "do") != "pick":
+            asked = _Asked(
+                endpoint=asked.endpoint,
+                client_id=asked.client_id,
+                method=one(form, "method").upper().strip(),
+                path=one(form, "path").strip(),
+                body=one(form, "body"),
+                content_type=one(form, "content_type").strip(),
+            )
+        try:
+            self._checked()
+            return page(pages.call_page(self._frame, self._call_view(asked)))
+        except PageProblem as exc:
+            view = self._call_view(asked, checks=False)
+            return page(pages.call_page(self._frame, view, (exc.title, exc.advice)), exc.status)
+
+    def _call_view(self, asked: _Asked, issued: Issued | None = None, *, checks: bool = True) -> CallView:
+        endpoints = self._endpoints()
+        endpoint = next((each for each in endpoints if each.label == asked.endpoint), None)
+        if endpoint is None and asked.path is None:
+            endpoint = next(iter(endpoints), None)
+        endpoint = endpoint or Endpoint("GET", "/")
+        method, path = asked.method or endpoint.method, asked.path or endpoint.path
+        body = endpoint.body if asked.body is None else asked.body.replace("\r\n", "\n")
+        kind = asked.content_type or endpoint.content_type
+        if checks:
+            _check_call(method, path, kind)
+        client_id = issued.client_id if issued else asked.client_id
+        call = Call(
+            method,
+            f"{self._request.scheme}://{self._host()}{quote(path, safe=_IN_URLS)}",
+            body,
+            kind,
+            issued.authorization.removeprefix("Basic ") if issued else TOKEN,
+        )
+        return CallView(
+            endpoints=endpoints,
+            picked=endpoint.label if endpoint in endpoints else "",
+            call=call,
+            path=path,
+            snippets=requests_for(call),
+            encoders=encoders_for(client_id or CLIENT_ID, issued.secret if issued else SECRET),
+            token=self._token(act="/call"),
+            issued=issued,
+            client_id=client_id,
+        )
+
+    def _endpoints(self) -> list[Endpoint]:
+        source = self._desk.openapi
+        document = self._request.openapi() if source is None else source() if callable(source) else source
+        return endpoints_of(document)
+
+    def _host(self) -> str:
+        return self._request.host if _HOST.fullmatch(self._request.host) else "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Which request is to be shown; None: what the endpoint has."""
+
+    endpoint: str = ""
+    client_id: str = ""
+    method: str = ""
+    path: str | None = None
+    body: str | None = None
+    content_type: str = ""
+
+
+class _BadCall(PageProblem):
+    status = 422
+    title = "That is no request that can be sent"
+
+    def __init__(self, advice: str) -> None:
+        super().__init__()
+        self.advice = advice  # type: ignore[misc]
+
+
+def _check_call(method: str, path: str, content_type: str) -> None:
+    if not _METHOD.fullmatch(method):
+        raise _BadCall("Give a method in letters, such as GET or POST.")
+    if not path.startswith("/") or path.startswith("//"):
+        raise _BadCall("Give a path on this host that begins with one slash, such as /items?page=2.")
+    if not _CONTENT_TYPE.fullmatch(content_type):
+        raise _BadCall("Give a content type such as application/json.")
+
+
+def _is_own(origin: str | None, host: str) -> bool:
+    """Whether an Origin field names the host that was asked."""
+    if origin is None or not host:
+        return False
+    scheme, _, rest = origin.lower().partition("://")
+    return scheme in ("http", "https") and rest == host.lower()
+
+
+def _tried(errors: dict[str, str], name: str, check: Callable[[], Any]) -> Any:
+    try:
+        return check()
+    except InvalidKey as exc:
+        errors[name] = str(exc)
+        return None
