@@ -69,7 +69,9 @@ def requests_for(call: Call) -> list[Snippet]:
 
 def encoders_for(client_id: str = CLIENT_ID, secret: str = SECRET) -> list[Snippet]:
     """The lines that make a token of an id and a secret."""
-    shell = f"printf '%s' {_shell(f'{client_id}:{secret}')} | base64 | tr -d '\\n'"
+    pair = f"{client_id}:{secret}"
+    printed = f"'%s' {_shell(pair)}" if pair.isprintable() else f"'{_octal(pair)}'"
+    shell = f"printf {printed} | base64 | tr -d '\\n'"
     python_lines = (
         "from base64 import b64encode\n\n"
         f"client_id, client_secret = {client_id!a}, {secret!a}\n"
@@ -169,6 +171,13 @@ def _continued(text: str) -> Iterator[str]:
 def _python(text: str) -> str:
     # JSON's escapes are Python's too, but for those of characters beyond the first plane.
     return json.dumps(text) if text.isascii() else repr(text)
+
+
+def _octal(text: str) -> str:
+    """A format of printf for text that cannot be shown, or would turn round what stands beside it."""
+    return "".join(
+        chr(each) if chr(each).isalnum() and each < 128 else f"\\{each:03o}" for each in text.encode()
+    )
 
 
 def _shell(text: str) -> str:

@@ -379,7 +379,7 @@ def test_a_read_only_backend_has_no_button_that_cannot_work(
 
     for page in (admin.get("/"), admin.get("/key", id="boss")):
         assert page.status_code == 200
-        for word in ("Create", "/new", "/key/", "<button class="):
+        for word in ("Create a key", "/new", "/key/", "<button class="):
             assert word not in page.text
     assert "read-only" in admin.get("/").text
     for path in ("/new", "/key/rotate", "/key/revoke"):
@@ -494,7 +494,7 @@ def test_lifespan_and_websockets(backend: Backend) -> None:
 def test_a_missing_extra_is_named(missing: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
-        "from basicauth_mw import MissingExtra\n"
+        "from basicauth_mw.errors import MissingExtra\n"
         "try: import basicauth_mw.dashboard\n"
         "except MissingExtra as exc: print(exc)"
     )

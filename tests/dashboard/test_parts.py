@@ -1,0 +1,395 @@
+"""The pure parts: requests to paste, endpoints from a document, tokens, charts, activity."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from base64 import b64encode
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from basicauth_mw import Credentials, Principal
+from basicauth_mw.counts import Seen
+from basicauth_mw.dashboard import charts, pages
+from basicauth_mw.dashboard.openapi import MAX_ENDPOINTS, Endpoint, endpoints_of
+from basicauth_mw.dashboard.problems import BadToken, OldToken
+from basicauth_mw.dashboard.snippets import Call, encoders_for, requests_for
+from basicauth_mw.dashboard.tokens import LIFE_S, PageTokens
+from basicauth_mw.gate import _AUDITED
+from basicauth_mw.minting import mint
+from basicauth_mw.model import utcnow
+from tests.dashboard.conftest import BASE, Visitor
+
+NASTY = [
+    "it's",
+    '"quoted"',
+    "$HOME `id` \\ !x",
+    "two\nlines",
+    "@file",
+    "\u20ac \U0001f511",
+    "</script>",
+    "{a} [b]",
+]
+
+# --- requests to paste
+
+
+def code_of(call: Call, name: str) -> str:
+    return next(each.code for each in requests_for(call) if each.name == name)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_curl_says_the_request(text: str) -> None:
+    """Word for word what a shell makes of it."""
+    body = json.dumps({"text": text}, ensure_ascii=False, indent=2)
+    code = code_of(Call("POST", f"{BASE}/echo", body, token="dG9rZW4="), "curl")
+    assert code.startswith(
+        "curl -X POST --compressed 'http://127.0.0.1:8000/echo' \\\n  -H 'Authorization: Basic "
+    )
+
+    words = subprocess.run(
+        ["sh", "-c", 'curl() { printf "%s\\0" "$@"; }\n' + code], capture_output=True, text=True, check=True
+    ).stdout.split("\0")[:-1]
+    assert words == [
+        *("-X", "POST", "--compressed", f"{BASE}/echo"),
+        *("-H", "Authorization: Basic dG9rZW4=", "-H", "Content-Type: application/json", "-d", body),
+    ]
+
+
+def test_curl_of_what_curl_would_read_otherwise() -> None:
+    raw = Call("POST", f"{BASE}/a[1]{{b}}", "@name", "text/plain")
+
+    assert "--data-raw '@name'" in code_of(raw, "curl")
+    assert "--globoff" in code_of(raw, "curl")
+    assert code_of(Call("HEAD", BASE), "curl").startswith("curl --head --compressed")
+    assert "-d" not in code_of(Call("GET", BASE, "body"), "curl")
+
+
+@pytest.mark.parametrize("library", ["requests", "httpx"])
+@pytest.mark.parametrize(
+    "text", [*NASTY, None, True, 1.5, [1, {"a": None}], {"deep": {"er": list(range(99))}}]
+)
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_python_says_the_request(library: str, text: object, kind: str) -> None:
+    body = json.dumps({"value": text}, ensure_ascii=False)
+    code = code_of(Call("PUT", f"{BASE}/x?y=\u20ac", body, kind, token="dG9rZW4="), library)
+    seen: dict[str, Any] = {}
+
+    class Library:
+        @staticmethod
+        def request(*arguments: object, **named: object) -> Any:
+            seen.update(arguments=arguments, **named)
+            return type("Response", (), {"status_code": 200, "text": ""})
+
+    exec(code.replace(f"import {library}\n", ""), {library: Library, "print": lambda *_: None})
+    assert seen["arguments"] == ("PUT", f"{BASE}/x?y=\u20ac")
+    assert seen["headers"]["Authorization"] == "Basic dG9rZW4="
+    if kind == "application/json":
+        assert seen["json"] == {"value": text}
+    else:
+        assert seen["headers"]["Content-Type"] == kind
+        assert seen["data" if library == "requests" else "content"] == body.encode()
+
+
+@pytest.mark.parametrize("body", ["no json", '{"a": NaN}', "[" * 100_000, '"\ud800"'[:1] + '"'])
+def test_a_body_that_is_no_json_goes_as_it_is(body: str) -> None:
+    code = code_of(Call("POST", BASE, body), "httpx")
+
+    assert "content=" in code or body == '""'
+    compile(code, "snippet", "exec")
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_javascript_says_the_request(text: str) -> None:
+    body = json.dumps({"text": text}, ensure_ascii=False)
+    code = code_of(Call("POST", f"{BASE}/echo", body, token="dG9rZW4="), "fetch")
+
+    assert f"body: {json.dumps(body)}," in code
+    assert '"Basic dG9rZW4="' in code
+    assert "body" not in code_of(Call("GET", BASE, body), "fetch")
+
+
+@pytest.mark.parametrize(
+    ("client_id", "secret"), [("ci", "sk_1"), *((text, text) for text in NASTY), ("\u202e", "x")]
+)
+def test_the_lines_that_encode(client_id: str, secret: str) -> None:
+    shell, python, script = encoders_for(client_id, secret)
+    expected = b64encode(f"{client_id}:{secret}".encode()).decode()
+    names: dict[str, Any] = {}
+
+    exec(python.code, names)
+    assert names["headers"] == {"Authorization": f"Basic {expected}"}
+    said = subprocess.run(["sh", "-c", shell.code], capture_output=True, text=True, check=True).stdout
+    assert said == expected
+    assert "\u202e" not in shell.code + python.code + script.code
+    if node := shutil.which("node"):
+        code = script.code + "\nprocess.stdout.write(token);"
+        assert (
+            subprocess.run([node, "-e", code], capture_output=True, text=True, check=True).stdout == expected
+        )
+
+
+# --- endpoints
+
+
+def document(**operation: Any) -> dict[str, Any]:
+    return {"paths": {"/x": {"post": operation}}}
+
+
+def example_of(schema: Any, **components: Any) -> Any:
+    body = {"content": {"application/json": {"schema": schema}}}
+    (endpoint,) = endpoints_of({**document(requestBody=body), "components": {"schemas": components}})
+    return json.loads(endpoint.body)
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "string"}, "text"),
+        ({"type": "string", "format": "uuid"}, "00000000-0000-4000-8000-000000000000"),
+        ({"type": "integer"}, 1),
+        ({"type": "integer", "minimum": 5}, 5),
+        ({"type": "integer", "minimum": "x"}, 1),
+        ({"type": "number"}, 1.5),
+        ({"type": "boolean"}, True),
+        ({"type": "null"}, None),
+        ({"type": ["integer", "null"]}, 1),
+        ({"type": []}, "text"),
+        ({"type": "array"}, []),
+        ({"type": "array", "items": {"type": "integer"}}, [1]),
+        ({"type": "object"}, {}),
+        ({"properties": {"a": {"default": 3}, "b": {"const": 4}}}, {"a": 3, "b": 4}),
+        ({"enum": ["red", "blue"]}, "red"),
+        ({"example": {"a": 1}}, {"a": 1}),
+        ({"examples": ["one", "two"]}, "one"),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, 1),
+        ({"oneOf": [{"type": "boolean"}]}, True),
+        (
+            {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}, {"type": "string"}]},
+            {"a": "text", "b": "text"},
+        ),
+        ({"$ref": "#/components/schemas/A"}, {"text": "text"}),
+        ({"$ref": "#/components/schemas/a~1b"}, 1),
+        ({"$ref": "#/nowhere"}, "text"),
+        ({"$ref": "#/components/schemas/A/type/x"}, "text"),
+        ({"$ref": "https://elsewhere.example/"}, "text"),
+        ({"$ref": "#/components/schemas/Self"}, "text"),
+        (7, "text"),
+    ],
+    ids=str,
+)
+def test_an_example_of_a_schema(schema: Any, expected: Any) -> None:
+    components = {
+        "A": {"type": "object", "properties": {"text": {"type": "string"}}},
+        "a/b": {"type": "integer"},
+        "Self": {"$ref": "#/components/schemas/Self"},
+    }
+    assert example_of(schema, **components) == expected
+
+
+def test_schemas_that_refer_to_one_another_end() -> None:
+    """However they branch, little is made of them."""
+    wide = {"properties": {f"p{number}": {"$ref": "#/components/schemas/Wide"} for number in range(40)}}
+    body = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Wide"}}}}
+    paths = {f"/{number}": {"post": {"requestBody": body}} for number in range(50)}
+
+    found = endpoints_of({"paths": paths, "components": {"schemas": {"Wide": wide}}})
+    assert len(found) == 50
+    assert sum(len(endpoint.body) for endpoint in found) < 5_000_000
+
+
+def test_parameters_titles_kinds_and_servers() -> None:
+    given = {
+        "servers": [{"url": "/api/"}],
+        "paths": {
+            "/items/{number}/{name}/{other}": {
+                "parameters": [
+                    {"in": "path", "name": "number", "schema": {"type": "integer"}},
+                    {"$ref": "#/components/parameters/Name"},
+                ],
+                "get": {
+                    "summary": "Look",
+                    "parameters": [
+                        {"in": "query", "name": "q", "required": True, "example": "a b"},
+                        {"in": "query", "name": "left out"},
+                        {"in": "query", "name": "n", "required": True, "schema": {"type": "boolean"}},
+                    ],
+                },
+                "put": {"requestBody": {"content": {"text/plain": {"example": "words"}}}},
+                "patch": {
+                    "requestBody": {
+                        "content": {
+                            "application/x-www-form-urlencoded": {"examples": {"x": {"value": {"a": "b c"}}}}
+                        }
+                    }
+                },
+                "delete": {"summary": 7, "requestBody": {"content": {"text/csv": 7}}},
+                "trace": {},
+            },
+            "no-slash": {"get": {}},
+            "/nothing": 7,
+        },
+        "components": {"parameters": {"Name": {"in": "path", "name": "name", "example": "a/b"}}},
+    }
+    path = "/api/items/1/a%2Fb/text"
+    assert endpoints_of(given) == [
+        Endpoint("GET", f"{path}?q=a+b&n=true", "Look"),
+        Endpoint("PUT", path, "", "words", "text/plain"),
+        Endpoint("PATCH", path, "", "a=b+c", "application/x-www-form-urlencoded"),
+        Endpoint("DELETE", path, "", "text", "text/csv"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "given", [None, 7, [], {}, {"paths": 7}, {"paths": []}, {"paths": {"/": {"get": 7}}}, {"paths": {7: {}}}]
+)
+def test_what_is_no_document_has_no_endpoints(given: Any) -> None:
+    assert endpoints_of(given) == []
+
+
+@pytest.mark.parametrize(
+    "servers", [7, [], [7], [{}], [{"url": "https://elsewhere"}], [{"url": "//elsewhere"}]]
+)
+def test_servers_elsewhere_do_not_count(servers: Any) -> None:
+    assert endpoints_of({"paths": {"/x": {"get": {}}}, "servers": servers})[0].path == "/x"
+
+
+def test_there_is_a_most() -> None:
+    found = endpoints_of({"paths": {f"/{number}": {"get": {}} for number in range(2000)}})
+
+    assert len(found) == MAX_ENDPOINTS
+
+
+# --- tokens
+
+
+def test_tokens() -> None:
+    tokens = PageTokens(Credentials("me", mint("sk")))
+    token = tokens.make("/new", "ci", "7", 1000.0)
+
+    assert tokens.check(token, "/new", "ci", 1000.0 + LIFE_S) == "7"
+    for late in (1001.0 + LIFE_S, 1000.0 - 61):
+        with pytest.raises(OldToken):
+            tokens.check(token, "/new", "ci", late)
+    for act, subject in (("/other", "ci"), ("/new", "cj"), ("/newc", "i"), ("/new", "")):
+        with pytest.raises(BadToken):
+            tokens.check(token, act, subject, 1000.0)
+    for place in range(len(token)):
+        changed = token[:place] + ("1" if token[place] != "1" else "2") + token[place + 1 :]
+        with pytest.raises(BadToken):
+            tokens.check(changed, "/new", "ci", 1000.0)
+
+
+@pytest.mark.parametrize("secret", [mint("sk"), "chosen"], ids=["minted", "chosen"])
+def test_tokens_are_bound_to_the_credentials_and_the_pepper(secret: str) -> None:
+    caller = Credentials("me", secret)
+    token = PageTokens(caller, ["p"]).make("/", "", "", 0)
+
+    assert PageTokens(caller, ["p", "old"]).check(token, "/", "", 0) == ""
+    for other in (
+        PageTokens(caller),
+        PageTokens(caller, ["q"]),
+        PageTokens(Credentials("you", secret), ["p"]),
+        PageTokens(Credentials("me", f"{secret}x"), ["p"]),
+    ):
+        with pytest.raises(BadToken):
+            other.check(token, "/", "", 0)
+
+
+# --- charts and activity
+
+
+def test_charts_escape_and_bound() -> None:
+    chart = charts.columns([0, 1, 1000], '<"&')
+
+    assert 'aria-label="&lt;&#34;&amp;"' in chart
+    assert chart.count("<rect") == 2
+    assert 'height="2"' in chart  # a small figure is seen
+    assert "style" not in chart
+    assert charts.bar(0, 10).count('width="0.0"') == 1
+    assert 'width="100.0"' in charts.bar(20, 10)
+    assert 'width="0.0"' in charts.bar(1, 0)
+
+
+def frame() -> pages.Frame:
+    return pages.Frame("/keys", Principal("me"), True, "v", utcnow())
+
+
+def test_every_reason_is_explained() -> None:
+    known = {reason for reasons in pages.REASONS.values() for reason in reasons}
+
+    assert known == {*_AUDITED, "insufficient_scope", "https_required", "overloaded"}
+
+
+def test_activity_says_what_it_counts() -> None:
+    totals = {"unknown": 1234, "throttled": 5, "<new>": 1}
+    seen = Seen(utcnow() - timedelta(hours=2), totals, (0,) * 58 + (1, 2))
+    markup = pages.activity_page(frame(), seen, pages.Place(), [], more=False)
+
+    assert "1,234" in markup
+    assert "&lt;new&gt;" in markup
+    assert "3 in the last hour" in markup
+    assert "this one process" in markup
+    assert "not counted" in markup
+    assert markup.index("Refused (401)") < markup.index("Throttled (429)")
+
+
+def test_recency() -> None:
+    now = utcnow()
+    ages: list[float | None] = [0, 0.5, 3, 6.9, 29, 31, None]
+    keys = [
+        pages.KeyView("k", last_used_at=None if age is None else now - timedelta(days=age)) for age in ages
+    ]
+
+    counted = pages.recency_of([*keys, pages.KeyView("bad", problem="damaged")], now)
+    assert [row.count for row in counted] == [2, 2, 1, 1, 1]
+
+
+# --- Call API
+
+
+def test_call_picks_an_endpoint(admin: Visitor) -> None:
+    first, other = admin.get("/call").text, admin.get("/call", endpoint="GET /missing").text
+
+    assert '<option value="POST /echo" selected>' in first
+    assert "-H &#39;Authorization: Basic YOUR_TOKEN&#39;" in first
+    assert "it&#39;&#34;&#39;&#34;&#39;s" in first  # its example, in a shell's quotes
+    assert "curl -X GET --compressed &#39;http://127.0.0.1:8000/missing&#39;" in other
+
+
+def test_call_shows_what_was_typed(admin: Visitor) -> None:
+    form = {
+        **admin.form("/call"),
+        "method": "put",
+        "path": "/a b?c=d",
+        "body": "x\r\ny",
+        "content_type": "text/plain",
+    }
+    page = admin.post("/call", form)
+
+    assert page.status_code == 200
+    assert "curl -X PUT --compressed &#39;http://127.0.0.1:8000/a%20b?c=d&#39;" in page.text
+    assert "x\ny" in page.text
+    assert 'value="/a b?c=d"' in page.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "G T"},
+        {"method": "<b>"},
+        {"path": "//evil.example/"},
+        {"path": "http://evil.example/"},
+        {"content_type": "a\r\nb: c"},
+    ],
+    ids=str,
+)
+def test_call_says_what_cannot_be_sent(admin: Visitor, wrong: dict[str, str]) -> None:
+    form = {**admin.form("/call"), "method": "GET", "path": "/", "content_type": "text/plain", **wrong}
+    page = admin.post("/call", form)
+
+    assert page.status_code == 422
+    assert 'role="alert"' in page.text
