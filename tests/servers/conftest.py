@@ -39,6 +39,12 @@ WORKERS = {
     ),
 }
 
+# Those with the dashboard under /keys.
+DASHBOARDS = {
+    "fastapi-dashboard": ("uvicorn", "tests.servers.dashboards:fastapi_app"),
+    "flask-dashboard": ("waitress", "tests.servers.dashboards:flask_app"),
+}
+
 
 @dataclass
 class Served:
@@ -78,7 +84,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         def start(name: str, **settings: str) -> Served:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port: int = free.getsockname()[1]
-            module, app, *options = {**SERVERS, **WORKERS}[name]
+            module, app, *options = {**SERVERS, **WORKERS, **DASHBOARDS}[name]
             where = {
                 "uvicorn": [f"--port={port}", "--log-level=warning"],
                 "waitress": [f"--listen=127.0.0.1:{port}"],

@@ -1,0 +1,446 @@
+"""The dashboard in a real browser, from one end to the other."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw.backends import Use
+from basicauth_mw.dashboard import ADMIN_SCOPE
+from basicauth_mw.model import Key, utcnow
+from tests.servers.conftest import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+    from basicauth_mw import Backend, Issued
+    from tests.servers.conftest import Served
+
+SHOTS = Path(__file__).parents[2] / ".make" / "screenshots"
+WIDTHS = (1280, 360)
+SCHEMES = ("light", "dark")
+
+
+class Site:
+    """An app with the dashboard, and its keys.
+
+    Attributes:
+        served: The server.
+        backend: The same keys, from outside.
+        admin: A key with the scope that it takes.
+    """
+
+    def __init__(self, served: Served, backend: Backend, admin: Issued) -> None:
+        self.served, self.backend, self.admin = served, backend, admin
+        self.origin = f"http://127.0.0.1:{served.port}"
+        self.keys = f"{self.origin}/keys/"
+
+    def echo(self, authorization: str) -> int:
+        """Ask the app itself."""
+        answer = self.served.request(
+            "POST", "/echo", json={"text": "x"}, headers={"Authorization": authorization}
+        )
+        return answer.status_code
+
+
+@pytest.fixture(params=["fastapi-sqlite", "flask-redis"])
+def site(request: pytest.FixtureRequest, serve: Callable[..., Served], tmp_path: Path) -> Iterator[Site]:
+    """Once on FastAPI with SQLite, once on Flask with Redis."""
+    if request.param == "fastapi-sqlite":
+        name, url = "fastapi-dashboard", f"sqlite:///{tmp_path}/keys.db"
+    else:
+        name, url = "flask-dashboard", request.getfixturevalue("redis_url")
+    with open_backend(url, settings=Settings(), create=True) as backend:
+        admin = backend.create(client_id="admin", name="Ada Admin", scopes=[ADMIN_SCOPE])
+        yield Site(serve(name, BASICAUTH_BACKEND=url), backend, admin)
+
+
+@pytest.fixture
+def fastapi_site(serve: Callable[..., Served], tmp_path: Path) -> Iterator[Site]:
+    """On FastAPI with SQLite."""
+    url = f"sqlite:///{tmp_path}/keys.db"
+    with open_backend(url, settings=Settings(), create=True) as backend:
+        admin = backend.create(client_id="admin", name="Ada Admin", scopes=[ADMIN_SCOPE])
+        yield Site(serve("fastapi-dashboard", BASICAUTH_BACKEND=url), backend, admin)
+
+
+@contextmanager
+def visiting(browser: Browser, issued: Issued, **options: Any) -> Iterator[Page]:
+    """A page of a browser that is signed in; fails on whatever a script or the policy complains of."""
+    credentials = {"username": issued.client_id, "password": issued.secret}
+    context: BrowserContext = browser.new_context(http_credentials=credentials, **options)
+    context.set_default_timeout(20_000)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    complaints: list[str] = []
+    page = context.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None,
+    )
+    yield page
+    assert complaints == []
+    context.close()
+
+
+def sent(page: Page, how: str = "key") -> str:
+    """Press Send; give the status that is shown."""
+    page.locator(f"input[name=as][value={how}]").check()
+    page.get_by_role("button", name="Send", exact=True).click()
+    status = page.locator("#result [data-status]")
+    expect(status).to_be_visible()
+    return str(status.get_attribute("data-status"))
+
+
+def test_the_whole_way(site: Site, browser: Browser) -> None:
+    """Log in, create, copy, send: 200; rotate: old and new 200; the overlap ends; revoke: 401."""
+    with visiting(browser, site.admin) as page:
+        page.goto(site.keys)
+        page.get_by_role("link", name="Create a key").click()
+        page.get_by_label("Name").fill("Nightly build")
+        page.get_by_label("Scopes").fill("read write")
+        page.get_by_label("Expires").select_option("90d")
+        page.get_by_role("button", name="Create the key").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Nightly build is created")
+
+        shown = page.locator("#secret").inner_text()
+        client_id = page.locator("#client-id").inner_text()
+        first = encode_basic(client_id, shown)
+        page.get_by_role("button", name="Copy the secret").click()
+        expect(page.get_by_role("button", name="Copy the secret")).to_have_text("Copied")
+        assert page.evaluate("navigator.clipboard.readText()") == shown
+        page.get_by_role("button", name="Copy the header").click()
+        expect(page.get_by_role("button", name="Copy the header")).to_have_text("Copied")
+        assert page.evaluate("navigator.clipboard.readText()") == f"Authorization: {first}"
+
+        page.get_by_label("Method").select_option("POST")
+        page.get_by_label("Path").fill("/echo")
+        page.get_by_label("Body").fill('{"text": "hello"}')
+        expect(page.locator("#curl")).to_contain_text('-d \'{"text": "hello"}\'')
+        curl = page.locator("#curl").inner_text()
+        assert curl.startswith(f"curl -X POST --compressed '{site.origin}/echo'")
+        assert f"-H 'Authorization: {first}'" in curl
+        assert sent(page) == "200"
+        expect(page.locator("#result pre")).to_contain_text(client_id)
+        assert sent(page, "wrong") == "401"
+        assert sent(page, "none") == "401"
+        assert sent(page) == "200"
+        assert shown not in page.url
+
+        page.get_by_role("link", name="I have it").click()
+        page.get_by_role("link", name="Rotate").click()
+        page.get_by_label("Overlap").select_option("other")
+        page.get_by_label("Another length").fill("15s")
+        page.get_by_role("button", name="Make a new secret").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("A new secret for")
+        second = page.locator("#header").inner_text().removeprefix("Authorization: ")
+        assert second != first
+        assert (site.echo(first), site.echo(second)) == (200, 200)
+        page.get_by_label("Method").select_option("POST")
+        page.get_by_label("Path").fill("/echo")
+        page.get_by_label("Body").fill('{"text": "hello"}')
+        assert sent(page) == "200"
+        wait_until(lambda: site.echo(first) == 401, limit_s=40)
+        assert site.echo(second) == 200
+
+        other = page.context.new_page()
+        other.goto(f"{site.keys}key?id={client_id}")
+        other.get_by_role("link", name="Revoke").click()
+        expect(other.get_by_role("heading", level=1)).to_have_text("Revoke Nightly build?")
+        other.get_by_role("button", name="Revoke Nightly build").click()
+        expect(other.locator(".head .state")).to_have_text("revoked")
+        wait_until(lambda: site.echo(second) == 401)
+        assert sent(page) == "401"
+        assert shown not in site.served.log.read_text()
+
+
+def test_neither_back_nor_reload_shows_it_again_or_makes_another(site: Site, browser: Browser) -> None:
+    for script in (True, False):
+        with visiting(browser, site.admin, java_script_enabled=script) as page:
+            before = len(list(site.backend.iter_keys()))
+            page.goto(f"{site.keys}new")
+            page.get_by_role("button", name="Create the key").click()
+            secret = page.locator("#secret").inner_text()
+            assert len(list(site.backend.iter_keys())) == before + 1
+            page.reload()
+            assert secret not in page.content()
+            page.goto(site.keys)
+            page.go_back()
+            assert secret not in page.content()
+            page.go_back()
+            assert secret not in page.content()
+            page.go_forward()
+            assert secret not in page.content()
+            assert len(list(site.backend.iter_keys())) == before + 1
+
+
+def test_a_form_of_another_site_is_refused(fastapi_site: Site, browser: Browser) -> None:
+    """The browser sends the login along, whoever made the form; even with a right token it does not count."""
+    site = fastapi_site
+    elsewhere = f"http://localhost:{site.served.port}/"  # another origin
+    with visiting(browser, site.admin) as page:
+        page.goto(f"{site.keys}new")
+        token = page.locator("input[name=page_token]").first.get_attribute("value")
+        form = (
+            f'<form method="post" action="{site.keys}new"><input name="page_token" value="{token}">'
+            '<input name="name" value="sneaked"><input name="expires" value="never">'
+            "<button>Win</button></form>"
+        )
+        page.route(elsewhere, lambda route: route.fulfill(body=form, content_type="text/html"))
+        page.goto(elsewhere)
+        with page.expect_navigation() as arrived:
+            page.get_by_role("button", name="Win").click()
+        assert arrived.value.status == 403
+        expect(page.get_by_role("heading", level=1)).to_have_text("That did not come from this dashboard")
+        assert [key.client_id for key in site.backend.iter_keys()] == ["admin"]
+
+        frame = f'<iframe src="{site.keys}"></iframe>'
+        page.unroute(elsewhere)
+        page.route(elsewhere, lambda route: route.fulfill(body=frame, content_type="text/html"))
+        page.goto(elsewhere)
+        assert "API Keys" not in page.frames[-1].content()
+
+
+def test_without_javascript(site: Site, browser: Browser) -> None:
+    """All but copying and sending."""
+    with visiting(browser, site.admin, java_script_enabled=False) as page:
+        page.goto(f"{site.keys}new")
+        page.get_by_label("Name").fill("plain")
+        page.get_by_label("Expires").select_option("until")
+        page.get_by_label("Another time, in UTC").fill("2999-01-31T12:00")
+        page.get_by_role("button", name="Create the key").click()
+        client_id = page.locator("#client-id").inner_text()
+        assert page.locator("#secret").inner_text() in encoded_pair(page.locator("#token").inner_text())
+        assert page.get_by_role("button", name="Copy").count() == 0
+        assert page.get_by_role("button", name="Send").count() == 0
+        page.goto(f"{site.keys}key?id={client_id}")
+        expect(page.locator("main")).to_contain_text("2999-01-31 12:00 UTC")
+        for act, state in (("Disable", "disabled"), ("Enable", "active"), ("Revoke", "revoked")):
+            page.get_by_role("link", name=act, exact=True).click()
+            page.get_by_role("button", name=f"{act} plain").click()
+            expect(page.locator(".head .state")).to_have_text(state)
+        page.get_by_role("link", name="Call API").click()
+        page.get_by_label("Path").fill("/echo?x=1")
+        page.get_by_role("button", name="Update the lines").click()
+        expect(page.locator("#curl")).to_contain_text(f"{site.origin}/echo?x=1")
+
+
+def encoded_pair(token: str) -> str:
+    import base64
+
+    return base64.b64decode(token).decode()
+
+
+def test_by_keyboard_alone(fastapi_site: Site, browser: Browser) -> None:
+    """From the list to a revoked key, without a mouse; what has the focus is always seen."""
+    with visiting(browser, fastapi_site.admin) as page:
+        page.goto(fastapi_site.keys)
+        keys = page.keyboard
+        keys.press("Tab")
+        assert focused(page) == "Skip to content"
+        keys.press("Enter")
+        tab_to(page, "Create a key")
+        keys.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Create a key")
+        tab_to(page, "name")
+        keys.type("By hand")
+        tab_to(page, "Create the key")
+        keys.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("By hand is created")
+        tab_to(page, "Copy the secret")
+        keys.press("Enter")
+        expect(page.locator("#said")).to_have_text("Copied the secret")
+        tab_to(page, "endpoint")
+        keys.type("GET /teapot")
+        expect(page.locator("#curl")).to_contain_text("/teapot")
+        tab_to(page, "Send")
+        keys.press("Enter")
+        expect(page.locator("#result [data-status]")).to_have_attribute("data-status", "418")
+        page.keyboard.press("Home")
+        tab_to(page, "I have it: go to the key", back=True)
+        keys.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("By hand")
+        tab_to(page, "Revoke")
+        keys.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Revoke By hand?")
+        tab_to(page, "Revoke By hand")
+        keys.press("Enter")
+        expect(page.locator(".head .state")).to_have_text("revoked")
+
+
+def focused(page: Page) -> str:
+    """What has the focus, by its label, text or id; and it is marked."""
+    name, outline = page.evaluate(
+        """() => {
+            const at = document.activeElement;
+            const own = at.tagName === "INPUT" || at.tagName === "SELECT" || at.tagName === "TEXTAREA";
+            if (at === document.body) return ["", "none"];
+            const name = own ? at.id || at.name : at.getAttribute("aria-label") || at.textContent.trim();
+            return [name, at.matches(":focus-visible") ? getComputedStyle(at).outlineStyle : "none"];
+        }"""
+    )
+    assert outline != "none" or name == "" or page.evaluate("document.activeElement.id") == "main", name
+    return str(name)
+
+
+def tab_to(page: Page, name: str, *, back: bool = False) -> None:
+    for _ in range(60):
+        page.keyboard.press("Shift+Tab" if back else "Tab")
+        if focused(page) == name:
+            return
+    raise AssertionError(f"{name} cannot be reached")
+
+
+def test_times_are_the_readers_with_utc_beside(fastapi_site: Site, browser: Browser) -> None:
+    with visiting(browser, fastapi_site.admin, timezone_id="Asia/Tokyo", locale="en-GB") as page:
+        fastapi_site.backend.update("admin", expires_at=utcnow().replace(year=2998, month=7, day=1, hour=20))
+        page.goto(fastapi_site.keys)
+        time = page.locator("td[data-label=Expires] time")
+        assert re.fullmatch(r"2 Jul 2998, 05:\d\d", time.inner_text())
+        assert re.fullmatch(r"2998-07-01 20:\d\d UTC", time.get_attribute("title") or "")
+
+
+def test_custom_status_codes_and_own_credentials(fastapi_site: Site, browser: Browser) -> None:
+    """Call API by itself: endpoints of the document, placeholders, and a key that somebody types in."""
+    site = fastapi_site
+    with visiting(browser, site.admin) as page:
+        page.goto(f"{site.keys}call")
+        expect(page.locator("#curl")).to_contain_text("Authorization: Basic YOUR_TOKEN")
+        labels = page.locator("#endpoint option").all_inner_texts()
+        assert labels == [
+            "POST /echo - Say it back",
+            "GET /teapot - A status of its own",
+            "GET /items/1 - Look one up",
+        ]
+        assert json.loads(page.get_by_label("Body").input_value()) == {"text": "hello"}
+        page.get_by_role("button", name="Send", exact=True).click()
+        expect(page.locator("#call-problem")).to_contain_text("Give the client id")
+        page.get_by_label("Client id").fill("admin")
+        page.get_by_label("Secret", exact=True).fill(site.admin.secret)
+        expect(page.locator("#curl")).to_contain_text(site.admin.authorization)
+        assert sent(page) == "200"
+        page.get_by_label("Endpoint").select_option("GET /teapot")
+        expect(page.locator("#curl")).to_contain_text("/teapot")
+        expect(page.locator("#curl")).to_contain_text(site.admin.authorization)
+        assert sent(page) == "418"
+        assert sent(page, "none") == "401"
+        assert site.admin.secret not in page.url
+        page.get_by_label("Path").fill("//elsewhere.example/")
+        expect(page.locator("#call-problem")).to_contain_text("one slash")
+
+
+def prepare(site: Site) -> None:
+    """Keys as a team might have them, used and refused."""
+    backend, now = site.backend, utcnow()
+    backend.create(
+        client_id="billing-export", name="Billing export", scopes=["invoices:read", "reports:read"]
+    )
+    backend.rotate("billing-export", overlap_s=6 * 3600)
+    backend.create(
+        client_id="ci-nightly",
+        name="CI, nightly build",
+        scopes=["read", "write"],
+        expires_at=now + timedelta(days=80),
+    )
+    backend.create(client_id="data-lake", name="Data lake import", scopes=["events:write"])
+    backend.disable("data-lake")
+    backend.create(client_id="grafana", name="Grafana", scopes=["metrics:read"])
+    backend.create(client_id="legacy-portal", name="Legacy portal", scopes=["read"])
+    backend.revoke("legacy-portal")
+    backend.create(name="Mobile app, staging", scopes=["read", "write", "profile"])
+    backend.create(
+        client_id="partner-acme", name="Partner: ACME GmbH & Söhne", scopes=["orders:read", "orders:write"]
+    )
+    past = Key(
+        "trial-2025",
+        name="Trial account",
+        scopes=frozenset({"read"}),
+        created_at=now - timedelta(days=40),
+        expires_at=now - timedelta(days=10),
+        secrets=backend.get("grafana").secrets,
+    )  # type: ignore[union-attr]
+    assert backend.add([past]) == [None]
+    ages = {
+        "billing-export": 0.01,
+        "ci-nightly": 0.4,
+        "grafana": 0.001,
+        "partner-acme": 4,
+        "legacy-portal": 20,
+    }
+    uses = []
+    for client_id, age in ages.items():
+        key = backend.get(client_id)
+        assert key is not None
+        uses += [Use(client_id, secret.created_at, now - timedelta(days=age)) for secret in key.secrets]
+    backend.store.record_uses(uses)
+    for client_id, secret, times in (("grafana", "wrong", 7), ("nobody", "x", 12), ("data-lake", "x", 3)):
+        for _ in range(times):
+            site.echo(encode_basic(client_id, secret))
+    for _ in range(4):
+        assert httpx.get(f"{site.origin}/echo").status_code == 401
+
+
+def shots(page: Page, name: str) -> None:
+    """What it looks like, wide and narrow, by day and by night; nothing sticks out to the side."""
+    for width in WIDTHS:
+        for scheme in SCHEMES:
+            page.set_viewport_size({"width": width, "height": 800})
+            page.emulate_media(color_scheme=scheme)
+            page.screenshot(path=SHOTS / f"{name}-{width}-{scheme}.png", full_page=True)
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, f"{name} is {wide} wide at {width}"
+            found = [
+                f"{each['id']}: {node['html'][:200]}"
+                for each in Axe().run(page).response["violations"]
+                for node in each["nodes"]
+                if each["impact"] in ("serious", "critical")
+            ]
+            assert found == [], f"{name} {width} {scheme}"
+
+
+def test_looks_and_manners(fastapi_site: Site, browser: Browser) -> None:
+    """Screenshots of every page into .make/screenshots, and nothing serious that axe-core finds in any."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    prepare(fastapi_site)
+    root = fastapi_site.keys
+    with visiting(browser, fastapi_site.admin, timezone_id="Europe/Berlin", locale="en-GB") as page:
+        for name, path in (
+            ("keys", ""),
+            ("none", "?prefix=zzz"),
+            ("key", "key?id=billing-export"),
+            ("revoked", "key?id=legacy-portal"),
+            ("rotate", "key/rotate?id=billing-export"),
+            ("revoke", "key/revoke?id=partner-acme"),
+            ("activity", "activity"),
+            ("call", "call"),
+            ("nothing", "nothing"),
+            ("new", "new"),
+        ):
+            page.goto(root + path)
+            shots(page, name)
+        page.get_by_label("Name").fill("Nightly build")
+        page.get_by_label("Scopes").fill('re"d')
+        page.get_by_role("button", name="Create the key").click()
+        expect(page.get_by_text("Nothing was created yet")).to_be_visible()
+        shots(page, "error")
+        page.get_by_label("Scopes").fill("read")
+        page.get_by_role("button", name="Create the key").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("is created")
+        assert sent(page) == "200"
+        shots(page, "issued")
+    reader = fastapi_site.backend.create(name="Reader")
+    with visiting(browser, reader) as page:
+        page.goto(root)
+        shots(page, "forbidden")
