@@ -13,6 +13,7 @@ MAX_ENDPOINTS: Final = 500
 _MAX_DEPTH: Final = 8
 _MAX_MEMBERS: Final = 40
 _MAX_VALUES: Final = 20_000
+_LINE: Final = 72
 
 _METHODS: Final = ("get", "post", "put", "patch", "delete", "head", "options")
 _PARAMETER: Final = re.compile(r"\{([^{}]*)\}")
@@ -146,7 +147,8 @@ def _body(document: _Document, body: object) -> tuple[str, str]:
         return kind, urlencode(value)
     if isinstance(value, str) and kind != "application/json":
         return kind, value
-    return kind, json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return kind, text if len(text) <= _LINE else json.dumps(value, ensure_ascii=False, indent=2, default=str)
 
 
 _NONE: Final = object()

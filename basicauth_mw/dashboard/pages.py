@@ -100,6 +100,18 @@ def when(moment: datetime | None, never: str = "never") -> Markup:
     )
 
 
+def day(moment: datetime | None) -> Markup:
+    """A time where the day will do; all of it stands beside."""
+    if moment is None:
+        return when(moment)
+    utc = moment.astimezone(UTC)
+    return Markup('<time class="day" datetime="{}" title="{}">{}</time>').format(
+        utc.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        utc.strftime("%Y-%m-%d %H:%M UTC"),
+        utc.strftime("%Y-%m-%d"),
+    )
+
+
 def span(length: timedelta) -> str:
     """A duration in one or two words: ``3 days``."""
     seconds = max(0, int(length.total_seconds()))
@@ -107,7 +119,7 @@ def span(length: timedelta) -> str:
         if seconds >= size:
             count = seconds // size
             return f"{count} {name}" + ("s" if count > 1 else "")
-    return "less than a minute"
+    return "under a minute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,5 +521,5 @@ _environment: Final = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters.update(visible=visible, when=when)
+_environment.filters.update(visible=visible, when=when, day=day)
 _environment.globals.update(bar=charts.bar, TOKEN=TOKEN, SECRET=SECRET, ADMIN_SCOPE=ADMIN_SCOPE)

@@ -453,13 +453,13 @@ def test_spans() -> None:
     lengths = [0, 59, 60, 3599, 7200, 86_400, 400 * 86_400, 800 * 86_400, -5]
 
     assert [pages.span(timedelta(seconds=each)) for each in lengths] == [
-        "less than a minute",
-        "less than a minute",
+        "under a minute",
+        "under a minute",
         "1 minute",
         "59 minutes",
         "2 hours",
         "1 day",
         "1 year",
         "2 years",
-        "less than a minute",
+        "under a minute",
     ]

@@ -6,9 +6,11 @@ const said = document.getElementById("said");
 function show(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const moment = new Date(time.dateTime);
-    if (time.title || Number.isNaN(moment.getTime())) continue;
-    time.title = time.textContent;
-    time.textContent = moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+    if (time.dataset.told || Number.isNaN(moment.getTime())) continue;
+    time.title ||= time.textContent;
+    time.dataset.told = "yes";
+    const day = time.classList.contains("day");
+    time.textContent = moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: day ? undefined : "short" });
   }
   for (const button of root.querySelectorAll("button[data-copy]")) button.hidden = false;
   for (const each of root.querySelectorAll("[data-script]")) each.hidden = false;
