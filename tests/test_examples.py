@@ -192,6 +192,10 @@ def test_demo_prints_lines_that_do_what_they_say(tmp_path: Path) -> None:
             elif line.startswith("curl "):
                 assert f"http://127.0.0.1:{port}/" in line
                 lines.append(line)
+        child.stdout.readline()
+        assert (
+            child.stdout.readline().decode().startswith(f"The dashboard is at http://127.0.0.1:{port}/keys/ ")
+        )
         answers = [paste(line) for line in lines]
         secret = next(line for line in lines if "sk_" in line).partition("sk_")[2][:40].encode()
         command_line = Path(f"/proc/{child.pid}/cmdline").read_bytes()
@@ -218,9 +222,13 @@ def test_demo_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
         assert child.stdout is not None
         said = json.loads(child.stdout.readline())
         answers = [(each["status"], paste(each["curl"]).status) for each in said["requests"][:2]]
+        page = httpx.get(
+            said["dashboard"], auth=(said["client_id"], said["secret"]), timeout=LIMIT_S, trust_env=False
+        )
         assert stopped(child, number) == (0, "", "")
 
     assert answers == [(200, 200), (401, 401)]
-    assert list(said) == ["url", "client_id", "secret", "authorization", "requests"]
+    assert (page.status_code, "API Keys" in page.text) == (200, True)
+    assert list(said) == ["url", "client_id", "secret", "authorization", "dashboard", "requests"]
     with open_backend(f"sqlite:///{database}") as backend:
         assert backend.get(said["client_id"]) is not None

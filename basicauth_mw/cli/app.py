@@ -14,7 +14,7 @@ import typer
 from .. import __version__
 from ..errors import BasicAuthError, ConfigurationError
 from ..settings import FIELDS
-from . import check, demo, keys, tokens
+from . import board, check, demo, keys, tokens
 from ._errors import reason_of
 from ._logs import configure_logging, unrecorded
 from ._options import BackendUrl, remember_backend
@@ -57,6 +57,7 @@ app.add_typer(tokens.app, name="token")
 app.command()(tokens.curl)
 app.command()(check.check)
 app.command()(demo.demo)
+app.command()(board.dashboard)
 
 
 def _print_version(wanted: bool) -> None:

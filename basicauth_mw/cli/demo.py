@@ -2,11 +2,8 @@
 
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -19,15 +16,15 @@ from ..backend import open_backend
 from ..model import utcnow
 from ..settings import ENV_PREFIX
 from ._curl import curl_line
-from ._errors import CommandError, reason_of
+from ._errors import CommandError
 from ._options import AsJson
 from ._output import flush, print_json, say
+from ._serving import HOST, interrupted_by_signals, listening, serve
 
-HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 
+_MOUNT = "/keys"
 _KEY_LIVES = timedelta(days=1)
-_SHUTDOWN_S = 2
 
 
 def demo(
@@ -47,25 +44,30 @@ def demo(
         raise typer.BadParameter("the demo makes a store of its own: --database FILE keeps it")
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
         raise CommandError(f"the demo needs {' and '.join(missing)}: run  pip install {' '.join(missing)}")
-    with _interrupted_by_signals(), TemporaryDirectory(prefix="basicauth-demo-") as folder:
+    with interrupted_by_signals(), TemporaryDirectory(prefix="basicauth-demo-") as folder:
         url = f"sqlite:///{(database or Path(folder) / 'keys.db').absolute()}"
-        with _listening(port) as listener:
+        with listening(port) as listener:
             address = f"http://{HOST}:{listener.getsockname()[1]}"
             _serve(url, address, listener, as_json=as_json)
 
 
 def _serve(url: str, address: str, listener: socket.socket, *, as_json: bool) -> None:
-    import uvicorn  # in no extra; only this command needs it
-
     logging.basicConfig(format="%(levelname)s:     %(message)s")  # the log of a server, unlike other commands
     # The demo is the same wherever it runs: the app below reads this one setting and no other.
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         del os.environ[name]
     os.environ[f"{ENV_PREFIX}BACKEND"] = url
     with open_backend(create=True) as keys:
-        issued = keys.create(name="demo", scopes=["read"], expires_at=utcnow() + _KEY_LIVES)
+        scopes = ["read", "basicauth:admin"]  # the second opens the dashboard
+        issued = keys.create(name="demo", scopes=scopes, expires_at=utcnow() + _KEY_LIVES)
     requests = _requests(address, issued.client_id, issued.secret)
-    app = _load_example()
+    example = _load_example()
+    app = example.app
+    has_dashboard = find_spec("jinja2") is not None
+    if has_dashboard:
+        from ..dashboard import dashboard  # its extra may not be installed
+
+        example.api.mount(_MOUNT, dashboard())
     if as_json:
         print_json(
             {
@@ -73,6 +75,7 @@ def _serve(url: str, address: str, listener: socket.socket, *, as_json: bool) ->
                 "client_id": issued.client_id,
                 "secret": issued.secret,
                 "authorization": issued.authorization,
+                "dashboard": f"{address}{_MOUNT}/" if has_dashboard else None,
                 "requests": [
                     {"status": status, "about": about, "curl": line} for status, about, line in requests
                 ],
@@ -82,10 +85,14 @@ def _serve(url: str, address: str, listener: socket.socket, *, as_json: bool) ->
         say(f"Serving on {address} - stop with Ctrl-C. In another terminal:")
         for status, about, line in requests:
             say(f"\n# {status}: {about}\n{line}")
+        if has_dashboard:
+            say(f"\nThe dashboard is at {address}{_MOUNT}/ - sign in with this key:")
+            say(f"user name  {issued.client_id}\npassword   {issued.secret}")
+        else:
+            say("\nFor the dashboard, run  pip install 'basicauth_mw[dashboard]'  and start this again.")
         say()
     flush()  # whoever reads a pipe waits for these lines
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SHUTDOWN_S)
-    uvicorn.Server(config).run(sockets=[listener])
+    serve(app, listener)
 
 
 def _requests(address: str, client_id: str, secret: str) -> list[tuple[int, str, str]]:
@@ -105,7 +112,7 @@ def _requests(address: str, client_id: str, secret: str) -> list[tuple[int, str,
 
 
 def _load_example() -> Any:
-    """The app of ``examples/fastapi_app.py``, of which the wheel carries a copy beside this file."""
+    """The module ``examples/fastapi_app.py``, of which the wheel carries a copy beside this file."""
     copy = Path(__file__).with_name("_demo_app.py")
     path = copy if copy.exists() else Path(__file__).parents[2] / "examples" / "fastapi_app.py"
     spec = spec_from_file_location("basicauth_mw_demo_app", path)
@@ -114,32 +121,4 @@ def _load_example() -> Any:
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # FastAPI resolves the annotations of the handlers through it
     spec.loader.exec_module(module)
-    return module.app
-
-
-@contextmanager
-def _listening(port: int) -> Iterator[socket.socket]:
-    """Take the port before anything is promised: requests wait in its queue until the server is up."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-            listener.listen()
-        except OSError as exc:
-            raise CommandError(
-                f"port {port} on {HOST} cannot be used ({reason_of(exc)}): choose another with --port"
-            ) from None
-        yield listener
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP do what Ctrl-C does, and end quietly, so that what was made is removed.
-
-    uvicorn raises the signal that stopped it once more when it is done; without this the process would die of
-    it there and then. It does not know SIGHUP, so that one is passed on as the other.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
-    with suppress(KeyboardInterrupt):
-        yield
+    return module

@@ -60,7 +60,7 @@ def test_help_lists_the_commands_and_every_setting(cli: Callable[..., Done]) -> 
     done = cli("--help")
 
     assert done.status == 0
-    for command in ("keys", "token", "curl", "check", "demo"):
+    for command in ("keys", "token", "curl", "check", "demo", "dashboard"):
         assert re.search(rf"^  {command} ", done.out, re.MULTILINE)
     for option in FIELDS:
         assert option.env in done.out

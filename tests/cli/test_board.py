@@ -1,0 +1,72 @@
+"""``dashboard``: by itself, on this machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from basicauth_mw.backend import open_backend
+from basicauth_mw.dashboard import ADMIN_SCOPE
+from tests.cli.helpers import LIMIT_S, Done, ended, process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_dashboard_serves_until_it_is_interrupted(url: str, as_json: bool) -> None:
+    with open_backend(url, create=True) as backend:
+        admin = backend.create(scopes=[ADMIN_SCOPE])
+        reader = backend.create(scopes=["read"])
+
+    arguments = ("--backend", url, "--port", "0", *(["--json"] if as_json else []))
+    with process("dashboard", *arguments) as child:
+        assert child.stdout is not None
+        said = child.stdout.readline().decode()
+        rest = "" if as_json else "".join(child.stdout.readline().decode() for _ in range(2))
+        address = json.loads(said)["url"] if as_json else said.split()[4]
+        seen = [
+            httpx.get(address, auth=(each.client_id, each.secret), timeout=LIMIT_S, trust_env=False)
+            for each in (admin, reader)
+        ]
+        child.send_signal(signal.SIGTERM)
+        out, err = child.communicate(timeout=LIMIT_S)
+
+    assert address.startswith("http://127.0.0.1:")
+    assert [each.status_code for each in seen] == [200, 403]
+    assert (child.returncode, err) == (0, b"")
+    assert out == b""
+    assert as_json or f"--scope {ADMIN_SCOPE}" in rest
+
+
+def test_dashboard_says_when_its_port_is_taken(url: str) -> None:
+    with open_backend(url, create=True), socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        ended("dashboard", "--backend", url, "--port", str(port)).failed_with(f"port {port}")
+
+
+@pytest.mark.parametrize(
+    ("package", "says"), [("jinja2", "basicauth_mw[dashboard]"), ("uvicorn", "pip install uvicorn")]
+)
+def test_dashboard_tells_what_to_install(
+    without: Callable[..., Callable[..., Done]], package: str, says: str
+) -> None:
+    without(package)("dashboard").failed_with(says)
+
+
+def test_demo_does_without_the_dashboard(without: Callable[..., Callable[..., Done]], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = without("jinja2")("demo", "--port", str(taken.getsockname()[1]))
+
+    done.failed_with("cannot be used")
