@@ -45,6 +45,7 @@ QUESTIONS = [
     "revoke",
     "feed_cost",
     "bad_input",
+    "dashboard",
 ]
 # These take a number of keys, and print their table.
 IMPORTS = ["import_sqlite", "import_redis"]

@@ -304,7 +304,7 @@ def unlisted_page(frame: Frame) -> str:
 
 def key_page(frame: Frame, key: KeyView, *, done: str = "", problem: tuple[str, str] | None = None) -> str:
     """One key, its live secrets, and what can be done. ``problem``: title and advice."""
-    return _render("key.html", frame, key=key, done=DONE.get(done, ""), problem=problem)
+    return _render("one_key.html", frame, key=key, done=DONE.get(done, ""), problem=problem)
 
 
 def create_page(

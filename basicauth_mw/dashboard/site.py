@@ -37,7 +37,7 @@ _STATIC: Final = {
     "dashboard.css": "text/css; charset=utf-8",
     "dashboard.js": "text/javascript; charset=utf-8",
     "call.js": "text/javascript; charset=utf-8",
-    "key.svg": "image/svg+xml",
+    "icon.svg": "image/svg+xml",
 }
 
 

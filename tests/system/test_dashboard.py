@@ -443,6 +443,10 @@ def test_looks_and_manners(fastapi_site: Site, browser: Browser) -> None:
         expect(page.get_by_role("heading", level=1)).to_contain_text("is created")
         assert sent(page) == "200"
         shots(page, "issued")
+        page.emulate_media(color_scheme="dark")
+        page.set_viewport_size({"width": 1280, "height": 960})
+        page.evaluate("scrollTo(0, 0)")
+        page.screenshot(path=SHOTS / "issued-top.png")
     reader = fastapi_site.backend.create(name="Reader")
     with visiting(browser, reader) as page:
         page.goto(root)

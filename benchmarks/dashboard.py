@@ -1,0 +1,148 @@
+"""How long does a page of the dashboard take when there are a thousand keys, and how long with a million?
+
+A page is all behind the gate and before the server: the token, the look-ups, the 25 keys with their last
+uses, the template. Each list begins at a place picked at random; "prefix" finds among all ids those that
+begin with four given letters. SQLite and Redis, each a real one, in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+from contextlib import ExitStack, closing
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from report import Goal, Outcome, Table, at_most, main
+from rounds import Call, Times, measure, ratios, spread, us
+
+from basicauth_mw import Principal, Settings, encode_basic, open_backend
+from basicauth_mw.backends import Use
+from basicauth_mw.dashboard import ADMIN_SCOPE
+from basicauth_mw.dashboard.facts import Request
+from basicauth_mw.dashboard.site import Site
+from basicauth_mw.hashing import Hasher
+from basicauth_mw.minting import mint
+from basicauth_mw.model import Key, Secret, utcnow
+from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from basicauth_mw import Backend
+
+BATCH = 5_000
+ASKED = 500  # different pages
+LETTERS = 4
+USED_ONE_IN = 10  # so many keys were ever used
+
+AUTHORIZATION = encode_basic("admin", mint("sk")).encode()
+ADMIN = Principal("admin", scopes=frozenset({ADMIN_SCOPE}))
+
+
+async def find(quick: bool, stack: ExitStack) -> Outcome:
+    sizes = [1_000, 100_000] if quick else [1_000, 100_000, 1_000_000]
+    rounds, count = (9, 20) if quick else (41, 20)
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="basicauth-bench-")))
+    server = stack.enter_context(RedisServer())
+    stores = {
+        "SQLite": lambda size: f"sqlite:///{directory}/{size}.db",
+        "Redis": lambda size: server.url(f"keys-{size}"),
+    }
+    calls: dict[str, Call] = {}
+    for store, url in stores.items():
+        for size in sizes:
+            backend = stack.enter_context(closing(open_backend(url(size), settings=Settings(), create=True)))
+            ids = fill(backend, size)
+            for kind, page in pages(Site(backend, Settings()), ids).items():
+                calls[f"{store} {kind} {size:,}"] = page
+    times = await measure(calls, rounds=rounds, calls=count)
+    tables = [table(times, store, sizes, rounds) for store in stores]
+    goals = [goal for store in stores for goal in goals_of(times, store, sizes)]
+    last = f"{sizes[-1]:,}"
+    series = {f"{store} list": median(times[f"{store} list {last}"]) * 1e3 for store in stores}
+    return Outcome(tables, goals, {"page_ms": series})
+
+
+def fill(backend: Backend, size: int) -> list[str]:
+    """Store so many keys; some of their ids."""
+    hashed, now = Hasher().hash_fast(mint("sk")), utcnow()
+    asked: list[str] = []
+    for start in range(0, size, BATCH):
+        ids = [mint("id") for _ in range(min(BATCH, size - start))]
+        secrets = (Secret(hashed, created_at=now),)
+        backend.store.add(
+            [
+                Key(client_id, "a name", frozenset({"read"}), created_at=now, secrets=secrets, version=1)
+                for client_id in ids
+            ]
+        )
+        backend.store.record_uses([Use(client_id, now, now) for client_id in ids[::USED_ONE_IN]])
+        asked += ids[:: max(1, size // ASKED)]
+    return asked
+
+
+def pages(site: Site, ids: list[str]) -> dict[str, Call]:
+    """A call for each kind of page; every call asks for another."""
+    chosen = random.Random(1).sample(ids, min(ASKED, len(ids)))
+    return {
+        "list": asking(site, "/", [{"after": each} for each in chosen]),
+        "prefix": asking(site, "/", [{"prefix": each[: len("id_") + LETTERS]} for each in chosen]),
+        "key": asking(site, "/key", [{"id": each} for each in chosen]),
+        "activity": asking(site, "/activity", [{"after": each} for each in chosen]),
+    }
+
+
+def asking(site: Site, path: str, queries: list[dict[str, str]]) -> Call:
+    turn = cycle(queries)
+
+    async def call() -> None:
+        request = Request("GET", path, "", ADMIN, AUTHORIZATION, query=urlencode(next(turn)))
+        answer = site.answer(request)  # blocks, as it does in the thread that it has in an app
+        assert answer.status == 200
+
+    return call
+
+
+KINDS = {"list": "the list", "prefix": "found by prefix", "key": "one key", "activity": "Activity"}
+
+
+def table(times: Times, store: str, sizes: list[int], rounds: int) -> Table:
+    rows = []
+    for kind, name in KINDS.items():
+        first = times[f"{store} {kind} {sizes[0]:,}"]
+        for size in sizes:
+            these = times[f"{store} {kind} {size:,}"]
+            rows.append([f"{name}, {size:,} keys", us(these), spread(ratios(these, first)).text()])
+    return Table(
+        f"A page of the dashboard over {store}, by the number of keys; in process",
+        ["page", "us", "x the first (quartiles)"],
+        rows,
+        f"{rounds} interleaved rounds; {ASKED} different pages of each kind.",
+    )
+
+
+def goals_of(times: Times, store: str, sizes: list[int]) -> list[Goal]:
+    return [
+        at_most(
+            "G14",
+            f"{KINDS[kind]}: a page at {sizes[-1]:,} keys over {store} / at {sizes[0]:,}",
+            spread(ratios(times[f"{store} {kind} {sizes[-1]:,}"], times[f"{store} {kind} {sizes[0]:,}"])),
+            3,
+            unit=" x",
+        )
+        for kind in ("list", "prefix")
+    ]
+
+
+def measured(quick: bool) -> Outcome:
+    with ExitStack() as stack:
+        return asyncio.run(find(quick, stack))
+
+
+if __name__ == "__main__":
+    main(measured, __doc__)
