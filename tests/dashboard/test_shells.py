@@ -6,8 +6,10 @@ import asyncio
 import io
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -651,3 +653,110 @@ def test_secrets_are_never_in_logs_or_addresses(admin: Visitor, caplog: pytest.L
     assert secret not in caplog.text
     assert secret not in "".join(part.partition('"')[0] for part in made.text.split('href="'))
     assert secret not in "".join(part.partition('"')[0] for part in made.text.split('value="'))
+
+
+# --- counts
+
+
+def test_what_is_refused_is_counted_and_shown(visitor: Callable[..., Visitor]) -> None:
+    """Refusals of every gate in the process, and of an app that asks for a scope."""
+    from basicauth_mw.counts import counts
+    from basicauth_mw.errors import InsufficientScope
+    from basicauth_mw.wsgi import BasicAuthMiddleware
+
+    def lacking(_environ: object, _start: object) -> Any:
+        raise InsufficientScope("x")
+
+    before = counts.seen().totals
+    admin = visitor()
+    Visitor(admin.app, admin.kind, None).get("/")
+    Visitor(admin.app, admin.kind, encode_basic("nobody", "x")).get("/")
+    keys = open_backend("memory:", settings=Settings())
+    Visitor(BasicAuthMiddleware(lacking, keys, settings=Settings()), "wsgi", keys.create().authorization).get(
+        "/"
+    )
+    totals = counts.seen().totals
+
+    for reason in ("missing", "unknown", "insufficient_scope"):
+        assert totals[reason] == before.get(reason, 0) + 1
+        assert f"<code>{reason}</code>" in admin.get("/activity").text
+
+
+# --- twice at once
+
+
+def test_a_form_that_is_sent_twice_at_once_rotates_once(
+    admin: Visitor, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A double click: one secret is shown, and the key has no other."""
+    backend.create(client_id="ci")
+    form = {**admin.form("/key/rotate", id="ci"), "overlap": "24h"}
+    both = threading.Barrier(2, timeout=20)
+    statuses: list[int] = []
+
+    def send() -> None:
+        both.wait()
+        statuses.append(admin.post("/key/rotate", form).status_code)
+
+    threads = [threading.Thread(target=send) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert sorted(statuses) == [200, 409]
+    assert len(backend.get("ci").secrets) == 2  # type: ignore[union-attr]
+
+
+def test_a_form_that_is_sent_twice_at_once_creates_once(admin: Visitor, backend: Backend) -> None:
+    form = {**admin.form("/new"), "expires": "never"}
+    both = threading.Barrier(2, timeout=20)
+    statuses: list[int] = []
+
+    def send() -> None:
+        both.wait()
+        statuses.append(admin.post("/new", form).status_code)
+
+    threads = [threading.Thread(target=send) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert sorted(statuses) == [200, 409]
+    assert len(list(backend.iter_keys())) == 2
+
+
+# --- what servers hand over
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({"wsgi.input_terminated": True}, "200 OK"),
+        ({"wsgi.input_terminated": True, "padding": 70_000}, "413 Request Entity Too Large"),
+        ({}, "403 Forbidden"),
+        ({"CONTENT_LENGTH": "many"}, "403 Forbidden"),
+        ({"CONTENT_LENGTH": "99999999999999999999"}, "413 Request Entity Too Large"),
+    ],
+    ids=str,
+)
+def test_bodies_of_wsgi(backend: Backend, given: dict[str, Any], status: str) -> None:
+    """With a length, in chunks that the server ends, or of no length that can be told."""
+    admin = backend.create(scopes=[ADMIN_SCOPE])
+    app = wsgi_dashboard(backend, settings=Settings())
+    form = Visitor(app, "wsgi", admin.authorization).form("/new")
+    body = urlencode({**form, "expires": "never", "name": "x" * given.pop("padding", 1)}).encode()
+    statuses: list[str] = []
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/new",
+        "HTTP_AUTHORIZATION": admin.authorization,
+        "HTTP_SEC_FETCH_SITE": "same-origin",
+        "CONTENT_TYPE": "application/x-www-form-urlencoded",
+        "wsgi.input": io.BytesIO(body),
+        **given,
+    }
+    b"".join(app(environ, lambda status, _: statuses.append(status)))
+
+    assert [each.partition(" ")[0] for each in statuses] == [status.partition(" ")[0]]

@@ -51,12 +51,16 @@ function problem(text) {
 
 let asked = 0;
 
-async function ask(address, options, swap) {
+async function ask(address, options, swap, again) {
   const number = ++asked;
   try {
     const answer = await fetch(address, { ...options, headers: { Accept: "text/html" }, redirect: "error" });
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     if (number !== asked) return;
+    // Whatever the answer, its form is good for another hour.
+    const token = page.querySelector("#request input[name=page_token]");
+    if (token) request.elements.page_token.value = token.value;
+    if (answer.status === 403 && token && again) return again();
     if (!answer.ok) {
       const alert = page.querySelector("[role=alert] p, main p");
       problem(alert ? alert.textContent : `The dashboard answered ${answer.status}.`);
@@ -103,18 +107,19 @@ by("endpoint")?.addEventListener("change", () => {
 by("pick")?.addEventListener("submit", (event) => event.preventDefault());
 
 let waiting = 0;
-function update() {
-  if (!request.reportValidity()) return;
+function update(retries = 1) {
+  if (!request.checkValidity()) return;
   const options = { method: "POST", body: new URLSearchParams(new FormData(request)) };
-  ask(request.action, options, (page) => {
+  const show = (page) => {
     swap(page, "snippets");
     fill();
-  });
+  };
+  ask(request.action, options, show, retries > 0 ? () => update(retries - 1) : undefined);
 }
 request.addEventListener("input", () => {
   bodies();
   clearTimeout(waiting);
-  waiting = setTimeout(update, 400);
+  waiting = setTimeout(() => update(), 400);
 });
 request.addEventListener("submit", (event) => {
   event.preventDefault();
