@@ -364,16 +364,14 @@ class Visit:
 
     def _call_again(self) -> Answer:
         form = self._form
-        asked = _Asked(endpoint=one(form, "endpoint"), client_id=one(form, "id"))
-        if one(form, "do") != "pick":
-            asked = _Asked(
-                endpoint=asked.endpoint,
-                client_id=asked.client_id,
-                method=one(form, "method").upper().strip(),
-                path=one(form, "path").strip(),
-                body=one(form, "body"),
-                content_type=one(form, "content_type").strip(),
-            )
+        asked = _Asked(
+            endpoint=one(form, "endpoint"),
+            client_id=one(form, "id"),
+            method=one(form, "method").upper().strip(),
+            path=one(form, "path").strip(),
+            body=one(form, "body"),
+            content_type=one(form, "content_type").strip(),
+        )
         try:
             self._checked()
             return page(pages.call_page(self._frame, self._call_view(asked)))

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from basicauth_mw.backend import open_backend
+from basicauth_mw.cli import board, demo
 from basicauth_mw.dashboard import ADMIN_SCOPE
 from tests.cli.helpers import LIMIT_S, Done, ended, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -63,10 +63,31 @@ def test_dashboard_tells_what_to_install(
     without(package)("dashboard").failed_with(says)
 
 
-def test_demo_does_without_the_dashboard(without: Callable[..., Callable[..., Done]], tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        done = without("jinja2")("demo", "--port", str(taken.getsockname()[1]))
+def test_dashboard_needs_a_server(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "find_spec", lambda _name: None)
 
-    done.failed_with("cannot be used")
+    cli("dashboard").failed_with("pip install uvicorn")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_demo_does_without_the_dashboard(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    """Its extra is not installed: the demo says what to do, and serves the rest."""
+    served: list[Any] = []
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "jinja2" else object())
+    monkeypatch.setattr(demo, "serve", lambda app, _listener: served.append(app))
+    monkeypatch.setattr(demo.logging, "basicConfig", lambda **_: None)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        done = cli("demo", "--port", "0", *(["--json"] if as_json else []))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    assert done.status == 0
+    assert len(served) == 1
+    if as_json:
+        assert done.json["dashboard"] is None
+    else:
+        assert "pip install 'basicauth_mw[dashboard]'" in done.out

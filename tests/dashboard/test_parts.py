@@ -165,6 +165,7 @@ def example_of(schema: Any, **components: Any) -> Any:
         ({"enum": ["red", "blue"]}, "red"),
         ({"example": {"a": 1}}, {"a": 1}),
         ({"examples": ["one", "two"]}, "one"),
+        ({"examples": {"no value": {}}, "default": 2}, 2),
         ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, 1),
         ({"oneOf": [{"type": "boolean"}]}, True),
         (

@@ -15,7 +15,8 @@ import pytest
 
 from basicauth_mw import Backend, ConfigurationError, Key, Settings, encode_basic, open_backend
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
-from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
+from basicauth_mw.dashboard.visit import ROWS
+from basicauth_mw.errors import BackendUnavailable, InvalidKey, UnreadableRecord
 from tests.dashboard.conftest import BASE, SECRET, Visitor, hidden
 
 if TYPE_CHECKING:
@@ -607,12 +608,19 @@ def test_a_damaged_record_stands_in_the_list_and_can_be_deleted(
                 raise UnreadableRecord("the record is damaged", client_id="b")
             return found
 
-    for client_id in "abc":
+    for client_id in ("a", "b", "c", *(f"c{number:02}" for number in range(ROWS))):
         backend.create(client_id=client_id, name=f"name of {client_id}")
     admin = visitor(over=Damaged(backend.store))
 
     page = admin.get("/", prefix="").text
     assert page.index("name of a") < page.index("the record is damaged") < page.index("name of c")
+    assert 'rel="next"' in page
+    assert "the record is damaged" in admin.get("/", after="a", prefix="b").text
+    for number in range(ROWS - 1):  # now it is the one behind the page
+        backend.create(client_id=f"a{number:02}")
+    page = admin.get("/").text
+    assert 'rel="next"' in page
+    assert "damaged" not in page
     assert "the record is damaged" in admin.get("/key", id="b").text
     assert admin.get("/key/rotate", id="b").text.count("<form") == 0
     assert admin.get("/activity").status_code == 200
@@ -641,6 +649,22 @@ def test_a_store_that_turns_out_to_be_read_only(visitor: Callable[..., Visitor],
 
     assert answer.status_code == 409
     assert "it is a replica" in answer.text
+
+
+def test_whatever_else_a_backend_will_not_do(
+    admin: Visitor, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.create(client_id="ci")
+    form = admin.form("/key/disable", id="ci")
+
+    def refuse(_client_id: str) -> None:
+        raise InvalidKey("not on a Sunday")
+
+    monkeypatch.setattr(backend, "disable", refuse)
+    answer = admin.post("/key/disable", form)
+
+    assert answer.status_code == 422
+    assert "not on a Sunday" in answer.text
 
 
 def test_secrets_are_never_in_logs_or_addresses(admin: Visitor, caplog: pytest.LogCaptureFixture) -> None:
