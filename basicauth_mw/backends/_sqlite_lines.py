@@ -14,7 +14,7 @@ from .._fork import after_fork, before_fork
 from ..errors import BackendUnavailable
 from ._sqlite_file import explain, is_doubtful, is_locked, is_no_room, signature
 from ._sqlite_forks import LONGEST_WAIT_S, forks
-from ._sqlite_logs import log_of, open_watched, share_logs, unwritable_logs
+from ._sqlite_logs import inode_of, log_of, open_watched, share_logs, unwritable_logs
 from ._sqlite_schema import check_is_current
 from ._threads import PerThread
 
@@ -212,7 +212,7 @@ class Lines:
             if now[2] == 0:
                 self._close_lines(mine)
                 raise BackendUnavailable("the SQLite file is empty")
-            log = _inode(log_of(real))
+            log = inode_of(log_of(real))
             if (real, now) != (self._real, self._signature) or (self._log is not None and log != self._log):
                 self._close_lines(mine)
                 self._real, self._signature = real, now
@@ -259,10 +259,3 @@ def checkpoint(execute: Execute) -> None:
     """Bring what is in the log into the file itself. If that fails, it is safe there until the next time."""
     with suppress(sqlite3.Error):
         execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return None

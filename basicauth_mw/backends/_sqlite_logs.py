@@ -35,6 +35,14 @@ def index_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-shm")
 
 
+def inode_of(path: Path) -> int | None:
+    """Which file is at a path; None: none."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
 def may_write(path: Path) -> bool:
     """Whether this process may, as the user that it is now."""
     return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
@@ -119,7 +127,7 @@ def _open_with_log(path: Path) -> sqlite3.Connection:
                 f"this user may not read {each}, where the newest changes are; root can put it right:  "
                 f"chown --reference={path} {each} && chmod g+s {path.parent}"
             )
-    before = _inode(log)
+    before = inode_of(log)
     connection = connect(path, options="mode=ro&readonly_shm=1")
     try:
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # the log is opened by that
@@ -127,7 +135,7 @@ def _open_with_log(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     finally:
-        if (now := _inode(log)) != before:  # its last user has removed it meanwhile, and SQLite made one
+        if (now := inode_of(log)) != before:  # its last user has removed it meanwhile, and SQLite made one
             connection.close()
             with suppress(OSError):
                 if log.stat().st_uid == os.geteuid() and not _size(log):
@@ -142,10 +150,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None

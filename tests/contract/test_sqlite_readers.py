@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw.backends import _sqlite_lines, _sqlite_logs
-from basicauth_mw.backends._sqlite_logs import Still, open_watched
+from basicauth_mw.backends import sqlite as sqlite_module
+from basicauth_mw.backends._sqlite_logs import Still, open_watched, share_logs
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.model import Key
@@ -342,10 +343,11 @@ def test_a_reader_sees_that_the_file_was_replaced(path: Path, reading: SqliteSto
         Still(path)
 
 
+@pytest.mark.parametrize("is_mine", [True, False])
 def test_a_log_that_is_removed_as_it_is_opened(
-    path: Path, reading: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    path: Path, reading: SqliteStore, monkeypatch: pytest.MonkeyPatch, is_mine: bool
 ) -> None:
-    """SQLite makes one then, which is taken away again."""
+    """SQLite makes one then, which is taken away again, if it was not another who did."""
     os.chown(path, os.geteuid(), os.getegid())  # root's logs are those of the file's owner
     log = path.with_name("keys.db-wal")
     log.write_bytes(b"x")
@@ -358,9 +360,11 @@ def test_a_log_that_is_removed_as_it_is_opened(
 
     with monkeypatch.context() as patched:
         patched.setattr(_sqlite_logs, "connect", late)
+        if not is_mine:
+            patched.setattr(os, "geteuid", lambda: -1)
         with pytest.raises(BlockingIOError):
             open_watched(path)
-    assert beside(path) == ["-shm", "gone"]
+    assert beside(path) == ["-shm", *([] if is_mine else ["-wal"]), "gone"]
     path.with_name("keys.db-shm").unlink()
     assert reading.get("id") is not None
 
@@ -370,3 +374,62 @@ def test_a_log_that_cannot_be_opened(path: Path, reading: SqliteStore) -> None:
         path.with_name(name).mkdir()
     with pytest.raises(BackendUnavailable, match="SQLite cannot use the file"):
         reading.get("id")
+
+
+def test_what_is_in_the_log_is_read(
+    path: Path, reading: SqliteStore, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the error says who can help."""
+    writer = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+    writer.execute("PRAGMA wal_autocheckpoint = 0")
+    writer.execute("UPDATE keys SET record = replace(record, ?, ?)", ('"n":1', '"n":2'))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda *_asked, **_how: False)
+        with pytest.raises(BackendUnavailable, match=r"may not read .*keys\.db-wal.*:  chown"):
+            reading.get("id")
+    found = reading.get("id")
+    assert found is not None
+    assert found.version == 2
+    reading.close()
+    path.with_name("keys.db-shm").rename(path.with_name("kept"))
+    with pytest.raises(BackendUnavailable, match="left behind"):
+        reading.get("id")
+    path.with_name("kept").rename(path.with_name("keys.db-shm"))
+
+
+def test_what_may_not_be_written_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that is there, to somebody who may write to the file alone."""
+    with closing(SqliteStore(f"sqlite:///{path}")) as store:
+        assert store.get("id") is not None
+        for module in (_sqlite_logs, sqlite_module):
+            monkeypatch.setattr(module, "may_write", lambda asked: asked == path)
+        told = {code: remedy for code, _, remedy in store.warnings()}
+        assert {"sqlite_directory_not_writable", "sqlite_log_not_writable"} < set(told)
+        command = told["sqlite_log_not_writable"].removeprefix("as root, run  ")
+        assert command.startswith(f"chown --reference={path} {path}-wal {path}-shm")
+        refused = sqlite3.OperationalError("attempt to write a readonly database")
+        assert str(store._lines.failed(refused)).endswith(f"root can put it right:  {command}")
+
+
+def test_a_log_of_this_process_gets_the_group_of_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(path, os.geteuid(), -1)
+    with closing(SqliteStore(f"sqlite:///{path}")) as store:
+        assert store.get("id") is not None
+        given: list[tuple[Path, int, int]] = []
+        monkeypatch.setattr(os, "chown", lambda *call: given.append(call))
+        group = path.stat().st_gid
+        share_logs(path)
+        assert given == []
+        stat_of = Path.stat
+
+        def of_another_group(asked: Path) -> os.stat_result:
+            found = list(stat_of(asked))
+            found[stat.ST_GID] += asked != path
+            return os.stat_result(found)
+
+        monkeypatch.setattr(Path, "stat", of_another_group)
+        share_logs(path)
+        monkeypatch.undo()
+    assert given == [(path.with_name(f"keys.db{end}"), -1, group) for end in ("-wal", "-shm")]
