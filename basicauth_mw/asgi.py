@@ -54,7 +54,8 @@ class ScopeFacts:
                 if found is not None:
                     return None
                 found = value
-        return None if found is None else found.decode("latin-1")
+        # As in WSGI, whose servers join fields of one name: none that is asked for here holds a comma.
+        return None if found is None or b"," in found else found.decode("latin-1")
 
     @staticmethod
     def address(request: Scope) -> str:

@@ -20,6 +20,7 @@ import secrets
 from base64 import urlsafe_b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
+from datetime import UTC, datetime
 from hashlib import blake2b
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, Final
@@ -27,12 +28,12 @@ from typing import TYPE_CHECKING, Any, Final
 from ._extras import require
 from .errors import InvalidKey, UnreadableRecord
 from .minting import Shape, recognise
+from .model import Secret
 from .rules import check_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from .model import Secret
 
 MAX_LIVE_SECRETS: Final = 8
 
@@ -47,6 +48,7 @@ _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 # A salt that no hash has, and something as long as a hash.
 _NOBODY: Final = "A" * 16
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _NOTHING: Final = f"{_FAST}{_NO_PEPPER}${_NOBODY}${'-' * _DIGEST_LETTERS}"
 
 # OWASP's minimum for Argon2id (Password Storage Cheat Sheet): it is paid per uncached request, and
@@ -154,6 +156,9 @@ class Hasher:
             without a pepper stays valid when one is added later.
         volatile: The hashes live only as long as this process. Then all of them, those of chosen secrets too,
             are fast ones under random keys that are kept nowhere.
+
+    Attributes:
+        nobodys: The secrets of an unknown id: one that no secret is, so that it is checked as a known one's.
     """
 
     def __init__(self, peppers: Sequence[bytes] = (), *, volatile: bool = False) -> None:
@@ -165,6 +170,7 @@ class Hasher:
         self._decoys = {pepper: f"{_FAST}{pepper}${_NOBODY}$" for pepper in self._peppers}
         self._newest = next(iter(self._peppers))
         self._chosen = pepper_id(_PROCESS_CHOSEN) if volatile else None
+        self.nobodys = (Secret(f"{self._decoys[self._newest]}{'-' * _DIGEST_LETTERS}", _EPOCH),)
         self._current = tuple(f"{_FAST}{pepper}$" for pepper in (self._newest, self._chosen) if pepper)
 
     def __repr__(self) -> str:
@@ -199,8 +205,8 @@ class Hasher:
     def match_fast(self, secret: str, stored: Iterable[Secret]) -> Secret | None:
         """Find the stored secret that ``secret`` is, among those with a fast hash.
 
-        A refusal always costs one hash for each pepper in force and ``MAX_LIVE_SECRETS`` comparisons for
-        each; only a record that mixes salts, which this package never writes, costs more.
+        It always costs one hash for each pepper in force and ``MAX_LIVE_SECRETS`` comparisons for each; only
+        a record that mixes salts, which this package never writes, costs more.
 
         Raises:
             UnreadableRecord: A stored hash is damaged, or its pepper is not among those in force.
@@ -223,11 +229,11 @@ class Hasher:
             except TypeError:  # not ASCII
                 raise UnreadableRecord("a stored hash is damaged") from None
             compared += 1
-        if found is None:
-            for head in decoys.values():
-                _, hashed[head] = self._hashed(octets, head)
-            for _ in range(MAX_LIVE_SECRETS * len(hashed) - compared):
-                compare_digest(_NOTHING, _NOTHING)
+        # Found or not: the right secret of a key that has ended is refused as well.
+        for head in decoys.values():
+            _, hashed[head] = self._hashed(octets, head)
+        for _ in range(MAX_LIVE_SECRETS * len(hashed) - compared):
+            compare_digest(_NOTHING, _NOTHING)
         return found
 
     def is_current(self, stored: str) -> bool:

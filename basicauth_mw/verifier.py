@@ -167,7 +167,7 @@ class Verifier:
         """
         try:
             key = yield from Lookup(client_id)
-            match = yield from self._match(secret, is_minted, key.secrets if key else ())
+            match = yield from self._match(secret, is_minted, key.secrets if key else self._hasher.nobodys)
             if key is None or match is None:
                 return Deny(InvalidCredentials(), "unknown" if key is None else "wrong_secret", client_id)
             return self._verdict(field, key, match, secret, asked)

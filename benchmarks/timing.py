@@ -326,16 +326,14 @@ class Hasty(Hasher):
     """Does not hash where nothing is stored: the unknown id is answered early."""
 
     def match_fast(self, secret: str, stored: Any) -> Any:
-        stored = tuple(stored)
-        return super().match_fast(secret, stored) if stored else None
+        return None if stored is self.nobodys else super().match_fast(secret, stored)
 
 
 class Sloppy(Hasher):
     """Hashes for an unknown id as well, and then compares with nothing: a decoy that is too cheap."""
 
     def match_fast(self, secret: str, stored: Any) -> Any:
-        stored = tuple(stored)
-        if stored:
+        if stored is not self.nobodys:
             return super().match_fast(secret, stored)
         self._digest(secret.encode(), next(reversed(self._peppers)), "A" * 16)
         return None
