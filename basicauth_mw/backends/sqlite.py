@@ -106,23 +106,24 @@ class SqliteStore:
 
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
         start, behind = prefix.encode(), after.encode()
-        # CAST leaves the octets as they are, so the end of the range need not be valid UTF-8. No octet of
-        # UTF-8 is 255, so the last one can always be raised by one.
-        query = "SELECT client_id, record FROM keys WHERE client_id > CAST(? AS TEXT)"
-        bounds: tuple[bytes, ...] = ()
-        if start:
-            query += " AND client_id >= CAST(? AS TEXT) AND client_id < CAST(? AS TEXT)"
-            bounds = (start, start[:-1] + bytes([start[-1] + 1]))
-        query += " ORDER BY client_id LIMIT ?"
+        # One lower bound: of two, SQLite may begin at the lower. CAST leaves the octets as they are, so the
+        # end of the range need not be valid UTF-8. No octet of UTF-8 is 255, so the last one can always be
+        # raised by one.
+        first, above = (behind, ">") if behind >= start else (start, ">=")
+        below, end = (" AND client_id < CAST(? AS TEXT)", (_next(start),)) if start else ("", ())
         found: list[Key] = []
         while True:
-            rows = self._ask(partial(_rows, query, (behind, *bounds, limit - len(found))))
+            query = (
+                f"SELECT client_id, record FROM keys WHERE client_id {above} CAST(? AS TEXT){below} "  # noqa: S608
+                "ORDER BY client_id LIMIT ?"
+            )
+            rows = self._ask(partial(_rows, query, (first, *end, limit - len(found))))
             for octets, record in rows:
                 if (client_id := _text(octets)) is not None:  # else nobody can name it: see ``warnings``
                     found.append(load_key(record, client_id))
             if len(found) == limit or not rows:
                 return found
-            behind = rows[-1][0]
+            first, above = rows[-1][0], ">"
 
     def changes(self, since: str | None) -> Changes:
         cursor = _CURSOR.fullmatch(since or "")
@@ -278,6 +279,11 @@ class SqliteStore:
             return {client_id for client_id in client_ids if execute(question, (client_id,)).fetchone()}
 
         return self._ask(ask)
+
+
+def _next(start: bytes) -> bytes:
+    """The least octets that are behind everything that begins like this."""
+    return start[:-1] + bytes([start[-1] + 1])
 
 
 def _rows(query: str, values: Sequence[bytes | str | int], execute: Execute) -> list[tuple[bytes, Any]]:

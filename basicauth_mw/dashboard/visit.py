@@ -153,8 +153,7 @@ class Visit:
     def _listed(self, place: Place) -> tuple[list[KeyView], bool]:
         """The keys of a page, those that cannot be read included, and whether there are more behind it."""
         found: list[KeyView] = []
-        # A store may walk from `after` on, whatever the prefix: then it is not to walk far.
-        after, one_by_one = place.after or just_before(place.prefix), False
+        after, one_by_one = place.after, False
         while len(found) <= ROWS:
             before = len(found)
             limit = 1 if one_by_one else ROWS + 1 - before
@@ -447,18 +446,6 @@ def _check_call(method: str, path: str, content_type: str) -> None:
         raise _BadCall("Give a path on this host that begins with one slash, such as /items?page=2.")
     if not _CONTENT_TYPE.fullmatch(content_type):
         raise _BadCall("Give a content type such as application/json.")
-
-
-def just_before(prefix: str) -> str:
-    """Text that comes before all that begins with a prefix, by octets, and behind most of what does not."""
-    if not prefix:
-        return ""
-    code = ord(prefix[-1]) - 1
-    if code < 0:
-        return prefix[:-1]
-    if 0xD800 <= code <= 0xDFFF:
-        code = 0xD7FF  # surrogates are no text
-    return f"{prefix[:-1]}{chr(code)}\U0010ffff"
 
 
 def _is_own(origin: str | None, host: str) -> bool:

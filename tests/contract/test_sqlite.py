@@ -836,3 +836,21 @@ def test_a_forked_child_has_connections_of_its_own(store: SqliteStore) -> None:
     assert name_of(store) == "child"
     assert seen == ["old", "child"]
     assert store.put(Key("id", name="parent", version=3), 2)
+
+
+def test_a_prefix_is_looked_for_in_the_index(path: Path) -> None:
+    """Nothing before it is read: the time of a page does not grow with the keys that stand before."""
+    with closing(SqliteStore(f"sqlite:///{path}", create=True)) as store:
+        asked: list[str] = []
+        store.scan("x", "", 1)
+        execute = store._lines._lines.mine().connection.execute  # type: ignore[union-attr]
+        execute("SELECT 1")
+        store._lines._lines.mine().connection.set_trace_callback(asked.append)  # type: ignore[union-attr]
+        for prefix, after in (("x", ""), ("x", "xa"), ("", "xa"), ("", "")):
+            store.scan(prefix, after, 10)
+        queries = [query for query in asked if query.startswith("SELECT client_id, record")]
+        assert len(queries) == 4
+        for query in queries:
+            assert query.count(">") == 1
+            (plan,) = execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+            assert b"SEARCH keys USING INDEX" in plan[3]
