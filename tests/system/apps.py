@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from fastapi import FastAPI
+
+from basicauth_mw.integrations.fastapi import CurrentPrincipal, install
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -39,3 +43,16 @@ async def app(
         {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
     )
     await send({"type": "http.response.body", "body": answer})
+
+
+documented = FastAPI()
+"""An app with documentation that anybody may open. Keys come from the environment."""
+
+
+@documented.get("/hello")
+async def hello(caller: CurrentPrincipal) -> dict[str, str]:
+    """Who is calling."""
+    return {"hello": caller.client_id}
+
+
+install(documented, exclude=["/docs", "/openapi.json"])

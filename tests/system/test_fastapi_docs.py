@@ -1,0 +1,145 @@
+"""FastAPI's own documentation page in a real browser: its *Authorize* button takes a key, and uses it."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from playwright.sync_api import Browser, Page, Response, Route
+
+    from tests.servers.conftest import Served
+
+CDN: Final = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/"
+SECRET: Final = "p@55: w0rd"
+NOT_ASCII: Final = "w\u00f6rd"
+KEYS: Final = json.dumps({"demo": SECRET, "umlaut": NOT_ASCII})
+
+
+def swagger_ui() -> Path:
+    """The folder with the files of Swagger UI 5; found, not imported, as it belongs to a Django app."""
+    package = find_spec("drf_spectacular_sidecar")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "static" / "drf_spectacular_sidecar" / "swagger-ui-dist"
+
+
+@pytest.fixture
+def docs(browser: Browser, serve: Callable[..., Served]) -> Iterator[Page]:
+    """``/docs`` as FastAPI makes it; what it has from elsewhere comes from the disk, or not at all."""
+    # With the usual challenge Chromium would ask for a password itself before the page sees a 401.
+    served = serve("fastapi-documented", BASICAUTH_KEYS=KEYS, BASICAUTH_CHALLENGE="navigations")
+    folder = swagger_ui()
+    unknown: list[str] = []
+
+    def from_elsewhere(route: Route) -> None:
+        url = route.request.url
+        if url.startswith(CDN):
+            route.fulfill(path=folder / Path(urlsplit(url).path).name)
+            return
+        if not url.endswith("/favicon.png"):
+            unknown.append(url)
+        route.abort()
+
+    page = browser.new_page()
+    page.set_default_timeout(20_000)
+    page.route(lambda url: urlsplit(url).hostname != "127.0.0.1", from_elsewhere)
+    page.goto(f"http://127.0.0.1:{served.port}/docs")
+    yield page
+    page.close()
+    assert unknown == []
+
+
+def authorize(page: Page, client_id: str, secret: str) -> None:
+    """Type a key where a person would."""
+    page.locator(".auth-wrapper .btn.authorize").first.click()
+    dialog = page.locator(".modal-ux")
+    expect(dialog).to_contain_text("its client id as the user name, its secret as the password")
+    dialog.get_by_label("Username").fill(client_id)
+    dialog.get_by_label("Password").fill(secret)
+    dialog.get_by_role("button", name="Apply credentials").click()
+    dialog.get_by_role("button", name="Close").first.click()
+    expect(dialog).to_be_hidden()
+
+
+def try_out(page: Page, *, again: bool = False) -> Response:
+    """Press *Try it out* and *Execute*; give what the browser got."""
+    operation = page.locator(".opblock", has_text="/hello").first
+    if not again:
+        operation.locator(".opblock-summary").click()
+        operation.get_by_role("button", name="Try it out").click()
+    with page.expect_response("**/hello") as answered:
+        operation.get_by_role("button", name="Execute").click()
+    return answered.value
+
+
+def shown(page: Page) -> tuple[str, str]:
+    """Status and body of the answer, as the page shows them."""
+    answer = page.locator(".live-responses-table .response")
+    body = answer.locator(".highlight-code").first
+    expect(body).to_be_visible()
+    return answer.locator(".response-col_status").inner_text().split()[0], body.inner_text()
+
+
+def test_a_key_that_is_typed_in_gets_the_apps_answer(docs: Page) -> None:
+    authorize(docs, "demo", SECRET)
+
+    answer = try_out(docs)
+
+    assert (answer.status, answer.json()) == (200, {"hello": "demo"})
+    status, body = shown(docs)
+    assert status == "200"
+    assert '"hello": "demo"' in body
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        pytest.param(("demo", "wrong"), id="secret"),
+        pytest.param(("nobody", SECRET), id="client-id"),
+        pytest.param(("umlaut", NOT_ASCII), id="not-ascii"),  # Swagger UI sends that as latin-1
+    ],
+)
+def test_a_wrong_one_gets_the_gates(docs: Page, typed: tuple[str, str]) -> None:
+    """Shown in the page as the problem that it is."""
+    authorize(docs, *typed)
+
+    answer = try_out(docs)
+
+    assert answer.status == 401
+    assert answer.headers["content-type"] == "application/problem+json"
+    status, body = shown(docs)
+    assert status == "401"
+    assert '"code": "invalid_credentials"' in body
+
+
+def test_without_one_it_is_asked_for(docs: Page) -> None:
+    """And after *Logout* it is forgotten. The document says so as well: the operation has a lock."""
+    lock = docs.locator(".opblock").get_by_label("authorization button")
+    expect(lock).to_have_accessible_name("authorization button unlocked")
+    assert try_out(docs).status == 401
+    assert "missing_credentials" in shown(docs)[1]
+
+    authorize(docs, "demo", SECRET)
+    expect(lock).to_have_accessible_name("authorization button locked")
+    assert try_out(docs, again=True).status == 200
+
+    docs.locator(".auth-wrapper .btn.authorize").first.click()
+    docs.locator(".modal-ux").get_by_role("button", name="Remove authorization").click()
+    docs.locator(".modal-ux").get_by_role("button", name="Close").first.click()
+    assert try_out(docs, again=True).status == 401
+
+
+def test_the_page_lists_the_gates_answers(docs: Page) -> None:
+    docs.locator(".opblock-summary").first.click()
+    listed = docs.locator(".responses-table:not(.live-responses-table) .response > .response-col_status")
+    expect(listed.first).to_be_visible()
+    assert set(listed.all_inner_texts()) >= {"200", "401", "403", "429", "500", "503"}
