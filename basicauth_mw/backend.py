@@ -141,6 +141,25 @@ class Backend:
             return key
         return (await self._performer.aask(partial(self._with_uses, [whole_key(key)]), ends_at))[0]
 
+    def ready(self) -> bool:
+        """Whether keys can be looked up, for a readiness probe: asks for one that nobody has.
+
+        Takes no longer than ``backend_deadline_s``, and never raises.
+        """
+        try:
+            self._performer.lookup(mint(ID_PREFIX), self._performer.deadline())
+        except Exception:  # the performer has said so
+            return False
+        return True
+
+    async def aready(self) -> bool:
+        """``ready`` for an event loop."""
+        try:
+            await self._performer.alookup(mint(ID_PREFIX), self._performer.deadline())
+        except Exception:
+            return False
+        return True
+
     def iter_keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Key]:
         """Walk over keys in the order of their ids' octets, in constant memory.
 

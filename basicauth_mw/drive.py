@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, assert_never, cast
 
 from .breaker import Breaker
 from .errors import BackendError, BackendUnavailable, MissingExtra, Overloaded, UnreadableRecord
 from .flights import Flights
 from .hashing import match_slow, slow_decoy
 from .minting import ID_PREFIX, mint
-from .model import Decision, Key
+from .model import Allow, Decision, Key
 from .pool import PoolFull, WorkerPool
 from .verifier import Check, HoldsSlow, Lookup, SlowCheck
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
 
     from .feed import Feed
     from .pool import Job
@@ -34,8 +35,32 @@ SLOW_CHECK_LIMIT_S: Final = 5.0  # its place in the queue included: a flood is r
 _SLOW_FACT_AGE_S: Final = 1.0
 
 
+class Observer(Protocol):
+    """Who is told of what happens to requests, for metrics. Called on the request path."""
+
+    def counting(self, recall: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
+        """In the place of ``Cache.get``: counts what it finds."""
+        ...
+
+    def waiting(self) -> AbstractContextManager[object]:
+        """Round a look-up that may have to wait."""
+        ...
+
+    def admitted(self) -> None:
+        """A key was proved that was not in the cache."""
+        ...
+
+    def refused(self) -> None:
+        """A request was refused, and has been counted."""
+        ...
+
+
 def run(check: Check, performer: Performer) -> Decision:
     """Run the steps of a check to their end, performing what they ask for within one deadline."""
+    return performer.told(_run_whole(check, performer))
+
+
+def _run_whole(check: Check, performer: Performer) -> Decision:
     ends_at = performer.deadline()
     if check.flight is None:
         return _run(iter(check), partial(performer.perform, ends_at=ends_at))
@@ -52,8 +77,11 @@ def run(check: Check, performer: Performer) -> Decision:
 
 async def arun(check: Check, performer: Performer) -> Decision:
     """``run`` for an event loop. Suspends only if something has to be waited for."""
-    if (decision := performer.at_once(check)) is not None:
-        return decision
+    decision = performer.at_once(check)
+    return performer.told(await _arun_whole(check, performer) if decision is None else decision)
+
+
+async def _arun_whole(check: Check, performer: Performer) -> Decision:
     ends_at = performer.deadline()
 
     def ask() -> Awaitable[Decision]:
@@ -107,8 +135,13 @@ class Performer:
         slow_hash_workers: Slow hashes at a time.
         feed: Where changes are heard of, if what is found here may be remembered.
 
+    Attributes:
+        observer: Who is told of what happens; None, as a rule: nobody.
+
     Whatever a store raises means that it cannot be asked; what it answers must be the key asked for.
     """
+
+    observer: Observer | None = None
 
     def __init__(
         self, store: Any, *, deadline_s: float, slow_hash_workers: int, feed: Feed | None = None
@@ -140,6 +173,12 @@ class Performer:
         self.breaker.close()
         self._lookups.close()
         self._hashes.close()
+
+    def told(self, decision: Decision) -> Decision:
+        """The same decision, of which the observer has been told if it lets somebody in."""
+        if self.observer is not None and type(decision) is Allow:
+            self.observer.admitted()
+        return decision
 
     def deadline(self) -> float:
         """When a request that begins now must have its answer, by the monotonic clock."""
@@ -215,7 +254,8 @@ class Performer:
                 self._open_feed(ends_at)
             answer = self._at_once(client_id)
             if answer is _NOT_AT_ONCE:
-                answer = self._ask(partial(self._blocking_get, client_id, ends_at), ends_at)
+                with self._waiting():
+                    answer = self._ask(partial(self._blocking_get, client_id, ends_at), ends_at)
         except Exception as exc:
             raise self.failed(exc) from None
         return self._answered(answer, client_id)
@@ -232,9 +272,11 @@ class Performer:
                     self.breaker.check()
                     question = self._aget(client_id)
                     in_time = has_all_the_time and self._keeps_deadline
-                    answer = await (question if in_time else _within(ends_at, question))
+                    with self._waiting():
+                        answer = await (question if in_time else _within(ends_at, question))
                 else:
-                    answer = await self._aask(partial(self._blocking_get, client_id, ends_at), ends_at)
+                    with self._waiting():
+                        answer = await self._aask(partial(self._blocking_get, client_id, ends_at), ends_at)
         except Exception as exc:
             raise self.failed(exc) from None
         return self._answered(answer, client_id)
@@ -270,6 +312,12 @@ class Performer:
             raise self.failed(exc) from None
 
     # --- asking, at once, in a thread, or from a thread
+
+    def _waiting(self) -> AbstractContextManager[object]:
+        # With an open circuit nobody waits.
+        if self.observer is None or self.breaker.is_open:
+            return _UNWATCHED
+        return self.observer.waiting()
 
     def _at_once(self, client_id: str) -> object:
         if self._get_nowait is None:
@@ -408,6 +456,7 @@ class Performer:
 
 
 _NOT_AT_ONCE: Final = object()
+_UNWATCHED: Final = nullcontext()
 
 
 def _check_slow(secret: str, hashes: tuple[str, ...]) -> int | None:

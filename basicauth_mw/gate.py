@@ -35,7 +35,10 @@ from .throttle import FailureLimits
 from .verifier import Check, Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from .drive import Observer
+    from .model import Allow
 
 R = TypeVar("R")
 R_contra = TypeVar("R_contra", contravariant=True)
@@ -106,7 +109,7 @@ class Gate(Generic[R]):
             feed=self.backend.feed if settings.cache_ttl_s else None,
         )
         self._cache = Cache(settings.cache_ttl_s, settings.cache_size)
-        self._recall = self._cache.get
+        self._recall: Callable[[bytes], Allow | None] = self._cache.get
         self._verifier = Verifier(self.backend.hasher, self._cache, saw=self.backend.saw)
         self.backend.ledger.watch(self._cache.take_hits)
         self.backend.feed.follow(self._cache, keeps_s=settings.cache_ttl_s)
@@ -148,6 +151,8 @@ class Gate(Generic[R]):
         """The answer to a refused request; counts and logs the refusal."""
         request_id = self.request_id(request)
         counts.refused(deny.reason)
+        if self.performer.observer is not None:
+            self.performer.observer.refused()
         if self._counts and deny.reason in _COUNTED:
             self._count(request, deny.client_id)
         if deny.is_news and deny.reason in _AUDITED and audit.is_wanted(deny.reason):
@@ -257,6 +262,11 @@ class Gate(Generic[R]):
         return render(problem, request_id=request_id, challenge=value)
 
     # --- life
+
+    def observe(self, observer: Observer) -> None:
+        """Have somebody told of what happens, instead of nobody or whoever was."""
+        self.performer.observer = observer
+        self._recall = observer.counting(self._cache.get)
 
     async def awarm(self) -> None:
         """Open the store's connections; one that is down is logged and asked again by the first request."""

@@ -68,6 +68,7 @@ LAYERS = [
     ["gate"],
     ["asgi"],
     ["wsgi"],
+    ["metrics"],
     [""],  # the package itself: the public names
     ["serve", "forward_auth", "integrations/*", "dashboard/*", "testing/*"],
     ["cli/*"],
@@ -89,6 +90,7 @@ HEAVY = [
     "rich",
     "sqlite3",
     "asyncio",
+    "prometheus_client",
 ]
 
 

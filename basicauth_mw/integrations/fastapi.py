@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from ..asgi import BasicAuthMiddleware, ScopeFacts
 from ..errors import ConfigurationError
+from ..gate import Gate
 from ..model import Principal
 from ..problem import render, request_id_of
 from ..scopes import require_scopes
@@ -80,12 +81,17 @@ class _Place:
 
     __name__ = "BasicAuthMiddleware"  # for who lists an app's middleware
 
-    def __init__(self, gate: BasicAuthMiddleware) -> None:
-        self._gate = gate
+    def __init__(self, middleware: BasicAuthMiddleware) -> None:
+        self._middleware = middleware
+
+    @property
+    def gate(self) -> Gate[Any]:
+        """What decides on requests."""
+        return self._middleware.gate
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
-        self._gate.app = app
-        return self._gate
+        self._middleware.app = app
+        return self._middleware
 
 
 async def _unbuilt(_scope: object, _receive: object, _send: object) -> None:

@@ -156,7 +156,7 @@ def test_there_is_one_gate_from_the_start(backend: Backend, issued: Issued) -> N
     app = make_app()
     install(app, backend, settings=Settings())
     (placed,) = app.user_middleware
-    checked = placed.cls._gate  # type: ignore[attr-defined]
+    checked = placed.cls._middleware  # type: ignore[attr-defined]
     early = call(checked, http_scope(issued.authorization))
 
     assert "not built yet" in str(early.raised)

@@ -39,13 +39,13 @@ WORKERS = {
     ),
 }
 
-# Those with the dashboard under /keys.
-DASHBOARDS = {
+# Those that have a test of their own.
+OTHERS = {
     "fastapi-dashboard": ("uvicorn", "tests.servers.dashboards:fastapi_app"),
     "flask-dashboard": ("waitress", "tests.servers.dashboards:flask_app"),
+    "fastapi-documented": ("uvicorn", "tests.system.apps:documented"),
+    "measured-2-workers": ("gunicorn", "tests.servers.metrics_app:app", "--workers=2", "--preload"),
 }
-# Those that only a browser is put before.
-PAGES = {"fastapi-documented": ("uvicorn", "tests.system.apps:documented")}
 
 
 @dataclass
@@ -86,7 +86,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         def start(name: str, **settings: str) -> Served:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port: int = free.getsockname()[1]
-            module, app, *options = {**SERVERS, **WORKERS, **DASHBOARDS, **PAGES}[name]
+            module, app, *options = {**SERVERS, **WORKERS, **OTHERS}[name]
             where = {
                 "uvicorn": [f"--port={port}", "--log-level=warning"],
                 "waitress": [f"--listen=127.0.0.1:{port}"],
