@@ -45,6 +45,20 @@ def handles_errors(scope: Mapping[str, Any]) -> bool:
     return 500 in handlers or Exception in handlers or getattr(app, "debug", False) is True
 
 
+_MOST_LAYERS: Final = 32
+
+
+def holds_cors(app: object) -> bool:
+    """Whether a ``CORSMiddleware`` of Starlette's is to be seen somewhere in an app."""
+    for _ in range(_MOST_LAYERS):
+        listed = getattr(app, "user_middleware", None)  # of a Starlette app, which builds it later
+        classes = [getattr(each, "cls", None) for each in listed] if isinstance(listed, list) else []
+        if any(getattr(each, "__name__", "") == "CORSMiddleware" for each in (type(app), *classes)):
+            return True
+        app = getattr(app, "app", None)  # what a middleware stands round
+    return False
+
+
 # --- Flask
 
 _SEEN: Final = "basicauth_mw.flask_exceptions"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ._frameworks import handles_errors, is_starlette_500
+from ._frameworks import handles_errors, holds_cors, is_starlette_500
 from .drive import arun
 from .gate import Gate
 from .model import Allow, Deny
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 __all__ = ["BasicAuthMiddleware"]
+
+logger = logging.getLogger("basicauth_mw")
 
 _AUTHORIZATION: Final = b"authorization"
 
@@ -241,6 +244,8 @@ class BasicAuthMiddleware:
         async def receiving() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                if holds_cors(self.app):
+                    self._warn_of_cors()
                 await self._gate.awarm()
             return message
 
@@ -250,6 +255,14 @@ class BasicAuthMiddleware:
             await send(message)
 
         await self.app(scope, receiving, sending)
+
+    def _warn_of_cors(self) -> None:
+        preflights = "" if self._gate.settings.allow_preflight else ", and preflights are refused"
+        logger.warning(
+            "CORSMiddleware stands inside the gate: scripts of other origins cannot read the gate's own "
+            "answers%s; put it outside",
+            preflights,
+        )
 
 
 class _Guard:

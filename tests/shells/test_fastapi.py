@@ -22,6 +22,7 @@ from starlette.responses import Response  # noqa: TC002 - FastAPI reads the anno
 from starlette.routing import Mount, Route
 
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings, require_scopes
+from basicauth_mw._frameworks import holds_cors
 from basicauth_mw.asgi import BasicAuthMiddleware
 from tests.shells.asgi_helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
 
@@ -493,3 +494,90 @@ def test_one_gate_in_a_router(backend: Backend, issued: Issued) -> None:
     assert call(app, http_scope(path="/public/x")).status == 200
     assert call(app, http_scope(path="/private/x")).status == 401
     assert call(app, http_scope(issued.authorization, path="/private/x")).status == 200
+
+
+# --- CORS
+
+
+class CORSMiddleware:
+    """As Starlette's is called."""
+
+    def __init__(self, app: AnyApp, **_settings: object) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+
+
+def inside_round(backend: Backend, **settings: Any) -> AnyApp:
+    app = FastAPI()
+    app.add_middleware(CORSMiddleware)
+    return BasicAuthMiddleware(app, backend, settings=Settings(**settings))
+
+
+def inside_added(backend: Backend) -> AnyApp:
+    app = FastAPI()
+    app.add_middleware(CORSMiddleware)
+    app.add_middleware(BasicAuthMiddleware, backend=backend, settings=Settings())
+    return app
+
+
+def inside_bare(backend: Backend) -> AnyApp:
+    return BasicAuthMiddleware(CORSMiddleware(App()), backend, settings=Settings())
+
+
+def outside_added(backend: Backend) -> AnyApp:
+    app = FastAPI()
+    app.add_middleware(BasicAuthMiddleware, backend=backend, settings=Settings())
+    app.add_middleware(CORSMiddleware)
+    return app
+
+
+def outside_round(backend: Backend) -> AnyApp:
+    return CORSMiddleware(BasicAuthMiddleware(FastAPI(), backend, settings=Settings()))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (inside_round, ", and preflights are refused; put it outside"),
+        (inside_added, ", and preflights are refused; put it outside"),
+        (inside_bare, ", and preflights are refused; put it outside"),
+        (lambda backend: inside_round(backend, allow_preflight=True), " own answers; put it outside"),
+        (outside_added, None),
+        (outside_round, None),
+    ],
+    ids=[
+        "inside-round",
+        "inside-added",
+        "inside-bare",
+        "inside-preflights",
+        "outside-added",
+        "outside-round",
+    ],
+)
+def test_cors_inside_the_gate_is_said_once_at_start(
+    make: Callable[[Backend], AnyApp], says: str | None, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(backend)
+    events = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive() -> Message:
+        return next(events)
+
+    async def send(_message: Message) -> None:
+        pass
+
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    if isinstance(getattr(app, "app", None), CORSMiddleware):  # round a bare app, which knows no lifespan
+        app.app.app = Starlette()  # type: ignore[attr-defined]
+    asyncio.run(app(scope, receive, send))
+
+    said = [record.message for record in caplog.records if "CORSMiddleware" in record.message]
+    assert [each.endswith(says or "?") for each in said] == [True] * (says is not None)
+
+
+def test_what_leads_round_in_a_circle_is_no_cors() -> None:
+    app = App()
+    app.app = app  # type: ignore[attr-defined]
+    assert not holds_cors(app)
