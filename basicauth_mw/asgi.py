@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast, overload
 
 from ._frameworks import handles_errors, holds_cors, is_starlette_500
 from .drive import arun
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
-    App = Callable[[Scope, Receive, Send], Awaitable[None]]
+    # In asgiref, Starlette, Litestar and Quart each of these has a type of its own, that fits no other.
+    AnyReceive = Callable[[], Awaitable[Any]]
+    AnySend = Callable[[Any], Awaitable[None]]
+    App = Callable[[Any, Any, Any], Awaitable[None]]
 
 __all__ = ["BasicAuthMiddleware"]
 
@@ -98,7 +101,18 @@ class BasicAuthMiddleware:
         ConfigurationError: Names everything that is wrong, and no secret.
     """
 
+    # In two ways, as mypy takes what may be given by name and has **overrides for no factory of Starlette's.
+    @overload
     def __init__(
+        self, app: App, /, backend: Any = None, *, settings: Settings | None = None, **overrides: Any
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self, *, app: App, backend: Any = None, settings: Settings | None = None, **overrides: Any
+    ) -> None: ...
+
+    def __init__(  # type: ignore[misc]  # ... with an override named app as well
         self, app: App, backend: Any = None, *, settings: Settings | None = None, **overrides: Any
     ) -> None:
         self.app = app
@@ -113,7 +127,7 @@ class BasicAuthMiddleware:
         """What decides on requests; for integrations."""
         return self._gate
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: AnyReceive, send: AnySend) -> None:
         kind = scope["type"]
         if kind not in ("http", "websocket"):
             if kind != "lifespan":

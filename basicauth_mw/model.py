@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from .errors import BasicAuthError
 
@@ -89,6 +89,23 @@ class Key(_Begun):
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     secrets: tuple[Secret, ...] = ()
     version: int = field(default=0, repr=False, compare=False)
+
+    if TYPE_CHECKING:  # the one that there is, but for what it takes as scopes and secrets
+
+        def __init__(
+            self,
+            client_id: str,
+            name: str = "",
+            scopes: Iterable[str] = (),
+            created_at: datetime = ...,
+            expires_at: datetime | None = None,
+            revoked_at: datetime | None = None,
+            disabled: bool = False,
+            last_used_at: datetime | None = None,
+            metadata: Mapping[str, Any] = ...,
+            secrets: Iterable[Secret] = (),
+            version: int = 0,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         # Whoever writes a store may hand over any iterable; everybody else may rely on these two types.

@@ -1,0 +1,58 @@
+"""What strangers write against the package passes their type checkers, both of them, at their strictest."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STRANGERS = ROOT / "tests" / "typing"
+
+CHECKERS = {
+    "mypy": ["mypy", "--strict", "--config-file=", "--warn-unreachable", *map(str, STRANGERS.glob("*.py"))],
+    "pyright": ["pyright", f"--pythonpath={sys.executable}", f"--project={ROOT}"],
+}
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_strangers_pass(checker: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", *CHECKERS[checker]]
+    if checker == "mypy":
+        command += ["--cache-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+MISTAKES = [
+    "basicauth_mw.Key(client_id=1)",
+    "basicauth_mw.Settings(relm='api')",
+    "basicauth_mw.encode_basic(b'a', 'b')",
+    "basicauth_mw.Principal('a').nmae",
+    "basicauth_mw.nothing",
+    "basicauth_mw.asgi.BasicAuthMiddleware(1)",
+    "basicauth_mw.wsgi.BasicAuthMiddleware(1)",
+    "basicauth_mw.open_backend('memory:').creat()",
+]
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_mistakes_are_found(checker: str, tmp_path: Path) -> None:
+    """The test above would notice: types are there, and are not Any."""
+    mistaken = tmp_path / "mistaken.py"
+    imports = "import basicauth_mw, basicauth_mw.asgi, basicauth_mw.wsgi"
+    mistaken.write_text("\n".join([imports, *MISTAKES, ""]))
+    words = {
+        "mypy": ["mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", str(mistaken)],
+        "pyright": ["pyright", f"--pythonpath={sys.executable}", str(mistaken)],
+    }[checker]
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+
+    found = {int(line) for line in re.findall(r"mistaken\.py:(\d+):.*error", done.stdout)}
+    assert found == set(range(2, len(MISTAKES) + 2)), done.stdout + done.stderr
