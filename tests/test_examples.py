@@ -12,15 +12,21 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
+from basicauth_mw import encode_basic, hash_secret
 from basicauth_mw.backend import open_backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from basicauth_mw import Issued
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 20.0
@@ -28,6 +34,21 @@ LIMIT_S = 20.0
 SERVERS = {
     "fastapi": ["uvicorn", "examples.fastapi_app:app", "--port={port}", "--log-level=warning"],
     "flask": ["waitress", "--listen=127.0.0.1:{port}", "examples.flask_app:app"],
+}
+
+# All that these have is /hello, which tells who is calling.
+UVICORN = ["--port={port}", "--log-level=warning"]
+WAITRESS = ["--listen=127.0.0.1:{port}"]
+HELLO = {
+    "starlette": ["uvicorn", "examples.starlette_app:app", *UVICORN],
+    "django": ["waitress", *WAITRESS, "examples.django_app:application"],
+    "litestar": ["uvicorn", "examples.litestar_app:app", *UVICORN],
+    "quart": ["uvicorn", "examples.quart_app:app", *UVICORN],
+    "falcon": ["waitress", *WAITRESS, "examples.falcon_app:app"],
+    "bottle": ["waitress", *WAITRESS, "examples.bottle_app:app"],
+    "mounted-flask": ["uvicorn", "examples.mounted_flask_app:app", *UVICORN],
+    "redis-workers": ["uvicorn", "examples.redis_workers:app", "--workers=2", *UVICORN],
+    "own-store": ["uvicorn", "examples.own_store:app", *UVICORN],
 }
 
 
@@ -46,15 +67,15 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(name: str, backend: str, log: Path) -> Iterator[httpx.Client]:
+def serving(name: str, backend: str, log: Path, **settings: str) -> Iterator[httpx.Client]:
     """Serve an example until the block ends; gives a client for it."""
     port = free_port()
-    command = [sys.executable, "-m", *(word.format(port=port) for word in SERVERS[name])]
+    command = [sys.executable, "-m", *(word.format(port=port) for word in {**SERVERS, **HELLO}[name])]
     with log.open("wb") as output:
         server = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment(BASICAUTH_BACKEND=backend),
+            env=environment(BASICAUTH_BACKEND=backend, **settings),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -117,6 +138,104 @@ def test_example(name: str, tmp_path: Path) -> None:
     assert "something broke" not in broken.text
     assert "something broke" in (tmp_path / "log").read_text()
     assert (health.status_code, health.json()) == (200, {"status": "ok"})
+
+
+def asks_for_a_key(client: httpx.Client, *paths: str, issued: Issued) -> None:
+    """A right key gets the app's answer, a wrong one and none ours."""
+    for path in paths:
+        good = client.get(path, auth=(issued.client_id, issued.secret))
+        assert (good.status_code, good.json()["client_id"]) == (200, issued.client_id)
+        for auth, code in (
+            ((issued.client_id, "wrong"), "invalid_credentials"),
+            (None, "missing_credentials"),
+        ):
+            refused = client.get(path, auth=auth)
+            assert (refused.status_code, refused.json()["code"]) == (401, code)
+            assert refused.headers["www-authenticate"] == 'Basic realm="api", charset="UTF-8"'
+    assert client.get("/nowhere").status_code == 401
+
+
+@pytest.fixture
+def issued(tmp_path: Path) -> Issued:
+    """A key in the file ``keys.db``."""
+    with open_backend(f"sqlite:///{tmp_path}/keys.db", create=True) as backend:
+        return backend.create(name="test")
+
+
+@pytest.mark.parametrize(
+    "name", ["starlette", "django", "litestar", "quart", "falcon", "bottle", "mounted-flask"]
+)
+def test_hello(name: str, issued: Issued, tmp_path: Path) -> None:
+    paths = ["/hello", *(["/legacy/hello"] if name == "mounted-flask" else [])]
+
+    with serving(name, f"sqlite:///{tmp_path}/keys.db", tmp_path / "log") as client:
+        asks_for_a_key(client, *paths, issued=issued)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_starlette_websocket(issued: Issued, tmp_path: Path) -> None:
+    with serving("starlette", f"sqlite:///{tmp_path}/keys.db", tmp_path / "log") as client:
+        url = f"ws://127.0.0.1:{client.base_url.port}/echo"
+        headers = {"Authorization": issued.authorization}
+        with connect(url, additional_headers=headers, proxy=None) as websocket:
+            websocket.send("\u3042")
+            assert json.loads(websocket.recv(LIMIT_S)) == {"client_id": issued.client_id, "text": "\u3042"}
+        for authorization in ({}, {"Authorization": encode_basic(issued.client_id, "wrong")}):
+            with pytest.raises(InvalidStatus) as refused:
+                connect(url, additional_headers=authorization, proxy=None)
+            assert refused.value.response.status_code == 401
+
+
+@pytest.mark.usefixtures("issued")
+def test_django_checks(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "examples/django_app.py", "check"],
+        cwd=ROOT,
+        env=environment(BASICAUTH_BACKEND=f"sqlite:///{tmp_path}/keys.db"),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert (done.returncode, "no issues" in done.stdout) == (0, True), done.stderr
+
+
+def test_redis_workers(redis_url: str, tmp_path: Path) -> None:
+    """Both workers know the key, and neither when it is revoked."""
+    with open_backend(redis_url) as backend:
+        issued = backend.create()
+        auth = (issued.client_id, issued.secret)
+        with serving("redis-workers", redis_url, tmp_path / "log") as client:
+            asks_for_a_key(client, "/hello", issued=issued)
+            assert client.get("/ready").status_code == 204
+            workers = set()
+            while len(workers) < 2:
+                workers.add(client.get("/hello", auth=auth).json()["worker"])
+            backend.revoke(issued.client_id)
+            time.sleep(0.25)  # what is promised
+            assert {client.get("/hello", auth=auth).status_code for _ in range(10)} == {401}
+
+
+def test_own_store(tmp_path: Path) -> None:
+    """A file that is broken lets nobody in, and is no 401 either."""
+    teams = tmp_path / "teams.toml"
+    teams.write_text(
+        f'[team-a]\nname = "Team A"\nscopes = ["read"]\nhash = \'{hash_secret("correct horse")}\'\n'
+    )
+    with serving("own-store", "env:", tmp_path / "log", TEAMS=str(teams)) as client:
+        key = SimpleNamespace(client_id="team-a", secret="correct horse")
+        asks_for_a_key(client, "/hello", issued=cast("Issued", key))
+        teams.write_text("no TOML")
+        assert client.get("/hello", auth=("team-b", "x")).status_code == 503
+
+
+def test_every_example_is_run() -> None:
+    """Here, or by ``make test-system``."""
+    served = " ".join(word for words in {**SERVERS, **HELLO}.values() for word in words)
+    for path in (ROOT / "examples").iterdir():
+        if path.suffix == ".py":
+            assert f"examples.{path.stem}:" in served
+        elif path.suffix == ".conf":
+            assert path.name in (ROOT / "tests" / "system" / "test_nginx_front.py").read_text()
 
 
 class Answer(NamedTuple):

@@ -1,0 +1,23 @@
+"""A Bottle app behind API keys.
+
+Make a key, then serve::
+
+    export BASICAUTH_BACKEND=sqlite:///keys.db
+    basicauth-mw keys create --name me
+    waitress-serve --listen=127.0.0.1:8000 examples.bottle_app:app
+"""
+
+import bottle
+
+from basicauth_mw.wsgi import BasicAuthMiddleware
+
+api = bottle.Bottle()
+
+
+@api.get("/hello")
+def hello() -> dict[str, str]:
+    """Who is calling is in the environ."""
+    return {"client_id": bottle.request.environ["basicauth_mw.principal"].client_id}
+
+
+app = BasicAuthMiddleware(api)

@@ -1,0 +1,24 @@
+"""A Falcon app behind API keys.
+
+Make a key, then serve::
+
+    export BASICAUTH_BACKEND=sqlite:///keys.db
+    basicauth-mw keys create --name me
+    waitress-serve --listen=127.0.0.1:8000 examples.falcon_app:app
+"""
+
+import falcon
+
+from basicauth_mw.wsgi import BasicAuthMiddleware
+
+
+class Hello:
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Who is calling is in the environ."""
+        response.media = {"client_id": request.env["basicauth_mw.principal"].client_id}
+
+
+api = falcon.App()
+api.add_route("/hello", Hello())
+
+app = BasicAuthMiddleware(api)

@@ -1,0 +1,24 @@
+"""A Litestar app behind API keys.
+
+Make a key, then serve::
+
+    export BASICAUTH_BACKEND=sqlite:///keys.db
+    basicauth-mw keys create --name me
+    uvicorn examples.litestar_app:app
+"""
+
+from typing import Any
+
+from litestar import Litestar, Request, get
+
+from basicauth_mw import Principal
+from basicauth_mw.asgi import BasicAuthMiddleware
+
+
+@get("/hello")
+async def hello(request: Request[Principal, Any, Any]) -> dict[str, str]:
+    """Who is calling is in ``request.user``."""
+    return {"client_id": request.user.client_id}
+
+
+app = BasicAuthMiddleware(Litestar([hello]))

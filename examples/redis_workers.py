@@ -1,0 +1,33 @@
+"""Several workers, or servers, that share keys in Redis.
+
+Make a key, then serve::
+
+    export BASICAUTH_BACKEND=redis://localhost:6379/0
+    basicauth-mw keys create --name me
+    uvicorn --workers 2 examples.redis_workers:app
+
+Revoke it, and within 250 ms no worker accepts it any more.
+"""
+
+import os
+
+from fastapi import FastAPI, Response
+
+from basicauth_mw import open_backend
+from basicauth_mw.integrations.fastapi import CurrentPrincipal, install
+
+keys = open_backend()  # nothing is connected before a worker needs it
+
+app = FastAPI()
+install(app, keys, exclude=["/ready"])
+
+
+@app.get("/hello")
+async def hello(caller: CurrentPrincipal) -> dict[str, str | int]:
+    return {"client_id": caller.client_id, "worker": os.getpid()}
+
+
+@app.get("/ready")
+async def ready() -> Response:
+    """For a load balancer: whether Redis can be asked."""
+    return Response(status_code=204 if await keys.aready() else 503)

@@ -1,0 +1,105 @@
+"""``examples/nginx_front.conf`` in a real nginx: TLS ends there, and the gate is inside the app."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import trustme
+
+from basicauth_mw import open_backend
+from tests.system.test_gateways import LIMIT_S, NGINX, ROOT, free_port, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from basicauth_mw import Issued
+
+CONFIGURATION = ROOT / "examples" / "nginx_front.conf"
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Iterator[tuple[httpx.Client, str, Issued]]:
+    """A client that trusts nginx, where the app itself listens, and a key."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/sbin")
+    assert program, "nginx is missing: apt-get install -y nginx"
+    port, app_port = free_port(), free_port()
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    trusts = ssl.create_default_context()
+    authority.configure_trust(trusts)
+    server = CONFIGURATION.read_text()
+    for written, placed in (
+        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+        (":8000", f":{app_port}"),
+        ("/etc/ssl/api.example.pem", f"{tmp_path}/cert.pem"),
+        ("/etc/ssl/api.example.key", f"{tmp_path}/key.pem"),
+    ):
+        assert written in server
+        server = server.replace(written, placed)
+    (tmp_path / "nginx.conf").write_text(NGINX.format(server=server))
+    url = f"sqlite:///{tmp_path}/keys.db"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
+    uvicorn = [
+        *(sys.executable, "-m", "uvicorn", "examples.fastapi_app:app", f"--port={app_port}"),
+        *("--proxy-headers", "--forwarded-allow-ips=127.0.0.1", "--log-level=warning"),
+    ]
+    with ExitStack() as stack:
+        issued = stack.enter_context(open_backend(url, create=True)).create(client_id="ci")
+
+        def start(words: list[str], listens: int, log: str, **settings: str) -> None:
+            output = stack.enter_context((tmp_path / log).open("wb"))
+            child = stack.enter_context(
+                subprocess.Popen(words, cwd=ROOT, env={**environ, **settings}, stdout=output, stderr=output)
+            )
+            stack.callback(child.wait, LIMIT_S)
+            stack.callback(child.terminate)
+            wait_for(listens, child, tmp_path / log)
+
+        start(
+            uvicorn,
+            app_port,
+            "app.log",
+            BASICAUTH_BACKEND=url,
+            BASICAUTH_REQUIRE_HTTPS="1",
+            BASICAUTH_THROTTLE="3/minute",
+        )
+        start([program, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"], port, "nginx.log")
+        client = stack.enter_context(
+            httpx.Client(
+                base_url=f"https://127.0.0.1:{port}", verify=trusts, trust_env=False, timeout=LIMIT_S
+            )
+        )
+        yield client, f"http://127.0.0.1:{app_port}", issued
+
+
+def test_a_key_comes_through_and_https_is_known(front: tuple[httpx.Client, str, Issued]) -> None:
+    client, app, issued = front
+    right = (issued.client_id, issued.secret)
+    text = {"text": "\u3042"}
+
+    good = client.post("/echo", json=text, auth=right)
+    assert (good.status_code, good.json()) == (200, {"client_id": "ci", **text})
+    assert client.post("/echo", json=text).json()["code"] == "missing_credentials"
+    assert client.post("/echo", json=text, auth=("ci", "wrong")).json()["code"] == "invalid_credentials"
+    past = httpx.post(f"{app}/echo", json=text, auth=right, trust_env=False)
+    assert (past.status_code, past.json()["code"]) == (403, "https_required")
+
+
+def test_a_client_cannot_choose_its_address(front: tuple[httpx.Client, str, Issued]) -> None:
+    client, _, _ = front
+    statuses = [
+        client.get("/", auth=("ci", "wrong"), headers={"X-Forwarded-For": f"192.0.2.{number}"}).status_code
+        for number in range(4)
+    ]
+    assert statuses == [401, 401, 401, 429]
