@@ -43,9 +43,9 @@ WORKERS = {
 OTHERS = {
     "fastapi-dashboard": ("uvicorn", "tests.servers.dashboards:fastapi_app"),
     "flask-dashboard": ("waitress", "tests.servers.dashboards:flask_app"),
-    "fastapi-documented": ("uvicorn", "tests.system.apps:documented"),
+    "fastapi-documented": ("uvicorn", "tests.system.pages:documented"),
     **{
-        f"cors-{place}": ("uvicorn", f"tests.system.apps:cors_{place}")
+        f"cors-{place}": ("uvicorn", f"tests.system.pages:cors_{place}")
         for place in ("installed", "outside", "inside")
     },
     "measured-2-workers": ("gunicorn", "tests.servers.metrics_app:app", "--workers=2", "--preload"),

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
-
-from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
-
-from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.integrations.fastapi import CurrentPrincipal, install
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,50 +39,3 @@ async def app(
         {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
     )
     await send({"type": "http.response.body", "body": answer})
-
-
-documented = FastAPI()
-"""An app with documentation that anybody may open. Keys come from the environment."""
-
-
-@documented.get("/hello")
-async def hello(caller: CurrentPrincipal) -> dict[str, str]:
-    """Who is calling."""
-    return {"hello": caller.client_id}
-
-
-install(documented, exclude=["/docs", "/openapi.json"])
-
-
-# --- CORS, for scripts of the origin ORIGIN
-
-CORS: dict[str, Any] = {
-    "allow_origins": [os.environ.get("ORIGIN", "")],
-    "allow_headers": ["Authorization"],
-    "expose_headers": ["X-Request-ID"],
-}
-
-
-def _api() -> FastAPI:
-    api = FastAPI()
-
-    @api.get("/hello")
-    async def hello(caller: CurrentPrincipal) -> dict[str, str]:
-        return {"hello": caller.client_id}
-
-    @api.get("/boom")
-    async def boom() -> None:
-        raise RuntimeError("canary of the handler")
-
-    return api
-
-
-cors_installed = _api()
-install(cors_installed)
-cors_installed.add_middleware(CORSMiddleware, **CORS)
-
-cors_outside = CORSMiddleware(BasicAuthMiddleware(_api()), **CORS)
-
-_inside = _api()
-_inside.add_middleware(CORSMiddleware, **CORS)
-cors_inside = BasicAuthMiddleware(_inside)
