@@ -272,7 +272,7 @@ def ours() -> Iterable[object]:
     return [
         each
         for each in gc.get_objects()
-        if type(each).__module__.partition(".")[0] == "basicauth_mw" and not isinstance(each, type)
+        if str(type(each).__module__).partition(".")[0] == "basicauth_mw" and not isinstance(each, type)
     ]
 
 

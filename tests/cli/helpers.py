@@ -63,9 +63,17 @@ class Child(subprocess.Popen[bytes]):
         super().__exit__(kind, *rest)
 
 
-def process(*arguments: str, **options: Any) -> Child:
-    """Start the real thing."""
+def process(*arguments: str, measured: bool = False, **options: Any) -> Child:
+    """Start the real thing, to be signalled.
+
+    Args:
+        *arguments: Of the command line.
+        measured: Whether coverage is, which hangs if a signal handler raises while it holds its own lock.
+        **options: Of ``subprocess.Popen``.
+    """
     environment = {**os.environ, **options.pop("env", {})}
+    if not measured:
+        environment.pop("COVERAGE_PROCESS_CONFIG", None)
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return Child([*COMMAND, *arguments], cwd=ROOT, env=environment, **options)
 
@@ -74,7 +82,7 @@ def ended(*arguments: str, stdin: bytes | None = None, **options: Any) -> Done:
     """Run the real thing to its end."""
     if stdin is not None:
         options["stdin"] = subprocess.PIPE
-    with process(*arguments, **options) as child:
+    with process(*arguments, measured=True, **options) as child:
         out, err = child.communicate(stdin, timeout=LIMIT_S)
     return Done(child.returncode, (out or b"").decode(), (err or b"").decode())
 

@@ -349,7 +349,9 @@ def targets() -> Iterator[Case]:
     yield case(b"*", own=ALL_GUNICORN | strict)
     yield case(b"?", own=no_slash | GRANIAN)
     yield case(b"/health ", BAD_REQUEST, open=HTTPTOOLS | {"werkzeug"})
-    yield case(b"/health\t", BAD_REQUEST, open=frozenset({"waitress", "cheroot", "werkzeug"}))
+    yield case(
+        b"/health\t", BAD_REQUEST, missing=frozenset({"waitress", "cheroot"}), open=frozenset({"werkzeug"})
+    )
     yield case(b"/health\xff", BAD_REQUEST, missing=frozenset({"werkzeug"}))
     yield case(b"/\xef\xbd\x88ealth", BAD_REQUEST, missing=GRANIAN | {"werkzeug"})  # a full-width h
     # The mount point is for the server to say, and the Host field says nothing about paths.

@@ -120,8 +120,8 @@ ABSOLUTE_TARGET = Quirk(
     "An excluded path is open under that spelling too, as the router sees the same; elsewhere it is not",
 )
 DROPS_FRAGMENT = Quirk(
-    "Drops a fragment: `/health#f` is `/health`",
-    HTTPTOOLS | GRANIAN | GUNICORN | {"waitress", "werkzeug"},
+    "Drops a fragment, and tells nothing of it: `/health#f` is `/health`",
+    HTTPTOOLS | GRANIAN,
     "As above",
 )
 FOLDS_SLASHES = Quirk(
