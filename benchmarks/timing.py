@@ -142,7 +142,7 @@ def other(alphabet: str, character: str) -> str:
 def checksum(body: str) -> str:
     from basicauth_mw.minting import _checksum
 
-    return _checksum(body)
+    return _checksum(body.encode("ascii"))
 
 
 class Site:
