@@ -1,0 +1,254 @@
+"""What is promised, row by row, and the tests that prove it: ``python -m tests.trust.table`` writes TRUST.md.
+
+The rows are in the TOML files beside this one: an id, and what holds. A test says which rows it proves with
+``@pytest.mark.proves("H4", "B10")``, on itself, its class, its module (``pytestmark``) or one
+``pytest.param`` of its table. The marks are read from the source, so nothing is imported or collected.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TESTS = Path(__file__).parents[1]
+
+# File, its title, and what the letters of its ids stand for.
+PARTS = {
+    "standards": (
+        "Standards",
+        {
+            "H": "HTTP authentication: RFC 9110, RFC 9111",
+            "B": "The Basic scheme: RFC 7617, RFC 4648",
+            "P": "Problem details: RFC 9457",
+            "A": "ASGI 3",
+            "W": "WSGI: PEP 3333",
+            "O": "What OWASP asks for",
+        },
+    ),
+    "failures": ("What went wrong elsewhere", {"X": "Failures of others, and why they cannot happen here"}),
+    "faults": ("When a store fails", {"F": "Faults, and what is promised meanwhile"}),
+}
+
+HEAD = """# What is promised, and the tests that prove it
+
+Made by `python -m tests.trust.table` from `tests/trust/*.toml` and the marks `proves` on the tests.
+Do not edit.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    says: str
+    source: str = ""
+    not_here: str = ""  # why it cannot apply, and where that is documented
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    rows: tuple[str, ...]
+    place: str  # shells/test_asgi.py::test_x[id]
+
+
+def load(folder: Path) -> dict[str, dict[str, Row]]:
+    """The rows of each part whose file is there: a plain text, or a table with the fields of Row."""
+    parts = {}
+    for part in PARTS:
+        path = folder / f"{part}.toml"
+        if path.exists():
+            rows = tomllib.loads(path.read_text(encoding="utf-8"))
+            parts[part] = {
+                name: Row(**(row if isinstance(row, dict) else {"says": row})) for name, row in rows.items()
+            }
+    return parts
+
+
+def _is_mark(node: ast.AST) -> bool:
+    """``pytest.mark.proves``, called or not, or any other ``.proves``."""
+    return isinstance(node, ast.Attribute) and node.attr == "proves"
+
+
+@dataclass
+class Source:
+    """One file of tests: what its names stand for."""
+
+    path: Path
+    name: str
+    assigned: dict[str, list[ast.AST]] = field(default_factory=dict)
+    imported: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    if isinstance(target, ast.Name):
+                        self.assigned.setdefault(target.id, []).append(node.value)
+            elif isinstance(node, ast.AnnAssign | ast.AugAssign) and isinstance(node.target, ast.Name):
+                self.assigned.setdefault(node.target.id, []).extend([node.value] if node.value else [])
+            elif isinstance(node, ast.FunctionDef) and not node.name.startswith("test"):
+                self.assigned.setdefault(node.name, []).extend(node.body)
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests."):
+                file = "/".join((node.module or "").split(".")[1:]) + ".py"
+                self.imported |= {alias.asname or alias.name: (file, alias.name) for alias in node.names}
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.path.read_text(encoding="utf-8"))
+
+    def tests(self) -> Iterator[tuple[str, list[ast.AST]]]:
+        """Every place where a mark can stand, and the expressions that put it there."""
+        own = self.assigned.get("pytestmark", [])
+        for names, node in _tests(self.tree.body):
+            if own:
+                yield self.name, own
+            for depth, holder in enumerate(node[:-1], 1):
+                marks = [each.value for each in holder.body if _assigns_pytestmark(each)]
+                yield "::".join((self.name, *names[:depth])), [*holder.decorator_list, *marks]
+            yield "::".join((self.name, *names)), [*node[-1].decorator_list]
+
+
+def _tests(body: list[ast.stmt]) -> Iterator[tuple[list[str], list]]:
+    """The tests that pytest would collect, with the classes round them."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
+            yield [node.name], [node]
+        elif isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
+            for names, nodes in _tests(node.body):
+                yield [node.name, *names], [node, *nodes]
+
+
+def _assigns_pytestmark(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and any(
+        isinstance(target, ast.Name) and target.id == "pytestmark" for target in node.targets
+    )
+
+
+class Reader:
+    """Finds the marks of all tests, and what is wrong with marks."""
+
+    def __init__(self, tests: Path) -> None:
+        paths = sorted(path for path in tests.rglob("*.py") if path.parent.name != "trust")
+        names = {path: path.relative_to(tests).as_posix() for path in paths}
+        self._sources = {name: Source(path, name) for path, name in names.items()}
+        self._reached: set[ast.AST] = set()
+        self.marks: list[Mark] = []
+        self.problems: list[str] = []
+        for source in self._sources.values():
+            if source.path.name.startswith("test_"):
+                for place, expressions in source.tests():
+                    seen: set[tuple[str, str, str]] = set()
+                    for expression in expressions:
+                        self._read(source, expression, place, seen)
+        self.marks = list(dict.fromkeys(self.marks))
+        for source in self._sources.values():
+            self.problems += [
+                f"{source.name}:{node.lineno}: this mark is on no test"
+                for node in ast.walk(source.tree)
+                if _is_mark(node) and node not in self._reached
+            ]
+
+    def _read(self, source: Source, node: ast.AST, place: str, seen: set[tuple[str, str, str]]) -> None:
+        """Take the marks in an expression, and in the tables that it names, here or in another file."""
+        if isinstance(node, ast.Call) and _is_mark(node.func):
+            self._reached.add(node.func)
+            rows = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            if not rows or len(rows) < len(node.args) or node.keywords:
+                self.problems.append(f"{source.name}:{node.lineno}: a mark takes the ids of rows, as texts")
+            self.marks.append(Mark(tuple(map(str, rows)), place))
+        elif isinstance(node, ast.Name):
+            if (source.name, node.id, place) not in seen:
+                seen.add((source.name, node.id, place))
+                file, name = source.imported.get(node.id, (source.name, node.id))
+                if there := self._sources.get(file):
+                    if there is not source and name in there.imported:
+                        self._read(there, ast.Name(name), place, seen)
+                    for each in there.assigned.get(name, []):
+                        self._read(there, each, place, seen)
+        else:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.param":
+                ids = [each.value for each in node.keywords if each.arg == "id"]
+                if ids and isinstance(ids[0], ast.Constant):
+                    place += f"[{ids[0].value}]"
+            for child in ast.iter_child_nodes(node):
+                self._read(source, child, place, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All rows, and the places of the tests that prove each."""
+
+    parts: dict[str, dict[str, Row]]
+    proofs: dict[str, list[str]]
+    problems: list[str]
+
+
+def table(tests: Path = TESTS) -> Table:
+    """Read the rows and the marks of a folder of tests."""
+    parts = load(tests / "trust")
+    reader = Reader(tests)
+    problems = list(reader.problems)
+    proofs: dict[str, list[str]] = {}
+    for mark in reader.marks:
+        for name in mark.rows:
+            proofs.setdefault(name, []).append(mark.place)
+    known: dict[str, Row] = {}
+    for part, rows in parts.items():
+        letters = "".join(PARTS[part][1])
+        problems += [
+            f"{part}.toml: {name} is no id: one of {letters}, and a number"
+            for name in rows
+            if not re.fullmatch(rf"[{letters}][1-9]\d*", name)
+        ]
+        known |= rows
+    missing = "".join(letter for part in PARTS.keys() - parts.keys() for letter in PARTS[part][1])
+    problems += [
+        f"{', '.join(places)}: there is no row {name}"
+        for name, places in proofs.items()
+        if name not in known and name[:1] not in missing
+    ]
+    for name, row in known.items():
+        if row.not_here and name in proofs:
+            problems.append(f"{name} is not here, and yet {', '.join(proofs[name])} proves it")
+        if not row.not_here and name not in proofs:
+            problems.append(f"{name} has no test: {row.says}")
+        if not row.says or "\n" in row.says + row.source + row.not_here:
+            problems.append(f"{name} is not one line")
+    return Table(parts, proofs, problems)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def render(read: Table) -> str:
+    """TRUST.md, from the tests' folder: each row with links to the files of its tests."""
+    lines = [HEAD]
+    for part, rows in read.parts.items():
+        title, letters = PARTS[part]
+        lines += [f"## {title}", ""]
+        for letter, heading in letters.items():
+            lines += [f"### {heading}", "", "| | What holds | Proved by |", "|---|---|---|"]
+            for name, row in rows.items():
+                if name[0] == letter:
+                    says = f"{row.says} ({row.source})" if row.source else row.says
+                    links = [
+                        f"[{place}]({place.partition('::')[0].partition('[')[0]})"
+                        for place in read.proofs.get(name, [])
+                    ]
+                    proof = f"Not here: {row.not_here}" if row.not_here else "<br>".join(map(_cell, links))
+                    lines.append(f"| {name} | {_cell(says)} | {proof} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    read = table()
+    (TESTS / "TRUST.md").write_text(render(read), encoding="utf-8")
+    print("\n".join(read.problems))
