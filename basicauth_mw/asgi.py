@@ -301,8 +301,10 @@ class _Guard:
 
     async def send(self, message: Message) -> None:
         """What the app is given to send with."""
+        # To call an attribute that holds a function, CPython looks for a method first: so it is read before.
+        send = self._send
         if self.begun:
-            await self._send(message)
+            await send(message)
         elif (start := self._start) is None:
             if message["type"] == "http.response.start":
                 self._start = message
@@ -312,10 +314,10 @@ class _Guard:
             self._body = message  # an exception may follow: wait for the app to return or raise
         else:
             self.begun = True  # before the first await: nobody may begin a second answer meanwhile
-            await self._send(start)
+            await send(start)
             if self._body is not None:
-                await self._send(self._body)
-            await self._send(message)
+                await send(self._body)
+            await send(message)
 
     async def release(self) -> None:
         """Send what is held back, if anything is."""

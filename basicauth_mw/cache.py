@@ -118,7 +118,8 @@ class Cache:
         proof = self._proofs.get(keyed.digest())
         if proof is None:
             return None
-        now = self._clock()
+        clock = self._clock
+        now = clock()
         client = proof.client
         if proof.until <= now or not client.live:
             return None
@@ -200,7 +201,8 @@ class Cache:
             self._clients.clear()
 
     def _reset(self) -> None:
-        self._keyed = blake2b(key=secrets.token_bytes(32), digest_size=32)
+        # The octet makes BLAKE2b take its key in now, and not anew with every copy of the state.
+        self._keyed = blake2b(b"\0", key=secrets.token_bytes(32), digest_size=32)
         self._proofs: dict[bytes, _Proof] = {}
         self._order: deque[bytes] = deque()
         self._clients: dict[str, _Client] = {}
