@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -51,7 +51,7 @@ class Counts:
     def refused(self, reason: str) -> None:
         """Count one."""
         with self._lock:
-            self._totals[reason] += 1
+            self._totals[reason] = self._totals.get(reason, 0) + 1
             self._turn()
             self._minutes[-1] += 1
 
@@ -62,7 +62,10 @@ class Counts:
             return Seen(self._since, dict(self._totals), tuple(self._minutes))
 
     def _turn(self) -> None:
-        minute = int(self._wall()) // _MINUTE_S
+        wall = self._wall
+        minute = int(wall()) // _MINUTE_S
+        if minute == self._minute:
+            return
         # Over an hour without a refusal is as good as an hour; a clock set back adds to the last minute.
         for _ in range(min(minute - self._minute, MINUTES)):
             self._minutes.append(0)
@@ -70,7 +73,7 @@ class Counts:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._totals: Counter[str] = Counter()
+        self._totals: dict[str, int] = {}
         self._minutes = deque([0] * MINUTES, maxlen=MINUTES)
         now = self._wall()
         self._minute = int(now) // _MINUTE_S

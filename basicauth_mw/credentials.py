@@ -52,6 +52,11 @@ def parse_basic(value: bytes | str) -> Credentials:
             value = value.encode("latin-1")
         except UnicodeEncodeError:
             raise MalformedCredentials("not octets") from None
+    return Credentials(*split_basic(value))
+
+
+def split_basic(value: bytes) -> tuple[str, str]:
+    """``parse_basic`` for the request path: client id and secret."""
     if len(value) > MAX_FIELD_OCTETS:
         raise MalformedCredentials("field too long")
     value = value.strip(b" \t")  # optional white space round a field value: RFC 9110 section 5.5
@@ -75,7 +80,7 @@ def parse_basic(value: bytes | str) -> Credentials:
         raise MalformedCredentials("no colon")
     if not client_id or not secret:
         raise MalformedCredentials("empty id or secret")
-    return Credentials(client_id, secret)
+    return client_id, secret
 
 
 def is_usual_spelling(value: bytes) -> bool:

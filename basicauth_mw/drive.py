@@ -101,29 +101,31 @@ def _patience(check: Check, ends_at: float) -> float:
 
 
 def _run(steps: Steps, perform: Callable[[Effect], object]) -> Decision:
-    resume: Callable[[], Effect] = steps.__next__
-    while True:
-        try:
-            effect = resume()
-        except StopIteration as done:
-            return cast("Decision", done.value)
-        try:
-            resume = partial(steps.send, perform(effect))
-        except BackendError as exc:
-            resume = partial(steps.throw, exc)  # the core says what an outage means: refuse
+    try:
+        effect = next(steps)
+        while True:
+            try:
+                answer = perform(effect)
+            except BackendError as exc:
+                effect = steps.throw(exc)  # the core says what an outage means: refuse
+            else:
+                effect = steps.send(answer)
+    except StopIteration as done:
+        return cast("Decision", done.value)
 
 
 async def _arun(steps: Steps, perform: Callable[[Effect], Awaitable[object]]) -> Decision:
-    resume: Callable[[], Effect] = steps.__next__
-    while True:
-        try:
-            effect = resume()
-        except StopIteration as done:
-            return cast("Decision", done.value)
-        try:
-            resume = partial(steps.send, await perform(effect))
-        except BackendError as exc:
-            resume = partial(steps.throw, exc)
+    try:
+        effect = next(steps)
+        while True:
+            try:
+                answer = await perform(effect)
+            except BackendError as exc:
+                effect = steps.throw(exc)
+            else:
+                effect = steps.send(answer)
+    except StopIteration as done:
+        return cast("Decision", done.value)
 
 
 class Performer:

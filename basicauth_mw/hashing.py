@@ -202,36 +202,49 @@ class Hasher:
         """
         return self._hash_fast(secret, self._newest, salt)
 
-    def match_fast(self, secret: str, stored: Iterable[Secret]) -> Secret | None:
+    def match_fast(self, secret: str, stored: Iterable[Secret], *, is_minted: bool = False) -> Secret | None:
         """Find the stored secret that ``secret`` is, among those with a fast hash.
 
         It always costs one hash for each pepper in force and ``MAX_LIVE_SECRETS`` comparisons for each; only
         a record that mixes salts, which this package never writes, costs more.
+
+        Args:
+            secret: What was sent.
+            stored: What a key has, or ``nobodys``.
+            is_minted: It looks minted, so it is no chosen one, and none of those need be looked at.
 
         Raises:
             UnreadableRecord: A stored hash is damaged, or its pepper is not among those in force.
         """
         octets = secret.encode()
         hashed: dict[str, str] = {}  # by what comes before the digest: kind, pepper and salt
-        decoys = dict(self._decoys)
+        decoys = self._decoys.copy()
+        passed_over = self._chosen if is_minted else None
+        if passed_over is not None:
+            del decoys[passed_over]
         found = None
         compared = 0
         for candidate in stored:
-            head = candidate.hash[:-_DIGEST_LETTERS]
+            text = candidate.hash
+            head = text[:-_DIGEST_LETTERS]
             if head not in hashed:
-                if is_slow(candidate.hash):
+                if text.startswith(_SLOW):
                     continue
-                pepper, hashed[head] = self._hashed(octets, head)
+                pepper, salt = self._parts(head)
+                if pepper == passed_over:
+                    continue
+                hashed[head] = head + self._digest(octets, pepper, salt)
                 decoys.pop(pepper, None)
             try:
-                if compare_digest(hashed[head], candidate.hash):
+                if compare_digest(hashed[head], text):
                     found = candidate
             except TypeError:  # not ASCII
                 raise UnreadableRecord("a stored hash is damaged") from None
             compared += 1
         # Found or not: the right secret of a key that has ended is refused as well.
         for head in decoys.values():
-            _, hashed[head] = self._hashed(octets, head)
+            pepper, salt = self._parts(head)
+            hashed[head] = head + self._digest(octets, pepper, salt)
         for _ in range(MAX_LIVE_SECRETS * len(hashed) - compared):
             compare_digest(_NOTHING, _NOTHING)
         return found
@@ -263,12 +276,12 @@ class Hasher:
             salt = next(salts(1))
         return f"{_FAST}{pepper}${salt}${self._digest(secret.encode(), pepper, salt)}"
 
-    def _hashed(self, secret: bytes, head: str) -> tuple[str, str]:
-        """The pepper that a hash up to its digest names, and the hash with the digest of a secret."""
+    def _parts(self, head: str) -> tuple[str, str]:
+        """Pepper and salt, of a hash up to its digest."""
         form = _FAST_HEAD.fullmatch(head)
         if form is None or form[1] not in self._peppers:
             raise UnreadableRecord("a stored hash is damaged, or its pepper is not configured")
-        return form[1], head + self._digest(secret, form[1], form[2])
+        return form[1], form[2]
 
     def _digest(self, secret: bytes, pepper: str, salt: str) -> str:
         digest = blake2b(

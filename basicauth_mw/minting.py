@@ -42,15 +42,12 @@ def mint(prefix: str) -> str:
 
 def recognise(value: str) -> Shape:
     """Tell whether ``value`` was minted, whatever its prefix."""
-    if not value.isascii():
+    prefix, _, tail = value.rpartition("_")
+    # As octets, which answer several times as fast as text.
+    if len(tail) != TAIL_DIGITS or not (value.isascii() and tail.encode().isalnum() and is_prefix(prefix)):
         return Shape.OTHER
-    octets = value.encode("ascii")  # which answer several times as fast as text
-    if not octets[-TAIL_DIGITS:].isalnum():
-        return Shape.OTHER
-    if value[-TAIL_DIGITS - 1 : -TAIL_DIGITS] != "_" or not is_prefix(value[: -TAIL_DIGITS - 1]):
-        return Shape.OTHER
-    checksum = _checksum(octets[:-CHECKSUM_DIGITS])
-    return Shape.MINTED if value[-CHECKSUM_DIGITS:] == checksum else Shape.MISTYPED
+    body, checksum = value[:-CHECKSUM_DIGITS], value[-CHECKSUM_DIGITS:]
+    return Shape.MINTED if checksum == _checksum(body.encode()) else Shape.MISTYPED
 
 
 def is_prefix(prefix: str) -> bool:

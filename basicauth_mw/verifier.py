@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .credentials import is_usual_spelling, parse_basic
+from .credentials import is_usual_spelling, split_basic
 from .errors import BackendError, InvalidCredentials, MalformedCredentials, UnreadableRecord
 from .hashing import is_slow
 from .minting import Shape, recognise
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 _MALFORMED: Final = Deny(MalformedCredentials(), "malformed")
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(NamedTuple):
     """Ask the store for a key; the answer is the key or None.
 
     Attributes:
@@ -36,23 +34,14 @@ class Lookup:
 
     client_id: str
 
-    def __iter__(self) -> Generator[Effect, object, Key | None]:
-        answer = yield self
-        if answer is None or isinstance(answer, Key):
-            return answer
-        raise TypeError("a look-up answers with a Key or None")
 
-
-@dataclass(frozen=True, slots=True)
 class HoldsSlow:
     """Ask whether the store holds any slow hash; the answer is exactly True or False."""
 
-    def __iter__(self) -> Generator[Effect, object, bool]:
-        return (yield self) is not False  # doubt runs the hash
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SlowCheck:
+class SlowCheck(NamedTuple):
     """Compare a secret with slow hashes, or with a decoy if there are none, off the event loop.
 
     The answer is the index of the hash that matches, or None.
@@ -60,10 +49,6 @@ class SlowCheck:
 
     secret: str
     hashes: tuple[str, ...]
-
-    def __iter__(self) -> Generator[Effect, object, int | None]:
-        answer = yield self
-        return answer if type(answer) is int else None
 
     def __repr__(self) -> str:
         return "SlowCheck(...)"
@@ -140,10 +125,9 @@ class Verifier:
     def begin(self, field: bytes) -> Deny | Check:
         """Look at a field value that is not in the cache: refuse it if no key can have it."""
         try:
-            credentials = parse_basic(field)
+            client_id, secret = split_basic(field)
         except MalformedCredentials:
             return _MALFORMED
-        client_id, secret = credentials.client_id, credentials.secret
         if len(client_id.encode()) > MAX_ID_OCTETS or len(secret.encode()) > MAX_SECRET_OCTETS:
             return Deny(MalformedCredentials(), "malformed", client_id)
         shape = recognise(secret)
@@ -166,8 +150,13 @@ class Verifier:
             asked: When the check began.
         """
         try:
-            key = yield from Lookup(client_id)
-            match = yield from self._match(secret, is_minted, key.secrets if key else self._hasher.nobodys)
+            key = yield Lookup(client_id)
+            if not (key is None or isinstance(key, Key)):
+                raise TypeError("a look-up answers with a Key or None")
+            stored = self._hasher.nobodys if key is None else key.secrets
+            match = self._hasher.match_fast(secret, stored, is_minted=is_minted)
+            if match is None and not is_minted:
+                match = yield from self._match_slow(secret, stored)
             if key is None or match is None:
                 return Deny(InvalidCredentials(), "unknown" if key is None else "wrong_secret", client_id)
             return self._verdict(field, key, match, secret, asked)
@@ -200,17 +189,14 @@ class Verifier:
             self._saw(client_id, match, secret)
         return allow
 
-    def _match(
-        self, secret: str, is_minted: bool, stored: tuple[Secret, ...]
+    def _match_slow(
+        self, secret: str, stored: tuple[Secret, ...]
     ) -> Generator[Effect, object, Secret | None]:
-        match = self._hasher.match_fast(secret, stored)
-        if match is not None or is_minted:
-            return match
         slow = [candidate for candidate in stored if is_slow(candidate.hash)]
         if len(slow) > 1:
             raise UnreadableRecord("it holds more than one slow hash, and each would cost its own")
-        holds_slow = yield from HoldsSlow()
-        if not (slow or holds_slow):
+        holds_slow = yield HoldsSlow()
+        if not slow and holds_slow is False:  # doubt runs the hash
             return None
-        index = yield from SlowCheck(secret, tuple(candidate.hash for candidate in slow))
-        return None if index is None else slow[index]
+        index = yield SlowCheck(secret, tuple(candidate.hash for candidate in slow))
+        return slow[index] if type(index) is int else None
