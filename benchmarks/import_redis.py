@@ -52,8 +52,8 @@ def main() -> None:
     print(f"{count:,} keys by each way, on one server; quartiles over rounds of {FILE:,} keys")
     print(f"{'':<30} {'keys/s':>10}   of the loop")
     for name, each in seconds.items():
-        share = spread(ratios(seconds[LOOP], each)).text(".0%")
-        print(f"{name:<30} {count / sum(each):10,.0f}   {share}")
+        part = spread(ratios(seconds[LOOP], each)).text(".0%")
+        print(f"{name:<30} {count / sum(each):10,.0f}   {part}")
     share = spread(ratios(seconds[LOOP], seconds[IMPORT])).middle
     holds = "yes" if share >= WANTED else "no"
     print(f"an import reaches {share:.0%} of the loop, goal >= {WANTED:.0%}: {holds}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import redis.asyncio
 import uvloop
@@ -61,7 +62,7 @@ async def find(quick: bool, url: str, port: int) -> Outcome:
         if type(await arun(gate.begin(request), gate.performer)) is not Allow:
             raise RuntimeError("a good credential was refused")
 
-    calls = {
+    calls: dict[str, tuple[Any, list[Any]]] = {
         "plain GET": (plain.get, names),
         "look-up": (store.aget, ids),
         "look-up, not decoded": (get, [name.encode() for name in names]),

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 from asgi_apps import bare as asgi_bare
 from asgi_apps import ours as asgi_ours
@@ -72,8 +73,8 @@ def measured(quick: bool) -> Outcome:  # counting is quick as it is
             for warm in (False, True):
                 store = SqliteStore(urls[kind], create=True) if kind == "SQLite" else RedisStore(urls[kind])
                 with Backend(counting(store, counts), settings=Settings()) as keys:
-                    fields = [issued_field(keys, None) if warm else "", issued_field(keys, SECRETS[what])]
-                    statuses = WORLDS[world](keys, *fields, counts)
+                    first = issued_field(keys, None) if warm else ""
+                    statuses = WORLDS[world](keys, first, issued_field(keys, SECRETS[what]), counts)
                 if set(statuses) != {200}:
                     raise RuntimeError(f"answered {statuses}")
                 row += [str(counts.lookups), str(counts.hashes)]
@@ -134,8 +135,11 @@ def in_threads(keys: Backend, first: str, field: str, counts: Counts) -> list[in
     ready = Barrier(AT_ONCE)
     statuses: list[int] = []
 
+    def start_response(line: str, *_more: object) -> Any:
+        statuses.append(int(line[:3]))
+
     def ask(sent: str) -> None:
-        app(environ(sent.encode()), lambda line, *_more: statuses.append(int(line[:3])))
+        app(environ(sent.encode()), start_response)
 
     def ask_together(_number: int) -> None:
         ready.wait(10)

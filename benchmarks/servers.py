@@ -23,7 +23,7 @@ from rounds import Spread, spread
 from serving import free_port, gunicorn, served, uvicorn, waitress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 CONTROL = (0.97, 1.03)
 CONNECTIONS = 16
@@ -222,7 +222,7 @@ def os_user() -> str:
 
 
 def proxy_table(
-    proxies: list[Callable[[Path, int, bool], list[str]]], *, rounds: int, seconds: float
+    proxies: Sequence[Callable[[Path, int, bool], list[str]]], *, rounds: int, seconds: float
 ) -> Table:
     rows = []
     with tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory:

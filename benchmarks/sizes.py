@@ -26,7 +26,7 @@ from basicauth_mw.drive import Performer, run
 from basicauth_mw.hashing import Hasher
 from basicauth_mw.minting import ID_PREFIX, mint
 from basicauth_mw.model import Allow, Key, Secret
-from basicauth_mw.verifier import Verifier
+from basicauth_mw.verifier import Check, Verifier
 
 BATCH = 10_000
 ASKED = 20_000  # different keys that are asked for
@@ -81,7 +81,8 @@ def check(store: SqliteStore, ids: list[str], secret: str) -> Call:
     pick = random.Random(1).choice
 
     async def call() -> None:
-        if type(run(verifier.begin(pick(fields)), performer)) is not Allow:
+        begun = verifier.begin(pick(fields))
+        if not isinstance(begun, Check) or type(run(begun, performer)) is not Allow:
             raise RuntimeError("a good credential was refused")
 
     return call

@@ -325,16 +325,16 @@ async def compare(pair: Pair, pairs: int, *, slow: bool = False) -> Finding:
 class Hasty(Hasher):
     """Does not hash where nothing is stored: the unknown id is answered early."""
 
-    def match_fast(self, secret: str, stored: Any) -> Any:
-        return None if stored is self.nobodys else super().match_fast(secret, stored)
+    def match_fast(self, secret: str, stored: Any, **shape: Any) -> Any:
+        return None if stored is self.nobodys else super().match_fast(secret, stored, **shape)
 
 
 class Sloppy(Hasher):
     """Hashes for an unknown id as well, and then compares with nothing: a decoy that is too cheap."""
 
-    def match_fast(self, secret: str, stored: Any) -> Any:
+    def match_fast(self, secret: str, stored: Any, **shape: Any) -> Any:
         if stored is not self.nobodys:
-            return super().match_fast(secret, stored)
+            return super().match_fast(secret, stored, **shape)
         self._digest(secret.encode(), next(reversed(self._peppers)), "A" * 16)
         return None
 

@@ -139,7 +139,7 @@ def django(protected: bool = False):
             return Response({"hello": "world"})
 
     urls = ModuleType("urls")
-    urls.urlpatterns = [path("", Hello.as_view())]
+    vars(urls)["urlpatterns"] = [path("", Hello.as_view())]
 
     class Handler(WSGIHandler):
         def get_response(self, request):

@@ -1,7 +1,11 @@
-"""What strangers write against the package passes their type checkers, both of them, at their strictest."""
+"""What strangers write against the package passes their type checkers, both of them, at their strictest.
+
+The benchmarks, which take too long to be run by the tests, are held to fit the package in the same way.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -56,3 +60,22 @@ def test_mistakes_are_found(checker: str, tmp_path: Path) -> None:
 
     found = {int(line) for line in re.findall(r"mistaken\.py:(\d+):.*error", done.stdout)}
     assert found == set(range(2, len(MISTAKES) + 2)), done.stdout + done.stderr
+
+
+def test_the_benchmarks_fit_the_package(tmp_path: Path) -> None:
+    """They are run by hand, so a name or an argument that has changed would be seen too late."""
+    benchmarks = ROOT / "benchmarks"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--config-file=", f"--cache-dir={tmp_path}"),
+            *("--check-untyped-defs", "--ignore-missing-imports", "--explicit-package-bases"),
+            *sorted(map(str, benchmarks.glob("*.py"))),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "MYPYPATH": f"{ROOT}:{benchmarks}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
