@@ -29,6 +29,7 @@ from .errors import (
 from .feed import Feed
 from .hashing import Hasher
 from .ledger import Ledger
+from .lost_answers import announce, is_stored, surely, write
 from .minting import ID_PREFIX, mint
 from .model import Key, Secret, of_version, utcnow, whole_key
 from .records import check_key
@@ -239,7 +240,7 @@ class Backend:
         if store.get(client_id) is not None:  # if it cannot be asked, nothing was written for certain
             raise taken
         key = replace(key, secrets=(Secret(self.hasher.hash(plain), created_at=now),))
-        if not _put(store, key, None):
+        if not write(store, key, None):
             raise taken
         self._changed("key.created", client_id)
         return Issued(client_id, plain, authorization, key)
@@ -347,8 +348,8 @@ class Backend:
         except UnreadableRecord:
             key = Key(client_id)
         if key is None:
-            _announce(store, client_id)
-        if key is None or not _surely(
+            announce(store, client_id)
+        if key is None or not surely(
             store, client_id, partial(store.delete, client_id), lambda: store.get(client_id) is None
         ):
             raise KeyNotFound(f"there is no key with the client id {client_id!r}")
@@ -483,7 +484,7 @@ class Backend:
             # As they are stored: to Python alone, the 1, 1.0 and true of metadata are equal.
             if dump_key(changed) != dump_key(key):
                 changed = replace(changed, version=key.version + 1)
-                if not _put(store, changed, key):
+                if not write(store, changed, key):
                     if time.monotonic() > give_up_at:
                         raise BackendUnavailable(f"the key {client_id!r} is changed by others all the time")
                     # Each waits for another while, or the same would lose every time.
@@ -492,7 +493,7 @@ class Backend:
                     continue
                 self._changed(event, client_id)
             else:
-                _announce(store, client_id)  # whoever repeats it may have cause to
+                announce(store, client_id)  # whoever repeats it may have cause to
             return self._with_uses([changed])[0]
 
     def _add(self, store: Store, keys: Sequence[Key]) -> list[bool]:
@@ -500,7 +501,7 @@ class Backend:
         try:
             return store.add(keys) if isinstance(store, BulkStore) else [store.put(key, None) for key in keys]
         except BackendUnavailable as exc:
-            stored = [_is_stored(store, key, None) for key in keys]
+            stored = [is_stored(store, key, None) for key in keys]
             if False not in stored:
                 return [done is True for done in stored]
             self._changed("key.imported", *(key.client_id for key in compress(keys, stored)))
@@ -511,64 +512,6 @@ class Backend:
         if audit.is_wanted():
             for client_id in client_ids:
                 audit.record(event, client_id=client_id)
-
-
-def _put(store: Store, key: Key, before: Key | None) -> bool:
-    """Write a key, unless another than ``before`` is stored by now."""
-    write = partial(store.put, key, None if before is None else before.version)
-    return _surely(store, key.client_id, write, partial(_is_stored, store, key, before))
-
-
-def _surely(
-    store: Store, client_id: str, write: Callable[[], bool], is_done: Callable[[], bool | None]
-) -> bool:
-    """Write, and if the answer is lost, see what has become of it: what is done has to be told as done.
-
-    Args:
-        store: Where.
-        client_id: Whose key it is.
-        write: Writes, and answers whether it did.
-        is_done: Looks whether it did; None: that cannot be told.
-
-    Raises:
-        BackendUnavailable: It did not, or that cannot be told.
-    """
-    try:
-        return write()
-    except BackendUnavailable as exc:
-        try:
-            done = is_done()
-        except BackendError:
-            done = None
-        if done is None:
-            raise BackendUnavailable(
-                f"the change of {client_id!r} may or may not have been made ({exc}): look with  "
-                "basicauth-mw keys show ID"
-            ) from exc
-        if not done:
-            raise BackendUnavailable(f"nothing was changed so far: {exc}") from exc
-        try:
-            _announce(store, client_id)
-        except BackendError as unheard:
-            logger.warning(
-                "the change of %r was made, but others may not hear of it before cache_ttl_s is over (%s): "
-                "repeat it",
-                client_id,
-                unheard,
-            )
-        return True
-
-
-def _announce(store: Store, client_id: str) -> None:
-    """Tell of a change once more, where it may have been made without that."""
-    if announce := getattr(store, "announce", None):
-        announce(client_id)
-
-
-def _is_stored(store: Store, key: Key, before: Key | None) -> bool | None:
-    """Whether a key is stored just as it is; None: neither it is, nor what was there before."""
-    stored, wanted, known = (each and dump_key(each) for each in (store.get(key.client_id), key, before))
-    return stored == wanted if stored in (wanted, known) else None
 
 
 def _with_uses(key: Key, uses: Sequence[Use]) -> Key:

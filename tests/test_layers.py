@@ -56,6 +56,7 @@ LAYERS = [
     ["backends._redis_sentinel", "backends._redis_cluster", "backends._redis_writes"],
     ["backends.memory", "backends.env", "backends.sqlite", "backends.redis"],
     ["backends"],
+    ["lost_answers"],
     ["breaker"],
     ["feed"],
     ["drive"],
