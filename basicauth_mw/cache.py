@@ -84,6 +84,8 @@ class Cache:
         wall: Seconds since the epoch; for the expiry of keys.
     """
 
+    _noted: list[_Proof]  # those that were used since somebody asked
+
     def __init__(
         self,
         ttl_s: float,
@@ -95,7 +97,6 @@ class Cache:
         self._epoch = 0  # grows whenever anything is forgotten
         self._ttl_s = ttl_s
         self._size = size
-        self._noted: list[_Proof] = []
         self._clock = clock
         self._wall = wall
         self._reset()
@@ -118,8 +119,7 @@ class Cache:
         proof = self._proofs.get(keyed.digest())
         if proof is None:
             return None
-        clock = self._clock
-        now = clock()
+        now = self._clock()
         client = proof.client
         if proof.until <= now or not client.live:
             return None

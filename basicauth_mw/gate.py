@@ -133,18 +133,17 @@ class Gate(Generic[R]):
         """Decide on a request at once if nothing has to be asked, else return the check to run."""
         if self._has_rules and (decision := self._by_rule(request)) is not None:
             return decision
-        authorization, recall = self._authorization, self._recall
-        field = authorization(request)
+        field = self._authorization(request)
         if field is None:
             return _MISSING
-        if not self._limits.active and (allow := recall(field)) is not None:
+        if not self._limits.active and (allow := self._recall(field)) is not None:
             return allow
         if not field.strip(b" \t"):
             return _MISSING  # some servers hand over an empty field for one they could not read
         if self._limits.active:
             if (throttled := self._throttled(request, field)) is not None:
                 return throttled
-            if (allow := recall(field)) is not None:
+            if (allow := self._recall(field)) is not None:
                 return allow
         return self._verifier.begin(field)
 

@@ -106,6 +106,45 @@ def test_no_time_is_no_cache(clock: Clock) -> None:
     assert len(cache) == 0
 
 
+def test_the_longest_field_is_kept(cache: Cache) -> None:
+    """One octet more is refused unread, so it is not even looked for."""
+    longest = b"x" * MAX_FIELD_OCTETS
+    put(cache, longest, allow())
+    put(cache, longest + b"x", allow())
+
+    assert cache.get(longest) == allow()
+    assert cache.get(longest + b"x") is None
+
+
+@pytest.mark.parametrize(
+    "forgotten",
+    [
+        pytest.param(["a"], id="one"),
+        pytest.param([None], id="all"),
+        pytest.param(["a", None], id="one, then all"),
+        pytest.param([None, "a"], id="all, then one"),
+        pytest.param(["b", "b"], id="another, twice"),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_fill_outlives_nothing_that_was_forgotten(
+    cache: Cache, before: int, forgotten: list[str | None]
+) -> None:
+    """Whatever was forgotten earlier: what was asked before is not kept after."""
+    for _ in range(before):
+        cache.forget("c")
+    asked = cache.ask()
+    for client_id in forgotten:
+        if client_id is None:
+            cache.clear()
+        else:
+            cache.forget(client_id)
+    cache.put(b"x", allow(), secret_created_at=MADE, expires_at=None, asked=asked)
+
+    assert cache.get(b"x") is None
+    assert len(cache) == 0
+
+
 def test_the_oldest_makes_room(cache: Cache) -> None:
     """Never more entries than the size; proving one again adds none."""
     for value in (b"1", b"2", b"2", b"3", b"2"):

@@ -9,13 +9,20 @@ import pytest
 
 from basicauth_mw.cache import Cache
 from basicauth_mw.credentials import encode_basic
-from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
+from basicauth_mw.errors import (
+    BackendUnavailable,
+    InvalidCredentials,
+    MalformedCredentials,
+    UnreadableRecord,
+)
 from basicauth_mw.hashing import Hasher, hash_slow
 from basicauth_mw.minting import mint
-from basicauth_mw.model import Allow, Decision, Deny, Key, Secret
+from basicauth_mw.model import Allow, Decision, Deny, Key, Principal, Secret
+from basicauth_mw.rules import MAX_ID_OCTETS, MAX_SECRET_OCTETS
 from basicauth_mw.verifier import Check, HoldsSlow, Lookup, SlowCheck, Steps, Verifier
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
+NAIVE = NOW.replace(tzinfo=None)
 PAST, LATER = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
 HASHER = Hasher()
 SECRET = mint("sk")
@@ -66,6 +73,12 @@ def begin(asked: Verifier, field: bytes) -> Steps:
     return iter(check)
 
 
+def assert_denied(decision: Decision, error: type[Exception], reason: str, client_id: str | None) -> None:
+    assert isinstance(decision, Deny)
+    assert (type(decision.error), decision.reason, decision.client_id) == (error, reason, client_id)
+    assert decision.is_news
+
+
 KEYS = {
     "unknown": None,
     "wrong secret": Key("ci", secrets=(Secret(HASHER.hash_fast(mint("sk"))),)),
@@ -75,7 +88,10 @@ KEYS = {
     "disabled": Key("ci", disabled=True, secrets=(FAST, SLOW)),
     "expired": Key("ci", expires_at=PAST, secrets=(FAST, SLOW)),
     "expired now": Key("ci", expires_at=NOW, secrets=(FAST, SLOW)),
-    "good": Key("ci", expires_at=LATER, secrets=(FAST, SLOW)),
+    "secret expired": Key("ci", secrets=(Secret(FAST.hash, expires_at=PAST),)),
+    "secret expired before key": Key("ci", expires_at=LATER, secrets=(Secret(FAST.hash, expires_at=NOW),)),
+    "key expired before secret": Key("ci", expires_at=NOW, secrets=(Secret(FAST.hash, expires_at=LATER),)),
+    "good": Key("ci", "CI", {"read"}, expires_at=LATER, metadata={"team": 1}, secrets=(FAST, SLOW)),
 }
 REASONS = {
     "unknown": "unknown",
@@ -86,6 +102,9 @@ REASONS = {
     "disabled": "disabled",
     "expired": "expired",
     "expired now": "expired",
+    "secret expired": "expired",
+    "secret expired before key": "expired",
+    "key expired before secret": "expired",
 }
 
 
@@ -96,10 +115,9 @@ def test_a_minted_secret_costs_one_look_up_whatever_is_found(name: str) -> None:
 
     assert effects == [Lookup("ci")]
     if name == "good":
-        assert isinstance(decision, Allow)
+        assert decision == Allow(Principal("ci", "CI", frozenset({"read"}), {"team": 1}))
     else:
-        assert isinstance(decision, Deny)
-        assert decision.reason == REASONS[name]
+        assert_denied(decision, InvalidCredentials, REASONS[name], "ci")
 
 
 @pytest.mark.parametrize("name", KEYS)
@@ -109,6 +127,7 @@ def test_a_chosen_secret_costs_one_slow_hash_whatever_is_found(name: str, secret
     _, effects = decide(verifier(), "ci", secret, KEYS[name])
 
     assert [type(effect) for effect in effects] == [Lookup, HoldsSlow, SlowCheck]
+    assert effects[-1].secret == secret
     assert len(effects[-1].hashes) <= 1
 
 
@@ -121,19 +140,69 @@ def test_a_store_without_slow_hashes_never_runs_one(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("client_id", "secret"),
+    ("client_id", "secret", "error"),
     [
-        pytest.param("ci", SECRET[:-1] + ("a" if SECRET[-1] != "a" else "b"), id="mistyped"),
-        pytest.param("i" * 256, "x", id="long id"),
-        pytest.param("ci", "x" * 1025, id="long secret"),
+        pytest.param(
+            "ci", SECRET[:-1] + ("a" if SECRET[-1] != "a" else "b"), InvalidCredentials, id="mistyped"
+        ),
+        pytest.param("i" * (MAX_ID_OCTETS + 1), "x", MalformedCredentials, id="long id"),
+        pytest.param("é" * (MAX_ID_OCTETS // 2 + 1), "x", MalformedCredentials, id="id of long octets"),
+        pytest.param("ci", "x" * (MAX_SECRET_OCTETS + 1), MalformedCredentials, id="long secret"),
     ],
 )
-def test_what_no_key_can_be_is_refused_before_any_look_up(client_id: str, secret: str) -> None:
+def test_what_no_key_can_be_is_refused_before_any_look_up(
+    client_id: str, secret: str, error: type[Exception]
+) -> None:
     decision, effects = decide(verifier(), client_id, secret, KEYS["good"])
 
     assert effects == []
-    assert isinstance(decision, Deny)
-    assert decision.reason == "malformed"
+    assert_denied(decision, error, "malformed", client_id)
+
+
+def test_the_longest_id_and_secret_are_looked_up() -> None:
+    decision, effects = decide(verifier(), "i" * MAX_ID_OCTETS, "x" * MAX_SECRET_OCTETS, None)
+
+    assert effects[0] == Lookup("i" * MAX_ID_OCTETS)
+    assert_denied(decision, InvalidCredentials, "unknown", "i" * MAX_ID_OCTETS)
+
+
+def test_what_cannot_be_read_names_no_client() -> None:
+    assert_denied(verifier().begin(b"Basic ?"), MalformedCredentials, "malformed", None)  # type: ignore[arg-type]
+
+
+class Told(Hasher):
+    """Remembers whether it was told that a secret looks minted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[bool] = []
+
+    def match_fast(self, secret: str, stored: Any, *, is_minted: bool = False) -> Secret | None:
+        self.told.append(is_minted)
+        return super().match_fast(secret, stored, is_minted=is_minted)
+
+
+def test_the_hasher_is_told_what_a_secret_looks_like() -> None:
+    """So that none of the chosen ones is hashed for a minted one."""
+    hasher = Told()
+    asked = Verifier(hasher, Cache(30, 10), now=lambda: NOW)
+    decide(asked, "ci", SECRET, KEYS["good"])
+    decide(asked, "ci", CHOSEN, KEYS["good"])
+
+    assert hasher.told == [True, False]
+
+
+@pytest.mark.parametrize("answer", [None, True, False, "0", 0.0], ids=repr)
+def test_only_an_index_is_a_match(answer: object) -> None:
+    """Whatever else a check of slow hashes comes to."""
+    steps = begin(verifier(), encode_basic("ci", CHOSEN).encode())
+    next(steps)
+    steps.send(KEYS["good"])
+    steps.send(True)
+    with pytest.raises(StopIteration) as done:
+        steps.send(answer)
+
+    assert_denied(done.value.value, InvalidCredentials, "wrong_secret", "ci")
 
 
 def test_several_slow_hashes_are_not_paid_for() -> None:
@@ -151,8 +220,83 @@ def test_an_outage_is_no_refusal() -> None:
     with pytest.raises(StopIteration) as done:
         steps.throw(BackendUnavailable("gone"))
 
-    assert done.value.value.reason == "backend_unavailable"
+    assert_denied(done.value.value, BackendUnavailable, "backend_unavailable", "ci")
     assert done.value.value.error.__traceback__ is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        pytest.param("a key", "TypeError", id="no key"),
+        pytest.param(True, "TypeError", id="true"),
+        pytest.param(Key("ci", secrets=("hash",)), "AttributeError", id="secrets of text"),  # type: ignore[arg-type]
+        pytest.param(
+            Key("ci", expires_at=PAST.replace(tzinfo=None), secrets=(FAST,)), "TypeError", id="naive"
+        ),
+    ],
+)
+def test_an_answer_of_the_wrong_type_is_no_way_in(answer: object, name: str) -> None:
+    """A key of somebody's own making; what is wrong with it is told without its values."""
+    steps = begin(verifier(), encode_basic("ci", SECRET).encode())
+    next(steps)
+    with pytest.raises(StopIteration) as done:
+        steps.send(answer)
+
+    assert_denied(done.value.value, UnreadableRecord, "backend_unavailable", "ci")
+    assert name in str(done.value.value.error)
+
+
+def test_a_check_that_cannot_be_run_is_no_refusal() -> None:
+    """Of whoever waited for an equal one, say."""
+    check = verifier().begin(encode_basic("ci", SECRET).encode())
+    assert isinstance(check, Check)
+    try:
+        raise BackendUnavailable("gone")
+    except BackendUnavailable as exc:
+        denied = check.failed(exc)
+
+    assert_denied(denied, BackendUnavailable, "backend_unavailable", "ci")
+    assert denied.error.__traceback__ is None
+
+
+def test_only_the_same_field_at_the_same_time_shares_a_verdict() -> None:
+    asked, other = verifier(), mint("sk")
+
+    def flight(secret: str) -> object:
+        check = asked.begin(encode_basic("ci", secret).encode())
+        assert isinstance(check, Check)
+        return check.flight
+
+    first = flight(SECRET)
+    assert first is not None
+    assert flight(SECRET) == first
+    assert flight(other) != first
+    asked.cache.forget("ci")  # something has changed: who comes now asks anew
+    assert flight(SECRET) != first
+
+
+def test_who_wants_nothing_remembered_shares_nothing() -> None:
+    check = Verifier(HASHER, Cache(0, 10)).begin(encode_basic("ci", SECRET).encode())
+
+    assert isinstance(check, Check)
+    assert check.flight is None
+
+
+def test_what_is_kept_knows_its_secret_and_its_end() -> None:
+    """Of the key or of the secret, whichever is sooner."""
+    clock = Clock()
+    wall = Clock()
+    wall.now_s = NOW.timestamp()
+    cache = Cache(30, 10, clock=clock, wall=wall)
+    asked = Verifier(HASHER, cache, now=lambda: NOW)
+    stored = Secret(FAST.hash, created_at=PAST, expires_at=NOW + timedelta(seconds=5))
+    decide(asked, "ci", SECRET, Key("ci", expires_at=NOW + timedelta(seconds=9), secrets=(stored,)))
+    field = encode_basic("ci", SECRET).encode()
+
+    assert cache.get(field) is not None
+    assert [hit.secret_created_at for hit in cache.take_hits()] == [PAST]
+    wall.now_s += 5
+    assert cache.get(field) is None
 
 
 def test_a_verdict_ages_from_its_look_up() -> None:
