@@ -287,6 +287,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return "memory:"
 
 
+@pytest.mark.proves("P7", "O6")
 def test_no_log_error_or_repr_holds_a_secret(
     url: str, everything: Everything, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,6 +320,7 @@ class Broken:
         raise RuntimeError(f"cannot connect with {password} {sent}")
 
 
+@pytest.mark.proves("P7")
 def test_no_outage_tells_a_secret(everything: Everything, own_redis_server: RedisServer) -> None:
     """What a store raises may hold its password; a server that is gone may be in the middle of anything."""
     url = own_redis_server.url().replace("redis://", f"redis://:{quote(CHOSEN, safe='')}@")
@@ -343,6 +345,7 @@ def test_no_outage_tells_a_secret(everything: Everything, own_redis_server: Redi
 # --- what is on disk and on the wire
 
 
+@pytest.mark.proves("B8")
 def test_no_sqlite_file_holds_a_secret(tmp_path: Path, everything: Everything) -> None:
     """Neither the file nor its log, while it is open and after it was closed."""
     file = tmp_path / "keys.db"
@@ -381,6 +384,7 @@ class Wiretap:
         self._connection.close()
 
 
+@pytest.mark.proves("B8")
 def test_no_redis_dump_holds_a_secret(everything: Everything) -> None:
     """Nor what it is told, its slow log, or its file."""
     import redis

@@ -70,6 +70,20 @@ def folder(path: Path, **files: str) -> Path:
             id="param",
         ),
         pytest.param(
+            "def row(name, *values, **more):\n  return pytest.param(*values, id=name, **more)\n"
+            'H1 = pytest.mark.proves("H1")\n'
+            '@pytest.mark.parametrize("a", [row("one", 1, marks=H1), row("two", 2)])\ndef test_x(a): ...',
+            ["::test_x[one]"],
+            id="row",
+        ),
+        pytest.param(
+            'H1 = pytest.mark.proves("H1")\n'
+            '@pytest.mark.parametrize("a", [pytest.param(n, id=f"no-{n}", marks=H1) for n in (1, 2)])\n'
+            "def test_x(a): ...",
+            ["::test_x[no-*]"],
+            id="computed",
+        ),
+        pytest.param(
             'T: list = [pytest.param(1, id="one", marks=[pytest.mark.proves("H1")]), 2]\nALL = [*T, 3]\n'
             '@pytest.mark.parametrize("a", ALL)\ndef test_x(a): ...\n'
             '@pytest.mark.parametrize("a", T)\ndef test_y(a): ...',
@@ -131,12 +145,17 @@ def test_problems(source: str, problem: str, tmp_path: Path) -> None:
 
 def test_no_problem(tmp_path: Path) -> None:
     """Ids of a part that has no file are left alone: there is nothing to hold them against."""
-    source = '@pytest.mark.proves("H1", "H2", "F1")\ndef test_x(): ...'
+    source = (
+        '@pytest.mark.proves("H1", "F1")\n@pytest.mark.parametrize("a", [pytest.param(1, id=case, marks=H2), '
+        'pytest.param(1, id="one", marks=H2), pytest.param(1, id="a|b", marks=H2)])\ndef test_x(a): ...\n'
+        'H2 = pytest.mark.proves("H2")\n'
+    )
 
     read = table(folder(tmp_path, test_a=source))
 
     assert read.problems == []
-    assert "| H2 | Two. (RFC 1) | [test_a.py::test_x](test_a.py) |" in render(read)
+    assert "| H1 | One. | [test_a.py::test_x](test_a.py) |" in render(read)
+    assert "| H2 | Two. (RFC 1) | [test_a.py::test_x](test_a.py): one, a\\|b |" in render(read)
     assert "| H3 | Three. | Not here: see README |" in render(read)
 
 

@@ -322,11 +322,13 @@ def refuses_to_create(backend: Backend, events: Callable[..., Any], **fields: An
     assert (cursor(backend), events()) == (before, [])
 
 
+@pytest.mark.proves("B4", "B10")
 @pytest.mark.parametrize("client_id", BAD_IDS.values(), ids=BAD_IDS)
 def test_no_key_with_a_bad_id(backend: Backend, events: Callable[..., Any], client_id: Any) -> None:
     refuses_to_create(backend, events, client_id=client_id)
 
 
+@pytest.mark.proves("B10")
 @bad_secrets
 def test_no_key_with_a_bad_secret(backend: Backend, events: Callable[..., Any], secret: Any) -> None:
     refuses_to_create(backend, events, secret=secret)
@@ -357,6 +359,7 @@ def test_the_longest_key_works(backend: Backend, here: AnyShell) -> None:
 # --- rotate
 
 
+@pytest.mark.proves("O2")
 def test_no_request_fails_in_a_rotation(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
     """The old secret and the new one work until the overlap ends, then only the new one; cached or not."""
     old = backend.create(client_id="ci", name="CI", scopes=["read"], metadata={"team": "a"})
@@ -575,6 +578,7 @@ def test_disabled_until_enabled(
         assert shell.ask(issued.authorization).status == 200
 
 
+@pytest.mark.proves("O2")
 def test_revoked_is_final(
     backend: Backend, here: AnyShell, elsewhere: AnyShell, events: Callable[..., Any]
 ) -> None:
@@ -757,6 +761,7 @@ def test_no_update_with_a_bad_field(
 # --- expiry
 
 
+@pytest.mark.proves("O2")
 def test_an_expiry_ends_cached_entries_too(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
     """To the moment, although the caches would keep them for longer."""
     issued = backend.create(client_id="ci", expires_at=utcnow() + timedelta(seconds=OVERLAP_S))
@@ -1139,6 +1144,7 @@ REASONS: dict[str, Callable[[Backend], object]] = {
 }
 
 
+@pytest.mark.proves("P8")
 @pytest.mark.parametrize("reason", REASONS)
 def test_why_a_key_is_refused_is_for_the_log_alone(
     place: Place, kind: str, events: Callable[..., Any], reason: str
@@ -1169,6 +1175,7 @@ async def found_by_loop(backend: Backend, client_id: str) -> Key | None:
         await backend.aclose()
 
 
+@pytest.mark.proves("O2")
 def test_each_secret_tells_when_it_was_used(
     backend: Backend, here: AnyShell, events: Callable[..., Any]
 ) -> None:
@@ -1304,6 +1311,7 @@ def hash_of(backend: Backend, client_id: str) -> str:
     return stored(backend, client_id).secrets[0].hash
 
 
+@pytest.mark.proves("O1")
 def test_an_imported_bcrypt_hash_becomes_a_better_one(
     place: Place, kind: str, events: Callable[..., Any]
 ) -> None:

@@ -568,6 +568,7 @@ def test_a_loop_has_few_connections(store: RedisStore, admin: redis.Redis) -> No
     assert asyncio.run(asyncio.wait_for(steps(), 10)) == [store.get("id")] * 300
 
 
+@pytest.mark.proves("A11")
 def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     """A look-up that is given up at any moment leaves no answer for another one."""
     names = [f"k{number}" for number in range(20)]
@@ -619,6 +620,7 @@ def test_a_time_limit_round_a_look_up(own: RedisStore, own_redis_server: RedisSe
     asyncio.run(steps())
 
 
+@pytest.mark.proves("A14")
 def test_two_event_loops_at_once(store: RedisStore) -> None:
     failures: list[BaseException] = []
 

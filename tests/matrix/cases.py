@@ -328,6 +328,7 @@ def targets() -> Iterator[Case]:
             b"/health:80",
         ),
         *(b"/hello?/health", b"/hello?x=/health"),
+        *(b"/hello?access_token=" + TOKEN, b"/hello?authorization=" + GOOD.replace(b" ", b"%20")),
     ):
         yield case(target)
     strict = frozenset({"cheroot"})

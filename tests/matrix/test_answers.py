@@ -41,6 +41,7 @@ CANARY = "canary of the handler"
 # --- whole answers
 
 
+@pytest.mark.proves("H12")
 @pytest.mark.parametrize("line", [KEY, NO_KEY, b"X-None: x"], ids=["right", "wrong", "none"])
 @pytest.mark.parametrize("target", ["/raise", "/raise/scope", "/own/404", "/own/unusual", "/hello"])
 def test_head(server: Server, target: str, line: bytes) -> None:
@@ -69,6 +70,7 @@ def test_head(server: Server, target: str, line: bytes) -> None:
     assert octets.index(b"\r\n\r\n") == len(octets) - 4
 
 
+@pytest.mark.proves("H14")
 @pytest.mark.parametrize("path", OWN)
 def test_the_apps_own(server: Server, path: str) -> None:
     """What the app answers comes through byte for byte, whatever its status."""
@@ -83,6 +85,7 @@ def test_the_apps_own(server: Server, path: str) -> None:
     assert answer.value("cache-control") is None
 
 
+@pytest.mark.proves("W16")
 def test_identity(server: Server) -> None:
     """The app sees who was verified and nobody else, though an identity was planted in front of the gate."""
     forged = (b"Remote-User: forged", b"REMOTE_USER: forged", b"AUTH_TYPE: forged", b"User: forged")
@@ -164,6 +167,7 @@ def test_streaming(server: Server, tmp_path: Path) -> None:
             octets += chunk
 
 
+@pytest.mark.proves("W8")
 @only_wsgi
 def test_written(server: Server) -> None:
     """``write()`` works where the server has it."""
@@ -195,6 +199,7 @@ def check_raised(server: Server, path: str, status: int, code: str) -> None:
     assert get(server).outcome == "app"
 
 
+@pytest.mark.proves("P7", "A7", "A8")
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
@@ -209,6 +214,7 @@ def test_raised_before_the_body(server: Server, path: str, status: int, code: st
     check_raised(server, path, status, code)
 
 
+@pytest.mark.proves("W7")
 @only_wsgi
 @pytest.mark.parametrize("path", ["/raise/generator", "/raise/started-generator"])
 def test_raised_by_a_generator(server: Server, path: str) -> None:
@@ -232,6 +238,7 @@ def test_raised_behind_an_empty_chunk(server: Server) -> None:
     assert (answer.value("x-reached") is not None) == mixed
 
 
+@pytest.mark.proves("A7", "W9")
 @pytest.mark.parametrize("path", ["/raise/late", "/raise/short"])
 def test_raised_behind_the_first_chunk(server: Server, path: str) -> None:
     """The client sees a broken answer, with a length and without."""
@@ -279,6 +286,7 @@ def test_raised_at_an_old_client(server: Server) -> None:
     assert answer.whole == (not chunked)
 
 
+@pytest.mark.proves("A12")
 @only_asgi
 def test_too_slow(server: Server) -> None:
     """``timeout_s`` gives a JSON 504."""
@@ -290,6 +298,7 @@ def test_too_slow(server: Server) -> None:
     check_refusal(answer)
 
 
+@pytest.mark.proves("B5", "W1")
 def test_an_id_beyond_ascii(server: Server) -> None:
     """It is verified as UTF-8, and REMOTE_USER is its octets."""
     wrong = encode_basic("d\u00e9mo", "\u5bc6\u7801").encode()

@@ -43,6 +43,7 @@ def upload(connection: socket.socket) -> threading.Thread:
     return sending
 
 
+@pytest.mark.proves("A16")
 @refused
 def test_refused_with_its_body_sent(server: Server, line: bytes, code: str) -> None:
     """The client sends everything and then reads."""
@@ -56,6 +57,7 @@ def test_refused_with_its_body_sent(server: Server, line: bytes, code: str) -> N
     assert get(server).outcome == "app"
 
 
+@pytest.mark.proves("A16")
 @refused
 def test_refused_before_its_body(server: Server, line: bytes, code: str) -> None:
     """The client sends the head and waits; servers that read the body first get it then."""
@@ -77,6 +79,7 @@ def test_refused_before_its_body(server: Server, line: bytes, code: str) -> None
     check_refusal(answer)
 
 
+@pytest.mark.proves("A16")
 @refused
 def test_refused_with_an_expectation(server: Server, line: bytes, code: str) -> None:
     """``Expect: 100-continue``: the 401 at once, or behind a 100 that the server sends on its own."""
@@ -121,6 +124,7 @@ def test_refused_in_chunks(server: Server) -> None:
     check_refusal(answer)
 
 
+@pytest.mark.proves("A16")
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 def test_a_refused_body_is_no_request(server: Server, framing: str) -> None:
     """What nobody reads of a refused request is not taken for the next one on its connection."""

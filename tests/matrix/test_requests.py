@@ -40,6 +40,7 @@ def test_no_mount_point_from_clients(name: str, tmp_path: Path) -> None:
                 assert ask(server, case.octets).outcome == case.expected
 
 
+@pytest.mark.proves("H1", "H2", "H3", "H8", "H9", "H10", "H15", "A2", "A15", "O7")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_request(server: Server, case: Case) -> None:
     """Whatever a server makes of it: nobody gets in without the key, and nothing but what is open is open."""

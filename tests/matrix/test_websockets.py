@@ -52,6 +52,7 @@ def test_accepted(server: Server, line: bytes, target: bytes, reached: bytes) ->
     assert b"\r\n\r\n" + wanted in octets
 
 
+@pytest.mark.proves("H1", "A5")
 @pytest.mark.parametrize(
     ("lines", "code"),
     [

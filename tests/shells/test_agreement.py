@@ -180,6 +180,7 @@ def test_a_field_has_one_answer(both: Both, field: bytes | None, status: int, co
         assert json.loads(body)["code"] == code
 
 
+@pytest.mark.proves("P8")
 def test_keys_that_have_ended_have_one_answer(both: Both) -> None:
     ended: list[Issued] = [both.disabled, both.revoked, both.expired]
     wrong = both.outcome(basic("demo:p@55w0re"))

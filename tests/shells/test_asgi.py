@@ -116,6 +116,7 @@ ANSWERS: dict[str, list[Message]] = {
 }
 
 
+@pytest.mark.proves("H16", "A18")
 @pytest.mark.parametrize("timeout_s", [None, 5])
 @pytest.mark.parametrize("map_errors", [True, False])
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
@@ -152,6 +153,7 @@ def test_the_request_body_reaches_the_app(backend: Backend, issued: Issued) -> N
     assert bodies == [b"0", b"1", b"2"]
 
 
+@pytest.mark.proves("A16")
 def test_a_refused_request_body_is_not_read(gate: BasicAuthMiddleware) -> None:
     """A refusal does not wait for the body, however long."""
 
@@ -234,6 +236,7 @@ def test_an_identity_that_came_in_is_replaced(
     assert seen["user"].is_authenticated is not open_path
 
 
+@pytest.mark.proves("A17")
 @pytest.mark.parametrize("authorization", ["good", "bad", None])
 def test_the_servers_scope_is_not_changed(
     app: App, backend: Backend, issued: Issued, authorization: str | None
@@ -256,6 +259,7 @@ def test_the_servers_scope_is_not_changed(
         assert seen["extensions"] is scope["extensions"]
 
 
+@pytest.mark.proves("A2")
 @pytest.mark.parametrize("strip", [False, True])
 @pytest.mark.parametrize("path", ["/", "/open"])
 def test_headers_that_can_be_read_once_are_left_for_the_app(
@@ -273,6 +277,7 @@ def test_headers_that_can_be_read_once_are_left_for_the_app(
     assert list(app.scopes[0]["headers"]) == [p for p in pairs if not (strip and p[0] == b"authorization")]
 
 
+@pytest.mark.proves("B9")
 def test_the_authorization_field_can_be_hidden_from_the_app(
     app: App, backend: Backend, issued: Issued
 ) -> None:
@@ -319,6 +324,7 @@ def test_starlettes_requires_gives_starlettes_403(backend: Backend, issued: Issu
     assert refused.headers["content-type"] == "text/plain; charset=utf-8"
 
 
+@pytest.mark.proves("H11")
 def test_a_missing_scope_is_a_403_without_a_challenge(backend: Backend, issued: Issued) -> None:
     """``require_scopes`` and a raised ``InsufficientScope`` are the same; nobody's error."""
 
@@ -350,6 +356,7 @@ def test_a_missing_scope_is_a_403_without_a_challenge(backend: Backend, issued: 
 # --- open paths and preflight
 
 
+@pytest.mark.proves("A15", "O8")
 @pytest.mark.parametrize(
     ("path", "root_path", "raw_path", "is_open"),
     [
@@ -510,6 +517,7 @@ def bad_fields(keys: dict[str, Issued]) -> Iterator[tuple[str, list[tuple[bytes,
     yield "field too long", one(basic("ci:" + "x" * 9000))
 
 
+@pytest.mark.proves("H1", "H8", "H11", "B2", "P8", "O4")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_all_that_is_wrong_looks_the_same(
     app: App, backend: Backend, keys: dict[str, Issued], method: str
@@ -529,6 +537,7 @@ def test_all_that_is_wrong_looks_the_same(
     assert app.scopes == []
 
 
+@pytest.mark.proves("P1", "P6", "A4")
 def test_a_refusal_is_a_problem_document(gate: BasicAuthMiddleware, issued: Issued) -> None:
     """RFC 9457, not to be stored, sniffed or taken for anything else."""
     for value, code in ((None, "missing_credentials"), ("Basic x", "invalid_credentials")):
@@ -556,6 +565,7 @@ def test_a_refusal_is_a_problem_document(gate: BasicAuthMiddleware, issued: Issu
             assert name == name.lower()
 
 
+@pytest.mark.proves("H1", "H2", "O7")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -583,6 +593,7 @@ def test_no_credentials_are_missing_ones(
     assert app.scopes == []
 
 
+@pytest.mark.proves("H3", "H9", "A2")
 @pytest.mark.parametrize("name", [b"authorization", b"Authorization", b"AUTHORIZATION", b"aUTHORIZATIOn"])
 @pytest.mark.parametrize("spelling", ["Basic {}", "basic {}", "BASIC    {}", "  bAsIc {}\t"])
 def test_good_credentials_in_any_legal_spelling(
@@ -595,6 +606,7 @@ def test_good_credentials_in_any_legal_spelling(
     assert app.scopes[0]["user"].client_id == "ci"
 
 
+@pytest.mark.proves("B5", "B6")
 def test_ids_and_secrets_of_any_script(app: App, backend: Backend) -> None:
     """Compared as octets: no normalisation, and the other normal form is another secret."""
     backend.create(client_id="Zoë-東京", secret="pässword: пароль")
@@ -604,6 +616,7 @@ def test_ids_and_secrets_of_any_script(app: App, backend: Backend) -> None:
     assert call(gate, http_scope(basic("Zoe\u0308-東京:pässword: пароль"))).status == 401
 
 
+@pytest.mark.proves("H15")
 @pytest.mark.parametrize("method", ["GET", "OPTIONS", "FOO", "get", "TRACE", "CONNECT", "HEAD", "", "PRI"])
 def test_every_method_is_checked(gate: BasicAuthMiddleware, app: App, issued: Issued, method: str) -> None:
     """There is no list of methods anywhere."""
@@ -612,6 +625,7 @@ def test_every_method_is_checked(gate: BasicAuthMiddleware, app: App, issued: Is
     assert call(gate, http_scope(issued.authorization, method=method)).status == 200
 
 
+@pytest.mark.proves("H12")
 def test_head_has_the_same_headers_and_no_body(gate: BasicAuthMiddleware) -> None:
     """Content-Length included (RFC 9110 section 9.3.2)."""
     get, head = (call(gate, http_scope(method=method, headers=[REQUEST_ID])) for method in ("GET", "HEAD"))
@@ -655,6 +669,7 @@ def test_two_request_ids_are_none(gate: BasicAuthMiddleware) -> None:
 # --- the challenge
 
 
+@pytest.mark.proves("H6", "B1")
 @pytest.mark.parametrize(
     ("realm", "written"),
     [
@@ -701,6 +716,7 @@ def test_fetch_opens_no_password_dialog(
 # --- https
 
 
+@pytest.mark.proves("B7")
 @pytest.mark.parametrize(
     ("kind", "scheme", "allowed"),
     [
@@ -739,6 +755,7 @@ def test_plain_http_can_be_refused(
 # --- websockets
 
 
+@pytest.mark.proves("H1", "A5", "A6")
 @pytest.mark.parametrize("value", [None, "Basic x"])
 def test_a_refused_websocket_gets_the_same_answer(
     gate: BasicAuthMiddleware, app: App, value: str | None
@@ -755,6 +772,7 @@ def test_a_refused_websocket_gets_the_same_answer(
     assert app.scopes == []
 
 
+@pytest.mark.proves("A5", "A6")
 @pytest.mark.parametrize("extensions", [{}, None, {"http.response.push": {}}, "absent"])
 def test_a_refused_websocket_is_closed_before_it_is_accepted(
     gate: BasicAuthMiddleware, app: App, extensions: Any
@@ -771,6 +789,7 @@ def test_a_refused_websocket_is_closed_before_it_is_accepted(
     assert app.scopes == []
 
 
+@pytest.mark.proves("A5")
 @pytest.mark.parametrize("denial", [True, False])
 def test_the_handshake_is_consumed_before_the_refusal(gate: BasicAuthMiddleware, denial: bool) -> None:
     """ASGI wants ``websocket.connect`` received first; a client that is gone already gets nothing."""
@@ -863,6 +882,7 @@ def live(gate: BasicAuthMiddleware, scope: Any = LIFESPAN) -> Exchange:
     return call(gate, scope, STARTUP, SHUTDOWN)
 
 
+@pytest.mark.proves("A13")
 @pytest.mark.parametrize("url", ["strange://up", "strange://down"])
 @pytest.mark.parametrize(
     ("startup", "shutdown", "expected"),
@@ -885,6 +905,7 @@ def test_lifespan_is_the_apps(
     assert app.seen == ["lifespan.startup", "lifespan.shutdown"][: len(expected)]
 
 
+@pytest.mark.proves("A13")
 def test_a_backend_of_ours_opens_and_closes_with_the_app(strange_store: Any) -> None:
     """Asked once before the app starts, closed once it has stopped; not touched when it was only built."""
     gate = BasicAuthMiddleware(LifespanApp(), "strange://up", settings=Settings())
@@ -904,6 +925,7 @@ def test_a_backend_of_ours_is_closed_when_the_gate_is_gone(strange_store: Any) -
     assert store.events == ["close"]
 
 
+@pytest.mark.proves("A13")
 def test_a_store_that_fails_to_close_does_not_eat_the_apps_message(strange_store: Any) -> None:
     """The app has stopped properly, and says so."""
     gate = BasicAuthMiddleware(LifespanApp(), "strange://rude", settings=Settings())
@@ -940,6 +962,7 @@ def test_a_given_object_is_never_closed(strange_store: Any) -> None:
         assert "close" not in store.events
 
 
+@pytest.mark.proves("A13")
 def test_an_app_without_lifespan_says_so_itself(backend: Backend) -> None:
     """Servers take the exception for "not supported"."""
 
@@ -952,6 +975,7 @@ def test_an_app_without_lifespan_says_so_itself(backend: Backend) -> None:
     assert isinstance(seen.raised, NotImplementedError)
 
 
+@pytest.mark.proves("A1", "A17")
 def test_lifespan_scope_is_passed_as_it_is(backend: Backend) -> None:
     """State set there must reach the server's dict."""
     app = App({"type": "lifespan.startup.complete"})
@@ -961,6 +985,7 @@ def test_lifespan_scope_is_passed_as_it_is(backend: Backend) -> None:
     assert app.scopes[0] is LIFESPAN
 
 
+@pytest.mark.proves("A1", "O8")
 @pytest.mark.parametrize("kind", ["x", "HTTP", "http2", "", "http.request", None, b"http"])
 def test_an_unknown_kind_of_scope_never_reaches_the_app(
     gate: BasicAuthMiddleware, app: App, issued: Issued, kind: Any
@@ -1057,6 +1082,7 @@ _values = (
 _paths = st.text(max_size=30) | st.sampled_from(["/open", "/docs/x", "/docs/\ud800", "/docs/../x"])
 
 
+@pytest.mark.proves("A3", "A15")
 @examples(deadline=None)  # a loop is made for each example
 @given(
     headers=st.lists(st.tuples(_names, _values), max_size=4),

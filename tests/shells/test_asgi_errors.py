@@ -126,6 +126,7 @@ STARTS: dict[str, list[Message]] = {
 }
 
 
+@pytest.mark.proves("P5", "P7", "A7", "A8")
 @pytest.mark.parametrize("sent", STARTS.values(), ids=STARTS.keys())
 @pytest.mark.parametrize(("exc", "status", "code"), MAPPED.values(), ids=MAPPED.keys())
 def test_an_exception_becomes_an_answer_and_is_raised_on(
@@ -182,6 +183,7 @@ def test_a_refusal_by_the_app_is_only_an_answer(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.proves("H12")
 def test_head_errors_have_no_body(ask: Callable[..., Exchange]) -> None:
     """And the same headers."""
     get, head = (ask(Raising(Boom()), method=method) for method in ("GET", "HEAD"))
@@ -211,6 +213,7 @@ GOING_DOWN = [
 ]
 
 
+@pytest.mark.proves("A9")
 @pytest.mark.parametrize("timeout_s", [None, LATE_S])
 @pytest.mark.parametrize("sent", [[], [OK_START]], ids=["nothing sent", "start held"])
 @pytest.mark.parametrize("exc", GOING_DOWN, ids=repr)
@@ -290,6 +293,7 @@ BEGUN: dict[str, list[Message]] = {
 }
 
 
+@pytest.mark.proves("A7")
 @pytest.mark.parametrize("exc", [Boom(), TimeoutError(), InsufficientScope(), Throttled()], ids=repr)
 @pytest.mark.parametrize("sent", BEGUN.values(), ids=BEGUN.keys())
 def test_an_answer_that_began_is_broken_off(
@@ -375,6 +379,7 @@ class Gone(OSError):
     """What a server raises from send when the client has gone (ASGI 2.4)."""
 
 
+@pytest.mark.proves("A10")
 @pytest.mark.parametrize("timeout_s", [None, LATE_S])
 @pytest.mark.parametrize(
     "sent",
@@ -407,6 +412,7 @@ def test_a_gone_client_is_no_error_of_the_app(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.proves("A10")
 @pytest.mark.parametrize("sent", [[], [OK_START]])
 def test_a_client_that_goes_during_our_answer_hides_no_exception(
     backend: Backend, issued: Issued, sent: list[Message]
@@ -469,6 +475,7 @@ def errors_in(caplog: pytest.LogCaptureFixture) -> Iterator[logging.LogRecord]:
     return (record for record in caplog.records if record.levelno >= logging.ERROR)
 
 
+@pytest.mark.proves("A12")
 @pytest.mark.parametrize("map_errors", [True, False])
 @pytest.mark.parametrize(
     "sent",
@@ -516,6 +523,7 @@ def test_an_app_that_is_too_slow_is_answered_for(
     assert "req-1" in told.getMessage()
 
 
+@pytest.mark.proves("A12")
 @pytest.mark.parametrize("ending", ["sends", "raises", "raises scope", "sends a rest"])
 def test_the_answer_does_not_wait_for_a_handler_that_will_not_stop(
     timed: Callable[..., Awaitable[None]], caplog: pytest.LogCaptureFixture, ending: str
@@ -558,6 +566,7 @@ def test_the_answer_does_not_wait_for_a_handler_that_will_not_stop(
     assert len(list(errors_in(caplog))) == 1
 
 
+@pytest.mark.proves("A12")
 def test_a_handler_in_a_thread_is_answered_for(timed: Callable[..., Awaitable[None]]) -> None:
     """It cannot be stopped; its result is dropped."""
     go_on = threading.Event()
@@ -585,6 +594,7 @@ def test_a_handler_in_a_thread_is_answered_for(timed: Callable[..., Awaitable[No
     assert server.answered
 
 
+@pytest.mark.proves("A9")
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_cancelling_from_outside_stays_a_cancellation(
     timed: Callable[..., Awaitable[None]], when: str
@@ -637,6 +647,7 @@ def test_a_limit_of_the_callers_own_still_works(timed: Callable[..., Awaitable[N
     assert asyncio.run(main()) == [504]
 
 
+@pytest.mark.proves("A12")
 @pytest.mark.parametrize("first", [EMPTY, MORE, {"type": "http.response.pathsend", "path": "/x"}])
 def test_the_first_body_event_stops_the_clock(
     timed: Callable[..., Awaitable[None]], caplog: pytest.LogCaptureFixture, first: Message
@@ -656,6 +667,25 @@ def test_the_first_body_event_stops_the_clock(
 
     assert asyncio.run(main()) == [OK_START, first, FINAL]
     assert list(errors_in(caplog)) == []
+
+
+@pytest.mark.proves("A12")
+@pytest.mark.parametrize("first", [[], [{"type": "websocket.accept"}]], ids=["waits", "accepts"])
+def test_a_websocket_has_no_time_limit(backend: Backend, issued: Issued, first: list[Message]) -> None:
+    """Whether it is accepted soon, late or never."""
+    last = {"type": "websocket.close", "code": 1000}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in first:
+            await send(message)
+        await asyncio.sleep(3 * SOON_S)
+        await send(last)
+
+    gate = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=SOON_S))
+    seen = connect(gate, websocket_scope(issued.authorization))
+
+    assert seen.raised is None
+    assert seen.messages == [*first, last]
 
 
 @pytest.mark.parametrize("exc", [None, Boom()], ids=repr)

@@ -34,6 +34,7 @@ from basicauth_mw import (
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable, MissingExtra, UnreadableRecord
+from basicauth_mw.hashing import Hasher, hash_slow
 from basicauth_mw.minting import mint
 from basicauth_mw.model import utcnow
 from tests.shells.asgi_helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
@@ -190,6 +191,7 @@ def assert_unavailable(seen: Exchange, code: str = "backend_unavailable") -> Non
     assert "canary" not in seen.body.decode()
 
 
+@pytest.mark.proves("H13")
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("exc", EXCEPTIONS, ids=repr)
 def test_whatever_a_store_raises_is_an_outage(app: App, store: Any, exc: Exception) -> None:
@@ -335,6 +337,7 @@ def test_a_store_that_hangs_on_the_loop_is_given_up(app: App) -> None:
     assert cancelled == ["ci"]
 
 
+@pytest.mark.proves("A11")
 def test_a_request_that_is_cancelled_stays_cancelled(app: App) -> None:
     """The look-up with it; nothing is answered."""
 
@@ -379,8 +382,13 @@ def test_the_deadline_is_for_all_questions_together(app: App, released: threadin
     assert time.monotonic() - began < 1.5 * deadline_s
 
 
+@pytest.mark.proves("B3", "B10", "O3")
 @pytest.mark.parametrize(
-    "value", [None, "", "Basic x", "Bearer x", basic("ci:"), basic("ci"), basic("x" * 256 + ":y")]
+    "value",
+    [
+        *(None, "", "Basic x", "Bearer x", basic("ci:"), basic(":x"), basic("ci"), basic("c\0i:x")),
+        *(basic("ci:x\x7f"), basic("x" * 256 + ":y"), basic("ci:" + "x" * 1025)),
+    ],
 )
 def test_what_needs_no_look_up_is_still_refused_during_an_outage(app: App, value: str | None) -> None:
     """401, and the store is not asked."""
@@ -389,6 +397,21 @@ def test_what_needs_no_look_up_is_still_refused_during_an_outage(app: App, value
 
     assert call(gate, http_scope(value)).status == 401
     assert store.asked == 0
+
+
+@pytest.mark.proves("B10")
+@pytest.mark.parametrize("pair", [":", "ci:", ":x"])
+@pytest.mark.parametrize("slow", [True, False])
+def test_an_empty_half_lets_nobody_in(app: App, pair: str, slow: bool) -> None:
+    """Though a store has a key for just that."""
+    client_id, secret = pair.split(":")
+    stored = Secret(hash_slow(secret) if slow else Hasher().hash_fast(secret))
+    gate = BasicAuthMiddleware(app, Doing(lambda: Key(client_id, secrets=(stored,))), settings=Settings())
+
+    seen = call(gate, http_scope(basic(pair)))
+
+    assert (seen.status, seen.problem["code"]) == (401, "invalid_credentials")
+    assert app.scopes == []
 
 
 def test_a_mistyped_secret_is_refused_during_an_outage(app: App) -> None:
@@ -561,6 +584,7 @@ def assert_throttled(seen: Exchange) -> None:
     assert 1 <= int(seen.headers["retry-after"]) <= 120
 
 
+@pytest.mark.proves("O5")
 def test_past_the_limit_a_pair_gets_429_whatever_it_sends(throttled: Client, issued: Issued) -> None:
     """Right or wrong, cached or not; nobody else is affected."""
     assert throttled.ask(issued.authorization).status == 200, "cached from here on"
@@ -631,6 +655,7 @@ def test_right_secrets_of_dead_keys_count(
     assert [throttled.ask(issued.authorization).status for _ in range(4)] == [401, 401, 401, 429]
 
 
+@pytest.mark.proves("O4")
 def test_unknown_ids_count_like_known_ones(throttled: Client) -> None:
     """Or 429 would tell who exists."""
     unknown = encode_basic("nobody", mint("sk"))
@@ -656,6 +681,7 @@ def test_without_an_address_nothing_is_throttled(
     assert len(warnings) == 1
 
 
+@pytest.mark.proves("O5")
 def test_an_address_can_be_throttled_alone(app: App, backend: Backend, issued: Issued) -> None:
     """Whatever ids it tries, and malformed fields too."""
     gate = BasicAuthMiddleware(app, backend, settings=Settings(throttle="", throttle_address="3/minute"))
@@ -707,6 +733,7 @@ def events(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.proves("O6")
 def test_every_refusal_is_told_with_its_reason(
     app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -797,6 +824,7 @@ def test_the_id_that_is_logged_is_the_id_that_was_sent(
     assert events(caplog)[-1]["request_id"] == seen.headers["x-request-id"] == seen.problem["request_id"]
 
 
+@pytest.mark.proves("O6")
 @pytest.mark.parametrize(
     "hostile",
     [
@@ -829,6 +857,7 @@ def test_a_hostile_id_cannot_forge_the_log(
         assert claimed == hostile
 
 
+@pytest.mark.proves("O6")
 @pytest.mark.parametrize(
     "secret", [mint("sk"), mint("my_app"), f"sk_{'A' * 49}"], ids=["minted", "other-prefix", "mistyped"]
 )
@@ -857,6 +886,7 @@ def spellings(canary: str) -> list[str]:
     return found
 
 
+@pytest.mark.proves("O6")
 def test_no_secret_leaves(
     backend: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1111,6 +1141,7 @@ def test_a_missing_driver_names_the_command_that_installs_it(
     assert isinstance(caught.value, MissingExtra) == (not extra)
 
 
+@pytest.mark.proves("O8")
 def test_what_is_open_is_said_at_the_start(
     app: App, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1125,6 +1156,7 @@ def test_what_is_open_is_said_at_the_start(
     assert "/docs/*" in record.getMessage()
 
 
+@pytest.mark.proves("A13")
 def test_a_store_that_is_down_does_not_stop_the_start(app: App) -> None:
     """503 until it is up, then 200 without a restart."""
     store = Switch()
@@ -1139,6 +1171,7 @@ def test_a_store_that_is_down_does_not_stop_the_start(app: App) -> None:
     assert call(gate, http_scope(AUTHORIZATION)).status == 200
 
 
+@pytest.mark.proves("A14")
 def test_a_gate_works_on_many_loops_and_after_a_fork(app: App, tmp_path: Path) -> None:
     """Threads belong to the process that started them."""
     gate = BasicAuthMiddleware(app, Doing(lambda: GOOD), settings=Settings(cache_ttl_s=0))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from tests.shells.asgi_helpers import Message
 
 _BACKEND = Backend(MemoryStore(), settings=Settings())
-_GOOD = _BACKEND.create(client_id="ci").authorization.encode()
+_ISSUED = _BACKEND.create(client_id="ci")
+_GOOD, _SECRET = _ISSUED.authorization.encode(), _ISSUED.secret
 _ENDED = _BACKEND.create(client_id="ended").authorization.encode()
 _BACKEND.revoke("ended")
 
@@ -35,6 +37,7 @@ class Request(NamedTuple):
     Attributes:
         headers: Names in lower case, and values, in octets.
         path: Decoded once, below the mount point.
+        query: As it was sent.
     """
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -42,12 +45,14 @@ class Request(NamedTuple):
     method: str = "GET"
     scheme: str = "http"
     root: str = ""
+    query: str = ""
 
     def scope(self) -> Any:
         path = self.root + self.path.decode("utf-8", "replace")
-        return http_scope(
+        scope = http_scope(
             method=self.method, path=path, headers=self.headers, scheme=self.scheme, root_path=self.root
         )
+        return {**scope, "query_string": self.query.encode()}
 
     def environ(self) -> dict[str, Any]:
         environ = make_environ(None, self.path.decode("latin-1"))
@@ -55,6 +60,7 @@ class Request(NamedTuple):
         environ |= {
             "REQUEST_METHOD": self.method,
             "SCRIPT_NAME": self.root,
+            "QUERY_STRING": self.query,
             "wsgi.url_scheme": self.scheme,
             "RAW_URI": self.scope()["raw_path"].decode("latin-1"),
         }
@@ -209,6 +215,7 @@ def requests(draw: st.DrawFn) -> Request:
     )
 
 
+@pytest.mark.proves("H8")
 @pytest.mark.parametrize("name", BOTH)
 @examples(max_examples=300, deadline=None)
 @given(request=requests())
@@ -228,6 +235,7 @@ def test_the_shells_agree_on_every_request(name: str, request: Request) -> None:
         assert name in ("open paths", "everything")
 
 
+@pytest.mark.proves("O7")
 @pytest.mark.parametrize("name", BOTH)
 @examples(max_examples=200, deadline=None)
 @given(request=requests(), others=_OTHERS, at=st.integers(0, 8))
@@ -238,6 +246,24 @@ def test_other_fields_change_nothing(name: str, request: Request, others: Any, a
     assert BOTH[name].ask(request._replace(headers=headers)) == BOTH[name].ask(request)
 
 
+@pytest.mark.proves("O7")
+@pytest.mark.parametrize(
+    "name", ["authorization", "Authorization", "access_token", "api_key", "key", "token"]
+)
+@pytest.mark.parametrize(
+    "value",
+    [_GOOD.decode(), _GOOD[6:].decode(), _SECRET, f"ci:{_SECRET}"],
+    ids=["field", "token", "secret", "pair"],
+)
+def test_a_secret_in_the_address_lets_nobody_in(name: str, value: str) -> None:
+    """Addresses end up in logs and histories, so none is read for a secret."""
+    outcome = BOTH["defaults"].ask(Request(query=f"{name}={quote(value)}"))
+
+    assert (outcome.status, outcome.who) == (401, None)
+    assert json.loads(outcome.body)["code"] == "missing_credentials"
+
+
+@pytest.mark.proves("H1", "H15")
 @pytest.mark.parametrize("name", ["defaults", "hidden field, no mapping"])
 @examples(max_examples=200, deadline=None)
 @given(request=requests(), method=_METHODS, path=_PATHS, scheme=st.sampled_from(["http", "https"]))
@@ -253,6 +279,7 @@ def test_method_and_path_change_nothing(
         assert here.body == there.body
 
 
+@pytest.mark.proves("H15")
 @examples(max_examples=200, deadline=None)
 @given(request=requests(), method=_METHODS)
 def test_the_method_changes_nothing_on_any_path(request: Request, method: str) -> None:
@@ -262,6 +289,7 @@ def test_the_method_changes_nothing_on_any_path(request: Request, method: str) -
     assert (here.status, here.headers, here.who) == (there.status, there.headers, there.who)
 
 
+@pytest.mark.proves("H6")
 @given(realm=st.text(st.characters(), max_size=20) | st.text('"\\, =\t\n\x7f\x85', max_size=8))
 @example(realm='", charset="latin-1')
 @example(realm="\ud800")

@@ -309,6 +309,7 @@ def assert_laws(events: tuple[str, ...], end: str, line: Line, raised: str, rule
         assert line.taken == events, case
 
 
+@pytest.mark.proves("A7", "A8")
 @pytest.mark.parametrize(
     ("rules", "most"),
     [
@@ -559,6 +560,7 @@ def wsgi_ends(order: tuple[str, ...], model: WsgiModel) -> Iterator[str]:
             yield end
 
 
+@pytest.mark.proves("W4", "W6", "W9")
 @pytest.mark.parametrize(
     ("software", "in_close", "most"),
     [
@@ -612,6 +614,7 @@ def test_wsgi_orders_with_a_list(backend: Backend, issued: Issued) -> None:
     assert played > 100
 
 
+@pytest.mark.proves("W6")
 @pytest.mark.parametrize("exc", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_what_is_no_exception_closes_the_body_under_granian(
     backend: Backend, issued: Issued, exc: type[BaseException]

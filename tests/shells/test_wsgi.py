@@ -91,6 +91,7 @@ def wait_until(condition: Any, what: str) -> None:
 # --- the app's own answer, byte for byte
 
 
+@pytest.mark.proves("H16", "W13")
 @pytest.mark.parametrize("status", ["200 OK", "404 Nothing Here", "500 My Own Words", "401 Unauthorized"])
 def test_the_app_s_answer_is_untouched(backend: Backend, issued: Issued, status: str) -> None:
     """Status line, header fields in order, duplicates and latin-1 values arrive as the app gave them."""
@@ -113,6 +114,7 @@ def test_the_app_s_answer_is_untouched(backend: Backend, issued: Issued, status:
     assert answer.chunks == [b"one", b"", b"\xfftwo"]
 
 
+@pytest.mark.proves("W11")
 @pytest.mark.parametrize("result", [[b"a", b"b"], (b"a",), [], ()], ids=["list", "tuple", "no-list", "none"])
 def test_a_finished_result_is_the_same_object(backend: Backend, issued: Issued, result: Any) -> None:
     gate = BasicAuthMiddleware(App(result), backend, settings=Settings())
@@ -123,6 +125,7 @@ def test_a_finished_result_is_the_same_object(backend: Backend, issued: Issued, 
     assert answer.status_line == "200 OK"
 
 
+@pytest.mark.proves("W11")
 def test_a_file_wrapper_is_the_same_object(backend: Backend, issued: Issued) -> None:
     """The server recognises its own wrapper and may send the file by the operating system's means."""
     wrapper = FileWrapper(BytesIO(b"x" * 20_000))
@@ -135,6 +138,7 @@ def test_a_file_wrapper_is_the_same_object(backend: Backend, issued: Issued) -> 
     assert wrapper.closed == 1
 
 
+@pytest.mark.proves("W5")
 def test_a_generator_stays_lazy(backend: Backend, issued: Issued) -> None:
     """One chunk of the app's is one chunk of ours, taken when the server asks for it and not before."""
     body = Body([b"1", b"", b"2", b"3"])
@@ -178,6 +182,7 @@ def test_an_empty_body_has_a_start(backend: Backend, issued: Issued) -> None:
     assert answer.chunks == []
 
 
+@pytest.mark.proves("W8", "W13")
 def test_write_works(backend: Backend, issued: Issued) -> None:
     """The old way to send a body, with and without an iterable behind it."""
 
@@ -234,6 +239,7 @@ def test_an_app_may_correct_its_own_answer_after_an_empty_chunk(backend: Backend
     assert (answer.status_line, answer.body) == ("503 Mine", b"mine")
 
 
+@pytest.mark.proves("W6")
 @pytest.mark.parametrize("chunks", [0, 1, 2, None], ids=["before", "first", "second", "all"])
 def test_close_is_called_once(backend: Backend, issued: Issued, chunks: int | None) -> None:
     """Also when the client goes away before the body has begun, or in the middle of it."""
@@ -249,6 +255,7 @@ def test_close_is_called_once(backend: Backend, issued: Issued, chunks: int | No
     assert body.closed == 1
 
 
+@pytest.mark.proves("W6")
 def test_close_twice_closes_once(backend: Backend, issued: Issued) -> None:
     body = Body([b"1"])
     gate = BasicAuthMiddleware(App(body), backend, settings=Settings())
@@ -260,6 +267,7 @@ def test_close_twice_closes_once(backend: Backend, issued: Issued) -> None:
     assert body.closed == 1
 
 
+@pytest.mark.proves("W6")
 def test_an_error_in_close_is_logged(
     backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -294,6 +302,7 @@ def test_head_of_a_good_request_is_the_app_s(backend: Backend, issued: Issued, a
 # --- the identity
 
 
+@pytest.mark.proves("W13", "W16")
 def test_the_identity(gate: BasicAuthMiddleware, app: App, issued: Issued) -> None:
     call_validated(gate, issued.authorization)
 
@@ -306,6 +315,7 @@ def test_the_identity(gate: BasicAuthMiddleware, app: App, issued: Issued) -> No
     assert principal.metadata == {"team": "a"}
 
 
+@pytest.mark.proves("B5", "W1")
 def test_remote_user_is_utf8_as_latin1(backend: Backend, gate: BasicAuthMiddleware, app: App) -> None:
     """PEP 3333: octets as code points; the id is UTF-8."""
     issued = backend.create(client_id="z\u00fcrich-\u6771\u4eac")
@@ -317,6 +327,7 @@ def test_remote_user_is_utf8_as_latin1(backend: Backend, gate: BasicAuthMiddlewa
     assert remote_user.encode("latin-1").decode() == "z\u00fcrich-\u6771\u4eac"
 
 
+@pytest.mark.proves("W16")
 @pytest.mark.parametrize("good", [True, False], ids=["authenticated", "open"])
 def test_a_forged_identity_is_removed(backend: Backend, issued: Issued, app: App, good: bool) -> None:
     gate = BasicAuthMiddleware(validator(app), backend, settings=Settings(), exclude=("/open",))
@@ -338,6 +349,7 @@ def test_a_forged_identity_is_removed(backend: Backend, issued: Issued, app: App
         assert seen[PRINCIPAL] is None
 
 
+@pytest.mark.proves("W16")
 def test_an_open_path_verifies_nothing(backend: Backend, issued: Issued, app: App) -> None:
     """Not even good credentials give an identity there."""
     gate = BasicAuthMiddleware(validator(app), backend, settings=Settings(), exclude=("/open",))
@@ -356,6 +368,7 @@ def test_header_fields_are_left_alone(gate: BasicAuthMiddleware, app: App, issue
     assert seen["HTTP_AUTHORIZATION"] == issued.authorization
 
 
+@pytest.mark.proves("B9")
 def test_the_field_can_be_hidden_from_the_app(backend: Backend, issued: Issued, app: App) -> None:
     """On open paths as well."""
     gate = BasicAuthMiddleware(
@@ -370,6 +383,7 @@ def test_the_field_can_be_hidden_from_the_app(backend: Backend, issued: Issued, 
 # --- refusals
 
 
+@pytest.mark.proves("W2", "W3", "W13", "W15")
 @pytest.mark.parametrize("field", [None, "", " ", "\t \t"], ids=["absent", "empty", "blank", "blanks"])
 def test_no_credentials(gate: BasicAuthMiddleware, app: App, field: str | None) -> None:
     """Some servers hand over an empty field for one that they could not read."""
@@ -381,6 +395,7 @@ def test_no_credentials(gate: BasicAuthMiddleware, app: App, field: str | None) 
     assert app.seen == []
 
 
+@pytest.mark.proves("H11", "P8", "W1", "O4")
 def test_every_refusal_looks_the_same(gate: BasicAuthMiddleware, backend: Backend, app: App) -> None:
     """Malformed, unknown, wrong, expired, disabled and revoked cannot be told apart from outside."""
     expired, disabled, revoked = (backend.create(client_id=name) for name in ("old", "off", "gone"))
@@ -416,6 +431,7 @@ def test_every_refusal_looks_the_same(gate: BasicAuthMiddleware, backend: Backen
     assert app.seen == []
 
 
+@pytest.mark.proves("H15")
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "get", "FOO", "TRACE", "CONNECT", ""])
 def test_every_method_is_checked(backend: Backend, app: App, method: str) -> None:
     answer = call(BasicAuthMiddleware(app, backend, settings=Settings()), REQUEST_METHOD=method)
@@ -424,6 +440,7 @@ def test_every_method_is_checked(backend: Backend, app: App, method: str) -> Non
     assert app.seen == []
 
 
+@pytest.mark.proves("H12")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_head_has_the_fields_of_get_and_no_body(gate: BasicAuthMiddleware, method: str) -> None:
     answer = call_validated(gate, REQUEST_METHOD=method)
@@ -432,6 +449,7 @@ def test_head_has_the_fields_of_get_and_no_body(gate: BasicAuthMiddleware, metho
     assert (answer.body == b"") == (method == "HEAD")
 
 
+@pytest.mark.proves("W10")
 @pytest.mark.parametrize("field", [None, "Basic !", encode_basic("nobody", "x")])
 def test_a_refusal_does_not_touch_the_request_body(
     gate: BasicAuthMiddleware, backend: Backend, app: App, field: str | None
@@ -443,6 +461,7 @@ def test_a_refusal_does_not_touch_the_request_body(
     assert answer.status == 401
 
 
+@pytest.mark.proves("H2")
 def test_proxy_authorization_is_not_read(gate: BasicAuthMiddleware, issued: Issued) -> None:
     assert call(gate, HTTP_PROXY_AUTHORIZATION=issued.authorization).status == 401
 
@@ -454,6 +473,7 @@ def test_the_request_id_comes_back_if_it_is_harmless(gate: BasicAuthMiddleware) 
         assert answer.problem["request_id"] not in ("", odd)
 
 
+@pytest.mark.proves("H6")
 def test_a_realm_goes_out_as_utf8(backend: Backend, app: App) -> None:
     gate = BasicAuthMiddleware(app, backend, settings=Settings(), realm='M\u00fcnchen "\u6771" \\')
 
@@ -472,6 +492,7 @@ def test_a_fetch_opens_no_password_dialog(backend: Backend, app: App) -> None:
     assert call(gate).named["WWW-Authenticate"] == CHALLENGE
 
 
+@pytest.mark.proves("O5")
 def test_too_many_failures_are_throttled(backend: Backend, issued: Issued, app: App) -> None:
     """That client id from that address, right or wrong; another address is not affected."""
     gate = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="3/hour")
@@ -579,6 +600,7 @@ def test_a_preflight_reaches_the_app_if_allowed(backend: Backend, app: App) -> N
     assert call(BasicAuthMiddleware(app, backend, settings=Settings()), **preflight).status == 401
 
 
+@pytest.mark.proves("B7")
 def test_plain_http_can_be_refused(backend: Backend, issued: Issued, app: App) -> None:
     """Before the credentials are read, and never by a redirect."""
     gate = BasicAuthMiddleware(app, backend, settings=Settings(), require_https=True, exclude=("/open",))
@@ -633,6 +655,7 @@ def raising(exc: BaseException) -> Any:
     return get
 
 
+@pytest.mark.proves("H13", "W3")
 @pytest.mark.parametrize(
     "get",
     [
@@ -672,6 +695,7 @@ def test_during_an_outage_what_needs_no_look_up_is_still_a_401(app: App, field: 
     assert call(gate, field).status == 401
 
 
+@pytest.mark.proves("W14")
 def test_a_hanging_backend_is_a_503_within_the_deadline(app: App) -> None:
     """Its threads are free again as soon as it answers, and then it is asked again."""
     hangs = threading.Event()

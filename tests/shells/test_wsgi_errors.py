@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 from wsgiref.validate import validator
@@ -122,6 +123,7 @@ EARLY = [
 early = pytest.mark.parametrize("raising", EARLY, ids=lambda make: make.__name__)
 
 
+@pytest.mark.proves("P4", "P5", "W3", "W4", "W7")
 @early
 @pytest.mark.parametrize(
     ("exc", "line", "code"),
@@ -173,6 +175,7 @@ def test_an_early_exception_becomes_an_answer(
         assert record.exc_info[2] is not None, "with its traceback"
 
 
+@pytest.mark.proves("H12")
 @early
 def test_a_head_request_gets_the_fields_alone(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp]
@@ -228,6 +231,7 @@ def test_an_open_path_is_guarded_as_well(
     assert answer.code == "internal_error"
 
 
+@pytest.mark.proves("H11")
 def test_a_scope_that_is_missing(backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture) -> None:
     """403 without a challenge, and one audit record that names the client."""
     caplog.set_level(logging.INFO, "basicauth_mw.audit")
@@ -268,9 +272,28 @@ def test_an_app_cannot_change_whom_the_log_names(
     assert record.basicauth["client_id"] == "ci"  # type: ignore[attr-defined]
 
 
+@pytest.mark.proves("W14")
+@pytest.mark.parametrize("lazy", [True, False], ids=["generator", "list"])
+def test_an_app_may_take_its_time(backend: Backend, issued: Issued, lazy: bool) -> None:
+    """A thread cannot be stopped, so ``timeout_s`` is for ASGI alone."""
+
+    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", list(PLAIN))
+        time.sleep(0.05)
+        return [b"late"]
+
+    def generator(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        yield from app(environ, start_response)
+
+    answer = call(protect(generator if lazy else app, backend, timeout_s=0.01), issued.authorization)
+
+    assert (answer.status, answer.body) == (200, b"late")
+
+
 # --- an app that breaks PEP 3333
 
 
+@pytest.mark.proves("W12")
 @pytest.mark.parametrize(
     "result", [[b"x"], (), Body([b"x"]), Body([])], ids=["list", "none", "iter", "empty"]
 )
@@ -281,6 +304,7 @@ def test_no_start_response_at_all_is_a_500(backend: Backend, issued: Issued, res
     assert answer.status == 500
 
 
+@pytest.mark.proves("W12")
 @pytest.mark.parametrize("result", [None, 7], ids=["none", "number"])
 def test_a_result_that_is_no_iterable_is_a_500(backend: Backend, issued: Issued, result: Any) -> None:
     def app(_environ: Environ, start_response: Any) -> Any:
@@ -375,6 +399,7 @@ def written_after_a_correction_then(exc: BaseException) -> WsgiApp:
     return app
 
 
+@pytest.mark.proves("W9")
 @pytest.mark.parametrize(
     "raising",
     [
@@ -413,6 +438,7 @@ def test_an_exception_behind_the_end_is_not_swallowed(backend: Backend, issued: 
     assert body.taken == 1
 
 
+@pytest.mark.proves("W4")
 def test_too_late_for_the_server_is_too_late(backend: Backend, issued: Issued) -> None:
     """A server that sends the start for an empty chunk raises what is passed as exc_info; that flies."""
     exc = Boom()
@@ -433,6 +459,7 @@ def test_too_late_for_the_server_is_too_late(backend: Backend, issued: Issued) -
 # --- close()
 
 
+@pytest.mark.proves("W6")
 @pytest.mark.parametrize(
     ("chunks", "raised"),
     [([Boom()], None), ([b"", Boom()], None), ([b"data", Boom()], Boom), ([NotMine()], NotMine)],
@@ -461,6 +488,7 @@ def test_close_is_called_once_behind_an_error(
         assert isinstance(answer.raised, raised)
 
 
+@pytest.mark.proves("W6")
 @pytest.mark.parametrize("software", ["", "Granian"])
 def test_close_is_called_once_without_a_start(backend: Backend, issued: Issued, software: str) -> None:
     body = Body([b"x"])
@@ -473,6 +501,7 @@ def test_close_is_called_once_without_a_start(backend: Backend, issued: Issued, 
     assert body.closed == 1
 
 
+@pytest.mark.proves("W6", "W13")
 def test_the_validator_sees_the_body_closed(
     backend: Backend, issued: Issued, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -487,6 +516,7 @@ def test_the_validator_sees_the_body_closed(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.proves("W4")
 def test_nothing_is_kept_behind_a_request(backend: Backend, issued: Issued) -> None:
     """The exception, whose frames hold the request, is gone without help of the garbage collector."""
 
@@ -528,6 +558,7 @@ def status_at_return(gate: WsgiApp, authorization: str) -> tuple[str, Answer]:
     return line, server.answer
 
 
+@pytest.mark.proves("W7")
 @pytest.mark.parametrize("raising", EARLY[:-1], ids=lambda make: make.__name__)
 def test_the_status_is_right_when_granian_asks(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp]
@@ -539,6 +570,7 @@ def test_the_status_is_right_when_granian_asks(
     assert len(answer.starts) == 1
 
 
+@pytest.mark.proves("W7")
 @pytest.mark.parametrize("chunks", [[], [b""], [b"1"], [b"", b"1"], [b"1", b"", b"2"]], ids=repr)
 def test_peeking_for_granian_loses_nothing(backend: Backend, issued: Issued, chunks: list[bytes]) -> None:
     def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
@@ -563,6 +595,7 @@ def test_peeking_for_granian_closes_once(backend: Backend, issued: Issued) -> No
         assert body.closed == 1
 
 
+@pytest.mark.proves("W8")
 def test_granian_has_no_write(backend: Backend, issued: Issued) -> None:
     """Its ``start_response`` gives None: an app that wants to write gets an exception, and so a JSON 500."""
     started: list[str] = []
@@ -581,6 +614,7 @@ def test_granian_has_no_write(backend: Backend, issued: Issued) -> None:
     assert b'"internal_error"' in b"".join(body)
 
 
+@pytest.mark.proves("W5")
 def test_other_servers_are_not_peeked_for(backend: Backend, issued: Issued) -> None:
     body = Body([b"1"])
 

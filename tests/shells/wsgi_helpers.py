@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
-from wsgiref.util import setup_testing_defaults
+from wsgiref.util import is_hop_by_hop, setup_testing_defaults
 from wsgiref.validate import validator
 
 if TYPE_CHECKING:
@@ -163,6 +164,8 @@ class Server:
         assert all(type(pair) is tuple and list(map(type, pair)) == [str, str] for pair in headers)
         for name, value in headers:
             (name + value).encode("latin-1")
+            assert not is_hop_by_hop(name)
+            assert not re.search(r"[\x00-\x1f\x7f]", status + name + value)
         if exc_info is None:
             assert not answer.starts, "start_response was called twice without exc_info"
         elif answer.headers_are_out:

@@ -2,7 +2,8 @@
 
 The rows are in the TOML files beside this one: an id, and what holds. A test says which rows it proves with
 ``@pytest.mark.proves("H4", "B10")``, on itself, its class, its module (``pytestmark``) or one
-``pytest.param`` of its table. The marks are read from the source, so nothing is imported or collected.
+``pytest.param`` of its table; a helper that makes the latter takes the id first, and ``marks=``. The marks
+are read from the source, so nothing is imported or collected.
 """
 
 from __future__ import annotations
@@ -73,6 +74,17 @@ def load(folder: Path) -> dict[str, dict[str, Row]]:
 def _is_mark(node: ast.AST) -> bool:
     """``pytest.mark.proves``, called or not, or any other ``.proves``."""
     return isinstance(node, ast.Attribute) and node.attr == "proves"
+
+
+def _case(call: ast.Call) -> str:
+    """The id that a call gives to a row of a table, with a star for what is computed of it."""
+    named = {each.arg: each.value for each in call.keywords}
+    given = named.get("id")
+    if given is None and "marks" in named and call.args and ast.unparse(call.func) != "pytest.param":
+        given = call.args[0]
+    if isinstance(given, ast.JoinedStr):
+        return "".join(str(each.value) if isinstance(each, ast.Constant) else "*" for each in given.values)
+    return given.value if isinstance(given, ast.Constant) and isinstance(given.value, str) else ""
 
 
 @dataclass
@@ -172,10 +184,8 @@ class Reader:
                     for each in there.assigned.get(name, []):
                         self._read(there, each, place, seen)
         else:
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.param":
-                ids = [each.value for each in node.keywords if each.arg == "id"]
-                if ids and isinstance(ids[0], ast.Constant):
-                    place += f"[{ids[0].value}]"
+            if isinstance(node, ast.Call) and (case := _case(node)):
+                place = f"{place.partition('[')[0]}[{case}]"
             for child in ast.iter_child_nodes(node):
                 self._read(source, child, place, seen)
 
@@ -227,6 +237,18 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def _links(places: list[str]) -> str:
+    """A link for each test, with the ids of those of its cases that were marked."""
+    cases: dict[str, list[str]] = {}
+    for place in places:
+        test, _, case = place.partition("[")
+        cases.setdefault(test, []).extend([case.removesuffix("]")] if case else [])
+    return "<br>".join(
+        f"[{test}]({test.partition('::')[0]})" + (f": {', '.join(each)}" if each else "")
+        for test, each in cases.items()
+    )
+
+
 def render(read: Table) -> str:
     """TRUST.md, from the tests' folder: each row with links to the files of its tests."""
     lines = [HEAD]
@@ -238,12 +260,8 @@ def render(read: Table) -> str:
             for name, row in rows.items():
                 if name[0] == letter:
                     says = f"{row.says} ({row.source})" if row.source else row.says
-                    links = [
-                        f"[{place}]({place.partition('::')[0].partition('[')[0]})"
-                        for place in read.proofs.get(name, [])
-                    ]
-                    proof = f"Not here: {row.not_here}" if row.not_here else "<br>".join(map(_cell, links))
-                    lines.append(f"| {name} | {_cell(says)} | {proof} |")
+                    proof = f"Not here: {row.not_here}" if row.not_here else _links(read.proofs.get(name, []))
+                    lines.append(f"| {name} | {_cell(says)} | {_cell(proof)} |")
             lines.append("")
     return "\n".join(lines)
 

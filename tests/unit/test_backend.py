@@ -33,6 +33,7 @@ def backend() -> Backend:
     return open_backend("memory:", settings=Settings(secret_prefix="acme_live"))
 
 
+@pytest.mark.proves("O2")
 def test_a_minted_key(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """Shown once, found again, and in no repr and no log."""
     caplog.set_level(logging.DEBUG)

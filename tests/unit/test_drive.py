@@ -111,6 +111,7 @@ def test_who_gives_up_does_not_end_it_for_the_others(gate: BasicAuthMiddleware, 
     asyncio.run(main())
 
 
+@pytest.mark.proves("A11")
 def test_who_gives_up_leaves_the_queue(gate: BasicAuthMiddleware, counter: Counter) -> None:
     """A flood of clients that hang up must not keep the worker busy for nobody."""
 

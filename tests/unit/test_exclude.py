@@ -53,6 +53,7 @@ def test_open(path: str) -> None:
     assert OPEN.is_open(path)
 
 
+@pytest.mark.proves("A15")
 @pytest.mark.parametrize(
     "path",
     [
@@ -157,6 +158,7 @@ def test_harmless_encodings_are_open(path: str, raw: bytes) -> None:
     assert OPEN.is_open(path, raw=raw)
 
 
+@pytest.mark.proves("A15")
 @pytest.mark.parametrize(
     ("path", "root", "is_open"),
     [
@@ -187,6 +189,7 @@ def test_mounts(path: str, root: str, is_open: bool) -> None:
     assert OPEN.is_open(path, root=root) is is_open
 
 
+@pytest.mark.proves("O8")
 def test_nothing_is_open_by_default() -> None:
     """Without entries every path is protected."""
     nothing = Exclude(())
@@ -207,6 +210,7 @@ def test_allowed_entries(entry: str) -> None:
     assert problem_with_entry(entry) == ""
 
 
+@pytest.mark.proves("O8")
 @pytest.mark.parametrize(
     "entry",
     [
@@ -351,6 +355,7 @@ def test_every_reader_of_a_path_as_sent_reads_the_same(raw: str) -> None:
     assert _normalised(raw.partition("?")[0]) == raw.partition("?")[0]
 
 
+@pytest.mark.proves("A15")
 @given(st.text(max_size=20), st.text(max_size=10), st.binary(max_size=20))
 @example("/docs", "", b"")
 @example("", "/", b"")

@@ -109,6 +109,7 @@ def test_the_fast_hash_is_the_documented_one() -> None:
     assert stored == urlsafe_b64encode(digest).decode().rstrip("=")
 
 
+@pytest.mark.proves("B8")
 def test_every_hash_has_its_own_salt() -> None:
     """One secret hashed twice gives two texts, unless a salt is shared on purpose."""
     hasher = Hasher()
@@ -117,6 +118,7 @@ def test_every_hash_has_its_own_salt() -> None:
     assert hasher.hash_fast("secret", salt=SALT) == hasher.hash_fast("secret", salt=SALT)
 
 
+@pytest.mark.proves("O2")
 def test_a_pepper_is_needed_to_match() -> None:
     """The same secret and salt under another pepper give another digest."""
     digests = {
@@ -154,6 +156,7 @@ def test_is_current_tells_what_would_be_made_today() -> None:
     assert not hasher.is_current(BCRYPT_2B)
 
 
+@pytest.mark.proves("B8")
 def test_the_shape_of_a_secret_chooses_its_hash() -> None:
     """Where hashes outlive the process; else all are fast, and a chosen secret can be told all the same."""
     stored, volatile = Hasher([NEW]), Hasher([NEW], volatile=True)
@@ -227,6 +230,7 @@ def test_repr_shows_no_pepper() -> None:
     assert "canary" not in repr(Hasher([b"canary"]))
 
 
+@pytest.mark.proves("B6")
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
 @example("a", "a\0")
 @example("", "\0")
@@ -292,6 +296,7 @@ def records(*peppers: bytes) -> dict[str, list[Secret]]:
     }
 
 
+@pytest.mark.proves("O4")
 @pytest.mark.parametrize("peppers", [row("none", []), row("one", [NEW]), row("two", [NEW, OLD])])
 def test_a_refusal_costs_the_same_whatever_was_found(
     peppers: list[bytes], fast_hashes: Callable[[], int], comparisons: list[None]
@@ -330,6 +335,7 @@ def test_mixed_salts_are_all_tried() -> None:
 # --- the slow hashes
 
 
+@pytest.mark.proves("B8", "O1")
 def test_slow_round_trip() -> None:
     """A chosen secret is stored as Argon2id with the stated parameters, under a salt of its own."""
     stored = hash_slow("p@55w0rd")
@@ -342,6 +348,7 @@ def test_slow_round_trip() -> None:
     assert hash_slow("p@55w0rd") != stored
 
 
+@pytest.mark.proves("O1")
 def test_the_cost_is_owasp_s_minimum() -> None:
     """At least 19 MiB and two passes (OWASP Password Storage Cheat Sheet)."""
     assert ARGON2_MEMORY_KIB >= 19 * 1024
@@ -372,6 +379,7 @@ def test_imported_hashes_match(stored: str, secret: str) -> None:
         assert not match_slow(wrong, stored)
 
 
+@pytest.mark.proves("O1")
 @pytest.mark.parametrize("longer", ["x" * 73, "x" * 200, "x" * 72 + "é", "x" * 72 + " "], ids=len)
 def test_a_secret_over_72_octets_never_matches_bcrypt(longer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """bcrypt would match it by its first 72 octets; it is refused, for the price of one bcrypt."""
@@ -416,6 +424,7 @@ def test_a_slow_hash_that_cannot_be_read_is_an_outage(stored: str) -> None:
         match_slow("p@55w0rd", stored)
 
 
+@pytest.mark.proves("B8", "O1")
 @pytest.mark.parametrize(
     ("stored", "named"),
     [
@@ -528,6 +537,7 @@ def test_plain_secrets_do_not_look_hashed() -> None:
 # --- the decoy
 
 
+@pytest.mark.proves("O4")
 def test_the_decoy_costs_what_a_hash_of_today_costs() -> None:
     """It is a valid hash with the parameters of hash_slow, one for the process, and nobody's."""
     decoy = slow_decoy()

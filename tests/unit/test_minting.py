@@ -29,6 +29,7 @@ def number(digits: str) -> int:
     return value
 
 
+@pytest.mark.proves("O2")
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_minted_values_have_the_published_form(prefix: str) -> None:
     """Prefix, 43 base62 digits of a 256-bit number, and the CRC-32 of all that in 6 more."""
@@ -43,6 +44,7 @@ def test_minted_values_have_the_published_form(prefix: str) -> None:
     assert recognise(value) is Shape.MINTED
 
 
+@pytest.mark.proves("O2")
 def test_no_two_minted_values_are_equal() -> None:
     """Random bits are in every value, the highest ones among them."""
     bits = [number(mint("sk")[-49:-6]) for _ in range(400)]

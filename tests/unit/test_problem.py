@@ -41,6 +41,7 @@ def rendered(problem: Problem) -> dict[str, str]:
     return dict(answer.headers)
 
 
+@pytest.mark.proves("H2", "P4")
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_has_a_published_answer(kind: type[BasicAuthError]) -> None:
     """A status and a code of the contract, and its message stays inside."""
@@ -51,6 +52,7 @@ def test_every_error_has_a_published_answer(kind: type[BasicAuthError]) -> None:
     assert (problem.retry_after_s is not None) == (problem.status in {429, 503})
 
 
+@pytest.mark.proves("P7")
 @pytest.mark.parametrize("exc", [ValueError("inner"), OSError(5, "inner", "/etc/x"), KeyError("inner")])
 def test_a_strangers_exception_is_an_internal_error(exc: Exception) -> None:
     """Nothing of it is told, its class neither."""
@@ -120,6 +122,7 @@ def test_an_apps_own_error() -> None:
     }
 
 
+@pytest.mark.proves("H14", "P1")
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503, 504])
 def test_the_fields_of_an_answer(status: int) -> None:
     """Never stored, never sniffed; a challenge with a 401 and with nothing else."""
@@ -136,6 +139,7 @@ def test_the_fields_of_an_answer(status: int) -> None:
     assert headers["Content-Length"] == str(len(body))
 
 
+@pytest.mark.proves("H13")
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
@@ -154,6 +158,7 @@ def test_retry_after_is_at_least_one(asked: int, told: int) -> None:
     assert rendered(problem_of(Throttled(retry_after_s=asked)))["Retry-After"] == str(told)
 
 
+@pytest.mark.proves("H13")
 def test_retry_after_is_a_whole_number() -> None:
     """An app may raise the error with a fraction; a field of digits is what clients read."""
     assert re.fullmatch(r"[0-9]+", rendered(problem_of(Throttled(retry_after_s=1.5)))["Retry-After"])  # type: ignore[arg-type]
@@ -180,6 +185,7 @@ _EXCEPTIONS = st.recursive(
 )
 
 
+@pytest.mark.proves("P1", "P2", "P3", "P4", "P5", "P6", "A4")
 @given(_EXCEPTIONS, st.none() | st.text(max_size=20), st.sampled_from([Settings().realm, 'q"\\', "é 東"]))
 def test_any_error_is_a_problem(exc: Exception, request_id: str | None, realm: str) -> None:
     """RFC 9457: one JSON object in UTF-8, members of the right types, the real status, no inner word."""

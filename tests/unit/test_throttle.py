@@ -287,6 +287,7 @@ def test_threads_lose_no_failure() -> None:
 # --- memory
 
 
+@pytest.mark.proves("O5")
 @pytest.mark.parametrize(
     ("limit", "keys"), [pytest.param(5, 50_000, id="tracked"), pytest.param(1, 5_000, id="over")]
 )
@@ -395,6 +396,7 @@ def test_limits_may_be_off(by_pair: str, by_address: str, on: bool) -> None:
     assert (limits.check(ADDRESS, CLIENT_ID) is not None) is on
 
 
+@pytest.mark.proves("O5")
 def test_the_limit_by_pair_affects_no_other_pair() -> None:
     """Whoever fails is kept out under that id, from that address, and nobody else is."""
     limits = FailureLimits("2/hour", "")
