@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 ADMIN_SCOPE: Final = "basicauth:admin"
 
 # A trail of this length fits into any server's limit for an address; with minted ids it is some 30 pages.
+# With short ids its pages count: each is a field, and a query may have only so many.
 MAX_TRAIL_OCTETS: Final = 2_000
+MAX_TRAIL_PAGES: Final = 50
 
 # What a form offers; what a rotation offers. In seconds.
 LIVES: Final = {
@@ -122,6 +124,11 @@ def span(length: timedelta) -> str:
     return "under a minute"
 
 
+def _query(fields: Mapping[str, str | Sequence[str]]) -> str:
+    # A record from elsewhere may hold what has no UTF-8: its link leads to no key, and all others work.
+    return urlencode(fields, doseq=True, errors="backslashreplace")
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What all pages have round them.
@@ -143,7 +150,7 @@ class Frame:
     def url(self, path: str, **query: str | Sequence[str]) -> str:
         """A link to a page of ours; empty fields are left out."""
         fields = {name: value for name, value in query.items() if value}
-        return f"{self.root}{path}" + (f"?{urlencode(fields, doseq=True)}" if fields else "")
+        return f"{self.root}{path}" + (f"?{_query(fields)}" if fields else "")
 
     def static(self, name: str) -> str:
         """A link to a file of ours."""
@@ -244,7 +251,8 @@ class Place:
     def next(self, last: str) -> Place:
         """The page behind the one that ends with ``last``."""
         trail = [*self.trail, self.after]
-        while trail and sum(len(urlencode({"back": f"-{each}"})) + 1 for each in trail) > MAX_TRAIL_OCTETS:
+        del trail[:-MAX_TRAIL_PAGES]
+        while trail and sum(len(_query({"back": f"-{each}"})) + 1 for each in trail) > MAX_TRAIL_OCTETS:
             del trail[0]
         return Place(self.prefix, last, tuple(trail))
 

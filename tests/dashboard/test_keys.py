@@ -5,20 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from basicauth_mw import Backend, Principal, parse_basic
+from basicauth_mw.counts import MINUTES, Seen
 from basicauth_mw.dashboard import ADMIN_SCOPE, pages
 from basicauth_mw.dashboard.pages import Place
 from basicauth_mw.dashboard.visit import ROWS
 from basicauth_mw.model import Key, Secret, utcnow
 from tests.dashboard.conftest import SECRET, Visitor, hidden
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 HOSTILE = [
     '<script>alert("x")</script>',
@@ -295,13 +292,13 @@ def test_live_secrets_with_age_and_last_use(admin: Visitor, backend: Backend) ->
     view = pages.view_of(replace(issued.key, secrets=(ended, used, young)), now)
 
     assert [(each.age, each.left) for each in view.secrets] == [("2 hours", ""), ("3 days", "5 hours")]
-    markup = pages.key_page(pages.Frame("", admin_principal(), True, "v", now), view)
+    markup = pages.key_page(admin_frame(), view)
     assert markup.index(">new<") < markup.index("2 hours") < markup.index(">old<") < markup.index("3 days")
     assert f"{now - timedelta(minutes=7):%Y-%m-%d %H:%M} UTC" in markup
 
 
-def admin_principal() -> Principal:
-    return Principal("me", scopes=frozenset({ADMIN_SCOPE}))
+def admin_frame() -> pages.Frame:
+    return pages.Frame("", Principal("me", scopes=frozenset({ADMIN_SCOPE})), True, "v", utcnow())
 
 
 def test_no_hash_reaches_a_page(admin: Visitor, backend: Backend) -> None:
@@ -407,12 +404,15 @@ def test_pages_forwards_and_back(admin: Visitor, backend: Backend) -> None:
     assert 'value="k"' in page
 
 
-def test_the_way_back_is_bounded() -> None:
+@pytest.mark.parametrize("width", [49, 3], ids=["minted", "short"])
+def test_the_way_back_is_bounded(admin: Visitor, width: int) -> None:
+    """In octets, and in fields: every link that is made can be followed."""
     place = Place()
     for number in range(200):
-        place = place.next(f"id_{number:049}")
+        place = place.next(f"id_{number:0{width}}")
         assert sum(map(len, place.trail)) <= pages.MAX_TRAIL_OCTETS
     assert len(place.trail) > 20
+    assert admin.request("GET", admin_frame().url("/", **place.query())).status_code == 200
     steps = 0
     while (before := place.previous()) is not None:
         assert before.after < place.after
@@ -427,8 +427,7 @@ def test_the_way_back_is_bounded() -> None:
 def test_an_empty_list_says_what_to_do(admin: Visitor, backend: Backend) -> None:
     assert "No client id begins with" in admin.get("/", prefix="zzz").text
     assert "no keys behind" in admin.get("/", after="zzz").text
-    frame = pages.Frame("", admin_principal(), True, "v", utcnow())
-    assert "Create the first one" in pages.keys_page(frame, Place(), [], more=False)
+    assert "Create the first one" in pages.keys_page(admin_frame(), Place(), [], more=False)
 
 
 def test_exactly_one_page_has_no_next(admin: Visitor, backend: Backend) -> None:
@@ -438,15 +437,20 @@ def test_exactly_one_page_has_no_next(admin: Visitor, backend: Backend) -> None:
     assert 'rel="next"' not in admin.get("/", prefix="k").text
 
 
-def test_records_from_elsewhere_can_be_shown(visitor: Callable[..., Visitor], backend: Backend) -> None:
+def test_records_from_elsewhere_can_be_shown() -> None:
     """A store of somebody else's may hold what this package would not have taken."""
     key = Key("x\x00\ud800y", name="a\x1b[31m\ud800", secrets=(Secret("$x"),), metadata={"a": {1, 2}})
-    frame = pages.Frame("", admin_principal(), True, "v", utcnow())
     view = pages.view_of(key, utcnow())
+    seen = Seen(utcnow(), {}, (0,) * MINUTES)
 
-    markup = pages.key_page(frame, replace(view, client_id="x\x00y"))
-    assert "\\x1b[31m\\ud800" in markup
-    assert "\x00" not in markup.replace('value="x\x00y"', "")
+    for markup in (
+        pages.key_page(admin_frame(), view),
+        pages.keys_page(admin_frame(), Place(), [view], more=True),
+        pages.activity_page(admin_frame(), seen, Place(), [view], more=True),
+    ):
+        assert "\\x1b[31m\\ud800" in markup
+        assert "x\\x00\\ud800y" in markup
+        assert "\x00" not in markup
 
 
 def test_spans() -> None:
