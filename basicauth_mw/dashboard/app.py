@@ -219,8 +219,18 @@ def _scope_request(scope: Scope, body: bytes | None) -> Request:
         scheme=scope.get("scheme", "http"),
         site=_field(scope, b"sec-fetch-site"),
         origin=_field(scope, b"origin"),
+        base=_base_of(scope),
         openapi=lambda: _document_of(scope.get("app")),
     )
+
+
+def _base_of(scope: Scope) -> str:
+    """Where the app in which the dashboard is mounted begins itself: above the place of the mount."""
+    root: str = scope.get("root_path") or ""
+    for route in getattr(scope.get("app"), "routes", ()):
+        if getattr(route, "app", None) is scope.get("endpoint") and root.endswith(route.path):
+            return root.removesuffix(route.path)
+    return scope.get("app_root_path") or ""
 
 
 def _document_of(app: object) -> Mapping[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # A form holds at most a name, scopes, and a request to try; what is longer is no form of ours.
 MAX_BODY_OCTETS: Final = 64 * 1024
 _MAX_FIELDS: Final = 64
+_HOST: Final = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}")
 
 HTML: Final = "text/html; charset=utf-8"
 
@@ -50,6 +52,8 @@ class Request:
         scheme: ``http`` or ``https``, as the server tells it.
         site: The Sec-Fetch-Site field.
         origin: The Origin field.
+        base: Where the paths of the app round the dashboard begin: empty, or with a slash before it and none
+            behind.
         openapi: Gives the OpenAPI document of the app round the dashboard, if there is one.
     """
 
@@ -65,7 +69,22 @@ class Request:
     scheme: str = "http"
     site: str | None = None
     origin: str | None = None
+    base: str = ""
     openapi: Callable[[], Mapping[str, Any] | None] = lambda: None
+
+    @property
+    def here(self) -> str:
+        """The origin at which it was asked; a host that cannot be one is not repeated."""
+        return f"{self.scheme}://{self.host if _HOST.fullmatch(self.host) else 'localhost'}"
+
+    @property
+    def is_from_here(self) -> bool:
+        """Whether the browser says that a page of this very origin sent it."""
+        if self.site is not None:  # set by the browser itself; no page can change it
+            return self.site == "same-origin"
+        # A proxy may have ended TLS, so the scheme is not compared.
+        scheme, _, host = (self.origin or "").lower().partition("://")
+        return scheme in ("http", "https") and host != "" and host == self.host.lower()
 
     def asked(self) -> dict[str, list[str]]:
         """The fields of the query.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -13,9 +14,11 @@ MAX_ENDPOINTS: Final = 500
 _MAX_DEPTH: Final = 8
 _MAX_MEMBERS: Final = 40
 _MAX_VALUES: Final = 20_000
+_MAX_BODY: Final = 16_384  # what is longer would not fit into a form, with all its escapes
 _LINE: Final = 72
 
 _METHODS: Final = ("get", "post", "put", "patch", "delete", "head", "options")
+_PATH: Final = re.compile("/(?!/)")
 _PARAMETER: Final = re.compile(r"\{([^{}]*)\}")
 _BY_FORMAT: Final = {
     "date-time": "2030-01-31T12:00:00Z",
@@ -60,45 +63,54 @@ class _Document:
         self.left = _MAX_VALUES
 
 
-def endpoints_of(document: object) -> list[Endpoint]:
-    """All endpoints of a document, in its order; whatever cannot be read is left out."""
+def endpoints_of(document: object, base: str = "") -> list[Endpoint]:
+    """All endpoints of a document, in its order; whatever cannot be read is left out.
+
+    Args:
+        document: As an app gives it.
+        base: Where the paths begin, unless the document says so itself.
+    """
     if not isinstance(document, Mapping):
         return []
-    root = _root(document)
+    root = _root(document, base)
     whole = _Document(document)
     found: list[Endpoint] = []
     for path, item in _members(document.get("paths")):
-        if not path.startswith("/") or not isinstance(item, Mapping):
+        if not _PATH.match(path) or not isinstance(item, Mapping):
             continue
-        shared = _parameters(whole, item)
         for method in _METHODS:
-            operation = item.get(method)
-            if isinstance(operation, Mapping):
-                parameters = {**shared, **_parameters(whole, operation)}
-                content_type, body = _body(whole, operation.get("requestBody"))
-                title = operation.get("summary")
-                found.append(
-                    Endpoint(
-                        method.upper(),
-                        root + _target(whole, path, parameters),
-                        title if isinstance(title, str) else "",
-                        body,
-                        content_type,
-                    )
-                )
+            if isinstance(item.get(method), Mapping):
+                # Its examples are anybody's: they may go in circles, be endless, or have no UTF-8.
+                with suppress(TypeError, ValueError, RecursionError):
+                    found.append(_endpoint(whole, root + path, method, item))
             if len(found) >= MAX_ENDPOINTS:
                 return found
     return found
 
 
-def _root(document: Mapping[str, Any]) -> str:
-    """Where the paths begin: the first server, if it is a place on this host."""
+def _endpoint(document: _Document, path: str, method: str, item: Mapping[str, Any]) -> Endpoint:
+    path.encode()  # or it is none
+    operation = item[method]
+    parameters = {**_parameters(document, item), **_parameters(document, operation)}
+    content_type, body = _body(document, operation.get("requestBody"))
+    title = operation.get("summary")
+    return Endpoint(
+        method.upper(),
+        _target(document, path, parameters),
+        title if isinstance(title, str) else "",
+        body if len(body) <= _MAX_BODY else "",
+        content_type,
+    )
+
+
+def _root(document: Mapping[str, Any], base: str) -> str:
+    """Where the paths begin: the first server, if it is a place on this host; else ``base``."""
     servers = document.get("servers")
     first = servers[0] if isinstance(servers, list) and servers else None
     url = first.get("url") if isinstance(first, Mapping) else None
     if isinstance(url, str) and url.startswith("/") and not url.startswith("//"):
         return url.rstrip("/")
-    return ""
+    return base
 
 
 def _members(value: object) -> list[tuple[str, Any]]:

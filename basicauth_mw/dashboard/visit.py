@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 from ..counts import counts
 from ..credentials import parse_basic
@@ -16,11 +16,11 @@ from ..errors import InvalidKey, KeyExists, KeyNotFound, ReadOnlyBackend, Unread
 from ..minting import ID_PREFIX, mint
 from ..rules import check_client_id, check_expires_at, check_name, check_overlap, check_scopes, duration_s
 from . import pages, problems
+from .calls import Asked, call_view
 from .facts import Answer, one, page, redirect
-from .openapi import Endpoint, endpoints_of
-from .pages import ACTS, LIVES, OVERLAPS, CallView, Place, view_of
+from .openapi import endpoints_of
+from .pages import ACTS, LIVES, OVERLAPS, Place, view_of
 from .problems import OldToken, PageProblem
-from .snippets import CLIENT_ID, SECRET, TOKEN, Call, encoders_for, requests_for
 from .tokens import PageTokens
 
 if TYPE_CHECKING:
@@ -29,16 +29,15 @@ if TYPE_CHECKING:
     from ..backend import Backend, Issued
     from ..model import Key
     from .facts import Request
-    from .pages import Act, Frame, KeyView
+    from .openapi import Endpoint
+    from .pages import Act, CallView, Frame, KeyView
 
     Handlers = Mapping[str, Callable[[], Answer]]
 
+logger = logging.getLogger("basicauth_mw")
+
 ROWS: Final = 25
 
-_METHOD: Final = re.compile(r"[A-Z]{1,20}")
-_HOST: Final = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}")
-_CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,200}")
-_IN_URLS: Final = "/?:@!$&'()*+,;=-._~%[]"
 _MOMENT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(?::[0-9]{2})?")
 _SEPARATORS: Final = re.compile(r"[\s,]+")
 
@@ -78,7 +77,6 @@ class Visit:
         self._request = request
         self._frame = frame
         self._now = frame.now
-        self._tokens = PageTokens(parse_basic(request.authorization), desk.peppers)
         self._form: dict[str, list[str]] = {}
         self.subject = ""
 
@@ -125,15 +123,17 @@ class Visit:
             PageProblem: It did not.
         """
         request = self._request
-        if request.site is not None:  # set by the browser itself; no page can change it
-            if request.site != "same-origin":
-                raise problems.CrossSite
-        elif not _is_own(request.origin, request.host):
+        if not request.is_from_here:
             raise problems.CrossSite
         if request.body is None:
             raise problems.TooLarge
         if request.content_type.partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
             raise problems.NotAForm
+
+    @cached_property
+    def _tokens(self) -> PageTokens:
+        # Stretches a secret that a person chose, which takes a while: not for a page without a form.
+        return PageTokens(parse_basic(self._request.authorization), self._desk.peppers)
 
     def _token(self, subject: str = "", carried: str = "", act: str = "") -> str:
         return self._tokens.make(act or self._request.path, subject, carried, self._now.timestamp())
@@ -286,7 +286,7 @@ class Visit:
 
     def _issued(self, issued: Issued, *, rotated: bool) -> Answer:
         """The one page that shows a secret: an answer to the form itself, which no link leads to."""
-        view = self._call_view(_Asked(), issued)
+        view = self._call_view(Asked(), issued)
         return page(pages.issued_page(self._frame, issued, view, rotated=rotated))
 
     # --- another secret
@@ -358,12 +358,12 @@ class Visit:
 
     def _call(self) -> Answer:
         asked = self._request.asked()
-        view = self._call_view(_Asked(endpoint=one(asked, "endpoint"), client_id=one(asked, "id")))
+        view = self._call_view(Asked(endpoint=one(asked, "endpoint"), client_id=one(asked, "id")))
         return page(pages.call_page(self._frame, view))
 
     def _call_again(self) -> Answer:
         form = self._form
-        asked = _Asked(
+        asked = Asked(
             endpoint=one(form, "endpoint"),
             client_id=one(form, "id"),
             method=one(form, "method").upper().strip(),
@@ -371,89 +371,32 @@ class Visit:
             body=one(form, "body"),
             content_type=one(form, "content_type").strip(),
         )
+        view = self._call_view(asked)
         try:
             self._checked()
-            return page(pages.call_page(self._frame, self._call_view(asked)))
+            asked.check()
         except PageProblem as exc:
-            view = self._call_view(asked, checks=False)
             return page(pages.call_page(self._frame, view, (exc.title, exc.advice)), exc.status)
+        return page(pages.call_page(self._frame, view))
 
-    def _call_view(self, asked: _Asked, issued: Issued | None = None, *, checks: bool = True) -> CallView:
-        endpoints = self._endpoints()
-        endpoint = next((each for each in endpoints if each.label == asked.endpoint), None)
-        if endpoint is None and asked.path is None:
-            endpoint = next(iter(endpoints), None)
-        endpoint = endpoint or Endpoint("GET", "/")
-        method, path = asked.method or endpoint.method, asked.path or endpoint.path
-        body = endpoint.body if asked.body is None else asked.body.replace("\r\n", "\n")
-        kind = asked.content_type or endpoint.content_type
-        if checks:
-            _check_call(method, path, kind)
-        client_id = issued.client_id if issued else asked.client_id
-        call = Call(
-            method,
-            f"{self._request.scheme}://{self._host()}{quote(path, safe=_IN_URLS)}",
-            body,
-            kind,
-            issued.authorization.removeprefix("Basic ") if issued else TOKEN,
-        )
-        return CallView(
-            endpoints=endpoints,
-            picked=endpoint.label if endpoint in endpoints else "",
-            call=call,
-            path=path,
-            snippets=requests_for(call),
-            encoders=encoders_for(client_id or CLIENT_ID, issued.secret if issued else SECRET),
+    def _call_view(self, asked: Asked, issued: Issued | None = None) -> CallView:
+        return call_view(
+            asked,
+            self._endpoints(),
+            origin=self._request.here,
+            base=self._request.base,
             token=self._token(act="/call"),
             issued=issued,
-            client_id=client_id,
         )
 
     def _endpoints(self) -> list[Endpoint]:
         source = self._desk.openapi
-        document = self._request.openapi() if source is None else source() if callable(source) else source
-        return endpoints_of(document)
-
-    def _host(self) -> str:
-        return self._request.host if _HOST.fullmatch(self._request.host) else "localhost"
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """Which request is to be shown; None: what the endpoint has."""
-
-    endpoint: str = ""
-    client_id: str = ""
-    method: str = ""
-    path: str | None = None
-    body: str | None = None
-    content_type: str = ""
-
-
-class _BadCall(PageProblem):
-    status = 422
-    title = "That is no request that can be sent"
-
-    def __init__(self, advice: str) -> None:
-        super().__init__()
-        self.advice = advice  # type: ignore[misc]
-
-
-def _check_call(method: str, path: str, content_type: str) -> None:
-    if not _METHOD.fullmatch(method):
-        raise _BadCall("Give a method in letters, such as GET or POST.")
-    if not path.startswith("/") or path.startswith("//"):
-        raise _BadCall("Give a path on this host that begins with one slash, such as /items?page=2.")
-    if not _CONTENT_TYPE.fullmatch(content_type):
-        raise _BadCall("Give a content type such as application/json.")
-
-
-def _is_own(origin: str | None, host: str) -> bool:
-    """Whether an Origin field names the host that was asked."""
-    if origin is None or not host:
-        return False
-    scheme, _, rest = origin.lower().partition("://")
-    return scheme in ("http", "https") and rest == host.lower()
+        try:
+            document = self._request.openapi() if source is None else source() if callable(source) else source
+            return endpoints_of(document, self._request.base)
+        except Exception:  # the app's own; a key may have been made by now, and its secret has to be seen
+            logger.exception("the OpenAPI document cannot be read, and the dashboard goes on without it")
+            return []
 
 
 def _tried(errors: dict[str, str], name: str, check: Callable[[], Any]) -> Any:

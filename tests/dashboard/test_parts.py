@@ -258,6 +258,60 @@ def test_servers_elsewhere_do_not_count(servers: Any) -> None:
     assert endpoints_of({"paths": {"/x": {"get": {}}}, "servers": servers})[0].path == "/x"
 
 
+def test_paths_begin_where_the_app_does() -> None:
+    """Unless the document says otherwise."""
+    paths = {"paths": {"/x": {"get": {}}}}
+
+    assert endpoints_of(paths, "/api")[0].path == "/api/x"
+    assert endpoints_of({**paths, "servers": [{"url": "/other"}]}, "/api")[0].path == "/other/x"
+
+
+ROUND: dict[str, Any] = {}
+ROUND["self"] = ROUND
+DEEP: dict[str, Any] = {}
+for _ in range(3000):
+    DEEP = {"a": DEEP}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"example": ROUND},
+        {"example": DEEP},
+        {"example": {("a", 1): 2}},
+        {"example": 10**5000},
+        {"schema": {"type": "integer", "minimum": 10**5000}},
+    ],
+    ids=["round", "deep", "no-text", "huge", "huge-least"],
+)
+def test_a_broken_example_leaves_its_endpoint_out(given: dict[str, Any]) -> None:
+    """And no other."""
+    body = {"content": {"application/json": given}}
+
+    found = endpoints_of({"paths": {"/a": {"post": {"requestBody": body}}, "/b": {"get": {}}}})
+    assert [endpoint.label for endpoint in found] == ["GET /b"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        {"/\ud800": {"get": {}}},
+        {"//elsewhere": {"get": {}}},
+        {"/{a}": {"get": {"parameters": [{"in": "path", "name": "a", "example": "\ud800"}]}}},
+        {"/": {"get": {"parameters": [{"in": "query", "name": "a", "required": True, "example": "\ud800"}]}}},
+    ],
+    ids=["surrogate", "host", "parameter", "query"],
+)
+def test_what_is_no_path_is_left_out(path: dict[str, Any]) -> None:
+    assert endpoints_of({"paths": {**path, "/b": {"get": {}}}}) == [Endpoint("GET", "/b")]
+
+
+def test_an_example_that_no_form_could_hold_is_none() -> None:
+    body = {"content": {"application/json": {"example": "x" * 70_000}}}
+
+    assert endpoints_of({"paths": {"/a": {"post": {"requestBody": body}}}})[0].body == ""
+
+
 def test_there_is_a_most() -> None:
     found = endpoints_of({"paths": {f"/{number}": {"get": {}} for number in range(2000)}})
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
+from fastapi import FastAPI
 
 from basicauth_mw import Backend, ConfigurationError, Key, Settings, encode_basic, open_backend
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
@@ -436,20 +437,62 @@ def test_it_takes_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert dashboard() is not None
 
 
-def test_fastapi_tells_its_endpoints(backend: Backend) -> None:
-    from fastapi import FastAPI
-
+def things(backend: Backend, at: str = "/keys") -> FastAPI:
+    """An app with the dashboard in it."""
     app = FastAPI()
 
     @app.post("/things/{number}", summary="Make a thing")
     def make_thing(number: int) -> None: ...
 
-    app.mount("/keys", dashboard(backend, settings=Settings()))
-    admin = Visitor(app, "asgi", backend.create(scopes=[ADMIN_SCOPE]).authorization)
-    page = admin.get("/keys/call").text
+    app.mount(at, dashboard(backend, settings=Settings()))
+    return app
 
-    assert "POST /things/1 - Make a thing" in page
-    assert f"{BASE}/things/1" in page
+
+@pytest.mark.parametrize(
+    ("at", "under", "root"),
+    [
+        ("/keys", "", ""),
+        ("/keys", "", "/api"),
+        ("/keys", "/sub", ""),
+        ("/keys", "/sub", "/api"),
+        ("/{who}/keys", "", "/api"),
+    ],
+    ids=["plain", "behind-a-prefix", "in-another", "in-another-behind-a-prefix", "with-a-parameter"],
+)
+def test_fastapi_tells_its_endpoints(backend: Backend, at: str, under: str, root: str) -> None:
+    """With the paths that a browser has to ask for, wherever the app itself is."""
+    app = things(backend, at)
+    if under:
+        outer = FastAPI()
+        outer.mount(under, app)
+        app = outer
+    admin = Visitor(app, "asgi", backend.create(scopes=[ADMIN_SCOPE]).authorization, root)
+    page = admin.get(f"{under}{at}/call").text
+
+    assert f"POST {root}{under}/things/1 - Make a thing" in page
+    assert f"{BASE}{root}{under}/things/1" in page
+
+
+def test_an_app_that_cannot_tell_its_endpoints_loses_no_secret(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The key is made when the page comes to the document: its secret has to be seen."""
+    app = things(backend)
+    app.openapi = lambda: 1 // 0  # type: ignore[method-assign]
+    admin = Visitor(app, "asgi", backend.create(scopes=[ADMIN_SCOPE]).authorization)
+    form = {**admin.form("/keys/new"), "expires": "never"}
+
+    assert SECRET.search(admin.post("/keys/new", form).text)
+    assert "No OpenAPI document" in admin.get("/keys/call").text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_document_that_no_request_can_be_made_of_loses_no_secret(backend: Backend) -> None:
+    kind = {"requestBody": {"content": {"a\r\nb: \ud800": {"example": "x"}}}}
+    app = dashboard(backend, settings=Settings(), openapi={"paths": {"/x": {"post": kind}}})
+    admin = Visitor(app, "asgi", backend.create(scopes=[ADMIN_SCOPE]).authorization)
+
+    assert SECRET.search(admin.create().text)
 
 
 def test_flask_mounts_it(backend: Backend) -> None:
