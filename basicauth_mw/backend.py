@@ -245,7 +245,14 @@ class Backend:
         self._changed("key.created", client_id)
         return Issued(client_id, plain, authorization, key)
 
-    def rotate(self, client_id: str, *, overlap_s: float = DAY_S, secret: str | None = None) -> Issued:
+    def rotate(
+        self,
+        client_id: str,
+        *,
+        overlap_s: float = DAY_S,
+        secret: str | None = None,
+        version: int | None = None,
+    ) -> Issued:
         """Give a key a new secret. The earlier ones go on working for a while, so that nobody is locked out.
 
         Args:
@@ -253,12 +260,14 @@ class Backend:
             overlap_s: Seconds until the earlier secrets end, unless they end sooner anyway; 0: now.
             secret: As for ``create``; None: one is minted. A key holds one chosen secret at a time, so
                 another takes its place only without an overlap.
+            version: Of the key for which this is meant, so that of two who saw the same one rotates it; None:
+                for whatever it is now.
 
         Raises:
             KeyNotFound: There is no such key.
             KeyRevoked: It was revoked, which is final.
             InvalidKey: The overlap or the secret is not allowed, the key has that secret, or it would have
-                more than 8 live ones.
+                more than 8 live ones; or it is of another version by now.
             MissingExtra: A chosen secret, and argon2-cffi is not installed.
         """
         overlap = check_overlap(overlap_s, now=utcnow())
@@ -267,6 +276,8 @@ class Backend:
         new = lifecycle.NewSecret(plain, self.hasher)
 
         def rotated(key: Key) -> Key:
+            if version is not None and key.version != version:
+                raise InvalidKey("the key has changed meanwhile: look at it before it is rotated")
             return lifecycle.rotated(key, new, overlap=overlap, now=utcnow())
 
         key = self._change("key.rotated", client_id, rotated)

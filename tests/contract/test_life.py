@@ -541,6 +541,18 @@ def test_no_rotation_to_a_bad_secret(backend: Backend, events: Callable[..., Any
     assert (stored(backend, "ci"), events()) == (before, [])
 
 
+def test_a_rotation_may_be_for_one_version_of_the_key(backend: Backend, events: Callable[..., Any]) -> None:
+    """So that of two who saw the same key, one rotates it."""
+    seen = backend.create(client_id="ci").key
+
+    rotated = backend.rotate("ci", version=seen.version).key
+    with pytest.raises(InvalidKey, match="has changed"):
+        backend.rotate("ci", version=seen.version)
+
+    assert backend.get("ci") == rotated
+    assert [each["event"] for each in events()] == ["key.created", "key.rotated"]
+
+
 def test_a_rotation_opens_no_closed_door(backend: Backend, here: AnyShell) -> None:
     """A disabled key stays disabled, and one whose end has come stays ended."""
     backend.create(client_id="off")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -262,18 +263,27 @@ def test_a_key_that_was_changed_meanwhile_is_looked_at_again(admin: Visitor, bac
     assert backend.get("ci").revoked_at is None  # type: ignore[union-attr]
 
 
-def test_a_key_that_was_revoked_between_look_and_rotation(
-    admin: Visitor, backend: Backend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("meanwhile", ["rotate", "revoke"])
+def test_a_key_that_was_changed_by_another_process_at_once(
+    admin: Visitor, backend: Backend, monkeypatch: pytest.MonkeyPatch, meanwhile: str
 ) -> None:
+    """Between the look and the rotation: it is for the key as the form showed it."""
     backend.create(client_id="ci")
     form = admin.form("/key/rotate", id="ci")
-    real = backend.rotate
-    monkeypatch.setattr(backend, "rotate", lambda *a, **k: (backend.revoke("ci"), real(*a, **k))[1])
+    real, change = backend.rotate, getattr(backend, meanwhile)
+    changed: list[object] = []
 
+    def late(*given: Any, **more: Any) -> object:
+        change("ci")
+        changed.append(backend.get("ci"))
+        return real(*given, **more)
+
+    monkeypatch.setattr(backend, "rotate", late)
     answer = admin.post("/key/rotate", {**form, "overlap": "24h"})
 
     assert answer.status_code == 409
-    assert "final" in answer.text
+    assert "The key has changed" in answer.text
+    assert [backend.get("ci")] == changed
 
 
 def test_ones_own_key_is_warned_about(admin: Visitor, backend: Backend) -> None:
