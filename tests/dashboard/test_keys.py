@@ -440,6 +440,21 @@ def test_an_empty_list_says_what_to_do(admin: Visitor, backend: Backend) -> None
     assert "Create the first one" in pages.keys_page(admin_frame(), Place(), [], more=False)
 
 
+def test_a_key_with_many_scopes_leaves_room_for_others(admin: Visitor, backend: Backend) -> None:
+    """In the list; its own page shows all."""
+    backend.create(client_id="ci", scopes=[f"scope{number}" for number in range(9)])
+
+    listed, own = admin.get("/", prefix="ci").text, admin.get("/key", id="ci").text
+    assert (listed.count('class="scope"'), "and 3 more" in listed) == (6, True)
+    assert own.count('class="scope"') == 9
+
+
+def test_a_key_without_a_name_goes_by_its_id(admin: Visitor, backend: Backend) -> None:
+    backend.create(client_id="ci")
+
+    assert "<h1><bdi>ci</bdi></h1>" in admin.get("/key", id="ci").text
+
+
 def test_exactly_one_page_has_no_next(admin: Visitor, backend: Backend) -> None:
     for number in range(ROWS):
         backend.create(client_id=f"k{number:03}")

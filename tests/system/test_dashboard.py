@@ -340,8 +340,16 @@ def test_custom_status_codes_and_own_credentials(fastapi_site: Site, browser: Br
         assert sent(page) == "418"
         assert sent(page, "none") == "401"
         assert site.admin.secret not in page.url
-        page.get_by_label("Path").fill("//elsewhere.example/")
-        expect(page.locator("#call-problem")).to_contain_text("one slash")
+        for path, said in (
+            ("//elsewhere.example/", "leads to another host"),
+            ("//", "No request has such a path"),
+        ):
+            page.get_by_label("Path").fill(path)
+            expect(page.locator("#call-problem")).to_contain_text("one slash")
+            page.get_by_role("button", name="Send", exact=True).click()
+            expect(page.locator("#call-problem")).to_contain_text(said)
+            page.get_by_label("Path").fill("/teapot")
+            expect(page.locator("#call-problem")).to_be_empty()
 
 
 def prepare(site: Site) -> None:

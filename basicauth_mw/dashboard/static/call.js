@@ -149,20 +149,26 @@ function pretty(text, kind) {
 async function send() {
   const given = credentials();
   const how = document.querySelector("input[name=as]:checked").value;
+  if (how !== "none" && !(given.id && given.secret)) {
+    by(given.id ? "own-secret" : "own-id").focus();
+    problem("Give the client id and the secret of a key, or choose to send without one.");
+    return;
+  }
   const headers = new Headers();
   if (how !== "none") {
-    if (!given.id || !given.secret) {
-      by(given.id ? "own-secret" : "own-id").focus();
-      problem("Give the client id and the secret of a key, or choose to send without one.");
-      return;
-    }
     headers.set("Authorization", `Basic ${how === "wrong" ? encoded(given.id, "a-wrong-secret") : given.token}`);
   }
   const method = by("method").value;
   const bare = ["GET", "HEAD"].includes(method);
   const body = bare || by("body").value === "" ? undefined : by("body").value;
-  if (body !== undefined) headers.set("Content-Type", by("content_type").value);
-  const address = new URL(by("path").value, location.origin);
+  let address;
+  try {
+    if (body !== undefined) headers.set("Content-Type", by("content_type").value);
+    address = new URL(by("path").value, location.origin);
+  } catch {
+    problem("No request has such a path or content type: try /items and application/json.");
+    return;
+  }
   if (address.origin !== location.origin) {
     problem("That path leads to another host: give one of this host.");
     return;
