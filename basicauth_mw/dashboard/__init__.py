@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from . import _needs as _needs
 from .app import dashboard, wsgi_dashboard
-from .pages import ADMIN_SCOPE
+from .wording import ADMIN_SCOPE
 
 __all__ = ["ADMIN_SCOPE", "dashboard", "wsgi_dashboard"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from .openapi import Endpoint
-from .pages import CallView
 from .problems import PageProblem
 from .snippets import CLIENT_ID, SECRET, TOKEN, Call, encoders_for, requests_for
+from .views import CallView
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,6 +20,7 @@ _MAX_FIELDS: Final = 64
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}")
 
 HTML: Final = "text/html; charset=utf-8"
+PROBLEM: Final = "application/problem+json"
 
 # No script or style but our own files, nothing from elsewhere, and nobody may put a page into theirs.
 _POLICY: Final = (
@@ -135,6 +136,15 @@ class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes = field(default=b"", repr=False)
+
+    def sized(self) -> tuple[tuple[str, str], ...]:
+        """The header fields, and how long the body is."""
+        return (*self.headers, ("Content-Length", str(len(self.body))))
+
+
+def wants_page(accept: str | None, method: str) -> bool:
+    """Whether a person will read the answer."""
+    return method != "HEAD" and accept is not None and "text/html" in accept.lower()
 
 
 def safe_headers(style: str = "'self'") -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from base64 import b64encode
 from datetime import UTC, datetime
@@ -21,10 +22,11 @@ from ..errors import (
     UnreadableRecord,
 )
 from . import pages, problems
-from .facts import Answer, page, redirect, safe_headers
-from .pages import Frame
+from .facts import HTML, Answer, page, redirect, safe_headers
 from .problems import PageProblem
+from .views import Frame
 from .visit import Desk, Visit
+from .wording import ADMIN_SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,9 +68,9 @@ class Site:
         self._files = {name: (folder / name).read_bytes() for name in _STATIC}
         self._version = hashlib.sha256(b"".join(self._files.values())).hexdigest()[:12]
         # A page for nobody cannot link to files behind the gate: the one style it has stands in it.
-        self.style = self._files["dashboard.css"].decode()
-        digest = hashlib.sha256(self.style.encode()).digest()
-        self.style_source = f"'sha256-{b64encode(digest).decode()}'"
+        self._style = self._files["dashboard.css"].decode()
+        digest = hashlib.sha256(self._style.encode()).digest()
+        self._style_source = f"'sha256-{b64encode(digest).decode()}'"
 
     def answer(self, request: Request) -> Answer:
         """Answer one request."""
@@ -76,7 +78,7 @@ class Site:
             return redirect(quote(request.root) + "/")
         if request.path.startswith("/static/"):
             return self._static(request)
-        if pages.ADMIN_SCOPE not in request.principal.scopes:
+        if ADMIN_SCOPE not in request.principal.scopes:
             return self._forbidden(request)
         visit = Visit(self._desk, request, self.frame(request))
         try:
@@ -87,6 +89,19 @@ class Site:
             return self._problem(request, exc)
         except BasicAuthError as exc:
             return self._failed(request, exc, visit.subject)
+
+    def in_place_of(
+        self, problem: bytes, headers: list[tuple[str, str]]
+    ) -> tuple[bytes, list[tuple[str, str]]]:
+        """A page that says what a problem of the gate says, and its header fields."""
+        told = json.loads(problem)
+        markup = pages.gate_page(
+            told["status"], told["title"], told["detail"], told["code"], told["request_id"], self._style
+        ).encode()
+        replaced = {"content-type", "content-length", "x-content-type-options"}
+        kept = [(name, value) for name, value in headers if name.lower() not in replaced]
+        fields = [("Content-Type", HTML), ("Content-Length", str(len(markup)))]
+        return markup, [*kept, *fields, *safe_headers(self._style_source)]
 
     def frame(self, request: Request) -> Frame:
         """What every page has round it."""

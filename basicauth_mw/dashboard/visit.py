@@ -18,9 +18,10 @@ from . import pages, problems
 from .calls import Asked, call_view
 from .facts import Answer, one, page, redirect
 from .openapi import endpoints_of
-from .pages import ACTS, LIVES, OVERLAPS, Place, view_of
 from .problems import OldToken, PageProblem
 from .tokens import PageTokens
+from .views import Place, view_of
+from .wording import ACTS, LIVES, OVERLAPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from ..model import Key
     from .facts import Request
     from .openapi import Endpoint
-    from .pages import Act, CallView, Frame, KeyView
+    from .views import CallView, Frame, KeyView
+    from .wording import Act
 
     Handlers = Mapping[str, Callable[[], Answer]]
 

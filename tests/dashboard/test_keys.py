@@ -13,7 +13,7 @@ import pytest
 from basicauth_mw import Backend, Principal, parse_basic
 from basicauth_mw.counts import MINUTES, Seen
 from basicauth_mw.dashboard import ADMIN_SCOPE, pages
-from basicauth_mw.dashboard.pages import Place
+from basicauth_mw.dashboard.views import MAX_TRAIL_OCTETS, Frame, Place, span, view_of
 from basicauth_mw.dashboard.visit import ROWS
 from basicauth_mw.model import Key, Secret, utcnow
 from tests.dashboard.conftest import SECRET, Visitor, hidden
@@ -299,7 +299,7 @@ def test_live_secrets_with_age_and_last_use(admin: Visitor, backend: Backend) ->
     used = replace(secret, created_at=now - timedelta(days=3, hours=1), expires_at=now + timedelta(hours=5))
     young = replace(secret, created_at=now - timedelta(hours=2), last_used_at=now - timedelta(minutes=7))
     ended = replace(used, created_at=now - timedelta(days=9), expires_at=now - timedelta(days=1))
-    view = pages.view_of(replace(issued.key, secrets=(ended, used, young)), now)
+    view = view_of(replace(issued.key, secrets=(ended, used, young)), now)
 
     assert [(each.age, each.left) for each in view.secrets] == [("2 hours", ""), ("3 days", "5 hours")]
     markup = pages.key_page(admin_frame(), view)
@@ -307,8 +307,8 @@ def test_live_secrets_with_age_and_last_use(admin: Visitor, backend: Backend) ->
     assert f"{now - timedelta(minutes=7):%Y-%m-%d %H:%M} UTC" in markup
 
 
-def admin_frame() -> pages.Frame:
-    return pages.Frame("", Principal("me", scopes=frozenset({ADMIN_SCOPE})), True, "v", utcnow())
+def admin_frame() -> Frame:
+    return Frame("", Principal("me", scopes=frozenset({ADMIN_SCOPE})), True, "v", utcnow())
 
 
 def test_no_hash_reaches_a_page(admin: Visitor, backend: Backend) -> None:
@@ -420,7 +420,7 @@ def test_the_way_back_is_bounded(admin: Visitor, width: int) -> None:
     place = Place()
     for number in range(200):
         place = place.next(f"id_{number:0{width}}")
-        assert sum(map(len, place.trail)) <= pages.MAX_TRAIL_OCTETS
+        assert sum(map(len, place.trail)) <= MAX_TRAIL_OCTETS
     assert len(place.trail) > 20
     assert admin.request("GET", admin_frame().url("/", **place.query())).status_code == 200
     steps = 0
@@ -465,7 +465,7 @@ def test_exactly_one_page_has_no_next(admin: Visitor, backend: Backend) -> None:
 def test_records_from_elsewhere_can_be_shown() -> None:
     """A store of somebody else's may hold what this package would not have taken."""
     key = Key("x\x00\ud800y", name="a\x1b[31m\ud800", secrets=(Secret("$x"),), metadata={"a": {1, 2}})
-    view = pages.view_of(key, utcnow())
+    view = view_of(key, utcnow())
     seen = Seen(utcnow(), {}, (0,) * MINUTES)
 
     for markup in (
@@ -481,7 +481,7 @@ def test_records_from_elsewhere_can_be_shown() -> None:
 def test_spans() -> None:
     lengths = [0, 59, 60, 3599, 7200, 86_400, 400 * 86_400, 800 * 86_400, -5]
 
-    assert [pages.span(timedelta(seconds=each)) for each in lengths] == [
+    assert [span(timedelta(seconds=each)) for each in lengths] == [
         "under a minute",
         "under a minute",
         "1 minute",

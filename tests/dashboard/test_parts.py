@@ -18,6 +18,8 @@ from basicauth_mw.dashboard.openapi import MAX_ENDPOINTS, Endpoint, endpoints_of
 from basicauth_mw.dashboard.problems import BadToken, OldToken
 from basicauth_mw.dashboard.snippets import Call, encoders_for, requests_for
 from basicauth_mw.dashboard.tokens import LIFE_S, PageTokens
+from basicauth_mw.dashboard.views import Frame, KeyView, Place, recency_of
+from basicauth_mw.dashboard.wording import REASONS
 from basicauth_mw.gate import _AUDITED
 from basicauth_mw.minting import mint
 from basicauth_mw.model import utcnow
@@ -369,12 +371,12 @@ def test_charts_escape_and_bound() -> None:
     assert 'width="0.0"' in charts.bar(1, 0)
 
 
-def frame() -> pages.Frame:
-    return pages.Frame("/keys", Principal("me"), True, "v", utcnow())
+def frame() -> Frame:
+    return Frame("/keys", Principal("me"), True, "v", utcnow())
 
 
 def test_every_reason_is_explained() -> None:
-    known = {reason for reasons in pages.REASONS.values() for reason in reasons}
+    known = {reason for reasons in REASONS.values() for reason in reasons}
 
     assert known == {*_AUDITED, "insufficient_scope", "https_required", "overloaded"}
 
@@ -382,7 +384,7 @@ def test_every_reason_is_explained() -> None:
 def test_activity_says_what_it_counts() -> None:
     totals = {"unknown": 1234, "throttled": 5, "<new>": 1}
     seen = Seen(utcnow() - timedelta(hours=2), totals, (0,) * 58 + (1, 2))
-    markup = pages.activity_page(frame(), seen, pages.Place(), [], more=False)
+    markup = pages.activity_page(frame(), seen, Place(), [], more=False)
 
     assert "1,234" in markup
     assert "&lt;new&gt;" in markup
@@ -395,11 +397,9 @@ def test_activity_says_what_it_counts() -> None:
 def test_recency() -> None:
     now = utcnow()
     ages: list[float | None] = [0, 0.5, 3, 6.9, 29, 31, None]
-    keys = [
-        pages.KeyView("k", last_used_at=None if age is None else now - timedelta(days=age)) for age in ages
-    ]
+    keys = [KeyView("k", last_used_at=None if age is None else now - timedelta(days=age)) for age in ages]
 
-    counted = pages.recency_of([*keys, pages.KeyView("bad", problem="damaged")], now)
+    counted = recency_of([*keys, KeyView("bad", problem="damaged")], now)
     assert [row.count for row in counted] == [2, 2, 1, 1, 1]
 
 

@@ -1,0 +1,106 @@
+"""What forms offer and what pages say: tables, and no logic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+ADMIN_SCOPE: Final = "basicauth:admin"
+
+# What a form offers; what a rotation offers. In seconds.
+LIVES: Final = {
+    "7d": ("7 days", 7 * 86_400),
+    "30d": ("30 days", 30 * 86_400),
+    "90d": ("90 days", 90 * 86_400),
+    "365d": ("1 year", 365 * 86_400),
+}
+OVERLAPS: Final = {
+    "0": ("none: the old secrets end now", 0),
+    "5m": ("5 minutes", 300),
+    "1h": ("1 hour", 3_600),
+    "24h": ("24 hours", 86_400),
+    "7d": ("7 days", 7 * 86_400),
+    "30d": ("30 days", 30 * 86_400),
+}
+
+# What refusals mean, by decision, in the order in which they are shown.
+REASONS: Final = {
+    "Refused (401)": {
+        "missing": "no credentials: a browser's first request, too",
+        "malformed": "not well-formed Basic credentials",
+        "unknown": "no key has that client id",
+        "wrong_secret": "the secret is not the key's",
+        "expired": "the key or the secret has ended",
+        "disabled": "the key is disabled",
+        "revoked": "the key was revoked",
+    },
+    "Forbidden (403)": {
+        "insufficient_scope": "a right key without a scope that it needs",
+        "https_required": "came by plain http",
+    },
+    "Throttled (429)": {"throttled": "too many failures from one address"},
+    "Not checked (503)": {
+        "backend_unavailable": "the key store could not be asked",
+        "overloaded": "too many slow hashes at once",
+    },
+}
+
+DONE: Final = {
+    "disabled": "The key is disabled: it is refused until it is enabled again.",
+    "enabled": "The key is enabled: it works again.",
+    "revoked": "The key is revoked. That is final.",
+    "deleted": "The key is deleted, and its id is free.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What a confirmation asks for.
+
+    Attributes:
+        name: ``disable``, ``enable``, ``revoke`` or ``delete``.
+        done: As ``DONE`` has it.
+        title: The question's verb.
+        says: What will be.
+        states: In which states it can be done.
+        dangerous: It cannot be taken back.
+    """
+
+    name: str
+    done: str
+    title: str
+    says: str
+    states: frozenset[str]
+    dangerous: bool = False
+
+
+_ANY: Final = frozenset({"active", "disabled", "expired", "revoked"})
+ACTS: Final = {
+    act.name: act
+    for act in (
+        Act(
+            "disable",
+            "disabled",
+            "Disable",
+            "Every request with it is refused, within 250 ms, until you enable it again.",
+            frozenset({"active", "expired"}),
+        ),
+        Act("enable", "enabled", "Enable", "Its live secrets work again at once.", frozenset({"disabled"})),
+        Act(
+            "revoke",
+            "revoked",
+            "Revoke",
+            "Every request with it is refused, within 250 ms, for good. The key stays in the list.",
+            _ANY - {"revoked"},
+            dangerous=True,
+        ),
+        Act(
+            "delete",
+            "deleted",
+            "Delete",
+            "It leaves the list with all that is known of it, and its id is free for another key.",
+            _ANY | {"unreadable"},
+            dangerous=True,
+        ),
+    )
+}
