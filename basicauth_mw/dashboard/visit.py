@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
-import re
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ..counts import counts
 from ..credentials import parse_basic
 from ..errors import InvalidKey, KeyExists, KeyNotFound, ReadOnlyBackend, UnreadableRecord
 from ..minting import ID_PREFIX, mint
-from ..rules import check_client_id, check_expires_at, check_name, check_scopes, duration_s
+from ..rules import duration_s
 from . import pages, problems
 from .calls import Asked, call_view
 from .facts import Answer, one, page, redirect
+from .forms import TYPED, Mistyped, new_key
+from .listing import listed
 from .openapi import endpoints_of
 from .problems import OldToken, PageProblem
 from .tokens import PageTokens
 from .views import Place, view_of
-from .wording import ACTS, LIVES, OVERLAPS
+from .wording import ACTS, OVERLAPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,11 +36,6 @@ if TYPE_CHECKING:
     Handlers = Mapping[str, Callable[[], Answer]]
 
 logger = logging.getLogger("basicauth_mw")
-
-ROWS: Final = 25
-
-_MOMENT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(?::[0-9]{2})?")
-_SEPARATORS: Final = re.compile(r"[\s,]+")
 
 
 @dataclass(frozen=True)
@@ -149,34 +144,11 @@ class Visit:
         trail = tuple(each[1:] for each in asked.get("back", []) if each.startswith("-"))
         return Place(one(asked, "prefix"), one(asked, "after"), trail)
 
-    def _listed(self, place: Place) -> tuple[list[KeyView], bool]:
-        """The keys of a page, those that cannot be read included, and whether there are more behind it."""
-        found: list[KeyView] = []
-        after, one_by_one = place.after, False
-        while len(found) <= ROWS:
-            before = len(found)
-            limit = 1 if one_by_one else ROWS + 1 - before
-            try:
-                for key in self._backend.iter_keys(place.prefix, after, limit):
-                    found.append(view_of(key, self._now))
-                    after = key.client_id
-            except UnreadableRecord as exc:
-                if exc.client_id is None:
-                    raise
-                if one_by_one:
-                    found.append(view_of(exc, self._now))
-                    after = exc.client_id
-                one_by_one = not one_by_one
-            else:
-                if not one_by_one or len(found) == before:
-                    break
-        return found[:ROWS], len(found) > ROWS
-
     def _keys(self) -> Answer:
         asked = self._request.asked()
         place = self._place()
         try:
-            keys, more = self._listed(place)
+            keys, more = listed(self._backend, place, self._now)
         except ReadOnlyBackend:
             return page(pages.unlisted_page(self._frame))
         named = one(asked, "id")
@@ -212,12 +184,12 @@ class Visit:
         place = self._place()
         keys: list[KeyView] = []
         more = False
-        listed = True
+        can_list = True
         try:
-            keys, more = self._listed(place)
+            keys, more = listed(self._backend, place, self._now)
         except ReadOnlyBackend:
-            listed = False
-        return page(pages.activity_page(self._frame, counts.seen(), place, keys, more=more, listed=listed))
+            can_list = False
+        return page(pages.activity_page(self._frame, counts.seen(), place, keys, more=more, listed=can_list))
 
     # --- a new key
 
@@ -228,33 +200,23 @@ class Visit:
         return page(pages.create_page(self._frame, token, **shown), status)
 
     def _create(self) -> Answer:
-        values = {name: one(self._form, name) for name in ("name", "scopes", "expires", "until", "client_id")}
+        values = {name: one(self._form, name) for name in TYPED}
         try:
             minted = self._checked()
         except OldToken as exc:
             return self._new(exc.status, values=values, problem=(exc.title, exc.advice))
-        errors: dict[str, str] = {}
-        name = _tried(errors, "name", lambda: check_name(values["name"].strip()))
-        scopes = _tried(
-            errors, "scopes", lambda: check_scopes([*filter(None, _SEPARATORS.split(values["scopes"]))])
-        )
-        expires_at = _tried(errors, "expires", lambda: self._expiry(values["expires"], values["until"]))
-        chosen = values["client_id"].strip()
-        client_id = _tried(errors, "client_id", lambda: check_client_id(chosen or minted))
-        if errors or name is None or scopes is None or client_id is None:
-            return self._new(422, values=values, errors=errors)
-        self.subject = client_id
         try:
-            issued = self._backend.create(
-                name=name, scopes=scopes, expires_at=expires_at, client_id=client_id
-            )
+            fields = new_key(values, minted, self._now)
+        except Mistyped as exc:
+            return self._new(422, values=values, errors=exc.errors)
+        self.subject = fields.client_id
+        try:
+            issued = self._backend.create(**asdict(fields))
         except KeyExists:
-            if chosen:
-                errors["client_id"] = (
-                    "there is a key with this id already: choose another, or look at that one"
-                )
-                return self._new(409, values=values, errors=errors)
-            return self._sent_twice(client_id)
+            if fields.client_id == minted:
+                return self._sent_twice(minted)
+            taken = "there is a key with this id already: choose another, or look at that one"
+            return self._new(409, values=values, errors={"client_id": taken})
         return self._issued(issued, rotated=False)
 
     def _sent_twice(self, client_id: str) -> Answer:
@@ -267,21 +229,6 @@ class Visit:
         )
         key, _ = self._view(client_id)
         return page(pages.key_page(self._frame, key, problem=problem), 409)
-
-    def _expiry(self, expires: str, until: str) -> datetime | None:
-        if expires == "never":
-            return None
-        if expires in LIVES:
-            return self._now + timedelta(seconds=LIVES[expires][1])
-        if expires != "until":
-            raise InvalidKey("choose one of these")
-        if not _MOMENT.fullmatch(until):
-            raise InvalidKey("give the date and the time, in UTC: 2030-01-31T12:00")
-        try:
-            moment = datetime.fromisoformat(until).replace(tzinfo=UTC)
-        except ValueError:
-            raise InvalidKey("there is no such moment in the calendar") from None
-        return check_expires_at(moment, now=self._now)
 
     def _issued(self, issued: Issued, *, rotated: bool) -> Answer:
         """The one page that shows a secret: an answer to the form itself, which no link leads to."""
@@ -396,11 +343,3 @@ class Visit:
         except Exception:  # the app's own; a key may have been made by now, and its secret has to be seen
             logger.exception("the OpenAPI document cannot be read, and the dashboard goes on without it")
             return []
-
-
-def _tried(errors: dict[str, str], name: str, check: Callable[[], Any]) -> Any:
-    try:
-        return check()
-    except InvalidKey as exc:
-        errors[name] = str(exc)
-        return None

@@ -13,8 +13,8 @@ import pytest
 from basicauth_mw import Backend, Principal, parse_basic
 from basicauth_mw.counts import MINUTES, Seen
 from basicauth_mw.dashboard import ADMIN_SCOPE, pages
+from basicauth_mw.dashboard.listing import ROWS
 from basicauth_mw.dashboard.views import MAX_TRAIL_OCTETS, Frame, Place, span, view_of
-from basicauth_mw.dashboard.visit import ROWS
 from basicauth_mw.model import Key, Secret, utcnow
 from tests.dashboard.conftest import SECRET, Visitor, hidden
 
@@ -284,6 +284,21 @@ def test_a_key_that_was_changed_by_another_process_at_once(
     assert answer.status_code == 409
     assert "The key has changed" in answer.text
     assert [backend.get("ci")] == changed
+
+
+def test_a_key_that_was_revoked_by_another_process_at_once(
+    admin: Visitor, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.create(client_id="ci")
+    backend.disable("ci")
+    form = admin.form("/key/enable", id="ci")
+    real = backend.enable
+    monkeypatch.setattr(backend, "enable", lambda client_id: (backend.revoke(client_id), real(client_id))[1])
+
+    answer = admin.post("/key/enable", form)
+
+    assert answer.status_code == 409
+    assert "which is final" in answer.text
 
 
 def test_ones_own_key_is_warned_about(admin: Visitor, backend: Backend) -> None:

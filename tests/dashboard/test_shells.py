@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from basicauth_mw import Backend, ConfigurationError, Key, Settings, encode_basic, open_backend
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
-from basicauth_mw.dashboard.visit import ROWS
+from basicauth_mw.dashboard.listing import ROWS
 from basicauth_mw.errors import BackendUnavailable, InvalidKey, UnreadableRecord
 from tests.dashboard.conftest import BASE, SECRET, Visitor, hidden
 
