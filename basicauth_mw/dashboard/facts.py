@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # A form holds at most a name, scopes, and a request to try; what is longer is no form of ours.
 MAX_BODY_OCTETS: Final = 64 * 1024
 _MAX_FIELDS: Final = 64
+_LOOPBACK: Final = re.compile(r"(?:(?:.+\.)?localhost|127(?:\.[0-9]+){3}|\[::1\])(?::[0-9]+)?", re.IGNORECASE)
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}")
 
 HTML: Final = "text/html; charset=utf-8"
@@ -76,7 +77,11 @@ class Request:
     @property
     def here(self) -> str:
         """The origin at which it was asked; a host that cannot be one is not repeated."""
-        return f"{self.scheme}://{self.host if _HOST.fullmatch(self.host) else 'localhost'}"
+        host = self.host if _HOST.fullmatch(self.host) else "localhost"
+        # Browsers send Sec-Fetch-Site over https, and else to their own machine only. A server behind a proxy
+        # that ends TLS may not know.
+        is_https = self.site is not None and not _LOOPBACK.fullmatch(host)
+        return f"{'https' if is_https else self.scheme}://{host}"
 
     @property
     def is_from_here(self) -> bool:

@@ -432,6 +432,29 @@ def test_call_shows_what_was_typed(admin: Visitor) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "site", "origin"),
+    [
+        ("api.example", "none", "https://api.example"),
+        ("api.example:8443", "same-origin", "https://api.example:8443"),
+        ("api.example", None, "http://api.example"),
+        ("127.0.0.1.example", "none", "https://127.0.0.1.example"),
+        ("127.0.0.1:8000", "none", "http://127.0.0.1:8000"),
+        ("localhost", "none", "http://localhost"),
+        ("app.localhost:8000", "none", "http://app.localhost:8000"),
+        ("[::1]:8000", "none", "http://[::1]:8000"),
+    ],
+)
+def test_a_request_goes_where_the_browser_went(
+    admin: Visitor, host: str, site: str | None, origin: str
+) -> None:
+    """A server behind a proxy that ends TLS may know http only: pasted, it would send the key in clear."""
+    headers = {"Host": host} if site is None else {"Host": host, "Sec-Fetch-Site": site}
+
+    page = admin.request("GET", "/call?endpoint=GET+/missing", headers=headers).text
+    assert f"--compressed &#39;{origin}/missing&#39;" in page
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"method": "G T"},
