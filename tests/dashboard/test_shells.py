@@ -14,8 +14,11 @@ from urllib.parse import urlencode
 
 import pytest
 from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from basicauth_mw import Backend, ConfigurationError, Key, Settings, encode_basic, open_backend
+from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
 from basicauth_mw.dashboard.listing import ROWS
 from basicauth_mw.errors import BackendUnavailable, InvalidKey, UnreadableRecord
@@ -496,6 +499,32 @@ def test_a_document_that_no_request_can_be_made_of_loses_no_secret(backend: Back
     assert SECRET.search(admin.create().text)
 
 
+def test_a_gate_round_it_may_leave_it_to_its_own(backend: Backend) -> None:
+    """Then a browser that cannot sign in sees the page that says how to, on every path."""
+    issued = backend.create(scopes=[ADMIN_SCOPE])
+    excluded = ("/keys/", "/keys/*")
+    app = BasicAuthMiddleware(things(backend), backend, settings=Settings(), exclude=excluded)
+    nobody, admin = Visitor(app, "asgi", None), Visitor(app, "asgi", issued.authorization)
+
+    for path in ("/keys/", "/keys/new", "/keys/static/dashboard.js"):
+        assert admin.get(path).status_code == 200
+        refused = nobody.get(path)
+        assert refused.status_code == 401
+        assert "basicauth-mw keys create" in refused.text
+    assert nobody.get("/things/1").status_code == 401
+
+
+def test_it_stands_beside_a_gate_that_hides_the_field(backend: Backend) -> None:
+    api = things(backend)
+    hiding = BasicAuthMiddleware(api, backend, settings=Settings(), strip_authorization=True)
+    beside = dashboard(backend, settings=Settings(), openapi=api.openapi)
+    app = Starlette(routes=[Mount("/keys", beside), Mount("/", hiding)])
+    admin = Visitor(app, "asgi", backend.create(scopes=[ADMIN_SCOPE]).authorization)
+
+    assert f"{BASE}/things/1" in admin.get("/keys/call").text
+    assert admin.request("POST", "/things/1").status_code == 200
+
+
 def test_flask_mounts_it(backend: Backend) -> None:
     from flask import Flask
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -730,7 +759,7 @@ def test_what_is_refused_is_counted_and_shown(visitor: Callable[..., Visitor]) -
     """Refusals of every gate in the process, and of an app that asks for a scope."""
     from basicauth_mw.counts import counts
     from basicauth_mw.errors import InsufficientScope
-    from basicauth_mw.wsgi import BasicAuthMiddleware
+    from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIBasicAuthMiddleware
 
     def lacking(_environ: object, _start: object) -> Any:
         raise InsufficientScope("x")
@@ -740,9 +769,9 @@ def test_what_is_refused_is_counted_and_shown(visitor: Callable[..., Visitor]) -
     Visitor(admin.app, admin.kind, None).get("/")
     Visitor(admin.app, admin.kind, encode_basic("nobody", "x")).get("/")
     keys = open_backend("memory:", settings=Settings())
-    Visitor(BasicAuthMiddleware(lacking, keys, settings=Settings()), "wsgi", keys.create().authorization).get(
-        "/"
-    )
+    Visitor(
+        WSGIBasicAuthMiddleware(lacking, keys, settings=Settings()), "wsgi", keys.create().authorization
+    ).get("/")
     totals = counts.seen().totals
 
     for reason in ("missing", "unknown", "insufficient_scope"):
