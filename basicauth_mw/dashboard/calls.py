@@ -34,7 +34,7 @@ class BadCall(PageProblem):
 
     def __init__(self, advice: str) -> None:
         super().__init__()
-        self.advice = advice  # type: ignore[misc]
+        self.advice = advice
 
 
 @dataclass(frozen=True, slots=True)

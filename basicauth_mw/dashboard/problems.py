@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class PageProblem(Exception):
     """A request that is not carried out; nothing was changed.
@@ -14,9 +12,9 @@ class PageProblem(Exception):
         advice: What to do.
     """
 
-    status: ClassVar[int] = 400
-    title: ClassVar[str] = "That request could not be read"
-    advice: ClassVar[str] = "Nothing was changed. Go back and send the form again."
+    status: int = 400
+    title: str = "That request could not be read"
+    advice: str = "Nothing was changed. Go back and send the form again."
 
 
 class BadForm(PageProblem):
