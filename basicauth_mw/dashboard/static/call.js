@@ -149,13 +149,13 @@ function pretty(text, kind) {
 async function send() {
   const given = credentials();
   const how = document.querySelector("input[name=as]:checked").value;
-  if (how !== "none" && !(given.id && given.secret)) {
-    by(given.id ? "own-secret" : "own-id").focus();
-    problem("Give the client id and the secret of a key, or choose to send without one.");
-    return;
-  }
   const headers = new Headers();
   if (how !== "none") {
+    if (!given.id || !given.secret) {
+      by(given.id ? "own-secret" : "own-id").focus();
+      problem("Give the client id and the secret of a key, or choose to send without one.");
+      return;
+    }
     headers.set("Authorization", `Basic ${how === "wrong" ? encoded(given.id, "a-wrong-secret") : given.token}`);
   }
   const method = by("method").value;
