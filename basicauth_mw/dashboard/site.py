@@ -75,7 +75,7 @@ class Site:
     def answer(self, request: Request) -> Answer:
         """Answer one request."""
         if request.path == "":
-            return redirect(quote(request.root) + "/")
+            return redirect(_links_from(request) + "/")
         if request.path.startswith("/static/"):
             return self._static(request)
         if ADMIN_SCOPE not in request.principal.scopes:
@@ -107,7 +107,7 @@ class Site:
         """What every page has round it."""
         now = datetime.fromtimestamp(self._clock(), UTC)
         return Frame(
-            quote(request.root),
+            _links_from(request),
             request.principal,
             isinstance(self._desk.backend.store, Store),
             self._version,
@@ -144,6 +144,11 @@ class Site:
         )
         more = (("Retry-After", "2"),) if status == 503 else ()
         return page(pages.problem_page(frame, title, advice, links), status, *more)
+
+
+def _links_from(request: Request) -> str:
+    """What every link of ours begins with: never two slashes, behind which stands a host (RFC 3986 4.2)."""
+    return quote(f"/{request.root.lstrip('/')}") if request.root else ""
 
 
 def _told(exc: BasicAuthError, *, changing: bool) -> tuple[int, str, str]:
