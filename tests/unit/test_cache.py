@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from basicauth_mw.cache import Cache
-from basicauth_mw.credentials import MAX_FIELD_OCTETS
+from basicauth_mw.credentials import MAX_FIELD_OCTETS, encode_basic
 from basicauth_mw.model import Allow, Principal
 
 MADE = datetime(2025, 1, 1, tzinfo=UTC)
@@ -51,6 +51,7 @@ def put(cache: Cache, value: bytes, verdict: Allow, expires_at: datetime | None 
     cache.put(value, verdict, secret_created_at=MADE, expires_at=expires_at, asked=cache.ask())
 
 
+@pytest.mark.proves("X2", "X16")
 def test_only_the_very_value_is_found(cache: Cache) -> None:
     """No prefix, no other case, no concatenation of it."""
     put(cache, b"Basic abcd", allow())
@@ -60,6 +61,29 @@ def test_only_the_very_value_is_found(cache: Cache) -> None:
         assert cache.get(other) is None
 
 
+_PARTS = st.text("ab:.", min_size=1, max_size=4)
+
+
+@pytest.mark.proves("X2", "X15", "X16")
+@given(
+    st.lists(
+        st.tuples(_PARTS.filter(lambda text: ":" not in text), _PARTS), min_size=2, max_size=8, unique=True
+    )
+)
+@example([("a", "bc"), ("ab", "c"), ("abc", "c"), ("a", "b:c"), ("a.b", ":c")])
+def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None:
+    """However alike an id and a secret are to others when they are put together."""
+    cache = Cache(30, 100)
+    fields = [encode_basic(client_id, secret).encode() for client_id, secret in pairs]
+    for number, (value, (client_id, _)) in enumerate(zip(fields, pairs, strict=True)):
+        assert [cache.get(other) is None for other in fields[number:]] == [True] * (len(fields) - number)
+        put(cache, value, allow(client_id))
+
+    assert [cache.get(value) for value in fields] == [allow(client_id) for client_id, _ in pairs]
+    assert {len(entry) for entry in cache._proofs} == {32}, "256 bits"
+
+
+@pytest.mark.proves("X5", "X15")
 def test_two_caches_share_nothing(cache: Cache) -> None:
     """Each is keyed by itself: what is learnt of one says nothing of another."""
     other = Cache(30, 3)

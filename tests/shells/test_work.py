@@ -1,0 +1,287 @@
+"""What a request costs, counted: the same for all that is refused alike, nothing for what was proved."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from base64 import b64encode
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import bcrypt
+import pytest
+
+from basicauth_mw import Key, Secret, Settings, drive, encode_basic, hashing, open_backend
+from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.minting import mint
+from basicauth_mw.model import utcnow
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
+from tests.shells import wsgi_helpers
+from tests.shells.asgi_helpers import App, call, exchange, http_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from basicauth_mw import Backend
+
+MINTED = mint("sk")
+CHOSEN = "correct horse battery staple"
+AT_ONCE = 50
+LIMIT_S = 10.0
+SETTINGS = Settings(throttle="", slow_hash_workers=8, backend_deadline_s=LIMIT_S)
+
+LOOKED_UP = Counter(look_ups=1, fast=1, comparisons=hashing.MAX_LIVE_SECRETS)
+ONE_SLOW = LOOKED_UP + Counter(slow=1)
+NOTHING: Counter[str] = Counter()
+
+
+class Work:
+    """Everything that takes time and could depend on what is found; it is done all the same."""
+
+    def __init__(self) -> None:
+        self._done: list[str] = []
+        self.threads: set[int] = set()
+        self.held: threading.Event | None = None
+
+    def counting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self._done.append(name)
+            if name == "slow":
+                self.threads.add(threading.get_ident())
+                assert self.held is None or self.held.wait(LIMIT_S)
+            return function(*args, **kwargs)
+
+        return counted
+
+    def since(self) -> Counter[str]:
+        """What was done since it was last asked."""
+        done, self._done = self._done, []
+        return Counter(done)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    """Argon2id is real, and cheap: it is counted, not timed."""
+    monkeypatch.setattr(hashing, "ARGON2_MEMORY_KIB", 8)
+    monkeypatch.setattr(hashing, "ARGON2_TIME_COST", 1)
+    monkeypatch.setattr(hashing, "_decoy", None)
+    work = Work()
+    for owner, attribute, name in (
+        (hashing, "blake2b", "fast"),
+        (hashing, "compare_digest", "comparisons"),
+        (hashing, "hash_slow", "made"),
+        (drive, "match_slow", "slow"),
+        (drive.Performer, "_answered", "look_ups"),
+    ):
+        monkeypatch.setattr(owner, attribute, work.counting(name, getattr(owner, attribute)))
+    return work
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path, work: Work) -> Iterator[Backend]:
+    """A key of every kind. What has ended has the right secrets, a minted one and a chosen one."""
+    url = (
+        f"sqlite:///{tmp_path}/keys.db"
+        if request.param == "sqlite"
+        else str(request.getfixturevalue("redis_url"))
+    )
+    with open_backend(url, settings=SETTINGS, create=True) as backend:
+        for client_id in ("revoked", "disabled", "expired"):
+            backend.create(client_id=client_id, secret=MINTED)
+            backend.rotate(client_id, secret=CHOSEN)
+        backend.revoke("revoked")
+        backend.disable("disabled")
+        key: Key = backend.store.get("expired")
+        ended = replace(key, expires_at=utcnow() - timedelta(seconds=1), version=key.version + 1)
+        assert backend.store.put(ended, key.version)
+        backend.create(client_id="minted")
+        backend.create(client_id="chosen", secret="another that somebody chose")
+        backend.create(client_id="eight")
+        for _ in range(hashing.MAX_LIVE_SECRETS - 1):
+            backend.rotate("eight")
+        assert backend.store.put(Key("no secret"), None)
+        imported = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
+        assert backend.store.put(Key("bcrypt", secrets=(Secret(imported),)), None)
+        backend.create(client_id="right", secret=MINTED)
+        backend.rotate("right", secret=CHOSEN)
+        yield backend
+
+
+REFUSED = ("unknown", "minted", "chosen", "eight", "no secret", "bcrypt", "revoked", "disabled", "expired")
+
+
+@pytest.fixture(params=["asgi", "wsgi"])
+def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[str], int]]:
+    """Ask a gate; what it answers."""
+    if request.param == "wsgi":
+        wsgi = WSGIGate(lambda _environ, start: start("200 OK", []) and [], backend, settings=SETTINGS)
+        yield lambda authorization: wsgi_helpers.call(wsgi, authorization).status
+    else:
+        asgi = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
+        with asyncio.Runner() as loop:
+            yield lambda field: loop.run(exchange(asgi, http_scope(field))).status
+            loop.run(backend.aclose())
+
+
+@pytest.mark.parametrize(
+    ("secret", "expected"),
+    [
+        pytest.param(MINTED, LOOKED_UP, id="minted"),
+        pytest.param(mint("other"), LOOKED_UP, id="minted with another prefix"),
+        pytest.param(CHOSEN, ONE_SLOW, id="chosen"),
+        pytest.param("x", ONE_SLOW, id="one letter"),
+        pytest.param("x" * 72 + "y", ONE_SLOW, id="73 octets"),
+        pytest.param("x" * 200, ONE_SLOW, id="200 octets"),
+        pytest.param("é" * 512, ONE_SLOW, id="the longest"),
+        pytest.param("x" * 1025, NOTHING, id="too long"),
+        pytest.param("x" * 65_536, NOTHING, id="64 KiB"),
+        pytest.param(MINTED[:-1] + ("a" if MINTED[-1] != "a" else "b"), NOTHING, id="mistyped"),
+    ],
+)
+@pytest.mark.proves("X1", "X3", "X6", "X7", "X8", "X11")
+def test_a_refusal_is_the_same_work_whatever_is_found(
+    ask: Callable[[str], int], work: Work, secret: str, expected: Counter[str]
+) -> None:
+    """One look-up, one fast hash, one slow one for what a person may have chosen; none of it if too long."""
+    # By hand, as encode_basic makes none that is too long.
+    fields = {
+        client_id: "Basic " + b64encode(f"{client_id}:{secret}".encode()).decode() for client_id in REFUSED
+    }
+    ask(encode_basic("nobody", CHOSEN))  # makes the decoy
+    work.since()
+    done = {}
+    for client_id, field in fields.items():
+        assert ask(field) == 401
+        done[client_id] = work.since()
+
+    assert done == dict.fromkeys(REFUSED, expected)
+
+
+@pytest.mark.proves("X1", "X7")
+@pytest.mark.parametrize("client_id", REFUSED)
+def test_the_first_request_of_a_process_does_not_tell_either(
+    ask: Callable[[str], int], work: Work, client_id: str
+) -> None:
+    """Whoever comes first pays for the decoy, also if it is not needed."""
+    work.since()
+    assert ask(encode_basic(client_id, CHOSEN)) == 401
+    assert work.since() == ONE_SLOW + Counter(made=1)
+
+
+@pytest.mark.proves("X3")
+@pytest.mark.parametrize("secret", [MINTED, CHOSEN], ids=["minted", "chosen"])
+def test_many_at_once_are_the_same_work_whatever_is_found(backend: Backend, work: Work, secret: str) -> None:
+    """Fifty that are equal share what they share, and fifty that are not share nothing, known id or not."""
+    different = [mint("sk") if secret == MINTED else f"guess {number}" for number in range(AT_ONCE)]
+    bursts = {"equal": [secret] * AT_ONCE, "different": different}
+    gate = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
+
+    async def main() -> dict[str, set[tuple[tuple[str, int], ...]]]:
+        await exchange(gate, http_scope(encode_basic("nobody", CHOSEN)))
+        done: dict[str, set[tuple[tuple[str, int], ...]]] = {}
+        for name, sent in bursts.items():
+            for client_id in REFUSED:
+                work.since()
+                asked = [exchange(gate, http_scope(encode_basic(client_id, each))) for each in sent]
+                assert {seen.status for seen in await asyncio.gather(*asked)} == {401}
+                done.setdefault(name, set()).add(tuple(sorted(work.since().items())))
+        await backend.aclose()
+        return done
+
+    done = asyncio.run(main())
+    assert [len(kinds) for kinds in done.values()] == [1, 1]
+    expected = LOOKED_UP if secret == MINTED else ONE_SLOW
+    assert dict(*done["different"]) == {name: number * AT_ONCE for name, number in expected.items()}
+    if secret == CHOSEN:
+        assert dict(*done["equal"])["slow"] == 1
+
+
+@pytest.mark.proves("X16", "X17")
+@pytest.mark.parametrize("secret", [MINTED, CHOSEN], ids=["minted", "chosen"])
+def test_what_was_proved_costs_no_hash_and_proves_nothing_else(
+    ask: Callable[[str], int], work: Work, secret: str
+) -> None:
+    """Until it is forgotten; every other secret of that id is looked at as if nothing had been proved."""
+    assert ask(encode_basic("right", secret)) == 200
+    work.since()
+
+    assert ask(encode_basic("right", secret)) == 200
+    assert work.since() == NOTHING
+    for wrong in (secret[:-1], secret + "x", "x", mint("sk"), CHOSEN.upper()):
+        assert ask(encode_basic("right", wrong)) == 401
+        assert ask(encode_basic("chosen", secret)) == 401
+    assert ask(encode_basic("right", secret)) == 200
+
+
+@pytest.mark.proves("X17", "X18")
+def test_a_slow_hash_holds_up_nobody_else(backend: Backend, work: Work) -> None:
+    """It is never run on the event loop: while many are, others are answered there."""
+    gate = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
+    work.held = threading.Event()
+
+    async def main() -> None:
+        async with asyncio.timeout(LIMIT_S):
+            slow = [
+                asyncio.create_task(exchange(gate, http_scope(encode_basic("chosen", f"guess {number}"))))
+                for number in range(AT_ONCE)
+            ]
+            while work.since()["slow"] == 0:
+                await asyncio.sleep(0.001)
+            for _ in range(3):
+                assert (await exchange(gate, http_scope(encode_basic("right", MINTED)))).status == 200
+                assert (await exchange(gate, http_scope(encode_basic("right", mint("sk"))))).status == 401
+            assert not any(task.done() for task in slow)
+            assert work.held is not None
+            work.held.set()
+            assert {seen.status for seen in await asyncio.gather(*slow)} == {401}
+        await backend.aclose()
+
+    asyncio.run(main())
+    assert 1 <= len(work.threads) <= SETTINGS.slow_hash_workers
+    assert threading.get_ident() not in work.threads
+
+
+class Name(bytes):
+    """A field's name that counts how often it is looked at."""
+
+    looks = 0
+
+    def __len__(self) -> int:
+        Name.looks += 1
+        return super().__len__()
+
+    def lower(self) -> bytes:
+        Name.looks += 1
+        return super().lower()
+
+
+@pytest.mark.proves("X52")
+@pytest.mark.parametrize(
+    "name", [b"x-%020d", b"x-%011d", b"authorization"], ids=["other", "as long", "the same"]
+)
+@pytest.mark.parametrize("strip", [False, True])
+def test_many_fields_are_read_a_fixed_number_of_times(name: bytes, *, strip: bool) -> None:
+    """A hundred or ten thousand: each is looked at as often."""
+    gate = BasicAuthMiddleware(
+        App(),
+        "memory:",
+        settings=SETTINGS.replace(
+            strip_authorization=strip, allow_preflight=True, challenge="navigations", exclude=("/open",)
+        ),
+    )
+    looks = {}
+    for path in ("/", "/open"):
+        for many in (100, 1000, 10_000):
+            fields = [(Name(name % number if b"%" in name else name), b"x") for number in range(many)]
+            Name.looks = 0
+            seen = call(gate, http_scope(method="OPTIONS", path=path, headers=fields))
+            assert seen.status == (200 if path == "/open" else 401)
+            looks[path, many] = Name.looks / many
+
+    for path in ("/", "/open"):
+        least, *_, most = sorted(each for (asked, _), each in looks.items() if asked == path)
+        assert most - least < 0.1
+        assert (path == "/") <= most <= 12

@@ -1,0 +1,122 @@
+"""Secrets are compared in constant time, all of them and wherever it is."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from basicauth_mw import Secret, hashing
+from basicauth_mw.hashing import Hasher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(__file__).parents[1] / "basicauth_mw"
+
+# What such a value is called, at the end of a name. Upper case is a constant: a field's name, say.
+SECRET = re.compile(
+    r"(?:^|_)(?:secret|hash|hashed|digest|password|token|mac|authorization|credentials|field)$"
+)
+
+# What an operator gives to the command line, or in the environment, is nobody's guess.
+NOT_ASKED = {"cli", "importing.py", "env.py", "portable.py"}
+
+# Module, expression, and why it tells nobody anything.
+HARMLESS = {
+    ("credentials.py", "b2a_base64(octets, newline=False) != token"): "both are what was sent",
+    ("hashing.py", "head not in hashed"): "pepper and salt, without the digest",
+    ("ledger.py", "candidate.hash == stored"): "both are stored, and the caller is in",
+    ("ledger.py", "candidate.hash != stored"): "both are stored, and the caller is in",
+    (
+        "lifecycle.py",
+        "each.hash not in self._differs_from",
+    ): "both are stored, and it is the operator who asks",
+}
+
+_BY_CONTENT = (ast.Eq, ast.NotEq, ast.In, ast.NotIn)
+_METHODS = {"startswith", "endswith", "__eq__", "find", "index"}
+
+
+def _name(node: ast.AST) -> str:
+    """What an operand is called: the last of its names, without calls and subscripts round it."""
+    while isinstance(node, ast.Subscript | ast.Call):
+        if isinstance(node, ast.Subscript):
+            node = node.value
+        else:
+            node = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def comparisons(source: str) -> Iterator[str]:
+    """Expressions that compare something called a secret, octet by octet until two differ."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Compare(left, ops, comparators) if any(isinstance(each, _BY_CONTENT) for each in ops):
+                operands = [left, *comparators]
+            case ast.Call(ast.Attribute(value, method)) if method in _METHODS:
+                operands = [value]
+            case _:
+                continue
+        if any(SECRET.search(_name(each)) for each in operands):
+            yield ast.unparse(node)
+
+
+@pytest.mark.proves("X12")
+def test_no_secret_is_compared_until_the_first_difference() -> None:
+    found = {
+        (path.name, expression)
+        for path in PACKAGE.rglob("*.py")
+        if not NOT_ASKED & set(path.relative_to(PACKAGE).parts)
+        for expression in comparisons(path.read_text())
+    }
+
+    assert found == HARMLESS.keys()
+
+
+@pytest.mark.proves("X12")
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "secret == stored",
+        "if key.hash != hashed: pass",
+        "creds.secret.encode() == b'x'",
+        "client_secret in known",
+        "stored[:len(token)] == token",
+        "user == name and password == key.password",
+        "stored.hash.startswith(sent)",
+        "mac == self._mac(x)",
+        "field not in proved",
+    ],
+)
+def test_one_would_be_found(planted: str) -> None:
+    assert list(comparisons(planted))
+
+
+@pytest.mark.proves("X12", "X13")
+@given(st.text(max_size=30), st.booleans())
+def test_all_that_is_compared_is_of_one_length(secret: str, peppered: bool) -> None:
+    """Whatever was sent: whole digests, and never a part of one."""
+    hasher = Hasher([b"pepper"] if peppered else [])
+    stored = [Secret(hasher.hash_fast("the right one"))]
+    lengths = set()
+    compare = hashing.compare_digest
+
+    def watching(one: str, other: str) -> bool:
+        lengths.add((len(one), len(other)))
+        return compare(one, other)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashing, "compare_digest", watching)
+        assert hasher.match_fast(secret, stored) is None
+
+    whole = len(stored[0].hash)
+    assert (whole, whole) in lengths
+    assert all(one == other for one, other in lengths)
