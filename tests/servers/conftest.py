@@ -48,6 +48,9 @@ OTHERS = {
         f"cors-{place}": ("uvicorn", f"tests.system.pages:cors_{place}")
         for place in ("installed", "outside", "inside")
     },
+    "gunicorn-4-used-before-fork": (
+        *("gunicorn", "tests.servers.used_before_fork:app", "--workers=4", "--threads=2", "--preload"),
+    ),
     "measured-2-workers": ("gunicorn", "tests.servers.metrics_app:app", "--workers=2", "--preload"),
 }
 

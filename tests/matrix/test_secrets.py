@@ -1,0 +1,88 @@
+"""A right secret and all that is nearly one, on every server, with records of every kind in a real store."""
+
+from __future__ import annotations
+
+import shutil
+from base64 import b64encode
+from typing import TYPE_CHECKING
+
+import bcrypt
+import pytest
+
+from basicauth_mw import Key, Secret, Settings, open_backend
+from basicauth_mw.hashing import Hasher, hash_slow
+from basicauth_mw.minting import mint
+from tests.matrix.client import ask, head
+from tests.matrix.kinds import SERVERS, Server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MINTED = mint("sk")
+CHOSEN = "correct horse: battery staple"
+LONGEST = "x" * 72  # bcrypt looks at no more
+HASHES = {
+    "minted": Hasher().hash_fast(MINTED),
+    "chosen": hash_slow(CHOSEN),
+    "bcrypt": bcrypt.hashpw(LONGEST.encode(), bcrypt.gensalt(4)).decode(),
+    # What no command would store.
+    "empty": Hasher().hash_fast(""),
+    "empty-slow": hash_slow(""),
+}
+RIGHT = {"minted": MINTED, "chosen": CHOSEN, "bcrypt": LONGEST}
+
+# None of it is malformed, so each costs a slow hash, but for what is minted: no more of it than has to be.
+NEAR = {
+    **{f"all but the last of {client_id}": (client_id, secret[:-1]) for client_id, secret in RIGHT.items()},
+    **{f"more than {client_id}": (client_id, secret + "x") for client_id, secret in RIGHT.items()},
+    "another's": ("chosen", MINTED),
+}
+WRONG = {
+    **NEAR,
+    **{f"the hash of {client_id}": (client_id, HASHES[client_id]) for client_id in RIGHT},
+    **{f"nothing for {client_id}": (client_id, "") for client_id in (*HASHES, "none", "nobody")},
+    "a NUL behind it": ("minted", MINTED + "\0"),
+    "moved from the id": ("minte", f"d:{MINTED}"),
+    "without secrets": ("none", MINTED),
+    "bcrypt of 200 octets": ("bcrypt", "x" * 200),
+    "bcrypt cut in a letter": ("bcrypt", "x" * 71 + "é"),
+    "the longest": ("chosen", "x" * 1024),
+    "too long": ("chosen", "x" * 1025),
+    "too long for a field": ("chosen", "x" * 5800),  # and not for a server's limit
+}
+
+
+def field(client_id: str, secret: str) -> bytes:
+    return b"Authorization: Basic " + b64encode(f"{client_id}:{secret}".encode())
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a key for each of ``HASHES``, and one without a secret."""
+    path = tmp_path_factory.mktemp("filled") / "keys.db"
+    with open_backend(f"sqlite:///{path}", settings=Settings(), create=True) as backend:
+        for client_id, hashed in HASHES.items():
+            assert backend.store.put(Key(client_id, secrets=(Secret(hashed),)), None)
+        assert backend.store.put(Key("none"), None)
+    return path
+
+
+@pytest.mark.proves("X5", "X9", "X10", "X11", "X13", "X14", "X16")
+@pytest.mark.parametrize("name", SERVERS)
+def test_only_the_right_secret_gets_in(name: str, filled: Path, tmp_path: Path) -> None:
+    """Before it was seen and after; whatever else is sent is a 401, and never an error."""
+    shutil.copy(filled, tmp_path / "keys.db")
+    settings = {"BASICAUTH_BACKEND": f"sqlite:///{tmp_path}/keys.db", "BASICAUTH_THROTTLE": ""}
+
+    with Server(name, tmp_path / "log", settings) as server:
+
+        def outcomes(pairs: dict[str, tuple[str, str]]) -> dict[str, str]:
+            return {what: ask(server, head(field(*pair))).outcome for what, pair in pairs.items()}
+
+        right = {client_id: (client_id, secret) for client_id, secret in RIGHT.items()}
+        let_in = {client_id: f"app for {client_id!r}" for client_id in RIGHT}
+        for wrong in (WRONG, NEAR):
+            assert outcomes(wrong) == dict.fromkeys(wrong, "invalid_credentials")
+            assert outcomes(right) == let_in
+        log = server.log.read_text()
+    assert "Traceback" not in log
