@@ -103,3 +103,28 @@ def test_a_client_cannot_choose_its_address(front: tuple[httpx.Client, str, Issu
         for number in range(4)
     ]
     assert statuses == [401, 401, 401, 429]
+
+
+# A proxy and an app read these in different ways, and either may undo an encoding.
+NOT_OPEN = [
+    *("/missing%3f/health", "/health%3f", "/health%3F/missing", "/missing%23/health", "/health%23"),
+    *("/health%2f..%2fmissing", "/health/..%2fmissing", "/missing/..%2fhealth", "/missing/../health"),
+    *("/%2fhealth", "//health", "/health%2f", "/health%2e", "/%2e/health", "/./health", "/health/."),
+    *("/health;x", "/health%3bx", "/health%00", "/health%5c..%5cmissing", "/health%252f", "/%2568ealth"),
+    *("/HEALTH", "/%48EALTH", "/health%20", "/health%0a", "/missing?/health", "http://health/missing"),
+]
+
+
+@pytest.mark.proves("X29", "X32")
+def test_no_encoding_of_a_path_is_open(front: tuple[httpx.Client, str, Issued]) -> None:
+    """400 is what nginx answers by itself."""
+    client, _, issued = front
+
+    def ask(target: str, auth: tuple[str, str] | None = None) -> int:
+        sent = client.build_request("GET", "/", extensions={"target": target.encode()})
+        return client.send(sent, auth=auth).status_code
+
+    assert ask("/health") == ask("/%68ealth") == 200
+    assert ask("/missing", (issued.client_id, issued.secret)) == 404
+    for target in NOT_OPEN:
+        assert ask(target) in (400, 401), target
