@@ -102,6 +102,7 @@ def assert_clean(octets: bytes | str, *, raw_only: bool = False) -> None:
             assert at < 0, f"canary {number} as {form}, in {haystack[max(0, at - 80) : at + 40]!r}"
 
 
+@pytest.mark.proves("X43")
 @pytest.mark.parametrize("secret", CANARIES, ids=["minted", "chosen", "minted-2", "chosen-2"])
 def test_the_search_finds_what_it_looks_for(secret: str) -> None:
     """Else everything below would be worth nothing."""
@@ -287,7 +288,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return "memory:"
 
 
-@pytest.mark.proves("P7", "O6")
+@pytest.mark.proves("P7", "O6", "X43")
 def test_no_log_error_or_repr_holds_a_secret(
     url: str, everything: Everything, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,7 +321,7 @@ class Broken:
         raise RuntimeError(f"cannot connect with {password} {sent}")
 
 
-@pytest.mark.proves("P7")
+@pytest.mark.proves("P7", "X43")
 def test_no_outage_tells_a_secret(everything: Everything, own_redis_server: RedisServer) -> None:
     """What a store raises may hold its password; a server that is gone may be in the middle of anything."""
     url = own_redis_server.url().replace("redis://", f"redis://:{quote(CHOSEN, safe='')}@")
@@ -345,7 +346,7 @@ def test_no_outage_tells_a_secret(everything: Everything, own_redis_server: Redi
 # --- what is on disk and on the wire
 
 
-@pytest.mark.proves("B8")
+@pytest.mark.proves("B8", "X43")
 def test_no_sqlite_file_holds_a_secret(tmp_path: Path, everything: Everything) -> None:
     """Neither the file nor its log, while it is open and after it was closed."""
     file = tmp_path / "keys.db"
@@ -384,7 +385,7 @@ class Wiretap:
         self._connection.close()
 
 
-@pytest.mark.proves("B8")
+@pytest.mark.proves("B8", "X43")
 def test_no_redis_dump_holds_a_secret(everything: Everything) -> None:
     """Nor what it is told, its slow log, or its file."""
     import redis
@@ -461,6 +462,7 @@ class Watched:
         return out or b"", err or b""
 
 
+@pytest.mark.proves("X43", "X44")
 def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
     """To who makes it, and to who asks for it in another form; never to ``ps``, and never a hash."""
     url = f"sqlite:///{tmp_path / 'keys.db'}"
@@ -534,6 +536,7 @@ class Strange:
 """
 
 
+@pytest.mark.proves("X43")
 @pytest.mark.parametrize(
     "arguments",
     [("keys", "create", "--secret-stdin"), ("keys", "rotate", "ci", "--secret-stdin"), ("check",)],
@@ -587,6 +590,7 @@ app = BasicAuthMiddleware(shop, throttle="")
 """
 
 
+@pytest.mark.proves("X43")
 def test_no_debugged_server_tells_a_secret(tmp_path: Path) -> None:
     """Its log at the lowest level, its arguments, its environment, and what it says when it is killed."""
     (tmp_path / "shop.py").write_text(DEBUGGED)

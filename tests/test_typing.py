@@ -41,9 +41,13 @@ MISTAKES = [
     "basicauth_mw.asgi.BasicAuthMiddleware(1)",
     "basicauth_mw.wsgi.BasicAuthMiddleware(1)",
     "basicauth_mw.open_backend('memory:').creat()",
+    # What was sent is no caller, and an id is none either.
+    "basicauth_mw.require_scopes(basicauth_mw.parse_basic(b''), 'read')",
+    "basicauth_mw.require_scopes('ci', 'read')",
 ]
 
 
+@pytest.mark.proves("X41")
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_mistakes_are_found(checker: str, tmp_path: Path) -> None:
     """The test above would notice: types are there, and are not Any."""

@@ -198,6 +198,7 @@ def test_a_given_secret_is_the_secret(cli: Callable[..., Done]) -> None:
     assert made["secret"] == secret
 
 
+@pytest.mark.proves("X44")
 def test_a_waiting_secret_is_in_no_process_list(url: str) -> None:
     with process("keys", "create", "--secret-stdin", "--backend", url, stdin=subprocess.PIPE) as child:
         assert child.stdin is not None

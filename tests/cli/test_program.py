@@ -254,6 +254,7 @@ def test_the_backend_nearest_to_the_command_counts(cli: Callable[..., Done], url
     assert done.json["client_id"] == "here"
 
 
+@pytest.mark.proves("X44")
 @pytest.mark.parametrize(
     "secretive",
     [

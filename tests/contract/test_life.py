@@ -1323,7 +1323,7 @@ def hash_of(backend: Backend, client_id: str) -> str:
     return stored(backend, client_id).secrets[0].hash
 
 
-@pytest.mark.proves("O1")
+@pytest.mark.proves("O1", "X4")
 def test_an_imported_bcrypt_hash_becomes_a_better_one(
     place: Place, kind: str, events: Callable[..., Any]
 ) -> None:
@@ -1355,6 +1355,7 @@ def test_an_imported_bcrypt_hash_becomes_a_better_one(
     assert hash_of(backend, "moved") == better, "it is not made again and again"
 
 
+@pytest.mark.proves("X4")
 @beyond_memory
 def test_an_argon2id_hash_of_other_parameters_becomes_a_better_one(place: Place, kind: str) -> None:
     from argon2 import PasswordHasher

@@ -344,6 +344,7 @@ def test_the_wrong_type_is_not_an_unknown_id(store: RedisStore, admin: redis.Red
         store.put(Key("id"), None)
 
 
+@pytest.mark.proves("X50")
 def test_a_record_of_another_id_is_not_taken(store: RedisStore, admin: Any) -> None:
     admin.execute_command("COPY", name_in(store, "{id}"), name_in(store, "{other}"))
     with pytest.raises(UnreadableRecord):
@@ -531,6 +532,7 @@ def test_warnings(own: RedisStore, own_redis_server: RedisServer) -> None:
 # --- connections
 
 
+@pytest.mark.proves("X51")
 def test_a_connection_that_the_server_closed(own: RedisStore, own_redis_server: RedisServer) -> None:
     """Costs no look-up, however many there were."""
 
@@ -568,7 +570,7 @@ def test_a_loop_has_few_connections(store: RedisStore, admin: redis.Redis) -> No
     assert asyncio.run(asyncio.wait_for(steps(), 10)) == [store.get("id")] * 300
 
 
-@pytest.mark.proves("A11")
+@pytest.mark.proves("A11", "X50")
 def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     """A look-up that is given up at any moment leaves no answer for another one."""
     names = [f"k{number}" for number in range(20)]
@@ -602,6 +604,7 @@ def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     assert 400 < asyncio.run(steps()) < 2400
 
 
+@pytest.mark.proves("X50")
 def test_a_time_limit_round_a_look_up(own: RedisStore, own_redis_server: RedisServer) -> None:
     """The caller's own limit, shorter than ours, and the answer that still came is nobody's."""
 
@@ -740,6 +743,7 @@ def test_close_waits_for_no_one() -> None:
     dribbler.close()
 
 
+@pytest.mark.proves("X51")
 def test_a_server_that_hangs_up_on_a_question() -> None:
     """On a connection that was used before: asked once more on a new one. On a new one: an outage."""
     questions: list[int] = []
@@ -800,6 +804,7 @@ def test_interrupt_hits_one_call_only(own: RedisStore, own_redis_server: RedisSe
     assert outcomes == [True, True]
 
 
+@pytest.mark.proves("X55")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(store: RedisStore, admin: redis.Redis) -> None:
     """And sends nothing on those of its parent, of a thread or of an event loop."""

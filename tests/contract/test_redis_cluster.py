@@ -676,6 +676,7 @@ def test_without_a_place_for_its_announcement_nothing_changes(own_cluster: Redis
 # --- connections
 
 
+@pytest.mark.proves("X50")
 def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     """A look-up that is given up at any moment leaves no answer for another one."""
     names = [f"k{number}" for number in range(20)]
@@ -707,6 +708,7 @@ def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     assert 200 < on_loop(store, main()) < 1200
 
 
+@pytest.mark.proves("X55")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(store: RedisStore, redis_cluster: RedisCluster) -> None:
     names = [f"k{number}" for number in range(30)]

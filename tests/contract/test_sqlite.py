@@ -802,6 +802,7 @@ def test_close_while_others_read(store: SqliteStore) -> None:
     assert not failures
 
 
+@pytest.mark.proves("X55")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(store: SqliteStore) -> None:
     """And leaves those of its parent alone, of every thread."""

@@ -108,6 +108,7 @@ def inside(within: Callable[[Callable[..., object]], object]) -> Iterator[None]:
         thread.join(LIMIT_S)
 
 
+@pytest.mark.proves("X55")
 @pytest.mark.parametrize("parent", ["closes", "goes on"])
 def test_a_worker_sees_what_others_revoke(path: Path, parent: str) -> None:
     """The master has used its gate before it forks, as with ``gunicorn --preload``."""

@@ -393,6 +393,7 @@ def test_hostile_names_ids_and_metadata_are_text(admin: Visitor, backend: Backen
     assert len(list(backend.iter_keys())) == 2
 
 
+@pytest.mark.proves("X49")
 def test_a_hostile_host_is_not_repeated(admin: Visitor) -> None:
     page = admin.request("GET", "/call", headers={"Host": "evil.example/<script>"})
 

@@ -34,6 +34,7 @@ PAGES = ["/", "/new", "/call", "/activity"]
 # --- who gets in
 
 
+@pytest.mark.proves("X46")
 @pytest.mark.parametrize("path", [*PAGES, "/static/dashboard.css", "/nothing", ""])
 def test_nobody_sees_anything_without_a_key(visitor: Callable[..., Visitor], path: str) -> None:
     answer = visitor(authorization="Basic eDp5").get(path)
@@ -51,6 +52,7 @@ def test_a_program_gets_the_gates_own_json(visitor: Callable[..., Visitor]) -> N
     assert (answer.status_code, answer.json()["code"]) == (401, "invalid_credentials")
 
 
+@pytest.mark.proves("X46")
 @pytest.mark.parametrize("setting", [{"exclude": ("/new", "/static/*")}, {"allow_preflight": True}], ids=str)
 def test_no_setting_opens_it(visitor: Callable[..., Visitor], setting: dict[str, Any]) -> None:
     nobody = visitor(authorization="Basic eDp5", **setting)
@@ -70,6 +72,7 @@ def test_without_the_scope_a_page_names_the_command(visitor: Callable[..., Visit
     assert "www-authenticate" not in answer.headers
 
 
+@pytest.mark.proves("X46")
 def test_without_the_scope_nothing_is_written(visitor: Callable[..., Visitor], backend: Backend) -> None:
     form = visitor().form("/new")
 
@@ -101,6 +104,7 @@ def test_an_outage_is_told_to_a_browser_as_a_page(visitor: Callable[..., Visitor
 # --- what every answer carries
 
 
+@pytest.mark.proves("X48")
 @pytest.mark.parametrize("path", [*PAGES, "/nothing"])
 def test_every_page_is_kept_by_nobody_and_framed_by_nobody(admin: Visitor, path: str) -> None:
     answer = admin.get(path)
@@ -168,6 +172,7 @@ def test_head_is_get_without_a_body(admin: Visitor) -> None:
         assert int(answer.headers["content-length"]) > 0
 
 
+@pytest.mark.proves("X49")
 def test_it_may_be_mounted_anywhere(visitor: Callable[..., Visitor]) -> None:
     """Every link, form and file is below the mount point, whatever it is called."""
     admin = visitor(root="/a b/keys")
@@ -183,6 +188,7 @@ def test_it_may_be_mounted_anywhere(visitor: Callable[..., Visitor]) -> None:
 # --- forms
 
 
+@pytest.mark.proves("X45")
 def test_a_form_needs_the_token_of_its_page(admin: Visitor, backend: Backend) -> None:
     form = {**admin.form("/new"), "name": "made", "expires": "never"}
     for token in ("", "x", "0..0", form["page_token"][:-1], form["page_token"].replace(".", "..", 1), "é"):
@@ -192,6 +198,7 @@ def test_a_form_needs_the_token_of_its_page(admin: Visitor, backend: Backend) ->
     assert admin.post("/new", form).status_code == 200
 
 
+@pytest.mark.proves("X45")
 def test_a_token_is_good_for_one_page_one_key_and_one_principal(
     visitor: Callable[..., Visitor], backend: Backend
 ) -> None:
@@ -208,6 +215,7 @@ def test_a_token_is_good_for_one_page_one_key_and_one_principal(
     assert backend.get("a").disabled  # type: ignore[union-attr]
 
 
+@pytest.mark.proves("X45")
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

@@ -38,6 +38,7 @@ def found(target: fuzz.Target, seed: str) -> fuzz.Failure | fuzz.Counts:
     return counts
 
 
+@pytest.mark.proves("X19", "X21", "X29", "X42")
 def test_a_short_run_finds_nothing(target: fuzz.Target) -> None:
     share = BATCHES * fuzz.BATCH // fuzz.SHELL_SHARE
     assert found(target, "1") == fuzz.Counts(BATCHES * fuzz.BATCH, share, share)
@@ -93,6 +94,7 @@ def folding(field: bytes | str) -> Credentials:
     return Credentials(parsed.client_id.lower(), parsed.secret)
 
 
+@pytest.mark.proves("X21")
 @pytest.mark.parametrize("parser", [lenient, crashing, trimming, folding])
 @pytest.mark.parametrize("where", ["parser", "shells"])
 def test_a_faulty_parser_is_found(
@@ -110,6 +112,7 @@ def test_a_faulty_parser_is_found(
     assert "again: python -m tests.fuzz.fuzz --seed 1 --batch 0/" in fuzz._failed(failure)
 
 
+@pytest.mark.proves("X30")
 @pytest.mark.parametrize("harmless", ["//", r"/\.\.", ";", "%", r"\\", "\x00"])
 def test_an_open_path_is_found(monkeypatch: pytest.MonkeyPatch, target: fuzz.Target, harmless: str) -> None:
     """An odd path that is taken for one that is excluded."""

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def problem(response: Any) -> dict[str, Any]:
 # --- who is let in
 
 
+@pytest.mark.proves("X34")
 def test_everything_is_protected(get: Get, issued: Issued) -> None:
     for path in ("/me", "/async-me", "/nowhere", "/"):
         refused = get(path, None)
@@ -96,6 +98,16 @@ def test_everything_is_protected(get: Get, issued: Issued) -> None:
     assert get("/nowhere").status_code == 404
 
 
+@pytest.mark.proves("X34")
+def test_every_route_asks_for_a_key(get: Get) -> None:
+    """But for those that are excluded."""
+    paths = ["/" + re.sub("<[^>]*>", "x", str(each.pattern)) for each in django_site.urlpatterns]
+    is_open = {path for path in paths if get(path, None).status_code != 401}
+
+    assert len(paths) > 10
+    assert is_open == {"/open", "/files/x"}
+
+
 def test_open_paths(get: Get) -> None:
     """The principal is there, and anonymous; it is the path that Django routes by."""
     assert get("/open", None).json()["known"] is False
@@ -106,6 +118,7 @@ def test_open_paths(get: Get) -> None:
     assert get("/openx", None).status_code == 401
 
 
+@pytest.mark.proves("X29")
 @pytest.mark.parametrize("handler", ["wsgi", "asgi"])
 def test_a_path_is_taken_as_it_was_sent(handler: str) -> None:
     """A second encoding, or one that the server has taken off, makes it odd."""
@@ -125,6 +138,7 @@ def test_a_path_is_taken_as_it_was_sent(handler: str) -> None:
     assert [each.status for each in odd] == [401] * len(odd)
 
 
+@pytest.mark.proves("X30")
 def test_a_mount_point_is_taken_off(issued: Issued) -> None:
     mounted = call_validated(WSGIHandler(), path="/open", SCRIPT_NAME="/v1")
     asgi = call(get_asgi_application(), http_scope(path="/v1/open", root_path="/v1"))
@@ -425,6 +439,7 @@ def test_rest_framework_and_scopes(get: Get) -> None:
     assert problem(get("/api-scoped"))["code"] == "insufficient_scope"
 
 
+@pytest.mark.proves("X41")
 def test_rest_framework_without_the_middleware() -> None:
     with pytest.raises(RuntimeError, match="no gate has seen this request"):
         django_site.api(APIRequestFactory().get("/api"))

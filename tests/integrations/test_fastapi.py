@@ -277,6 +277,7 @@ def test_a_websocket(app: FastAPI, issued: Issued) -> None:
     assert connect(app, websocket_scope(issued.authorization, path="/admin")).status == 403
 
 
+@pytest.mark.proves("X41")
 @pytest.mark.parametrize("path", ["/me", "/read"])
 def test_dependencies_without_a_gate_let_nobody_in(path: str, issued: Issued) -> None:
     seen = get(make_app(), path, issued.authorization)

@@ -268,6 +268,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert not isinstance(app.wsgi_app, BasicAuthMiddleware)
 
 
+@pytest.mark.proves("X47")
 def test_no_keys_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="BASICAUTH_KEYS"):
         BasicAuth(Flask("own"))
@@ -312,6 +313,7 @@ def test_a_proxy_fix_goes_round_the_gate(backend: Backend, issued: Issued) -> No
     assert caller.get("/me").status_code == 200
 
 
+@pytest.mark.proves("X41")
 def test_without_a_gate_nobody_is_let_in(app: Flask, backend: Backend) -> None:
     bare = Flask("bare")
     bare.testing = True

@@ -85,7 +85,7 @@ def test_the_apps_own(server: Server, path: str) -> None:
     assert answer.value("cache-control") is None
 
 
-@pytest.mark.proves("W16")
+@pytest.mark.proves("W16", "X38", "X39")
 def test_identity(server: Server) -> None:
     """The app sees who was verified and nobody else, though an identity was planted in front of the gate."""
     forged = (b"Remote-User: forged", b"REMOTE_USER: forged", b"AUTH_TYPE: forged", b"User: forged")
@@ -103,6 +103,7 @@ def test_identity(server: Server) -> None:
     assert verified["headers"]["remote-user"] == "forged"
 
 
+@pytest.mark.proves("X38")
 def test_names_with_underscores(server: Server) -> None:
     """They never stand for ours, and seldom for those with hyphens."""
     seen = get(server, b"/hello", b"X-Thing: hyphen", b"X_Thing: underscore").json()["headers"]
@@ -199,7 +200,7 @@ def check_raised(server: Server, path: str, status: int, code: str) -> None:
     assert get(server).outcome == "app"
 
 
-@pytest.mark.proves("P7", "A7", "A8")
+@pytest.mark.proves("P7", "A7", "A8", "X56")
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
@@ -214,7 +215,7 @@ def test_raised_before_the_body(server: Server, path: str, status: int, code: st
     check_raised(server, path, status, code)
 
 
-@pytest.mark.proves("W7")
+@pytest.mark.proves("W7", "X56")
 @only_wsgi
 @pytest.mark.parametrize("path", ["/raise/generator", "/raise/started-generator"])
 def test_raised_by_a_generator(server: Server, path: str) -> None:
@@ -222,6 +223,7 @@ def test_raised_by_a_generator(server: Server, path: str) -> None:
     check_raised(server, path, 500, "internal_error")
 
 
+@pytest.mark.proves("X56")
 @only_wsgi
 def test_raised_behind_an_empty_chunk(server: Server) -> None:
     """Where the head is not out yet: the JSON answer. Else a broken one. Never a clean 200."""
@@ -298,7 +300,7 @@ def test_too_slow(server: Server) -> None:
     check_refusal(answer)
 
 
-@pytest.mark.proves("B5", "W1")
+@pytest.mark.proves("B5", "W1", "X27")
 def test_an_id_beyond_ascii(server: Server) -> None:
     """It is verified as UTF-8, and REMOTE_USER is its octets."""
     wrong = encode_basic("d\u00e9mo", "\u5bc6\u7801").encode()

@@ -36,6 +36,7 @@ REQUESTS = {
 }
 
 
+@pytest.mark.proves("X23", "X24", "X25", "X40")
 @pytest.mark.parametrize(("fields", "expected"), REQUESTS.values(), ids=REQUESTS.keys())
 def test_request(server: Server, fields: tuple[tuple[str, str], ...], expected: str) -> None:
     answer = http2.ask(server, *fields)
@@ -45,6 +46,7 @@ def test_request(server: Server, fields: tuple[tuple[str, str], ...], expected: 
         check_refusal(answer)
 
 
+@pytest.mark.proves("X37")
 @pytest.mark.parametrize("method", ["HEAD", "DELETE", "OPTIONS", "TRACE", "FOO", "get"])
 def test_method(server: Server, method: str) -> None:
     """Every method is checked."""
@@ -56,6 +58,7 @@ def test_method(server: Server, method: str) -> None:
     assert bool(refused.body) == (method != "HEAD")
 
 
+@pytest.mark.proves("X29", "X30")
 @pytest.mark.parametrize(
     "target",
     [

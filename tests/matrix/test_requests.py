@@ -41,6 +41,8 @@ def test_no_mount_point_from_clients(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.proves("H1", "H2", "H3", "H8", "H9", "H10", "H15", "A2", "A15", "O7")
+@pytest.mark.proves("X19", "X20", "X23", "X24", "X25", "X28", "X29", "X30")
+@pytest.mark.proves("X31", "X36", "X37", "X38", "X40", "X42", "X48")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_request(server: Server, case: Case) -> None:
     """Whatever a server makes of it: nobody gets in without the key, and nothing but what is open is open."""

@@ -52,7 +52,7 @@ def test_accepted(server: Server, line: bytes, target: bytes, reached: bytes) ->
     assert b"\r\n\r\n" + wanted in octets
 
 
-@pytest.mark.proves("H1", "A5")
+@pytest.mark.proves("H1", "A5", "X35")
 @pytest.mark.parametrize(
     ("lines", "code"),
     [
@@ -82,6 +82,7 @@ def test_no_websockets_here(server: Server) -> None:
     assert ask(server, handshake(KEY)).outcome == "app"
 
 
+@pytest.mark.proves("X35")
 @only_asgi
 def test_odd_target(server: Server) -> None:
     """What is no open path is none for a websocket."""

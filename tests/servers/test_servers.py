@@ -69,6 +69,7 @@ def key_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/keys.db" if kind == "sqlite" else request.getfixturevalue("redis_url")
 
 
+@pytest.mark.proves("X42")
 @every_server
 def test_a_right_key_and_every_wrong_one(serve: Callable[..., Served], name: str) -> None:
     """The handler's own answer; with any one character of the token changed, a 401 with a challenge."""
@@ -104,6 +105,7 @@ def test_a_handler_that_is_too_slow(serve: Callable[..., Served], name: str) -> 
     assert_problem(served.request("GET", "/slow", auth=("demo", "p@55w0rd")), 504, "timeout")
 
 
+@pytest.mark.proves("X35")
 @pytest.mark.parametrize("name", [name for name in SERVERS if name.startswith("fastapi")])
 def test_websockets(serve: Callable[..., Served], name: str) -> None:
     """A right key is let in; anything else gets the same 401 in place of the handshake."""
@@ -207,6 +209,7 @@ def fields() -> list[bytes]:
     return heads
 
 
+@pytest.mark.proves("X19", "X23")
 @every_server
 def test_no_head_gets_through_or_breaks_anything(serve: Callable[..., Served], name: str) -> None:
     """Any octets in a head, any method, any path: a 401, or what the server itself refuses; never a 5xx."""

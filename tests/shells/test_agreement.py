@@ -124,6 +124,7 @@ def row(name: str, status: int, code: str, field: bytes | None) -> Any:
     return pytest.param(field, status, code, id=name)
 
 
+@pytest.mark.proves("X13", "X14", "X19", "X21", "X22", "X25", "X26", "X27")
 @pytest.mark.parametrize(
     ("field", "status", "code"),
     [
@@ -189,6 +190,7 @@ def test_keys_that_have_ended_have_one_answer(both: Both) -> None:
     assert [both.outcome(issued.authorization.encode()) for issued in ended] == [wrong] * 3
 
 
+@pytest.mark.proves("X16", "X19", "X21", "X42")
 @given(
     field=st.binary(max_size=80)
     | st.binary(max_size=60).map(basic)

@@ -212,6 +212,7 @@ def test_the_app_learns_who_it_is(gate: BasicAuthMiddleware, app: App, issued: I
     assert scope["auth"].scopes == {"read"}
 
 
+@pytest.mark.proves("X39")
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 @pytest.mark.parametrize("open_path", [True, False])
 def test_an_identity_that_came_in_is_replaced(
@@ -356,7 +357,7 @@ def test_a_missing_scope_is_a_403_without_a_challenge(backend: Backend, issued: 
 # --- open paths and preflight
 
 
-@pytest.mark.proves("A15", "O8")
+@pytest.mark.proves("A15", "O8", "X28", "X29", "X30", "X31", "X33")
 @pytest.mark.parametrize(
     ("path", "root_path", "raw_path", "is_open"),
     [
@@ -410,6 +411,7 @@ def test_only_what_is_excluded_is_open(
         assert app.scopes[0]["user"] == Principal.anonymous()
 
 
+@pytest.mark.proves("X41")
 def test_credentials_on_an_open_path_are_not_looked_at(app: App, backend: Backend, issued: Issued) -> None:
     """Bad ones do not shut it, good ones do not make it somebody."""
     gate = BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/open",)))
@@ -422,6 +424,7 @@ def test_credentials_on_an_open_path_are_not_looked_at(app: App, backend: Backen
 PREFLIGHT = [(b"Origin", b"https://a.example"), (b"Access-Control-Request-Method", b"PUT")]
 
 
+@pytest.mark.proves("X36")
 @pytest.mark.parametrize(
     ("method", "headers", "allow", "passes"),
     [
@@ -517,7 +520,7 @@ def bad_fields(keys: dict[str, Issued]) -> Iterator[tuple[str, list[tuple[bytes,
     yield "field too long", one(basic("ci:" + "x" * 9000))
 
 
-@pytest.mark.proves("H1", "H8", "H11", "B2", "P8", "O4")
+@pytest.mark.proves("H1", "H8", "H11", "B2", "P8", "O4", "X2", "X5", "X14", "X22", "X23", "X25", "X26")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_all_that_is_wrong_looks_the_same(
     app: App, backend: Backend, keys: dict[str, Issued], method: str
@@ -537,7 +540,7 @@ def test_all_that_is_wrong_looks_the_same(
     assert app.scopes == []
 
 
-@pytest.mark.proves("P1", "P6", "A4")
+@pytest.mark.proves("P1", "P6", "A4", "X48")
 def test_a_refusal_is_a_problem_document(gate: BasicAuthMiddleware, issued: Issued) -> None:
     """RFC 9457, not to be stored, sniffed or taken for anything else."""
     for value, code in ((None, "missing_credentials"), ("Basic x", "invalid_credentials")):
@@ -565,7 +568,7 @@ def test_a_refusal_is_a_problem_document(gate: BasicAuthMiddleware, issued: Issu
             assert name == name.lower()
 
 
-@pytest.mark.proves("H1", "H2", "O7")
+@pytest.mark.proves("H1", "H2", "O7", "X38")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -606,7 +609,7 @@ def test_good_credentials_in_any_legal_spelling(
     assert app.scopes[0]["user"].client_id == "ci"
 
 
-@pytest.mark.proves("B5", "B6")
+@pytest.mark.proves("B5", "B6", "X27")
 def test_ids_and_secrets_of_any_script(app: App, backend: Backend) -> None:
     """Compared as octets: no normalisation, and the other normal form is another secret."""
     backend.create(client_id="Zoë-東京", secret="pässword: пароль")
@@ -616,7 +619,7 @@ def test_ids_and_secrets_of_any_script(app: App, backend: Backend) -> None:
     assert call(gate, http_scope(basic("Zoe\u0308-東京:pässword: пароль"))).status == 401
 
 
-@pytest.mark.proves("H15")
+@pytest.mark.proves("H15", "X36", "X37")
 @pytest.mark.parametrize("method", ["GET", "OPTIONS", "FOO", "get", "TRACE", "CONNECT", "HEAD", "", "PRI"])
 def test_every_method_is_checked(gate: BasicAuthMiddleware, app: App, issued: Issued, method: str) -> None:
     """There is no list of methods anywhere."""
@@ -755,7 +758,7 @@ def test_plain_http_can_be_refused(
 # --- websockets
 
 
-@pytest.mark.proves("H1", "A5", "A6")
+@pytest.mark.proves("H1", "A5", "A6", "X35")
 @pytest.mark.parametrize("value", [None, "Basic x"])
 def test_a_refused_websocket_gets_the_same_answer(
     gate: BasicAuthMiddleware, app: App, value: str | None
@@ -772,7 +775,7 @@ def test_a_refused_websocket_gets_the_same_answer(
     assert app.scopes == []
 
 
-@pytest.mark.proves("A5", "A6")
+@pytest.mark.proves("A5", "A6", "X35")
 @pytest.mark.parametrize("extensions", [{}, None, {"http.response.push": {}}, "absent"])
 def test_a_refused_websocket_is_closed_before_it_is_accepted(
     gate: BasicAuthMiddleware, app: App, extensions: Any
@@ -1082,7 +1085,7 @@ _values = (
 _paths = st.text(max_size=30) | st.sampled_from(["/open", "/docs/x", "/docs/\ud800", "/docs/../x"])
 
 
-@pytest.mark.proves("A3", "A15")
+@pytest.mark.proves("A3", "A15", "X19", "X42")
 @examples(deadline=None)  # a loop is made for each example
 @given(
     headers=st.lists(st.tuples(_names, _values), max_size=4),

@@ -143,6 +143,7 @@ def get(place: Place, issued: Issued) -> Callable[..., Exchange]:
     return get
 
 
+@pytest.mark.proves("X34")
 def test_an_app_is_protected_and_learns_who_it_is(
     get: Callable[..., Exchange], place: Place, backend: Backend
 ) -> None:
@@ -427,6 +428,7 @@ def test_a_sync_route_that_is_too_slow_is_answered_for(backend: Backend, issued:
     assert seen.raised is None
 
 
+@pytest.mark.proves("X35")
 def test_a_websocket_route(place: Place, issued: Issued) -> None:
     """Checked like any other request; the route knows who it talks to."""
     app = FastAPI()

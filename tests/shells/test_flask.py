@@ -90,6 +90,28 @@ def wrapped(request: pytest.FixtureRequest, app: Flask, backend: Backend) -> Wsg
     return app
 
 
+@pytest.mark.proves("X19", "X20")
+@pytest.mark.parametrize(
+    "field", ["Basic \xff\xfe", "Basic é:x", "Basic ZGVtbzp\xa0", "Basic " + "\x80" * 40]
+)
+def test_what_werkzeug_cannot_read_never_reaches_it(app: Flask, backend: Backend, field: str) -> None:
+    """Its ``request.authorization`` takes a token for ASCII, and a view that looks at it would be a 500."""
+    seen: list[object] = []
+    inner = app.wsgi_app
+
+    @app.get("/who")
+    def who() -> str:
+        return str(request.authorization)
+
+    def watching(environ: Any, start_response: Any) -> Any:
+        seen.append(environ)
+        return inner(environ, start_response)
+
+    app.wsgi_app = BasicAuthMiddleware(watching, backend, settings=Settings())  # type: ignore[method-assign]
+    assert call_validated(app, field, path="/who").code == "invalid_credentials"
+    assert seen == []
+
+
 def test_a_view_answers(wrapped: WsgiApp, issued: Issued) -> None:
     good = call_validated(wrapped, issued.authorization)
 

@@ -238,6 +238,7 @@ def test_a_store_that_was_cancelled_inside_is_an_outage(app: App) -> None:
     assert_unavailable(seen)
 
 
+@pytest.mark.proves("X50")
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
 def test_a_wrong_answer_is_an_outage(app: App, store: Any, answer: Any) -> None:
@@ -529,6 +530,7 @@ def test_expiry_is_looked_at_on_every_request(app: App) -> None:
     assert utcnow() >= ends
 
 
+@pytest.mark.proves("X18")
 def test_a_full_pool_of_slow_hashes_is_said_at_once(app: App) -> None:
     """503 overloaded; a minted secret is not held up by it."""
     chosen = Key("person", secrets=(Secret(hash_secret("chosen by a person")),))
@@ -584,7 +586,7 @@ def assert_throttled(seen: Exchange) -> None:
     assert 1 <= int(seen.headers["retry-after"]) <= 120
 
 
-@pytest.mark.proves("O5")
+@pytest.mark.proves("O5", "X54")
 def test_past_the_limit_a_pair_gets_429_whatever_it_sends(throttled: Client, issued: Issued) -> None:
     """Right or wrong, cached or not; nobody else is affected."""
     assert throttled.ask(issued.authorization).status == 200, "cached from here on"
@@ -655,7 +657,7 @@ def test_right_secrets_of_dead_keys_count(
     assert [throttled.ask(issued.authorization).status for _ in range(4)] == [401, 401, 401, 429]
 
 
-@pytest.mark.proves("O4")
+@pytest.mark.proves("O4", "X54")
 def test_unknown_ids_count_like_known_ones(throttled: Client) -> None:
     """Or 429 would tell who exists."""
     unknown = encode_basic("nobody", mint("sk"))
@@ -681,7 +683,7 @@ def test_without_an_address_nothing_is_throttled(
     assert len(warnings) == 1
 
 
-@pytest.mark.proves("O5")
+@pytest.mark.proves("O5", "X54")
 def test_an_address_can_be_throttled_alone(app: App, backend: Backend, issued: Issued) -> None:
     """Whatever ids it tries, and malformed fields too."""
     gate = BasicAuthMiddleware(app, backend, settings=Settings(throttle="", throttle_address="3/minute"))
@@ -702,6 +704,7 @@ def test_throttling_can_be_turned_off(app: App, backend: Backend, issued: Issued
     assert {client.ask(WRONG).status for _ in range(50)} == {401}
 
 
+@pytest.mark.proves("X54")
 def test_the_default_limit(app: App, backend: Backend, issued: Issued) -> None:
     """20 failures are looked at, the next is not."""
     client = Client(BasicAuthMiddleware(app, backend, settings=Settings()))
@@ -857,7 +860,7 @@ def test_a_hostile_id_cannot_forge_the_log(
         assert claimed == hostile
 
 
-@pytest.mark.proves("O6")
+@pytest.mark.proves("O6", "X43")
 @pytest.mark.parametrize(
     "secret", [mint("sk"), mint("my_app"), f"sk_{'A' * 49}"], ids=["minted", "other-prefix", "mistyped"]
 )
@@ -886,7 +889,7 @@ def spellings(canary: str) -> list[str]:
     return found
 
 
-@pytest.mark.proves("O6")
+@pytest.mark.proves("O6", "X43")
 def test_no_secret_leaves(
     backend: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -933,6 +936,7 @@ def test_no_secret_leaves(
     assert [found for secret in (canary, chosen) for found in spellings(secret) if found in text] == []
 
 
+@pytest.mark.proves("X43")
 def test_a_password_in_a_url_is_in_no_repr(app: App) -> None:
     """Settings are what people print first when something does not work."""
     settings = Settings(backend="redis://user:canary@192.0.2.1/0", pepper=("canary",))

@@ -215,7 +215,7 @@ def requests(draw: st.DrawFn) -> Request:
     )
 
 
-@pytest.mark.proves("H8")
+@pytest.mark.proves("H8", "X42")
 @pytest.mark.parametrize("name", BOTH)
 @examples(max_examples=300, deadline=None)
 @given(request=requests())
@@ -235,7 +235,7 @@ def test_the_shells_agree_on_every_request(name: str, request: Request) -> None:
         assert name in ("open paths", "everything")
 
 
-@pytest.mark.proves("O7")
+@pytest.mark.proves("O7", "X28", "X38", "X40")
 @pytest.mark.parametrize("name", BOTH)
 @examples(max_examples=200, deadline=None)
 @given(request=requests(), others=_OTHERS, at=st.integers(0, 8))
@@ -263,7 +263,7 @@ def test_a_secret_in_the_address_lets_nobody_in(name: str, value: str) -> None:
     assert json.loads(outcome.body)["code"] == "missing_credentials"
 
 
-@pytest.mark.proves("H1", "H15")
+@pytest.mark.proves("H1", "H15", "X37")
 @pytest.mark.parametrize("name", ["defaults", "hidden field, no mapping"])
 @examples(max_examples=200, deadline=None)
 @given(request=requests(), method=_METHODS, path=_PATHS, scheme=st.sampled_from(["http", "https"]))
@@ -279,7 +279,7 @@ def test_method_and_path_change_nothing(
         assert here.body == there.body
 
 
-@pytest.mark.proves("H15")
+@pytest.mark.proves("H15", "X37")
 @examples(max_examples=200, deadline=None)
 @given(request=requests(), method=_METHODS)
 def test_the_method_changes_nothing_on_any_path(request: Request, method: str) -> None:

@@ -309,7 +309,7 @@ def assert_laws(events: tuple[str, ...], end: str, line: Line, raised: str, rule
         assert line.taken == events, case
 
 
-@pytest.mark.proves("A7", "A8")
+@pytest.mark.proves("A7", "A8", "X56")
 @pytest.mark.parametrize(
     ("rules", "most"),
     [
@@ -560,7 +560,7 @@ def wsgi_ends(order: tuple[str, ...], model: WsgiModel) -> Iterator[str]:
             yield end
 
 
-@pytest.mark.proves("W4", "W6", "W9")
+@pytest.mark.proves("W4", "W6", "W9", "X56")
 @pytest.mark.parametrize(
     ("software", "in_close", "most"),
     [

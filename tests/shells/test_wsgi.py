@@ -327,7 +327,7 @@ def test_remote_user_is_utf8_as_latin1(backend: Backend, gate: BasicAuthMiddlewa
     assert remote_user.encode("latin-1").decode() == "z\u00fcrich-\u6771\u4eac"
 
 
-@pytest.mark.proves("W16")
+@pytest.mark.proves("W16", "X39")
 @pytest.mark.parametrize("good", [True, False], ids=["authenticated", "open"])
 def test_a_forged_identity_is_removed(backend: Backend, issued: Issued, app: App, good: bool) -> None:
     gate = BasicAuthMiddleware(validator(app), backend, settings=Settings(), exclude=("/open",))
@@ -395,7 +395,7 @@ def test_no_credentials(gate: BasicAuthMiddleware, app: App, field: str | None) 
     assert app.seen == []
 
 
-@pytest.mark.proves("H11", "P8", "W1", "O4")
+@pytest.mark.proves("H11", "P8", "W1", "O4", "X19", "X23", "X26")
 def test_every_refusal_looks_the_same(gate: BasicAuthMiddleware, backend: Backend, app: App) -> None:
     """Malformed, unknown, wrong, expired, disabled and revoked cannot be told apart from outside."""
     expired, disabled, revoked = (backend.create(client_id=name) for name in ("old", "off", "gone"))
@@ -431,7 +431,7 @@ def test_every_refusal_looks_the_same(gate: BasicAuthMiddleware, backend: Backen
     assert app.seen == []
 
 
-@pytest.mark.proves("H15")
+@pytest.mark.proves("H15", "X36", "X37")
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "get", "FOO", "TRACE", "CONNECT", ""])
 def test_every_method_is_checked(backend: Backend, app: App, method: str) -> None:
     answer = call(BasicAuthMiddleware(app, backend, settings=Settings()), REQUEST_METHOD=method)
@@ -492,7 +492,7 @@ def test_a_fetch_opens_no_password_dialog(backend: Backend, app: App) -> None:
     assert call(gate).named["WWW-Authenticate"] == CHALLENGE
 
 
-@pytest.mark.proves("O5")
+@pytest.mark.proves("O5", "X54")
 def test_too_many_failures_are_throttled(backend: Backend, issued: Issued, app: App) -> None:
     """That client id from that address, right or wrong; another address is not affected."""
     gate = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="3/hour")
@@ -523,6 +523,7 @@ def test_without_an_address_nobody_is_throttled(
 # --- rules: open paths, preflights, https
 
 
+@pytest.mark.proves("X29", "X30", "X31", "X33")
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -552,6 +553,7 @@ def test_open_paths(backend: Backend, app: App, path: str, status: int) -> None:
     assert call(gate, path=path).status == status
 
 
+@pytest.mark.proves("X30")
 def test_open_paths_are_below_the_mount_point(backend: Backend, app: App) -> None:
     gate = BasicAuthMiddleware(app, backend, settings=Settings(), exclude=("/health",))
 
@@ -561,6 +563,7 @@ def test_open_paths_are_below_the_mount_point(backend: Backend, app: App) -> Non
     assert call(gate, path="", SCRIPT_NAME="/health").status == 401
 
 
+@pytest.mark.proves("X29")
 @pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])
 def test_the_path_as_sent_gets_a_second_look(backend: Backend, app: App, name: str) -> None:
     gate = BasicAuthMiddleware(app, backend, settings=Settings(), exclude=("/docs/*",))
@@ -583,6 +586,7 @@ def test_a_missing_variable_is_no_error(backend: Backend, issued: Issued, app: A
     assert call(gate, issued.authorization, **{missing: None}).status == 200
 
 
+@pytest.mark.proves("X36")
 def test_a_preflight_reaches_the_app_if_allowed(backend: Backend, app: App) -> None:
     preflight = {
         "REQUEST_METHOD": "OPTIONS",
@@ -614,6 +618,7 @@ def test_plain_http_can_be_refused(backend: Backend, issued: Issued, app: App) -
     assert call_validated(gate, path="/open").status == 200
 
 
+@pytest.mark.proves("X19", "X20", "X42")
 @given(
     field=st.none() | st.text(max_size=60),
     path=st.text(max_size=30),

@@ -123,7 +123,7 @@ EARLY = [
 early = pytest.mark.parametrize("raising", EARLY, ids=lambda make: make.__name__)
 
 
-@pytest.mark.proves("P4", "P5", "W3", "W4", "W7")
+@pytest.mark.proves("P4", "P5", "W3", "W4", "W7", "X56")
 @early
 @pytest.mark.parametrize(
     ("exc", "line", "code"),
@@ -558,7 +558,7 @@ def status_at_return(gate: WsgiApp, authorization: str) -> tuple[str, Answer]:
     return line, server.answer
 
 
-@pytest.mark.proves("W7")
+@pytest.mark.proves("W7", "X56")
 @pytest.mark.parametrize("raising", EARLY[:-1], ids=lambda make: make.__name__)
 def test_the_status_is_right_when_granian_asks(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp]

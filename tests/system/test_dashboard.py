@@ -187,6 +187,7 @@ def test_neither_back_nor_reload_shows_it_again_or_makes_another(site: Site, bro
             assert len(list(site.backend.iter_keys())) == before + 1
 
 
+@pytest.mark.proves("X45")
 def test_a_form_of_another_site_is_refused(fastapi_site: Site, browser: Browser) -> None:
     """The browser sends the login along, whoever made the form; even with a right token it does not count."""
     site = fastapi_site

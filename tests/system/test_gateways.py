@@ -177,6 +177,7 @@ def test_who_has_none_does_not(gateway: Gateway) -> None:
             assert refused.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.proves("X38", "X39")
 def test_what_a_client_claims_is_dropped(gateway: Gateway) -> None:
     """In any spelling; also by who has a key without a scope, and on open paths."""
     issued = gateway.keys.create(client_id="bare")

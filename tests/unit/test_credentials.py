@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from basicauth_mw import Principal, require_scopes
 from basicauth_mw.credentials import (
     MAX_FIELD_OCTETS,
     Credentials,
@@ -19,7 +20,7 @@ from basicauth_mw.credentials import (
     is_usual_spelling,
     parse_basic,
 )
-from basicauth_mw.errors import InvalidKey, MalformedCredentials
+from basicauth_mw.errors import InsufficientScope, InvalidKey, MalformedCredentials
 
 CONTROLS = [*range(0x20), 0x7F]
 
@@ -100,6 +101,7 @@ ACCEPTED = [
 ]
 
 
+@pytest.mark.proves("X27")
 @pytest.mark.parametrize(("value", "client_id", "secret"), ACCEPTED)
 def test_accepts(value: bytes, client_id: str, secret: str) -> None:
     """A well-formed credential is read exactly, from octets and from latin-1 code points alike."""
@@ -107,7 +109,7 @@ def test_accepts(value: bytes, client_id: str, secret: str) -> None:
     assert parse_basic(value.decode("latin-1")) == Credentials(client_id, secret)
 
 
-@pytest.mark.proves("O3")
+@pytest.mark.proves("O3", "X11")
 def test_accepts_a_field_of_exactly_the_longest_length() -> None:
     """8192 octets pass and 8193 do not, spaces counted."""
     token = b64encode(b"a:" + b"b" * 6136)
@@ -222,6 +224,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.proves("X11", "X19", "X21", "X22", "X25", "X26")
 @pytest.mark.parametrize("value", REFUSED)
 def test_refuses(value: bytes) -> None:
     """Anything but one canonical credential is malformed, as octets and as latin-1 code points alike."""
@@ -231,7 +234,7 @@ def test_refuses(value: bytes) -> None:
         parse_basic(value.decode("latin-1"))
 
 
-@pytest.mark.proves("W1")
+@pytest.mark.proves("W1", "X19")
 @pytest.mark.parametrize(
     "value",
     [
@@ -293,7 +296,7 @@ LEGAL = st.text(
 LEGAL_IDS = LEGAL.filter(lambda text: ":" not in text)
 
 
-@pytest.mark.proves("B3", "B10")
+@pytest.mark.proves("B3", "B10", "X14", "X19", "X25")
 @given(st.one_of(FIELDS, st.text(max_size=60), st.text(max_size=30).map("Basic ".__add__)))
 @example(b"Basic \xff")
 @example("Basic \ud800")
@@ -323,7 +326,7 @@ def test_octets_and_latin_1_text_are_read_alike(value: bytes) -> None:
     assert outcome(value) == outcome(value.decode("latin-1"))
 
 
-@pytest.mark.proves("H4", "H5", "B11")
+@pytest.mark.proves("H4", "H5", "B11", "X21")
 @given(FIELDS)
 @example(b" \tbASIC   " + DEMO + b" \t")
 def test_a_credential_has_one_spelling(value: bytes) -> None:
@@ -337,7 +340,7 @@ def test_a_credential_has_one_spelling(value: bytes) -> None:
     assert b"Basic " + form[1] == encode_basic(credentials.client_id, credentials.secret).encode()
 
 
-@pytest.mark.proves("B5")
+@pytest.mark.proves("B5", "X2", "X27")
 @given(LEGAL_IDS, LEGAL)
 @example("a", ":")
 @example("\ufeff", "\u0080")
@@ -402,6 +405,22 @@ def test_repr_hides_the_secret() -> None:
     assert "demo" in repr(credentials)
     for shown in (repr(credentials), str(credentials), f"{credentials}", repr([credentials])):
         assert "canary" not in shown
+
+
+@pytest.mark.proves("X41", "X42")
+def test_what_was_read_is_not_who_was_proved() -> None:
+    """Reading is no proof: the outcome has nothing of a caller, and is none where one is asked for."""
+    read = parse_basic(encode_basic("ci", "whatever"))
+
+    assert not isinstance(read, Principal)
+    for name in ("scopes", "is_authenticated", "identity", "display_name", "metadata"):
+        assert not hasattr(read, name)
+    for scopes in ([], ["read"]):
+        with pytest.raises(AttributeError):
+            require_scopes(read, *scopes)  # type: ignore[arg-type]
+    assert not Principal.anonymous().is_authenticated
+    with pytest.raises(InsufficientScope):
+        require_scopes(None, "read")
 
 
 def test_credentials_are_frozen_values() -> None:

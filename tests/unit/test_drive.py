@@ -76,6 +76,7 @@ async def at_once(gate: BasicAuthMiddleware, counter: Counter, authorizations: l
     return await asyncio.gather(*asked)
 
 
+@pytest.mark.proves("X17")
 @pytest.mark.parametrize(
     ("secret", "expected"), [(SECRET, 200), ("guess", 401)], ids=["the right one", "a wrong one"]
 )
@@ -132,6 +133,7 @@ def test_who_gives_up_leaves_the_queue(gate: BasicAuthMiddleware, counter: Count
     assert counter.run == ["first", SECRET]
 
 
+@pytest.mark.proves("X2", "X3")
 @pytest.mark.parametrize("client_id", ["ci", "nobody"], ids=["a known id", "an unknown id"])
 def test_different_secrets_share_no_hash(gate: BasicAuthMiddleware, counter: Counter, client_id: str) -> None:
     """Nor does one secret that is tried on many ids, whether there are such ids or not."""
@@ -222,6 +224,7 @@ def test_one_look_up_for_one_credential_asked_for_at_once() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.proves("X2", "X16")
 def test_different_secrets_of_one_client_share_no_look_up() -> None:
     async def run() -> None:
         store = Gated()

@@ -98,6 +98,7 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         EnvStore("env:a b")
 
 
+@pytest.mark.proves("X14", "X47")
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -30,6 +30,7 @@ def by_code(path: str) -> str:
 OPEN = Exclude(["/health", "/docs/*", "/a/b/c", "/caf\u00e9", "/", "/dir/"])
 
 
+@pytest.mark.proves("X33")
 @pytest.mark.parametrize(
     "path",
     [
@@ -53,7 +54,7 @@ def test_open(path: str) -> None:
     assert OPEN.is_open(path)
 
 
-@pytest.mark.proves("A15")
+@pytest.mark.proves("A15", "X29", "X30", "X31", "X33")
 @pytest.mark.parametrize(
     "path",
     [
@@ -123,6 +124,7 @@ def test_protected(path: str) -> None:
     )
 
 
+@pytest.mark.proves("X29", "X32")
 @pytest.mark.parametrize("triplet", ["2f", "5c", "2e", "25", "00", "3f", "23", "3b"])
 def test_odd_encodings_are_protected(triplet: str) -> None:
     """The path as it was sent is looked at too, where the server tells it: in either case of the digits."""
@@ -158,7 +160,7 @@ def test_harmless_encodings_are_open(path: str, raw: bytes) -> None:
     assert OPEN.is_open(path, raw=raw)
 
 
-@pytest.mark.proves("A15")
+@pytest.mark.proves("A15", "X30", "X33")
 @pytest.mark.parametrize(
     ("path", "root", "is_open"),
     [
@@ -210,7 +212,7 @@ def test_allowed_entries(entry: str) -> None:
     assert problem_with_entry(entry) == ""
 
 
-@pytest.mark.proves("O8")
+@pytest.mark.proves("O8", "X33")
 @pytest.mark.parametrize(
     "entry",
     [
@@ -272,6 +274,7 @@ _ODD = st.sampled_from(
 )
 
 
+@pytest.mark.proves("X29", "X30")
 @given(_OPEN_PATHS, _ODD, st.data())
 def test_an_odd_sequence_protects_an_open_path(path: str, odd: str, data: st.DataObject) -> None:
     """Wherever it stands in it, anything odd makes an open path a protected one."""
@@ -281,6 +284,7 @@ def test_an_odd_sequence_protects_an_open_path(path: str, odd: str, data: st.Dat
     assert not OPEN.is_open(path[:place] + odd + path[place:])
 
 
+@pytest.mark.proves("X30")
 @given(_OPEN_PATHS, st.sampled_from(["/.", "/..", "/./", "/../x"]))
 def test_a_dot_segment_at_the_end_protects_too(path: str, odd: str) -> None:
     """A path that ends in a dot segment is odd without a slash behind it."""
@@ -319,6 +323,7 @@ _PIECES = st.sampled_from(
 _HOSTILE = st.lists(_PIECES, max_size=8).map("".join)
 
 
+@pytest.mark.proves("X30", "X32")
 @examples(max_examples=500)
 @given(st.one_of(_HOSTILE, _HOSTILE.map("/docs/x".__add__), st.text(max_size=8).map("/docs/".__add__)))
 @example("/docs/..;/admin")
@@ -332,6 +337,7 @@ def test_every_reader_of_an_open_path_reads_the_same(path: str) -> None:
         assert {name: read(path) for name, read in READERS.items()} == dict.fromkeys(READERS, path)
 
 
+@pytest.mark.proves("X29", "X32")
 @examples(max_examples=500)
 @given(
     st.lists(
@@ -366,6 +372,7 @@ def test_any_path_has_a_verdict(path: str, root: str, raw: bytes) -> None:
         assert any(candidate in OPEN.entries or candidate.startswith("/docs/") for candidate in (path, below))
 
 
+@pytest.mark.proves("X33")
 @given(
     st.one_of(
         st.text(max_size=12),

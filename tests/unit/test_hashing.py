@@ -63,6 +63,7 @@ CHEAP_ARGON2 = cheap_argon2("p@55w0rd")
 # --- the fast hash
 
 
+@pytest.mark.proves("X5", "X13", "X14")
 @pytest.mark.parametrize(
     "peppers", [row("none", []), row("one", [NEW]), row("two", [NEW, OLD]), row("long", [b"x" * 1000])]
 )
@@ -230,7 +231,7 @@ def test_repr_shows_no_pepper() -> None:
     assert "canary" not in repr(Hasher([b"canary"]))
 
 
-@pytest.mark.proves("B6")
+@pytest.mark.proves("B6", "X13", "X25")
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
 @example("a", "a\0")
 @example("", "\0")
@@ -296,7 +297,7 @@ def records(*peppers: bytes) -> dict[str, list[Secret]]:
     }
 
 
-@pytest.mark.proves("O4")
+@pytest.mark.proves("O4", "X1", "X6", "X7")
 @pytest.mark.parametrize("peppers", [row("none", []), row("one", [NEW]), row("two", [NEW, OLD])])
 def test_a_refusal_costs_the_same_whatever_was_found(
     peppers: list[bytes], fast_hashes: Callable[[], int], comparisons: list[None]
@@ -356,6 +357,7 @@ def test_the_cost_is_owasp_s_minimum() -> None:
     assert ARGON2_LANES >= 1
 
 
+@pytest.mark.proves("X5", "X13", "X14")
 @pytest.mark.parametrize(
     ("stored", "secret"),
     [
@@ -379,7 +381,7 @@ def test_imported_hashes_match(stored: str, secret: str) -> None:
         assert not match_slow(wrong, stored)
 
 
-@pytest.mark.proves("O1")
+@pytest.mark.proves("O1", "X8", "X9", "X10")
 @pytest.mark.parametrize("longer", ["x" * 73, "x" * 200, "x" * 72 + "é", "x" * 72 + " "], ids=len)
 def test_a_secret_over_72_octets_never_matches_bcrypt(longer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """bcrypt would match it by its first 72 octets; it is refused, for the price of one bcrypt."""
@@ -537,7 +539,7 @@ def test_plain_secrets_do_not_look_hashed() -> None:
 # --- the decoy
 
 
-@pytest.mark.proves("O4")
+@pytest.mark.proves("O4", "X1", "X4")
 def test_the_decoy_costs_what_a_hash_of_today_costs() -> None:
     """It is a valid hash with the parameters of hash_slow, one for the process, and nobody's."""
     decoy = slow_decoy()
@@ -550,6 +552,17 @@ def test_the_decoy_costs_what_a_hash_of_today_costs() -> None:
     assert slow_decoy() is decoy
     for guess in ("", "p@55w0rd", decoy):
         assert not match_slow(guess, decoy)
+
+
+@pytest.mark.proves("X4")
+def test_the_decoy_follows_what_new_hashes_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one place for the cost, and no other number beside it."""
+    monkeypatch.setattr(hashing, "_decoy", None)
+    monkeypatch.setattr(hashing, "ARGON2_TIME_COST", 3)
+    monkeypatch.setattr(hashing, "ARGON2_MEMORY_KIB", 64)
+
+    assert slow_decoy().startswith("$argon2id$v=19$m=64,t=3,p=1$")
+    assert hash_slow("p@55w0rd").startswith("$argon2id$v=19$m=64,t=3,p=1$")
 
 
 # --- for those who write a store

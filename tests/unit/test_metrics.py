@@ -155,6 +155,7 @@ def test_a_store_that_does_not_wait_is_not_timed() -> None:
     assert (values[ALLOWED], values[WAITS]) == (1, 0)
 
 
+@pytest.mark.proves("X53")
 def test_every_series_is_there_from_the_start() -> None:
     """A closed set: every reason that a refusal can have, and no other label."""
     values = Measured().values()
@@ -165,6 +166,26 @@ def test_every_series_is_there_from_the_start() -> None:
     }
     assert set(REASONS) == _AUDITED | {"https_required", "insufficient_scope"}
     assert {HITS, OPEN, WAITS} < set(values)
+
+
+@pytest.mark.proves("X53")
+def test_nobody_can_make_a_series() -> None:
+    """Whatever ids, methods, paths and fields are sent: the numbers change, and their names do not."""
+    measured = Measured(throttle="5/minute")
+    for number in range(300):
+        seen = call(
+            measured.gate,
+            http_scope(
+                encode_basic(f"id-{number % 97}", mint("sk")) if number % 3 else f"{number} x",
+                method=f"M{number}",
+                path=f"/path/{number}",
+                headers=[(f"x-{number}".encode(), b"x"), (b"x-request-id", f"r-{number}".encode())],
+            ),
+        )
+        assert seen.status in (401, 429)
+
+    assert measured.values().keys() == measured.before.keys()
+    assert sum(measured.added().values()) >= 300
 
 
 def test_without_instrument_a_hit_is_what_it_was() -> None:

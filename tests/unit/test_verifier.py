@@ -108,7 +108,7 @@ REASONS = {
 }
 
 
-@pytest.mark.proves("O4")
+@pytest.mark.proves("O4", "X6", "X7")
 @pytest.mark.parametrize("name", KEYS)
 def test_a_minted_secret_costs_one_look_up_whatever_is_found(name: str) -> None:
     """The work is chosen by what was sent; the same is refused, and let in, for every kind of record."""
@@ -121,7 +121,7 @@ def test_a_minted_secret_costs_one_look_up_whatever_is_found(name: str) -> None:
         assert_denied(decision, InvalidCredentials, REASONS[name], "ci")
 
 
-@pytest.mark.proves("O4")
+@pytest.mark.proves("O4", "X1", "X6", "X7")
 @pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("secret", [CHOSEN, "wrong"])
 def test_a_chosen_secret_costs_one_slow_hash_whatever_is_found(name: str, secret: str) -> None:
@@ -141,7 +141,7 @@ def test_a_store_without_slow_hashes_never_runs_one(name: str) -> None:
     assert isinstance(decision, Deny)
 
 
-@pytest.mark.proves("O3")
+@pytest.mark.proves("O3", "X8", "X11")
 @pytest.mark.parametrize(
     ("client_id", "secret", "error"),
     [
