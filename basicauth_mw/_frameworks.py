@@ -7,10 +7,11 @@ nothing, but tells by a signal. Both are to become the JSON answer, unless the a
 from __future__ import annotations
 
 import sys
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 # --- Starlette: ServerErrorMiddleware without debug and without a handler
 
@@ -45,18 +46,45 @@ def handles_errors(scope: Mapping[str, Any]) -> bool:
     return 500 in handlers or Exception in handlers or getattr(app, "debug", False) is True
 
 
-_MOST_LAYERS: Final = 32
+# --- what stands round what
+
+_MOST_LAYERS: Final = 100
+_INWARD: Final = ("handler", "middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app", "app")
+_INWARD_DJANGO: Final = ("get_response", "func", "awaitable")
+
+
+def layers(app: object, *, build: bool = False) -> Iterator[object]:
+    """An app, or what stands round it, and all that is to be seen in there, from the outside in.
+
+    Of middleware that Starlette has not built yet there are the classes.
+
+    Args:
+        app: Also a test client of Django's.
+        build: Have a framework build its middleware, if it has put that off until the first request.
+    """
+    layer: Any = app
+    for _ in range(_MOST_LAYERS):
+        yield layer
+        if build:
+            _build(layer)
+        if getattr(layer, "middleware_stack", ...) is None:
+            yield from (each.cls for each in layer.user_middleware)
+        inner = (getattr(layer, name, None) for name in (*_INWARD, *_INWARD_DJANGO))
+        layer = next((each for each in inner if each is not None), None)
+        if layer is None:
+            return
+
+
+def _build(layer: Any) -> None:
+    if getattr(layer, "middleware_stack", ...) is None:  # Starlette
+        layer.middleware_stack = layer.build_middleware_stack()
+    elif getattr(layer, "_middleware_chain", ...) is None:  # Django
+        layer.load_middleware(is_async=iscoroutinefunction(type(layer).__call__))
 
 
 def holds_cors(app: object) -> bool:
     """Whether a ``CORSMiddleware`` of Starlette's is to be seen somewhere in an app."""
-    for _ in range(_MOST_LAYERS):
-        listed = getattr(app, "user_middleware", None)  # of a Starlette app, which builds it later
-        classes = [getattr(each, "cls", None) for each in listed] if isinstance(listed, list) else []
-        if any(getattr(each, "__name__", "") == "CORSMiddleware" for each in (type(app), *classes)):
-            return True
-        app = getattr(app, "app", None)  # what a middleware stands round
-    return False
+    return any(getattr(each, "__name__", type(each).__name__) == "CORSMiddleware" for each in layers(app))
 
 
 # --- Flask

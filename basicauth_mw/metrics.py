@@ -22,9 +22,9 @@ from weakref import WeakSet
 from ._background import Background
 from ._extras import require
 from ._fork import after_fork
+from ._gates import gate_of
 from .counts import counts
 from .errors import ConfigurationError
-from .gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Histogram
     from prometheus_client.metrics_core import Metric
 
+    from .gate import Gate
     from .model import Allow
 
 __all__ = ["instrument"]
@@ -61,7 +62,8 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
     is verified there.
 
     Args:
-        *protected: A ``BasicAuthMiddleware``, or a FastAPI, Flask or Starlette app that has one.
+        *protected: A ``BasicAuthMiddleware``, or an app that has one: of FastAPI, after ``install``; of
+            Flask; of Django, as its server gets it; after ``add_middleware``, one that has started.
         registry: None: prometheus-client's own. In its multi-process mode nothing is registered, as there a
             ``MultiProcessCollector`` reads everything from files.
 
@@ -70,7 +72,7 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
         MissingExtra: prometheus-client is not installed.
     """
     client = require("prometheus_client", extra="metrics")
-    gates = [gate_of(each) for each in protected]
+    gates = [_gate_of(each) for each in protected]
     if not gates:
         raise ConfigurationError("instrument() needs what it is to measure: a middleware, or a protected app")
     if any(gate.performer.observer is not None for gate in gates):
@@ -95,27 +97,14 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
         gate.observe(observer)
 
 
-def gate_of(protected: Any) -> Gate[Any]:
-    """The gate of a middleware, or of an app that has one.
-
-    Raises:
-        ConfigurationError: There is none to be seen.
-    """
-    extensions = getattr(protected, "extensions", None)
-    candidates = [
-        protected,
-        getattr(protected, "wsgi_app", None),  # Flask
-        extensions.get("basicauth_mw") if isinstance(extensions, dict) else None,
-        *(each.cls for each in getattr(protected, "user_middleware", ())),  # FastAPI, by install()
-    ]
-    for each in candidates:
-        gate = each if isinstance(each, Gate) else getattr(each, "gate", None)
-        if isinstance(gate, Gate):
-            return gate
-    raise ConfigurationError(
-        f"no gate is to be seen in this {type(protected).__name__}: give instrument() the "
-        "BasicAuthMiddleware itself, or a FastAPI app after install()"
-    )
+def _gate_of(protected: Any) -> Gate[Any]:
+    gate = gate_of(protected)
+    if gate is None:
+        raise ConfigurationError(
+            f"no gate is to be seen in this {type(protected).__name__}: give instrument() the "
+            "BasicAuthMiddleware itself, or a FastAPI app after install()"
+        )
+    return gate
 
 
 class Tally:

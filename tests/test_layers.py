@@ -67,6 +67,7 @@ LAYERS = [
     ["exporting", "importing"],
     ["_frameworks"],
     ["gate"],
+    ["_gates"],
     ["asgi"],
     ["wsgi"],
     ["metrics"],

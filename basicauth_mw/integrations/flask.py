@@ -14,8 +14,9 @@
 from __future__ import annotations
 
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from .._gates import EXTENSION, gate_of
 from ..errors import ConfigurationError, Rejected
 from ..model import Principal
 from ..problem import is_routine
@@ -36,8 +37,6 @@ __all__ = ["BasicAuth", "current_principal", "requires"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-EXTENSION: Final = "basicauth_mw"
 
 
 class BasicAuth:
@@ -69,7 +68,7 @@ class BasicAuth:
         Raises:
             ConfigurationError: The configuration cannot be used, or the app has a gate already.
         """
-        if EXTENSION in app.extensions or isinstance(app.wsgi_app, BasicAuthMiddleware):
+        if gate_of(app) is not None:
             raise ConfigurationError("this app has a gate already: call init_app once, and add no other")
         configured, settings = configuration(app.config, "Flask")
         chosen = next((each for each in (backend, self._backend, configured) if each is not None), None)

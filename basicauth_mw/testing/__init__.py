@@ -10,12 +10,11 @@ import logging
 import os
 import sys
 from contextlib import contextmanager
-from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from .._gates import gate_of
 from ..credentials import encode_basic
 from ..errors import ConfigurationError
-from ..gate import Gate
 from ..model import Allow, Deny, Principal
 from ..rules import check_client_id, check_metadata, check_name, check_scopes
 
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["BasicAuth", "authenticated_as"]
 
 logger = logging.getLogger("basicauth_mw")
-
-# Where frameworks keep what is round an app, or below a middleware.
-_INWARD: Final = ("handler", "middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app", "app")
-_INWARD_DJANGO: Final = ("get_response", "func", "awaitable")
-_DEEPEST: Final = 100
 
 
 class _HasHeaders(Protocol):
@@ -106,7 +100,11 @@ def authenticated_as(
     principal = Principal(
         check_client_id(client_id), check_name(name), check_scopes(scopes), check_metadata(metadata)
     )
-    gate = _gate_of(app)
+    gate = gate_of(app, build=True)
+    if gate is None:
+        raise ConfigurationError(
+            f"no gate was found round or in {type(app).__name__}: give the app that has it"
+        )
     decide = gate.begin
 
     def begin(request: Any) -> Decision | Check:
@@ -142,25 +140,3 @@ def _pytest_is_running() -> bool:
                 return True
             frame = frame.f_back  # type: ignore[assignment]
     return False
-
-
-def _gate_of(app: Any) -> Gate[Any]:
-    """The outermost gate of an app, wherever in its middleware it stands."""
-    layer = app
-    for _ in range(_DEEPEST):
-        _build(layer)
-        if isinstance(gate := getattr(layer, "gate", None), Gate):
-            return gate
-        inner = (getattr(layer, name, None) for name in (*_INWARD, *_INWARD_DJANGO))
-        layer = next((each for each in inner if each is not None), None)
-        if layer is None:
-            break
-    raise ConfigurationError(f"no gate was found round or in {type(app).__name__}: give the app that has it")
-
-
-def _build(layer: Any) -> None:
-    """Have a framework build its middleware, if it has put that off until the first request."""
-    if getattr(layer, "middleware_stack", ...) is None:  # Starlette
-        layer.middleware_stack = layer.build_middleware_stack()
-    elif getattr(layer, "_middleware_chain", ...) is None:  # Django
-        layer.load_middleware(is_async=iscoroutinefunction(type(layer).__call__))

@@ -283,6 +283,9 @@ def test_twice_is_an_error(app: Flask, backend: Backend) -> None:
     other.wsgi_app = BasicAuthMiddleware(other.wsgi_app, backend)  # type: ignore[method-assign]
     with pytest.raises(ConfigurationError, match="has a gate already"):
         BasicAuth(other, backend)
+    other.wsgi_app = ProxyFix(other.wsgi_app)  # type: ignore[method-assign]
+    with pytest.raises(ConfigurationError, match="has a gate already"):
+        BasicAuth(other, backend)
 
 
 def test_apps_of_one_factory_do_not_share_a_gate(backend: Backend, issued: Issued) -> None:

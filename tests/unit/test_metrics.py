@@ -14,6 +14,9 @@ import pytest
 from fastapi import FastAPI
 from flask import Flask
 from prometheus_client import CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from basicauth_mw import (
     Backend,
@@ -25,12 +28,13 @@ from basicauth_mw import (
     hash_secret,
     open_backend,
 )
+from basicauth_mw._gates import gate_of
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.errors import BackendUnavailable, MissingExtra
 from basicauth_mw.gate import _AUDITED
 from basicauth_mw.integrations.fastapi import install
 from basicauth_mw.integrations.flask import BasicAuth
-from basicauth_mw.metrics import REASONS, Tally, gate_of, instrument
+from basicauth_mw.metrics import REASONS, Tally, instrument
 from basicauth_mw.minting import mint
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
 from tests.servers.conftest import serve as serve
@@ -258,9 +262,23 @@ def test_apps_are_measured_by_their_gate() -> None:
     assert gate_of(middleware) is gate_of(middleware.gate) is middleware.gate
     assert gate_of(flask) is flask.extensions["basicauth_mw"].gate
     assert gate_of(wrapped) is wrapped.wsgi_app.gate  # type: ignore[attr-defined]
+    assert gate_of(CORSMiddleware(middleware)) is middleware.gate
+    wrapped.wsgi_app = ProxyFix(inside := wrapped.wsgi_app)  # type: ignore[method-assign]
+    assert gate_of(wrapped) is inside.gate  # type: ignore[attr-defined]
     registry = CollectorRegistry()
     instrument(middleware, api, flask, registry=registry)
     assert gate_of(api).performer.observer is not None
+
+
+def test_what_starlette_has_not_built_is_left_alone() -> None:
+    """Built early, it would take no more middleware: so its gate is to be seen once the app has started."""
+    app = Starlette()
+    app.add_middleware(BasicAuthMiddleware, backend="memory:", settings=SETTINGS)
+
+    assert gate_of(app) is None
+    app.add_middleware(CORSMiddleware)
+    assert call(app, http_scope()).status == 401
+    assert gate_of(app) is not None
 
 
 @pytest.mark.parametrize(
