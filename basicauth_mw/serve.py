@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from ._gates import gate_of
 from .errors import ConfigurationError
 from .settings import ENV_PREFIX
 
@@ -55,7 +56,7 @@ def _make(kind: str) -> Any:
         from . import asgi as shell  # a WSGI process never needs it
     else:
         from . import wsgi as shell  # type: ignore[no-redef]
-    if isinstance(served, shell.BasicAuthMiddleware):
+    if gate_of(served) is not None:
         raise ConfigurationError(f"{VARIABLE}: {target} is behind a gate already: serve it itself")
     return shell.BasicAuthMiddleware(served)
 
@@ -63,6 +64,11 @@ def _make(kind: str) -> Any:
 def _app(target: str, kind: str) -> Any:
     found, is_call = _load(target)
     shape = _shape(found)
+    if is_call and shape in _REMEDIES:
+        raise ConfigurationError(
+            f"{VARIABLE}: {target} is a call of what takes arguments: "
+            "an app goes without (), a factory takes none"
+        )
     if callable(found) and (is_call or shape == "factory"):
         found = found()
         if inspect.iscoroutine(found):
@@ -102,9 +108,10 @@ def _load(target: str) -> tuple[Any, bool]:
     except ModuleNotFoundError as exc:
         if exc.name is None or not f"{path}.".startswith(f"{exc.name}."):
             raise  # something that the module itself imports
-        raise ConfigurationError(
-            f"{VARIABLE}: there is no module {exc.name!r}: install it, or put its directory on PYTHONPATH"
-        ) from None
+        remedy = "install it, or put its directory on PYTHONPATH"
+        if path.endswith(".py"):
+            remedy = "give it without .py"
+        raise ConfigurationError(f"{VARIABLE}: there is no module {exc.name!r}: {remedy}") from None
     for name in names:
         try:
             found = getattr(found, name)

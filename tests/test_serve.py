@@ -80,6 +80,12 @@ def from_basicauth():
     from basicauth_mw.asgi import BasicAuthMiddleware
     return BasicAuthMiddleware(plain, "memory:")
 
+def create_installed():
+    from basicauth_mw.integrations.fastapi import install
+    app = FastAPI()
+    install(app, "memory:")
+    return app
+
 async def async_factory():
     return plain
 
@@ -179,7 +185,7 @@ def test_a_factory_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ("given_apps", "is no name of an app: give it as in BASICAUTH_APP=package.module:app"),
         ("given_apps:", "is no name of an app"),
         (":plain", "is no name of an app"),
-        ("given_apps.py:plain", "there is no module 'given_apps.py'"),
+        ("given_apps.py:plain", r"there is no module 'given_apps\.py': give it without \.py"),
         ("./given_apps:plain", "is no name of an app"),
         ("given_apps:plain:x", "is no name of an app"),
         ("given_apps:create_api(1)", "is no name of an app"),
@@ -198,6 +204,9 @@ def test_a_factory_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ("given_apps:async_factory", "is an asynchronous factory: make it a plain one"),
         ("given_apps:old", "given_apps:old is no app: ASGI ones are asynchronous"),
         ("given_apps:unreadable", "is no app"),
+        ("given_apps:api()", r"is a call of what takes arguments: an app goes without \(\)"),
+        ("given_apps:plain_wsgi()", "is a call of what takes arguments"),
+        ("given_apps:create_installed", "is behind a gate already: serve it itself"),
         ("given_apps:from_basicauth", "is behind a gate already: serve it itself"),
     ],
 )
