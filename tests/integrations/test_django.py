@@ -19,14 +19,17 @@ from tests.integrations import django_site
 from asgiref.sync import iscoroutinefunction
 from django.apps import apps
 from django.core.asgi import get_asgi_application
+from django.core.cache import caches
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.core.signals import got_request_exception
+from django.core.wsgi import get_wsgi_application
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from rest_framework.test import APIRequestFactory
 
 from basicauth_mw import Backend, ConfigurationError, Issued, Principal, encode_basic
+from basicauth_mw._gates import gate_of
 from basicauth_mw.integrations.django import BasicAuthMiddleware, rest_framework
 from basicauth_mw.integrations.django.checks import check_deployment, check_settings
 from tests.shells.asgi_helpers import call, http_scope
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     Get = Callable[..., Any]
 
 GATE = django_site.GATE
+CACHED = [GATE, *(f"django.middleware.cache.{name}CacheMiddleware" for name in ("Update", "FetchFrom"))]
 
 
 @pytest.fixture(autouse=True)
@@ -351,6 +355,10 @@ def test_a_url(get: Get) -> None:
         assert get("/me").status_code == 401
 
 
+class Derived(BasicAuthMiddleware):
+    """A project's own gate."""
+
+
 def found(messages: Any) -> list[str]:
     return [str(message.id).rpartition(".")[2] for message in messages]
 
@@ -366,7 +374,10 @@ def found(messages: Any) -> list[str]:
         ({"MIDDLEWARE": []}, ["W001"]),
         ({"MIDDLEWARE": [GATE, GATE]}, ["E002"]),
         ({"MIDDLEWARE": ["django.middleware.cache.FetchFromCacheMiddleware", GATE]}, ["E003"]),
-        ({"MIDDLEWARE": [GATE, "django.middleware.cache.FetchFromCacheMiddleware"]}, []),
+        ({"MIDDLEWARE": CACHED}, []),
+        ({"MIDDLEWARE": CACHED, "BASICAUTH_STRIP_AUTHORIZATION": True}, ["W004"]),
+        ({"MIDDLEWARE": [f"{__name__}.Derived"]}, []),
+        ({"MIDDLEWARE": ["not_there.Middleware", "basicauth_mw.wsgi.BasicAuthMiddleware"]}, ["W001"]),
     ],
 )
 def test_checks(settings: dict[str, Any], ids: list[str]) -> None:
@@ -388,6 +399,18 @@ def test_checks_for_deployment(settings: dict[str, Any], ids: list[str]) -> None
         assert found(check_deployment()) == ids
 
 
+@pytest.mark.parametrize(("strips", "seen"), [(False, 2), (True, 1)])
+def test_a_page_cache_must_see_the_field(backend: Backend, strips: bool, seen: int) -> None:
+    """To tell callers apart; that is what the check warns of."""
+    callers = [backend.create().authorization for _ in range(2)]
+    caches["default"].clear()
+    with override_settings(MIDDLEWARE=CACHED, BASICAUTH_STRIP_AUTHORIZATION=strips):
+        client = Client()
+        answers = {client.get("/me", headers={"authorization": each}).json()["id"] for each in callers}
+
+    assert len(answers) == seen
+
+
 def test_manage_py_check_says_it() -> None:
     """With the tag security; and those for deployment only when asked."""
     out, err = io.StringIO(), io.StringIO()
@@ -397,6 +420,14 @@ def test_manage_py_check_says_it() -> None:
     assert "W003" not in err.getvalue()
     call_command("check", "--deploy", "--tag", "security", stdout=out, stderr=err)
     assert "basicauth_mw.W003" in err.getvalue()
+
+
+def test_its_gate_is_found_where_a_server_gets_the_app() -> None:
+    """Which is what is given to ``instrument``."""
+    for app in (get_wsgi_application(), get_asgi_application()):
+        gate = gate_of(app)
+        assert gate is not None
+        assert not gate.owns_backend
 
 
 def test_the_app() -> None:

@@ -6,26 +6,32 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import settings
 from django.core import checks
+from django.utils.module_loading import import_string
 
 from ...errors import ConfigurationError
 from ...gate import Gate
-from .middleware import RequestFacts, configured
+from .middleware import BasicAuthMiddleware, RequestFacts, configured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from django.core.checks import CheckMessage
 
-MIDDLEWARE: Final = (
-    "basicauth_mw.integrations.django.BasicAuthMiddleware",
-    "basicauth_mw.integrations.django.middleware.BasicAuthMiddleware",
-)
+    from ...settings import Settings
+
+MIDDLEWARE: Final = "basicauth_mw.integrations.django.BasicAuthMiddleware"
 _CACHE: Final = "django.middleware.cache.FetchFromCacheMiddleware"
 
 
 def check_settings(**_more: Any) -> list[CheckMessage]:
     """The configuration, and where the middleware stands."""
-    return [*_configuration(), *_place()]
+    try:
+        backend, ours = configured()
+        Gate(RequestFacts(), backend, ours, {})  # connects to nothing
+    except ConfigurationError as exc:
+        wrong = [checks.Error(problem, id="basicauth_mw.E001") for problem in exc.problems]
+        return [*wrong, *_place(strips=False)]
+    return [*_effects(ours), *_place(strips=ours.strip_authorization)]
 
 
 def check_deployment(**_more: Any) -> list[CheckMessage]:
@@ -45,14 +51,7 @@ def check_deployment(**_more: Any) -> list[CheckMessage]:
     ]
 
 
-def _configuration() -> Iterator[CheckMessage]:
-    try:
-        backend, ours = configured()
-        Gate(RequestFacts(), backend, ours, {})  # connects to nothing
-    except ConfigurationError as exc:
-        for problem in exc.problems:
-            yield checks.Error(problem, id="basicauth_mw.E001")
-        return
+def _effects(ours: Settings) -> Iterator[CheckMessage]:
     if ours.timeout_s is not None:
         yield checks.Warning(
             "BASICAUTH_TIMEOUT_S has no effect under Django.",
@@ -61,13 +60,13 @@ def _configuration() -> Iterator[CheckMessage]:
         )
 
 
-def _place() -> Iterator[CheckMessage]:
+def _place(*, strips: bool) -> Iterator[CheckMessage]:
     entries = list(settings.MIDDLEWARE)
-    places = [place for place, entry in enumerate(entries) if entry in MIDDLEWARE]
+    places = [place for place, entry in enumerate(entries) if _is_ours(entry)]
     if not places:
         yield checks.Warning(
             "The app is installed, but its middleware is not: nothing is protected by it.",
-            hint=f"Put {MIDDLEWARE[0]} first in MIDDLEWARE.",
+            hint=f"Put {MIDDLEWARE} first in MIDDLEWARE.",
             id="basicauth_mw.W001",
         )
         return
@@ -76,6 +75,21 @@ def _place() -> Iterator[CheckMessage]:
     if _CACHE in entries[: places[0]]:
         yield checks.Error(
             "The cache stands before the middleware: it gives its answers to anybody.",
-            hint=f"Put {MIDDLEWARE[0]} before {_CACHE}.",
+            hint=f"Put {MIDDLEWARE} before {_CACHE}.",
             id="basicauth_mw.E003",
         )
+    elif _CACHE in entries and strips:
+        yield checks.Warning(
+            "The cache gives one caller's answers to another: it cannot see the Authorization field.",
+            hint="Set BASICAUTH_STRIP_AUTHORIZATION = False.",
+            id="basicauth_mw.W004",
+        )
+
+
+def _is_ours(entry: str) -> bool:
+    """Whether an entry of MIDDLEWARE is the gate, or a class that is derived from it."""
+    try:
+        found = import_string(entry)
+    except ImportError:
+        return False  # Django will say so
+    return isinstance(found, type) and issubclass(found, BasicAuthMiddleware)
