@@ -17,12 +17,12 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from .._gates import EXTENSION, gate_of
-from ..errors import ConfigurationError, Rejected
+from ..errors import BasicAuthError, ConfigurationError, Rejected
 from ..model import Principal
 from ..problem import is_routine
 from ..scopes import require_scopes
 from ..wsgi import PRINCIPAL, BasicAuthMiddleware
-from ._common import configuration, needed, needs
+from ._common import configuration, logger, needed, needs
 
 with needs("flask", "flask"):
     from flask import Flask, Response, current_app, request
@@ -30,6 +30,8 @@ with needs("flask", "flask"):
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from flask.typing import ResponseReturnValue
 
     from ..gate import Gate
 
@@ -68,9 +70,13 @@ class BasicAuth:
         Raises:
             ConfigurationError: The configuration cannot be used, or the app has a gate already.
         """
+        if not isinstance(app, Flask):
+            raise ConfigurationError("init_app is for a Flask app: a backend is given by name, backend=...")
         if gate_of(app) is not None:
             raise ConfigurationError("this app has a gate already: call init_app once, and add no other")
         configured, settings = configuration(app.config, "Flask")
+        if settings.timeout_s is not None:
+            logger.warning("BASICAUTH_TIMEOUT_S has no effect under Flask: set the server's own time limit")
         chosen = next((each for each in (backend, self._backend, configured) if each is not None), None)
         middleware = BasicAuthMiddleware(app.wsgi_app, chosen, settings=settings)
         if settings.map_errors and Rejected not in app.error_handler_spec[None][None]:
@@ -85,7 +91,11 @@ class _Refusals:
     def __init__(self, gate: Gate[dict[str, Any]]) -> None:
         self._gate = gate
 
-    def __call__(self, exc: Exception) -> Response:
+    def __call__(self, exc: Exception) -> ResponseReturnValue:
+        for place in (*request.blueprints, None):
+            # Flask takes the handler of the nearest class, so this one before the app's for all of ours.
+            if theirs := current_app.error_handler_spec[place][None].get(BasicAuthError):
+                return cast("ResponseReturnValue", current_app.ensure_sync(theirs)(exc))
         if not is_routine(exc):
             raise exc
         client_id = _principal().client_id

@@ -11,7 +11,7 @@ from flask.views import MethodView
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from basicauth_mw import Backend, ConfigurationError, InsufficientScope, Issued, Principal
-from basicauth_mw.errors import InvalidCredentials, Rejected
+from basicauth_mw.errors import BasicAuthError, InvalidCredentials, Rejected
 from basicauth_mw.integrations.flask import BasicAuth, current_principal, requires
 from basicauth_mw.wsgi import BasicAuthMiddleware
 
@@ -222,6 +222,27 @@ def test_a_handler_of_the_app_wins(backend: Backend, issued: Issued, kind: type[
     assert Caller(app, issued).get("/").text == "mine"
 
 
+@pytest.mark.parametrize("place", ["app", "blueprint"])
+def test_a_handler_for_all_of_ours_wins(backend: Backend, issued: Issued, place: str) -> None:
+    """Whenever it is registered; where Flask looks for one."""
+    app = Flask("own")
+    blueprint = Blueprint("blueprint", __name__)
+    app.get("/app")(requires("write")(lambda: ""))
+    blueprint.get("/blueprint")(requires("write")(lambda: ""))
+    BasicAuth(app, backend)
+
+    async def handle(exc: Exception) -> tuple[str, int]:
+        return f"mine: {exc}", 418
+
+    (app if place == "app" else blueprint).register_error_handler(BasicAuthError, handle)
+    app.register_blueprint(blueprint)
+
+    caller = Caller(app, issued)
+    assert caller.get(f"/{place}").text == "mine: the key lacks a scope: write"
+    if place == "blueprint":
+        assert caller.code("/app") == "insufficient_scope"
+
+
 def test_one_for_everything_does_not_take_refusals(backend: Backend, issued: Issued) -> None:
     app = create_app(backend)
     app.register_error_handler(Exception, lambda _exc: ("mine", 500))
@@ -272,6 +293,21 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 def test_no_keys_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="BASICAUTH_KEYS"):
         BasicAuth(Flask("own"))
+
+
+@pytest.mark.parametrize("given", ["sqlite:///keys.db", None, object()])
+def test_only_an_app_can_be_protected(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="init_app is for a Flask app"):
+        BasicAuth().init_app(given)
+
+
+def test_a_time_out_has_no_effect(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    """And that is said, as somebody may rely on it."""
+    create_app(backend, BASICAUTH_TIMEOUT_S=3)
+
+    assert [record.message for record in caplog.records] == [
+        "BASICAUTH_TIMEOUT_S has no effect under Flask: set the server's own time limit"
+    ]
 
 
 def test_twice_is_an_error(app: Flask, backend: Backend) -> None:
