@@ -209,12 +209,91 @@ def test_outside_a_test_it_refuses(api_keys: Backend, monkeypatch: pytest.Monkey
 
     with monkeypatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST")
-        with pytest.raises(RuntimeError, match="in a running pytest test only"), authenticated_as(app):
+        with (
+            pytest.raises(RuntimeError, match="in a running test of pytest or unittest only"),
+            authenticated_as(app),
+        ):
             pytest.fail("must not be reached")
 
 
+UNITTEST = """
+import threading
+import unittest
+from basicauth_mw import Settings
+from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.testing import authenticated_as
+from tests.shells.asgi_helpers import App, call, http_scope
+
+app = BasicAuthMiddleware(App(), "memory:", settings=Settings())
+left_on = authenticated_as(app)
+
+def ask():
+    exchange = call(app, http_scope())
+    return exchange.raised or exchange.status
+
+class Test(unittest.TestCase):
+    def setUp(self):
+        self.enterContext(authenticated_as(app))
+
+    def test_it_is_on(self):
+        self.assertEqual(ask(), 200)
+
+    def test_in_a_thread(self):
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(ask()))
+        thread.start()
+        thread.join()
+        self.assertEqual(seen, [200])
+
+class TestAsync(unittest.IsolatedAsyncioTestCase):
+    async def test_it_is_on(self):
+        with authenticated_as(app):
+            await app(http_scope(), None, self.send)
+        self.assertEqual(self.status, 200)
+
+    async def send(self, message):
+        self.status = message.get("status", 200)
+
+class TestLeftOn(unittest.TestCase):
+    def test_1(self):
+        left_on.__enter__()
+        self.assertEqual(ask(), 200)
+
+    def test_2(self):
+        self.assertIn("was left on by __main__.TestLeftOn.test_1:", str(ask()))
+
+class TestNone(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        authenticated_as(app).__enter__()
+
+    def test(self):
+        pass
+
+result = unittest.main(exit=False).result
+assert isinstance(ask(), RuntimeError)
+left_on.__exit__(None, None, None)
+assert ask() == 401
+assert result.testsRun == 5, result
+(_, trace), = result.errors
+assert "in a running test of pytest or unittest only" in trace, trace
+assert result.failures == [], result.failures
+"""
+
+
+def test_unittest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``manage.py test`` uses it: the same holds there."""
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+
+    done = subprocess.run([sys.executable, "-c", UNITTEST], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+
+
+REFUSES = "authenticated_as works in a running test of pytest or unittest only"
 PROGRAM = """
 import pytest  # as some libraries do
+import unittest.case
 from basicauth_mw import Settings, asgi, testing
 app = asgi.BasicAuthMiddleware(print, "memory:", settings=Settings())
 try:
@@ -231,7 +310,7 @@ def test_a_servers_process_is_no_test() -> None:
 
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
 
-    assert (done.stdout, done.stderr) == ("authenticated_as works in a running pytest test only\n", "")
+    assert (done.stdout, done.stderr) == (f"{REFUSES}\n", "")
 
 
 def test_left_on_it_lets_nobody_in(api_keys: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from .._gates import gate_of
 from ..credentials import encode_basic
@@ -20,6 +20,8 @@ from ..rules import check_client_id, check_metadata, check_name, check_scopes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from types import FrameType
+    from unittest import TestCase
 
     from ..model import Decision
     from ..verifier import Check
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["BasicAuth", "authenticated_as"]
 
 logger = logging.getLogger("basicauth_mw")
+
+
+_PYTEST: Final = "PYTEST_CURRENT_TEST"  # pytest's own variable, with the name of the running test
 
 
 class _HasHeaders(Protocol):
@@ -75,9 +80,9 @@ def authenticated_as(
     Nothing else changes: credentials that are sent are checked, an excluded path is anonymous, plain http is
     refused where https is required.
 
-    It holds in the process and the pytest test in which it was switched on. Left on by accident, it lets
-    nobody in: every request fails, and says whose it was. One block inside another for the same app is an
-    error.
+    It holds in the process and the test, of pytest or unittest, in which it was switched on. Left on by
+    accident, it lets nobody in: every request fails, and says whose it was. One block inside another for the
+    same app is an error.
 
     Args:
         app: The app as it is served; for Django its test client.
@@ -90,13 +95,13 @@ def authenticated_as(
         That principal.
 
     Raises:
-        RuntimeError: No pytest test is running in this process, or it is on for this app already.
+        RuntimeError: No test is running in this process, or it is on for this app already.
         ConfigurationError: The app has no gate.
         InvalidKey: No key could be like that.
     """
     owner = _running_test()
-    if owner is None or not _pytest_is_running():
-        raise RuntimeError("authenticated_as works in a running pytest test only")
+    if owner is None or (_PYTEST in os.environ and not any(map(_is_pytest, _frames()))):
+        raise RuntimeError("authenticated_as works in a running test of pytest or unittest only")
     principal = Principal(
         check_client_id(client_id), check_name(name), check_scopes(scopes), check_metadata(metadata)
     )
@@ -126,17 +131,30 @@ def authenticated_as(
 
 
 def _running_test() -> tuple[int, str] | None:
-    """The process, and the test that pytest says is running, without its phase."""
-    test = os.environ.get("PYTEST_CURRENT_TEST")
-    return None if test is None else (os.getpid(), test.rpartition(" (")[0])
+    """The process, and the test that pytest says is running, without its phase, or else that of unittest."""
+    if (test := os.environ.get(_PYTEST)) is not None:
+        return os.getpid(), test.rpartition(" (")[0]
+    case = next(filter(None, map(_unittest_case, _frames())), None)
+    return None if case is None else (os.getpid(), case.id())
 
 
-def _pytest_is_running() -> bool:
-    """Whether pytest is running a test here: the variable alone is inherited by every child process."""
-    for innermost in sys._current_frames().values():  # noqa: SLF001 - the one way to see all threads
-        frame = innermost
+def _frames() -> Iterator[FrameType]:
+    """What is being executed, in all threads: a test may use some."""
+    for innermost in sys._current_frames().values():  # noqa: SLF001 - the one way to see them all
+        frame: FrameType | None = innermost
         while frame is not None:
-            if frame.f_globals.get("__name__") == "_pytest.runner":
-                return True
-            frame = frame.f_back  # type: ignore[assignment]
-    return False
+            yield frame
+            frame = frame.f_back
+
+
+def _is_pytest(frame: FrameType) -> bool:
+    """Whether it is pytest that runs a test: its variable alone is inherited by every child process."""
+    return frame.f_globals.get("__name__") == "_pytest.runner"
+
+
+def _unittest_case(frame: FrameType) -> TestCase | None:
+    """The test that unittest runs here."""
+    if frame.f_globals.get("__name__") != "unittest.case" or frame.f_code.co_name != "run":
+        return None
+    case: TestCase = frame.f_locals["self"]
+    return case
