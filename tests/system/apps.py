@@ -34,7 +34,8 @@ async def app(
         body += message.get("body", b"")
         more = message.get("more_body", False)
     status = 500 if scope["path"] == "/boom" else 200
-    answer = json.dumps({"fields": fields, "body": body.decode(), "method": scope["method"]}).encode()
+    seen = {"fields": fields, "body": body.decode(), "method": scope["method"], "path": scope["path"]}
+    answer = json.dumps(seen).encode()
     await send(
         {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
     )

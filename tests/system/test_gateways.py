@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "gateways.md").read_text()
 LIMIT_S = 20.0
+# To CGI-like apps all of these are the same two fields.
 SPOOFED = {
-    "X-Auth-Client-Id": "root",
-    "X-Auth-Scopes": "admin",
-    "X_Auth_Client_Id": "root",
-    "X_Auth_Scopes": "admin",
+    name.replace(" ", first, 1).replace(" ", second, 1).replace(" ", "-"): value
+    for name, value in {"X Auth Client Id": "root", "X Auth Scopes": "admin"}.items()
+    for first in "-_"
+    for second in "-_"
 }
 
 NGINX = """
@@ -190,6 +193,36 @@ def test_what_a_client_claims_is_dropped(gateway: Gateway) -> None:
 
     assert claimed(inside) == {"x-auth-client-id": "bare"}
     assert claimed(opened) == {}
+
+
+ODD = ["/health", "/admin/%2e%2e/health", "/admin/../health", "//health", "/%68ealth", "/HEALTH", "/health/"]
+
+
+def test_what_is_open_is_that_one_path(gateway: Gateway) -> None:
+    """Proxies resolve a path before they compare it: the app must not get another than was compared."""
+    host, _, port = gateway.url.removeprefix("http://").partition(":")
+    reached = {}
+    with closing(HTTPConnection(host, int(port), timeout=LIMIT_S)) as connection:
+        for path in ODD:
+            connection.request("GET", path)  # as it is, dots and all
+            answer = connection.getresponse()
+            content = answer.read()
+            reached[path] = None if answer.status == 401 else json.loads(content)["path"]
+
+    assert reached["/health"] == "/health"
+    assert set(reached.values()) <= {"/health", None}
+
+
+def test_a_client_can_only_lose_its_name(gateway: Gateway) -> None:
+    """A proxy takes fields that ``Connection`` names for its own."""
+    issued = gateway.keys.create(client_id="bare", scopes=["read"])
+    fields = {"Connection": "keep-alive, X-Auth-Client-Id, X-Auth-Scopes", **SPOOFED}
+
+    inside = gateway.get("/", issued.authorization, **fields).json()["fields"]
+
+    assert inside.get("x-auth-client-id", "bare") == "bare"
+    assert inside.get("x-auth-scopes", "read") == "read"
+    assert not [name for name in inside if "_" in name]
 
 
 def test_an_answer_of_the_app_is_its_own(gateway: Gateway) -> None:
