@@ -64,7 +64,7 @@ def _make(kind: str) -> Any:
 def _app(target: str, kind: str) -> Any:
     found, is_call = _load(target)
     shape = _shape(found)
-    if is_call and shape in _REMEDIES:
+    if is_call and shape in (*_REMEDIES, "other"):
         raise ConfigurationError(
             f"{VARIABLE}: {target} is a call of what takes arguments: "
             "an app goes without (), a factory takes none"
@@ -103,6 +103,8 @@ def _load(target: str) -> tuple[Any, bool]:
     names = attributes.removesuffix("()").split(".")
     if not colon or not all(name.isidentifier() for name in [*path.split("."), *names]):
         raise ConfigurationError(f"{VARIABLE}: {target!r} is no name of an app: give it {_EXAMPLE}")
+    if path == __name__:
+        raise ConfigurationError(f"{VARIABLE}: {target} is what the server is given: name the app to protect")
     try:
         found: Any = import_module(path)
     except ModuleNotFoundError as exc:
@@ -124,7 +126,7 @@ def _load(target: str) -> tuple[Any, bool]:
 
 
 def _shape(found: Any) -> str:
-    """``ASGI``, ``WSGI``, ``factory``, or nothing of these: told by how it may be called."""
+    """``ASGI``, ``WSGI``, ``factory``, ``other``: by how it may be called; empty: that cannot be told."""
     try:
         signature = inspect.signature(found)
     except (TypeError, ValueError):
@@ -132,10 +134,10 @@ def _shape(found: Any) -> str:
     call = inspect.unwrap(getattr(found, "__call__", found))  # noqa: B004 - to look at it
     if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(call):
         # Without an argument, a factory that is refused later.
-        return "ASGI" if _takes(signature, 3) else "factory" if _takes(signature, 0) else ""
+        return "ASGI" if _takes(signature, 3) else "factory" if _takes(signature, 0) else "other"
     if _takes(signature, 0):
         return "factory"
-    return "WSGI" if _takes(signature, 2) else ""
+    return "WSGI" if _takes(signature, 2) else "other"
 
 
 def _takes(signature: inspect.Signature, count: int) -> bool:

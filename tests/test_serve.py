@@ -205,6 +205,8 @@ def test_a_factory_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ("given_apps:old", "given_apps:old is no app: ASGI ones are asynchronous"),
         ("given_apps:unreadable", "is no app"),
         ("given_apps:api()", r"is a call of what takes arguments: an app goes without \(\)"),
+        ("basicauth_mw.serve:app", "is what the server is given: name the app to protect"),
+        ("given_apps:old()", "is a call of what takes arguments"),
         ("given_apps:plain_wsgi()", "is a call of what takes arguments"),
         ("given_apps:create_installed", "is behind a gate already: serve it itself"),
         ("given_apps:from_basicauth", "is behind a gate already: serve it itself"),
