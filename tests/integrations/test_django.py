@@ -388,6 +388,21 @@ def test_checks(settings: dict[str, Any], ids: list[str]) -> None:
 @pytest.mark.parametrize(
     ("settings", "ids"),
     [
+        ({}, ["W005"]),
+        ({"BASICAUTH_STRIP_AUTHORIZATION": True}, []),
+        ({"INSTALLED_APPS": ["basicauth_mw.integrations.django"]}, []),
+    ],
+    ids=["default", "stripped", "not-installed"],
+)
+def test_a_check_of_rest_frameworks_own_classes(settings: dict[str, Any], ids: list[str]) -> None:
+    """Those that it has by default look a key up among the users, and so refuse all of them."""
+    with override_settings(REST_FRAMEWORK={}, **settings):
+        assert found(check_settings()) == ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "ids"),
+    [
         ({}, ["W003"]),
         ({"BASICAUTH_REQUIRE_HTTPS": True}, []),
         ({"SECURE_SSL_REDIRECT": True}, []),

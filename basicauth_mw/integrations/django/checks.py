@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from django.apps import apps
 from django.conf import settings
 from django.core import checks
 from django.utils.module_loading import import_string
@@ -13,7 +14,7 @@ from ...gate import Gate
 from .middleware import BasicAuthMiddleware, RequestFacts, configured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from django.core.checks import CheckMessage
 
@@ -31,7 +32,8 @@ def check_settings(**_more: Any) -> list[CheckMessage]:
     except ConfigurationError as exc:
         wrong = [checks.Error(problem, id="basicauth_mw.E001") for problem in exc.problems]
         return [*wrong, *_place(strips=False)]
-    return [*_effects(ours), *_place(strips=ours.strip_authorization)]
+    strips = ours.strip_authorization
+    return [*_effects(ours), *_place(strips=strips), *([] if strips else _rest_framework())]
 
 
 def check_deployment(**_more: Any) -> list[CheckMessage]:
@@ -83,6 +85,22 @@ def _place(*, strips: bool) -> Iterator[CheckMessage]:
             "The cache gives one caller's answers to another: it cannot see the Authorization field.",
             hint="Set BASICAUTH_STRIP_AUTHORIZATION = False.",
             id="basicauth_mw.W004",
+        )
+
+
+def _rest_framework() -> Iterator[CheckMessage]:
+    if not apps.is_installed("rest_framework"):
+        return
+    from rest_framework.authentication import BasicAuthentication
+    from rest_framework.settings import api_settings
+
+    used: Sequence[object] = api_settings.DEFAULT_AUTHENTICATION_CLASSES
+    if BasicAuthentication in used:
+        yield checks.Warning(
+            "REST framework's BasicAuthentication takes a key for the password of a user, and refuses it.",
+            hint='In REST_FRAMEWORK["DEFAULT_AUTHENTICATION_CLASSES"], put in its place '
+            "basicauth_mw.integrations.django.rest_framework.PrincipalAuthentication.",
+            id="basicauth_mw.W005",
         )
 
 
