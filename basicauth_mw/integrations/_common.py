@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("basicauth_mw")
 
-_KEYS: Final = f"{ENV_PREFIX}KEYS"
+_BACKEND: Final = f"{ENV_PREFIX}BACKEND"
+# Read from the environment whatever a framework's configuration says.
+_KEYS: Final = (f"{ENV_PREFIX}KEYS", f"{ENV_PREFIX}KEYS_FILE")
+_ELSEWHERE: Final = (*_KEYS, f"{ENV_PREFIX}APP", f"{ENV_PREFIX}LOG_CONFIG")
 
 
 class MissingFramework(MissingExtra):
@@ -47,35 +50,51 @@ def needs(module: str, package: str) -> Iterator[None]:
         raise MissingFramework(module, package) from exc
 
 
-def configuration(mapping: Mapping[str, Any], framework: str) -> tuple[Any, Settings]:
+def configuration(
+    mapping: Mapping[str, Any], framework: str, *, has_backend: bool = False
+) -> tuple[Any, Settings]:
     """Backend and settings out of a framework's own configuration. The environment is not read.
 
     Args:
         mapping: Its ``BASICAUTH_*`` entries, and any others. ``BASICAUTH_BACKEND`` may hold a URL, or an
             object such as ``open_backend`` gives.
         framework: Whose it is, for the log.
+        has_backend: Whether a backend was given in another way.
 
     Raises:
         ConfigurationError: Names every problem; an unknown entry that is nearly a setting is one.
     """
     entries = {name: value for name, value in mapping.items() if name.startswith(ENV_PREFIX)}
-    backend = entries.get(f"{ENV_PREFIX}BACKEND")
+    backend = entries.get(_BACKEND)
     if backend is not None and not isinstance(backend, str):
-        del entries[f"{ENV_PREFIX}BACKEND"]
+        del entries[_BACKEND]
     else:
         backend = None
-    if _KEYS in entries and _KEYS not in os.environ:
-        raise ConfigurationError(
-            f"{_KEYS} is in {framework}'s configuration, where it is not read: put it into the environment"
-        )
+    for name in _KEYS:
+        if name in entries and name not in os.environ:
+            raise ConfigurationError(
+                f"{name} is in {framework}'s configuration, where it is not read: put it into the environment"
+            )
+    spellings = [(option.env, f"{option.env}_FILE") for option in FIELDS]
     # Somebody may rely on a setting there that makes the gate stricter.
-    if names := [option.env for option in FIELDS if option.env in os.environ and option.env not in mapping]:
+    unread = [
+        name
+        for names in spellings
+        if not any(name in mapping for name in names) and not (has_backend and names[0] == _BACKEND)
+        for name in names
+        if name in os.environ
+    ]
+    if unread:
         logger.warning(
             "%s: in the environment, where it is not read: put it into %s's configuration",
-            ", ".join(names),
+            ", ".join(unread),
             framework,
         )
-    return backend, Settings.from_mapping(entries)
+    settings = Settings.from_mapping(entries)
+    known = {*_ELSEWHERE, *(name for names in spellings for name in names)}
+    if strange := [name for name in entries if name not in known]:
+        logger.warning("%s: in %s's configuration, but no setting: ignored", ", ".join(strange), framework)
+    return backend, settings
 
 
 def needed(scopes: tuple[object, ...]) -> tuple[str, ...]:

@@ -74,10 +74,11 @@ class BasicAuth:
             raise ConfigurationError("init_app is for a Flask app: a backend is given by name, backend=...")
         if gate_of(app) is not None:
             raise ConfigurationError("this app has a gate already: call init_app once, and add no other")
-        configured, settings = configuration(app.config, "Flask")
+        given = backend if backend is not None else self._backend
+        configured, settings = configuration(app.config, "Flask", has_backend=given is not None)
         if settings.timeout_s is not None:
             logger.warning("BASICAUTH_TIMEOUT_S has no effect under Flask: set the server's own time limit")
-        chosen = next((each for each in (backend, self._backend, configured) if each is not None), None)
+        chosen = given if given is not None else configured
         middleware = BasicAuthMiddleware(app.wsgi_app, chosen, settings=settings)
         if settings.map_errors and Rejected not in app.error_handler_spec[None][None]:
             app.register_error_handler(Rejected, _Refusals(middleware.gate))

@@ -75,15 +75,51 @@ def test_a_configuration_is_read_from_its_mapping_alone(
     )
 
 
-def test_keys_in_a_configuration_would_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("environment", "given", "said"),
+    [
+        ("BASICAUTH_PEPPER_FILE", {}, True),
+        ("BASICAUTH_PEPPER_FILE", {"BASICAUTH_PEPPER": "p" * 32}, False),
+        ("BASICAUTH_BACKEND", {}, True),
+        ("BASICAUTH_BACKEND", {"BASICAUTH_BACKEND": "memory:"}, False),
+    ],
+)
+def test_who_has_said_it_elsewhere_is_not_told(
+    environment: str,
+    given: dict[str, str],
+    said: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv(environment, "memory:")
+
+    configuration(given, "Flask")
+    configuration(given, "Flask", has_backend=True)
+
+    texts = [record.getMessage() for record in caplog.records if record.getMessage().startswith(environment)]
+    assert len(texts) == said * (1 if environment == "BASICAUTH_BACKEND" else 2)
+
+
+def test_what_is_no_setting_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be an entry of the app's own, and so is no error."""
+    known = {"BASICAUTH_REALM": "x", "BASICAUTH_APP": "a:b", "BASICAUTH_LOG_CONFIG": "x"}
+    configuration({**known, "BASICAUTH_USERS": "x", "BASICAUTH_COLOUR": 1}, "Flask")
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "BASICAUTH_USERS, BASICAUTH_COLOUR: in Flask's configuration, but no setting: ignored"
+    ]
+
+
+@pytest.mark.parametrize("name", ["BASICAUTH_KEYS", "BASICAUTH_KEYS_FILE"])
+def test_keys_in_a_configuration_would_not_be_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are an error, unless the whole environment was copied there."""
-    keys = {"BASICAUTH_KEYS": "demo:p@55w0rd"}
+    keys = {name: "demo:p@55w0rd"}
 
     with pytest.raises(ConfigurationError, match="put it into the environment") as caught:
         configuration(keys, "Flask")
 
     assert "p@55w0rd" not in str(caught.value)
-    monkeypatch.setenv("BASICAUTH_KEYS", "demo:p@55w0rd")
+    monkeypatch.setenv(name, "demo:p@55w0rd")
     assert configuration(keys, "Flask")[0] is None
 
 
