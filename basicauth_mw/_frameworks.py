@@ -49,7 +49,10 @@ def handles_errors(scope: Mapping[str, Any]) -> bool:
 # --- what stands round what
 
 _MOST_LAYERS: Final = 100
-_INWARD: Final = ("handler", "middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app", "app")
+_INWARD: Final = (
+    *("handler", "middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app"),
+    *("application", "app"),  # of test clients, and of what stands round an app
+)
 _INWARD_DJANGO: Final = ("get_response", "func", "awaitable")
 
 
@@ -59,7 +62,7 @@ def layers(app: object, *, build: bool = False) -> Iterator[object]:
     Of middleware that Starlette has not built yet there are the classes.
 
     Args:
-        app: Also a test client of Django's.
+        app: Also a test client, of Django, Flask or Starlette.
         build: Have a framework build its middleware, if it has put that off until the first request.
     """
     layer: Any = app

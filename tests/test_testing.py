@@ -401,15 +401,20 @@ def flask_extended(keys: Backend) -> Any:
     return app
 
 
+def flask_client(keys: Backend) -> Any:
+    return flask_extended(keys).test_client()
+
+
 def flask_wrapped(keys: Backend) -> Any:
     return WsgiMiddleware(Flask("tested"), keys, settings=Settings())
 
 
-@pytest.mark.parametrize("make", [flask_extended, flask_wrapped])
+@pytest.mark.parametrize("make", [flask_extended, flask_wrapped, flask_client])
 def test_wsgi_apps(api_keys: Backend, make: Callable[[Backend], Any]) -> None:
-    app = make(api_keys)
+    given = make(api_keys)
+    app = getattr(given, "application", given)
 
-    with authenticated_as(app):
+    with authenticated_as(given):
         assert call_wsgi(app).status == 404
     assert call_wsgi(app).status == 401
 

@@ -85,7 +85,7 @@ def authenticated_as(
     same app is an error.
 
     Args:
-        app: The app as it is served; for Django its test client.
+        app: The app as it is served, or its test client; for Django the latter.
         client_id: Of the ``Principal`` that the app sees.
         name: As for ``Backend.create``.
         scopes: As for ``Backend.create``.
