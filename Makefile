@@ -2,7 +2,6 @@
 
 PYTHON ?= python3
 PORT ?= 8000
-MINUTES ?= 5
 
 # pip wants a home for its cache even where there is none.
 export HOME := $(or $(HOME),$(CURDIR)/.make/home)
@@ -17,7 +16,10 @@ BENCH_READY := .venv/.bench-ready
 MUTATE_READY := .venv/.mutate-ready
 GUIDED_READY := .venv/.guided-ready
 
-.PHONY: help demo test test-system bench fuzz format clean timing mutate fuzz-guided
+.PHONY: help demo test test-system bench soak fuzz format clean timing mutate fuzz-guided
+
+soak: MINUTES ?= 30
+fuzz fuzz-guided: MINUTES ?= 5
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +45,9 @@ bench: $(BENCH_READY) ## Measure everything beside other packages and write benc
 
 timing: $(READY) ## Tell whether the time of a refusal tells what was refused; BENCH_ARGS=--quick
 	$(BIN)/python benchmarks/timing.py $(BENCH_ARGS)
+
+soak: $(READY) ## Full traffic, faults and changed keys for MINUTES=30, and a verdict; SOAK_ARGS='--seed 7 --write'
+	$(BIN)/python -m tests.soak.soak --minutes $(MINUTES) $(SOAK_ARGS)
 
 fuzz: $(READY) ## Throw random input at the parser and both shells; MINUTES=5 or FUZZ_ARGS='--inputs 50000000'
 	$(BIN)/python -m tests.fuzz.fuzz $(if $(FUZZ_ARGS),$(FUZZ_ARGS),--minutes $(MINUTES))

@@ -92,7 +92,10 @@ class RedisServer:
     def launch(self) -> None:
         """Start it."""
         self._process = subprocess.Popen(
-            [find_binary(), *self._arguments()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [find_binary(), *self._arguments()],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # who ends with Ctrl-C may have something to ask it before
         )
 
     def wait(self) -> None:

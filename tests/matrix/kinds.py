@@ -89,7 +89,7 @@ class Server:
     def __enter__(self) -> Self:
         self.port = find_port()  # not one that a client could be given meanwhile
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
-        words = [word.format(port=self.port) for word in SERVERS[self.name]]
+        words = [word.format(port=self.port) for word in self.command]
         words[1:1] = self.options
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -112,6 +112,11 @@ class Server:
 
     def __exit__(self, *_exc: object) -> None:
         self.kill()
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The words behind ``python -m``."""
+        return SERVERS[self.name]
 
     @property
     def is_asgi(self) -> bool:

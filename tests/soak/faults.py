@@ -1,0 +1,169 @@
+"""What goes wrong in a soak, one thing at a time, each put right after a while."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import time
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING
+
+from tests.soak.parts import Part
+from tests.soak.sites import tell
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tests.soak.changes import Changer
+    from tests.soak.report import Report
+    from tests.soak.sites import Fleet, Site, Store
+
+PAUSE_S = (2.0, 6.0)  # between two faults
+LASTS_S = (0.3, 3.0)
+NOTICED_S = 1.0  # within that, everybody has seen that the SQLite file was replaced
+
+
+class Faults(Part):
+    """Makes them until it is told to stop, and then has put the last one right.
+
+    Args:
+        fleet: To be hurt.
+        changers: Those of a store have to wait while its file is replaced.
+        report: Where it counts.
+        rng: Where all chance comes from.
+        often: Divides the pauses, for short runs.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        changers: Sequence[Changer],
+        report: Report,
+        rng: random.Random,
+        *,
+        often: float = 1.0,
+    ) -> None:
+        super().__init__("faults", report)
+        self._fleet = fleet
+        self._changers = changers
+        self._rng = rng
+        self._often = often
+
+    def work(self) -> None:
+        left: list[tuple[str, Callable[[], None]]] = []
+        while not self.stopping.wait(self._rng.uniform(*PAUSE_S) / self._often):
+            left = left or self._shuffled()  # so that each has its turn
+            name, fault = left.pop()
+            self._report.count("faults", name)
+            self._report.note(f"fault: {name}")
+            fault()
+
+    def _shuffled(self) -> list[tuple[str, Callable[[], None]]]:
+        faults = [*self._of_sites()]
+        for store in self._fleet.stores.values():
+            faults += self._of_redis(store) if store.redis else self._of_sqlite(store)
+        self._rng.shuffle(faults)
+        return faults
+
+    # --- Redis
+
+    def _of_redis(self, store: Store) -> Iterator[tuple[str, Callable[[], None]]]:
+        redis, way = store.redis, store.way
+        assert redis is not None
+        assert way is not None
+
+        def during(
+            begin: Callable[[], object], end: Callable[[], object] | None = None
+        ) -> Callable[[], None]:
+            def fault() -> None:
+                with self._outage(store.place):
+                    begin()
+                    self._last()
+                    end()
+
+            return fault
+
+        def busy(*command: object) -> Callable[[], None]:
+            """Something that Redis does for a while by itself; then it answers again."""
+            return during(lambda: tell(store, *command), lambda: tell(store, "PING"))
+
+        ms = int(1000 * self._rng.uniform(*LASTS_S))
+        yield "Redis: SIGSTOP, SIGCONT", during(redis.freeze, redis.thaw)
+        yield "Redis: SIGKILL, restart", during(redis.stop, redis.start)
+        yield "Redis: CLIENT KILL", busy("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        yield "Redis: CLIENT PAUSE", busy("CLIENT", "PAUSE", ms)
+        yield "Redis: DEBUG SLEEP", busy("DEBUG", "SLEEP", ms / 1000)
+        for mode in ("delay", "lose", "garble", "cut"):
+            yield f"way to Redis: {mode}", during(lambda mode=mode: way.turn(mode), lambda: way.turn("pass"))  # type: ignore[misc]
+
+    # --- SQLite
+
+    def _of_sqlite(self, store: Store) -> Iterator[tuple[str, Callable[[], None]]]:
+        path = store.path
+        assert path is not None
+
+        def locked(how: str) -> None:
+            """Held by another. No outage: who reads does not wait for who writes."""
+            with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
+                connection.execute(f"BEGIN {how}")
+                self._last()
+                connection.execute("ROLLBACK")
+
+        def replaced() -> None:
+            """By a copy of itself, as a restore does, with nobody changing keys until all have noticed.
+
+            That is no outage, either.
+            """
+            with ExitStack() as stack:
+                for changer in self._changers:
+                    if changer.place == store.place:
+                        stack.enter_context(changer.pause)
+                copy = path.with_suffix(".copy")
+                copy.touch(mode=0o600)
+                with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(copy)) as new:
+                    old.backup(new)
+                copy.replace(path)
+                time.sleep(NOTICED_S)
+
+        yield "SQLite: BEGIN IMMEDIATE held", lambda: locked("IMMEDIATE")
+        yield "SQLite: BEGIN EXCLUSIVE held", lambda: locked("EXCLUSIVE")
+        yield "SQLite: file replaced by a copy", replaced
+
+    # --- servers
+
+    def _of_sites(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        for site in self._fleet.sites:
+            server = site.name.partition("-")[0]
+            yield f"{server}: worker SIGKILL", lambda site=site: self._kill(site)  # type: ignore[misc]
+            yield f"{server}: worker SIGSTOP, SIGCONT", lambda site=site: self._halt(site)  # type: ignore[misc]
+
+    def _kill(self, site: Site) -> None:
+        """The youngest: the eldest lives to the end, so that its memory can be compared."""
+        with self._outage(site.name):
+            youngest = site.workers()[-1]
+            os.kill(youngest, signal.SIGKILL)
+            while youngest in site.workers():
+                time.sleep(0.05)
+            site.wait()
+
+    def _halt(self, site: Site) -> None:
+        with self._outage(site.name):
+            worker = self._rng.choice(site.workers())
+            os.kill(worker, signal.SIGSTOP)
+            self._last()
+            os.kill(worker, signal.SIGCONT)
+
+    # --- all
+
+    @contextmanager
+    def _outage(self, place: str) -> Iterator[None]:
+        self._fleet.windows.open(place)
+        try:
+            yield
+        finally:
+            self._fleet.windows.close(place)
+
+    def _last(self) -> None:
+        time.sleep(self._rng.uniform(*LASTS_S))

@@ -1,0 +1,78 @@
+"""Whether the servers' processes grow: memory, open files, threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.soak.parts import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.soak.report import Report
+    from tests.soak.sites import Fleet
+
+PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
+EVERY_S = 1.0
+
+# Most that may be added from the second fifth of a process's life to its last. In half an hour 18 minutes lie
+# between their middles: a slope of 27 MiB, 53 files and 13 threads an hour.
+MOST = {"rss_mib": 8.0, "files": 16.0, "threads": 4.0}
+
+
+class Sample(NamedTuple):
+    """A process at a time."""
+
+    rss_mib: float
+    files: int
+    threads: int
+
+
+def sample(pid: int) -> Sample:
+    """Look at one process.
+
+    Raises:
+        OSError: It has ended, or is about to.
+    """
+    folder = Path(f"/proc/{pid}")
+    pages = int((folder / "statm").read_text().split()[1])
+    if not pages:
+        raise ProcessLookupError(pid)
+    threads = len(list((folder / "task").iterdir()))
+    return Sample(pages * PAGE_MIB, len(list((folder / "fd").iterdir())), threads)
+
+
+def grown(samples: Sequence[Sample]) -> dict[str, float]:
+    """How much more of everything there is in the last fifth than in the second one, which is warm."""
+    fifth = len(samples) // 5
+    warm, last = samples[fifth : 2 * fifth], samples[-fifth:]
+    return {
+        what: median(getattr(each, what) for each in last) - median(getattr(each, what) for each in warm)
+        for what in MOST
+    }
+
+
+class Watch(Part):
+    """Samples the workers of a fleet.
+
+    Attributes:
+        seen: By server and process id.
+    """
+
+    def __init__(self, fleet: Fleet, report: Report) -> None:
+        super().__init__("watch", report)
+        self._fleet = fleet
+        self.seen: dict[tuple[str, int], list[Sample]] = {}
+
+    def work(self) -> None:
+        while not self.stopping.wait(EVERY_S):
+            for site in self._fleet.sites:
+                for pid in site.workers():
+                    try:
+                        found = sample(pid)
+                    except OSError:
+                        continue
+                    self.seen.setdefault((site.name, pid), []).append(found)

@@ -1,0 +1,163 @@
+"""What a soak has counted, what was wrong, and the page that tells of it."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.soak.growth import MOST, Sample, grown
+from tests.soak.model import BOUND_S, CACHE_TTL_S, MARGIN_S
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PAGE = Path(__file__).parents[2] / "docs" / "soak.md"
+BEGIN = "<!-- figures: made by make soak -->"
+END = "<!-- end of figures -->"
+_BLOCK = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+
+TABLES = ("requests", "changes", "faults", "excuses")
+MOST_SHOWN = 20
+JUDGED_FROM = 600  # samples of a process: what is younger may not have seen everything once
+
+
+_Life = tuple[str, int, Sample, Sample, float]
+
+
+class Report:
+    """Counts from many threads.
+
+    Args:
+        seed: Of all chance.
+        quiet: Print what is wrong only.
+
+    Attributes:
+        problems: What was wrong, whole.
+    """
+
+    def __init__(self, seed: int, *, quiet: bool = False) -> None:
+        self.seed = seed
+        self.problems: list[str] = []
+        self._lives: list[_Life] = []
+        self._quiet = quiet
+        self._counts: dict[str, Counter[str]] = {table: Counter() for table in TABLES}
+        self._lags: dict[bool, float] = {True: 0.0, False: 0.0}
+        self._lock = threading.Lock()
+        self._begun = time.monotonic()
+        self._began_at = datetime.now(UTC)
+        self._note = ""
+
+    # --- while it runs
+
+    def count(self, table: str, what: str) -> None:
+        with self._lock:
+            self._counts[table][what] += 1
+
+    def lag(self, seconds: float, *, well: bool) -> None:
+        """A key was let in so long after it was no more to be."""
+        with self._lock:
+            self._lags[well] = max(self._lags[well], seconds)
+
+    def note(self, text: str) -> None:
+        """What happens now, to be told with whatever goes wrong."""
+        self._note = f"{self._elapsed():.1f} s: {text}"
+        if not self._quiet:
+            print(self._note, flush=True)
+
+    def wrong(self, what: str, where: str, text: str) -> None:
+        """Something that must not be. The run goes on; the verdict is red."""
+        said = f"WRONG at {self._elapsed():.1f} s, {where}, {what}: {text} (last: {self._note})"
+        with self._lock:
+            self.problems.append(said)
+            shown = len(self.problems) <= MOST_SHOWN
+        if shown:
+            print(said, flush=True)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._begun
+
+    # --- when it has ended
+
+    def judge_growth(self, seen: Mapping[tuple[str, int], list[Sample]]) -> None:
+        """Take note of how the processes grew, and say which grew too much."""
+        for (name, pid), samples in seen.items():
+            if len(samples) < 5:  # there is no fifth of it
+                continue
+            more = grown(samples)
+            self._lives.append((name, len(samples), samples[len(samples) // 5], samples[-1], more["rss_mib"]))
+            for what, most in MOST.items():
+                if len(samples) >= JUDGED_FROM and more[what] > most:
+                    self.wrong("growth", f"{name} ({pid})", f"{what} by {more[what]:.1f}, at most {most:g}")
+
+    def of(self, table: str) -> Counter[str]:
+        return self._counts[table]
+
+    def text(self) -> str:
+        """The figures, in Markdown."""
+        requests, changes, faults, excuses = (self._counts[table] for table in TABLES)
+        minutes = self._elapsed() / 60
+        well_ms, ill_ms = (1000 * self._lags[well] for well in (True, False))
+        summary = (
+            f"{self._began_at:%Y-%m-%d}, {minutes:.1f} minutes, seed {self.seed}: "
+            f"**{len(self.problems)} wrong** of {requests.total():,} requests "
+            f"({requests.total() / minutes / 60:,.0f} a second), {changes.total():,} changes of keys and "
+            f"{faults.total():,} faults. {excuses['none']:,} answers came while nothing could excuse them."
+        )
+        revokes = (
+            f"What had ended was let in for at most {well_ms:,.0f} ms while all was well "
+            f"(allowed: {1000 * BOUND_S:g} ms, and {1000 * MARGIN_S:g} for a machine with nothing to "
+            f"spare), and {ill_ms:,.0f} ms in and after a fault (allowed: `cache_ttl_s`, {CACHE_TTL_S:g} s)."
+        )
+        lines = [summary, "", revokes]
+        lines += _by_answer(requests)
+        for title, counts in (("change", changes), ("fault", faults)):
+            lines += ["", f"| {title} | times |", "|---|---|"]
+            lines += [f"| {what} | {times:,} |" for what, times in sorted(counts.items())]
+        return "\n".join([*lines, *_by_server(self._lives)])
+
+    def write(self) -> None:
+        """Put the figures into the page."""
+        PAGE.write_text(update(PAGE.read_text(), self.text()))
+
+
+def update(page: str, text: str) -> str:
+    """The page with these figures."""
+    return _BLOCK.sub(lambda _: f"{BEGIN}\n{text}\n{END}", page)
+
+
+def _by_answer(requests: Mapping[str, int]) -> list[str]:
+    """A row for each kind of request, a column for each answer."""
+    table: dict[str, dict[str, int]] = {}
+    for what, times in requests.items():
+        kind, _, answer = what.rpartition(": ")
+        table.setdefault(kind, {})[answer] = times
+    answers = sorted({answer for row in table.values() for answer in row})
+    return [
+        "",
+        f"| request | {' | '.join(answers)} |",
+        "|---" * (1 + len(answers)) + "|",
+        *(
+            f"| {kind} | " + " | ".join(f"{row[each]:,}" if each in row else "" for each in answers) + " |"
+            for kind, row in sorted(table.items())
+        ),
+    ]
+
+
+def _by_server(lives: list[_Life]) -> list[str]:
+    """A row for the worker of each server that lived longest."""
+    eldest = {name: life for name, *_ in lives for life in [max(each for each in lives if each[0] == name)]}
+    return [
+        "",
+        "| eldest worker of | MiB, when warm | MiB, at the end | grown by, MiB | open files | threads |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {name} | {warm.rss_mib:.1f} | {last.rss_mib:.1f} | {more:+.1f} | {last.files} "
+            f"| {last.threads} |"
+            for name, _, warm, last, more in sorted(eldest.values())
+        ),
+    ]

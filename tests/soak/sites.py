@@ -1,0 +1,164 @@
+"""The stores and the servers of a soak, all of them real, on 127.0.0.1."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from basicauth_mw import Settings, open_backend
+from tests.matrix.kinds import Server, wait_until
+from tests.redis_server import RedisServer, ask, find_binary
+from tests.soak.model import CACHE_TTL_S, Keys, Windows
+from tests.soak.way import Way
+
+WORKERS = 2
+
+_COMMANDS = {
+    "uvicorn": (
+        *("uvicorn", "--port={port}", f"--workers={WORKERS}", "--log-level=warning"),
+        *("--timeout-keep-alive=600", "--factory"),
+    ),
+    "gunicorn": (
+        *("gunicorn", "--bind=127.0.0.1:{port}", f"--workers={WORKERS}", "--log-level=warning"),
+        *("--worker-class=gthread", "--threads=4", "--keep-alive=600"),
+    ),
+}
+APPS = {
+    "uvicorn-sqlite": "tests.soak.apps:asgi",
+    "gunicorn-sqlite": "tests.soak.apps:wsgi()",
+    "uvicorn-redis": "tests.soak.apps:asgi",
+    "gunicorn-redis": "tests.soak.apps:wsgi()",
+}
+SERVERS = tuple(APPS)
+
+
+class Site(Server):
+    """A server with its workers."""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return (*_COMMANDS[self.name.partition("-")[0]], APPS[self.name])
+
+    @property
+    def place(self) -> str:
+        """The name of its store."""
+        return self.name.partition("-")[2]
+
+    def workers(self) -> list[int]:
+        """Process ids of those that answer, the eldest first."""
+        return [pid for pid in _children(self.process.pid) if _is_worker(pid)]
+
+    def wait(self) -> None:
+        """Wait until it has all of its workers."""
+        wait_until(lambda: len(self.workers()) >= WORKERS)
+
+
+@dataclass
+class Store:
+    """Where keys are.
+
+    Attributes:
+        place: ``sqlite`` or ``redis``.
+        url: For who may meet faults.
+        direct: For who may not.
+        keys: What must be in it.
+        path: Of the SQLite file.
+        redis: The server.
+        way: That leads to it.
+    """
+
+    place: str
+    url: str
+    direct: str
+    keys: Keys
+    path: Path | None = None
+    redis: RedisServer | None = None
+    way: Way | None = None
+
+
+class Fleet:
+    """All of them. Use as a context manager.
+
+    Args:
+        names: Which servers; of ``SERVERS``.
+        folder: For files and logs.
+    """
+
+    def __init__(self, names: tuple[str, ...], folder: Path) -> None:
+        self.windows = Windows()
+        self.folder = folder
+        self._names = names
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            places = sorted({name.partition("-")[2] for name in self._names})
+            self.stores = {place: getattr(self, f"_{place}")() for place in places}
+            self.sites = [self._site(name) for name in self._names]
+            for site in self.sites:
+                site.wait()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stack.close()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Everything that can fail."""
+        return (*self.stores, *(site.name for site in self.sites))
+
+    def _sqlite(self) -> Store:
+        path = self.folder / "keys.db"
+        url = f"sqlite:///{path}"
+        open_backend(url, settings=Settings(), create=True).close()
+        return Store("sqlite", url, url, Keys("sqlite", self.windows), path=path)
+
+    def _redis(self) -> Store:
+        # What was acknowledged is on the disk, as the server is going to be killed.
+        options = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
+        server = self._stack.enter_context(RedisServer(*options, *_debug_options()))
+        way = self._stack.enter_context(Way(server.port))
+        url = server.url().replace(f":{server.port}/", f":{way.port}/")
+        return Store("redis", url, server.url(), Keys("redis", self.windows), redis=server, way=way)
+
+    def _site(self, name: str) -> Site:
+        settings = {
+            "BASICAUTH_BACKEND": self.stores[name.partition("-")[2]].url,
+            "BASICAUTH_CACHE_TTL_S": f"{CACHE_TTL_S:g}",
+            "BASICAUTH_CACHE_SIZE": "500",  # soon full, so that it shows whether it is bounded
+            "BASICAUTH_THROTTLE": "999999999/minute",  # counts, and refuses nobody
+        }
+        return self._stack.enter_context(Site(name, self.folder / f"{name}.log", settings))
+
+
+def tell(store: Store, *command: Any) -> Any:
+    """Say something to Redis itself."""
+    assert store.redis is not None
+    return ask(store.redis, *command)
+
+
+def _debug_options() -> tuple[str, ...]:
+    """Since 7.0 a server has to be told to take DEBUG; before, it would not know the option."""
+    version = subprocess.run([find_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"v=(\d+)", version)
+    return ("--enable-debug-command", "local") if found and int(found[1]) >= 7 else ()
+
+
+def _children(pid: int) -> list[int]:
+    """In the order in which they were started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _is_worker(pid: int) -> bool:
+    """Not what multiprocessing starts beside them, to track its resources."""
+    try:
+        return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

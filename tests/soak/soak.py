@@ -1,0 +1,179 @@
+"""A soak: real servers over real stores at full rate, with faults all the time, and a verdict.
+
+    python -m tests.soak.soak [--minutes 30] [--seed N] [--servers uvicorn-redis ...] [--write]
+
+Status 0: no wrong answer, no lost key, no growth. Status 1: something was wrong, and it says what. Ctrl-C
+ends it early, with a report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from basicauth_mw import Settings, encode_basic, open_backend
+from tests.soak.apps import CANARY
+from tests.soak.changes import COMMAND, Changer
+from tests.soak.faults import Faults
+from tests.soak.growth import Watch
+from tests.soak.report import Report
+from tests.soak.sites import SERVERS, Fleet
+from tests.soak.traffic import Client, Request
+from tests.soak.way import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.soak.sites import Site, Store
+
+CLIENTS = 3  # for each server
+WRITTEN_FROM = 30.0  # minutes: what is shorter tells nothing about growth
+SHORT = 1.0  # minutes: in what is shorter faults come faster
+
+
+class Soak:
+    """One run.
+
+    Args:
+        minutes: How long.
+        seed: Of all chance. What threads do at once it cannot repeat, but what is tried it does.
+        servers: Which; of ``SERVERS``.
+        clients: For each server.
+        quiet: Print what is wrong, and nothing else.
+    """
+
+    def __init__(
+        self,
+        minutes: float,
+        seed: int,
+        servers: tuple[str, ...] = SERVERS,
+        *,
+        clients: int = CLIENTS,
+        quiet: bool = False,
+    ) -> None:
+        self._minutes = minutes
+        self._seed = seed
+        self._servers = servers
+        self._clients = clients
+        self.report = Report(seed, quiet=quiet)
+        self.ended = threading.Event()
+
+    def run(self) -> Report:
+        """Do it."""
+        with (
+            tempfile.TemporaryDirectory(prefix="basicauth-soak-") as folder,
+            Fleet(self._servers, Path(folder)) as fleet,
+        ):
+            changers = [
+                Changer(store, self.report, self._rng("changes", place, by), by=by)
+                for place, store in fleet.stores.items()
+                for by in ("library", "command line")
+            ]
+            often = 1.0 if self._minutes >= SHORT else 5.0
+            faults = Faults(fleet, changers, self.report, self._rng("faults"), often=often)
+            clients = [
+                Client(site, fleet.stores[site.place].keys, self.report, self._rng(site.name, number))
+                for site in fleet.sites
+                for number in range(self._clients)
+            ]
+            watch = Watch(fleet, self.report)
+            self.report.note(f"begins, seed {self._seed}")
+            threads = [*changers, *clients, faults, watch]
+            for thread in threads:
+                thread.start()
+            self.ended.wait(60 * self._minutes)
+            for some in ([faults], changers, clients, [watch]):  # the first puts all right
+                for each in some:
+                    each.stopping.set()
+                for each in some:
+                    each.join()
+            self.report.judge_growth(watch.seen)
+            self._look_at_all(fleet)
+        return self.report
+
+    def _rng(self, *what: object) -> random.Random:
+        return random.Random(f"{self._seed} {what}")
+
+    # --- in the end
+
+    def _look_at_all(self, fleet: Fleet) -> None:
+        """Every key on every server, every store by itself, and what the servers wrote."""
+        while fleet.windows.meet(fleet.places, time.monotonic(), time.monotonic()):
+            time.sleep(0.05)  # all was put right: when that is over, nothing is forgiven
+        self.report.note("looks at every key")
+        for store in fleet.stores.values():
+            self._look_at_store(store)
+        for site in fleet.sites:
+            self._look_at_keys(site, fleet.stores[site.place])
+            self._look_at_log(site)
+
+    def _look_at_keys(self, site: Site, store: Store) -> None:
+        client = Client(site, store.keys, self.report, self._rng("end", site.name))
+        pairs = [
+            ("right key", each.client_id, secret.text)
+            for each in store.keys.all()
+            for secret in each.state.secrets
+        ]
+        pairs += [("ended key", *pair) for pair in store.keys.gone()]
+        for kind, client_id, secret in pairs:
+            request = Request(kind, encode_basic(client_id, secret), client_id, secret)
+            client.judge(request, client.ask(request))
+        client.close()
+
+    def _look_at_store(self, store: Store) -> None:
+        with open_backend(store.direct, settings=Settings()) as backend:
+            there = {key.client_id for key in backend.iter_keys()}
+        if there != store.keys.present():
+            self.report.wrong(
+                "store", store.place, f"other keys than were made: {there ^ store.keys.present()}"
+            )
+        done = subprocess.run(
+            [*COMMAND, "check", "--all", "--json"],
+            cwd=ROOT,
+            env={**os.environ, "BASICAUTH_BACKEND": store.url},
+            capture_output=True,
+            text=True,
+        )
+        found = json.loads(done.stdout)
+        if done.returncode or not found["ok"] or found["warnings"]:
+            self.report.wrong("check", store.place, done.stdout + done.stderr)
+
+    def _look_at_log(self, site: Site) -> None:
+        """The handler that raises leaves a traceback, which ends with what it says; nothing else may."""
+        log = site.log.read_text(errors="replace")
+        others = log.count("Traceback (most recent call last)") - log.count(f"Error: {CANARY}")
+        if others:
+            self.report.wrong("log", site.name, f"{others} tracebacks of something else: {log[-3000:]}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.soak")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=SERVERS)
+    parser.add_argument("--write", action="store_true", help="docs/soak.md, as a run of 30 minutes does")
+    given = parser.parse_args(arguments)
+    print(f"seed {given.seed}", flush=True)
+    soak = Soak(given.minutes, given.seed, tuple(given.servers))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: soak.ended.set())
+    report = soak.run()
+    print(report.text())
+    if given.write or (given.minutes >= WRITTEN_FROM and not soak.ended.is_set()):
+        report.write()
+    print("red: see what is WRONG above" if report.problems else "green")
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

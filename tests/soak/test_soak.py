@@ -1,0 +1,261 @@
+"""A soak ends well over what is right, and not over what is wrong; the half hour is ``make soak``."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.soak.growth import Sample, grown
+from tests.soak.model import BOUND_S, CACHE_TTL_S, MARGIN_S, RECOVERY_S, Keys, Secret, State, Windows
+from tests.soak.report import BEGIN, JUDGED_FROM, PAGE, Report, update
+from tests.soak.soak import Soak
+from tests.soak.traffic import Answer, Request, wrong
+from tests.soak.way import ROOT
+
+if TYPE_CHECKING:
+    from tests.soak.model import Verdict
+
+READ = frozenset({"read"})
+LIVE = State("live", (Secret("one"),), READ)
+SOON_S = BOUND_S + MARGIN_S
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are killed: coverage has nothing of them."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+# --- the model
+
+
+class Model:
+    """A store with one key, whose last change was made at ``at``."""
+
+    def __init__(self) -> None:
+        self.windows = Windows()
+        self.keys = Keys("redis", self.windows)
+        self.change(LIVE)
+
+    def change(self, after: State) -> None:
+        self.keys.begin("ci", after)
+        self.keys.done("ci", after)
+        self.at = time.monotonic()
+
+    def fail(self, place: str) -> None:
+        self.windows.open(place)
+        self.windows.close(place)
+
+    def allowed(self, after_s: float, secret: str = "one") -> Verdict:
+        """For a request that is sent and answered so long after the change."""
+        now = self.at + after_s
+        return self.keys.allowed("uvicorn-redis", "ci", secret, now, now)
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+def test_a_live_key_is_let_in_and_not_refused(model: Model) -> None:
+    assert model.allowed(0.1) == ({READ}, False, False, False)
+    assert model.allowed(0.1, "other") == (set(), True, False, False)
+    assert model.keys.allowed("uvicorn-redis", "nobody", "one", model.at, model.at).refused
+
+
+@pytest.mark.parametrize("status", ["disabled", "revoked", "absent"])
+def test_what_has_ended_is_let_in_for_the_bound_only(model: Model, status: str) -> None:
+    model.change(State(status, LIVE.secrets, READ))
+    assert model.allowed(SOON_S - 0.1) == ({READ}, True, False, False)
+    assert model.allowed(SOON_S + 0.1) == (set(), True, False, False)
+
+
+@pytest.mark.parametrize("place", ["redis", "uvicorn-redis"])
+def test_in_an_outage_it_is_for_as_long_as_a_cache_lasts(model: Model, place: str) -> None:
+    """That of its store, or of the server that is asked; and no longer, whatever happens."""
+    model.change(State("revoked", LIVE.secrets, READ))
+    model.fail(place)
+    assert model.allowed(CACHE_TTL_S - 0.1).scopes == {READ}
+    assert model.allowed(CACHE_TTL_S + 0.1).scopes == set()
+
+
+def test_an_outage_of_others_changes_nothing(model: Model) -> None:
+    model.change(State("revoked", LIVE.secrets, READ))
+    model.fail("sqlite")
+    model.fail("gunicorn-redis")
+    assert model.allowed(SOON_S + 0.1) == (set(), True, False, False)
+
+
+def test_an_outage_lasts_until_all_had_time_to_recover(model: Model) -> None:
+    model.fail("redis")
+    assert [model.allowed(RECOVERY_S + more).outage for more in (-0.1, 0.1)] == [True, False]
+    assert not model.allowed(0.1).broken
+    model.fail("uvicorn-redis")
+    assert [model.allowed(RECOVERY_S + more).broken for more in (-0.1, 0.1)] == [True, False]
+
+
+def test_while_a_change_is_made_both_may_be_seen(model: Model) -> None:
+    model.keys.begin("ci", State("live", LIVE.secrets))
+    now = time.monotonic()
+    assert model.keys.allowed("uvicorn-redis", "ci", "one", now, now).scopes == {READ, frozenset()}
+
+
+def test_a_change_that_was_not_made_leaves_what_was(model: Model) -> None:
+    model.keys.begin("ci", State())
+    model.keys.undone("ci")
+    model.at = time.monotonic()
+    assert model.allowed(SOON_S + 0.1) == ({READ}, False, False, False)
+    model.change(State())
+    assert model.allowed(SOON_S + 0.1) == (set(), True, False, False)
+    assert model.keys.present() == set()
+
+
+def test_a_secret_ends_with_its_overlap_in_every_cache(model: Model) -> None:
+    ends = (model.at + 2, model.at + 3)
+    before = model.at
+    model.change(State("live", (Secret("one", ends), Secret("two")), READ))
+    model.at = before
+    assert [(model.allowed(at).scopes, model.allowed(at).refused) for at in (1.9, 2.5, 3.1)] == [
+        ({READ}, False),
+        ({READ}, True),
+        (set(), True),
+    ]
+    assert model.allowed(9, "two").scopes == {READ}
+
+
+# --- the judge
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps({"client_id": "ci", "scopes": ["read"], "number": "7", **fields}).encode()
+
+
+def problem(code: str) -> bytes:
+    return json.dumps({"code": code}).encode()
+
+
+RIGHT = Request("right key", "Basic ...", "ci", "one")
+RAISES = Request("right key, handler raises", "Basic ...", "ci", "one")
+MALFORMED = Request("malformed", "Basic ?")
+NONE = Request("none", None)
+CHOSEN = Request("right key", "Basic ...", "ci", "chosen-1")
+
+REFUSED = "to be a 401, invalid_credentials"
+
+# The request, the answer, whether there is an outage of the store, and what is said; empty: it is right.
+ANSWERS = {
+    "let in": (RIGHT, 200, body(), False, ""),
+    "another number": (RIGHT, 200, body(number="8"), False, "the answer to another request"),
+    "another client": (RIGHT, 200, body(client_id="cd"), False, "the answer to another request"),
+    "other scopes": (RIGHT, 200, body(scopes=[]), False, "let in with other scopes"),
+    "refused": (RIGHT, 401, problem("invalid_credentials"), True, "refused, and it was live"),
+    "another refusal": (RIGHT, 401, problem("missing_credentials"), True, "a 401 of another kind"),
+    "outage": (RIGHT, 503, problem("backend_unavailable"), True, ""),
+    "no outage": (RIGHT, 503, problem("backend_unavailable"), False, "an outage, and there was none"),
+    "overloaded": (RIGHT, 503, problem("overloaded"), True, "a 503 of another kind"),
+    "overloaded, chosen": (CHOSEN, 503, problem("overloaded"), False, ""),
+    "raised": (RAISES, 500, problem("internal_error"), False, ""),
+    "raised, as text": (RAISES, 500, b"Internal Server Error", False, "a problem of another kind"),
+    "raised, let in": (RAISES, 200, body(), False, "to be 500"),
+    "not raised": (RIGHT, 500, problem("internal_error"), True, "to be 200"),
+    "broken": (RIGHT, 0, b"", True, "no whole answer"),
+    "malformed": (MALFORMED, 401, problem("invalid_credentials"), True, ""),
+    "malformed, outage": (
+        MALFORMED,
+        503,
+        problem("backend_unavailable"),
+        True,
+        "to be a 401, invalid_credentials",
+    ),
+    "none": (NONE, 401, problem("missing_credentials"), False, ""),
+    "none, let in": (NONE, 200, body(), False, "to be a 401, missing_credentials"),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_an_answer_is_judged(model: Model, case: str) -> None:
+    request, status, octets, outage, expected = ANSWERS[case]
+    if request is CHOSEN:
+        model.change(State("live", (Secret(CHOSEN.secret),), READ))
+    allowed = model.allowed(0.1, request.secret)._replace(outage=outage)
+    assert wrong(request, Answer(status, octets, 0, 0.1), allowed, "7") == expected
+
+
+@pytest.mark.parametrize("request_", [RIGHT, RAISES], ids=["answers", "raises"])
+def test_a_revoked_key_that_is_let_in_is_wrong(model: Model, request_: Request) -> None:
+    """Also when the app then raises."""
+    model.change(State("revoked", LIVE.secrets, READ))
+    answer = Answer(request_.status, body(), 0, 0.1)
+    assert wrong(request_, answer, model.allowed(SOON_S + 0.1), "7") == "let in, and it was not live"
+
+
+# --- growth, and the page
+
+
+def samples(mib_each: float, count: int = JUDGED_FROM) -> list[Sample]:
+    """Of a process that fills its caches, and then goes on growing by so much each time."""
+    return [Sample(40 + min(at, 30) + mib_each * at + math.sin(at), 20 + at % 3, 5) for at in range(count)]
+
+
+@pytest.mark.parametrize(("mib_each", "is_wrong"), [(0, False), (0.01, False), (0.05, True)])
+def test_growth_is_told_from_warming_up(mib_each: float, is_wrong: bool) -> None:
+    report = Report(1, quiet=True)
+    assert grown(samples(0))["rss_mib"] == pytest.approx(0, abs=0.5)
+    report.judge_growth({("uvicorn-redis", 1): samples(mib_each), ("gunicorn-redis", 2): samples(1, 40)})
+    assert bool(report.problems) == is_wrong
+    assert "| uvicorn-redis |" in report.text()
+    assert "| gunicorn-redis |" in report.text()
+
+
+def test_figures_have_their_place_on_the_page() -> None:
+    page = PAGE.read_text()
+    assert BEGIN in page
+    assert update(update(page, "other figures"), "these") == update(page, "these") != page
+
+
+# --- runs
+
+
+def test_a_short_run_ends_well() -> None:
+    """Both servers, both stores; real faults, and changes meanwhile."""
+    report = Soak(0.12, 1, ("gunicorn-sqlite", "uvicorn-redis"), clients=1, quiet=True).run()
+
+    assert report.problems == []
+    assert report.of("requests").total() > 200
+    assert report.of("requests")["right key: 200"] > 50
+    assert report.of("requests")["ended key: 401"] > 10
+    assert report.of("faults").total() >= 2
+    assert report.of("changes").total() > 10
+
+
+OPEN = """
+import sys
+from tests.soak.sites import APPS
+from tests.soak.soak import main
+APPS["uvicorn-sqlite"] = "tests.soak.apps:open_asgi"
+sys.exit(main(["--minutes", "5", "--seed", "1", "--servers", "uvicorn-sqlite"]))
+"""
+
+
+def test_a_run_over_an_open_server_does_not() -> None:
+    """It lets everybody in. Ctrl-C ends a run early, with its verdict."""
+    with subprocess.Popen([sys.executable, "-c", OPEN], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        said = ""
+        while "let in, and it was not live" not in said:
+            line = run.stdout.readline()
+            assert line, said
+            said += line
+        run.send_signal(signal.SIGINT)
+        said += run.stdout.read()
+    assert run.returncode == 1
+    assert said.startswith("seed 1\n")
+    assert " wrong** of " in said
+    assert said.endswith("red: see what is WRONG above\n")

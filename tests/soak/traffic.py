@@ -1,0 +1,269 @@
+"""Requests at full rate, of every kind, each judged at once."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import TYPE_CHECKING
+
+from basicauth_mw import encode_basic
+from basicauth_mw.minting import mint
+from tests.soak.parts import Part
+
+if TYPE_CHECKING:
+    import random
+
+    from tests.soak.model import Keys, Verdict
+    from tests.soak.report import Report
+    from tests.soak.sites import Site
+
+LIMIT_S = 15.0
+JUST_S = 0.5
+
+# How often each kind is sent, of a thousand.
+WEIGHTS = {
+    "right key": 560,
+    "right key, in another spelling": 150,  # no cache has it
+    "right key, late handler": 20,
+    "right key, handler raises": 4,
+    "right key, handler times out": 6,
+    "ended key": 90,
+    "wrong secret": 60,
+    "unknown id": 50,
+    "malformed": 30,
+    "none": 20,
+    "wrong secret, of the chosen kind": 1,  # costs a slow hash
+    "gone before it is answered": 9,
+}
+PATHS = {
+    "right key, late handler": ("/late", 200),
+    "right key, handler raises": ("/raises", 500),
+    "right key, handler times out": ("/slow", 504),
+}
+MALFORMED = (
+    *("Basic", "Basic ", "Basic !!!!", "Bearer abc", "Basic Og==", "Basic YTo=", "Basic OmI=", "Basic YQ=="),
+    *("Basic YTpi, Basic YTpi", "Basic YTpi=", "Basic YTpj Yg==", "BasicYTpi", "Basic\tYTpi", "Basic YToA"),
+    "Basic " + "A" * 8000,
+)
+CODES = {500: "internal_error", 503: "backend_unavailable", 504: "timeout"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is sent.
+
+    Attributes:
+        kind: Of ``WEIGHTS``.
+        field: The Authorization field; None: none.
+        client_id: Whose it says to be.
+        secret: What it says to know.
+    """
+
+    kind: str
+    field: str | None
+    client_id: str = ""
+    secret: str = ""
+
+    @property
+    def path(self) -> str:
+        return PATHS.get(self.kind, ("/who", 200))[0]
+
+    @property
+    def status(self) -> int:
+        """What the app answers."""
+        return PATHS.get(self.kind, ("/who", 200))[1]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        status: 0: nothing that is whole.
+        body: Or what was wrong.
+        sent: When the request was, on the monotonic clock.
+        answered: And when this had come.
+    """
+
+    status: int
+    body: bytes
+    sent: float
+    answered: float
+
+
+class Client(Part):
+    """Asks one server, one request after the other, on a connection that it keeps.
+
+    Args:
+        site: The server.
+        keys: Of its store.
+        report: Where it counts, and complains.
+        rng: Where all chance comes from.
+    """
+
+    def __init__(self, site: Site, keys: Keys, report: Report, rng: random.Random) -> None:
+        super().__init__(f"client of {site.name}", report)
+        self._site = site
+        self._keys = keys
+        self._rng = rng
+        self._connection = self._new_connection()
+        self._number = 0
+        self._kinds = list(WEIGHTS)
+        self._weights = list(WEIGHTS.values())
+
+    def work(self) -> None:
+        while not self.stopping.is_set():
+            request = self._any_request()
+            if request.kind == "gone before it is answered":
+                self._leave(request)
+            else:
+                self.judge(request, self.ask(request))
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    # --- what
+
+    def _any_request(self) -> Request:
+        rng = self._rng
+        (kind,) = rng.choices(self._kinds, self._weights)
+        if kind == "none":
+            return Request(kind, None)
+        if kind == "malformed":
+            return Request(kind, rng.choice(MALFORMED))
+        client_id, secret = self._some_key()
+        match kind:
+            case "wrong secret":
+                secret = mint("sk")
+            case "wrong secret, of the chosen kind":
+                secret = f"guess-{rng.randrange(10**9)}"
+            case "unknown id":
+                client_id, secret = mint("id"), mint("sk")
+            case "ended key":
+                client_id, secret = rng.choice(self._keys.gone() or [(client_id, mint("sk"))])
+        field = encode_basic(client_id, secret)
+        # A chosen secret that no cache has costs a slow hash each time, which would be all that is done.
+        if kind == "right key, in another spelling" and not secret.startswith("chosen"):
+            field = _respelled(field, rng)
+        return Request(kind, field, client_id, secret)
+
+    def _some_key(self) -> tuple[str, str]:
+        entries = self._keys.all()
+        for _ in range(20):
+            if not entries:
+                break
+            entry = self._rng.choice(entries)
+            # Those that have just ended, too.
+            secrets = [each for each in entry.state.secrets if each.goes_on_at(time.monotonic() - JUST_S)]
+            if entry.state.status == "live" and secrets:
+                return entry.client_id, self._rng.choice(secrets).text
+        return "nobody", mint("sk")
+
+    # --- asked
+
+    def ask(self, request: Request) -> Answer:
+        fields = {} if request.field is None else {"Authorization": request.field}
+        self._number += 1
+        sent = time.monotonic()
+        try:
+            self._connection.request("GET", f"{request.path}?{self._number}", headers=fields)
+            response = self._connection.getresponse()
+            status, body = response.status, response.read()
+            if status == 500:  # uvicorn closes the connection behind an exception, and does not say so
+                self._connection.close()
+        except (OSError, HTTPException) as exc:
+            self._connection.close()
+            self._connection = self._new_connection()
+            status, body = 0, repr(exc).encode()
+        return Answer(status, body, sent, time.monotonic())
+
+    def _leave(self, request: Request) -> None:
+        """In the middle of the request, or with the whole of it sent."""
+        octets = f"GET /late HTTP/1.1\r\nHost: h\r\nAuthorization: {request.field}\r\n\r\n".encode()
+        length = self._rng.choice((len(octets) // 2, len(octets)))
+        try:
+            with socket.create_connection(("127.0.0.1", self._site.port), timeout=LIMIT_S) as connection:
+                connection.sendall(octets[:length])
+        except OSError:  # which a worker that is killed may do
+            pass
+        self._report.count("requests", f"{request.kind}: left")
+
+    def _new_connection(self) -> HTTPConnection:
+        return HTTPConnection("127.0.0.1", self._site.port, timeout=LIMIT_S)
+
+    # --- judged
+
+    def judge(self, request: Request, answer: Answer) -> None:
+        """Count an answer, and say what is wrong with it."""
+        allowed = self._keys.allowed(
+            self._site.name, request.client_id, request.secret, answer.sent, answer.answered
+        )
+        said = f"{answer.status or 'broken'}"
+        self._report.count("requests", f"{request.kind}: {said}")
+        self._report.count("excuses", "an outage" if allowed.outage else "none")
+        problem = wrong(request, answer, allowed, str(self._number))
+        if problem:
+            self._report.wrong(
+                request.kind,
+                self._site.name,
+                f"{problem}; {said} {answer.body[:300]!r} for {request.client_id!r} after "
+                f"{answer.answered - answer.sent:.3f} s; allowed was {allowed}; "
+                f"known: {self._keys.tell(request.client_id, request.secret, answer.sent)}",
+            )
+        elif answer.status == 200:
+            scopes = frozenset(json.loads(answer.body)["scopes"])
+            lag_s = self._keys.lag_s(request.client_id, request.secret, scopes, answer.sent)
+            if lag_s:
+                self._report.lag(lag_s, well=not self._keys.had_outage(answer.sent - lag_s, answer.sent))
+
+
+def wrong(request: Request, answer: Answer, allowed: Verdict, number: str) -> str:
+    """What is wrong with an answer; empty: nothing."""
+    if answer.status == 0:
+        return "" if allowed.broken else "no whole answer"
+    if request.kind in ("none", "malformed"):  # for which nobody has to be asked
+        code = _code(answer)
+        expected = f"{'missing' if request.kind == 'none' else 'invalid'}_credentials"
+        return "" if (answer.status, code) == (401, expected) else f"to be a 401, {expected}"
+    match answer.status:
+        case 401:
+            if _code(answer) != "invalid_credentials":
+                return "a 401 of another kind"
+            return "" if allowed.refused else "refused, and it was live"
+        case 503:
+            code = _code(answer)
+            if code == "overloaded" and request.secret.startswith(("chosen", "guess")):
+                return ""
+            if code != "backend_unavailable":
+                return "a 503 of another kind"
+            return "" if allowed.outage else "an outage, and there was none"
+        case 504 if allowed.broken and allowed.scopes and _code(answer) == "timeout":
+            return ""  # the worker was stopped, and the clock was not
+        case request.status if not allowed.scopes:
+            return "let in, and it was not live"
+        case 200 if request.status == 200:
+            said = json.loads(answer.body)
+            if (said["client_id"], said["number"]) != (request.client_id, number):
+                return "the answer to another request"
+            return "" if frozenset(said["scopes"]) in allowed.scopes else "let in with other scopes"
+        case request.status:
+            return "" if _code(answer) == CODES[answer.status] else "a problem of another kind"
+    return f"to be {request.status}"
+
+
+def _code(answer: Answer) -> object:
+    try:
+        return json.loads(answer.body)["code"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _respelled(field: str, rng: random.Random) -> str:
+    """The same credential: the scheme has no case, and any number of blanks behind it."""
+    scheme, _, token = field.partition(" ")
+    letters = "".join(rng.choice((letter.lower(), letter.upper())) for letter in scheme)
+    return letters + " " * rng.randint(1, 40) + token
