@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from basicauth_mw import Settings, open_backend
-from basicauth_mw.errors import BackendUnavailable, BasicAuthError
+from basicauth_mw.errors import BasicAuthError
+from tests.matrix.kinds import wait_until
 from tests.soak.model import Entry, Secret, State
 from tests.soak.parts import Part
 from tests.soak.way import ROOT
@@ -30,11 +31,92 @@ PAUSE_S = 0.01
 KILL_SHARE = 0.2
 EXPORT_SHARE = 0.05
 LIMIT_S = 60.0
+ARRIVED_S = 0.5  # what a process that is dead had sent has arrived by then
 COMMAND = (sys.executable, "-m", "basicauth_mw")
 
 
 class NotSaid(Exception):
-    """It is not known whether the change was made."""
+    """A command did not say that the change was made."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of one key.
+
+    Attributes:
+        verb: As the library calls it; ``update`` is of the scopes.
+        client_id: Whose.
+        before: What it was.
+        overlap_s: For ``rotate``.
+        scopes: For ``create`` and ``update``.
+        chosen: A secret for ``create`` and ``rotate``; None: one is minted.
+        begun: When, on the monotonic clock.
+        begun_at: And by the calendar, in seconds.
+    """
+
+    verb: str
+    client_id: str
+    before: State
+    overlap_s: int
+    scopes: frozenset[str]
+    chosen: str | None
+    begun: float
+    begun_at: float
+
+    def after(self, secret: str | None, until: float) -> State:
+        """What the key is when it was made.
+
+        Args:
+            secret: The new one, if it is known.
+            until: When it was made at the latest.
+        """
+        new = () if secret is None else (Secret(secret),)
+        match self.verb:
+            case "create":
+                return State("live", new, self.scopes)
+            case "rotate":
+                ends = (self.begun + self.overlap_s, until + self.overlap_s)
+                old = live(self.before) if self.overlap_s else ()
+                return replace(self.before, secrets=(*(each.ending(ends) for each in old), *new))
+            case "update":
+                return replace(self.before, scopes=self.scopes)
+            case "delete":
+                return State()
+        status = {"disable": "disabled", "enable": "live", "revoke": "revoked"}[self.verb]
+        return replace(self.before, status=status)
+
+    def make(self, backend: Backend) -> str | None:
+        """Make it; the new secret, if there is one."""
+        match self.verb:
+            case "create":
+                return backend.create(client_id=self.client_id, scopes=self.scopes, secret=self.chosen).secret
+            case "rotate":
+                return backend.rotate(self.client_id, overlap_s=self.overlap_s, secret=self.chosen).secret
+            case "update":
+                backend.update(self.client_id, scopes=self.scopes)
+            case _:
+                getattr(backend, self.verb)(self.client_id)
+        return None
+
+    def words(self) -> list[str]:
+        """The same for the command line."""
+        scopes = [word for scope in sorted(self.scopes) for word in ("--scope", scope)]
+        stdin = [] if self.chosen is None else ["--secret-stdin"]
+        match self.verb:
+            case "create":
+                return ["create", "--client-id", self.client_id, *scopes, *stdin]
+            case "rotate":
+                overlap = f"{self.overlap_s}s" if self.overlap_s else "0"
+                return ["rotate", self.client_id, "--overlap", overlap, *stdin]
+            case "update":
+                return ["update", self.client_id, *(scopes or ["--no-scopes"])]
+        return [self.verb, self.client_id]
+
+    def is_made(self, found: Key | None) -> bool:
+        """Whether the key that is there is what it was to be."""
+        if self.verb == "rotate" and found is not None:
+            return max(each.created_at.timestamp() for each in found.secrets) >= self.begun_at
+        return is_like(found, self.after(None, 0))
 
 
 class Changer(Part):
@@ -99,101 +181,68 @@ class Changer(Part):
     # --- how
 
     def _make(self, backend: Backend, direct: Backend, entry: Entry, verb: str) -> None:
-        rng, client_id = self._rng, entry.client_id
+        rng, now = self._rng, time.monotonic()
         before = State() if verb == "create" else entry.state
-        chosen = (
-            f"chosen-{rng.randrange(10**9)}" if entry.is_chosen and verb in ("create", "rotate") else None
+        gets_chosen = entry.is_chosen and verb in ("create", "rotate")
+        change = Change(
+            verb,
+            entry.client_id,
+            before,
+            overlap_s=0 if entry.is_chosen or len(live(before)) > 3 else rng.choice((0, 1, 2, 3)),
+            scopes=frozenset(f"s{rng.randrange(100)}" for _ in range(rng.randrange(3))),
+            chosen=f"chosen-{rng.randrange(10**9)}" if gets_chosen else None,
+            begun=now,
+            begun_at=time.time(),
         )
-        live = [each for each in before.secrets if each.goes_on_at(time.monotonic())]
-        overlap_s = 0 if entry.is_chosen or len(live) > 3 else rng.choice((0, 1, 2, 3))
-        scopes = frozenset(f"s{rng.randrange(100)}" for _ in range(rng.randrange(3)))
-        begun, begun_wall = time.monotonic(), time.time()
-
-        def after(secret: str | None, until: float) -> State:
-            """What it is once the change is made; ``until``: when that was at the latest."""
-            new = () if secret is None else (Secret(secret),)
-            match verb:
-                case "create":
-                    return State("live", new, scopes)
-                case "rotate":
-                    ends = (begun + overlap_s, until + overlap_s)
-                    old = tuple(Secret(each.text, _sooner(each.ends, ends)) for each in live)
-                    return replace(before, secrets=(*(old if overlap_s else ()), *new))
-                case "scopes":
-                    return replace(before, scopes=scopes)
-                case "delete":
-                    return State()
-                case _:
-                    status = {"disable": "disabled", "enable": "live", "revoke": "revoked"}[verb]
-                    return replace(before, status=status)
-
-        self._keys.begin(client_id, after(chosen, begun + LIMIT_S), is_chosen=entry.is_chosen)
         kills = self._by != "library" and rng.random() < KILL_SHARE
-        way = f"killed {self._by}" if kills else self._by
+        way = f"{verb}, killed {self._by}" if kills else f"{verb}, {self._by}"
+        self._keys.begin(
+            change.client_id, change.after(change.chosen, now + LIMIT_S), is_chosen=entry.is_chosen
+        )
         try:
-            if self._by != "library":
-                secret = self._by_command(verb, client_id, overlap_s, scopes, chosen, kills)
-            else:
-                secret = _by_library(backend, verb, client_id, overlap_s, scopes, chosen)
-        except NotSaid as exc:
-            self._report.count("changes", f"{verb}, {way}: not known")
-            if not kills and not self._keys.had_outage(begun, time.monotonic()):
-                self._report.wrong("changes", self._store.place, f"{verb} of {before}, {way}: {exc}")
-            self._settle(direct, entry, verb, before, after(chosen, time.monotonic()), begun_wall, str(exc))
+            secret = change.make(backend) if self._by == "library" else self._command(change, kills)
+        except (BasicAuthError, NotSaid) as exc:
+            self._report.count("changes", f"{way}: not known")
+            reason = f"{way} of {before}: {type(exc).__name__}: {exc}"
+            if not kills and not self._keys.had_outage(now, time.monotonic()):
+                self._report.wrong("changes", self.place, reason)
+            self._settle(direct, change, reason)
         else:
-            self._report.count("changes", f"{verb}, {way}")
-            self._keys.done(client_id, after(secret, time.monotonic()))
+            self._report.count("changes", way)
+            self._keys.done(change.client_id, change.after(secret, time.monotonic()))
 
-    def _by_command(
-        self,
-        verb: str,
-        client_id: str,
-        overlap_s: int,
-        scopes: frozenset[str],
-        chosen: str | None,
-        kills: bool,
-    ) -> str | None:
-        listed = [word for scope in sorted(scopes) for word in ("--scope", scope)]
-        words = {
-            "create": ["create", "--client-id", client_id, *listed],
-            "rotate": ["rotate", client_id, "--overlap", f"{overlap_s}s" if overlap_s else "0"],
-            "scopes": ["update", client_id, *(listed or ["--no-scopes"])],
-        }.get(verb, [verb, client_id])
-        if chosen is not None:
-            words.append("--secret-stdin")
-        with self._run_command("keys", *words, "--json") as process:
-            if kills:
+    def _command(self, change: Change, kills: bool) -> str | None:
+        with self._start_command("keys", *change.words(), "--json") as process:
+            secret = (change.chosen or "").encode()
+            try:
+                out, err = process.communicate(secret, self._rng.uniform(0, 2) if kills else LIMIT_S)
+            except subprocess.TimeoutExpired:
+                if not kills:
+                    raise
                 self._report.count("faults", "kill -9 of a command line")
-                half_way_with_luck = self._rng.uniform(0, 2)
-                try:
-                    out, err = process.communicate((chosen or "").encode(), half_way_with_luck)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    out, err = process.communicate()
-            else:
-                out, err = process.communicate((chosen or "").encode(), LIMIT_S)
+                process.kill()  # half-way, with luck
+                out, err = process.communicate()
         if process.returncode:
             raise NotSaid(err.decode().strip())
-        said = json.loads(out)
-        secret: str | None = said.get("secret")
-        return secret
+        said: str | None = json.loads(out).get("secret")
+        return said
 
     def _export(self) -> None:
         begun = time.monotonic()
-        with self._run_command("keys", "export") as process:
+        with self._start_command("keys", "export") as process:
             out, err = process.communicate(timeout=LIMIT_S)
         if process.returncode:
             self._report.count("changes", "export: refused")
             if not self._keys.had_outage(begun, time.monotonic()):
-                self._report.wrong("export", self._store.place, err.decode())
+                self._report.wrong("export", self.place, err.decode())
             return
         self._report.count("changes", "export")
         ids = {json.loads(line)["client_id"] for line in out.splitlines()}
         others = {each for each in ids ^ self._keys.present() if each.startswith(self._prefix)}
         if others:
-            self._report.wrong("export", self._store.place, f"these are there, or here, only: {others}")
+            self._report.wrong("export", self.place, f"these are there, or here, only: {others}")
 
-    def _run_command(self, *words: str) -> subprocess.Popen[bytes]:
+    def _start_command(self, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*COMMAND, *words],
             cwd=ROOT,
@@ -206,90 +255,36 @@ class Changer(Part):
 
     # --- what is not known
 
-    def _settle(
-        self,
-        direct: Backend,
-        entry: Entry,
-        verb: str,
-        before: State,
-        after: State,
-        begun_wall: float,
-        reason: str,
-    ) -> None:
+    def _settle(self, direct: Backend, change: Change, reason: str) -> None:
         """Find out whether a change was made: read the key, as soon as nothing old can reach the store."""
-        found: Key | None
-        ends = time.monotonic() + LIMIT_S
-        while True:
-            time.sleep(0.05)
-            if not self._keys.is_quiet():
-                continue
-            try:
-                found = direct.get(entry.client_id)
-                break
-            except BackendUnavailable:
-                if time.monotonic() > ends:
-                    raise
-        status = _status(found)
-        made = (status, _scopes(found)) == (after.status, after.scopes)
-        if verb == "rotate" and found is not None:
-            made = max(each.created_at.timestamp() for each in found.secrets) >= begun_wall
-        kept = (status, _scopes(found)) == (before.status, before.scopes)
-        if not made and not kept:
-            self._report.wrong(
-                "store",
-                self._store.place,
-                f"{entry.client_id} is {status} {sorted(_scopes(found))} after {verb} of {before}: {reason}",
-            )
-        if made:
-            self._keys.done(entry.client_id, after)
-        else:
-            self._keys.undone(entry.client_id)
+        time.sleep(ARRIVED_S)
+        wait_until(self._keys.is_quiet)
+        found = direct.get(change.client_id)
+        if change.is_made(found):
+            self._keys.done(change.client_id, change.after(change.chosen, time.monotonic()))
+            return
+        if not is_like(found, change.before):
+            self._report.wrong("store", self.place, f"neither made nor not, but {found}: {reason}")
+        self._keys.undone(change.client_id)
 
 
-def _by_library(
-    backend: Backend,
-    verb: str,
-    client_id: str,
-    overlap_s: int,
-    scopes: frozenset[str],
-    chosen: str | None,
-) -> str | None:
-    try:
-        match verb:
-            case "create":
-                return backend.create(client_id=client_id, scopes=scopes, secret=chosen).secret
-            case "rotate":
-                return backend.rotate(client_id, overlap_s=overlap_s, secret=chosen).secret
-            case "scopes":
-                backend.update(client_id, scopes=scopes)
-            case _:
-                getattr(backend, verb)(client_id)
-    except BasicAuthError as exc:
-        raise NotSaid(f"{type(exc).__name__}: {exc}") from exc
-    return None
+def live(state: State) -> tuple[Secret, ...]:
+    """The secrets that have not ended by now."""
+    return tuple(each for each in state.secrets if each.goes_on_at(time.monotonic()))
+
+
+def is_like(found: Key | None, state: State) -> bool:
+    if found is None:
+        return state.status == "absent"
+    status = "disabled" if found.disabled else "live"
+    return ("revoked" if found.revoked_at else status, found.scopes) == (state.status, state.scopes)
 
 
 def _possible(entry: Entry) -> tuple[str, ...]:
     match entry.state.status:
         case "live":
-            return ("rotate", "rotate", "rotate", "scopes", "scopes", "disable", "revoke", "delete")
+            return ("rotate", "rotate", "rotate", "update", "update", "disable", "revoke", "delete")
         case "disabled":
             return ("enable", "enable", "delete")
         case _:
             return ("delete",)
-
-
-def _sooner(one: tuple[float, float] | None, other: tuple[float, float]) -> tuple[float, float]:
-    return other if one is None else (min(one[0], other[0]), min(one[1], other[1]))
-
-
-def _status(key: Key | None) -> str:
-    if key is None:
-        return "absent"
-    if key.revoked_at is not None:
-        return "revoked"
-    return "disabled" if key.disabled else "live"
-
-
-def _scopes(key: Key | None) -> frozenset[str]:
-    return frozenset() if key is None else key.scopes

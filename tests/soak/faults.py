@@ -7,8 +7,10 @@ import signal
 import sqlite3
 import time
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
+from tests.matrix.kinds import wait_until
 from tests.soak.parts import Part
 from tests.soak.sites import tell
 
@@ -74,9 +76,7 @@ class Faults(Part):
         assert redis is not None
         assert way is not None
 
-        def during(
-            begin: Callable[[], object], end: Callable[[], object] | None = None
-        ) -> Callable[[], None]:
+        def during(begin: Callable[[], object], end: Callable[[], object]) -> Callable[[], None]:
             def fault() -> None:
                 with self._outage(store.place):
                     begin()
@@ -87,7 +87,7 @@ class Faults(Part):
 
         def busy(*command: object) -> Callable[[], None]:
             """Something that Redis does for a while by itself; then it answers again."""
-            return during(lambda: tell(store, *command), lambda: tell(store, "PING"))
+            return during(partial(tell, store, *command), partial(tell, store, "PING"))
 
         ms = int(1000 * self._rng.uniform(*LASTS_S))
         yield "Redis: SIGSTOP, SIGCONT", during(redis.freeze, redis.thaw)
@@ -96,7 +96,7 @@ class Faults(Part):
         yield "Redis: CLIENT PAUSE", busy("CLIENT", "PAUSE", ms)
         yield "Redis: DEBUG SLEEP", busy("DEBUG", "SLEEP", ms / 1000)
         for mode in ("delay", "lose", "garble", "cut"):
-            yield f"way to Redis: {mode}", during(lambda mode=mode: way.turn(mode), lambda: way.turn("pass"))  # type: ignore[misc]
+            yield f"way to Redis: {mode}", during(partial(way.turn, mode), partial(way.turn, "pass"))
 
     # --- SQLite
 
@@ -127,8 +127,8 @@ class Faults(Part):
                 copy.replace(path)
                 time.sleep(NOTICED_S)
 
-        yield "SQLite: BEGIN IMMEDIATE held", lambda: locked("IMMEDIATE")
-        yield "SQLite: BEGIN EXCLUSIVE held", lambda: locked("EXCLUSIVE")
+        yield "SQLite: BEGIN IMMEDIATE held", partial(locked, "IMMEDIATE")
+        yield "SQLite: BEGIN EXCLUSIVE held", partial(locked, "EXCLUSIVE")
         yield "SQLite: file replaced by a copy", replaced
 
     # --- servers
@@ -136,16 +136,15 @@ class Faults(Part):
     def _of_sites(self) -> Iterator[tuple[str, Callable[[], None]]]:
         for site in self._fleet.sites:
             server = site.name.partition("-")[0]
-            yield f"{server}: worker SIGKILL", lambda site=site: self._kill(site)  # type: ignore[misc]
-            yield f"{server}: worker SIGSTOP, SIGCONT", lambda site=site: self._halt(site)  # type: ignore[misc]
+            yield f"{server}: worker SIGKILL", partial(self._kill, site)
+            yield f"{server}: worker SIGSTOP, SIGCONT", partial(self._halt, site)
 
     def _kill(self, site: Site) -> None:
         """The youngest: the eldest lives to the end, so that its memory can be compared."""
         with self._outage(site.name):
             youngest = site.workers()[-1]
             os.kill(youngest, signal.SIGKILL)
-            while youngest in site.workers():
-                time.sleep(0.05)
+            wait_until(lambda: youngest not in site.workers())
             site.wait()
 
     def _halt(self, site: Site) -> None:

@@ -38,6 +38,11 @@ class Secret:
     def goes_on_at(self, now: float) -> bool:
         return self.ends is None or now < self.ends[1]
 
+    def ending(self, ends: tuple[float, float]) -> Secret:
+        """The same, over by then, unless it is sooner."""
+        own = self.ends or (math.inf, math.inf)
+        return replace(self, ends=(min(own[0], ends[0]), min(own[1], ends[1])))
+
 
 @dataclass(frozen=True)
 class State:
@@ -205,9 +210,9 @@ class Keys:
         """Whether nothing that was on its way to the store before can reach it any more."""
         return self._windows.is_quiet(self.place)
 
-    def had_outage(self, since: float, until: float) -> bool:
-        """Whether the store may have been away in that time."""
-        return self._windows.meet((self.place,), since, until)
+    def had_outage(self, since: float, until: float, *servers: str) -> bool:
+        """Whether the store, or one of these servers, may have been away in that time."""
+        return self._windows.meet((self.place, *servers), since, until)
 
     def allowed(self, server: str, client_id: str, secret: str, sent: float, answered: float) -> Verdict:
         """What a request may get that was sent and answered at these times.
