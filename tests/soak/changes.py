@@ -196,9 +196,8 @@ class Changer(Part):
         )
         kills = self._by != "library" and rng.random() < KILL_SHARE
         way = f"{verb}, killed {self._by}" if kills else f"{verb}, {self._by}"
-        self._keys.begin(
-            change.client_id, change.after(change.chosen, now + LIMIT_S), is_chosen=entry.is_chosen
-        )
+        # Without the new secret: nobody is to use it before it is known to work.
+        self._keys.begin(change.client_id, change.after(None, now + LIMIT_S), is_chosen=entry.is_chosen)
         try:
             secret = change.make(backend) if self._by == "library" else self._command(change, kills)
         except (BasicAuthError, NotSaid) as exc:

@@ -58,9 +58,12 @@ class State:
     secrets: tuple[Secret, ...] = ()
     scopes: frozenset[str] = frozenset()
 
+    def find(self, secret: str) -> Secret | None:
+        return next((each for each in self.secrets if each.text == secret), None)
+
     def outcomes(self, secret: str, sent: float, answered: float) -> set[frozenset[str] | None]:
         """What a request may come to: let in with these scopes, or None: refused."""
-        found = next((each for each in self.secrets if each.text == secret), None)
+        found = self.find(secret)
         if self.status != "live" or found is None:
             return {None}
         outcomes: set[frozenset[str] | None] = set()
@@ -235,10 +238,14 @@ class Keys:
             if span.since > answered:
                 continue
             outcomes = span.state.outcomes(secret, sent, answered)
-            if span.until >= sent:
-                refused |= None in outcomes
-            elif not self._is_remembered(span.until, sent, places):
-                continue
+            if span.until < sent:
+                if not self._is_remembered(span.until, sent, places):
+                    continue
+                # Equal requests share a verdict, so this one may have that of an earlier one; but nobody was
+                # refused with a secret that nobody knew.
+                if span.state.find(secret) is None:
+                    outcomes.discard(None)
+            refused |= None in outcomes
             scopes |= outcomes - {None}  # type: ignore[arg-type]
         return Verdict(scopes, refused, outage, self._windows.meet((server,), sent, answered))
 
@@ -262,7 +269,7 @@ class Keys:
             )
 
     def _is_remembered(self, until: float, sent: float, places: tuple[str, ...]) -> bool:
-        """Whether a cache may still hold what was over by then."""
+        """Whether a process may still go by what was over by then."""
         if sent <= until + BOUND_S + MARGIN_S:
             return True
         return sent <= until + CACHE_TTL_S and self._windows.meet(places, until, sent)

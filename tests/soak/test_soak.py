@@ -77,6 +77,15 @@ def test_what_has_ended_is_let_in_for_the_bound_only(model: Model, status: str) 
     assert model.allowed(SOON_S + 0.1) == (set(), True, False, False)
 
 
+def test_what_works_again_may_share_an_earlier_refusal(model: Model) -> None:
+    """Of an equal request that was under way; but no request was under way with a secret that is new."""
+    model.change(State("disabled", LIVE.secrets, READ))
+    model.change(State("live", (*LIVE.secrets, Secret("new")), READ))
+    assert model.allowed(SOON_S - 0.1) == ({READ}, True, False, False)
+    assert model.allowed(SOON_S - 0.1, "new") == ({READ}, False, False, False)
+    assert model.allowed(SOON_S + 0.1) == ({READ}, False, False, False)
+
+
 @pytest.mark.parametrize("place", ["redis", "uvicorn-redis"])
 def test_in_an_outage_it_is_for_as_long_as_a_cache_lasts(model: Model, place: str) -> None:
     """That of its store, or of the server that is asked; and no longer, whatever happens."""
