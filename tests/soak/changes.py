@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -245,7 +244,7 @@ class Changer(Part):
         return subprocess.Popen(
             [*COMMAND, *words],
             cwd=ROOT,
-            env={**os.environ, "BASICAUTH_BACKEND": self._store.url},
+            env=self._store.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -21,6 +21,7 @@ BOUND_S = 0.25  # the bound while all is well
 MARGIN_S = 0.75  # for a machine that is busy with nothing but this
 RECOVERY_S = 5.0  # longest from the end of a fault until all is well
 _LONGEST_S = 30.0  # no request takes that long
+KEPT = 50  # windows of each place: more than any request can meet
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Windows:
 
     def open(self, place: str) -> None:
         with self._lock:
-            self._spans.setdefault(place, deque(maxlen=1000)).append([time.monotonic(), math.inf])
+            self._spans.setdefault(place, deque(maxlen=KEPT)).append([time.monotonic(), math.inf])
 
     def close(self, place: str) -> None:
         with self._lock:
@@ -156,7 +157,6 @@ class Keys:
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._gone: deque[tuple[str, str]] = deque(maxlen=300)  # of those that have ended
-        self.changes = 0
 
     # --- what is done to them
 
@@ -175,7 +175,6 @@ class Keys:
             self._gone += [(client_id, text) for text in _lost(spans[-2].state, after)]
             spans[-1].state = after
             spans[-2].until = now
-            self.changes += 1
             self._prune(now - CACHE_TTL_S - _LONGEST_S)
 
     def undone(self, client_id: str) -> None:

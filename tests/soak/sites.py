@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from contextlib import ExitStack
@@ -78,6 +79,12 @@ class Store:
     path: Path | None = None
     redis: RedisServer | None = None
     way: Way | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For the command line."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
+        return {**inherited, "BASICAUTH_BACKEND": self.url}
 
 
 class Fleet:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import signal
 import subprocess
@@ -141,7 +140,7 @@ class Soak:
         done = subprocess.run(
             [*COMMAND, "check", "--all", "--json"],
             cwd=ROOT,
-            env={**os.environ, "BASICAUTH_BACKEND": store.url},
+            env=store.environment,
             capture_output=True,
             text=True,
         )

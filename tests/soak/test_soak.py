@@ -242,7 +242,7 @@ def test_figures_have_their_place_on_the_page() -> None:
 
 def test_a_short_run_ends_well() -> None:
     """Both servers, both stores; real faults, and changes meanwhile."""
-    report = Soak(0.12, 1, ("gunicorn-sqlite", "uvicorn-redis"), clients=1, quiet=True).run()
+    report = Soak(0.1, 1, ("gunicorn-sqlite", "uvicorn-redis"), clients=1, quiet=True).run()
 
     assert report.problems == []
     assert report.of("requests").total() > 200
