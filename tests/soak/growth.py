@@ -27,8 +27,8 @@ class Sample(NamedTuple):
     """A process at a time."""
 
     rss_mib: float
-    files: int
-    threads: int
+    files: float
+    threads: float
 
 
 def sample(pid: int) -> Sample:
@@ -45,14 +45,14 @@ def sample(pid: int) -> Sample:
     return Sample(pages * PAGE_MIB, len(list((folder / "fd").iterdir())), threads)
 
 
-def grown(samples: Sequence[Sample]) -> dict[str, float]:
-    """How much more of everything there is in the last fifth than in the second one, which is warm."""
+def ends(samples: Sequence[Sample]) -> tuple[Sample, Sample]:
+    """What is usual in the second fifth of a life, which is warm, and in its last."""
     fifth = len(samples) // 5
-    warm, last = samples[fifth : 2 * fifth], samples[-fifth:]
-    return {
-        what: median(getattr(each, what) for each in last) - median(getattr(each, what) for each in warm)
-        for what in MOST
-    }
+    return _usual(samples[fifth : 2 * fifth]), _usual(samples[-fifth:])
+
+
+def _usual(samples: Sequence[Sample]) -> Sample:
+    return Sample(*(median(values) for values in zip(*samples, strict=True)))
 
 
 class Watch(Part):

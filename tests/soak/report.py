@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.soak.growth import MOST, Sample, grown
+from tests.soak.growth import MOST, Sample, ends
 from tests.soak.model import BOUND_S, CACHE_TTL_S, MARGIN_S
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ MOST_SHOWN = 20
 JUDGED_FROM = 600  # samples of a process: what is younger may not have seen everything once
 
 
-_Life = tuple[str, int, Sample, Sample, float]
+_Life = tuple[str, int, Sample, Sample]  # whose, how long, when warm, at the end
 
 
 class Report:
@@ -88,11 +88,12 @@ class Report:
         for (name, pid), samples in seen.items():
             if len(samples) < 5:  # there is no fifth of it
                 continue
-            more = grown(samples)
-            self._lives.append((name, len(samples), samples[len(samples) // 5], samples[-1], more["rss_mib"]))
+            warm, last = ends(samples)
+            self._lives.append((name, len(samples), warm, last))
             for what, most in MOST.items():
-                if len(samples) >= JUDGED_FROM and more[what] > most:
-                    self.wrong("growth", f"{name} ({pid})", f"{what} by {more[what]:.1f}, at most {most:g}")
+                more = getattr(last, what) - getattr(warm, what)
+                if len(samples) >= JUDGED_FROM and more > most:
+                    self.wrong("growth", f"{name} ({pid})", f"{what} by {more:.1f}, at most {most:g}")
 
     def of(self, table: str) -> Counter[str]:
         return self._counts[table]
@@ -153,11 +154,11 @@ def _by_server(lives: list[_Life]) -> list[str]:
     eldest = {name: life for name, *_ in lives for life in [max(each for each in lives if each[0] == name)]}
     return [
         "",
-        "| eldest worker of | MiB, when warm | MiB, at the end | grown by, MiB | open files | threads |",
-        "|---|---|---|---|---|---|",
+        "| eldest worker of | memory, when warm | at the end | files | at the end | threads | at the end |",
+        "|---|---|---|---|---|---|---|",
         *(
-            f"| {name} | {warm.rss_mib:.1f} | {last.rss_mib:.1f} | {more:+.1f} | {last.files} "
-            f"| {last.threads} |"
-            for name, _, warm, last, more in sorted(eldest.values())
+            f"| {name} | {warm.rss_mib:.1f} MiB | {last.rss_mib:.1f} MiB | {warm.files:g} | {last.files:g} "
+            f"| {warm.threads:g} | {last.threads:g} |"
+            for name, _, warm, last in sorted(eldest.values())
         ),
     ]
