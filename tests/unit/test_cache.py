@@ -130,6 +130,19 @@ def test_no_time_is_no_cache(clock: Clock) -> None:
     assert len(cache) == 0
 
 
+def test_a_client_is_known_until_its_last_entry_is_gone(cache: Cache) -> None:
+    """One of its entries makes room: what is left of it can still be forgotten."""
+    put(cache, b"1", allow())
+    put(cache, b"2", allow())
+    put(cache, b"3", allow("b"))
+    put(cache, b"4", allow("b"))
+    assert cache.get(b"1") is None
+    assert cache.get(b"2") is not None
+    cache.forget("a")
+
+    assert cache.get(b"2") is None
+
+
 def test_the_longest_field_is_kept(cache: Cache) -> None:
     """One octet more is refused unread, so it is not even looked for."""
     longest = b"x" * MAX_FIELD_OCTETS

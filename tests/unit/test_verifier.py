@@ -262,6 +262,16 @@ def test_a_check_that_cannot_be_run_is_no_refusal() -> None:
     assert denied.error.__traceback__ is None
 
 
+def test_a_check_finds_what_was_proved_since_it_began() -> None:
+    asked = verifier()
+    check = asked.begin(encode_basic("ci", SECRET).encode())
+    assert isinstance(check, Check)
+    assert check.known() is None
+    decision, _ = decide(asked, "ci", SECRET, KEYS["good"])
+
+    assert check.known() == decision
+
+
 def test_only_the_same_field_at_the_same_time_shares_a_verdict() -> None:
     asked, other = verifier(), mint("sk")
 
