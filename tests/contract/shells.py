@@ -1,0 +1,125 @@
+"""Both middlewares over one store, asked alike."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from basicauth_mw import Settings, open_backend
+from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.minting import ID_PREFIX
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIBasicAuthMiddleware
+from tests.shells.asgi_helpers import exchange, http_scope
+from tests.shells.wsgi_helpers import call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.shells.asgi_helpers import Message, Receive, Scope, Send
+
+
+class Seen(NamedTuple):
+    """One answer.
+
+    Attributes:
+        status: Of it.
+        code: Of its problem; empty: the app has answered.
+        fields: Its header fields, by lower-case name.
+        took_s: Seconds.
+    """
+
+    status: int
+    code: str
+    fields: dict[str, str]
+    took_s: float
+
+
+class Shell:
+    """A middleware over a store, and what it was asked. Use as a context manager.
+
+    Attributes:
+        asked: For whom the store was asked, but for made-up ids: a breaker asks with such whether it is back.
+        served: Whom the app has seen.
+    """
+
+    def __init__(self, url: str, *, deadline_s: float = 5.0, cache_ttl_s: float = 300.0) -> None:
+        self.settings = Settings(
+            backend=url,
+            backend_deadline_s=deadline_s,
+            throttle="",
+            cache_ttl_s=cache_ttl_s,
+            slow_hash_workers=1,
+        )
+        self.backend = open_backend(settings=self.settings)
+        self.asked: list[str] = []
+        self.served: list[str] = []
+        for name in ("get", "get_nowait", "aget"):
+            if question := getattr(self.backend.store, name, None):
+                setattr(self.backend.store, name, self._counting(question))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.backend.close()
+
+    def ask(self, authorization: str | None) -> Seen:
+        began = time.monotonic()
+        status, fields, body = self.answer(authorization)
+        took_s = time.monotonic() - began
+        code = json.loads(body)["code"] if "problem" in fields["content-type"] else ""
+        return Seen(status, code, fields, took_s)
+
+    def answer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+        raise NotImplementedError
+
+    def _counting(self, question: Callable[[str], Any]) -> Callable[[str], Any]:
+        def count(client_id: str, /) -> Any:
+            if not client_id.startswith(ID_PREFIX):
+                self.asked.append(client_id)
+            return question(client_id)
+
+        return count
+
+
+class Asgi(Shell):
+    def __init__(self, url: str, **settings: float) -> None:
+        super().__init__(url, **settings)
+        self.runner = asyncio.Runner()
+        self.gate = BasicAuthMiddleware(self._app, self.backend, settings=self.settings)
+
+    def __exit__(self, *exc: object) -> None:
+        self.runner.run(self.backend.aclose())
+        self.runner.close()
+        super().__exit__(*exc)
+
+    def answer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+        return self.runner.run(self.aanswer(authorization))
+
+    async def aanswer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+        seen = await exchange(self.gate, http_scope(authorization))
+        return seen.status, seen.headers, seen.body
+
+    async def _app(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        self.served.append(scope["user"].client_id)
+        start: Message = {"type": "http.response.start", "status": 200}
+        await send({**start, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Wsgi(Shell):
+    def __init__(self, url: str, **settings: float) -> None:
+        super().__init__(url, **settings)
+        self.gate = WSGIBasicAuthMiddleware(self._app, self.backend, settings=self.settings)
+
+    def answer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+        seen = call(self.gate, authorization)
+        assert seen.raised is None
+        return seen.status, {name.lower(): value for name, value in seen.named.items()}, seen.body
+
+    def _app(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        self.served.append(environ["REMOTE_USER"])
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return []

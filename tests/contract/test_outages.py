@@ -1,0 +1,514 @@
+"""One table of outages, each brought about for real, and what holds in all of them, on both shells.
+
+What was not proved just before is a 503 within the deadline, whatever it is; what can be refused without the
+store is a 401 as ever, and the store is not asked; the operator is told once; and when the fault is mended,
+all is well again within seconds, without a restart.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw.minting import mint
+from tests.contract.shells import Asgi, Wsgi
+from tests.forwarder import Forwarder
+from tests.redis_server import SLOTS, RedisServer, ask, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.contract.shells import Seen, Shell
+    from tests.forwarder import Fate
+
+DEADLINE_S = 0.6
+LATE_S = 0.4  # for a machine that has other things to do
+BACK_WITHIN_S = 5.0
+NOBODY = 65534
+TIMED_OUT = "no answer within|did not answer in time"
+
+
+@dataclass
+class Fault:
+    """What can be done to a store, and undone.
+
+    Attributes:
+        url: Of the store.
+        inject: Do it.
+        repair: Undo it, and be back when it is undone.
+        noticed_within_s: A file is looked at once a second; until then what was in it may still be told.
+        says: What the operator is told.
+        at_rest: It can be done only while nobody has the store open.
+        made_by: Where keys are made, if not there.
+    """
+
+    url: str
+    inject: Callable[[], object]
+    repair: Callable[[], object]
+    says: str
+    noticed_within_s: float = 0.0
+    at_rest: bool = False
+    made_by: str = ""
+
+
+# --- Redis
+
+
+@contextmanager
+def redis_stopped(_path: Path) -> Iterator[Fault]:
+    with RedisServer("--appendonly", "yes", "--appendfsync", "always") as server:
+        yield Fault(server.url(), server.stop, server.start, "ConnectionRefusedError")
+
+
+@contextmanager
+def redis_frozen(_path: Path) -> Iterator[Fault]:
+    with RedisServer() as server:
+        yield Fault(server.url(), server.freeze, server.thaw, TIMED_OUT)
+
+
+@contextmanager
+def redis_paused(_path: Path) -> Iterator[Fault]:
+    with RedisServer() as server:
+
+        def inject() -> None:
+            ask(server, "CLIENT", "PAUSE", 3000, "ALL")
+
+        yield Fault(server.url(), inject, server.wait, TIMED_OUT)
+
+
+def way(fate: Fate, says: str) -> Callable[[Path], Any]:
+    """Something happens between us and a server that is well."""
+
+    @contextmanager
+    def made(_path: Path) -> Iterator[Fault]:
+        with RedisServer() as server, Forwarder(server.port) as forwarder:
+
+            def become(fate: Fate) -> None:
+                forwarder.fate = fate
+
+            url = f"redis://127.0.0.1:{forwarder.port}/0"
+            yield Fault(url, lambda: become(fate), lambda: become("passes"), says)
+
+    return made
+
+
+@contextmanager
+def redis_slow(_path: Path) -> Iterator[Fault]:
+    """Slower than the deadline."""
+    with RedisServer() as server, Forwarder(server.port) as forwarder:
+
+        def take(delay_s: float) -> None:
+            forwarder.delay_s = delay_s
+
+        url = f"redis://127.0.0.1:{forwarder.port}/0"
+        yield Fault(url, lambda: take(2 * DEADLINE_S), lambda: take(0), TIMED_OUT)
+
+
+@contextmanager
+def redis_masterdown(_path: Path) -> Iterator[Fault]:
+    """A replica that may not serve what is out of date, and has lost its master."""
+    with RedisServer() as server:
+
+        def inject() -> None:
+            ask(server, "CONFIG", "SET", "replica-serve-stale-data", "no")
+            ask(server, "REPLICAOF", "127.0.0.1", "1")
+
+        yield Fault(
+            server.url(), inject, lambda: ask(server, "REPLICAOF", "NO", "ONE"), "MASTERDOWN|MasterDown"
+        )
+
+
+def cluster_lost_slots(scheme: str, says: str) -> Callable[[Path], Any]:
+    @contextmanager
+    def made(_path: Path) -> Iterator[Fault]:
+        with RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "500") as server:
+
+            def is_ok(state: bytes) -> Any:
+                return b"cluster_state:" + state in ask(server, "CLUSTER", "INFO")
+
+            def change(command: str, state: bytes) -> None:
+                ask(server, "CLUSTER", command, *range(SLOTS))
+                wait_until(lambda: is_ok(state))
+
+            change("ADDSLOTS", b"ok")
+            here = f"127.0.0.1:{server.port}"
+            yield Fault(
+                f"{scheme}://{here}",
+                lambda: change("DELSLOTS", b"fail"),
+                lambda: change("ADDSLOTS", b"ok"),
+                says,
+                made_by=f"redis+cluster://{here}",
+            )
+
+    return made
+
+
+@contextmanager
+def redis_password_changed(_path: Path) -> Iterator[Fault]:
+    with RedisServer() as server, redis.Redis(port=server.port) as admin:
+
+        def require(password: str) -> None:
+            admin.config_set("requirepass", password)
+            admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+        require("first")
+        url = f"redis://:first@127.0.0.1:{server.port}"
+        yield Fault(url, lambda: require("second"), lambda: require("first"), "password")
+
+
+@contextmanager
+def redis_password_required(_path: Path) -> Iterator[Fault]:
+    """NOAUTH: by a server that asked for none."""
+    with RedisServer() as server, redis.Redis(port=server.port) as admin:
+
+        def require(password: str) -> None:
+            admin.config_set("requirepass", password)
+            admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+        yield Fault(server.url(), lambda: require("second"), lambda: require(""), "password")
+
+
+@contextmanager
+def redis_rights_lost(_path: Path) -> Iterator[Fault]:
+    with RedisServer() as server, redis.Redis(port=server.port) as admin:
+
+        def allow(*rights: str) -> None:
+            admin.execute_command("ACL", "SETUSER", "keys", "reset", "on", ">pw", *rights)
+
+        allow("~*", "+@all")
+        url = f"redis://keys:pw@127.0.0.1:{server.port}"
+        yield Fault(url, lambda: allow("~*", "+ping", "+select"), lambda: allow("~*", "+@all"), "ACL")
+
+
+@contextmanager
+def redis_maxclients(_path: Path) -> Iterator[Fault]:
+    with RedisServer() as server, redis.Redis(port=server.port) as admin:
+
+        def allow(clients: int) -> None:
+            admin.config_set("maxclients", clients)
+            admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+        yield Fault(server.url(), lambda: allow(1), lambda: allow(10_000), "cannot be reached")
+
+
+@contextmanager
+def redis_loading(_path: Path) -> Iterator[Fault]:
+    """A server that was started and reads a large file; now and then it tells that it does."""
+    with RedisServer("--rdbcompression", "no", "--key-load-delay", "100000") as server:
+
+        def inject() -> None:
+            with redis.Redis(port=server.port) as admin:
+                for number in range(20):
+                    admin.set(f"other:{number}", bytes(1 << 21))
+                admin.save()
+            server.stop()
+            server.launch()
+            wait_until(lambda: is_loading(server))
+
+        yield Fault(server.url(), inject, lambda: wait_until(server._answers), "LOADING|BusyLoadingError")
+
+
+def is_loading(server: RedisServer) -> bool:
+    with suppress(redis.ConnectionError, OSError):
+        try:
+            ask(server, "PING")
+        except redis.BusyLoadingError:
+            return True
+    return False
+
+
+@contextmanager
+def redis_busy(_path: Path) -> Iterator[Fault]:
+    """A script that never ends."""
+    with RedisServer("--lua-time-limit", "50") as server, redis.Redis(port=server.port) as client:
+
+        def inject() -> None:
+            client.connection_pool.get_connection().send_command("EVAL", "while true do end", 0)
+            wait_until(lambda: is_busy(server))
+
+        yield Fault(server.url(), inject, lambda: ask(server, "SCRIPT", "KILL"), "BUSY")
+
+
+def is_busy(server: RedisServer) -> bool:
+    try:
+        ask(server, "PING")
+    except redis.ResponseError as exc:
+        return "BUSY" in str(exc)
+    return False
+
+
+# --- SQLite
+
+
+def make_file(directory: Path) -> tuple[Path, str]:
+    path = directory / "keys.db"
+    url = f"sqlite:///{path}"
+    with open_backend(url, settings=Settings(), create=True) as keys:
+        for number in range(8):  # more than one page
+            keys.create(client_id=f"filler-{number}", metadata={"": "x" * 3000})
+    return path, url
+
+
+@contextmanager
+def sqlite_locked_rollback(path: Path) -> Iterator[Fault]:
+    """Another process writes, and the file has no write-ahead log."""
+    file, url = make_file(path)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        assert other.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+        yield Fault(
+            url,
+            lambda: other.execute("BEGIN EXCLUSIVE"),
+            lambda: other.execute("ROLLBACK"),
+            f"locked|{TIMED_OUT}",
+        )
+
+
+@contextmanager
+def sqlite_locked_mode(path: Path) -> Iterator[Fault]:
+    """Another process has the file for itself, as some tools take it."""
+    file, url = make_file(path)
+    held: list[sqlite3.Connection] = []
+
+    def inject() -> None:
+        other = sqlite3.connect(file, isolation_level=None, timeout=5)
+        held.append(other)
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+
+    try:
+        yield Fault(url, inject, lambda: held[0].close(), f"locked|{TIMED_OUT}", at_rest=True)
+    finally:
+        for each in held:
+            each.close()
+
+
+def damaged(damage: Callable[[Path], object], says: str) -> Callable[[Path], Any]:
+    """Something happens to the file, which is put back later."""
+
+    @contextmanager
+    def made(path: Path) -> Iterator[Fault]:
+        file, url = make_file(path)
+
+        def repair() -> None:
+            shutil.copyfile(path / "backup.db", path / "restored.db")
+            (path / "restored.db").rename(file)
+
+        def inject() -> None:
+            shutil.copyfile(file, path / "backup.db")
+            damage(file)
+
+        yield Fault(url, inject, repair, says, noticed_within_s=2.0)
+
+    return made
+
+
+def overwrite(start: float, octets: bytes) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        with file.open("r+b") as opened:
+            opened.seek(int(start * file.stat().st_size))
+            opened.write(octets)
+
+    return damage
+
+
+def replace_by_junk(file: Path) -> None:
+    (file.parent / "junk").write_bytes(b"junk" * 5000)
+    (file.parent / "junk").rename(file)
+
+
+@contextmanager
+def sqlite_unreadable(_path: Path) -> Iterator[Fault]:
+    """Put anew by somebody else, who alone may read it: for another user than root, whom nothing stops."""
+    directory = Path(tempfile.mkdtemp(prefix="basicauth-outage-"))
+    directory.chmod(0o777)
+    file, url = make_file(directory)
+    owner = os.geteuid()
+
+    def become(user: int) -> None:
+        if owner == 0:
+            os.setresuid(-1, user, -1)
+
+    def put(mode: int) -> None:
+        become(owner)
+        shutil.copyfile(directory / "backup.db", directory / "new.db")
+        (directory / "new.db").chmod(mode)
+        (directory / "new.db").rename(file)
+        become(NOBODY)
+
+    def inject() -> None:
+        shutil.copyfile(file, directory / "backup.db")
+        put(0o600 if owner == 0 else 0)
+
+    for each in directory.iterdir():
+        each.chmod(0o666)
+    become(NOBODY)
+    try:
+        yield Fault(url, inject, lambda: put(0o666), "write access", noticed_within_s=2.0)
+    finally:
+        become(owner)
+        shutil.rmtree(directory)
+
+
+OUTAGES = [
+    pytest.param(redis_stopped, id="redis-stopped", marks=pytest.mark.proves("F1")),
+    pytest.param(redis_frozen, id="redis-frozen", marks=pytest.mark.proves("F2")),
+    pytest.param(redis_paused, id="redis-paused", marks=pytest.mark.proves("F2")),
+    pytest.param(redis_slow, id="redis-slow", marks=pytest.mark.proves("F2")),
+    pytest.param(way("is half open", TIMED_OUT), id="half-open", marks=pytest.mark.proves("F3")),
+    pytest.param(way("is cut", "cannot be reached"), id="cut", marks=pytest.mark.proves("F3")),
+    pytest.param(way("breaks off", "cannot be reached"), id="breaks-off", marks=pytest.mark.proves("F3")),
+    pytest.param(way("is garbage", "Redis"), id="garbage", marks=pytest.mark.proves("F3")),
+    pytest.param(redis_masterdown, id="masterdown", marks=pytest.mark.proves("F4", "F5")),
+    pytest.param(
+        cluster_lost_slots("redis", "CLUSTERDOWN"), id="cluster-node", marks=pytest.mark.proves("F6")
+    ),
+    pytest.param(
+        cluster_lost_slots("redis+cluster", "CLUSTERDOWN"), id="cluster-slots", marks=pytest.mark.proves("F6")
+    ),
+    pytest.param(redis_password_required, id="noauth", marks=pytest.mark.proves("F8")),
+    pytest.param(redis_password_changed, id="wrongpass", marks=pytest.mark.proves("F8")),
+    pytest.param(redis_rights_lost, id="noperm", marks=pytest.mark.proves("F8")),
+    pytest.param(redis_maxclients, id="maxclients", marks=pytest.mark.proves("F9")),
+    pytest.param(redis_loading, id="loading", marks=pytest.mark.proves("F10")),
+    pytest.param(redis_busy, id="busy-script", marks=pytest.mark.proves("F10")),
+    pytest.param(sqlite_locked_rollback, id="sqlite-rollback-lock", marks=pytest.mark.proves("F13")),
+    pytest.param(sqlite_locked_mode, id="sqlite-exclusive-mode", marks=pytest.mark.proves("F13")),
+    pytest.param(
+        damaged(replace_by_junk, "not a database"),
+        id="sqlite-replaced",
+        marks=pytest.mark.proves("F16", "F18"),
+    ),
+    pytest.param(damaged(Path.unlink, "No such file"), id="sqlite-missing", marks=pytest.mark.proves("F17")),
+    pytest.param(
+        damaged(lambda file: os.truncate(file, 0), "holds no keys yet"),
+        id="sqlite-emptied",
+        marks=pytest.mark.proves("F17"),
+    ),
+    pytest.param(
+        damaged(overwrite(0, b"\xff" * 100), "SQLite"), id="sqlite-header", marks=pytest.mark.proves("F18")
+    ),
+    pytest.param(
+        damaged(overwrite(0.05, b"\xff" * 200_000), "SQLite"),
+        id="sqlite-pages",
+        marks=pytest.mark.proves("F18"),
+    ),
+    pytest.param(
+        damaged(lambda file: os.truncate(file, file.stat().st_size // 2), "SQLite"),
+        id="sqlite-cut",
+        marks=pytest.mark.proves("F18"),
+    ),
+    pytest.param(sqlite_unreadable, id="sqlite-unreadable", marks=pytest.mark.proves("F19")),
+]
+
+
+@pytest.fixture
+def fault(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fault]:
+    with request.param(tmp_path) as made:
+        yield made
+
+
+def assert_unavailable(seen: Seen, shell: Shell) -> None:
+    assert (seen.status, seen.code) == (503, "backend_unavailable"), type(shell)
+    assert "www-authenticate" not in seen.fields
+    assert int(seen.fields["retry-after"]) >= 1
+    assert seen.fields["cache-control"] == "no-store"
+    assert seen.took_s < DEADLINE_S + LATE_S, type(shell)
+
+
+@dataclass
+class Sent:
+    """What is asked for: a key that was proved before, one that was not, and what is neither."""
+
+    proved: str
+    other: str
+    wrong: str
+    unknown: str
+    refused: dict[str | None, str]
+
+
+@pytest.fixture
+def sent(fault: Fault) -> Sent:
+    with open_backend(fault.made_by or fault.url, settings=Settings(backend_deadline_s=5)) as keys:
+        proved, other = keys.create(client_id="proved"), keys.create(client_id="other")
+    mistyped = other.secret[:-1] + ("a" if other.secret[-1] != "a" else "b")
+    malformed = ("Basic !", other.authorization + "=", "Bearer x", encode_basic("other", mistyped))
+    return Sent(
+        proved.authorization,
+        other.authorization,
+        encode_basic("other", mint("sk")),
+        encode_basic("nobody", mint("sk")),
+        {None: "missing_credentials", **dict.fromkeys(malformed, "invalid_credentials")},
+    )
+
+
+def is_well(shell: Shell, sent: Sent) -> None:
+    assert [shell.ask(each).status for each in (sent.proved, sent.wrong, sent.unknown)] == [200, 401, 401]
+
+
+def meanwhile(shell: Shell, sent: Sent, noticed_within_s: float) -> None:
+    end = time.monotonic() + noticed_within_s
+    while shell.ask(sent.unknown).status != 503:
+        assert time.monotonic() < end, type(shell)
+        time.sleep(0.01)
+    for authorization in (sent.other, sent.wrong, sent.unknown, sent.other):
+        assert_unavailable(shell.ask(authorization), shell)
+    asked = len(shell.asked)
+    for refused, code in sent.refused.items():
+        seen = shell.ask(refused)
+        assert (seen.status, seen.code) == (401, code)
+        assert seen.fields["www-authenticate"].startswith("Basic ")
+    assert shell.ask(sent.proved).status == 200
+    assert len(shell.asked) == asked, "none of them needs the store"
+    assert set(shell.served) == {"proved"}
+
+
+def afterwards(shell: Shell, sent: Sent) -> None:
+    end = time.monotonic() + BACK_WITHIN_S
+    while (seen := shell.ask(sent.other)).status != 200:
+        assert_unavailable(seen, shell)
+        assert time.monotonic() < end, type(shell)
+        time.sleep(0.01)
+    is_well(shell, sent)
+    assert set(shell.served) == {"proved", "other"}
+
+
+@pytest.mark.parametrize("fault", OUTAGES, indirect=True)
+def test_an_outage(fault: Fault, sent: Sent, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "basicauth_mw")
+    with (
+        Asgi(fault.url, deadline_s=DEADLINE_S) as asgi,
+        Wsgi(fault.url, deadline_s=DEADLINE_S) as wsgi,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        shells = (asgi, wsgi)
+        for shell in shells:
+            wait_until(lambda: shell.ask(sent.proved).status == 200)  # noqa: B023
+            is_well(shell, sent)
+            if fault.at_rest:
+                shell.backend.store.close()
+        caplog.clear()
+
+        fault.inject()
+        # Both at once, as some faults end by themselves.
+        list(pool.map(lambda shell: meanwhile(shell, sent, fault.noticed_within_s), shells))
+        fault.repair()
+        for shell in shells:
+            afterwards(shell, sent)
+
+    said = sorted(message.partition(";")[0] for message in caplog.messages)
+    assert said == ["the key backend answers again"] * 2 + ["the key backend cannot be asked"] * 2
+    assert re.search(fault.says, caplog.text)

@@ -1,0 +1,137 @@
+"""The way to a server, octet by octet, with everything that can happen to one."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import Literal, Self
+
+LIMIT_S = 10.0
+
+Fate = Literal["passes", "is cut", "is half open", "breaks off", "is garbage", "comes in single octets"]
+
+
+class Forwarder:
+    """Passes on what comes to a port of 127.0.0.1, and what comes back from there. Use as a context manager.
+
+    Args:
+        to: That port.
+
+    Attributes:
+        port: Where it listens.
+        fate: What happens to answers. ``is cut``: connections are closed, and new ones as well. ``is half
+            open``: connections are accepted and never closed, and nothing passes, on those neither when the
+            way is well again. ``breaks off``: half an answer, then the end. ``is garbage``: other octets, as
+            many.
+        delay_s: Seconds by which each part of an answer is late.
+        accepted: Connections so far.
+    """
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.port: int = self._listener.getsockname()[1]
+        self._fate: Fate = "passes"
+        self.delay_s = 0.0
+        self.accepted = 0
+        self._chance = random.Random(20260101)
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._dead: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self.delay_s = 0.0
+        self._hang_up()
+        for thread in self._threads:
+            thread.join(LIMIT_S)
+        self._listener.close()
+
+    @property
+    def fate(self) -> Fate:
+        return self._fate
+
+    @fate.setter
+    def fate(self, fate: Fate) -> None:
+        self._fate = fate
+        if fate == "is cut":
+            self._hang_up()
+        if fate == "is half open":
+            with self._lock:
+                self._dead |= self._open
+
+    def _start(self, work: object, *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments)  # type: ignore[arg-type]
+        self._threads.append(thread)
+        thread.start()
+
+    def _hang_up(self) -> None:
+        with self._lock:
+            for each in self._open:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                self.accepted += 1
+                if self._fate == "is cut":
+                    near.close()
+                    continue
+                with self._lock:
+                    self._open.add(near)
+                    if self._fate == "is half open":
+                        self._dead.add(near)
+                self._start(self._serve, near)
+
+    def _serve(self, near: socket.socket) -> None:
+        with near, suppress(OSError), socket.create_connection(("127.0.0.1", self._to)) as far:
+            near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            back = threading.Thread(target=self._pump, args=(far, near, True))
+            back.start()
+            self._pump(near, far, False)
+            back.join(LIMIT_S)
+        with self._lock:
+            self._open.discard(near)
+            self._dead.discard(near)
+
+    def _pump(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
+        with suppress(OSError):
+            while octets := source.recv(1 << 16):
+                if {source, target} & self._dead:
+                    continue
+                if is_answer:
+                    if self.delay_s:
+                        time.sleep(self.delay_s)
+                    if {source, target} & self._dead:
+                        continue
+                    octets = self._changed(octets, target)
+                target.sendall(octets)
+                if is_answer and self._fate == "breaks off":
+                    break
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _changed(self, octets: bytes, target: socket.socket) -> bytes:
+        match self._fate:
+            case "is garbage":
+                return self._chance.randbytes(len(octets))
+            case "breaks off":
+                return octets[: len(octets) // 2]
+            case "comes in single octets":
+                for place in range(len(octets)):
+                    target.sendall(octets[place : place + 1])
+                return b""
+            case _:
+                return octets
