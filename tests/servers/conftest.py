@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +51,7 @@ OTHERS = {
     "gunicorn-4-used-before-fork": (
         *("gunicorn", "tests.servers.used_before_fork:app", "--workers=4", "--threads=2", "--preload"),
     ),
+    "flooded": ("uvicorn", "tests.servers.flood_app:app", "--http=h11", "--loop=asyncio", "--backlog=4096"),
     "measured-2-workers": ("gunicorn", "tests.servers.metrics_app:app", "--workers=2", "--preload"),
 }
 
@@ -85,9 +86,9 @@ class Served:
             return answer
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Start servers by name with settings of their own; all are stopped when the test ends."""
+@contextmanager
+def servers(directory: Path) -> Iterator[Callable[..., Served]]:
+    """Start servers by name with settings of their own; all are stopped at the end."""
     with ExitStack() as stack:
 
         def start(name: str, **settings: str) -> Served:
@@ -102,7 +103,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
             inherited = {
                 name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")
             }
-            log = tmp_path / f"{name}-{port}.log"
+            log = directory / f"{name}-{port}.log"
             output = stack.enter_context(log.open("wb"))
             process = stack.enter_context(
                 subprocess.Popen(
@@ -119,6 +120,13 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
             assert process.poll() is None, log.read_text()
             return Served(port, log, process)
 
+        yield start
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Start servers by name with settings of their own; all are stopped when the test ends."""
+    with servers(tmp_path) as start:
         yield start
 
 

@@ -1,0 +1,81 @@
+"""``python -m tests.servers.flood PORT KIND CONNECTIONS``: a flood, from 127.0.0.2, until stdin ends.
+
+Each connection asks again as soon as it has its answer; of the kind ``held`` it only begins to, and leaves it
+at that. At the end it tells how many answers of each status there were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from itertools import count
+from typing import TYPE_CHECKING
+
+from basicauth_mw import encode_basic
+from basicauth_mw.minting import mint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ATTACKER = "127.0.0.2"
+KNOWN = "known"  # the id of a key that there is
+
+# Kind: the Authorization of the request of that number.
+KINDS: dict[str, Callable[[int], str]] = {
+    "slow-hashes": lambda number: encode_basic(f"person-{number}", f"guess {number}"),
+    "random-ids": lambda number: encode_basic(f"id_{number:x}", SECRETS[number % 64]),
+    "wrong-secrets": lambda number: encode_basic(KNOWN, SECRETS[number % 64]),
+    "held": lambda number: encode_basic(f"id_{number:x}", SECRETS[number % 64]),
+    "malformed": lambda number: f"Basic {number:x}!",
+}
+SECRETS = [mint("sk") for _ in range(64)]  # minting costs more than sending
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self, requests: Iterator[bytes], statuses: Counter[int], *, held: bool) -> None:
+        self._held = held
+        self._requests = requests
+        self._statuses = statuses
+        self._octets = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(next(self._requests))
+
+    def data_received(self, data: bytes) -> None:
+        self._octets += data
+        head, end, body = self._octets.partition(b"\r\n\r\n")
+        if end and len(body) >= int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]):
+            self._octets = b""
+            self._statuses[int(head[9:12])] += 1
+            request = next(self._requests)
+            self._transport.write(request[:30] if self._held else request)
+
+
+async def main(port: int, kind: str, connections: int) -> None:
+    requests = (
+        b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: %b\r\n\r\n" % KINDS[kind](number).encode()
+        for number in count()
+    )
+    loop, statuses, open_ones = asyncio.get_running_loop(), Counter[int](), []
+    print("begins", flush=True)
+    for opened in range(connections):
+        while kind == "held" and opened - statuses.total() >= 32:  # no more at once than of the other kinds
+            await asyncio.sleep(0.001)
+        transport, _ = await loop.create_connection(
+            lambda: Connection(requests, statuses, held=kind == "held"),
+            *("127.0.0.1", port),
+            local_addr=(ATTACKER, 0),
+        )
+        open_ones.append(transport)
+    await loop.run_in_executor(None, sys.stdin.read)
+    print(json.dumps(statuses), flush=True)
+    for transport in open_ones:
+        transport.abort()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

@@ -1,0 +1,202 @@
+"""Floods of refused requests, against a real server: who has a key goes on being served, and nothing grows.
+
+The server is one process with one event loop, and a flood takes its share of that, as a flood on any page
+does: each of its connections asks again as soon as it was answered. So what is compared is this: honest
+clients who ask at a steady pace, which together is far below what the server can give, and how many of their
+requests are answered in the same time with the flood and without it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from itertools import repeat, starmap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw import Key, Secret, Settings, encode_basic, hash_secret, open_backend
+from basicauth_mw.hashing import ARGON2_MEMORY_KIB
+from basicauth_mw.minting import mint
+from tests.servers.conftest import LIMIT_S, ROOT, servers, wait_until
+from tests.servers.flood import KINDS, KNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.servers.conftest import Served
+
+CHOSEN = "chosen by a person"
+PACE_S = 0.05  # of each honest client: twenty requests a second
+SPAN_S = 1.0
+WORST_TICK_S = 0.05
+GROWTH_OCTETS = 20 << 20
+SLOW_HASH_WORKERS = 1
+TRIES = 3
+
+
+@dataclass
+class Site:
+    """The server, and who may use it.
+
+    Attributes:
+        cached: Credentials that were proved before: a minted one and one that somebody chose.
+        fresh: Minted ones that nobody has sent yet.
+    """
+
+    served: Served
+    cached: list[str]
+    fresh: Iterator[str]
+
+    def state(self) -> Any:
+        """The worst since it was asked last: what the event loop was late, and the memory."""
+        return self.served.request("GET", "/state").json()
+
+    def ask(self, authorization: str) -> tuple[int, str]:
+        """The status, and the code of the problem if there is one."""
+        answer = self.served.request("GET", "/", headers={"Authorization": authorization})
+        return answer.status_code, answer.json()["code"] if answer.status_code != 200 else ""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
+    directory = tmp_path_factory.mktemp("floods")
+    url = f"sqlite:///{directory / 'keys.db'}"
+    secrets = {f"fresh-{number}": mint("sk") for number in range(2000)}
+    chosen = (Secret(hash_secret(CHOSEN)),)
+    by_people = [Key(each, secrets=chosen) for each in ("person", *map("late-{}".format, KINDS))]
+    with open_backend(url, settings=Settings(), create=True) as keys:
+        keys.create(client_id=KNOWN)
+        cached = [keys.create().authorization, encode_basic("person", CHOSEN)]
+        fresh = [Key(each, secrets=(Secret(hash_secret(secret)),)) for each, secret in secrets.items()]
+        keys.store.add(by_people + fresh)
+    settings = {
+        "BASICAUTH_BACKEND": url,
+        "BASICAUTH_SLOW_HASH_WORKERS": str(SLOW_HASH_WORKERS),
+        "BASICAUTH_CACHE_TTL_S": "600",
+    }
+    with servers(directory) as start:
+        made = Site(start("flooded", **settings), cached, starmap(encode_basic, secrets.items()))
+        for authorization in cached:
+            assert made.ask(authorization) == (200, "")
+        yield made
+        assert "Traceback" not in made.served.log.read_text()
+
+
+@dataclass
+class Honest:
+    """A client that keeps a connection, and asks at a steady pace; being late is not made up for.
+
+    Attributes:
+        statuses: Of all answers.
+    """
+
+    port: int
+    authorizations: Iterator[str]
+    statuses: list[int] = field(default_factory=list)
+
+    def run(self, ends_at: float) -> None:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
+        due = time.monotonic()
+        while (now := time.monotonic()) < ends_at:
+            if now < due:
+                time.sleep(due - now)
+            due = max(due + PACE_S, now)
+            connection.request("GET", "/", headers={"Authorization": next(self.authorizations)})
+            answer = connection.getresponse()
+            answer.read()
+            self.statuses.append(answer.status)
+        connection.close()
+
+
+def serve_honest(site: Site) -> list[int]:
+    """How many requests of each honest client were answered; all of them by a 200."""
+    clients = [Honest(site.served.port, each) for each in (*map(repeat, site.cached), site.fresh)]
+    ends_at = time.monotonic() + SPAN_S
+    threads = [threading.Thread(target=client.run, args=(ends_at,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT_S)
+    assert {status for client in clients for status in client.statuses} == {200}
+    return [len(client.statuses) for client in clients]
+
+
+@contextmanager
+def flood(site: Site, kind: str, connections: int) -> Iterator[dict[str, int]]:
+    """A flood while it lasts; afterwards, how many answers of each status it had."""
+    statuses: dict[str, int] = {}
+    words = [sys.executable, "-m", "tests.servers.flood", str(site.served.port), kind, str(connections)]
+    with (
+        subprocess.Popen(
+            words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process,
+        ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        yield statuses
+        statuses |= json.loads(process.communicate("", timeout=LIMIT_S)[0])
+
+
+def at_last(measure: Callable[[], None]) -> None:
+    """Measure up to three times, until it is well.
+
+    What the package does to a server it does every time, so one good run shows that it does not; and whatever
+    else goes on in the machine makes a run worse and never better.
+    """
+    for tries_left in reversed(range(TRIES)):
+        try:
+            measure()
+        except AssertionError:
+            if not tries_left:
+                raise
+        else:
+            return
+
+
+# Kind, connections, and how it is answered.
+FLOODS = [
+    pytest.param("slow-hashes", 32, {"401", "503"}, id="slow-hashes", marks=pytest.mark.proves("F28", "F30")),
+    pytest.param("random-ids", 32, {"401"}, id="random-ids", marks=pytest.mark.proves("F29")),
+    pytest.param("wrong-secrets", 32, {"401", "429"}, id="wrong-secrets"),
+    pytest.param("malformed", 32, {"401"}, id="malformed"),
+    pytest.param("held", 1000, {"401"}, id="connections"),
+]
+
+
+@pytest.mark.parametrize(("kind", "connections", "expected"), FLOODS)
+def test_a_flood(site: Site, kind: str, connections: int, expected: set[str]) -> None:
+    """Every honest client has at least half of what it has without; the event loop never stands still."""
+    late = encode_basic(f"late-{kind}", CHOSEN)
+
+    def measure() -> None:
+        site.state()
+        alone = serve_honest(site)
+        calm = site.state()
+        with flood(site, kind, connections) as statuses:
+            served = serve_honest(site)
+            stormy = site.state()
+            came = site.ask(late)
+        assert set(statuses) <= expected
+        assert sum(statuses.values()) > 3 * sum(served), "it was no flood"
+        assert all(with_it >= without / 2 for with_it, without in zip(served, alone, strict=True))
+        assert stormy["worst_s"] < WORST_TICK_S
+        hashing = SLOW_HASH_WORKERS * ARGON2_MEMORY_KIB << 10
+        assert stormy["most_octets"] < calm["most_octets"] + hashing + GROWTH_OCTETS
+        # Whose secret has to be hashed slowly may be told to come again, and nothing else.
+        assert came == (200, "") or (kind, came) == ("slow-hashes", (503, "overloaded"))
+        wait_until(lambda: site.ask(late)[0] == 200)
+
+    at_last(measure)
