@@ -45,6 +45,7 @@ def test_check_is_content(cli: Callable[..., Done], url: str, monkeypatch: pytes
     assert "hunter2" not in said
 
 
+@pytest.mark.proves("F17")
 @pytest.mark.parametrize("as_json", [True, False])
 def test_check_tells_a_missing_file(cli: Callable[..., Done], as_json: bool) -> None:
     done = cli("check", "--json") if as_json else cli("check")
@@ -87,6 +88,7 @@ def test_check_tells_every_bad_setting(cli: Callable[..., Done], monkeypatch: py
     assert "hunter2" not in done.out
 
 
+@pytest.mark.proves("F1")
 def test_check_tells_a_backend_that_is_down(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
@@ -267,6 +269,7 @@ def test_check_wants_the_pepper_of_the_keys(
     assert cli("check").status == 0
 
 
+@pytest.mark.proves("F12")
 def test_check_tells_a_record_that_cannot_be_read(cli: Callable[..., Done], url: str, database: Path) -> None:
     put(url, Key("a"))
     with closing(sqlite3.connect(database)) as connection, connection:
@@ -427,6 +430,7 @@ def checked_by_nobody(cli: Callable[..., Done], mode: int) -> Done:
     return done
 
 
+@pytest.mark.proves("F19")
 def test_check_tells_once_what_cannot_be_written(cli: Callable[..., Done]) -> None:
     """A write-ahead log has no place in such a directory; the problem that SQLite sees says so."""
     done = checked_by_nobody(cli, 0o666)
@@ -468,6 +472,7 @@ def as_nobody(cli: Callable[..., Done], *arguments: str) -> Done:
     return Done(os.waitstatus_to_exitcode(status), text, "")
 
 
+@pytest.mark.proves("F7")
 @pytest.mark.parametrize(
     ("options", "code"),
     [

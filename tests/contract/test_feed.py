@@ -96,6 +96,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.proves("F24")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_elsewhere_ends_what_is_cached(
     keys: Backend, server: Server, change: Callable[[Backend, str], object]
@@ -107,6 +108,7 @@ def test_a_change_elsewhere_ends_what_is_cached(
     assert server.status(issued) == 401  # and it stays so
 
 
+@pytest.mark.proves("F24")
 def test_it_takes_a_quarter_of_a_second(keys: Backend, server: Server) -> None:
     """At the median: a busy machine's pauses are no failure. The benchmarks look at every percentile."""
     taken = []
@@ -134,6 +136,7 @@ def test_other_scopes_elsewhere_are_seen(keys: Backend, mine: Backend) -> None:
     assert seen[0] == {"read"}
 
 
+@pytest.mark.proves("F26")
 def test_a_key_that_was_made_elsewhere_works_at_once(keys: Backend, server: Server) -> None:
     """No refusal is remembered, and neither is the absence of a key."""
     deleted = keys.create(client_id="ci")
@@ -179,6 +182,7 @@ def test_many_changes_at_once_are_all_heard_of(keys: Backend, server: Server) ->
     wait_for(lambda: {server.status(each) for each in issued} == {401})
 
 
+@pytest.mark.proves("F24")
 def test_more_changes_than_are_kept_forget_everything(
     keys: Backend, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

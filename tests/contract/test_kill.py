@@ -148,6 +148,7 @@ def check_sqlite(url: str) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+@pytest.mark.proves("F33")
 def test_a_kill_loses_nothing_and_leaves_nothing_half_done(
     url: str, backend: Backend, writer: Writer
 ) -> None:

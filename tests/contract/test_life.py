@@ -359,7 +359,7 @@ def test_the_longest_key_works(backend: Backend, here: AnyShell) -> None:
 # --- rotate
 
 
-@pytest.mark.proves("O2")
+@pytest.mark.proves("O2", "F33")
 def test_no_request_fails_in_a_rotation(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
     """The old secret and the new one work until the overlap ends, then only the new one; cached or not."""
     old = backend.create(client_id="ci", name="CI", scopes=["read"], metadata={"team": "a"})
@@ -773,7 +773,7 @@ def test_no_update_with_a_bad_field(
 # --- expiry
 
 
-@pytest.mark.proves("O2")
+@pytest.mark.proves("O2", "F23")
 def test_an_expiry_ends_cached_entries_too(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
     """To the moment, although the caches would keep them for longer."""
     issued = backend.create(client_id="ci", expires_at=utcnow() + timedelta(seconds=OVERLAP_S))

@@ -116,6 +116,7 @@ CHANGES: dict[str, Callable[[Backend], object]] = {
 }
 
 
+@pytest.mark.proves("F3")
 @pytest.mark.parametrize("event", CHANGES)
 def test_a_change_that_was_made_is_told(
     way: LossyWay, backend: Backend, events: Callable[[], list[tuple[str, str]]], event: str
@@ -127,6 +128,7 @@ def test_a_change_that_was_made_is_told(
     assert events() == [("key.created", "ci"), (f"key.{event}", "ci")]
 
 
+@pytest.mark.proves("F3", "F33")
 def test_a_key_that_was_made_is_not_lost(
     way: LossyWay, backend: Backend, events: Callable[[], list[tuple[str, str]]]
 ) -> None:

@@ -282,6 +282,7 @@ def split_args(line: str) -> list[bytes]:
     ]
 
 
+@pytest.mark.proves("F12")
 def test_junk_among_our_names_is_an_outage(store: RedisStore, admin: redis.Redis) -> None:
     admin.set(name_in(store, "facts"), "x")
     with pytest.raises(UnreadableRecord):
@@ -326,6 +327,7 @@ def test_prefixes_are_apart(redis_server: RedisServer, redis_url: str, store: Re
 NO_TEXT = dump_key(Key("id", name="?")).encode().replace(b"?", b"\xed\xa0\x80")  # half a character of UTF-16
 
 
+@pytest.mark.proves("F12")
 @pytest.mark.parametrize("junk", [b"", b"{}", b"\xff", b"null", b"[]", b'{"v":2}', NO_TEXT], ids=range(7))
 def test_a_damaged_record_is_not_an_unknown_id(store: RedisStore, admin: redis.Redis, junk: bytes) -> None:
     assert store.put(Key("good"), None)
@@ -334,6 +336,7 @@ def test_a_damaged_record_is_not_an_unknown_id(store: RedisStore, admin: redis.R
     assert [type(outcome) for outcome in outcomes] == [UnreadableRecord, UnreadableRecord, Key]
 
 
+@pytest.mark.proves("F12")
 def test_the_wrong_type_is_not_an_unknown_id(store: RedisStore, admin: redis.Redis) -> None:
     assert store.put(Key("good"), None)
     admin.delete(name_in(store, "{id}"))
@@ -344,7 +347,7 @@ def test_the_wrong_type_is_not_an_unknown_id(store: RedisStore, admin: redis.Red
         store.put(Key("id"), None)
 
 
-@pytest.mark.proves("X50")
+@pytest.mark.proves("X50", "F12")
 def test_a_record_of_another_id_is_not_taken(store: RedisStore, admin: Any) -> None:
     admin.execute_command("COPY", name_in(store, "{id}"), name_in(store, "{other}"))
     with pytest.raises(UnreadableRecord):
@@ -397,6 +400,7 @@ def both(store: RedisStore) -> list[Any]:
     return run(store, lambda: store.get("id"), lambda: store.aget("id"))
 
 
+@pytest.mark.proves("F1")
 def test_stopped_and_started(own: RedisStore, own_redis_server: RedisServer) -> None:
     """An outage at once, and back at once."""
     own_redis_server.stop()
@@ -409,6 +413,7 @@ def test_stopped_and_started(own: RedisStore, own_redis_server: RedisServer) -> 
     assert both(own) == [None, None]
 
 
+@pytest.mark.proves("F2")
 def test_frozen_and_thawed(own: RedisStore, own_redis_server: RedisServer) -> None:
     async def steps() -> None:
         assert await own.aget("id") is not None
@@ -430,6 +435,7 @@ def test_frozen_and_thawed(own: RedisStore, own_redis_server: RedisServer) -> No
     asyncio.run(steps())
 
 
+@pytest.mark.proves("F8")
 def test_the_password_is_in_no_error(own_redis_server: RedisServer) -> None:
     with redis.Redis(port=own_redis_server.port) as admin:
         admin.config_set("requirepass", "right-canary")
@@ -445,6 +451,7 @@ def test_the_password_is_in_no_error(own_redis_server: RedisServer) -> None:
         assert both(store) == [None, None]
 
 
+@pytest.mark.proves("F8")
 def test_a_user_who_may_only_read(own: RedisStore, own_redis_server: RedisServer) -> None:
     """GET is all that a look-up needs; CONFIG is not needed by anything."""
     with redis.Redis(port=own_redis_server.port) as admin:
@@ -461,6 +468,7 @@ def test_a_user_who_may_only_read(own: RedisStore, own_redis_server: RedisServer
     assert own.get("id") is not None
 
 
+@pytest.mark.proves("F4", "F5")
 def test_a_replica_refuses_changes(
     own: RedisStore, own_redis_server: RedisServer, redis_server: RedisServer
 ) -> None:
@@ -473,6 +481,7 @@ def test_a_replica_refuses_changes(
         assert [type(outcome) for outcome in both(own)] == [BackendUnavailable] * 2
 
 
+@pytest.mark.proves("F7")
 def test_a_full_server_refuses_changes(own: RedisStore, own_redis_server: RedisServer) -> None:
     with redis.Redis(port=own_redis_server.port) as admin:
         admin.config_set("maxmemory", 1)
@@ -481,6 +490,7 @@ def test_a_full_server_refuses_changes(own: RedisStore, own_redis_server: RedisS
         assert own.get("id") is not None
 
 
+@pytest.mark.proves("F6")
 def test_a_cluster_node_is_an_outage() -> None:
     with (
         RedisServer("--cluster-enabled", "yes") as server,
@@ -489,6 +499,7 @@ def test_a_cluster_node_is_an_outage() -> None:
         assert [type(outcome) for outcome in both(store)] == [BackendUnavailable] * 2
 
 
+@pytest.mark.proves("F6")
 def test_a_node_of_a_working_cluster_is_an_outage(redis_cluster: RedisCluster) -> None:
     """For what is elsewhere, and the remedy is told."""
     (node, *_) = redis_cluster.nodes
@@ -503,6 +514,7 @@ def test_a_node_of_a_working_cluster_is_an_outage(redis_cluster: RedisCluster) -
             assert "redis+cluster://" in str(outcome)
 
 
+@pytest.mark.proves("F3")
 @pytest.mark.parametrize(
     "sends", [b"\x00", b"+", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$-2\r\n", b"*1\r\n", b":1\r\n"]
 )
@@ -518,6 +530,7 @@ def test_something_else_on_the_port(sends: bytes) -> None:
     dribbler.close()
 
 
+@pytest.mark.proves("F7")
 def test_warnings(own: RedisStore, own_redis_server: RedisServer) -> None:
     assert [code for code, _, _ in own.warnings()] == ["redis_not_persistent"]
     with redis.Redis(port=own_redis_server.port) as admin:
@@ -532,7 +545,7 @@ def test_warnings(own: RedisStore, own_redis_server: RedisServer) -> None:
 # --- connections
 
 
-@pytest.mark.proves("X51")
+@pytest.mark.proves("X51", "F1")
 def test_a_connection_that_the_server_closed(own: RedisStore, own_redis_server: RedisServer) -> None:
     """Costs no look-up, however many there were."""
 
@@ -558,6 +571,7 @@ def test_a_connection_that_the_server_closed(own: RedisStore, own_redis_server: 
     asyncio.run(steps())
 
 
+@pytest.mark.proves("F9")
 def test_a_loop_has_few_connections(store: RedisStore, admin: redis.Redis) -> None:
     async def steps() -> list[Any]:
         before = len(admin.client_list())
@@ -570,7 +584,7 @@ def test_a_loop_has_few_connections(store: RedisStore, admin: redis.Redis) -> No
     assert asyncio.run(asyncio.wait_for(steps(), 10)) == [store.get("id")] * 300
 
 
-@pytest.mark.proves("A11", "X50")
+@pytest.mark.proves("A11", "X50", "F11")
 def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     """A look-up that is given up at any moment leaves no answer for another one."""
     names = [f"k{number}" for number in range(20)]
@@ -604,7 +618,7 @@ def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     assert 400 < asyncio.run(steps()) < 2400
 
 
-@pytest.mark.proves("X50")
+@pytest.mark.proves("X50", "F2", "F11")
 def test_a_time_limit_round_a_look_up(own: RedisStore, own_redis_server: RedisServer) -> None:
     """The caller's own limit, shorter than ours, and the answer that still came is nobody's."""
 
@@ -647,6 +661,7 @@ def test_two_event_loops_at_once(store: RedisStore) -> None:
     assert store._loops == {}
 
 
+@pytest.mark.proves("F32")
 def test_event_loops_that_ended_are_let_go(store: RedisStore) -> None:
     """Those of whoever did not say aclose, too."""
 
@@ -661,6 +676,7 @@ def test_event_loops_that_ended_are_let_go(store: RedisStore) -> None:
     gc.collect()
 
 
+@pytest.mark.proves("F11")
 def test_a_loop_whose_tasks_were_all_cancelled(store: RedisStore) -> None:
     """As some apps do, or closed under way; a later look-up works."""
 
@@ -804,7 +820,7 @@ def test_interrupt_hits_one_call_only(own: RedisStore, own_redis_server: RedisSe
     assert outcomes == [True, True]
 
 
-@pytest.mark.proves("X55")
+@pytest.mark.proves("X55", "F31")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(store: RedisStore, admin: redis.Redis) -> None:
     """And sends nothing on those of its parent, of a thread or of an event loop."""

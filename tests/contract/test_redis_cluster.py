@@ -239,6 +239,7 @@ def test_any_node_of_the_url_will_do(redis_cluster: RedisCluster) -> None:
             assert len(store.scan("", "", 100)) == 20
 
 
+@pytest.mark.proves("F6")
 def test_it_is_no_cluster(redis_server: RedisServer) -> None:
     with closing(RedisStore(f"redis+cluster://127.0.0.1:{redis_server.port}", deadline_s=5)) as store:
         with pytest.raises(BackendUnavailable, match="redis://"):
@@ -247,6 +248,7 @@ def test_it_is_no_cluster(redis_server: RedisServer) -> None:
             on_loop(store, store.aget("id"))
 
 
+@pytest.mark.proves("F6")
 def test_a_cluster_without_slots() -> None:
     with (
         RedisServer("--cluster-enabled", "yes") as server,
@@ -290,6 +292,7 @@ class KilledError(BaseException):
     """Whoever made the change is no more."""
 
 
+@pytest.mark.proves("F33")
 def test_who_is_killed_in_a_change_leaves_nothing_untold(store: RedisStore) -> None:
     """At any step: what is stored can be found and its slow hashes are known of; what changed was told."""
     names = store._names
@@ -440,6 +443,7 @@ class Reshard:
             ask(node, "CLUSTER", "SETSLOT", self._slot, "NODE", self._ids[1])
 
 
+@pytest.mark.proves("F6")
 def test_a_slot_that_is_half_moved(store: RedisStore, redis_cluster: RedisCluster) -> None:
     """ASK, for what has moved already and for what is new; then MOVED."""
     slot = key_slot(b"moving")
@@ -474,6 +478,7 @@ async def _gather(store: RedisStore, names: list[str]) -> list[Key | None]:
     return list(await asyncio.gather(*map(store.aget, names)))
 
 
+@pytest.mark.proves("F6")
 def test_moving_slots_loses_nothing(store: RedisStore, redis_cluster: RedisCluster) -> None:
     """While every kind of work goes on: no error, no key that is missing, no change that is lost."""
     slots = [key_slot(b"%d" % number) for number in range(3)]
@@ -532,6 +537,7 @@ def test_moving_slots_loses_nothing(store: RedisStore, redis_cluster: RedisClust
 # --- nodes that are silent, or gone
 
 
+@pytest.mark.proves("F2", "F6")
 def test_a_frozen_node(store: RedisStore, redis_cluster: RedisCluster) -> None:
     """Its slots are an outage within the time limit; all others work meanwhile, and it does later."""
     frozen = redis_cluster.nodes[0]
@@ -594,6 +600,7 @@ def test_a_frozen_node_holds_no_thread(store: RedisStore, redis_cluster: RedisCl
     assert [type(exc) for exc in outcomes] == [BackendUnavailable]
 
 
+@pytest.mark.proves("F4", "F6")
 def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) -> None:
     """Its slots are an outage at once, for reads and for writes, and no others; then all is as it was."""
     killed, *others, replica = own_cluster.nodes
@@ -676,7 +683,7 @@ def test_without_a_place_for_its_announcement_nothing_changes(own_cluster: Redis
 # --- connections
 
 
-@pytest.mark.proves("X50")
+@pytest.mark.proves("X50", "F11")
 def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     """A look-up that is given up at any moment leaves no answer for another one."""
     names = [f"k{number}" for number in range(20)]
@@ -708,7 +715,7 @@ def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     assert 200 < on_loop(store, main()) < 1200
 
 
-@pytest.mark.proves("X55")
+@pytest.mark.proves("X55", "F31")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(store: RedisStore, redis_cluster: RedisCluster) -> None:
     names = [f"k{number}" for number in range(30)]

@@ -259,7 +259,7 @@ def nil(connection: socket.socket, await_get: Callable[[], None]) -> None:
     connection.recv(100)
 
 
-@pytest.mark.proves("X50")
+@pytest.mark.proves("X50", "F11")
 @pytest.mark.parametrize("extra", [b"$-1\r\n", b"$-1", b"+", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 @pytest.mark.parametrize("together", [True, False])
 def test_what_nobody_asked_for_is_nobodys_answer(extra: bytes, *, together: bool) -> None:
@@ -372,6 +372,7 @@ def test_a_connection_that_is_lost_as_it_is_made(store: RedisStore) -> None:
     on_loop(store, main)
 
 
+@pytest.mark.proves("F3")
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_silent_end_is_noticed_where_the_driver_would(store: RedisStore, *, keeps: bool) -> None:
     """An option that the system does not have is left out."""
@@ -396,7 +397,7 @@ def test_a_silent_end_is_noticed_where_the_driver_would(store: RedisStore, *, ke
 # --- what is broken off
 
 
-@pytest.mark.proves("X50")
+@pytest.mark.proves("X50", "F11")
 @pytest.mark.parametrize("where", ["write", "gets"])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_under_way_crosses_no_answers(

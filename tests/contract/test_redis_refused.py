@@ -127,6 +127,7 @@ def error_of(change: Change, by: RedisStore, seen_by: RedisStore) -> BackendUnav
 # --- what is no record
 
 
+@pytest.mark.proves("F12")
 @pytest.mark.parametrize("junk", ["HSET a b", "RPUSH a", "SADD a", "ZADD 0 a", "XADD * a b", "SET "])
 def test_it_is_named_and_can_be_deleted(place: Place, store: RedisStore, junk: str) -> None:
     """Whatever it is; nobody else's key has trouble by it."""
@@ -174,6 +175,7 @@ NEEDED = {
 }
 
 
+@pytest.mark.proves("F8")
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_right_is_missing(place: Place, store: RedisStore, change: str) -> None:
     """Any of them: not one change is made and refused. That old uses cannot be forgotten refuses none."""
@@ -235,6 +237,7 @@ def test_a_deleted_key_leaves_no_uses(place: Place, store: RedisStore) -> None:
 # --- no memory
 
 
+@pytest.mark.proves("F7")
 @pytest.mark.parametrize("change", CHANGES)
 def test_no_memory(place: Place, store: RedisStore, change: str) -> None:
     """On all servers, or on any one of them. On one alone, a key can be deleted all the same."""

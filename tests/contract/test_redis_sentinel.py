@@ -66,6 +66,7 @@ def attempt(question: Callable[[], Any]) -> Any:
         return exc
 
 
+@pytest.mark.proves("F4")
 def test_the_master_is_killed(pair: WatchedPair, store: RedisStore) -> None:
     """An outage while there is no master; then the next look-up and the next change find the new one."""
 
@@ -95,6 +96,7 @@ def test_the_master_is_killed(pair: WatchedPair, store: RedisStore) -> None:
     on_loop(store, main())
 
 
+@pytest.mark.proves("F4")
 def test_the_master_steps_down(pair: WatchedPair, store: RedisStore) -> None:
     """And lives on as a replica, with our connections to it: one change is refused, and none is lost."""
 
@@ -114,6 +116,7 @@ def test_the_master_steps_down(pair: WatchedPair, store: RedisStore) -> None:
     on_loop(store, main())
 
 
+@pytest.mark.proves("F4")
 def test_a_master_that_is_none_any_more(pair: WatchedPair, store: RedisStore) -> None:
     """Though the Sentinel still says so: not connected to, and a refused change ends the connection to it."""
     ask(pair.sentinel, "SENTINEL", "SET", "keys", "down-after-milliseconds", "60000")

@@ -120,6 +120,7 @@ def test_the_path_is_taken_literally(name: str, tmp_path: Path, monkeypatch: pyt
         assert absolute.get("id") is not None
 
 
+@pytest.mark.proves("F17")
 def test_a_missing_file_is_never_made(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="basicauth-mw keys create"):
         SqliteStore(f"sqlite:///{path}")
@@ -152,6 +153,7 @@ def test_warnings(store: SqliteStore, path: Path) -> None:
     assert remedy == f"chmod 600 {path}"
 
 
+@pytest.mark.proves("F19")
 def test_a_file_that_cannot_be_looked_at(store: SqliteStore, path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be looked at"):
         SqliteStore(f"sqlite:///{path}/keys.db")
@@ -231,6 +233,7 @@ def of_version(version: int) -> Callable[[Path], None]:
     return make
 
 
+@pytest.mark.proves("F18")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -257,6 +260,7 @@ def test_a_file_that_is_not_ours(make: Callable[[Path], None], message: str, pat
 # --- what happens to it while it is open
 
 
+@pytest.mark.proves("F16")
 def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
     """Also by a thread that had read the old one and did nothing since."""
     cursor = store.changes(None).cursor
@@ -285,6 +289,7 @@ def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path, tmp_path: Pa
     assert name_of(store) == "newer"
 
 
+@pytest.mark.proves("F16")
 def test_who_follows_changes_hears_of_a_replaced_file_at_once(
     store: SqliteStore, path: Path, tmp_path: Path
 ) -> None:
@@ -306,6 +311,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.proves("F16")
 @pytest.mark.parametrize("first", ["get", "put"])
 def test_a_replaced_file_that_is_still_held_by_others(
     store: SqliteStore, path: Path, tmp_path: Path, first: str
@@ -340,6 +346,7 @@ def test_a_file_that_is_replaced_during_a_change_is_noticed(
     assert eventually(lambda: name_of(store) == "new") < NOTICED_WITHIN_S
 
 
+@pytest.mark.proves("F16")
 def test_a_file_that_was_written_over_is_noticed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
     """As ``cp backup.db keys.db`` does, which keeps the inode; the copy is larger."""
     assert name_of(store) == "old"
@@ -359,6 +366,7 @@ def test_a_cursor_does_not_outlive_what_was_written_over(
     assert store.changes(cursor).gap
 
 
+@pytest.mark.proves("F16")
 @pytest.mark.parametrize("change", ["put", "add"])
 def test_a_cursor_does_not_outlive_a_restored_backup(store: SqliteStore, path: Path, change: str) -> None:
     """The inode and all changes up to the backup are the same, but what came after it is not there."""
@@ -461,6 +469,7 @@ def test_a_log_that_was_removed_is_noticed(
         held.close()
 
 
+@pytest.mark.proves("F17")
 @pytest.mark.parametrize(
     "damage", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["missing", "emptied"]
 )
@@ -477,6 +486,7 @@ def test_a_file_that_is_gone_comes_back(
     assert eventually(lambda: name_of(store) == "new") < NOTICED_WITHIN_S
 
 
+@pytest.mark.proves("F18")
 def test_damage_is_an_outage_until_it_is_repaired(store: SqliteStore, path: Path, tmp_path: Path) -> None:
     store.close()
     good = path.read_bytes()
@@ -506,6 +516,7 @@ def test_a_damaged_record_is_not_an_unknown_id(store: SqliteStore, path: Path) -
     assert store.get("good") is not None
 
 
+@pytest.mark.proves("F18")
 @pytest.mark.parametrize("name", ["7", "null", '["a"]'])
 def test_damage_beside_the_hashes_lets_nobody_in(path: Path, name: str) -> None:
     """It is an outage for who proves a secret and for who asks for the key; a guess is refused as always."""
@@ -623,6 +634,7 @@ def test_errors_hold_no_hash(store: SqliteStore, path: Path) -> None:
 # --- locks
 
 
+@pytest.mark.proves("F13")
 def test_a_locked_file(store: SqliteStore, path: Path) -> None:
     """At once for who must not wait, at the deadline for who may, and never a wrong answer."""
     store.get("id")
@@ -649,6 +661,7 @@ def test_one_thread_looks_at_the_file_at_a_time(store: SqliteStore) -> None:
     assert store.get_nowait("id") is not None
 
 
+@pytest.mark.proves("F13")
 def test_get_waits_for_a_short_lock(store: SqliteStore, path: Path) -> None:
     store.close()
     patient = SqliteStore(f"sqlite:///{path}", deadline_s=5)
@@ -665,6 +678,7 @@ def test_get_waits_for_a_short_lock(store: SqliteStore, path: Path) -> None:
     patient.close()
 
 
+@pytest.mark.proves("F14")
 def test_a_writer_does_not_hold_up_readers(store: SqliteStore, path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
@@ -673,6 +687,7 @@ def test_a_writer_does_not_hold_up_readers(store: SqliteStore, path: Path) -> No
         writer.execute("ROLLBACK")
 
 
+@pytest.mark.proves("F15")
 def test_a_failed_write_leaves_no_trace(store: SqliteStore, path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(
@@ -760,6 +775,7 @@ def open_files(path: Path) -> int:
     return targets.count(str(path))
 
 
+@pytest.mark.proves("F20")
 def test_threads_leave_nothing_open(store: SqliteStore, path: Path) -> None:
     store.get("id")
     for _ in range(10):
@@ -802,7 +818,7 @@ def test_close_while_others_read(store: SqliteStore) -> None:
     assert not failures
 
 
-@pytest.mark.proves("X55")
+@pytest.mark.proves("X55", "F31")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(store: SqliteStore) -> None:
     """And leaves those of its parent alone, of every thread."""

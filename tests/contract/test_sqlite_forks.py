@@ -108,7 +108,7 @@ def inside(within: Callable[[Callable[..., object]], object]) -> Iterator[None]:
         thread.join(LIMIT_S)
 
 
-@pytest.mark.proves("X55")
+@pytest.mark.proves("X55", "F31")
 @pytest.mark.parametrize("parent", ["closes", "goes on"])
 def test_a_worker_sees_what_others_revoke(path: Path, parent: str) -> None:
     """The master has used its gate before it forks, as with ``gunicorn --preload``."""
@@ -159,6 +159,7 @@ def test_a_worker_sees_what_others_revoke(path: Path, parent: str) -> None:
     assert_whole(path, 2 + 20 + 2)
 
 
+@pytest.mark.proves("F31")
 def test_many_children_write_at_once(store: SqliteStore, path: Path) -> None:
     """From the first moment on, while their parent closes and writes as well."""
 
@@ -175,6 +176,7 @@ def test_many_children_write_at_once(store: SqliteStore, path: Path) -> None:
     assert_whole(path, 1 + 7 * 20)
 
 
+@pytest.mark.proves("F31")
 def test_nothing_is_open_in_a_child_whatever_threads_do(store: SqliteStore, path: Path) -> None:
     """Of threads that look up, change and note uses all the time, none fails and none hangs."""
     stop = threading.Event()
@@ -261,6 +263,7 @@ def test_nothing_is_opened_while_a_fork_goes_on(store: SqliteStore, path: Path) 
     assert [key and key.client_id for key in found] == ["id"]
 
 
+@pytest.mark.proves("F31")
 def test_a_child_that_cannot_lock_the_file_says_so(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def outcomes(path: Path, *lines: str) -> list[Any]:
     return found
 
 
+@pytest.mark.proves("F15")
 def test_a_full_disk(path: Path) -> None:
     """What was there stays, what does not fit is refused whole, and it goes on when there is room again."""
     before, full, kept, taken, late = outcomes(
@@ -117,6 +118,7 @@ def test_a_full_disk(path: Path) -> None:
         assert len(store.scan("k", "", 2000)) == 1000
 
 
+@pytest.mark.proves("F15")
 def test_no_room_for_a_single_change(path: Path) -> None:
     put, kept, deleted, late = outcomes(
         path,
@@ -133,6 +135,7 @@ def test_no_room_for_a_single_change(path: Path) -> None:
     assert late is True
 
 
+@pytest.mark.proves("F15")
 def test_room_for_the_log_but_not_for_the_file(path: Path) -> None:
     """The change is safe: it is in the log until there is room."""
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
@@ -164,6 +167,7 @@ def test_no_room_for_last_uses(path: Path) -> None:
     assert (kept, put) == (0, True)
 
 
+@pytest.mark.proves("F15")
 def test_sqlites_own_word_for_a_full_disk(path: Path) -> None:
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
         assert store.get("id")
@@ -192,6 +196,7 @@ def test_an_upgrade_on_a_full_disk(path: Path) -> None:
         assert len(store.scan("", "", 100)) == 6
 
 
+@pytest.mark.proves("F19")
 def test_a_file_that_may_not_be_written(path: Path) -> None:
     path.chmod(0o444)
     found, put, added, deleted, warned = outcomes(
@@ -209,6 +214,7 @@ def test_a_file_that_may_not_be_written(path: Path) -> None:
     assert warned == ["sqlite_file_mode", "sqlite_file_not_writable"]
 
 
+@pytest.mark.proves("F19")
 def test_a_directory_that_may_not_be_written(path: Path, directory: Path) -> None:
     """SQLite keeps its log there."""
     directory.chmod(0o555)
@@ -244,6 +250,7 @@ def test_who_asks_for_warnings_matters(path: Path, directory: Path) -> None:
     assert codes == ["sqlite_file_not_writable"]
 
 
+@pytest.mark.proves("F19")
 def test_nothing_may_be_made_there(path: Path, directory: Path) -> None:
     directory.chmod(0o555)
     (refused,) = outcomes(
@@ -255,6 +262,7 @@ def test_nothing_may_be_made_there(path: Path, directory: Path) -> None:
     assert "new.db cannot be made: Permission denied" in refused
 
 
+@pytest.mark.proves("F19")
 def test_a_file_that_may_not_be_read(path: Path) -> None:
     path.chmod(0o600)
     os.chown(path, os.geteuid(), os.getegid())

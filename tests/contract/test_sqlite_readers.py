@@ -164,6 +164,7 @@ def beside(path: Path) -> list[str]:
     return sorted(each.name.removeprefix(path.name) for each in path.parent.iterdir() if each != path)
 
 
+@pytest.mark.proves("F19")
 def test_a_reader_makes_no_log(path: Path, owner: User, reader: User) -> None:
     """So the owner may change keys, while it reads and after it ended; it sees that at once."""
     assert reader("[version(), len(store.scan('', '', 9)), store.changes(None).gap, store.upgrade()]") == [
@@ -228,6 +229,7 @@ def test_changes_that_are_in_the_log_alone(path: Path, owner: User, reader: User
     assert reader("time.sleep(0.05) or version()") == 7
 
 
+@pytest.mark.proves("F19")
 def test_a_log_that_may_not_be_read(path: Path, owner: User, reader: User) -> None:
     """The error says which, and what to do."""
     assert owner("write('DELETE FROM keys')") == 1
@@ -326,6 +328,7 @@ def test_an_error_of_a_file_that_was_changed_meanwhile_does_not_count(
     assert found.version == 3
 
 
+@pytest.mark.proves("F16")
 def test_a_reader_sees_that_the_file_was_replaced(path: Path, reading: SqliteStore) -> None:
     cursor = reading.changes(None).cursor
     new = path.with_name("new.db")

@@ -232,6 +232,7 @@ def test_another_process_is_at_it(store: SqliteStore, path: Path, monkeypatch: p
     assert store.upgrade()
 
 
+@pytest.mark.proves("F15")
 def test_a_failed_upgrade_leaves_the_old_file(store: SqliteStore, path: Path) -> None:
     before = rows_of(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -285,6 +286,7 @@ def test_cursors_of_the_old_file(store: SqliteStore, path: Path) -> None:
     assert store.changes(seen.cursor).client_ids == ("minted",)
 
 
+@pytest.mark.proves("F33")
 def test_a_kill_leaves_the_old_version_or_the_new_one(path: Path, tmp_path: Path) -> None:
     count = 20_000
     larger(path, count)

@@ -232,6 +232,7 @@ def test_holds_slow(store: Any) -> None:
     assert store.holds_slow() is True
 
 
+@pytest.mark.proves("F20")
 def test_threads_lose_no_change(store: Store) -> None:
     """8 threads count in the same key: each count that was written is there in the end."""
     fill(store, "counter")

@@ -32,6 +32,7 @@ NOISE = re.compile(
 )
 
 
+@pytest.mark.proves("F32")
 @every_server
 def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
     """Whoever gets an answer gets the right one, to the end, while connections to the store are in use."""
@@ -69,6 +70,7 @@ def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
     assert not NOISE.search(server.log.read_text()), server.log.read_text()
 
 
+@pytest.mark.proves("F32")
 @every_server
 def test_stopped_in_an_answer(name: str, tmp_path: Path) -> None:
     """An answer that has begun is given to its end, or cut; either way the server ends by itself."""

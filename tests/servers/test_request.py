@@ -118,6 +118,7 @@ def test_a_connection_is_kept(serve: Callable[..., Served], name: str) -> None:
     assert post(served, f"Basic {TOKEN}")[0] == 200
 
 
+@pytest.mark.proves("F1")
 @every_server
 def test_redis_is_down_at_the_start(
     serve: Callable[..., Served], name: str, own_redis_server: RedisServer

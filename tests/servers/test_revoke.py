@@ -59,6 +59,7 @@ def reach_all(port: int, authorization: str, stack: ExitStack) -> dict[int, HTTP
     return reached
 
 
+@pytest.mark.proves("F24", "F31")
 @pytest.mark.parametrize("server", WORKERS)
 def test_every_worker_refuses_what_was_revoked(
     server: str, url: str, keys: Backend, serve: Callable[..., Served]

@@ -100,6 +100,7 @@ def keys(url: str, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.proves("F33")
 @pytest.mark.parametrize(("name", "store"), DEPLOYMENTS.values(), ids=DEPLOYMENTS)
 def test_rotation_under_load(
     serve: Callable[..., Served], request: pytest.FixtureRequest, tmp_path: Path, name: str, store: str

@@ -126,6 +126,7 @@ def test_websockets(serve: Callable[..., Served], name: str) -> None:
         assert json.loads(refusal.value.response.body)["status"] == 401
 
 
+@pytest.mark.proves("F24")
 @every_server
 @pytest.mark.parametrize("key_url", ["sqlite", "redis"], indirect=True)
 def test_revoked_by_another_process(serve: Callable[..., Served], name: str, key_url: str) -> None:
@@ -144,6 +145,7 @@ def test_revoked_by_another_process(serve: Callable[..., Served], name: str, key
     assert_problem(post(served, issued.authorization), 401, "invalid_credentials")
 
 
+@pytest.mark.proves("F1", "F2")
 @every_server
 @pytest.mark.parametrize("outage", ["stopped", "frozen"])
 def test_redis_goes_and_comes_back(
@@ -230,6 +232,7 @@ def test_no_head_gets_through_or_breaks_anything(serve: Callable[..., Served], n
     assert "Traceback" not in served.log.read_text()
 
 
+@pytest.mark.proves("F32")
 @every_server
 def test_a_server_that_is_stopped_ends_quietly(
     serve: Callable[..., Served], name: str, redis_url: str

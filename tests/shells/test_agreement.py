@@ -216,6 +216,7 @@ def test_any_octets_have_one_answer(both: Both, field: bytes) -> None:
         assert json.loads(body)["code"] == ("missing_credentials" if blank else "invalid_credentials")
 
 
+@pytest.mark.proves("F34")
 def test_an_outage_has_one_answer() -> None:
     """A store that raises: the same 503 from both, and what needs no look-up is a 401 from both."""
 

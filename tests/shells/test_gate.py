@@ -191,7 +191,7 @@ def assert_unavailable(seen: Exchange, code: str = "backend_unavailable") -> Non
     assert "canary" not in seen.body.decode()
 
 
-@pytest.mark.proves("H13")
+@pytest.mark.proves("H13", "F34")
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("exc", EXCEPTIONS, ids=repr)
 def test_whatever_a_store_raises_is_an_outage(app: App, store: Any, exc: Exception) -> None:
@@ -207,6 +207,7 @@ def test_whatever_a_store_raises_is_an_outage(app: App, store: Any, exc: Excepti
     assert time.monotonic() - began < 1, "what was raised is told, not waited for"
 
 
+@pytest.mark.proves("F34")
 @pytest.mark.parametrize(
     "exc",
     [KeyboardInterrupt(), SystemExit(1), GeneratorExit(), asyncio.CancelledError()],
@@ -227,6 +228,7 @@ def test_a_thread_of_a_store_cannot_end_the_server(app: App, exc: BaseException)
     assert_unavailable(seen)
 
 
+@pytest.mark.proves("F34")
 def test_a_store_that_was_cancelled_inside_is_an_outage(app: App) -> None:
     """A driver's own task was cancelled; the request was not."""
     gate = BasicAuthMiddleware(app, DoingAsync(raising(asyncio.CancelledError())), settings=Settings())
@@ -238,7 +240,7 @@ def test_a_store_that_was_cancelled_inside_is_an_outage(app: App) -> None:
     assert_unavailable(seen)
 
 
-@pytest.mark.proves("X50")
+@pytest.mark.proves("X50", "F34")
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
 def test_a_wrong_answer_is_an_outage(app: App, store: Any, answer: Any) -> None:
@@ -249,6 +251,7 @@ def test_a_wrong_answer_is_an_outage(app: App, store: Any, answer: Any) -> None:
     assert app.scopes == []
 
 
+@pytest.mark.proves("F34")
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("key", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_key_that_cannot_be_read_is_an_outage(app: App, store: Any, key: Key) -> None:
@@ -259,6 +262,7 @@ def test_a_key_that_cannot_be_read_is_an_outage(app: App, store: Any, key: Key) 
     assert app.scopes == []
 
 
+@pytest.mark.proves("F34")
 def test_a_coroutine_is_no_key(app: App) -> None:
     """A ``get`` that is ``async`` by mistake: an un-awaited coroutine is true, and still nobody."""
 
@@ -304,6 +308,7 @@ def released() -> Iterator[threading.Event]:
     event.set()
 
 
+@pytest.mark.proves("F2", "F9")
 def test_a_store_that_hangs_in_a_thread_is_given_up(app: App, released: threading.Event) -> None:
     """At the deadline, for many requests at once, more than there are threads."""
     gate = BasicAuthMiddleware(
@@ -320,6 +325,7 @@ def test_a_store_that_hangs_in_a_thread_is_given_up(app: App, released: threadin
     released.set()
 
 
+@pytest.mark.proves("F2")
 def test_a_store_that_hangs_on_the_loop_is_given_up(app: App) -> None:
     """Its look-up is cancelled at the deadline."""
     cancelled = []
@@ -338,7 +344,7 @@ def test_a_store_that_hangs_on_the_loop_is_given_up(app: App) -> None:
     assert cancelled == ["ci"]
 
 
-@pytest.mark.proves("A11")
+@pytest.mark.proves("A11", "F11")
 def test_a_request_that_is_cancelled_stays_cancelled(app: App) -> None:
     """The look-up with it; nothing is answered."""
 
@@ -363,6 +369,7 @@ def test_a_request_that_is_cancelled_stays_cancelled(app: App) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.proves("F2")
 def test_the_deadline_is_for_all_questions_together(app: App, released: threading.Event) -> None:
     """A store that is slow to say what it holds has no second deadline of its own."""
     deadline_s = 1.0
@@ -383,7 +390,7 @@ def test_the_deadline_is_for_all_questions_together(app: App, released: threadin
     assert time.monotonic() - began < 1.5 * deadline_s
 
 
-@pytest.mark.proves("B3", "B10", "O3")
+@pytest.mark.proves("B3", "B10", "O3", "F1")
 @pytest.mark.parametrize(
     "value",
     [
@@ -425,6 +432,7 @@ def test_a_mistyped_secret_is_refused_during_an_outage(app: App) -> None:
     assert store.asked == 0
 
 
+@pytest.mark.proves("F1")
 def test_a_refused_websocket_during_an_outage(app: App) -> None:
     """503 as a denial response, Retry-After included."""
     gate = BasicAuthMiddleware(app, Doing(raising(OSError())), settings=Settings())
@@ -448,6 +456,7 @@ class Switch:
         return GOOD if client_id == "ci" else None
 
 
+@pytest.mark.proves("F25")
 def test_a_proved_credential_outlives_an_outage_for_a_while(app: App) -> None:
     """Until ``cache_ttl_s`` is over; no other credential does, and none of the same client either."""
     store = Switch()
@@ -474,6 +483,7 @@ def test_a_proved_credential_outlives_an_outage_for_a_while(app: App) -> None:
     assert call(gate, http_scope(AUTHORIZATION)).status == 200
 
 
+@pytest.mark.proves("F25")
 def test_without_a_cache_every_request_asks(app: App) -> None:
     """``cache_ttl_s=0``."""
     store = Switch()
@@ -485,6 +495,7 @@ def test_without_a_cache_every_request_asks(app: App) -> None:
     assert_unavailable(call(gate, http_scope(AUTHORIZATION)))
 
 
+@pytest.mark.proves("F1")
 def test_an_outage_is_logged_once_for_each_change(app: App, caplog: pytest.LogCaptureFixture) -> None:
     """Not per request; and the end of it too."""
     store = Switch()
@@ -499,6 +510,7 @@ def test_an_outage_is_logged_once_for_each_change(app: App, caplog: pytest.LogCa
     assert "redis.internal" not in caplog.text
 
 
+@pytest.mark.proves("F24")
 def test_a_change_through_the_backend_reaches_the_cache_at_once(
     app: App, backend: Backend, issued: Issued
 ) -> None:
@@ -515,6 +527,7 @@ def test_a_change_through_the_backend_reaches_the_cache_at_once(
     assert call(gate, http_scope(issued.authorization)).status == 401
 
 
+@pytest.mark.proves("F23")
 def test_expiry_is_looked_at_on_every_request(app: App) -> None:
     """A cached credential ends when its key does."""
     ends = utcnow() + timedelta(seconds=0.3)
@@ -530,7 +543,7 @@ def test_expiry_is_looked_at_on_every_request(app: App) -> None:
     assert utcnow() >= ends
 
 
-@pytest.mark.proves("X18")
+@pytest.mark.proves("X18", "F28", "F30")
 def test_a_full_pool_of_slow_hashes_is_said_at_once(app: App) -> None:
     """503 overloaded; a minted secret is not held up by it."""
     chosen = Key("person", secrets=(Secret(hash_secret("chosen by a person")),))
@@ -1160,7 +1173,7 @@ def test_what_is_open_is_said_at_the_start(
     assert "/docs/*" in record.getMessage()
 
 
-@pytest.mark.proves("A13")
+@pytest.mark.proves("A13", "F1")
 def test_a_store_that_is_down_does_not_stop_the_start(app: App) -> None:
     """503 until it is up, then 200 without a restart."""
     store = Switch()
@@ -1175,7 +1188,7 @@ def test_a_store_that_is_down_does_not_stop_the_start(app: App) -> None:
     assert call(gate, http_scope(AUTHORIZATION)).status == 200
 
 
-@pytest.mark.proves("A14")
+@pytest.mark.proves("A14", "F31")
 def test_a_gate_works_on_many_loops_and_after_a_fork(app: App, tmp_path: Path) -> None:
     """Threads belong to the process that started them."""
     gate = BasicAuthMiddleware(app, Doing(lambda: GOOD), settings=Settings(cache_ttl_s=0))

@@ -86,6 +86,7 @@ def test_it_never_opens_without_a_probe() -> None:
     breaker.check()
 
 
+@pytest.mark.proves("F1")
 def test_it_closes_when_the_probe_is_answered(breaker: Breaker, probe: Probe) -> None:
     """And again, and again: the thread is there for every outage."""
     for _ in range(2):
@@ -131,6 +132,7 @@ def test_a_forked_child_begins_with_a_closed_one(breaker: Breaker) -> None:
     assert breaker.is_open
 
 
+@pytest.mark.proves("F1")
 def test_each_change_is_said_once(breaker: Breaker, probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
     """The coming back as well, though no request has asked for it."""
     with caplog.at_level(logging.WARNING, "basicauth_mw"):
@@ -156,6 +158,7 @@ class Stuck(MemoryStore):
         return super().get(client_id)
 
 
+@pytest.mark.proves("F2")
 def test_an_outage_does_not_cost_every_request_the_deadline() -> None:
     """And its end is seen without a request; malformed and missing ones are refused meanwhile as ever."""
     store, deadline_s = Stuck(), 0.3

@@ -93,6 +93,7 @@ def test_two_caches_share_nothing(cache: Cache) -> None:
     assert cache._proofs.keys().isdisjoint(other._proofs.keys())
 
 
+@pytest.mark.proves("F24")
 def test_an_entry_ends_with_its_time(cache: Cache, clock: Clock) -> None:
     """At the very second; a hit does not prolong it, a new proof does."""
     put(cache, b"x", allow())
@@ -104,6 +105,7 @@ def test_an_entry_ends_with_its_time(cache: Cache, clock: Clock) -> None:
     assert cache.get(b"x")
 
 
+@pytest.mark.proves("F23")
 def test_an_entry_ends_with_its_key(cache: Cache, clock: Clock) -> None:
     """By the wall clock, whatever the monotonic one says."""
     put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
@@ -113,6 +115,7 @@ def test_an_entry_ends_with_its_key(cache: Cache, clock: Clock) -> None:
     assert cache.get(b"x") is None
 
 
+@pytest.mark.proves("F23")
 def test_a_clock_set_back_revives_nothing_for_longer_than_the_cache_time(cache: Cache, clock: Clock) -> None:
     """The entry's age is monotonic."""
     put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
@@ -193,6 +196,7 @@ def test_the_oldest_makes_room(cache: Cache) -> None:
     assert [bool(cache.get(value)) for value in (b"1", b"2", b"3", b"4")] == [False, True, True, True]
 
 
+@pytest.mark.proves("F29")
 def test_nothing_grows_with_many_clients(cache: Cache) -> None:
     """Neither entries nor what is kept beside them, forgotten clients included."""
     for number in range(1000):
@@ -244,6 +248,7 @@ def test_everything_can_be_forgotten(cache: Cache) -> None:
     assert cache.get(b"2") is None
 
 
+@pytest.mark.proves("F24")
 @pytest.mark.parametrize("event", ["forget it", "forget another", "clear"])
 def test_what_was_looked_up_before_a_change_is_not_kept(cache: Cache, event: str) -> None:
     """The look-up may have read what was there before the change."""

@@ -230,6 +230,7 @@ DAMAGED = [
 ]
 
 
+@pytest.mark.proves("F12", "F18")
 @pytest.mark.parametrize("stored", DAMAGED)
 def test_damage_is_an_outage(stored: str | bytes) -> None:
     """A record that is not what was written is unreadable: 503, no key, and no content in the message."""
@@ -249,6 +250,7 @@ def test_members_of_a_later_release_are_ignored() -> None:
     assert load_key(damaged(colour="red"), "démo") == KEY
 
 
+@pytest.mark.proves("F12")
 @given(
     st.one_of(st.text(), st.binary(), _JSON.map(json.dumps)),
     st.dictionaries(

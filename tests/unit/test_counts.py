@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
+import pytest
+
 from basicauth_mw.counts import MINUTES, Counts
 
 
@@ -45,6 +47,7 @@ def test_minutes_leave_after_an_hour_and_totals_stay() -> None:
     assert counts.seen().totals == {"unknown": 2}
 
 
+@pytest.mark.proves("F23")
 def test_a_clock_that_is_set_back_loses_nothing() -> None:
     clock = Clock()
     counts = Counts(wall=clock)

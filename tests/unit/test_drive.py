@@ -76,7 +76,7 @@ async def at_once(gate: BasicAuthMiddleware, counter: Counter, authorizations: l
     return await asyncio.gather(*asked)
 
 
-@pytest.mark.proves("X17")
+@pytest.mark.proves("X17", "F27")
 @pytest.mark.parametrize(
     ("secret", "expected"), [(SECRET, 200), ("guess", 401)], ids=["the right one", "a wrong one"]
 )
@@ -95,6 +95,7 @@ def test_a_burst_with_one_secret_costs_one_hash(
     asyncio.run(main())
 
 
+@pytest.mark.proves("F27")
 def test_who_gives_up_does_not_end_it_for_the_others(gate: BasicAuthMiddleware, counter: Counter) -> None:
     authorization = encode_basic("ci", SECRET)
 
@@ -112,7 +113,7 @@ def test_who_gives_up_does_not_end_it_for_the_others(gate: BasicAuthMiddleware, 
     asyncio.run(main())
 
 
-@pytest.mark.proves("A11")
+@pytest.mark.proves("A11", "F28")
 def test_who_gives_up_leaves_the_queue(gate: BasicAuthMiddleware, counter: Counter) -> None:
     """A flood of clients that hang up must not keep the worker busy for nobody."""
 
@@ -133,7 +134,7 @@ def test_who_gives_up_leaves_the_queue(gate: BasicAuthMiddleware, counter: Count
     assert counter.run == ["first", SECRET]
 
 
-@pytest.mark.proves("X2", "X3")
+@pytest.mark.proves("X2", "X3", "F27")
 @pytest.mark.parametrize("client_id", ["ci", "nobody"], ids=["a known id", "an unknown id"])
 def test_different_secrets_share_no_hash(gate: BasicAuthMiddleware, counter: Counter, client_id: str) -> None:
     """Nor does one secret that is tried on many ids, whether there are such ids or not."""
@@ -144,6 +145,7 @@ def test_different_secrets_share_no_hash(gate: BasicAuthMiddleware, counter: Cou
     assert sorted(counter.run) == ["guess", "guess", "guess 0", "guess 1", "guess 2"]
 
 
+@pytest.mark.proves("F27")
 @pytest.mark.parametrize("secret", [SECRET, "guess"])
 def test_threads_share_one_hash(counter: Counter, secret: str) -> None:
     """And one look-up; who comes when it has been proved needs none."""
@@ -209,6 +211,7 @@ class Gated:
         return found
 
 
+@pytest.mark.proves("F27")
 def test_one_look_up_for_one_credential_asked_for_at_once() -> None:
     async def run() -> None:
         store = Gated()
@@ -224,7 +227,7 @@ def test_one_look_up_for_one_credential_asked_for_at_once() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.proves("X2", "X16")
+@pytest.mark.proves("X2", "X16", "F27")
 def test_different_secrets_of_one_client_share_no_look_up() -> None:
     async def run() -> None:
         store = Gated()
@@ -241,6 +244,7 @@ def test_different_secrets_of_one_client_share_no_look_up() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.proves("F24", "F27")
 @pytest.mark.parametrize("ttl_s", [30, 0], ids=["cached", "not-cached"])
 def test_no_look_up_is_shared_across_a_change(ttl_s: float) -> None:
     """A request that comes after a revoke is not answered with what was read before it."""

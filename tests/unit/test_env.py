@@ -98,7 +98,7 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         EnvStore("env:a b")
 
 
-@pytest.mark.proves("X14", "X47")
+@pytest.mark.proves("X14", "X47", "F22")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -146,6 +146,7 @@ def test_bad_values(monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> No
     assert "canary" not in str(problem.value)
 
 
+@pytest.mark.proves("F22")
 def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASICAUTH_KEYS", "a,b:2,c:")
     with pytest.raises(ConfigurationError) as problem:

@@ -109,6 +109,7 @@ def test_what_was_proved_before_there_was_a_cursor_is_forgotten(
     wait_for(lambda: follower.heard == ["everything", "a"])
 
 
+@pytest.mark.proves("F24")
 def test_an_outage_loses_nothing(
     store: Watched, feed: Feed, follower: Follower, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -124,6 +125,7 @@ def test_an_outage_loses_nothing(
     assert not caplog.records  # whoever asks for a key has said so
 
 
+@pytest.mark.proves("F24")
 def test_a_gap_forgets_everything(store: Watched, feed: Feed, follower: Follower) -> None:
     feed.open()
     feed._cursor = "99"
@@ -191,6 +193,7 @@ def test_closing_ends_the_thread_and_the_next_proof_starts_it_anew(
     wait_for(lambda: follower.heard == ["everything", "meanwhile"])
 
 
+@pytest.mark.proves("F24")
 def test_what_nobody_follows_any_more_is_forgotten(feed: Feed, follower: Follower) -> None:
     """A hit wakes nobody, so it would outlive a revoke."""
     feed.close()

@@ -89,6 +89,7 @@ def test_threads_share(answer: Callable[[], str], expected: object) -> None:
     assert question.asked == 1
 
 
+@pytest.mark.proves("F26", "F27")
 def test_nothing_is_remembered() -> None:
     flights: Flights[str] = Flights()
     for answer in (fail, lambda: "answer", lambda: "other"):
@@ -151,6 +152,7 @@ def test_tasks_share(answer: Callable[[], str], expected: object) -> None:
     assert not flights._tasks
 
 
+@pytest.mark.proves("F27")
 def test_a_leader_that_is_cancelled_takes_nobody_with_it() -> None:
     flights: Flights[str] = Flights()
     question = Question()
@@ -170,6 +172,7 @@ def test_a_leader_that_is_cancelled_takes_nobody_with_it() -> None:
     assert question.asked == 2
 
 
+@pytest.mark.proves("F27")
 def test_a_follower_that_is_cancelled_disturbs_nobody() -> None:
     flights: Flights[str] = Flights()
     question = Question()

@@ -51,6 +51,7 @@ def put(cache: Cache) -> None:
     assert cache.get(b"1") is not None
 
 
+@pytest.mark.proves("F31")
 def test_a_cache_starts_empty_and_free() -> None:
     """Empty, as its table may have been half changed; the parent's stays as it is."""
     cache = Cache(30, 10)
@@ -147,6 +148,7 @@ class Connection:
             file.write("closed\n")
 
 
+@pytest.mark.proves("F31")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_child_closes_nothing_of_its_parents_threads(tmp_path: Path) -> None:
     """They are gone there, but a connection that is closed is closed for the parent too."""

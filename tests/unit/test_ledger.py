@@ -144,6 +144,7 @@ def test_one_write_for_many_requests_of_a_minute(ledger: Ledger, store: MemorySt
     assert set(batches) == {1}
 
 
+@pytest.mark.proves("F4")
 def test_a_store_that_fails_is_let_be(store: MemoryStore, ledger: Ledger) -> None:
     """The use is lost; the next minute's, or the next after it is back, is not."""
     plain = mint("sk")
@@ -163,6 +164,7 @@ def test_a_store_that_fails_is_let_be(store: MemoryStore, ledger: Ledger) -> Non
     assert len(store.last_uses(["id"])) == 1
 
 
+@pytest.mark.proves("F29")
 def test_what_waits_is_bounded_and_the_oldest_goes(store: MemoryStore) -> None:
     held = threading.Event()
     entered = threading.Event()

@@ -89,6 +89,7 @@ def test_no_thread_before_it_is_needed(pool: WorkerPool, released: threading.Eve
     assert all(thread.daemon for thread in threads_of())
 
 
+@pytest.mark.proves("F28", "F30")
 def test_waiting_work_is_bounded(pool: WorkerPool, released: threading.Event) -> None:
     """What does not fit is refused at once; what did fit is done in order."""
     occupy(pool, released, 2)
@@ -247,6 +248,7 @@ def in_child(work: Callable[[], bool]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.proves("F31")
 def test_a_forked_child_starts_its_own_threads(pool: WorkerPool, released: threading.Event) -> None:
     """With the parent's threads busy, idle or in the middle of taking a job."""
     assert pool.submit(lambda: 1).result(LIMIT_S) == 1
@@ -259,6 +261,7 @@ def test_a_forked_child_starts_its_own_threads(pool: WorkerPool, released: threa
     assert pool.submit(lambda: 4).result(LIMIT_S) == 4
 
 
+@pytest.mark.proves("F31")
 @pytest.mark.parametrize("call", ["submit", "close"])
 def test_a_lock_that_was_held_at_the_fork_blocks_nobody(pool: WorkerPool, call: str) -> None:
     """A child closes its pools at exit, also when another thread of the parent was just taking a job."""

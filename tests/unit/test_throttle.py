@@ -287,7 +287,7 @@ def test_threads_lose_no_failure() -> None:
 # --- memory
 
 
-@pytest.mark.proves("O5")
+@pytest.mark.proves("O5", "F29")
 @pytest.mark.parametrize(
     ("limit", "keys"), [pytest.param(5, 50_000, id="tracked"), pytest.param(1, 5_000, id="over")]
 )

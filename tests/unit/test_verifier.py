@@ -217,6 +217,7 @@ def test_several_slow_hashes_are_not_paid_for() -> None:
     assert isinstance(decision.error, UnreadableRecord)
 
 
+@pytest.mark.proves("F34")
 def test_an_outage_is_no_refusal() -> None:
     steps = begin(verifier(), encode_basic("ci", SECRET).encode())
     next(steps)
@@ -312,6 +313,7 @@ def test_what_is_kept_knows_its_secret_and_its_end() -> None:
     assert cache.get(field) is None
 
 
+@pytest.mark.proves("F24")
 def test_a_verdict_ages_from_its_look_up() -> None:
     """However long the hash took: what was revoked meanwhile is refused when ``cache_ttl_s`` is over."""
     clock = Clock()
@@ -343,6 +345,7 @@ def test_what_was_looked_up_before_a_change_is_not_kept() -> None:
     assert asked.cache.get(field) is None
 
 
+@pytest.mark.proves("F29")
 def test_thousands_of_spellings_fill_no_cache() -> None:
     asked = verifier()
     token = encode_basic("ci", SECRET).encode()[6:]

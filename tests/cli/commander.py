@@ -1,0 +1,37 @@
+"""Runs command lines in processes that are killed: ``python -m tests.cli.commander``.
+
+A line of stdin is a JSON list: arguments, the path of a file, and after how many seconds to kill the command
+(null: not). A child is forked that runs it and writes to the file what it says; then it is told how it ended.
+Everything was imported before the fork, so that a kill hits the command and not the start of an interpreter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+
+from basicauth_mw.cli.app import run
+
+
+def main() -> None:
+    for line in sys.stdin:
+        *arguments, path, killed_after_s = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os._exit(run(arguments))
+        if killed_after_s is not None:
+            ends = os.pidfd_open(pid)
+            if not select.select([ends], [], [], killed_after_s)[0]:
+                os.kill(pid, signal.SIGKILL)  # or what is left of it: nobody has waited for it yet
+            os.close(ends)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

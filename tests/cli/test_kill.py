@@ -1,0 +1,122 @@
+"""Commands that are killed: what they were asked to do was done, or was not, and nothing in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from basicauth_mw import Settings, open_backend
+from basicauth_mw.hashing import Hasher
+from tests.cli.helpers import LIMIT_S, ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KILLS = 12  # for each store and each way to rotate
+
+
+class Commander:
+    """Runs commands in processes of their own. Use as a context manager."""
+
+    def __init__(self, url: str, output: Path) -> None:
+        self._output = output
+        # Coverage would hang in a process that is killed.
+        inherited = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cli.commander"],
+            cwd=ROOT,
+            env={**inherited, "BASICAUTH_BACKEND": url},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=LIMIT_S)
+
+    def run(self, *arguments: str, killed_after_s: float | None = None) -> tuple[int, str]:
+        """How it ended, and what it had said by then."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([*arguments, str(self._output), killed_after_s]) + "\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        return status, self._output.read_text()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'keys.db'}"
+    return str(request.getfixturevalue("redis_url"))
+
+
+def check_file(url: str) -> None:
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def parsed(said: str) -> Any:
+    """What a command has told with ``--json``; None: nothing, or not to its end."""
+    try:
+        return json.loads(said)
+    except ValueError:
+        return None
+
+
+@pytest.mark.proves("F33")
+@pytest.mark.parametrize("overlap", ["0s", "1h"])
+def test_a_rotation_that_is_killed(url: str, tmp_path: Path, overlap: str) -> None:
+    """Until the new secret is stored the old one works; what was shown works; and the next one succeeds."""
+    with (
+        open_backend(url, settings=Settings(backend_deadline_s=5), create=True) as keys,
+        Commander(url, tmp_path / "said") as commander,
+    ):
+        keys.create(client_id="ci", scopes=["read"])
+        words = ("keys", "rotate", "ci", "--overlap", overlap, "--json")
+        commander.run("keys", "list")
+        begin = time.monotonic()
+        status, said = commander.run(*words)
+        patience_s = (time.monotonic() - begin) / 2
+        assert status == 0
+        secret = parsed(said)["secret"]
+        chance = random.Random(20260101)
+        outcomes = []
+        for _ in range(KILLS):
+            before = keys.get("ci")
+            status, said = commander.run(*words, killed_after_s=chance.uniform(0.7, 1.3) * patience_s)
+            assert status in (0, -signal.SIGKILL), said
+            check_file(url)
+            after = keys.get("ci")
+            assert before is not None
+            assert after is not None
+            outcomes.append(after.version - before.version)
+            told = parsed(said)
+            if outcomes[-1] == 0:
+                assert after == before
+                assert told is None, "what was shown is not stored"
+                assert Hasher().match_fast(secret, after.secrets) is not None
+                patience_s *= 1.4  # so that it is killed about when it changes the key
+                continue
+            patience_s *= 0.6
+            assert (Hasher().match_fast(secret, after.secrets) is not None) == (overlap == "1h")
+            if told is not None:
+                assert Hasher().match_fast(told["secret"], after.secrets) is not None
+            # Nobody may have seen the new one: one more, as an operator would make it.
+            secret = keys.rotate("ci", overlap_s=0).secret
+        assert set(outcomes) == {0, 1}

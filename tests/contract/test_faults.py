@@ -1,0 +1,635 @@
+"""Faults that are no outage: some stop only who changes keys, some hurt one key alone, some an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+import redis
+
+from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.backends import sqlite
+from basicauth_mw.cli.app import run
+from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.minting import mint
+from tests.contract.shells import Asgi, Wsgi
+from tests.forwarder import Forwarder
+from tests.redis_server import RedisServer, WatchedPair, ask, wait_until
+from tests.shells.asgi_helpers import http_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.forwarder import Fate
+
+DEADLINE_S = 0.5
+LIMIT_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("BASICAUTH_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+def both(url: str, stack: ExitStack, **settings: float) -> tuple[Asgi, Wsgi]:
+    return stack.enter_context(Asgi(url, **settings)), stack.enter_context(Wsgi(url, **settings))
+
+
+# --- who changes keys is stopped, who proves one is not
+
+
+@dataclass
+class Hindrance:
+    """What can be done to a store, and undone.
+
+    Attributes:
+        says: What who changes keys is told; words with bars between them.
+    """
+
+    url: str
+    inject: Callable[[], object]
+    repair: Callable[[], object]
+    says: str
+
+
+def configured(says: str, inject: tuple[Any, ...], repair: tuple[Any, ...]) -> Callable[[Path], Any]:
+    """A command does something to a Redis server."""
+
+    @contextmanager
+    def made(_path: Path) -> Iterator[Hindrance]:
+        with RedisServer() as server:
+            yield Hindrance(server.url(), lambda: ask(server, *inject), lambda: ask(server, *repair), says)
+
+    return made
+
+
+@contextmanager
+def redis_cannot_save(_path: Path) -> Iterator[Hindrance]:
+    """MISCONF: it is told to save and cannot, as there is something else in the place of its file."""
+    with RedisServer() as server:
+        in_the_way = Path(server._directory.name) / "dump.rdb"
+
+        def last_save(outcome: bytes) -> None:
+            ask(server, "BGSAVE")
+            wait_until(lambda: b"rdb_bgsave_in_progress:0" in ask(server, "INFO", "persistence"))
+            assert b"rdb_last_bgsave_status:" + outcome in ask(server, "INFO", "persistence")
+
+        def inject() -> None:
+            in_the_way.mkdir()
+            ask(server, "CONFIG", "SET", "save", "3600 1")
+            last_save(b"err")
+
+        def repair() -> None:
+            in_the_way.rmdir()
+            last_save(b"ok")
+
+        yield Hindrance(server.url(), inject, repair, "MISCONF")
+
+
+@contextmanager
+def sqlite_written_by_another(path: Path) -> Iterator[Hindrance]:
+    with closing(sqlite3.connect(path / "keys.db", isolation_level=None)) as other:
+        yield Hindrance(
+            f"sqlite:///{path / 'keys.db'}",
+            lambda: other.execute("BEGIN IMMEDIATE"),
+            lambda: other.execute("ROLLBACK"),
+            "locked",
+        )
+
+
+@contextmanager
+def sqlite_file_limit(path: Path) -> Iterator[Hindrance]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(octets: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (octets, hard))
+
+    try:
+        yield Hindrance(
+            f"sqlite:///{path / 'keys.db'}",
+            lambda: limit(100),
+            lambda: limit(soft),
+            "see whether the disk is full|make room on the disk",
+        )
+    finally:
+        limit(soft)
+
+
+@contextmanager
+def sqlite_full_disk(path: Path) -> Iterator[Hindrance]:
+    """A small file system of its own, where this user may mount one; else a limit again."""
+    small = path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        with sqlite_file_limit(path) as made:
+            yield made
+        return
+    filler = small / "filler"
+
+    def inject() -> None:
+        with suppress(OSError), filler.open("wb", buffering=0) as opened:
+            while True:
+                opened.write(bytes(4096))
+
+    try:
+        yield Hindrance(
+            f"sqlite:///{small / 'keys.db'}",
+            inject,
+            filler.unlink,
+            "see whether the disk is full|make room on the disk",
+        )
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+HINDRANCES = [
+    pytest.param(
+        configured("READONLY|ReadOnly", ("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        id="readonly-replica",
+        marks=pytest.mark.proves("F4"),
+    ),
+    pytest.param(
+        configured("OOM|OutOfMemory", ("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
+        id="out-of-memory",
+        marks=pytest.mark.proves("F7"),
+    ),
+    pytest.param(redis_cannot_save, id="misconf", marks=pytest.mark.proves("F10")),
+    pytest.param(
+        configured(
+            "NOREPLICAS",
+            ("CONFIG", "SET", "min-replicas-to-write", 1),
+            ("CONFIG", "SET", "min-replicas-to-write", 0),
+        ),
+        id="too-few-replicas",
+        marks=pytest.mark.proves("F10"),
+    ),
+    pytest.param(sqlite_written_by_another, id="sqlite-busy", marks=pytest.mark.proves("F14")),
+    pytest.param(sqlite_file_limit, id="sqlite-file-limit", marks=pytest.mark.proves("F15")),
+    pytest.param(sqlite_full_disk, id="sqlite-full-disk", marks=pytest.mark.proves("F15")),
+]
+
+
+@pytest.mark.parametrize("hindrance", HINDRANCES)
+def test_only_changes_are_refused(
+    hindrance: Callable[[Path], Any],
+    tmp_path: Path,
+    stack: ExitStack,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Keys that nobody has sent yet are verified as ever; commands say what is wrong and change nothing."""
+    monkeypatch.setattr(sqlite, "_WRITE_WAIT_S", DEADLINE_S)  # five seconds, which this test has not
+    made = stack.enter_context(hindrance(tmp_path))
+    monkeypatch.setenv("BASICAUTH_BACKEND", made.url)
+    with open_backend(made.url, settings=Settings(), create=True) as keys:
+        first, *fresh = [keys.create().authorization for _ in range(9)]
+        keys.create(client_id="kept")
+        before = keys.get("kept")
+    shells = both(made.url, stack, deadline_s=DEADLINE_S)
+    assert [shell.ask(first).status for shell in shells] == [200, 200]
+    caplog.clear()
+
+    made.inject()
+    for shell in shells:
+        for authorization in fresh[:4]:
+            seen = shell.ask(authorization)
+            assert seen.status == 200
+            assert seen.took_s < DEADLINE_S
+        assert shell.ask(encode_basic("kept", mint("sk"))).status == 401
+    statuses = [
+        run(words)
+        for words in (["keys", "create", "--client-id", "new"], ["keys", "revoke", "kept", "--yes"])
+    ]
+    said = capsys.readouterr()
+    made.repair()
+
+    assert statuses == [1, 1]
+    assert said.out == ""
+    first_line, second_line = said.err.splitlines()
+    for line in (first_line, second_line):
+        assert line.startswith("error: ")
+        assert any(word in line for word in made.says.split("|")), line
+    assert caplog.messages == [], "no outage was told"
+    with open_backend(made.url, settings=Settings()) as keys:
+        assert keys.get("new") is None
+        assert keys.get("kept") == before
+        keys.revoke("kept")
+        assert keys.create(client_id="new").secret
+    for shell in shells:
+        assert [shell.ask(each).status for each in fresh[4:]] == [200] * 4
+
+
+@pytest.mark.proves("F7")
+def test_a_server_that_evicts_forgets_keys_and_is_warned_of(
+    stack: ExitStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is gone is refused and never let in; ``check`` has said that it would come to that."""
+    server = stack.enter_context(RedisServer("--maxmemory-policy", "allkeys-random"))
+    monkeypatch.setenv("BASICAUTH_BACKEND", server.url())
+    with open_backend(server.url(), settings=Settings()) as keys:
+        issued = keys.create()
+    run(["check", "--json"])
+    assert "redis_evicts" in capsys.readouterr().out
+    shells = both(server.url(), stack, cache_ttl_s=0)
+    assert [shell.ask(issued.authorization).status for shell in shells] == [200, 200]
+    ask(server, "CONFIG", "SET", "maxmemory", 1)
+    wait_until(lambda: ask(server, "DBSIZE") == 0)
+    assert [shell.ask(issued.authorization).status for shell in shells] == [401, 401]
+
+
+@pytest.mark.proves("F4")
+def test_a_fail_over_under_load(stack: ExitStack) -> None:
+    """The master is killed while requests come: 200 or 503, never 401, and soon only 200 again."""
+    pair = stack.enter_context(WatchedPair())
+    with open_backend(pair.url(), settings=Settings(backend_deadline_s=5)) as keys:
+        issued = keys.create()
+    wait_until(lambda: ask(pair.replica, "DBSIZE") == ask(pair.master, "DBSIZE"))
+    shells = both(pair.url(), stack, deadline_s=DEADLINE_S, cache_ttl_s=0)
+    assert [shell.ask(issued.authorization).status for shell in shells] == [200, 200]
+
+    def press(shell: Any) -> list[int]:
+        statuses = []
+        end = time.monotonic() + LIMIT_S
+        while statuses[-3:] != [200] * 3 or 503 not in statuses:
+            assert time.monotonic() < end
+            statuses.append(shell.ask(issued.authorization).status)
+            time.sleep(0.01)
+        return statuses
+
+    pair.master.stop()
+    with ThreadPoolExecutor(2) as pool:
+        for statuses in pool.map(press, shells):
+            assert set(statuses) == {200, 503}
+
+
+# --- many at once
+
+
+@pytest.mark.proves("F9")
+def test_a_hundred_at_once_wait_no_longer_than_one(stack: ExitStack) -> None:
+    """More than there are threads and connections: nobody waits for a place beyond the deadline."""
+    server = stack.enter_context(RedisServer())
+    way = stack.enter_context(Forwarder(server.port))
+    url = f"redis://127.0.0.1:{way.port}"
+    with open_backend(url, settings=Settings()) as keys:
+        issued = keys.create()
+    unknown = [encode_basic(f"nobody-{number}", mint("sk")) for number in range(100)]
+    asgi, wsgi = both(url, stack, deadline_s=DEADLINE_S)
+    assert [shell.ask(issued.authorization).status for shell in (asgi, wsgi)] == [200, 200]
+    before = len(ask(server, "CLIENT", "LIST").splitlines())
+    way.delay_s = 3 * DEADLINE_S
+
+    async def all_at_once() -> list[int]:
+        return [seen[0] for seen in await asyncio.gather(*map(asgi.aanswer, unknown))]
+
+    begin = time.monotonic()
+    assert asgi.runner.run(all_at_once()) == [503] * 100
+    assert time.monotonic() - begin < 2 * DEADLINE_S
+    begin = time.monotonic()
+    with ThreadPoolExecutor(100) as pool:
+        assert [seen.status for seen in pool.map(wsgi.ask, unknown)] == [503] * 100
+    assert time.monotonic() - begin < 2 * DEADLINE_S
+    assert len(ask(server, "CLIENT", "LIST").splitlines()) < before + 30
+    way.delay_s = 0
+
+
+@pytest.mark.proves("F27")
+@pytest.mark.parametrize("shell", ["asgi", "wsgi"])
+def test_a_thousand_at_the_moment_of_expiry_ask_once(stack: ExitStack, shell: str) -> None:
+    server = stack.enter_context(RedisServer())
+    ttl_s = 0.5
+    with open_backend(server.url(), settings=Settings()) as keys:
+        authorization = keys.create().authorization
+    asgi, wsgi = both(server.url(), stack, cache_ttl_s=ttl_s)
+    proved = asgi if shell == "asgi" else wsgi
+    assert proved.ask(authorization).status == 200
+    time.sleep(ttl_s)
+    ask(server, "CONFIG", "RESETSTAT")
+
+    async def all_at_once() -> list[int]:
+        return [seen[0] for seen in await asyncio.gather(*map(asgi.aanswer, [authorization] * 1000))]
+
+    if shell == "asgi":
+        statuses = asgi.runner.run(all_at_once())
+    else:
+        barrier = threading.Barrier(64)
+
+        def press(_number: int) -> list[int]:
+            barrier.wait(LIMIT_S)
+            return [wsgi.ask(authorization).status for _ in range(16)]
+
+        with ThreadPoolExecutor(64) as pool:
+            statuses = list(chain.from_iterable(pool.map(press, range(64))))
+    assert len(statuses) >= 1000
+    assert set(statuses) == {200}
+    ((calls, *_rest),) = (
+        line.partition(b"calls=")[2].split(b",")
+        for line in ask(server, "INFO", "commandstats").splitlines()
+        if line.startswith(b"cmdstat_get:")
+    )
+    assert int(calls) <= 2
+
+
+@pytest.mark.proves("F29")
+def test_random_ids_leave_nothing() -> None:
+    """When every table is full, five thousand more change nothing."""
+    settings = Settings()
+    with open_backend("memory:", settings=settings) as keys:
+        gate = BasicAuthMiddleware(refuse_to_be_called, keys, settings=settings)
+        secret = mint("sk")
+
+        async def press(numbers: range) -> None:
+            statuses: set[int] = set()
+
+            async def send(message: dict[str, Any]) -> None:
+                if "status" in message:
+                    statuses.add(message["status"])
+
+            for number in numbers:
+                field = encode_basic(f"invented-{number}", secret if number % 2 else "guess")
+                await gate(http_scope(field), refuse_to_be_called, send)
+            assert statuses == {401}
+
+        async def main() -> int:
+            await press(range(11_000))  # the throttle's table holds ten thousand
+            before = sys.getallocatedblocks()
+            await press(range(11_000, 16_000))
+            after = sys.getallocatedblocks()
+            await keys.aclose()
+            return after - before
+
+        assert asyncio.run(main()) < 2_000
+
+
+async def refuse_to_be_called(*_arguments: object) -> Any:
+    raise AssertionError
+
+
+# --- answers that cross
+
+
+@pytest.mark.proves("F11")
+def test_ten_thousand_cancelled_requests_cross_no_answers(stack: ExitStack) -> None:
+    """Two clients over a slow way, given up at any moment and in every way: nobody is ever the other one."""
+    server = stack.enter_context(RedisServer())
+    way = stack.enter_context(Forwarder(server.port))
+    settings = Settings(backend=f"redis://127.0.0.1:{way.port}", cache_ttl_s=0, throttle="")
+    keys = stack.enter_context(open_backend(settings=settings))
+    issued = {name: keys.create(client_id=name).authorization for name in ("one", "two")}
+    chance = random.Random(20260101)
+
+    async def app(scope: dict[str, Any], _receive: object, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["user"].client_id.encode()})
+
+    gate = BasicAuthMiddleware(app, keys, settings=settings)
+    answers = {"one": 0, "two": 0}
+
+    async def request(name: str) -> None:
+        messages: list[Any] = []
+
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        await gate(http_scope(issued[name]), refuse_to_be_called, send)
+        start, body = messages
+        assert (start["status"], body["body"]) == (200, name.encode())
+        answers[name] += 1
+
+    async def cancelled(name: str) -> None:
+        task = asyncio.ensure_future(request(name))
+        for _ in range(chance.randrange(8)):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def timed_out(name: str) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(chance.random() * 0.002):
+                await request(name)
+
+    async def moved_on(name: str) -> None:
+        with anyio.move_on_after(chance.random() * 0.002):
+            await request(name)
+
+    async def main() -> None:
+        for number in range(1250):
+            if number % 100 == 0:
+                way.delay_s = 0.001 if way.delay_s == 0 else 0
+            ways = chance.choices((cancelled, timed_out, moved_on, request), (3, 3, 3, 1), k=8)
+            await asyncio.gather(*(each("one" if place % 2 else "two") for place, each in enumerate(ways)))
+        await keys.aclose()
+
+    asyncio.run(main())
+    assert all(1000 < each < 4500 for each in answers.values()), answers
+
+
+@pytest.mark.proves("F3")
+@pytest.mark.parametrize("fate", ["comes in single octets", "passes"])
+def test_a_bad_way_is_still_a_way(stack: ExitStack, fate: Fate) -> None:
+    """Answers that come late, or octet by octet, are answers."""
+    server = stack.enter_context(RedisServer())
+    way = stack.enter_context(Forwarder(server.port))
+    way.delay_s, way.fate = 0.02, fate
+    url = f"redis://127.0.0.1:{way.port}"
+    with open_backend(url, settings=Settings(backend_deadline_s=5)) as keys:
+        issued = keys.create(metadata={"": "x" * 500})
+    for shell in both(url, stack, cache_ttl_s=0):
+        assert [shell.ask(issued.authorization).status for _ in range(3)] == [200] * 3
+        assert shell.ask(encode_basic(issued.client_id, mint("sk"))).status == 401
+
+
+# --- one key is damaged
+
+JUNK: dict[str, tuple[Any, ...]] = {
+    "hash": ("HSET", "{}", "a", "b"),
+    "list": ("RPUSH", "{}", "a"),
+    "empty": ("SET", "{}", ""),
+    "no JSON": ("SET", "{}", "{"),
+    "missing members": ("SET", "{}", '{"v":1}'),
+    "a newer version": ("SET", "{}", '{"v":99}'),
+    "no UTF-8": ("SET", "{}", b'{"v":1,"\xff'),
+    "huge": ("SET", "{}", b"[" * (1 << 22)),
+    "null": ("SET", "{}", "null"),
+}
+
+
+@pytest.mark.proves("F12")
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
+def test_junk_in_a_key_is_one_clients_trouble(
+    stack: ExitStack,
+    redis_server: RedisServer,
+    redis_url: str,
+    junk: tuple[Any, ...],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """503 for that id, however often it is asked for, and one line; whoever else comes is served."""
+    with open_backend(redis_url, settings=Settings()) as keys:
+        hurt = keys.create(client_id="hurt")
+        others = [keys.create().authorization for _ in range(6)]
+    name = redis_url.partition("prefix=")[2].encode() + b":1:{hurt}"
+    ask(redis_server, "DEL", name)
+    ask(redis_server, *(name if word == "{}" else word for word in junk))
+    for shell in both(redis_url, stack):
+        caplog.clear()
+        for number in range(6):
+            seen = shell.ask(hurt.authorization)
+            assert (seen.status, seen.code) == (503, "backend_unavailable")
+            assert "www-authenticate" not in seen.fields
+            assert int(seen.fields["retry-after"]) >= 1
+            assert shell.ask(others[number]).status == 200
+        (line,) = [record for record in caplog.records if record.name == "basicauth_mw"]
+        assert line.levelname == "ERROR"
+        assert "'hurt'" in line.getMessage()
+        assert len(line.getMessage()) < 1000
+
+
+# --- SQLite: another file, many threads
+
+
+@pytest.mark.proves("F16")
+@pytest.mark.parametrize("lasts_s", [300.0, 0.0], ids=["cached", "not-cached"])
+def test_a_revoke_in_a_file_that_is_put_there_bites(stack: ExitStack, tmp_path: Path, lasts_s: float) -> None:
+    """Within two seconds, whatever was proved of the file that was there before."""
+    path, other = tmp_path / "keys.db", tmp_path / "other.db"
+    with open_backend(f"sqlite:///{path}", settings=Settings(), create=True) as keys:
+        revoked, kept = keys.create(client_id="revoked").authorization, keys.create().authorization
+    shutil.copyfile(path, other)
+    with open_backend(f"sqlite:///{other}", settings=Settings()) as keys:
+        keys.revoke("revoked")
+    shells = both(f"sqlite:///{path}", stack, cache_ttl_s=lasts_s)
+    for shell in shells:
+        assert [shell.ask(each).status for each in (revoked, kept)] == [200, 200]
+    other.rename(path)
+    for shell in shells:
+        begin = time.monotonic()
+        while shell.ask(revoked).status != 401:
+            assert time.monotonic() < begin + 2
+            time.sleep(0.01)
+        assert shell.ask(kept).status == 200
+
+
+@pytest.mark.proves("F18")
+def test_junk_in_the_place_of_the_log_hides_nothing(stack: ExitStack, tmp_path: Path) -> None:
+    """Every change is in the file itself, and SQLite knows what it has not written."""
+    path = tmp_path / "keys.db"
+    with open_backend(f"sqlite:///{path}", settings=Settings(), create=True) as keys:
+        good = keys.create().authorization
+        revoked = keys.create(client_id="revoked").authorization
+        keys.revoke("revoked")
+    for suffix in ("-wal", "-shm"):
+        path.with_name(f"keys.db{suffix}").write_bytes(random.Random(1).randbytes(40_000))
+    for shell in both(f"sqlite:///{path}", stack):
+        assert [shell.ask(each).status for each in (good, revoked)] == [200, 401]
+
+
+@pytest.mark.proves("F20")
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_thirty_two_threads_are_each_answered_right(
+    stack: ExitStack, request: pytest.FixtureRequest, tmp_path: Path, store: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'keys.db'}" if store == "sqlite" else request.getfixturevalue("redis_url")
+    with open_backend(url, settings=Settings(), create=True) as keys:
+        good = [keys.create().authorization for _ in range(8)]
+    _asgi, wsgi = both(url, stack, cache_ttl_s=0)
+    barrier = threading.Barrier(32)
+
+    def press(number: int) -> list[int]:
+        barrier.wait(LIMIT_S)
+        wrong = encode_basic("nobody", mint("sk"))
+        return [wsgi.ask(each).status for each in (good[number % 8], wrong) * 5]
+
+    with ThreadPoolExecutor(32) as pool:
+        assert list(pool.map(press, range(32))) == [[200, 401] * 5] * 32
+
+
+# --- time, environment, and stores that are not asked
+
+
+@pytest.mark.proves("F23")
+def test_redis_ends_no_key(redis_server: RedisServer, redis_url: str) -> None:
+    """Its clock may be another one: whether a key has ended is for the verifying process alone to say."""
+    with open_backend(redis_url, settings=Settings()) as keys:
+        keys.create(client_id="ends", expires_at=datetime(2999, 1, 1, tzinfo=UTC))
+    prefix = redis_url.partition("prefix=")[2]
+    with redis.Redis(port=redis_server.port) as client:
+        names = list(client.scan_iter(f"{prefix}:*"))
+        assert len(names) >= 2
+        assert {client.ttl(name) for name in names} == {-1}
+
+
+@pytest.mark.proves("F22")
+def test_the_environment_is_read_once(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand keys; what is set later is for the next start."""
+    secrets = {f"client-{number}": f"secret-{number}" for number in range(10_000)}
+    monkeypatch.setenv("BASICAUTH_KEYS", "\n".join(f"{each}:{secret}" for each, secret in secrets.items()))
+    shells = both("env:", stack)
+    monkeypatch.setenv("BASICAUTH_KEYS", "client-1:other\nnew:secret")
+    for shell in shells:
+        for number in (0, 1, 9_999):
+            assert shell.ask(encode_basic(f"client-{number}", f"secret-{number}")).status == 200
+        assert shell.ask(encode_basic("client-1", "other")).status == 401
+        assert shell.ask(encode_basic("new", "secret")).status == 401
+
+
+@pytest.mark.proves("F35")
+def test_nothing_stands_in_for_a_store_that_is_away(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, own_redis_server: RedisServer
+) -> None:
+    """There is one backend: keys of the environment open nothing, whether Redis is there or not."""
+    monkeypatch.setenv("BASICAUTH_KEYS", "spare:secret")
+    spare = encode_basic("spare", "secret")
+    shells = both(own_redis_server.url(), stack, deadline_s=DEADLINE_S)
+    assert [shell.ask(spare).status for shell in shells] == [401, 401]
+    own_redis_server.stop()
+    assert [shell.ask(spare).status for shell in shells] == [503, 503]
+    with pytest.raises(BackendUnavailable):
+        shells[0].backend.get("spare")
+
+
+@pytest.mark.proves("F25")
+def test_what_was_revoked_is_refused_in_an_outage(stack: ExitStack, own_redis_server: RedisServer) -> None:
+    """What another process has revoked before it began: what is remembered was forgotten at once."""
+    url = own_redis_server.url()
+    with open_backend(url, settings=Settings()) as keys:
+        revoked, kept = keys.create(), keys.create()
+        shells = both(url, stack, deadline_s=DEADLINE_S)
+        for shell in shells:
+            assert [shell.ask(each.authorization).status for each in (revoked, kept)] == [200, 200]
+        keys.revoke(revoked.client_id)
+        for shell in shells:
+            wait_until(lambda: shell.ask(revoked.authorization).status == 401)  # noqa: B023
+    own_redis_server.stop()
+    for shell in shells:
+        assert shell.ask(revoked.authorization).status == 503
+        assert shell.ask(kept.authorization).status == 200

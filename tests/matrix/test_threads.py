@@ -1,0 +1,46 @@
+"""Servers with threads of every kind, green ones too, over one SQLite file."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw.minting import mint
+from tests.matrix.client import ask, head
+from tests.matrix.kinds import LIMIT_S, Server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CLIENTS = 32
+
+
+@pytest.mark.proves("F20")
+@pytest.mark.parametrize("name", ["gunicorn-gthread", "gunicorn-gevent", "waitress"])
+def test_thirty_two_at_once(name: str, tmp_path: Path) -> None:
+    """Everybody is who they are, and nobody else is anybody."""
+    url = f"sqlite:///{tmp_path / 'keys.db'}"
+    with open_backend(url, settings=Settings(), create=True) as keys:
+        issued = [keys.create(client_id=f"client-{number}") for number in range(CLIENTS)]
+    # Without a cache every request asks the store.
+    settings = {"BASICAUTH_BACKEND": url, "BASICAUTH_CACHE_TTL_S": "0", "BASICAUTH_THROTTLE": ""}
+    barrier = threading.Barrier(CLIENTS)
+
+    with Server(name, tmp_path / "log", {**settings, "BASICAUTH_BACKEND_DEADLINE_S": "60"}) as server:
+
+        def press(number: int) -> None:
+            barrier.wait(LIMIT_S)
+            mine = issued[number]
+            for _ in range(5):
+                answer = ask(server, head(b"Authorization: " + mine.authorization.encode()))
+                assert (answer.status, answer.value("x-reached")) == (200, mine.client_id)
+                wrong = encode_basic(mine.client_id, mint("sk")).encode()
+                assert ask(server, head(b"Authorization: " + wrong)).outcome == "invalid_credentials"
+
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(press, range(CLIENTS)))
+        assert "Traceback" not in server.log.read_text()
