@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64decode
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,10 @@ def test_a_faulty_parser_is_found(
     parser: Callable[[bytes | str], Credentials],
 ) -> None:
     """By itself, and behind a shell."""
-    monkeypatch.setattr(credentials if where == "parser" else verifier, "parse_basic", parser)
+    if where == "parser":
+        monkeypatch.setattr(credentials, "parse_basic", parser)
+    else:
+        monkeypatch.setattr(verifier, "split_basic", lambda field: astuple(parser(field)))
     failure = found(target, "1")
 
     assert isinstance(failure, fuzz.Failure)
