@@ -6,6 +6,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 _LOOK_EVERY_S: Final = 1.0
 
+# All of this process: SQLite's locks are the process's, not a connection's.
+_everyone: Final[weakref.WeakValueDictionary[int, Lines]] = weakref.WeakValueDictionary()
+
 
 class Lines:
     """Asks a file, never waiting. Safe to share between threads, and across a fork.
@@ -47,6 +51,7 @@ class Lines:
         after_fork(self._in_child)  # ahead of that of the lines: it looks at what the parent had
         self._lines: PerThread[_Line] = PerThread(_Line)
         self._start()
+        _everyone[id(self)] = self
 
     @property
     def file(self) -> str:
@@ -111,6 +116,30 @@ class Lines:
         """Close every connection; the next question opens one."""
         for line in self._lines.all():
             line.close()
+
+    def is_behind(self, real: Path, now: tuple[int, ...], log: int | None) -> bool:
+        """Whether lines of this one may be open on a file that was at a path before, or on its log."""
+        return self._real == real and (self._signature[:2] != now[:2] or self._log not in (None, log))
+
+    def let_go(self, mine: _Line) -> None:
+        """Close every line; the next question looks at the file, and opens one.
+
+        Args:
+            mine: A line of the calling thread, whose lock it holds.
+
+        Raises:
+            BlockingIOError: Another is in use.
+        """
+        self._look_at = float("-inf")
+        mine.close()
+        for line in self._lines.all():
+            if line is not mine:
+                if not line.lock.acquire(blocking=False):
+                    raise BlockingIOError("another thread still reads the old file")
+                try:
+                    line.close()
+                finally:
+                    line.lock.release()
 
     def failed(self, exc: sqlite3.Error) -> Exception:
         """What to raise for an error of SQLite."""
@@ -197,8 +226,10 @@ class Lines:
         """Compare the file with the one that was opened.
 
         SQLite goes on reading a file that was renamed over, and pages that it remembers of one that was
-        written over. Every line of the process is closed before one is opened anew: SQLite names the log by
-        its path, and the last line of the old file removes it.
+        written over. Every line of the process to the old file is closed before one to the new is opened.
+        SQLite names the log and its index by the path, so both files share them; whoever closes the old file
+        lets go of the process's locks on them, and whoever then finds the index unlocked empties it, under
+        the eyes of who reads it: the process would die of SIGBUS.
         """
         if not self._looking.acquire(blocking=False):
             raise BlockingIOError("another thread looks at the file")
@@ -207,32 +238,23 @@ class Lines:
                 real = Path(os.path.realpath(self._path, strict=True))
                 now = signature(real)
             except OSError as exc:
-                self._close_lines(mine)
+                self.let_go(mine)
                 raise BackendUnavailable(f"the SQLite file cannot be opened: {exc.strerror}") from exc
             if now[2] == 0:
-                self._close_lines(mine)
+                self.let_go(mine)
                 raise BackendUnavailable("the SQLite file is empty")
             log = inode_of(log_of(real))
             if (real, now) != (self._real, self._signature) or (self._log is not None and log != self._log):
-                self._close_lines(mine)
+                self.let_go(mine)
+                for others in filter(None, [ref() for ref in _everyone.valuerefs()]):
+                    if others is not self and others.is_behind(real, now, log):
+                        others.let_go(mine)
                 self._real, self._signature = real, now
                 log = None  # the next line makes it anew, and the next look sees it
             self._log = log
             self._look_at = time.monotonic() + _LOOK_EVERY_S
         finally:
             self._looking.release()
-
-    def _close_lines(self, mine: _Line) -> None:
-        self._look_at = float("-inf")
-        mine.close()
-        for line in self._lines.all():
-            if line is not mine:
-                if not line.lock.acquire(blocking=False):
-                    raise BlockingIOError("another thread still reads the old file")
-                try:
-                    line.close()
-                finally:
-                    line.lock.release()
 
 
 class _Line:

@@ -302,6 +302,41 @@ def test_who_follows_changes_hears_of_a_replaced_file_at_once(
     assert name_of(store) == "new"
 
 
+@pytest.mark.proves("F16")
+def test_a_process_leaves_a_replaced_file_as_a_whole(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    """Every store in it that has the file open, as SQLite's locks on the log are those of the process.
+
+    Or one that lets go of the old file later would let go of the locks that the others hold by then, and they
+    would read an index that somebody empties meanwhile: SIGBUS.
+    """
+    with closing(SqliteStore(f"sqlite:///{path}")) as idle, closing(SqliteStore(f"sqlite:///{path}")) as busy:
+        assert name_of(idle) == name_of(busy) == name_of(store) == "old"
+        other_file(tmp_path, "new").rename(path)
+        assert open_files(path, gone=True) > 0
+        begun, go_on = threading.Event(), threading.Event()
+
+        def ask(_execute: object) -> None:
+            begun.set()
+            go_on.wait(10)
+
+        thread = threading.Thread(target=busy._lines.ask, args=(ask,))
+        thread.start()
+        assert begun.wait(10)
+        with pytest.raises(BlockingIOError, match="still reads the old file"):
+            store._lines.ask(lambda _execute: None, look=True)
+        go_on.set()
+        thread.join(10)
+        store.changes(None)
+
+        assert open_files(path, gone=True) == 0
+        assert name_of(store) == name_of(idle) == name_of(busy) == "new"
+        store.changes(None)
+        idle.changes(None)
+        before = open_files(path)
+        store.changes(None)
+        assert open_files(path) == before  # who has the new one is left alone
+
+
 HOLDS = """
 import sys
 from basicauth_mw.backends.sqlite import SqliteStore
@@ -764,15 +799,15 @@ def test_prefix_and_page_use_the_index(store: SqliteStore, path: Path) -> None:
 # --- threads and processes
 
 
-def open_files(path: Path) -> int:
-    """How many descriptors of this process are open on a file."""
+def open_files(path: Path, *, gone: bool = False) -> int:
+    """How many descriptors of this process are open on a file; gone: on those that were there before."""
     targets = []
     for each in Path("/proc/self/fd").iterdir():
         try:
             targets.append(str(each.readlink()))
         except OSError:
             continue
-    return targets.count(str(path))
+    return targets.count(f"{path} (deleted)" if gone else str(path))
 
 
 @pytest.mark.proves("F20")
