@@ -98,7 +98,7 @@ class _Forwarder:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             for pump in pumps:
                 pump.cancel()
-        except OSError:  # nobody there
+        except (OSError, asyncio.CancelledError):  # nobody there, or the end of it all
             pass
         finally:
             self._open -= writers
