@@ -49,7 +49,7 @@ timing: $(READY) ## Tell whether the time of a refusal tells what was refused; B
 soak: $(READY) ## Full traffic, faults and changed keys for MINUTES=30, and a verdict; SOAK_ARGS='--seed 7 --write'
 	$(BIN)/python -m tests.soak.soak --minutes $(MINUTES) $(SOAK_ARGS)
 
-fuzz: $(READY) ## Throw random input at the parser and both shells; MINUTES=5 or FUZZ_ARGS='--inputs 50000000'
+fuzz: $(READY) ## Throw random input at the parser and both middlewares; MINUTES=5 or FUZZ_ARGS='--inputs 50000000'
 	$(BIN)/python -m tests.fuzz.fuzz $(if $(FUZZ_ARGS),$(FUZZ_ARGS),--minutes $(MINUTES))
 
 fuzz-guided: $(GUIDED_READY) ## The same for the parser alone, guided by coverage; MINUTES=5
