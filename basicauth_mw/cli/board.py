@@ -17,7 +17,9 @@ DEFAULT_PORT = 8001
 def dashboard(
     ctx: typer.Context,
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = DEFAULT_PORT,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="0: any free one.")
+    ] = DEFAULT_PORT,
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:

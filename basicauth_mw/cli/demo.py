@@ -30,7 +30,9 @@ _KEY_LIVES = timedelta(days=1)
 def demo(
     ctx: typer.Context,
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = DEFAULT_PORT,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="0: any free one.")
+    ] = DEFAULT_PORT,
     database: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the keys here.", show_default="a temporary file")
     ] = None,

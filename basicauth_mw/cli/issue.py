@@ -21,9 +21,12 @@ _EXAMPLE_URL = "http://127.0.0.1:8000/"
 def create(
     ctx: typer.Context,
     *,
-    name: Annotated[str, typer.Option(help="For people, up to 200 characters.", show_default=False)] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="For people, up to 200 characters.", show_default=False)
+    ] = "",
     scope: Annotated[
-        list[str] | None, typer.Option(help="What the key may do; repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="SCOPE", help="What the key may do; repeatable.", show_default=False),
     ] = None,
     expires: Annotated[
         str | None,

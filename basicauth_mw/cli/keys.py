@@ -40,11 +40,15 @@ def keys(ctx: typer.Context, backend: BackendUrl = None) -> None:
 def list_keys(
     ctx: typer.Context,
     *,
-    prefix: Annotated[str, typer.Option(help="Only ids that start with this.", show_default=False)] = "",
+    prefix: Annotated[
+        str, typer.Option(metavar="PREFIX", help="Only ids that start with this.", show_default=False)
+    ] = "",
     after: Annotated[
         str, typer.Option(metavar="ID", help="Only ids behind this one.", show_default=False)
     ] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default="all")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="At most so many.", show_default="all")
+    ] = None,
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,10 +92,14 @@ def update(
     ctx: typer.Context,
     client_id: ClientId,
     *,
-    name: Annotated[str | None, typer.Option(help="Another name.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another name.", show_default=False)
+    ] = None,
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="What the key may do from now on; repeatable.", show_default=False),
+        typer.Option(
+            metavar="SCOPE", help="What the key may do from now on; repeatable.", show_default=False
+        ),
     ] = None,
     no_scopes: Annotated[bool, typer.Option("--no-scopes", help="Take all scopes away.")] = False,
     expires: Annotated[

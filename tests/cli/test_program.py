@@ -66,6 +66,20 @@ def test_help_lists_the_commands_and_every_setting(cli: Callable[..., Done]) -> 
         assert option.env in done.out
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["keys list", "keys create", "keys rotate", "keys update", "keys import", "check", "demo", "dashboard"],
+)
+def test_help_names_what_an_option_takes(cli: Callable[..., Done], command: str) -> None:
+    """By a word for people, and not by a type of Python."""
+    done = cli(*command.split(), "--help")
+
+    assert done.status == 0
+    options = re.findall(r"^  --.*", done.out, re.MULTILINE)
+    assert options
+    assert [line for line in options if re.search(r"<[a-z]|TEXT|INTEGER", line)] == []
+
+
 # Run by every Python that finds it: Ctrl-C comes when a module is looked for, or when everything is done.
 CTRL_C = """
 import atexit, os, signal, sys
