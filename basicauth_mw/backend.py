@@ -466,7 +466,10 @@ class Backend:
 
     def _writable(self) -> Store:
         if not isinstance(self.store, Store):
-            raise ReadOnlyBackend("this backend cannot be changed from here: edit what it reads")
+            raise ReadOnlyBackend(
+                "this backend cannot be changed from here: edit what it reads (env: the variable or file "
+                "with its keys), or name one that keeps keys, such as sqlite:///keys.db"
+            )
         return self.store
 
     def _with_uses(self, keys: Sequence[Key]) -> Sequence[Key]:

@@ -116,6 +116,13 @@ def looks_hashed(text: str) -> bool:
     return text.startswith(_ANY)
 
 
+def kind_not_accepted(name: str) -> InvalidKey:
+    """The error for a hash of a scheme that is not taken, which says what is."""
+    return InvalidKey(
+        f"hashes of this kind are not accepted, only Argon2id and bcrypt (as of htpasswd -B): {name}"
+    )
+
+
 def check_hash(stored: str) -> None:
     """Make sure that a hash from elsewhere can be used.
 
@@ -129,7 +136,7 @@ def check_hash(stored: str) -> None:
         return
     for prefix, name in _WEAK.items():
         if stored.startswith(prefix):
-            raise InvalidKey(f"hashes of this kind are not accepted: {name}")
+            raise kind_not_accepted(name)
     if form := _ARGON2_FORM.fullmatch(stored):
         memory, time, lanes = (int(number) for number in form.groups()[:3])
         if not (

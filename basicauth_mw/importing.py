@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from .audit import printable
 from .errors import BasicAuthError, InvalidKey, KeyExists
-from .hashing import looks_hashed, salts
+from .hashing import kind_not_accepted, looks_hashed, salts
 from .minting import ID_PREFIX, Shape, recognise
 from .model import Key, Secret, utcnow
 from .portable import TransferError, load_line
@@ -355,7 +355,7 @@ class _Batch:
         if looks_hashed(hashed):
             return _key(client_id, hashed, self._now)
         if _DES_CRYPT.fullmatch(hashed):
-            raise InvalidKey("hashes of this kind are not accepted: crypt (DES)")
+            raise kind_not_accepted("crypt (DES)")
         raise InvalidKey("not a hash that is understood here, or plain text: re-make it with  htpasswd -B")
 
     # --- inside

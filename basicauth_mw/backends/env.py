@@ -96,7 +96,7 @@ def _parse(text: str, name: str) -> dict[str, Key]:
         raise ConfigurationError(problems)
     if not keys:
         raise ConfigurationError(
-            f"no key: set {name} to id:secret, or name another backend in BASICAUTH_BACKEND"
+            f"no key: set {name} to id:secret, or name another backend, as in BASICAUTH_BACKEND=sqlite:///keys.db"
         )
     return keys
 

@@ -102,7 +102,11 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        pytest.param("", "no key", id="empty"),
+        pytest.param(
+            "",
+            "no key: set BASICAUTH_KEYS to id:secret, or name another backend, as in BASICAUTH_BACKEND=sqlite:///",
+            id="empty",
+        ),
         pytest.param(" \n ", "no key", id="blank"),
         pytest.param(",,", "no key", id="commas only"),
         pytest.param("{}", "no key", id="empty object"),
