@@ -50,10 +50,11 @@ def handles_errors(scope: Mapping[str, Any]) -> bool:
 
 _MOST_LAYERS: Final = 100
 _INWARD: Final = (
-    *("handler", "middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app"),
+    *("middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app"),
     *("application", "app"),  # of test clients, and of what stands round an app
+    # Django's, and last: a layer of Starlette's has a handler beside its app.
+    *("handler", "get_response", "func", "awaitable"),
 )
-_INWARD_DJANGO: Final = ("get_response", "func", "awaitable")
 
 
 def layers(app: object, *, build: bool = False) -> Iterator[object]:
@@ -71,8 +72,8 @@ def layers(app: object, *, build: bool = False) -> Iterator[object]:
         if build:
             _build(layer)
         if getattr(layer, "middleware_stack", ...) is None:
-            yield from (each.cls for each in layer.user_middleware)
-        inner = (getattr(layer, name, None) for name in (*_INWARD, *_INWARD_DJANGO))
+            yield from (each.cls for each in getattr(layer, "user_middleware", ()))
+        inner = (getattr(layer, name, None) for name in _INWARD)
         layer = next((each for each in inner if each is not None), None)
         if layer is None:
             return

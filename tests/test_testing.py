@@ -17,6 +17,7 @@ from flask import Flask
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import Response
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from basicauth_mw import Backend, ConfigurationError, Issued, Principal, Settings, encode_basic, testing
@@ -381,11 +382,18 @@ def starlette_added(keys: Backend) -> Any:
     return Starlette(middleware=[Middleware(GZipMiddleware), added])
 
 
+def starlette_with_a_handler(keys: Backend) -> Any:
+    """Its outermost layer holds the handler beside the rest of the app."""
+    app = starlette_added(keys)
+    app.add_exception_handler(Exception, lambda _request, _exc: Response(status_code=500))
+    return app
+
+
 def wrapped(keys: Backend) -> Any:
     return GZipMiddleware(asgi_app(keys))
 
 
-@pytest.mark.parametrize("make", [fastapi_installed, starlette_added, wrapped])
+@pytest.mark.parametrize("make", [fastapi_installed, starlette_added, starlette_with_a_handler, wrapped])
 def test_asgi_apps(api_keys: Backend, make: Callable[[Backend], Any]) -> None:
     app = make(api_keys)
 

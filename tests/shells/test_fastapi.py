@@ -18,7 +18,7 @@ from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.responses import Response  # noqa: TC002 - FastAPI reads the annotations
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings, require_scopes
@@ -524,6 +524,13 @@ def inside_added(backend: Backend) -> AnyApp:
     return app
 
 
+def inside_handled(backend: Backend) -> AnyApp:
+    """With a handler for a 500, which stands beside the rest of the app."""
+    app = FastAPI(exception_handlers={Exception: lambda _request, _exc: Response(status_code=500)})
+    app.add_middleware(CORSMiddleware)
+    return BasicAuthMiddleware(app, backend, settings=Settings())
+
+
 def inside_bare(backend: Backend) -> AnyApp:
     return BasicAuthMiddleware(CORSMiddleware(App()), backend, settings=Settings())
 
@@ -544,6 +551,7 @@ def outside_round(backend: Backend) -> AnyApp:
     [
         (inside_round, ", and preflights are refused; put it outside"),
         (inside_added, ", and preflights are refused; put it outside"),
+        (inside_handled, ", and preflights are refused; put it outside"),
         (inside_bare, ", and preflights are refused; put it outside"),
         (lambda backend: inside_round(backend, allow_preflight=True), " own answers; put it outside"),
         (outside_added, None),
@@ -552,6 +560,7 @@ def outside_round(backend: Backend) -> AnyApp:
     ids=[
         "inside-round",
         "inside-added",
+        "inside-handled",
         "inside-bare",
         "inside-preflights",
         "outside-added",
@@ -577,6 +586,12 @@ def test_cors_inside_the_gate_is_said_once_at_start(
 
     said = [record.message for record in caplog.records if "CORSMiddleware" in record.message]
     assert [each.endswith(says or "?") for each in said] == [True] * (says is not None)
+
+
+def test_what_only_looks_like_starlette_is_no_cors() -> None:
+    app = App()
+    app.middleware_stack = None  # type: ignore[attr-defined]
+    assert not holds_cors(app)
 
 
 def test_what_leads_round_in_a_circle_is_no_cors() -> None:
