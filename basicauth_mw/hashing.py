@@ -78,7 +78,7 @@ _ARGON2_FORM = re.compile(
     r"\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{16,86})"
 )
 _BCRYPT_FORM = re.compile(r"\$2[by]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
-_SLOW: Final = ("$argon2id$", "$2b$", "$2y$")
+_SLOW: Final[tuple[str, ...]] = ("$argon2id$", "$2b$", "$2y$")
 _WEAK = {
     "$apr1$": "Apache MD5 (apr1)",
     "$1$": "MD5-crypt",
@@ -177,6 +177,8 @@ class Hasher:
         self._decoys = {pepper: f"{_FAST}{pepper}${_NOBODY}$" for pepper in self._peppers}
         self._newest = next(iter(self._peppers))
         self._chosen = pepper_id(_PROCESS_CHOSEN) if volatile else None
+        # How the hashes of chosen secrets begin.
+        self._chosen_heads: tuple[str, ...] = (*_SLOW, f"{_FAST}{self._chosen}$") if volatile else _SLOW
         self.nobodys = (Secret(f"{self._decoys[self._newest]}{'-' * _DIGEST_LETTERS}", _EPOCH),)
         self._current = tuple(f"{_FAST}{pepper}$" for pepper in (self._newest, self._chosen) if pepper)
 
@@ -226,20 +228,18 @@ class Hasher:
         octets = secret.encode()
         hashed: dict[str, str] = {}  # by what comes before the digest: kind, pepper and salt
         decoys = self._decoys.copy()
-        passed_over = self._chosen if is_minted else None
-        if passed_over is not None:
-            del decoys[passed_over]
+        passed_over = self._chosen_heads if is_minted else _SLOW
+        if is_minted and self._chosen is not None:
+            del decoys[self._chosen]
         found = None
         compared = 0
         for candidate in stored:
             text = candidate.hash
             head = text[:-_DIGEST_LETTERS]
             if head not in hashed:
-                if text.startswith(_SLOW):
+                if text.startswith(passed_over):
                     continue
                 pepper, salt = self._parts(head)
-                if pepper == passed_over:
-                    continue
                 hashed[head] = head + self._digest(octets, pepper, salt)
                 decoys.pop(pepper, None)
             try:

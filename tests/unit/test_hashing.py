@@ -314,6 +314,51 @@ def test_a_refusal_costs_the_same_whatever_was_found(
     assert costs == dict.fromkeys(costs, (len(peppers) + 1, MAX_LIVE_SECRETS * (len(peppers) + 1)))
 
 
+@pytest.mark.proves("O4", "X1", "X6")
+@pytest.mark.parametrize(("is_minted", "kinds"), [row("minted", True, 2), row("chosen", False, 3)])
+def test_it_costs_the_same_where_all_hashes_are_fast(
+    fast_hashes: Callable[[], int],
+    comparisons: list[None],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_minted: bool,
+    kinds: int,
+) -> None:
+    """One for each kind that it can be, however many secrets of either kind a key has."""
+    read: list[None] = []
+    parts = Hasher._parts
+
+    def counting(hasher: Hasher, head: str) -> tuple[str, str]:
+        read.append(None)
+        return parts(hasher, head)
+
+    monkeypatch.setattr(Hasher, "_parts", counting)
+    hasher = Hasher(volatile=True)
+    chosen = [Secret(hasher.hash(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
+    minted = [Secret(hasher.hash(mint("sk"), salt=SALT)) for _ in range(MAX_LIVE_SECRETS)]
+    kept = {
+        "unknown": hasher.nobodys,
+        "none": [],
+        "minted": minted[:1],
+        "chosen": chosen[:1],
+        "many minted": minted,
+        "many chosen": chosen,
+        "both": [*chosen[:4], *minted[:4]],
+        "imported": [Secret(Hasher().hash_fast("other"))],
+        "slow": [Secret(CHEAP_ARGON2)],
+    }
+    secret = mint("sk") if is_minted else "wrong"
+    costs = {}
+    for name, record in kept.items():
+        fast_hashes()
+        comparisons.clear()
+        read.clear()
+        assert hasher.match_fast(secret, record, is_minted=is_minted) is None
+        costs[name] = fast_hashes(), len(read), len(comparisons)
+
+    assert costs == dict.fromkeys(kept, (kinds, kinds, MAX_LIVE_SECRETS * kinds))
+
+
 @pytest.mark.parametrize("place", range(MAX_LIVE_SECRETS))
 def test_any_live_secret_is_found(place: int) -> None:
     """As many secrets as a key may have are all tried, whatever their order."""
