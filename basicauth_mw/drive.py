@@ -108,6 +108,8 @@ def _run(steps: Steps, perform: Callable[[Effect], object]) -> Decision:
                 answer = perform(effect)
             except BackendError as exc:
                 effect = steps.throw(exc)  # the core says what an outage means: refuse
+            except StopIteration:
+                raise RuntimeError("a step was not performed") from None  # or it would pass for a verdict
             else:
                 effect = steps.send(answer)
     except StopIteration as done:

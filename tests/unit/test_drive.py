@@ -14,6 +14,8 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.hashing import hash_slow
 from basicauth_mw.minting import mint
+from basicauth_mw.model import ANONYMOUS
+from basicauth_mw.verifier import Check
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
 from tests.redis_server import wait_until
 from tests.shells.asgi_helpers import App, exchange, http_scope
@@ -298,6 +300,24 @@ def test_the_first_chosen_secret_works_at_once() -> None:
         assert await status(gate, encode_basic("ci", "guess")) == 401
 
     asyncio.run(main())
+
+
+@pytest.mark.proves("F34")
+def test_nothing_that_ends_a_generator_is_a_verdict(gate: BasicAuthMiddleware) -> None:
+    """Raised while a step is performed, by a filter of somebody's logging, say."""
+    check = gate.gate.begin(http_scope(encode_basic("ci", SECRET)))
+    assert isinstance(check, Check)
+
+    def stop(_effect: object) -> object:
+        raise StopIteration(ANONYMOUS)
+
+    async def astop(_effect: object) -> object:
+        raise StopIteration(ANONYMOUS)
+
+    with pytest.raises(RuntimeError):
+        basicauth_mw.drive._run(iter(check), stop)
+    with pytest.raises(RuntimeError):
+        asyncio.run(basicauth_mw.drive._arun(iter(check), astop))
 
 
 class MemoryLike(MemoryStore):
