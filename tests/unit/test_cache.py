@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import example, given, settings
@@ -122,6 +123,18 @@ def test_a_clock_set_back_revives_nothing_for_longer_than_the_cache_time(cache: 
     clock.wall_now -= 10_000
     clock.now += 30
     assert cache.get(b"x") is None
+
+
+@pytest.mark.proves("F23")
+def test_unless_others_are_given_its_clocks_are_the_machines() -> None:
+    """An age by the monotonic one, which nobody can set; an end by the wall clock."""
+    cache = Cache(30, 3)
+    before = time.monotonic()
+    assert before <= cache.ask().at <= time.monotonic()
+    now = datetime.now(UTC)
+    put(cache, b"x", allow("ended"), now - timedelta(seconds=1))
+    put(cache, b"y", allow("good"), now + timedelta(hours=1))
+    assert [cache.get(each) is None for each in (b"x", b"y")] == [True, False]
 
 
 def test_no_time_is_no_cache(clock: Clock) -> None:
