@@ -59,7 +59,7 @@ def test_the_hash_of_nothing_opens_nothing(backend: Backend, ask: Callable[[str]
     good = backend.create(client_id="good")
 
     for client_id in ("empty-0", "empty-1", "none", "good", ""):
-        for secret in ("", "\0", *NOTHING[client_id == "empty-0" :]):
+        for secret in ("", "\0", *NOTHING):
             assert ask(f"{client_id}:{secret}") == 401
         assert ask(client_id) == 401
     assert ask(f"good:{good.secret}") == 200
