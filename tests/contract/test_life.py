@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from functools import reduce
@@ -550,6 +550,21 @@ def test_a_rotation_may_be_for_one_version_of_the_key(backend: Backend, events: 
         backend.rotate("ci", version=seen.version)
 
     assert backend.get("ci") == rotated
+    assert [each["event"] for each in events()] == ["key.created", "key.rotated"]
+
+
+def test_of_many_who_saw_the_same_key_one_rotates_it(backend: Backend, events: Callable[..., Any]) -> None:
+    """All at once: whoever finds the key changed when it comes to writing does not begin again."""
+    seen = backend.create(client_id="ci").key
+    issued: list[Issued] = []
+
+    def rotate() -> None:
+        with suppress(InvalidKey):
+            issued.append(backend.rotate("ci", overlap_s=0, version=seen.version))
+
+    at_once([rotate] * 8)
+
+    assert [each.key for each in issued] == [backend.get("ci")]
     assert [each["event"] for each in events()] == ["key.created", "key.rotated"]
 
 

@@ -141,7 +141,7 @@ def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[
         pytest.param(MINTED[:-1] + ("a" if MINTED[-1] != "a" else "b"), NOTHING, id="mistyped"),
     ],
 )
-@pytest.mark.proves("X1", "X3", "X6", "X7", "X8", "X11")
+@pytest.mark.proves("O4", "X1", "X3", "X6", "X7", "X8", "X11")
 def test_a_refusal_is_the_same_work_whatever_is_found(
     ask: Callable[[str], int], work: Work, secret: str, expected: Counter[str]
 ) -> None:
