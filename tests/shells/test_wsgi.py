@@ -700,7 +700,7 @@ def test_during_an_outage_what_needs_no_look_up_is_still_a_401(app: App, field: 
     assert call(gate, field).status == 401
 
 
-@pytest.mark.proves("W14")
+@pytest.mark.proves("F2", "W14")
 def test_a_hanging_backend_is_a_503_within_the_deadline(app: App) -> None:
     """Its threads are free again as soon as it answers, and then it is asked again."""
     hangs = threading.Event()
