@@ -501,8 +501,9 @@ def test_an_app_that_is_too_slow_is_answered_for(
 
     async def main() -> Server:
         server = Server()
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(LIMIT_S) as limit:
             await timed(app, server, map_errors=map_errors)
+        assert not limit.expired(), "that is not what may cancel it"
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
@@ -555,8 +556,9 @@ def test_the_answer_does_not_wait_for_a_handler_that_will_not_stop(
         await server.until(lambda: server.answered)
         assert not running.done(), "the handler is still at it, and awaited"
         release.set()
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(LIMIT_S) as limit:
             await running
+        assert not limit.expired(), "that is not what may cancel it"
         return server
 
     server = asyncio.run(main())
