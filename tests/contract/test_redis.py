@@ -824,17 +824,20 @@ def test_interrupt_hits_one_call_only(own: RedisStore, own_redis_server: RedisSe
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(store: RedisStore, admin: redis.Redis) -> None:
     """And sends nothing on those of its parent, of a thread or of an event loop."""
+    mine: set[str] = set()
 
     def child() -> None:
         assert store.get("id") is not None
         assert both(store) == [store.get("id")] * 2
+        with redis.Redis(port=admin.get_connection_kwargs()["port"]) as other:
+            assert len({client["id"] for client in other.client_list()} - mine) >= 2, "its thread's, and this"
         assert store.put(Key("child"), None)
         store.close()
         gc.collect()
 
     async def steps() -> None:
-        assert await store.aget("id") is not None
-        mine = {client["id"] for client in admin.client_list()}
+        assert await store.aget("id") == store.get("id") is not None
+        mine.update(client["id"] for client in admin.client_list())
         process = multiprocessing.get_context("fork").Process(target=_outside_of_any_loop, args=(child,))
         process.start()
         while process.is_alive():
