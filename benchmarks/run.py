@@ -191,6 +191,11 @@ def document(
         ),
         "\n".join(f"- {fact}" for fact in facts),
         "## Goals",
+        (
+            "The goals are set against the least that can be done (`floor`, written by hand: it holds back "
+            "no answer, knows no store and writes no log), or against other packages. Where one does not "
+            "hold, the last column gives what was measured of the cause."
+        ),
         "Measured: the median, and the quartiles in brackets. `void`: the run cannot tell.",
         _goals(goals),
     ]
