@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from tests.forwarder import Fate
 
 DEADLINE_S = 0.5
-LATE_S = 0.5  # for a machine that has other things to do
 LIMIT_S = 10.0
 
 
@@ -224,7 +223,7 @@ def test_only_changes_are_refused(
         for authorization in fresh[:4]:
             seen = shell.ask(authorization)
             assert seen.status == 200
-            assert seen.took_s < DEADLINE_S + LATE_S
+            assert seen.took_s < DEADLINE_S
         assert shell.ask(encode_basic("kept", mint("sk"))).status == 401
     statuses = [
         run(words)
@@ -315,11 +314,11 @@ def test_a_hundred_at_once_wait_no_longer_than_one(stack: ExitStack) -> None:
     # In turns, eight or so at a time, it would take a dozen deadlines.
     begin = time.monotonic()
     assert asgi.runner.run(all_at_once()) == [503] * 100
-    assert time.monotonic() - begin < 4 * DEADLINE_S
+    assert time.monotonic() - begin < 2 * DEADLINE_S
     begin = time.monotonic()
     with ThreadPoolExecutor(100) as pool:
         assert [seen.status for seen in pool.map(wsgi.ask, unknown)] == [503] * 100
-    assert time.monotonic() - begin < 4 * DEADLINE_S
+    assert time.monotonic() - begin < 2 * DEADLINE_S
     assert len(ask(server, "CLIENT", "LIST").splitlines()) < before + 30
     way.delay_s = 0
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CHOSEN = "chosen by a person"
 PACE_S = 0.05  # of each honest client: twenty requests a second
 SPAN_S = 1.0
-WORST_TICK_S = 0.1  # one slow hash on the event loop for each connection would be many times that
+WORST_TICK_S = 0.05
 GROWTH_OCTETS = 20 << 20
 SLOW_HASH_WORKERS = 1
 TRIES = 3
