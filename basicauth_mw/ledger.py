@@ -37,6 +37,9 @@ MAX_BATCH: Final = 500
 _GATHER_S: Final = 1.0  # how long a batch is waited for
 _SWEEP_EVERY_S: Final = 15.0  # how often the caches are asked what they were hit with
 _CLOSE_LIMIT_S: Final = 2.0
+# After a failed write the next one waits, twice as long each time: a role that may only read is denied for good.
+_FIRST_PAUSE_S: Final = 2.0
+_LONGEST_PAUSE_S: Final = 300.0
 _TRIES: Final = 5
 _MINUTE_S: Final = 60
 
@@ -137,6 +140,8 @@ class Ledger:
         # What need not be done again: until it is full, and then everything may be.
         self._written: dict[_Which, int] = {}
         self._tried: dict[_Which, None] = {}
+        self._pause_s = 0.0
+        self._paused_until = float("-inf")
         self._lock = threading.Lock()
         self._noted = threading.Event()
 
@@ -150,7 +155,11 @@ class Ledger:
                 self._noted.clear()
             ends = closing.is_set()  # looked at first: what was noted before that is written now
             self._sweep()
-            self._write()
+            if ends or time.monotonic() >= self._paused_until:
+                self._write(retry=not ends)
+            else:
+                with self._lock:
+                    self._outdated = {}  # it holds passwords: only last uses are kept through a pause
 
     def _sweep(self) -> None:
         if self._usage is None:
@@ -164,22 +173,37 @@ class Ledger:
                     if self._written.get(which) != minute:
                         self._put(self._used, which, minute)
 
-    def _write(self) -> None:
+    def _write(self, *, retry: bool) -> None:
         with self._lock:
             used, self._used = self._used, {}
             outdated, self._outdated = self._outdated, {}
-        self._write_uses(used)
+        failure = self._write_uses(used, retry=retry)
         for which, (stored, secret) in outdated.items():
             _remember(self._tried, which, None)
             try:
                 self._hash_anew(which[0], stored, secret)
             except Exception as exc:  # its text or its frames may hold anything
-                logger.debug("a better hash could not be stored (%s)", type(exc).__name__)
+                failure = failure or type(exc).__name__
+        if failure:
+            self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+            self._paused_until = time.monotonic() + self._pause_s
+            logger.debug(
+                "last-used times or better hashes cannot be stored (%s); next attempt in %.0f s",
+                failure,
+                self._pause_s,
+            )
+        elif used or outdated:
+            self._pause_s = 0.0
 
-    def _write_uses(self, used: dict[_Which, int]) -> None:
+    def _write_uses(self, used: dict[_Which, int], *, retry: bool) -> str | None:
+        """Write last-used times; with ``retry``, what is left after a failure waits for the next attempt.
+
+        Returns:
+            The name of the exception that stopped it; None: all were written.
+        """
         left = list(used.items())
         while left and self._usage is not None:
-            batch, left = left[:MAX_BATCH], left[MAX_BATCH:]
+            batch = left[:MAX_BATCH]
             uses = [
                 Use(client_id, created_at, datetime.fromtimestamp(minute * _MINUTE_S, UTC))
                 for (client_id, created_at), minute in batch
@@ -187,10 +211,14 @@ class Ledger:
             try:
                 self._usage.record_uses(uses)
             except Exception as exc:
-                logger.debug("last uses could not be stored (%s)", type(exc).__name__)
-                return
+                if retry:
+                    with self._lock:
+                        self._used = dict((left + list(self._used.items()))[-MAX_WAITING:])
+                return type(exc).__name__
             for which, minute in batch:
                 _remember(self._written, which, minute)
+            del left[:MAX_BATCH]
+        return None
 
     def _hash_anew(self, client_id: str, stored: str, secret: str) -> None:
         hashed = None
