@@ -37,7 +37,7 @@ MAX_BATCH: Final = 500
 _GATHER_S: Final = 1.0  # how long a batch is waited for
 _SWEEP_EVERY_S: Final = 15.0  # how often the caches are asked what they were hit with
 _CLOSE_LIMIT_S: Final = 2.0
-# After a failed write the next one waits, twice as long each time: a role that may only read is denied for good.
+# After a failed write the next one waits, twice as long each time: a role may be allowed to read only.
 _FIRST_PAUSE_S: Final = 2.0
 _LONGEST_PAUSE_S: Final = 300.0
 _TRIES: Final = 5

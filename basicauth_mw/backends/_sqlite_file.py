@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 import time
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.02
+
+_OCTAL: Final = re.compile(rb"\\([0-3][0-7][0-7])")
 
 _REMEDIES: Final = {
     sqlite3.SQLITE_FULL: "make room on the disk",
@@ -51,6 +54,8 @@ def path_of(url: str) -> Path:
         raise ConfigurationError(f"{form}: the path is missing")
     if "?" in path:
         raise ConfigurationError(f"{form}: there are no options behind a ? to set")
+    if path == ":memory:":  # SQLite's own spelling, which would be the name of a file here
+        raise ConfigurationError(f"{form}; for keys in memory, use memory:")
     return Path(path).absolute()
 
 
@@ -87,6 +92,35 @@ def connect(path: Path, *, wait_s: float = 0, options: str = "mode=rw") -> sqlit
     connection = sqlite3.connect(uri, uri=True, timeout=wait_s, isolation_level=None, check_same_thread=False)
     connection.text_factory = bytes
     return connection
+
+
+def is_mounted_alone(path: Path) -> bool:
+    """Whether a file is a mount point of its own, as with ``docker run -v ./keys.db:/app/keys.db``.
+
+    SQLite keeps its log and its locks beside the file, in a directory that the other side of such a mount
+    does not see. Two writers then overwrite each other's pages.
+    """
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:  # not Linux, where there are no mounts of one file
+        return False
+    real = os.fsencode(os.path.realpath(path))
+    # The fifth field is the mount point, with white space and backslashes in octal (proc_pid_mountinfo(5)).
+    points = (fields[4] for line in mounts if len(fields := line.split(b" ")) > 4)
+    return any(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), point) == real for point in points)
+
+
+def check_may_be_changed(path: Path) -> None:
+    """Make sure that every process that writes to a file sees the same log.
+
+    Raises:
+        BackendUnavailable: The file is a mount point of its own.
+    """
+    if is_mounted_alone(path):
+        raise BackendUnavailable(
+            f"{path} is mounted as a single file, so other processes do not see the log beside it, and a "
+            "change could damage the file: mount its directory instead"
+        )
 
 
 def signature(path: Path) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from .._fork import after_fork, before_fork
 from ..errors import BackendUnavailable
-from ._sqlite_file import explain, is_doubtful, is_locked, is_no_room, signature
+from ._sqlite_file import check_may_be_changed, explain, is_doubtful, is_locked, is_no_room, signature
 from ._sqlite_forks import LONGEST_WAIT_S, forks
 from ._sqlite_logs import inode_of, log_of, open_watched, share_logs, unwritable_logs
 from ._sqlite_schema import check_is_current
@@ -93,6 +93,7 @@ class Lines:
         with line.lock:
             try:
                 self._look(line)  # now: nobody should write to a file that has been replaced
+                check_may_be_changed(self._real)
                 execute = self._ready(line)
                 execute("BEGIN IMMEDIATE")
                 try:

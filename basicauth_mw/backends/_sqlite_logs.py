@@ -145,6 +145,11 @@ def _open_with_log(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def log_size(path: Path) -> int:
+    """Bytes in the log of a file; 0 if there is none."""
+    return _size(log_of(path))
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size

@@ -35,13 +35,17 @@ _CHANGES: Final = (
 )
 _FIRST_CHANGE: Final = "INSERT INTO changes (client_id) VALUES (NULL)"
 
+_MARKS: Final = (
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
 _SCHEMA: Final = (
     _KEYS,
     _CHANGES,
     _FIRST_CHANGE,
     "CREATE TABLE facts (name TEXT NOT NULL PRIMARY KEY, value) WITHOUT ROWID",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
+    *_MARKS,
 )
 
 # From each version that was ever released to the next. Nothing was written to version 1's last_used.
@@ -62,6 +66,14 @@ _UPGRADES: Final = {
 }
 
 
+def is_restored(connection: sqlite3.Connection) -> bool:
+    """Whether a file has these tables but not their version: SQLite's ``.dump`` leaves it out."""
+    if connection.execute("PRAGMA application_id").fetchone()[0]:
+        return False
+    tables = connection.execute("SELECT sql FROM sqlite_master WHERE name IN ('keys', 'changes')").fetchall()
+    return {bytes(sql) for (sql,) in tables} == {_KEYS.encode(), _CHANGES.encode()}
+
+
 def check_is_ours(connection: sqlite3.Connection) -> int:
     """Make sure that a file is one of ours, of this version or one that can be brought to it.
 
@@ -73,6 +85,11 @@ def check_is_ours(connection: sqlite3.Connection) -> int:
     """
     ((application,),) = connection.execute("PRAGMA application_id").fetchall()
     ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    if is_restored(connection):
+        raise BackendUnavailable(
+            "the SQLite file was restored from a dump, which lacks its version; the command line adds it:  "
+            "basicauth-mw keys list --limit 1"
+        )
     if application != APPLICATION_ID:
         raise BackendUnavailable(
             "the SQLite file holds something else, not keys of basicauth_mw"
@@ -114,26 +131,37 @@ def make(connection: sqlite3.Connection) -> None:
     _atomically(connection, fill)
 
 
+def needs_upgrade(connection: sqlite3.Connection) -> bool:
+    """Whether ``upgrade`` has anything to do.
+
+    Raises:
+        BackendUnavailable: The file is not one of ours, or of a newer version.
+    """
+    return is_restored(connection) or check_is_ours(connection) != SCHEMA_VERSION
+
+
 def upgrade(connection: sqlite3.Connection) -> int | None:
-    """Bring an older file to this version, in one transaction.
+    """Bring an older file to this version, in one transaction, or mark a file that was restored from a dump.
 
     Returns:
-        The version it had; None: it was this one.
+        The version it had, 0 for a restored one; None: another process was first.
 
     Raises:
         BackendUnavailable: It is not one of ours, or of a newer version.
     """
-    if check_is_ours(connection) == SCHEMA_VERSION:
-        return None
     done: list[int] = []
 
     def climb() -> None:
+        if is_restored(connection):
+            _run(connection, _MARKS)
+            done.append(0)
         while (version := check_is_ours(connection)) != SCHEMA_VERSION:
             _run(connection, _UPGRADES[version])
             done.append(version)
 
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()  # a dump lacks that, too
     _atomically(connection, climb)
-    return done[0] if done else None  # another process may have been first
+    return done[0] if done else None
 
 
 def _atomically(connection: sqlite3.Connection, work: Callable[[], None]) -> None:

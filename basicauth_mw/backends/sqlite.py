@@ -20,10 +20,19 @@ from ..errors import BackendUnavailable, ConfigurationError
 from ..hashing import is_slow
 from . import _sqlite_schema as schema
 from ._codec import dump_key, load_found, load_key
-from ._sqlite_file import check_is_file, explain, has_tables, is_locked, path_of, patiently
+from ._sqlite_file import (
+    check_is_file,
+    check_may_be_changed,
+    explain,
+    has_tables,
+    is_locked,
+    is_mounted_alone,
+    path_of,
+    patiently,
+)
 from ._sqlite_forks import briefly
 from ._sqlite_lines import Lines, checkpoint
-from ._sqlite_logs import may_write, open_keys, unwritable_logs
+from ._sqlite_logs import log_of, log_size, may_write, open_keys, unwritable_logs
 from ._sqlite_uses import UseLog
 from .base import Changes
 
@@ -170,6 +179,8 @@ class SqliteStore:
         It is one transaction: whatever happens meanwhile leaves the old file or the new one. Older releases
         refuse the file from then on.
 
+        A file that was restored with ``sqlite3 keys.db < dump.sql`` lacks its version and gets it again.
+
         Returns:
             What was done, for people; None: nothing, the file is of this release.
 
@@ -177,21 +188,24 @@ class SqliteStore:
             BackendUnavailable: It is of a newer release, not one of ours, or cannot be written.
         """
 
-        def attempt() -> int | None:
+        def attempt() -> str | None:
             try:
                 with briefly(self._path, open_keys) as connection:
                     connection.execute("PRAGMA synchronous = FULL")
+                    if not schema.needs_upgrade(connection):
+                        return None
+                    check_may_be_changed(self._path)
                     before = schema.upgrade(connection)
-                    if before is not None:
-                        checkpoint(connection.execute)
-                    return before
+                    checkpoint(connection.execute)
             except sqlite3.Error as exc:
                 raise self._lines.failed(exc) from exc
+            if before == 0:
+                return f"{self._path} was restored from a dump and has its version again"
+            if before is None:
+                return None
+            return f"upgraded {self._path} from schema version {before} to {schema.SCHEMA_VERSION}"
 
-        before = patiently(attempt, _WRITE_WAIT_S)
-        if before is None:
-            return None
-        return f"upgraded {self._path} from schema version {before} to {schema.SCHEMA_VERSION}"
+        return patiently(attempt, _WRITE_WAIT_S)
 
     def warnings(self) -> list[tuple[str, str, str]]:
         """What works but should be seen to: code, message and remedy.
@@ -207,15 +221,34 @@ class SqliteStore:
                 if path == self._uses.path:
                     continue
                 raise BackendUnavailable(f"the SQLite file cannot be looked at: {exc.strerror}") from exc
-            if mode & 0o077:
+            # A group that shares the keys has a directory with the set-group-ID bit: see docs/backends.md.
+            allowed = 0o660 if path.resolve().parent.stat().st_mode & stat.S_ISGID else 0o600
+            if mode & 0o077 & ~allowed:
                 found.append(
                     (
                         "sqlite_file_mode",
                         f"other users may open {path} (mode {mode:04o})",
-                        f"chmod 600 {path}",
+                        f"chmod {allowed:o} {path}",
                     )
                 )
         directory = self._path.resolve().parent
+        if is_mounted_alone(self._path):
+            found.append(
+                (
+                    "sqlite_file_mounted_alone",
+                    f"{self._path} is mounted as a single file, so keys cannot be changed here",
+                    "mount its directory instead",
+                )
+            )
+        if log_size(self._path.resolve()):
+            log = log_of(self._path.resolve())
+            found.append(
+                (
+                    "sqlite_log_not_empty",
+                    f"the newest changes are in {log}, so a copy of the file alone lacks them",
+                    f'for a backup, run  sqlite3 {self._path} ".backup COPY"',
+                )
+            )
         if not may_write(self._path):
             found.append(
                 (
@@ -373,6 +406,7 @@ def _create(path: Path) -> None:
             with briefly(path, open_keys) as connection:
                 application = connection.execute("PRAGMA application_id").fetchone()[0]
                 if not application and not has_tables(connection):
+                    check_may_be_changed(path)
                     connection.execute("PRAGMA journal_mode = WAL").fetchall()
                     schema.make(connection)
                 schema.check_is_ours(connection)

@@ -153,6 +153,140 @@ def test_warnings(store: SqliteStore, path: Path) -> None:
     assert remedy == f"chmod 600 {path}"
 
 
+def test_a_file_of_a_group_is_as_documented(store: SqliteStore, path: Path) -> None:
+    """The documented modes for several users who change keys, 660 and 2770, are no reason to warn."""
+    path.parent.chmod(0o2770)
+    path.chmod(0o660)
+    assert store.warnings() == []
+    path.chmod(0o664)
+    ((code, _, remedy),) = store.warnings()
+    assert (code, remedy) == ("sqlite_file_mode", f"chmod 660 {path}")
+
+
+def test_a_copy_lacks_what_is_in_the_log(store: SqliteStore, path: Path) -> None:
+    """While a reader holds back the checkpoint, ``cp`` copies the old key; ``.backup`` copies the new one."""
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM keys").fetchall()
+        assert store.put(Key("id", name="new", version=2), 1)
+        ((code, message, remedy),) = store.warnings()
+        shutil.copy(path, path.with_name("copy.db"))
+        with (
+            closing(sqlite3.connect(path.with_name("backup.db"))) as backup,
+            closing(sqlite3.connect(path)) as now,
+        ):
+            now.backup(backup)
+    assert code == "sqlite_log_not_empty"
+    assert f"{path}-wal" in message
+    assert ".backup" in remedy
+    for name, expected in (("copy.db", "old"), ("backup.db", "new")):
+        with closing(SqliteStore(f"sqlite:///{path.with_name(name)}")) as copied:
+            assert name_of(copied) == expected
+
+
+def test_a_restored_dump(store: SqliteStore, path: Path) -> None:
+    """``.dump`` leaves out the version: a server says what to do, and the command line does it."""
+    assert store.put(Key("id", name="new", version=2), 1)
+    restored = path.with_name("restored.db")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(restored)) as target:
+        target.executescript("\n".join(source.iterdump()))
+    with closing(SqliteStore(f"sqlite:///{restored}")) as opened:
+        with pytest.raises(BackendUnavailable, match=r"restored from a dump.*keys list --limit 1"):
+            opened.get("id")
+        assert opened.upgrade() == f"{restored} was restored from a dump and has its version again"
+        assert opened.upgrade() is None
+        assert name_of(opened) == "new"
+        assert opened.put(Key("id", name="newer", version=3), 2)
+        cursor = opened.changes(None).cursor
+        assert opened.delete("id")
+        assert opened.changes(cursor).client_ids == ("id",)
+    with closing(sqlite3.connect(restored)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_tables_of_another_program_are_not_a_restored_dump(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("CREATE TABLE keys (client_id, version, record); CREATE TABLE changes (seq)")
+    with closing(SqliteStore(f"sqlite:///{path}")) as opened:
+        for attempt in (lambda: opened.get("id"), opened.upgrade):
+            with pytest.raises(BackendUnavailable, match="something else"):
+                attempt()
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_sqlites_name_for_memory_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, create: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="use memory:"):
+        SqliteStore("sqlite:///:memory:", create=create)
+    assert list(tmp_path.iterdir()) == []
+
+
+IN_A_BIND_MOUNT = """
+import sys
+from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.errors import BasicAuthError
+from basicauth_mw.model import Key
+
+file, empty = (SqliteStore(f"sqlite:///{path}") for path in sys.argv[1:])
+print(file.get("id").name)
+for change in (
+    lambda: file.put(Key("id", name="new", version=2), 1),
+    lambda: file.add([Key("other", version=1)]),
+    lambda: file.delete("id"),
+    lambda: SqliteStore(f"sqlite:///{sys.argv[2]}", create=True),
+):
+    try:
+        change()
+    except BasicAuthError as exc:
+        print(exc)
+print([code for code, _, _ in file.warnings()])
+"""
+
+
+def test_a_file_that_is_mounted_alone_is_not_changed(store: SqliteStore, path: Path) -> None:
+    """Two writers whose logs are in different directories lose changes, or the file. Reading works."""
+    container = path.parent / "con tainer"
+    container.mkdir()
+    mounted, empty = container / "keys.db", container / "empty.db"
+    for target in (path.parent / "empty.db", mounted, empty):
+        target.touch()
+    store.close()
+    mount = f"mount --bind {path} '{mounted}' && mount --bind {path.parent}/empty.db '{empty}' && exec \"$@\""
+    as_root = [] if os.geteuid() == 0 else ["--map-root-user", "--user"]
+    done = subprocess.run(
+        [
+            "unshare",
+            *as_root,
+            "--mount",
+            "sh",
+            "-c",
+            mount,
+            "sh",
+            sys.executable,
+            "-c",
+            IN_A_BIND_MOUNT,
+            mounted,
+            empty,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    first, *refused, warned = done.stdout.splitlines()
+    assert first == "old"
+    assert len(refused) == 4
+    for said in refused:
+        assert "mounted as a single file" in said
+        assert "mount its directory instead" in said
+    assert "sqlite_file_mounted_alone" in warned
+    assert name_of(store) == "old"
+    assert (path.parent / "empty.db").stat().st_size == 0
+
+
 @pytest.mark.proves("F19")
 def test_a_file_that_cannot_be_looked_at(store: SqliteStore, path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be looked at"):
