@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.redis_server import RedisCluster, RedisServer
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 # What needs more than PyPI is asked for by name: make test-system.
 collect_ignore = ["system"]
+
+# A busy machine is no reason to fail: speed is measured by the benchmarks.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
