@@ -1257,6 +1257,9 @@ class Ahead:
     def time(self) -> float:
         return time.time() + self._by_s
 
+    def monotonic(self) -> float:
+        return time.monotonic()
+
 
 @pytest.mark.parametrize("secret", [None, "a chosen one"], ids=["minted", "chosen"])
 def test_a_refusal_is_no_use(backend: Backend, here: AnyShell, secret: str | None) -> None:

@@ -407,7 +407,7 @@ def test_what_may_not_be_written_is_told(path: Path, monkeypatch: pytest.MonkeyP
         for module in (_sqlite_logs, sqlite_module):
             monkeypatch.setattr(module, "may_write", lambda asked: asked == path)
         told = {code: remedy for code, _, remedy in store.warnings()}
-        assert {"sqlite_directory_not_writable", "sqlite_log_not_writable"} < set(told)
+        assert set(told) == {"sqlite_directory_not_writable", "sqlite_log_not_writable"}
         command = told["sqlite_log_not_writable"].removeprefix("as root, run  ")
         assert command.startswith(f"chown --reference={path} {path}-wal {path}-shm")
         refused = sqlite3.OperationalError("attempt to write a readonly database")
