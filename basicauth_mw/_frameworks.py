@@ -137,3 +137,22 @@ def is_werkzeug_500(status: str, headers: list[tuple[str, str]], first: bytes | 
         and named.get("content-length") == str(len(body))
         and first in (body, None)
     )
+
+
+# --- websockets of WSGI apps
+
+# Where a server hands out its socket: gunicorn, Werkzeug, eventlet, gevent-websocket, uWSGI.
+_SOCKETS: Final = ("gunicorn.socket", "werkzeug.socket", "eventlet.input", "wsgi.websocket", "uwsgi.version")
+
+
+def may_take_socket(environ: Mapping[str, Any]) -> bool:
+    """Whether a request is a websocket handshake on a server that lets the app take the socket over.
+
+    flask-sock, Flask-SocketIO and eventlet do that. How they end differs from server to server: they raise
+    ``StopIteration`` or ``ConnectionError``, or return an empty list, an empty string, or an object that only
+    the server knows.
+    """
+    if environ.get("HTTP_UPGRADE", "").lower() != "websocket":
+        return False
+    is_gevent = str(environ.get("SERVER_SOFTWARE", "")).startswith("gevent/")
+    return is_gevent or any(name in environ for name in _SOCKETS)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from ._frameworks import flask_exceptions, is_werkzeug_500
+from ._frameworks import flask_exceptions, is_werkzeug_500, may_take_socket
 from .drive import run
 from .gate import Gate
 from .model import ANONYMOUS, Allow, Deny
@@ -30,6 +30,8 @@ __all__ = ["BasicAuthMiddleware"]
 logger = logging.getLogger("basicauth_mw")
 
 PRINCIPAL = "basicauth_mw.principal"
+CAPTURED = "basicauth_mw.captured"
+_CAPTURED_NAMES: Final = ("REQUEST_METHOD", "REMOTE_ADDR", "HTTP_X_REQUEST_ID", "HTTP_SEC_FETCH_MODE")
 
 
 class EnvironFacts:
@@ -110,32 +112,48 @@ class BasicAuthMiddleware:
             if isinstance(decision, Check):
                 decision = run(decision, gate.performer)
             if isinstance(decision, Deny):
+                _remove_identity(environ)
                 return _answer(environ, start_response, gate.refuse(environ, decision))
-        # The app gets an environ of its own: the server's, and what our answers read, stay as they came.
-        inner = environ.copy()
+        # The environ is updated in place, so that layers outside, such as an access log, see the caller. What
+        # our own responses read is captured first. Nothing else is kept: no frame of ours holds a credential.
+        read = environ.get
+        captured = environ[CAPTURED] = (
+            read("REQUEST_METHOD"),
+            read("REMOTE_ADDR"),
+            read("HTTP_X_REQUEST_ID"),
+            read("HTTP_SEC_FETCH_MODE"),
+        )
         if decision is ANONYMOUS:
-            inner.pop("REMOTE_USER", None)
-            inner.pop("AUTH_TYPE", None)
-            inner[PRINCIPAL] = None
+            _remove_identity(environ)
+            environ[PRINCIPAL] = None
         else:
-            principal = inner[PRINCIPAL] = decision.principal
+            principal = environ[PRINCIPAL] = decision.principal
             client_id = principal.client_id
-            inner["REMOTE_USER"] = client_id if client_id.isascii() else client_id.encode().decode("latin-1")
-            inner["AUTH_TYPE"] = "Basic"
+            environ["REMOTE_USER"] = (
+                client_id if client_id.isascii() else client_id.encode().decode("latin-1")
+            )
+            environ["AUTH_TYPE"] = "Basic"
         if self._strips:
-            inner.pop("HTTP_AUTHORIZATION", None)
+            environ.pop("HTTP_AUTHORIZATION", None)
         if not self._maps_errors:
-            return self.app(inner, start_response)
-        guard = _Guard(start_response)
-        answered = flask_exceptions(inner)
-        request = (environ, guard, answered, decision.principal.client_id)
+            return self.app(environ, start_response)
+        guard = _Guard(start_response, "HTTP_UPGRADE" in environ and may_take_socket(environ))
+        answered = flask_exceptions(environ)
+        wrapper = read("wsgi.file_wrapper")
+        if wrapper is not None and not isinstance(wrapper, type):
+            wrapper = environ["wsgi.file_wrapper"] = _FileWrapper(wrapper)
+        request = (captured, guard, answered, decision.principal.client_id)
         try:
-            result = self.app(inner, guard.start_response)
+            result = self.app(environ, guard.start_response)
         except Exception as exc:
-            if guard.begun or (exc in answered and not is_routine(exc)):
-                raise  # too late; or Flask lets it out, in debug and in tests
+            if guard.is_lost(exc) or (exc in answered and not is_routine(exc)):
+                raise  # Flask raises what it has reported already in debug mode and in tests
+            if isinstance(exc, StopIteration) and "gunicorn.socket" in environ:
+                raise  # to gunicorn it says that the app has used up the socket
             return self._replace(*request, exc)
-        if _is_passed_on(result, environ):
+        if not guard.started and guard.is_farewell(result):
+            return result
+        if _is_passed_on(result, wrapper):
             try:
                 guard.release()
             except Exception as exc:
@@ -146,23 +164,30 @@ class BasicAuthMiddleware:
         body = _Body(result, guard, replace)
         if answered:
             body.peek()
-            if guard.is_werkzeug_500(body.first):
+            reported = answered[-1]
+            if guard.is_werkzeug_500(body.first) and (is_routine(reported) or not guard.takes_socket):
                 body.close()
-                return replace(answered[-1])
+                return replace(reported)
         if environ.get("SERVER_SOFTWARE", "").startswith("Granian"):
             body.begin()  # it fixes the status as soon as we return
         return body
 
     def _replace(
-        self, environ: Environ, guard: _Guard, answered: Sequence[Exception], client_id: str, exc: Exception
+        self,
+        captured: tuple[Any, ...],
+        guard: _Guard,
+        answered: Sequence[Exception],
+        client_id: str,
+        exc: Exception,
     ) -> Iterable[bytes]:
         """Answer in place of the app; the one caller makes sure that it is not too late."""
+        request = captured_request(captured)
         try:
-            answer = self._gate.answer_exception(environ, exc, client_id=client_id, traceback=True)
+            answer = self._gate.answer_exception(request, exc, client_id=client_id, traceback=True)
             if not guard.released and (exc in answered or is_routine(exc)):
                 # Nobody's failure any more. Werkzeug's test client would raise what it gets as exc_info.
-                return _answer(environ, guard.given, answer)
-            return _answer(environ, guard.given, answer, exc_info=(type(exc), exc, exc.__traceback__))
+                return _answer(request, guard.given, answer)
+            return _answer(request, guard.given, answer, exc_info=(type(exc), exc, exc.__traceback__))
         finally:
             del exc  # the frame would keep it, and it keeps the frame: PEP 3333 asks for this
 
@@ -172,15 +197,18 @@ class _Guard:
 
     Attributes:
         given: The server's ``start_response``.
-        released: It was called.
+        started: The app has called ``start_response``.
+        released: The server's was called.
         begun: An octet of the body may be out: nothing can be taken back.
+        takes_socket: The app may have taken the socket over, as long as it has started no response.
     """
 
-    __slots__ = ("_held", "_write", "begun", "given", "released")
+    __slots__ = ("_held", "_write", "begun", "given", "released", "started", "takes_socket")
 
-    def __init__(self, start_response: StartResponse) -> None:
+    def __init__(self, start_response: StartResponse, takes_socket: bool) -> None:
         self.given = start_response
-        self.released = self.begun = False
+        self.takes_socket = takes_socket
+        self.started = self.released = self.begun = False
         self._held: tuple[Any, ...] | None = None
         self._write: Callable[[bytes], object] | None = None
 
@@ -188,6 +216,7 @@ class _Guard:
         self, status: str, headers: Headers, exc_info: Any = None
     ) -> Callable[[bytes], object]:
         """What the app is given to start with."""
+        self.started = True
         arguments: tuple[Any, ...] = (status, headers)
         if exc_info is not None:
             arguments = (status, headers, exc_info)
@@ -208,10 +237,22 @@ class _Guard:
         if self.released:
             return
         if self._held is None:
+            if self.takes_socket:
+                return
             raise RuntimeError("the app gave a body and never called start_response")
         held, self._held = self._held, None
         self.released = True
         self._write = self.given(*held)
+
+    def is_lost(self, exc: Exception) -> bool:
+        """Whether no response can follow ``exc`` any more: some of one is out, or the app has the socket."""
+        return self.begun or (self.takes_socket and not self.started and not is_routine(exc))
+
+    def is_farewell(self, result: object) -> bool:
+        """Whether a result without a start tells the server that the app has used up the socket."""
+        if isinstance(result, list) and not result:
+            return True
+        return self.takes_socket and (not result or not hasattr(result, "__iter__"))
 
     def give_up(self) -> None:
         """Another answer has taken the place of the one held back."""
@@ -268,7 +309,7 @@ class _Body:
             guard.release()  # an empty body has a start as well
             return
         except Exception as exc:
-            if guard.begun:
+            if guard.is_lost(exc):
                 raise  # never a clean end: the server breaks the connection
             substitute = self._substitute(exc)
         yield from substitute
@@ -287,7 +328,7 @@ class _Body:
         except StopIteration:
             self._source = taken
         except BaseException as exc:
-            if self._guard.begun or not isinstance(exc, Exception):
+            if not isinstance(exc, Exception) or self._guard.is_lost(exc):
                 self.close()  # the server never sees it
                 raise
             self._source = self._substitute(exc)
@@ -320,12 +361,40 @@ class _Body:
         return substitute
 
 
-def _is_passed_on(result: Iterable[bytes], environ: Environ) -> bool:
+def captured_request(captured: tuple[Any, ...]) -> Environ:
+    """As much of an environ as a response of ours needs, from what is found in it under ``CAPTURED``."""
+    return dict(zip(_CAPTURED_NAMES, captured, strict=True))
+
+
+class _FileWrapper:
+    """Stands in for a ``wsgi.file_wrapper`` that is a function, as uWSGI's and mod_wsgi's are.
+
+    The result of a class is recognised by its type, that of a function only by its identity.
+    """
+
+    __slots__ = ("_wrap", "result")
+
+    def __init__(self, wrap: Callable[..., Iterable[bytes]]) -> None:
+        self._wrap = wrap
+        self.result: Iterable[bytes] | None = None
+
+    def __call__(self, *arguments: Any) -> Iterable[bytes]:
+        self.result = self._wrap(*arguments)
+        return self.result
+
+
+def _is_passed_on(result: Iterable[bytes], wrapper: Any) -> bool:
     """Whether a result goes to the server as it is: nothing in it can fail, or the server knows it."""
     if isinstance(result, (list, tuple)):
         return True
-    wrapper = environ.get("wsgi.file_wrapper")
+    if isinstance(wrapper, _FileWrapper):
+        return result is wrapper.result
     return isinstance(wrapper, type) and isinstance(result, wrapper)
+
+
+def _remove_identity(environ: Environ) -> None:
+    for name in ("REMOTE_USER", "AUTH_TYPE", PRINCIPAL):
+        environ.pop(name, None)
 
 
 def _close(result: object) -> None:

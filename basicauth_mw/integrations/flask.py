@@ -21,7 +21,7 @@ from ..errors import BasicAuthError, ConfigurationError, Rejected
 from ..model import Principal
 from ..problem import is_routine
 from ..scopes import require_scopes
-from ..wsgi import PRINCIPAL, BasicAuthMiddleware
+from ..wsgi import CAPTURED, PRINCIPAL, BasicAuthMiddleware, captured_request
 from ._common import configuration, logger, needed, needs
 
 with needs("flask", "flask"):
@@ -100,7 +100,8 @@ class _Refusals:
         if not is_routine(exc):
             raise exc
         client_id = _principal().client_id
-        answer = self._gate.answer_exception(request.environ, exc, client_id=client_id, traceback=False)
+        came = captured_request(request.environ[CAPTURED])
+        answer = self._gate.answer_exception(came, exc, client_id=client_id, traceback=False)
         return Response(answer.body, answer.status, answer.headers)
 
 

@@ -138,6 +138,37 @@ def test_a_file_wrapper_is_the_same_object(backend: Backend, issued: Issued) -> 
     assert wrapper.closed == 1
 
 
+def test_the_result_of_a_file_wrapper_function_is_the_same_object(backend: Backend, issued: Issued) -> None:
+    """uWSGI's wrapper returns the file that it was given, and the server compares what comes back with it."""
+    file = BytesIO(b"x\n" * 1_000)
+    wrapped: list[tuple[Any, ...]] = []
+
+    def wrap(*arguments: Any) -> Any:
+        wrapped.append(arguments)
+        return arguments[0]
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return environ["wsgi.file_wrapper"](file, 8192)
+
+    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    answer = call(gate, issued.authorization, **{"wsgi.file_wrapper": wrap})
+
+    assert answer.result is file
+    assert wrapped == [(file, 8192)]
+
+
+def test_what_a_file_wrapper_function_did_not_return_is_guarded(backend: Backend, issued: Issued) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        environ["wsgi.file_wrapper"](BytesIO(b"x"))
+        return Body([ValueError("first")])
+
+    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+
+    assert call(gate, issued.authorization, **{"wsgi.file_wrapper": lambda file: file}).status == 500
+
+
 @pytest.mark.proves("W5")
 def test_a_generator_stays_lazy(backend: Backend, issued: Issued) -> None:
     """One chunk of the app's is one chunk of ours, taken when the server asks for it and not before."""
@@ -333,20 +364,49 @@ def test_a_forged_identity_is_removed(backend: Backend, issued: Issued, app: App
     gate = BasicAuthMiddleware(validator(app), backend, settings=Settings(), exclude=("/open",))
     forged = {"REMOTE_USER": "root", "AUTH_TYPE": "Forged", PRINCIPAL: "root"}
     environ = make_environ(issued.authorization if good else None, "/" if good else "/open", **forged)
-    before = dict(environ)
 
     call_result = gate(environ, lambda *_: lambda _data: None)
     list(call_result)
     call_result.close()  # type: ignore[attr-defined]
 
     (seen,) = app.seen
-    assert environ == before, "the server's environ stays as it was"
+    assert {name: environ.get(name) for name in forged} == {name: seen.get(name) for name in forged}
     if good:
         assert (seen["REMOTE_USER"], seen["AUTH_TYPE"], seen[PRINCIPAL].client_id) == ("ci", "Basic", "ci")
     else:
         assert "REMOTE_USER" not in seen
         assert "AUTH_TYPE" not in seen
         assert seen[PRINCIPAL] is None
+
+
+def test_a_refusal_removes_a_forged_identity(gate: BasicAuthMiddleware) -> None:
+    """What the server logs about a refused request names no user either."""
+    environ = make_environ("Basic !", REMOTE_USER="root", AUTH_TYPE="Forged", **{PRINCIPAL: "root"})
+
+    gate(environ, lambda *_: lambda _data: None)
+
+    assert not {"REMOTE_USER", "AUTH_TYPE", PRINCIPAL} & environ.keys()
+
+
+def test_the_environ_is_updated_in_place(backend: Backend, issued: Issued) -> None:
+    """The app gets the server's own dict, so layers outside see the caller, and what the app adds."""
+    received = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        received.append(environ)
+        environ["app.route"] = "/items"
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"x"]
+
+    environ = make_environ(issued.authorization)
+    gate = BasicAuthMiddleware(app, backend, settings=Settings(), strip_authorization=True)
+
+    gate(environ, lambda *_: lambda _data: None)
+
+    assert received[0] is environ
+    assert (environ["REMOTE_USER"], environ["AUTH_TYPE"], environ["app.route"]) == ("ci", "Basic", "/items")
+    assert environ[PRINCIPAL].client_id == "ci"
+    assert "HTTP_AUTHORIZATION" not in environ
 
 
 @pytest.mark.proves("W16")

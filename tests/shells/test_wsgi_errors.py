@@ -13,7 +13,7 @@ from wsgiref.validate import validator
 import pytest
 
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings, require_scopes
-from basicauth_mw.errors import BackendUnavailable, KeyNotFound
+from basicauth_mw.errors import BackendUnavailable, InvalidCredentials, KeyNotFound
 from basicauth_mw.wsgi import BasicAuthMiddleware
 from tests.shells.wsgi_helpers import Body, Server, call, call_validated, make_environ
 
@@ -258,7 +258,7 @@ def test_a_scope_that_is_missing(backend: Backend, issued: Issued, caplog: pytes
 def test_an_app_cannot_change_whom_the_log_names(
     backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The app has its own environ; what is said about its exception is what was verified."""
+    """What our own responses need is captured before the app is called."""
     caplog.set_level(logging.INFO, "basicauth_mw.audit")
 
     def app(environ: Environ, _start_response: Any) -> Iterable[bytes]:
@@ -268,8 +268,28 @@ def test_an_app_cannot_change_whom_the_log_names(
     answer = call(protect(app, backend), issued.authorization)
 
     assert answer.code == "insufficient_scope"
+    assert answer.problem["request_id"] == "r-1"
     (record,) = caplog.records
-    assert record.basicauth["client_id"] == "ci"  # type: ignore[attr-defined]
+    fields = record.basicauth  # type: ignore[attr-defined]
+    assert (fields["client_id"], fields["address"], fields["request_id"]) == ("ci", "192.0.2.1", "r-1")
+
+
+def test_an_app_cannot_change_how_we_respond(backend: Backend, issued: Issued) -> None:
+    """Neither to which method, nor with which challenge."""
+
+    def app(environ: Environ, _start_response: Any) -> Iterable[bytes]:
+        environ.update(REQUEST_METHOD="GET", HTTP_SEC_FETCH_MODE="navigate")
+        raise InvalidCredentials
+
+    answer = call(
+        protect(app, backend, challenge="navigations"),
+        issued.authorization,
+        REQUEST_METHOD="HEAD",
+        HTTP_SEC_FETCH_MODE="cors",
+    )
+
+    assert answer.body == b""
+    assert answer.named["WWW-Authenticate"].startswith("xBasic ")
 
 
 @pytest.mark.proves("W14")
@@ -312,6 +332,88 @@ def test_a_result_that_is_no_iterable_is_a_500(backend: Backend, issued: Issued,
         return result
 
     assert call_validated(protect(app, backend), issued.authorization).code == "internal_error"
+
+
+# --- an app that takes the socket over
+
+HANDSHAKE = {"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "Upgrade"}
+SOCKET = object()
+TAKEN = object()  # what an ending of gunicorn's looks like: it is no iterable
+
+
+@pytest.mark.parametrize(
+    ("result", "more"),
+    [
+        ([], {}),
+        ([], HANDSHAKE | {"eventlet.input": SOCKET}),
+        ("", HANDSHAKE | {"uwsgi.version": b"2.0"}),
+        (None, HANDSHAKE | {"wsgi.websocket": SOCKET}),
+        (TAKEN, HANDSHAKE | {"gunicorn.socket": SOCKET}),
+    ],
+    ids=["list", "eventlet", "uwsgi", "gevent-websocket", "gunicorn"],
+)
+def test_the_ending_of_a_websocket_reaches_the_server(
+    backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture, result: Any, more: Environ
+) -> None:
+    answer = call(protect(lambda _environ, _start: result, backend), issued.authorization, **more)
+
+    assert answer.result is result
+    assert answer.starts == []
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("lazy", [True, False], ids=["generator", "call"])
+@pytest.mark.parametrize(
+    "more",
+    [HANDSHAKE | {"gunicorn.socket": SOCKET}, HANDSHAKE | {"SERVER_SOFTWARE": "gevent/26.9"}],
+    ids=["gunicorn", "gevent"],
+)
+def test_what_a_websocket_handler_raises_reaches_the_server(
+    backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture, more: Environ, lazy: bool
+) -> None:
+    """The socket may be a websocket by then: a response of ours would end up among its frames."""
+    exc = ConnectionError("taken over")
+    raising = before_its_start if lazy else at_once
+
+    answer = call(protect(raising(exc), backend), issued.authorization, **more)
+
+    assert answer.raised is exc
+    assert answer.starts == []
+    assert caplog.records == []
+
+
+def test_a_generator_that_served_a_websocket_ends_without_a_start(
+    backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = HANDSHAKE | {"wsgi.websocket": SOCKET}
+    answer = call(protect(lambda _environ, _start: iter([]), backend), issued.authorization, **more)
+
+    assert (answer.raised, answer.starts, answer.chunks) == (None, [], [])
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("more", [{}, {"HTTP_UPGRADE": "websocket"}], ids=["plain", "handshake"])
+def test_gunicorn_s_stop_iteration_reaches_it(backend: Backend, issued: Issued, more: Environ) -> None:
+    exc = StopIteration()
+    more = more | {"gunicorn.socket": SOCKET}
+
+    assert call(protect(at_once(exc), backend), issued.authorization, **more).raised is exc
+    assert call(protect(at_once(exc), backend), issued.authorization).code == "internal_error"
+
+
+@pytest.mark.parametrize(
+    ("exc", "more", "code"),
+    [
+        (Boom(), {"HTTP_UPGRADE": "websocket"}, "internal_error"),
+        (Boom(), {"HTTP_UPGRADE": "h2c", "gunicorn.socket": SOCKET}, "internal_error"),
+        (InsufficientScope(), HANDSHAKE | {"gunicorn.socket": SOCKET}, "insufficient_scope"),
+    ],
+    ids=["no-socket", "no-websocket", "refused"],
+)
+def test_a_handshake_that_takes_nothing_over_gets_its_response(
+    backend: Backend, issued: Issued, exc: Exception, more: Environ, code: str
+) -> None:
+    assert call(protect(at_once(exc), backend), issued.authorization, **more).code == code
 
 
 def test_starting_twice_without_exc_info_is_a_500(backend: Backend, issued: Issued) -> None:
