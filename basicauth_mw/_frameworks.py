@@ -39,9 +39,8 @@ def is_starlette_500(start: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
     )
 
 
-def handles_errors(scope: Mapping[str, Any]) -> bool:
-    """Whether the app round us answers exceptions its own way: by a handler for them, or in debug mode."""
-    app = scope.get("app")
+def handles_errors(app: object) -> bool:
+    """Whether an app answers exceptions its own way: by a handler for them, or in debug mode."""
     handlers = getattr(app, "exception_handlers", None) or {}
     return 500 in handlers or Exception in handlers or getattr(app, "debug", False) is True
 

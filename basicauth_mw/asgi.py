@@ -33,6 +33,7 @@ __all__ = ["BasicAuthMiddleware"]
 
 logger = logging.getLogger("basicauth_mw")
 
+PRINCIPAL: Final = "basicauth_mw.principal"
 _AUTHORIZATION: Final = b"authorization"
 
 
@@ -85,9 +86,11 @@ class ScopeFacts:
 class BasicAuthMiddleware:
     """Lets requests with a valid API key through to an ASGI app, and answers all others.
 
-    The app finds the caller as ``scope["user"]``, a ``Principal``, and its scopes in ``scope["auth"]``. What
-    it raises before it has answered becomes a JSON problem (RFC 9457); the exception is raised on behind the
-    answer, so that servers and error monitors see it, unless it is a plain refusal such as
+    The app finds the caller as ``scope["basicauth_mw.principal"]``, a ``Principal``. With ``set_user`` it is
+    ``scope["user"]`` as well, and ``scope["auth"]`` has its scopes. The scope is updated in place.
+
+    What the app raises before it has answered becomes a JSON problem (RFC 9457); the exception is raised on
+    behind the answer, so that servers and error monitors see it, unless it is a plain refusal such as
     ``InsufficientScope``.
 
     Args:
@@ -118,6 +121,7 @@ class BasicAuthMiddleware:
         self.app = app
         self._gate: Gate[Scope] = Gate(ScopeFacts(), backend, settings, overrides)
         configured = self._gate.settings
+        self._sets_user = configured.set_user
         self._strips = configured.strip_authorization
         self._timeout_s = configured.timeout_s
         self._guards = configured.map_errors or configured.timeout_s is not None
@@ -135,60 +139,74 @@ class BasicAuthMiddleware:
             await self._lifespan(scope, receive, send)
             return
         if type(scope.get("headers")) is not list:  # any iterable, even a one-shot one
-            scope = {**scope, "headers": list(scope.get("headers", ()))}
+            scope["headers"] = list(scope.get("headers", ()))
         gate = self._gate
         decision = gate.begin(scope)
         if type(decision) is not Allow:
             if isinstance(decision, Check):
                 decision = await arun(decision, gate.performer)
             if isinstance(decision, Deny):
+                self._remove_identity(scope)
                 await _refuse(scope, receive, send, gate.refuse(scope, decision))
                 return
-        # The app gets a scope of its own: the server's, and what we read for our answers, stay as they came.
-        inner = dict(scope)
-        principal = inner["user"] = inner["auth"] = decision.principal
-        if self._strips:
-            inner["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != _AUTHORIZATION]
+        # The scope is updated in place, so that layers outside, such as metrics and access logs, see the
+        # caller and what the app's router adds.
+        principal = scope[PRINCIPAL] = decision.principal
+        if self._sets_user:
+            scope["user"] = scope["auth"] = principal
+        if self._strips:  # a new list: the server may use its own again
+            scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != _AUTHORIZATION]
+        # Error monitors record the local variables of each frame that an exception passes. So no frame of
+        # this module holds the scope, with the credential in it, while the app runs.
+        running: Awaitable[None]
         if not self._guards:
-            await self.app(inner, receive, send)
+            running = self.app(scope, receive, send)
+            del scope
+            await running
             return
         if kind == "websocket":
-            await self._websocket(scope, inner, receive, send)
+            running = self._websocket(scope, receive, send)
+            del scope
+            await running
             return
-        guard = _Guard(send)
+        guard = _Guard(send, scope)
         try:
+            running = self.app(scope, receive, guard.send)
+            del scope
             if self._timeout_s is None:
-                await self.app(inner, receive, guard.send)
+                await running
             else:
-                await self._timed(scope, inner, receive, guard, self._timeout_s)
+                await self._timed(running, guard, self._timeout_s)
         except Exception as exc:
-            # As the app may have put another user into its scope, the principal is not looked up there.
-            if not await self._answered(scope, inner, guard, exc, principal):
+            # The app may have put another user into the scope, so the principal is not looked up there.
+            if not await self._answered(guard, exc, principal):
                 raise
         else:
             if not guard.begun:
                 await guard.release()
 
-    async def _answered(
-        self, scope: Scope, inner: Scope, guard: _Guard, exc: Exception, principal: Principal
-    ) -> bool:
+    async def _answered(self, guard: _Guard, exc: Exception, principal: Principal) -> bool:
         """Answer for an app that raised, if that is ours to do; tells whether that is the end of it."""
         if guard.begun:
             return False
         routine = is_routine(exc)
-        if not self._gate.settings.map_errors or (guard.holds_answer and handles_errors(inner)):
+        if not self._gate.settings.map_errors or (
+            guard.holds_answer and handles_errors(guard.scope.get("app"))
+        ):
             await guard.release()  # not ours to replace
             return False
-        if not routine and handles_errors(scope):
+        request = guard.request
+        if not routine and handles_errors(request.get("app")):
             return False  # its own handler is round us, and has not had its turn
-        answer = self._gate.answer_exception(scope, exc, client_id=principal.client_id, traceback=False)
-        await _answer_if_there(scope, guard.take(), answer)
+        answer = self._gate.answer_exception(request, exc, client_id=principal.client_id, traceback=False)
+        await _answer_if_there(request, guard.take(), answer)
         return routine
 
-    async def _websocket(self, scope: Scope, inner: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the app; a refusal that it raises before it has answered the handshake becomes the answer."""
         connected = answered = gone = False
-        client_id = inner["user"].client_id
+        principal = scope[PRINCIPAL]
+        guard = _Guard(send, scope)
 
         async def receiving() -> Message:
             nonlocal connected, gone
@@ -202,21 +220,23 @@ class BasicAuthMiddleware:
             answered = True
             await send(message)
 
+        running: Awaitable[None]
         try:
-            await self.app(inner, receiving, sending)
+            running = self.app(scope, receiving, sending)
+            del scope
+            await running
         except Exception as exc:
             if answered or gone or not is_routine(exc) or not self._gate.settings.map_errors:
                 raise
-            answer = self._gate.answer_exception(scope, exc, client_id=client_id, traceback=False)
+            request = guard.request
+            answer = self._gate.answer_exception(request, exc, client_id=principal.client_id, traceback=False)
             if connected:
-                await _deny(scope, send, answer)
+                await _deny(request, send, answer)
             else:
-                await _refuse(scope, receive, send, answer)
+                await _refuse(request, receive, send, answer)
 
-    async def _timed(
-        self, scope: Scope, inner: Scope, receive: Receive, guard: _Guard, timeout_s: float
-    ) -> None:
-        """Call the app; if no body event comes in time, answer 504 at once, then cancel and await it."""
+    async def _timed(self, running: Awaitable[None], guard: _Guard, timeout_s: float) -> None:
+        """Await the app; if no body event comes in time, answer 504 at once, then cancel and await it."""
         # The app stays in this task, so that its context variables and its cancellation are what they would
         # be without us. The answer is sent by a task of its own: a handler may ignore its cancellation.
         from asyncio import CancelledError, create_task, current_task, get_running_loop
@@ -230,13 +250,14 @@ class BasicAuthMiddleware:
             if guard.begun or guard.holds_answer:
                 return
             log = f"the app sent nothing within {timeout_s:g} s"
-            answer = self._gate.answer_problem(scope, TIMEOUT, log)
-            answering = create_task(_answer_if_there(scope, guard.take(), answer))
+            request = guard.request
+            answer = self._gate.answer_problem(request, TIMEOUT, log)
+            answering = create_task(_answer_if_there(request, guard.take(), answer))
             task.cancel()
 
         timer = get_running_loop().call_later(timeout_s, time_out)
         try:
-            await self.app(inner, receive, guard.send)
+            await running
         except CancelledError:
             if answering is None or task.uncancel() > cancelling:
                 raise  # cancelled from outside, perhaps as well
@@ -251,6 +272,12 @@ class BasicAuthMiddleware:
             timer.cancel()
         if answering is not None:
             await answering
+
+    def _remove_identity(self, scope: Scope) -> None:
+        scope.pop(PRINCIPAL, None)
+        if self._sets_user:
+            scope.pop("user", None)
+            scope.pop("auth", None)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything through; the backend opens before the app starts and closes when it has stopped."""
@@ -282,13 +309,21 @@ class BasicAuthMiddleware:
 class _Guard:
     """Holds the start of an answer back until its first body event, so that it can still be replaced.
 
+    It also keeps what our own response needs to know of the request, whatever the app does to its scope.
+    Unlike a dict among the local variables of a frame, it is opaque to error monitors.
+
     Attributes:
+        scope: What the app was given.
+        request: A copy of it, as it was before.
         begun: Something was sent that cannot be taken back, or an answer of ours is.
     """
 
-    __slots__ = ("_body", "_send", "_start", "begun")
+    __slots__ = ("_body", "_send", "_start", "begun", "request", "scope")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, scope: Scope) -> None:
+        self.scope = scope
+        request = self.request = dict(scope)
+        request["headers"] = tuple(scope["headers"])
         self._send = send
         self._start: Message | None = None
         self._body: Message | None = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from .asgi import BasicAuthMiddleware
+from .asgi import PRINCIPAL, BasicAuthMiddleware
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "websocket.close", "code": 1008, "reason": ""})
             return
         prefix = "websocket."
-    principal = scope["user"]
+    principal = scope[PRINCIPAL]
     headers = [
         (b"x-auth-client-id", quote(principal.client_id, safe=_SAFE).encode()),
         (b"x-auth-scopes", " ".join(sorted(principal.scopes)).encode()),

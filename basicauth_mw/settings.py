@@ -69,12 +69,20 @@ class Settings:
     allow_preflight: bool = _option("switch", False, "Let CORS preflight requests reach the app unchecked.")
     require_https: bool = _option("switch", False, "Refuse requests that came by plain http.")
     strip_authorization: bool = _option("switch", False, "Hide the Authorization field from the app.")
+    set_user: bool = _option(
+        "switch", True, 'Set `scope["user"]` and `scope["auth"]`, or `REMOTE_USER` and `AUTH_TYPE`.'
+    )
     challenge: str = _option(
         "text", "always", "always, or navigations: no password dialog for a browser's fetch and XHR."
     )
     map_errors: bool = _option("switch", True, "Turn uncaught exceptions of the app into JSON answers.")
     timeout_s: float | None = _option(
         "seconds?", None, "Longest wait for the app's first body event (ASGI); empty: for ever."
+    )
+    start_hold_s: float = _option(
+        "seconds0",
+        0.05,
+        "How long a response start is held back, to be replaced if the app raises (ASGI); 0: not at all.",
     )
     backend_deadline_s: float = _option("seconds", 1.0, "Longest wait for the key backend, all in all.")
     cache_ttl_s: float = _option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
-from ..asgi import BasicAuthMiddleware
+from ..asgi import PRINCIPAL, BasicAuthMiddleware
 from .facts import MAX_BODY_OCTETS, PROBLEM, Request, wants_page
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _scope_request(scope: Scope, body: bytes | None) -> Request:
         method=scope["method"],
         path=path,
         root=root.rstrip("/"),
-        principal=scope["user"],
+        principal=scope[PRINCIPAL],
         authorization=(_field(scope, b"authorization") or "").encode("latin-1"),
         query=(scope.get("query_string") or b"").decode("latin-1"),
         body=body,

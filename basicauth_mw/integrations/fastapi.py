@@ -13,7 +13,7 @@
 import json
 from typing import Annotated, Any
 
-from ..asgi import BasicAuthMiddleware, ScopeFacts
+from ..asgi import PRINCIPAL, BasicAuthMiddleware, ScopeFacts
 from ..errors import ConfigurationError
 from ..gate import Gate
 from ..model import Principal
@@ -123,9 +123,9 @@ class _Scheme(SecurityBase):
         self.scheme_name = SCHEME
 
     async def __call__(self, connection: HTTPConnection) -> Principal:
-        principal = connection.scope.get("user")
+        principal = connection.scope.get(PRINCIPAL)
         if not isinstance(principal, Principal):
-            raise RuntimeError("no gate has seen this request: call install(app), or look who replaced user")
+            raise RuntimeError("no gate has seen this request: call install(app)")
         return principal
 
 

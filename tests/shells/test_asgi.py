@@ -229,9 +229,11 @@ def test_an_identity_that_came_in_is_replaced(
         auth=forged,
     )
 
+    scope["basicauth_mw.principal"] = forged
     call(gate, scope, {"type": "websocket.connect"})
 
     seen = app.scopes[0]
+    assert seen["basicauth_mw.principal"] is seen["user"]
     assert seen["user"].client_id == ("" if open_path else "ci")
     assert seen["auth"].scopes == (frozenset() if open_path else {"read"})
     assert seen["user"].is_authenticated is not open_path
@@ -242,7 +244,7 @@ def test_an_identity_that_came_in_is_replaced(
 def test_the_servers_scope_is_not_changed(
     app: App, backend: Backend, issued: Issued, authorization: str | None
 ) -> None:
-    """The scope is copied; the values in it, ``state`` above all, are the same objects."""
+    """The scope is updated in place; the values in it, ``state`` above all, are the same objects."""
     gate = BasicAuthMiddleware(app, backend, settings=Settings(strip_authorization=True))
     value = {"good": issued.authorization, "bad": "Basic !", None: None}[authorization]
     scope = http_scope(value, extensions={"http.response.push": {}})
@@ -251,13 +253,53 @@ def test_the_servers_scope_is_not_changed(
 
     call(gate, scope)
 
-    assert scope == before
-    assert all(scope[name] is before[name] for name in before)
-    assert scope["headers"] == headers
-    for seen in app.scopes:
-        assert seen is not scope
-        assert seen["state"] is scope["state"]
-        assert seen["extensions"] is scope["extensions"]
+    identity = {"user", "auth", "basicauth_mw.principal"} if app.scopes else set()
+    assert scope.keys() == before.keys() | identity
+    assert before["headers"] == headers
+    assert all(scope[name] is before[name] for name in before if name != "headers")
+    assert all(seen is scope for seen in app.scopes)
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("path", ["/", "/open"])
+def test_the_user_can_be_left_to_others(
+    app: App, backend: Backend, issued: Issued, kind: str, path: str
+) -> None:
+    """``set_user=False`` neither writes nor removes ``user`` and ``auth``; the principal has its own key."""
+    gate = BasicAuthMiddleware(app, backend, settings=Settings(set_user=False, exclude=("/open",)))
+    make = http_scope if kind == "http" else websocket_scope
+    theirs = object()
+    forged = Principal("root")
+    authorization = None if path == "/open" else issued.authorization
+
+    scope = make(authorization, path=path, user=theirs, **{"basicauth_mw.principal": forged})
+    call(gate, scope, {"type": "websocket.connect"})
+    refused = make(user=theirs, auth=theirs, **{"basicauth_mw.principal": forged})
+    call(gate, refused, {"type": "websocket.connect"})
+
+    (seen,) = app.scopes
+    assert seen["user"] is theirs
+    assert "auth" not in seen
+    principal = seen["basicauth_mw.principal"]
+    assert (principal.client_id, principal.is_authenticated) == (
+        ("", False) if path == "/open" else ("ci", True)
+    )
+    assert refused["user"] is refused["auth"] is theirs
+    assert "basicauth_mw.principal" not in refused
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_layers_outside_see_no_forged_identity_of_a_refused_request(
+    gate: BasicAuthMiddleware, kind: str
+) -> None:
+    """What came in under the names of the identity is removed, since those layers share the scope."""
+    make = http_scope if kind == "http" else websocket_scope
+    forged = Principal("root")
+    scope = make(user=forged, auth=forged, **{"basicauth_mw.principal": forged})
+
+    call(gate, scope, {"type": "websocket.connect"})
+
+    assert not scope.keys() & {"user", "auth", "basicauth_mw.principal"}
 
 
 @pytest.mark.proves("A2")

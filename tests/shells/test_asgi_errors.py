@@ -261,12 +261,18 @@ def test_a_missing_scope_is_answered_whatever_the_app_did_to_its_scope(
     assert caplog.records[-1].basicauth["client_id"] == "ci"  # type: ignore[attr-defined]
 
 
-def test_the_answer_is_to_the_request_that_came_in(backend: Backend, issued: Issued) -> None:
+@pytest.mark.parametrize("change", ["replace", "mutate", "empty"])
+def test_the_answer_is_to_the_request_that_came_in(backend: Backend, issued: Issued, change: str) -> None:
     """Layers inside rewrite the method or the fields in place; the answer is still to what was asked."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["method"] = "GET"
-        scope["headers"] = []
+        if change == "replace":
+            scope["headers"] = []
+        elif change == "mutate":
+            scope["headers"].clear()
+        else:
+            scope.clear()
         raise Boom
 
     gate = BasicAuthMiddleware(app, backend, settings=Settings())

@@ -234,7 +234,7 @@ class Stage:
         self._events, self._end, self.line = events, end, Line()
         raised = ""
         try:
-            await self._gate(self._scope, None, self._send)  # type: ignore[arg-type]
+            await self._gate(dict(self._scope), None, self._send)  # type: ignore[arg-type]
         except (Exception, asyncio.CancelledError) as exc:
             raised = type(exc).__name__
         return self.line, raised
