@@ -28,6 +28,7 @@ demo: $(READY) ## Serve the FastAPI example with a new key and print curl lines;
 	@$(BIN)/basicauth-mw demo --port $(PORT)
 
 test: $(READY) ## Lint, type-check and test, with coverage
+	@$(BIN)/python -c 'import platform as p; print("Testing on", p.python_implementation(), p.python_version())'
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

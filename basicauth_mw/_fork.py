@@ -83,4 +83,5 @@ def _forget() -> None:
         _inherited.append(forget())
 
 
-os.register_at_fork(before=_prepare, after_in_parent=_resume, after_in_child=_forget)
+if hasattr(os, "register_at_fork"):  # not on Windows, where no process forks
+    os.register_at_fork(before=_prepare, after_in_parent=_resume, after_in_child=_forget)

@@ -102,8 +102,9 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the name, too
-    finally:
-        os.close(directory)
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a directory
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)  # the name, too
+        finally:
+            os.close(directory)

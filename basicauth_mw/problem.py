@@ -185,4 +185,5 @@ def _renew() -> None:
 _process_id: str
 _renew()
 _numbers = count()
-os.register_at_fork(after_in_child=_renew)
+if hasattr(os, "register_at_fork"):  # not on Windows, where no process forks
+    os.register_at_fork(after_in_child=_renew)

@@ -100,7 +100,7 @@ def share_logs(path: Path) -> None:
     for each in (log_of(path), index_of(path)):
         with suppress(OSError):  # one of them is gone, or this user is not of that group
             group, made = path.stat().st_gid, each.stat()
-            if made.st_gid != group and made.st_uid == os.geteuid():
+            if made.st_gid != group and _is_mine(made):
                 os.chown(each, -1, group)
 
 
@@ -138,11 +138,16 @@ def _open_with_log(path: Path) -> sqlite3.Connection:
         if (now := inode_of(log)) != before:  # its last user has removed it meanwhile, and SQLite made one
             connection.close()
             with suppress(OSError):
-                if log.stat().st_uid == os.geteuid() and not _size(log):
+                if _is_mine(log.stat()) and not _size(log):
                     log.unlink()
     if now != before:
         raise BlockingIOError("the log of the SQLite file was just removed")
     return connection
+
+
+def _is_mine(file: os.stat_result) -> bool:
+    # On Windows a file has no owner of this kind, and no group that it could lack.
+    return hasattr(os, "geteuid") and file.st_uid == os.geteuid()
 
 
 def log_size(path: Path) -> int:

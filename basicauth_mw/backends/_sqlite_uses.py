@@ -159,16 +159,17 @@ class UseLog:
     def _make(self) -> None:
         """Make the file, if it is missing, for those who may open the file of keys."""
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             return
         except OSError as exc:
             raise BackendUnavailable(f"{self.path.name} cannot be made: {exc.strerror}") from exc
         try:
-            keys = self._keys.stat()
-            with suppress(PermissionError):  # only root may, and needs to
-                os.fchown(descriptor, keys.st_uid, keys.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(keys.st_mode) & 0o666)
+            if hasattr(os, "fchown"):  # not on Windows, where a file inherits who may open it
+                keys = self._keys.stat()
+                with suppress(PermissionError):  # only root may, and needs to
+                    os.fchown(descriptor, keys.st_uid, keys.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(keys.st_mode) & 0o666)
         except OSError as exc:
             raise BackendUnavailable(f"{self.path.name} cannot be made: {exc.strerror}") from exc
         finally:

@@ -393,7 +393,7 @@ def _announce(execute: Execute, client_id: str | None) -> None:
 def _create(path: Path) -> None:
     try:
         # 0600 from the first moment; SQLite gives its log the mode of the file.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         check_is_file(path)
     except OSError as exc:

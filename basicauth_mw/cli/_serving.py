@@ -44,6 +44,7 @@ def interrupted_by_signals() -> Iterator[None]:
     it there and then. It does not know SIGHUP, so that one is passed on as the other.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.signal(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
     with suppress(KeyboardInterrupt):
         yield

@@ -165,8 +165,9 @@ class _Signals:
         self._came = False
         self._before = {
             number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(number) is not signal.SIG_IGN  # as nohup wants it
+            for name in ("SIGINT", "SIGTERM", "SIGHUP")
+            if (number := getattr(signal, name, None)) is not None  # Windows has no SIGHUP
+            and signal.getsignal(number) is not signal.SIG_IGN  # as nohup wants it
         }
         return self
 
