@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from .errors import BasicAuthError, InvalidKey
 from .model import Key, Secret
+from .rules import check_depth
 
 FORMAT: Final = 1
 
@@ -181,6 +182,7 @@ def read_json(text: str) -> Any:
         ValueError: It is not JSON.
         RecursionError: It is nested too deep.
     """
+    check_depth(text)
     return _DECODER.decode(text)
 
 

@@ -18,6 +18,7 @@ MAX_SECRET_OCTETS: Final = 1024
 MAX_NAME: Final = 200
 MAX_METADATA_OCTETS: Final = 4096
 MAX_METADATA_DEPTH: Final = 32
+MAX_JSON_DEPTH: Final = 64  # of anything else: a record or a line of an export holds metadata and little more
 MAX_SCOPES: Final = 100
 MAX_SCOPE_OCTETS: Final = 255
 
@@ -136,6 +137,7 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
         octets = len(text.encode())
+        check_depth(text, MAX_METADATA_DEPTH)
     except RecursionError:
         raise InvalidKey(_TOO_DEEP) from None
     except (TypeError, ValueError):  # UnicodeEncodeError is a ValueError
@@ -144,8 +146,6 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         ) from None
     if octets > MAX_METADATA_OCTETS:
         raise InvalidKey(f"metadata has up to {MAX_METADATA_OCTETS} octets of JSON; this has {octets}")
-    if _is_too_deep(metadata):
-        raise InvalidKey(_TOO_DEEP)
     copied: dict[str, Any] = json.loads(text)
     return copied
 
@@ -153,18 +153,30 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 _TOO_DEEP: Final = f"metadata is nested too deep: lists and objects go at most {MAX_METADATA_DEPTH} deep"
 
 
-def _is_too_deep(value: object) -> bool:
-    """Whether JSON goes deeper than every reader of it can follow. It has an end: it was written once."""
-    level = [value]
-    for _ in range(MAX_METADATA_DEPTH):
-        level = [inner for each in level for inner in _inside(each) if isinstance(inner, dict | list | tuple)]
-        if not level:
-            return False
-    return True
+def check_depth(text: str, most: int = MAX_JSON_DEPTH) -> None:
+    """Check how deep JSON is nested, before it is decoded.
+
+    The interpreter's own limit is no rule: it differs between versions of Python, and with the stack in use.
+
+    Args:
+        text: JSON, or something else, of which the decoder complains.
+        most: Lists and objects within one another.
+
+    Raises:
+        RecursionError: It is nested deeper.
+    """
+    if text.count("[") + text.count("{") <= most:
+        return
+    depth = 0
+    for mark in _MARKS.findall(text):
+        depth += _DEEPER[mark]
+        if depth > most:
+            raise RecursionError(f"JSON is nested more than {most} deep")
 
 
-def _inside(value: object) -> Iterable[object]:
-    return value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+# A bracket, or a string, for which findall gives "": what looks like a bracket in there is none.
+_MARKS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|([\[\]{}])', re.DOTALL)
+_DEEPER: Final = {"[": 1, "{": 1, "]": -1, "}": -1, "": 0}
 
 
 def check_text(text: str, what: str) -> str:

@@ -99,6 +99,7 @@ class BasicAuthMiddleware:
         self._gate: Gate[Environ] = Gate(EnvironFacts(), backend, settings, overrides)
         self._strips = self._gate.settings.strip_authorization
         self._maps_errors = self._gate.settings.map_errors
+        self._sets_user = self._gate.settings.set_user
 
     @property
     def gate(self) -> Gate[Environ]:
@@ -112,7 +113,7 @@ class BasicAuthMiddleware:
             if isinstance(decision, Check):
                 decision = run(decision, gate.performer)
             if isinstance(decision, Deny):
-                _remove_identity(environ)
+                self._remove_identity(environ)
                 return _answer(environ, start_response, gate.refuse(environ, decision))
         # The environ is updated in place, so that layers outside, such as an access log, see the caller. What
         # our own responses read is captured first. Nothing else is kept: no frame of ours holds a credential.
@@ -124,15 +125,14 @@ class BasicAuthMiddleware:
             read("HTTP_SEC_FETCH_MODE"),
         )
         if decision is ANONYMOUS:
-            _remove_identity(environ)
+            self._remove_identity(environ)
             environ[PRINCIPAL] = None
         else:
             principal = environ[PRINCIPAL] = decision.principal
-            client_id = principal.client_id
-            environ["REMOTE_USER"] = (
-                client_id if client_id.isascii() else client_id.encode().decode("latin-1")
-            )
-            environ["AUTH_TYPE"] = "Basic"
+            if self._sets_user:
+                user = principal.client_id
+                environ["REMOTE_USER"] = user if user.isascii() else user.encode().decode("latin-1")
+                environ["AUTH_TYPE"] = "Basic"
         if self._strips:
             environ.pop("HTTP_AUTHORIZATION", None)
         if not self._maps_errors:
@@ -171,6 +171,12 @@ class BasicAuthMiddleware:
         if environ.get("SERVER_SOFTWARE", "").startswith("Granian"):
             body.begin()  # it fixes the status as soon as we return
         return body
+
+    def _remove_identity(self, environ: Environ) -> None:
+        environ.pop(PRINCIPAL, None)
+        if self._sets_user:
+            environ.pop("REMOTE_USER", None)
+            environ.pop("AUTH_TYPE", None)
 
     def _replace(
         self,
@@ -390,11 +396,6 @@ def _is_passed_on(result: Iterable[bytes], wrapper: Any) -> bool:
     if isinstance(wrapper, _FileWrapper):
         return result is wrapper.result
     return isinstance(wrapper, type) and isinstance(result, wrapper)
-
-
-def _remove_identity(environ: Environ) -> None:
-    for name in ("REMOTE_USER", "AUTH_TYPE", PRINCIPAL):
-        environ.pop(name, None)
 
 
 def _close(result: object) -> None:

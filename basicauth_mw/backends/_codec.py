@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import UnreadableRecord
 from ..model import Key, Secret, begun_key, begun_secret, complete_key, complete_secret
+from ..rules import check_depth
 from .base import Use
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def _complete_secret(client_id: str, created: object, expires: object, secret: S
 def _record(text: str, client_id: str) -> dict[str, Any]:
     """The members of a record, if it is of this version and of this client."""
     text = text.strip(_BLANKS)
+    check_depth(text)
     record, end = _decode(text, 0)
     if end != len(text):
         raise ValueError

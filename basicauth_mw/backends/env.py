@@ -12,7 +12,7 @@ from .._extras import require
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
 from ..hashing import Hasher, check_hash, is_slow, looks_hashed
 from ..model import Key, Secret
-from ..rules import check_client_id, check_name, check_scopes, check_secret
+from ..rules import check_client_id, check_depth, check_name, check_scopes, check_secret
 from ..settings import read_secret_file
 
 DEFAULT_NAME: Final = "BASICAUTH_KEYS"
@@ -105,6 +105,7 @@ def _entries(text: str, name: str) -> list[tuple[Any, Any]]:
     stripped = text.strip()
     if stripped[:1] == "{":
         try:
+            check_depth(stripped)
             listed = json.loads(stripped, object_pairs_hook=list)
         except (ValueError, RecursionError):
             raise ConfigurationError(

@@ -388,6 +388,21 @@ def test_a_refusal_removes_a_forged_identity(gate: BasicAuthMiddleware) -> None:
     assert not {"REMOTE_USER", "AUTH_TYPE", PRINCIPAL} & environ.keys()
 
 
+@pytest.mark.parametrize("path", ["/", "/open", "/refused"])
+def test_the_user_can_be_left_to_others(backend: Backend, issued: Issued, app: App, path: str) -> None:
+    """``set_user=False`` neither writes nor removes ``REMOTE_USER`` and ``AUTH_TYPE``."""
+    gate = BasicAuthMiddleware(app, backend, settings=Settings(set_user=False, exclude=("/open",)))
+    theirs = {"REMOTE_USER": "root", "AUTH_TYPE": "Negotiate"}
+    for planted in ({}, theirs):
+        environ = make_environ(None if path == "/refused" else issued.authorization, path, **planted)
+        environ[PRINCIPAL] = "planted"
+        gate(environ, lambda *_: lambda _data: None)
+
+        assert {name: environ[name] for name in theirs if name in environ} == planted
+        found = environ.get(PRINCIPAL)
+        assert found.client_id == "ci" if path == "/" else found is None
+
+
 def test_the_environ_is_updated_in_place(backend: Backend, issued: Issued) -> None:
     """The app gets the server's own dict, so layers outside see the caller, and what the app adds."""
     received = []

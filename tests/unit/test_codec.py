@@ -8,6 +8,7 @@ import pickle
 from contextlib import suppress
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 from datetime import UTC, datetime, timedelta, timezone
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 from unittest.mock import ANY, patch
 
@@ -174,6 +175,7 @@ DAMAGED = [
     row("null", "null"),
     row("empty-object", "{}"),
     row("nested-too-deep", "[" * 100_000),
+    row("metadata-nested-too-deep", damaged(meta={"a": reduce(lambda inner, _: [inner], range(70), [])})),
     row("number-too-long", '{"v":' + "1" * 5000 + "}"),
     row("version-2", damaged(v=2)),
     row("version-0", damaged(v=0)),

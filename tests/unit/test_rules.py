@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from basicauth_mw.errors import InvalidKey
 from basicauth_mw.minting import mint
 from basicauth_mw.rules import (
     check_client_id,
+    check_depth,
     check_expires_at,
     check_metadata,
     check_name,
@@ -178,6 +180,38 @@ def test_metadata_is_nested_at_most_32_deep(kind: Any) -> None:
     for depth in (33, 975, 100_000):
         with pytest.raises(InvalidKey, match="at most 32 deep"):
             check_metadata(nested(depth, kind))
+
+
+@pytest.mark.parametrize(
+    ("text", "depth"),
+    [
+        ("[" * 65, 65),
+        ("[" * 64 + "]" * 64, 64),
+        ('{"a":' * 65 + "1" + "}" * 65, 65),
+        ("[" + "[]," * 1000 + "[]]", 2),
+        ('["' + "[" * 1000 + '"]', 1),
+        ('["\\"' + "[" * 1000 + '"]', 1),
+        ('["\\\\",' + "[" * 1000, 1001),
+        ('["' + "[" * 1000, 1),
+        ('["\\', 1),
+        ("]" * 100 + "[" * 100, 0),
+    ],
+)
+def test_how_deep_json_may_be_nested(text: str, depth: int) -> None:
+    """A rule of our own: how deep the interpreter can follow differs between versions of Python."""
+    check_depth(text, max(depth, 1))
+    for most in (64, depth - 1):
+        if depth > most >= 1:
+            with pytest.raises(RecursionError, match=f"more than {most} deep"):
+                check_depth(text, most)
+
+
+def test_brackets_cost_no_more_than_their_number() -> None:
+    """Not even those in a string that never ends."""
+    began = time.perf_counter()
+    for text in ('"\\"' * 200_000, "[]" * 200_000):
+        check_depth(text)
+    assert time.perf_counter() - began < 2
 
 
 def test_metadata_without_end() -> None:
