@@ -141,8 +141,8 @@ class Gate(Generic[R]):
         if not field.strip(b" \t"):
             return _MISSING  # some servers hand over an empty field for one they could not read
         if self._limits.active:
-            if (throttled := self._throttled(request, field)) is not None:
-                return throttled
+            if (decision := self._throttled(request, field)) is not None:
+                return decision
             if (allow := self._recall(field)) is not None:
                 return allow
         return self._verifier.begin(field)
@@ -190,7 +190,7 @@ class Gate(Generic[R]):
 
     # --- throttling
 
-    def _throttled(self, request: R, field: bytes) -> Deny | None:
+    def _throttled(self, request: R, field: bytes) -> Decision | None:
         address = self._facts.address(request)
         if not address:
             return None
@@ -201,14 +201,20 @@ class Gate(Generic[R]):
         blocked = self._limits.check(address, client_id)
         if blocked is None:
             return None
-        return Deny(Throttled(retry_after_s=blocked.retry_after_s), "throttled", client_id, blocked.news)
+        if blocked.is_shared and (allow := self._recall(field)) is not None:
+            return allow
+        error = Throttled(retry_after_s=blocked.retry_after_s)
+        return Deny(error, "throttled", client_id, is_news=blocked.take_news())
 
     def _count(self, request: R, client_id: str | None) -> None:
         if address := self._facts.address(request):
             self._limits.record(address, client_id)
         elif not self._told_no_address:
             self._told_no_address = True
-            logger.warning("the server does not tell the client's address: failures are not throttled")
+            logger.warning(
+                "the server does not tell the client's address: failures are not throttled (on a Unix "
+                "socket, let the proxy send X-Forwarded-For and the server read it)"
+            )
 
     # --- after the app
 

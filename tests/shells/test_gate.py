@@ -37,6 +37,7 @@ from basicauth_mw.errors import BackendUnavailable, MissingExtra, UnreadableReco
 from basicauth_mw.hashing import Hasher, hash_slow
 from basicauth_mw.minting import mint
 from basicauth_mw.model import utcnow
+from basicauth_mw.throttle import SHARE
 from tests.shells.asgi_helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
 
 if TYPE_CHECKING:
@@ -723,6 +724,22 @@ def test_the_default_limit(app: App, backend: Backend, issued: Issued) -> None:
     client = Client(BasicAuthMiddleware(app, backend, settings=Settings()))
 
     assert [client.ask(WRONG).status for _ in range(21)] == [401] * 20 + [429]
+
+
+def test_the_counter_of_an_address_spares_credentials_that_were_proved(
+    app: App, backend: Backend, issued: Issued
+) -> None:
+    """Failures with ever new ids block ids without a counter of their own, and none that is in the cache."""
+    client = Client(BasicAuthMiddleware(app, backend, settings=Settings(throttle="3/minute")))
+    assert client.ask(issued.authorization).status == 200
+    for number in range(SHARE + 3):
+        assert client.ask(encode_basic(f"invented-{number}", mint("sk"))).status == 401
+
+    assert_throttled(client.ask(encode_basic("invented", mint("sk"))))
+    assert client.ask(issued.authorization).status == 200
+    assert_throttled(client.ask(WRONG))
+    assert client.ask(encode_basic("invented-1", mint("sk"))).status == 401
+    assert Client(client.gate, ("192.0.2.2", 1)).ask(WRONG).status == 401
 
 
 def test_a_throttled_pair_comes_back(app: App, backend: Backend, issued: Issued) -> None:

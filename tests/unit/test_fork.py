@@ -73,7 +73,7 @@ def test_failures_are_counted_afresh(held: str) -> None:
     lock = throttle._lock if held == "the throttle's" else limits._lock
 
     def work() -> None:
-        throttle.record("a")
+        throttle.record(b"a", b"a")
         limits.record("192.0.2.1", "a")
         assert not limits.active
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from basicauth_mw.throttle import MAX_TRACKED, Blocked, FailureLimits, Throttle, parse_rate
+from basicauth_mw import throttle as module
+from basicauth_mw.throttle import MAX_TRACKED, SHARE, Blocked, FailureLimits, client_of, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,32 @@ def clock() -> Clock:
     return Clock()
 
 
-def fail(throttle: Throttle, key: object, times: int) -> None:
+class Throttle:
+    """The throttle that is tested, with an address and an id as the key."""
+
+    def __init__(self, limit: int, period_s: float, **clock: Any) -> None:
+        self._throttle = module.Throttle(limit, period_s, **clock)
+
+    @property
+    def active(self) -> bool:
+        return self._throttle.active
+
+    def record(self, key: tuple[str, str]) -> None:
+        self._throttle.record(*digests(key))
+
+    def retry_after_s(self, key: tuple[str, str]) -> int:
+        blocked = self._throttle.blocked(*digests(key))
+        return blocked.retry_after_s if blocked else 0
+
+    def is_news(self, key: tuple[str, str]) -> bool:
+        return self._throttle.take_news(digests(key)[1])
+
+
+def digests(key: tuple[str, str]) -> tuple[bytes, bytes]:
+    return key[0].encode(), "\0".join(key).encode()
+
+
+def fail(throttle: Throttle, key: tuple[str, str], times: int) -> None:
     for _ in range(times):
         throttle.record(key)
 
@@ -292,7 +318,7 @@ def test_threads_lose_no_failure() -> None:
     ("limit", "keys"), [pytest.param(5, 50_000, id="tracked"), pytest.param(1, 5_000, id="over")]
 )
 def test_random_keys_take_bounded_memory(limit: int, keys: int, clock: Clock) -> None:
-    """Whoever invents ids fills a table of fixed size, and then pushes out older ones."""
+    """Failures from ever new addresses fill a table of fixed size, and then push out older ones."""
     throttle = Throttle(limit, 60.0, clock=clock)
     fill(throttle, range(MAX_TRACKED))
     tracemalloc.start()
@@ -309,7 +335,7 @@ def test_random_keys_take_bounded_memory(limit: int, keys: int, clock: Clock) ->
 
 def fill(throttle: Throttle, numbers: range) -> None:
     for number in numbers:
-        throttle.record(("203.0.113.7", f"invented-{number}"))
+        throttle.record((f"address-{number}", "demo"))
 
 
 def test_a_key_that_keeps_failing_is_not_pushed_out(clock: Clock) -> None:
@@ -317,24 +343,80 @@ def test_a_key_that_keeps_failing_is_not_pushed_out(clock: Clock) -> None:
     throttle = Throttle(10, 3600.0, clock=clock)
     for round_ in range(10):
         throttle.record(KEY)
-        fill(throttle, range(round_ * 5000, (round_ + 1) * 5000))
+        fill(throttle, range(round_ * 10_000, (round_ + 1) * 10_000))
 
     assert throttle.retry_after_s(KEY) > 0
 
 
 def test_a_full_table_of_blocks_gives_way(clock: Clock) -> None:
-    """Blocks that have ended make room first; while none has, the oldest does."""
+    """The address that has been idle longest makes room."""
     throttle = Throttle(1, 60.0, clock=clock)
     fill(throttle, range(MAX_TRACKED))
     throttle.record(KEY)
     assert throttle.retry_after_s(KEY) == 60
-    assert throttle.retry_after_s(("203.0.113.7", "invented-0")) == 0
-    assert throttle.retry_after_s(("203.0.113.7", "invented-1")) == 60
+    assert throttle.retry_after_s(("address-0", "demo")) == 0
+    assert throttle.retry_after_s(("address-1", "demo")) == 60
 
     clock.now_s += 61
     throttle.record(OTHER)
     assert throttle.retry_after_s(OTHER) == 60
-    assert throttle.retry_after_s(("203.0.113.7", "invented-2")) == 0
+    assert throttle.retry_after_s(("address-2", "demo")) == 0
+
+
+def test_one_address_cannot_push_out_its_own_counter(clock: Clock) -> None:
+    """Guesses at one id are counted, however many failures with other ids come in between."""
+    throttle = Throttle(20, 60.0, clock=clock)
+    fail(throttle, KEY, 19)
+    for number in range(MAX_TRACKED + 1):
+        throttle.record((KEY[0], f"cheap-{number}"))
+    throttle.record(KEY)
+
+    assert throttle.retry_after_s(KEY) == 60
+
+
+def test_guesses_after_the_share_was_taken_count_as_well(clock: Clock) -> None:
+    """An id that finds no counter left is counted with all others of its address that have none."""
+    throttle = Throttle(20, 60.0, clock=clock)
+    for number in range(SHARE):
+        throttle.record((KEY[0], f"cheap-{number}"))
+    fail(throttle, KEY, 20)
+
+    assert throttle.retry_after_s(KEY) == 60
+    assert throttle.retry_after_s((KEY[0], "stranger")) == 60
+    assert throttle.retry_after_s((KEY[0], "cheap-0")) == 0, "it has a counter of its own"
+    assert throttle.retry_after_s(OTHER) == 0
+    clock.now_s += 120
+    throttle.record(KEY)
+    fail(throttle, KEY, 19)
+    assert throttle.retry_after_s(KEY) == 60, "a counter of its own, once the others have faded"
+    assert throttle.retry_after_s((KEY[0], "stranger")) == 0
+
+
+def test_few_addresses_cannot_push_out_a_counter(clock: Clock) -> None:
+    """A thousand addresses with a thousand ids each do not fill the table."""
+    throttle = Throttle(20, 3600.0, clock=clock)
+    fail(throttle, KEY, 19)
+    for number in range(1000):
+        for id_number in range(SHARE + 2):
+            throttle.record((f"address-{number}", f"id-{id_number}"))
+    throttle.record(KEY)
+
+    assert throttle.retry_after_s(KEY) > 0
+
+
+def test_counters_that_have_faded_are_dropped(clock: Clock) -> None:
+    """A failure that no longer counts takes no memory once anything else is counted."""
+    throttle = Throttle(1, 60.0, clock=clock)
+    fill(throttle, range(100))
+    clock.now_s += 120
+    throttle.record(KEY)
+
+    assert (
+        throttle._throttle._tracked
+        == len(throttle._throttle._groups)
+        == len(throttle._throttle._blocked)
+        == 1
+    )
 
 
 def test_the_clock_is_monotonic_by_default() -> None:
@@ -406,11 +488,11 @@ def test_the_limit_by_pair_affects_no_other_pair() -> None:
     assert limits.active
     blocked = limits.check(ADDRESS, CLIENT_ID)
     assert blocked is not None
-    assert blocked.news
+    assert blocked.take_news()
     assert 3590 <= blocked.retry_after_s <= 3600
     again = limits.check(ADDRESS, CLIENT_ID)
     assert again is not None
-    assert not again.news
+    assert not again.take_news()
     assert limits.check(OTHER[0], CLIENT_ID) is None
     assert limits.check(ADDRESS, "another") is None
     assert limits.check(ADDRESS, None) is None
@@ -459,3 +541,74 @@ def test_when_the_block_ends_nobody_need_be_asked_about() -> None:
         assert time.monotonic() < patience_s
         time.sleep(0.05)
     assert not limits.active
+
+
+# --- who a client is
+
+
+@pytest.mark.parametrize(
+    ("address", "same"),
+    [
+        ("192.0.2.1", "192.0.2.1:5678"),
+        ("192.0.2.1", "::ffff:192.0.2.1"),
+        ("192.0.2.1", "[::ffff:c000:201]:80"),
+        ("192.0.2.1", "64:ff9b::192.0.2.1"),
+        ("192.0.2.1", " 192.0.2.1 "),
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff"),
+        ("2001:db8:1:2::1", "[2001:0DB8:0001:0002::7]:443"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::9%eth0"),
+        ("[::1]:80", "::1"),
+    ],
+)
+def test_addresses_of_one_client(address: str, same: str) -> None:
+    """Ports, zones, spellings and the addresses of one /64 make no other client."""
+    assert client_of(address) == client_of(same)
+    limits = FailureLimits("2/hour", "")
+    limits.record(address, "a")
+    limits.record(same, "a")
+    assert limits.check(address, "a") is not None
+
+
+@pytest.mark.parametrize(
+    ("address", "other"),
+    [
+        ("192.0.2.1", "192.0.2.2"),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1"),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2"),
+        ("::1", "::ffff:192.0.2.1"),
+        ("unix:", "unix:/run/app.sock"),
+        ("host-a", "host-b"),
+        ("192.0.2.1, 192.0.2.2", "192.0.2.1, 192.0.2.3"),
+        ("\udc80", "\udc81"),
+        ("[", "]"),
+        ("x" * 60_000, "x" * 60_001),
+    ],
+    ids=lambda text: ascii(text[:20]),
+)
+def test_addresses_of_two_clients(address: str, other: str) -> None:
+    """Anything else is told apart, whether it is an address or not."""
+    limits = FailureLimits("1/hour", "1/hour")
+    limits.record(address, "a")
+    assert limits.check(address, "a") is not None
+    assert limits.check(other, "a") is None
+
+
+@given(st.text())
+def test_any_text_names_a_client(address: str) -> None:
+    """No text is an error."""
+    assert client_of(client_of(address)) is not None
+
+
+def test_long_ids_and_addresses_take_a_fixed_number_of_bytes() -> None:
+    """Counters hold digests, not what the client sent."""
+    limits = FailureLimits("1/hour", "1/hour")
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(500):
+            limits.record(f"{number}".zfill(60_000), f"{number}".zfill(6000))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert after - before < 500 * 2000
