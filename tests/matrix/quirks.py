@@ -137,6 +137,13 @@ WAITS_FOR_BODY = Quirk(
     frozenset({"daphne", "waitress", "cheroot"}),
     "A refused upload costs its transfer. Limit its size in the proxy (waitress: `max_request_body_size`)",
 )
+STOPS_READING = Quirk(
+    "Closes the connection after a 401 while the client still sends a large body",
+    GUNICORN - {"gunicorn-gevent"} | GRANIAN | {"gunicorn-asgi", "hypercorn"},
+    "A client that sends everything before it reads (urllib, aiohttp, Node's `http`) reports a reset "
+    "connection instead of the 401, from about 1 MB on. Behind a proxy that buffers requests, as nginx does, "
+    "it sees the 401",
+)
 CONTINUES_AT_ONCE = Quirk(
     "Sends `100 Continue` before anybody has looked at the request",
     GUNICORN | {"daphne", "hypercorn", "waitress", "cheroot", "werkzeug"},
