@@ -77,8 +77,8 @@ class BasicAuthMiddleware:
     """Lets requests with a valid API key through to a WSGI app, and answers all others.
 
     The app finds the caller in ``environ``: ``REMOTE_USER``, ``AUTH_TYPE``, and the ``Principal`` as
-    ``basicauth_mw.principal``. What it raises before the first octet of its body becomes a JSON problem
-    (RFC 9457), logged with its traceback.
+    ``basicauth_mw.principal``. With ``set_user`` off, the first two are left to others. What it raises before
+    the first octet of its body becomes a JSON problem (RFC 9457), logged with its traceback.
 
     Args:
         app: The app to protect; for Flask ``app.wsgi_app``.

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from flask import Blueprint, Flask, abort, got_request_exception
+from flask import Blueprint, Flask, abort, got_request_exception, request
 from flask.views import MethodView
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -62,6 +62,11 @@ def create_app(backend: Any = None, **config: Any) -> Flask:
     @app.get("/rejected")
     def rejected() -> str:
         raise Rejected("of no kind")
+
+    @app.get("/hides")
+    def hides() -> str:
+        request.environ.update(REMOTE_ADDR="203.0.113.9", HTTP_X_REQUEST_ID="changed")
+        raise InsufficientScope
 
     @app.get("/own-check")
     def own_check() -> str:
@@ -167,6 +172,19 @@ def test_a_refusal_is_no_error(
     assert record.basicauth["reason"] == "insufficient_scope"  # type: ignore[attr-defined]
     assert record.basicauth["client_id"] == "ci"  # type: ignore[attr-defined]
     assert record.basicauth["request_id"] == refused.headers["X-Request-ID"]  # type: ignore[attr-defined]
+
+
+def test_a_view_cannot_change_what_is_logged_about_it(
+    caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The address and the request id are those that came in."""
+    caplog.set_level(logging.INFO, "basicauth_mw.audit")
+
+    assert caller.code("/hides") == "insufficient_scope"
+    (record,) = caplog.records
+    fields = record.basicauth  # type: ignore[attr-defined]
+    assert fields["address"] == "127.0.0.1"
+    assert fields["request_id"] != "changed"
 
 
 def test_hooks_of_the_app_see_a_refusal(app: Flask, caller: Caller) -> None:
