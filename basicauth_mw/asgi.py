@@ -78,7 +78,7 @@ class ScopeFacts:
         return str(request.get("method", ""))  # a websocket scope has none
 
     @staticmethod
-    def path(request: Scope) -> tuple[str, str, bytes]:
+    def path(request: Scope) -> tuple[str, str | None, bytes]:
         raw = request.get("raw_path") or b""
         return request["path"], request.get("root_path") or "", raw.partition(b"?")[0]
 

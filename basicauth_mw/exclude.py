@@ -25,30 +25,50 @@ class Exclude:
 
     Args:
         entries: Each ``/exact/path``, or ``/folder/*`` for everything below ``/folder/``.
+        root_path: The setting: what the app is mounted under; None: it is not known.
     """
 
-    def __init__(self, entries: Iterable[str]) -> None:
+    def __init__(self, entries: Iterable[str], root_path: str | None = None) -> None:
         self.entries = tuple(entries)
+        self.root_path = root_path
         self._exact = frozenset(entry for entry in self.entries if not entry.endswith("/*"))
         self._folders = tuple(entry[:-1] for entry in self.entries if entry.endswith("/*"))
 
     def __bool__(self) -> bool:
         return bool(self.entries)
 
-    def is_open(self, path: str, *, root: str = "", raw: bytes = b"") -> bool:
+    def is_open(self, path: str, *, root: str | None = None, raw: bytes = b"") -> bool:
         """Tell whether a request needs no credentials.
 
         Args:
             path: Decoded path, as the server gives it.
-            root: Where the app is mounted; taken off as a whole segment if ``path`` starts with it.
+            root: The mount point as an ASGI server gives it, which may still be in ``path``; None: ``path``
+                is below the mount point, as in WSGI.
             raw: The path as sent, if the server tells, for a second look.
         """
         if not path.startswith("/") or _ODD.search(path) or _ODD_RAW.search(raw):
             return False
-        below = _below(path, root)
-        return below in self._exact or any(
-            below.startswith(folder) and below != folder for folder in self._folders
+        below = path if root is None else self._below(path, root)
+        return below is not None and (
+            below in self._exact
+            or any(below.startswith(folder) and below != folder for folder in self._folders)
         )
+
+    def _below(self, path: str, root: str) -> str | None:
+        """The path below the mount point; None: two routers could disagree about it.
+
+        Starlette takes the mount point off, others route the whole path, and with some servers the client
+        decides what it is. So only the one that the operator has set counts, and only where every router
+        agrees what is left.
+        """
+        mount = self.root_path
+        if mount is None:
+            return None if root else path
+        if root not in ("", mount):
+            return None
+        if path.startswith(f"{mount}/"):
+            return path[len(mount) :]
+        return None if mount in path else path
 
 
 def problem_with_entry(entry: str) -> str:
@@ -65,9 +85,10 @@ def problem_with_entry(entry: str) -> str:
     return ""
 
 
-def _below(path: str, root: str) -> str:
-    """Take the mount point off, as Starlette's router does: only as a whole segment."""
-    if not root or not path.startswith(root):
-        return path
-    below = path[len(root) :]
-    return below if below == "" or below.startswith("/") else path
+def problem_with_root_path(path: str) -> str:
+    """Say what is wrong with the ``root_path`` setting; empty if nothing is."""
+    if not path.startswith("/") or path.endswith("/"):
+        return "must start with / and not end with it, as in /api"
+    if "*" in path or _ODD.search(path):
+        return "must be given decoded, without //, dots, *, ;, ?, #, % or backslashes"
+    return ""

@@ -77,8 +77,8 @@ class Facts(Protocol[R_contra]):
         """The request method; empty for a websocket."""
         ...
 
-    def path(self, request: R_contra) -> tuple[str, str, bytes]:
-        """The decoded path, the mount point in it, and the path as sent if the server tells."""
+    def path(self, request: R_contra) -> tuple[str, str | None, bytes]:
+        """The decoded path, the mount point that may be in it (None: it is not), and the path as sent."""
         ...
 
 
@@ -113,11 +113,12 @@ class Gate(Generic[R]):
         self._verifier = Verifier(self.backend.hasher, self._cache, saw=self.backend.saw)
         self.backend.ledger.watch(self._cache.take_hits)
         self.backend.feed.follow(self._cache, keeps_s=settings.cache_ttl_s)
-        self._exclude = Exclude(settings.exclude)
+        self._exclude = Exclude(settings.exclude, settings.root_path)
         self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)
         self._limits = FailureLimits(settings.throttle, settings.throttle_address)
         self._counts = bool(self._limits)
         self._told_no_address = False
+        self._warned_of_root_path = False
         self._unreadable_logged_at = float("-inf")
         self._challenge = _latin1(challenge(settings.realm))
         self._quiet_challenge = _latin1(challenge(settings.realm, scheme="xBasic"))
@@ -171,6 +172,13 @@ class Gate(Generic[R]):
         facts, settings = self._facts, self.settings
         if self._exclude:
             path, root, raw = facts.path(request)
+            if root and settings.root_path is None and not self._warned_of_root_path:
+                self._warned_of_root_path = True
+                logger.warning(
+                    "the server mounts the app under %r, and routers disagree about the path that is left: "
+                    "nothing is excluded there; set root_path (BASICAUTH_ROOT_PATH) to it",
+                    audit.printable(root),
+                )
             if self._exclude.is_open(path, root=root, raw=raw):
                 return ANONYMOUS
         if settings.allow_preflight and self._is_preflight(request):

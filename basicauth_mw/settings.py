@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from .errors import ConfigurationError
-from .exclude import problem_with_entry
+from .exclude import problem_with_entry, problem_with_root_path
 from .minting import is_prefix
 from .throttle import parse_rate
 
@@ -30,7 +30,7 @@ class Option:
     Attributes:
         name: The field of ``Settings``.
         kind: ``text``, ``url``, ``switch``, ``seconds`` (``seconds0``: or zero, ``seconds?``: or none),
-            ``count``, ``list`` or ``secrets``.
+            ``path?`` (or none), ``count``, ``list`` or ``secrets``.
         default: What it is when nothing is said.
         help: One line.
     """
@@ -66,7 +66,14 @@ class Settings:
     exclude: tuple[str, ...] = _option(
         "list", (), "Paths that are open: exact, or everything under an entry that ends in /*."
     )
-    allow_preflight: bool = _option("switch", False, "Let CORS preflight requests reach the app unchecked.")
+    root_path: str | None = _option(
+        "path?", None, "What an ASGI app is mounted under, as in uvicorn --root-path; for exclude."
+    )
+    allow_preflight: bool = _option(
+        "switch",
+        False,
+        "Let CORS preflight requests reach the app without a key; its OPTIONS handlers run for anyone.",
+    )
     require_https: bool = _option("switch", False, "Refuse requests that came by plain http.")
     strip_authorization: bool = _option("switch", False, "Hide the Authorization field from the app.")
     set_user: bool = _option(
@@ -279,6 +286,15 @@ def _seconds_or_none(value: object) -> float | None:
     return None if value is None or value == "" else _seconds(value)
 
 
+def _path_or_none(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    path = _text(value)
+    if problem := problem_with_root_path(path):
+        raise ValueError(problem)
+    return path
+
+
 def _count(value: object) -> int:
     try:
         count = 0 if isinstance(value, bool | float) else int(value)  # type: ignore[call-overload]
@@ -326,6 +342,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "seconds": _seconds,
     "seconds0": _seconds_or_zero,
     "seconds?": _seconds_or_none,
+    "path?": _path_or_none,
     "count": _count,
     "list": _list,
     "secrets": _secrets,

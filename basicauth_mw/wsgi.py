@@ -66,11 +66,11 @@ class EnvironFacts:
         return str(request.get("REQUEST_METHOD", ""))
 
     @staticmethod
-    def path(request: Environ) -> tuple[str, str, bytes]:
+    def path(request: Environ) -> tuple[str, str | None, bytes]:
         # PATH_INFO is below the mount point (SCRIPT_NAME) already. Some servers tell the target as sent.
         path = request.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace")
         raw = str(request.get("RAW_URI") or request.get("REQUEST_URI") or "")
-        return path, "", raw.partition("?")[0].encode("utf-8", "replace")
+        return path, None, raw.partition("?")[0].encode("utf-8", "replace")
 
 
 class BasicAuthMiddleware:

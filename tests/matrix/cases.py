@@ -13,6 +13,7 @@ from tests.matrix.kinds import GRANIAN, GUNICORN, H11, HTTPTOOLS
 from tests.matrix.quirks import (
     ABSOLUTE_TARGET,
     BLANK_BEFORE_COLON,
+    CLIENT_SETS_ROOT_PATH,
     CR_ENDS_LINE,
     DROPS_FRAGMENT,
     FIELD_LIMIT,
@@ -369,6 +370,17 @@ def targets() -> Iterator[Case]:
         {MISSING: SCRIPT_NAME_FIELD},
     )
     yield Case("script-name-elsewhere", head(b"SCRIPT_NAME: /x"), MISSING, {"server 500": SCRIPT_NAME_FIELD})
+    for root in (b"/health", b"health", b"/x", b"/", b"/admin"):
+        for target in (b"/health", b"/open/x", b"/open/x/health/hello"):
+            yield Case(
+                f"daphne-root-path-{root.decode()}-{target.decode()}",
+                head(b"Daphne-Root-Path: " + root, target=target),
+                OPEN,
+                {MISSING: CLIENT_SETS_ROOT_PATH},
+            )
+    yield Case(
+        "daphne-root-path-elsewhere", head(b"Daphne-Root-Path: /hello", target=b"/hello/health"), MISSING
+    )
     yield Case("path-info", head(b"PATH_INFO: /health", b"Path-Info: /health"), MISSING)
 
 

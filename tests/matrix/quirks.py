@@ -89,6 +89,12 @@ SCRIPT_NAME_FIELD = Quirk(
     "set `forwarder_headers` to an empty value",
 )
 
+CLIENT_SETS_ROOT_PATH = Quirk(
+    "Takes a header `Daphne-Root-Path` from any client for the mount point (`root_path`)",
+    frozenset({"daphne"}),
+    "A request with it needs a key on every path, unless `root_path` is the same. Let the proxy drop it",
+)
+
 BELIEVES_ADDRESS = Quirk(
     "Takes the client's address from `X-Forwarded-For` if 127.0.0.1 sends it (`--forwarded-allow-ips`)",
     HTTPTOOLS | {"uvicorn-h11"},

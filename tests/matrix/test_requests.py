@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.matrix.cases import APP, CASES, OPEN, Case
-from tests.matrix.client import Answer, ask
+from tests.matrix.cases import APP, CASES, MISSING, OPEN, Case
+from tests.matrix.client import Answer, ask, head
 from tests.matrix.conftest import SETTINGS
 from tests.matrix.kinds import Server
 from tests.matrix.quirks import SCRIPT_NAME_FIELD
@@ -38,6 +38,29 @@ def test_no_mount_point_from_clients(name: str, tmp_path: Path) -> None:
         for case in CASES:
             if case.id.startswith("script-name"):
                 assert ask(server, case.octets).outcome == case.expected
+
+
+# How each is told what the app is mounted under.
+ROOT_PATH = {
+    "uvicorn-h11": ("--root-path", "/x"),
+    "hypercorn": ("--root-path", "/x"),
+    "granian-asgi": ("--url-path-prefix", "/x"),
+    "daphne": ("--root-path", "/x"),
+    "gunicorn-asgi": ("--root-path", "/x"),
+}
+
+
+@pytest.mark.parametrize("name", ROOT_PATH)
+def test_a_mount_point(name: str, tmp_path: Path) -> None:
+    """With ``root_path`` set, what is excluded is open below the mount point, and nothing else is."""
+    settings = {**SETTINGS, "BASICAUTH_ROOT_PATH": "/x"}
+    with Server(name, tmp_path / "log", settings, ROOT_PATH[name]) as server:
+        # Some servers put the mount point in front of the path, others expect it there.
+        below = {target: ask(server, head(target=target)).outcome for target in (b"/health", b"/x/health")}
+        assert OPEN in below.values(), below
+        for target in (b"/hello", b"/x/hello", b"/x", b"/xhealth", b"/X/health"):
+            outcome = ask(server, head(target=target)).outcome
+            assert outcome in (MISSING, "server 404"), (target, outcome)
 
 
 @pytest.mark.proves("H1", "H2", "H3", "H8", "H9", "H10", "H15", "A2", "A15", "O7")

@@ -68,13 +68,20 @@ def asgi(app: Any, backend: Backend, *entries: str) -> BasicAuthMiddleware:
     return BasicAuthMiddleware(app, backend, settings=SETTINGS.replace(exclude=entries or OPEN))
 
 
+def mounted(app: Any, backend: Backend) -> BasicAuthMiddleware:
+    """One that stands below ``/api``, and is told so."""
+    settings = SETTINGS.replace(exclude=OPEN, root_path="/api")
+    return BasicAuthMiddleware(app, backend, settings=settings)
+
+
 def wsgi(app: Any, backend: Backend, *entries: str) -> WSGIGate:
     return WSGIGate(app, backend, settings=SETTINGS.replace(exclude=entries or OPEN))
 
 
 def added(backend: Backend) -> FastAPI:
     app = in_fastapi()
-    app.add_middleware(BasicAuthMiddleware, backend=backend, settings=SETTINGS.replace(exclude=OPEN))
+    settings = SETTINGS.replace(exclude=OPEN, root_path="/api")
+    app.add_middleware(BasicAuthMiddleware, backend=backend, settings=settings)
     outer = FastAPI()
     outer.mount("/api", app)
     return outer
@@ -91,11 +98,11 @@ def below_root_path(app: Any) -> Any:
 
 # Each has its open paths at /api/health and /api/open/*; where the gate does not stand, there is nothing.
 ASGI: dict[str, Callable[[Backend], Any]] = {
-    "below a mount": lambda keys: Starlette(routes=[Mount("/api", asgi(in_starlette(), keys))]),
+    "below a mount": lambda keys: Starlette(routes=[Mount("/api", mounted(in_starlette(), keys))]),
     "below two mounts": lambda keys: Starlette(
         routes=[
-            Mount("/a", Mount("/pi", asgi(in_starlette(), keys))),
-            Mount("/api", asgi(in_starlette(), keys)),
+            Mount("/a", Mount("/pi", mounted(in_starlette(), keys))),
+            Mount("/api", mounted(in_starlette(), keys)),
         ]
     ),
     "added to a mounted app": added,
@@ -108,7 +115,7 @@ ASGI: dict[str, Callable[[Backend], Any]] = {
     "above Flask in a mount": lambda keys: asgi(
         Starlette(routes=[Mount("/api", WSGIMiddleware(in_flask()))]), keys, *map("/api".__add__, OPEN)
     ),
-    "under a root_path": lambda keys: below_root_path(asgi(in_fastapi(), keys)),
+    "under a root_path": lambda keys: below_root_path(mounted(in_fastapi(), keys)),
 }
 WSGI: dict[str, Callable[[Backend], Any]] = {
     "below a mount": lambda keys: DispatcherMiddleware(Flask("none"), {"/api": wsgi(in_flask(), keys)}),

@@ -30,6 +30,7 @@ TABLE: list[tuple[str, Any, str, Any]] = [
     ("backend", "env:", "sqlite:///keys.db", "sqlite:///keys.db"),
     ("realm", "api", "Der Schlüssel", "Der Schlüssel"),
     ("exclude", (), "/health, /docs/* ,", ("/health", "/docs/*")),
+    ("root_path", None, "/api", "/api"),
     ("allow_preflight", False, "on", True),
     ("require_https", False, "TRUE", True),
     ("strip_authorization", False, "Yes", True),

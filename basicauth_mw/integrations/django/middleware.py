@@ -71,12 +71,12 @@ class RequestFacts:
         return str(request.method or "")
 
     @staticmethod
-    def path(request: HttpRequest) -> tuple[str, str, bytes]:
+    def path(request: HttpRequest) -> tuple[str, str | None, bytes]:
         # What Django's resolver gets, below the script name; octets that are no UTF-8 stay encoded in it.
         scope = getattr(request, "scope", None)
         if scope is None:
-            return request.path_info, "", EnvironFacts.path(request.META)[2]
-        return request.path_info, "", (scope.get("raw_path") or b"").partition(b"?")[0]
+            return request.path_info, None, EnvironFacts.path(request.META)[2]
+        return request.path_info, None, (scope.get("raw_path") or b"").partition(b"?")[0]
 
 
 class BasicAuthMiddleware:
