@@ -1,7 +1,7 @@
 """One structured record for every change of a key and every refusal, on the logger ``basicauth_mw.audit``.
 
-A record carries an attribute ``basicauth``: a dict of ``event``, ``client_id``, ``reason``, ``address`` and
-``request_id``. It never holds a secret, a hash, or the Authorization field.
+A record carries an attribute ``basicauth``: a dict of ``event``, ``client_id``, ``reason``, ``detail``,
+``address`` and ``request_id``. It never holds a secret, a hash, or the Authorization field.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def record(
     *,
     client_id: str | None = None,
     reason: str | None = None,
+    detail: str | None = None,
     address: str | None = None,
     request_id: str | None = None,
 ) -> None:
@@ -35,6 +36,7 @@ def record(
         event: ``key.created``, ``auth.refused`` and the like.
         client_id: Whose; as claimed, so it is escaped and cut.
         reason: Of a refusal, one of a closed set.
+        detail: Of malformed credentials, which mistake; one of a closed set.
         address: The client's, as the server told it.
         request_id: Of the request.
     """
@@ -44,6 +46,7 @@ def record(
         "event": event,
         "client_id": printable(client_id),
         "reason": reason,
+        "detail": detail,
         "address": printable(address),
         "request_id": request_id,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ MAX_FIELD_OCTETS = 8192
 
 # RFC 7617 section 2: user-id and password hold no CTL of RFC 5234 appendix B.1.
 CONTROLS = bytes([*range(0x20), 0x7F])
+
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
 
 _USUAL = (b"Basic ", b"basic ", b"BASIC ")
 
@@ -45,7 +48,8 @@ def parse_basic(value: bytes | str) -> Credentials:
 
     Raises:
         MalformedCredentials: Anything else: another scheme, too long, not canonical base64, not UTF-8, no
-            colon, an empty half, a control character. Nothing else is raised, whatever the value.
+            colon, an empty half, a control character. Nothing else is raised, whatever the value. Its text
+            is one of a fixed set and holds nothing of the value.
     """
     if isinstance(value, str):
         try:
@@ -58,17 +62,17 @@ def parse_basic(value: bytes | str) -> Credentials:
 def split_basic(value: bytes) -> tuple[str, str]:
     """``parse_basic`` for the request path: client id and secret."""
     if len(value) > MAX_FIELD_OCTETS:
-        raise MalformedCredentials("field too long")
+        raise MalformedCredentials("too long")
     value = value.strip(b" \t")  # optional white space round a field value: RFC 9110 section 5.5
     if value[:6].lower() != b"basic ":  # credentials = auth-scheme 1*SP token68: RFC 9110 section 11.4
-        raise MalformedCredentials("not the Basic scheme")
+        raise MalformedCredentials("wrong scheme")
     token = value[6:].lstrip(b" ")
     try:
         octets = a2b_base64(token)
     except Base64Error:
-        raise MalformedCredentials("not base64") from None
+        raise MalformedCredentials(_what_is_wrong(token)) from None
     if b2a_base64(octets, newline=False) != token:
-        raise MalformedCredentials("not canonical base64")
+        raise MalformedCredentials(_what_is_wrong(token))
     if len(octets.translate(None, CONTROLS)) != len(octets):
         raise MalformedCredentials("control character")
     try:
@@ -81,6 +85,13 @@ def split_basic(value: bytes) -> tuple[str, str]:
     if not client_id or not secret:
         raise MalformedCredentials("empty id or secret")
     return client_id, secret
+
+
+def _what_is_wrong(token: bytes) -> str:
+    """Say why a token is not the base64 of anything."""
+    if b"," in token:  # how several fields arrive as one: RFC 9110 section 5.3
+        return "repeated header"
+    return "not canonical base64" if len(token) % 4 == 0 and _BASE64.fullmatch(token) else "not base64"
 
 
 def is_usual_spelling(value: bytes) -> bool:

@@ -161,6 +161,7 @@ class Gate(Generic[R]):
                 "auth.throttled" if deny.reason == "throttled" else "auth.refused",
                 client_id=deny.client_id,
                 reason=deny.reason,
+                detail=deny.detail,
                 address=self._facts.address(request) or None,
                 request_id=request_id,
             )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 MAX_LIVE_SECRETS: Final = 8
+MAX_SECRETS: Final = 16  # with those that have ended
 
 _FAST: Final = "$bamw1$"
 _PERSON: Final = b"basicauth_mw/1"
@@ -211,7 +212,7 @@ class Hasher:
         """
         return self._hash_fast(secret, self._newest, salt)
 
-    def match_fast(self, secret: str, stored: Iterable[Secret], *, is_minted: bool = False) -> Secret | None:
+    def match_fast(self, secret: str, stored: Sequence[Secret], *, is_minted: bool = False) -> Secret | None:
         """Find the stored secret that ``secret`` is, among those with a fast hash.
 
         It always costs one hash for each pepper in force and ``MAX_LIVE_SECRETS`` comparisons for each; only
@@ -223,8 +224,11 @@ class Hasher:
             is_minted: It looks minted, so it is no chosen one, and none of those need be looked at.
 
         Raises:
-            UnreadableRecord: A stored hash is damaged, or its pepper is not among those in force.
+            UnreadableRecord: A stored hash is damaged, its pepper is not among those in force, or
+                there are more secrets than a key may have.
         """
+        if len(stored) > MAX_SECRETS:
+            raise UnreadableRecord(f"it holds more than {MAX_SECRETS} secrets, and each would cost its own")
         octets = secret.encode()
         hashed: dict[str, str] = {}  # by what comes before the digest: kind, pepper and salt
         decoys = self._decoys.copy()

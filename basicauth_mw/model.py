@@ -74,7 +74,7 @@ class Key(_Begun):
         disabled: Refused until it is enabled again.
         last_used_at: The latest of its secrets' ``last_used_at``.
         metadata: JSON values, up to 4 KiB encoded.
-        secrets: At most 8 live ones.
+        secrets: At most 8 live ones, and 16 in all.
         version: Grows with every stored change; what a store compares and swaps on.
     """
 
@@ -248,12 +248,14 @@ class Deny(NamedTuple):
         reason: What the audit log is told, one of a closed set.
         client_id: The id that was claimed, if one could be read.
         is_news: False: the audit log has had it, and need not have it for every request of a flood.
+        detail: For the audit log, which mistake made the credentials malformed, one of a closed set.
     """
 
     error: BasicAuthError
     reason: str
     client_id: str | None = None
     is_news: bool = True
+    detail: str | None = None
 
 
 Decision = Allow | Deny

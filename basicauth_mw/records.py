@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from .errors import InvalidKey
-from .hashing import MAX_LIVE_SECRETS, check_hash, salt_of
+from .hashing import MAX_LIVE_SECRETS, MAX_SECRETS, check_hash, salt_of
 from .lifecycle import is_live
 from .model import Key, Secret
 from .rules import check_client_id, check_metadata, check_moment, check_name, check_scopes
@@ -48,6 +48,8 @@ def check_key(key: Key, hasher: Hasher, *, now: datetime) -> None:
 
 
 def _check_secrets(secrets: Sequence[Secret], hasher: Hasher, *, now: datetime) -> None:
+    if len(secrets) > MAX_SECRETS:
+        raise InvalidKey(f"a key has at most {MAX_SECRETS} secrets, with those that have ended")
     for secret in secrets:
         if not isinstance(secret, Secret) or not isinstance(secret.hash, str):
             raise InvalidKey("a secret is a Secret with a hash")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .cache import Asked, Cache
     from .hashing import Hasher
 
-_MALFORMED: Final = Deny(MalformedCredentials(), "malformed")
+_MALFORMED: Final = MalformedCredentials()
 
 
 class Lookup(NamedTuple):
@@ -126,13 +126,13 @@ class Verifier:
         """Look at a field value that is not in the cache: refuse it if no key can have it."""
         try:
             client_id, secret = split_basic(field)
-        except MalformedCredentials:
-            return _MALFORMED
+        except MalformedCredentials as exc:
+            return Deny(_MALFORMED, "malformed", detail=str(exc))
         if len(client_id.encode()) > MAX_ID_OCTETS or len(secret.encode()) > MAX_SECRET_OCTETS:
-            return Deny(MalformedCredentials(), "malformed", client_id)
+            return Deny(_MALFORMED, "malformed", client_id, detail="too long")
         shape = recognise(secret)
         if shape is Shape.MISTYPED:
-            return Deny(InvalidCredentials(), "malformed", client_id)
+            return Deny(InvalidCredentials(), "malformed", client_id, detail="mistyped secret")
         return Check(self, field, client_id, secret, is_minted=shape is Shape.MINTED)
 
     def steps(self, field: bytes, client_id: str, secret: str, is_minted: bool, asked: Asked) -> Steps:

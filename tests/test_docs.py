@@ -223,7 +223,7 @@ def test_json_recipe(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["key.created", "key.rotated", "auth.refused"]
     for line in lines:
-        assert list(line) == ["time", "event", "client_id", "reason", "address", "request_id"]
+        assert list(line) == ["time", "event", "client_id", "reason", "detail", "address", "request_id"]
         assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
     assert (lines[2]["client_id"], lines[2]["reason"], lines[2]["address"]) == (
         "ci",

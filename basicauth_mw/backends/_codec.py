@@ -25,6 +25,9 @@ FORMAT = 1
 
 SHORT = 512  # a record of up to so many characters is decoded whole as quickly as a long one in part
 
+# Twice what the longest key takes that the rules allow, in bytes: a refusal may not cost what a record likes.
+MAX_RECORD = 65_536
+
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _decode = json.JSONDecoder().raw_decode  # json.loads less its looking for encodings and blanks
 
@@ -232,6 +235,8 @@ def _head(client_id: str) -> str:
 
 
 def _text(text: str | bytes) -> str:
+    if len(text) > MAX_RECORD:
+        raise ValueError
     return text if isinstance(text, str) else text.decode()
 
 

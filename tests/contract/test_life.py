@@ -191,6 +191,7 @@ def changed(event: str, client_id: str) -> dict[str, Any]:
         "event": event,
         "client_id": client_id,
         "reason": None,
+        "detail": None,
         "address": None,
         "request_id": None,
     }
@@ -1148,6 +1149,7 @@ def test_one_audit_event_a_change(
         "event": "auth.refused",
         "client_id": "ci",
         "reason": "unknown",
+        "detail": None,
         "address": "192.0.2.1",
         "request_id": refusal["request_id"],
     }

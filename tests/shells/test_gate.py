@@ -570,6 +570,25 @@ def test_a_full_pool_of_slow_hashes_is_said_at_once(app: App) -> None:
             assert_unavailable(each, "overloaded")
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_record_with_more_secrets_than_a_key_may_have_is_unreadable(
+    app: App, caplog: pytest.LogCaptureFixture, ended: bool
+) -> None:
+    """Each would cost a comparison at every refusal. The right secret is refused too, and the log says why."""
+    made = utcnow()
+    expires_at = made if ended else None
+    secrets = [
+        Secret(HASH, created_at=made + timedelta(microseconds=number), expires_at=expires_at)
+        for number in range(17)
+    ]
+    gate = BasicAuthMiddleware(app, Doing(lambda: Key("ci", secrets=secrets)), settings=Settings(throttle=""))
+
+    for value in (AUTHORIZATION, WRONG):
+        seen = call(gate, http_scope(value))
+        assert (seen.status, seen.problem["code"]) == (503, "backend_unavailable")
+    assert "more than 16 secrets" in caplog.text
+
+
 # --- throttling
 
 
@@ -797,11 +816,48 @@ def test_every_refusal_is_told_with_its_reason(
                 "event": "auth.refused",
                 "client_id": client_id,
                 "reason": reason,
+                "detail": "not base64" if reason == "malformed" else None,
                 "address": "192.0.2.1",
                 "request_id": "req-1",
             }
         ]
         assert caplog.records[0].levelno == (logging.DEBUG if reason == "missing" else logging.INFO)
+
+
+@pytest.mark.parametrize(
+    ("value", "detail"),
+    [
+        ("Bearer canary", "wrong scheme"),
+        ("Basic canary!", "not base64"),
+        ("Basic Y2FuYXJ5OmE", "not base64"),
+        ("Basic Y2FuYXJ5OmE=,Basic Y2FuYXJ5OmE=", "repeated header"),
+        ("Basic Y2FuYXJ5OmF=", "not canonical base64"),
+        (basic("canary"), "no colon"),
+        (basic("canary:a\n"), "control character"),
+        ("Basic Y2FuYXJ5Ov8=", "not UTF-8"),
+        (basic("canary:"), "empty id or secret"),
+        (basic("canary:" + "x" * 9000), "too long"),
+        (basic("c" * 256 + ":a"), "too long"),
+        (basic("ci:" + "x" * 1025), "too long"),
+        (basic(f"ci:{mint('sk')[:-6]}000000"), "mistyped secret"),
+        (basic("ci:wrong"), None),
+    ],
+    ids=lambda each: str(each)[:24],
+)
+def test_which_mistake_it_was_is_for_the_log_alone(
+    app: App, backend: Backend, caplog: pytest.LogCaptureFixture, value: str, detail: str | None
+) -> None:
+    """The audit log says what is wrong with a header, in fixed words. The client gets the usual 401."""
+    caplog.set_level(logging.INFO, AUDIT)
+    gate = BasicAuthMiddleware(app, backend, settings=Settings(throttle=""))
+    wrong = call(gate, http_scope(WRONG, headers=[(b"x-request-id", b"req-1")]))
+    caplog.clear()
+    seen = call(gate, http_scope(value, headers=[(b"x-request-id", b"req-1")]))
+
+    (event,) = events(caplog)
+    assert event["detail"] == detail
+    assert "canary" not in caplog.text
+    assert (seen.status, seen.body, seen.headers) == (wrong.status, wrong.body, wrong.headers)
 
 
 def test_outages_and_missing_scopes_are_told(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:

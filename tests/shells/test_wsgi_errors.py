@@ -250,6 +250,7 @@ def test_a_scope_that_is_missing(backend: Backend, issued: Issued, caplog: pytes
         "event": "auth.refused",
         "client_id": "ci",
         "reason": "insufficient_scope",
+        "detail": None,
         "address": "192.0.2.1",
         "request_id": "r-1",
     }

@@ -425,3 +425,19 @@ def test_the_rest_is_decoded_once(decoded: list[object]) -> None:
     for _ in range(3):
         assert (key.name, key.version, key.revoked_at) == (KEY.name, KEY.version, KEY.revoked_at)
     assert len(decoded) == 2
+
+
+def test_a_record_longer_than_any_key_is_refused_undecoded() -> None:
+    """A key with 1,200 secrets must not cost more to refuse than others."""
+    secrets = tuple(
+        Secret(
+            "$bamw1$0$" + "A" * 60,
+            created_at=datetime(2030, 1, 1, tzinfo=UTC) + timedelta(microseconds=number),
+        )
+        for number in range(1200)
+    )
+    text = dump_key(Key("ci", secrets=secrets))
+
+    for load in (load_key, load_found):
+        with pytest.raises(UnreadableRecord):
+            load(text, "ci")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from basicauth_mw.errors import InvalidKey
-from basicauth_mw.hashing import MAX_LIVE_SECRETS, Hasher
+from basicauth_mw.hashing import MAX_LIVE_SECRETS, MAX_SECRETS, Hasher
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Key, Secret
 from basicauth_mw.records import check_key
@@ -50,8 +50,8 @@ GOOD = Key("canary", created_at=NOW, secrets=(fast(),))
         pytest.param(replace(GOOD, secrets=(fast(), slow())), id="minted-and-chosen"),
         pytest.param(replace(GOOD, secrets=tuple(map(fast, range(MAX_LIVE_SECRETS)))), id="eight"),
         pytest.param(
-            replace(GOOD, secrets=tuple(fast(number, expires_at=NOW) for number in range(20))),
-            id="many-ended",
+            replace(GOOD, secrets=tuple(fast(number, expires_at=NOW) for number in range(MAX_SECRETS))),
+            id="sixteen",
         ),
         pytest.param(
             replace(GOOD, secrets=(fast(), fast(1, hasher=Hasher([b"old"])), fast(2, hasher=Hasher()))),
@@ -95,6 +95,11 @@ def test_good(key: Key) -> None:
         pytest.param(replace(GOOD, secrets=(fast(), fast())), "same microsecond", id="same-moment"),
         pytest.param(
             replace(GOOD, secrets=tuple(map(fast, range(MAX_LIVE_SECRETS + 1)))), "at most 8 live", id="nine"
+        ),
+        pytest.param(
+            replace(GOOD, secrets=tuple(fast(number, expires_at=NOW) for number in range(MAX_SECRETS + 1))),
+            "at most 16 secrets",
+            id="seventeen",
         ),
         pytest.param(replace(GOOD, secrets=(slow(), slow(1))), "at most one", id="two-slow"),
         pytest.param(
