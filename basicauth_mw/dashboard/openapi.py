@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -14,6 +15,9 @@ MAX_ENDPOINTS: Final = 500
 _MAX_DEPTH: Final = 8
 _MAX_MEMBERS: Final = 40
 _MAX_VALUES: Final = 20_000
+_MAX_EXAMPLES: Final = 1_000_000  # characters and values, in all examples that are written down
+_MAX_NESTING: Final = 32  # of an example that is written down
+_MAX_PATH: Final = 2000
 _MAX_BODY: Final = 16_384  # what is longer would not fit into a form, with all its escapes
 _LINE: Final = 72
 
@@ -55,12 +59,51 @@ class Endpoint:
         return f"{self.method} {self.path}"
 
 
+class _TooMuch(ValueError):
+    """An example is larger than a body may be, or the examples of a document are too large together."""
+
+
 class _Document:
-    """A document, and how many more values may be made from it: its schemas may refer to one another."""
+    """A document, and what may still be made from it: its schemas and examples may be used many times."""
 
     def __init__(self, members: Mapping[str, Any]) -> None:
         self.members = members
-        self.left = _MAX_VALUES
+        self.values_left = _MAX_VALUES
+        self.examples_left = _MAX_EXAMPLES
+
+    def charge(self, value: object) -> None:
+        """Count an example and all that is in it, each time that it is used.
+
+        Raises:
+            _TooMuch: It is too large. No more of it was read than is allowed.
+            ValueError: It is nested too deep.
+        """
+        most = min(self.examples_left, _MAX_BODY)
+        left = _less(most, value, 0)
+        self.examples_left -= most - max(left, 0)
+        if left < 0:
+            raise _TooMuch
+
+
+def _less(left: int, value: object, depth: int) -> int:
+    """What is left of a budget after a value, in characters and values; negative: it is too large."""
+    if depth > _MAX_NESTING:
+        raise ValueError("an example is nested too deep")
+    left -= 1
+    if isinstance(value, str):
+        left -= len(value)
+    elif isinstance(value, int):
+        left -= value.bit_length() // 3
+    members: Iterable[object] = ()
+    if isinstance(value, Mapping):
+        members = chain.from_iterable(value.items())
+    elif isinstance(value, list | tuple):
+        members = value
+    for member in members:
+        if left < 0:
+            break
+        left = _less(left, member, depth + 1)
+    return left
 
 
 def endpoints_of(document: object, base: str = "") -> list[Endpoint]:
@@ -81,7 +124,7 @@ def endpoints_of(document: object, base: str = "") -> list[Endpoint]:
         for method in _METHODS:
             if isinstance(item.get(method), Mapping):
                 # Its examples are anybody's: they may go in circles, be endless, or have no UTF-8.
-                with suppress(TypeError, ValueError, RecursionError):
+                with suppress(TypeError, ValueError):
                     found.append(_endpoint(whole, root + path, method, item))
             if len(found) >= MAX_ENDPOINTS:
                 return found
@@ -89,7 +132,8 @@ def endpoints_of(document: object, base: str = "") -> list[Endpoint]:
 
 
 def _endpoint(document: _Document, path: str, method: str, item: Mapping[str, Any]) -> Endpoint:
-    path.encode()  # or it is none
+    if len(path.encode()) > _MAX_PATH:
+        raise ValueError("the path is too long")
     operation = item[method]
     parameters = {**_parameters(document, item), **_parameters(document, operation)}
     content_type, body = _body(document, operation.get("requestBody"))
@@ -113,14 +157,15 @@ def _root(document: Mapping[str, Any], base: str) -> str:
     return base
 
 
-def _members(value: object) -> list[tuple[str, Any]]:
-    return [(str(name), member) for name, member in value.items()] if isinstance(value, Mapping) else []
+def _members(value: object, most: int | None = None) -> list[tuple[str, Any]]:
+    items = islice(value.items(), most) if isinstance(value, Mapping) else ()
+    return [(str(name), member) for name, member in items]
 
 
 def _parameters(document: _Document, holder: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
     listed = holder.get("parameters")
     found = {}
-    for each in listed if isinstance(listed, list) else []:
+    for each in listed[:_MAX_MEMBERS] if isinstance(listed, list) else []:
         parameter = _resolved(document, each)
         found[str(parameter.get("in")), str(parameter.get("name"))] = parameter
     return found
@@ -128,7 +173,10 @@ def _parameters(document: _Document, holder: Mapping[str, Any]) -> dict[tuple[st
 
 def _target(document: _Document, path: str, parameters: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     def filled(match: re.Match[str]) -> str:
-        return quote(_parameter_example(document, parameters.get(("path", match[1]), {})), safe="")
+        example = _parameter_example(document, parameters.get(("path", match[1]), {}))
+        if len(example) > _MAX_PATH:
+            raise ValueError("the example of a parameter is too long")
+        return quote(example, safe="")
 
     query = [
         (name, _parameter_example(document, parameter))
@@ -139,7 +187,7 @@ def _target(document: _Document, path: str, parameters: Mapping[tuple[str, str],
 
 
 def _parameter_example(document: _Document, parameter: Mapping[str, Any]) -> str:
-    value = _given(parameter)
+    value = _given(document, parameter)
     if value is _NONE:
         value = _example(document, parameter.get("schema"), 0)
     return value if isinstance(value, str) else json.dumps(value, default=str)
@@ -147,14 +195,18 @@ def _parameter_example(document: _Document, parameter: Mapping[str, Any]) -> str
 
 def _body(document: _Document, body: object) -> tuple[str, str]:
     """Content type and example of a request body."""
-    kinds = dict(_members(_resolved(document, body).get("content")))
+    content = _resolved(document, body).get("content")
+    kinds = dict(_members(content, _MAX_MEMBERS))
     if not kinds:
         return "application/json", ""
     kind = "application/json" if "application/json" in kinds else next(iter(kinds))
     media = kinds[kind] if isinstance(kinds[kind], Mapping) else {}
-    value = _given(media)
-    if value is _NONE:
-        value = _example(document, media.get("schema"), 0)
+    try:
+        value = _given(document, media)
+        if value is _NONE:
+            value = _example(document, media.get("schema"), 0)
+    except _TooMuch:
+        return kind, ""
     if kind == "application/x-www-form-urlencoded" and isinstance(value, Mapping):
         return kind, urlencode(value)
     if isinstance(value, str) and kind != "application/json":
@@ -166,14 +218,21 @@ def _body(document: _Document, body: object) -> tuple[str, str]:
 _NONE: Final = object()
 
 
-def _given(holder: Mapping[str, Any]) -> object:
+def _given(document: _Document, holder: Mapping[str, Any]) -> object:
     """The example that somebody wrote down."""
+    value = _written(holder)
+    if value is not _NONE:
+        document.charge(value)
+    return value
+
+
+def _written(holder: Mapping[str, Any]) -> object:
     if "example" in holder:
         return holder["example"]
     examples = holder.get("examples")
     if isinstance(examples, list) and examples:
         return examples[0]
-    for _, each in _members(examples):
+    for _, each in _members(examples, _MAX_MEMBERS):
         if isinstance(each, Mapping) and "value" in each:
             return each["value"]
     return _NONE
@@ -193,7 +252,7 @@ def _resolved(document: _Document, value: object) -> Mapping[str, Any]:
 
 def _at(document: _Document, reference: str) -> object:
     place: object = document.members
-    if not reference.startswith("#/"):
+    if not reference.startswith("#/") or len(reference) > _MAX_PATH:
         return None
     for name in reference[2:].split("/"):
         if not isinstance(place, Mapping):
@@ -205,16 +264,18 @@ def _at(document: _Document, reference: str) -> object:
 def _example(document: _Document, schema: object, depth: int) -> object:
     """A value that a schema allows, as far as one can be made without solving puzzles."""
     schema = _resolved(document, schema)
-    given = _given(schema)
-    if given is not _NONE:
-        return given
+    value = _given(document, schema)
+    if value is not _NONE:
+        return value
     for name in ("default", "const"):
         if name in schema:
+            document.charge(schema[name])
             return schema[name]
     if isinstance(choices := schema.get("enum"), list) and choices:
+        document.charge(choices[0])
         return choices[0]
-    document.left -= 1
-    if depth >= _MAX_DEPTH or document.left < 0:
+    document.values_left -= 1
+    if depth >= _MAX_DEPTH or document.values_left < 0:
         return None
     for name in ("anyOf", "oneOf"):
         if isinstance(options := schema.get(name), list) and options:
@@ -236,12 +297,13 @@ def _of_type(document: _Document, schema: Mapping[str, Any], depth: int) -> obje
     if kind == "object" or "properties" in schema:
         return {
             name: _example(document, member, depth + 1)
-            for name, member in _members(schema.get("properties"))[:_MAX_MEMBERS]
+            for name, member in _members(schema.get("properties"), _MAX_MEMBERS)
         }
     if kind == "array":
         return [_example(document, schema["items"], depth + 1)] if "items" in schema else []
     if kind == "integer":
         lowest = schema.get("minimum", 1)
+        document.charge(lowest)
         return lowest if isinstance(lowest, int) else 1
     if kind == "number":
         return 1.5

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pprint import pformat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
+from ..rules import check_depth
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,6 +19,7 @@ SECRET: Final = "YOUR_CLIENT_SECRET"  # noqa: S105
 
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 _WIDTH: Final = 88
+_MAX_DEPTH: Final = 32  # what is nested deeper is shown as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ _NOT_JSON: Final = object()
 
 def _json(text: str) -> Any:
     try:
+        check_depth(text, _MAX_DEPTH)
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return _NOT_JSON

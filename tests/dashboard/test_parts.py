@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from base64 import b64encode
 from datetime import timedelta
 from typing import Any
@@ -312,6 +313,55 @@ def test_an_example_that_no_form_could_hold_is_none() -> None:
     body = {"content": {"application/json": {"example": "x" * 70_000}}}
 
     assert endpoints_of({"paths": {"/a": {"post": {"requestBody": body}}}})[0].body == ""
+
+
+MANY = {f"name-{number}": {"type": "string"} for number in range(20_000)}
+LARGE = {
+    "example": {"content": {"application/json": {"example": ["x" * 20] * 30_000}}},
+    "many-examples": {"content": {"application/json": {"examples": MANY}}},
+    "schema-example": {"content": {"application/json": {"schema": {"example": [[1]] * 200_000}}}},
+    "default": {"content": {"application/json": {"schema": {"default": ["x" * 800_000]}}}},
+    "names": {"content": {"application/json": {"schema": {"enum": [dict.fromkeys(MANY, 1)]}}}},
+    "properties": {"content": {"application/json": {"schema": {"allOf": [{"properties": MANY}] * 40}}}},
+    "kinds": {"content": MANY},
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_documents_take_a_bounded_time(name: str) -> None:
+    """What 500 endpoints refer to is not read 500 times, however large it is."""
+    body = {"$ref": "#/components/requestBodies/Large"}
+    paths = {f"/{number}": {"post": {"requestBody": body}} for number in range(MAX_ENDPOINTS)}
+
+    began_s = time.process_time()
+    found = endpoints_of({"paths": paths, "components": {"requestBodies": {"Large": LARGE[name]}}})
+    assert time.process_time() - began_s < 2
+    assert len(found) == MAX_ENDPOINTS
+    assert sum(len(endpoint.body) for endpoint in found) < 5_000_000
+
+
+def test_long_paths_and_references_take_a_bounded_time() -> None:
+    """Neither a path with many parameters nor a long reference is worked off for each endpoint."""
+    dangling = {"$ref": "#/" + "a/" * 2000}
+    long = {"in": "path", "name": "a", "example": "x" * 100_000}
+    paths = {
+        "/" + "{a}" * 100_000: {"parameters": [long], "get": {}},
+        "/{a}": {"parameters": [long], "get": {}},
+        **{f"/{number}": {"get": {"parameters": [dangling] * 1000}} for number in range(500)},
+    }
+
+    began_s = time.process_time()
+    found = endpoints_of({"paths": paths})
+    assert time.process_time() - began_s < 2
+    assert [endpoint.path for endpoint in found[:2]] == ["/0", "/1"]
+
+
+@pytest.mark.parametrize("depth", [33, 400, 3000])
+def test_a_deeply_nested_body_is_shown_as_text(depth: int) -> None:
+    body = "[" * depth + "]" * depth
+
+    for snippet in requests_for(Call("POST", "https://example.com/", body)):
+        assert body in snippet.code
 
 
 def test_there_is_a_most() -> None:
