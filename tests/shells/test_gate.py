@@ -574,7 +574,7 @@ def test_a_full_pool_of_slow_hashes_is_said_at_once(app: App) -> None:
 def test_a_record_with_more_secrets_than_a_key_may_have_is_unreadable(
     app: App, caplog: pytest.LogCaptureFixture, ended: bool
 ) -> None:
-    """Each would cost a comparison at every refusal. The right secret is refused too, and the log says why."""
+    """Each would cost a comparison at every refusal. Even the right one gets a 503, and the log says why."""
     made = utcnow()
     expires_at = made if ended else None
     secrets = [
