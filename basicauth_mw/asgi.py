@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from contextvars import Context, copy_context
+from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast, overload
 
 from ._frameworks import handles_errors, holds_cors, is_starlette_500
@@ -14,7 +17,7 @@ from .problem import TIMEOUT, Answer, is_routine
 from .verifier import Check
 
 if TYPE_CHECKING:
-    from asyncio import Task
+    from asyncio import AbstractEventLoop, Task
     from collections.abc import Awaitable, Callable, MutableMapping
 
     from .model import Principal
@@ -125,6 +128,8 @@ class BasicAuthMiddleware:
         self._strips = configured.strip_authorization
         self._timeout_s = configured.timeout_s
         self._guards = configured.map_errors or configured.timeout_s is not None
+        holds = configured.map_errors and configured.start_hold_s
+        self._held_starts = _HeldStarts(configured.start_hold_s) if holds else None
 
     @property
     def gate(self) -> Gate[Scope]:
@@ -169,7 +174,7 @@ class BasicAuthMiddleware:
             del scope
             await running
             return
-        guard = _Guard(send, scope)
+        guard = _Guard(send, scope, self._held_starts)
         try:
             running = self.app(scope, receive, guard.send)
             del scope
@@ -181,13 +186,19 @@ class BasicAuthMiddleware:
             # The app may have put another user into the scope, so the principal is not looked up there.
             if not await self._answered(guard, exc, principal):
                 raise
+        except BaseException as exc:
+            if guard.held is not None:
+                await guard.give_up(exc)
+            raise
         else:
-            if not guard.begun:
+            if guard.held is not None:
                 await guard.release()
 
     async def _answered(self, guard: _Guard, exc: Exception, principal: Principal) -> bool:
         """Answer for an app that raised, if that is ours to do; tells whether that is the end of it."""
         if guard.begun:
+            if guard.held is not None:
+                await guard.give_up(exc)
             return False
         routine = is_routine(exc)
         if not self._gate.settings.map_errors or (
@@ -206,7 +217,7 @@ class BasicAuthMiddleware:
         """Call the app; a refusal that it raises before it has answered the handshake becomes the answer."""
         connected = answered = gone = False
         principal = scope[PRINCIPAL]
-        guard = _Guard(send, scope)
+        guard = _Guard(send, scope, None)
 
         async def receiving() -> Message:
             nonlocal connected, gone
@@ -236,7 +247,7 @@ class BasicAuthMiddleware:
                 await _refuse(request, receive, send, answer)
 
     async def _timed(self, running: Awaitable[None], guard: _Guard, timeout_s: float) -> None:
-        """Await the app; if no body event comes in time, answer 504 at once, then cancel and await it."""
+        """Await the app; if it starts no response in time, answer 504 at once, then cancel and await it."""
         # The app stays in this task, so that its context variables and its cancellation are what they would
         # be without us. The answer is sent by a task of its own: a handler may ignore its cancellation.
         from asyncio import CancelledError, create_task, current_task, get_running_loop
@@ -247,9 +258,9 @@ class BasicAuthMiddleware:
 
         def time_out() -> None:
             nonlocal answering
-            if guard.begun or guard.holds_answer:
+            if guard.has_start:
                 return
-            log = f"the app sent nothing within {timeout_s:g} s"
+            log = f"the app started no response within {timeout_s:g} s"
             request = guard.request
             answer = self._gate.answer_problem(request, TIMEOUT, log)
             answering = create_task(_answer_if_there(request, guard.take(), answer))
@@ -306,8 +317,70 @@ class BasicAuthMiddleware:
         )
 
 
+class _HeldStarts:
+    """Releases each response start that has been held for too long.
+
+    A timer for each response would cost more than all the rest. So each event loop has one timer, which runs
+    while starts are held.
+
+    Args:
+        hold_s: The longest time that a start is held, in seconds.
+
+    Attributes:
+        timers: By thread: to ask for the running loop itself costs a system call on Python 3.11.
+    """
+
+    def __init__(self, hold_s: float) -> None:
+        self._hold_s = hold_s
+        self.timers: dict[int, _Timer] = {}
+
+    def start_timer(self) -> _Timer:
+        """Start the timer of the running loop, and forget those of loops that have ended."""
+        from asyncio import get_running_loop  # not when this module is imported
+
+        for ident, timer in list(self.timers.items()):
+            if not timer.loop.is_running():
+                self.timers.pop(ident, None)
+        return _Timer(get_running_loop(), self.timers, self._hold_s)
+
+
+class _Timer:
+    """The timer of one event loop, which runs in one thread.
+
+    It goes off twice in the longest time that a start may be held, and releases those that were there when it
+    went off before. When none is held any more, it ends.
+
+    Attributes:
+        loop: The event loop.
+        newest: The guards that have held a start since the timer last went off.
+    """
+
+    def __init__(self, loop: AbstractEventLoop, timers: dict[int, _Timer], hold_s: float) -> None:
+        self.loop = loop
+        self.newest: set[_Guard] = set()
+        self._older = self.newest
+        self._period_s = hold_s / 2
+        self._timers = timers
+        self._ident = get_ident()
+        timers[self._ident] = self
+        self._run()
+
+    def _run(self) -> None:
+        self._older, self.newest = self.newest, set()
+        # In an empty context: not in that of the request that happens to be there.
+        self.loop.call_later(self._period_s, self._go_off, context=Context())
+
+    def _go_off(self) -> None:
+        for guard in tuple(self._older):
+            guard.release_late(self.loop)
+        if self.newest:
+            self._run()
+        elif self._timers.get(self._ident) is self:
+            del self._timers[self._ident]
+
+
 class _Guard:
-    """Holds the start of an answer back until its first body event, so that it can still be replaced.
+    """Holds the start of a response back until its first body event, so that it can still be replaced.
 
     It also keeps what our own response needs to know of the request, whatever the app does to its scope.
     Unlike a dict among the local variables of a frame, it is opaque to error monitors.
@@ -315,24 +388,38 @@ class _Guard:
     Attributes:
         scope: What the app was given.
         request: A copy of it, as it was before.
-        begun: Something was sent that cannot be taken back, or an answer of ours is.
+        begun: Something was sent that cannot be taken back, or a response of ours is.
+        held: Not None while a start is held back, or being released because it was held for too long.
     """
 
-    __slots__ = ("_body", "_send", "_start", "begun", "request", "scope")
+    __slots__ = (
+        *("_body", "_context", "_held_starts", "_releasing", "_send", "_start"),
+        *("begun", "held", "request", "scope"),
+    )
 
-    def __init__(self, send: Send, scope: Scope) -> None:
+    _body: Message | None  # this and the next two: from when a start is held
+    _context: Context
+    _releasing: Task[None] | None
+
+    def __init__(self, send: Send, scope: Scope, held_starts: _HeldStarts | None) -> None:
         self.scope = scope
         request = self.request = dict(scope)
         request["headers"] = tuple(scope["headers"])
         self._send = send
+        self._held_starts = held_starts
         self._start: Message | None = None
-        self._body: Message | None = None
         self.begun = False
+        self.held: set[_Guard] | None = None
+
+    @property
+    def has_start(self) -> bool:
+        """Whether a response has started: the app's, held back or not, or ours."""
+        return self.begun or self._start is not None
 
     @property
     def holds_answer(self) -> bool:
         """Whether a whole answer is held back, not just its start."""
-        return self._body is not None
+        return self._start is not None and self._body is not None
 
     async def send(self, message: Message) -> None:
         """What the app is given to send with."""
@@ -341,33 +428,112 @@ class _Guard:
         if self.begun:
             await send(message)
         elif (start := self._start) is None:
-            if message["type"] == "http.response.start":
-                self._start = message
-            else:
+            if message["type"] != "http.response.start":
                 await self._send_early(message)
+            elif not self._hold(message):
+                self.begun = True
+                await send(message)
         elif start["status"] == 500 and self._body is None and is_starlette_500(start, message):
             self._body = message  # an exception may follow: wait for the app to return or raise
         else:
             self.begun = True  # before the first await: nobody may begin a second answer meanwhile
+            self.held.discard(self)  # type: ignore[union-attr]  # a start is held
+            self.held = None
             await send(start)
             if self._body is not None:
                 await send(self._body)
             await send(message)
 
     async def release(self) -> None:
-        """Send what is held back, if anything is."""
-        if self.begun or self._start is None:
+        """Send what is held back, or wait for a late release; raises what the server's ``send`` raises."""
+        if self.held is None:
             return
+        if self.begun:
+            await cast("Task[None]", self._releasing)
+        else:
+            self._begin()
+            await self._send_held(self._send)
+
+    def release_late(self, loop: AbstractEventLoop) -> None:
+        """Send what is held back in a task, since the app does not send the next message."""
         self.begun = True
-        await self._send(self._start)
-        if self._body is not None:
-            await self._send(self._body)
+        self.held.discard(self)  # type: ignore[union-attr]  # a start is held
+        send = self._send
+        self._send = partial(self._send_after_release, send)
+        # In the context that the app had when it sent the start.
+        self._releasing = loop.create_task(self._send_held(send), context=self._context)
 
     def take(self) -> Send:
         """What to send another answer with; all that the app has sent, or still does, is dropped."""
         send, self._send = self._send, _drop
-        self.begun = True
+        self._begin()
         return send
+
+    async def give_up(self, exc: BaseException) -> None:
+        """End a late release after the app has raised, or drop what is held back.
+
+        Args:
+            exc: What the app has raised: an ``Exception`` after the response began, or anything else.
+        """
+        from asyncio import wait
+
+        if not self.begun:
+            self._begin()
+            return
+        releasing = cast("Task[None]", self._releasing)
+        if not isinstance(exc, Exception):
+            releasing.cancel()
+        if not isinstance(exc, GeneratorExit):  # which allows no await
+            await wait([releasing])
+            if not releasing.cancelled():
+                releasing.exception()  # the app's own exception is reported, not this one
+
+    def _hold(self, start: Message) -> bool:
+        """Hold a start back unless a client may wait for it before anything else happens."""
+        held_starts = self._held_starts
+        if held_starts is None:
+            return False
+        for name, value in start.get("headers", ()):
+            if len(name) == 12 and name.lower() == b"content-type":
+                if value[:17].lower() == b"text/event-stream":
+                    return False
+                break
+        timer = held_starts.timers.get(get_ident())
+        if timer is None or not timer.loop.is_running():
+            try:
+                timer = held_starts.start_timer()
+            except RuntimeError:
+                return False  # no event loop of asyncio: nothing could release it
+        self._start = start
+        self._body = self._releasing = None
+        self._context = copy_context()
+        held = self.held = timer.newest
+        held.add(self)
+        return True
+
+    def _begin(self) -> None:
+        self.begun = True
+        if self.held is not None:
+            self.held.discard(self)
+            self.held = None
+
+    async def _send_held(self, send: Send) -> None:
+        await send(self._start)  # type: ignore[arg-type]  # there is one
+        if self._body is not None:
+            await send(self._body)
+
+    async def _send_after_release(self, send: Send, message: Message) -> None:
+        """Send a message after a late release, whose failure is raised here."""
+        from asyncio import shield  # another task of the app may wait for the same
+
+        releasing = cast("Task[None]", self._releasing)
+        try:
+            await shield(releasing)
+        finally:
+            if releasing.done():
+                self._send = send
+                self.held = None
+        await send(message)
 
     async def _send_early(self, message: Message) -> None:
         # Not an answer yet: an early hint, a push, a debug message of a test client.

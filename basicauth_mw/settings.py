@@ -84,7 +84,7 @@ class Settings:
     )
     map_errors: bool = _option("switch", True, "Turn uncaught exceptions of the app into JSON answers.")
     timeout_s: float | None = _option(
-        "seconds?", None, "Longest wait for the app's first body event (ASGI); empty: for ever."
+        "seconds?", None, "Longest wait for the start of the app's response (ASGI); empty: for ever."
     )
     start_hold_s: float = _option(
         "seconds0",

@@ -48,6 +48,7 @@ def most() -> int:
 
 
 DEEP, SHALLOW = 6, 4
+TIMEOUT_S = 60.0
 
 
 class Boom(Exception):
@@ -138,13 +139,15 @@ class Model(NamedTuple):
         if event == GONE:
             return self._replace(line=self.line._replace(gone=True))
         if event in (LATE, LATE_IGNORED):
-            fires = self.timer and self.stage in ("fresh", "held")
+            fires = self.timer and self.stage == "fresh"
             model = self._replace(timer=False)
             if not fires:
                 return model
             return model.answered("504")._replace(failed="" if event == LATE_IGNORED else "late")
         if self.stage == "ours":
             return self
+        if self.stage == "fresh" and event.startswith("start") and not self.rules.maps:
+            return self._replace(stage="out").passed(event)
         if self.stage == "fresh" and event.startswith("start"):
             return self._replace(stage="held", held=(event,))
         if (self.held, event) == (("start500",), "body500"):
@@ -193,13 +196,15 @@ class Model(NamedTuple):
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """A loop whose one timer goes off when it is told."""
+    """A loop whose timer for the time limit goes off when it is told, and that of held starts never."""
 
     timer: asyncio.TimerHandle | None = None
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
-        self.timer = asyncio.TimerHandle(self.time() + delay, callback, args, self, context)
-        return self.timer
+        timer = asyncio.TimerHandle(self.time() + delay, callback, args, self, context)
+        if delay >= TIMEOUT_S:
+            self.timer = timer
+        return timer
 
     def pass_time(self) -> None:
         timer, self.timer = self.timer, None
@@ -220,7 +225,7 @@ class Stage:
     def __init__(self, rules: Rules, backend: Backend, issued: Issued, loop: Loop) -> None:
         self._rules = rules
         self._loop = loop
-        settings = Settings(map_errors=rules.maps, timeout_s=60.0 if rules.timed else None)
+        settings = Settings(map_errors=rules.maps, timeout_s=TIMEOUT_S if rules.timed else None)
         self._gate = asgi.BasicAuthMiddleware(self._app, backend, settings=settings)
         self._scope = http_scope(issued.authorization)
         if rules.handler == "outside":

@@ -1,0 +1,240 @@
+"""How long the start of a response is held back, event by event."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from contextvars import ContextVar
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw import Backend, Issued, Settings
+from basicauth_mw.asgi import BasicAuthMiddleware
+from tests.shells.asgi_helpers import LIMIT_S, OK_BODY, OK_START, http_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.shells.asgi_helpers import Message, Receive, Scope, Send
+
+SOON_S = 0.02  # a limit that is meant to pass
+LATE_S = 60.0  # one that is not
+
+EVENTS = [(b"Content-Type", b"Text/Event-Stream; charset=utf-8")]
+STARLETTE_500: list[Message] = [
+    {
+        "type": "http.response.start",
+        "status": 500,
+        "headers": [(b"content-length", b"21"), (b"content-type", b"text/plain; charset=utf-8")],
+    },
+    {"type": "http.response.body", "body": b"Internal Server Error"},
+]
+CALLER: ContextVar[str] = ContextVar("CALLER", default="")
+
+
+class Boom(Exception):
+    """What an app raises."""
+
+
+class Gone(OSError):
+    """What a server raises when the client has gone."""
+
+
+class Server:
+    """Keeps what is sent, and lets an app wait for it."""
+
+    def __init__(self, raises: BaseException | None = None, blocks: bool = False) -> None:
+        self.messages: list[Message] = []
+        self.contexts: list[str] = []
+        self.reached = asyncio.Event()
+        self.free = asyncio.Event()
+        self._raises = raises
+        self._blocks = blocks
+
+    async def send(self, message: Message) -> None:
+        self.contexts.append(CALLER.get())
+        self.reached.set()
+        if self._blocks:
+            await self.free.wait()
+        if self._raises is not None:
+            raise self._raises
+        self.messages.append(message)
+
+
+@pytest.fixture
+def held(backend: Backend, issued: Issued) -> Callable[..., Awaitable[None]]:
+    """Call an app behind the middleware."""
+
+    async def call(app: Any, server: Server, **settings: Any) -> None:
+        middleware = BasicAuthMiddleware(
+            app, backend, settings=Settings(**{"start_hold_s": SOON_S, **settings})
+        )
+        async with asyncio.timeout(LIMIT_S):
+            await middleware(http_scope(issued.authorization), None, server.send)  # type: ignore[arg-type]
+        assert asyncio.all_tasks() <= {asyncio.current_task()}, "no task outlives the request"
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("start", "settings"),
+    [
+        pytest.param([OK_START], {}, id="released"),
+        pytest.param(STARLETTE_500, {}, id="starlette's 500, released"),
+        pytest.param([{**OK_START, "headers": EVENTS}], {"start_hold_s": LATE_S}, id="event stream"),
+        pytest.param([OK_START], {"start_hold_s": 0}, id="no hold"),
+        pytest.param(
+            [OK_START], {"start_hold_s": LATE_S, "map_errors": False, "timeout_s": LATE_S}, id="not mapped"
+        ),
+    ],
+)
+@pytest.mark.parametrize("end", ["return", "raise"])
+def test_a_client_that_waits_for_the_head_gets_it(
+    held: Callable[..., Awaitable[None]], start: list[Message], settings: dict[str, Any], end: str
+) -> None:
+    """The app sends its start, waits until that has reached the client, and goes on; the order stays."""
+    rest = [{"type": "http.response.body", "body": b"part", "more_body": True}, OK_BODY]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        CALLER.set("ci")
+        for message in start:
+            await send(message)
+        await server.reached.wait()
+        for message in rest:
+            await send(message)
+        if end == "raise":
+            raise Boom
+
+    server = Server()
+    raised = None
+    try:
+        asyncio.run(held(app, server, **settings))
+    except Boom as exc:
+        raised = exc
+
+    assert server.messages == [*start, *rest]
+    assert (raised is not None) is (end == "raise")
+    assert set(server.contexts) == {"ci"}, "the server's send sees the request's context variables"
+
+
+@pytest.mark.parametrize("after", ["sends", "returns", "raises", "is cancelled"])
+def test_the_next_send_waits_for_the_release(held: Callable[..., Awaitable[None]], after: str) -> None:
+    """A release that the server keeps waiting is over before anything else happens."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(OK_START)
+        await server.reached.wait()
+        asyncio.get_running_loop().call_later(SOON_S, server.free.set)
+        if after == "sends":
+            await asyncio.gather(send(OK_BODY), asyncio.wait_for(send(OK_BODY), LIMIT_S))
+        elif after == "raises":
+            raise Boom
+        elif after == "is cancelled":
+            raise asyncio.CancelledError
+
+    server = Server(blocks=True)
+    expected = {"raises": Boom, "is cancelled": asyncio.CancelledError}.get(after)
+    if expected is None:
+        asyncio.run(held(app, server))
+    else:
+        with pytest.raises(expected):
+            asyncio.run(held(app, server))
+
+    sent = {"sends": [OK_START, OK_BODY, OK_BODY], "is cancelled": []}.get(after, [OK_START])
+    assert server.messages == sent
+
+
+@pytest.mark.parametrize("after", ["sends", "returns", "raises"])
+def test_the_error_of_a_release_reaches_the_app(
+    held: Callable[..., Awaitable[None]], caplog: pytest.LogCaptureFixture, after: str
+) -> None:
+    """By its next send; without one, the server gets it; what the app raises itself comes first."""
+    caught = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(OK_START)
+        await server.reached.wait()
+        if after == "sends":
+            try:
+                await send(OK_BODY)
+            except Gone as exc:
+                caught.append(exc)
+        elif after == "raises":
+            raise Boom
+
+    server = Server(raises=Gone())
+    if after == "sends":
+        asyncio.run(held(app, server))
+    else:
+        with pytest.raises(Boom if after == "raises" else Gone):
+            asyncio.run(held(app, server))
+
+    assert len(caught) == (after == "sends")
+    assert caplog.records == []
+
+
+def test_a_cancelled_request_releases_nothing(held: Callable[..., Awaitable[None]]) -> None:
+    """Its start is dropped: the server has ended the request."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(OK_START)
+        raise asyncio.CancelledError
+
+    async def main() -> list[Message]:
+        server = Server()
+        with suppress(asyncio.CancelledError):
+            await held(app, server)
+        await asyncio.sleep(3 * SOON_S)
+        return server.messages
+
+    assert asyncio.run(main()) == []
+
+
+def test_an_exception_within_the_limit_is_still_a_500(held: Callable[..., Awaitable[None]]) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(OK_START)
+        await asyncio.sleep(SOON_S)
+        raise Boom
+
+    server = Server()
+    with pytest.raises(Boom):
+        asyncio.run(held(app, server, start_hold_s=LATE_S))
+
+    assert [message.get("status") for message in server.messages] == [500, None]
+
+
+def test_event_loops_in_several_threads(backend: Backend, issued: Issued) -> None:
+    """One middleware serves loops in several threads, one after the other in each."""
+    done = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(OK_START)
+        await scope["reached"].wait()
+        await send(OK_BODY)
+
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(start_hold_s=SOON_S))
+
+    async def main() -> None:
+        for servers in ([Server() for _ in range(20)], [Server()]):
+            async with asyncio.timeout(LIMIT_S):
+                await asyncio.gather(
+                    *(
+                        middleware(http_scope(issued.authorization, reached=each.reached), None, each.send)  # type: ignore[arg-type]
+                        for each in servers
+                    )
+                )
+            done.extend(servers)
+
+    def run() -> None:
+        for _ in range(3):
+            asyncio.run(main())
+
+    threads = [Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [server.messages for server in done] == [[OK_START, OK_BODY]] * (3 * 3 * 21)
