@@ -11,13 +11,13 @@ import bottle
 
 from basicauth_mw.wsgi import BasicAuthMiddleware
 
-api = bottle.Bottle()
+app = bottle.Bottle()
 
 
-@api.get("/hello")
+@app.get("/hello")
 def hello() -> dict[str, str]:
     """Who is calling is in the environ."""
     return {"client_id": bottle.request.environ["basicauth_mw.principal"].client_id}
 
 
-app = BasicAuthMiddleware(api)
+app = BasicAuthMiddleware(app)

@@ -18,7 +18,7 @@ class Hello:
         response.media = {"client_id": request.env["basicauth_mw.principal"].client_id}
 
 
-api = falcon.App()
-api.add_route("/hello", Hello())
+app = falcon.App()
+app.add_route("/hello", Hello())
 
-app = BasicAuthMiddleware(api)
+app = BasicAuthMiddleware(app)

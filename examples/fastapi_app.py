@@ -13,44 +13,42 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.integrations.fastapi import install
 
-api = FastAPI(title="Echo")
+app = FastAPI(title="Echo")
+# Where the keys are, and every other setting, comes from BASICAUTH_* in the environment.
+install(app, exclude=("/health",), timeout_s=1)
 
 
 class Message(BaseModel):
     text: str
 
 
-@api.post("/echo")
+@app.post("/echo")
 async def echo(message: Message, request: Request) -> dict[str, str]:
     """Who is calling is in ``request.user``: the key's id, name, scopes and metadata."""
     return {"client_id": request.user.client_id, "text": message.text}
 
 
-@api.get("/missing")
+@app.get("/missing")
 async def missing() -> JSONResponse:
     """An answer of the app's own passes through untouched, whatever its status."""
     return JSONResponse({"error": "no such thing here"}, status_code=404)
 
 
-@api.get("/broken")
+@app.get("/broken")
 async def broken() -> None:
     """An exception becomes a JSON 500 that tells the caller nothing; the traceback goes to the log."""
     raise RuntimeError("something broke")
 
 
-@api.get("/slow")
+@app.get("/slow")
 async def slow() -> None:
     """What outruns ``timeout_s`` is cancelled, and answered by a JSON 504."""
     await asyncio.sleep(60)
 
 
-@api.get("/health")
+@app.get("/health")
 async def health() -> dict[str, str]:
-    """Open to everybody: it is excluded below."""
+    """Open to everybody: it is excluded above."""
     return {"status": "ok"}
-
-
-# Where the keys are, and every other setting, comes from BASICAUTH_* in the environment.
-app = BasicAuthMiddleware(api, exclude=("/health",), timeout_s=1)

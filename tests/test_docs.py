@@ -42,7 +42,71 @@ except urllib.error.HTTPError as answer:
 """
 
 
+# Appended to a block: every app that a server could be given by name refuses a request without a key.
+CHECK_APPS = """
+
+def _check_apps(names):
+    import asyncio, inspect
+    from basicauth_mw.asgi import BasicAuthMiddleware as ASGI
+    from basicauth_mw.wsgi import BasicAuthMiddleware as WSGI
+
+    def kind_of(found):
+        if inspect.isclass(found) or inspect.ismodule(found):
+            return None
+        mro = {each.__name__ for each in type(found).__mro__}
+        if isinstance(found, WSGI) or mro & {"Flask", "Bottle"} or "falcon.app" in str(type(found).__module__):
+            return "WSGI"
+        if isinstance(found, ASGI) or mro & {"Starlette", "Litestar", "Quart"}:
+            return "ASGI"
+        parameters = list(inspect.signature(found).parameters) if inspect.isfunction(found) else []
+        return {3: "ASGI", 2: "WSGI"}.get(len(parameters)) if parameters[:1] in (["scope"], ["environ"]) else None
+
+    async def ask(app):
+        sent = []
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+        async def send(message):
+            sent.append(message)
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
+            "path": "/hello", "raw_path": b"/hello", "query_string": b"", "root_path": "", "headers": [],
+            "client": ("192.0.2.1", 1), "server": ("127.0.0.1", 80), "state": {}, "extensions": {},
+        }
+        await app(scope, receive, send)
+        return sent[0]["status"]
+
+    def call(app):
+        from wsgiref.util import setup_testing_defaults
+        environ = {"PATH_INFO": "/hello", "REMOTE_ADDR": "192.0.2.1"}
+        setup_testing_defaults(environ)
+        seen = []
+        b"".join(app(environ, lambda status, headers, exc_info=None: seen.append(status)))
+        return int(seen[0][:3])
+
+    for name, found in names.items():
+        if (kind := kind_of(found)) is not None:
+            status = asyncio.run(ask(found)) if kind == "ASGI" else call(found)
+            assert status == 401, f"{name}: {status} without a key"
+
+
+_check_apps(dict(globals()))
+"""
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
 def python_blocks() -> list[object]:
+    return [
+        *(
+            pytest.param(path.read_text(), id=f"examples/{path.name}")
+            for path in EXAMPLES
+            if "django" not in path.name
+        ),
+        *_python_blocks(),
+    ]
+
+
+def _python_blocks() -> list[object]:
     return [
         pytest.param(code, id=f"{path.name}-{number}")
         for path in DOCS
@@ -53,12 +117,12 @@ def python_blocks() -> list[object]:
 
 @pytest.mark.parametrize("code", python_blocks())
 def test_python_block_runs(code: str, tmp_path: Path) -> None:
-    """Every Python block runs as it stands, in a process of its own, with a key in the environment."""
+    """Every Python block and example runs as it stands, and leaves no app that answers without a key."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
     environ["BASICAUTH_KEYS"] = "demo:p@55w0rd"
 
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", code + CHECK_APPS],
         cwd=tmp_path,
         env=environ,
         capture_output=True,

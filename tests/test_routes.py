@@ -115,7 +115,7 @@ NOBODY_THINKS_OF = [
 
 # Of the examples: how to find the routes of the module, and how to knock.
 EXAMPLES: dict[str, tuple[Callable[[Any], Iterable[Door]], Any]] = {
-    "fastapi_app": (lambda module: of_starlette(module.api.routes), check_asgi),
+    "fastapi_app": (lambda module: of_starlette(module.app.routes), check_asgi),
     "starlette_app": (lambda module: of_starlette(module.app.routes), check_asgi),
     "mounted_flask_app": (
         lambda module: [
@@ -132,8 +132,8 @@ EXAMPLES: dict[str, tuple[Callable[[Any], Iterable[Door]], Any]] = {
     ),
     "quart_app": (lambda module: of_werkzeug(module.app), check_asgi),
     "flask_app": (lambda module: of_werkzeug(module.app), check_wsgi),
-    "bottle_app": (lambda module: [Door(filled(route.rule)) for route in module.api.routes], check_wsgi),
-    "falcon_app": (lambda module: [Door(each.path) for each in inspect_routes(module.api)], check_wsgi),
+    "bottle_app": (lambda module: [Door(filled(route.rule)) for route in module.app.app.routes], check_wsgi),
+    "falcon_app": (lambda module: [Door(each.path) for each in inspect_routes(module.app.app)], check_wsgi),
 }
 OPEN_IN = {"fastapi_app": {"/health"}, "flask_app": {"/health"}, "redis_workers": {"/ready"}}
 

@@ -102,6 +102,13 @@ unreadable = dict  # a callable that tells little of its arguments
 '''
 
 
+FASTAPI = """
+from fastapi import FastAPI, Request
+app = FastAPI()
+@app.post("/echo")
+async def echo(request: Request):
+    return {"client_id": request.user.client_id, **await request.json()}
+"""
 FLASK = """
 from flask import Flask, request
 def make():
@@ -259,7 +266,7 @@ def test_only_what_is_asked_for_is_imported() -> None:
 @pytest.mark.parametrize(
     ("server", "target"),
     [
-        (["uvicorn", "basicauth_mw.serve:app", "--port={port}"], "examples.fastapi_app:api"),
+        (["uvicorn", "basicauth_mw.serve:app", "--port={port}"], "bare_fastapi:app"),
         (["waitress", "--listen=127.0.0.1:{port}", "basicauth_mw.serve:wsgi_app"], "bare_flask:make"),
     ],
     ids=["uvicorn", "waitress"],
@@ -267,6 +274,7 @@ def test_only_what_is_asked_for_is_imported() -> None:
 def test_a_real_server(server: list[str], target: str, tmp_path: Path) -> None:
     """The commands of the documentation, with an app that knows nothing of us."""
     (tmp_path / "bare_flask.py").write_text(FLASK)
+    (tmp_path / "bare_fastapi.py").write_text(FASTAPI)
     url = f"sqlite:///{tmp_path}/keys.db"
     with open_backend(url, create=True) as backend:
         issued = backend.create(client_id="ci")

@@ -69,7 +69,7 @@ def _serve(url: str, address: str, listener: socket.socket, *, as_json: bool) ->
     if has_dashboard:
         from ..dashboard import dashboard  # its extra may not be installed
 
-        example.api.mount(_MOUNT, dashboard())
+        app.mount(_MOUNT, dashboard())
     if as_json:
         print_json(
             {

@@ -1,0 +1,136 @@
+"""Whatever loads a file that was copied from the documents serves the protected app, or refuses to serve."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.test_docs import BLOCK, EXAMPLES, ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LIMIT_S = 30.0
+
+
+def first_block(name: str, text: str) -> str:
+    """The Python block of a document that holds a text."""
+    blocks = [code for language, code in BLOCK.findall((ROOT / name).read_text()) if language == "python"]
+    return next(code for code in blocks if text in code)
+
+
+def example(name: str) -> str:
+    return next(path for path in EXAMPLES if path.stem == name).read_text()
+
+
+ADDED = 'app.add_middleware(BasicAuthMiddleware, backend="env:")'
+SOURCES = {
+    "readme": first_block("README.md", "install(app)"),
+    "readme-added": first_block("README.md", ADDED),
+    "readme-flask": first_block("README.md", "app.wsgi_app ="),
+    "wrapped": first_block("docs/cors.md", "app = BasicAuthMiddleware(app"),
+    "example": example("fastapi_app"),
+    "example-flask": example("flask_app"),
+    "example-mounted": example("mounted_flask_app"),
+    "example-bottle": example("bottle_app"),
+    "example-quart": example("quart_app"),
+}
+# The words after ``python -m``, for a file app.py. Those marked with a star may refuse to serve instead.
+FASTAPI_RUN = ("fastapi_cli", "run", "app.py", "--port={port}")
+FASTAPI_DEV = ("fastapi_cli", "dev", "app.py", "--port={port}", "--no-reload")
+FLASK_RUN = ("flask", "run", "--port={port}")
+UVICORN = ("uvicorn", "app:app", "--port={port}")
+HYPERCORN = ("hypercorn", "app:app", "--bind=127.0.0.1:{port}")
+WAITRESS = ("waitress", "--listen=127.0.0.1:{port}", "app:app")
+GUNICORN = ("gunicorn", "--bind=127.0.0.1:{port}", "app:app")
+ITSELF = ("app",)
+CASES = [
+    ("readme", FASTAPI_RUN, "serves"),
+    ("readme", FASTAPI_DEV, "serves"),
+    ("readme", UVICORN, "serves"),
+    ("readme", HYPERCORN, "serves"),
+    ("readme", ITSELF, "refuses"),  # a module without a server in it ends at once
+    ("readme-added", FASTAPI_RUN, "serves"),
+    ("readme-flask", FLASK_RUN, "serves"),
+    ("readme-flask", GUNICORN, "serves"),
+    ("wrapped", FASTAPI_RUN, "refuses"),
+    ("wrapped", FASTAPI_DEV, "refuses"),
+    ("wrapped", UVICORN, "serves"),
+    ("example", FASTAPI_RUN, "serves"),
+    ("example-flask", FLASK_RUN, "serves"),
+    ("example-mounted", FASTAPI_RUN, "serves"),
+    ("example-mounted", FLASK_RUN, "serves"),  # it finds the inner Flask app, which is protected as well
+    ("example-bottle", WAITRESS, "serves"),
+    ("example-quart", HYPERCORN, "serves"),
+]
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    yield port
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "does"),
+    CASES,
+    ids=[f"{source}-{words[0]}-{words[1:2]}" for source, words, _ in CASES],
+)
+def test_no_loader_serves_the_bare_app(
+    tmp_path: Path, free_port: int, source: str, words: tuple[str, ...], does: str
+) -> None:
+    (tmp_path / "app.py").write_text(SOURCES[source])
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
+    environ |= {"BASICAUTH_KEYS": "demo:p@55w0rd", "PYTHONPATH": str(tmp_path)}
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", *(word.format(port=free_port) for word in words)],
+            cwd=tmp_path,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            status = status_of(f"http://127.0.0.1:{free_port}/hello", server)
+        finally:
+            server.terminate()
+            server.wait(LIMIT_S)
+    said = (tmp_path / "log").read_text()
+    assert status == (401 if does == "serves" else None), said
+    if does == "refuses" and words != ITSELF:
+        assert re.search("app", said), said
+
+
+def status_of(url: str, server: subprocess.Popen[bytes]) -> int | None:
+    """The status without a key; None: the process ended without serving."""
+    ends = time.monotonic() + LIMIT_S
+    while server.poll() is None:
+        assert time.monotonic() < ends, "it neither serves nor ends"
+        try:
+            return int(urllib.request.urlopen(url, timeout=LIMIT_S).status)
+        except urllib.error.HTTPError as answer:
+            return answer.code
+        except OSError:
+            time.sleep(0.05)
+    return None
+
+
+def test_every_document_leads_with_the_protected_name() -> None:
+    """No block gives an app two names, of which one is open."""
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *EXAMPLES):
+        for outer, inner in re.findall(
+            r"^(\w+) = \w*BasicAuth\w*\((\w+)[,)]", path.read_text(), re.MULTILINE
+        ):
+            assert outer == inner, f"{path.name}: {outer} = ...({inner})"
