@@ -54,12 +54,12 @@ def _check_apps(names):
         if inspect.isclass(found) or inspect.ismodule(found):
             return None
         mro = {each.__name__ for each in type(found).__mro__}
-        if isinstance(found, WSGI) or mro & {"Flask", "Bottle"} or "falcon.app" in str(type(found).__module__):
+        if isinstance(found, WSGI) or mro & {"Flask", "Bottle"} or type(found).__module__ == "falcon.app":
             return "WSGI"
         if isinstance(found, ASGI) or mro & {"Starlette", "Litestar", "Quart"}:
             return "ASGI"
         parameters = list(inspect.signature(found).parameters) if inspect.isfunction(found) else []
-        return {3: "ASGI", 2: "WSGI"}.get(len(parameters)) if parameters[:1] in (["scope"], ["environ"]) else None
+        return {("scope",): "ASGI", ("environ",): "WSGI"}.get(tuple(parameters[:1]))
 
     async def ask(app):
         sent = []
@@ -68,8 +68,8 @@ def _check_apps(names):
         async def send(message):
             sent.append(message)
         scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
-            "path": "/hello", "raw_path": b"/hello", "query_string": b"", "root_path": "", "headers": [],
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1",
+            "method": "GET", "scheme": "http", "path": "/hello", "raw_path": b"/hello", "query_string": b"", "root_path": "", "headers": [],
             "client": ("192.0.2.1", 1), "server": ("127.0.0.1", 80), "state": {}, "extensions": {},
         }
         await app(scope, receive, send)

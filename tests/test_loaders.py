@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +18,7 @@ from tests.test_docs import BLOCK, EXAMPLES, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 LIMIT_S = 30.0
 
@@ -78,8 +78,7 @@ CASES = [
 @pytest.fixture
 def free_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    yield port
+        return free.getsockname()[1]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from .._frameworks import layers as iter_layers
 from .._gates import EXTENSION, gate_of
 from ..errors import BasicAuthError, ConfigurationError, Rejected
 from ..model import Principal
@@ -84,6 +85,7 @@ class BasicAuth:
             app.register_error_handler(Rejected, _Refusals(middleware.gate))
         app.wsgi_app = middleware  # type: ignore[method-assign]
         app.extensions[EXTENSION] = middleware
+        app.before_request_funcs.setdefault(None, []).insert(0, _LayerCheck(app, middleware))
 
 
 class _Refusals:
@@ -103,6 +105,36 @@ class _Refusals:
         came = captured_request(request.environ[CAPTURED])
         answer = self._gate.answer_exception(came, exc, client_id=client_id, traceback=False)
         return Response(answer.body, answer.status, answer.headers)
+
+
+class _LayerCheck:
+    """Warns at the first request of a layer outside the middleware that serves requests itself.
+
+    Flask-SocketIO and dispatchers replace ``app.wsgi_app`` as the middleware does. If they come later, what
+    they serve never reaches it.
+    """
+
+    def __init__(self, app: Flask, middleware: BasicAuthMiddleware) -> None:
+        self._app = app
+        self._middleware = middleware
+        self._is_done = False
+
+    def __call__(self) -> None:
+        if self._is_done:
+            return
+        self._is_done = True
+        for layer in iter_layers(self._app.wsgi_app):
+            if layer is self._middleware:
+                return
+            if {each.__name__ for each in type(layer).__mro__} & _SERVES_ITSELF:
+                logger.warning(
+                    "%s is outside BasicAuth, so what it serves needs no key: call init_app after it",
+                    type(layer).__name__,
+                )
+
+
+# python-socketio's and python-engineio's, and Werkzeug's.
+_SERVES_ITSELF = {"WSGIApp", "DispatcherMiddleware", "SharedDataMiddleware"}
 
 
 def _principal() -> Principal:
