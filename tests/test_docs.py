@@ -69,7 +69,8 @@ def _check_apps(names):
             sent.append(message)
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1",
-            "method": "GET", "scheme": "http", "path": "/hello", "raw_path": b"/hello", "query_string": b"", "root_path": "", "headers": [],
+            "method": "GET", "scheme": "http", "path": "/hello", "raw_path": b"/hello",
+            "query_string": b"", "root_path": "", "headers": [],
             "client": ("192.0.2.1", 1), "server": ("127.0.0.1", 80), "state": {}, "extensions": {},
         }
         await app(scope, receive, send)
