@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -36,6 +37,9 @@ __all__ = ["BasicAuthMiddleware"]
 
 logger = logging.getLogger("basicauth_mw")
 
+_ASYNCIO_NEEDED: Final = (
+    "basicauth_mw needs asyncio and does not run on trio: start the server with its asyncio worker"
+)
 PRINCIPAL: Final = "basicauth_mw.principal"
 _AUTHORIZATION: Final = b"authorization"
 
@@ -149,6 +153,8 @@ class BasicAuthMiddleware:
         decision = gate.begin(scope)
         if type(decision) is not Allow:
             if isinstance(decision, Check):
+                if not _runs_on_asyncio():
+                    raise RuntimeError(_ASYNCIO_NEEDED)
                 decision = await arun(decision, gate.performer)
             if isinstance(decision, Deny):
                 self._remove_identity(scope)
@@ -292,6 +298,11 @@ class BasicAuthMiddleware:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything through; the backend opens before the app starts and closes when it has stopped."""
+
+        if not _runs_on_asyncio():
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": _ASYNCIO_NEEDED})
+            return
 
         async def receiving() -> Message:
             message = await receive()
@@ -542,6 +553,18 @@ class _Guard:
         except OSError:
             self.begun = True  # the client has gone: no answer can reach it
             raise
+
+
+def _runs_on_asyncio() -> bool:
+    """Whether the running task is one of asyncio's; without any event loop, nothing that runs is trio's."""
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return True
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return True
+    return False
 
 
 async def _drop(_message: Message) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
 import sys
 import traceback
 from base64 import b64encode
@@ -13,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -1162,3 +1165,45 @@ def test_whatever_comes_in_there_is_an_answer(
         or method == "OPTIONS"
         or [v.strip(b" \t") for v in values] == [_issued.authorization.encode()]
     )
+
+
+def test_trio_is_refused_at_startup(gate: BasicAuthMiddleware, app: App, issued: Issued) -> None:
+    """With one clear sentence; where a server has no lifespan, the request says the same."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    trio.run(gate, {"type": "lifespan"}, receive, send)
+    with pytest.raises(RuntimeError, match="does not run on trio"):
+        trio.run(gate, http_scope(issued.authorization), receive, send)
+
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+    assert "does not run on trio" in sent[0]["message"]
+    assert app.scopes == []
+
+
+def test_hypercorn_with_trio_does_not_start() -> None:
+    """The server ends, with status 0 as it always does, and says why."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "hypercorn",
+            "-k",
+            "trio",
+            "-b",
+            "127.0.0.1:0",
+            "tests.servers.apps:round_app",
+        ],
+        env={**os.environ, "BASICAUTH_KEYS": "a:b", "BASICAUTH_BACKEND": "env:"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert "does not run on trio" in done.stdout + done.stderr
