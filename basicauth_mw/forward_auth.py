@@ -4,8 +4,10 @@
 
     BASICAUTH_BACKEND=sqlite:///keys.db uvicorn basicauth_mw.forward_auth:app
 
-Every request is answered, whatever its path: 204 for a valid key, with who it is in ``X-Auth-Client-Id`` and
-``X-Auth-Scopes``; else what the middleware answers. ``docs/gateways.md`` has the proxies' side.
+``/`` and everything under ``/check`` checks the key: 200 for a valid one, with who it is in
+``X-Auth-Client-Id`` and ``X-Auth-Scopes``; else what the middleware answers.
+``/health`` and ``/ready`` are probes, without a key. Everything else is 404. ``docs/gateways.md`` has the
+proxies' side.
 """
 
 from __future__ import annotations
@@ -13,17 +15,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from .asgi import PRINCIPAL, BasicAuthMiddleware
-from .errors import ConfigurationError
+from .asgi import PRINCIPAL, BasicAuthMiddleware, ScopeFacts, _refuse
+from .errors import BackendUnavailable, ConfigurationError
+from .problem import Problem, problem_of, render
 
 if TYPE_CHECKING:
-    from .asgi import Message, Receive, Scope, Send
+    from .asgi import AnyReceive, AnySend, Message, Receive, Scope, Send
     from .settings import Settings
 
     app: BasicAuthMiddleware
 
 # All that is printable in ASCII, but the percent sign itself: so decoding always gives the id back.
 _SAFE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+_NOT_FOUND: Final = Problem(404, "not_found", "There is nothing at this path.")
 
 
 def __getattr__(name: str) -> Any:
@@ -41,7 +45,7 @@ def create_app(
     Raises:
         ConfigurationError: As there; or something is to be open, which only the proxy can know.
     """
-    app = BasicAuthMiddleware(_answer, backend, settings=settings, **overrides)
+    app = _Service(_answer, backend, settings=settings, **overrides)
     configured = app.gate.settings
     if configured.exclude or configured.allow_preflight:
         raise ConfigurationError(
@@ -49,6 +53,29 @@ def create_app(
             "let the proxy not ask for what is open"
         )
     return app
+
+
+class _Service(BasicAuthMiddleware):
+    """Sends key checks to the middleware, and answers probes and unknown paths itself."""
+
+    async def __call__(self, scope: Any, receive: AnyReceive, send: AnySend) -> None:
+        path = "/" if scope["type"] == "lifespan" else scope["path"]
+        if path in ("/", "/check") or path.startswith("/check/"):
+            await super().__call__(scope, receive, send)
+            return
+        problem = _NOT_FOUND
+        raw = ScopeFacts.path(scope)[2]
+        if scope["type"] == "http" and path in ("/health", "/ready") and raw in (b"", path.encode()):
+            if path == "/health" or await self.gate.backend.aready():
+                # Envoy asks with the path of the app unless it has a path_prefix, and lets a request through
+                # only if the status is 200. So 204 can never open the app's own path of this name.
+                headers = [(b"cache-control", b"no-store")]
+                await send({"type": "http.response.start", "status": 204, "headers": headers})
+                await send({"type": "http.response.body", "body": b""})
+                return
+            problem = problem_of(BackendUnavailable())
+        answer = render(problem, request_id=self.gate.request_id(scope), challenge="")
+        await _refuse(scope, receive, send, answer)
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,8 +95,10 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
         (b"x-auth-client-id", quote(principal.client_id, safe=_SAFE).encode()),
         (b"x-auth-scopes", " ".join(sorted(principal.scopes)).encode()),
         (b"cache-control", b"no-store"),
+        (b"content-length", b"0"),
     ]
-    await send({"type": f"{prefix}http.response.start", "status": 204, "headers": headers})
+    # Not 204: Envoy sends any status but 200 to the client.
+    await send({"type": f"{prefix}http.response.start", "status": 200, "headers": headers})
     await send({"type": f"{prefix}http.response.body", "body": b""})
 
 

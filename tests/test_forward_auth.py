@@ -36,12 +36,15 @@ def app(backend: Backend) -> BasicAuthMiddleware:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
-@pytest.mark.parametrize("path", ["/", "/_key", "/any/path"])
+@pytest.mark.parametrize(
+    "path", ["/", "/check", "/check/", "/check/any/path", "/check/health", "/check/../health"]
+)
 def test_a_valid_key(app: BasicAuthMiddleware, issued: Issued, method: str, path: str) -> None:
     seen = call(app, http_scope(issued.authorization, method=method, path=path))
 
-    assert (seen.status, seen.body) == (204, b"")
+    assert (seen.status, seen.body) == (200, b"")
     assert seen.headers == {
+        "content-length": "0",
         "x-auth-client-id": "ci",
         "x-auth-scopes": "read write",
         "cache-control": "no-store",
@@ -66,9 +69,76 @@ def test_a_store_that_is_down() -> None:
         def get(self, _client_id: str) -> None:
             raise OSError
 
-    seen = call(create_app(Down(), settings=Settings()), http_scope(encode_basic("ci", "secret")))
+    app = create_app(Down(), settings=Settings())
+    seen = call(app, http_scope(encode_basic("ci", "secret")))
+    ready = call(app, http_scope(path="/ready"))
 
     assert (seen.status, seen.problem["code"]) == (503, "backend_unavailable")
+    assert (ready.status, ready.problem["code"]) == (503, "backend_unavailable")
+    assert call(app, http_scope(path="/health")).status == 204
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_probes_need_no_key(app: BasicAuthMiddleware, method: str, path: str) -> None:
+    """The status is not 200, so that Envoy, which asks with the app's own paths, never lets one through."""
+    scope = http_scope(method=method, path=path)
+    scope["raw_path"] = f"{path}?q=1".encode()
+    seen = call(app, scope)
+
+    assert (seen.status, seen.body) == (204, b"")
+
+
+@pytest.mark.parametrize("with_key", [True, False])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(
+            "/_key",
+            "/any/path",
+            "/checks",
+            "/Check",
+            "//check",
+            "/check%2fx/..",
+            "//health",
+            "/health/",
+            "/Health",
+        ),
+        *(
+            "/%68ealth",
+            "/health%20",
+            "/./health",
+            "/x/../health",
+            "/health;x",
+            "/ready/",
+            "//",
+            "*",
+            "/health/check",
+        ),
+    ],
+)
+def test_any_other_path_is_not_found(
+    app: BasicAuthMiddleware, issued: Issued, raw: str, with_key: bool
+) -> None:
+    scope = http_scope(issued.authorization if with_key else None, path=unquote(raw))
+    scope["raw_path"] = raw.encode()
+    seen = call(app, scope)
+
+    if raw.startswith("/check%2f"):  # decoded, it is under /check: a key check
+        assert seen.status == (200 if with_key else 401)
+    else:
+        assert (seen.status, seen.problem["code"]) == (404, "not_found")
+    assert seen.status != 200 or with_key
+
+
+def test_below_a_mount_point_there_is_nothing(app: BasicAuthMiddleware) -> None:
+    assert call(app, http_scope(path="/api/health", root_path="/api")).status == 404
+    assert call(app, http_scope(path="/check", root_path="/check")).status == 401
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/x"])
+def test_a_handshake_elsewhere_is_not_found(app: BasicAuthMiddleware, path: str) -> None:
+    assert connect(app, websocket_scope(path=path, denial=True)).status == 404
 
 
 @pytest.mark.parametrize(
@@ -101,7 +171,7 @@ def test_a_handshake(app: BasicAuthMiddleware, issued: Issued, denial: bool) -> 
     bad = connect(app, websocket_scope(denial=denial))
 
     if denial:
-        assert (good.status, good.headers["x-auth-client-id"]) == (204, "ci")
+        assert (good.status, good.headers["x-auth-client-id"]) == (200, "ci")
         assert bad.status == 401
     else:
         assert [message["type"] for message in [*good.messages, *bad.messages]] == ["websocket.close"] * 2
@@ -137,7 +207,7 @@ def test_the_app_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         app = forward_auth.app
         assert forward_auth.app is app
-        assert call(app, http_scope("Basic ZGVtbzpwQDU1dzByZA==")).status == 204
+        assert call(app, http_scope("Basic ZGVtbzpwQDU1dzByZA==")).status == 200
     finally:
         vars(forward_auth).pop("app", None)
     with pytest.raises(AttributeError, match="has no attribute 'application'"):

@@ -193,6 +193,7 @@ def test_what_a_client_claims_is_dropped(gateway: Gateway) -> None:
 
     assert claimed(inside) == {"x-auth-client-id": "bare"}
     assert claimed(opened) == {}
+    assert "authorization" not in gateway.get("/health", issued.authorization).json()["fields"]
 
 
 ODD = ["/health", "/admin/%2e%2e/health", "/admin/../health", "//health", "/%68ealth", "/HEALTH", "/health/"]
