@@ -480,6 +480,14 @@ sys.stdin.readline()
 """
 
 
+def is_refused(store: SqliteStore) -> bool:
+    try:
+        store.get("id299")
+    except BackendUnavailable as exc:
+        return "if it was just replaced, wait" in str(exc)
+    return False
+
+
 @pytest.mark.proves("F16")
 @pytest.mark.parametrize("first", ["get", "put"])
 def test_a_replaced_file_that_is_still_held_by_others(
@@ -499,12 +507,16 @@ def test_a_replaced_file_that_is_still_held_by_others(
     store.close()
     new.rename(path)
     with closing(SqliteStore(f"sqlite:///{path}")) as opened:
+        # Newer releases may refuse, with the log of the old file in place, until the other lets go.
+        if sqlite3.sqlite_version_info >= (3, 41) and is_refused(opened):
+            other.communicate("end\n", timeout=30)
         if first == "put":
             assert opened.put(Key("id", name="newer", version=2), 1)
         else:
             assert opened.get("id299") is not None
         assert len(opened.scan("", "", 1000)) == 300
-    other.communicate("end\n", timeout=30)
+    if other.poll() is None:
+        other.communicate("end\n", timeout=30)
 
 
 def test_a_file_that_is_replaced_during_a_change_is_noticed(
