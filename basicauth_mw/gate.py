@@ -249,7 +249,10 @@ class Gate(Generic[R]):
                 request_id=request_id,
             )
         elif not is_routine(exc):
-            logger.error(
+            # An exception that is raised on is reported by the server or an error monitor. This only adds
+            # the request id, and is no error: monitors make an event of each error that is logged.
+            logger.log(
+                logging.ERROR if traceback else logging.WARNING,
                 "the app raised %s request_id=%s",
                 type(exc).__name__,
                 request_id,
