@@ -50,6 +50,7 @@ def listener(port: int, path_prefix: str, service_port: int) -> dict[str, Any]:
     manager = {
         "@type": f"{EXTENSIONS}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "test",
+        "common_http_protocol_options": {"headers_with_underscores_action": "DROP_HEADER"},
         "route_config": {
             "virtual_hosts": [
                 {
@@ -82,7 +83,10 @@ def listener(port: int, path_prefix: str, service_port: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Issued]]:
-    """URLs of one Envoy with ``path_prefix: /check`` and without it, and a key."""
+    """URLs of one Envoy with ``path_prefix: /check`` and without it, and a key.
+
+    A key ``bare:secret`` has no scopes.
+    """
     place = tmp_path_factory.mktemp("envoy")
     url = f"sqlite:///{place}/keys.db"
     with_prefix, without, app_port, service_port = (free_port() for _ in range(4))
@@ -120,6 +124,7 @@ def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, 
             stack.callback(child.terminate)
             wait_for(port, child, log)
         issued = keys.create(client_id="ci", scopes=["read"])
+        keys.create(client_id="bare", secret="secret")
         yield f"http://127.0.0.1:{with_prefix}", f"http://127.0.0.1:{without}", issued
 
 
@@ -139,6 +144,14 @@ def test_a_valid_key_reaches_the_app(envoy: tuple[str, str, Issued], path: str) 
     fields = seen.json()["fields"]
     assert (fields["x-auth-client-id"], fields["x-auth-scopes"]) == ("ci", "read")
     assert "authorization" not in fields
+    assert not [name for name in fields if "_" in name]
+
+
+def test_a_key_without_scopes_is_given_none(envoy: tuple[str, str, Issued]) -> None:
+    seen = get(envoy[0] + "/", encode_basic("bare", "secret"), **SPOOFED).json()["fields"]
+
+    assert seen["x-auth-client-id"] == "bare"
+    assert not seen.get("x-auth-scopes")
 
 
 @pytest.mark.parametrize("path", ["/", "/some/path", "/health", "/ready", "//health", "/x/../health"])
