@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - at run time for who reads the annotations
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -226,6 +226,15 @@ class Principal:
         """The client id."""
         return self.client_id
 
+
+def _refuse_to_change(self: object, name: str, _value: object = None) -> None:
+    raise FrozenInstanceError(f"cannot assign to {name!r}: {type(self).__name__} is immutable")
+
+
+# What dataclasses makes of frozen and slots together raises TypeError for a name that is no field
+# (https://github.com/python/cpython/issues/90562).
+for _frozen in (Secret, Key, Principal):
+    _frozen.__setattr__ = _frozen.__delattr__ = _refuse_to_change  # type: ignore[method-assign]
 
 _ANONYMOUS = Principal("")
 

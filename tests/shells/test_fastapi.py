@@ -158,7 +158,9 @@ def test_the_documentation_can_be_opened(backend: Backend, issued: Issued) -> No
     """By ``exclude``, also below a mount."""
     inner = routes(FastAPI())
     inner.add_middleware(
-        BasicAuthMiddleware, backend=backend, settings=Settings(exclude=("/docs", "/openapi.json"))
+        BasicAuthMiddleware,
+        backend=backend,
+        settings=Settings(exclude=("/docs", "/openapi.json"), root_path="/v1"),
     )
     outer = FastAPI()
     outer.mount("/v1", inner)

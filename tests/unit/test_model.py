@@ -12,14 +12,16 @@ every state that a key has had and says which verdicts are allowed:
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from basicauth_mw import Backend, Settings
+from basicauth_mw import Backend, Principal, Secret, Settings
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.cache import Cache
 from basicauth_mw.errors import BackendUnavailable, KeyRevoked
@@ -267,3 +269,24 @@ def test_no_order_of_events_lets_anybody_in_wrongly(chunk: int) -> None:
         except AssertionError as exc:
             exc.add_note(f"sequence {seed}")
             raise
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Principal("ci", "CI", frozenset({"read"}), {"team": ["a"]}),
+        Principal.anonymous(),
+        Key("ci", secrets=(Secret("hash"),)),
+        Secret("hash"),
+    ],
+    ids=["principal", "anonymous", "key", "secret"],
+)
+def test_values_are_copied_and_never_changed(value: Any) -> None:
+    for copied in (pickle.loads(pickle.dumps(value)), copy.copy(value), copy.deepcopy(value)):
+        assert copied == value
+        assert type(copied) is type(value)
+    for name in ("client_id", "hash", "name", "anything_else"):
+        with pytest.raises(AttributeError):
+            setattr(value, name, "x")
+        with pytest.raises(AttributeError):
+            delattr(value, name)

@@ -8,5 +8,6 @@
 """
 
 from .middleware import BasicAuthMiddleware as BasicAuthMiddleware
+from .middleware import wrap_asgi as wrap_asgi
 
-__all__ = ["BasicAuthMiddleware"]
+__all__ = ["BasicAuthMiddleware", "wrap_asgi"]

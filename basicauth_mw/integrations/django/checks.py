@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 from django.apps import apps
 from django.conf import settings
 from django.core import checks
+from django.middleware.cache import FetchFromCacheMiddleware
 from django.utils.module_loading import import_string
 
+from ..._frameworks import layers
+from ..._gates import gate_of
+from ...asgi import BasicAuthMiddleware as ASGIMiddleware
 from ...errors import ConfigurationError
 from ...gate import Gate
 from .middleware import BasicAuthMiddleware, RequestFacts, configured
@@ -21,7 +25,6 @@ if TYPE_CHECKING:
     from ...settings import Settings
 
 MIDDLEWARE: Final = "basicauth_mw.integrations.django.BasicAuthMiddleware"
-_CACHE: Final = "django.middleware.cache.FetchFromCacheMiddleware"
 
 
 def check_settings(**_more: Any) -> list[CheckMessage]:
@@ -31,9 +34,14 @@ def check_settings(**_more: Any) -> list[CheckMessage]:
         Gate(RequestFacts(), backend, ours, {})  # connects to nothing
     except ConfigurationError as exc:
         wrong = [checks.Error(problem, id="basicauth_mw.E001") for problem in exc.problems]
-        return [*wrong, *_place(strips=False)]
+        return [*wrong, *_place(strips=False, lets_preflights=False), *_channels()]
     strips = ours.strip_authorization
-    return [*_effects(ours), *_place(strips=strips), *([] if strips else _rest_framework())]
+    return [
+        *_effects(ours),
+        *_place(strips=strips, lets_preflights=ours.allow_preflight),
+        *_channels(),
+        *([] if strips else _rest_framework()),
+    ]
 
 
 def check_deployment(**_more: Any) -> list[CheckMessage]:
@@ -42,15 +50,26 @@ def check_deployment(**_more: Any) -> list[CheckMessage]:
         _, ours = configured()
     except ConfigurationError:
         return []  # said by the other check
-    if ours.require_https or settings.SECURE_SSL_REDIRECT:
-        return []
-    return [
-        checks.Warning(
+    return [*_preflights(ours), *_plain_http(ours)]
+
+
+def _preflights(ours: Settings) -> Iterator[CheckMessage]:
+    if ours.allow_preflight:
+        yield checks.Warning(
+            "An OPTIONS request that looks like a CORS preflight runs views without a key.",
+            hint="Put CorsMiddleware before the middleware and drop BASICAUTH_ALLOW_PREFLIGHT. If it stays, "
+            "restrict the methods of every view, for example by require_http_methods.",
+            id="basicauth_mw.W007",
+        )
+
+
+def _plain_http(ours: Settings) -> Iterator[CheckMessage]:
+    if not ours.require_https and not settings.SECURE_SSL_REDIRECT:
+        yield checks.Warning(
             "API keys are taken over plain http as well.",
             hint="Set BASICAUTH_REQUIRE_HTTPS = True, and SECURE_PROXY_SSL_HEADER behind a proxy.",
             id="basicauth_mw.W003",
         )
-    ]
 
 
 def _effects(ours: Settings) -> Iterator[CheckMessage]:
@@ -62,9 +81,9 @@ def _effects(ours: Settings) -> Iterator[CheckMessage]:
         )
 
 
-def _place(*, strips: bool) -> Iterator[CheckMessage]:
-    entries = list(settings.MIDDLEWARE)
-    places = [place for place, entry in enumerate(entries) if _is_ours(entry)]
+def _place(*, strips: bool, lets_preflights: bool) -> Iterator[CheckMessage]:
+    stack = [_resolved(entry) for entry in settings.MIDDLEWARE]
+    places = _places_of(stack, BasicAuthMiddleware)
     if not places:
         yield checks.Warning(
             "The app is installed, but its middleware is not: nothing is protected by it.",
@@ -74,18 +93,50 @@ def _place(*, strips: bool) -> Iterator[CheckMessage]:
         return
     if len(places) > 1:
         yield checks.Error("The middleware stands twice in MIDDLEWARE.", id="basicauth_mw.E002")
-    if _CACHE in entries[: places[0]]:
+    caches = _places_of(stack, FetchFromCacheMiddleware)
+    if caches and caches[0] < places[0]:
         yield checks.Error(
             "The cache stands before the middleware: it gives its answers to anybody.",
-            hint=f"Put {MIDDLEWARE} before {_CACHE}.",
+            hint=f"Put {MIDDLEWARE} before {settings.MIDDLEWARE[caches[0]]}.",
             id="basicauth_mw.E003",
         )
-    elif _CACHE in entries and strips:
+    elif caches and strips:
         yield checks.Warning(
             "The cache gives one caller's answers to another: it cannot see the Authorization field.",
             hint="Set BASICAUTH_STRIP_AUTHORIZATION = False.",
             id="basicauth_mw.W004",
         )
+    cors = _places_of(stack, _cors_middleware())
+    if cors and cors[0] > places[0] and not lets_preflights:
+        yield checks.Warning(
+            "CorsMiddleware comes after the middleware: preflights get a 401, and scripts of other origins "
+            "cannot read a refusal.",
+            hint=f"Put {settings.MIDDLEWARE[cors[0]]} before {MIDDLEWARE}.",
+            id="basicauth_mw.W006",
+        )
+
+
+def _channels() -> Iterator[CheckMessage]:
+    """Websockets that Channels serves beside Django, where they can be seen to be open."""
+    if not getattr(settings, "ASGI_APPLICATION", None):
+        return
+    try:
+        application = import_string(settings.ASGI_APPLICATION)
+    except Exception:  # the project's code may fail in any way; serving it will say so
+        return
+    for layer in layers(application):
+        if isinstance(layer, ASGIMiddleware):
+            return
+        routes = getattr(layer, "application_mapping", None)  # of a ProtocolTypeRouter
+        if isinstance(routes, dict) and "websocket" in routes and gate_of(routes["websocket"]) is None:
+            yield checks.Warning(
+                "Websockets need no key: ASGI_APPLICATION serves them beside Django, whose middleware does "
+                "not see them.",
+                hint="Wrap the application: from basicauth_mw.integrations.django import wrap_asgi; "
+                "application = wrap_asgi(application).",
+                id="basicauth_mw.W008",
+            )
+            return
 
 
 def _rest_framework() -> Iterator[CheckMessage]:
@@ -104,10 +155,24 @@ def _rest_framework() -> Iterator[CheckMessage]:
         )
 
 
-def _is_ours(entry: str) -> bool:
-    """Whether an entry of MIDDLEWARE is the gate, or a class that is derived from it."""
+def _resolved(entry: str) -> object:
+    """What an entry of MIDDLEWARE names; None: it cannot be imported, which Django says itself."""
     try:
-        found = import_string(entry)
+        return import_string(entry)
     except ImportError:
-        return False  # Django will say so
-    return isinstance(found, type) and issubclass(found, BasicAuthMiddleware)
+        return None
+
+
+def _places_of(stack: Sequence[object], kind: type | None) -> list[int]:
+    """Where a middleware class stands, or one derived from it."""
+    return [
+        place
+        for place, found in enumerate(stack)
+        if kind is not None and isinstance(found, type) and issubclass(found, kind)
+    ]
+
+
+def _cors_middleware() -> type | None:
+    """The class of django-cors-headers; None: it is not installed."""
+    found = _resolved("corsheaders.middleware.CorsMiddleware")
+    return found if isinstance(found, type) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...asgi import BasicAuthMiddleware as ASGIMiddleware
 from ...drive import arun, run
 from ...gate import Gate
 from ...model import Deny, Principal
@@ -47,6 +48,24 @@ def configured() -> tuple[Any, Settings]:
     return configuration({name: getattr(settings, name) for name in names}, "Django")
 
 
+def wrap_asgi(application: Any) -> ASGIMiddleware:
+    """Protect an ASGI application that serves more than Django, such as a ``ProtocolTypeRouter`` of Channels.
+
+    Django's own middleware sees http requests alone. Together with it, each http request is verified twice,
+    the second time from the cache. ``scope["user"]`` is left to Channels' ``AuthMiddlewareStack``; consumers
+    find the caller in ``scope["basicauth_mw.principal"]``.
+
+    Args:
+        application: What ``ASGI_APPLICATION`` would name otherwise.
+
+    Raises:
+        ConfigurationError: Names every problem of ``settings.BASICAUTH_*``.
+    """
+    backend, ours = configured()
+    # The header has to reach the middleware of Django, which removes it for the views.
+    return ASGIMiddleware(application, backend, settings=ours, set_user=False, strip_authorization=False)
+
+
 class RequestFacts:
     """Reads a Django request, whichever server it came by."""
 
@@ -85,6 +104,8 @@ class BasicAuthMiddleware:
     A view finds the caller as ``request.principal``, a ``Principal`` that is anonymous on an excluded path;
     ``request.user`` is left alone. What a view raises becomes a JSON problem, unless Django answers it
     itself (``Http404`` and the like), the project has a ``handler500``, or ``DEBUG`` is on.
+
+    ``REMOTE_USER`` and ``AUTH_TYPE`` are removed from ``request.META``, unless ``set_user`` is off.
 
     The settings are ``settings.BASICAUTH_*``; ``timeout_s`` has no effect here.
 
@@ -146,6 +167,10 @@ class BasicAuthMiddleware:
 
     def _admit(self, request: HttpRequest, allow: Allow) -> None:
         request.principal = allow.principal  # type: ignore[attr-defined]
+        if self.gate.settings.set_user:
+            # Whatever set them was not asked for a key, and RemoteUserMiddleware would believe them.
+            for name in ("REMOTE_USER", "AUTH_TYPE"):
+                request.META.pop(name, None)
         if self.gate.settings.strip_authorization:
             request.META.pop("HTTP_AUTHORIZATION", None)
             vars(request).pop("headers", None)  # made of META, and kept

@@ -1,0 +1,168 @@
+"""Channels beside Django: open in the usual layout, protected by ``wrap_asgi``, and seen by the checks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integrations import django_site
+
+# isort: split
+from channels.auth import AuthMiddleware
+from channels.generic.websocket import JsonWebsocketConsumer
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+from django.middleware.cache import CacheMiddleware
+from django.test import override_settings
+from django.urls import path
+
+from basicauth_mw.integrations.django import wrap_asgi
+from basicauth_mw.integrations.django.checks import check_deployment, check_settings
+from tests.shells.asgi_helpers import call, connect, http_scope, websocket_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from basicauth_mw import Backend, Issued
+
+GATE = django_site.GATE
+
+
+class WhoAmI(JsonWebsocketConsumer):
+    def connect(self) -> None:
+        self.accept()
+        self.send_json(
+            {"id": self.scope["basicauth_mw.principal"].client_id, "user": str(self.scope["user"])}
+        )
+        self.close()
+
+
+class Session(AuthMiddleware):
+    """As AuthMiddlewareStack's, which fills the scope if it is empty and then writes to what it finds."""
+
+    def populate_scope(self, scope: dict[str, Any]) -> None:
+        scope.setdefault("user", type("Lazy", (), {"__str__": lambda self: self._wrapped})())
+
+    async def resolve_scope(self, scope: dict[str, Any]) -> None:
+        scope["user"]._wrapped = "from the session"
+
+
+def router(websocket: Any) -> Any:
+    return ProtocolTypeRouter({"http": get_asgi_application(), "websocket": websocket})
+
+
+def websockets() -> Any:
+    return Session(URLRouter([path("ws", WhoAmI.as_asgi())]))
+
+
+@pytest.fixture(autouse=True)
+def _backend(backend: Backend) -> Iterator[None]:
+    with override_settings(BASICAUTH_BACKEND=backend):
+        yield
+
+
+def handshake(application: Any, scope: Any) -> list[dict[str, Any]]:
+    """What is sent to a client that connects, and leaves when the connection is closed."""
+    sent: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        closed = asyncio.Event()
+        incoming = iter([{"type": "websocket.connect"}])
+
+        async def receive() -> dict[str, Any]:
+            if (message := next(incoming, None)) is not None:
+                return message
+            await closed.wait()
+            return {"type": "websocket.disconnect", "code": 1000}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+            if message["type"] == "websocket.close":
+                closed.set()
+
+        async with asyncio.timeout(20):
+            await application(scope, receive, send)
+
+    asyncio.run(main())
+    return sent
+
+
+def codes(application: Any, monkeypatch: pytest.MonkeyPatch) -> set[str | None]:
+    module = ModuleType("site_asgi")
+    module.application = application  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "site_asgi", module)
+    with override_settings(ASGI_APPLICATION="site_asgi.application"):
+        return {message.id for message in check_settings()}
+
+
+def test_wrapped_last_both_are_protected(issued: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+    application = wrap_asgi(router(websockets()))
+    good, bad = issued.authorization, "Basic eDp5"
+    for authorization in (None, bad):
+        assert connect(application, websocket_scope(authorization, path="/ws")).status == 401
+        assert call(application, http_scope(authorization, path="/me")).status == 401
+    assert call(application, http_scope(good, path="/me")).status == 200
+    accepted, told, closed = handshake(application, websocket_scope(good, path="/ws"))
+    assert (accepted["type"], closed["type"]) == ("websocket.accept", "websocket.close")
+    assert json.loads(told["text"]) == {"id": issued.client_id, "user": "from the session"}
+    assert "basicauth_mw.W008" not in codes(application, monkeypatch)
+
+
+def test_the_usual_layout_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "basicauth_mw.W008" in codes(router(websockets()), monkeypatch)
+    assert "basicauth_mw.W008" not in codes(router(wrap_asgi(websockets())), monkeypatch)
+    assert "basicauth_mw.W008" not in codes(ProtocolTypeRouter({"http": get_asgi_application()}), monkeypatch)
+    with override_settings(ASGI_APPLICATION="nowhere.application"):
+        assert "basicauth_mw.W008" not in {message.id for message in check_settings()}
+
+
+class OwnCache(CacheMiddleware):
+    """Derived, as in many projects."""
+
+
+CORS = "corsheaders.middleware.CorsMiddleware"
+CACHE = "django.middleware.cache.CacheMiddleware"
+OWN = "tests.integrations.test_channels.OwnCache"
+
+
+@pytest.mark.parametrize(
+    ("stack", "more", "expected"),
+    [
+        pytest.param([CACHE, GATE], {}, "basicauth_mw.E003", id="cache-before"),
+        pytest.param([OWN, GATE], {}, "basicauth_mw.E003", id="own-cache-before"),
+        pytest.param(
+            [GATE, CACHE],
+            {"BASICAUTH_STRIP_AUTHORIZATION": True},
+            "basicauth_mw.W004",
+            id="cache-after-strips",
+        ),
+        pytest.param(
+            [GATE, OWN],
+            {"BASICAUTH_STRIP_AUTHORIZATION": True},
+            "basicauth_mw.W004",
+            id="own-cache-after-strips",
+        ),
+        pytest.param([GATE, CACHE], {}, None, id="cache-after"),
+        pytest.param([GATE, CORS], {}, "basicauth_mw.W006", id="cors-after"),
+        pytest.param([CORS, GATE], {}, None, id="cors-before"),
+        pytest.param(
+            [GATE, CORS], {"BASICAUTH_ALLOW_PREFLIGHT": True}, None, id="cors-after-preflights-pass"
+        ),
+    ],
+)
+def test_the_order_of_the_middleware(stack: list[str], more: dict[str, Any], expected: str | None) -> None:
+    with override_settings(MIDDLEWARE=stack, **more):
+        found = {message.id for message in check_settings()}
+    kinds = {"basicauth_mw.E003", "basicauth_mw.W004", "basicauth_mw.W006"}
+    assert found & kinds == ({expected} if expected else set())
+
+
+def test_preflights_that_run_views_are_told_at_deployment() -> None:
+    assert "basicauth_mw.W007" not in {message.id for message in check_deployment()}
+    with override_settings(BASICAUTH_ALLOW_PREFLIGHT=True):
+        assert "basicauth_mw.W007" in {message.id for message in check_deployment()}
