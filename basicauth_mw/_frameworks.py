@@ -45,6 +45,12 @@ def handles_errors(app: object) -> bool:
     return 500 in handlers or Exception in handlers or getattr(app, "debug", False) is True
 
 
+def own_root_path(app: object) -> str | None:
+    """The mount point that a FastAPI app puts into each scope itself; None: it has none."""
+    found = (getattr(layer, "root_path", None) for layer in layers(app))
+    return next((path for path in found if isinstance(path, str) and path), None)
+
+
 # --- what stands round what
 
 _MOST_LAYERS: Final = 100

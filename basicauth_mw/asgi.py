@@ -10,7 +10,7 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast, overload
 
-from ._frameworks import handles_errors, holds_cors, is_starlette_500
+from ._frameworks import handles_errors, holds_cors, is_starlette_500, own_root_path
 from .drive import arun
 from .gate import Gate
 from .model import Allow, Deny
@@ -126,7 +126,9 @@ class BasicAuthMiddleware:
         self, app: App, backend: Any = None, *, settings: Settings | None = None, **overrides: Any
     ) -> None:
         self.app = app
-        self._gate: Gate[Scope] = Gate(ScopeFacts(), backend, settings, overrides)
+        self._gate: Gate[Scope] = Gate(
+            ScopeFacts(), backend, settings, overrides, root_path=own_root_path(app)
+        )
         configured = self._gate.settings
         self._sets_user = configured.set_user
         self._strips = configured.strip_authorization

@@ -90,13 +90,20 @@ class Gate(Generic[R]):
         backend: A ``Backend``, a store, a URL, or None for ``settings.backend``.
         settings: None: ``Settings.from_env()``.
         overrides: Fields of ``Settings``; they go before everything.
+        root_path: What the app itself takes for its mount point; counts where the setting is empty.
 
     Raises:
         ConfigurationError: Names everything that is wrong.
     """
 
     def __init__(
-        self, facts: Facts[R], backend: Any, settings: Settings | None, overrides: Mapping[str, Any]
+        self,
+        facts: Facts[R],
+        backend: Any,
+        settings: Settings | None,
+        overrides: Mapping[str, Any],
+        *,
+        root_path: str | None = None,
     ) -> None:
         self.settings, self.backend, self.owns_backend = _configure(backend, settings, overrides)
         settings = self.settings
@@ -113,7 +120,7 @@ class Gate(Generic[R]):
         self._verifier = Verifier(self.backend.hasher, self._cache, saw=self.backend.saw)
         self.backend.ledger.watch(self._cache.take_hits)
         self.backend.feed.follow(self._cache, keeps_s=settings.cache_ttl_s)
-        self._exclude = Exclude(settings.exclude, settings.root_path)
+        self._exclude = Exclude(settings.exclude, settings.root_path or root_path)
         self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)
         self._limits = FailureLimits(settings.throttle, settings.throttle_address)
         self._counts = bool(self._limits)
@@ -173,7 +180,7 @@ class Gate(Generic[R]):
         facts, settings = self._facts, self.settings
         if self._exclude:
             path, root, raw = facts.path(request)
-            if root and settings.root_path is None and not self._warned_of_root_path:
+            if root and self._exclude.root_path is None and not self._warned_of_root_path:
                 self._warned_of_root_path = True
                 logger.warning(
                     "the server mounts the app under %r, and routers disagree about the path that is left: "

@@ -11,12 +11,10 @@
 
 # Annotations are values here: FastAPI reads them off a callable object too, where it cannot resolve text.
 import json
-from contextlib import suppress
 from typing import Annotated, Any
 
 from ..asgi import PRINCIPAL, BasicAuthMiddleware, ScopeFacts
 from ..errors import ConfigurationError
-from ..exclude import problem_with_root_path
 from ..gate import Gate
 from ..model import Principal
 from ..problem import render, request_id_of
@@ -71,23 +69,12 @@ def install(
         raise ConfigurationError("this app has a gate already: call install once, and add no other")
     if validation_status is not None:
         _check_validation(app, validation_status)
-    gate = BasicAuthMiddleware(
-        _unbuilt, backend, settings=settings, **_with_root_path(app, settings, overrides)
-    )
+    gate = BasicAuthMiddleware(app, backend, settings=settings, **overrides)
+    gate.app = _unbuilt
     app.add_middleware(_Place(gate))
     _document(app, gate.gate.settings, validation_status)
     if validation_status is not None:
         app.add_exception_handler(RequestValidationError, _ValidationHandler(validation_status))
-
-
-def _with_root_path(app: FastAPI, settings: Settings | None, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The overrides, with the app's own ``root_path`` where none is set."""
-    if not app.root_path or "root_path" in overrides or problem_with_root_path(app.root_path):
-        return overrides
-    with suppress(ConfigurationError):  # the middleware says so
-        if (settings or Settings.from_env()).root_path is None:
-            return {**overrides, "root_path": app.root_path}
-    return overrides
 
 
 class _Place:

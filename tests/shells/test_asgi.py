@@ -446,7 +446,8 @@ def test_only_what_is_excluded_is_open(
     is_open: bool,
 ) -> None:
     """Exact, or below a folder; a path that two readers may understand differently is protected."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/health", "/docs/*")))
+    settings = Settings(exclude=("/health", "/docs/*"), root_path=root_path or None)
+    gate = BasicAuthMiddleware(app, backend, settings=settings)
     scope = http_scope(path="/", headers=[(b"host", b"x/health?")])
     scope.update(path=path, root_path=root_path, raw_path=raw_path)
 

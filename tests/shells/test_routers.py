@@ -15,6 +15,7 @@ from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
 from quart import Quart
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
@@ -202,12 +203,35 @@ def test_a_mount_point_that_is_set(name: str, backend: Backend) -> None:
     assert visit(app, "/api", "/static/x/api/admin")[0] == 401
 
 
+def installed(app: FastAPI, backend: Backend) -> Any:
+    install(app, backend, settings=SETTINGS)
+    return app
+
+
+def wrapped(app: FastAPI, backend: Backend) -> Any:
+    return BasicAuthMiddleware(CORSMiddleware(app), backend, settings=SETTINGS)
+
+
 @OWN_ROOT_PATH
-def test_the_mount_point_of_a_fastapi_app(backend: Backend) -> None:
-    """``install`` takes it from the app, whether the proxy takes it off the path or not."""
+@pytest.mark.parametrize("made", [installed, wrapped])
+def test_an_app_whose_mount_point_looks_like_an_excluded_folder(made: Any, backend: Backend) -> None:
+    """FastAPI takes ``/static`` off ``/static/admin``, and routes it to ``/admin``."""
+    app = FastAPI(root_path="/static", openapi_url=None)
+    app.router.routes = list(starlette().router.routes)
+    app = made(app, backend)
+    for path in ("/static/admin", "/admin", "/static/health/x"):
+        assert visit(app, "", path)[0] == 401, path
+    for path in ("/static/static/x", "/static/health", "/health"):
+        assert visit(app, "", path)[0] in (200, 401), path
+
+
+@OWN_ROOT_PATH
+@pytest.mark.parametrize("made", [installed, wrapped])
+def test_the_mount_point_of_a_fastapi_app(made: Any, backend: Backend) -> None:
+    """It is taken from the app, whether the proxy takes it off the path or not."""
     app = FastAPI(root_path="/api", openapi_url=None)
     app.router.routes = list(starlette().router.routes)
-    install(app, backend, settings=SETTINGS)
+    app = made(app, backend)
     for path in ("/health", "/api/health", "/static/x", "/api/static/x"):
         assert visit(app, "", path) == (200, "open"), path
     for path in ("/admin", "/api/admin", "/static/x/api/admin", "/api"):
