@@ -34,6 +34,7 @@ from .minting import ID_PREFIX, mint
 from .model import Key, Secret, of_version, utcnow, whole_key
 from .records import check_key
 from .rules import (
+    SHORT_PASSWORD,
     check_client_id,
     check_expires_at,
     check_metadata,
@@ -42,6 +43,7 @@ from .rules import (
     check_scopes,
     check_secret,
     check_text,
+    is_short_password,
 )
 from .settings import Settings
 
@@ -225,7 +227,7 @@ class Backend:
         store = self._writable()
         now = utcnow()
         client_id = mint(ID_PREFIX) if client_id is None else check_client_id(client_id)
-        plain = mint(self._prefix) if secret is None else check_secret(secret)
+        plain = mint(self._prefix) if secret is None else _checked(secret)
         taken = KeyExists(f"there is a key with the client id {client_id!r} already")
         key = Key(
             client_id=client_id,
@@ -271,7 +273,7 @@ class Backend:
             MissingExtra: A chosen secret, and argon2-cffi is not installed.
         """
         overlap = check_overlap(overlap_s, now=utcnow())
-        plain = mint(self._prefix) if secret is None else check_secret(secret)
+        plain = mint(self._prefix) if secret is None else _checked(secret)
         authorization = encode_basic(check_client_id(client_id), plain)
         new = lifecycle.NewSecret(plain, self.hasher)
 
@@ -526,6 +528,16 @@ class Backend:
         if audit.is_wanted():
             for client_id in client_ids:
                 audit.record(event, client_id=client_id)
+
+
+def _checked(secret: str) -> str:
+    check_secret(secret)
+    if is_short_password(secret):
+        logger.warning(
+            "a password of fewer than %d characters can be guessed: without one, a secret is generated",
+            SHORT_PASSWORD,
+        )
+    return secret
 
 
 def _with_uses(key: Key, uses: Sequence[Use]) -> Key:

@@ -41,6 +41,14 @@ def check_client_id(client_id: str) -> str:
     return client_id
 
 
+SHORT_PASSWORD: Final = 12
+
+
+def is_short_password(secret: str) -> bool:
+    """Whether a secret was chosen by somebody and has fewer characters than can withstand guessing."""
+    return len(secret) < SHORT_PASSWORD and recognise(secret) is Shape.OTHER
+
+
 def check_secret(secret: str) -> str:
     """1 to 1024 octets of UTF-8, no control character; minted ones with a right checksum."""
     octets = _octets(secret, "a secret")

@@ -34,7 +34,6 @@ _REMEDIES: Final = {
     "ASGI": f"serve {__name__}:app by an ASGI server, such as uvicorn",
     "WSGI": f"serve {__name__}:wsgi_app by a WSGI server, such as waitress or gunicorn",
 }
-_EXAMPLE: Final = f"as in {VARIABLE}=package.module:app"
 
 
 def __getattr__(name: str) -> Any:
@@ -62,7 +61,7 @@ def _make(kind: str) -> Any:
 
 
 def _app(target: str, kind: str) -> Any:
-    found, is_call = _load(target)
+    found, is_call = load(target)
     shape = _shape(found)
     if is_call and shape in (*_REMEDIES, "other"):
         raise ConfigurationError(
@@ -90,21 +89,29 @@ def _app(target: str, kind: str) -> Any:
     )
 
 
-def _load(target: str) -> tuple[Any, bool]:
-    """What a name stands for, and whether ``()`` stands behind it.
+def load(target: str, option: str = VARIABLE) -> tuple[Any, bool]:
+    """What a name such as ``package.module:app`` stands for, and whether it ends in ``()``.
+
+    Args:
+        target: The name.
+        option: What gave it, for errors.
 
     Raises:
         ConfigurationError: It stands for nothing. An error inside the module is raised as it is.
     """
     if not target:
-        raise ConfigurationError(f"{VARIABLE} is not set: it names the app to protect, {_EXAMPLE}")
+        raise ConfigurationError(
+            f"{option} is not set: it names the app to protect, as in {option}=package.module:app"
+        )
     path, colon, attributes = target.partition(":")
     is_call = attributes.endswith("()")
     names = attributes.removesuffix("()").split(".")
     if not colon or not all(name.isidentifier() for name in [*path.split("."), *names]):
-        raise ConfigurationError(f"{VARIABLE}: {target!r} is no name of an app: give it {_EXAMPLE}")
+        raise ConfigurationError(
+            f"{option}: {target!r} is no name of an app: give it as in {option}=package.module:app"
+        )
     if path == __name__:
-        raise ConfigurationError(f"{VARIABLE}: {target} is what the server is given: name the app to protect")
+        raise ConfigurationError(f"{option}: {target} is what the server is given: name the app to protect")
     try:
         found: Any = import_module(path)
     except ModuleNotFoundError as exc:
@@ -113,7 +120,7 @@ def _load(target: str) -> tuple[Any, bool]:
         remedy = "install it, or put its directory on PYTHONPATH"
         if path.endswith(".py"):
             remedy = "give it without .py"
-        raise ConfigurationError(f"{VARIABLE}: there is no module {exc.name!r}: {remedy}") from None
+        raise ConfigurationError(f"{option}: there is no module {exc.name!r}: {remedy}") from None
     for name in names:
         try:
             found = getattr(found, name)
@@ -121,7 +128,7 @@ def _load(target: str) -> tuple[Any, bool]:
             near = get_close_matches(name, dir(found), n=3)
             hint = f": did you mean {' or '.join(near)}?" if near else ""
             where = f"module {path!r}" if inspect.ismodule(found) else type(found).__name__
-            raise ConfigurationError(f"{VARIABLE}: {where} has no attribute {name!r}{hint}") from None
+            raise ConfigurationError(f"{option}: {where} has no attribute {name!r}{hint}") from None
     return found, is_call
 
 

@@ -12,7 +12,15 @@ from .._extras import require
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
 from ..hashing import Hasher, check_hash, is_slow, looks_hashed
 from ..model import Key, Secret
-from ..rules import check_client_id, check_depth, check_name, check_scopes, check_secret
+from ..rules import (
+    SHORT_PASSWORD,
+    check_client_id,
+    check_depth,
+    check_name,
+    check_scopes,
+    check_secret,
+    is_short_password,
+)
 from ..settings import read_secret_file
 
 DEFAULT_NAME: Final = "BASICAUTH_KEYS"
@@ -48,7 +56,9 @@ class EnvStore:
         name = url.partition(":")[2] or DEFAULT_NAME
         if not _NAME.fullmatch(name):
             raise ConfigurationError("env: is followed by the name of an environment variable, or nothing")
-        self._keys = _parse(_read(name), name)
+        self._name = name
+        self._short: list[str] = []  # ids whose passwords are short
+        self._keys = _parse(_read(name), name, self._short)
 
     def get(self, client_id: str, /) -> Key | None:
         return self._keys.get(client_id)
@@ -65,6 +75,18 @@ class EnvStore:
     def holds_slow(self) -> bool:
         return any(is_slow(secret.hash) for key in self._keys.values() for secret in key.secrets)
 
+    def warnings(self) -> list[tuple[str, str, str]]:
+        """What works but should be changed: code, message and remedy."""
+        if not self._short:
+            return []
+        return [
+            (
+                "short_password",
+                f"{self._name} has {len(self._short)} passwords of fewer than {SHORT_PASSWORD} characters",
+                "use long random secrets, such as those that basicauth-mw keys create generates",
+            )
+        ]
+
 
 def _read(name: str) -> str:
     file_name = f"{name}_FILE"
@@ -78,7 +100,7 @@ def _read(name: str) -> str:
     return os.environ.get(name, "")
 
 
-def _parse(text: str, name: str) -> dict[str, Key]:
+def _parse(text: str, name: str, short: list[str]) -> dict[str, Key]:
     keys: dict[str, Key] = {}
     problems: list[str] = []
     hasher = Hasher(volatile=True)
@@ -88,6 +110,9 @@ def _parse(text: str, name: str) -> dict[str, Key]:
             if key.client_id in keys:
                 raise InvalidKey("the client id stands there twice")
             keys[key.client_id] = key
+            secret = fields["secret"] if isinstance(fields, dict) else fields
+            if not looks_hashed(secret) and is_short_password(secret):
+                short.append(key.client_id)
         except MissingExtra:
             raise
         except ValueError as exc:  # its text never holds a value

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from .._gates import gate_of
 from ..audit import printable
 from ..backend import Backend, open_backend
 from ..backends import ENTRY_POINTS, Store
@@ -29,6 +31,7 @@ from ..errors import (
 from ..hashing import check_hash
 from ..minting import ID_PREFIX, mint
 from ..model import Key
+from ..serve import load
 from ..settings import FIELDS, Option, Settings
 from ._errors import CommandError
 from ._options import AsJson, BackendUrl
@@ -83,6 +86,10 @@ def check(
     all_keys: Annotated[
         bool, typer.Option("--all", help="Look at every key, however many there are.")
     ] = False,
+    app: Annotated[
+        str,
+        typer.Option("--app", metavar="MODULE:APP", help="Check the app's own configuration; imports it."),
+    ] = "",
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -91,17 +98,24 @@ def check(
     Every key is looked at, for some seconds at most unless --all is given.
     """
     url = backend or ctx.obj
+    if app and url:
+        raise typer.BadParameter("--app has a backend of its own: leave --backend out")
     settings: Settings | None = None
     problems: list[Finding] = []
     warnings: list[Finding] = []
     try:
-        settings = Settings.from_env(backend=url) if url else Settings.from_env()
-        with open_backend(settings=settings) as opened:
+        if app:
+            settings, subject = _of_app(app)
+        else:
+            settings = Settings.from_env(backend=url) if url else Settings.from_env()
+            subject = open_backend(settings=settings)
+        with subject as opened:
             keys = _Keys(look_for_s=None if all_keys else _LOOK_FOR_S)
             with progress_bar(octets=False, wanted=not as_json) as bar:
                 problems = list(_problems_of(opened, keys, bar))
             try:
-                warnings = [*keys.warnings(), *_warnings_of(opened)]  # they may say why it does not work
+                # They may say why it does not work.
+                warnings = [*_risks_of(settings), *keys.warnings(), *_warnings_of(opened)]
             except Exception as exc:
                 problems = problems or list(_told_by(exc))
             if any(each.remedy.startswith(_GIVE_ACCESS) for each in problems):
@@ -120,6 +134,42 @@ def check(
         _report(settings, problems, warnings)
     if problems:
         raise CommandError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found, see above")
+
+
+def _of_app(target: str) -> tuple[Settings, Backend]:
+    """The settings and the backend of the middleware that protects an app.
+
+    Raises:
+        ConfigurationError: There is no such app, or nothing protects it.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    found, is_call = load(target, "--app")
+    if is_call:
+        found = found()
+    gate = gate_of(found, build=True)
+    if gate is None:
+        raise ConfigurationError(
+            f"--app: {target} has no BasicAuthMiddleware, so it answers every request without a key: "
+            "wrap it, or call install(app) or BasicAuth(app)"
+        )
+    return gate.settings, gate.backend
+
+
+def _risks_of(settings: Settings) -> Iterator[Finding]:
+    """What is configured on purpose, perhaps, and lets in more than people think."""
+    if not settings.require_https:
+        yield Finding(
+            "plain_http",
+            "keys are accepted over plain http, where anyone on the way can read them",
+            "set BASICAUTH_REQUIRE_HTTPS=on, and have the server trust the proxy's X-Forwarded-Proto",
+        )
+    if settings.allow_preflight:
+        yield Finding(
+            "preflights_run_handlers",
+            "an OPTIONS request that looks like a CORS preflight runs the app's handlers without a key",
+            "put CORSMiddleware outside and drop BASICAUTH_ALLOW_PREFLIGHT, or check the method in each view",
+        )
 
 
 def _problems_of(backend: Backend, keys: "_Keys", bar: Bar) -> Iterator[Finding]:

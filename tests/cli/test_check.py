@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
+from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends._redis_url import _SCHEMES
 from basicauth_mw.cli.check import _without_secrets
 from basicauth_mw.hashing import Hasher, hash_secret
@@ -27,6 +28,100 @@ from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+@pytest.fixture(autouse=True)
+def _https(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, every check warns of plain http."""
+    monkeypatch.setenv("BASICAUTH_REQUIRE_HTTPS", "on")
+
+
+APPS = """
+from fastapi import FastAPI
+from flask import Flask
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from basicauth_mw import Settings
+from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.integrations.fastapi import install
+from basicauth_mw.integrations.flask import BasicAuth
+
+bare = FastAPI()
+installed = FastAPI()
+install(installed, "env:APP_KEYS", allow_preflight=True)
+added = Starlette(middleware=[Middleware(BasicAuthMiddleware, backend="env:APP_KEYS", realm="added")])
+wrapped = BasicAuthMiddleware(FastAPI(), "env:APP_KEYS", require_https=True)
+
+def make():
+    flask = Flask("made")
+    flask.config["BASICAUTH_BACKEND"] = "env:APP_KEYS"
+    BasicAuth(flask)
+    return flask
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("installed", {"plain_http", "preflights_run_handlers", "short_password"}),
+        ("added", {"plain_http", "short_password"}),
+        ("wrapped", {"short_password"}),
+        ("make()", {"plain_http", "short_password"}),
+    ],
+)
+def test_check_looks_at_an_app(
+    cli: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, expected: set[str]
+) -> None:
+    """At its own settings and backend, and not at those of the environment."""
+    (tmp_path / "checked_apps.py").write_text(APPS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("APP_KEYS", "a:b")
+    monkeypatch.delenv("BASICAUTH_REQUIRE_HTTPS")
+    monkeypatch.setenv("BASICAUTH_BACKEND", "env:NOT_SET")
+    done = cli("check", "--app", f"checked_apps:{name}", "--json")
+    assert done.json["ok"] is True
+    assert {each["code"] for each in done.json["warnings"]} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("bare", "answers every request without a key"), ("nowhere", "has no attribute"), ("no:way:", "--app")],
+)
+def test_check_tells_an_app_that_is_not_protected(
+    cli: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    (tmp_path / "checked_apps.py").write_text(APPS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("APP_KEYS", "a:b")
+    done = cli("check", "--app", f"checked_apps:{name}", "--json")
+    assert done.status == 1
+    (problem,) = done.json["problems"]
+    assert message in problem["message"]
+
+
+def test_check_warns_of_short_passwords_and_plain_http(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BASICAUTH_REQUIRE_HTTPS")
+    monkeypatch.setenv("BASICAUTH_KEYS", "a:canary-pw,b:long enough to be one")
+    done = cli("check", "--backend", "env:")
+    assert done.status == 0
+    assert "BASICAUTH_KEYS has 1 passwords of fewer than 12 characters" in done.out
+    assert "plain http" in done.out
+    assert "canary" not in done.out
+
+
+def test_a_short_password_is_told_when_it_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    with open_backend("memory:", settings=Settings()) as backend:
+        backend.create(client_id="a", secret="canary")
+        backend.rotate("a", secret="canary two", overlap_s=0)
+        backend.create(client_id="b", secret="long enough to be one")
+        backend.create(client_id="c")
+    told = [record for record in caplog.records if record.name == "basicauth_mw"]
+    assert [record.levelname for record in told] == ["WARNING", "WARNING"]
+    assert "canary" not in caplog.text
 
 
 def test_check_is_content(cli: Callable[..., Done], url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +200,7 @@ def test_check_tells_a_backend_that_is_down(
 def test_check_reads_an_environment_of_keys(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BASICAUTH_KEYS", "robot:hunter2")
+    monkeypatch.setenv("BASICAUTH_KEYS", "robot:hunter2-and-more")
 
     assert cli("check", "--json", "--backend", "env:").json == {"ok": True, "problems": [], "warnings": []}
 

@@ -842,7 +842,7 @@ def test_every_refusal_is_told_with_its_reason(
         (basic(f"ci:{mint('sk')[:-6]}000000"), "mistyped secret"),
         (basic("ci:wrong"), None),
     ],
-    ids=lambda each: str(each)[:24],
+    ids=lambda each: "sent" if str(each).startswith(("Basic ", "Bearer ")) else str(each),
 )
 def test_which_mistake_it_was_is_for_the_log_alone(
     app: App, backend: Backend, caplog: pytest.LogCaptureFixture, value: str, detail: str | None
