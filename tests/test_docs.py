@@ -345,7 +345,8 @@ def wait_for_port(port: int) -> None:
 
 def test_testing_guide(tmp_path: Path) -> None:
     """The tests in docs/testing.md are tests, and pass."""
-    blocks = [code for language, code in BLOCK.findall((ROOT / "docs" / "testing.md").read_text())]
+    text = (ROOT / "docs" / "testing.md").read_text()
+    blocks = [code for language, code in BLOCK.findall(text) if language == "python"]
     for number, code in enumerate(blocks):
         (tmp_path / f"test_{number}.py").write_text(code)
 
@@ -414,3 +415,41 @@ def test_the_figures_are_those_of_the_results() -> None:
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
     assert figures.update(README, results) == README
     assert figures.BEGIN in README
+
+
+def test_an_app_is_imported_without_keys(tmp_path: Path) -> None:
+    """By the line of docs/testing.md, and refuses everything; without it, the error names that line."""
+    line = next(
+        block.removeprefix("$ export ").strip()
+        for language, block in BLOCK.findall((ROOT / "docs" / "testing.md").read_text())
+        if language == "console"
+    )
+    name, _, value = line.partition("=")
+    (_, app), *_ = [block for block in BLOCK.findall(README) if block[0] == "python"]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
+
+    def run(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        code = [sys.executable, "-W", "error", "-c", app + CHECK_APPS]
+        return subprocess.run(code, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+
+    refused = run(environ)
+    assert refused.returncode != 0
+    assert line in refused.stderr
+    done = run({**environ, name: value})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_later_file_config_silences_the_audit(tmp_path: Path) -> None:
+    """As docs/logging.md says; with its argument, records are written."""
+    ((_, code),) = BLOCK.findall(LOGGING.partition("\n## A later `fileConfig`\n")[2].partition("\n## ")[0])
+    without = code.replace(", disable_existing_loggers=False", "").replace("assert not", "assert")
+    assert without != code
+    for each in (code, without):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", each],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
