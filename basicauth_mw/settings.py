@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, Final
 
 from .errors import ConfigurationError
@@ -18,6 +20,11 @@ from .throttle import parse_rate
 
 ENV_PREFIX: Final = "BASICAUTH_"
 MAX_SECONDS: Final = 366 * 86400  # what every clock and timer here can take
+
+# A BOM and white space at the ends of a value are never meant: editors, echo, YAML and Windows leave them.
+_EDGES: Final = re.compile(r"\A[\s\ufeff]+|[\s\ufeff]+\Z")
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_EMPTY_MEANS_OFF: Final = frozenset({"throttle", "throttle_address"})  # whatever the default is
 
 # Names with the prefix that are read elsewhere, and so are no misspelt fields.
 _NOT_FIELDS = frozenset({"KEYS", "KEYS_FILE", "APP"})
@@ -175,22 +182,26 @@ class Settings:
     def _read(cls, source: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
         values: dict[str, Any] = {}
         problems: list[str] = []
+        origins: dict[str, str] = {}
         for option in FIELDS:
-            file_entry = f"{option.env}_FILE"
-            if option.env in source and file_entry in source:
-                problems.append(f"{option.env} and {file_entry} are both set: drop one")
-            elif option.env in source:
-                values[option.name] = source[option.env]
-            elif file_entry in source:
-                try:
-                    values[option.name] = read_secret_file(source[file_entry])
-                except ValueError as exc:
-                    problems.append(f"{file_entry}: {exc}")
+            try:
+                found = read_entry(source, option.env)
+                if found is None or (found[0] == "" and option.name not in _EMPTY_MEANS_OFF):
+                    continue
+                values[option.name], origins[option.name] = found
+            except ValueError as exc:
+                problems.append(str(exc))
         problems += _misspelt(source)
-        return cls._build(values, overrides, problems)
+        return cls._build(values, overrides, problems, origins)
 
     @classmethod
-    def _build(cls, values: dict[str, Any], overrides: Mapping[str, Any], problems: list[str]) -> Settings:
+    def _build(
+        cls,
+        values: dict[str, Any],
+        overrides: Mapping[str, Any],
+        problems: list[str],
+        origins: Mapping[str, str] = MappingProxyType({}),
+    ) -> Settings:
         names = [option.name for option in FIELDS]
         problems += [
             f"unknown setting {name!r}{_did_you_mean(name, names)}" for name in overrides if name not in names
@@ -199,14 +210,66 @@ class Settings:
         try:
             settings = cls(**{**values, **known})
         except ConfigurationError as exc:
-            problems += exc.problems
+            for problem in exc.problems:  # each begins with the name of its field
+                name, colon, text = problem.partition(":")
+                problems.append((name if name in known else origins.get(name, name)) + colon + text)
         if problems:
             raise ConfigurationError(problems)
         return settings
 
 
+def read_entry(source: Mapping[str, Any], name: str, *, has_lines: bool = False) -> tuple[Any, str] | None:
+    """Find a value in the environment or a mapping, under its name or in the file that ``<name>_FILE`` names.
+
+    Text loses a byte order mark, white space and line breaks at its ends. An empty entry counts as absent
+    where the other one is set.
+
+    Args:
+        source: The environment, or a mapping like it. A value that is no text is taken as it is.
+        name: Such as ``BASICAUTH_BACKEND``.
+        has_lines: Whether line breaks inside the value are allowed.
+
+    Returns:
+        The value, and the entry that it is from; None: there is none.
+
+    Raises:
+        ValueError: Both are set, the file cannot be read, or the text is in quotes or holds a control
+            character. It names the entry and shows nothing of the value.
+    """
+    file_name = f"{name}_FILE"
+    value, file = (_without_edges(source.get(each)) for each in (name, file_name))
+    if file is None or file == "":
+        return None if value is None else (_checked_text(value, name, has_lines=has_lines), name)
+    if value is not None and value != "":
+        raise ValueError(f"{name} and {file_name} are both set: drop one")
+    try:
+        return _checked_text(read_secret_file(file), file_name, has_lines=has_lines), file_name
+    except _FileError as exc:
+        raise ValueError(f"{file_name}: {exc}") from None
+
+
+def _without_edges(value: Any) -> Any:
+    return _EDGES.sub("", value) if isinstance(value, str) else value
+
+
+def _checked_text(value: Any, entry: str, *, has_lines: bool) -> Any:
+    if not isinstance(value, str):
+        return value
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        raise ValueError(
+            f"{entry} is wrapped in quotes, which a shell removes and docker --env-file keeps: drop them"
+        )
+    if not has_lines and _CONTROLS.search(value):
+        raise ValueError(f"{entry} holds a line break or another control character: remove it")
+    return value
+
+
+class _FileError(ValueError):
+    """A file cannot be read."""
+
+
 def read_secret_file(path: object) -> str:
-    """Read a value that a file holds; one final newline is dropped.
+    """Read a value that a file holds, without a byte order mark and white space at its ends.
 
     Raises:
         ValueError: It cannot be read, or is not UTF-8. Says why without the content.
@@ -217,10 +280,10 @@ def read_secret_file(path: object) -> str:
         text = Path(str(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
-        raise ValueError(
+        raise _FileError(
             f"the file it names cannot be read ({reason}): check the path and its mode"
         ) from None
-    return text.removesuffix("\n")  # text mode has made one of a CRLF
+    return _EDGES.sub("", text)
 
 
 def _misspelt(source: Mapping[str, Any]) -> Iterator[str]:
@@ -265,18 +328,22 @@ def _switch(value: object) -> bool:
     return switch
 
 
+def _number(value: object) -> float:
+    try:
+        return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
 def _seconds(value: object) -> float:
-    seconds = _seconds_or_zero(value)
-    if seconds == 0:
-        raise ValueError("must be more than 0 seconds")
+    seconds = _number(value)
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(f"must be a number of seconds, more than 0 and at most {MAX_SECONDS}")
     return seconds
 
 
 def _seconds_or_zero(value: object) -> float:
-    try:
-        seconds = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
+    seconds = _number(value)
     if not 0 <= seconds <= MAX_SECONDS:
         raise ValueError(f"must be a number of seconds from 0 to {MAX_SECONDS}")
     return seconds
@@ -307,6 +374,8 @@ def _count(value: object) -> int:
 
 def _list(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
+        if (listed := _json_list(value)) is not None:
+            return listed
         return tuple(entry for part in value.split(",") if (entry := part.strip()))
     if not isinstance(value, Iterable):
         raise ValueError("must be a list of texts, or one text with commas")
@@ -314,6 +383,19 @@ def _list(value: object) -> tuple[str, ...]:
     if not all(isinstance(entry, str) for entry in entries):
         raise ValueError("must be a list of texts, or one text with commas")
     return entries
+
+
+def _json_list(text: str) -> tuple[str, ...] | None:
+    """The texts of a JSON list, as pydantic-settings writes one; None: it is none."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    from json import loads  # few are written like that
+
+    try:
+        listed = loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return tuple(listed) if all(isinstance(each, str) for each in listed) else None
 
 
 def _secrets(value: object) -> tuple[str, ...]:

@@ -21,11 +21,12 @@ from ..rules import (
     check_secret,
     is_short_password,
 )
-from ..settings import read_secret_file
+from ..settings import read_entry
 
 DEFAULT_NAME: Final = "BASICAUTH_KEYS"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MIXED = re.compile(r",[^,:\s]+:|,\Z")  # a second pair in a line, or the comma after the first
 _FIELDS = frozenset({"secret", "name", "scopes", "expires_at"})
 
 
@@ -35,7 +36,7 @@ class EnvStore:
     ========================================  ====================================================
     ``{"id": "secret", "id2": {...}}``        JSON; an object may hold secret, name, scopes (a list)
                                               and expires_at (RFC 3339, with a zone)
-    lines of ``id:secret``                    if the value holds a newline
+    lines of ``id:secret``                    if there is a newline between two of them
     ``id:secret,id2:secret2``                 otherwise; such a secret holds no comma
     ========================================  ====================================================
 
@@ -89,15 +90,11 @@ class EnvStore:
 
 
 def _read(name: str) -> str:
-    file_name = f"{name}_FILE"
-    if name in os.environ and file_name in os.environ:
-        raise ConfigurationError(f"{name} and {file_name} are both set: drop one")
-    if file_name in os.environ:
-        try:
-            return read_secret_file(os.environ[file_name])
-        except ValueError as exc:
-            raise ConfigurationError(f"{file_name}: {exc}") from None
-    return os.environ.get(name, "")
+    try:
+        found = read_entry(os.environ, name, has_lines=True)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from None
+    return "" if found is None else str(found[0])
 
 
 def _parse(text: str, name: str, short: list[str]) -> dict[str, Key]:
@@ -129,11 +126,10 @@ def _parse(text: str, name: str, short: list[str]) -> dict[str, Key]:
 
 
 def _entries(text: str, name: str) -> list[tuple[Any, Any]]:
-    stripped = text.strip()
-    if stripped[:1] == "{":
+    if text[:1] == "{":
         try:
-            check_depth(stripped)
-            listed = json.loads(stripped, object_pairs_hook=list)
+            check_depth(text)
+            listed = json.loads(text, object_pairs_hook=list)
         except (ValueError, RecursionError):
             raise ConfigurationError(
                 f"{name} begins like a JSON object but is none: check its syntax"
@@ -141,8 +137,6 @@ def _entries(text: str, name: str) -> list[tuple[Any, Any]]:
         return [
             (client_id, value if isinstance(value, str) else _object(value)) for client_id, value in listed
         ]
-    if stripped[:1] in ("'", '"') and stripped[:1] == stripped[-1:]:
-        raise ConfigurationError(f"{name} is wrapped in quotes, which belong to the shell: drop them")
     separator = "\n" if "\n" in text else ","
     parts = [part.strip() for part in text.split(separator)]
     return [_pair(part, hash_allowed=separator == "\n") for part in parts if part]
@@ -154,6 +148,10 @@ def _pair(text: str, *, hash_allowed: bool) -> tuple[str, Any]:
         return client_id, InvalidKey("is not id:secret")
     if client_id != client_id.rstrip() or secret != secret.lstrip():
         return client_id, InvalidKey("has a blank beside the colon: drop it, or write JSON if it is meant")
+    if hash_allowed and not looks_hashed(secret) and _MIXED.search(secret):
+        return client_id, InvalidKey(
+            "mixes commas and lines: write one id:secret a line, without commas, or JSON"
+        )
     if not hash_allowed and looks_hashed(secret):
         return client_id, InvalidKey(
             "holds a hash, which may hold commas: write one id:secret a line, or JSON"

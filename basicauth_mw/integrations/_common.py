@@ -53,7 +53,7 @@ def needs(module: str, package: str) -> Iterator[None]:
 def configuration(
     mapping: Mapping[str, Any], framework: str, *, has_backend: bool = False
 ) -> tuple[Any, Settings]:
-    """Backend and settings out of a framework's own configuration. The environment is not read.
+    """Backend and settings out of a framework's own configuration, and the environment for what is not there.
 
     Args:
         mapping: Its ``BASICAUTH_*`` entries, and any others. ``BASICAUTH_BACKEND`` may hold a URL, or an
@@ -76,22 +76,21 @@ def configuration(
                 f"{name} is in {framework}'s configuration, where it is not read: put it into the environment"
             )
     spellings = [(option.env, f"{option.env}_FILE") for option in FIELDS]
-    # Somebody may rely on a setting there that makes the gate stricter.
-    unread = [
-        name
+    # The environment says what the configuration does not.
+    from_env = {
+        name: os.environ[name]
         for names in spellings
-        if not any(name in mapping for name in names) and not (has_backend and names[0] == _BACKEND)
+        if not any(mapping.get(name) not in (None, "") for name in names)
+        and not (has_backend and names[0] == _BACKEND)
         for name in names
         if name in os.environ
-    ]
-    if unread:
-        logger.warning(
-            "%s: in the environment, where it is not read: put it into %s's configuration",
-            ", ".join(unread),
-            framework,
-        )
-    settings = Settings.from_mapping(entries)
+    }
     known = {*_ELSEWHERE, *(name for names in spellings for name in names)}
+    # Whatever else is there may be a setting with a typing error.
+    from_env |= {
+        name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX) and name not in known
+    }
+    settings = Settings.from_mapping({**entries, **from_env})
     if strange := [name for name in entries if name not in known]:
         logger.warning("%s: in %s's configuration, but no setting: ignored", ", ".join(strange), framework)
     return backend, settings

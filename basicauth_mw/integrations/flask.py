@@ -45,7 +45,7 @@ R = TypeVar("R")
 class BasicAuth:
     """Protects Flask apps, each by a gate of its own.
 
-    The settings are the ``BASICAUTH_*`` entries of ``app.config``; the environment is not read.
+    The settings are the ``BASICAUTH_*`` entries of ``app.config``, then the variables of the environment.
 
     Args:
         app: Given to ``init_app``; None: call that yourself, as app factories do.

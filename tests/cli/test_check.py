@@ -231,7 +231,7 @@ def test_check_tells_bad_settings_to_people(
     done = cli("check")
 
     assert done.status == 1
-    assert done.out.startswith("problem: cache_size")
+    assert done.out.startswith("problem: BASICAUTH_CACHE_SIZE")
     assert done.err.startswith("error: ")
 
 

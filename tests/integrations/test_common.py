@@ -5,11 +5,15 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from basicauth_mw.errors import ConfigurationError, MissingExtra
 from basicauth_mw.integrations._common import MissingFramework, configuration, needed, needs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FRAMEWORKS = {
     "basicauth_mw.integrations.fastapi": ("fastapi", "fastapi"),
@@ -59,45 +63,43 @@ def test_the_error_survives_pickling() -> None:
     assert (str(again), again.module, again.code) == (str(error), "rest_framework", "missing_extra")
 
 
-def test_a_configuration_is_read_from_its_mapping_alone(
+def test_the_environment_says_what_the_configuration_does_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What only the environment says is not read, and that is said: it may be there to be stricter."""
     monkeypatch.setenv("BASICAUTH_REQUIRE_HTTPS", "1")
     monkeypatch.setenv("BASICAUTH_REALM", "environment")
+    monkeypatch.setenv("BASICAUTH_BACKEND", "memory:")
 
-    backend, settings = configuration({"BASICAUTH_REALM": "mine", "OTHER": 1}, "Flask")
-
-    assert (backend, settings.realm, settings.require_https) == (None, "mine", False)
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        "BASICAUTH_REQUIRE_HTTPS: in the environment, where it is not read: put it into Flask's configuration"
+    backend, settings = configuration(
+        {"BASICAUTH_REALM": "mine", "BASICAUTH_BACKEND": None, "OTHER": 1}, "Flask"
     )
 
+    assert (backend, settings.realm, settings.require_https) == (None, "mine", True)
+    assert settings.backend == "memory:"
+    assert caplog.records == []
 
-@pytest.mark.parametrize(
-    ("environment", "given", "said"),
-    [
-        ("BASICAUTH_PEPPER_FILE", {}, True),
-        ("BASICAUTH_PEPPER_FILE", {"BASICAUTH_PEPPER": "p" * 32}, False),
-        ("BASICAUTH_BACKEND", {}, True),
-        ("BASICAUTH_BACKEND", {"BASICAUTH_BACKEND": "memory:"}, False),
-    ],
-)
-def test_who_has_said_it_elsewhere_is_not_told(
-    environment: str,
-    given: dict[str, str],
-    said: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+
+def test_a_file_in_the_environment_and_a_value_in_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(environment, "memory:")
+    """Each spelling of a setting counts as the setting."""
+    (tmp_path / "realm").write_text("from a file\n")
+    monkeypatch.setenv("BASICAUTH_REALM_FILE", str(tmp_path / "realm"))
+    assert configuration({}, "Flask")[1].realm == "from a file"
+    assert configuration({"BASICAUTH_REALM": "mine"}, "Flask")[1].realm == "mine"
+    monkeypatch.setenv("BASICAUTH_REALM", "environment")
+    assert configuration({"BASICAUTH_REALM_FILE": str(tmp_path / "realm")}, "Flask")[1].realm == "from a file"
 
-    configuration(given, "Flask")
-    configuration(given, "Flask", has_backend=True)
 
-    texts = [record.getMessage() for record in caplog.records if record.getMessage().startswith(environment)]
-    assert len(texts) == said * (1 if environment == "BASICAUTH_BACKEND" else 2)
+def test_a_backend_that_is_given_goes_before_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASICAUTH_BACKEND", "no url")
+    assert configuration({}, "Flask", has_backend=True)[1].backend == "env:"
+
+
+def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASICAUTH_REALMS", "x")
+    with pytest.raises(ConfigurationError, match="BASICAUTH_REALMS: did you mean realm"):
+        configuration({}, "Flask")
 
 
 def test_what_is_no_setting_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -341,7 +341,7 @@ def test_an_exception_before_the_gate_names_nobody() -> None:
 
 
 def test_a_bad_configuration_stops_the_start() -> None:
-    with override_settings(BASICAUTH_REALMS="x", BASICAUTH_REALM="\n"):
+    with override_settings(BASICAUTH_REALMS="x", BASICAUTH_REALM="a\nb"):
         with pytest.raises(ConfigurationError) as caught:
             WSGIHandler()
         with pytest.raises(ConfigurationError):
@@ -406,7 +406,7 @@ def test_a_check_of_rest_frameworks_own_classes(settings: dict[str, Any], ids: l
         ({}, ["W003"]),
         ({"BASICAUTH_REQUIRE_HTTPS": True}, []),
         ({"SECURE_SSL_REDIRECT": True}, []),
-        ({"BASICAUTH_REALM": "\n"}, []),
+        ({"BASICAUTH_REALM": "a\nb"}, []),
     ],
 )
 def test_checks_for_deployment(settings: dict[str, Any], ids: list[str]) -> None:

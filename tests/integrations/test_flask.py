@@ -297,7 +297,7 @@ def test_which_backend_goes_first(backend: Backend, issued: Issued) -> None:
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     app = Flask("own")
-    app.config.update(BASICAUTH_REALM="\n", BASICAUTH_TIMEOUTS=3)
+    app.config.update(BASICAUTH_REALM="a\nb", BASICAUTH_TIMEOUTS=3)
 
     with pytest.raises(ConfigurationError) as caught:
         auth.init_app(app)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+# The SDK imports eventlet where it is installed, as here for the tests of servers, and eventlet then warns of
+# every fork of this process.
+# ruff: noqa: E402
+sys.modules.setdefault("eventlet", None)  # type: ignore[arg-type]
+
+# isort: split
 import sentry_sdk
 from fastapi import FastAPI
 from sentry_sdk.transport import Transport

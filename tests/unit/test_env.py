@@ -37,6 +37,14 @@ def opens(store: EnvStore, client_id: str, secret: str) -> bool:
         pytest.param("a:x,y\nb:2\n", {"a": "x,y", "b": "2"}, id="lines"),
         pytest.param("a:1\r\n\r\nb:2\r\n", {"a": "1", "b": "2"}, id="lines with CRLF"),
         pytest.param("größe:пароль", {"größe": "пароль"}, id="unicode"),
+        pytest.param("a:1,b:2\n", {"a": "1", "b": "2"}, id="commas and a last newline"),
+        pytest.param("a:1,b:2\r\n", {"a": "1", "b": "2"}, id="commas and a last CRLF"),
+        pytest.param("\na:1,b:2", {"a": "1", "b": "2"}, id="a leading newline"),
+        pytest.param("\ufeffa:1,b:2", {"a": "1", "b": "2"}, id="BOM and commas"),
+        pytest.param("\ufeffa:1\r\nb:2\r\n\r\n", {"a": "1", "b": "2"}, id="BOM, CRLF and blank last lines"),
+        pytest.param("a:1\n \nb:2\n\n", {"a": "1", "b": "2"}, id="blank lines"),
+        pytest.param("a:x,y\nb:2", {"a": "x,y", "b": "2"}, id="a comma in a line"),
+        pytest.param('\ufeff{"a": "1"}\r\n', {"a": "1"}, id="BOM and JSON"),
         pytest.param('{"a": "1", "b c": " 2 "}', {"a": "1", "b c": " 2 "}, id="json"),
         pytest.param('\n{"a": {"secret": "1"}}\n', {"a": "1"}, id="json object"),
     ],
@@ -52,6 +60,25 @@ def test_the_forms(monkeypatch: pytest.MonkeyPatch, text: str, pairs: dict[str, 
             assert opens(store, client_id, secret) == (client_id == other)
     assert not store.holds_slow()
     assert store.get("nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "file"),
+    [("a:1", ""), ("", "a:1\n"), (" \n", "\ufeffa:1\r\n"), (None, "a:1"), ("a:1", None)],
+    ids=["empty file name", "empty value", "blank value", "only a file", "only a value"],
+)
+def test_what_is_empty_is_absent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str | None, file: str | None
+) -> None:
+    """As compose's ``${VAR:-}`` leaves it."""
+    if file:
+        (tmp_path / "keys").write_text(file, encoding="utf-8")
+        file = str(tmp_path / "keys")
+    for name, text in (("BASICAUTH_KEYS", value), ("BASICAUTH_KEYS_FILE", file)):
+        monkeypatch.delenv(name, raising=False)
+        if text is not None:
+            monkeypatch.setenv(name, text)
+    assert opens(EnvStore(), "a", "1")
 
 
 def test_what_a_json_object_may_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +144,10 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pytest.param("canary:1,canary:2", "entry 2: the client id stands there twice", id="twice"),
         pytest.param("a: canary", "blank beside the colon", id="blank behind the colon"),
         pytest.param("a :canary", "blank beside the colon", id="blank before the colon"),
+        pytest.param("a:canary,b:two\nc:three", "entry 1: mixes commas and lines", id="commas and lines"),
+        pytest.param(
+            "a:canary,\nb:two,", "entry 1: mixes commas and lines", id="commas at the ends of lines"
+        ),
         pytest.param('"a:canary"', "quotes", id="quoted"),
         pytest.param("'a:canary'", "quotes", id="single quoted"),
         pytest.param(f"a:{HASHED}", "JSON", id="hash in the comma form"),

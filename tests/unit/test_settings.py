@@ -174,16 +174,19 @@ def test_a_source_may_hold_names_that_are_no_text() -> None:
         row("no-newline", b"value", "value"),
         row("newline", b"value\n", "value"),
         row("crlf", b"value\r\n", "value"),
-        row("two-newlines", b"value\n\n", "value\n"),
-        row("blanks-kept", b" value \n", " value "),
+        row("two-newlines", b"value\n\n", "value"),
+        row("blanks", b" value \n", "value"),
+        row("inner-blank", b"a b", "a b"),
+        row("bom", b"\xef\xbb\xbfvalue\r\n", "value"),
+        row("bom-and-blanks", b" \xef\xbb\xbf value\t", "value"),
         row("inner-newline", b"a\nb\n", "a\nb"),
         row("empty", b"", ""),
         row("only-newline", b"\n", ""),
         row("utf-8", "ключ\n".encode(), "ключ"),
     ],
 )
-def test_one_final_newline_is_dropped(octets: bytes, text: str, tmp_path: Path) -> None:
-    """Editors and ``echo`` add one; anything more is meant."""
+def test_the_ends_of_a_file_mean_nothing(octets: bytes, text: str, tmp_path: Path) -> None:
+    """Editors, ``echo``, YAML and Windows leave line breaks, blanks and byte order marks there."""
     path = tmp_path / "value"
     path.write_bytes(octets)
 
@@ -202,7 +205,7 @@ def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:
                 "BASICAUTH_PEPPER_FILE": str(binary),
                 "BASICAUTH_REALM_FILE": str(tmp_path / "missing"),
                 "BASICAUTH_BACKEND_FILE": str(tmp_path),
-                "BASICAUTH_SECRET_PREFIX_FILE": "",
+                "BASICAUTH_SECRET_PREFIX_FILE": "missing too",
             }
         )
 
@@ -438,9 +441,89 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
 
     told = str(refusal.value)
     assert len(refusal.value.problems) == 7
-    for name in ("cache_size", "exclude", "REALM_FILE", "RELM", "THROTTLE_FILE", "chalenge", "timeout_s"):
+    for name in (
+        "BASICAUTH_CACHE_SIZE: ",
+        "BASICAUTH_EXCLUDE: ",
+        "REALM_FILE",
+        "RELM",
+        "THROTTLE_FILE",
+        "chalenge",
+        "timeout_s",
+    ):
         assert name in told
     assert isinstance(refusal.value, ValueError)
+
+
+EDGES = ["\n", "\r\n", "\r", " ", "\t", "\ufeff", "\ufeff \n", " \ufeff"]
+
+
+@pytest.mark.parametrize("edge", EDGES, ids=repr)
+@pytest.mark.parametrize("name", [each[0] for each in TABLE])
+def test_the_ends_of_a_value_mean_nothing(name: str, edge: str) -> None:
+    """Wherever it is from: the same value as without them."""
+    text = next(each[2] for each in TABLE if each[0] == name)
+    env = f"BASICAUTH_{name.upper()}"
+    for read in (Settings.from_env, Settings.from_mapping):
+        assert read({env: f"{edge}{text}{edge}"}) == read({env: text})
+        assert read({env: text, f"{env}_FILE": edge}) == read({env: text})
+        if name not in ("throttle", "throttle_address"):
+            assert read({env: edge}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("a\nb", "BASICAUTH_REALM holds a line break or another control character"),
+        ("a\x00b", "BASICAUTH_REALM holds a line break or another control character"),
+        ("'canary'", "BASICAUTH_REALM is wrapped in quotes"),
+        ('"canary"', "BASICAUTH_REALM is wrapped in quotes"),
+    ],
+    ids=["line-break", "nul", "quotes", "double-quotes"],
+)
+def test_what_is_inside_a_value_is_an_error_that_names_the_setting(
+    value: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        Settings.from_env({"BASICAUTH_REALM": value})
+    assert said in str(refusal.value)
+    assert "canary" not in str(refusal.value)
+    path = tmp_path / "realm"
+    path.write_text(value)
+    with pytest.raises(ConfigurationError, match=r"BASICAUTH_REALM_FILE (holds|is wrapped)"):
+        Settings.from_env({"BASICAUTH_REALM_FILE": str(path)})
+
+
+def test_an_empty_throttle_is_off() -> None:
+    assert Settings.from_env({"BASICAUTH_THROTTLE": " "}).throttle == ""
+
+
+def test_errors_name_the_setting_as_it_was_written(tmp_path: Path) -> None:
+    """The variable, the file's variable, or the keyword."""
+    path = tmp_path / "value"
+    path.write_text("soon")
+    for problem, read in (
+        ("BASICAUTH_TIMEOUT_S: must be", lambda: Settings.from_env({"BASICAUTH_TIMEOUT_S": "0"})),
+        (
+            "BASICAUTH_TIMEOUT_S_FILE: must be",
+            lambda: Settings.from_env({"BASICAUTH_TIMEOUT_S_FILE": str(path)}),
+        ),
+        ("timeout_s: must be", lambda: Settings.from_env({"BASICAUTH_TIMEOUT_S": "1"}, timeout_s=0)),
+        ("timeout_s: must be", lambda: Settings(timeout_s=0)),
+    ):
+        with pytest.raises(ConfigurationError) as refusal:
+            read()
+        (told,) = refusal.value.problems
+        assert told.startswith(problem)
+        assert told.endswith("a number of seconds, more than 0 and at most 31622400")
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [('["/health", "/docs/*"]', ("/health", "/docs/*")), ("[]", ()), ("/a,/b", ("/a", "/b"))],
+)
+def test_a_list_may_be_json(text: str, entries: tuple[str, ...]) -> None:
+    """As pydantic-settings and compose files write it."""
+    assert Settings.from_env({"BASICAUTH_EXCLUDE": text}).exclude == entries
 
 
 CANARY = "c4n4ry"
