@@ -380,7 +380,7 @@ def test_random_ids_leave_nothing() -> None:
             for number in numbers:
                 field = encode_basic(f"invented-{number}", secret if number % 2 else "guess")
                 await gate(http_scope(field), refuse_to_be_called, send)
-            assert statuses == {401}
+            assert statuses <= {401, 429}  # beyond its own counters, an address shares one
 
         async def main() -> int:
             await press(range(11_000))  # the throttle's table holds ten thousand

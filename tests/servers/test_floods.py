@@ -169,10 +169,10 @@ def at_last(measure: Callable[[], None]) -> None:
 # Kind, connections, and how it is answered.
 FLOODS = [
     pytest.param("slow-hashes", 32, {"401", "503"}, id="slow-hashes", marks=pytest.mark.proves("F28", "F30")),
-    pytest.param("random-ids", 32, {"401"}, id="random-ids", marks=pytest.mark.proves("F29")),
+    pytest.param("random-ids", 32, {"401", "429"}, id="random-ids", marks=pytest.mark.proves("F29")),
     pytest.param("wrong-secrets", 32, {"401", "429"}, id="wrong-secrets"),
     pytest.param("malformed", 32, {"401"}, id="malformed"),
-    pytest.param("held", 1000, {"401"}, id="connections"),
+    pytest.param("held", 1000, {"401", "429"}, id="connections"),
 ]
 
 

@@ -1130,7 +1130,7 @@ def test_every_problem_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 
     assert len(found) >= 7
     for word in (
-        "timeout_s",
+        "BASICAUTH_TIMEOUT_S",
         "BASICAUTH_REALN",
         "BASICAUTH_PEPPER",
         "realm",
