@@ -14,9 +14,24 @@ if TYPE_CHECKING:
     from .credentials import Credentials as Credentials
     from .credentials import encode_basic as encode_basic
     from .credentials import parse_basic as parse_basic
+    from .errors import BackendError as BackendError
+    from .errors import BackendUnavailable as BackendUnavailable
     from .errors import BasicAuthError as BasicAuthError
     from .errors import ConfigurationError as ConfigurationError
     from .errors import InsufficientScope as InsufficientScope
+    from .errors import InvalidCredentials as InvalidCredentials
+    from .errors import InvalidKey as InvalidKey
+    from .errors import KeyExists as KeyExists
+    from .errors import KeyNotFound as KeyNotFound
+    from .errors import KeyRevoked as KeyRevoked
+    from .errors import MalformedCredentials as MalformedCredentials
+    from .errors import MissingCredentials as MissingCredentials
+    from .errors import MissingExtra as MissingExtra
+    from .errors import Overloaded as Overloaded
+    from .errors import ReadOnlyBackend as ReadOnlyBackend
+    from .errors import Rejected as Rejected
+    from .errors import Throttled as Throttled
+    from .errors import UnreadableRecord as UnreadableRecord
     from .hashing import hash_secret as hash_secret
     from .model import Key as Key
     from .model import Principal as Principal
@@ -28,15 +43,30 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Backend",
+    "BackendError",
+    "BackendUnavailable",
     "BasicAuthError",
     "ConfigurationError",
     "Credentials",
     "InsufficientScope",
+    "InvalidCredentials",
+    "InvalidKey",
     "Issued",
     "Key",
+    "KeyExists",
+    "KeyNotFound",
+    "KeyRevoked",
+    "MalformedCredentials",
+    "MissingCredentials",
+    "MissingExtra",
+    "Overloaded",
     "Principal",
+    "ReadOnlyBackend",
+    "Rejected",
     "Secret",
     "Settings",
+    "Throttled",
+    "UnreadableRecord",
     "encode_basic",
     "hash_secret",
     "open_backend",
@@ -47,7 +77,26 @@ __all__ = [
 _PUBLIC = {
     "backend": ("Backend", "Issued", "open_backend"),
     "credentials": ("Credentials", "encode_basic", "parse_basic"),
-    "errors": ("BasicAuthError", "ConfigurationError", "InsufficientScope"),
+    "errors": (
+        "BackendError",
+        "BackendUnavailable",
+        "BasicAuthError",
+        "ConfigurationError",
+        "InsufficientScope",
+        "InvalidCredentials",
+        "InvalidKey",
+        "KeyExists",
+        "KeyNotFound",
+        "KeyRevoked",
+        "MalformedCredentials",
+        "MissingCredentials",
+        "MissingExtra",
+        "Overloaded",
+        "ReadOnlyBackend",
+        "Rejected",
+        "Throttled",
+        "UnreadableRecord",
+    ),
     "hashing": ("hash_secret",),
     "model": ("Key", "Principal", "Secret"),
     "scopes": ("require_scopes",),

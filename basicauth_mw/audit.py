@@ -1,7 +1,7 @@
 """One structured record for every change of a key and every refusal, on the logger ``basicauth_mw.audit``.
 
 A record carries an attribute ``basicauth``: a dict of ``event``, ``client_id``, ``reason``, ``detail``,
-``address`` and ``request_id``. It never holds a secret, a hash, or the Authorization field.
+``address``, ``request_id`` and ``actor``. It never holds a secret, a hash, or the Authorization field.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from .minting import ID_PREFIX, Shape, recognise
+from .minting import is_secret
 
 logger = logging.getLogger("basicauth_mw.audit")
 
@@ -29,6 +29,7 @@ def record(
     detail: str | None = None,
     address: str | None = None,
     request_id: str | None = None,
+    actor: str | None = None,
 ) -> None:
     """Write one event.
 
@@ -39,6 +40,7 @@ def record(
         detail: Of malformed credentials, which mistake; one of a closed set.
         address: The client's, as the server told it.
         request_id: Of the request.
+        actor: Who changed a key: a client id, or a user of the operating system.
     """
     if not is_wanted(reason):
         return
@@ -49,6 +51,7 @@ def record(
         "detail": detail,
         "address": printable(address),
         "request_id": request_id,
+        "actor": printable(actor),
     }
     text = " ".join(f"{name}={value!r}" for name, value in facts.items() if value is not None)
     logger.log(_level(reason), "%s", text, extra={"basicauth": facts})
@@ -63,7 +66,7 @@ def printable(text: str | None) -> str | None:
 
     A minted secret in the place of a client id (somebody took the one for the other) is cut to its prefix.
     """
-    if text is not None and recognise(text) is not Shape.OTHER and not text.startswith(f"{ID_PREFIX}_"):
+    if text is not None and is_secret(text):
         return f"{text.rpartition('_')[0]}_..."
     if text is None or (text.isprintable() and len(text) <= MAX_CHARACTERS):
         return text

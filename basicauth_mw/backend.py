@@ -30,7 +30,7 @@ from .feed import Feed
 from .hashing import Hasher
 from .ledger import Ledger
 from .lost_answers import announce, is_stored, surely, write
-from .minting import ID_PREFIX, mint
+from .minting import ID_PREFIX, generate_id, mint
 from .model import Key, Secret, of_version, utcnow, whole_key
 from .records import check_key
 from .rules import (
@@ -39,6 +39,7 @@ from .rules import (
     check_expires_at,
     check_metadata,
     check_name,
+    check_new_client_id,
     check_overlap,
     check_scopes,
     check_secret,
@@ -49,7 +50,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from types import EllipsisType
 
 logger = logging.getLogger("basicauth_mw")
@@ -78,6 +79,11 @@ class Issued:
     authorization: str = field(repr=False)
     key: Key
 
+    @property
+    def token(self) -> str:
+        """The base64 text after ``Basic``: id and secret in one word."""
+        return self.authorization.removeprefix("Basic ")
+
 
 class Backend:
     """Makes, finds and ends keys.
@@ -87,6 +93,12 @@ class Backend:
             or None.
         settings: Peppers, prefix, deadline; None: ``Settings.from_env()``.
 
+    Every method that changes a key takes ``actor``, for the audit log: the client id or the user who does it.
+    None: the attribute of that name.
+
+    Attributes:
+        actor: Who changes keys where a call does not say it; None: not known.
+
     Every method that changes a key raises ``ReadOnlyBackend`` over a store that cannot be written,
     ``BackendUnavailable`` over one that cannot be asked, and writes an audit record when it is done.
     """
@@ -95,6 +107,7 @@ class Backend:
         if settings is None:
             settings = Settings.from_env()
         self.store = store
+        self.actor: str | None = None
         self.hasher = Hasher(
             [pepper.encode() for pepper in settings.pepper],
             volatile=getattr(store, "volatile", False) is True,
@@ -207,6 +220,7 @@ class Backend:
         client_id: str | None = None,
         secret: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        actor: str | None = None,
     ) -> Issued:
         """Make a key.
 
@@ -214,10 +228,11 @@ class Backend:
             name: For people; up to 200 characters.
             scopes: Scope tokens (RFC 6749 section 3.3).
             expires_at: When the key ends, timezone-aware; None: never.
-            client_id: Up to 255 octets without a colon; None: one is minted.
+            client_id: Up to 255 bytes without a colon; None: one is generated, ``id_`` and 12 characters.
             secret: Up to 1024 octets; None: one is minted. One of another shape than minted ones is
                 hashed with Argon2id, and costs that much at every uncached request.
             metadata: A JSON object of up to 4 KiB, for the app.
+            actor: Who makes it.
 
         Raises:
             InvalidKey: One of them is not allowed.
@@ -226,11 +241,9 @@ class Backend:
         """
         store = self._writable()
         now = utcnow()
-        client_id = mint(ID_PREFIX) if client_id is None else check_client_id(client_id)
         plain = mint(self._prefix) if secret is None else _checked(secret)
-        taken = KeyExists(f"there is a key with the client id {client_id!r} already")
         key = Key(
-            client_id=client_id,
+            client_id="" if client_id is None else check_new_client_id(client_id),
             name=check_name(name),
             scopes=check_scopes(scopes),
             created_at=now,
@@ -238,32 +251,42 @@ class Backend:
             metadata=check_metadata(metadata),
             version=lifecycle.first_version(now),
         )
-        authorization = encode_basic(client_id, plain)
-        if store.get(client_id) is not None:  # if it cannot be asked, nothing was written for certain
-            raise taken
-        key = replace(key, secrets=(Secret(self.hasher.hash(plain), created_at=now),))
-        if not write(store, key, None):
-            raise taken
-        self._changed("key.created", client_id)
-        return Issued(client_id, plain, authorization, key)
+        if client_id is not None:
+            encode_basic(client_id, plain)  # refuses what cannot be sent, before anything is hashed
+        hashed: tuple[Secret, ...] = ()
+        while True:
+            key = replace(key, client_id=client_id or generate_id())
+            # If it cannot be asked, nothing was written for certain.
+            if store.get(key.client_id) is None:
+                hashed = hashed or (Secret(self.hasher.hash(plain), created_at=now),)
+                key = replace(key, secrets=hashed)
+                if write(store, key, None):
+                    break
+            if client_id is not None:
+                raise KeyExists(f"there is a key with the client id {client_id!r} already")
+        self._changed("key.created", key.client_id, actor=actor)
+        return Issued(key.client_id, plain, encode_basic(key.client_id, plain), key)
 
     def rotate(
         self,
         client_id: str,
         *,
-        overlap_s: float = DAY_S,
+        overlap_s: float | timedelta = DAY_S,
         secret: str | None = None,
         version: int | None = None,
+        actor: str | None = None,
     ) -> Issued:
         """Give a key a new secret. The earlier ones go on working for a while, so that nobody is locked out.
 
         Args:
             client_id: Whose.
-            overlap_s: Seconds until the earlier secrets end, unless they end sooner anyway; 0: now.
+            overlap_s: Seconds, or a ``timedelta``, until the earlier secrets end, unless they end sooner
+                anyway; 0: now.
             secret: As for ``create``; None: one is minted. A key holds one chosen secret at a time, so
                 another takes its place only without an overlap.
             version: Of the key for which this is meant, so that of two who saw the same one rotates it; None:
                 for whatever it is now.
+            actor: Who rotates it.
 
         Raises:
             KeyNotFound: There is no such key.
@@ -282,7 +305,7 @@ class Backend:
                 raise InvalidKey("the key has changed meanwhile: look at it before it is rotated")
             return lifecycle.rotated(key, new, overlap=overlap, now=utcnow())
 
-        key = self._change("key.rotated", client_id, rotated)
+        key = self._change("key.rotated", client_id, rotated, actor)
         return Issued(client_id, plain, authorization, key)
 
     def update(
@@ -293,6 +316,7 @@ class Backend:
         scopes: Iterable[str] | EllipsisType = ...,
         expires_at: datetime | EllipsisType | None = ...,
         metadata: Mapping[str, Any] | EllipsisType | None = ...,
+        actor: str | None = None,
     ) -> Key:
         """Change what a key is called, may do, or holds; what is not given stays.
 
@@ -302,6 +326,7 @@ class Backend:
             scopes: All that it has from now on.
             expires_at: When it ends; None: never.
             metadata: All that it holds from now on; None: nothing.
+            actor: Who changes it.
 
         Raises:
             KeyNotFound: There is no such key.
@@ -318,34 +343,34 @@ class Backend:
         if metadata is not ...:
             fields["metadata"] = check_metadata(metadata)
 
-        return self._change("key.updated", client_id, partial(lifecycle.updated, fields=fields))
+        return self._change("key.updated", client_id, partial(lifecycle.updated, fields=fields), actor)
 
-    def revoke(self, client_id: str) -> Key:
+    def revoke(self, client_id: str, *, actor: str | None = None) -> Key:
         """End a key for good; may be repeated.
 
         Raises:
             KeyNotFound: There is no such key.
         """
-        return self._change("key.revoked", client_id, partial(lifecycle.revoked, now=utcnow()))
+        return self._change("key.revoked", client_id, partial(lifecycle.revoked, now=utcnow()), actor)
 
-    def disable(self, client_id: str) -> Key:
+    def disable(self, client_id: str, *, actor: str | None = None) -> Key:
         """Refuse a key until it is enabled again; may be repeated.
 
         Raises:
             KeyNotFound: There is no such key.
         """
-        return self._change("key.disabled", client_id, lambda key: replace(key, disabled=True))
+        return self._change("key.disabled", client_id, lambda key: replace(key, disabled=True), actor)
 
-    def enable(self, client_id: str) -> Key:
+    def enable(self, client_id: str, *, actor: str | None = None) -> Key:
         """Take a ``disable`` back; may be repeated.
 
         Raises:
             KeyNotFound: There is no such key.
             KeyRevoked: It was revoked, which is final.
         """
-        return self._change("key.enabled", client_id, lifecycle.enabled)
+        return self._change("key.enabled", client_id, lifecycle.enabled, actor)
 
-    def delete(self, client_id: str) -> Key:
+    def delete(self, client_id: str, *, actor: str | None = None) -> Key:
         """Remove a key and free its id.
 
         Returns:
@@ -366,7 +391,7 @@ class Backend:
             store, client_id, partial(store.delete, client_id), lambda: store.get(client_id) is None
         ):
             raise KeyNotFound(f"there is no key with the client id {client_id!r}")
-        self._changed("key.deleted", client_id)
+        self._changed("key.deleted", client_id, actor=actor)
         return key
 
     # --- bringing keys from elsewhere
@@ -388,11 +413,12 @@ class Backend:
         """
         check_key(key, self.hasher, now=utcnow())
 
-    def add(self, keys: Sequence[Key]) -> list[BasicAuthError | None]:
+    def add(self, keys: Sequence[Key], *, actor: str | None = None) -> list[BasicAuthError | None]:
         """Store whole keys, hashes included, many at once. Ended and revoked ones may be among them.
 
         Args:
             keys: Their ``version`` is not kept; their ``last_used_at`` are, as far as the store can.
+            actor: Who brings them.
 
         Returns:
             For each, in order: None: stored; ``KeyExists``: its client id is taken; ``InvalidKey``.
@@ -414,12 +440,14 @@ class Backend:
             else:
                 records[index] = of_version(key, version)
         new = list(records.values())
-        written = self._add(store, new)
+        written = self._add(store, new, actor)
         for (index, key), done in zip(records.items(), written, strict=True):
             if not done:
                 outcomes[index] = KeyExists(f"there is a key with the client id {key.client_id!r} already")
         self._changed(
-            "key.imported", *(key.client_id for index, key in records.items() if outcomes[index] is None)
+            "key.imported",
+            *(key.client_id for index, key in records.items() if outcomes[index] is None),
+            actor=actor,
         )
         if isinstance(store, UsageStore):
             uses = [
@@ -486,7 +514,7 @@ class Backend:
             logger.debug("last uses could not be read (%s)", type(exc).__name__)
         return [_with_uses(key, uses.get(key.client_id, ())) for key in keys]
 
-    def _change(self, event: str, client_id: str, change: Callable[[Key], Key]) -> Key:
+    def _change(self, event: str, client_id: str, change: Callable[[Key], Key], actor: str | None) -> Key:
         """Read, change, and write if nobody else has in between; else from the start."""
         store = self._writable()
         check_client_id(client_id)
@@ -507,12 +535,12 @@ class Backend:
                     time.sleep(random.uniform(0, pause_s))  # noqa: S311 - nobody gains by guessing it
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     continue
-                self._changed(event, client_id)
+                self._changed(event, client_id, actor=actor)
             else:
                 announce(store, client_id)  # whoever repeats it may have cause to
             return self._with_uses([changed])[0]
 
-    def _add(self, store: Store, keys: Sequence[Key]) -> list[bool]:
+    def _add(self, store: Store, keys: Sequence[Key], actor: str | None) -> list[bool]:
         """Write new keys; where the answer is lost, those that were written are told all the same."""
         try:
             return store.add(keys) if isinstance(store, BulkStore) else [store.put(key, None) for key in keys]
@@ -520,14 +548,14 @@ class Backend:
             stored = [is_stored(store, key, None) for key in keys]
             if False not in stored:
                 return [done is True for done in stored]
-            self._changed("key.imported", *(key.client_id for key in compress(keys, stored)))
+            self._changed("key.imported", *(key.client_id for key in compress(keys, stored)), actor=actor)
             raise BackendUnavailable(f"{stored.count(True)} of {len(keys)} keys were stored: {exc}") from exc
 
-    def _changed(self, event: str, *client_ids: str) -> None:
+    def _changed(self, event: str, *client_ids: str, actor: str | None) -> None:
         self.feed.tell(*client_ids)
         if audit.is_wanted():
             for client_id in client_ids:
-                audit.record(event, client_id=client_id)
+                audit.record(event, client_id=client_id, actor=actor or self.actor)
 
 
 def _checked(secret: str) -> str:

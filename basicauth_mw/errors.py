@@ -104,11 +104,19 @@ class HttpsRequired(Rejected):
 
 
 class InsufficientScope(Rejected):
-    """The caller is known but lacks a scope. A handler may raise it; the answer carries no challenge."""
+    """The caller is known but lacks a scope. A handler may raise it; the response carries no challenge.
+
+    Attributes:
+        scopes: Those that are missing, sorted. The response names them: only a caller with a key sees it.
+    """
 
     code = "insufficient_scope"
     status = 403
     detail = "The API key lacks a required scope."
+
+    def __init__(self, message: str = "", *, scopes: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.scopes: tuple[str, ...] = tuple(sorted(set(scopes)))
 
 
 class Throttled(Rejected):

@@ -56,7 +56,7 @@ def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], objec
             out.write(dump_line(held, end=count).encode() + b"\n")
             progress(count % _TELL_EVERY)
     finally:
-        audit.record("key.exported")
+        audit.record("key.exported", actor=backend.actor)
     return count
 
 
@@ -80,6 +80,11 @@ def export_file(backend: Backend, path: Path, progress: Callable[[int], object])
 
 def _check_replaceable(path: Path) -> None:
     if not path.exists():
+        if path.is_symlink():  # somebody else's, perhaps
+            raise TransferError(
+                f"{path} is a link to {os.path.realpath(path)}, which does not exist: name that file, or "
+                "remove the link"
+            )
         return
     if not path.is_file():
         raise TransferError(f"{path} is not a file: name one, or none for stdout")

@@ -78,8 +78,8 @@ _ARGON2_FORM = re.compile(
     r"\$argon2id\$v=19\$m=([1-9][0-9]{0,6}),t=([1-9][0-9]?),p=([1-9][0-9]?)"
     r"\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{16,86})"
 )
-_BCRYPT_FORM = re.compile(r"\$2[by]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
-_SLOW: Final[tuple[str, ...]] = ("$argon2id$", "$2b$", "$2y$")
+_BCRYPT_FORM = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
+_SLOW: Final[tuple[str, ...]] = ("$argon2id$", "$2a$", "$2b$", "$2y$")
 _WEAK = {
     "$apr1$": "Apache MD5 (apr1)",
     "$1$": "MD5-crypt",
@@ -87,7 +87,6 @@ _WEAK = {
     "$6$": "SHA-512-crypt",
     "$7$": "scrypt",
     "$y$": "yescrypt",
-    "$2a$": "bcrypt 2a, which is ambiguous: re-hash as 2b",
     "$2x$": "bcrypt 2x, which is broken",
     "$argon2i$": "Argon2i: use Argon2id",
     "$argon2d$": "Argon2d: use Argon2id",
@@ -128,7 +127,7 @@ def check_hash(stored: str) -> None:
     """Make sure that a hash from elsewhere can be used.
 
     Args:
-        stored: ``$bamw1$``, ``$argon2id$``, ``$2b$`` or ``$2y$``.
+        stored: ``$bamw1$``, ``$argon2id$``, ``$2a$``, ``$2b$`` or ``$2y$``.
 
     Raises:
         InvalidKey: Another scheme, which is named, a damaged hash, or one too costly to check per request.
@@ -153,7 +152,7 @@ def check_hash(stored: str) -> None:
         if not 4 <= int(form[1]) <= _MAX_BCRYPT_COST:
             raise InvalidKey("this bcrypt hash is out of bounds (cost 4 to 14)")
         return
-    raise InvalidKey("not a hash that is understood here: use $argon2id$, $2b$ or $2y$")
+    raise InvalidKey("not a hash that is understood here: use $argon2id$, $2a$, $2b$ or $2y$")
 
 
 class Hasher:

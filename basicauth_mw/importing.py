@@ -1,6 +1,7 @@
 """Keys into a backend from a file; memory does not grow with their number.
 
-An export is JSON lines (``portable``). An import reads one, or a CSV of ``id,secret``, or an htpasswd file.
+An export is JSON lines (``portable``). An import reads one, a CSV of ``id,secret``
+(by a header also name, scopes and expires_at, in any order), or an htpasswd file.
 An export is checked to its last line before anything is written; of the other two, the lines that can be used
 are. Errors name lines and reasons, never a secret or a hash.
 """
@@ -13,19 +14,20 @@ import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, BinaryIO, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from .audit import printable
 from .errors import BasicAuthError, InvalidKey, KeyExists
 from .hashing import kind_not_accepted, looks_hashed, salts
-from .minting import ID_PREFIX, Shape, recognise
+from .minting import Shape, is_secret, recognise
 from .model import Key, Secret, utcnow
 from .portable import TransferError, load_line
-from .rules import check_client_id, check_secret
+from .rules import check_client_id, check_new_client_id, check_secret, parse_moment
 from .sources import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -50,6 +52,13 @@ _HEADER_SECRETS: Final = frozenset(
         *("api_key", "apikey", "key", "token"),
     }
 )
+
+_HEADER_DETAILS: Final = {
+    **dict.fromkeys(("name", "label", "description"), "name"),
+    **dict.fromkeys(("scopes", "scope"), "scopes"),
+    **dict.fromkeys(("expires_at", "expires"), "expires_at"),
+}
+_NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 # What crypt(3) made first, and htpasswd -d still does.
 _DES_CRYPT = re.compile(r"[./0-9A-Za-z]{13}")
@@ -235,6 +244,7 @@ class _Batch:
         self._count = _Count()
         self._is_begun = False  # whether a line that can be used was read
         self._has_header = False
+        self._places = {"id": 0, "secret": 1}  # of the columns of a CSV
         self._clear()
 
     def _clear(self) -> None:
@@ -311,38 +321,52 @@ class _Batch:
 
     def _of_csv(self, text: str, _number: int) -> _Entry | None:
         row = _columns(text)
-        if len(row) != 2:
-            self._report.plain |= any(_is_minted_secret(value) for value in row)
-            hint = "; put quotes around the hash" if any(map(looks_hashed, row)) else ""
-            raise InvalidKey(f"not the two columns id,secret{hint}")
-        if text.startswith("#"):
-            raise InvalidKey("begins with #, but CSV has no comments: drop it, or put quotes around the id")
-        client_id, secret = row
-        if not self._is_begun and _is_header(row, text):
+        if not self._is_begun and (header := _header_of(row, text)) is not None:
+            self._places = header
             self._has_header = True
             return None
-        has_blanks = (client_id.strip() != client_id or secret.strip() != secret) and any(
-            value != value.strip() and _quoted(value) not in text for value in row
-        )
-        # Prose has commas, too, but a blank behind them.
+        if len(row) != len(self._places):
+            self._report.plain |= any(map(is_secret, row))
+            hint = "; put quotes around the hash" if any(map(looks_hashed, row)) else ""
+            expected = ",".join(sorted(self._places, key=self._places.__getitem__))
+            raise InvalidKey(f"not the {_NUMBERS.get(len(self._places), 'same')} columns {expected}{hint}")
+        if text.startswith("#"):
+            raise InvalidKey("begins with #, but CSV has no comments: drop it, or put quotes around the id")
+        pair = client_id, secret = row[self._places["id"]], row[self._places["secret"]]
+        has_blanks = any(value != value.strip() and _quoted(value) not in text for value in pair)
+        # Prose has commas, too, but a blank after them.
         is_hash = looks_hashed(secret)
         if secret and not is_hash and (self._has_header or not has_blanks):
             self._report.plain = True
         if has_blanks:  # in most files a slip; where it is meant, quotes say so
             raise InvalidKey("a blank beside the comma or at the end: drop it, or put quotes around it")
+        check_new_client_id(client_id)
+        details = self._details(row)
         if is_hash:
-            return _key(client_id, secret, self._now)
+            return _key(client_id, secret, self._now, details)
         shape = recognise(secret)
         if shape is Shape.MINTED:  # checked by that, so it can go the short way
             hashed = self._backend.hasher.hash_fast(secret, salt=next(self._salts))
-            return _key(client_id, hashed, self._now)
-        check_client_id(client_id)  # as of a key before it is added
+            return _key(client_id, hashed, self._now, details)
         if shape is Shape.MISTYPED:
             check_secret(secret)  # says so
         self._room -= BATCH // _SLOW_BATCH
         if self._backend.get(client_id) is not None:  # known at a fraction of what the hash costs
-            return client_id, None
-        return client_id, self._slow(secret)
+            return client_id, None, details
+        return client_id, self._slow(secret), details
+
+    def _details(self, row: Sequence[str]) -> _Details:
+        """What the columns beside id and secret say, empty ones nothing."""
+        found: _Details = {}
+        for column, place in self._places.items():
+            value = row[place].strip()
+            if not value or column in ("id", "secret"):
+                continue
+            if column == "expires_at":
+                found[column] = parse_moment(value, "expires_at")
+            else:
+                found[column] = frozenset(value.split()) if column == "scopes" else value
+        return found
 
     def _of_htpasswd(self, text: str, _number: int) -> _Entry | None:
         if text.startswith("#"):
@@ -386,17 +410,18 @@ class _Batch:
 
 # What a line comes to: a key, a key whose hash is being made (None: its id is taken), or why there is none.
 _Resolved = Key | BasicAuthError
-_Entry = _Resolved | tuple[str, Future[str] | None]
+_Details = dict[str, Any]
+_Entry = _Resolved | tuple[str, Future[str] | None, _Details]
 
 
 def _resolved(entry: _Entry) -> _Resolved:
     if not isinstance(entry, tuple):
         return entry
-    client_id, future = entry
+    client_id, future, details = entry
     if future is None:
         return KeyExists()
     try:
-        return _key(client_id, future.result(), utcnow())
+        return _key(client_id, future.result(), utcnow(), details)
     except InvalidKey as exc:
         return exc.with_traceback(None)
 
@@ -425,32 +450,43 @@ def _columns(text: str) -> list[str]:
     return row
 
 
-def _is_header(row: Sequence[str], text: str) -> bool:
-    """Whether the first line of a CSV names the columns.
+def _header_of(row: Sequence[str], text: str) -> dict[str, int] | None:
+    """Where the columns are, if the first line of a CSV names them; None: it does not.
 
     Raises:
-        InvalidKey: It may do so: one of the two is such a name, and no quotes say that it is meant.
+        InvalidKey: It may do so: one of two is such a name, and no quotes say that it is meant.
     """
-    client_id, secret = (value.strip().lower() for value in row)
-    named = (client_id in _HEADER_IDS, secret in _HEADER_SECRETS)
-    if all(named):
-        return True
-    is_key = looks_hashed(secret) or recognise(row[1]) is not Shape.OTHER
-    if any(named) and not is_key and text != ",".join(map(_quoted, row)):
+    names = [value.strip().lower() for value in row]
+    secrets = [place for place, name in enumerate(names) if name in _HEADER_SECRETS]
+    ids = [place for place, name in enumerate(names) if name in _HEADER_IDS]
+    pairs = [(one, other) for one in ids for other in secrets if one != other]
+    if pairs:
+        # "name" is the id only where no other column is.
+        client_id, secret = min(pairs, key=lambda pair: names[pair[0]] == "name")
+        places = {"id": client_id, "secret": secret}
+        for place, name in enumerate(names):
+            if place not in (client_id, secret):
+                column = _HEADER_DETAILS.get(name)
+                if column is None or column in places:
+                    raise InvalidKey("a header may name id, secret, name, scopes and expires_at, each once")
+                places[column] = place
+        return places
+    if len(row) != 2 or not (names[0] in _HEADER_IDS or names[1] in _HEADER_SECRETS):
+        return None
+    is_key = looks_hashed(names[1]) or recognise(row[1]) is not Shape.OTHER
+    if not is_key and text != ",".join(map(_quoted, row)):
         raise InvalidKey("looks like a header; if it is a key, put quotes around both")
-    return False
+    return None
 
 
 def _quoted(value: str) -> str:
     return '"' + value.replace('"', '""') + '"'
 
 
-def _is_minted_secret(value: str) -> bool:
-    return recognise(value) is not Shape.OTHER and not value.startswith(f"{ID_PREFIX}_")
-
-
-def _key(client_id: str, hashed: str, now: datetime) -> Key:
-    return Key(client_id, created_at=now, secrets=(Secret(hashed, created_at=now),))
+def _key(
+    client_id: str, hashed: str, now: datetime, details: Mapping[str, Any] = MappingProxyType({})
+) -> Key:
+    return Key(client_id, created_at=now, secrets=(Secret(hashed, created_at=now),), **details)
 
 
 def _unused(key: Key) -> Key:

@@ -1,4 +1,4 @@
-"""Minted ids and secrets: ``<prefix>_`` + 256 random bits + checksum, in base62.
+"""Minted secrets: ``<prefix>_`` + 256 random bits + checksum, in base62. Generated ids: ``id_`` + 12 digits.
 
 The alphabet survives URLs, shells and a double click. The checksum is the CRC-32 (ISO 3309, as in zlib) of
 everything before it, so that a secret scanner can tell a minted value from a look-alike offline and a
@@ -20,6 +20,7 @@ MAX_PREFIX = 32
 PATTERN = r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*_[0-9A-Za-z]{49}"
 
 ID_PREFIX = "id"
+ID_DIGITS = 12  # 71 bits: short enough for a command line, and looked up before it is given away
 
 
 class Shape(Enum):
@@ -38,6 +39,16 @@ def mint(prefix: str) -> str:
     """
     body = f"{prefix}_{_base62(secrets.randbits(RANDOM_BITS), RANDOM_DIGITS)}"
     return body + _checksum(body.encode("ascii"))
+
+
+def generate_id() -> str:
+    """A new client id, such as ``id_4fK2pQ9sXw0a``. It may be taken, which is for the caller to find out."""
+    return f"{ID_PREFIX}_{_base62(secrets.randbelow(62**ID_DIGITS), ID_DIGITS)}"
+
+
+def is_secret(value: str) -> bool:
+    """Whether a value is a generated secret, perhaps mistyped. Ids of the earlier, long form are none."""
+    return recognise(value) is not Shape.OTHER and not value.startswith(f"{ID_PREFIX}_")
 
 
 def recognise(value: str) -> Shape:

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from itertools import count
 from typing import Final, NamedTuple
 
-from .errors import BasicAuthError, Rejected
+from .errors import BasicAuthError, InsufficientScope, Rejected
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _REQUEST_ID_FIELD: Final = "X-Request-ID"
@@ -29,12 +29,14 @@ class Problem(NamedTuple):
         code: Stable name of the case.
         detail: One sentence for people; constant, so that nothing inside can leak through it.
         retry_after_s: Seconds, at least 1; None: no such field.
+        scopes: Those that the caller lacks.
     """
 
     status: int
     code: str
     detail: str
     retry_after_s: int | None = None
+    scopes: tuple[str, ...] = ()
 
     @property
     def phrase(self) -> str:
@@ -116,7 +118,8 @@ def problem_of(exc: BaseException) -> Problem:
         retry_after_s = None
         if exc.retry_after_s is not None:  # whatever an app has put there, not a number included
             retry_after_s = math.ceil(min(max(1, exc.retry_after_s), _LONGEST_RETRY_S))
-        return Problem(exc.status, exc.code, exc.detail, retry_after_s)
+        scopes = exc.scopes if isinstance(exc, InsufficientScope) else ()
+        return Problem(exc.status, exc.code, exc.detail, retry_after_s, scopes)
     return TIMEOUT if isinstance(exc, TimeoutError) else _INTERNAL
 
 
@@ -155,13 +158,15 @@ def _phrase(status: int) -> str:
 @lru_cache(maxsize=256)  # bounded: an app may raise errors of its own with any text
 def _form(problem: Problem, challenge: str, id_length: int) -> Form:
     status, phrase = problem.status, problem.phrase
-    members = {
+    members: dict[str, object] = {
         "type": "about:blank",
         "title": phrase,
         "status": status,
         "detail": problem.detail,
         "code": problem.code,
     }
+    if problem.scopes:
+        members["scopes"] = problem.scopes
     before_id = json.dumps(members).encode()[:-1] + b', "request_id": "'
     fields = [
         ("Content-Type", "application/problem+json"),

@@ -9,7 +9,7 @@ from .errors import InvalidKey
 from .hashing import MAX_LIVE_SECRETS, MAX_SECRETS, check_hash, salt_of
 from .lifecycle import is_live
 from .model import Key, Secret
-from .rules import check_client_id, check_metadata, check_moment, check_name, check_scopes
+from .rules import check_metadata, check_moment, check_name, check_new_client_id, check_scopes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def check_key(key: Key, hasher: Hasher, *, now: datetime) -> None:
     """
     if not isinstance(key, Key):
         raise InvalidKey("a key is a Key")
-    check_client_id(key.client_id)
+    check_new_client_id(key.client_id)
     check_name(key.name)
     check_scopes(key.scopes)
     check_metadata(key.metadata)

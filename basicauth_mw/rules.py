@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from .credentials import CONTROLS
 from .errors import InvalidKey
-from .minting import Shape, recognise
+from .minting import Shape, is_secret, recognise
 
 MAX_ID_OCTETS: Final = 255
 MAX_SECRET_OCTETS: Final = 1024
@@ -38,6 +38,14 @@ def check_client_id(client_id: str) -> str:
         raise InvalidKey("a client id holds no colon: HTTP Basic ends it there")
     if len(octets.translate(None, CONTROLS)) != len(octets):
         raise InvalidKey("a client id holds no control characters")
+    return client_id
+
+
+def check_new_client_id(client_id: str) -> str:
+    """``check_client_id`` for a key that is stored: a generated secret is no id, since ids are shown."""
+    check_client_id(client_id)
+    if is_secret(client_id):
+        raise InvalidKey("the client id is a generated secret: are id and secret in each other's place?")
     return client_id
 
 
@@ -112,16 +120,34 @@ def check_moment(moment: datetime, what: str) -> datetime:
         raise InvalidKey(f"{what} is out of range") from None
 
 
-def check_overlap(overlap_s: float, *, now: datetime) -> timedelta:
-    """A finite number of seconds, 0 or more, that does not lead beyond the year 9999."""
+def check_overlap(overlap_s: float | timedelta, *, now: datetime) -> timedelta:
+    """A finite number of seconds, or a timedelta, 0 or more, that does not lead beyond the year 9999."""
+    if isinstance(overlap_s, timedelta):
+        overlap_s = overlap_s.total_seconds()
     if isinstance(overlap_s, bool) or not isinstance(overlap_s, int | float) or not 0 <= overlap_s < math.inf:
-        raise InvalidKey("an overlap is a number of seconds, 0 or more")
+        raise InvalidKey("an overlap is a number of seconds, or a timedelta, 0 or more")
     try:
         overlap = timedelta(seconds=overlap_s)
         now + overlap + timedelta(days=1)  # a day to spare: it is added to a later moment
     except OverflowError:
         raise InvalidKey("the overlap is out of range") from None
     return overlap
+
+
+def parse_moment(text: object, what: str) -> datetime:
+    """A time in RFC 3339 with its zone, in UTC.
+
+    Args:
+        text: Such as ``2030-01-31T12:00:00Z``.
+        what: What to call it in an error.
+    """
+    try:
+        moment = datetime.fromisoformat(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidKey(f"{what} is a moment as in 2030-01-31T12:00:00Z") from None
+    if moment.utcoffset() is None:
+        raise InvalidKey(f"{what} needs a timezone, as in 2030-01-31T12:00:00Z")
+    return check_moment(moment, what)
 
 
 def duration_s(text: str) -> int | None:

@@ -22,4 +22,5 @@ def require_scopes(principal: Principal | None, *scopes: str) -> None:
     """
     held = principal.scopes if principal is not None else frozenset()
     if not held.issuperset(scopes):
-        raise InsufficientScope("the key lacks a scope: " + " ".join(sorted(set(scopes) - held)))
+        missing = set(scopes) - held
+        raise InsufficientScope("the key lacks a scope: " + " ".join(sorted(missing)), scopes=missing)

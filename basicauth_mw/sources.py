@@ -94,9 +94,14 @@ class Source:
             try:
                 text = text_of(line, first=not self._kept)
             except InvalidKey as exc:
-                raise TransferError(
-                    f"this is no text in UTF-8: line {len(self._kept) + 1} is {exc}"
-                ) from None
+                # One line in another encoding is no reason to refuse the rest: it is named when it is read.
+                kind = _kind_of_other_text(line)
+                if kind is None:
+                    raise TransferError(
+                        f"this is no text in UTF-8: line {len(self._kept) + 1} is {exc}"
+                    ) from None
+                self._kept.append(line)
+                return kind
             self._kept.append(line)
             if text and not text.startswith("#"):
                 return _kind_of(text)
@@ -125,6 +130,17 @@ def text_of(line: bytes, *, first: bool) -> str:
         raise InvalidKey("not text")
     text = text.removesuffix("\n").removesuffix("\r")
     return text if text.strip() else ""
+
+
+def _kind_of_other_text(line: bytes) -> str | None:
+    """The format of a line in an encoding such as Latin-1; None: it is no text, or of no format."""
+    text = line.decode("latin-1").rstrip("\r\n")
+    if not text.isprintable():
+        return None
+    try:
+        return _kind_of(text)
+    except TransferError:
+        return None
 
 
 def _kind_of(text: str) -> str:

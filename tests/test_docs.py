@@ -161,7 +161,7 @@ def test_first_screen(tmp_path: Path) -> None:
     environ[name] = value
     printed = shell(create)
     environ["ID"], environ["SECRET"] = (
-        re.search(rf"\b{prefix}_[0-9A-Za-z]{{49}}\b", printed)[0] for prefix in ("id", "sk")
+        re.search(rf"\b{form}\b", printed)[0] for form in ("id_[0-9A-Za-z]{12}", "sk_[0-9A-Za-z]{49}")
     )
     assert re.fullmatch(PATTERN, environ["SECRET"])
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -288,7 +288,16 @@ def test_json_recipe(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["key.created", "key.rotated", "auth.refused"]
     for line in lines:
-        assert list(line) == ["time", "event", "client_id", "reason", "detail", "address", "request_id"]
+        assert list(line) == [
+            "time",
+            "event",
+            "client_id",
+            "reason",
+            "detail",
+            "address",
+            "request_id",
+            "actor",
+        ]
         assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
     assert (lines[2]["client_id"], lines[2]["reason"], lines[2]["address"]) == (
         "ci",

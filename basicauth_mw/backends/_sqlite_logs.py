@@ -10,6 +10,7 @@ has changed meanwhile. Else the log is read, too, under the locks of those who w
 from __future__ import annotations
 
 import os
+import stat
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -99,9 +100,9 @@ def share_logs(path: Path) -> None:
     """Give what this process has made beside a file the group of the file, whose mode it has."""
     for each in (log_of(path), index_of(path)):
         with suppress(OSError):  # one of them is gone, or this user is not of that group
-            group, made = path.stat().st_gid, each.stat()
-            if made.st_gid != group and _is_mine(made):
-                os.chown(each, -1, group)
+            group, made = path.stat().st_gid, each.lstat()
+            if stat.S_ISREG(made.st_mode) and made.st_gid != group and _is_mine(made):
+                os.chown(each, -1, group, follow_symlinks=False)
 
 
 def unwritable_logs(path: Path) -> tuple[str, str] | None:

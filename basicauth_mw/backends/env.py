@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from datetime import UTC, datetime
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from .._extras import require
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
@@ -14,14 +13,18 @@ from ..hashing import Hasher, check_hash, is_slow, looks_hashed
 from ..model import Key, Secret
 from ..rules import (
     SHORT_PASSWORD,
-    check_client_id,
     check_depth,
     check_name,
+    check_new_client_id,
     check_scopes,
     check_secret,
     is_short_password,
+    parse_moment,
 )
 from ..settings import read_entry
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 DEFAULT_NAME: Final = "BASICAUTH_KEYS"
 
@@ -174,10 +177,10 @@ def _key(client_id: str, fields: Any, hasher: Hasher) -> Key:
     if isinstance(fields, str):
         fields = {"secret": fields}
     return Key(
-        client_id=check_client_id(client_id),
+        client_id=check_new_client_id(client_id),
         name=check_name(fields.get("name", "")),
         scopes=check_scopes(fields.get("scopes", ())),
-        expires_at=_moment(fields.get("expires_at")),
+        expires_at=_expiry(fields.get("expires_at")),
         secrets=(Secret(_hash(fields["secret"], hasher)),),
     )
 
@@ -192,13 +195,5 @@ def _hash(secret: str, hasher: Hasher) -> str:
     return hasher.hash(check_secret(secret))
 
 
-def _moment(value: object) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidKey("expires_at is a moment as in 2030-01-31T12:00:00Z") from None
-    if moment.utcoffset() is None:
-        raise InvalidKey("expires_at needs a timezone, as in 2030-01-31T12:00:00Z")
-    return moment.astimezone(UTC)
+def _expiry(value: object) -> datetime | None:
+    return None if value is None else parse_moment(value, "expires_at")

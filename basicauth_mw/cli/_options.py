@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from getpass import getuser
 from pathlib import Path
 from typing import Annotated
 
@@ -96,6 +97,7 @@ def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iter
         _check_lasts(settings)
         _check_link(settings)
     backend = open_backend(url or ctx.obj, create=create)
+    backend.actor = _user()
     try:
         upgrade = getattr(backend.store, "upgrade", None)
         if upgrade is not None and (done := upgrade()):
@@ -103,6 +105,14 @@ def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iter
         yield backend
     finally:
         backend.close()
+
+
+def _user() -> str | None:
+    """The user of the operating system, for the audit log."""
+    try:
+        return getuser()
+    except (KeyError, OSError, ImportError):  # a container's user may have a number and no name
+        return f"uid {os.getuid()}" if hasattr(os, "getuid") else None
 
 
 def stand_in(ctx: typer.Context, url: str | None) -> Backend | None:

@@ -71,6 +71,14 @@ def key_fields(key: Key) -> dict[str, Any]:
         "disabled": key.disabled,
         "last_used_at": moment(key.last_used_at),
         "metadata": dict(key.metadata),
+        "secrets": [
+            {
+                "created_at": moment(secret.created_at),
+                "expires_at": moment(secret.expires_at),
+                "last_used_at": moment(secret.last_used_at),
+            }
+            for secret in key.secrets
+        ],
     }
 
 

@@ -111,8 +111,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _log_config_first(arguments: Sequence[str]) -> list[str]:
+    """``--log-config`` may come after the command as well, as ``--backend`` may."""
+    ordered = list(arguments)
+    end = ordered.index("--") if "--" in ordered else len(ordered)
+    for place, word in enumerate(ordered[:end]):
+        if word == "--log-config" or word.startswith("--log-config="):
+            length = 1 if "=" in word else 2
+            found = ordered[place : place + length]
+            return [*found, *ordered[:place], *ordered[place + length :]]
+    return ordered
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     try:
+        arguments = _log_config_first(sys.argv[1:] if arguments is None else arguments)
         status = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         flush()
     except Exception as exc:
@@ -164,6 +177,8 @@ def _report_usage(exc: Any) -> int:
             message = f"a client id is given with its option: use --client-id {extra[1]}"
         else:
             message = "too many arguments (secrets are never taken from the command line: use --secret-stdin)"
+    if message.startswith("No such command 'remove'"):  # the nearest name is revoke, which frees no id
+        message = "No such command 'remove'. Did you mean 'delete'?"
     command = context.command_path if context else PROGRAM
     complain(f"error: {message} (see {command} --help)")
     return USAGE

@@ -77,6 +77,7 @@ def _serve(url: str, address: str, listener: socket.socket, *, as_json: bool) ->
                 "client_id": issued.client_id,
                 "secret": issued.secret,
                 "authorization": issued.authorization,
+                "token": issued.token,
                 "dashboard": f"{address}{_MOUNT}/" if has_dashboard else None,
                 "requests": [
                     {"status": status, "about": about, "curl": line} for status, about, line in requests

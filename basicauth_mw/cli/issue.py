@@ -8,7 +8,14 @@ from .._extras import require
 from ..backend import Issued
 from ..minting import Shape, recognise
 from ..model import utcnow
-from ..rules import check_client_id, check_expires_at, check_metadata, check_name, check_scopes, check_secret
+from ..rules import (
+    check_expires_at,
+    check_metadata,
+    check_name,
+    check_new_client_id,
+    check_scopes,
+    check_secret,
+)
 from ._curl import curl_line
 from ._errors import CommandError, reason_of
 from ._input import given_secret, parse_expires, parse_metadata, parse_overlap
@@ -56,7 +63,7 @@ def create(
     secret = given_secret(from_stdin=secret_stdin, from_prompt=secret_prompt)
     # What would be refused is refused before a file is made for it.
     if client_id is not None:
-        check_client_id(client_id)
+        check_new_client_id(client_id)
     if secret is not None:
         check_secret(secret)
         if recognise(secret) is not Shape.MINTED:
@@ -119,14 +126,15 @@ def _print_issued(issued: Issued, *, typed: bool, as_json: bool, rotated: bool =
         OSError: Nobody can have seen all of it.
     """
     if as_json:
-        shown = None if typed else issued.secret
-        authorization = None if typed else issued.authorization
-        print_json({**key_fields(issued.key), "secret": shown, "authorization": authorization})
+        names = ("secret", "authorization", "token")
+        shown = {name: None if typed else getattr(issued, name) for name in names}
+        print_json({**key_fields(issued.key), **shown})
         flush()
         return
     print_key(issued.key)
     if not typed:
         say(f"{'secret':<10} {inert(issued.secret)}")
+        say(f"{'token':<10} {issued.token}")
     if rotated:
         say()
         say(_fate_of_old(issued))

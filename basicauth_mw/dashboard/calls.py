@@ -92,7 +92,7 @@ def call_view(
         f"{origin}{quote(path, safe=_IN_URLS)}",
         endpoint.body if asked.body is None else asked.body.replace("\r\n", "\n"),
         asked.content_type or endpoint.content_type,
-        issued.authorization.removeprefix("Basic ") if issued else TOKEN,
+        issued.token if issued else TOKEN,
     )
     return CallView(
         endpoints=endpoints,

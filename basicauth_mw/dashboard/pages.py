@@ -140,7 +140,7 @@ def issued_page(frame: Frame, issued: Issued, call: CallView, *, rotated: bool) 
         frame,
         issued=issued,
         key=view_of(issued.key, frame.now),
-        token=issued.authorization.removeprefix("Basic "),
+        token=issued.token,
         view=call,
         rotated=rotated,
     )
@@ -199,7 +199,9 @@ def problem_page(frame: Frame, title: str, advice: str, links: Sequence[tuple[st
     return _render("problem.html", frame, title=title, advice=advice, links=links)
 
 
-def gate_page(status: int, phrase: str, detail: str, code: str, request_id: str, style: str) -> str:
+def gate_page(
+    status: int, phrase: str, detail: str, code: str, request_id: str, style: str, *, writable: bool
+) -> str:
     """In place of the gate's own JSON answer, for a browser. Stands alone: nobody is signed in."""
     return _environment.get_template("gate.html").render(
         status=status,
@@ -209,6 +211,7 @@ def gate_page(status: int, phrase: str, detail: str, code: str, request_id: str,
         request_id=request_id,
         style=Markup(style),  # noqa: S704 - our own file
         scope=ADMIN_SCOPE,
+        writable=writable,
     )
 
 

@@ -96,7 +96,13 @@ class Site:
         """A page that says what a problem of the gate says, and its header fields."""
         told = json.loads(problem)
         markup = pages.gate_page(
-            told["status"], told["title"], told["detail"], told["code"], told["request_id"], self._style
+            told["status"],
+            told["title"],
+            told["detail"],
+            told["code"],
+            told["request_id"],
+            self._style,
+            writable=isinstance(self._desk.backend.store, Store),
         ).encode()
         replaced = {"content-type", "content-length", "x-content-type-options"}
         kept = [(name, value) for name, value in headers if name.lower() not in replaced]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..counts import counts
 from ..credentials import parse_basic
 from ..errors import InvalidKey, KeyExists, KeyNotFound, ReadOnlyBackend, UnreadableRecord
-from ..minting import ID_PREFIX, mint
+from ..minting import generate_id
 from ..rules import duration_s
 from . import pages, problems
 from .calls import Asked, call_view
@@ -196,7 +196,7 @@ class Visit:
     def _new(self, status: int = 200, **shown: Any) -> Answer:
         # The id is made here, so that the store itself refuses the form that is sent a second time, whatever
         # process it comes to.
-        token = self._token(carried=mint(ID_PREFIX), act="/new")
+        token = self._token(carried=generate_id(), act="/new")
         return page(pages.create_page(self._frame, token, **shown), status)
 
     def _create(self) -> Answer:
@@ -211,7 +211,7 @@ class Visit:
             return self._new(422, values=values, errors=exc.errors)
         self.subject = fields.client_id
         try:
-            issued = self._backend.create(**asdict(fields))
+            issued = self._backend.create(**asdict(fields), actor=self._actor)
         except KeyExists:
             if fields.client_id == minted:
                 return self._sent_twice(minted)
@@ -261,7 +261,9 @@ class Visit:
         self.subject = client_id
         try:
             # Of a form that is sent twice, the store itself refuses the second, whatever process it comes to.
-            issued = self._backend.rotate(client_id, overlap_s=overlap_s, version=int(version))
+            issued = self._backend.rotate(
+                client_id, overlap_s=overlap_s, version=int(version), actor=self._actor
+            )
         except InvalidKey as exc:
             key, now_version = self._view(client_id)
             if now_version != version:
@@ -274,6 +276,11 @@ class Visit:
         return page(pages.key_page(self._frame, key, problem=(problem.title, problem.advice)), problem.status)
 
     # --- disable, enable, revoke, delete
+
+    @property
+    def _actor(self) -> str:
+        """Who is signed in, for the audit log."""
+        return self._frame.principal.client_id
 
     def _ask(self, act: Act) -> Answer:
         return self._confirmation(act, one(self._request.asked(), "id"))
@@ -296,7 +303,7 @@ class Visit:
         key, now_version = self._view(client_id)
         if now_version != version:
             return self._stale(key)
-        getattr(self._backend, act.name)(client_id)
+        getattr(self._backend, act.name)(client_id, actor=self._actor)
         to = "/" if act.name == "delete" else "/key"
         return redirect(self._frame.url(to, id=client_id, done=act.done))
 

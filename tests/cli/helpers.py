@@ -30,6 +30,7 @@ KEY_FIELDS = [
     "disabled",
     "last_used_at",
     "metadata",
+    "secrets",
 ]
 HASH = re.compile(r"\$(bamw1|argon2id|2[by])\$[^\s,]")
 

@@ -393,7 +393,7 @@ def test_check_looks_at_all_keys(
     put(
         url,
         *(Key(f"{kind}{n}", secrets=(Secret(each),)) for kind, each in hashed.items() for n in range(7)),
-        Key("m", secrets=(Secret(hashed["lost"], created_at=utcnow() - timedelta(days=1)), Secret("$2a$"))),
+        Key("m", secrets=(Secret(hashed["lost"], created_at=utcnow() - timedelta(days=1)), Secret("$2x$"))),
         Key("over", secrets=(Secret(hashed["lost"]),), revoked_at=utcnow()),
     )
     with closing(sqlite3.connect(database)) as connection, connection:

@@ -46,12 +46,14 @@ def test_create_json_has_exactly_the_promised_fields(cli: Callable[..., Done], u
         *("--expires", "90d", "--client-id", "robot", "--metadata", '{"team": {"id": 7}}'),
     ).json
 
-    assert list(made) == [*KEY_FIELDS, "secret", "authorization"]
+    assert list(made) == [*KEY_FIELDS, "secret", "authorization", "token"]
     created, expires = (datetime.fromisoformat(made[name]) for name in ("created_at", "expires_at"))
     assert made["created_at"].endswith("Z")
     assert before <= created <= utcnow()
     assert timedelta(seconds=-LIMIT_S) < expires - created - timedelta(days=90) < timedelta(seconds=LIMIT_S)
-    assert made | {"created_at": 0, "expires_at": 0, "secret": 0, "authorization": 0} == {
+    assert made["authorization"] == f"Basic {made['token']}"
+    hidden = dict.fromkeys(("created_at", "expires_at", "secret", "authorization", "token"), 0)
+    assert made | hidden == {
         "client_id": "robot",
         "name": "ci",
         "scopes": ["read", "write"],
@@ -61,8 +63,10 @@ def test_create_json_has_exactly_the_promised_fields(cli: Callable[..., Done], u
         "disabled": False,
         "last_used_at": None,
         "metadata": {"team": {"id": 7}},
+        "secrets": [{"created_at": made["created_at"], "expires_at": None, "last_used_at": None}],
         "secret": 0,
         "authorization": 0,
+        "token": 0,
     }
     assert parse_basic(made["authorization"]) == Credentials("robot", made["secret"])
     with open_backend(url) as backend:
@@ -309,8 +313,15 @@ def test_rotate_json_has_exactly_the_promised_fields(cli: Callable[..., Done], u
 
     new = cli("keys", "rotate", "robot", "--json").json
 
-    assert list(new) == [*KEY_FIELDS, "secret", "authorization"]
-    assert new == old | {"secret": new["secret"], "authorization": new["authorization"]}
+    assert list(new) == [*KEY_FIELDS, "secret", "authorization", "token"]
+    changed = ("secret", "secrets", "authorization", "token")
+    assert new == old | {name: new[name] for name in changed}
+    # A script sees when the old secret ends.
+    ends = [each["expires_at"] for each in new["secrets"]]
+    assert ends[1] is None
+    assert datetime.fromisoformat(ends[0]) > utcnow()
+    shown = cli("keys", "show", "robot", "--json").json
+    assert shown["secrets"] == new["secrets"]
     assert parse_basic(new["authorization"]) == Credentials("robot", new["secret"])
     assert new["secret"] != old["secret"]
     assert works(url, "robot", old["secret"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from getpass import getuser
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 RECIPE = re.compile(r"^## The command line\n.*?^```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("by", ["option", "variable"])
+@pytest.mark.parametrize("by", ["option", "option after the command", "variable"])
 def test_the_recipe_records_changes(tmp_path: Path, url: str, by: str) -> None:
     """The file of docs/logging.md, as it stands but for where it writes."""
     found = RECIPE.search((ROOT / "docs" / "logging.md").read_text())
@@ -32,17 +33,18 @@ def test_the_recipe_records_changes(tmp_path: Path, url: str, by: str) -> None:
     assert found[1].count('"/var/log/basicauth.log"') == 1
     config.write_text(found[1].replace("/var/log/basicauth.log", str(log)))
     words = ("--log-config", str(config)) if by == "option" else ()
-    env = {"BASICAUTH_BACKEND": url} | ({} if words else {"BASICAUTH_LOG_CONFIG": str(config)})
+    after = ("--log-config", str(config)) if by == "option after the command" else ()
+    env = {"BASICAUTH_BACKEND": url} | ({} if words or after else {"BASICAUTH_LOG_CONFIG": str(config)})
 
     for command in (("create", "--client-id", "ci"), ("rotate", "ci"), ("list",), ("delete", "ci")):
-        done = ended(*words, "keys", *command, env=env)
+        done = ended(*words, "keys", *command, *after, env=env)
         assert (done.status, done.err) == (0, "")
 
     lines = log.read_text().splitlines()
     assert [line.partition(" event=")[2] for line in lines] == [
-        "'key.created' client_id='ci'",
-        "'key.rotated' client_id='ci'",
-        "'key.deleted' client_id='ci'",
+        f"'key.created' client_id='ci' actor={getuser()!r}",
+        f"'key.rotated' client_id='ci' actor={getuser()!r}",
+        f"'key.deleted' client_id='ci' actor={getuser()!r}",
     ]
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} event=", line) for line in lines)
 

@@ -293,7 +293,11 @@ def test_a_key_that_was_revoked_by_another_process_at_once(
     backend.disable("ci")
     form = admin.form("/key/enable", id="ci")
     real = backend.enable
-    monkeypatch.setattr(backend, "enable", lambda client_id: (backend.revoke(client_id), real(client_id))[1])
+    monkeypatch.setattr(
+        backend,
+        "enable",
+        lambda client_id, actor: (backend.revoke(client_id), real(client_id, actor=actor))[1],
+    )
 
     answer = admin.post("/key/enable", form)
 

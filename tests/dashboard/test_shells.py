@@ -738,7 +738,7 @@ def test_whatever_else_a_backend_will_not_do(
     backend.create(client_id="ci")
     form = admin.form("/key/disable", id="ci")
 
-    def refuse(_client_id: str) -> None:
+    def refuse(_client_id: str, *, actor: str) -> None:
         raise InvalidKey("not on a Sunday")
 
     monkeypatch.setattr(backend, "disable", refuse)

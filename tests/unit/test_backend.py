@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import weakref
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from basicauth_mw.errors import (
     ReadOnlyBackend,
     UnreadableRecord,
 )
-from basicauth_mw.minting import Shape, recognise
+from basicauth_mw.minting import Shape, mint, recognise
 
 
 @pytest.fixture
@@ -40,10 +41,10 @@ def test_a_minted_key(backend: Backend, caplog: pytest.LogCaptureFixture) -> Non
     expires_at = datetime.now(UTC) + timedelta(days=90)
     issued = backend.create(name="ci", scopes=["read"], expires_at=expires_at, metadata={"team": "x"})
 
-    assert issued.client_id.startswith("id_")
+    assert re.fullmatch("id_[0-9A-Za-z]{12}", issued.client_id)
     assert issued.secret.startswith("acme_live_")
-    assert recognise(issued.secret) is recognise(issued.client_id) is Shape.MINTED
-    assert issued.authorization == encode_basic(issued.client_id, issued.secret)
+    assert recognise(issued.secret) is Shape.MINTED
+    assert issued.authorization == encode_basic(issued.client_id, issued.secret) == f"Basic {issued.token}"
     found = backend.get(issued.client_id)
     assert found == issued.key == asyncio.run(backend.aget(issued.client_id))
     assert (found.name, found.scopes, found.expires_at, found.metadata) == (
@@ -262,3 +263,58 @@ def test_what_is_no_text_is_not_looked_up(
 def test_keys_are_not_walked_over_in_a_wrong_way(backend: Backend, arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidKey):
         backend.iter_keys(**arguments)
+
+
+def test_a_generated_id_that_is_taken_is_replaced(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often; one that was asked for is refused."""
+    backend.create(client_id="id_aaaaaaaaaaaa")
+    ids = iter(["id_aaaaaaaaaaaa"] * 3 + ["id_bbbbbbbbbbbb"])
+    monkeypatch.setattr("basicauth_mw.backend.generate_id", lambda: next(ids))
+    assert backend.create().client_id == "id_bbbbbbbbbbbb"
+    with pytest.raises(KeyExists):
+        backend.create(client_id="id_aaaaaaaaaaaa")
+
+
+def test_an_id_of_the_earlier_form_and_one_that_is_a_secret(backend: Backend) -> None:
+    long = mint("id")
+    assert backend.create(client_id=long).client_id == long
+    for secret in (mint("sk"), mint("acme_live"), mint("sk")[:-6] + "000000"):
+        with pytest.raises(InvalidKey, match="each other's place"):
+            backend.create(client_id=secret)
+        (refused,) = backend.add([Key(secret)])
+        assert isinstance(refused, InvalidKey)
+        assert backend.get(secret) is None
+
+
+@pytest.mark.parametrize("overlap", [timedelta(hours=1), 3600, 3600.0])
+def test_an_overlap_may_be_a_timedelta(backend: Backend, overlap: timedelta | float) -> None:
+    backend.create(client_id="ci")
+    old, _ = backend.rotate("ci", overlap_s=overlap).key.secrets
+    assert old.expires_at is not None
+    assert timedelta(minutes=59) < old.expires_at - datetime.now(UTC) <= timedelta(hours=1)
+
+
+def test_every_change_says_who_made_it(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "basicauth_mw.audit")
+    backend.create(client_id="ci", actor="ann")
+    backend.rotate("ci", actor="bob")
+    backend.update("ci", name="x", actor="cy")
+    backend.disable("ci", actor="di")
+    backend.enable("ci", actor="ed")
+    backend.revoke("ci", actor="flo\n")
+    backend.delete("ci", actor="gus")
+    backend.add([Key("imported")], actor="hal")
+    backend.actor = "the default"
+    backend.disable("imported")
+    told = [record.basicauth for record in caplog.records]  # type: ignore[attr-defined]
+    assert [(each["event"], each["actor"]) for each in told] == [
+        ("key.created", "ann"),
+        ("key.rotated", "bob"),
+        ("key.updated", "cy"),
+        ("key.disabled", "di"),
+        ("key.enabled", "ed"),
+        ("key.revoked", "flo\\n"),
+        ("key.deleted", "gus"),
+        ("key.imported", "hal"),
+        ("key.disabled", "the default"),
+    ]

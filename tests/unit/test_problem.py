@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import re
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basicauth_mw import Settings, errors
+from basicauth_mw import Principal, Settings, errors, require_scopes
 from basicauth_mw.credentials import challenge
 from basicauth_mw.errors import BasicAuthError, InsufficientScope, Rejected, Throttled
 from basicauth_mw.problem import TIMEOUT, Problem, is_routine, problem_of, render, request_id_of, sole
@@ -253,3 +254,16 @@ def test_new_request_ids_differ_in_a_forked_child() -> None:
 
     assert len({before, in_child, after}) == 3
     assert in_child[:16] != after[:16]
+
+
+def test_a_403_names_the_missing_scopes() -> None:
+    """Only a caller with a key sees it. Anything else has no such member."""
+    with pytest.raises(InsufficientScope) as caught:
+        require_scopes(Principal("ci", scopes=frozenset({"read"})), "write", "read", "admin")
+    assert caught.value.scopes == ("admin", "write")
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (copied.scopes, str(copied)) == (caught.value.scopes, str(caught.value))
+    for exc, scopes in ((caught.value, ["admin", "write"]), (InsufficientScope("no"), None)):
+        answer = render(problem_of(exc), request_id="r", challenge="")
+        assert json.loads(answer.body).get("scopes") == scopes
+        assert dict(answer.headers)["Content-Length"] == str(len(answer.body))

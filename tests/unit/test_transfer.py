@@ -16,6 +16,7 @@ from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import bcrypt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -202,16 +203,17 @@ def test_the_last_line_of_an_export_counts_them(sqlite: Backend) -> None:
     assert sum(counted) == 1200
 
 
-def test_a_taken_id_that_is_a_secret_is_not_repeated(backend: Backend) -> None:
-    """Columns in the wrong order: the id that is named is what somebody keeps secret."""
+def test_a_secret_is_no_id_and_is_not_repeated(backend: Backend) -> None:
+    """Columns in the wrong order: what would be the id is what somebody keeps secret."""
     secret, long = mint("sk"), "\u202e" * 80
     lines = "".join(f"{client_id},{mint('sk')}\n" for client_id in (secret, secret, long, long))
 
     report = imported(backend, lines.encode())
 
-    assert list(report.lines) == [2, 4]
-    assert secret[3:] not in report.lines[2]
-    assert "'sk_...' is taken" in report.lines[2]
+    assert list(report.lines) == [1, 2, 4]
+    for line in (1, 2):
+        assert secret[3:] not in report.lines[line]
+        assert "generated secret" in report.lines[line]
     assert report.lines[4].isprintable()
 
 
@@ -489,3 +491,69 @@ def test_a_bad_id_is_told_of_whatever_its_secret_is(backend: Backend) -> None:
     import_keys(backend, Source(io.BytesIO(text.encode())), Told())
 
     assert told == [(line, "a client id has 1 to 255 octets; this one has 256") for line in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "secret,id\n{secret},ci\n",
+        "Secret,Client_ID\r\n{secret},ci\r\n",
+        "name,secret,id,scopes,expires_at\nCI,{secret},ci,read write,2030-01-31T12:00:00Z\n",
+        '"expires","scopes","api_key","user","label"\n2030-01-31T13:00:00+01:00,write read,{secret},ci,CI\n',
+        "\ufeffid,name,secret,scope\nci,,{secret},\n",
+    ],
+    ids=["swapped", "swapped-case-crlf", "all", "all-other-names", "bom-and-empty-columns"],
+)
+def test_a_header_says_where_the_columns_are(backend: Backend, text: str) -> None:
+    secret = mint("sk")
+    report = imported(backend, text.format(secret=secret).encode())
+    assert (report.imported, report.refused) == (1, 0)
+    key = backend.get("ci")
+    assert key is not None
+    assert backend.get(secret) is None
+    if "label" in text or "expires_at" in text:
+        assert (key.name, key.scopes) == ("CI", {"read", "write"})
+        assert key.expires_at == datetime(2030, 1, 31, 12, tzinfo=UTC)
+    else:
+        assert (key.name, key.scopes, key.expires_at) == ("", frozenset(), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,secret,colour\n", "a header may name"),
+        ("id,secret,name,label\n", "each once"),
+        ("id,secret,expires_at\nci,{secret},tomorrow\n", "expires_at is a moment"),
+        ("id,secret,expires_at\nci,{secret},2030-01-01T00:00:00\n", "timezone"),
+        ("id,secret,name\nci,{secret}\n", "not the three columns id,secret,name"),
+        ("id,secret,scopes\nci,{secret},a\\b\n", "scope"),
+    ],
+)
+def test_a_row_that_does_not_fit_its_header(backend: Backend, text: str, said: str) -> None:
+    report = imported(backend, text.format(secret=mint("sk")).encode())
+    assert (report.imported, report.refused) == (0, 1)
+    assert said in str(report.lines)
+
+
+def test_an_htpasswd_with_a_line_in_another_encoding(backend: Backend) -> None:
+    """That line is named, wherever it is, and the rest is imported."""
+    hashed = bcrypt.hashpw(b"a password of some length", bcrypt.gensalt(4)).decode()
+    for prefix in ("$2a$", "$2b$", "$2y$"):
+        name = prefix.strip("$")
+        lines = f"caf\u00e9:{hashed}\n".encode("latin-1") + f"{name}:{prefix}{hashed[4:]}\n".encode()
+        report = imported(backend, lines)
+        assert (report.imported, list(report.lines)) == (1, [1])
+        assert "UTF-8" in report.lines[1]
+        key = backend.get(name)
+        assert key is not None
+        assert match_slow("a password of some length", key.secrets[0].hash)
+        assert not match_slow("another password", key.secrets[0].hash)
+
+
+def test_an_export_follows_no_link_to_nowhere(sqlite: Backend, tmp_path: Path) -> None:
+    """As no key is created through one: somebody else may have put it there."""
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(tmp_path / "nowhere.jsonl")
+    with pytest.raises(TransferError, match="does not exist"):
+        export_file(sqlite, link, lambda _count: None)
+    assert not (tmp_path / "nowhere.jsonl").exists()
