@@ -8,7 +8,7 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, cast, overload
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ._frameworks import handles_errors, holds_cors, is_starlette_500, own_root_path
 from .drive import arun
@@ -20,9 +20,10 @@ from .verifier import Check
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
     from collections.abc import Awaitable, Callable, MutableMapping
+    from typing import Unpack
 
     from .model import Principal
-    from .settings import Settings
+    from .settings import Overrides, Settings
 
     Scope = MutableMapping[str, Any]
     Message = MutableMapping[str, Any]
@@ -111,19 +112,13 @@ class BasicAuthMiddleware:
         ConfigurationError: Names everything that is wrong, and no secret.
     """
 
-    # In two ways, as mypy takes what may be given by name and has **overrides for no factory of Starlette's.
-    @overload
     def __init__(
-        self, app: App, /, backend: Any = None, *, settings: Settings | None = None, **overrides: Any
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self, *, app: App, backend: Any = None, settings: Settings | None = None, **overrides: Any
-    ) -> None: ...
-
-    def __init__(  # type: ignore[misc]  # ... with an override named app as well
-        self, app: App, backend: Any = None, *, settings: Settings | None = None, **overrides: Any
+        self,
+        app: App,
+        backend: Any = None,
+        *,
+        settings: Settings | None = None,
+        **overrides: Unpack[Overrides],
     ) -> None:
         self.app = app
         self._gate: Gate[Scope] = Gate(

@@ -20,8 +20,10 @@ from .errors import BackendUnavailable, ConfigurationError
 from .problem import Problem, problem_of, render
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from .asgi import AnyReceive, AnySend, Message, Receive, Scope, Send
-    from .settings import Settings
+    from .settings import Overrides, Settings
 
     app: BasicAuthMiddleware
 
@@ -38,7 +40,7 @@ def __getattr__(name: str) -> Any:
 
 
 def create_app(
-    backend: Any = None, *, settings: Settings | None = None, **overrides: Any
+    backend: Any = None, *, settings: Settings | None = None, **overrides: Unpack[Overrides]
 ) -> BasicAuthMiddleware:
     """Make the service; the arguments are those of ``BasicAuthMiddleware``.
 

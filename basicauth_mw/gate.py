@@ -35,10 +35,11 @@ from .throttle import FailureLimits
 from .verifier import Check, Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from .drive import Observer
     from .model import Allow
+    from .settings import Overrides
 
 R = TypeVar("R")
 R_contra = TypeVar("R_contra", contravariant=True)
@@ -101,7 +102,7 @@ class Gate(Generic[R]):
         facts: Facts[R],
         backend: Any,
         settings: Settings | None,
-        overrides: Mapping[str, Any],
+        overrides: Overrides,
         *,
         root_path: str | None = None,
     ) -> None:
@@ -320,7 +321,7 @@ class Gate(Generic[R]):
 
 
 def _configure(
-    backend: Any, settings: Settings | None, overrides: Mapping[str, Any]
+    backend: Any, settings: Settings | None, overrides: Overrides
 ) -> tuple[Settings, Backend, bool]:
     """Settings, backend, and whether the backend is ours to close. Says everything wrong at once."""
     problems: list[str] = []

@@ -8,15 +8,18 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from .errors import ConfigurationError
 from .exclude import problem_with_entry, problem_with_root_path
 from .minting import is_prefix
 from .throttle import parse_rate
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 ENV_PREFIX: Final = "BASICAUTH_"
 MAX_SECONDS: Final = 366 * 86400  # what every clock and timer here can take
@@ -51,6 +54,39 @@ class Option:
     def env(self) -> str:
         """The environment variable it is read from; with ``_FILE`` behind it, one that names a file."""
         return ENV_PREFIX + self.name.upper()
+
+
+class Overrides(TypedDict, total=False):
+    """The keyword arguments of a middleware, for type checkers: every field of ``Settings`` but ``backend``.
+
+    Each takes the field's own type, or the text that the environment would hold.
+    """
+
+    realm: str
+    exclude: Iterable[str]
+    root_path: str | None
+    allow_preflight: bool | str
+    require_https: bool | str
+    strip_authorization: bool | str
+    set_user: bool | str
+    challenge: str
+    map_errors: bool | str
+    timeout_s: float | str | None
+    start_hold_s: float | str
+    backend_deadline_s: float | str
+    cache_ttl_s: float | str
+    cache_size: int | str
+    throttle: str
+    throttle_address: str
+    slow_hash_workers: int | str
+    pepper: Sequence[str]
+    secret_prefix: str
+
+
+class SettingsOverrides(Overrides, total=False):
+    """Every field of ``Settings``, for type checkers."""
+
+    backend: str
 
 
 def _option(kind: str, default: Any, help: str) -> Any:  # noqa: A002 - the table's word for it
@@ -128,7 +164,9 @@ class Settings:
             raise ConfigurationError(problems)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, **overrides: Unpack[SettingsOverrides]
+    ) -> Settings:
         """Read ``BASICAUTH_<NAME>``, or the file that ``BASICAUTH_<NAME>_FILE`` names.
 
         Args:
@@ -141,7 +179,7 @@ class Settings:
         return cls._read(os.environ if environ is None else environ, overrides)
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], **overrides: Any) -> Settings:
+    def from_mapping(cls, mapping: Mapping[str, Any], **overrides: Unpack[SettingsOverrides]) -> Settings:
         """Read the ``BASICAUTH_<NAME>`` entries of a Flask config, Django settings or the like.
 
         Args:
@@ -170,7 +208,7 @@ class Settings:
 
         return {"type": "function-plain", "function": {"type": "no-info", "function": validate}}
 
-    def replace(self, **overrides: Any) -> Settings:
+    def replace(self, **overrides: Unpack[SettingsOverrides]) -> Settings:
         """A copy with some fields changed.
 
         Raises:

@@ -16,9 +16,10 @@ from .verifier import Check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from typing import Unpack
 
     from .problem import Answer
-    from .settings import Settings
+    from .settings import Overrides, Settings
 
     Environ = dict[str, Any]
     Headers = list[tuple[str, str]]
@@ -93,7 +94,12 @@ class BasicAuthMiddleware:
     """
 
     def __init__(
-        self, app: App, backend: Any = None, *, settings: Settings | None = None, **overrides: Any
+        self,
+        app: App,
+        backend: Any = None,
+        *,
+        settings: Settings | None = None,
+        **overrides: Unpack[Overrides],
     ) -> None:
         self.app = app
         self._gate: Gate[Environ] = Gate(EnvironFacts(), backend, settings, overrides)

@@ -41,6 +41,18 @@ MISTAKES = [
     "basicauth_mw.asgi.BasicAuthMiddleware(1)",
     "basicauth_mw.wsgi.BasicAuthMiddleware(1)",
     "basicauth_mw.open_backend('memory:').creat()",
+    "basicauth_mw.asgi.BasicAuthMiddleware(wrapped, exlude=['/x'])",
+    "basicauth_mw.asgi.BasicAuthMiddleware(wrapped, require_https=None)",
+    "basicauth_mw.wsgi.BasicAuthMiddleware(wrapped, exlude=['/x'])",
+    "basicauth_mw.integrations.fastapi.install(fastapi.FastAPI(), exlude=['/x'])",
+    "fastapi.FastAPI().add_middleware(basicauth_mw.asgi.BasicAuthMiddleware, exlude=['/x'])",
+    "starlette.middleware.Middleware(basicauth_mw.asgi.BasicAuthMiddleware, exlude=['/x'])",
+    "basicauth_mw.dashboard.dashboard(exlude=['/x'])",
+    "basicauth_mw.dashboard.wsgi_dashboard(exlude=['/x'])",
+    "basicauth_mw.forward_auth.create_app(exlude=['/x'])",
+    "basicauth_mw.Settings.from_env(exlude=['/x'])",
+    "basicauth_mw.Settings.from_mapping({}, exlude=['/x'])",
+    "basicauth_mw.Settings().replace(exlude=['/x'])",
     # What was sent is no caller, and an id is none either.
     "basicauth_mw.require_scopes(basicauth_mw.parse_basic(b''), 'read')",
     "basicauth_mw.require_scopes('ci', 'read')",
@@ -52,7 +64,9 @@ MISTAKES = [
 def test_mistakes_are_found(checker: str, tmp_path: Path) -> None:
     """The test above would notice: types are there, and are not Any."""
     mistaken = tmp_path / "mistaken.py"
-    imports = "import basicauth_mw, basicauth_mw.asgi, basicauth_mw.wsgi"
+    modules = ("asgi", "wsgi", "dashboard", "forward_auth", "integrations.fastapi")
+    names = ["fastapi", "starlette.middleware", "basicauth_mw", *(f"basicauth_mw.{each}" for each in modules)]
+    imports = f"from typing import Any; import {', '.join(names)}; wrapped: Any = None"
     mistaken.write_text("\n".join([imports, *MISTAKES, ""]))
     words = {
         "mypy": ["mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", str(mistaken)],

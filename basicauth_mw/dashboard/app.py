@@ -14,13 +14,16 @@ from .wsgi import WSGIDashboard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Unpack
+
+    from ..settings import Overrides
 
     Document = Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
 
 _Shell = TypeVar("_Shell", ASGIDashboard, WSGIDashboard)
 
 # Those of an app's settings that would let somebody past the gate, or take away what forms are bound to.
-_FIXED: Final[Mapping[str, Any]] = {
+_FIXED: Final[Overrides] = {
     "exclude": (),
     "allow_preflight": False,
     "strip_authorization": False,
@@ -31,7 +34,11 @@ _FIXED: Final[Mapping[str, Any]] = {
 
 
 def dashboard(
-    backend: Any = None, *, settings: Settings | None = None, openapi: Document = None, **overrides: Any
+    backend: Any = None,
+    *,
+    settings: Settings | None = None,
+    openapi: Document = None,
+    **overrides: Unpack[Overrides],
 ) -> ASGIDashboard:
     """Make the dashboard as an ASGI app: ``app.mount("/keys", dashboard(backend=...))``.
 
@@ -55,7 +62,11 @@ def dashboard(
 
 
 def wsgi_dashboard(
-    backend: Any = None, *, settings: Settings | None = None, openapi: Document = None, **overrides: Any
+    backend: Any = None,
+    *,
+    settings: Settings | None = None,
+    openapi: Document = None,
+    **overrides: Unpack[Overrides],
 ) -> WSGIDashboard:
     """Make the dashboard as a WSGI app, for Werkzeug's ``DispatcherMiddleware`` or any other.
 
@@ -78,7 +89,7 @@ def _made(
     backend: Any,
     settings: Settings | None,
     openapi: Document,
-    overrides: Mapping[str, Any],
+    overrides: Overrides,
 ) -> _Shell:
     opened, resolved, owned = _opened(backend, settings, overrides)
     app = shell(Site(opened, resolved, openapi=openapi), opened, resolved)
@@ -87,9 +98,7 @@ def _made(
     return app
 
 
-def _opened(
-    backend: Any, settings: Settings | None, overrides: Mapping[str, Any]
-) -> tuple[Backend, Settings, bool]:
+def _opened(backend: Any, settings: Settings | None, overrides: Overrides) -> tuple[Backend, Settings, bool]:
     """Backend, settings, and whether the backend is ours to close."""
     resolved = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
     resolved = resolved.replace(**_FIXED)

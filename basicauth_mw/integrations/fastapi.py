@@ -11,7 +11,7 @@
 
 # Annotations are values here: FastAPI reads them off a callable object too, where it cannot resolve text.
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 from ..asgi import PRINCIPAL, BasicAuthMiddleware, ScopeFacts
 from ..errors import ConfigurationError
@@ -19,7 +19,7 @@ from ..gate import Gate
 from ..model import Principal
 from ..problem import render, request_id_of
 from ..scopes import require_scopes
-from ..settings import Settings
+from ..settings import Overrides, Settings
 from ._common import needed, needs
 from ._openapi import DESCRIPTION, SCHEME, document, validation_problem
 
@@ -43,7 +43,7 @@ def install(
     *,
     settings: Settings | None = None,
     validation_status: int | None = None,
-    **overrides: Any,
+    **overrides: Unpack[Overrides],
 ) -> None:
     """Protect an app: every route, the documentation pages, mounted apps and unknown paths.
 

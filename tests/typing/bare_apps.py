@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from httpx import Client
 
-from basicauth_mw import Backend, Issued, encode_basic, parse_basic
+from basicauth_mw import Backend, Issued, Settings, encode_basic, open_backend, parse_basic
 from basicauth_mw.asgi import BasicAuthMiddleware as ASGIGate
 from basicauth_mw.errors import BasicAuthError, MalformedCredentials
 from basicauth_mw.testing import BasicAuth, authenticated_as
@@ -35,6 +35,10 @@ gates = [
     ASGIGate(by_hand, "env:", realm="api"),
     ASGIGate(app=by_hand, backend="env:"),
     ASGIGate(ASGIGate(by_hand), exclude=["/health"]),
+    # Each field takes its own type, or the text that the environment would hold.
+    ASGIGate(by_hand, exclude=("/health",), require_https=True, timeout_s=5, cache_size=10, pepper=["a"]),
+    ASGIGate(by_hand, exclude="/health,/docs/*", require_https="yes", timeout_s="5", cache_size="10"),
+    ASGIGate(by_hand, timeout_s=None, root_path=None, settings=Settings(realm="api"), backend=open_backend()),
 ]
 wsgi: "WSGIApplication" = WSGIGate(wsgi_app, backend="env:")
 asgi: "ASGI3Application" = ASGIGate(by_asgiref)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from basicauth_mw.errors import ConfigurationError
-from basicauth_mw.settings import FIELDS, Settings, read_secret_file
+from basicauth_mw.settings import FIELDS, Overrides, Settings, SettingsOverrides, read_secret_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,6 +149,11 @@ def test_empty_environment_is_the_defaults(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delenv(f"BASICAUTH_{name.upper()}", raising=False)
 
     assert Settings.from_env() == Settings.from_env({}) == Settings.from_mapping({}) == Settings()
+
+
+def test_the_typed_keyword_arguments_are_the_fields() -> None:
+    assert set(SettingsOverrides.__annotations__) == set(NAMES)
+    assert set(Overrides.__annotations__) == set(NAMES) - {"backend"}  # a parameter of its own
 
 
 @pytest.mark.parametrize(
