@@ -204,7 +204,13 @@ class Settings:
                 return value
             if not isinstance(value, Mapping):
                 raise ConfigurationError("must be Settings, or a mapping of its fields")
-            return cls._build({}, value, [])
+            texts, problems = {}, []
+            for name, text in value.items():  # from the environment, as a rule
+                try:
+                    texts[name] = _checked_text(_without_edges(text), name, has_lines=False)
+                except ValueError as exc:
+                    problems.append(str(exc))
+            return cls._build({}, texts, problems)
 
         return {"type": "function-plain", "function": {"type": "no-info", "function": validate}}
 

@@ -14,9 +14,9 @@ import typer
 from ..errors import InvalidKey
 from ..model import utcnow
 from ..portable import RepeatedName, read_json
-from ..rules import duration_s
+from ..rules import SHORT_PASSWORD, duration_s, is_short_password
 from ._errors import CommandError
-from ._output import inert
+from ._output import complain, inert
 
 # Far above the longest secret; only keeps a mistaken pipe from filling the memory.
 _MAX_SECRET_OCTETS = 65_536
@@ -97,8 +97,19 @@ def given_secret(*, from_stdin: bool, from_prompt: bool) -> str | None:
     return secret_from_prompt(twice=True) if from_prompt else None
 
 
+def warn_if_short(secret: str) -> None:
+    """Warn on stderr about a password that can be guessed."""
+    if is_short_password(secret):
+        complain(
+            f"warning: a password of fewer than {SHORT_PASSWORD} characters can be guessed: "
+            "rotate the key without one, and a secret is generated"
+        )
+
+
 def secret_from_stdin() -> str:
-    """Read a secret from stdin, dropping one final newline. A terminal is asked without echo.
+    """Read a secret from stdin, without a byte order mark and one final newline.
+
+    A terminal is asked without echo.
 
     Raises:
         InvalidKey: There is none, or it is not UTF-8.
@@ -110,7 +121,7 @@ def secret_from_stdin() -> str:
     if len(octets) > _MAX_SECRET_OCTETS:
         raise InvalidKey("the secret on stdin is far too long")
     try:
-        secret = octets.decode()
+        secret = octets.decode("utf-8-sig")  # PowerShell writes a byte order mark into pipes
     except UnicodeDecodeError:
         raise InvalidKey("the secret on stdin is not UTF-8") from None
     secret = secret.removesuffix("\n").removesuffix("\r") if secret.endswith("\n") else secret

@@ -18,7 +18,7 @@ from ..rules import (
 )
 from ._curl import curl_line
 from ._errors import CommandError, reason_of
-from ._input import given_secret, parse_expires, parse_metadata, parse_overlap
+from ._input import given_secret, parse_expires, parse_metadata, parse_overlap, warn_if_short
 from ._options import AsJson, BackendUrl, ClientId, SecretPrompt, SecretStdin, opened
 from ._output import flush, inert, key_fields, moment, print_json, print_key, say
 
@@ -125,6 +125,7 @@ def _print_issued(issued: Issued, *, typed: bool, as_json: bool, rotated: bool =
     Raises:
         OSError: Nobody can have seen all of it.
     """
+    warn_if_short(issued.secret)
     if as_json:
         names = ("secret", "authorization", "token")
         shown = {name: None if typed else getattr(issued, name) for name in names}

@@ -194,6 +194,25 @@ def test_other_secrets_are_refused(cli: Callable[..., Done], command: tuple[str,
     assert "cret" not in done.err.replace("secret", "")
 
 
+@pytest.mark.parametrize("command", [("create", "--client-id", "robot"), ("rotate", "robot")], ids=" ".join)
+def test_a_short_password_is_a_warning(cli: Callable[..., Done], command: tuple[str, ...]) -> None:
+    if command[0] == "rotate":
+        assert cli("keys", "create", "--client-id", "robot").err == ""
+
+    done = cli("keys", *command, "--secret-stdin", stdin=b"s3cret\n")
+
+    assert done.status == 0
+    assert done.err.startswith("warning: a password of fewer than 12 characters")
+    assert "s3cret" not in done.err
+
+
+def test_a_byte_order_mark_is_no_part_of_a_secret(cli: Callable[..., Done]) -> None:
+    made = cli("keys", "create", "--json", "--secret-stdin", stdin=b"\xef\xbb\xbfchosen by a person\r\n")
+
+    assert made.json["secret"] == "chosen by a person"
+    assert made.err == ""
+
+
 def test_a_given_secret_is_the_secret(cli: Callable[..., Done]) -> None:
     secret = mint("sk")
 

@@ -628,6 +628,8 @@ class AppSettings(BaseSettings):
             {"realm": "x", "exclude": ("/health",), "cache_ttl_s": 0.0, "pepper": ("p",)},
         ),
         row("both", {"AUTH": '{"realm": "x"}', "AUTH__CACHE_SIZE": "5"}, {"realm": "x", "cache_size": 5}),
+        row("carriage-return", {"AUTH__BACKEND": "sqlite:///k.db\r"}, {"backend": "sqlite:///k.db"}),
+        row("bom", {"AUTH__REALM": "\ufeffx\n"}, {"realm": "x"}),
     ],
 )
 def test_nests_in_pydantic_settings(
@@ -655,6 +657,8 @@ def test_pydantic_takes_settings_as_they_are() -> None:
     [
         row("bad-value", {"AUTH__REALM": "a\nb"}),
         row("bad-count", {"AUTH__CACHE_SIZE": "0"}),
+        row("quotes", {"AUTH__PEPPER": f'"{CANARY}"'}),
+        row("control", {"AUTH__BACKEND": f"redis://:{CANARY}\r\n@h"}),
         row("unknown", {"AUTH__RELM": "x"}),
         row("object", {"AUTH": '{"exclude": ["/*"], "pepper": ["' + CANARY + '"]}'}),
         row("secret", {"AUTH": '{"pepper": ["' + CANARY + '", ""]}'}),
