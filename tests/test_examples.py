@@ -348,6 +348,6 @@ def test_demo_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
 
     assert answers == [(200, 200), (401, 401)]
     assert (page.status_code, "API Keys" in page.text) == (200, True)
-    assert list(said) == ["url", "client_id", "secret", "authorization", "dashboard", "requests"]
+    assert list(said) == ["url", "client_id", "secret", "authorization", "token", "dashboard", "requests"]
     with open_backend(f"sqlite:///{database}") as backend:
         assert backend.get(said["client_id"]) is not None
