@@ -372,7 +372,7 @@ def test_starlettes_requires_gives_starlettes_403(backend: Backend, issued: Issu
 
 @pytest.mark.proves("H11")
 def test_a_missing_scope_is_a_403_without_a_challenge(backend: Backend, issued: Issued) -> None:
-    """Both ``require_scopes``, which names what is missing, and a raised ``InsufficientScope``; nobody's error."""
+    """``require_scopes`` names what is missing, a raised ``InsufficientScope`` nothing; nobody's error."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/raised":

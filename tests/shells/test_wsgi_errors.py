@@ -244,6 +244,7 @@ def test_a_scope_that_is_missing(backend: Backend, issued: Issued, caplog: pytes
     answer = call_validated(protect(validator(app), backend), issued.authorization)
 
     assert answer.code == "insufficient_scope"
+    assert answer.problem["scopes"] == ["write"]
     (record,) = caplog.records
     assert record.name == "basicauth_mw.audit"
     assert record.basicauth == {  # type: ignore[attr-defined]

@@ -133,7 +133,11 @@ class Answer:
         assert named["Cache-Control"] == "no-store"
         assert named["X-Content-Type-Options"] == "nosniff"
         problem: dict[str, Any] = json.loads(self.body)
-        assert set(problem) == {"type", "title", "status", "detail", "code", "request_id"}
+        members = {"type", "title", "status", "detail", "code", "request_id"}
+        named_scopes = (
+            {"scopes"} if problem["code"] == "insufficient_scope" and "scopes" in problem else set()
+        )
+        assert set(problem) == members | named_scopes
         assert problem["type"] == "about:blank"
         assert self.status_line == f"{problem['status']} {problem['title']}"
         assert named["X-Request-ID"] == problem["request_id"]
