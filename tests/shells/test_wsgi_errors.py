@@ -254,6 +254,7 @@ def test_a_scope_that_is_missing(backend: Backend, issued: Issued, caplog: pytes
         "detail": None,
         "address": "192.0.2.1",
         "request_id": "r-1",
+        "actor": None,
     }
 
 
