@@ -819,6 +819,7 @@ def test_every_refusal_is_told_with_its_reason(
                 "detail": "not base64" if reason == "malformed" else None,
                 "address": "192.0.2.1",
                 "request_id": "req-1",
+                "actor": None,
             }
         ]
         assert caplog.records[0].levelno == (logging.DEBUG if reason == "missing" else logging.INFO)
