@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .errors import BackendUnavailable as BackendUnavailable
     from .errors import BasicAuthError as BasicAuthError
     from .errors import ConfigurationError as ConfigurationError
+    from .errors import HttpsRequired as HttpsRequired
     from .errors import InsufficientScope as InsufficientScope
     from .errors import InvalidCredentials as InvalidCredentials
     from .errors import InvalidKey as InvalidKey
@@ -48,6 +49,7 @@ __all__ = [
     "BasicAuthError",
     "ConfigurationError",
     "Credentials",
+    "HttpsRequired",
     "InsufficientScope",
     "InvalidCredentials",
     "InvalidKey",
@@ -82,6 +84,7 @@ _PUBLIC = {
         "BackendUnavailable",
         "BasicAuthError",
         "ConfigurationError",
+        "HttpsRequired",
         "InsufficientScope",
         "InvalidCredentials",
         "InvalidKey",

@@ -116,7 +116,8 @@ class InsufficientScope(Rejected):
 
     def __init__(self, message: str = "", *, scopes: Iterable[str] = ()) -> None:
         super().__init__(message)
-        self.scopes: tuple[str, ...] = tuple(sorted(set(scopes)))
+        named = {scopes} if isinstance(scopes, str) else set(scopes)
+        self.scopes: tuple[str, ...] = tuple(sorted(named))
 
 
 class Throttled(Rejected):

@@ -47,8 +47,11 @@ def generate_id() -> str:
 
 
 def is_secret(value: str) -> bool:
-    """Whether a value is a generated secret, perhaps mistyped. Ids of the earlier, long form are none."""
-    return recognise(value) is not Shape.OTHER and not value.startswith(f"{ID_PREFIX}_")
+    """Whether a value is a generated secret, perhaps mistyped. Ids of the earlier, long form are none.
+
+    Only the exact prefix ``id`` makes it such an id: ``id_live_...`` is a secret with a prefix of its own.
+    """
+    return recognise(value) is not Shape.OTHER and value.rpartition("_")[0] != ID_PREFIX
 
 
 def recognise(value: str) -> Shape:

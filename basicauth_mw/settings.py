@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from .errors import ConfigurationError
 from .exclude import problem_with_entry, problem_with_root_path
-from .minting import is_prefix
+from .minting import ID_PREFIX, is_prefix
 from .throttle import parse_rate
 
 if TYPE_CHECKING:
@@ -508,6 +508,8 @@ def _check_backend(url: str) -> None:
 def _check_prefix(prefix: str) -> None:
     if not is_prefix(prefix):
         raise ValueError("must be 1 to 32 of A-Z a-z 0-9, words joined by _")
+    if prefix == ID_PREFIX:  # such a secret looks like a client id, which is shown and logged
+        raise ValueError("must not be 'id', the prefix of client ids")
 
 
 def _check_rate(rate: str) -> None:

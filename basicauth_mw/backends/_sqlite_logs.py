@@ -107,6 +107,9 @@ def share_logs(path: Path) -> None:
 
 def unwritable_logs(path: Path) -> tuple[str, str] | None:
     """What keeps a user who may write to a file from doing so: message, and what to do; None: nothing."""
+    links = [str(each) for each in (log_of(path), index_of(path)) if each.is_symlink()]
+    if links:  # chown and chmod would change what they name, which may be anybody's file
+        return f"{' and '.join(links)}: a link where SQLite keeps its log", f"rm {' '.join(links)}"
     found = [str(each) for each in (log_of(path), index_of(path)) if each.exists() and not may_write(each)]
     if not found or not may_write(path):
         return None

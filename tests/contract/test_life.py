@@ -1445,6 +1445,7 @@ WEAK = {
     "{SHA}2jmj7l5rSw0yVb/vlWAYkK/YBwk=": "SHA-1",
     "{SSHA}0c0blFTXXNuAMHECS4uxrj3ZieMoWImr": "SHA-1",
     "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7": "yescrypt",
+    "$2x$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW": "2x",
     "$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$IMit9qkFULCMA/ViizL57cnTLOa5DiVM9eMwpAvPwr4": "Argon2i",
     "pbkdf2_sha256$600000$salt$xUUB7xkkLOsnF3QmYgNSHgoJ3Yp5Vd7qvLWYhKTXC1k=": "PBKDF2",
     "rrvv0uvSvmBb2": "understood",  # DES crypt, and plain text looks no different

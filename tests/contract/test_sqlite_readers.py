@@ -23,7 +23,14 @@ import pytest
 
 from basicauth_mw.backends import _sqlite_lines, _sqlite_logs
 from basicauth_mw.backends import sqlite as sqlite_module
-from basicauth_mw.backends._sqlite_logs import Still, open_watched, share_logs
+from basicauth_mw.backends._sqlite_logs import (
+    Still,
+    index_of,
+    log_of,
+    open_watched,
+    share_logs,
+    unwritable_logs,
+)
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.model import Key
@@ -421,18 +428,40 @@ def test_a_log_of_this_process_gets_the_group_of_the_file(
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
         assert store.get("id") is not None
         given: list[tuple[Path, int, int]] = []
-        monkeypatch.setattr(os, "chown", lambda *call: given.append(call))
+        monkeypatch.setattr(os, "chown", lambda *call, follow_symlinks: given.append(call))
         group = path.stat().st_gid
         share_logs(path)
         assert given == []
-        stat_of = Path.stat
+        stat_of = Path.lstat
 
         def of_another_group(asked: Path) -> os.stat_result:
             found = list(stat_of(asked))
             found[stat.ST_GID] += asked != path
             return os.stat_result(found)
 
-        monkeypatch.setattr(Path, "stat", of_another_group)
+        monkeypatch.setattr(Path, "lstat", of_another_group)
         share_logs(path)
         monkeypatch.undo()
     assert given == [(path.with_name(f"keys.db{end}"), -1, group) for end in ("-wal", "-shm")]
+
+
+def test_links_in_place_of_the_log_are_left_alone(path: Path, tmp_path: Path) -> None:
+    """Whoever may write to the directory can plant one; what it names is not changed, nor is that advised."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"x")
+    victim.chmod(0o600)
+    if IS_ROOT:  # only root can give the file a group that this process is not in
+        os.chown(path, -1, 12345)
+    before = victim.stat()
+    log, index = log_of(path), index_of(path)
+    for link in (log, index):
+        link.unlink(missing_ok=True)
+        link.symlink_to(victim)
+    group = log.lstat().st_gid
+    share_logs(path)
+
+    assert (victim.stat().st_gid, victim.stat().st_mode) == (before.st_gid, before.st_mode)
+    assert log.lstat().st_gid == group
+    found = unwritable_logs(path)
+    assert found is not None
+    assert found[1] == f"rm {log} {index}"

@@ -278,7 +278,7 @@ def test_a_generated_id_that_is_taken_is_replaced(backend: Backend, monkeypatch:
 def test_an_id_of_the_earlier_form_and_one_that_is_a_secret(backend: Backend) -> None:
     long = mint("id")
     assert backend.create(client_id=long).client_id == long
-    for secret in (mint("sk"), mint("acme_live"), mint("sk")[:-6] + "000000"):
+    for secret in (mint("sk"), mint("acme_live"), mint("id_live"), mint("sk")[:-6] + "000000"):
         with pytest.raises(InvalidKey, match="each other's place"):
             backend.create(client_id=secret)
         (refused,) = backend.add([Key(secret)])

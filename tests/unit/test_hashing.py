@@ -412,6 +412,7 @@ def test_the_cost_is_owasp_s_minimum() -> None:
         row("argon2id-long-salt", cheap_argon2("p@55w0rd", salt=b"s" * 48), "p@55w0rd"),
         row("bcrypt-2b", BCRYPT_2B, "U*U"),
         row("bcrypt-2y", BCRYPT_2Y, "U*U"),
+        row("bcrypt-2a", BCRYPT_2B.replace("$2b$", "$2a$"), "U*U"),
         row("bcrypt-72", bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode(), "x" * 72),
         row("bcrypt-72-octets", bcrypt.hashpw("é".encode() * 36, bcrypt.gensalt(4)).decode(), "é" * 36),
     ],

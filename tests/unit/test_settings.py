@@ -349,7 +349,7 @@ BAD_VALUES = [
     *(row(f"backend-{value!r}", "backend", value) for value in ("", " ", None, 1)),
     *(
         row(f"prefix-{value!r}"[:30], "secret_prefix", value)
-        for value in ("", "a-b", "a__b", "_", "é", "x" * 33)
+        for value in ("", "a-b", "a__b", "_", "é", "x" * 33, "id")
     ),
     *(
         row(f"{name}-{value!r}", name, value)
