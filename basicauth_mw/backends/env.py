@@ -86,7 +86,7 @@ class EnvStore:
         return [
             (
                 "short_password",
-                f"{self._name} has {len(self._short)} passwords of fewer than {SHORT_PASSWORD} characters",
+                f"passwords of fewer than {SHORT_PASSWORD} characters in {self._name}: {len(self._short)}",
                 "use long random secrets, such as those that basicauth-mw keys create generates",
             )
         ]

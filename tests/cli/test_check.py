@@ -108,7 +108,7 @@ def test_check_warns_of_short_passwords_and_plain_http(
     monkeypatch.setenv("BASICAUTH_KEYS", "a:canary-pw,b:long enough to be one")
     done = cli("check", "--backend", "env:")
     assert done.status == 0
-    assert "BASICAUTH_KEYS has 1 passwords of fewer than 12 characters" in done.out
+    assert "passwords of fewer than 12 characters in BASICAUTH_KEYS: 1" in done.out
     assert "plain http" in done.out
     assert "canary" not in done.out
 
