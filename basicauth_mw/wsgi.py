@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from ._frameworks import flask_exceptions, is_werkzeug_500, may_take_socket
+from ._refusals import answer_refusals
 from .drive import run
 from .gate import Gate
 from .model import ANONYMOUS, Allow, Deny
@@ -31,7 +32,7 @@ __all__ = ["BasicAuthMiddleware"]
 logger = logging.getLogger("basicauth_mw")
 
 PRINCIPAL = "basicauth_mw.principal"
-CAPTURED = "basicauth_mw.captured"
+_CAPTURED = "basicauth_mw.captured"
 _CAPTURED_NAMES: Final = ("REQUEST_METHOD", "REMOTE_ADDR", "HTTP_X_REQUEST_ID", "HTTP_SEC_FETCH_MODE")
 
 
@@ -106,6 +107,8 @@ class BasicAuthMiddleware:
         self._strips = self._gate.settings.strip_authorization
         self._maps_errors = self._gate.settings.map_errors
         self._sets_user = self._gate.settings.set_user
+        if self._maps_errors:
+            answer_refusals(app, self.answer_refusal)
 
     @property
     def gate(self) -> Gate[Environ]:
@@ -124,7 +127,7 @@ class BasicAuthMiddleware:
         # The environ is updated in place, so that layers outside, such as an access log, see the caller. What
         # our own responses read is captured first. Nothing else is kept: no frame of ours holds a credential.
         read = environ.get
-        captured = environ[CAPTURED] = (
+        captured = environ[_CAPTURED] = (
             read("REQUEST_METHOD"),
             read("REMOTE_ADDR"),
             read("HTTP_X_REQUEST_ID"),
@@ -184,6 +187,13 @@ class BasicAuthMiddleware:
             environ.pop("REMOTE_USER", None)
             environ.pop("AUTH_TYPE", None)
 
+    def answer_refusal(self, environ: Environ, exc: Exception) -> Answer:
+        """The response to a refusal that the app raises; for integrations."""
+        principal = environ.get(PRINCIPAL)
+        client_id = None if principal is None else principal.client_id
+        captured = _captured_request(environ[_CAPTURED]) if _CAPTURED in environ else environ
+        return self._gate.answer_exception(captured, exc, client_id=client_id, traceback=False)
+
     def _replace(
         self,
         captured: tuple[Any, ...],
@@ -193,7 +203,7 @@ class BasicAuthMiddleware:
         exc: Exception,
     ) -> Iterable[bytes]:
         """Answer in place of the app; the one caller makes sure that it is not too late."""
-        request = captured_request(captured)
+        request = _captured_request(captured)
         try:
             answer = self._gate.answer_exception(request, exc, client_id=client_id, traceback=True)
             if not guard.released and (exc in answered or is_routine(exc)):
@@ -373,8 +383,8 @@ class _Body:
         return substitute
 
 
-def captured_request(captured: tuple[Any, ...]) -> Environ:
-    """As much of an environ as a response of ours needs, from what is found in it under ``CAPTURED``."""
+def _captured_request(captured: tuple[Any, ...]) -> Environ:
+    """As much of an environ as a response of ours needs, from what is found in it under ``_CAPTURED``."""
     return dict(zip(_CAPTURED_NAMES, captured, strict=True))
 
 

@@ -66,6 +66,7 @@ LAYERS = [
     ["sources"],
     ["exporting", "importing"],
     ["_frameworks"],
+    ["_refusals"],
     ["gate"],
     ["_gates"],
     ["asgi"],

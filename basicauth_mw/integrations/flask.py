@@ -18,23 +18,19 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from .._frameworks import layers as iter_layers
 from .._gates import EXTENSION, gate_of
-from ..errors import BasicAuthError, ConfigurationError, Rejected
+from .._refusals import answer_refusals
+from ..errors import ConfigurationError
 from ..model import Principal
-from ..problem import is_routine
 from ..scopes import require_scopes
-from ..wsgi import CAPTURED, PRINCIPAL, BasicAuthMiddleware, captured_request
+from ..wsgi import PRINCIPAL, BasicAuthMiddleware
 from ._common import configuration, logger, needed, needs
 
 with needs("flask", "flask"):
-    from flask import Flask, Response, current_app, request
+    from flask import Flask, current_app, request
     from werkzeug.local import LocalProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from flask.typing import ResponseReturnValue
-
-    from ..gate import Gate
 
 __all__ = ["BasicAuth", "current_principal", "requires"]
 
@@ -81,30 +77,13 @@ class BasicAuth:
             logger.warning("BASICAUTH_TIMEOUT_S has no effect under Flask: set the server's own time limit")
         chosen = given if given is not None else configured
         middleware = BasicAuthMiddleware(app.wsgi_app, chosen, settings=settings)
-        if settings.map_errors and Rejected not in app.error_handler_spec[None][None]:
-            app.register_error_handler(Rejected, _Refusals(middleware.gate))
+        app.before_request(_LayerCheck(app, middleware))  # Flask refuses it if the app has started
+        hooks = app.before_request_funcs[None]
+        hooks.insert(0, hooks.pop())  # before those that answer in place of the view
+        if settings.map_errors:  # once more: an instrumented wsgi_app does not lead to its app
+            answer_refusals(app, middleware.answer_refusal)
         app.wsgi_app = middleware  # type: ignore[method-assign]
         app.extensions[EXTENSION] = middleware
-        app.before_request_funcs.setdefault(None, []).insert(0, _LayerCheck(app, middleware))
-
-
-class _Refusals:
-    """Answers a refusal that a view raises. Left to Flask, it would be logged and signalled as an error."""
-
-    def __init__(self, gate: Gate[dict[str, Any]]) -> None:
-        self._gate = gate
-
-    def __call__(self, exc: Exception) -> ResponseReturnValue:
-        for place in (*request.blueprints, None):
-            # Flask takes the handler of the nearest class, so this one before the app's for all of ours.
-            if theirs := current_app.error_handler_spec[place][None].get(BasicAuthError):
-                return cast("ResponseReturnValue", current_app.ensure_sync(theirs)(exc))
-        if not is_routine(exc):
-            raise exc
-        client_id = _principal().client_id
-        came = captured_request(request.environ[CAPTURED])
-        answer = self._gate.answer_exception(came, exc, client_id=client_id, traceback=False)
-        return Response(answer.body, answer.status, answer.headers)
 
 
 class _LayerCheck:

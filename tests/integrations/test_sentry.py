@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,15 +16,19 @@ sys.modules.setdefault("eventlet", None)  # type: ignore[arg-type]
 # isort: split
 import sentry_sdk
 from fastapi import FastAPI
+from flask import Flask
 from sentry_sdk.transport import Transport
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.integrations.fastapi import install
+from basicauth_mw.integrations.flask import BasicAuth
+from basicauth_mw.wsgi import BasicAuthMiddleware as Gate
 from tests.shells.asgi_helpers import call, http_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sentry_sdk.envelope import Envelope
 
@@ -40,22 +45,41 @@ class _Collect(Transport):
             self._events.append(event)
 
 
+RECIPE = {"on": False}
+
+
+def recipe() -> Callable[[Any, Any], Any]:
+    """The ``before_send`` of docs/errors.md."""
+    text = (Path(__file__).parents[2] / "docs/errors.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(
+        text.partition("```python\nfrom basicauth_mw import InsufficientScope\n")[2].partition("```")[0],
+        globals(),
+        names,
+    )
+    made: Callable[[Any, Any], Any] = names["before_send"]
+    return made
+
+
+def before_send(event: Any, hint: Any) -> Any:
+    return recipe()(event, hint) if RECIPE["on"] else event
+
+
 @pytest.fixture
 def events() -> Iterator[list[Any]]:
-    """The events that an SDK with the recipe of docs/errors.md sends."""
+    """The events that the SDK sends, with the ``before_send`` of docs/errors.md where a test turns it on."""
     collected: list[Any] = []
-    sentry_sdk.init(
-        dsn="http://key@127.0.0.1:9/1", transport=_Collect(collected), ignore_errors=[InsufficientScope]
-    )
+    sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", transport=_Collect(collected), before_send=before_send)
     yield collected
     sentry_sdk.init()
 
 
 @pytest.mark.parametrize("place", ["installed", "around"])
 def test_one_event_per_exception_without_the_credential(
-    backend: Backend, issued: Issued, events: list[Any], place: str
+    backend: Backend, issued: Issued, events: list[Any], place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A 500 is the exception's own event and nothing else; a missing scope is none."""
+    monkeypatch.setitem(RECIPE, "on", place == "around")
     app = FastAPI()
 
     @app.get("/boom")
@@ -76,7 +100,49 @@ def test_one_event_per_exception_without_the_credential(
     assert call(protected, http_scope(issued.authorization, path="/scope")).status == 403
     assert events == []
     assert call(protected, http_scope(issued.authorization, path="/boom")).status == 500
+    the_one(events, issued)
+
+
+def the_one(events: list[Any], issued: Issued) -> None:
+    """There is one event, of the exception itself, without the credential."""
     (event,) = events
     assert [each["type"] for each in event["exception"]["values"]] == ["ValueError"]
     assert issued.authorization.removeprefix("Basic ") not in repr(event)
     assert issued.secret not in repr(event)
+
+
+def flask_app() -> Flask:
+    app = Flask("monitored")
+
+    @app.get("/boom")
+    def boom() -> str:
+        raise ValueError("x")
+
+    @app.get("/scope")
+    def scope() -> str:
+        raise InsufficientScope
+
+    return app
+
+
+@pytest.mark.parametrize("place", ["installed", "around", "around-a-layer"])
+def test_one_event_per_exception_of_flask(
+    backend: Backend, issued: Issued, events: list[Any], place: str
+) -> None:
+    """As above."""
+    app = flask_app()
+    settings = Settings(strip_authorization=True)
+    if place == "installed":
+        app.config["BASICAUTH_STRIP_AUTHORIZATION"] = True
+        BasicAuth(app, backend)
+    elif place == "around":
+        app.wsgi_app = Gate(app.wsgi_app, backend, settings=settings)  # type: ignore[method-assign]
+    else:
+        app.wsgi_app = Gate(ProxyFix(app.wsgi_app), backend, settings=settings)  # type: ignore[method-assign]
+    client = app.test_client()
+
+    refused = client.get("/scope", headers={"Authorization": issued.authorization})
+    assert (refused.status_code, refused.get_json()["code"]) == (403, "insufficient_scope")
+    assert events == []
+    assert client.get("/boom", headers={"Authorization": issued.authorization}).status_code == 500
+    the_one(events, issued)
