@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
+import sys
 from base64 import b64encode
 from datetime import timedelta
 from typing import Any
@@ -327,15 +327,30 @@ LARGE = {
 }
 
 
+def calls_of(paths: dict[str, Any], components: dict[str, Any]) -> tuple[list[Endpoint], int]:
+    """The endpoints of a document, and how many calls it takes to read them, those of builtins included."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        found = endpoints_of({"paths": paths, "components": components})
+    finally:
+        sys.setprofile(None)
+    return found, calls
+
+
 @pytest.mark.parametrize("name", LARGE)
 def test_large_documents_take_a_bounded_time(name: str) -> None:
     """What 500 endpoints refer to is not read 500 times, however large it is."""
     body = {"$ref": "#/components/requestBodies/Large"}
     paths = {f"/{number}": {"post": {"requestBody": body}} for number in range(MAX_ENDPOINTS)}
 
-    began_s = time.process_time()
-    found = endpoints_of({"paths": paths, "components": {"requestBodies": {"Large": LARGE[name]}}})
-    assert time.process_time() - began_s < 2
+    found, calls = calls_of(paths, {"requestBodies": {"Large": LARGE[name]}})
+    assert calls < 10_000_000
     assert len(found) == MAX_ENDPOINTS
     assert sum(len(endpoint.body) for endpoint in found) < 5_000_000
 
@@ -350,9 +365,8 @@ def test_long_paths_and_references_take_a_bounded_time() -> None:
         **{f"/{number}": {"get": {"parameters": [dangling] * 1000}} for number in range(500)},
     }
 
-    began_s = time.process_time()
-    found = endpoints_of({"paths": paths})
-    assert time.process_time() - began_s < 2
+    found, calls = calls_of(paths, {})
+    assert calls < 10_000_000
     assert [endpoint.path for endpoint in found[:2]] == ["/0", "/1"]
 
 
