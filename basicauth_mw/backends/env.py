@@ -121,7 +121,7 @@ def _parse(text: str, name: str, short: list[str]) -> dict[str, Key]:
         raise ConfigurationError(problems)
     if not keys:
         raise ConfigurationError(
-            f"no key: set {name} to id:secret, or name another backend, as in "
+            f"{name} holds no key: set it to id:secret, or name a store in which keys can be created, as in "
             "BASICAUTH_BACKEND=sqlite:///keys.db; to import an app without any key, as tests do, set "
             "BASICAUTH_BACKEND=memory:"
         )

@@ -131,7 +131,7 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     [
         pytest.param(
             "",
-            "no key: set BASICAUTH_KEYS to id:secret, or name another backend, as in BASICAUTH_BACKEND=sqlite:///",
+            "BASICAUTH_KEYS holds no key: set it to id:secret, or name a store in which keys can be created",
             id="empty",
         ),
         pytest.param(" \n ", "no key", id="blank"),
