@@ -25,3 +25,38 @@ def gate_of(app: object, *, build: bool = False) -> Gate[Any] | None:
             if isinstance(each, Gate):
                 return each
     return None
+
+
+# Layers that serve some paths themselves, subclasses included: of python-socketio and python-engineio (and so
+# of Flask-SocketIO), of Werkzeug, and WhiteNoise.
+_SERVES_ITSELF: Final = {
+    *("WSGIApp", "DispatcherMiddleware", "SharedDataMiddleware", "DebuggedApplication"),
+    "WhiteNoise",
+}
+
+
+def entry_of(app: object) -> object | None:
+    """The Flask app whose ``wsgi_app`` is found in an app; None: there is none."""
+    owners = (getattr(layer, "__self__", None) for layer in layers(app))
+    return next((owner for owner in owners if hasattr(owner, "wsgi_app")), None)
+
+
+def open_layers(entry: object, middleware: object) -> list[str]:
+    """The layers outside a middleware that serve some paths themselves, and without a key.
+
+    Args:
+        entry: The Flask app whose ``wsgi_app`` is replaced by the middleware and by the layers.
+        middleware: Where to stop.
+
+    Returns:
+        Names of classes, from the outside in; none if the middleware is not found.
+    """
+    found: list[str] = []
+    for layer in layers(getattr(entry, "wsgi_app", None)):
+        if layer is middleware:
+            return found
+        if {each.__name__ for each in type(layer).__mro__} & _SERVES_ITSELF:
+            mounts = getattr(layer, "mounts", None)
+            if not isinstance(mounts, dict) or any(gate_of(app) is None for app in mounts.values()):
+                found.append(type(layer).__name__)
+    return []

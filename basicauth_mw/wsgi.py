@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from ._frameworks import flask_exceptions, is_werkzeug_500, may_take_socket
+from ._gates import entry_of, open_layers
 from ._refusals import answer_refusals
 from .drive import run
 from .gate import Gate
@@ -92,6 +93,10 @@ class BasicAuthMiddleware:
 
     Raises:
         ConfigurationError: Names everything that is wrong, and no secret.
+
+    Attributes:
+        entry: The Flask app whose ``wsgi_app`` this is to be, until the first request has found what is
+            outside; for integrations.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class BasicAuthMiddleware:
         self._strips = self._gate.settings.strip_authorization
         self._maps_errors = self._gate.settings.map_errors
         self._sets_user = self._gate.settings.set_user
+        self.entry = entry_of(app)
         if self._maps_errors:
             answer_refusals(app, self.answer_refusal)
 
@@ -117,6 +123,8 @@ class BasicAuthMiddleware:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate = self._gate
+        if self.entry is not None:
+            self._warn_of_open_layers()
         decision = gate.begin(environ)
         if type(decision) is not Allow:
             if isinstance(decision, Check):
@@ -180,6 +188,15 @@ class BasicAuthMiddleware:
         if environ.get("SERVER_SOFTWARE", "").startswith("Granian"):
             body.begin()  # it fixes the status as soon as we return
         return body
+
+    def _warn_of_open_layers(self) -> None:
+        entry, self.entry = self.entry, None
+        for name in open_layers(entry, self):
+            logger.warning(
+                "%s is outside BasicAuthMiddleware, so the paths that it serves need no key: wrap "
+                "app.wsgi_app, or call init_app of BasicAuth, after it is added",
+                name,
+            )
 
     def _remove_identity(self, environ: Environ) -> None:
         environ.pop(PRINCIPAL, None)

@@ -20,9 +20,6 @@ from django.urls import path
 
 settings.configure(
     ALLOWED_HOSTS=["127.0.0.1", "localhost"],
-    BASICAUTH_BACKEND=os.environ.get(
-        "BASICAUTH_BACKEND", "env:"
-    ),  # it reads settings, and not the environment
     INSTALLED_APPS=["basicauth_mw.integrations.django"],  # for the checks
     MIDDLEWARE=["basicauth_mw.integrations.django.BasicAuthMiddleware"],
     ROOT_URLCONF=__name__,

@@ -33,7 +33,7 @@ def example(name: str) -> str:
     return next(path for path in EXAMPLES if path.stem == name).read_text()
 
 
-ADDED = 'app.add_middleware(BasicAuthMiddleware, backend="env:")'
+ADDED = "app.add_middleware(BasicAuthMiddleware)"
 SOURCES = {
     "readme": first_block("README.md", "install(app)"),
     "readme-added": first_block("README.md", ADDED),

@@ -123,7 +123,7 @@ def _parse(text: str, name: str, short: list[str]) -> dict[str, Key]:
         raise ConfigurationError(
             f"{name} holds no key: set it to id:secret, or name a store in which keys can be created, as in "
             "BASICAUTH_BACKEND=sqlite:///keys.db; to import an app without any key, as tests do, set "
-            "BASICAUTH_BACKEND=memory:"
+            "BASICAUTH_BACKEND=memory: (a backend that the code names takes precedence over it)"
         )
     return keys
 

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
 
 class WSGIDashboard:
-    """What ``wsgi_dashboard`` gives."""
+    """What ``wsgi_dashboard`` gives.
+
+    Attributes:
+        gate: Shows others that the dashboard is protected.
+    """
 
     def __init__(self, site: Site, backend: Backend, settings: Settings) -> None:
         self._site = site
         self._gate = BasicAuthMiddleware(self._inside, backend, settings=settings)
+        self.gate = self._gate.gate
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if not wants_page(environ.get("HTTP_ACCEPT"), str(environ.get("REQUEST_METHOD", ""))):

@@ -16,7 +16,6 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from .._frameworks import layers as iter_layers
 from .._gates import EXTENSION, gate_of
 from .._refusals import answer_refusals
 from ..errors import ConfigurationError
@@ -71,49 +70,18 @@ class BasicAuth:
             raise ConfigurationError("init_app is for a Flask app: a backend is given by name, backend=...")
         if gate_of(app) is not None:
             raise ConfigurationError("this app has a gate already: call init_app once, and add no other")
+        app._check_setup_finished("init_app")  # noqa: SLF001  # Flask's own error if the app has started
         given = backend if backend is not None else self._backend
         configured, settings = configuration(app.config, "Flask", has_backend=given is not None)
         if settings.timeout_s is not None:
             logger.warning("BASICAUTH_TIMEOUT_S has no effect under Flask: set the server's own time limit")
         chosen = given if given is not None else configured
         middleware = BasicAuthMiddleware(app.wsgi_app, chosen, settings=settings)
-        app.before_request(_LayerCheck(app, middleware))  # Flask refuses it if the app has started
-        hooks = app.before_request_funcs[None]
-        hooks.insert(0, hooks.pop())  # before those that answer in place of the view
-        if settings.map_errors:  # once more: an instrumented wsgi_app does not lead to its app
+        middleware.entry = app  # an instrumented wsgi_app does not lead to its app
+        if settings.map_errors:  # once more, for the same reason
             answer_refusals(app, middleware.answer_refusal)
         app.wsgi_app = middleware  # type: ignore[method-assign]
         app.extensions[EXTENSION] = middleware
-
-
-class _LayerCheck:
-    """Warns at the first request of a layer outside the middleware that serves requests itself.
-
-    Flask-SocketIO and dispatchers replace ``app.wsgi_app`` as the middleware does. If they come later, what
-    they serve never reaches it.
-    """
-
-    def __init__(self, app: Flask, middleware: BasicAuthMiddleware) -> None:
-        self._app = app
-        self._middleware = middleware
-        self._is_done = False
-
-    def __call__(self) -> None:
-        if self._is_done:
-            return
-        self._is_done = True
-        for layer in iter_layers(self._app.wsgi_app):
-            if layer is self._middleware:
-                return
-            if {each.__name__ for each in type(layer).__mro__} & _SERVES_ITSELF:
-                logger.warning(
-                    "%s is outside BasicAuth, so what it serves needs no key: call init_app after it",
-                    type(layer).__name__,
-                )
-
-
-# python-socketio's and python-engineio's, and Werkzeug's.
-_SERVES_ITSELF = {"WSGIApp", "DispatcherMiddleware", "SharedDataMiddleware"}
 
 
 def _principal() -> Principal:
