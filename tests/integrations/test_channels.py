@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
+import subprocess
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect as open_websocket
 
 from tests.integrations import django_site
 
 # isort: split
 from channels.auth import AuthMiddleware
+from channels.generic.http import AsyncHttpConsumer
 from channels.generic.websocket import JsonWebsocketConsumer
 from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import OriginValidator
+from channels.sessions import CookieMiddleware
 from django.core.asgi import get_asgi_application
 from django.middleware.cache import CacheMiddleware
 from django.test import override_settings
 from django.urls import path
 
+from basicauth_mw import encode_basic
 from basicauth_mw.integrations.django import wrap_asgi
 from basicauth_mw.integrations.django.checks import check_deployment, check_settings
+from tests.servers.conftest import LIMIT_S, ROOT, listens, wait_until
 from tests.shells.asgi_helpers import call, connect, http_scope, websocket_scope
 
 if TYPE_CHECKING:
@@ -121,6 +132,52 @@ def test_the_usual_layout_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "basicauth_mw.W008" not in {message.id for message in check_settings()}
 
 
+def test_layers_of_channels_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def around(inner: Any) -> Any:
+        return OriginValidator(CookieMiddleware(Session(inner)), ["*"])
+
+    def found(application: Any) -> set[str | None]:
+        return codes(application, monkeypatch) & {"basicauth_mw.W008", "basicauth_mw.W009"}
+
+    inside = around(wrap_asgi(URLRouter([path("ws", WhoAmI.as_asgi())])))
+    each = URLRouter([path("ws", wrap_asgi(WhoAmI.as_asgi()))])
+    some = URLRouter([path("ws", wrap_asgi(WhoAmI.as_asgi())), path("more", WhoAmI.as_asgi())])
+    assert found(router(inside)) == set()
+    assert found(router(around(each))) == set()
+    assert found(router(around(some))) == {"basicauth_mw.W008"}
+    assert found(CookieMiddleware(router(some))) == {"basicauth_mw.W008"}
+    assert found(CookieMiddleware(wrap_asgi(router(some)))) == set()
+
+
+def test_http_beside_django_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    django_app = get_asgi_application()
+
+    async def calls_django(scope: Any, receive: Any, send: Any) -> None:
+        await django_app(scope, receive, send)
+
+    beside = URLRouter([path("events", AsyncHttpConsumer.as_asgi()), path("", django_app)])
+    for http, expected in ((beside, True), (URLRouter([path("", django_app)]), False), (calls_django, False)):
+        found = codes(ProtocolTypeRouter({"http": http}), monkeypatch)
+        assert ("basicauth_mw.W009" in found) == expected
+
+
+@pytest.mark.parametrize("strips", [False, True])
+def test_strip_authorization_counts_for_websockets(issued: Issued, strips: bool) -> None:
+    seen: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(dict(scope["headers"]))
+
+    with override_settings(BASICAUTH_STRIP_AUTHORIZATION=strips):
+        application = wrap_asgi(ProtocolTypeRouter({"http": get_asgi_application(), "websocket": inner}))
+        me = call(application, http_scope(issued.authorization, path="/me"))
+    handshake(application, websocket_scope(issued.authorization, path="/ws"))
+
+    assert (b"authorization" in seen[0]) != strips
+    assert me.status == 200
+    assert bool(json.loads(me.body)["authorization"]) != strips
+
+
 class OwnCache(CacheMiddleware):
     """Derived, as in many projects."""
 
@@ -166,3 +223,51 @@ def test_preflights_that_run_views_are_told_at_deployment() -> None:
     assert "basicauth_mw.W007" not in {message.id for message in check_deployment()}
     with override_settings(BASICAUTH_ALLOW_PREFLIGHT=True):
         assert "basicauth_mw.W007" in {message.id for message in check_deployment()}
+
+
+# --- on real servers, in a project with sessions and users
+
+
+@pytest.fixture(scope="module", params=["uvicorn", "daphne"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server of ``channels_site``."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    command = {"uvicorn": ["--port", str(port)], "daphne": ["-b", "127.0.0.1", "-p", str(port)]}[
+        request.param
+    ]
+    log = tmp_path_factory.mktemp("channels") / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", request.param, *command, "tests.integrations.channels_site:application"],
+            cwd=ROOT,
+            env={**os.environ, "BASICAUTH_KEYS": "ci:p@55w0rd"},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_until(lambda: listens(port) or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield port
+        assert "Traceback" not in log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+KEY = encode_basic("ci", "p@55w0rd")
+
+
+def test_a_server_protects_http_and_websockets(served: int) -> None:
+    url = f"127.0.0.1:{served}"
+    with httpx.Client(base_url=f"http://{url}", trust_env=False, timeout=LIMIT_S) as client:
+        assert [client.get(path).status_code for path in ("/me", "/nowhere", "/open")] == [401, 401, 200]
+        me = client.get("/me", headers={"Authorization": KEY})
+    assert me.json() == {"id": "ci", "user": "AnonymousUser"}
+
+    for headers in ({}, {"Authorization": encode_basic("ci", "wrong")}):
+        with pytest.raises(InvalidStatus) as refused:
+            open_websocket(f"ws://{url}/ws", additional_headers=headers, proxy=None).close()
+        assert refused.value.response.status_code in (401, 403)  # Daphne sends its own 403
+    with open_websocket(f"ws://{url}/ws", additional_headers={"Authorization": KEY}, proxy=None) as websocket:
+        assert json.loads(websocket.recv(LIMIT_S)) == {"id": "ci", "user": "AnonymousUser"}

@@ -7,7 +7,9 @@ import importlib
 import io
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +27,18 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.core.signals import got_request_exception
 from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse, JsonResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
+from django.urls import path as route
+from rest_framework.authentication import BasicAuthentication
+from rest_framework.decorators import api_view, authentication_classes, permission_classes
 from rest_framework.test import APIRequestFactory
 
 from basicauth_mw import Backend, ConfigurationError, Issued, Principal, encode_basic
 from basicauth_mw._gates import gate_of
 from basicauth_mw.integrations.django import BasicAuthMiddleware, rest_framework
 from basicauth_mw.integrations.django.checks import check_deployment, check_settings
+from tests.servers.conftest import ROOT
 from tests.shells.asgi_helpers import call, http_scope
 from tests.shells.wsgi_helpers import call_validated
 
@@ -233,6 +240,54 @@ def looks(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest],
     return middleware
 
 
+def users_of_server(request: Any) -> HttpResponse:
+    names = ("REMOTE_USER", "AUTH_TYPE", "HTTP_REMOTE_USER")
+    return JsonResponse({name: request.META[name] for name in names if name in request.META})
+
+
+urlpatterns = [
+    route("closed", users_of_server),
+    route("open", users_of_server),
+    route("open-api", api_view()(authentication_classes([])(permission_classes([])(users_of_server)))),
+]
+
+
+@pytest.mark.parametrize("where", ["/closed", "/open", "/open-api"])
+@pytest.mark.parametrize("sets_user", [True, False])
+def test_a_remote_user_from_outside_is_removed(issued: Issued, where: str, sets_user: bool) -> None:
+    """From every request, also one to an open path; unless the setting leaves it to others."""
+    theirs = {"REMOTE_USER": "root", "AUTH_TYPE": "Negotiate"}
+    header = {"HTTP_REMOTE_USER": "root"}  # which only looks like it
+    fields = {"authorization": issued.authorization, "Remote-User": "root"}
+    with override_settings(
+        ROOT_URLCONF=__name__, BASICAUTH_SET_USER=sets_user, BASICAUTH_EXCLUDE=["/open", "/open-api"]
+    ):
+        environ: Any = theirs
+        assert Client().get(where, headers=fields, **environ).json() == (
+            header if sets_user else {**theirs, **header}
+        )
+        answer = asyncio.run(AsyncClient().get(where, headers=fields))
+        assert answer.json() == header
+
+
+def test_remote_user_middleware_before_ours() -> None:
+    """The check needs the users of Django, so it runs in the project that has them."""
+    program = (
+        "from tests.integrations import channels_site\n"
+        "from basicauth_mw.integrations.django.checks import check_settings\n"
+        "from django.conf import settings\n"
+        "ours, *rest = settings.MIDDLEWARE\n"
+        "remote = 'django.contrib.auth.middleware.PersistentRemoteUserMiddleware'\n"
+        "for settings.MIDDLEWARE in ([ours, *rest, remote], [*rest, remote, ours]):\n"
+        "    print([message.id for message in check_settings()])\n"
+    )
+    env = {**os.environ, "BASICAUTH_KEYS": "ci:p@55w0rd"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["[]", "['basicauth_mw.W010']"], done.stderr
+
+
 def test_a_store_that_is_down_is_a_503(get: Get) -> None:
     class Down:
         def get(self, _client_id: str) -> None:
@@ -385,18 +440,26 @@ def test_checks(settings: dict[str, Any], ids: list[str]) -> None:
         assert found(check_settings()) == ids
 
 
+class OwnBasicAuthentication(BasicAuthentication):
+    """Derived, as by who wants no challenge."""
+
+
 @pytest.mark.parametrize(
     ("settings", "ids"),
     [
         ({}, ["W005"]),
+        (
+            {"REST_FRAMEWORK": {"DEFAULT_AUTHENTICATION_CLASSES": [f"{__name__}.OwnBasicAuthentication"]}},
+            ["W005"],
+        ),
         ({"BASICAUTH_STRIP_AUTHORIZATION": True}, []),
         ({"INSTALLED_APPS": ["basicauth_mw.integrations.django"]}, []),
     ],
-    ids=["default", "stripped", "not-installed"],
+    ids=["default", "derived", "stripped", "not-installed"],
 )
 def test_a_check_of_rest_frameworks_own_classes(settings: dict[str, Any], ids: list[str]) -> None:
     """Those that it has by default look a key up among the users, and so refuse all of them."""
-    with override_settings(REST_FRAMEWORK={}, **settings):
+    with override_settings(**{"REST_FRAMEWORK": {}, **settings}):
         assert found(check_settings()) == ids
 
 

@@ -271,15 +271,28 @@ def test_no_order_of_events_lets_anybody_in_wrongly(chunk: int) -> None:
             raise
 
 
+class Plain(Principal):
+    """Derived, without slots."""
+
+
+@dataclass(frozen=True)
+class Member(Principal):
+    """Derived, with a field more."""
+
+    team: str = ""
+
+
 @pytest.mark.parametrize(
     "value",
     [
         Principal("ci", "CI", frozenset({"read"}), {"team": ["a"]}),
         Principal.anonymous(),
+        Plain("ci", "CI"),
+        Member("ci", team="a"),
         Key("ci", secrets=(Secret("hash"),)),
         Secret("hash"),
     ],
-    ids=["principal", "anonymous", "key", "secret"],
+    ids=["principal", "anonymous", "plain", "member", "key", "secret"],
 )
 def test_values_are_copied_and_never_changed(value: Any) -> None:
     for copied in (pickle.loads(pickle.dumps(value)), copy.copy(value), copy.deepcopy(value)):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.apps import apps
 from django.conf import settings
 from django.core import checks
+from django.core.handlers.asgi import ASGIHandler
 from django.middleware.cache import FetchFromCacheMiddleware
 from django.utils.module_loading import import_string
 
@@ -34,11 +35,11 @@ def check_settings(**_more: Any) -> list[CheckMessage]:
         Gate(RequestFacts(), backend, ours, {})  # connects to nothing
     except ConfigurationError as exc:
         wrong = [checks.Error(problem, id="basicauth_mw.E001") for problem in exc.problems]
-        return [*wrong, *_place(strips=False, lets_preflights=False), *_channels()]
+        return [*wrong, *_place(None), *_channels()]
     strips = ours.strip_authorization
     return [
         *_effects(ours),
-        *_place(strips=strips, lets_preflights=ours.allow_preflight),
+        *_place(ours),
         *_channels(),
         *([] if strips else _rest_framework()),
     ]
@@ -81,7 +82,8 @@ def _effects(ours: Settings) -> Iterator[CheckMessage]:
         )
 
 
-def _place(*, strips: bool, lets_preflights: bool) -> Iterator[CheckMessage]:
+def _place(ours: Settings | None) -> Iterator[CheckMessage]:
+    """Where the middleware stands; settings of None: they cannot be read."""
     stack = [_resolved(entry) for entry in settings.MIDDLEWARE]
     places = _places_of(stack, BasicAuthMiddleware)
     if not places:
@@ -100,24 +102,36 @@ def _place(*, strips: bool, lets_preflights: bool) -> Iterator[CheckMessage]:
             hint=f"Put {MIDDLEWARE} before {settings.MIDDLEWARE[caches[0]]}.",
             id="basicauth_mw.E003",
         )
-    elif caches and strips:
+    elif caches and ours and ours.strip_authorization:
         yield checks.Warning(
             "The cache gives one caller's answers to another: it cannot see the Authorization field.",
             hint="Set BASICAUTH_STRIP_AUTHORIZATION = False.",
             id="basicauth_mw.W004",
         )
     cors = _places_of(stack, _cors_middleware())
-    if cors and cors[0] > places[0] and not lets_preflights:
+    if cors and cors[0] > places[0] and not (ours and ours.allow_preflight):
         yield checks.Warning(
             "CorsMiddleware comes after the middleware: preflights get a 401, and scripts of other origins "
             "cannot read a refusal.",
             hint=f"Put {settings.MIDDLEWARE[cors[0]]} before {MIDDLEWARE}.",
             id="basicauth_mw.W006",
         )
+    if ours and ours.set_user and apps.is_installed("django.contrib.auth"):
+        from django.contrib.auth.middleware import RemoteUserMiddleware
+
+        remote = _places_of(stack, RemoteUserMiddleware)
+        if remote and remote[0] < places[0]:
+            yield checks.Warning(
+                f"{settings.MIDDLEWARE[remote[0]]} comes before the middleware: it believes a REMOTE_USER "
+                "that the middleware would remove.",
+                hint=f"Put {MIDDLEWARE} before it, or set BASICAUTH_SET_USER = False if the server "
+                "authenticates users.",
+                id="basicauth_mw.W010",
+            )
 
 
 def _channels() -> Iterator[CheckMessage]:
-    """Websockets that Channels serves beside Django, where they can be seen to be open."""
+    """What Channels serves beside Django without a key, where it can be seen."""
     if not getattr(settings, "ASGI_APPLICATION", None):
         return
     try:
@@ -128,15 +142,31 @@ def _channels() -> Iterator[CheckMessage]:
         if isinstance(layer, ASGIMiddleware):
             return
         routes = getattr(layer, "application_mapping", None)  # of a ProtocolTypeRouter
-        if isinstance(routes, dict) and "websocket" in routes and gate_of(routes["websocket"]) is None:
-            yield checks.Warning(
-                "Websockets need no key: ASGI_APPLICATION serves them beside Django, whose middleware does "
-                "not see them.",
-                hint="Wrap the application: from basicauth_mw.integrations.django import wrap_asgi; "
-                "application = wrap_asgi(application).",
-                id="basicauth_mw.W008",
-            )
-            return
+        if not isinstance(routes, dict):
+            continue
+        for kind, code in (("websocket", "W008"), ("http", "W009")):
+            if kind in routes and _is_open(routes[kind], kind):
+                yield checks.Warning(
+                    f"ASGI_APPLICATION serves {kind} requests beside Django without a key: the middleware of "
+                    "Django does not see them.",
+                    hint="Wrap the application: from basicauth_mw.integrations.django import wrap_asgi; "
+                    "application = wrap_asgi(application).",
+                    id=f"basicauth_mw.{code}",
+                )
+        return
+
+
+def _is_open(application: object, kind: str) -> bool:
+    """Whether requests reach a part of an application that is not Django past every middleware of ours."""
+    consumer = False
+    for layer in layers(application):
+        if isinstance(layer, ASGIMiddleware | ASGIHandler):
+            return False
+        if getattr(layer, "_path_routing", False):  # a URLRouter
+            return any(_is_open(route.callback, kind) for route in getattr(layer, "routes", ()))
+        consumer = consumer or hasattr(layer, "consumer_class")
+    # A function that serves http may call Django; a consumer of Channels does not.
+    return gate_of(application) is None and (consumer or kind == "websocket")
 
 
 def _rest_framework() -> Iterator[CheckMessage]:
@@ -146,7 +176,7 @@ def _rest_framework() -> Iterator[CheckMessage]:
     from rest_framework.settings import api_settings
 
     used: Sequence[object] = api_settings.DEFAULT_AUTHENTICATION_CLASSES
-    if BasicAuthentication in used:
+    if _places_of(used, BasicAuthentication):
         yield checks.Warning(
             "REST framework's BasicAuthentication takes a key for the password of a user, and refuses it.",
             hint='In REST_FRAMEWORK["DEFAULT_AUTHENTICATION_CLASSES"], put in its place '

@@ -53,7 +53,8 @@ def wrap_asgi(application: Any) -> ASGIMiddleware:
 
     Django's own middleware sees http requests alone. Together with it, each http request is verified twice,
     the second time from the cache. ``scope["user"]`` is left to Channels' ``AuthMiddlewareStack``; consumers
-    find the caller in ``scope["basicauth_mw.principal"]``.
+    find the caller in ``scope["basicauth_mw.principal"]``. With ``strip_authorization`` the header is
+    removed for websockets here, and for views by Django's middleware.
 
     Args:
         application: What ``ASGI_APPLICATION`` would name otherwise.
@@ -62,8 +63,22 @@ def wrap_asgi(application: Any) -> ASGIMiddleware:
         ConfigurationError: Names every problem of ``settings.BASICAUTH_*``.
     """
     backend, ours = configured()
+    if ours.strip_authorization:
+        application = _WithoutHeader(application)
     # The header has to reach the middleware of Django, which removes it for the views.
     return ASGIMiddleware(application, backend, settings=ours, set_user=False, strip_authorization=False)
+
+
+class _WithoutHeader:
+    """Hides the Authorization header from websockets, which no middleware of Django's does it for."""
+
+    def __init__(self, application: Any) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != b"authorization"]
+        await self.application(scope, receive, send)
 
 
 class RequestFacts:
