@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..backends import Store
 from ..settings import Settings
 from ._errors import CommandError
 from ._options import AsJson, BackendUrl, opened
@@ -40,7 +41,11 @@ def dashboard(
             print_json({"url": address})
         else:
             say(f"The dashboard is at {address} - stop with Ctrl-C.")
-            say("Sign in with a client id and its secret. If no key opens it yet, make one:")
-            say(f'basicauth-mw keys create --name "dashboard" --scope {ADMIN_SCOPE}')
+            if isinstance(keys.store, Store):
+                say("Sign in with a client id and its secret. If no key opens it yet, make one:")
+                say(f'basicauth-mw keys create --name "dashboard" --scope {ADMIN_SCOPE}')
+            else:
+                say("Sign in with a client id and its secret.")
+                say(f"If no key opens it yet, add the scope {ADMIN_SCOPE} to one where the keys are kept.")
         flush()  # whoever reads a pipe waits for these lines
         serve(app, listener)

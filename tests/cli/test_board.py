@@ -13,6 +13,7 @@ import pytest
 from basicauth_mw.backend import open_backend
 from basicauth_mw.cli import board, demo
 from basicauth_mw.dashboard import ADMIN_SCOPE
+from basicauth_mw.minting import mint
 from tests.cli.helpers import LIMIT_S, Done, ended, process
 
 if TYPE_CHECKING:
@@ -43,6 +44,18 @@ def test_dashboard_serves_until_it_is_interrupted(url: str, as_json: bool) -> No
     assert (child.returncode, err) == (0, b"")
     assert out == b""
     assert as_json or f"--scope {ADMIN_SCOPE}" in rest
+
+
+def test_dashboard_suggests_nothing_that_its_backend_refuses() -> None:
+    arguments = ("dashboard", "--backend", "env:", "--port", "0")
+    with process(*arguments, env={"BASICAUTH_KEYS": f"x:{mint('sk')}"}) as child:
+        assert child.stdout is not None
+        lines = [child.stdout.readline().decode() for _ in range(3)]
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=LIMIT_S)
+
+    assert "keys create" not in "".join(lines)
+    assert ADMIN_SCOPE in lines[2]
 
 
 def test_dashboard_says_when_its_port_is_taken(url: str) -> None:

@@ -80,6 +80,10 @@ def test_help_names_what_an_option_takes(cli: Callable[..., Done], command: str)
     assert [line for line in options if re.search(r"<[a-z]|TEXT|INTEGER", line)] == []
 
 
+def test_remove_suggests_delete(cli: Callable[..., Done]) -> None:
+    cli("keys", "remove", "ci").failed_with("Did you mean 'delete'?", status=2)
+
+
 # Run by every Python that finds it: Ctrl-C comes when a module is looked for, or when everything is done.
 CTRL_C = """
 import atexit, os, signal, sys

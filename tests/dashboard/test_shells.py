@@ -22,6 +22,7 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
 from basicauth_mw.dashboard.listing import ROWS
 from basicauth_mw.errors import BackendUnavailable, InvalidKey, UnreadableRecord
+from basicauth_mw.minting import mint
 from tests.dashboard.conftest import BASE, SECRET, Visitor, hidden
 
 if TYPE_CHECKING:
@@ -70,6 +71,21 @@ def test_without_the_scope_a_page_names_the_command(visitor: Callable[..., Visit
     assert answer.status_code == 403
     assert f'basicauth-mw keys create --name "dashboard" --scope {ADMIN_SCOPE}' in answer.text
     assert "www-authenticate" not in answer.headers
+
+
+def test_no_page_suggests_a_command_that_the_backend_refuses(
+    visitor: Callable[..., Visitor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = mint("sk")
+    monkeypatch.setenv("BASICAUTH_KEYS", f"x:{secret}")
+    fixed = open_backend("env:", settings=Settings())
+
+    for status, given in ((403, secret), (401, "wrong")):
+        answer = visitor(over=fixed, authorization=encode_basic("x", given)).get("/")
+        assert answer.status_code == status
+        assert "keys create" not in answer.text
+        assert "BASICAUTH_KEYS" in answer.text
+        assert ADMIN_SCOPE in answer.text
 
 
 @pytest.mark.proves("X46")
@@ -746,6 +762,24 @@ def test_whatever_else_a_backend_will_not_do(
 
     assert answer.status_code == 422
     assert "not on a Sunday" in answer.text
+
+
+def test_the_audit_log_names_who_is_signed_in(
+    admin: Visitor, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    (me,) = backend.iter_keys()
+    caplog.set_level("INFO", "basicauth_mw.audit")
+
+    admin.create(client_id="ci")
+    admin.post("/key/rotate", {**admin.form("/key/rotate", id="ci"), "overlap": "0"})
+    for act in ("disable", "enable", "revoke", "delete"):
+        admin.post(f"/key/{act}", admin.form(f"/key/{act}", id="ci"))
+
+    told = [each.__dict__["basicauth"] for each in caplog.records if each.name == "basicauth_mw.audit"]
+    events = ("created", "rotated", "disabled", "enabled", "revoked", "deleted")
+    assert [(each["event"], each["client_id"], each["actor"]) for each in told] == [
+        (f"key.{event}", "ci", me.client_id) for event in events
+    ]
 
 
 def test_secrets_are_never_in_logs_or_addresses(admin: Visitor, caplog: pytest.LogCaptureFixture) -> None:
