@@ -37,9 +37,10 @@ CLOSED = b"\x88"  # how a close frame begins
 END = b"\r\n\r\n"
 # The target, what has to arrive before we send frames, the frames, the last that the app sends, and the
 # server that does not offer it.
+FLASK_500 = b"error in the application.</p>\n"  # the end of it
 CASES = (
     (b"/echo", END, HELLO, CLOSED + b"\x02\x03\xe8", "gevent-websocket"),
-    (b"/boom", END, HELLO, b"Error</h1>", "gevent-websocket"),
+    (b"/boom", END, HELLO, FLASK_500, "gevent-websocket"),
     (b"/socket.io/?EIO=4&transport=websocket", b"maxPayload", CLOSE, CLOSED, "gevent"),
 )
 VARYING = re.compile(rb'Date: [^\r]*|"sid":"[^"]*"')
@@ -79,12 +80,21 @@ def exchange(
         for awaited, frames in ((first, sent), (last, b"")):
             while awaited not in received:
                 chunk = connection.recv(65536)
+                if awaited == CLOSED and not chunk:
+                    return VARYING.sub(b"...", received)  # see below
                 assert chunk, received
                 received += chunk
             connection.sendall(frames)
         connection.shutdown(socket.SHUT_WR)
         while chunk := connection.recv(65536):
             received += chunk
+    if last == FLASK_500:
+        # gunicorn and the reader of flask-sock race for the end of the connection, also with the app alone:
+        # the server may append a page of its own.
+        received = received.partition(last)[0]
+    if last == CLOSED:
+        # Under gunicorn's threads Socket.IO may hang up before its closing frame, also when the app is alone.
+        received = received.removesuffix(CLOSED + b"\x02\x03\xe8")
     return VARYING.sub(b"...", received)
 
 
