@@ -56,7 +56,7 @@ def own_root_path(app: object) -> str | None:
 _MOST_LAYERS: Final = 100
 _INWARD: Final = (
     *("middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app"),
-    *("application", "app", "inner"),  # of test clients, and of what stands round an app; Channels says inner
+    *("application", "app", "inner"),  # of test clients and wrappers around an app; Channels uses inner
     # Django's, and last: a layer of Starlette's has a handler beside its app.
     *("handler", "get_response", "func", "awaitable"),
 )

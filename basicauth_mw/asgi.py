@@ -97,8 +97,8 @@ class BasicAuthMiddleware:
     The app finds the caller as ``scope["basicauth_mw.principal"]``, a ``Principal``. With ``set_user`` it is
     ``scope["user"]`` as well, and ``scope["auth"]`` has its scopes. The scope is updated in place.
 
-    What the app raises before it has answered becomes a JSON problem (RFC 9457); the exception is raised on
-    behind the answer, so that servers and error monitors see it, unless it is a plain refusal such as
+    What the app raises before it has answered becomes a JSON problem (RFC 9457); the exception is re-raised
+    after the answer, so that servers and error monitors see it, unless it is a plain refusal such as
     ``InsufficientScope``.
 
     Args:
@@ -375,7 +375,7 @@ class _Timer:
 
     def _run(self) -> None:
         self._older, self.newest = self.newest, set()
-        # In an empty context: not in that of the request that happens to be there.
+        # In an empty context, not in that of the current request.
         self.loop.call_later(self._period_s, self._go_off, context=Context())
 
     def _go_off(self) -> None:

@@ -88,7 +88,7 @@ def split_basic(value: bytes) -> tuple[str, str]:
 
 
 def _what_is_wrong(token: bytes) -> str:
-    """Say why a token is not the base64 of anything."""
+    """Say why a token is not valid base64."""
     if b"," in token:  # how several fields arrive as one: RFC 9110 section 5.3
         return "repeated header"
     return "not canonical base64" if len(token) % 4 == 0 and _BASE64.fullmatch(token) else "not base64"

@@ -58,8 +58,8 @@ class Exclude:
         """The path below the mount point; None: two routers could disagree about it.
 
         Starlette takes the mount point off, others route the whole path, and with some servers the client
-        decides what it is. So only the one that the operator has set counts, and only where every router
-        agrees what is left.
+        decides what it is. So only the one set by the operator counts, and only if all routers agree on
+        the remaining path.
         """
         mount = self.root_path
         if mount is None:

@@ -356,7 +356,7 @@ class _Batch:
         return client_id, self._slow(secret), details
 
     def _details(self, row: Sequence[str]) -> _Details:
-        """What the columns beside id and secret say, empty ones nothing."""
+        """The non-empty values of the columns other than id and secret."""
         found: _Details = {}
         for column, place in self._places.items():
             value = row[place].strip()

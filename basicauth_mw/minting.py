@@ -20,7 +20,7 @@ MAX_PREFIX = 32
 PATTERN = r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*_[0-9A-Za-z]{49}"
 
 ID_PREFIX = "id"
-ID_DIGITS = 12  # 71 bits: short enough for a command line, and looked up before it is given away
+ID_DIGITS = 12  # 71 bits: short enough for a command line, and checked for collisions before use
 
 
 class Shape(Enum):
@@ -42,12 +42,12 @@ def mint(prefix: str) -> str:
 
 
 def generate_id() -> str:
-    """A new client id, such as ``id_4fK2pQ9sXw0a``. It may be taken, which is for the caller to find out."""
+    """A new client id, such as ``id_4fK2pQ9sXw0a``. It may be taken; the caller has to check that."""
     return f"{ID_PREFIX}_{_base62(secrets.randbelow(62**ID_DIGITS), ID_DIGITS)}"
 
 
 def is_secret(value: str) -> bool:
-    """Whether a value is a generated secret, perhaps mistyped. Ids of the earlier, long form are none.
+    """Whether a value is a generated secret, perhaps mistyped. Ids of the earlier, long form are not.
 
     Only the exact prefix ``id`` makes it such an id: ``id_live_...`` is a secret with a prefix of its own.
     """

@@ -42,7 +42,7 @@ def check_client_id(client_id: str) -> str:
 
 
 def check_new_client_id(client_id: str) -> str:
-    """``check_client_id`` for a key that is stored: a generated secret is no id, since ids are shown."""
+    """``check_client_id`` for a key that is stored: a generated secret is not allowed as an id, since ids are shown."""
     check_client_id(client_id)
     if is_secret(client_id):
         raise InvalidKey("the client id is a generated secret: are id and secret in each other's place?")
@@ -53,7 +53,7 @@ SHORT_PASSWORD: Final = 12
 
 
 def is_short_password(secret: str) -> bool:
-    """Whether a secret was chosen by somebody and has fewer characters than can withstand guessing."""
+    """Whether a secret is a chosen password that is too short to resist guessing."""
     return len(secret) < SHORT_PASSWORD and recognise(secret) is Shape.OTHER
 
 
@@ -190,7 +190,7 @@ _TOO_DEEP: Final = f"metadata is nested too deep: lists and objects go at most {
 def check_depth(text: str, most: int = MAX_JSON_DEPTH) -> None:
     """Check how deep JSON is nested, before it is decoded.
 
-    The interpreter's own limit is no rule: it differs between versions of Python, and with the stack in use.
+    The interpreter's own limit is not reliable: it depends on the Python version and on the stack in use.
 
     Args:
         text: JSON, or something else, of which the decoder complains.

@@ -90,7 +90,7 @@ def _app(target: str, kind: str) -> Any:
 
 
 def load(target: str, option: str = VARIABLE) -> tuple[Any, bool]:
-    """What a name such as ``package.module:app`` stands for, and whether it ends in ``()``.
+    """Resolve a name such as ``package.module:app``, and tell whether it ends in ``()``.
 
     Args:
         target: The name.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ENV_PREFIX: Final = "BASICAUTH_"
 MAX_SECONDS: Final = 366 * 86400  # what every clock and timer here can take
 
-# A BOM and white space at the ends of a value are never meant: editors, echo, YAML and Windows leave them.
+# A BOM and whitespace around a value are never intended: editors, echo, YAML and Windows add them.
 _EDGES: Final = re.compile(r"\A[\s\ufeff]+|[\s\ufeff]+\Z")
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _EMPTY_MEANS_OFF: Final = frozenset({"throttle", "throttle_address"})  # whatever the default is
@@ -265,8 +265,8 @@ class Settings:
 def read_entry(source: Mapping[str, Any], name: str, *, has_lines: bool = False) -> tuple[Any, str] | None:
     """Find a value in the environment or a mapping, under its name or in the file that ``<name>_FILE`` names.
 
-    Text loses a byte order mark, white space and line breaks at its ends. An empty entry counts as absent
-    where the other one is set.
+    A byte order mark, whitespace and line breaks are stripped from both ends of text. An empty entry counts
+    as unset if the other one is set.
 
     Args:
         source: The environment, or a mapping like it. A value that is no text is taken as it is.
@@ -430,7 +430,7 @@ def _list(value: object) -> tuple[str, ...]:
 
 
 def _json_list(text: str) -> tuple[str, ...] | None:
-    """The texts of a JSON list, as pydantic-settings writes one; None: it is none."""
+    """The strings of a JSON list, as pydantic-settings writes one; None: it is not a list."""
     if not (text.startswith("[") and text.endswith("]")):
         return None
     from json import loads  # few are written like that

@@ -133,7 +133,7 @@ def text_of(line: bytes, *, first: bool) -> str:
 
 
 def _kind_of_other_text(line: bytes) -> str | None:
-    """The format of a line in an encoding such as Latin-1; None: it is no text, or of no format."""
+    """The format of a line in an encoding such as Latin-1; None: it is not text, or has no known format."""
     text = line.decode("latin-1").rstrip("\r\n")
     if not text.isprintable():
         return None

@@ -67,7 +67,7 @@ class Throttle:
     counter takes the same few numbers whatever the limit.
 
     Keys belong to groups. A group has at most ``SHARE`` counters of its own. Failures of further keys go
-    into one counter that these keys share, so that no group can push out its own counters or those of
+    into one counter that these keys share, so that no group can evict its own counters or those of
     others. While the table is half full, a new key gets a counter of its own only in a group that has fewer
     than ``SCARCE_SHARE``. A full table drops the group that has been idle longest.
 
@@ -253,7 +253,7 @@ class FailureLimits:
         self._refresh()
 
     def _digest(self, text: str, group: bytes = b"") -> bytes:
-        """Of fixed length, under a key of this process, so that nobody outside can make two texts collide."""
+        """Of fixed length, under a key of this process, so that clients cannot construct collisions."""
         keyed = self._keyed.copy()
         keyed.update(group)  # of fixed length too: no two pairs run together
         keyed.update(text.encode("utf-8", "surrogatepass"))
@@ -268,7 +268,7 @@ class FailureLimits:
 def client_of(address: str) -> str:
     """Name the client that an address belongs to: the IPv4 address, or the /64 of an IPv6 address.
 
-    Whoever has one address of a /64 has all of them. A port, a zone and the IPv6 forms of an IPv4 address
+    A client with one address of a /64 usually controls all of them. A port, a zone and the IPv6 forms of an IPv4 address
     (mapped, or translated by NAT64) are left out.
 
     Args:

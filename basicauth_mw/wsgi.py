@@ -80,7 +80,7 @@ class BasicAuthMiddleware:
     """Lets requests with a valid API key through to a WSGI app, and answers all others.
 
     The app finds the caller in ``environ``: ``REMOTE_USER``, ``AUTH_TYPE``, and the ``Principal`` as
-    ``basicauth_mw.principal``. With ``set_user`` off, the first two are left to others. What it raises before
+    ``basicauth_mw.principal``. With ``set_user`` off, the first two are not changed. What it raises before
     the first octet of its body becomes a JSON problem (RFC 9457), logged with its traceback.
 
     Args:
@@ -164,9 +164,9 @@ class BasicAuthMiddleware:
             result = self.app(environ, guard.start_response)
         except Exception as exc:
             if guard.is_lost(exc) or (exc in answered and not is_routine(exc)):
-                raise  # Flask raises what it has reported already in debug mode and in tests
+                raise  # in debug mode and in tests, Flask re-raises what it has already reported
             if isinstance(exc, StopIteration) and "gunicorn.socket" in environ:
-                raise  # to gunicorn it says that the app has used up the socket
+                raise  # it tells gunicorn that the app has taken over the socket
             return self._replace(*request, exc)
         if not guard.started and guard.is_farewell(result):
             return result
@@ -284,11 +284,11 @@ class _Guard:
         self._write = self.given(*held)
 
     def is_lost(self, exc: Exception) -> bool:
-        """Whether no response can follow ``exc`` any more: some of one is out, or the app has the socket."""
+        """Whether it is too late for a response: part of one was sent, or the app has the socket."""
         return self.begun or (self.takes_socket and not self.started and not is_routine(exc))
 
     def is_farewell(self, result: object) -> bool:
-        """Whether a result without a start tells the server that the app has used up the socket."""
+        """Whether a result without a start tells the server that the app has taken over the socket."""
         if isinstance(result, list) and not result:
             return True
         return self.takes_socket and (not result or not hasattr(result, "__iter__"))
@@ -401,7 +401,7 @@ class _Body:
 
 
 def _captured_request(captured: tuple[Any, ...]) -> Environ:
-    """As much of an environ as a response of ours needs, from what is found in it under ``_CAPTURED``."""
+    """The part of an environ that our own responses need, rebuilt from its ``_CAPTURED`` entry."""
     return dict(zip(_CAPTURED_NAMES, captured, strict=True))
 
 

@@ -112,7 +112,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _log_config_first(arguments: Sequence[str]) -> list[str]:
-    """``--log-config`` may come after the command as well, as ``--backend`` may."""
+    """Allow ``--log-config`` after the command too, like ``--backend``."""
     ordered = list(arguments)
     end = ordered.index("--") if "--" in ordered else len(ordered)
     for place, word in enumerate(ordered[:end]):

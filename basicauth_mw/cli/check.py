@@ -157,7 +157,7 @@ def _of_app(target: str) -> tuple[Settings, Backend]:
 
 
 def _risks_of(settings: Settings) -> Iterator[Finding]:
-    """What is configured on purpose, perhaps, and lets in more than people think."""
+    """Warn about valid settings that may allow more access than intended."""
     if not settings.require_https:
         yield Finding(
             "plain_http",

@@ -53,7 +53,7 @@ def needs(module: str, package: str) -> Iterator[None]:
 def configuration(
     mapping: Mapping[str, Any], framework: str, *, has_backend: bool = False
 ) -> tuple[Any, Settings]:
-    """Backend and settings out of a framework's own configuration, and the environment for what is not there.
+    """Backend and settings from a framework's configuration, with the environment as a fallback.
 
     Args:
         mapping: Its ``BASICAUTH_*`` entries, and any others. ``BASICAUTH_BACKEND`` may hold a URL, or an
@@ -76,7 +76,7 @@ def configuration(
                 f"{name} is in {framework}'s configuration, where it is not read: put it into the environment"
             )
     spellings = [(option.env, f"{option.env}_FILE") for option in FIELDS]
-    # The environment says what the configuration does not.
+    # The environment is the fallback for settings that the configuration lacks.
     from_env = {
         name: os.environ[name]
         for names in spellings
@@ -86,7 +86,7 @@ def configuration(
         if name in os.environ
     }
     known = {*_ELSEWHERE, *(name for names in spellings for name in names)}
-    # Whatever else is there may be a setting with a typing error.
+    # Any other entry may be a misspelt setting.
     from_env |= {
         name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX) and name not in known
     }

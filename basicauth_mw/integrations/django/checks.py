@@ -83,7 +83,7 @@ def _effects(ours: Settings) -> Iterator[CheckMessage]:
 
 
 def _place(ours: Settings | None) -> Iterator[CheckMessage]:
-    """Where the middleware stands; settings of None: they cannot be read."""
+    """Check the position of the middleware; settings of None: they cannot be read."""
     stack = [_resolved(entry) for entry in settings.MIDDLEWARE]
     places = _places_of(stack, BasicAuthMiddleware)
     if not places:
@@ -131,7 +131,7 @@ def _place(ours: Settings | None) -> Iterator[CheckMessage]:
 
 
 def _channels() -> Iterator[CheckMessage]:
-    """What Channels serves beside Django without a key, where it can be seen."""
+    """Find what Channels serves outside Django without a key, where this can be detected."""
     if not getattr(settings, "ASGI_APPLICATION", None):
         return
     try:
@@ -186,7 +186,7 @@ def _rest_framework() -> Iterator[CheckMessage]:
 
 
 def _resolved(entry: str) -> object:
-    """What an entry of MIDDLEWARE names; None: it cannot be imported, which Django says itself."""
+    """The object that an entry of MIDDLEWARE names; None: it cannot be imported, which Django reports."""
     try:
         return import_string(entry)
     except ImportError:
@@ -194,7 +194,7 @@ def _resolved(entry: str) -> object:
 
 
 def _places_of(stack: Sequence[object], kind: type | None) -> list[int]:
-    """Where a middleware class stands, or one derived from it."""
+    """The positions of a middleware class or its subclasses."""
     return [
         place
         for place, found in enumerate(stack)

@@ -51,7 +51,7 @@ def configured() -> tuple[Any, Settings]:
 def wrap_asgi(application: Any) -> ASGIMiddleware:
     """Protect an ASGI application that serves more than Django, such as a ``ProtocolTypeRouter`` of Channels.
 
-    Django's own middleware sees http requests alone. Together with it, each http request is verified twice,
+    Django's own middleware sees only http requests. Together with it, each http request is verified twice,
     the second time from the cache. ``scope["user"]`` is left to Channels' ``AuthMiddlewareStack``; consumers
     find the caller in ``scope["basicauth_mw.principal"]``. With ``strip_authorization`` the header is
     removed for websockets here, and for views by Django's middleware.
@@ -70,7 +70,7 @@ def wrap_asgi(application: Any) -> ASGIMiddleware:
 
 
 class _WithoutHeader:
-    """Hides the Authorization header from websockets, which no middleware of Django's does it for."""
+    """Hides the Authorization header from websockets, which Django's middleware does not see."""
 
     def __init__(self, application: Any) -> None:
         self.application = application
@@ -183,7 +183,7 @@ class BasicAuthMiddleware:
     def _admit(self, request: HttpRequest, allow: Allow) -> None:
         request.principal = allow.principal  # type: ignore[attr-defined]
         if self.gate.settings.set_user:
-            # Whatever set them was not asked for a key, and RemoteUserMiddleware would believe them.
+            # They were set without a key being checked, and RemoteUserMiddleware would trust them.
             for name in ("REMOTE_USER", "AUTH_TYPE"):
                 request.META.pop(name, None)
         if self.gate.settings.strip_authorization:
