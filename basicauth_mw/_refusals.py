@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def answer_refusals(app: object, respond: Respond) -> None:
     """Register a handler for ``Rejected`` with the Flask app that is found in ``app``.
 
-    An app that already has such a handler, or has started, is not changed. A handler for ``BasicAuthError`` is
+    An app that has such a handler, or has started, is not changed. A handler for ``BasicAuthError`` is
     called in place of this one, although Flask looks for the handler of the nearest class.
 
     Args:

@@ -42,7 +42,7 @@ def check_client_id(client_id: str) -> str:
 
 
 def check_new_client_id(client_id: str) -> str:
-    """``check_client_id`` for a key that is stored: a generated secret is not allowed as an id, since ids are shown."""
+    """``check_client_id`` for a stored key: a generated secret is not a valid id, since ids are shown."""
     check_client_id(client_id)
     if is_secret(client_id):
         raise InvalidKey("the client id is a generated secret: are id and secret in each other's place?")

@@ -268,8 +268,8 @@ class FailureLimits:
 def client_of(address: str) -> str:
     """Name the client that an address belongs to: the IPv4 address, or the /64 of an IPv6 address.
 
-    A client with one address of a /64 usually controls all of them. A port, a zone and the IPv6 forms of an IPv4 address
-    (mapped, or translated by NAT64) are left out.
+    A client with one address of a /64 usually controls all of them. A port, a zone and the IPv6 forms of an
+    IPv4 address (mapped, or translated by NAT64) are left out.
 
     Args:
         address: As the server gives it.

@@ -25,7 +25,7 @@ FORMAT = 1
 
 SHORT = 512  # a record of up to so many characters is decoded whole as quickly as a long one in part
 
-# Twice what the longest key takes that the rules allow, in bytes: the cost of a refusal must not depend on the record.
+# In bytes, twice the size of the longest key that the rules allow: this bounds the cost of a refusal.
 MAX_RECORD = 65_536
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))

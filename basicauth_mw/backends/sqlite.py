@@ -179,7 +179,7 @@ class SqliteStore:
         It is one transaction: whatever happens meanwhile leaves the old file or the new one. Older releases
         refuse the file from then on.
 
-        A file restored with ``sqlite3 keys.db < dump.sql`` lacks its version; the version is set again.
+        A file restored with ``sqlite3 keys.db < dump.sql`` lacks its version, which is set again.
 
         Returns:
             What was done, for people; None: nothing, the file is of this release.
