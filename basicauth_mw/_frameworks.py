@@ -47,7 +47,10 @@ def handles_errors(app: object) -> bool:
 
 def own_root_path(app: object) -> str | None:
     """The mount point that a FastAPI app puts into each scope itself; None: it has none."""
-    found = (getattr(layer, "root_path", None) for layer in layers(app))
+    # The root_path of a Quart app is something else: the directory of its module.
+    found = (
+        getattr(layer, "root_path", None) for layer in layers(app) if hasattr(layer, "root_path_in_servers")
+    )
     return next((path for path in found if isinstance(path, str) and path), None)
 
 

@@ -256,3 +256,16 @@ def test_an_unknown_mount_point_is_told_once(backend: Backend, caplog: pytest.Lo
     (record,) = caplog.records
     assert "BASICAUTH_ROOT_PATH" in record.getMessage()
     assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize("framework", ["quart", "flask"])
+def test_the_directory_of_a_module_is_no_mount_point(backend: Backend, framework: str) -> None:
+    """Flask and Quart call the directory of the app's module ``root_path``, too."""
+    app: Any = (
+        Quart("app", root_path="/srv/app") if framework == "quart" else Flask("app", root_path="/srv/app")
+    )
+    served = app if framework == "quart" else WSGIMiddleware(app)
+    gate = BasicAuthMiddleware(served, backend, settings=SETTINGS)
+
+    assert call(gate, http_scope(path="/srv/app/health")).status == 401
+    assert call(gate, http_scope(path="/health")).status == 404
