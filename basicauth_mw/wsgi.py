@@ -152,20 +152,27 @@ class BasicAuthMiddleware:
                 environ["AUTH_TYPE"] = "Basic"
         if self._strips:
             environ.pop("HTTP_AUTHORIZATION", None)
+        # Error monitors record the local variables of each frame that an exception passes. What is popped as
+        # an argument is not one of them.
+        given = [environ]
         if not self._maps_errors:
-            return self.app(environ, start_response)
+            del environ, read
+            return self.app(given.pop(), start_response)
         guard = _Guard(start_response, "HTTP_UPGRADE" in environ and may_take_socket(environ))
         answered = flask_exceptions(environ)
         wrapper = read("wsgi.file_wrapper")
         if wrapper is not None and not isinstance(wrapper, type):
             wrapper = environ["wsgi.file_wrapper"] = _FileWrapper(wrapper)
         request = (captured, guard, answered, decision.principal.client_id)
+        on_gunicorn = "gunicorn.socket" in environ
+        on_granian = read("SERVER_SOFTWARE", "").startswith("Granian")
+        del environ, read
         try:
-            result = self.app(environ, guard.start_response)
+            result = self.app(given.pop(), guard.start_response)
         except Exception as exc:
             if guard.is_lost(exc) or (exc in answered and not is_routine(exc)):
                 raise  # in debug mode and in tests, Flask re-raises what it has already reported
-            if isinstance(exc, StopIteration) and "gunicorn.socket" in environ:
+            if isinstance(exc, StopIteration) and on_gunicorn:
                 raise  # it tells gunicorn that the app has taken over the socket
             return self._replace(*request, exc)
         if not guard.started and guard.is_farewell(result):
@@ -185,7 +192,7 @@ class BasicAuthMiddleware:
             if guard.is_werkzeug_500(body.first) and (is_routine(reported) or not guard.takes_socket):
                 body.close()
                 return replace(reported)
-        if environ.get("SERVER_SOFTWARE", "").startswith("Granian"):
+        if on_granian:
             body.begin()  # it fixes the status as soon as we return
         return body
 

@@ -149,6 +149,11 @@ def _pair(text: str, *, hash_allowed: bool) -> tuple[str, Any]:
     client_id, colon, secret = text.partition(":")
     if not colon:
         return client_id, InvalidKey("is not id:secret")
+    if client_id.startswith(("#", "[")):
+        return client_id, InvalidKey(
+            "begins with # or [: comments and lists are not supported; delete the entry, or write a JSON "
+            "object if the id is meant"
+        )
     if client_id != client_id.rstrip() or secret != secret.lstrip():
         return client_id, InvalidKey("has a blank beside the colon: drop it, or write JSON if it is meant")
     if hash_allowed and not looks_hashed(secret) and _MIXED.search(secret):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 
@@ -145,4 +146,27 @@ def test_one_event_per_exception_of_flask(
     assert (refused.status_code, refused.get_json()["code"]) == (403, "insufficient_scope")
     assert events == []
     assert client.get("/boom", headers={"Authorization": issued.authorization}).status_code == 500
+    the_one(events, issued)
+
+
+@pytest.mark.parametrize("map_errors", [True, False], ids=["answered", "raised"])
+def test_no_frame_of_the_middleware_holds_the_environ(
+    backend: Backend, issued: Issued, events: list[Any], map_errors: bool
+) -> None:
+    """Of a bare WSGI app, even where the credential is left to it."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        del environ, start_response
+        raise ValueError("x")
+
+    gate = Gate(app, backend, settings=Settings(map_errors=map_errors))
+    environ = {"HTTP_AUTHORIZATION": issued.authorization, "PATH_INFO": "/"}
+    setup_testing_defaults(environ)
+    given = [environ]
+    del environ
+    try:
+        list(gate(given.pop(), lambda *_: lambda _: None))
+    except ValueError as exc:
+        sentry_sdk.capture_exception(exc)
+
     the_one(events, issued)

@@ -139,6 +139,8 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pytest.param("{}", "no key", id="empty object"),
         pytest.param("canary", "entry 1: is not id:secret", id="no colon"),
         pytest.param("a:1,canary", "entry 2: is not id:secret", id="second without colon"),
+        pytest.param("#canary:a long secret", "entry 1: begins with # or [", id="comment"),
+        pytest.param('["a:canary"]', "entry 1: begins with # or [", id="JSON list"),
         pytest.param("canary:", "1 to 1024 octets", id="empty secret"),
         pytest.param(":canary", "1 to 255 octets", id="empty id"),
         pytest.param("canary:1,canary:2", "entry 2: the client id stands there twice", id="twice"),
