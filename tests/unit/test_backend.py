@@ -149,11 +149,12 @@ def test_a_read_only_store() -> None:
     asyncio.run(backend.aclose())
 
 
-def test_a_key_that_others_change_all_the_time(backend: Backend) -> None:
+def test_a_key_that_others_change_all_the_time(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     class Busy(MemoryStore):
         def put(self, record: Key, /, expect_version: int | None) -> bool:
             return expect_version is None and super().put(record, expect_version)
 
+    monkeypatch.setattr("basicauth_mw.backend._CHANGE_LIMIT_S", 0.5)
     busy = Backend(Busy(), settings=Settings())
     busy.create(client_id="ci")
     with pytest.raises(BackendUnavailable):
