@@ -17,8 +17,8 @@ from .._gates import gate_of
 from ..audit import printable
 from ..backend import Backend, open_backend
 from ..backends import ENTRY_POINTS, Store
-from ..backends._redis_url import parse_url
 from ..backends._sqlite_file import path_of
+from ..backends.redis.url import parse_url
 from ..errors import (
     BackendError,
     BasicAuthError,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from basicauth_mw import Settings, open_backend
-from basicauth_mw.backends._redis_url import _SCHEMES
+from basicauth_mw.backends.redis.url import _SCHEMES
 from basicauth_mw.cli.check import _without_secrets
 from basicauth_mw.hashing import Hasher, hash_secret
 from basicauth_mw.minting import mint

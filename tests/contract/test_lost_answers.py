@@ -28,7 +28,7 @@ class LossyWay:
 
     Attributes:
         port: Where it listens.
-        loses: How many answers to scripts are still to be lost.
+        loses: How many replies to the script that changes a record are still to be lost.
     """
 
     def __init__(self, to: int) -> None:
@@ -72,7 +72,7 @@ class LossyWay:
                     octets = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
                     if not octets or (loses and key.fileobj is far):
                         return
-                    if key.fileobj is near and self.loses and b"EVAL" in octets:
+                    if key.fileobj is near and self.loses and b"stored ~= ARGV" in octets:
                         self.loses, loses = self.loses - 1, True
                     key.data.sendall(octets)
 

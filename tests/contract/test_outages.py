@@ -71,7 +71,7 @@ class Fault:
 @contextmanager
 def redis_stopped(_path: Path) -> Iterator[Fault]:
     with RedisServer("--appendonly", "yes", "--appendfsync", "always") as server:
-        yield Fault(server.url(), server.stop, server.start, "ConnectionRefusedError")
+        yield Fault(server.url(), server.stop, server.start, "the connection was refused")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from ..errors import ConfigurationError
+from ...errors import ConfigurationError
 
 DEFAULT_PREFIX: Final = "basicauth"
 
@@ -57,6 +57,7 @@ class Target:
         prefix: What the names of our keys begin with.
         addresses: Of every host in the URL: sentinels, or nodes of a cluster.
         service: What the sentinels call the master.
+        socket_path: Of a unix socket; empty: the server is on the network.
         sentinel_login: ``username`` and ``password`` for the sentinels, those that are given.
     """
 
@@ -65,6 +66,7 @@ class Target:
     prefix: str
     addresses: tuple[Address, ...] = ()
     service: str = ""
+    socket_path: str = ""
     sentinel_login: dict[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -141,6 +143,7 @@ def parse_url(url: str) -> Target:
             (single.hostname or "", port or _PORTS[form]) for single, port in zip(each, ports, strict=True)
         ),
         service=service,
+        socket_path=parts.path if base == "unix" else "",
         sentinel_login={name.removeprefix("sentinel_"): value for name, value in login.items()},
     )
 

@@ -9,18 +9,18 @@ import time
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final
 
-from .._extras import require
-from ..errors import BackendUnavailable
-from ._redis_replies import redirection
-from ._redis_ways import Direct
+from ..._extras import require
+from ...errors import BackendUnavailable
+from .clients import Node
+from .errors import parse_redirect
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Sequence
+    from collections.abc import Collection, Generator, Sequence
 
-    from ._redis_url import Address
-    from ._redis_ways import Command, Steps, Way
+    from .clients import Command, Steps
+    from .url import Address
 
-    _Answer = Generator[tuple[Direct, Iterable[Command]], list[Any] | Exception, list[Any] | Exception]
+    _Asking = Generator[tuple[Node, Sequence[Command]], list[Any] | Exception, list[Any] | Exception]
 
 _crc = require("redis.crc", extra="redis")
 
@@ -35,13 +35,13 @@ class SlotMap:
         ranges: First slot, last slot, and who serves them.
     """
 
-    def __init__(self, ranges: Sequence[tuple[int, int, Direct]]) -> None:
+    def __init__(self, ranges: Sequence[tuple[int, int, Node]]) -> None:
         self._ranges = sorted(ranges, key=lambda each: each[0])
         self._firsts = [first for first, _, _ in self._ranges]
-        self._moved: dict[int, Direct] = {}
+        self._moved: dict[int, Node] = {}
         self.nodes = frozenset(node for _, _, node in ranges)
 
-    def node_of(self, slot: int) -> Direct | None:
+    def node_of(self, slot: int) -> Node | None:
         """Who serves a slot; None: nobody."""
         if (moved := self._moved.get(slot)) is not None:
             return moved
@@ -51,7 +51,7 @@ class SlotMap:
         _, last, node = self._ranges[number]
         return node if slot <= last else None
 
-    def move(self, slot: int, node: Direct) -> None:
+    def move(self, slot: int, node: Node) -> None:
         """Note what a redirection has told."""
         self._moved[slot] = node
 
@@ -64,32 +64,31 @@ class Cluster:
     """
 
     def __init__(self, addresses: Sequence[Address]) -> None:
-        self._seeds = tuple(Direct(address) for address in addresses)
-        self._candidates = self._seeds  # whom to ask for a map, the best first
+        self._seeds = tuple(Node(address) for address in addresses)
+        self._sources = self._seeds  # whom to ask for a map, the best first
         self._map = SlotMap([])
         self._is_stale = True
         self._asked_at = float("-inf")  # when there last was an answer to what the map is
-        self.ways: frozenset[Way] = frozenset(self._seeds)
+        self.nodes: frozenset[Node] = frozenset(self._seeds)
 
-    def way_of(self, name: bytes) -> Way | None:
+    def node_for(self, name: bytes) -> Node | None:
         return None if self._is_stale else self._map.node_of(_crc.key_slot(name))
 
-    def doubt(self, way: Way) -> None:
-        """The map may be of yesterday: ask for a new one, and this node last."""
-        self._candidates = tuple(sorted(self._candidates, key=lambda node: node == way))
+    def mark_stale(self, node: Node) -> None:
+        """Mark the slot map stale; try this node last when it is refreshed."""
+        self._sources = tuple(sorted(self._sources, key=lambda source: source == node))
         self._is_stale = True
 
-    def ask(self, commands: Iterable[Command], *, again: bool = True) -> Steps:
-        commands = list(commands)
+    def route(self, commands: Sequence[Command], *, retry: bool = True) -> Steps:
         slots = [_crc.key_slot(_key_of(command)) for command in commands]
         replies: list[Any] = [None] * len(commands)
         left = list(range(len(commands)))
-        asking: dict[int, Direct] = {}  # by the number of a command: who takes it this once
-        failed: dict[Direct, Exception] = {}
+        asking: dict[int, Node] = {}  # by the number of a command: who takes it this once
+        failed: dict[Node, Exception] = {}
         for _ in range(_MAX_ROUNDS):
             if self._is_stale:
-                yield from self._learn()
-            places: dict[Direct, list[int]] = {}
+                yield from self._refresh()
+            places: dict[Node, list[int]] = {}
             for number in left:
                 places.setdefault(asking.get(number) or self._node_of(slots[number]), []).append(number)
             for node in places.keys() & failed.keys():
@@ -98,7 +97,7 @@ class Cluster:
             for node, numbers in places.items():
                 outcome = yield from self._ask(node, _batch(commands, numbers, asking))
                 if isinstance(outcome, Exception):
-                    if not again:
+                    if not retry:
                         raise outcome
                     failed[node] = outcome
                     left += numbers
@@ -108,10 +107,10 @@ class Cluster:
                     if number in asking:
                         next(answers)
                     reply = replies[number] = next(answers)
-                    if (sent := redirection(reply)) is None:
+                    if (sent := parse_redirect(reply)) is None:
                         continue
                     left.append(number)
-                    there = _direct(sent.host, sent.port, node)
+                    there = _named_by(sent.host, sent.port, node)
                     if sent.once:
                         redirected[number] = there
                     else:
@@ -121,8 +120,8 @@ class Cluster:
             asking = redirected
         raise BackendUnavailable("the nodes of the Redis Cluster send us from one to another")
 
-    def ask_all(self, commands: Iterable[Command]) -> Steps:
-        yield from self._learn()
+    def route_all(self, commands: Sequence[Command]) -> Steps:
+        yield from self._refresh()
         replies: list[Any] = []
         for node in self._map.nodes:
             outcome = yield from self._ask(node, commands)
@@ -131,19 +130,19 @@ class Cluster:
             replies += outcome
         return replies
 
-    def _node_of(self, slot: int) -> Direct:
+    def _node_of(self, slot: int) -> Node:
         if (node := self._map.node_of(slot)) is None:
             self._is_stale = True
             raise BackendUnavailable("no node of the Redis Cluster serves the slot of a key")
         return node
 
-    def _moved(self, slot: int, node: Direct) -> None:
+    def _moved(self, slot: int, node: Node) -> None:
         """Somebody else serves a slot, and knows better than others who serves which."""
         self._map.move(slot, node)
-        self._candidates = (node, *(other for other in self._candidates if other != node))
+        self._sources = (node, *(other for other in self._sources if other != node))
         self._is_stale = True
 
-    def _ask(self, node: Direct, commands: Iterable[Command]) -> _Answer:
+    def _ask(self, node: Node, commands: Sequence[Command]) -> _Asking:
         """Ask one node. Where that fails, or is given up, the map may be of yesterday."""
         answered = False
         try:
@@ -152,15 +151,15 @@ class Cluster:
             return outcome
         finally:
             if not answered:
-                self.doubt(node)
+                self.mark_stale(node)
 
-    def _learn(self) -> Generator[tuple[Direct, Iterable[Command]], list[Any] | Exception, None]:
+    def _refresh(self) -> Generator[tuple[Node, Sequence[Command]], list[Any] | Exception, None]:
         """Get a new map, unless this one is very young."""
         if self._map.nodes and time.monotonic() < self._asked_at + _MAP_AGE_S:
             return
         known = self._map
         reason: Exception = BackendUnavailable("no node of the Redis Cluster knows who serves which slots")
-        for node in self._candidates:
+        for node in self._sources:
             outcome = yield from self._ask(node, [("CLUSTER", "SLOTS")])
             if self._map is not known:
                 return  # somebody else was faster
@@ -176,16 +175,16 @@ class Cluster:
             raise reason
 
     def _take(self, new: SlotMap) -> None:
-        candidates = (*self._candidates, *new.nodes)
+        candidates = (*self._sources, *new.nodes)
         self._map = new
-        self._candidates = tuple(
+        self._sources = tuple(
             dict.fromkeys(node for node in candidates if node in new.nodes or node in self._seeds)
         )
         self._is_stale = False
         self._asked_at = time.monotonic()
-        ways = new.nodes.union(self._seeds)
-        if ways != self.ways:
-            self.ways = ways
+        nodes = new.nodes.union(self._seeds)
+        if nodes != self.nodes:
+            self.nodes = nodes
 
 
 def _key_of(command: Command) -> Any:
@@ -201,17 +200,17 @@ def _batch(commands: Sequence[Command], numbers: Sequence[int], asking: Collecti
     return batch
 
 
-def _direct(host: str, port: int, node: Direct) -> Direct:
+def _named_by(host: str, port: int, node: Node) -> Node:
     """Whom a node tells us of; without a host, it is the same one."""
     same = node.address[0] if node.address else ""
-    return Direct((host or same, port))
+    return Node((host or same, port))
 
 
-def _ranges(reply: Any, node: Direct) -> list[tuple[int, int, Direct]]:
+def _ranges(reply: Any, node: Node) -> list[tuple[int, int, Node]]:
     """What ``CLUSTER SLOTS`` says; nothing, if it is something else."""
     try:
         return [
-            (first, last, _direct((master[0] or b"").decode(), int(master[1]), node))
+            (first, last, _named_by((master[0] or b"").decode(), int(master[1]), node))
             for first, last, master, *_ in reply
         ]
     except (TypeError, ValueError, AttributeError, IndexError):

@@ -1,0 +1,127 @@
+"""What the errors of Redis and of redis-py mean, in words that hold no text of theirs."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ..._extras import require
+from ...errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+exceptions = require("redis.exceptions", extra="redis")
+MasterNotFoundError = require("redis.sentinel", extra="redis").MasterNotFoundError
+_AsyncMasterNotFoundError = require("redis.asyncio.sentinel", extra="redis").MasterNotFoundError
+
+# Within the text, since a script's error has more before it.
+_ERROR_CODE = re.compile(
+    r"\b(BUSY|CLUSTERDOWN|CROSSSLOT|LOADING|MASTERDOWN|MISCONF|MOVED|NOREPLICAS|OOM|READONLY|WRONGTYPE)\b"
+)
+_REDIRECTION = re.compile(r"(?:(MOVED|ASK) )?\d+ (.*):(\d{1,5})")
+_DENIED_IN_A_SCRIPT = re.compile(r"user executing the script can't|ACL failure in script")  # 6.2; 7.0 and up
+_LOGIN: Final = "refused the user or the password: check the backend URL and the ACL"
+
+# redis-py takes the code off the text of these, and makes it the class.
+_CODES: Final = {
+    "BusyLoadingError": "LOADING",
+    "ClusterDownError": "CLUSTERDOWN",
+    "MasterDownError": "MASTERDOWN",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+}
+
+# Result codes of X509_verify_cert (OpenSSL, x509_vfy.h).
+_HAS_EXPIRED: Final = 10
+_OTHER_NAME: Final = (62, 64)
+
+
+class Redirection(NamedTuple):
+    """Where a node of a cluster says that a key is.
+
+    Attributes:
+        host: Empty: that of the node.
+        port: On it.
+        once: For this command only (ASK); else from now on (MOVED).
+    """
+
+    host: str
+    port: int
+    once: bool
+
+
+def parse_redirect(reply: Any) -> Redirection | None:
+    """The redirection that a reply is; None: it is something else."""
+    if not isinstance(reply, exceptions.ResponseError):
+        return None
+    # redis-py takes the first word off, and makes it the class.
+    found = _REDIRECTION.fullmatch(str(reply))
+    if found is None:
+        return None
+    word = found[1] or ("MOVED" if isinstance(reply, exceptions.MovedError) else "ASK")
+    return Redirection(found[2], int(found[3]), word == "ASK")
+
+
+def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavailable:
+    """Say what went wrong: which server, which kind of trouble, and where it is known what to do.
+
+    Args:
+        exc: What redis-py raised or returned. Its text is left out: it may hold a password.
+        server: The server, with host and port.
+    """
+    match exc:
+        case BackendUnavailable():
+            return type(exc)(str(exc))
+        case (
+            exceptions.AuthenticationError()
+            | exceptions.AuthorizationError()
+            | exceptions.NoPermissionError()
+        ):
+            text = f"{server} {_LOGIN}"
+        case exceptions.ResponseError() if _DENIED_IN_A_SCRIPT.search(str(exc)):
+            text = f"{server} {_LOGIN}"
+        case exceptions.ResponseError() if parse_redirect(exc):
+            text = f"{server} is a node of a cluster, whose URL begins with redis+cluster://"
+        case exceptions.ResponseError() | exceptions.BusyLoadingError():
+            found = _ERROR_CODE.search(str(exc))
+            name = type(exc).__name__
+            text = f"{server} answered with an error ({found[0] if found else _CODES.get(name, name)})"
+        case _:
+            text = f"{server} {_connection_trouble(exc)}"
+    return BackendUnavailable(text)
+
+
+def _connection_trouble(exc: BaseException) -> str:
+    for each in _causes(exc):
+        match each:
+            case ssl.SSLCertVerificationError():
+                if each.verify_code in _OTHER_NAME:
+                    return "cannot be reached: its TLS certificate is for another host name"
+                if each.verify_code == _HAS_EXPIRED:
+                    return "cannot be reached: its TLS certificate has expired"
+                return "cannot be reached: its TLS certificate is from an unknown CA: name the CA by ssl_ca_certs"
+            case ssl.SSLError():
+                return "cannot be reached: the TLS handshake failed: does this port speak TLS?"
+            case ConnectionRefusedError():
+                return "cannot be reached: the connection was refused"
+            case socket.gaierror():
+                return "cannot be reached: its host name cannot be resolved"
+            case MasterNotFoundError() | _AsyncMasterNotFoundError():
+                return "know no master that can be used: check that they are up, and the name of the master"
+            case exceptions.TimeoutError() | TimeoutError():
+                return "did not answer in time"
+            case FileNotFoundError() | PermissionError():
+                return f"cannot be reached: its socket cannot be opened ({type(each).__name__})"
+    return (
+        f"cannot be reached: the connection broke ({type(exc).__name__}); if the port expects TLS, "
+        "use a scheme that begins with rediss"
+    )
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__ or exc.__context__

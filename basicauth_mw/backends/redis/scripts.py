@@ -1,0 +1,87 @@
+"""Key names, and the one script: compare and swap of one record.
+
+A cluster keeps records, index, changes and facts on different nodes, so no script can reach them all. The
+record alone decides, and everything else is written around it, in the same order on every topology: what must
+never be missing before the swap, what may be superfluous after it. All that Redis may refuse (a missing right,
+something foreign under one of these names, no memory) comes before the swap, so a change that failed was not
+made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .clients import Command
+
+CHANGES_KEPT: Final = 10_000
+
+# Stands for a stored value that is no string, and so cannot be compared.
+NOT_A_STRING: Final = b"\0"
+
+# KEYS: the record. ARGV: what must be stored now (empty: nothing), and what to store (empty: nothing).
+_SWAP: Final = """
+local stored = redis.pcall('GET', KEYS[1]) or ''
+if type(stored) == 'table' then
+    if not string.find(stored.err, 'WRONGTYPE', 1, true) then return stored end
+    stored = '\\0'
+end
+if stored ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2]) end
+return 1
+"""
+# A full server refuses XADD, but not in a script that has written without needing memory: so keys can still be
+# deleted there. KEYS: the stream. ARGV: the client id.
+_ANNOUNCE_DELETION: Final = f"""
+redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', {CHANGES_KEPT})
+return redis.call('XADD', KEYS[1], '*', 'id', ARGV[1])
+"""
+
+
+class KeyNames:
+    """The names under which Redis keeps what is ours, and the commands on them.
+
+    Args:
+        prefix: What they begin with. The braces around an id keep it apart from the other names, and, in a
+            cluster, put all of one client into one slot (but for ids that begin with a brace).
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = f"{prefix}:1:".encode()
+        self.index = self.prefix + b"index"
+        self.changes = self.prefix + b"changes"
+        self.facts = self.prefix + b"facts"
+
+    def record(self, client_id: bytes) -> bytes:
+        return self.prefix + b"{%b}" % client_id
+
+    def used(self, client_id: bytes) -> bytes:
+        return self.prefix + b"{%b}:used" % client_id
+
+    def get(self, client_id: bytes) -> Command:
+        return ("GET", self.record(client_id))
+
+    def swap(self, client_id: bytes, stored: bytes, record: bytes) -> Command:
+        """Replies 1 if the record was ``stored`` and is ``record`` now, else 0; empty: none."""
+        return ("EVAL", _SWAP, 1, self.record(client_id), stored, record)
+
+    def announce(self, client_id: bytes, *, deletion: bool = False) -> Command:
+        """Tell every process that a key has changed."""
+        if deletion:
+            return ("EVAL", _ANNOUNCE_DELETION, 1, self.changes, client_id)
+        return ("XADD", self.changes, "MAXLEN", "~", CHANGES_KEPT, "*", "id", client_id)
+
+    def index_add(self, client_ids: Sequence[bytes]) -> Command:
+        members: list[bytes | int] = []
+        for client_id in client_ids:
+            members += (0, client_id)
+        return ("ZADD", self.index, *members)
+
+    def index_remove(self, client_id: bytes) -> Command:
+        return ("ZREM", self.index, client_id)
+
+    def note_password(self) -> Command:
+        """Note for every process that the store holds a password hash."""
+        return ("HSET", self.facts, "slow", 1)

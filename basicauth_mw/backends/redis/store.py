@@ -1,0 +1,470 @@
+"""``redis:`` - keys in Redis 6.2 and up, or Valkey: in one server, behind Sentinels, or in a cluster.
+
+A key is a string, ``<prefix>:1:{<client id>}``. The last uses of its secrets are in a hash with ``:used`` added
+to that name: the microsecond in which a secret was made, and the minute of its use, since the epoch. Beside
+them are ``<prefix>:1:index`` (a sorted set of ids, all of score 0, so ordered by bytes), ``<prefix>:1:changes``
+(a stream) and ``<prefix>:1:facts`` (a hash); the brace keeps ids and these names apart.
+"""
+
+from __future__ import annotations
+
+import re
+from asyncio import get_running_loop
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ..._fork import after_fork
+from ...errors import BackendUnavailable, UnreadableRecord
+from ...hashing import is_slow
+from .._codec import dump_key, load_found, load_uses
+from ..base import Changes, Use
+from .clients import BROKEN_CONNECTION, NO_REPLY, Connector, LoopClients, Node, SingleServer, ThreadClients
+from .cluster import Cluster
+from .errors import translate_error
+from .scripts import CHANGES_KEPT, NOT_A_STRING, KeyNames
+from .url import parse_url
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator, Sequence
+
+    from ...model import Key
+    from .clients import Command, Router, Steps
+
+T = TypeVar("T")
+
+_ADMIN_TIMEOUT_S: Final = 5.0
+_BATCH: Final = 1000
+_PAGE: Final = 10_000
+_MEMBERS_SHOWN: Final = 10
+_CONFIG: Final = ("maxmemory-policy", "save", "appendonly")
+_NO_CHANGE_YET: Final = "0-0"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MINUTE: Final = timedelta(minutes=1)
+
+_STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+class RedisStore:
+    """Keeps keys in Redis. Safe to share between threads and event loops, and across a fork.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them. ``+sentinel`` or ``+cluster``
+            after the scheme, and several hosts, name those. ``?prefix=`` is what all names of keys begin with
+            (``basicauth``).
+        deadline_s: Seconds for a lookup. An attempt has half of them, and there are two.
+        create: Ignored: there is nothing to make.
+
+    Raises:
+        ConfigurationError: The URL cannot be used. Its text is never shown: it may hold a password.
+        MissingExtra: redis-py is not installed.
+    """
+
+    def __init__(self, url: str, *, deadline_s: float = 1.0, create: bool = False) -> None:
+        target = parse_url(url)
+        self.in_one_place = target.form != "cluster"
+        self._names = KeyNames(target.prefix)
+        self._connector = Connector(target)
+        self._server = self._connector.server(Node()) if self.in_one_place else "the Redis Cluster"
+        self._attempt_s = deadline_s / 2
+        self._router: Router = SingleServer() if self.in_one_place else Cluster(target.addresses)
+        self._lookups, self._admin, self._swaps = (
+            ThreadClients(self._router, self._connector, timeout_s=timeout_s, retry_on=retry_on)
+            for timeout_s, retry_on in (
+                (self._attempt_s, NO_REPLY),
+                (_ADMIN_TIMEOUT_S, BROKEN_CONNECTION),
+                (_ADMIN_TIMEOUT_S, ()),  # when the reply to a swap is lost, it may have been made
+            )
+        )
+        self._loops: dict[asyncio.AbstractEventLoop, LoopClients] = {}
+        after_fork(self._reset_in_child)
+
+    # --- looking up
+
+    def get(self, client_id: str, /) -> Key | None:
+        if (encoded := _encoded(client_id)) is None:
+            return None
+        return self._key(self._read(self._names.get(encoded))[0], client_id)
+
+    async def aget(self, client_id: str, /) -> Key | None:
+        """``get`` over the connections of the running event loop. May be cancelled at any time."""
+        if (encoded := _encoded(client_id)) is None:
+            return None
+        loop = get_running_loop()
+        try:
+            clients = self._loops.get(loop) or await self._open(loop)
+            reply = await clients.get(self._names.record(encoded))
+        except Exception as exc:
+            raise translate_error(exc, self._server) from None
+        return self._key(reply, client_id)
+
+    def holds_slow(self) -> bool:
+        """Whether a password hash was ever stored."""
+        return self._answer(self._read(("HEXISTS", self._names.facts, "slow"))[0], int) > 0
+
+    # --- changing
+
+    def put(self, record: Key, /, expect_version: int | None) -> bool:
+        client_id = record.client_id.encode()
+        (reply,) = self._do(self._names.get(client_id))
+        stored = b"" if reply is None else self._answer(reply, bytes)
+        before = self._key(stored, record.client_id) if stored else None
+        if (before.version if before else None) != expect_version:
+            return False
+        return self._swap(client_id, stored, record)
+
+    def delete(self, client_id: str, /) -> bool:
+        encoded = client_id.encode()
+        while True:
+            (stored,) = self._replies(self._names.get(encoded))
+            if stored is None:
+                return False
+            known = NOT_A_STRING if _is_of_another_type(stored) else self._answer(stored, bytes)
+            if self._swap(encoded, known, None):
+                return True
+
+    def add(self, records: Sequence[Key], /) -> list[bool]:
+        """Write keys that are new. They are not announced: no process can have cached them."""
+        made: list[bool] = []
+        for start in range(0, len(records), _BATCH):
+            batch = records[start : start + _BATCH]
+            client_ids = [record.client_id.encode() for record in batch]
+            index_add = self._names.index_add(client_ids)  # before and after, as for a swap
+            notes = [self._names.note_password()] if any(map(_has_password, batch)) else []
+            self._do(*notes, index_add)
+            replies = self._do(
+                *(
+                    ("SET", self._names.record(client_id), dump_key(record).encode(), "NX")
+                    for client_id, record in zip(client_ids, batch, strict=True)
+                ),
+                retry=False,
+            )
+            self._do(index_add)
+            made += [reply is not None for reply in replies]
+        return made
+
+    def announce(self, client_id: str, /) -> None:
+        """Announce a change once more, where it may have been made and its announcement have failed."""
+        self._do(self._names.announce(client_id.encode()))
+
+    def _swap(self, client_id: bytes, stored: bytes, record: Key | None) -> bool:
+        names = self._names
+        # From here on the index has every id and the facts are true, and a process that is killed after the
+        # swap has announced the change.
+        if record is None:
+            value, before = b"", [names.index_remove(b"")]  # no id is empty: it only shows that it is allowed
+        else:
+            value, before = dump_key(record).encode(), [names.index_add([client_id])]
+            if _has_password(record):
+                before.append(names.note_password())
+        announce = names.announce(client_id, deletion=record is None)
+        self._do(*before, announce)
+        (done,) = self._do(names.swap(client_id, stored, value), retry=False)
+        if not done:
+            return False
+        # Announced again: a process that heard of it before the swap may have read the old record since. A
+        # delete of the same id may have taken it out of the index meanwhile.
+        if record is None:
+            self._do(announce, names.index_remove(client_id), ("DEL", names.used(client_id)))
+            (anew,) = self._do(names.get(client_id))
+            if anew is not None:  # made meanwhile, and perhaps indexed before it was taken out
+                self._do(names.index_add([client_id]))
+        else:
+            self._do(announce, names.index_add([client_id]))
+            self._forget_uses(client_id, record if stored else None)
+        return True
+
+    # --- listing and following
+
+    def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
+        start = prefix.encode()
+        # No byte of UTF-8 is 255, so the last one can always be raised by one.
+        end = b"(" + start[:-1] + bytes([start[-1] + 1]) if start else b"+"
+        above = after.encode()
+        found: list[Key] = []
+        while len(found) < limit:
+            first = b"(" + above if above >= start else b"[" + start
+            size = limit - len(found)
+            (ids,) = self._replies(("ZRANGEBYLEX", self._names.index, first, end, "LIMIT", 0, size))
+            if _is_of_another_type(ids):
+                raise UnreadableRecord(
+                    f"Redis holds something of another type as {self._names.index.decode()}"
+                )
+            if not self._answer(ids, list):
+                break
+            named = {encoded: name for encoded in ids if (name := _text(encoded)) is not None}
+            records = self._replies(*map(self._names.get, named)) if named else []
+            keys = (self._key(text, name) for name, text in zip(named.values(), records, strict=True))
+            found += [key for key in keys if key is not None]  # deleted meanwhile, or evicted
+            if len(ids) < size:
+                break
+            above = ids[-1]
+        return found
+
+    def changes(self, since: str | None) -> Changes:
+        start = since if since is not None and _STREAM_ID.fullmatch(since) else ""
+        newest, entries = self._read(
+            ("XREVRANGE", self._names.changes, "+", "-", "COUNT", 1),
+            # What came first after the other command is in the next answer too, which does no harm.
+            ("XRANGE", self._names.changes, start or "+", "+"),
+        )
+        cursor = self._entries(newest)[0][0] if newest else _NO_CHANGE_YET
+        if since is None:
+            return Changes(cursor)
+        found = self._entries(entries)
+        if start == _NO_CHANGE_YET:
+            whole = len(found) < CHANGES_KEPT
+        else:
+            # Nothing was trimmed, flushed or restored if the entry at the cursor itself is still there.
+            whole = bool(found) and found.pop(0)[0] == start
+        # What was announced twice in a row, before and after a change, is one.
+        client_ids = [client_id for client_id, _ in groupby(map(itemgetter(1), found))]
+        ids = tuple(client_id for client_id in client_ids if client_id is not None)
+        if not whole or len(ids) < len(client_ids):
+            return Changes(cursor, gap=True)
+        return Changes(found[-1][0] if found else start, ids)
+
+    # --- last uses
+
+    def record_uses(self, uses: Sequence[Use], /) -> None:
+        newest: dict[tuple[bytes, int], int] = {}
+        for use in uses:
+            if (encoded := _encoded(use.client_id)) is not None:
+                which = (encoded, _microseconds(use.secret_created_at))
+                newest[which] = max(newest.get(which, 0), (use.at - _EPOCH) // _MINUTE)
+        names = self._names
+        items = list(newest.items())
+        for start in range(0, len(items), _BATCH):
+            batch = items[start : start + _BATCH]
+            questions: list[Command] = []
+            for (encoded, secret), _ in batch:
+                questions += [("EXISTS", names.record(encoded)), ("HGET", names.used(encoded), secret)]
+            replies = iter(self._do(*questions))
+            changes: list[Command] = [
+                ("HSET", names.used(encoded), secret, minute)
+                for ((encoded, secret), minute), exists, before in zip(batch, replies, replies, strict=True)
+                if exists and (before is None or not before.isdigit() or int(before) < minute)
+            ]
+            if changes:
+                self._do(*changes)
+
+    def last_uses(self, client_ids: Sequence[str], /) -> list[Use]:
+        known = {
+            client_id: encoded for client_id in client_ids if (encoded := _encoded(client_id)) is not None
+        }
+        if not known:
+            return []
+        replies = self._read(*(("HGETALL", self._names.used(encoded)) for encoded in known.values()))
+        found: list[Use] = []
+        for client_id, reply in zip(known, replies, strict=True):
+            found += self._uses(reply, client_id)
+        return found
+
+    def _forget_uses(self, client_id: bytes, record: Key | None) -> None:
+        """Remove the last uses of secrets that a key no longer has, but for the latest of all."""
+        used = self._names.used(client_id)
+        if record is None:  # a new key: what is there is of a deleted one
+            self._replies(("DEL", used))
+            return
+        with suppress(BackendUnavailable):  # what cannot be read stays, and refuses no change
+            (reply,) = self._replies(("HGETALL", used))
+            parts = iter(self._answer(reply, list))
+            minutes = {
+                name: int(minute) if minute.isdigit() else 0
+                for name, minute in zip(parts, parts, strict=False)
+            }
+            held = {b"%d" % _microseconds(secret.created_at) for secret in record.secrets}
+            latest = max(minutes, key=minutes.__getitem__, default=b"")
+            if gone := [name for name in minutes if name not in held and name != latest]:
+                self._replies(("HDEL", used, *gone))
+
+    # --- ending
+
+    def close(self) -> None:
+        for clients in (self._lookups, self._admin, self._swaps):
+            clients.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        if clients := self._loops.pop(get_running_loop(), None):
+            await clients.aclose()
+
+    def warnings(self) -> list[tuple[str, str, str]]:
+        """What works but should be changed: code, message and remedy. Empty where CONFIG is not allowed.
+
+        Raises:
+            BackendUnavailable: The server cannot be reached.
+        """
+        commands: list[Command] = [("CONFIG", "GET", name) for name in _CONFIG]
+        answers = self._run(self._admin, self._router.route_all(commands))
+        found: dict[tuple[str, str, str], None] = {}
+        for start in range(0, len(answers), len(_CONFIG)):
+            found |= dict.fromkeys(_warnings(answers[start : start + len(_CONFIG)]))
+        with suppress(BackendUnavailable):  # who may not read the index cannot list keys, and hears of that
+            found |= dict.fromkeys(self._foreign())
+        return list(found)
+
+    # --- inside
+
+    def _reset_in_child(self) -> object:
+        # redis-py sees to the connections of threads.
+        inherited, self._loops = self._loops, {}
+        return inherited
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> LoopClients:
+        for other in list(self._loops):
+            if other.is_closed():
+                self._loops.pop(other, None)
+        made = self._loops[loop] = LoopClients(self._router, self._connector, timeout_s=self._attempt_s)
+        await made.start()
+        return made
+
+    def _read(self, *commands: Command) -> list[Any]:
+        """Replies to a lookup, error replies included."""
+        return self._run(self._lookups, self._router.route(commands, retry=True))
+
+    def _replies(self, *commands: Command, retry: bool = True) -> list[Any]:
+        """Replies to administrative commands, error replies included."""
+        return self._run(self._admin if retry else self._swaps, self._router.route(commands, retry=retry))
+
+    def _do(self, *commands: Command, retry: bool = True) -> list[Any]:
+        """Replies to administrative commands of which none may fail."""
+        replies = self._replies(*commands, retry=retry)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise self._failure(reply)
+        return replies
+
+    def _run(self, clients: ThreadClients, steps: Steps) -> list[Any]:
+        try:
+            return clients.run(steps)
+        except Exception as exc:
+            raise translate_error(exc, self._server) from None
+
+    def _answer(self, reply: Any, kind: type[T]) -> T:
+        if isinstance(reply, kind):
+            return reply
+        if isinstance(reply, Exception):
+            raise self._failure(reply) from None
+        raise BackendUnavailable(
+            f"{self._server} answered with {type(reply).__name__} instead of {kind.__name__}"
+        )
+
+    def _failure(self, reply: Exception) -> BackendUnavailable:
+        if _is_of_another_type(reply):
+            return UnreadableRecord("Redis holds something of another type under one of our names")
+        return translate_error(reply, self._server)
+
+    def _foreign(self) -> Iterator[tuple[str, str, str]]:
+        """What is wrong with the index: ``scan`` passes over what is no client id."""
+        foreign: list[bytes] = []
+        first, page = b"-", [b""]
+        while page:
+            (reply,) = self._replies(("ZRANGEBYLEX", self._names.index, first, "+", "LIMIT", 0, _PAGE))
+            page = self._answer(reply, list)
+            foreign += [member for member in page if _text(member) is None]
+            first = b"(" + page[-1] if page else first
+        if foreign:
+            name = self._names.index.decode()
+            members = " ".join(map(_quoted, foreign[:_MEMBERS_SHOWN]))
+            yield (
+                "redis_foreign_ids",
+                f"{name} in Redis holds what is no client id ({len(foreign)} times); it is passed over",
+                f"in redis-cli (with -c for a cluster), run  ZREM {name} {members}",
+            )
+
+    def _key(self, reply: object, client_id: str) -> Key | None:
+        if _is_of_another_type(reply):
+            raise UnreadableRecord(
+                f"the stored key of {client_id!r} is no key: Redis holds something of another type there",
+                client_id=client_id,
+            )
+        try:
+            text = (
+                None if reply is None else str(self._answer(reply, bytes), "utf-8")
+            )  # json takes surrogates
+        except UnicodeDecodeError as exc:  # whose text may hold hashes
+            raise UnreadableRecord(
+                f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})", client_id=client_id
+            ) from None
+        return load_found(text, client_id)
+
+    def _entries(self, reply: object) -> list[tuple[str, str | None]]:
+        """Stream id and client id of each entry; None: it was not written here, and may mean anything."""
+        try:
+            return [(entry_id.decode(), _announced(fields)) for entry_id, fields in self._answer(reply, list)]
+        except (TypeError, ValueError, AttributeError):
+            raise BackendUnavailable("Redis answered with what is no stream") from None
+
+    def _uses(self, reply: object, client_id: str) -> Iterator[Use]:
+        """What can be read of them: a use that is lost is no reason to hide a key."""
+        with suppress(UnreadableRecord):
+            parts = iter(self._answer(reply, list))
+            yield from load_uses(client_id, zip(parts, parts, strict=False))
+
+
+def _encoded(client_id: str) -> bytes | None:
+    try:
+        return client_id.encode()
+    except UnicodeEncodeError:  # a lone surrogate is in no id
+        return None
+
+
+def _has_password(record: Key) -> bool:
+    return any([is_slow(secret.hash) for secret in record.secrets])  # noqa: C419 - few, and it is quicker
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _is_of_another_type(reply: object) -> bool:
+    return isinstance(reply, Exception) and "WRONGTYPE" in str(reply)
+
+
+def _announced(fields: object) -> str | None:
+    match fields:
+        case [b"id", bytes(octets)]:
+            with suppress(UnicodeDecodeError):
+                return octets.decode()
+    return None
+
+
+def _warnings(answers: Sequence[object]) -> Iterator[tuple[str, str, str]]:
+    """Of one server, whose answers to CONFIG GET are given."""
+    config = {
+        name: answer[1].decode(errors="replace")
+        for name, answer in zip(_CONFIG, answers, strict=True)
+        if isinstance(answer, list) and len(answer) == 2 and isinstance(answer[1], bytes)
+    }
+    policy = config.get("maxmemory-policy", "")
+    if policy.startswith("allkeys-"):
+        yield (
+            "redis_evicts",
+            f"Redis drops keys when its memory is full (maxmemory-policy {policy})",
+            "set maxmemory-policy to noeviction, or to a volatile policy",
+        )
+    if config.get("save") == "" and config.get("appendonly") == "no":
+        yield (
+            "redis_not_persistent",
+            "Redis keeps nothing on disk: a restart loses every key",
+            "set appendonly to yes",
+        )
+
+
+def _text(octets: bytes) -> str | None:
+    """What a client id is; None: it is none."""
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _quoted(octets: bytes) -> str:
+    """As redis-cli takes what is not text."""
+    plain = bytes(octet for octet in range(0x20, 0x7F) if octet not in b'"\\')
+    return '"' + "".join(chr(octet) if octet in plain else f"\\x{octet:02x}" for octet in octets) + '"'
