@@ -285,6 +285,7 @@ def test_a_fail_over_under_load(stack: ExitStack) -> None:
             time.sleep(0.01)
         return statuses
 
+    pair.notice_failures()
     pair.master.stop()
     with ThreadPoolExecutor(2) as pool:
         for statuses in pool.map(press, shells):

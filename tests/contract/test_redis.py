@@ -19,18 +19,17 @@ import pytest
 import redis
 
 from basicauth_mw.backends import dump_key
-from basicauth_mw.backends import redis as redis_module
-from basicauth_mw.backends._redis_writes import CHANGES_KEPT
 from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.backends.redis import store as redis_module
+from basicauth_mw.backends.redis.router import Node
+from basicauth_mw.backends.redis.scripts import CHANGES_KEPT
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
 from basicauth_mw.model import Key
-from tests.redis_server import RedisCluster, RedisServer
+from tests.redis_server import RedisCluster, RedisServer, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from basicauth_mw.backends._redis_loop import LoopLine
 
 DEADLINE_S = 0.3
 
@@ -60,12 +59,6 @@ def admin(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 def name_in(store: RedisStore, suffix: str) -> bytes:
     return store._names.prefix + suffix.encode()
-
-
-def line(store: RedisStore) -> LoopLine:
-    """The only one of the running event loop."""
-    (found,) = store._loop()._lines.values()
-    return found
 
 
 def run(store: RedisStore, *steps: Callable[[], Any]) -> list[Any]:
@@ -218,9 +211,10 @@ def test_urls_that_are_taken(url: str) -> None:
 
 def test_the_driver_reads_the_password_as_it_was_written() -> None:
     store = RedisStore("redis://us%25er:p%40s%20s%2F%23%25@h:1/3?prefix=x")
-    connection: Any = store._lines.mine()._connect()
-    assert (connection.username, connection.password) == ("us%er", "p@s s/#%")
-    assert (connection.host, connection.port, connection.db) == ("h", 1, 3)
+    client: Any = store._connector.client(Node(), timeout_s=1, retry_on=())
+    options = client.get_connection_kwargs()
+    assert (options["username"], options["password"]) == ("us%er", "p@s s/#%")
+    assert (options["host"], options["port"], options["db"]) == ("h", 1, 3)
 
 
 def test_a_unix_socket(tmp_path: Path) -> None:
@@ -663,12 +657,10 @@ def test_two_event_loops_at_once(store: RedisStore) -> None:
 
 @pytest.mark.proves("F32")
 def test_event_loops_that_ended_are_let_go(store: RedisStore) -> None:
-    """Those of whoever did not say aclose, too."""
+    """Also without ``aclose``: their connections close as they end."""
 
     async def ask() -> None:
         assert await store.aget("id") is not None
-        line(store).close()  # or asyncio rightly complains of an open transport
-        await asyncio.sleep(0)
 
     for _ in range(3):
         asyncio.run(ask())
@@ -697,48 +689,8 @@ def test_a_loop_whose_tasks_were_all_cancelled(store: RedisStore) -> None:
     asyncio.run(steps())
 
 
-@pytest.mark.parametrize("sends", [b"", b"$"], ids=["silent", "dribbling"])
-def test_interrupt_frees_a_thread(sends: bytes) -> None:
-    """Also from a server that sends something before every time-out."""
-    dribbler = Dribbler(sends)
-    store = RedisStore(f"redis://127.0.0.1:{dribbler.port}", deadline_s=5)
-    outcomes: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            store.get("id")
-        except BaseException as exc:
-            outcomes.append(exc)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    assert dribbler.accepted.wait(10)
-    assert thread.ident in store._busy
-    start = time.monotonic()
-    store.interrupt(thread.ident or 0)
-    thread.join(10)
-    assert time.monotonic() - start < 0.5
-    assert [type(exc) for exc in outcomes] == [BackendUnavailable]
-    store.interrupt(thread.ident or 0)  # nobody there: nothing happens
-    store.close()
-    dribbler.close()
-
-
-def test_interrupt_before_there_is_a_connection(store: RedisStore) -> None:
-    """It is seen as soon as there is one, before anything is said; and before one is used again."""
-    lines = store._lines.mine()
-    for ready in (False, True):
-        if not ready:
-            lines.close()
-        with lines:
-            lines.cut()
-            with pytest.raises(redis.ConnectionError):
-                lines.ask([("PING",)])
-        assert store.get("id") is not None
-
-
 def test_close_waits_for_no_one() -> None:
-    """A line in use is closed by who uses it."""
+    """Neither does a lookup that is under way go on."""
     dribbler = Dribbler(b"$")
     store = RedisStore(f"redis://127.0.0.1:{dribbler.port}", deadline_s=5)
 
@@ -749,23 +701,21 @@ def test_close_waits_for_no_one() -> None:
     thread = threading.Thread(target=ask)
     thread.start()
     assert dribbler.accepted.wait(10)
-    (lines,) = store._lines.all()
     start = time.monotonic()
     store.close()
     assert time.monotonic() - start < 0.5
-    store.interrupt(thread.ident or 0)
-    thread.join(10)
-    assert not lines._open
     dribbler.close()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 @pytest.mark.proves("X51")
 def test_a_server_that_hangs_up_on_a_question() -> None:
-    """On a connection that was used before: asked once more on a new one. On a new one: an outage."""
+    """Asked once more on a new connection, and an outage if that one breaks as well."""
     questions: list[int] = []
 
     def serve(listener: socket.socket) -> None:
-        for number in range(1, 7):  # two each for a thread and a loop, and one more
+        for number in range(1, 9):  # two each for a thread and a loop, and again for those that fail
             connection, _ = listener.accept()
             asked = 0
             with connection, connection.makefile("rb") as lines:
@@ -790,34 +740,7 @@ def test_a_server_that_hangs_up_on_a_question() -> None:
             assert isinstance(outcome, BackendUnavailable)
         store.close()
         thread.join(10)
-    assert questions == [2, 1, 2, 1, 1, 1]
-
-
-def test_interrupt_hits_one_call_only(own: RedisStore, own_redis_server: RedisServer) -> None:
-    """The thread's next call works, on a new connection."""
-    frozen = threading.Event()
-    outcomes: list[Any] = []
-
-    def ask() -> None:
-        outcomes.append(own.get("id") is not None)
-        own_redis_server.freeze()
-        frozen.set()
-        try:
-            own._read(("GET", "x"), ("PING",))
-        except BackendUnavailable:
-            own_redis_server.thaw()
-        outcomes.append(own.get("id") is not None)
-
-    thread = threading.Thread(target=ask)
-    own._deadline_s = 5
-    thread.start()
-    assert frozen.wait(10)
-    end = time.monotonic() + 10
-    while thread.ident not in own._busy and time.monotonic() < end:
-        time.sleep(0.001)
-    own.interrupt(thread.ident or 0)
-    thread.join(10)
-    assert outcomes == [True, True]
+    assert questions == [2, 1, 2, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.proves("X55", "F31")
@@ -858,8 +781,8 @@ def _outside_of_any_loop(work: Callable[[], None]) -> None:
     work()
 
 
-def test_threads_leave_nothing_open(store: RedisStore, admin: redis.Redis) -> None:
-    store.get("id")
+def test_threads_share_connections(store: RedisStore, admin: redis.Redis) -> None:
+    """As many as ever worked at once, until the store closes them."""
     before = len(admin.client_list())
     for _ in range(3):
         threads = [threading.Thread(target=store.get, args=("id",)) for _ in range(4)]
@@ -867,10 +790,9 @@ def test_threads_leave_nothing_open(store: RedisStore, admin: redis.Redis) -> No
             thread.start()
         for thread in threads:
             thread.join(10)
-    end = time.monotonic() + 5
-    while len(admin.client_list()) > before and time.monotonic() < end:
-        time.sleep(0.01)
-    assert len(admin.client_list()) == before
+    assert len(admin.client_list()) <= before + 4
+    store.close()
+    wait_until(lambda: len(admin.client_list()) < before)
 
 
 def test_nothing_is_open_before_it_is_asked(redis_server: RedisServer) -> None:

@@ -143,6 +143,7 @@ def test_tls_by_way_of_a_sentinel(
         assert to_sentinel.in_clear == 0
         with closing(RedisStore(url, deadline_s=5)) as store:
             refused(store)
+        assert to_sentinel.in_clear == 0
 
 
 # --- users

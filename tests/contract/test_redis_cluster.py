@@ -21,11 +21,11 @@ from redis.exceptions import AskError, MovedError, ResponseError
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends import Use, dump_key
-from basicauth_mw.backends._redis_cluster import Cluster, SlotMap
-from basicauth_mw.backends._redis_replies import redirection
-from basicauth_mw.backends._redis_ways import Direct
-from basicauth_mw.backends._redis_writes import Names, Spread, Swap
 from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.backends.redis.cluster import Cluster, SlotMap
+from basicauth_mw.backends.redis.errors import parse_redirect
+from basicauth_mw.backends.redis.router import Node
+from basicauth_mw.backends.redis.scripts import KeyNames
 from basicauth_mw.errors import BackendUnavailable, KeyNotFound
 from basicauth_mw.model import Key, Secret
 from tests.redis_server import SLOTS, RedisCluster, RedisServer, ask, find_port, wait_until
@@ -134,13 +134,13 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
         cursor = store.changes(None).cursor
         do, is_swapped, left = store._do, False, failures
 
-        def fail_behind_the_swap(commands: Any, *, again: bool = True) -> Any:
+        def fail_behind_the_swap(*commands: Any, retry: bool = True) -> Any:
             nonlocal is_swapped, left
             if is_swapped and left:
                 left -= 1
                 raise BackendUnavailable("the node of the announcements is down")
-            is_swapped |= not again
-            return do(commands, again=again)
+            is_swapped |= not retry
+            return do(*commands, retry=retry)
 
         monkeypatch.setattr(store, "_do", fail_behind_the_swap)
         assert backend.revoke("ci").revoked_at is not None
@@ -166,7 +166,7 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
 
 
 def test_one_client_lies_in_one_slot() -> None:
-    names = Names("basicauth")
+    names = KeyNames("basicauth")
     for octets in (b"ci", b"{", b"a{b}c", b"a}", "日本".encode()):
         assert key_slot(names.record(octets)) == key_slot(names.used(octets))
 
@@ -292,100 +292,105 @@ class KilledError(BaseException):
     """Whoever made the change is no more."""
 
 
+ONE = Key("id", version=1)
+TWO = Key("id", version=2, secrets=(Secret(SLOW, datetime(2024, 1, 1, tzinfo=UTC)),))
+
+
+def stored_as(key: Key | None) -> bytes:
+    return b"" if key is None else dump_key(key).encode()
+
+
 @pytest.mark.proves("F33")
-def test_who_is_killed_in_a_change_leaves_nothing_untold(store: RedisStore) -> None:
+def test_who_is_killed_in_a_change_leaves_nothing_untold(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At any step: what is stored can be found and its slow hashes are known of; what changed was told."""
-    names = store._names
+    names, do = store._names, store._do
     for steps in range(6):
-        client_id = f"id-{steps}"
-        for old, new in ((b"", b"one"), (b"one", b"two"), (b"two", b"")):
+        store.delete("id")
+        for old, new in ((None, ONE), (ONE, TWO), (TWO, None)):
             cursor = store.changes(None).cursor
             left = steps
 
-            def until_killed(commands: Any, again: bool = True) -> list[Any]:
+            def until_killed(*commands: Any, retry: bool = True) -> list[Any]:
                 nonlocal left
                 if left == 0:
                     raise KilledError
                 left -= 1
-                return store._do(commands, again=again)
+                return do(*commands, retry=retry)
 
-            try:
-                done = Spread(names).swap(
-                    until_killed, Swap(client_id.encode(), old, new, slow=new == b"two")
-                )
-            except KilledError:
-                done = False
-            (stored,) = store._admin(("GET", names.record(client_id.encode())))
-            (entered,) = store._admin(("ZSCORE", names.index, client_id))
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "_do", until_killed)
+                try:
+                    done = store._swap(b"id", stored_as(old), new)
+                except KilledError:
+                    done = False
+            stored, entered = store._replies(names.get(b"id"), ("ZSCORE", names.index, "id"))
             if stored is not None:
                 assert entered is not None
-            if (stored or b"") != old:
-                assert (stored or b"") == new
-                assert client_id in store.changes(cursor).client_ids
-            if stored == b"two":
+            if (stored or b"") != stored_as(old):
+                assert (stored or b"") == stored_as(new)
+                assert "id" in store.changes(cursor).client_ids
+            if stored == stored_as(TWO):
                 assert store.holds_slow()
             if not done:
                 break
         else:
-            assert steps >= 4  # nobody was killed any more
+            assert steps >= 3  # nobody was killed any more
 
 
-def test_a_change_is_told_after_it_was_made(store: RedisStore) -> None:
+def test_a_change_is_told_after_it_was_made(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too: whoever was told before may have read the old record again."""
-    cursor = ""
+    cursor, do = "", store._do
 
-    def noting_the_moment(commands: Any, again: bool = True) -> list[Any]:
+    def noting_the_moment(*commands: Any, retry: bool = True) -> list[Any]:
         nonlocal cursor
-        commands = list(commands)
-        replies = store._do(commands, again=again)
-        if commands[0][0] == "EVAL" and not cursor:
+        replies = do(*commands, retry=retry)
+        if not retry:
             cursor = store.changes(None).cursor
         return replies
 
-    for old, new in ((b"", b"one"), (b"one", b"two"), (b"two", b"")):
-        cursor = ""
-        assert Spread(store._names).swap(noting_the_moment, Swap(b"id", old, new))
+    monkeypatch.setattr(store, "_do", noting_the_moment)
+    for old, new in ((None, ONE), (ONE, TWO), (TWO, None)):
+        assert store._swap(b"id", stored_as(old), new)
         assert store.changes(cursor).client_ids == ("id",)
 
 
 def test_a_swap_that_is_lost_changes_nothing(store: RedisStore) -> None:
-    assert store.put(Key("id", version=1), None)
-    assert not Spread(store._names).swap(store._do, Swap(b"id", b"something else", b"new"))
-    assert not Spread(store._names).swap(store._do, Swap(b"id", b"something else", b""))
-    assert store.get("id") is not None
+    assert store.put(ONE, None)
+    assert not store._swap(b"id", b"something else", TWO)
+    assert not store._swap(b"id", b"something else", None)
+    assert store.get("id") == ONE
     assert len(store.scan("", "", 9)) == 1
 
 
-def test_an_id_made_and_deleted_at_once(store: RedisStore) -> None:
+def test_an_id_made_and_deleted_at_once(
+    store: RedisStore, redis_cluster_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between any two steps of one change another one takes place: what is stored is in the index."""
+    do = store._do
 
-    def with_a_deed_before(step: int, deed: Callable[[], Any]) -> Any:
+    def run_with(deed: Callable[[], Any], step: int, change: Callable[[], Any]) -> None:
         steps = iter(range(step + 1))
 
-        def ask_(commands: Any, again: bool = True) -> list[Any]:
+        def ask_(*commands: Any, retry: bool = True) -> list[Any]:
             if next(steps, None) == step:
                 deed()
-            return store._do(commands, again=again)
+            return do(*commands, retry=retry)
 
-        return ask_
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "_do", ask_)
+            change()
+        assert len(other.scan("", "", 9)) == (other.get("id") is not None)
+        other.delete("id")
 
-    spread = Spread(store._names)
-    record = dump_key(Key("id")).encode()
-    for step in range(5):
-        make = with_a_deed_before(step, lambda: store.put(Key("id"), None))
-        assert store.put(Key("id"), None)
-        stored = store._stored("id")
-        spread.swap(make, Swap(b"id", stored, b""))
-        assert len(store.scan("", "", 9)) == (store.get("id") is not None)
-        store.delete("id")
-        for start in (
-            lambda ask_: spread.swap(ask_, Swap(b"id", b"", record)),
-            lambda ask_: spread.add(ask_, [Key("id")]),
-        ):
-            assert store.put(Key("id"), None)
-            start(with_a_deed_before(step, lambda: store.delete("id")))
-            assert len(store.scan("", "", 9)) == (store.get("id") is not None)
-            store.delete("id")
+    with closing(RedisStore(redis_cluster_url, deadline_s=DEADLINE_S)) as other:
+        for step in range(5):
+            assert other.put(ONE, None)
+            run_with(lambda: other.put(ONE, None), step, lambda: store._swap(b"id", stored_as(ONE), None))
+            for change in (lambda: store._swap(b"id", b"", ONE), lambda: store.add([ONE])):
+                assert other.put(ONE, None)
+                run_with(lambda: other.delete("id"), step, change)
 
 
 def test_made_and_deleted_by_many(store: RedisStore) -> None:
@@ -572,34 +577,6 @@ def test_a_frozen_node(store: RedisStore, redis_cluster: RedisCluster) -> None:
     on_loop(store, main())
 
 
-def test_a_frozen_node_holds_no_thread(store: RedisStore, redis_cluster: RedisCluster) -> None:
-    """Whoever is interrupted does not go on to ask others."""
-    frozen = redis_cluster.nodes[0]
-    lost = id_at(redis_cluster, store, frozen)
-    outcomes: list[BaseException] = []
-    with closing(RedisStore(redis_cluster.url("x"), deadline_s=20)) as patient:
-        assert patient.get("warm") is None
-
-        def wait() -> None:
-            try:
-                patient._read(("GET", store._names.record(lost.encode())))
-            except BaseException as exc:
-                outcomes.append(exc)
-
-        frozen.freeze()
-        try:
-            thread = threading.Thread(target=wait)
-            thread.start()
-            wait_until(lambda: thread.ident in patient._busy)
-            start = time.monotonic()
-            patient.interrupt(thread.ident or 0)
-            thread.join(10)
-            assert time.monotonic() - start < 2
-        finally:
-            frozen.thaw()
-    assert [type(exc) for exc in outcomes] == [BackendUnavailable]
-
-
 @pytest.mark.proves("F4", "F6")
 def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) -> None:
     """Its slots are an outage at once, for reads and for writes, and no others; then all is as it was."""
@@ -610,7 +587,7 @@ def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) 
         for prefix in (f"p{number}" for number in range(10_000))
         if all(
             own_cluster.node_of(name) in others
-            for name in (Names(prefix).index, Names(prefix).changes, Names(prefix).facts)
+            for name in (KeyNames(prefix).index, KeyNames(prefix).changes, KeyNames(prefix).facts)
         )
     )
     with closing(RedisStore(own_cluster.url(prefix), deadline_s=DEADLINE_S)) as store:
@@ -649,14 +626,17 @@ def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) 
         on_loop(store, main())
 
 
-def test_without_a_place_for_its_announcement_nothing_changes(own_cluster: RedisCluster) -> None:
+def test_without_a_place_for_its_announcement_nothing_changes(
+    own_cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The node of the stream is silent: a change is refused before anything is changed."""
     silent, other = own_cluster.nodes[1:3]
     prefix = next(
         prefix
         for prefix in (f"p{number}" for number in range(10_000))
-        if own_cluster.node_of(Names(prefix).changes) is silent
+        if own_cluster.node_of(KeyNames(prefix).changes) is silent
     )
+    monkeypatch.setattr("basicauth_mw.backends.redis.store._ADMIN_TIMEOUT_S", DEADLINE_S)
     with closing(RedisStore(own_cluster.url(prefix), deadline_s=DEADLINE_S)) as store:
         client_id = id_at(own_cluster, store, other)
         assert store.put(Key(client_id, version=1), None)
@@ -667,9 +647,6 @@ def test_without_a_place_for_its_announcement_nothing_changes(own_cluster: Redis
                 lambda: store.put(Key(client_id, version=2), 1),
                 lambda: store.delete(client_id),
             ):
-                lines = store._admin_lines.mine()
-                lines._timeout_s = DEADLINE_S
-                lines.close()
                 with pytest.raises(BackendUnavailable):
                     change()
                 found = store.get(client_id)
@@ -753,26 +730,19 @@ def test_who_left_the_cluster_is_let_go(store: RedisStore) -> None:
     router: Any = store._router
 
     async def main() -> None:
-        for each in range(20):
-            assert await store.aget(f"k{each}") is None
-            assert store.get(f"k{each}") is None
-        loop, lines = store._loop(), store._lines.mine()
-        assert len(loop._lines) >= 3
-        gone = next(way for way in lines._open if way not in router._seeds[:1])
-        connection = lines._open[gone]
-        router.ways = router.ways - {gone}
-        waiting = asyncio.ensure_future(loop._lines[gone].ask([("PING",)]))
-        await asyncio.sleep(0)
-        loop._keep(router.ways)
-        assert await waiting == [b"PONG"]  # whoever waits gets the answer first
-        stays = next(
-            f"k{each}" for each in range(99) if router._map.node_of(slot_of(store, f"k{each}")) != gone
-        )
-        assert await store.aget(stays) is None
+        names = [f"k{each}" for each in range(20)]
+        assert await asyncio.gather(*map(store.aget, names)) == [None] * 20
+        assert [store.get(name) for name in names] == [None] * 20
+        (loop,) = store._loops.values()
+        threads = store._lookups._clients
+        gone = next(node for node in threads if node not in router._seeds[:1])
+        stays = next(name for name in names if router._map.node_of(slot_of(store, name)) != gone)
+        assert {gone} < threads.keys() & loop._readers.keys()
+        router.nodes = router.nodes - {gone}
+        await loop.run([store._names.get(stays.encode())])
         assert store.get(stays) is None
-        assert gone not in loop._lines
-        assert gone not in lines._open
-        assert connection._sock is None
+        assert gone not in threads
+        assert gone not in loop._readers
 
     on_loop(store, main())
 
@@ -780,13 +750,13 @@ def test_who_left_the_cluster_is_let_go(store: RedisStore) -> None:
 # --- redirections, without a network
 
 
-A, B, C = Direct(("a", 1)), Direct(("b", 2)), Direct(("c", 3))
+A, B, C = Node(("a", 1)), Node(("b", 2)), Node(("c", 3))
 ALL_AT_A = [[0, SLOTS - 1, [b"a", 1, b"id"]]]
 
 
 def play(cluster: Cluster, commands: list[Any], answers: list[Any], **how: Any) -> tuple[Any, list[Any]]:
     """Answer one question after another; gives the replies and who was asked what."""
-    steps = cluster.ask(commands, **how)
+    steps = cluster.route(commands, **how)
     asked: list[Any] = []
     answer = None
     while True:
@@ -835,24 +805,24 @@ def test_redirections_end() -> None:
 )
 def test_redirections_of_every_redis_py(reply: Any, expected: Any) -> None:
     """Earlier releases do not tell them from other errors."""
-    assert redirection(reply) == expected
+    assert parse_redirect(reply) == expected
 
 
 def test_a_redirection_without_a_host_is_another_port() -> None:
     replies, asked = play(Cluster([("a", 1)]), [GET], [[ALL_AT_A], [MovedError(f"{X} :2")], [b"found"]])
     assert replies == [b"found"]
-    assert asked == [(A, [SLOTS_OF]), (A, [GET]), (Direct(("a", 2)), [GET])]
+    assert asked == [(A, [SLOTS_OF]), (A, [GET]), (Node(("a", 2)), [GET])]
 
 
 @pytest.mark.parametrize("host", [b"", None])
 def test_a_node_that_does_not_know_its_name(host: bytes | None) -> None:
     slots = [[0, SLOTS - 1, [host, 7, b"id"]]]
-    assert play(Cluster([("a", 1)]), [GET], [[slots], [b"found"]])[1][1] == (Direct(("a", 7)), [GET])
+    assert play(Cluster([("a", 1)]), [GET], [[slots], [b"found"]])[1][1] == (Node(("a", 7)), [GET])
 
 
 def test_a_moved_slot_is_looked_up_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
     """The new node knows first; the map is asked for again, but not for every redirection."""
-    monkeypatch.setattr("basicauth_mw.backends._redis_cluster._MAP_AGE_S", 0)
+    monkeypatch.setattr("basicauth_mw.backends.redis.cluster._MAP_AGE_S", 0)
     cluster = Cluster([("a", 1), ("c", 3)])
     all_at_b = [[0, SLOTS - 1, [b"b", 2, b"id"]]]
     answers: list[Any] = [[ALL_AT_A], [MovedError(f"{X} b:2")], [all_at_b], [b"found"]]
@@ -873,12 +843,12 @@ def test_a_lost_node_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConnectionError):
         play(cluster, [GET], [[ALL_AT_A], lost, [ALL_AT_A]])
     with monkeypatch.context() as patched:
-        patched.setattr("basicauth_mw.backends._redis_cluster._MAP_AGE_S", 0)
+        patched.setattr("basicauth_mw.backends.redis.cluster._MAP_AGE_S", 0)
         with pytest.raises(ConnectionError):
             play(cluster, [GET], [[ALL_AT_A], lost, lost, lost])
     cluster._asked_at = 0
     with pytest.raises(ConnectionError):
-        play(cluster, [GET], [[ALL_AT_A], lost], again=False)
+        play(cluster, [GET], [[ALL_AT_A], lost], retry=False)
     cluster._asked_at = 0
     assert play(cluster, [GET], [lost, [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]) == (
         [b"found"],
@@ -899,7 +869,7 @@ def test_a_question_that_is_given_up_is_a_doubt() -> None:
     """The next one does not wait for the same node to say what the map is."""
     cluster = Cluster([("a", 1), ("c", 3)])
     play(cluster, [GET], [[ALL_AT_A], [b"found"]])
-    steps = cluster.ask([GET])
+    steps = cluster.route([GET])
     assert next(steps) == (A, [GET])
     steps.close()
     cluster._asked_at = 0

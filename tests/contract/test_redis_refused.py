@@ -13,8 +13,8 @@ import pytest
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends import Use
-from basicauth_mw.backends._redis_writes import OF_ANOTHER_TYPE, Swap
-from basicauth_mw.backends.redis import RedisStore, _entries
+from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.backends.redis.scripts import NOT_A_STRING
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.model import Key, Secret
 from basicauth_mw.wsgi import BasicAuthMiddleware
@@ -151,13 +151,13 @@ def test_it_is_named_and_can_be_deleted(place: Place, store: RedisStore, junk: s
 
 def test_a_record_that_came_in_its_place_is_another(place: Place, store: RedisStore) -> None:
     name = store._names.record(b"id")
-    assert not store._changer.swap(store._do, Swap(b"id", OF_ANOTHER_TYPE, b""))
+    assert not store._swap(b"id", NOT_A_STRING, None)
     record = place.ask(name, "GET")
     place.ask(name, "DEL")
     place.ask(name, "HSET", "a", "b")
     with pytest.raises(UnreadableRecord):
         store.put(AFTER, 1)
-    assert not store._changer.swap(store._do, Swap(b"id", record, b""))
+    assert not store._swap(b"id", record, None)
     assert place.ask(name, "HGET", "a") == b"b"
 
 
@@ -189,8 +189,7 @@ def test_a_right_is_missing(place: Place, store: RedisStore, change: str) -> Non
             if error := error_of(CHANGES[change], lacking, store):
                 assert "ACL" in str(error)
                 needed.add(left_out)
-    scripted = {"eval", "exists"} if change == "add" and "cluster" not in place.url else set()
-    assert needed == NEEDED[change] | scripted
+    assert needed == NEEDED[change]
 
 
 # --- something foreign
@@ -300,6 +299,6 @@ def test_a_revocation_travels_behind_a_foreign_announcement(place: Place, fields
 
 
 @pytest.mark.parametrize("reply", [None, 7, [7], [[b"1-0"]], [[None, []]], [[b"\xff", []]]])
-def test_what_is_no_stream_is_an_outage(reply: object) -> None:
+def test_what_is_no_stream_is_an_outage(store: RedisStore, reply: object) -> None:
     with pytest.raises(BackendUnavailable):
-        _entries(reply)
+        store._entries(reply)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
-from basicauth_mw.backends._redis_lines import ThreadLines
-from basicauth_mw.backends._redis_loop import LoopLines
-from basicauth_mw.backends._redis_sentinel import ToMaster
-from basicauth_mw.backends._redis_ways import OneServer, Stop
 from basicauth_mw.backends.redis import RedisStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.model import Key
@@ -52,6 +48,12 @@ def on_loop(store: RedisStore, main: Any) -> Any:
     return asyncio.run(asyncio.wait_for(all_of_it(), 60))
 
 
+def is_master(server: RedisServer) -> bool:
+    with suppress(redis.ConnectionError):  # a server that becomes one hangs up on its clients
+        return b"role:master" in ask(server, "INFO", "REPLICATION")
+    return False
+
+
 async def outcome(question: Any) -> Any:
     try:
         return await question
@@ -72,6 +74,7 @@ def test_the_master_is_killed(pair: WatchedPair, store: RedisStore) -> None:
 
     async def main() -> None:
         assert await store.aget("id") == store.get("id")
+        pair.notice_failures()
         pair.master.stop()
         start = time.monotonic()
         assert isinstance(await outcome(store.aget("id")), BackendUnavailable)
@@ -80,7 +83,7 @@ def test_the_master_is_killed(pair: WatchedPair, store: RedisStore) -> None:
         assert time.monotonic() - start < DEADLINE_S + SLACK_S
 
         end = time.monotonic() + FAILOVER_S
-        while b"role:master" not in ask(pair.replica, "INFO", "REPLICATION"):
+        while not is_master(pair.replica):
             # As long as there is none, no answer: never that there is no such key.
             for found in (await outcome(store.aget("id")), attempt(lambda: store.get("id"))):
                 assert isinstance(found, BackendUnavailable) or found is not None
@@ -119,12 +122,9 @@ def test_the_master_steps_down(pair: WatchedPair, store: RedisStore) -> None:
 @pytest.mark.proves("F4")
 def test_a_master_that_is_none_any_more(pair: WatchedPair, store: RedisStore) -> None:
     """Though the Sentinel still says so: not connected to, and a refused change ends the connection to it."""
-    ask(pair.sentinel, "SENTINEL", "SET", "keys", "down-after-milliseconds", "60000")
     assert store.get("id") is not None
-    lines = store._admin_lines.mine()
     ask(pair.master, "REPLICAOF", "127.0.0.1", str(pair.replica.port))  # which follows us: a circle
     assert isinstance(attempt(lambda: store.put(Key("id", version=2), 1)), BackendUnavailable)
-    assert not lines._open
     fresh = RedisStore(pair.url(), deadline_s=DEADLINE_S)
     with closing(fresh):
         for found in (attempt(lambda: fresh.get("id")), on_loop(fresh, outcome(fresh.aget("id")))):
@@ -159,7 +159,7 @@ def test_no_sentinel_knows() -> None:
             start = time.monotonic()
             for found in (attempt(lambda: store.get("id")), on_loop(store, outcome(store.aget("id")))):
                 assert isinstance(found, BackendUnavailable)
-                assert "no Redis Sentinel" in str(found)
+                assert "know no master" in str(found)
                 assert "canary" not in repr(found)
             assert time.monotonic() - start < 2 * DEADLINE_S + SLACK_S
 
@@ -205,63 +205,6 @@ def test_warnings_are_of_the_master(pair: WatchedPair, store: RedisStore) -> Non
     ask(pair.master, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     ask(pair.replica, "CONFIG", "SET", "save", "60 1")
     assert {code for code, _, _ in store.warnings()} == {"redis_not_persistent", "redis_evicts"}
-
-
-def test_interrupt_ends_the_search() -> None:
-    """Not only the wait for one sentinel: the others are not asked."""
-    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as other:
-        hosts = ",".join(f"127.0.0.1:{each.getsockname()[1]}" for each in (silent, other))
-        store = RedisStore(f"redis+sentinel://{hosts}/keys", deadline_s=30)
-        outcomes: list[Any] = []
-        thread = threading.Thread(target=lambda: outcomes.append(attempt(lambda: store.get("id"))))
-        thread.start()
-        connection, _ = silent.accept()
-        assert connection.recv(1)
-        start = time.monotonic()
-        store.interrupt(thread.ident or 0)
-        thread.join(10)
-        assert time.monotonic() - start < 2
-        connection.close()
-        store.close()
-    assert [type(found) for found in outcomes] == [BackendUnavailable]
-
-
-@pytest.mark.parametrize(
-    "reply", [None, ConnectionError(), b"", [], [b"h"], [b"h", b"port"], [b"\xff", b"1"], [1, 2], 7]
-)
-def test_what_is_no_address_is_passed_over(reply: Any) -> None:
-    way = ToMaster([("a", 1), ("b", 2)], "keys", {"db": 0}, 0.9)
-    question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "keys")
-    steps = way.stops()
-    assert next(steps) == Stop({"db": 0, "host": "a", "port": 1}, question, pytest.approx(0.3))
-    assert steps.send(reply).options["host"] == "b"
-    assert steps.send([b"m", b"7"]) == Stop({"host": "m", "port": 7}, ("ROLE",))
-    with pytest.raises(StopIteration):
-        steps.send([b"master", 0, []])
-    assert next(way.stops()).options["host"] == "b"  # first from now on
-
-
-def test_no_way_at_all() -> None:
-    """Nothing was opened, so nothing has to be closed."""
-
-    def connect(**_options: Any) -> Any:
-        raise AssertionError
-
-    router = OneServer(ToMaster([], "keys", {}, 1))
-    lines = ThreadLines(router, connect, 1)
-    with lines, pytest.raises(BackendUnavailable):
-        lines.ask([("PING",)])
-    with pytest.raises(BackendUnavailable):
-        asyncio.run(LoopLines(router, connect, 1).ask([("PING",)]))
-
-
-def test_a_replica_is_no_master() -> None:
-    for role in ([b"slave", b"h", 1, b"connected", 0], [], b"", None, [b"sentinel", []]):
-        steps = ToMaster([("a", 1)], "keys", {}, 1).stops()
-        next(steps)
-        steps.send([b"m", b"7"])
-        with pytest.raises(BackendUnavailable):
-            steps.send(role)
 
 
 def test_a_master_that_cannot_be_reached_is_told_as_such(store: RedisStore, pair: WatchedPair) -> None:

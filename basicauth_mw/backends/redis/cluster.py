@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..._extras import require
 from ...errors import BackendUnavailable
-from .clients import Node
 from .errors import parse_redirect
+from .router import Node
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Sequence
 
-    from .clients import Command, Steps
+    from .router import Command, Steps
     from .url import Address
 
     _Asking = Generator[tuple[Node, Sequence[Command]], list[Any] | Exception, list[Any] | Exception]

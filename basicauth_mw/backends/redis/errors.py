@@ -24,6 +24,7 @@ _ERROR_CODE = re.compile(
 _REDIRECTION = re.compile(r"(?:(MOVED|ASK) )?\d+ (.*):(\d{1,5})")
 _DENIED_IN_A_SCRIPT = re.compile(r"user executing the script can't|ACL failure in script")  # 6.2; 7.0 and up
 _LOGIN: Final = "refused the user or the password: check the backend URL and the ACL"
+_NO_TLS: Final = "cannot be reached: the TLS handshake failed: does this port speak TLS?"
 
 # redis-py takes the code off the text of these, and makes it the class.
 _CODES: Final = {
@@ -95,16 +96,19 @@ def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavail
 
 
 def _connection_trouble(exc: BaseException) -> str:
-    for each in _causes(exc):
+    causes = list(_causes(exc))
+    if any(isinstance(each, TimeoutError) and "handshake" in str(each) for each in causes):
+        return _NO_TLS  # a server without TLS waits for more, too
+    for each in causes:
         match each:
             case ssl.SSLCertVerificationError():
                 if each.verify_code in _OTHER_NAME:
                     return "cannot be reached: its TLS certificate is for another host name"
                 if each.verify_code == _HAS_EXPIRED:
                     return "cannot be reached: its TLS certificate has expired"
-                return "cannot be reached: its TLS certificate is from an unknown CA: name the CA by ssl_ca_certs"
+                return "cannot be reached: the CA of its TLS certificate is unknown: name it by ssl_ca_certs"
             case ssl.SSLError():
-                return "cannot be reached: the TLS handshake failed: does this port speak TLS?"
+                return _NO_TLS
             case ConnectionRefusedError():
                 return "cannot be reached: the connection was refused"
             case socket.gaierror():

@@ -1,20 +1,21 @@
-"""Key names, and the one script: compare and swap of one record.
+"""Key names and scripts. The one that decides is the compare and swap of one record.
 
 A cluster keeps records, index, changes and facts on different nodes, so no script can reach them all. The
-record alone decides, and everything else is written around it, in the same order on every topology: what must
-never be missing before the swap, what may be superfluous after it. All that Redis may refuse (a missing right,
-something foreign under one of these names, no memory) comes before the swap, so a change that failed was not
-made.
+record alone decides, and everything else is written around it, in the same order on every topology: what
+must never be missing before the swap, what may be superfluous after it. All that Redis may refuse (a missing
+right, something foreign under one of these names, no memory) comes before the swap, so a change that failed
+was not made.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from .clients import Command
+    from .router import Command
 
 CHANGES_KEPT: Final = 10_000
 
@@ -32,11 +33,18 @@ if stored ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2]) end
 return 1
 """
-# A full server refuses XADD, but not in a script that has written without needing memory: so keys can still be
-# deleted there. KEYS: the stream. ARGV: the client id.
+# KEYS: the last uses of one client. ARGV: secret and minute, again and again; a later minute stays.
+_RECORD_USES: Final = """
+for i = 1, #ARGV, 2 do
+    local before = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '')
+    if not before or before < tonumber(ARGV[i + 1]) then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
+"""
+# A full server refuses XADD, but not in a script that has called another command that writes: so keys can be
+# deleted there. KEYS: changes and index, which a cluster may keep apart. ARGV: the client id.
 _ANNOUNCE_DELETION: Final = f"""
-redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', {CHANGES_KEPT})
-return redis.call('XADD', KEYS[1], '*', 'id', ARGV[1])
+redis.call('ZREM', KEYS[2], '')
+return redis.call('XADD', KEYS[1], 'MAXLEN', '~', {CHANGES_KEPT}, '*', 'id', ARGV[1])
 """
 
 
@@ -67,11 +75,17 @@ class KeyNames:
         """Replies 1 if the record was ``stored`` and is ``record`` now, else 0; empty: none."""
         return ("EVAL", _SWAP, 1, self.record(client_id), stored, record)
 
-    def announce(self, client_id: bytes, *, deletion: bool = False) -> Command:
+    def record_uses(self, client_id: bytes, uses: Mapping[int, int]) -> Command:
+        """Note for each secret the minute of its last use, unless a later one is noted already."""
+        return ("EVAL", _RECORD_USES, 1, self.used(client_id), *chain.from_iterable(uses.items()))
+
+    def announce(self, client_id: bytes) -> Command:
         """Tell every process that a key has changed."""
-        if deletion:
-            return ("EVAL", _ANNOUNCE_DELETION, 1, self.changes, client_id)
         return ("XADD", self.changes, "MAXLEN", "~", CHANGES_KEPT, "*", "id", client_id)
+
+    def announce_deletion(self, client_id: bytes) -> Command:
+        """``announce`` for a server that is full; not for a cluster. Fails if the index cannot be written."""
+        return ("EVAL", _ANNOUNCE_DELETION, 2, self.changes, self.index, client_id)
 
     def index_add(self, client_ids: Sequence[bytes]) -> Command:
         members: list[bytes | int] = []

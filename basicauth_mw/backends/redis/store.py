@@ -1,9 +1,9 @@
 """``redis:`` - keys in Redis 6.2 and up, or Valkey: in one server, behind Sentinels, or in a cluster.
 
-A key is a string, ``<prefix>:1:{<client id>}``. The last uses of its secrets are in a hash with ``:used`` added
-to that name: the microsecond in which a secret was made, and the minute of its use, since the epoch. Beside
-them are ``<prefix>:1:index`` (a sorted set of ids, all of score 0, so ordered by bytes), ``<prefix>:1:changes``
-(a stream) and ``<prefix>:1:facts`` (a hash); the brace keeps ids and these names apart.
+A key is a string, ``<prefix>:1:{<client id>}``. The last uses of its secrets are in a hash with ``:used``
+added to that name: the microsecond in which a secret was made, and the minute of its use, since the epoch.
+Beside them are ``<prefix>:1:index`` (a sorted set of ids, all of score 0, so ordered by bytes),
+``<prefix>:1:changes`` (a stream) and ``<prefix>:1:facts`` (a hash). The brace separates ids and names.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from ...errors import BackendUnavailable, UnreadableRecord
 from ...hashing import is_slow
 from .._codec import dump_key, load_found, load_uses
 from ..base import Changes, Use
-from .clients import BROKEN_CONNECTION, NO_REPLY, Connector, LoopClients, Node, SingleServer, ThreadClients
+from .clients import BROKEN_CONNECTION, NO_REPLY, LoopClients, ThreadClients
 from .cluster import Cluster
+from .connections import Connector
 from .errors import translate_error
+from .router import Node, SingleServer
 from .scripts import CHANGES_KEPT, NOT_A_STRING, KeyNames
 from .url import parse_url
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ...model import Key
-    from .clients import Command, Router, Steps
+    from .router import Command, Router, Steps
 
 T = TypeVar("T")
 
@@ -69,7 +71,7 @@ class RedisStore:
         self.in_one_place = target.form != "cluster"
         self._names = KeyNames(target.prefix)
         self._connector = Connector(target)
-        self._server = self._connector.server(Node()) if self.in_one_place else "the Redis Cluster"
+        self._server = self._connector.server(Node())
         self._attempt_s = deadline_s / 2
         self._router: Router = SingleServer() if self.in_one_place else Cluster(target.addresses)
         self._lookups, self._admin, self._swaps = (
@@ -156,13 +158,18 @@ class RedisStore:
         # From here on the index has every id and the facts are true, and a process that is killed after the
         # swap has announced the change.
         if record is None:
-            value, before = b"", [names.index_remove(b"")]  # no id is empty: it only shows that it is allowed
+            value = b""
+            if self.in_one_place:
+                before = [names.announce_deletion(client_id)]
+            else:  # no id is empty: it only shows that it is allowed
+                before = [names.index_remove(b""), names.announce(client_id)]
         else:
             value, before = dump_key(record).encode(), [names.index_add([client_id])]
             if _has_password(record):
                 before.append(names.note_password())
-        announce = names.announce(client_id, deletion=record is None)
-        self._do(*before, announce)
+            before.append(names.announce(client_id))
+        announce = before[-1]
+        self._do(*before)
         (done,) = self._do(names.swap(client_id, stored, value), retry=False)
         if not done:
             return False
@@ -231,26 +238,24 @@ class RedisStore:
     # --- last uses
 
     def record_uses(self, uses: Sequence[Use], /) -> None:
-        newest: dict[tuple[bytes, int], int] = {}
+        newest: dict[bytes, dict[int, int]] = {}
         for use in uses:
             if (encoded := _encoded(use.client_id)) is not None:
-                which = (encoded, _microseconds(use.secret_created_at))
-                newest[which] = max(newest.get(which, 0), (use.at - _EPOCH) // _MINUTE)
+                minutes = newest.setdefault(encoded, {})
+                secret = _microseconds(use.secret_created_at)
+                minutes[secret] = max(minutes.get(secret, 0), (use.at - _EPOCH) // _MINUTE)
         names = self._names
         items = list(newest.items())
         for start in range(0, len(items), _BATCH):
             batch = items[start : start + _BATCH]
-            questions: list[Command] = []
-            for (encoded, secret), _ in batch:
-                questions += [("EXISTS", names.record(encoded)), ("HGET", names.used(encoded), secret)]
-            replies = iter(self._do(*questions))
-            changes: list[Command] = [
-                ("HSET", names.used(encoded), secret, minute)
-                for ((encoded, secret), minute), exists, before in zip(batch, replies, replies, strict=True)
-                if exists and (before is None or not before.isdigit() or int(before) < minute)
-            ]
-            if changes:
-                self._do(*changes)
+            replies = self._do(*(("EXISTS", names.record(encoded)) for encoded, _ in batch))
+            self._do(
+                *(
+                    names.record_uses(encoded, minutes)
+                    for (encoded, minutes), exists in zip(batch, replies, strict=True)
+                    if exists
+                )
+            )
 
     def last_uses(self, client_ids: Sequence[str], /) -> list[Use]:
         known = {
@@ -336,6 +341,7 @@ class RedisStore:
         replies = self._replies(*commands, retry=retry)
         for reply in replies:
             if isinstance(reply, Exception):
+                self._reconnect()
                 raise self._failure(reply)
         return replies
 
@@ -343,7 +349,13 @@ class RedisStore:
         try:
             return clients.run(steps)
         except Exception as exc:
+            self._reconnect()
             raise translate_error(exc, self._server) from None
+
+    def _reconnect(self) -> None:
+        """Make the next change ask again who the master is: it may be another one."""
+        self._admin.reconnect()
+        self._swaps.reconnect()
 
     def _answer(self, reply: Any, kind: type[T]) -> T:
         if isinstance(reply, kind):
