@@ -52,7 +52,7 @@ LAYERS = [
     ["backends.redis.router"],
     ["backends.redis.connections"],
     ["backends.redis.clients"],
-    ["backends.redis.cluster", "backends.redis.scripts"],
+    ["backends.redis.checks", "backends.redis.cluster", "backends.redis.scripts"],
     ["backends.redis.store"],
     ["backends.redis"],
     ["backends.memory", "backends.env", "backends.sqlite"],

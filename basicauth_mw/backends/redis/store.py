@@ -21,6 +21,7 @@ from ...errors import BackendUnavailable, UnreadableRecord
 from ...hashing import is_slow
 from .._codec import dump_key, load_found, load_uses
 from ..base import Changes, Use
+from .checks import CONFIG, config_warnings, foreign_warning
 from .clients import BROKEN_CONNECTION, NO_REPLY, LoopClients, ThreadClients
 from .cluster import Cluster
 from .connections import Connector
@@ -41,8 +42,6 @@ T = TypeVar("T")
 _ADMIN_TIMEOUT_S: Final = 5.0
 _BATCH: Final = 1000
 _PAGE: Final = 10_000
-_MEMBERS_SHOWN: Final = 10
-_CONFIG: Final = ("maxmemory-policy", "save", "appendonly")
 _NO_CHANGE_YET: Final = "0-0"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -304,13 +303,10 @@ class RedisStore:
         Raises:
             BackendUnavailable: The server cannot be reached.
         """
-        commands: list[Command] = [("CONFIG", "GET", name) for name in _CONFIG]
-        answers = self._run(self._admin, self._router.route_all(commands))
-        found: dict[tuple[str, str, str], None] = {}
-        for start in range(0, len(answers), len(_CONFIG)):
-            found |= dict.fromkeys(_warnings(answers[start : start + len(_CONFIG)]))
+        answers = self._run(self._admin, self._router.route_all(CONFIG))
+        found = dict.fromkeys(config_warnings(answers))
         with suppress(BackendUnavailable):  # who may not read the index cannot list keys, and hears of that
-            found |= dict.fromkeys(self._foreign())
+            found |= dict.fromkeys(foreign_warning(self._names.index, self._foreign()))
         return list(found)
 
     # --- inside
@@ -371,23 +367,14 @@ class RedisStore:
             return UnreadableRecord("Redis holds something of another type under one of our names")
         return translate_error(reply, self._server)
 
-    def _foreign(self) -> Iterator[tuple[str, str, str]]:
-        """What is wrong with the index: ``scan`` passes over what is no client id."""
-        foreign: list[bytes] = []
+    def _foreign(self) -> Iterator[bytes]:
+        """What in the index is no client id; ``scan`` passes over it."""
         first, page = b"-", [b""]
         while page:
             (reply,) = self._replies(("ZRANGEBYLEX", self._names.index, first, "+", "LIMIT", 0, _PAGE))
             page = self._answer(reply, list)
-            foreign += [member for member in page if _text(member) is None]
+            yield from (member for member in page if _text(member) is None)
             first = b"(" + page[-1] if page else first
-        if foreign:
-            name = self._names.index.decode()
-            members = " ".join(map(_quoted, foreign[:_MEMBERS_SHOWN]))
-            yield (
-                "redis_foreign_ids",
-                f"{name} in Redis holds what is no client id ({len(foreign)} times); it is passed over",
-                f"in redis-cli (with -c for a cluster), run  ZREM {name} {members}",
-            )
 
     def _key(self, reply: object, client_id: str) -> Key | None:
         if _is_of_another_type(reply):
@@ -446,37 +433,9 @@ def _announced(fields: object) -> str | None:
     return None
 
 
-def _warnings(answers: Sequence[object]) -> Iterator[tuple[str, str, str]]:
-    """Of one server, whose answers to CONFIG GET are given."""
-    config = {
-        name: answer[1].decode(errors="replace")
-        for name, answer in zip(_CONFIG, answers, strict=True)
-        if isinstance(answer, list) and len(answer) == 2 and isinstance(answer[1], bytes)
-    }
-    policy = config.get("maxmemory-policy", "")
-    if policy.startswith("allkeys-"):
-        yield (
-            "redis_evicts",
-            f"Redis drops keys when its memory is full (maxmemory-policy {policy})",
-            "set maxmemory-policy to noeviction, or to a volatile policy",
-        )
-    if config.get("save") == "" and config.get("appendonly") == "no":
-        yield (
-            "redis_not_persistent",
-            "Redis keeps nothing on disk: a restart loses every key",
-            "set appendonly to yes",
-        )
-
-
 def _text(octets: bytes) -> str | None:
     """What a client id is; None: it is none."""
     try:
         return octets.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _quoted(octets: bytes) -> str:
-    """As redis-cli takes what is not text."""
-    plain = bytes(octet for octet in range(0x20, 0x7F) if octet not in b'"\\')
-    return '"' + "".join(chr(octet) if octet in plain else f"\\x{octet:02x}" for octet in octets) + '"'

@@ -1,0 +1,62 @@
+"""What ``basicauth-mw check`` says about Redis: settings that lose keys, and foreign members of the index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .router import Command
+
+    Advice = tuple[str, str, str]  # code, message and remedy
+
+_SETTINGS: Final = ("maxmemory-policy", "save", "appendonly")
+_MEMBERS_SHOWN: Final = 10
+
+CONFIG: Final[Sequence[Command]] = [("CONFIG", "GET", name) for name in _SETTINGS]
+
+
+def config_warnings(answers: Sequence[object]) -> Iterator[Advice]:
+    """What the answers of one server after another to ``CONFIG`` mean."""
+    for start in range(0, len(answers), len(CONFIG)):
+        yield from _of_one(answers[start : start + len(CONFIG)])
+
+
+def foreign_warning(index: bytes, found: Iterable[bytes]) -> Iterator[Advice]:
+    """How to remove members of the index that are no client ids, if there are any."""
+    if foreign := list(found):
+        name = index.decode()
+        members = " ".join(map(_quoted, foreign[:_MEMBERS_SHOWN]))
+        yield (
+            "redis_foreign_ids",
+            f"{name} in Redis holds what is no client id ({len(foreign)} times); it is passed over",
+            f"in redis-cli (with -c for a cluster), run  ZREM {name} {members}",
+        )
+
+
+def _of_one(answers: Sequence[object]) -> Iterator[Advice]:
+    config = {
+        name: answer[1].decode(errors="replace")
+        for name, answer in zip(_SETTINGS, answers, strict=True)
+        if isinstance(answer, list) and len(answer) == 2 and isinstance(answer[1], bytes)
+    }
+    policy = config.get("maxmemory-policy", "")
+    if policy.startswith("allkeys-"):
+        yield (
+            "redis_evicts",
+            f"Redis drops keys when its memory is full (maxmemory-policy {policy})",
+            "set maxmemory-policy to noeviction, or to a volatile policy",
+        )
+    if config.get("save") == "" and config.get("appendonly") == "no":
+        yield (
+            "redis_not_persistent",
+            "Redis keeps nothing on disk: a restart loses every key",
+            "set appendonly to yes",
+        )
+
+
+def _quoted(octets: bytes) -> str:
+    """As redis-cli takes what is not text."""
+    plain = bytes(octet for octet in range(0x20, 0x7F) if octet not in b'"\\')
+    return '"' + "".join(chr(octet) if octet in plain else f"\\x{octet:02x}" for octet in octets) + '"'
