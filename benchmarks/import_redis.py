@@ -23,7 +23,7 @@ from rounds import ratios, spread
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.backends import dump_key
-from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.hashing import Hasher
 from basicauth_mw.importing import Report, import_keys
 from basicauth_mw.minting import ID_PREFIX, mint

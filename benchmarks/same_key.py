@@ -25,7 +25,7 @@ from wsgi_apps import environ
 
 from basicauth_mw import Settings, drive, encode_basic
 from basicauth_mw.backend import Backend
-from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
 

@@ -32,13 +32,13 @@ _BUILT_IN = {
     "env": ".env:EnvStore",
     "memory": ".memory:MemoryStore",
     "sqlite": ".sqlite:SqliteStore",
-    "redis": ".redis:RedisStore",
-    "rediss": ".redis:RedisStore",
-    "redis+sentinel": ".redis:RedisStore",
-    "rediss+sentinel": ".redis:RedisStore",
-    "redis+cluster": ".redis:RedisStore",
-    "rediss+cluster": ".redis:RedisStore",
-    "unix": ".redis:RedisStore",
+    "redis": ".redis.store:RedisStore",
+    "rediss": ".redis.store:RedisStore",
+    "redis+sentinel": ".redis.store:RedisStore",
+    "rediss+sentinel": ".redis.store:RedisStore",
+    "redis+cluster": ".redis.store:RedisStore",
+    "rediss+cluster": ".redis.store:RedisStore",
+    "unix": ".redis.store:RedisStore",
 }
 
 

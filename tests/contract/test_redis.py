@@ -19,10 +19,10 @@ import pytest
 import redis
 
 from basicauth_mw.backends import dump_key
-from basicauth_mw.backends.redis import RedisStore
 from basicauth_mw.backends.redis import store as redis_module
 from basicauth_mw.backends.redis.router import Node
 from basicauth_mw.backends.redis.scripts import CHANGES_KEPT
+from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
 from basicauth_mw.model import Key
 from tests.redis_server import RedisCluster, RedisServer, wait_until

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw.backends import Use
-from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.model import Key, Secret
 from tests.redis_server import (

@@ -21,11 +21,11 @@ from redis.exceptions import AskError, MovedError, ResponseError
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends import Use, dump_key
-from basicauth_mw.backends.redis import RedisStore
 from basicauth_mw.backends.redis.cluster import Cluster, SlotMap
 from basicauth_mw.backends.redis.errors import parse_redirect
 from basicauth_mw.backends.redis.router import Node
 from basicauth_mw.backends.redis.scripts import KeyNames
+from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, KeyNotFound
 from basicauth_mw.model import Key, Secret
 from tests.redis_server import SLOTS, RedisCluster, RedisServer, ask, find_port, wait_until
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DEADLINE_S = 0.4
-SLACK_S = 0.5
+SLACK_S = 1.0  # of a busy machine: it is the reader that ends a lookup at its deadline
 WORK_LIMIT_S = 60.0  # for what four threads do on a core that is busy with other tests
 SLOW = "$2b$12$" + "A" * 53
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 import trustme
 
-from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError
 from tests.redis_server import RedisServer, TlsFront, find_port, make_certificates
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 import redis
 
-from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.model import Key
 from tests.redis_server import wait_until

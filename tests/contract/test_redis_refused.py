@@ -13,8 +13,8 @@ import pytest
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends import Use
-from basicauth_mw.backends.redis import RedisStore
 from basicauth_mw.backends.redis.scripts import NOT_A_STRING
+from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.model import Key, Secret
 from basicauth_mw.wsgi import BasicAuthMiddleware

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from basicauth_mw.backends.redis import RedisStore
+from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.model import Key
 from tests.redis_server import RedisServer, Sentinel, WatchedPair, ask, find_port, is_linked, wait_until

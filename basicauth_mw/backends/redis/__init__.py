@@ -1,5 +1,1 @@
-"""``redis:`` - keys in Redis 6.2 and up, or Valkey: one server, Sentinel or Cluster."""
-
-from .store import RedisStore
-
-__all__ = ["RedisStore"]
+"""Keys in Redis. ``url`` needs no redis-py; everything else does."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 NO_REPLY: Final = (exceptions.ConnectionError, exceptions.TimeoutError)
 BROKEN_CONNECTION: Final = (exceptions.ConnectionError,)
 
+_GIVEN_UP: Final = exceptions.ConnectionError("the lookup was given up")
+
 
 class ThreadClients:
     """The clients that all threads of the process share.
@@ -197,7 +199,7 @@ class LoopClients:
             self._nodes = nodes
             for node in self._readers.keys() - nodes:
                 if (reader := self._readers.pop(node, None)) is not None:
-                    await reader.aclose()
+                    await reader.aclose(give_up=True)  # those who wait ask another node
 
 
 class NodeReader:
@@ -216,7 +218,7 @@ class NodeReader:
         self._client = client
         self._waiting: dict[bytes, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._is_sending = False
+        self._sending: asyncio.Task[Any] | None = None
 
     async def get(self, name: bytes) -> Any:
         """The reply to a GET, or an error reply.
@@ -226,9 +228,9 @@ class NodeReader:
         """
         if (future := self._waiting.get(name)) is None:
             future = self._waiting[name] = asyncio.get_running_loop().create_future()
-            if not self._is_sending:
-                self._is_sending = True
-                self._start(self._send()).add_done_callback(self._end)
+            if self._sending is None:
+                self._sending = self._start(self._send())
+                self._sending.add_done_callback(self._end)
         reply = await asyncio.shield(future)
         if isinstance(reply, Exception) and not isinstance(reply, exceptions.ResponseError):
             raise reply
@@ -242,9 +244,13 @@ class NodeReader:
         """
         return cast("list[Any]", await asyncio.shield(self._start(self._pipeline(commands))))
 
-    async def aclose(self) -> None:
-        """Give up what is waited for, and close the connections."""
-        for task in self._tasks:
+    async def aclose(self, *, give_up: bool = False) -> None:
+        """Close the connections when the replies that are waited for have come.
+
+        Args:
+            give_up: Do not wait for them.
+        """
+        for task in self._tasks if give_up else ():
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
@@ -268,7 +274,7 @@ class NodeReader:
     async def _send(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, {}
-            replies: Sequence[Any] = [exceptions.ConnectionError("given up")] * len(batch)
+            replies: Sequence[Any] = [_GIVEN_UP] * len(batch)
             try:
                 if len(batch) == 1:
                     replies = [await self._client.execute_command("GET", *batch)]
@@ -278,11 +284,13 @@ class NodeReader:
                 replies = [exc] * len(batch)
             finally:
                 _settle(batch, replies)
+        self._sending = None  # before anything else runs: the next lookup starts another task
 
-    def _end(self, _task: asyncio.Task[Any]) -> None:
-        waiting, self._waiting = self._waiting, {}  # of a task that was cancelled
-        _settle(waiting, [exceptions.ConnectionError("given up")] * len(waiting))
-        self._is_sending = False
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        if self._sending is task:  # it was cancelled, perhaps before it began
+            self._sending = None
+            waiting, self._waiting = self._waiting, {}
+            _settle(waiting, [_GIVEN_UP] * len(waiting))
 
 
 def _settle(batch: Mapping[bytes, asyncio.Future[Any]], replies: Sequence[Any]) -> None:

@@ -64,7 +64,9 @@ class Connector:
             kind = "Sentinels" if target.form == "sentinel" else "Cluster at"
             return f"the Redis {kind} {', '.join(f'{host}:{port}' for host, port in target.addresses)}"
         host, port = node.address or target.addresses[0]
-        return f"Redis at {host}:{port}" if host else f"Redis at {target.socket_path}"
+        return (
+            f"Redis at {host}:{port}" if host else "Redis at its Unix socket"
+        )  # whose path may hold a password
 
     def client(
         self, node: Node, *, timeout_s: float, retry_on: Sequence[type[Exception]], on_loop: bool = False

@@ -1,10 +1,10 @@
 """Key names and scripts. The one that decides is the compare and swap of one record.
 
-A cluster keeps records, index, changes and facts on different nodes, so no script can reach them all. The
-record alone decides, and everything else is written around it, in the same order on every topology: what
-must never be missing before the swap, what may be superfluous after it. All that Redis may refuse (a missing
-right, something foreign under one of these names, no memory) comes before the swap, so a change that failed
-was not made.
+A cluster keeps records, index, changes and facts on different nodes, so no script can reach them all there.
+The record alone decides, and everything else is written around it: what must never be missing before the
+swap, what may be superfluous after it. On one server the swap announces the change itself. All that Redis may
+refuse (a missing right, something foreign under one of these names, no memory) comes before the record is
+written, so a change that failed was not made.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ CHANGES_KEPT: Final = 10_000
 # Stands for a stored value that is no string, and so cannot be compared.
 NOT_A_STRING: Final = b"\0"
 
-# KEYS: the record. ARGV: what must be stored now (empty: nothing), and what to store (empty: nothing).
-_SWAP: Final = """
+# KEYS: the record; on one server also the changes and the index. ARGV: what must be stored now (empty:
+# nothing), what to store (empty: nothing), the client id. A full server refuses XADD, but not in a script
+# that has called another command that writes: so keys can be deleted there. No id is empty.
+_SWAP: Final = f"""
 local stored = redis.pcall('GET', KEYS[1]) or ''
 if type(stored) == 'table' then
     if not string.find(stored.err, 'WRONGTYPE', 1, true) then return stored end
     stored = '\\0'
 end
 if stored ~= ARGV[1] then return 0 end
+if KEYS[2] then
+    if ARGV[2] == '' then redis.call('ZREM', KEYS[3], '') end
+    redis.call('XADD', KEYS[2], 'MAXLEN', '~', {CHANGES_KEPT}, '*', 'id', ARGV[3])
+end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2]) end
 return 1
 """
@@ -39,12 +45,6 @@ for i = 1, #ARGV, 2 do
     local before = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '')
     if not before or before < tonumber(ARGV[i + 1]) then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 end
-"""
-# A full server refuses XADD, but not in a script that has called another command that writes: so keys can be
-# deleted there. KEYS: changes and index, which a cluster may keep apart. ARGV: the client id.
-_ANNOUNCE_DELETION: Final = f"""
-redis.call('ZREM', KEYS[2], '')
-return redis.call('XADD', KEYS[1], 'MAXLEN', '~', {CHANGES_KEPT}, '*', 'id', ARGV[1])
 """
 
 
@@ -71,9 +71,13 @@ class KeyNames:
     def get(self, client_id: bytes) -> Command:
         return ("GET", self.record(client_id))
 
-    def swap(self, client_id: bytes, stored: bytes, record: bytes) -> Command:
-        """Replies 1 if the record was ``stored`` and is ``record`` now, else 0; empty: none."""
-        return ("EVAL", _SWAP, 1, self.record(client_id), stored, record)
+    def swap(self, client_id: bytes, stored: bytes, record: bytes, *, announce: bool) -> Command:
+        """Replies 1 if the record was ``stored`` and is ``record`` now, else 0; empty: none.
+
+        With ``announce``, every process is told as well. That is for one server.
+        """
+        keys = (self.record(client_id), *((self.changes, self.index) if announce else ()))
+        return ("EVAL", _SWAP, len(keys), *keys, stored, record, client_id)
 
     def record_uses(self, client_id: bytes, uses: Mapping[int, int]) -> Command:
         """Note for each secret the minute of its last use, unless a later one is noted already."""
@@ -82,10 +86,6 @@ class KeyNames:
     def announce(self, client_id: bytes) -> Command:
         """Tell every process that a key has changed."""
         return ("XADD", self.changes, "MAXLEN", "~", CHANGES_KEPT, "*", "id", client_id)
-
-    def announce_deletion(self, client_id: bytes) -> Command:
-        """``announce`` for a server that is full; not for a cluster. Fails if the index cannot be written."""
-        return ("EVAL", _ANNOUNCE_DELETION, 2, self.changes, self.index, client_id)
 
     def index_add(self, client_ids: Sequence[bytes]) -> Command:
         members: list[bytes | int] = []

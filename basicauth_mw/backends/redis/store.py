@@ -154,33 +154,28 @@ class RedisStore:
 
     def _swap(self, client_id: bytes, stored: bytes, record: Key | None) -> bool:
         names = self._names
-        # From here on the index has every id and the facts are true, and a process that is killed after the
-        # swap has announced the change.
-        if record is None:
-            value = b""
-            if self.in_one_place:
-                before = [names.announce_deletion(client_id)]
-            else:  # no id is empty: it only shows that it is allowed
-                before = [names.index_remove(b""), names.announce(client_id)]
-        else:
-            value, before = dump_key(record).encode(), [names.index_add([client_id])]
-            if _has_password(record):
-                before.append(names.note_password())
-            before.append(names.announce(client_id))
-        announce = before[-1]
-        self._do(*before)
-        (done,) = self._do(names.swap(client_id, stored, value), retry=False)
+        # In a cluster, a change is announced before the swap, since a process may be killed right after it,
+        # and again: another process may have heard of it too early and read the old record.
+        announcement = [] if self.in_one_place else [names.announce(client_id)]
+        # From here on the index has every id, and the facts are true.
+        before = [] if record is None else [names.index_add([client_id])]
+        if record is not None and _has_password(record):
+            before.append(names.note_password())
+        if record is None and not self.in_one_place:
+            before.append(names.index_remove(b""))  # no id is empty: it only shows that it is allowed
+        self._do(*before, *announcement)
+        value = b"" if record is None else dump_key(record).encode()
+        (done,) = self._do(names.swap(client_id, stored, value, announce=self.in_one_place), retry=False)
         if not done:
             return False
-        # Announced again: a process that heard of it before the swap may have read the old record since. A
-        # delete of the same id may have taken it out of the index meanwhile.
         if record is None:
-            self._do(announce, names.index_remove(client_id), ("DEL", names.used(client_id)))
+            self._do(*announcement, names.index_remove(client_id), ("DEL", names.used(client_id)))
             (anew,) = self._do(names.get(client_id))
             if anew is not None:  # made meanwhile, and perhaps indexed before it was taken out
                 self._do(names.index_add([client_id]))
         else:
-            self._do(announce, names.index_add([client_id]))
+            # A delete of the same id may have taken it out of the index meanwhile.
+            self._do(*announcement, names.index_add([client_id]))
             self._forget_uses(client_id, record if stored else None)
         return True
 
