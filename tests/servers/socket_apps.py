@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FILE = Path(__file__)
 KIND = os.environ.get("SOCKET_KIND", "")
 if KIND == "eventlet":
+    os.environ["EVENTLET_NO_GREENDNS"] = "yes"  # or dnspython imports trio, which eventlet cannot patch
     import eventlet
 
     eventlet.monkey_patch()
