@@ -60,8 +60,9 @@ _MOST_LAYERS: Final = 100
 _INWARD: Final = (
     *("middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app"),
     *("application", "app", "inner"),  # of test clients and wrappers around an app; Channels uses inner
-    # Django's, and last: a layer of Starlette's has a handler beside its app.
-    *("handler", "get_response", "func", "awaitable"),
+    # Django's, and last: a layer of Starlette's has a handler beside its app. Sentry has each middleware of
+    # Django in _inner, and what is behind that one beside it.
+    *("handler", "_inner", "get_response", "func", "awaitable"),
 )
 
 

@@ -25,8 +25,13 @@ from basicauth_mw import Backend, InsufficientScope, Issued, Settings
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.integrations.fastapi import install
 from basicauth_mw.integrations.flask import BasicAuth
+from basicauth_mw.testing import authenticated_as
 from basicauth_mw.wsgi import BasicAuthMiddleware as Gate
+from tests.integrations import django_site
 from tests.shells.asgi_helpers import call, http_scope
+
+# isort: split
+from django.test import Client, override_settings  # with the settings of django_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -170,3 +175,13 @@ def test_no_frame_of_the_middleware_holds_the_environ(
         sentry_sdk.capture_exception(exc)
 
     the_one(events, issued)
+
+
+@pytest.mark.usefixtures("events")
+def test_the_middleware_is_found_in_django(backend: Backend) -> None:
+    """Sentry wraps each middleware of Django's in an object of its own, also long after it is turned off."""
+    with override_settings(BASICAUTH_BACKEND=backend, MIDDLEWARE=[django_site.GATE]):
+        client = Client()
+        with authenticated_as(client, "me"):
+            assert client.get("/me").status_code == 200
+        assert client.get("/me").status_code == 401
