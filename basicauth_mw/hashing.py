@@ -34,6 +34,8 @@ from .rules import check_secret
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from .model import Key
+
 
 MAX_LIVE_SECRETS: Final = 8
 MAX_SECRETS: Final = 16  # with those that have ended
@@ -109,6 +111,11 @@ _ANY = (_FAST, *_SLOW, *_WEAK)
 def is_slow(stored: str) -> bool:
     """Tell whether a stored hash is of a kind for human-chosen secrets."""
     return stored.startswith(_SLOW)
+
+
+def has_slow_hash(key: Key) -> bool:
+    """Whether a secret of a key is stored as a slow hash."""
+    return any([is_slow(secret.hash) for secret in key.secrets])  # noqa: C419 - few, and it is quicker
 
 
 def looks_hashed(text: str) -> bool:

@@ -25,9 +25,10 @@ import redis
 import trustme
 from redis.crc import key_slot
 
+from tests.waiting import wait_until
+
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
 
 START_LIMIT_S = 10.0
 SLOTS = 16384
@@ -54,14 +55,6 @@ def find_port() -> int:
             probe.bind(("127.0.0.1", port))
             bus.bind(("127.0.0.1", port + BUS))
             return port
-
-
-def wait_until(condition: Callable[[], Any], limit_s: float = START_LIMIT_S) -> None:
-    """Wait for something that is on its way."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be in time"
-        time.sleep(0.01)
 
 
 class RedisServer:

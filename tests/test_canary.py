@@ -34,8 +34,8 @@ from basicauth_mw import wsgi as wsgi_shell
 from basicauth_mw.errors import BasicAuthError
 from basicauth_mw.minting import mint
 from tests.redis_server import RedisServer
-from tests.servers.conftest import listens, wait_until
 from tests.shells import asgi_helpers, wsgi_helpers
+from tests.waiting import listens, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -22,6 +22,7 @@ from websockets.sync.client import connect
 
 from basicauth_mw import encode_basic, hash_secret
 from basicauth_mw.backend import open_backend
+from tests.waiting import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,14 +51,6 @@ HELLO = {
     "redis-workers": ["uvicorn", "examples.redis_workers:app", "--workers=2", *UVICORN],
     "own-store": ["uvicorn", "examples.own_store:app", *UVICORN],
 }
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def environment(**settings: str) -> dict[str, str]:

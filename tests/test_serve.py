@@ -14,7 +14,8 @@ import pytest
 from basicauth_mw import ConfigurationError, asgi, open_backend, serve, wsgi
 from tests.shells.asgi_helpers import call, http_scope
 from tests.shells.wsgi_helpers import call as call_wsgi
-from tests.test_examples import LIMIT_S, environment, free_port
+from tests.test_examples import LIMIT_S, environment
+from tests.waiting import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

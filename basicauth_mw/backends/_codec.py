@@ -48,12 +48,12 @@ def dump_key(key: Key) -> str:
     secrets = ",".join([_dump_secret(each) for each in key.secrets])
     text = (
         f'{_head(key.client_id)}{key.version},"name":{_quoted(key.name)},"scopes":[{scopes}],'
-        f'"created":{_to_us(key.created_at)}{_SECRETS}{secrets}]'
+        f'"created":{to_microseconds(key.created_at)}{_SECRETS}{secrets}]'
     )
     if key.expires_at is not None:
-        text += f',"expires":{_to_us(key.expires_at)}'
+        text += f',"expires":{to_microseconds(key.expires_at)}'
     if key.revoked_at is not None:
-        text += f',"revoked":{_to_us(key.revoked_at)}'
+        text += f',"revoked":{to_microseconds(key.revoked_at)}'
     if key.disabled:
         text += ',"disabled":true'
     if key.metadata:
@@ -62,8 +62,8 @@ def dump_key(key: Key) -> str:
 
 
 def _dump_secret(secret: Secret) -> str:
-    expires = "null" if secret.expires_at is None else _to_us(secret.expires_at)
-    return f"[{_quoted(secret.hash)},{_to_us(secret.created_at)},{expires}]"
+    expires = "null" if secret.expires_at is None else to_microseconds(secret.expires_at)
+    return f"[{_quoted(secret.hash)},{to_microseconds(secret.created_at)},{expires}]"
 
 
 def load_found(text: str | bytes | None, client_id: str) -> Key | None:
@@ -247,8 +247,14 @@ def _unreadable(client_id: str, exc: Exception) -> UnreadableRecord:
     )
 
 
-def _to_us(moment: datetime) -> int:
+def to_microseconds(moment: datetime) -> int:
+    """Since the epoch."""
     return (moment - _EPOCH) // _MICROSECOND
+
+
+def to_minutes(moment: datetime) -> int:
+    """Since the epoch."""
+    return (moment - _EPOCH) // _MINUTE
 
 
 _NOBODY: Final = f"id_{'0' * 49}"

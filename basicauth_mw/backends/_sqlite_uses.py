@@ -11,13 +11,13 @@ import os
 import sqlite3
 import stat
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BackendUnavailable
-from ._codec import load_uses
+from ._codec import load_uses, to_microseconds, to_minutes
 from ._sqlite_file import connect, explain, has_tables
 from ._sqlite_forks import briefly
 
@@ -32,8 +32,6 @@ SCHEMA_VERSION: Final = 1
 
 _WAIT_S: Final = 1.0
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_MINUTE: Final = timedelta(minutes=1)
 
 # secret is when that secret was created, in microseconds, and minute when it was last used, in minutes, both
 # since the epoch.
@@ -86,7 +84,7 @@ class UseLog:
                 "INSERT INTO last_used VALUES (?, ?, ?) ON CONFLICT (client_id, secret) "
                 "DO UPDATE SET minute = excluded.minute WHERE excluded.minute > minute",
                 [
-                    (use.client_id, _microseconds(use.secret_created_at), (use.at - _EPOCH) // _MINUTE)
+                    (use.client_id, to_microseconds(use.secret_created_at), to_minutes(use.at))
                     for use in uses
                     if use.client_id in known
                 ],
@@ -115,7 +113,7 @@ class UseLog:
             connection.executemany(
                 "DELETE FROM last_used WHERE client_id = ? AND secret = ?",
                 [
-                    (key.client_id, _microseconds(use.secret_created_at))
+                    (key.client_id, to_microseconds(use.secret_created_at))
                     for use in uses
                     if use.secret_created_at not in held and use.at < latest
                 ],
@@ -201,7 +199,3 @@ def _is_ready(connection: sqlite3.Connection) -> bool:
             "the file of last uses is not one of this release of basicauth_mw: remove it, and it begins anew"
         )
     return False
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND

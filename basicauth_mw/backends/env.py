@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from .._extras import require
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
-from ..hashing import Hasher, check_hash, is_slow, looks_hashed
+from ..hashing import Hasher, check_hash, has_slow_hash, is_slow, looks_hashed
 from ..model import Key, Secret
 from ..rules import (
     SHORT_PASSWORD,
@@ -77,7 +77,7 @@ class EnvStore:
         return [key for key in found if key.client_id.encode() > after.encode()][:limit]
 
     def holds_slow(self) -> bool:
-        return any(is_slow(secret.hash) for key in self._keys.values() for secret in key.secrets)
+        return any(map(has_slow_hash, self._keys.values()))
 
     def warnings(self) -> list[tuple[str, str, str]]:
         """What works but should be changed: code, message and remedy."""

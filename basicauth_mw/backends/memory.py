@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..errors import ConfigurationError
-from ..hashing import is_slow
+from ..hashing import has_slow_hash
 from .base import Changes, Use
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class MemoryStore:
             return Changes(str(end), tuple(self._changed[start - self._dropped :]))
 
     def holds_slow(self) -> bool:
-        return any(is_slow(secret.hash) for key in tuple(self._keys.values()) for secret in key.secrets)
+        return any(map(has_slow_hash, tuple(self._keys.values())))
 
     def record_uses(self, uses: Sequence[Use], /) -> None:
         with self._lock:

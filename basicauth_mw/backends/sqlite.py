@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import BackendUnavailable, ConfigurationError
-from ..hashing import is_slow
+from ..hashing import has_slow_hash
 from . import _sqlite_schema as schema
 from ._codec import dump_key, load_found, load_key
 from ._sqlite_file import (
@@ -109,7 +109,7 @@ class SqliteStore:
     def add(self, records: Sequence[Key], /) -> list[bool]:
         # In the order of the ids: a page of the index is then changed once, however many fall into it.
         places = sorted(range(len(records)), key=lambda place: records[place].client_id)
-        rows = [(place, _row(records[place]), _is_slow(records[place])) for place in places]
+        rows = [(place, _row(records[place]), has_slow_hash(records[place])) for place in places]
         added = self._change(partial(_add, rows))
         return [place in added for place in range(len(records))]
 
@@ -337,7 +337,7 @@ def _put(record: Key, expect_version: int | None, execute: Execute) -> bool:
         "DO UPDATE SET version = excluded.version, record = excluded.record",
         _row(record),
     )
-    if _is_slow(record):
+    if has_slow_hash(record):
         _note_slow(execute)
     _announce(execute, record.client_id)
     return True
@@ -375,10 +375,6 @@ def _text(octets: bytes) -> str | None:
         return octets.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _is_slow(record: Key) -> bool:
-    return any(is_slow(secret.hash) for secret in record.secrets)
 
 
 def _note_slow(execute: Execute) -> None:

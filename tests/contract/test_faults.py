@@ -32,8 +32,9 @@ from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.minting import mint
 from tests.contract.shells import Asgi, Wsgi
 from tests.forwarder import Forwarder
-from tests.redis_server import RedisServer, WatchedPair, ask, wait_until
+from tests.redis_server import RedisServer, WatchedPair, ask
 from tests.shells.asgi_helpers import http_scope
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

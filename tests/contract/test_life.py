@@ -35,8 +35,8 @@ from basicauth_mw.hashing import MAX_LIVE_SECRETS, Hasher, hash_slow
 from basicauth_mw.minting import Shape, mint, recognise
 from basicauth_mw.model import utcnow
 from tests.contract.conftest import STORES
-from tests.servers.conftest import wait_until
 from tests.shells import asgi_helpers, wsgi_helpers
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

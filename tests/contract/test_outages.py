@@ -27,7 +27,8 @@ from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.minting import mint
 from tests.contract.shells import Asgi, Wsgi
 from tests.forwarder import Forwarder
-from tests.redis_server import SLOTS, RedisServer, ask, wait_until
+from tests.redis_server import SLOTS, RedisServer, ask
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -25,7 +25,8 @@ from basicauth_mw.backends.redis.scripts import CHANGES_KEPT
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
 from basicauth_mw.model import Key
-from tests.redis_server import RedisCluster, RedisServer, wait_until
+from tests.redis_server import RedisCluster, RedisServer
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,7 +28,8 @@ from basicauth_mw.backends.redis.scripts import KeyNames
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, KeyNotFound
 from basicauth_mw.model import Key, Secret
-from tests.redis_server import SLOTS, RedisCluster, RedisServer, ask, find_port, wait_until
+from tests.redis_server import SLOTS, RedisCluster, RedisServer, ask, find_port
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

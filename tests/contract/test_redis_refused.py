@@ -18,8 +18,9 @@ from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.model import Key, Secret
 from basicauth_mw.wsgi import BasicAuthMiddleware
-from tests.redis_server import RedisCluster, RedisServer, ask, wait_until
+from tests.redis_server import RedisCluster, RedisServer, ask
 from tests.shells.wsgi_helpers import call
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

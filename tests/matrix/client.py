@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http.client import BadStatusLine, HTTPException, HTTPResponse, IncompleteRead
 from typing import TYPE_CHECKING, Any
 
-from tests.matrix.kinds import LIMIT_S
+from tests.waiting import LIMIT_S
 
 if TYPE_CHECKING:
     from tests.matrix.kinds import Server

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from tests.redis_server import find_port
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.waiting import listens, wait_until
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 60.0  # for what takes a second at most on a machine that is not busy
 
 _ASGI, _WSGI = "tests.matrix.apps:asgi", "tests.matrix.apps:wsgi"
 
@@ -127,19 +122,3 @@ class Server:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    """Wait for something to become true, with a limit."""
-    ends = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < ends, "it did not become true in time"
-        time.sleep(0.02)

@@ -12,7 +12,7 @@ from basicauth_mw import encode_basic
 from tests.matrix.cases import KEY, NO_KEY
 from tests.matrix.client import Answer, ask, connect, get, head, read
 from tests.matrix.conftest import SETTINGS
-from tests.matrix.kinds import ASGI, LIMIT_S, SERVERS, WSGI, Server, wait_until
+from tests.matrix.kinds import ASGI, SERVERS, WSGI, Server
 from tests.matrix.paths import OWN, TIMEOUT_S
 from tests.matrix.quirks import (
     BELIEVES_ADDRESS,
@@ -28,6 +28,7 @@ from tests.matrix.quirks import (
     UNDERSCORES,
 )
 from tests.matrix.test_requests import check_refusal
+from tests.waiting import LIMIT_S, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,9 @@ from basicauth_mw import Settings, open_backend
 from tests.matrix.cases import KEY
 from tests.matrix.client import Answer, ask, connect, head
 from tests.matrix.conftest import SETTINGS
-from tests.matrix.kinds import LIMIT_S, SERVERS, Server, listens, wait_until
+from tests.matrix.kinds import SERVERS, Server
 from tests.matrix.quirks import STOPS_AT_ONCE
+from tests.waiting import LIMIT_S, listens, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,8 @@ import pytest
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.minting import mint
 from tests.matrix.client import ask, head
-from tests.matrix.kinds import LIMIT_S, Server
+from tests.matrix.kinds import Server
+from tests.waiting import LIMIT_S
 
 if TYPE_CHECKING:
     from pathlib import Path

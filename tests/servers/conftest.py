@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+
+from tests.waiting import listens, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -133,19 +134,3 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 def kill_group(process_id: int) -> None:
     with suppress(ProcessLookupError):  # it has ended
         os.killpg(process_id, signal.SIGKILL)
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    """Wait for something to become true, with a limit."""
-    ends = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < ends, "it did not become true in time"
-        time.sleep(0.05)

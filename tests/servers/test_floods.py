@@ -25,8 +25,9 @@ import pytest
 from basicauth_mw import Key, Secret, Settings, encode_basic, hash_secret, open_backend
 from basicauth_mw.hashing import ARGON2_MEMORY_KIB
 from basicauth_mw.minting import mint
-from tests.servers.conftest import LIMIT_S, ROOT, servers, wait_until
+from tests.servers.conftest import LIMIT_S, ROOT, servers
 from tests.servers.flood import KINDS, KNOWN
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

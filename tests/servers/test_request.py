@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from basicauth_mw import Settings, open_backend
-from tests.servers.conftest import LIMIT_S, SERVERS, wait_until
+from tests.servers.conftest import LIMIT_S, SERVERS
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

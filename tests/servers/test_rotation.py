@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from basicauth_mw import Settings, open_backend
-from tests.servers.conftest import LIMIT_S, ROOT, wait_until
+from tests.servers.conftest import LIMIT_S, ROOT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,8 @@ import pytest
 import websockets
 
 from basicauth_mw import Settings, encode_basic, open_backend
-from tests.servers.conftest import LIMIT_S, SERVERS, wait_until
+from tests.servers.conftest import LIMIT_S, SERVERS
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.matrix.kinds import LIMIT_S, ROOT, Server, wait_until
+from tests.matrix.kinds import ROOT, Server
+from tests.waiting import LIMIT_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

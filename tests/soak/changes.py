@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.errors import BasicAuthError
-from tests.matrix.kinds import wait_until
 from tests.soak.model import Entry, Secret, State
 from tests.soak.parts import Part
 from tests.soak.way import ROOT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     import random

@@ -10,9 +10,9 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.matrix.kinds import wait_until
 from tests.soak.parts import Part
 from tests.soak.sites import tell
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     import random

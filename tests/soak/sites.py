@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from basicauth_mw import Settings, open_backend
-from tests.matrix.kinds import Server, wait_until
+from tests.matrix.kinds import Server
 from tests.redis_server import RedisServer, ask, find_binary
 from tests.soak.model import CACHE_TTL_S, Keys, Windows
 from tests.soak.way import Way
+from tests.waiting import wait_until
 
 WORKERS = 2
 

@@ -19,7 +19,7 @@ from basicauth_mw.backends import Use
 from basicauth_mw.dashboard import ADMIN_SCOPE
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Key, Secret, utcnow
-from tests.servers.conftest import wait_until
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

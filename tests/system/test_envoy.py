@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from basicauth_mw import encode_basic, open_backend
-from tests.system.test_gateways import LIMIT_S, ROOT, SPOOFED, free_port, wait_for
+from tests.system.test_gateways import LIMIT_S, ROOT, SPOOFED, wait_for
+from tests.waiting import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

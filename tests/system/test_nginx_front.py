@@ -15,7 +15,8 @@ import pytest
 import trustme
 
 from basicauth_mw import open_backend
-from tests.system.test_gateways import LIMIT_S, NGINX, ROOT, free_port, wait_for
+from tests.system.test_gateways import LIMIT_S, NGINX, ROOT, wait_for
+from tests.waiting import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,8 @@ from basicauth_mw.breaker import FAILURES_TO_OPEN, Breaker
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.minting import mint
 from basicauth_mw.wsgi import BasicAuthMiddleware
-from tests.redis_server import wait_until
 from tests.unit.test_fork import child_ends_well
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,22 +16,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from basicauth_mw.cache import Cache
 from basicauth_mw.credentials import MAX_FIELD_OCTETS, encode_basic
 from basicauth_mw.model import Allow, Principal
+from tests.waiting import Clock
 
 MADE = datetime(2025, 1, 1, tzinfo=UTC)
-
-
-@dataclass
-class Clock:
-    """Two clocks that stand still until they are moved."""
-
-    now: float = 1000.0
-    wall_now: float = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wall(self) -> float:
-        return self.wall_now
 
 
 @pytest.fixture

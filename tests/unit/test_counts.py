@@ -8,18 +8,11 @@ from datetime import UTC, datetime
 import pytest
 
 from basicauth_mw.counts import MINUTES, Counts
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000_020.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.waiting import Clock
 
 
 def test_refusals_are_counted_by_reason_and_by_minute() -> None:
-    clock = Clock()
+    clock = Clock(1_000_000_020)
     counts = Counts(wall=clock)
     counts.refused("unknown")
     clock.now += 60
@@ -33,7 +26,7 @@ def test_refusals_are_counted_by_reason_and_by_minute() -> None:
 
 
 def test_minutes_leave_after_an_hour_and_totals_stay() -> None:
-    clock = Clock()
+    clock = Clock(1_000_000_020)
     counts = Counts(wall=clock)
     counts.refused("unknown")
     clock.now += 60 * (MINUTES - 1)
@@ -49,7 +42,7 @@ def test_minutes_leave_after_an_hour_and_totals_stay() -> None:
 
 @pytest.mark.proves("F23")
 def test_a_clock_that_is_set_back_loses_nothing() -> None:
-    clock = Clock()
+    clock = Clock(1_000_000_020)
     counts = Counts(wall=clock)
     counts.refused("unknown")
     clock.now -= 3600

@@ -17,8 +17,8 @@ from basicauth_mw.minting import mint
 from basicauth_mw.model import ANONYMOUS
 from basicauth_mw.verifier import Check
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
-from tests.redis_server import wait_until
 from tests.shells.asgi_helpers import App, exchange, http_scope
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -38,9 +38,9 @@ from basicauth_mw.metrics import REASONS, Tally, instrument
 from basicauth_mw.minting import mint
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
 from tests.servers.conftest import serve as serve
-from tests.servers.conftest import wait_until
 from tests.shells.asgi_helpers import App, call, http_scope
 from tests.unit.test_fork import child_ends_well
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,22 +14,13 @@ from hypothesis import strategies as st
 
 from basicauth_mw import throttle as module
 from basicauth_mw.throttle import MAX_TRACKED, SHARE, Blocked, FailureLimits, client_of, parse_rate
+from tests.waiting import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEY = ("203.0.113.7", "demo")
 OTHER = ("198.51.100.9", "demo")
-
-
-class Clock:
-    """Seconds that pass only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture
@@ -142,9 +133,9 @@ def test_the_limit_is_what_is_allowed(limit: int, clock: Clock) -> None:
     assert throttle.retry_after_s(KEY) == 0
     throttle.record(KEY)
     assert throttle.retry_after_s(KEY) == 60
-    clock.now_s += 59.5
+    clock.now += 59.5
     assert throttle.retry_after_s(KEY) == 1
-    clock.now_s += 0.5
+    clock.now += 0.5
     assert throttle.retry_after_s(KEY) == 0
 
 
@@ -164,13 +155,13 @@ def test_the_window_slides(clock: Clock) -> None:
     throttle = Throttle(20, 60.0, clock=clock)
     fail(throttle, KEY, 20)
 
-    clock.now_s += 60
+    clock.now += 60
     assert throttle.retry_after_s(KEY) == 0
     throttle.record(KEY)  # 20 of the period before, none of them faded yet
     assert throttle.retry_after_s(KEY) == 3
-    clock.now_s += 3
+    clock.now += 3
     assert throttle.retry_after_s(KEY) == 0
-    clock.now_s += 26  # 29 seconds into the second period: 20 * 31 / 60 are left, and 1
+    clock.now += 26  # 29 seconds into the second period: 20 * 31 / 60 are left, and 1
     fail(throttle, KEY, 8)
     assert throttle.retry_after_s(KEY) == 0
     throttle.record(KEY)
@@ -182,7 +173,7 @@ def test_an_idle_key_starts_again(clock: Clock) -> None:
     throttle = Throttle(20, 60.0, clock=clock)
     fail(throttle, KEY, 20)
 
-    clock.now_s += 120
+    clock.now += 120
     fail(throttle, KEY, 19)
     assert throttle.retry_after_s(KEY) == 0
     throttle.record(KEY)
@@ -206,17 +197,17 @@ def test_no_period_ever_holds_twice_the_limit(pauses_s: list[float], limit: int)
     """Trying as often as allowed gives at most twice the limit in any period, and the limit on average."""
     clock = Clock()
     throttle = Throttle(limit, 60.0, clock=clock)
-    began_s = clock.now_s
+    began_s = clock.now
     looked_at: list[float] = []
     for pause_s in pauses_s:
-        clock.now_s += pause_s
+        clock.now += pause_s
         if throttle.retry_after_s(KEY) == 0:
             throttle.record(KEY)
-            looked_at.append(clock.now_s)
+            looked_at.append(clock.now)
 
     for first in looked_at:
         assert sum(first <= moment < first + 60.0 for moment in looked_at) <= 2 * limit
-    assert len(looked_at) <= limit * (math.ceil((clock.now_s - began_s) / 60.0) + 1)
+    assert len(looked_at) <= limit * (math.ceil((clock.now - began_s) / 60.0) + 1)
 
 
 @given(st.lists(st.tuples(st.floats(0, 200), st.integers(1, 8)), min_size=1, max_size=30), st.integers(1, 5))
@@ -225,14 +216,14 @@ def test_waiting_as_told_is_enough(steps: list[tuple[float, int]], limit: int) -
     clock = Clock()
     throttle = Throttle(limit, 60.0, clock=clock)
     for pause_s, failures in steps:
-        clock.now_s += pause_s
+        clock.now += pause_s
         fail(throttle, KEY, failures)
         wait_s = throttle.retry_after_s(KEY)
         if wait_s:
             assert type(wait_s) is int
             assert 1 <= wait_s <= 120
             assert throttle.active
-            clock.now_s += wait_s
+            clock.now += wait_s
             assert throttle.retry_after_s(KEY) == 0
 
 
@@ -250,7 +241,7 @@ def test_nobody_need_be_asked_about_while_nobody_is_over(clock: Clock) -> None:
     assert throttle.active
     fail(throttle, OTHER, 2)
 
-    clock.now_s += 60
+    clock.now += 60
     assert throttle.retry_after_s(KEY) == 0
     assert not throttle.active
     assert throttle.retry_after_s(OTHER) == 0
@@ -357,7 +348,7 @@ def test_a_full_table_of_blocks_gives_way(clock: Clock) -> None:
     assert throttle.retry_after_s(("address-0", "demo")) == 0
     assert throttle.retry_after_s(("address-1", "demo")) == 60
 
-    clock.now_s += 61
+    clock.now += 61
     throttle.record(OTHER)
     assert throttle.retry_after_s(OTHER) == 60
     assert throttle.retry_after_s(("address-2", "demo")) == 0
@@ -385,7 +376,7 @@ def test_guesses_after_the_share_was_taken_count_as_well(clock: Clock) -> None:
     assert throttle.retry_after_s((KEY[0], "stranger")) == 60
     assert throttle.retry_after_s((KEY[0], "cheap-0")) == 0, "it has a counter of its own"
     assert throttle.retry_after_s(OTHER) == 0
-    clock.now_s += 120
+    clock.now += 120
     throttle.record(KEY)
     fail(throttle, KEY, 19)
     assert throttle.retry_after_s(KEY) == 60, "a counter of its own, once the others have faded"
@@ -408,7 +399,7 @@ def test_counters_that_have_faded_are_dropped(clock: Clock) -> None:
     """A failure that no longer counts takes no memory once anything else is counted."""
     throttle = Throttle(1, 60.0, clock=clock)
     fill(throttle, range(100))
-    clock.now_s += 120
+    clock.now += 120
     throttle.record(KEY)
 
     assert (
@@ -439,7 +430,7 @@ def test_a_refusal_is_news_once_a_block(clock: Clock) -> None:
     assert [throttle.is_news(KEY) for _ in range(3)] == [True, False, False]
     assert not throttle.is_news(OTHER)
 
-    clock.now_s += 600
+    clock.now += 600
     assert throttle.retry_after_s(KEY) == 0
     fail(throttle, KEY, 2)
     assert [throttle.is_news(KEY) for _ in range(3)] == [True, False, False]
@@ -450,7 +441,7 @@ def test_news_of_a_block_that_ended_is_no_news(clock: Clock) -> None:
     throttle = Throttle(1, 60.0, clock=clock)
     throttle.record(KEY)
 
-    clock.now_s += 60
+    clock.now += 60
     assert throttle.retry_after_s(KEY) == 0
     assert not throttle.is_news(KEY)
 

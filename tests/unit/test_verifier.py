@@ -20,6 +20,7 @@ from basicauth_mw.minting import mint
 from basicauth_mw.model import Allow, Decision, Deny, Key, Principal, Secret
 from basicauth_mw.rules import MAX_ID_OCTETS, MAX_SECRET_OCTETS
 from basicauth_mw.verifier import Check, HoldsSlow, Lookup, SlowCheck, Steps, Verifier
+from tests.waiting import Clock
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NAIVE = NOW.replace(tzinfo=None)
@@ -29,13 +30,6 @@ SECRET = mint("sk")
 CHOSEN = "correct horse battery staple"
 FAST = Secret(HASHER.hash_fast(SECRET))
 SLOW = Secret(hash_slow(CHOSEN))
-
-
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def verifier(clock: Clock | None = None) -> Verifier:
@@ -300,7 +294,7 @@ def test_what_is_kept_knows_its_secret_and_its_end() -> None:
     """Of the key or of the secret, whichever is sooner."""
     clock = Clock()
     wall = Clock()
-    wall.now_s = NOW.timestamp()
+    wall.now = NOW.timestamp()
     cache = Cache(30, 10, clock=clock, wall=wall)
     asked = Verifier(HASHER, cache, now=lambda: NOW)
     stored = Secret(FAST.hash, created_at=PAST, expires_at=NOW + timedelta(seconds=5))
@@ -309,7 +303,7 @@ def test_what_is_kept_knows_its_secret_and_its_end() -> None:
 
     assert cache.get(field) is not None
     assert [hit.secret_created_at for hit in cache.take_hits()] == [PAST]
-    wall.now_s += 5
+    wall.now += 5
     assert cache.get(field) is None
 
 
@@ -323,12 +317,12 @@ def test_a_verdict_ages_from_its_look_up() -> None:
     next(steps)
     steps.send(KEYS["good"])
     steps.send(True)
-    clock.now_s += 20
+    clock.now += 20
     with pytest.raises(StopIteration):
         steps.send(0)
 
     assert asked.cache.get(field) is not None
-    clock.now_s += 10
+    clock.now += 10
     assert asked.cache.get(field) is None
 
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 import re
 from asyncio import get_running_loop
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..._fork import after_fork
 from ...errors import BackendUnavailable, UnreadableRecord
-from ...hashing import is_slow
-from .._codec import dump_key, load_found, load_uses
+from ...hashing import has_slow_hash
+from .._codec import dump_key, load_found, load_uses, to_microseconds, to_minutes
 from ..base import Changes, Use
 from .checks import CONFIG, config_warnings, foreign_warning
 from .clients import BROKEN_CONNECTION, NO_REPLY, LoopClients, ThreadClients
@@ -43,9 +42,6 @@ _ADMIN_TIMEOUT_S: Final = 5.0
 _BATCH: Final = 1000
 _PAGE: Final = 10_000
 _NO_CHANGE_YET: Final = "0-0"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_MINUTE: Final = timedelta(minutes=1)
 
 _STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
@@ -135,7 +131,7 @@ class RedisStore:
             batch = records[start : start + _BATCH]
             client_ids = [record.client_id.encode() for record in batch]
             index_add = self._names.index_add(client_ids)  # before and after, as for a swap
-            notes = [self._names.note_password()] if any(map(_has_password, batch)) else []
+            notes = [self._names.note_password()] if any(map(has_slow_hash, batch)) else []
             self._do(*notes, index_add)
             replies = self._do(
                 *(
@@ -159,7 +155,7 @@ class RedisStore:
         announcement = [] if self.in_one_place else [names.announce(client_id)]
         # From here on the index has every id, and the facts are true.
         before = [] if record is None else [names.index_add([client_id])]
-        if record is not None and _has_password(record):
+        if record is not None and has_slow_hash(record):
             before.append(names.note_password())
         if record is None and not self.in_one_place:
             before.append(names.index_remove(b""))  # no id is empty: it only shows that it is allowed
@@ -236,8 +232,8 @@ class RedisStore:
         for use in uses:
             if (encoded := _encoded(use.client_id)) is not None:
                 minutes = newest.setdefault(encoded, {})
-                secret = _microseconds(use.secret_created_at)
-                minutes[secret] = max(minutes.get(secret, 0), (use.at - _EPOCH) // _MINUTE)
+                secret = to_microseconds(use.secret_created_at)
+                minutes[secret] = max(minutes.get(secret, 0), to_minutes(use.at))
         names = self._names
         items = list(newest.items())
         for start in range(0, len(items), _BATCH):
@@ -276,7 +272,7 @@ class RedisStore:
                 name: int(minute) if minute.isdigit() else 0
                 for name, minute in zip(parts, parts, strict=False)
             }
-            held = {b"%d" % _microseconds(secret.created_at) for secret in record.secrets}
+            held = {b"%d" % to_microseconds(secret.created_at) for secret in record.secrets}
             latest = max(minutes, key=minutes.__getitem__, default=b"")
             if gone := [name for name in minutes if name not in held and name != latest]:
                 self._replies(("HDEL", used, *gone))
@@ -406,14 +402,6 @@ def _encoded(client_id: str) -> bytes | None:
         return client_id.encode()
     except UnicodeEncodeError:  # a lone surrogate is in no id
         return None
-
-
-def _has_password(record: Key) -> bool:
-    return any([is_slow(secret.hash) for secret in record.secrets])  # noqa: C419 - few, and it is quicker
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
 
 
 def _is_of_another_type(reply: object) -> bool:

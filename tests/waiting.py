@@ -1,0 +1,50 @@
+"""Time in tests: a clock that a test moves, conditions that are waited for, and servers that start."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIMIT_S = 60.0  # for what takes a second at most on a machine that is not busy
+
+
+class Clock:
+    """Two clocks, a monotonic one and the wall's, that stand still until a test moves them; in seconds."""
+
+    def __init__(self, now: float = 1000.0, wall_now: float = 1_800_000_000.0) -> None:
+        self.now = now
+        self.wall_now = wall_now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.wall_now
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Wait for something that must become true."""
+    ends = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < ends, "it did not become true in time"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    """Whether a server accepts connections on a port of 127.0.0.1."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
