@@ -136,6 +136,12 @@ class Place:
 
 
 @pytest.fixture(autouse=True)
+def uses_are_written_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many of these tests wait for a batch of them."""
+    monkeypatch.setattr("basicauth_mw.ledger._GATHER_S", 0.1)
+
+
+@pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("BASICAUTH_")]:
         monkeypatch.delenv(name)
@@ -609,9 +615,14 @@ def test_disabled_until_enabled(
 
 @pytest.mark.proves("O2")
 def test_revoked_is_final(
-    backend: Backend, here: AnyShell, elsewhere: AnyShell, events: Callable[..., Any]
+    backend: Backend,
+    here: AnyShell,
+    elsewhere: AnyShell,
+    events: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It may be repeated, and keeps the moment at which it first was."""
+    monkeypatch.setattr("basicauth_mw.ledger._GATHER_S", 60)  # a use that is written changes what is compared
     old = backend.create(client_id="ci")
     new = backend.rotate("ci")
     for shell in (here, elsewhere):
