@@ -11,7 +11,6 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ._frameworks import handles_errors, holds_cors, is_starlette_500, own_root_path
-from .drive import arun
 from .gate import Gate
 from .model import Allow, Deny
 from .problem import TIMEOUT, Answer, is_routine
@@ -152,7 +151,7 @@ class BasicAuthMiddleware:
             if isinstance(decision, Check):
                 if not _runs_on_asyncio():
                     raise RuntimeError(_ASYNCIO_NEEDED)
-                decision = await arun(decision, gate.performer)
+                decision = await gate.averify(decision)
             if isinstance(decision, Deny):
                 self._remove_identity(scope)
                 await _refuse(scope, receive, send, gate.refuse(scope, decision))

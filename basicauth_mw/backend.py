@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from . import audit, lifecycle
 from .backends import BulkStore, Store, UsageStore, Use, dump_key, open_store
 from .credentials import encode_basic
-from .drive import Performer
 from .errors import (
     BackendError,
     BackendUnavailable,
@@ -32,6 +31,7 @@ from .ledger import Ledger
 from .lost_answers import announce, is_stored, surely, write
 from .minting import ID_PREFIX, generate_id, mint
 from .model import Key, Secret, of_version, utcnow, whole_key
+from .reader import StoreReader
 from .records import check_key
 from .rules import (
     SHORT_PASSWORD,
@@ -117,7 +117,7 @@ class Backend:
         weakref.finalize(self, self.ledger.stop).atexit = False  # at exit it is closed, which may wait
         weakref.finalize(self, self.feed.close)
         self._prefix = settings.secret_prefix
-        self._performer = Performer(
+        self._reader = StoreReader(
             store, deadline_s=settings.backend_deadline_s, slow_hash_workers=settings.slow_hash_workers
         )
 
@@ -143,19 +143,19 @@ class Backend:
             BackendUnavailable: The store cannot be asked within ``backend_deadline_s``.
             UnreadableRecord: The record is damaged.
         """
-        ends_at = self._performer.deadline()
-        key = self._performer.lookup(check_text(client_id, "a client id"), ends_at)
+        ends_at = self._reader.deadline()
+        key = self._reader.lookup(check_text(client_id, "a client id"), ends_at)
         if key is None or not isinstance(self.store, UsageStore):
             return key
-        return self._performer.ask(partial(self._with_uses, [whole_key(key)]), ends_at)[0]
+        return self._reader.ask(partial(self._with_uses, [whole_key(key)]), ends_at)[0]
 
     async def aget(self, client_id: str) -> Key | None:
         """``get`` for an event loop."""
-        ends_at = self._performer.deadline()
-        key = await self._performer.alookup(check_text(client_id, "a client id"), ends_at)
+        ends_at = self._reader.deadline()
+        key = await self._reader.alookup(check_text(client_id, "a client id"), ends_at)
         if key is None or not isinstance(self.store, UsageStore):
             return key
-        return (await self._performer.aask(partial(self._with_uses, [whole_key(key)]), ends_at))[0]
+        return (await self._reader.aask(partial(self._with_uses, [whole_key(key)]), ends_at))[0]
 
     def ready(self) -> bool:
         """Whether keys can be looked up, for a readiness probe: asks for one that nobody has.
@@ -163,15 +163,15 @@ class Backend:
         Takes no longer than ``backend_deadline_s``, and never raises.
         """
         try:
-            self._performer.lookup(mint(ID_PREFIX), self._performer.deadline())
-        except Exception:  # the performer has said so
+            self._reader.lookup(mint(ID_PREFIX), self._reader.deadline())
+        except Exception:  # the reader has logged it
             return False
         return True
 
     async def aready(self) -> bool:
         """``ready`` for an event loop."""
         try:
-            await self._performer.alookup(mint(ID_PREFIX), self._performer.deadline())
+            await self._reader.alookup(mint(ID_PREFIX), self._reader.deadline())
         except Exception:
             return False
         return True
@@ -479,7 +479,7 @@ class Backend:
         """Release connections and threads. A later call opens them anew."""
         self.feed.close()
         self.ledger.close()
-        self._performer.close()
+        self._reader.close()
         if close := getattr(self.store, "close", None):
             close()
 

@@ -15,7 +15,6 @@ from .backends import open_store
 from .cache import Cache
 from .counts import counts
 from .credentials import challenge, parse_basic
-from .drive import Performer
 from .errors import (
     BasicAuthError,
     ConfigurationError,
@@ -30,6 +29,8 @@ from .exclude import Exclude
 from .minting import ID_PREFIX, mint
 from .model import ANONYMOUS, Decision, Deny
 from .problem import Answer, Problem, is_routine, problem_of, render, request_id_of, sole
+from .reader import StoreReader
+from .runner import arun, run
 from .settings import ENV_PREFIX, Settings
 from .throttle import FailureLimits
 from .verifier import Check, Verifier
@@ -37,8 +38,8 @@ from .verifier import Check, Verifier
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .drive import Observer
     from .model import Allow
+    from .reader import MetricsHook
     from .settings import Overrides
 
 R = TypeVar("R")
@@ -110,7 +111,7 @@ class Gate(Generic[R]):
         settings = self.settings
         self._facts = facts
         self._authorization = facts.authorization
-        self.performer = Performer(
+        self.reader = StoreReader(
             self.backend.store,
             deadline_s=settings.backend_deadline_s,
             slow_hash_workers=settings.slow_hash_workers,
@@ -130,7 +131,7 @@ class Gate(Generic[R]):
         self._unreadable_logged_at = float("-inf")
         self._challenge = _latin1(challenge(settings.realm))
         self._quiet_challenge = _latin1(challenge(settings.realm, scheme="xBasic"))
-        weakref.finalize(self, self.performer.close)  # runs at exit as well
+        weakref.finalize(self, self.reader.close)  # runs at exit as well
         if self.owns_backend:
             weakref.finalize(self, self.backend.close)
         if self._exclude:
@@ -156,12 +157,20 @@ class Gate(Generic[R]):
                 return allow
         return self._verifier.begin(field)
 
+    def verify(self, check: Check) -> Decision:
+        """Decide on a check that ``begin`` has returned, blocking for at most the deadline of the backend."""
+        return run(check, self.reader)
+
+    async def averify(self, check: Check) -> Decision:
+        """``verify`` for an event loop. Suspends only if something has to be waited for."""
+        return await arun(check, self.reader)
+
     def refuse(self, request: R, deny: Deny) -> Answer:
         """The answer to a refused request; counts and logs the refusal."""
         request_id = self.request_id(request)
         counts.refused(deny.reason)
-        if self.performer.observer is not None:
-            self.performer.observer.refused()
+        if self.reader.metrics is not None:
+            self.reader.metrics.refused()
         if self._counts and deny.reason in _COUNTED:
             self._count(request, deny.client_id)
         if deny.is_news and deny.reason in _AUDITED and audit.is_wanted(deny.reason):
@@ -289,19 +298,19 @@ class Gate(Generic[R]):
 
     # --- life
 
-    def observe(self, observer: Observer) -> None:
-        """Have somebody told of what happens, instead of nobody or whoever was."""
-        self.performer.observer = observer
-        self._recall = observer.counting(self._cache.get)
+    def observe(self, hook: MetricsHook) -> None:
+        """Set the metrics hook, in the place of any other."""
+        self.reader.metrics = hook
+        self._recall = hook.counting(self._cache.get)
 
     async def awarm(self) -> None:
         """Open the store's connections; one that is down is logged and asked again by the first request."""
-        with suppress(BasicAuthError):  # the performer has said so
-            await self.performer.alookup(mint(ID_PREFIX), self.performer.deadline())
+        with suppress(BasicAuthError):  # the reader has logged it
+            await self.reader.alookup(mint(ID_PREFIX), self.reader.deadline())
 
     async def aclose(self) -> None:
         """Close what this gate has opened; a failure is logged and keeps nothing from ending."""
-        self.performer.close()
+        self.reader.close()
         if self.owns_backend:
             try:
                 await self.backend.aclose()

@@ -75,7 +75,7 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
     gates = [_gate_of(each) for each in protected]
     if not gates:
         raise ConfigurationError("instrument() needs what it is to measure: a middleware, or a protected app")
-    if any(gate.performer.observer is not None for gate in gates):
+    if any(gate.reader.metrics is not None for gate in gates):
         raise ConfigurationError("this is measured already: call instrument() once, for all that there is")
     from prometheus_client import values
 
@@ -89,7 +89,7 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
             ) from None
     else:
         # Each would write what the process has counted into the same files.
-        if any(each.performer.observer is not None for each in _flushed):
+        if any(each.reader.metrics is not None for each in _flushed):
             raise ConfigurationError("in multi-process mode, call instrument() once, for all that there is")
         observer = _Flushing(gates)
         _flushed.update(gates)
@@ -142,7 +142,7 @@ class Observer:
     """
 
     def __init__(self, gates: Iterable[Gate[Any]]) -> None:
-        self._breakers = [gate.performer.breaker for gate in gates]
+        self._breakers = [gate.reader.breaker for gate in gates]
         self._hits = Tally()
         self._proved = Tally()
         self._make()
@@ -156,7 +156,7 @@ class Observer:
     # --- on the request path
 
     def counting(self, recall: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
-        """See ``drive.Observer``."""
+        """See ``reader.MetricsHook``."""
         count = self._hits.add
 
         def recalled(field: bytes) -> Allow | None:
@@ -168,15 +168,15 @@ class Observer:
         return recalled
 
     def waiting(self) -> AbstractContextManager[object]:
-        """See ``drive.Observer``."""
+        """See ``reader.MetricsHook``."""
         return self._timed()
 
     def admitted(self) -> None:
-        """See ``drive.Observer``."""
+        """See ``reader.MetricsHook``."""
         self._proved.add()
 
     def refused(self) -> None:
-        """See ``drive.Observer``."""
+        """See ``reader.MetricsHook``."""
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

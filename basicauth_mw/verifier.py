@@ -1,6 +1,6 @@
 """The verdict, without I/O: what has to be asked is yielded, and the answer sent back in.
 
-``drive.py`` runs the steps for the synchronous and the asynchronous world; nothing here knows of either.
+``runner.py`` runs the steps for the synchronous and the asynchronous world; nothing here knows of either.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from ._frameworks import flask_exceptions, is_werkzeug_500, may_take_socket
 from ._gates import entry_of, open_layers
 from ._refusals import answer_refusals
-from .drive import run
 from .gate import Gate
 from .model import ANONYMOUS, Allow, Deny
 from .problem import is_routine
@@ -128,7 +127,7 @@ class BasicAuthMiddleware:
         decision = gate.begin(environ)
         if type(decision) is not Allow:
             if isinstance(decision, Check):
-                decision = run(decision, gate.performer)
+                decision = gate.verify(decision)
             if isinstance(decision, Deny):
                 self._remove_identity(environ)
                 return _answer(environ, start_response, gate.refuse(environ, decision))

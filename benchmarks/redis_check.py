@@ -21,8 +21,8 @@ from rounds import Call, measure, ratios, spread, us
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends._codec import load_found
-from basicauth_mw.drive import arun
 from basicauth_mw.model import Allow
+from basicauth_mw.runner import arun
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.redis_server import RedisServer
@@ -60,7 +60,7 @@ async def find(quick: bool, url: str, port: int) -> Outcome:
         pass
 
     async def check(request: dict) -> None:
-        if type(await arun(gate.begin(request), gate.performer)) is not Allow:
+        if type(await arun(gate.begin(request), gate.reader)) is not Allow:
             raise RuntimeError("a good credential was refused")
 
     calls: dict[str, tuple[Any, list[Any]]] = {

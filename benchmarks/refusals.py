@@ -31,9 +31,9 @@ from rounds import Call, measure, ratios, spread, us
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.asgi import _answer
-from basicauth_mw.drive import arun
 from basicauth_mw.errors import InvalidCredentials
 from basicauth_mw.model import Deny
+from basicauth_mw.runner import arun
 
 THROTTLED = "basicauth_mw, throttled: 429"
 UNKNOWN = "basicauth_mw, unknown id"
@@ -142,7 +142,7 @@ def parts_of(protected) -> dict[str, Call]:
     deny = Deny(InvalidCredentials(), "wrong_secret", CLIENT_ID)
 
     async def verify() -> None:
-        await arun(gate.begin(request), gate.performer)
+        await arun(gate.begin(request), gate.reader)
 
     async def answer() -> None:
         await _answer(request, drop, gate.refuse(request, deny))

@@ -23,7 +23,7 @@ from report import Goal, Outcome, Table, main
 from wsgi_apps import bare as wsgi_bare
 from wsgi_apps import environ
 
-from basicauth_mw import Settings, drive, encode_basic
+from basicauth_mw import Settings, encode_basic, reader
 from basicauth_mw.backend import Backend
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.backends.sqlite import SqliteStore
@@ -57,13 +57,13 @@ def counting(store, counts: Counts):
 
 def measured(quick: bool) -> Outcome:  # counting is quick as it is
     counts = Counts()
-    match = drive.match_slow
+    match = reader.match_slow
 
     def counted(secret: str, stored: str) -> bool:
         counts.hashes += 1
         return match(secret, stored)
 
-    drive.match_slow = counted
+    reader.match_slow = counted
     rows: list[list[str]] = []
     found: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
     with tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory, RedisServer() as server:
@@ -80,7 +80,7 @@ def measured(quick: bool) -> Outcome:  # counting is quick as it is
                 row += [str(counts.lookups), str(counts.hashes)]
                 found[warm].append((counts.lookups, counts.hashes))
             rows.append(row)
-    drive.match_slow = match
+    reader.match_slow = match
     table = Table(
         f"{AT_ONCE} requests at once with one uncached credential",
         ["keys, secret, where", "first of all: look-ups", "slow hashes", "later: look-ups", "slow hashes"],

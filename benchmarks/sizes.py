@@ -22,10 +22,11 @@ from rounds import Call, measure
 from basicauth_mw import encode_basic
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.cache import Cache
-from basicauth_mw.drive import Performer, run
 from basicauth_mw.hashing import Hasher
 from basicauth_mw.minting import ID_PREFIX, mint
 from basicauth_mw.model import Allow, Key, Secret
+from basicauth_mw.reader import StoreReader
+from basicauth_mw.runner import run
 from basicauth_mw.verifier import Check, Verifier
 
 BATCH = 10_000
@@ -76,13 +77,13 @@ def fill(store: SqliteStore, size: int, secret: str) -> list[str]:
 
 def check(store: SqliteStore, ids: list[str], secret: str) -> Call:
     verifier = Verifier(Hasher(), Cache(ttl_s=0, size=1))
-    performer = Performer(store, deadline_s=1.0, slow_hash_workers=1)
+    reader = StoreReader(store, deadline_s=1.0, slow_hash_workers=1)
     fields = [encode_basic(client_id, secret).encode() for client_id in ids]
     pick = random.Random(1).choice
 
     async def call() -> None:
         begun = verifier.begin(pick(fields))
-        if not isinstance(begun, Check) or type(run(begun, performer)) is not Allow:
+        if not isinstance(begun, Check) or type(run(begun, reader)) is not Allow:
             raise RuntimeError("a good credential was refused")
 
     return call

@@ -25,7 +25,7 @@ from unittest import mock
 
 from report import Goal, Outcome, Table, main
 
-from basicauth_mw import Settings, drive, encode_basic, open_backend
+from basicauth_mw import Settings, encode_basic, open_backend, reader
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.hashing import Hasher
 from basicauth_mw.minting import ALPHABET, CHECKSUM_DIGITS, mint
@@ -398,12 +398,12 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
     control = Pair("same kind twice", keys.unknown(), keys.unknown(), site)
     controls.append((await compare(control, pairs, slow=True), False))
     decoy = cheap_decoy()
-    with mock.patch.object(drive, "slow_decoy", return_value=decoy):
+    with mock.patch.object(reader, "slow_decoy", return_value=decoy):
         control = Pair("planted cheap decoy", keys.unknown(), keys.wrong(), site)
         controls.append((await compare(control, pairs, slow=True), True))
-    decoy, check = drive.slow_decoy(), drive.match_slow
+    decoy, check = reader.slow_decoy(), reader.match_slow
     with mock.patch.object(
-        drive, "match_slow", lambda secret, stored: stored != decoy and check(secret, stored)
+        reader, "match_slow", lambda secret, stored: stored != decoy and check(secret, stored)
     ):
         control = Pair("planted early return", keys.unknown(), keys.wrong(), site)
         controls.append((await compare(control, pairs, slow=True), True))

@@ -23,10 +23,11 @@ from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.backends import _sqlite_logs
 from basicauth_mw.backends.sqlite import CHANGES_KEPT, SqliteStore
 from basicauth_mw.cache import Cache
-from basicauth_mw.drive import Performer, arun, run
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
 from basicauth_mw.minting import mint
 from basicauth_mw.model import Deny, Key, Secret
+from basicauth_mw.reader import StoreReader
+from basicauth_mw.runner import arun, run
 from basicauth_mw.verifier import Verifier
 
 if TYPE_CHECKING:
@@ -706,13 +707,13 @@ def test_damage_beside_the_hashes_lets_nobody_in(path: Path, name: str) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("UPDATE keys SET record = replace(record, '\"damaged\"', ?)", (name,))
         verifier = Verifier(backend.hasher, Cache(30.0, 10))
-        performer = Performer(backend.store, deadline_s=5.0, slow_hash_workers=1)
+        reader = StoreReader(backend.store, deadline_s=5.0, slow_hash_workers=1)
         reasons = []
         for secret in (issued.secret, mint("sk")):
             field = encode_basic(issued.client_id, secret).encode()
             for decision in (
-                run(verifier.begin(field), performer),
-                asyncio.run(arun(verifier.begin(field), performer)),
+                run(verifier.begin(field), reader),
+                asyncio.run(arun(verifier.begin(field), reader)),
             ):
                 assert isinstance(decision, Deny)
                 reasons.append(decision.reason)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import bcrypt
 import pytest
 
-from basicauth_mw import Key, Secret, Settings, drive, encode_basic, hashing, open_backend
+from basicauth_mw import Key, Secret, Settings, encode_basic, hashing, open_backend, reader
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.minting import mint
 from basicauth_mw.model import utcnow
@@ -73,8 +73,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
         (hashing, "blake2b", "fast"),
         (hashing, "compare_digest", "comparisons"),
         (hashing, "hash_slow", "made"),
-        (drive, "match_slow", "slow"),
-        (drive.Performer, "_answered", "look_ups"),
+        (reader, "match_slow", "slow"),
+        (reader.StoreReader, "_answered", "look_ups"),
     ):
         monkeypatch.setattr(owner, attribute, work.counting(name, getattr(owner, attribute)))
     return work

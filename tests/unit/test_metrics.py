@@ -130,7 +130,7 @@ def test_an_open_circuit_is_seen_and_nobody_waits_meanwhile() -> None:
     measured = Measured(backend_deadline_s=0.05)
     measured.store.away = True
     statuses = []
-    breaker = measured.gate.gate.performer.breaker
+    breaker = measured.gate.gate.reader.breaker
     breaker._quiet_s = 0
     while not breaker.is_open:
         statuses.append(measured.ask(measured.authorization))
@@ -196,14 +196,14 @@ def test_without_instrument_a_hit_is_what_it_was() -> None:
     gate = BasicAuthMiddleware(App(), "memory:", settings=SETTINGS).gate
 
     assert gate._recall == gate._cache.get
-    assert gate.performer.observer is None
+    assert gate.reader.metrics is None
 
 
 def test_a_hit_takes_no_lock() -> None:
     """And asks nothing of prometheus-client: while somebody reads, requests go on."""
     measured = Measured()
     measured.ask(measured.authorization)
-    hits = measured.gate.gate.performer.observer._hits  # type: ignore[union-attr]
+    hits = measured.gate.gate.reader.metrics._hits  # type: ignore[union-attr]
 
     with hits._lock, measured.registry._lock:
         assert measured.ask(measured.authorization) == 200
@@ -267,7 +267,7 @@ def test_apps_are_measured_by_their_gate() -> None:
     assert gate_of(wrapped) is inside.gate  # type: ignore[attr-defined]
     registry = CollectorRegistry()
     instrument(middleware, api, flask, registry=registry)
-    assert gate_of(api).performer.observer is not None
+    assert gate_of(api).reader.metrics is not None
 
 
 def test_what_starlette_has_not_built_is_left_alone() -> None:
@@ -302,7 +302,7 @@ def test_nothing_is_measured_twice() -> None:
         instrument(measured.gate, registry=CollectorRegistry())
     with pytest.raises(ConfigurationError, match="this registry has such metrics already"):
         instrument(other, registry=measured.registry)
-    assert other.gate.performer.observer is None
+    assert other.gate.reader.metrics is None
 
 
 def test_without_prometheus_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +387,7 @@ ALLOWED, MISSING = ('basicauth_decisions_total{decision="%s",reason="%s"}' % eac
 ask(None)  # which alone starts the thread
 wait_for(MISSING, 1)
 ask(right); ask(right)
-gate.gate.performer.observer.flush()
+gate.gate.reader.metrics.flush()
 assert (scraped(ALLOWED), scraped("basicauth_cache_hits_total")) == (2, 1)
 child = os.fork()
 if child == 0:
@@ -396,9 +396,9 @@ if child == 0:
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert len({name for name in os.listdir(sys.argv[1]) if name.startswith("counter_")}) == 2
-gate.gate.performer.observer._start()
-gate.gate.performer.observer._make()
-thread = gate.gate.performer.observer._background.end()
+gate.gate.reader.metrics._start()
+gate.gate.reader.metrics._make()
+thread = gate.gate.reader.metrics._background.end()
 thread.join(20)
 assert not thread.is_alive()
 """

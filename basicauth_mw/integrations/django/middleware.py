@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...asgi import BasicAuthMiddleware as ASGIMiddleware
-from ...drive import arun, run
 from ...gate import Gate
 from ...model import Deny, Principal
 from ...problem import is_routine
@@ -143,14 +142,14 @@ class BasicAuthMiddleware:
             return self._acall(request)
         decision = self.gate.begin(request)
         if isinstance(decision, Check):
-            decision = run(decision, self.gate.performer)
+            decision = self.gate.verify(decision)
         response: HttpResponseBase = self._refused(request, decision) or self.get_response(request)
         return response
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         decision = self.gate.begin(request)
         if isinstance(decision, Check):
-            decision = await arun(decision, self.gate.performer)
+            decision = await self.gate.averify(decision)
         response: HttpResponseBase = self._refused(request, decision) or await self.get_response(request)
         return response
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import basicauth_mw.drive
-from basicauth_mw import Backend, Key, Secret, Settings, encode_basic
+from basicauth_mw import Backend, Key, Secret, Settings, encode_basic, reader, runner
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.hashing import hash_slow
@@ -41,14 +40,14 @@ class Counter:
         assert self.go_on.wait(LIMIT_S)
         return self.real(secret, hashes)
 
-    real = staticmethod(basicauth_mw.drive._check_slow)
+    real = staticmethod(reader._check_slow)
 
 
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
     """Wrapped round the real hash."""
     counter = Counter()
-    monkeypatch.setattr(basicauth_mw.drive, "_check_slow", counter.check)
+    monkeypatch.setattr(reader, "_check_slow", counter.check)
     yield counter
     counter.go_on.set()
 
@@ -315,9 +314,9 @@ def test_nothing_that_ends_a_generator_is_a_verdict(gate: BasicAuthMiddleware) -
         raise StopIteration(ANONYMOUS)
 
     with pytest.raises(RuntimeError):
-        basicauth_mw.drive._run(iter(check), stop)
+        runner._run(iter(check), stop)
     with pytest.raises(RuntimeError):
-        asyncio.run(basicauth_mw.drive._arun(iter(check), astop))
+        asyncio.run(runner._arun(iter(check), astop))
 
 
 class MemoryLike(MemoryStore):

@@ -1,4 +1,8 @@
-"""Runs the verifier's steps: the only place where the synchronous and the asynchronous world differ."""
+"""Reads keys from a store for the verifier, within a deadline, and checks slow hashes in a bounded pool.
+
+A store that can answer at once is read on the calling thread. All others are read on a few worker threads, or
+on the event loop if they are asynchronous. While a store is unavailable, a circuit breaker refuses lookups.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import time
 from contextlib import nullcontext, suppress
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, assert_never, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, assert_never
 
 from .breaker import Breaker
 from .errors import BackendError, BackendUnavailable, MissingExtra, Overloaded, UnreadableRecord
@@ -16,7 +20,7 @@ from .hashing import match_slow, slow_decoy
 from .minting import ID_PREFIX, mint
 from .model import Allow, Decision, Key
 from .pool import PoolFull, WorkerPool
-from .verifier import Check, HoldsSlow, Lookup, SlowCheck
+from .verifier import HoldsSlow, Lookup, SlowCheck
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 
     from .feed import Feed
     from .pool import Job
-    from .verifier import Effect, Steps
+    from .verifier import Effect
 
 T = TypeVar("T")
 
@@ -35,8 +39,8 @@ SLOW_CHECK_LIMIT_S: Final = 5.0  # its place in the queue included: a flood is r
 _SLOW_FACT_AGE_S: Final = 1.0
 
 
-class Observer(Protocol):
-    """Who is told of what happens to requests, for metrics. Called on the request path."""
+class MetricsHook(Protocol):
+    """Counts what happens to requests. Called on the request path."""
 
     def counting(self, recall: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
         """In the place of ``Cache.get``: counts what it finds."""
@@ -55,82 +59,7 @@ class Observer(Protocol):
         ...
 
 
-def run(check: Check, performer: Performer) -> Decision:
-    """Run the steps of a check to their end, performing what they ask for within one deadline."""
-    return performer.told(_run_whole(check, performer))
-
-
-def _run_whole(check: Check, performer: Performer) -> Decision:
-    ends_at = performer.deadline()
-    if check.flight is None:
-        return _run(iter(check), partial(performer.perform, ends_at=ends_at))
-
-    def ask() -> Decision:
-        # It may have been proved between the look into the cache and the beginning of this flight.
-        return check.known() or _run(iter(check), partial(performer.perform, ends_at=ends_at))
-
-    try:
-        return performer.flights.ask(check.flight, ask, _patience(check, ends_at))
-    except TimeoutError as exc:
-        return check.failed(performer.failed(exc))
-
-
-async def arun(check: Check, performer: Performer) -> Decision:
-    """``run`` for an event loop. Suspends only if something has to be waited for."""
-    decision = performer.at_once(check)
-    return performer.told(await _arun_whole(check, performer) if decision is None else decision)
-
-
-async def _arun_whole(check: Check, performer: Performer) -> Decision:
-    ends_at = performer.deadline()
-
-    def ask() -> Awaitable[Decision]:
-        return _arun(iter(check), partial(performer.aperform, ends_at=ends_at))
-
-    if check.flight is None:
-        return await ask()
-    try:
-        return await performer.flights.aask(check.flight, ask, _patience(check, ends_at))
-    except TimeoutError as exc:
-        return check.failed(performer.failed(exc))
-
-
-def _patience(check: Check, ends_at: float) -> float:
-    """Until when to wait for an equal check: it may need a slow hash, which has a time limit of its own."""
-    return ends_at if check.is_minted else ends_at + SLOW_CHECK_LIMIT_S
-
-
-def _run(steps: Steps, perform: Callable[[Effect], object]) -> Decision:
-    try:
-        effect = next(steps)
-        while True:
-            try:
-                answer = perform(effect)
-            except BackendError as exc:
-                effect = steps.throw(exc)  # the core says what an outage means: refuse
-            except StopIteration:
-                raise RuntimeError("a step was not performed") from None  # or it would pass for a verdict
-            else:
-                effect = steps.send(answer)
-    except StopIteration as done:
-        return cast("Decision", done.value)
-
-
-async def _arun(steps: Steps, perform: Callable[[Effect], Awaitable[object]]) -> Decision:
-    try:
-        effect = next(steps)
-        while True:
-            try:
-                answer = await perform(effect)
-            except BackendError as exc:
-                effect = steps.throw(exc)
-            else:
-                effect = steps.send(answer)
-    except StopIteration as done:
-        return cast("Decision", done.value)
-
-
-class Performer:
+class StoreReader:
     """Asks a store, within a deadline, and hashes in a bounded pool.
 
     Args:
@@ -140,12 +69,12 @@ class Performer:
         feed: Where changes are heard of, if what is found here may be remembered.
 
     Attributes:
-        observer: Who is told of what happens; None, as a rule: nobody.
+        metrics: The metrics hook; None: metrics are off.
 
     Whatever a store raises means that it cannot be asked; what it answers must be the key asked for.
     """
 
-    observer: Observer | None = None
+    metrics: MetricsHook | None = None
 
     def __init__(
         self, store: Any, *, deadline_s: float, slow_hash_workers: int, feed: Feed | None = None
@@ -178,31 +107,28 @@ class Performer:
         self._lookups.close()
         self._hashes.close()
 
-    def told(self, decision: Decision) -> Decision:
-        """The same decision, of which the observer has been told if it lets somebody in."""
-        if self.observer is not None and type(decision) is Allow:
-            self.observer.admitted()
+    def count_allow(self, decision: Decision) -> Decision:
+        """The same decision, counted by the metrics hook if it is an ``Allow``."""
+        if self.metrics is not None and type(decision) is Allow:
+            self.metrics.admitted()
         return decision
 
     def deadline(self) -> float:
         """When a request that begins now must have its answer, by the monotonic clock."""
         return time.monotonic() + self._deadline_s
 
-    def at_once(self, check: Check) -> Decision | None:
-        """Run a check that needs nothing but a look-up in a store that does not wait; None: it may need more.
-
-        Nothing else of this thread can come between its steps, so there is nothing to share either.
-        """
+    def may_run_inline(self, *, is_minted: bool) -> bool:
+        """Whether a check needs nothing but a lookup in a store that does not wait."""
         if self._get_nowait is None or not self._feed_is_open():
-            return None
-        if not (check.is_minted or (self._slow_is_known() and not self._slow)):
-            return None
-        try:
-            return _run(iter(check), self._perform_nowait)
-        except BlockingIOError:
-            return None
+            return False
+        return is_minted or (self._slow_is_known() and not self._slow)
 
-    def _perform_nowait(self, effect: Effect) -> object:
+    def perform_inline(self, effect: Effect) -> object:
+        """``perform`` for a check that may run inline.
+
+        Raises:
+            BlockingIOError: It needs more, after all.
+        """
         if isinstance(effect, HoldsSlow):
             return self._slow
         if not isinstance(effect, Lookup):
@@ -319,9 +245,9 @@ class Performer:
 
     def _waiting(self) -> AbstractContextManager[object]:
         # With an open circuit nobody waits.
-        if self.observer is None or self.breaker.is_open:
+        if self.metrics is None or self.breaker.is_open:
             return _UNWATCHED
-        return self.observer.waiting()
+        return self.metrics.waiting()
 
     def _at_once(self, client_id: str) -> object:
         if self._get_nowait is None:
