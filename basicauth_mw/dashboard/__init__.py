@@ -5,8 +5,12 @@ It is always behind a gate of its own, and for keys with the scope ``basicauth:a
 
 from __future__ import annotations
 
-from . import _needs as _needs
-from .app import dashboard, wsgi_dashboard
-from .wording import ADMIN_SCOPE
+from .._extras import require
+
+for _module in ("jinja2", "starlette"):
+    require(_module, extra="dashboard")
+
+from .app import dashboard, wsgi_dashboard  # noqa: E402
+from .wording import ADMIN_SCOPE  # noqa: E402
 
 __all__ = ["ADMIN_SCOPE", "dashboard", "wsgi_dashboard"]

@@ -13,14 +13,12 @@ from .site import Site
 from .wsgi import WSGIDashboard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from typing import Unpack
 
     from ..settings import Overrides
+    from .views import Document
 
-    Document = Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
-
-_Shell = TypeVar("_Shell", ASGIDashboard, WSGIDashboard)
+_App = TypeVar("_App", ASGIDashboard, WSGIDashboard)
 
 # Those of an app's settings that would let somebody past the gate, or take away what forms are bound to.
 _FIXED: Final[Overrides] = {
@@ -85,27 +83,18 @@ def wsgi_dashboard(
 
 
 def _made(
-    shell: type[_Shell],
-    backend: Any,
-    settings: Settings | None,
-    openapi: Document,
-    overrides: Overrides,
-) -> _Shell:
-    opened, resolved, owned = _opened(backend, settings, overrides)
-    app = shell(Site(opened, resolved, openapi=openapi), opened, resolved)
-    if owned:
-        weakref.finalize(app, opened.close)
-    return app
-
-
-def _opened(backend: Any, settings: Settings | None, overrides: Overrides) -> tuple[Backend, Settings, bool]:
-    """Backend, settings, and whether the backend is ours to close."""
+    make: type[_App], backend: Any, settings: Settings | None, openapi: Document, overrides: Overrides
+) -> _App:
     resolved = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
     resolved = resolved.replace(**_FIXED)
-    if backend is None or isinstance(backend, str):
-        return open_backend(backend, settings=resolved), resolved, True
-    if isinstance(backend, Backend):
-        return backend, resolved, False
-    if isinstance(backend, type) or not hasattr(backend, "get"):
-        raise ConfigurationError("backend is a URL, or an object with get: see open_backend")
-    return Backend(backend, settings=resolved), resolved, False
+    is_opened_here = backend is None or isinstance(backend, str)
+    if is_opened_here:
+        backend = open_backend(backend, settings=resolved)
+    elif not isinstance(backend, Backend):
+        if isinstance(backend, type) or not hasattr(backend, "get"):
+            raise ConfigurationError("backend is a URL, or an object with get: see open_backend")
+        backend = Backend(backend, settings=resolved)
+    app = make(Site(backend, resolved, openapi), backend, resolved)
+    if is_opened_here:
+        weakref.finalize(app, backend.close)
+    return app

@@ -1,4 +1,4 @@
-"""Requests to try: from what was asked for to what is shown. Pure."""
+"""Requests to try: from what was asked for to what is shown."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from .openapi import Endpoint
 from .problems import PageProblem
-from .snippets import CLIENT_ID, SECRET, TOKEN, Call, encoders_for, requests_for
-from .views import CallView
+from .snippets import Call, Snippet, encoders_for, requests_for
+from .wording import CLIENT_ID, SECRET, TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,23 +22,8 @@ _CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,200}")
 _IN_URLS: Final = "/?:@!$&'()*+,;=-._~%[]"
 
 
-class BadCall(PageProblem):
-    """What was typed makes no request.
-
-    Args:
-        advice: What to do.
-    """
-
-    status = 422
-    title = "That is no request that can be sent"
-
-    def __init__(self, advice: str) -> None:
-        super().__init__()
-        self.advice = advice
-
-
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CallForm:
     """Which request is to be shown; what is empty or None is as the endpoint has it."""
 
     endpoint: str = ""
@@ -52,56 +37,73 @@ class Asked:
         """Make sure that what was typed makes a request to this host.
 
         Raises:
-            BadCall: It does not.
+            PageProblem: It does not.
         """
+        advice = ""
         if self.method and not _METHOD.fullmatch(self.method):
-            raise BadCall("Give a method in letters, such as GET or POST.")
-        if self.path and (not self.path.startswith("/") or self.path.startswith("//")):
-            raise BadCall("Give a path on this host that begins with one slash, such as /items?page=2.")
-        if self.content_type and not _CONTENT_TYPE.fullmatch(self.content_type):
-            raise BadCall("Give a content type such as application/json.")
+            advice = "Give a method in letters, such as GET or POST."
+        elif self.path and (not self.path.startswith("/") or self.path.startswith("//")):
+            advice = "Give a path on this host that begins with one slash, such as /items?page=2."
+        elif self.content_type and not _CONTENT_TYPE.fullmatch(self.content_type):
+            advice = "Give a content type such as application/json."
+        if advice:
+            raise PageProblem(422, "That is no request that can be sent", advice)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CallView:
+    """The part of a page that tries requests.
+
+    Attributes:
+        endpoints: To pick from; empty: there is no document, and a field takes the path.
+        picked: The label of one of them; empty: none.
+        path: Of the call, as in the field.
+        encoders: The lines that encode a token.
+        issued: The credentials, while they are on the screen.
+    """
+
+    endpoints: Sequence[Endpoint]
+    picked: str
+    call: Call
+    path: str
+    snippets: Sequence[Snippet]
+    encoders: Sequence[Snippet]
+    issued: Issued | None
+    client_id: str
 
 
 def call_view(
-    asked: Asked,
-    endpoints: Sequence[Endpoint],
-    *,
-    origin: str,
-    base: str,
-    token: str,
-    issued: Issued | None = None,
+    form: CallForm, endpoints: Sequence[Endpoint], *, origin: str, base: str, issued: Issued | None = None
 ) -> CallView:
     """What is shown of a request. It never fails: a new secret may stand beside it, this once.
 
     Args:
-        asked: Which.
+        form: Which.
         endpoints: To pick from.
         origin: Of the app.
         base: Where its paths begin.
-        token: For the form.
         issued: The credentials, while they are on the screen.
     """
-    endpoint = next((each for each in endpoints if each.label == asked.endpoint), None)
-    if endpoint is None and asked.path is None:
+    endpoint = next((each for each in endpoints if each.label == form.endpoint), None)
+    if endpoint is None and form.path is None:
         endpoint = next(iter(endpoints), None)
     endpoint = endpoint or Endpoint("GET", f"{base}/")
-    path = asked.path or endpoint.path
-    client_id = issued.client_id if issued else asked.client_id
+    path = form.path or endpoint.path
+    client_id = issued.client_id if issued else form.client_id
     call = Call(
-        asked.method or endpoint.method,
+        form.method or endpoint.method,
         f"{origin}{quote(path, safe=_IN_URLS)}",
-        endpoint.body if asked.body is None else asked.body.replace("\r\n", "\n"),
-        asked.content_type or endpoint.content_type,
+        endpoint.body if form.body is None else form.body.replace("\r\n", "\n"),
+        form.content_type or endpoint.content_type,
         issued.token if issued else TOKEN,
     )
     return CallView(
-        endpoints=endpoints,
-        picked=endpoint.label if endpoint in endpoints else "",
-        call=call,
-        path=path,
-        snippets=requests_for(call),
-        encoders=encoders_for(client_id or CLIENT_ID, issued.secret if issued else SECRET),
-        token=token,
-        issued=issued,
-        client_id=client_id,
+        endpoints,
+        endpoint.label if endpoint in endpoints else "",
+        call,
+        path,
+        requests_for(call),
+        encoders_for(client_id or CLIENT_ID, issued.secret if issued else SECRET),
+        issued,
+        client_id,
     )

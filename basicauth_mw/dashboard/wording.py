@@ -7,6 +7,11 @@ from typing import Final
 
 ADMIN_SCOPE: Final = "basicauth:admin"
 
+# What stands in for credentials that are not on the screen. Safe in every language's quotes.
+TOKEN: Final = "YOUR_TOKEN"  # noqa: S105 - the very opposite
+CLIENT_ID: Final = "YOUR_CLIENT_ID"
+SECRET: Final = "YOUR_CLIENT_SECRET"  # noqa: S105
+
 # What a form offers; what a rotation offers. In seconds.
 LIVES: Final = {
     "7d": ("7 days", 7 * 86_400),

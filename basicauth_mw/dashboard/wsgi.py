@@ -1,4 +1,4 @@
-"""The dashboard as a WSGI app: a thin shell round ``Site``, behind a gate."""
+"""The dashboard as a WSGI app, behind a gate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..wsgi import PRINCIPAL, BasicAuthMiddleware
-from .facts import MAX_BODY_OCTETS, PROBLEM, Request, wants_page
+from .requests import MAX_BODY_OCTETS, wants_html
+from .site import PROBLEM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,17 +29,17 @@ class WSGIDashboard:
 
     def __init__(self, site: Site, backend: Backend, settings: Settings) -> None:
         self._site = site
-        self._gate = BasicAuthMiddleware(self._inside, backend, settings=settings)
+        self._gate = BasicAuthMiddleware(self._app, backend, settings=settings)
         self.gate = self._gate.gate
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if not wants_page(environ.get("HTTP_ACCEPT"), str(environ.get("REQUEST_METHOD", ""))):
+        if not wants_html(environ.get("HTTP_ACCEPT"), str(environ.get("REQUEST_METHOD", ""))):
             return self._gate(environ, start_response)
         held: list[Any] = []
 
-        def hold(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        def hold(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             if dict(headers).get("Content-Type") != PROBLEM:
-                return start_response(status, headers, *([exc_info] if exc_info else []))
+                return start_response(status, headers, *exc_info)
             held[:] = [status, headers, exc_info]
             return None
 
@@ -46,42 +47,52 @@ class WSGIDashboard:
         if not held:
             return result
         status, headers, exc_info = held
-        body, headers = self._site.in_place_of(b"".join(result), headers)
-        start_response(status, headers, *([exc_info] if exc_info else []))
-        return [body]
+        page = self._site.gate_page(b"".join(result), headers)
+        start_response(status, page.headers.items(), *exc_info)
+        return [bytes(page.body)]
 
-    def _inside(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        answer = self._site.answer(_environ_request(environ))
-        phrase = HTTPStatus(answer.status).phrase
-        start_response(f"{answer.status} {phrase}", list(answer.sized()))
-        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [answer.body]
+    def _app(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        response = self._site.response(_scope(environ), _read(environ))
+        status = HTTPStatus(response.status_code)
+        start_response(f"{status} {status.phrase}", response.headers.items())
+        return [bytes(response.body)]
 
 
-def _environ_request(environ: Environ) -> Request:
+def _scope(environ: Environ) -> dict[str, Any]:
+    """What the dashboard reads of a request, as in ASGI."""
+
     def text(name: str) -> str:
         return str(environ.get(name) or "")
 
-    def unicode(name: str) -> str:
+    def decoded(name: str) -> str:
         return text(name).encode("latin-1", "replace").decode("utf-8", "replace")
 
-    return Request(
-        method=text("REQUEST_METHOD"),
-        path=unicode("PATH_INFO"),
-        root=unicode("SCRIPT_NAME").rstrip("/"),
-        principal=environ[PRINCIPAL],
-        authorization=text("HTTP_AUTHORIZATION").encode("latin-1"),
-        query=text("QUERY_STRING"),
-        body=_read_input(environ),
-        content_type=text("CONTENT_TYPE"),
-        host=text("HTTP_HOST") or f"{text('SERVER_NAME')}:{text('SERVER_PORT')}",
-        scheme=text("wsgi.url_scheme") or "http",
-        site=environ.get("HTTP_SEC_FETCH_SITE"),
-        origin=environ.get("HTTP_ORIGIN"),
-    )
+    root = decoded("SCRIPT_NAME")
+    fields = {
+        "authorization": environ.get("HTTP_AUTHORIZATION"),
+        "content-type": environ.get("CONTENT_TYPE"),
+        "host": text("HTTP_HOST") or f"{text('SERVER_NAME')}:{text('SERVER_PORT')}",
+        "origin": environ.get("HTTP_ORIGIN"),
+        "sec-fetch-site": environ.get("HTTP_SEC_FETCH_SITE"),
+    }
+    return {
+        "type": "http",
+        "method": text("REQUEST_METHOD"),
+        "scheme": text("wsgi.url_scheme") or "http",
+        "root_path": root,
+        "path": root + decoded("PATH_INFO"),
+        "query_string": text("QUERY_STRING").encode("latin-1", "replace"),
+        "headers": [
+            (name.encode(), value.encode("latin-1", "replace"))
+            for name, value in fields.items()
+            if value is not None
+        ],
+        PRINCIPAL: environ[PRINCIPAL],
+    }
 
 
-def _read_input(environ: Environ) -> bytes | None:
-    """The body; None: it is too long. One that ends too early is none."""
+def _read(environ: Environ) -> bytes | None:
+    """The body; None: it is longer than ``MAX_BODY_OCTETS``. One that ends too early is none."""
     said = str(environ.get("CONTENT_LENGTH") or "")
     if said.isascii() and said.isdecimal():
         length = int(said[:12])

@@ -11,8 +11,11 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from basicauth_mw import Backend, Settings, open_backend
+from basicauth_mw import Backend, Principal, Settings, open_backend
+from basicauth_mw.asgi import PRINCIPAL
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
+from basicauth_mw.dashboard.requests import DashboardRequest
+from basicauth_mw.model import utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,6 +86,13 @@ class Visitor:
     def create(self, **fields: str) -> httpx.Response:
         """Make a key by the form."""
         return self.post("/new", {**self.form("/new"), "expires": "never", **fields})
+
+
+def a_request() -> DashboardRequest:
+    """Of somebody who is signed in."""
+    principal = Principal("me", scopes=frozenset({ADMIN_SCOPE}))
+    scope = {"type": "http", "path": "/", "headers": [], PRINCIPAL: principal}
+    return DashboardRequest(scope, b"", utcnow())
 
 
 def hidden(markup: str) -> dict[str, str]:

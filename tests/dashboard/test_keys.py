@@ -10,13 +10,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from basicauth_mw import Backend, Principal, parse_basic
+from basicauth_mw import Backend, parse_basic
 from basicauth_mw.counts import MINUTES, Seen
-from basicauth_mw.dashboard import ADMIN_SCOPE, pages
-from basicauth_mw.dashboard.listing import ROWS
-from basicauth_mw.dashboard.views import MAX_TRAIL_OCTETS, Frame, Place, span, view_of
+from basicauth_mw.dashboard.display import recency_of, span, view_of
+from basicauth_mw.dashboard.listing import MAX_TRAIL_OCTETS, ROWS, Place
+from basicauth_mw.dashboard.requests import encode_query
+from basicauth_mw.dashboard.templates import render
+from basicauth_mw.dashboard.views import reason_groups
 from basicauth_mw.model import Key, Secret, utcnow
-from tests.dashboard.conftest import SECRET, Visitor, hidden
+from tests.dashboard.conftest import SECRET, Visitor, a_request, hidden
 
 HOSTILE = [
     '<script>alert("x")</script>',
@@ -321,13 +323,14 @@ def test_live_secrets_with_age_and_last_use(admin: Visitor, backend: Backend) ->
     view = view_of(replace(issued.key, secrets=(ended, used, young)), now)
 
     assert [(each.age, each.left) for each in view.secrets] == [("2 hours", ""), ("3 days", "5 hours")]
-    markup = pages.key_page(admin_frame(), view)
+    markup = shown("one_key.html", key=view)
     assert markup.index(">new<") < markup.index("2 hours") < markup.index(">old<") < markup.index("3 days")
     assert f"{now - timedelta(minutes=7):%Y-%m-%d %H:%M} UTC" in markup
 
 
-def admin_frame() -> Frame:
-    return Frame("", Principal("me", scopes=frozenset({ADMIN_SCOPE})), True, "v", utcnow())
+def shown(template: str, **context: Any) -> str:
+    """A page of somebody who may change keys."""
+    return render(template, request=a_request(), writable=True, **{"done": "", "problem": None, **context})
 
 
 def test_no_hash_reaches_a_page(admin: Visitor, backend: Backend) -> None:
@@ -442,7 +445,7 @@ def test_the_way_back_is_bounded(admin: Visitor, width: int) -> None:
         place = place.next(f"id_{number:0{width}}")
         assert sum(map(len, place.trail)) <= MAX_TRAIL_OCTETS
     assert len(place.trail) > 20
-    assert admin.request("GET", admin_frame().url("/", **place.query())).status_code == 200
+    assert admin.request("GET", f"/?{encode_query(place.query())}").status_code == 200
     steps = 0
     while (before := place.previous()) is not None:
         assert before.after < place.after
@@ -457,7 +460,7 @@ def test_the_way_back_is_bounded(admin: Visitor, width: int) -> None:
 def test_an_empty_list_says_what_to_do(admin: Visitor, backend: Backend) -> None:
     assert "No client id begins with" in admin.get("/", prefix="zzz").text
     assert "no keys behind" in admin.get("/", after="zzz").text
-    assert "Create the first one" in pages.keys_page(admin_frame(), Place(), [], more=False)
+    assert "Create the first one" in shown("keys.html", place=Place(), keys=[], following=None)
 
 
 def test_a_key_with_many_scopes_leaves_room_for_others(admin: Visitor, backend: Backend) -> None:
@@ -488,10 +491,12 @@ def test_records_from_elsewhere_can_be_shown() -> None:
     view = view_of(key, utcnow())
     seen = Seen(utcnow(), {}, (0,) * MINUTES)
 
+    listed = {"place": Place(), "keys": [view], "following": Place().next(view.client_id)}
+    counted = {"seen": seen, "groups": reason_groups({}), "recency": recency_of([view], utcnow())}
     for markup in (
-        pages.key_page(admin_frame(), view),
-        pages.keys_page(admin_frame(), Place(), [view], more=True),
-        pages.activity_page(admin_frame(), seen, Place(), [view], more=True),
+        shown("one_key.html", key=view),
+        shown("keys.html", **listed),
+        shown("activity.html", **listed, **counted, listed=True),
     ):
         assert "\\x1b[31m\\ud800" in markup
         assert "x\\x00\\ud800y" in markup

@@ -12,19 +12,21 @@ from typing import Any
 
 import pytest
 
-from basicauth_mw import Credentials, Principal
+from basicauth_mw import Credentials
 from basicauth_mw.counts import Seen
-from basicauth_mw.dashboard import charts, pages
+from basicauth_mw.dashboard.display import KeyView, recency_of
+from basicauth_mw.dashboard.listing import Place
 from basicauth_mw.dashboard.openapi import MAX_ENDPOINTS, Endpoint, endpoints_of
 from basicauth_mw.dashboard.problems import BadToken, OldToken
 from basicauth_mw.dashboard.snippets import Call, encoders_for, requests_for
+from basicauth_mw.dashboard.templates import environment, render
 from basicauth_mw.dashboard.tokens import LIFE_S, PageTokens
-from basicauth_mw.dashboard.views import Frame, KeyView, Place, recency_of
+from basicauth_mw.dashboard.views import reason_groups
 from basicauth_mw.dashboard.wording import REASONS
 from basicauth_mw.gate import _AUDITED
 from basicauth_mw.minting import mint
 from basicauth_mw.model import utcnow
-from tests.dashboard.conftest import BASE, Visitor
+from tests.dashboard.conftest import BASE, Visitor, a_request
 
 NASTY = [
     "it's",
@@ -424,6 +426,7 @@ def test_tokens_are_bound_to_the_credentials_and_the_pepper(secret: str) -> None
 
 
 def test_charts_escape_and_bound() -> None:
+    charts: Any = environment.get_template("_parts.html").module
     chart = charts.columns([0, 1, 1000], '<"&')
 
     assert 'aria-label="&lt;&#34;&amp;"' in chart
@@ -435,10 +438,6 @@ def test_charts_escape_and_bound() -> None:
     assert 'width="0.0"' in charts.bar(1, 0)
 
 
-def frame() -> Frame:
-    return Frame("/keys", Principal("me"), True, "v", utcnow())
-
-
 def test_every_reason_is_explained() -> None:
     known = {reason for reasons in REASONS.values() for reason in reasons}
 
@@ -448,7 +447,18 @@ def test_every_reason_is_explained() -> None:
 def test_activity_says_what_it_counts() -> None:
     totals = {"unknown": 1234, "throttled": 5, "<new>": 1}
     seen = Seen(utcnow() - timedelta(hours=2), totals, (0,) * 58 + (1, 2))
-    markup = pages.activity_page(frame(), seen, Place(), [], more=False)
+    markup = render(
+        "activity.html",
+        request=a_request(),
+        writable=True,
+        seen=seen,
+        groups=reason_groups(totals),
+        keys=[],
+        place=Place(),
+        following=None,
+        listed=True,
+        recency={},
+    )
 
     assert "1,234" in markup
     assert "&lt;new&gt;" in markup
@@ -464,7 +474,7 @@ def test_recency() -> None:
     keys = [KeyView("k", last_used_at=None if age is None else now - timedelta(days=age)) for age in ages]
 
     counted = recency_of([*keys, KeyView("bad", problem="damaged")], now)
-    assert [row.count for row in counted] == [2, 2, 1, 1, 1]
+    assert [*counted.values()] == [2, 2, 1, 1, 1]
 
 
 # --- Call API

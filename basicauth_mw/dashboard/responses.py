@@ -1,0 +1,64 @@
+"""Responses: framed by nobody, kept by no cache, with no script or style but our own files."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .requests import DashboardRequest
+
+_MEDIA_TYPES: Final = {
+    "dashboard.css": "text/css",
+    "dashboard.js": "text/javascript",
+    "call.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+_FILES: Final = {name: (files(__package__) / "static" / name).read_bytes() for name in _MEDIA_TYPES}
+VERSION: Final = hashlib.sha256(b"".join(_FILES.values())).hexdigest()[:12]
+# A page for nobody cannot link to files behind the gate: its style stands in it.
+STYLE: Final = _FILES["dashboard.css"].decode()
+STYLE_SOURCE: Final = f"'sha256-{b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
+
+
+def safe_headers(cache: str = "no-store", *, style: str = "'self'") -> dict[str, str]:
+    """Those that every response has; ``style``: where styles may come from."""
+    return {
+        "Cache-Control": cache,
+        "Content-Security-Policy": (
+            f"default-src 'none'; script-src 'self'; style-src {style}; img-src 'self'; connect-src 'self'; "
+            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        ),
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+
+
+def page(markup: str, status: int = 200, headers: Mapping[str, str] | None = None) -> HTMLResponse:
+    """A page of HTML."""
+    body = markup.encode("utf-8", "backslashreplace")  # a record from elsewhere may hold what has no UTF-8
+    return HTMLResponse(body, status, {**safe_headers(), **(headers or {})})
+
+
+def see_other(link: str) -> RedirectResponse:
+    """See another page, by GET."""
+    return RedirectResponse(link, 303, safe_headers())
+
+
+def static_file(request: DashboardRequest) -> Response:
+    """One of our own files; how long it is kept depends on the link, which StaticFiles cannot tell."""
+    name = request.path.removeprefix("/static/")
+    if name not in _FILES or request.method not in ("GET", "HEAD"):
+        return Response(b"", 404, safe_headers(), "text/plain")
+    is_current = request.scope.get("query_string") == f"v={VERSION}".encode()
+    cache = "private, max-age=31536000, immutable" if is_current else "no-store"
+    return Response(_FILES[name], 200, safe_headers(cache), _MEDIA_TYPES[name])
