@@ -68,11 +68,7 @@ def wsgi_dashboard(
 ) -> WSGIDashboard:
     """Make the dashboard as a WSGI app, for Werkzeug's ``DispatcherMiddleware`` or any other.
 
-    Args:
-        backend: As for ``dashboard``.
-        settings: None: ``Settings.from_env()``.
-        openapi: The OpenAPI document of the app that the keys are for, or what gives it; None: there is none.
-        **overrides: Any field of ``Settings``.
+    It takes what ``dashboard`` takes; without ``openapi`` there is no document.
 
     Raises:
         ConfigurationError: Names everything that is wrong, and no secret.

@@ -1,9 +1,8 @@
-"""What was typed into the form for a new key. Pure."""
+"""What was typed into the form for a new key."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,57 +19,28 @@ _MOMENT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(?::[0
 _SEPARATORS: Final = re.compile(r"[\s,]+")
 
 
-class Mistyped(Exception):
-    """Some fields are wrong.
-
-    Args:
-        errors: What is wrong, by field.
-    """
-
-    def __init__(self, errors: Mapping[str, str]) -> None:
-        super().__init__()
-        self.errors = errors
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """What ``Backend.create`` takes."""
-
-    name: str
-    scopes: frozenset[str]
-    expires_at: datetime | None
-    client_id: str
-
-
-def new_key(values: Mapping[str, str], minted: str, now: datetime) -> NewKey:
-    """What the fields mean.
+def new_key(values: Mapping[str, str], minted: str, now: datetime) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the fields mean, as arguments of ``Backend.create``, and what is wrong with them, by field.
 
     Args:
         values: All of ``TYPED``.
         minted: The client id, unless one was chosen.
         now: The time.
-
-    Raises:
-        Mistyped: Names every field that is wrong.
     """
-    errors: dict[str, str] = {}
-
-    def tried(name: str, check: Callable[[], Any]) -> Any:
+    scopes = [*filter(None, _SEPARATORS.split(values["scopes"]))]
+    checks: dict[str, Callable[[], Any]] = {
+        "name": lambda: check_name(values["name"].strip()),
+        "scopes": lambda: check_scopes(scopes),
+        "expires": lambda: _expiry(values["expires"], values["until"], now),
+        "client_id": lambda: check_client_id(values["client_id"].strip() or minted),
+    }
+    fields, errors = {}, {}
+    for name, check in checks.items():
         try:
-            return check()
+            fields["expires_at" if name == "expires" else name] = check()
         except InvalidKey as exc:
             errors[name] = str(exc)
-
-    scopes = [*filter(None, _SEPARATORS.split(values["scopes"]))]
-    fields = NewKey(
-        name=tried("name", lambda: check_name(values["name"].strip())),
-        scopes=tried("scopes", lambda: check_scopes(scopes)),
-        expires_at=tried("expires", lambda: _expiry(values["expires"], values["until"], now)),
-        client_id=tried("client_id", lambda: check_client_id(values["client_id"].strip() or minted)),
-    )
-    if errors:
-        raise Mistyped(errors)
-    return fields
+    return fields, errors
 
 
 def _expiry(choice: str, until: str, now: datetime) -> datetime | None:

@@ -45,7 +45,6 @@ class Endpoint:
 
     Attributes:
         path: With examples in place of its parameters, and the query that it needs.
-        title: What it is called; may be empty.
         body: An example; empty: none.
     """
 

@@ -10,7 +10,7 @@ from starlette.datastructures import ImmutableMultiDict, QueryParams
 from starlette.requests import Request
 
 from ..asgi import PRINCIPAL
-from . import problems
+from .problems import PageProblem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +47,7 @@ class DashboardRequest(Request):
         now: The time.
 
     Attributes:
+        authorization: The header field that the gate has checked.
         path: Below the place where the dashboard is mounted.
         subject: The client id that it is about, as soon as that is known; empty: none.
     """
@@ -56,7 +57,7 @@ class DashboardRequest(Request):
         # out of it.
         others = [pair for pair in scope["headers"] if pair[0].lower() != b"authorization"]
         super().__init__({**scope, "headers": others})
-        self._authorization = header(scope, "authorization") or ""
+        self.authorization = (header(scope, "authorization") or "").encode("latin-1")
         self._content = body
         self._sent: ImmutableMultiDict[str, str] = ImmutableMultiDict()
         self.now = now
@@ -65,11 +66,6 @@ class DashboardRequest(Request):
         self.path = path[len(root) :] if path == root or path.startswith(f"{root}/") else path
         self._root = root.rstrip("/")
         self.subject = ""
-
-    @property
-    def authorization(self) -> bytes:
-        """The header field that the gate has checked."""
-        return self._authorization.encode("latin-1")
 
     @property
     def origin(self) -> str:
@@ -93,19 +89,11 @@ class DashboardRequest(Request):
 
     @property
     def query_params(self) -> QueryParams:
-        """The fields of the query.
-
-        Raises:
-            BadForm: They cannot be read.
-        """
+        """The fields of the query, or a ``PageProblem`` if they cannot be read."""
         return QueryParams(_fields((self.scope.get("query_string") or b"").decode("latin-1")))
 
     def field(self, name: str) -> str:
-        """A field of the form or, of a GET, of the query; empty: there is none. Of several, the last.
-
-        Raises:
-            BadForm: The query cannot be read.
-        """
+        """A field of the form or, of a GET, of the query; empty: there is none. Of several, the last."""
         fields: ImmutableMultiDict[str, str] = self._sent if self.method == "POST" else self.query_params
         return fields.get(name, "")
 
@@ -116,15 +104,15 @@ class DashboardRequest(Request):
             PageProblem: It did not, or it cannot be read.
         """
         if not self._is_same_origin():
-            raise problems.CrossSite
+            raise PageProblem(403, "cross-site")
         if self._content is None:
-            raise problems.TooLarge
+            raise PageProblem(413, "too-large")
         if (header(self.scope, "content-type") or "").partition(";")[0].strip().lower() != _FORM:
-            raise problems.NotAForm
+            raise PageProblem(415, "no-form")
         try:
             self._sent = ImmutableMultiDict(_fields(self._content.decode("ascii")))
         except UnicodeDecodeError:
-            raise problems.BadForm from None
+            raise PageProblem(400, "bad-form") from None
 
     def _is_same_origin(self) -> bool:
         site = header(self.scope, "sec-fetch-site")
@@ -132,9 +120,8 @@ class DashboardRequest(Request):
             return site == "same-origin"
         # A proxy may have ended TLS, so the scheme is not compared.
         scheme, _, host = (header(self.scope, "origin") or "").lower().partition("://")
-        return (
-            scheme in ("http", "https") and host != "" and host == (header(self.scope, "host") or "").lower()
-        )
+        here = (header(self.scope, "host") or "").lower()
+        return scheme in ("http", "https") and host != "" and host == here
 
     def link(self, path: str, **query: str | Sequence[str]) -> str:
         """A link to a page of the dashboard, never to another host; empty fields are left out."""
@@ -154,4 +141,4 @@ def _fields(text: str) -> list[tuple[str, str]]:
     try:
         return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
     except ValueError:  # too many, or not UTF-8
-        raise problems.BadForm from None
+        raise PageProblem(400, "bad-form") from None

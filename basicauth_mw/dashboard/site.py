@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match
 
 from ..credentials import challenge
 from ..errors import BasicAuthError
-from .problems import MethodNotAllowed, NotFound, PageProblem, problem_of
+from .problems import PageProblem, problem_of
 from .requests import DashboardRequest
 from .responses import STYLE_SOURCE, safe_headers, see_other, static_file
 from .templates import render
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
     from .views import Document
 
-PROBLEM = "application/problem+json"
+PROBLEM: Final = "application/problem+json"
 
 
 class Site:
@@ -55,19 +55,16 @@ class Site:
         self.routes = self._views.routes()
 
     def response(self, scope: Mapping[str, Any], body: bytes | None) -> Response:
-        """Answer one request.
-
-        Args:
-            scope: As in ASGI.
-            body: All of it; None: it is longer than ``MAX_BODY_OCTETS``.
-        """
+        """Answer a request, by its scope as in ASGI, and its body as for ``DashboardRequest``."""
         request = DashboardRequest(scope, body, datetime.fromtimestamp(self._clock(), UTC))
         if request.path == "":
             response: Response = see_other(request.link("/"))
         elif request.path.startswith("/static/"):
             response = static_file(request)
         elif ADMIN_SCOPE not in request.principal.scopes:
-            response = self._forbidden(request)
+            is_switch = request.path == "/switch"  # a browser asks anew for what was refused
+            status, headers = (401, {"WWW-Authenticate": self._challenge}) if is_switch else (403, {})
+            response = self._views.page(request, "forbidden.html", status, headers=headers)
         else:
             response = self._page(request)
         if request.method == "HEAD":
@@ -75,15 +72,17 @@ class Site:
         return response
 
     def _page(self, request: DashboardRequest) -> Response:
+        subject = ""
         try:
             return self._view(request)(request)
         except PageProblem as exc:
-            return self._problem(request, exc)
+            problem = exc
         except BasicAuthError as exc:
-            links = {}
-            if request.subject and request.path != "/key":
-                links["Look at the key"] = request.link("/key", id=request.subject)
-            return self._problem(request, problem_of(exc, changing=request.method == "POST"), links)
+            problem = problem_of(exc, changing=request.method == "POST")
+            subject = request.subject if request.path != "/key" else ""
+        return self._views.page(
+            request, "problem.html", headers=problem.headers, problem=problem, subject=subject
+        )
 
     def _view(self, request: DashboardRequest) -> Callable[[DashboardRequest], Response]:
         """The view for a request; that of a form checks where it comes from before anything else.
@@ -101,19 +100,8 @@ class Site:
             if match is Match.PARTIAL:
                 allowed.update(route.methods or ())
         if allowed:
-            raise MethodNotAllowed(headers={"Allow": ", ".join(sorted(allowed))})
-        raise NotFound
-
-    def _problem(
-        self, request: DashboardRequest, problem: PageProblem, links: Mapping[str, str] | None = None
-    ) -> Response:
-        context = {"title": problem.title, "advice": problem.advice, "links": links or {}}
-        return self._views.page(request, "problem.html", problem.status, problem.headers, **context)
-
-    def _forbidden(self, request: DashboardRequest) -> Response:
-        if request.path == "/switch":  # a browser asks anew for what was refused
-            return self._views.page(request, "forbidden.html", 401, {"WWW-Authenticate": self._challenge})
-        return self._views.page(request, "forbidden.html", 403)
+            raise PageProblem(405, "method", headers={"Allow": ", ".join(sorted(allowed))})
+        raise PageProblem(404, "no-page")
 
     def gate_page(self, problem: bytes, headers: Iterable[tuple[str, str]]) -> Response:
         """A page that says what a problem of the gate says, with the header fields of that."""

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .responses import STYLE, VERSION
-from .wording import ADMIN_SCOPE, DONE, LIVES, OVERLAPS, TOKEN
+from .wording import ADMIN_SCOPE, LIVES, OVERLAPS, TOKEN
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -57,7 +57,6 @@ environment: Final = Environment(
 environment.filters.update(visible=visible, when=when)
 environment.globals.update(
     ADMIN_SCOPE=ADMIN_SCOPE,
-    DONE=DONE,
     LIVES=LIVES,
     OVERLAPS=OVERLAPS,
     STYLE=Markup(STYLE),  # noqa: S704 - our own file

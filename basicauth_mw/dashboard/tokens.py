@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from ..minting import Shape, recognise
-from .problems import BadToken, OldToken
+from .problems import OldToken, PageProblem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,13 +47,9 @@ class PageTokens:
         self._key = digest.digest()
 
     def make(self, act: str, subject: str, carried: str, now: float) -> str:
-        """A token.
+        """A token for the form that does ``act`` to the key ``subject``, if to any.
 
-        Args:
-            act: What the form does.
-            subject: To which key; empty: to none.
-            carried: Comes back from ``check``; letters, digits and ``_``.
-            now: Seconds since the epoch.
+        ``carried`` comes back from ``check``: letters, digits and ``_``. ``now``: seconds since the epoch.
         """
         at = f"{int(now):x}"
         return f"{at}.{carried}.{self._mac(act, subject, at, carried)}"
@@ -62,15 +58,15 @@ class PageTokens:
         """What the token of a form carries.
 
         Raises:
-            BadToken: It was not made for this.
+            PageProblem: It was not made for this.
             OldToken: It was, but too long ago.
         """
         parts = _TOKEN.fullmatch(token)
         if parts is None:
-            raise BadToken
+            raise PageProblem(403, "bad-token")
         at, carried, mac = parts.groups()
         if not hmac.compare_digest(mac, self._mac(act, subject, at, carried)):
-            raise BadToken
+            raise PageProblem(403, "bad-token")
         age_s = now - int(at, 16)
         if not -_EARLY_S <= age_s <= LIFE_S:
             raise OldToken

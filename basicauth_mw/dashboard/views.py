@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,9 @@ from ..credentials import parse_basic
 from ..errors import InvalidKey, KeyExists, KeyNotFound, ReadOnlyBackend, UnreadableRecord
 from ..minting import generate_id
 from ..rules import duration_s
-from . import problems
-from .calls import CallForm, call_view
-from .display import recency_of, view_of
-from .forms import TYPED, Mistyped, new_key
-from .listing import Place, listed
+from .calls import call_context, check_typed
+from .forms import TYPED, new_key
+from .listing import Place, listed, recency_of, view_of
 from .openapi import endpoints_of
 from .problems import OldToken, PageProblem
 from .responses import page, see_other
@@ -33,11 +30,9 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from ..backend import Backend, Issued
-    from .calls import CallView
-    from .display import KeyView
+    from .listing import KeyView
     from .openapi import Endpoint
     from .requests import DashboardRequest
-    from .wording import Act
 
     Document = Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
 
@@ -70,16 +65,11 @@ class Views:
             Route("/switch", self.switch),
         ]
         if self.writable:
-            found += [
-                Route("/new", self.new),
-                Route("/new", self.create, methods=["POST"]),
-                Route("/key/rotate", self.rotate_form),
-                Route("/key/rotate", self.rotate, methods=["POST"]),
-            ]
-            for act in ACTS.values():
-                path = f"/key/{act.name}"
-                found.append(Route(path, partial(self.confirm, act)))
-                found.append(Route(path, partial(self.carry_out, act), methods=["POST"]))
+            found += [Route("/new", self.new), Route("/new", self.create, methods=["POST"])]
+            for act in ACTS:
+                do = self.rotate if act == "rotate" else partial(self.carry_out, act)
+                found.append(Route(f"/key/{act}", partial(self.act_form, act)))
+                found.append(Route(f"/key/{act}", do, methods=["POST"]))
         return found
 
     def page(
@@ -87,12 +77,13 @@ class Views:
         request: DashboardRequest,
         template: str,
         status: int = 200,
+        problem: PageProblem | None = None,
         headers: Mapping[str, str] | None = None,
         **context: Any,
     ) -> Response:
-        """A page with the dashboard's own frame round it."""
-        markup = render(template, request=request, writable=self.writable, **context)
-        return page(markup, status, headers)
+        """A page with the dashboard's own frame; ``problem`` gives its status, if there is one."""
+        markup = render(template, request=request, writable=self.writable, problem=problem, **context)
+        return page(markup, problem.status if problem else status, headers)
 
     # --- page tokens
 
@@ -100,9 +91,8 @@ class Views:
         # Stretches a secret that a person chose, which takes a while: not for a page without a form.
         return PageTokens(parse_basic(request.authorization), self._peppers)
 
-    def _token(self, request: DashboardRequest, subject: str = "", carried: str = "", path: str = "") -> str:
-        now = request.now.timestamp()
-        return self._tokens(request).make(path or request.path, subject, carried, now)
+    def _token(self, request: DashboardRequest, path: str, subject: str = "", carried: str = "") -> str:
+        return self._tokens(request).make(path, subject, carried, request.now.timestamp())
 
     def _check_token(self, request: DashboardRequest, subject: str = "") -> str:
         token = request.field("page_token")
@@ -111,65 +101,38 @@ class Views:
     # --- looking
 
     def keys(self, request: DashboardRequest) -> Response:
-        query = request.query_params
-        place = Place.of(query)
-        try:
-            keys, following = listed(self._backend, place, request.now)
-        except ReadOnlyBackend:
+        context = self._list(request)
+        if not context["listed"]:
             return self.page(request, "unlisted.html")
-        named, done = query.get("id", ""), query.get("done", "")
-        is_gone = done == "deleted" and named != "" and self._backend.get(named) is None
-        return self.page(
-            request,
-            "keys.html",
-            keys=keys,
-            place=place,
-            following=following,
-            done=done if is_gone else "",
-            named=named,
-        )
+        named = request.field("id")
+        is_deleted = request.field("done") == "deleted" and named != "" and self._backend.get(named) is None
+        return self.page(request, "keys.html", deleted=named if is_deleted else "", **context)
 
     def activity(self, request: DashboardRequest) -> Response:
+        context, seen = self._list(request), counts.seen()
+        recency, groups = recency_of(context["keys"], request.now), reason_groups(seen.totals)
+        return self.page(request, "activity.html", seen=seen, groups=groups, recency=recency, **context)
+
+    def _list(self, request: DashboardRequest) -> dict[str, Any]:
         place = Place.of(request.query_params)
-        can_list = True
         try:
             keys, following = listed(self._backend, place, request.now)
         except ReadOnlyBackend:
-            keys, following, can_list = [], None, False
-        return self.page(
-            request,
-            "activity.html",
-            keys=keys,
-            place=place,
-            following=following,
-            listed=can_list,
-            recency=recency_of(keys, request.now),
-            seen=(seen := counts.seen()),
-            groups=reason_groups(seen.totals),
-        )
+            return {"listed": False, "place": place, "keys": [], "following": None}
+        return {"listed": True, "place": place, "keys": keys, "following": following}
 
     def key(self, request: DashboardRequest) -> Response:
-        query = request.query_params
-        key, _ = self._found(request, query.get("id", ""))
-        done = query.get("done", "")
+        key, _ = self._find(request)
+        done = request.field("done")
         holds = {"disabled": "disabled", "revoked": "revoked"}.get(done, "active") == key.state
         return self._key_page(request, key, done=done if holds else "")
 
-    def _key_page(
-        self,
-        request: DashboardRequest,
-        key: KeyView,
-        status: int = 200,
-        *,
-        done: str = "",
-        problem: PageProblem | None = None,
-    ) -> Response:
-        status = problem.status if problem else status
-        return self.page(request, "one_key.html", status, key=key, done=done, problem=problem)
+    def _key_page(self, request: DashboardRequest, key: KeyView, **shown: Any) -> Response:
+        return self.page(request, "one_key.html", key=key, **{"done": "", **shown})
 
-    def _found(self, request: DashboardRequest, client_id: str) -> tuple[KeyView, str]:
-        """A key as it is now, and what tells that from what it is after any change."""
-        request.subject = client_id
+    def _find(self, request: DashboardRequest, client_id: str | None = None) -> tuple[KeyView, str]:
+        """A key as it is now, and what tells that from what it is after any change; None: it is a field."""
+        request.subject = client_id = request.field("id") if client_id is None else client_id
         try:
             key = self._backend.get(client_id)
         except UnreadableRecord as exc:
@@ -186,76 +149,67 @@ class Views:
     def new(
         self,
         request: DashboardRequest,
-        status: int = 200,
         values: Mapping[str, str] | None = None,
         errors: Mapping[str, str] | None = None,
-        problem: PageProblem | None = None,
+        **shown: Any,
     ) -> Response:
         # The id is made here, so that the store itself refuses the form that is sent a second time, whatever
         # process it comes to.
-        token = self._token(request, carried=generate_id(), path="/new")
+        token = self._token(request, "/new", carried=generate_id())
         values = values or {**dict.fromkeys(TYPED, ""), "expires": "90d"}
-        return self.page(
-            request, "new.html", status, token=token, values=values, errors=errors or {}, problem=problem
-        )
+        return self.page(request, "new.html", token=token, values=values, errors=errors or {}, **shown)
 
     def create(self, request: DashboardRequest) -> Response:
         values = {name: request.field(name) for name in TYPED}
         try:
             minted = self._check_token(request)
         except OldToken as exc:
-            return self.new(request, exc.status, values, problem=exc)
+            return self.new(request, values, problem=exc)
+        fields, errors = new_key(values, minted, request.now)
+        if errors:
+            return self.new(request, values, errors, status=422)
+        request.subject = fields["client_id"]
         try:
-            fields = new_key(values, minted, request.now)
-        except Mistyped as exc:
-            return self.new(request, 422, values, exc.errors)
-        request.subject = fields.client_id
-        try:
-            issued = self._backend.create(**asdict(fields), actor=request.principal.client_id)
+            issued = self._backend.create(**fields, actor=request.principal.client_id)
         except KeyExists:
-            if fields.client_id == minted:
-                key, _ = self._found(request, minted)
-                return self._key_page(request, key, problem=problems.SentTwice())
+            if request.subject == minted:
+                key, _ = self._find(request, minted)
+                return self._key_page(request, key, problem=PageProblem(409, "sent-twice"))
             taken = "there is a key with this id already: choose another, or look at that one"
-            return self.new(request, 409, values, {"client_id": taken})
+            return self.new(request, values, {"client_id": taken}, status=409)
         return self._issued(request, issued, rotated=False)
 
     def _issued(self, request: DashboardRequest, issued: Issued, *, rotated: bool) -> Response:
         """The one page that shows a secret: a response to the form itself, which no link leads to."""
-        return self.page(
-            request,
-            "issued.html",
-            issued=issued,
-            key=view_of(issued.key, request.now),
-            rotated=rotated,
-            token=self._token(request, path="/call"),
-            view=self._call_view(request, CallForm(), issued),
-        )
+        context = self._call_context(request, {}, issued)
+        key = view_of(issued.key, request.now)
+        return self.page(request, "issued.html", key=key, rotated=rotated, **context)
 
-    # --- another secret
+    # --- rotate, disable, enable, revoke, delete
 
-    def rotate_form(
+    def act_form(
         self,
+        act: str,
         request: DashboardRequest,
-        status: int = 200,
+        problem: PageProblem | None = None,
         overlap: str = "24h",
         error: str = "",
-        problem: PageProblem | None = None,
     ) -> Response:
-        client_id = request.field("id")
-        key, version = self._found(request, client_id)
-        if key.state in ("revoked", "unreadable"):
-            return self._key_page(request, key, status)
-        token = self._token(request, client_id, version)
+        """The form that asks whether a key is meant; for a rotation, with the overlap and what is wrong."""
+        status = problem.status if problem else 422 if error else 200
+        key, version = self._find(request)
+        if key.state not in ACTS[act]:
+            return self._key_page(request, key, status=status)
         return self.page(
             request,
-            "rotate.html",
+            "rotate.html" if act == "rotate" else "confirm.html",
             status,
+            problem,
+            act=act,
             key=key,
-            token=token,
+            token=self._token(request, f"/key/{act}", key.client_id, version),
             overlap=overlap,
             errors={"overlap": error} if error else {},
-            problem=problem,
         )
 
     def rotate(self, request: DashboardRequest) -> Response:
@@ -263,81 +217,64 @@ class Views:
         try:
             version = self._check_token(request, client_id)
         except OldToken as exc:
-            return self.rotate_form(request, exc.status, choice, problem=exc)
+            return self.act_form("rotate", request, exc, choice)
         if choice == "other":
             overlap_s = duration_s(request.field("other").strip())
         else:
             overlap_s = OVERLAPS.get(choice, ("", None))[1]
         if overlap_s is None:
-            return self.rotate_form(request, 422, choice, "give a length such as 45s, 30m, 36h, 3d or 2w")
+            error = "give a length such as 45s, 30m, 36h, 3d or 2w"
+            return self.act_form("rotate", request, overlap=choice, error=error)
         request.subject = client_id
         actor = request.principal.client_id
         try:
             # Of a form that is sent twice, the store itself refuses the second, whatever process it comes to.
             issued = self._backend.rotate(client_id, overlap_s=overlap_s, version=int(version), actor=actor)
         except InvalidKey as exc:
-            key, now_version = self._found(request, client_id)
+            key, now_version = self._find(request)
             if now_version != version:
-                return self._key_page(request, key, problem=problems.Stale())
-            return self.rotate_form(request, 422, choice, str(exc))
+                return self._key_page(request, key, problem=PageProblem(409, "stale"))
+            return self.act_form("rotate", request, overlap=choice, error=str(exc))
         return self._issued(request, issued, rotated=True)
 
-    # --- disable, enable, revoke, delete
-
-    def confirm(self, act: Act, request: DashboardRequest, problem: PageProblem | None = None) -> Response:
-        status = problem.status if problem else 200
-        client_id = request.field("id")
-        key, version = self._found(request, client_id)
-        if key.state not in act.states:
-            return self._key_page(request, key, status)
-        token = self._token(request, client_id, version)
-        return self.page(request, "confirm.html", status, act=act, key=key, token=token, problem=problem)
-
-    def carry_out(self, act: Act, request: DashboardRequest) -> Response:
+    def carry_out(self, act: str, request: DashboardRequest) -> Response:
         client_id = request.field("id")
         try:
             version = self._check_token(request, client_id)
         except OldToken as exc:
-            return self.confirm(act, request, exc)
-        key, now_version = self._found(request, client_id)
+            return self.act_form(act, request, exc)
+        key, now_version = self._find(request)
         if now_version != version:
-            return self._key_page(request, key, problem=problems.Stale())
-        getattr(self._backend, act.name)(client_id, actor=request.principal.client_id)
-        to = "/" if act.name == "delete" else "/key"
-        return see_other(request.link(to, id=client_id, done=act.done))
+            return self._key_page(request, key, problem=PageProblem(409, "stale"))
+        getattr(self._backend, act)(client_id, actor=request.principal.client_id)
+        to = "/" if act == "delete" else "/key"
+        return see_other(request.link(to, id=client_id, done=f"{act}d"))
 
     # --- trying requests
 
     def call(self, request: DashboardRequest) -> Response:
-        form = CallForm(endpoint=request.field("endpoint"), client_id=request.field("id"))
-        return self._call_page(request, form)
+        picked = {"endpoint": request.field("endpoint"), "id": request.field("id")}
+        return self.page(request, "call.html", **self._call_context(request, picked))
 
     def update_call(self, request: DashboardRequest) -> Response:
-        form = CallForm(
-            endpoint=request.field("endpoint"),
-            client_id=request.field("id"),
-            method=request.field("method").upper().strip(),
-            path=request.field("path").strip(),
-            body=request.field("body"),
-            content_type=request.field("content_type").strip(),
-        )
+        typed = {name: request.field(name) for name in ("endpoint", "id", "body")}
+        for name in ("method", "path", "content_type"):
+            typed[name] = request.field(name).strip()
+        typed["method"] = typed["method"].upper()
+        problem = None
         try:
             self._check_token(request)
-            form.check()
+            check_typed(typed)
         except PageProblem as exc:
-            return self._call_page(request, form, exc)
-        return self._call_page(request, form)
+            problem = exc
+        return self.page(request, "call.html", problem=problem, **self._call_context(request, typed))
 
-    def _call_page(
-        self, request: DashboardRequest, form: CallForm, problem: PageProblem | None = None
-    ) -> Response:
-        status = problem.status if problem else 200
-        token, view = self._token(request, path="/call"), self._call_view(request, form)
-        return self.page(request, "call.html", status, token=token, view=view, problem=problem)
-
-    def _call_view(self, request: DashboardRequest, form: CallForm, issued: Issued | None = None) -> CallView:
+    def _call_context(
+        self, request: DashboardRequest, typed: Mapping[str, str], issued: Issued | None = None
+    ) -> dict[str, Any]:
         endpoints = self._endpoints(request)
-        return call_view(form, endpoints, origin=request.origin, base=request.base, issued=issued)
+        context = call_context(typed, endpoints, request.origin, request.base, issued)
+        return {**context, "token": self._token(request, "/call")}
 
     def _endpoints(self, request: DashboardRequest) -> list[Endpoint]:
         source = self._openapi

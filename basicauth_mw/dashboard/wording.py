@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 ADMIN_SCOPE: Final = "basicauth:admin"
@@ -28,6 +27,15 @@ OVERLAPS: Final = {
     "30d": ("30 days", 30 * 86_400),
 }
 
+# What can be done to a key, by methods of the backend of these names, and in which states.
+ACTS: Final = {
+    "rotate": ("active", "disabled", "expired"),
+    "disable": ("active", "expired"),
+    "enable": ("disabled",),
+    "revoke": ("active", "disabled", "expired"),
+    "delete": ("active", "disabled", "expired", "revoked", "unreadable"),
+}
+
 # What refusals mean, by decision, in the order in which they are shown.
 REASONS: Final = {
     "Refused (401)": {
@@ -48,64 +56,4 @@ REASONS: Final = {
         "backend_unavailable": "the key store could not be asked",
         "overloaded": "too many slow hashes at once",
     },
-}
-
-DONE: Final = {
-    "disabled": "The key is disabled: it is refused until it is enabled again.",
-    "enabled": "The key is enabled: it works again.",
-    "revoked": "The key is revoked. That is final.",
-    "deleted": "The key is deleted, and its id is free.",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """What a confirmation asks for.
-
-    Attributes:
-        name: ``disable``, ``enable``, ``revoke`` or ``delete``.
-        done: As ``DONE`` has it.
-        title: The question's verb.
-        says: What will be.
-        states: In which states it can be done.
-        dangerous: It cannot be taken back.
-    """
-
-    name: str
-    done: str
-    title: str
-    says: str
-    states: frozenset[str]
-    dangerous: bool = False
-
-
-_ANY: Final = frozenset({"active", "disabled", "expired", "revoked"})
-ACTS: Final = {
-    act.name: act
-    for act in (
-        Act(
-            "disable",
-            "disabled",
-            "Disable",
-            "Every request with it is refused, within 250 ms, until you enable it again.",
-            frozenset({"active", "expired"}),
-        ),
-        Act("enable", "enabled", "Enable", "Its live secrets work again at once.", frozenset({"disabled"})),
-        Act(
-            "revoke",
-            "revoked",
-            "Revoke",
-            "Every request with it is refused, within 250 ms, for good. The key stays in the list.",
-            _ANY - {"revoked"},
-            dangerous=True,
-        ),
-        Act(
-            "delete",
-            "deleted",
-            "Delete",
-            "It leaves the list with all that is known of it, and its id is free for another key.",
-            _ANY | {"unreadable"},
-            dangerous=True,
-        ),
-    )
 }

@@ -12,8 +12,7 @@ import pytest
 
 from basicauth_mw import Backend, parse_basic
 from basicauth_mw.counts import MINUTES, Seen
-from basicauth_mw.dashboard.display import recency_of, span, view_of
-from basicauth_mw.dashboard.listing import MAX_TRAIL_OCTETS, ROWS, Place
+from basicauth_mw.dashboard.listing import MAX_TRAIL_OCTETS, ROWS, Place, recency_of, span, view_of
 from basicauth_mw.dashboard.requests import encode_query
 from basicauth_mw.dashboard.templates import render
 from basicauth_mw.dashboard.views import reason_groups
@@ -330,7 +329,12 @@ def test_live_secrets_with_age_and_last_use(admin: Visitor, backend: Backend) ->
 
 def shown(template: str, **context: Any) -> str:
     """A page of somebody who may change keys."""
-    return render(template, request=a_request(), writable=True, **{"done": "", "problem": None, **context})
+    return render(
+        template,
+        request=a_request(),
+        writable=True,
+        **{"done": "", "deleted": "", "problem": None, **context},
+    )
 
 
 def test_no_hash_reaches_a_page(admin: Visitor, backend: Backend) -> None:

@@ -14,11 +14,10 @@ import pytest
 
 from basicauth_mw import Credentials
 from basicauth_mw.counts import Seen
-from basicauth_mw.dashboard.display import KeyView, recency_of
-from basicauth_mw.dashboard.listing import Place
+from basicauth_mw.dashboard.calls import Call, encoders_for, requests_for
+from basicauth_mw.dashboard.listing import KeyView, Place, recency_of
 from basicauth_mw.dashboard.openapi import MAX_ENDPOINTS, Endpoint, endpoints_of
-from basicauth_mw.dashboard.problems import BadToken, OldToken
-from basicauth_mw.dashboard.snippets import Call, encoders_for, requests_for
+from basicauth_mw.dashboard.problems import OldToken, PageProblem
 from basicauth_mw.dashboard.templates import environment, render
 from basicauth_mw.dashboard.tokens import LIFE_S, PageTokens
 from basicauth_mw.dashboard.views import reason_groups
@@ -398,11 +397,11 @@ def test_tokens() -> None:
         with pytest.raises(OldToken):
             tokens.check(token, "/new", "ci", late)
     for act, subject in (("/other", "ci"), ("/new", "cj"), ("/newc", "i"), ("/new", "")):
-        with pytest.raises(BadToken):
+        with pytest.raises(PageProblem, match="bad-token"):
             tokens.check(token, act, subject, 1000.0)
     for place in range(len(token)):
         changed = token[:place] + ("1" if token[place] != "1" else "2") + token[place + 1 :]
-        with pytest.raises(BadToken):
+        with pytest.raises(PageProblem, match="bad-token"):
             tokens.check(changed, "/new", "ci", 1000.0)
 
 
@@ -418,7 +417,7 @@ def test_tokens_are_bound_to_the_credentials_and_the_pepper(secret: str) -> None
         PageTokens(Credentials("you", secret), ["p"]),
         PageTokens(Credentials("me", f"{secret}x"), ["p"]),
     ):
-        with pytest.raises(BadToken):
+        with pytest.raises(PageProblem, match="bad-token"):
             other.check(token, "/", "", 0)
 
 
@@ -458,6 +457,7 @@ def test_activity_says_what_it_counts() -> None:
         following=None,
         listed=True,
         recency={},
+        problem=None,
     )
 
     assert "1,234" in markup
