@@ -23,9 +23,9 @@ from report import Goal, Outcome, Table, at_most, main
 from rounds import Call, Times, measure, ratios, spread, us
 
 from basicauth_mw import Principal, Settings, encode_basic, open_backend
+from basicauth_mw.asgi import PRINCIPAL
 from basicauth_mw.backends import Use
 from basicauth_mw.dashboard import ADMIN_SCOPE
-from basicauth_mw.dashboard.facts import Request
 from basicauth_mw.dashboard.site import Site
 from basicauth_mw.hashing import Hasher
 from basicauth_mw.minting import mint
@@ -99,11 +99,14 @@ def pages(site: Site, ids: list[str]) -> dict[str, Call]:
 
 def asking(site: Site, path: str, queries: list[dict[str, str]]) -> Call:
     turn = cycle(queries)
+    headers = [(b"authorization", AUTHORIZATION)]
+    scope = {"type": "http", "method": "GET", "path": path, "headers": headers, PRINCIPAL: ADMIN}
 
     async def call() -> None:
-        request = Request("GET", path, "", ADMIN, AUTHORIZATION, query=urlencode(next(turn)))
-        answer = site.answer(request)  # blocks, as it does in the thread that it has in an app
-        assert answer.status == 200
+        asked = {**scope, "query_string": urlencode(next(turn)).encode()}
+        # It blocks, as it does in the thread that it has in an app.
+        response = site.response(site.request(asked, b""))
+        assert response.status_code == 200
 
     return call
 

@@ -31,7 +31,9 @@ class ASGIDashboard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and wants_html(header(scope, "accept"), scope["method"]):
             send = _with_pages(send, self._site)
-        await self._gate(scope, receive, send)
+        running = self._gate(scope, receive, send)
+        del scope  # error monitors record the variables of each frame that an exception passes
+        await running
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -43,8 +45,10 @@ class ASGIDashboard:
                 body = await _read(Request(scope, receive))
             except ClientDisconnect:
                 return  # in the middle of its form: half of one is none
-            response = await run_in_threadpool(self._site.response, scope, body)
-            await response(scope, receive, send)
+            request = self._site.request(scope, body)
+            del scope, body  # error monitors record the variables of each frame that an exception passes
+            response = await run_in_threadpool(self._site.response, request)
+            await response(request.scope, receive, send)
 
 
 async def _read(request: Request) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from .. import lifecycle
@@ -95,18 +96,15 @@ def view_of(key: Key | UnreadableRecord, now: datetime) -> KeyView:
 
 def recency_of(keys: Iterable[KeyView], now: datetime) -> dict[str, int]:
     """How many keys were used last within a day, within a week, and so on."""
-    counts = dict.fromkeys(["within a day", "within 7 days", "within 30 days", "longer ago", "never seen"], 0)
+    days = {"within a day": 1, "within 7 days": 7, "within 30 days": 30, "longer ago": inf}
+    found = {**dict.fromkeys(days, 0), "never seen": 0}
     for key in keys:
-        if key.problem:
-            continue
-        if key.last_used_at is None:
-            name = "never seen"
-        else:
-            days = (now - key.last_used_at).days
-            limits = {1: "within a day", 7: "within 7 days", 30: "within 30 days"}
-            name = next((each for limit, each in limits.items() if days < limit), "longer ago")
-        counts[name] += 1
-    return counts
+        if key.last_used_at is not None:
+            age = (now - key.last_used_at).days
+            found[next(name for name, most in days.items() if age < most)] += 1
+        elif not key.problem:
+            found["never seen"] += 1
+    return found
 
 
 def span(length: timedelta) -> str:

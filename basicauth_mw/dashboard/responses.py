@@ -7,11 +7,9 @@ from base64 import b64encode
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from .requests import DashboardRequest
 
 _MEDIA_TYPES: Final = {
@@ -41,12 +39,6 @@ def safe_headers(cache: str = "no-store", *, style: str = "'self'") -> dict[str,
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
     }
-
-
-def page(markup: str, status: int = 200, headers: Mapping[str, str] | None = None) -> HTMLResponse:
-    """A page of HTML."""
-    body = markup.encode("utf-8", "backslashreplace")  # a record from elsewhere may hold what has no UTF-8
-    return HTMLResponse(body, status, {**safe_headers(), **(headers or {})})
 
 
 def see_other(link: str) -> RedirectResponse:

@@ -54,9 +54,12 @@ class Site:
         self._clock = clock
         self.routes = self._views.routes()
 
-    def response(self, scope: Mapping[str, Any], body: bytes | None) -> Response:
-        """Answer a request, by its scope as in ASGI, and its body as for ``DashboardRequest``."""
-        request = DashboardRequest(scope, body, datetime.fromtimestamp(self._clock(), UTC))
+    def request(self, scope: Mapping[str, Any], body: bytes | None) -> DashboardRequest:
+        """A request, of now."""
+        return DashboardRequest(scope, body, datetime.fromtimestamp(self._clock(), UTC))
+
+    def response(self, request: DashboardRequest) -> Response:
+        """Answer a request."""
         if request.path == "":
             response: Response = see_other(request.link("/"))
         elif request.path.startswith("/static/"):

@@ -6,6 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from ..backends import Store
@@ -19,7 +20,7 @@ from .forms import TYPED, new_key
 from .listing import Place, listed, recency_of, view_of
 from .openapi import endpoints_of
 from .problems import OldToken, PageProblem
-from .responses import page, see_other
+from .responses import safe_headers, see_other
 from .templates import render
 from .tokens import PageTokens
 from .wording import ACTS, OVERLAPS, REASONS
@@ -83,7 +84,11 @@ class Views:
     ) -> Response:
         """A page with the dashboard's own frame; ``problem`` gives its status, if there is one."""
         markup = render(template, request=request, writable=self.writable, problem=problem, **context)
-        return page(markup, problem.status if problem else status, headers)
+        body = markup.encode(
+            "utf-8", "backslashreplace"
+        )  # a record from elsewhere may hold what has no UTF-8
+        status = problem.status if problem else status
+        return HTMLResponse(body, status, {**safe_headers(), **(headers or {})})
 
     # --- page tokens
 

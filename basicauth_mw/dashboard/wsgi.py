@@ -52,9 +52,11 @@ class WSGIDashboard:
         return [bytes(page.body)]
 
     def _app(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        response = self._site.response(_scope(environ), _read(environ))
-        status = HTTPStatus(response.status_code)
-        start_response(f"{status} {status.phrase}", response.headers.items())
+        request = self._site.request(_scope(environ), _read(environ))
+        del environ  # error monitors record the variables of each frame that an exception passes
+        response = self._site.response(request)
+        phrase = HTTPStatus(response.status_code).phrase
+        start_response(f"{response.status_code} {phrase}", response.headers.items())
         return [bytes(response.body)]
 
 

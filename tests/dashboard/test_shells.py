@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -590,6 +592,47 @@ def test_lifespan_and_websockets(backend: Backend) -> None:
     assert [message["type"] for message in sent] == ["websocket.close"]
 
 
+def test_wsgi_works_in_a_process_that_was_forked(tmp_path: Path) -> None:
+    """As by gunicorn's --preload and by uWSGI: no thread that was started with the app is there any more."""
+    url = f"sqlite:///{tmp_path}/keys.db"
+    with open_backend(url, settings=Settings(), create=True) as backend:
+        issued = backend.create(scopes=[ADMIN_SCOPE])
+    code = (
+        "import os, sys\n"
+        "from basicauth_mw import Settings\n"
+        "from basicauth_mw.dashboard import wsgi_dashboard\n"
+        "from tests.dashboard.conftest import Visitor\n"
+        f"visitor = Visitor(wsgi_dashboard({url!r}, settings=Settings()), 'wsgi', sys.argv[1])\n"
+        "if os.fork() == 0:\n"
+        "    os.write(1, str(visitor.get('/').status_code).encode())\n"
+        "    os._exit(0)\n"
+        "os.wait()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, issued.authorization],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert done.stdout == "200"
+
+
+def test_wsgi_works_beside_an_event_loop(backend: Backend) -> None:
+    """Under gevent, one that another greenlet runs is in the same thread."""
+    admin = Visitor(
+        wsgi_dashboard(backend, settings=Settings()),
+        "wsgi",
+        backend.create(scopes=[ADMIN_SCOPE]).authorization,
+    )
+
+    async def ask() -> int:
+        return admin.get("/").status_code
+
+    assert asyncio.run(ask()) == 200
+
+
 @pytest.mark.parametrize("missing", ["jinja2", "starlette"])
 def test_a_missing_extra_is_named(missing: str) -> None:
     code = (
@@ -792,6 +835,26 @@ def test_secrets_are_never_in_logs_or_addresses(admin: Visitor, caplog: pytest.L
     assert secret not in caplog.text
     assert secret not in "".join(part.partition('"')[0] for part in made.text.split('href="'))
     assert secret not in "".join(part.partition('"')[0] for part in made.text.split('value="'))
+
+
+def test_no_frame_of_an_unexpected_error_lists_the_credential(
+    admin: Visitor, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Error monitors record the variables of each frame that an exception passes, and what is in mappings."""
+    assert admin.authorization is not None
+    form = {**admin.form("/new"), "expires": "never"}
+    monkeypatch.setattr(backend, "create", lambda **_: 1 // 0)
+    with pytest.raises(ZeroDivisionError) as raised:
+        admin.post("/new", form)
+
+    seen = 0
+    for frame, _ in traceback.walk_tb(raised.tb):
+        if "basicauth_mw/dashboard/" in frame.f_code.co_filename:
+            for value in frame.f_locals.values():
+                listed = repr(dict(value)) if isinstance(value, Mapping) else repr(value)
+                assert admin.authorization not in listed
+                seen += 1
+    assert seen > 10
 
 
 # --- counts
