@@ -777,6 +777,21 @@ def test_a_forked_child_has_connections_of_its_own(store: RedisStore, admin: red
     asyncio.run(asyncio.wait_for(steps(), 30))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_while_a_thread_takes_a_connection(store: RedisStore) -> None:
+    """The lock of redis-py's pool is held for ever in the child."""
+    assert store.get("id") is not None
+    (client,) = store._lookups._clients.values()
+    with client.connection_pool._lock:
+        process = multiprocessing.get_context("fork").Process(target=store.get, args=("id",))
+        process.start()
+    process.join(20)
+    alive = process.is_alive()
+    process.kill()
+    assert not alive
+    assert process.exitcode == 0
+
+
 def _outside_of_any_loop(work: Callable[[], None]) -> None:
     asyncio._set_running_loop(None)
     work()

@@ -693,6 +693,30 @@ def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     assert 200 < on_loop(store, main()) < 1200
 
 
+def test_one_cancelled_lookup_costs_nobody_else_theirs(
+    store: RedisStore, redis_cluster: RedisCluster
+) -> None:
+    """Nor does a map that has to be refreshed make each lookup open a connection."""
+
+    def clients() -> int:
+        return sum(ask(node, "CLIENT", "LIST").count(b"\n") for node in redis_cluster.nodes)
+
+    async def main() -> None:
+        for turn in range(5):
+            names = [f"k{turn}-{number}" for number in range(300)]
+            store._router.mark_stale(Node())
+            tasks = [asyncio.ensure_future(store.aget(name)) for name in names]
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            tasks[0].cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert outcomes[1:] == [None] * 299
+        assert clients() <= before + 3 * 3
+
+    before = clients()
+    on_loop(store, main())
+
+
 @pytest.mark.proves("X55", "F31")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(store: RedisStore, redis_cluster: RedisCluster) -> None:

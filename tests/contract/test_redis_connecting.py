@@ -219,6 +219,22 @@ def test_all_addresses_are_dead(addresses: list[int], ask: Callable[[RedisStore]
         assert time.monotonic() - start < DEADLINE_S + SLACK_S
 
 
+def test_a_slow_name_server_holds_no_event_loop_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: answer.wait(20) and [])
+    with closing(RedisStore("redis://keys.test:11", deadline_s=DEADLINE_S)) as store:
+
+        async def main() -> None:
+            start = time.monotonic()
+            with pytest.raises(BackendUnavailable, match="in time"):
+                await store.aget("id")
+            assert time.monotonic() - start < DEADLINE_S + SLACK_S
+            answer.set()  # or the loop would wait for its thread
+            await store.aclose()
+
+        asyncio.run(main())
+
+
 def test_tls_to_a_name_with_a_dead_address(
     own_redis_server: RedisServer, addresses: list[int], tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +152,14 @@ def test_sentinels_are_asked_in_turn(pair: WatchedPair, kind: str) -> None:
                 start = time.monotonic()
                 assert question(store) is None
                 assert time.monotonic() - start < DEADLINE_S / 3
+
+
+def test_threads_look_for_the_master_at_once(pair: WatchedPair) -> None:
+    """Each asks every sentinel, though the first is silent, and whatever the others find meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(6) as pool:
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{pair.sentinel.port}"
+        with closing(RedisStore(f"redis+sentinel://{hosts}/keys", deadline_s=DEADLINE_S)) as store:
+            assert list(pool.map(store.get, map(str, range(6)))) == [None] * 6
 
 
 def test_no_sentinel_knows() -> None:

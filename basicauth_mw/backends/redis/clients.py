@@ -12,7 +12,7 @@ of it.
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+from contextlib import closing, suppress
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,7 +22,7 @@ from .connections import sentinels_of
 from .errors import exceptions, translate_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from .connections import Connector
     from .router import Command, Node, Router, Steps
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 NO_REPLY: Final = (exceptions.ConnectionError, exceptions.TimeoutError)
 BROKEN_CONNECTION: Final = (exceptions.ConnectionError,)
 
-_GIVEN_UP: Final = exceptions.ConnectionError("the lookup was given up")
+
+def _given_up() -> Exception:
+    # A new one each time: a traceback grows each time that it is raised.
+    error: Exception = exceptions.ConnectionError("the lookup was given up")
+    return error
 
 
 class ThreadClients:
@@ -51,6 +55,7 @@ class ThreadClients:
         self._connector = connector
         self._make = partial(connector.client, timeout_s=timeout_s, retry_on=retry_on)
         self._clients: dict[Node, Any] = {}
+        self._nodes = router.nodes
 
     def run(self, steps: Steps) -> list[Any]:
         """Take the steps of a router.
@@ -75,8 +80,15 @@ class ThreadClients:
                     outcome = translate_error(exc, self._connector.server(node))
 
     def close(self) -> None:
-        """Close every connection; the next command opens one."""
-        self._drop_others(frozenset())
+        """Close every connection, also those in use; the next command opens one."""
+        for client in self.reset().values():
+            for each in (client, *sentinels_of(client.connection_pool)):
+                each.connection_pool.disconnect()
+
+    def reset(self) -> dict[Node, Any]:
+        """Begin anew; returns what there was."""
+        clients, self._clients = self._clients, {}
+        return clients
 
     def reconnect(self) -> None:
         """Close the connections that nobody is using."""
@@ -92,10 +104,12 @@ class ThreadClients:
         return cast("list[Any]", pipeline.execute(raise_on_error=False))
 
     def _drop_others(self, nodes: frozenset[Node]) -> None:
-        for node in self._clients.keys() - nodes:
-            if (client := self._clients.pop(node, None)) is not None:
-                for each in (client, *sentinels_of(client.connection_pool)):
-                    each.connection_pool.disconnect()
+        if nodes is not self._nodes:
+            self._nodes = nodes
+            for node in self._clients.keys() - nodes:
+                if (client := self._clients.pop(node, None)) is not None:
+                    # One that is in use closes when the thread that uses it has let it go.
+                    client.connection_pool.disconnect(inuse_connections=False)
 
 
 class LoopClients:
@@ -112,7 +126,9 @@ class LoopClients:
         self._connector = connector
         self._nodes = router.nodes
         self._make = partial(connector.client, timeout_s=timeout_s, retry_on=NO_REPLY, on_loop=True)
+        self._limit_s = 2.5 * timeout_s  # two attempts, which say themselves what they have waited for
         self._readers: dict[Node, NodeReader] = {}
+        self._finding: asyncio.Task[Any] | None = None
         # An event loop closes its asynchronous generators before it ends (asyncio.run, uvicorn, anyio).
         self._at_end = self._close_at_end()
 
@@ -123,13 +139,12 @@ class LoopClients:
             BackendUnavailable: There is no reply.
         """
         if (node := self._router.node_for(name)) is None:
-            return (await self.run([("GET", name)]))[0]
+            await self._find_nodes()
+            if (node := self._router.node_for(name)) is None:
+                return (await self.run([("GET", name)]))[0]
         reply: Any
         try:
             reply = await self._reader(node).get(name)
-        except asyncio.CancelledError:
-            self._router.mark_stale(node)
-            raise
         except Exception as exc:
             reply = translate_error(exc, self._connector.server(node))
         if reply is None or type(reply) is bytes:
@@ -189,9 +204,18 @@ class LoopClients:
             for reader in readers.values():
                 await reader.aclose()
 
+    async def _find_nodes(self) -> None:
+        """Refresh the map of the nodes, once for all lookups that need it."""
+        if self._finding is None or self._finding.done():
+            self._finding = _start(self.run([]))
+        await asyncio.wait([self._finding])
+
     def _reader(self, node: Node) -> NodeReader:
         if (reader := self._readers.get(node)) is None:
-            reader = self._readers[node] = NodeReader(self._make(node))
+            failed = partial(self._router.mark_stale, node)
+            reader = self._readers[node] = NodeReader(
+                self._make(node), limit_s=self._limit_s, on_failure=failed
+            )
         return reader
 
     async def _drop_others(self, nodes: frozenset[Node]) -> None:
@@ -212,10 +236,14 @@ class NodeReader:
 
     Args:
         client: Of the running event loop.
+        limit_s: For each batch, whatever it waits for: a host name as well.
+        on_failure: Called when there was no reply.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, limit_s: float, on_failure: Callable[[], None]) -> None:
         self._client = client
+        self._limit_s = limit_s
+        self._on_failure = on_failure
         self._waiting: dict[bytes, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sending: asyncio.Task[Any] | None = None
@@ -242,7 +270,11 @@ class NodeReader:
         Raises:
             Exception: Of redis-py: there is no reply.
         """
-        return cast("list[Any]", await asyncio.shield(self._start(self._pipeline(commands))))
+        task = self._start(self._pipeline(commands))
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise _given_up()
+        return cast("list[Any]", task.result())
 
     async def aclose(self, *, give_up: bool = False) -> None:
         """Close the connections when the replies that are waited for have come.
@@ -256,11 +288,11 @@ class NodeReader:
             await asyncio.wait(self._tasks)
         pool = self._client.connection_pool
         for client in (self._client, *sentinels_of(pool)):
-            await client.connection_pool.disconnect()
+            with suppress(exceptions.RedisError, OSError):  # a peer that does not end TLS, for one
+                await client.connection_pool.disconnect()
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        # An empty context: it is no single request's.
-        task = asyncio.get_running_loop().create_task(work, context=Context())
+        task = _start(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -269,19 +301,23 @@ class NodeReader:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        return cast("list[Any]", await pipeline.execute(raise_on_error=False))
+        async with asyncio.timeout(self._limit_s):
+            return cast("list[Any]", await pipeline.execute(raise_on_error=False))
 
     async def _send(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, {}
-            replies: Sequence[Any] = [_GIVEN_UP] * len(batch)
+            replies: Sequence[Any] = [_given_up()] * len(batch)
             try:
                 if len(batch) == 1:
-                    replies = [await self._client.execute_command("GET", *batch)]
+                    async with asyncio.timeout(self._limit_s):
+                        replies = [await self._client.execute_command("GET", *batch)]
                 else:
                     replies = await self._pipeline(("GET", name) for name in batch)
             except Exception as exc:
                 replies = [exc] * len(batch)
+                if not isinstance(exc, exceptions.ResponseError):
+                    self._on_failure()
             finally:
                 _settle(batch, replies)
         self._sending = None  # before anything else runs: the next lookup starts another task
@@ -290,10 +326,18 @@ class NodeReader:
         if self._sending is task:  # it was cancelled, perhaps before it began
             self._sending = None
             waiting, self._waiting = self._waiting, {}
-            _settle(waiting, [_GIVEN_UP] * len(waiting))
+            _settle(waiting, [_given_up()] * len(waiting))
 
 
 def _settle(batch: Mapping[bytes, asyncio.Future[Any]], replies: Sequence[Any]) -> None:
     for future, reply in zip(batch.values(), replies, strict=True):
         if not future.done():
             future.set_result(reply)
+
+
+def _start(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Run in a task of its own, whose exception may be ignored."""
+    # In an empty context: it is no single request's.
+    task = asyncio.get_running_loop().create_task(work, context=Context())
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

@@ -72,7 +72,9 @@ class Cluster:
         self.nodes: frozenset[Node] = frozenset(self._seeds)
 
     def node_for(self, name: bytes) -> Node | None:
-        return None if self._is_stale else self._map.node_of(_crc.key_slot(name))
+        if self._is_stale and not self._is_young():
+            return None
+        return self._map.node_of(_crc.key_slot(name))
 
     def mark_stale(self, node: Node) -> None:
         """Mark the slot map stale; try this node last when it is refreshed."""
@@ -155,7 +157,7 @@ class Cluster:
 
     def _refresh(self) -> Generator[tuple[Node, Sequence[Command]], list[Any] | Exception, None]:
         """Get a new map, unless this one is very young."""
-        if self._map.nodes and time.monotonic() < self._asked_at + _MAP_AGE_S:
+        if self._is_young():
             return
         known = self._map
         reason: Exception = BackendUnavailable("no node of the Redis Cluster knows who serves which slots")
@@ -173,6 +175,9 @@ class Cluster:
         self._asked_at = time.monotonic()
         if not known.nodes:
             raise reason
+
+    def _is_young(self) -> bool:
+        return bool(self._map.nodes) and time.monotonic() < self._asked_at + _MAP_AGE_S
 
     def _take(self, new: SlotMap) -> None:
         candidates = (*self._sources, *new.nodes)

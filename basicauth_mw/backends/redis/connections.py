@@ -177,11 +177,14 @@ _WHO_IS_MASTER: Final = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME")
 class _Sentinels(_sentinel.Sentinel):  # type: ignore[misc,name-defined]
     """Asks one sentinel after another; first the one that has answered before."""
 
+    sentinels: list[Any]
+
     def discover_master(self, service_name: str) -> tuple[str, int]:
-        for sentinel in self.sentinels:
+        for sentinel in list(self.sentinels):
             with suppress(exceptions.RedisError):
                 if (found := sentinel.execute_command(*_WHO_IS_MASTER, service_name)) is not None:
-                    self.sentinels.sort(key=lambda each: each is not sentinel)
+                    # A new list: others may be looking through the old one.
+                    self.sentinels = sorted(self.sentinels, key=lambda each: each is not sentinel)
                     return found[0].decode(), int(found[1])
         raise MasterNotFoundError
 
@@ -189,11 +192,14 @@ class _Sentinels(_sentinel.Sentinel):  # type: ignore[misc,name-defined]
 class _AsyncSentinels(_asentinel.Sentinel):  # type: ignore[misc,name-defined]
     """``_Sentinels`` for an event loop."""
 
+    sentinels: list[Any]
+
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        for sentinel in self.sentinels:
+        for sentinel in list(self.sentinels):
             with suppress(exceptions.RedisError):
                 if (found := await sentinel.execute_command(*_WHO_IS_MASTER, service_name)) is not None:
-                    self.sentinels.sort(key=lambda each: each is not sentinel)
+                    # A new list: others may be looking through the old one.
+                    self.sentinels = sorted(self.sentinels, key=lambda each: each is not sentinel)
                     return found[0].decode(), int(found[1])
         raise MasterNotFoundError
 
@@ -270,7 +276,9 @@ class _AsyncTcp(_aredis.Connection):  # type: ignore[misc,name-defined]
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        found = _in_order(self, await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
+        async with asyncio.timeout(self.socket_connect_timeout):
+            resolved = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        found = _in_order(self, resolved)
         arguments = {**self._connection_arguments()}
         tls = {"ssl": arguments["ssl"], "server_hostname": self.host} if "ssl" in arguments else {}
         reason: OSError = OSError("the host name has no address")

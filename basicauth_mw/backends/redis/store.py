@@ -303,9 +303,10 @@ class RedisStore:
     # --- inside
 
     def _reset_in_child(self) -> object:
-        # redis-py sees to the connections of threads.
+        # A lock of redis-py's pools may be held for ever here: by a thread that was not forked.
+        clients = [each.reset() for each in (self._lookups, self._admin, self._swaps)]
         inherited, self._loops = self._loops, {}
-        return inherited
+        return inherited, clients
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> LoopClients:
         for other in list(self._loops):
