@@ -16,7 +16,7 @@ BENCH_READY := .venv/.bench-ready
 MUTATE_READY := .venv/.mutate-ready
 GUIDED_READY := .venv/.guided-ready
 
-.PHONY: help demo test test-system bench soak fuzz format clean timing mutate fuzz-guided
+.PHONY: help demo test coverage test-system bench soak fuzz format clean timing mutate fuzz-guided
 
 soak: MINUTES ?= 30
 fuzz fuzz-guided: MINUTES ?= 5
@@ -27,11 +27,18 @@ help: ## Show this
 demo: $(READY) ## Serve the FastAPI example with a new key and print curl lines; PORT=8000
 	@$(BIN)/basicauth-mw demo --port $(PORT)
 
-test: $(READY) ## Lint, type-check and test, with coverage
+test: $(READY) ## Lint, type-check and test; or run a part of the tests: T=tests/unit/test_cache.py
+ifeq ($(origin T),command line)
+	$(BIN)/pytest $(T)
+else
 	@$(BIN)/python -c 'import platform as p; print("Testing on", p.python_implementation(), p.python_version())'
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/pytest -n 2
+endif
+
+coverage: $(READY) ## Test with branch coverage; takes a quarter longer
 	$(BIN)/pytest -n 2 --cov=basicauth_mw
 
 test-system: $(SYSTEM_READY) ## Test what needs nginx, Caddy and Chromium
