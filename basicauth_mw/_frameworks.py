@@ -60,8 +60,8 @@ _MOST_LAYERS: Final = 100
 _INWARD: Final = (
     *("middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app"),
     *("application", "app", "inner"),  # of test clients and wrappers around an app; Channels uses inner
-    # Django's, and last: a layer of Starlette's has a handler beside its app. Sentry has each middleware of
-    # Django in _inner, and what is behind that one beside it.
+    # Django's names come last: a Starlette layer has a handler as well as an app. Sentry keeps each Django
+    # middleware in _inner, and the next one in get_response.
     *("handler", "_inner", "get_response", "func", "awaitable"),
 )
 

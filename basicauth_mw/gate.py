@@ -158,11 +158,11 @@ class Gate(Generic[R]):
         return self._verifier.begin(field)
 
     def verify(self, check: Check) -> Decision:
-        """Decide on a check that ``begin`` has returned, blocking for at most the deadline of the backend."""
+        """Complete a check that ``begin`` has returned, blocking for the backend and for a password hash."""
         return run(check, self.reader)
 
     async def averify(self, check: Check) -> Decision:
-        """``verify`` for an event loop. Suspends only if something has to be waited for."""
+        """``verify`` for an event loop. Suspends only if it has to wait."""
         return await arun(check, self.reader)
 
     def refuse(self, request: R, deny: Deny) -> Answer:
@@ -299,7 +299,7 @@ class Gate(Generic[R]):
     # --- life
 
     def observe(self, hook: MetricsHook) -> None:
-        """Set the metrics hook, in the place of any other."""
+        """Set the metrics hook, replacing any other."""
         self.reader.metrics = hook
         self._recall = hook.counting(self._cache.get)
 

@@ -56,7 +56,7 @@ def _of_one(answers: Sequence[object]) -> Iterator[Advice]:
         )
 
 
-def _quoted(octets: bytes) -> str:
-    """As redis-cli takes what is not text."""
-    plain = bytes(octet for octet in range(0x20, 0x7F) if octet not in b'"\\')
-    return '"' + "".join(chr(octet) if octet in plain else f"\\x{octet:02x}" for octet in octets) + '"'
+def _quoted(value: bytes) -> str:
+    """Quote bytes for redis-cli."""
+    plain = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
+    return '"' + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in value) + '"'

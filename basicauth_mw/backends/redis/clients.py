@@ -1,12 +1,11 @@
 """redis-py clients: for each node one that all threads share, and one for each event loop.
 
-redis-py keeps the pools of connections, notices those that were closed, survives a fork and speaks TLS. What
-is added here: a router decides which node gets a command, and an event loop sends lookups that arrive
-together as one batch.
+redis-py provides connection pools, detects closed connections and implements TLS. This module adds two
+things: a router selects the node for each command, and lookups that arrive together on an event loop are sent
+as one batch.
 
-A lookup may be sent twice, since it changes nothing: once more on a new connection if there was no reply.
-Each attempt has half of the deadline. A change is sent once: the caller who lost the reply checks what became
-of it.
+A lookup is idempotent, so it is retried once on a new connection if there was no reply. Each attempt has half
+of the deadline. A change is sent only once; if its reply is lost, the caller reads back what happened.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ if TYPE_CHECKING:
     from .connections import Connector
     from .router import Command, Node, Router, Steps
 
-# There was no reply, for whatever reason; and the reason was not that it took too long.
+# Errors that mean "no reply", and those of them that are not timeouts.
 NO_REPLY: Final = (exceptions.ConnectionError, exceptions.TimeoutError)
 BROKEN_CONNECTION: Final = (exceptions.ConnectionError,)
 
 
 def _given_up() -> Exception:
-    # A new one each time: a traceback grows each time that it is raised.
-    error: Exception = exceptions.ConnectionError("the lookup was given up")
+    # A new exception each time: raising a shared one again would extend its traceback.
+    error: Exception = exceptions.ConnectionError("the lookup was cancelled")
     return error
 
 
 class ThreadClients:
-    """The clients that all threads of the process share.
+    """The clients that all threads of the process share, one for each node.
 
     Args:
         router: Decides which node gets a command.
@@ -58,13 +57,13 @@ class ThreadClients:
         self._nodes = router.nodes
 
     def run(self, steps: Steps) -> list[Any]:
-        """Take the steps of a router.
+        """Perform the steps of a router.
 
         Returns:
             The replies, error replies included.
 
         Raises:
-            BackendUnavailable: There is none.
+            BackendUnavailable: There was no reply.
         """
         outcome: Any = None
         with closing(steps):
@@ -80,18 +79,18 @@ class ThreadClients:
                     outcome = translate_error(exc, self._connector.server(node))
 
     def close(self) -> None:
-        """Close every connection, also those in use; the next command opens one."""
+        """Close all connections, including those in use; the next command opens a new one."""
         for client in self.reset().values():
             for each in (client, *sentinels_of(client.connection_pool)):
                 each.connection_pool.disconnect()
 
     def reset(self) -> dict[Node, Any]:
-        """Begin anew; returns what there was."""
+        """Forget the clients without closing them, and return them."""
         clients, self._clients = self._clients, {}
         return clients
 
     def reconnect(self) -> None:
-        """Close the connections that nobody is using."""
+        """Close idle connections, so that the next command opens a new one."""
         for client in list(self._clients.values()):
             client.connection_pool.disconnect(inuse_connections=False)
 
@@ -108,7 +107,7 @@ class ThreadClients:
             self._nodes = nodes
             for node in self._clients.keys() - nodes:
                 if (client := self._clients.pop(node, None)) is not None:
-                    # One that is in use closes when the thread that uses it has let it go.
+                    # Connections in use are closed when they are garbage collected.
                     client.connection_pool.disconnect(inuse_connections=False)
 
 
@@ -126,17 +125,17 @@ class LoopClients:
         self._connector = connector
         self._nodes = router.nodes
         self._make = partial(connector.client, timeout_s=timeout_s, retry_on=NO_REPLY, on_loop=True)
-        self._limit_s = 2.5 * timeout_s  # two attempts, which say themselves what they have waited for
+        self._limit_s = 2.5 * timeout_s  # longer than two attempts, whose own errors are more specific
         self._readers: dict[Node, NodeReader] = {}
         self._finding: asyncio.Task[Any] | None = None
         # An event loop closes its asynchronous generators before it ends (asyncio.run, uvicorn, anyio).
         self._at_end = self._close_at_end()
 
     async def get(self, name: bytes) -> Any:
-        """The reply to a GET, which may be an error reply. May be cancelled at any time.
+        """Return the reply to a GET, which may be an error reply. May be cancelled at any time.
 
         Raises:
-            BackendUnavailable: There is no reply.
+            BackendUnavailable: There was no reply.
         """
         if (node := self._router.node_for(name)) is None:
             await self._find_nodes()
@@ -155,17 +154,17 @@ class LoopClients:
     async def run(
         self, commands: Sequence[Command], *, known: tuple[Node, list[Any] | Exception] | None = None
     ) -> list[Any]:
-        """Send commands that only read to the nodes of their keys. May be cancelled at any time.
+        """Send read-only commands to the nodes of their keys. May be cancelled at any time.
 
         Args:
             commands: What to send.
-            known: A node that they were sent to already, and what came of it.
+            known: A node that has received the commands already, with its replies or the error.
 
         Returns:
             The replies, error replies included.
 
         Raises:
-            BackendUnavailable: There is none.
+            BackendUnavailable: There was no reply.
         """
         outcome: Any = None
         with closing(self._router.route(commands, retry=True)) as steps:
@@ -182,14 +181,14 @@ class LoopClients:
                         outcome = await self._reader(node).execute(batch)
                     except Exception as exc:
                         outcome = translate_error(exc, self._connector.server(node))
-                known = None  # it may be sent again
+                known = None  # the commands may be sent to this node again
 
     async def start(self) -> None:
-        """Have the connections closed when the loop ends."""
+        """Register the clients to be closed when the event loop ends."""
         await anext(self._at_end)
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         await self._at_end.aclose()
         self._nodes = frozenset()
         readers, self._readers = self._readers, {}
@@ -205,7 +204,7 @@ class LoopClients:
                 await reader.aclose()
 
     async def _find_nodes(self) -> None:
-        """Refresh the map of the nodes, once for all lookups that need it."""
+        """Refresh the slot map, once for all lookups that wait for it."""
         if self._finding is None or self._finding.done():
             self._finding = _start(self.run([]))
         await asyncio.wait([self._finding])
@@ -223,20 +222,20 @@ class LoopClients:
             self._nodes = nodes
             for node in self._readers.keys() - nodes:
                 if (reader := self._readers.pop(node, None)) is not None:
-                    await reader.aclose(give_up=True)  # those who wait ask another node
+                    await reader.aclose(give_up=True)  # waiting lookups are sent to another node
 
 
 class NodeReader:
     """Reads from one node.
 
-    Lookups of one turn of the event loop go out together, and so do those that arrive while others wait.
+    Lookups are batched per event loop iteration, and while a reply is pending.
 
-    Only tasks of this object touch a connection. A caller that is cancelled leaves no reply for the next one,
-    and costs nobody else theirs.
+    Connections are used only by tasks of this object. Cancelling a caller therefore neither leaves a reply
+    for the next caller nor affects other callers.
 
     Args:
-        client: Of the running event loop.
-        limit_s: For each batch, whatever it waits for: a host name as well.
+        client: A redis-py client of the running event loop.
+        limit_s: Seconds for each batch, including DNS and connecting.
         on_failure: Called when there was no reply.
     """
 
@@ -249,10 +248,10 @@ class NodeReader:
         self._sending: asyncio.Task[Any] | None = None
 
     async def get(self, name: bytes) -> Any:
-        """The reply to a GET, or an error reply.
+        """Return the reply to a GET, or an error reply.
 
         Raises:
-            Exception: Of redis-py: there is no reply.
+            Exception: An error of redis-py: there was no reply.
         """
         if (future := self._waiting.get(name)) is None:
             future = self._waiting[name] = asyncio.get_running_loop().create_future()
@@ -265,10 +264,10 @@ class NodeReader:
         return reply
 
     async def execute(self, commands: Iterable[Command]) -> list[Any]:
-        """The replies to several commands, error replies included.
+        """Return the replies to several commands, including error replies.
 
         Raises:
-            Exception: Of redis-py: there is no reply.
+            Exception: An error of redis-py: there was no reply.
         """
         task = self._start(self._pipeline(commands))
         await asyncio.wait([task])
@@ -277,10 +276,10 @@ class NodeReader:
         return cast("list[Any]", task.result())
 
     async def aclose(self, *, give_up: bool = False) -> None:
-        """Close the connections when the replies that are waited for have come.
+        """Wait for pending replies, then close the connections.
 
         Args:
-            give_up: Do not wait for them.
+            give_up: Cancel pending lookups instead of waiting for them.
         """
         for task in self._tasks if give_up else ():
             task.cancel()
@@ -288,7 +287,7 @@ class NodeReader:
             await asyncio.wait(self._tasks)
         pool = self._client.connection_pool
         for client in (self._client, *sentinels_of(pool)):
-            with suppress(exceptions.RedisError, OSError):  # a peer that does not end TLS, for one
+            with suppress(exceptions.RedisError, OSError):  # such as a timeout of the TLS shutdown
                 await client.connection_pool.disconnect()
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -320,10 +319,10 @@ class NodeReader:
                     self._on_failure()
             finally:
                 _settle(batch, replies)
-        self._sending = None  # before anything else runs: the next lookup starts another task
+        self._sending = None  # no await since the last check: the next lookup starts another task
 
     def _end(self, task: asyncio.Task[Any]) -> None:
-        if self._sending is task:  # it was cancelled, perhaps before it began
+        if self._sending is task:  # the task was cancelled, perhaps before it started
             self._sending = None
             waiting, self._waiting = self._waiting, {}
             _settle(waiting, [_given_up()] * len(waiting))
@@ -336,8 +335,8 @@ def _settle(batch: Mapping[bytes, asyncio.Future[Any]], replies: Sequence[Any]) 
 
 
 def _start(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Run in a task of its own, whose exception may be ignored."""
-    # In an empty context: it is no single request's.
+    """Start a task whose exception need not be retrieved."""
+    # An empty context: the task belongs to no single request.
     task = asyncio.get_running_loop().create_task(work, context=Context())
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task

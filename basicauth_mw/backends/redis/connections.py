@@ -169,13 +169,13 @@ def sentinels_of(pool: Any) -> Sequence[Any]:
     return () if manager is None else cast("Sequence[Any]", manager.sentinels)
 
 
-# redis-py asks for all that a sentinel knows. That needs more rights, and names the old master until a
-# failover has ended.
+# redis-py sends SENTINEL MASTERS, which requires more rights and reports the old master until a failover has
+# ended.
 _WHO_IS_MASTER: Final = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME")
 
 
 class _Sentinels(_sentinel.Sentinel):  # type: ignore[misc,name-defined]
-    """Asks one sentinel after another; first the one that has answered before."""
+    """Asks the sentinels in turn, beginning with the one that answered last."""
 
     sentinels: list[Any]
 
@@ -183,7 +183,7 @@ class _Sentinels(_sentinel.Sentinel):  # type: ignore[misc,name-defined]
         for sentinel in list(self.sentinels):
             with suppress(exceptions.RedisError):
                 if (found := sentinel.execute_command(*_WHO_IS_MASTER, service_name)) is not None:
-                    # A new list: others may be looking through the old one.
+                    # A new list: other threads may be iterating over the old one.
                     self.sentinels = sorted(self.sentinels, key=lambda each: each is not sentinel)
                     return found[0].decode(), int(found[1])
         raise MasterNotFoundError
@@ -198,14 +198,14 @@ class _AsyncSentinels(_asentinel.Sentinel):  # type: ignore[misc,name-defined]
         for sentinel in list(self.sentinels):
             with suppress(exceptions.RedisError):
                 if (found := await sentinel.execute_command(*_WHO_IS_MASTER, service_name)) is not None:
-                    # A new list: others may be looking through the old one.
+                    # A new list: other threads may be iterating over the old one.
                     self.sentinels = sorted(self.sentinels, key=lambda each: each is not sentinel)
                     return found[0].decode(), int(found[1])
         raise MasterNotFoundError
 
 
 def _check_role(connection: Any) -> None:
-    """Sentinels may name a server that is no master any more, and its keys may be old."""
+    """Refuse a server that is no longer the master: its keys may be outdated."""
     connection.on_connect()
     connection.send_command("ROLE", check_health=False)
     _is_master(connection.read_response())

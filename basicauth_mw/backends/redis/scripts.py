@@ -72,9 +72,9 @@ class KeyNames:
         return ("GET", self.record(client_id))
 
     def swap(self, client_id: bytes, stored: bytes, record: bytes, *, announce: bool) -> Command:
-        """Replies 1 if the record was ``stored`` and is ``record`` now, else 0; empty: none.
+        """Replace the record ``stored`` by ``record``; empty means none. Replies 1 if replaced, else 0.
 
-        With ``announce``, every process is told as well. That is for one server.
+        With ``announce``, the same script publishes the change. A cluster does not support this.
         """
         keys = (self.record(client_id), *((self.changes, self.index) if announce else ()))
         return ("EVAL", _SWAP, len(keys), *keys, stored, record, client_id)

@@ -303,7 +303,7 @@ class RedisStore:
     # --- inside
 
     def _reset_in_child(self) -> object:
-        # A lock of redis-py's pools may be held for ever here: by a thread that was not forked.
+        # Start with new clients: a thread that the child does not have may have held a lock of a pool.
         clients = [each.reset() for each in (self._lookups, self._admin, self._swaps)]
         inherited, self._loops = self._loops, {}
         return inherited, clients
@@ -341,7 +341,7 @@ class RedisStore:
             raise translate_error(exc, self._server) from None
 
     def _reconnect(self) -> None:
-        """Make the next change ask again who the master is: it may be another one."""
+        """Close idle connections, so that the next change looks up the current master."""
         self._admin.reconnect()
         self._swaps.reconnect()
 
