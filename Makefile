@@ -64,7 +64,7 @@ fuzz-guided: $(GUIDED_READY) ## The same for the parser alone, guided by coverag
 	@mkdir -p .make/fuzz
 	$(BIN)/python -m tests.fuzz.guided -max_len=300 -max_total_time=$$(($(MINUTES) * 60)) .make/fuzz tests/fuzz/corpus
 
-mutate: $(MUTATE_READY) ## Change the code that decides and list what no test notices; MUTANTS='basicauth_mw.exclude*'
+mutate: $(MUTATE_READY) ## Change the code that decides and list what no test notices; MUTANTS='basicauth_mw.auth.excluded_paths*'
 	set -f; $(BIN)/mutmut run --max-children 2 $(MUTANTS)
 	$(BIN)/mutmut results | grep -v 'not checked' || echo "no survivors"
 

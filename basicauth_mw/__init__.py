@@ -8,12 +8,9 @@ The middleware is ``basicauth_mw.asgi.BasicAuthMiddleware`` or ``basicauth_mw.ws
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from .backend import Backend as Backend
-    from .backend import Issued as Issued
-    from .backend import open_backend as open_backend
-    from .credentials import Credentials as Credentials
-    from .credentials import encode_basic as encode_basic
-    from .credentials import parse_basic as parse_basic
+    from .backends.backend import Backend as Backend
+    from .backends.backend import Issued as Issued
+    from .backends.backend import open_backend as open_backend
     from .errors import BackendError as BackendError
     from .errors import BackendUnavailable as BackendUnavailable
     from .errors import BasicAuthError as BasicAuthError
@@ -33,11 +30,14 @@ if TYPE_CHECKING:
     from .errors import Rejected as Rejected
     from .errors import Throttled as Throttled
     from .errors import UnreadableRecord as UnreadableRecord
-    from .hashing import hash_secret as hash_secret
-    from .model import Key as Key
-    from .model import Principal as Principal
-    from .model import Secret as Secret
-    from .scopes import require_scopes as require_scopes
+    from .keys.credentials import Credentials as Credentials
+    from .keys.credentials import encode_basic as encode_basic
+    from .keys.credentials import parse_basic as parse_basic
+    from .keys.hashing import hash_secret as hash_secret
+    from .keys.model import Key as Key
+    from .keys.model import Principal as Principal
+    from .keys.model import Secret as Secret
+    from .keys.scopes import require_scopes as require_scopes
     from .settings import Settings as Settings
 
 __version__ = "0.1.0"
@@ -77,8 +77,8 @@ __all__ = [
 ]
 
 _PUBLIC = {
-    "backend": ("Backend", "Issued", "open_backend"),
-    "credentials": ("Credentials", "encode_basic", "parse_basic"),
+    "backends.backend": ("Backend", "Issued", "open_backend"),
+    "keys.credentials": ("Credentials", "encode_basic", "parse_basic"),
     "errors": (
         "BackendError",
         "BackendUnavailable",
@@ -100,9 +100,9 @@ _PUBLIC = {
         "Throttled",
         "UnreadableRecord",
     ),
-    "hashing": ("hash_secret",),
-    "model": ("Key", "Principal", "Secret"),
-    "scopes": ("require_scopes",),
+    "keys.hashing": ("hash_secret",),
+    "keys.model": ("Key", "Principal", "Secret"),
+    "keys.scopes": ("require_scopes",),
     "settings": ("Settings",),
 }
 
@@ -111,7 +111,7 @@ if not TYPE_CHECKING:  # pragma: no branch - who checks types is to see which na
     def __getattr__(name):
         from importlib import import_module
 
-        if name in (*_PUBLIC, "backends"):
+        if name in ("backends", "errors", "settings"):
             return import_module(f".{name}", __name__)
         for module, names in _PUBLIC.items():
             if name in names:

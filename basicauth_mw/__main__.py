@@ -30,8 +30,8 @@ def _run() -> int | str:
     if is_ours:
         signal.signal(signal.SIGINT, _end)
 
-    from ._extras import require
     from .errors import MissingExtra
+    from .runtime.extras import require
 
     try:
         for module in ("typer", "rich"):

@@ -10,18 +10,18 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ._frameworks import handles_errors, holds_cors, is_starlette_500, own_root_path
-from .gate import Gate
-from .model import Allow, Deny
-from .problem import TIMEOUT, Answer, is_routine
-from .verifier import Check
+from .auth.authenticator import Authenticator
+from .auth.frameworks import handles_errors, is_starlette_500, own_root_path, wraps_cors
+from .auth.problems import TIMEOUT, Response, is_refusal
+from .auth.verifier import PendingVerification
+from .keys.model import Allow, Deny
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
     from collections.abc import Awaitable, Callable, MutableMapping
     from typing import Unpack
 
-    from .model import Principal
+    from .keys.model import Principal
     from .settings import Overrides, Settings
 
     Scope = MutableMapping[str, Any]
@@ -44,7 +44,7 @@ PRINCIPAL: Final = "basicauth_mw.principal"
 _AUTHORIZATION: Final = b"authorization"
 
 
-class ScopeFacts:
+class ASGIRequest:
     """Reads an ASGI scope of type http or websocket."""
 
     @staticmethod
@@ -120,10 +120,10 @@ class BasicAuthMiddleware:
         **overrides: Unpack[Overrides],
     ) -> None:
         self.app = app
-        self._gate: Gate[Scope] = Gate(
-            ScopeFacts(), backend, settings, overrides, root_path=own_root_path(app)
+        self._authenticator: Authenticator[Scope] = Authenticator(
+            ASGIRequest(), backend, settings, overrides, root_path=own_root_path(app)
         )
-        configured = self._gate.settings
+        configured = self._authenticator.settings
         self._sets_user = configured.set_user
         self._strips = configured.strip_authorization
         self._timeout_s = configured.timeout_s
@@ -132,9 +132,9 @@ class BasicAuthMiddleware:
         self._held_starts = _HeldStarts(configured.start_hold_s) if holds else None
 
     @property
-    def gate(self) -> Gate[Scope]:
+    def authenticator(self) -> Authenticator[Scope]:
         """What decides on requests; for integrations."""
-        return self._gate
+        return self._authenticator
 
     async def __call__(self, scope: Any, receive: AnyReceive, send: AnySend) -> None:
         kind = scope["type"]
@@ -145,16 +145,16 @@ class BasicAuthMiddleware:
             return
         if type(scope.get("headers")) is not list:  # any iterable, even a one-shot one
             scope["headers"] = list(scope.get("headers", ()))
-        gate = self._gate
-        decision = gate.begin(scope)
+        authenticator = self._authenticator
+        decision = authenticator.begin(scope)
         if type(decision) is not Allow:
-            if isinstance(decision, Check):
+            if isinstance(decision, PendingVerification):
                 if not _runs_on_asyncio():
                     raise RuntimeError(_ASYNCIO_NEEDED)
-                decision = await gate.averify(decision)
+                decision = await authenticator.averify(decision)
             if isinstance(decision, Deny):
                 self._remove_identity(scope)
-                await _refuse(scope, receive, send, gate.refuse(scope, decision))
+                await _refuse(scope, receive, send, authenticator.refuse(scope, decision))
                 return
         # The scope is updated in place, so that layers outside, such as metrics and access logs, see the
         # caller and what the app's router adds.
@@ -202,8 +202,8 @@ class BasicAuthMiddleware:
             if guard.held is not None:
                 await guard.give_up(exc)
             return False
-        routine = is_routine(exc)
-        if not self._gate.settings.map_errors or (
+        routine = is_refusal(exc)
+        if not self._authenticator.settings.map_errors or (
             guard.holds_answer and handles_errors(guard.scope.get("app"))
         ):
             await guard.release()  # not ours to replace
@@ -211,7 +211,9 @@ class BasicAuthMiddleware:
         request = guard.request
         if not routine and handles_errors(request.get("app")):
             return False  # its own handler is round us, and has not had its turn
-        answer = self._gate.answer_exception(request, exc, client_id=principal.client_id, traceback=False)
+        answer = self._authenticator.answer_exception(
+            request, exc, client_id=principal.client_id, traceback=False
+        )
         await _answer_if_there(request, guard.take(), answer)
         return routine
 
@@ -239,10 +241,12 @@ class BasicAuthMiddleware:
             del scope
             await running
         except Exception as exc:
-            if answered or gone or not is_routine(exc) or not self._gate.settings.map_errors:
+            if answered or gone or not is_refusal(exc) or not self._authenticator.settings.map_errors:
                 raise
             request = guard.request
-            answer = self._gate.answer_exception(request, exc, client_id=principal.client_id, traceback=False)
+            answer = self._authenticator.answer_exception(
+                request, exc, client_id=principal.client_id, traceback=False
+            )
             if connected:
                 await _deny(request, send, answer)
             else:
@@ -264,7 +268,7 @@ class BasicAuthMiddleware:
                 return
             log = f"the app started no response within {timeout_s:g} s"
             request = guard.request
-            answer = self._gate.answer_problem(request, TIMEOUT, log)
+            answer = self._authenticator.answer_problem(request, TIMEOUT, log)
             answering = create_task(_answer_if_there(request, guard.take(), answer))
             task.cancel()
 
@@ -303,20 +307,20 @@ class BasicAuthMiddleware:
         async def receiving() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                if holds_cors(self.app):
+                if wraps_cors(self.app):
                     self._warn_of_cors()
-                await self._gate.awarm()
+                await self._authenticator.awarm()
             return message
 
         async def sending(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown."):
-                await self._gate.aclose()
+                await self._authenticator.aclose()
             await send(message)
 
         await self.app(scope, receiving, sending)
 
     def _warn_of_cors(self) -> None:
-        preflights = "" if self._gate.settings.allow_preflight else ", and preflights are refused"
+        preflights = "" if self._authenticator.settings.allow_preflight else ", and preflights are refused"
         logger.warning(
             "CORSMiddleware stands inside the gate: scripts of other origins cannot read the gate's own "
             "answers%s; put it outside",
@@ -567,7 +571,7 @@ async def _drop(_message: Message) -> None:
     pass
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Response) -> None:
     if scope["type"] == "http":
         await _answer(scope, send, answer)
         return
@@ -576,19 +580,19 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Answer) ->
         await _deny(scope, send, answer)
 
 
-async def _deny(scope: Scope, send: Send, answer: Answer) -> None:
+async def _deny(scope: Scope, send: Send, answer: Response) -> None:
     if "websocket.http.response" in (scope.get("extensions") or {}):
         await _answer(scope, send, answer, prefix="websocket.")
     else:
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
 
 
-async def _answer_if_there(scope: Scope, send: Send, answer: Answer) -> None:
+async def _answer_if_there(scope: Scope, send: Send, answer: Response) -> None:
     with suppress(OSError):  # the client has gone, which does not matter
         await _answer(scope, send, answer)
 
 
-async def _answer(scope: Scope, send: Send, answer: Answer, *, prefix: str = "") -> None:
+async def _answer(scope: Scope, send: Send, answer: Response, *, prefix: str = "") -> None:
     start = {"type": f"{prefix}http.response.start", "status": answer.status, "headers": answer.raw_headers}
     await send(start)
     body = b"" if scope.get("method") == "HEAD" else answer.body

@@ -8,14 +8,14 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from . import audit
+from .keys import audit
 from .portable import TransferError, dump_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .backend import Backend
-    from .model import Key
+    from .backends.backend import Backend
+    from .keys.model import Key
 
 _TELL_EVERY: Final = 1000  # keys
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from .asgi import PRINCIPAL, BasicAuthMiddleware, ScopeFacts, _refuse
+from .asgi import PRINCIPAL, ASGIRequest, BasicAuthMiddleware, _refuse
+from .auth.problems import Problem, render, to_problem
 from .errors import BackendUnavailable, ConfigurationError
-from .problem import Problem, problem_of, render
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -48,7 +48,7 @@ def create_app(
         ConfigurationError: As there; or something is to be open, which only the proxy can know.
     """
     app = _Service(_answer, backend, settings=settings, **overrides)
-    configured = app.gate.settings
+    configured = app.authenticator.settings
     if configured.exclude or configured.allow_preflight:
         raise ConfigurationError(
             "exclude and allow_preflight: not here, where a path is the proxy's own; "
@@ -66,17 +66,17 @@ class _Service(BasicAuthMiddleware):
             await super().__call__(scope, receive, send)
             return
         problem = _NOT_FOUND
-        raw = ScopeFacts.path(scope)[2]
+        raw = ASGIRequest.path(scope)[2]
         if scope["type"] == "http" and path in ("/health", "/ready") and raw in (b"", path.encode()):
-            if path == "/health" or await self.gate.backend.aready():
+            if path == "/health" or await self.authenticator.backend.aready():
                 # Envoy asks with the path of the app unless it has a path_prefix, and lets a request through
                 # only if the status is 200. So 204 can never open the app's own path of this name.
                 headers = [(b"cache-control", b"no-store")]
                 await send({"type": "http.response.start", "status": 204, "headers": headers})
                 await send({"type": "http.response.body", "body": b""})
                 return
-            problem = problem_of(BackendUnavailable())
-        answer = render(problem, request_id=self.gate.request_id(scope), challenge="")
+            problem = to_problem(BackendUnavailable())
+        answer = render(problem, request_id=self.authenticator.request_id(scope), challenge="")
         await _refuse(scope, receive, send, answer)
 
 

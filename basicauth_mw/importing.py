@@ -17,13 +17,13 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from .audit import printable
 from .errors import BasicAuthError, InvalidKey, KeyExists
-from .hashing import kind_not_accepted, looks_hashed, salts
-from .minting import Shape, is_secret, recognise
-from .model import Key, Secret, utcnow
+from .keys.audit import printable
+from .keys.generated_secrets import SecretShape, classify, is_secret
+from .keys.hashing import looks_hashed, salts, unsupported_scheme
+from .keys.model import Key, Secret, utcnow
+from .keys.validation import check_client_id, check_new_client_id, check_secret, parse_moment
 from .portable import TransferError, load_line
-from .rules import check_client_id, check_new_client_id, check_secret, parse_moment
 from .sources import text_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from .backend import Backend
+    from .backends.backend import Backend
     from .sources import Source
 
 BATCH: Final = 1000
@@ -344,11 +344,11 @@ class _Batch:
         details = self._details(row)
         if is_hash:
             return _key(client_id, secret, self._now, details)
-        shape = recognise(secret)
-        if shape is Shape.MINTED:  # checked by that, so it can go the short way
-            hashed = self._backend.hasher.hash_fast(secret, salt=next(self._salts))
+        shape = classify(secret)
+        if shape is SecretShape.GENERATED:  # checked by that, so it can go the short way
+            hashed = self._backend.hasher.digest_secret(secret, salt=next(self._salts))
             return _key(client_id, hashed, self._now, details)
-        if shape is Shape.MISTYPED:
+        if shape is SecretShape.BAD_CHECKSUM:
             check_secret(secret)  # says so
         self._room -= BATCH // _SLOW_BATCH
         if self._backend.get(client_id) is not None:  # known at a fraction of what the hash costs
@@ -379,7 +379,7 @@ class _Batch:
         if looks_hashed(hashed):
             return _key(client_id, hashed, self._now)
         if _DES_CRYPT.fullmatch(hashed):
-            raise kind_not_accepted("crypt (DES)")
+            raise unsupported_scheme("crypt (DES)")
         raise InvalidKey("not a hash that is understood here, or plain text: re-make it with  htpasswd -B")
 
     # --- inside
@@ -473,7 +473,7 @@ def _header_of(row: Sequence[str], text: str) -> dict[str, int] | None:
         return places
     if len(row) != 2 or not (names[0] in _HEADER_IDS or names[1] in _HEADER_SECRETS):
         return None
-    is_key = looks_hashed(names[1]) or recognise(row[1]) is not Shape.OTHER
+    is_key = looks_hashed(names[1]) or classify(row[1]) is not SecretShape.OTHER
     if not is_key and text != ",".join(map(_quoted, row)):
         raise InvalidKey("looks like a header; if it is a key, put quotes around both")
     return None

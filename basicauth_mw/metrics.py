@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from ._background import Background
-from ._extras import require
-from ._fork import after_fork
-from ._gates import gate_of
-from .counts import counts
+from .auth.discovery import find_authenticator
+from .auth.stats import counts
 from .errors import ConfigurationError
+from .runtime.background import Background
+from .runtime.extras import require
+from .runtime.fork import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Histogram
     from prometheus_client.metrics_core import Metric
 
-    from .gate import Gate
-    from .model import Allow
+    from .auth.authenticator import Authenticator
+    from .keys.model import Allow
 
 __all__ = ["instrument"]
 
@@ -50,7 +50,7 @@ _DECISIONS: Final = ("basicauth_decisions", "Requests let in and refused, and wh
 _HITS: Final = ("basicauth_cache_hits", "Requests whose key was proved before, and remembered.")
 _SECONDS: Final = ("basicauth_backend_seconds", "Look-ups of keys that had to wait for the key backend.")
 _OPEN: Final = ("basicauth_circuit_open", "1 while requests do not wait for a key backend that is away.")
-_flushed: Final[WeakSet[Gate[Any]]] = WeakSet()  # gates measured in multi-process mode
+_flushed: Final[WeakSet[Authenticator[Any]]] = WeakSet()  # gates measured in multi-process mode
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -75,7 +75,7 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
     gates = [_gate_of(each) for each in protected]
     if not gates:
         raise ConfigurationError("instrument() needs what it is to measure: a middleware, or a protected app")
-    if any(gate.reader.metrics is not None for gate in gates):
+    if any(authenticator.reader.metrics is not None for authenticator in gates):
         raise ConfigurationError("this is measured already: call instrument() once, for all that there is")
     from prometheus_client import values
 
@@ -93,18 +93,18 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
             raise ConfigurationError("in multi-process mode, call instrument() once, for all that there is")
         observer = _Flushing(gates)
         _flushed.update(gates)
-    for gate in gates:
-        gate.observe(observer)
+    for authenticator in gates:
+        authenticator.observe(observer)
 
 
-def _gate_of(protected: Any) -> Gate[Any]:
-    gate = gate_of(protected)
-    if gate is None:
+def _gate_of(protected: Any) -> Authenticator[Any]:
+    authenticator = find_authenticator(protected)
+    if authenticator is None:
         raise ConfigurationError(
             f"no gate is to be seen in this {type(protected).__name__}: give instrument() the "
             "BasicAuthMiddleware itself, or a FastAPI app after install()"
         )
-    return gate
+    return authenticator
 
 
 class Tally:
@@ -141,8 +141,8 @@ class Observer:
         gates: Which.
     """
 
-    def __init__(self, gates: Iterable[Gate[Any]]) -> None:
-        self._breakers = [gate.reader.breaker for gate in gates]
+    def __init__(self, gates: Iterable[Authenticator[Any]]) -> None:
+        self._breakers = [authenticator.reader.breaker for authenticator in gates]
         self._hits = Tally()
         self._proved = Tally()
         self._make()
@@ -224,7 +224,7 @@ class _Flushing(Observer):
     The histogram is there already: who waits for a store can wait for that.
     """
 
-    def __init__(self, gates: Iterable[Gate[Any]]) -> None:
+    def __init__(self, gates: Iterable[Authenticator[Any]]) -> None:
         from prometheus_client import Counter, Gauge
 
         self._decisions_total = Counter(*_DECISIONS, ("decision", "reason"), registry=None)

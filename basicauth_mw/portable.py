@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, TypeVar
 
 from .errors import BasicAuthError, InvalidKey
-from .model import Key, Secret
-from .rules import check_depth
+from .keys.model import Key, Secret
+from .keys.validation import check_depth
 
 FORMAT: Final = 1
 

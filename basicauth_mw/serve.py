@@ -17,9 +17,9 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from ._gates import gate_of
+from .auth.discovery import find_authenticator
 from .errors import ConfigurationError
-from .settings import ENV_PREFIX
+from .settings.sources import ENV_PREFIX
 
 if TYPE_CHECKING:
     from . import asgi, wsgi
@@ -55,7 +55,7 @@ def _make(kind: str) -> Any:
         from . import asgi as shell  # a WSGI process never needs it
     else:
         from . import wsgi as shell  # type: ignore[no-redef]
-    if gate_of(served) is not None:
+    if find_authenticator(served) is not None:
         raise ConfigurationError(f"{VARIABLE}: {target} is behind a gate already: serve it itself")
     return shell.BasicAuthMiddleware(served)
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from .errors import InvalidKey
-from .hashing import looks_hashed
+from .keys.hashing import looks_hashed
 from .portable import TransferError
 
 if TYPE_CHECKING:

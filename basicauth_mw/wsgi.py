@@ -7,19 +7,19 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from ._frameworks import flask_exceptions, is_werkzeug_500, may_take_socket
-from ._gates import entry_of, open_layers
-from ._refusals import answer_refusals
-from .gate import Gate
-from .model import ANONYMOUS, Allow, Deny
-from .problem import is_routine
-from .verifier import Check
+from .auth.authenticator import Authenticator
+from .auth.discovery import entry_of, open_layers
+from .auth.flask_refusals import answer_refusals
+from .auth.frameworks import flask_exceptions, is_werkzeug_500, may_take_socket
+from .auth.problems import is_refusal
+from .auth.verifier import PendingVerification
+from .keys.model import ANONYMOUS, Allow, Deny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from typing import Unpack
 
-    from .problem import Answer
+    from .auth.problems import Response
     from .settings import Overrides, Settings
 
     Environ = dict[str, Any]
@@ -36,7 +36,7 @@ _CAPTURED = "basicauth_mw.captured"
 _CAPTURED_NAMES: Final = ("REQUEST_METHOD", "REMOTE_ADDR", "HTTP_X_REQUEST_ID", "HTTP_SEC_FETCH_MODE")
 
 
-class EnvironFacts:
+class WSGIRequest:
     """Reads a WSGI environ. Its text is octets as latin-1 code points (PEP 3333, "Unicode Issues")."""
 
     @staticmethod
@@ -107,30 +107,32 @@ class BasicAuthMiddleware:
         **overrides: Unpack[Overrides],
     ) -> None:
         self.app = app
-        self._gate: Gate[Environ] = Gate(EnvironFacts(), backend, settings, overrides)
-        self._strips = self._gate.settings.strip_authorization
-        self._maps_errors = self._gate.settings.map_errors
-        self._sets_user = self._gate.settings.set_user
+        self._authenticator: Authenticator[Environ] = Authenticator(
+            WSGIRequest(), backend, settings, overrides
+        )
+        self._strips = self._authenticator.settings.strip_authorization
+        self._maps_errors = self._authenticator.settings.map_errors
+        self._sets_user = self._authenticator.settings.set_user
         self.entry = entry_of(app)
         if self._maps_errors:
             answer_refusals(app, self.answer_refusal)
 
     @property
-    def gate(self) -> Gate[Environ]:
+    def authenticator(self) -> Authenticator[Environ]:
         """What decides on requests; for integrations."""
-        return self._gate
+        return self._authenticator
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        gate = self._gate
+        authenticator = self._authenticator
         if self.entry is not None:
             self._warn_of_open_layers()
-        decision = gate.begin(environ)
+        decision = authenticator.begin(environ)
         if type(decision) is not Allow:
-            if isinstance(decision, Check):
-                decision = gate.verify(decision)
+            if isinstance(decision, PendingVerification):
+                decision = authenticator.verify(decision)
             if isinstance(decision, Deny):
                 self._remove_identity(environ)
-                return _answer(environ, start_response, gate.refuse(environ, decision))
+                return _answer(environ, start_response, authenticator.refuse(environ, decision))
         # The environ is updated in place, so that layers outside, such as an access log, see the caller. What
         # our own responses read is captured first. Nothing else is kept: no frame of ours holds a credential.
         read = environ.get
@@ -169,7 +171,7 @@ class BasicAuthMiddleware:
         try:
             result = self.app(given.pop(), guard.start_response)
         except Exception as exc:
-            if guard.is_lost(exc) or (exc in answered and not is_routine(exc)):
+            if guard.is_lost(exc) or (exc in answered and not is_refusal(exc)):
                 raise  # in debug mode and in tests, Flask re-raises what it has already reported
             if isinstance(exc, StopIteration) and on_gunicorn:
                 raise  # it tells gunicorn that the app has taken over the socket
@@ -188,7 +190,7 @@ class BasicAuthMiddleware:
         if answered:
             body.peek()
             reported = answered[-1]
-            if guard.is_werkzeug_500(body.first) and (is_routine(reported) or not guard.takes_socket):
+            if guard.is_werkzeug_500(body.first) and (is_refusal(reported) or not guard.takes_socket):
                 body.close()
                 return replace(reported)
         if on_granian:
@@ -210,12 +212,12 @@ class BasicAuthMiddleware:
             environ.pop("REMOTE_USER", None)
             environ.pop("AUTH_TYPE", None)
 
-    def answer_refusal(self, environ: Environ, exc: Exception) -> Answer:
+    def answer_refusal(self, environ: Environ, exc: Exception) -> Response:
         """The response to a refusal that the app raises; for integrations."""
         principal = environ.get(PRINCIPAL)
         client_id = None if principal is None else principal.client_id
         captured = _captured_request(environ[_CAPTURED]) if _CAPTURED in environ else environ
-        return self._gate.answer_exception(captured, exc, client_id=client_id, traceback=False)
+        return self._authenticator.answer_exception(captured, exc, client_id=client_id, traceback=False)
 
     def _replace(
         self,
@@ -228,8 +230,8 @@ class BasicAuthMiddleware:
         """Answer in place of the app; the one caller makes sure that it is not too late."""
         request = _captured_request(captured)
         try:
-            answer = self._gate.answer_exception(request, exc, client_id=client_id, traceback=True)
-            if not guard.released and (exc in answered or is_routine(exc)):
+            answer = self._authenticator.answer_exception(request, exc, client_id=client_id, traceback=True)
+            if not guard.released and (exc in answered or is_refusal(exc)):
                 # Nobody's failure any more. Werkzeug's test client would raise what it gets as exc_info.
                 return _answer(request, guard.given, answer)
             return _answer(request, guard.given, answer, exc_info=(type(exc), exc, exc.__traceback__))
@@ -291,7 +293,7 @@ class _Guard:
 
     def is_lost(self, exc: Exception) -> bool:
         """Whether it is too late for a response: part of one was sent, or the app has the socket."""
-        return self.begun or (self.takes_socket and not self.started and not is_routine(exc))
+        return self.begun or (self.takes_socket and not self.started and not is_refusal(exc))
 
     def is_farewell(self, result: object) -> bool:
         """Whether a result without a start tells the server that the app has taken over the socket."""
@@ -448,7 +450,7 @@ def _close(result: object) -> None:
 
 
 def _answer(
-    environ: Environ, start_response: StartResponse, answer: Answer, exc_info: Any = None
+    environ: Environ, start_response: StartResponse, answer: Response, exc_info: Any = None
 ) -> Iterable[bytes]:
     arguments: tuple[Any, ...] = (f"{answer.status} {answer.phrase}", answer.headers)
     start_response(*arguments) if exc_info is None else start_response(*arguments, exc_info)

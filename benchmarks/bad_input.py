@@ -23,9 +23,9 @@ from asgi_apps import SECRET, bare, drop, ours, receive, scope
 from report import Goal, Outcome, Table, main
 
 from basicauth_mw import Settings, encode_basic
-from basicauth_mw.backend import Backend
+from basicauth_mw.backends.backend import Backend
 from basicauth_mw.backends.sqlite import SqliteStore
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.model import Key, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ async def find(quick: bool, directory: Path) -> Outcome:
         ("different valid keys", 25_000 if quick else 1_000_000, known),
     ):
         keys = Backend(store, settings=Settings())
-        known.hashed = Secret(keys.hasher.hash_fast(SECRET))
+        known.hashed = Secret(keys.hasher.digest_secret(SECRET))
         app = ours(bare, keys)
         grown, growth, quarters = await flood(
             app, lambda: encode_basic(f"id_{dice.getrandbits(128)}", SECRET).encode(), count

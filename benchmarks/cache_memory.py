@@ -16,9 +16,9 @@ from report import Goal, Outcome, Table, at_most, main
 from rounds import Spread
 
 from basicauth_mw import encode_basic
-from basicauth_mw.cache import Cache
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Allow, Principal
+from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import Allow, Principal
 
 LIMIT = 250
 MADE_AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,7 +75,7 @@ def measured(quick: bool) -> Outcome:
 def per_entry(entries: int, allow_of) -> float:
     """Octets that stay allocated."""
     fields = [b"Basic %052d" % number for number in range(entries)]
-    cache = Cache(3600, entries)
+    cache = VerdictCache(3600, entries)
     gc.collect()
     tracemalloc.start()
     for number, field in enumerate(fields):
@@ -88,10 +88,10 @@ def per_entry(entries: int, allow_of) -> float:
 
 def bounded(size: int, offered: int) -> tuple[int, int]:
     """Entries in the end, and octets that were added since the cache was full."""
-    cache = Cache(3600, size)
+    cache = VerdictCache(3600, size)
 
     def offer() -> None:
-        client_id = mint("id")
+        client_id = generate("id")
         field = encode_basic(client_id, "x" * 52).encode()
         allow = Allow(Principal(client_id))
         cache.put(field, allow, secret_created_at=MADE_AT, expires_at=None, asked=cache.ask())
@@ -101,14 +101,14 @@ def bounded(size: int, offered: int) -> tuple[int, int]:
     # Twice: a dict grows once more while entries come and go.
     for _ in range(2 * size):
         offer()
-    cache.take_hits()
+    cache.drain_hits()
     gc.collect()
     before, _ = tracemalloc.get_traced_memory()
     for number in range(offered):
         offer()
         if number % size == 0:
-            cache.take_hits()
-    cache.take_hits()
+            cache.drain_hits()
+    cache.drain_hits()
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -121,7 +121,7 @@ async def entries_after_refusals() -> int:
     for number in range(1_000):
         if await status_of(app, wrong[number % len(wrong)]) != 401:
             raise RuntimeError("a wrong credential was let in")
-    return len(app._gate._cache)
+    return len(app._authenticator._cache)
 
 
 if __name__ == "__main__":

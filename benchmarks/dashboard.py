@@ -27,9 +27,9 @@ from basicauth_mw.asgi import PRINCIPAL
 from basicauth_mw.backends import Use
 from basicauth_mw.dashboard import ADMIN_SCOPE
 from basicauth_mw.dashboard.site import Site
-from basicauth_mw.hashing import Hasher
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import Hasher
+from basicauth_mw.keys.model import Key, Secret, utcnow
 from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ ASKED = 500  # different pages
 LETTERS = 4
 USED_ONE_IN = 10  # so many keys were ever used
 
-AUTHORIZATION = encode_basic("admin", mint("sk")).encode()
+AUTHORIZATION = encode_basic("admin", generate("sk")).encode()
 ADMIN = Principal("admin", scopes=frozenset({ADMIN_SCOPE}))
 
 
@@ -70,10 +70,10 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
 
 def fill(backend: Backend, size: int) -> list[str]:
     """Store so many keys; some of their ids."""
-    hashed, now = Hasher().hash_fast(mint("sk")), utcnow()
+    hashed, now = Hasher().digest_secret(generate("sk")), utcnow()
     asked: list[str] = []
     for start in range(0, size, BATCH):
-        ids = [mint("id") for _ in range(min(BATCH, size - start))]
+        ids = [generate("id") for _ in range(min(BATCH, size - start))]
         secrets = (Secret(hashed, created_at=now),)
         backend.store.add(
             [

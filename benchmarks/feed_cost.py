@@ -18,7 +18,7 @@ from report import Outcome, Table, at_most, main
 from rounds import Call, ratios, spread, us
 
 from basicauth_mw import Settings, open_backend
-from basicauth_mw.feed import POLL_EVERY_S
+from basicauth_mw.backends.change_feed import POLL_EVERY_S
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.redis_server import RedisServer

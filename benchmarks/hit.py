@@ -30,7 +30,7 @@ from report import Outcome, Table, at_most, main
 from rounds import Call, added, measure, ratios, spread, us
 
 from basicauth_mw import Settings, encode_basic, open_backend
-from basicauth_mw.asgi import ScopeFacts
+from basicauth_mw.asgi import ASGIRequest
 
 CHOSEN = "a secret that a person chose"
 FLOOR, OURS = "floor, written by hand", "basicauth_mw"
@@ -169,8 +169,8 @@ async def find(quick: bool, directory: Path) -> Outcome:
 def parts_of(protected) -> dict[str, Call]:
     """What a hit is made of, one by one, beside a call that does nothing."""
     request = scope()
-    gate = protected._gate
-    cache = gate._cache
+    authenticator = protected._authenticator
+    cache = authenticator._cache
 
     def part(function, *arguments) -> Call:
         async def call() -> None:
@@ -180,9 +180,9 @@ def parts_of(protected) -> dict[str, Call]:
 
     return {
         "nothing": part(lambda: None),
-        "ScopeFacts.authorization": part(ScopeFacts.authorization, request),
+        "ScopeFacts.authorization": part(ASGIRequest.authorization, request),
         "Cache.get": part(cache.get, FIELD),
-        "Gate.begin": part(gate.begin, request),
+        "Gate.begin": part(authenticator.begin, request),
         "a copy of the scope": part(dict, request),
         "a copy of the digest's state, and its digest": part(lambda: digest(cache._keyed)),
     }

@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.backends import dump_key
 from basicauth_mw.backends.redis.store import RedisStore
-from basicauth_mw.hashing import Hasher
 from basicauth_mw.importing import Report, import_keys
-from basicauth_mw.minting import ID_PREFIX, mint
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.generated_secrets import ID_PREFIX, generate
+from basicauth_mw.keys.hashing import Hasher
+from basicauth_mw.keys.model import Key, Secret, utcnow
 from basicauth_mw.sources import Source
 from tests.redis_server import RedisServer
 
@@ -70,7 +70,7 @@ def compare(backend: Backend, store: RedisStore, bare: redis.Redis, count: int) 
     hasher = Hasher()
     for start in range(0, count, FILE):
         size = min(FILE, count - start)
-        lines = b"".join(f"{mint(ID_PREFIX)},{mint('sk')}\n".encode() for _ in range(size))
+        lines = b"".join(f"{generate(ID_PREFIX)},{generate('sk')}\n".encode() for _ in range(size))
         report = Report()
         begin = time.perf_counter()
         import_keys(backend, Source(io.BytesIO(lines)), report)
@@ -103,11 +103,11 @@ def minted(hasher: Hasher) -> Key:
     """A new key, as ``Backend.create`` makes it."""
     now = utcnow()
     return Key(
-        mint(ID_PREFIX),
+        generate(ID_PREFIX),
         name="benchmark",
         scopes=frozenset({"read"}),
         created_at=now,
-        secrets=(Secret(hasher.hash_fast(mint("sk")), created_at=now),),
+        secrets=(Secret(hasher.digest_secret(generate("sk")), created_at=now),),
         version=int(now.timestamp() * 1_000_000),
     )
 

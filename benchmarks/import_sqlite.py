@@ -18,9 +18,9 @@ from pathlib import Path
 from basicauth_mw.backends import dump_key
 from basicauth_mw.backends._sqlite_schema import _KEYS
 from basicauth_mw.backends.sqlite import SqliteStore
-from basicauth_mw.hashing import Hasher
-from basicauth_mw.minting import ID_PREFIX, mint
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.generated_secrets import ID_PREFIX, generate
+from basicauth_mw.keys.hashing import Hasher
+from basicauth_mw.keys.model import Key, Secret, utcnow
 
 BATCH = 10_000
 
@@ -69,11 +69,11 @@ def minted(hasher: Hasher) -> Key:
     """A new key, as ``Backend.create`` makes it."""
     now = utcnow()
     return Key(
-        mint(ID_PREFIX),
+        generate(ID_PREFIX),
         name="benchmark",
         scopes=frozenset({"read"}),
         created_at=now,
-        secrets=(Secret(hasher.hash_fast(mint("sk")), created_at=now),),
+        secrets=(Secret(hasher.digest_secret(generate("sk")), created_at=now),),
         version=int(now.timestamp() * 1_000_000),
     )
 

@@ -117,13 +117,13 @@ class Connection:
 
 
 @dataclass
-class Counts:
+class RefusalStats:
     answered: list[int]
     cpu: list[float] = field(default_factory=list)
     at: float = 0.0
 
-    def taken(self, targets: list[Target]) -> Counts:
-        return Counts(list(self.answered), [cpu_s(target.pids) for target in targets], time.monotonic())
+    def taken(self, targets: list[Target]) -> RefusalStats:
+        return RefusalStats(list(self.answered), [cpu_s(target.pids) for target in targets], time.monotonic())
 
 
 def load(targets: list[Target], *, seconds: float, connections: int) -> list[Load]:
@@ -136,7 +136,7 @@ def load(targets: list[Target], *, seconds: float, connections: int) -> list[Loa
             open_[connection.socket.fileno()] = connection
     for connection in open_.values():
         connection.send()
-    counts = Counts([0] * len(targets))
+    counts = RefusalStats([0] * len(targets))
 
     def go_on(until: float) -> None:
         answered = counts.answered

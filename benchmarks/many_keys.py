@@ -17,8 +17,8 @@ from report import Outcome, Table, at_most, main
 from rounds import Call, added, measure, ratios, spread, us
 
 from basicauth_mw import encode_basic
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Allow, Principal, utcnow
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import Allow, Principal, utcnow
 
 ASKED = 20_000
 FRESH = 150_000
@@ -68,12 +68,12 @@ async def find(quick: bool) -> Outcome:
 def filled(size: int):
     """A middleware whose cache is full, and the fields that are in it."""
     app = ours(bare, cache_size=size)
-    cache = app._gate._cache
+    cache = app._authenticator._cache
     fields = []
     now = utcnow()
     for _ in range(size):
-        client_id = mint("id")
-        field = encode_basic(client_id, mint("sk")).encode()
+        client_id = generate("id")
+        field = encode_basic(client_id, generate("sk")).encode()
         allow = Allow(Principal(client_id))
         cache.put(field, allow, secret_created_at=now, expires_at=None, asked=cache.ask())
         fields.append(field)
@@ -93,7 +93,7 @@ def requests(app, fields: list[bytes]) -> Call:
 
 
 def puts(app) -> Call:
-    cache = app._gate._cache
+    cache = app._authenticator._cache
     now = utcnow()
     # More than a small cache holds, and more than are put into a large one: each is always new.
     fresh = cycle(

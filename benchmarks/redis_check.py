@@ -20,9 +20,9 @@ from report import Outcome, Table, at_least, at_most, main
 from rounds import Call, measure, ratios, spread, us
 
 from basicauth_mw import Settings, open_backend
-from basicauth_mw.backends._codec import load_found
-from basicauth_mw.model import Allow
-from basicauth_mw.runner import arun
+from basicauth_mw.auth.runner import arun
+from basicauth_mw.backends.codec import load_found
+from basicauth_mw.keys.model import Allow
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.redis_server import RedisServer
@@ -37,7 +37,7 @@ GATHER = "gather alone"
 async def find(quick: bool, url: str, port: int) -> Outcome:
     backend = open_backend(url, settings=Settings())
     issued = [backend.create() for _ in range(KEYS)]
-    gate = ours(None, backend, cache_ttl_s=0)._gate
+    authenticator = ours(None, backend, cache_ttl_s=0)._authenticator
     ids = [each.client_id for each in issued]
     names = [f"basicauth:1:{{{client_id}}}" for client_id in ids]
     requests = [scope(each.authorization.encode()) for each in issued]
@@ -60,7 +60,7 @@ async def find(quick: bool, url: str, port: int) -> Outcome:
         pass
 
     async def check(request: dict) -> None:
-        if type(await arun(gate.begin(request), gate.reader)) is not Allow:
+        if type(await arun(authenticator.begin(request), authenticator.reader)) is not Allow:
             raise RuntimeError("a good credential was refused")
 
     calls: dict[str, tuple[Any, list[Any]]] = {

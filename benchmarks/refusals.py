@@ -31,9 +31,9 @@ from rounds import Call, measure, ratios, spread, us
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.asgi import _answer
+from basicauth_mw.auth.runner import arun
 from basicauth_mw.errors import InvalidCredentials
-from basicauth_mw.model import Deny
-from basicauth_mw.runner import arun
+from basicauth_mw.keys.model import Deny
 
 THROTTLED = "basicauth_mw, throttled: 429"
 UNKNOWN = "basicauth_mw, unknown id"
@@ -61,7 +61,7 @@ async def find(quick: bool) -> Outcome:
         ours(bare, open_backend("memory:", settings=Settings()), throttle=""), WRONG_FIELD, 401
     )
     throttled = ours(bare)
-    while not throttled._gate._limits.active:
+    while not throttled._authenticator._limits.active:
         await request_of(throttled, WRONG_FIELD, 401)
     invalid[THROTTLED] = await request_of(throttled, WRONG_FIELD, 429)
     parts = parts_of(apps[OURS])
@@ -136,16 +136,16 @@ async def find(quick: bool) -> Outcome:
 
 def parts_of(protected) -> dict[str, Call]:
     """The two halves of a refusal, each with everything in it."""
-    gate = protected._gate
+    authenticator = protected._authenticator
     request = scope(WRONG_FIELD)
 
     deny = Deny(InvalidCredentials(), "wrong_secret", CLIENT_ID)
 
     async def verify() -> None:
-        await arun(gate.begin(request), gate.reader)
+        await arun(authenticator.begin(request), authenticator.reader)
 
     async def answer() -> None:
-        await _answer(request, drop, gate.refuse(request, deny))
+        await _answer(request, drop, authenticator.refuse(request, deny))
 
     return {VERIFY: verify, ANSWER: answer}
 

@@ -31,7 +31,7 @@ from tests.redis_server import RedisServer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from basicauth_mw.backend import Backend
+    from basicauth_mw.backends.backend import Backend
 
 WORKERS = 4
 LIMIT_MS = 250.0

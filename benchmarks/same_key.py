@@ -23,8 +23,9 @@ from report import Goal, Outcome, Table, main
 from wsgi_apps import bare as wsgi_bare
 from wsgi_apps import environ
 
-from basicauth_mw import Settings, encode_basic, reader
-from basicauth_mw.backend import Backend
+from basicauth_mw import Settings, encode_basic
+from basicauth_mw.backends import reader
+from basicauth_mw.backends.backend import Backend
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
@@ -35,12 +36,12 @@ from tests.redis_server import RedisServer
 AT_ONCE = 32
 
 
-class Counts:
+class RefusalStats:
     def __init__(self) -> None:
         self.lookups = self.hashes = 0
 
 
-def counting(store, counts: Counts):
+def counting(store, counts: RefusalStats):
     """The store itself, with its look-ups counted."""
     for name in ("get_nowait", "aget", "get"):
         ask = getattr(store, name, None)
@@ -56,14 +57,14 @@ def counting(store, counts: Counts):
 
 
 def measured(quick: bool) -> Outcome:  # counting is quick as it is
-    counts = Counts()
-    match = reader.match_slow
+    counts = RefusalStats()
+    match = reader.verify_password
 
     def counted(secret: str, stored: str) -> bool:
         counts.hashes += 1
         return match(secret, stored)
 
-    reader.match_slow = counted
+    reader.verify_password = counted
     rows: list[list[str]] = []
     found: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
     with tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory, RedisServer() as server:
@@ -80,7 +81,7 @@ def measured(quick: bool) -> Outcome:  # counting is quick as it is
                 row += [str(counts.lookups), str(counts.hashes)]
                 found[warm].append((counts.lookups, counts.hashes))
             rows.append(row)
-    reader.match_slow = match
+    reader.verify_password = match
     table = Table(
         f"{AT_ONCE} requests at once with one uncached credential",
         ["keys, secret, where", "first of all: look-ups", "slow hashes", "later: look-ups", "slow hashes"],
@@ -116,7 +117,7 @@ def issued_field(keys: Backend, secret: str | None) -> str:
     return encode_basic(issued.client_id, issued.secret)
 
 
-def on_a_loop(keys: Backend, first: str, field: str, counts: Counts) -> list[int]:
+def on_a_loop(keys: Backend, first: str, field: str, counts: RefusalStats) -> list[int]:
     async def ask() -> list[int]:
         app = asgi_ours(asgi_bare, keys)
         if first:
@@ -130,7 +131,7 @@ def on_a_loop(keys: Backend, first: str, field: str, counts: Counts) -> list[int
     return asyncio.run(ask())
 
 
-def in_threads(keys: Backend, first: str, field: str, counts: Counts) -> list[int]:
+def in_threads(keys: Backend, first: str, field: str, counts: RefusalStats) -> list[int]:
     app = WSGIGate(wsgi_bare, keys, settings=Settings())
     ready = Barrier(AT_ONCE)
     statuses: list[int] = []

@@ -20,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rounds import Call, measure
 
 from basicauth_mw import encode_basic
+from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.auth.runner import run
+from basicauth_mw.auth.verifier import PendingVerification, Verifier
+from basicauth_mw.backends.reader import StoreReader
 from basicauth_mw.backends.sqlite import SqliteStore
-from basicauth_mw.cache import Cache
-from basicauth_mw.hashing import Hasher
-from basicauth_mw.minting import ID_PREFIX, mint
-from basicauth_mw.model import Allow, Key, Secret
-from basicauth_mw.reader import StoreReader
-from basicauth_mw.runner import run
-from basicauth_mw.verifier import Check, Verifier
+from basicauth_mw.keys.generated_secrets import ID_PREFIX, generate
+from basicauth_mw.keys.hashing import Hasher
+from basicauth_mw.keys.model import Allow, Key, Secret
 
 BATCH = 10_000
 ASKED = 20_000  # different keys that are asked for
@@ -38,7 +38,7 @@ CALLS = 1_000
 
 async def main() -> None:
     sizes = [int(size) for size in sys.argv[1:]] or [1_000, 100_000, 1_000_000, 5_000_000]
-    secret = mint("sk")
+    secret = generate("sk")
     calls: dict[str, Call] = {}
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="basicauth-bench-"))
@@ -64,10 +64,10 @@ async def main() -> None:
 
 def fill(store: SqliteStore, size: int, secret: str) -> list[str]:
     """Make keys that all have the same secret; some of their ids."""
-    stored = Secret(Hasher().hash_fast(secret))
+    stored = Secret(Hasher().digest_secret(secret))
     ids: list[str] = []
     for start in range(0, size, BATCH):
-        new = [mint(ID_PREFIX) for _ in range(min(BATCH, size - start))]
+        new = [generate(ID_PREFIX) for _ in range(min(BATCH, size - start))]
         keys = [Key(client_id, scopes=frozenset({"read"}), secrets=(stored,)) for client_id in new]
         if not all(store.add(keys)):
             raise RuntimeError("not every key was written")
@@ -76,14 +76,14 @@ def fill(store: SqliteStore, size: int, secret: str) -> list[str]:
 
 
 def check(store: SqliteStore, ids: list[str], secret: str) -> Call:
-    verifier = Verifier(Hasher(), Cache(ttl_s=0, size=1))
+    verifier = Verifier(Hasher(), VerdictCache(ttl_s=0, size=1))
     reader = StoreReader(store, deadline_s=1.0, slow_hash_workers=1)
     fields = [encode_basic(client_id, secret).encode() for client_id in ids]
     pick = random.Random(1).choice
 
     async def call() -> None:
         begun = verifier.begin(pick(fields))
-        if not isinstance(begun, Check) or type(run(begun, reader)) is not Allow:
+        if not isinstance(begun, PendingVerification) or type(run(begun, reader)) is not Allow:
             raise RuntimeError("a good credential was refused")
 
     return call

@@ -19,7 +19,7 @@ from report import Goal, Outcome, Table, main
 from rounds import spread
 
 from basicauth_mw import Settings, encode_basic, open_backend
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.model import Key, Secret
 
 SECRET = "a secret that a person chose"
 BEAT_S = 0.001

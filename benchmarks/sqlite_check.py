@@ -28,15 +28,15 @@ from rounds import Call, measure, ratios, spread, us
 from sizes import select
 
 from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw.auth.runner import arun
 from basicauth_mw.backends import dump_key
-from basicauth_mw.backends._codec import load_found
+from basicauth_mw.backends.codec import load_found
 from basicauth_mw.backends.sqlite import SqliteStore
-from basicauth_mw.credentials import parse_basic
-from basicauth_mw.hashing import MAX_LIVE_SECRETS, Hasher
-from basicauth_mw.minting import mint, recognise
-from basicauth_mw.model import Allow, Deny, Key, Secret, utcnow
-from basicauth_mw.rules import MAX_NAME, MAX_SCOPES
-from basicauth_mw.runner import arun
+from basicauth_mw.keys.credentials import parse_basic
+from basicauth_mw.keys.generated_secrets import classify, generate
+from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS, Hasher
+from basicauth_mw.keys.model import Allow, Deny, Key, Secret, utcnow
+from basicauth_mw.keys.validation import MAX_NAME, MAX_SCOPES
 
 BATCH = 100_000
 ASKED = 20_000  # different keys that are asked for
@@ -53,13 +53,13 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
     calls: dict[str, Call] = {}
     for size in sizes:
         path = directory / f"{size}.db"
-        secret = mint("sk")
+        secret = generate("sk")
         ids = fill(path, size, secret)
         bare = stack.enter_context(closing(sqlite3.connect(path)))
         calls[f"check {size:,}"] = check(f"sqlite:///{path}", ids, secret, Allow)
         calls[f"SELECT {size:,}"] = select(bare, ids)
         if size in (sizes[0], sizes[-1]):
-            unknown = [mint("id") for _ in range(len(ids))]
+            unknown = [generate("id") for _ in range(len(ids))]
             calls[f"unknown {size:,}"] = check(f"sqlite:///{path}", unknown, secret, None)
         if size == sizes[0]:
             parts = parts_of(f"sqlite:///{path}", ids, secret)
@@ -158,7 +158,7 @@ def fill(path: Path, size: int, secret: str) -> list[str]:
     the pages of the index are as full as those of a file that has grown.
     """
     SqliteStore(f"sqlite:///{path}", create=True).close()
-    record = dump_key(Key("?", scopes=frozenset({"read"}), secrets=(Secret(Hasher().hash_fast(secret)),)))
+    record = dump_key(Key("?", scopes=frozenset({"read"}), secrets=(Secret(Hasher().digest_secret(secret)),)))
     before, after = record.split('"?"')
     asked = []
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -180,14 +180,16 @@ def biggest() -> Key:
     salt = "A" * 16
     now = utcnow()
     return Key(
-        mint("id"),
+        generate("id"),
         name="n" * MAX_NAME,
         scopes=frozenset(f"scope:{number}:read" for number in range(MAX_SCOPES)),
         created_at=now,
         expires_at=now + timedelta(days=90),
         metadata={f"name {number}": "v" * 16 for number in range(120)},
         secrets=tuple(
-            Secret(Hasher().hash_fast(mint("sk"), salt=salt), now + timedelta(microseconds=number), now)
+            Secret(
+                Hasher().digest_secret(generate("sk"), salt=salt), now + timedelta(microseconds=number), now
+            )
             for number in range(MAX_LIVE_SECRETS)
         ),
     )
@@ -198,29 +200,33 @@ def refusals_of(path: Path) -> dict[str, Call]:
     url = f"sqlite:///{path}"
     most = biggest()
     keys = {
-        "refusal, small record": Key(mint("id"), secrets=most.secrets[:1]),
-        "refusal, 8 secrets, nothing else": Key(mint("id"), secrets=most.secrets),
-        "refusal, 1 secret, else the biggest": replace(most, client_id=mint("id"), secrets=most.secrets[:1]),
+        "refusal, small record": Key(generate("id"), secrets=most.secrets[:1]),
+        "refusal, 8 secrets, nothing else": Key(generate("id"), secrets=most.secrets),
+        "refusal, 1 secret, else the biggest": replace(
+            most, client_id=generate("id"), secrets=most.secrets[:1]
+        ),
         "refusal, biggest record": most,
     }
     with closing(SqliteStore(url, create=True)) as store:
         if not all(store.add(list(keys.values()))):
             raise RuntimeError("not every key was written")
-    asked = {"refusal, unknown id": mint("id")} | {name: key.client_id for name, key in keys.items()}
-    wrong = mint("sk")
+    asked = {"refusal, unknown id": generate("id")} | {name: key.client_id for name, key in keys.items()}
+    wrong = generate("sk")
     return {name: check(url, [client_id], wrong, Deny) for name, client_id in asked.items()}
 
 
 def check(url: str, ids: list[str], secret: str, expected: type | None) -> Call:
     """A call that verifies one of the ids, through a middleware that remembers nothing."""
-    gate = ours(None, open_backend(url, settings=Settings()), cache_ttl_s=0, throttle="")._gate
+    authenticator = ours(
+        None, open_backend(url, settings=Settings()), cache_ttl_s=0, throttle=""
+    )._authenticator
     fields = [encode_basic(client_id, secret).encode() for client_id in ids]
     template = scope(None)
     pick = random.Random(1).choice
 
     async def call() -> None:
         request = {**template, "headers": [*template["headers"], (b"authorization", pick(fields))]}
-        decision = await arun(gate.begin(request), gate.reader)
+        decision = await arun(authenticator.begin(request), authenticator.reader)
         if expected is not None and type(decision) is not expected:
             raise RuntimeError(f"this is no {expected.__name__}")
 
@@ -242,9 +248,9 @@ def parts_of(url: str, ids: list[str], secret: str) -> dict[str, Call]:
 
     return {
         "parse_basic": part(parse_basic, field),
-        "recognise": part(recognise, secret),
+        "classify": part(classify, secret),
         "load_found": part(load_found, record, key.client_id),
-        "match_fast": part(backend.hasher.match_fast, secret, key.secrets),
+        "verify_digest": part(backend.hasher.verify_digest, secret, key.secrets),
         "Ledger.saw": part(backend.ledger.saw, key.client_id, key.secrets[0], secret),
     }
 

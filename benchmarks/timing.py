@@ -25,11 +25,12 @@ from unittest import mock
 
 from report import Goal, Outcome, Table, main
 
-from basicauth_mw import Settings, encode_basic, open_backend, reader
+from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.hashing import Hasher
-from basicauth_mw.minting import ALPHABET, CHECKSUM_DIGITS, mint
-from basicauth_mw.model import Key, utcnow
+from basicauth_mw.backends import reader
+from basicauth_mw.keys.generated_secrets import ALPHABET, CHECKSUM_DIGITS, generate
+from basicauth_mw.keys.hashing import Hasher
+from basicauth_mw.keys.model import Key, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ class Keys:
         return f"{kind:->12}-{number:03}"  # all of one length
 
     def _secret(self) -> str:
-        return random.randbytes(12).hex() if self._chosen else mint("sk")
+        return random.randbytes(12).hex() if self._chosen else generate("sk")
 
     def _make(self, kind: str, client_id: str, secret: str) -> None:
         backend = self.backend
@@ -140,7 +141,7 @@ def other(alphabet: str, character: str) -> str:
 
 
 def checksum(body: str) -> str:
-    from basicauth_mw.minting import _checksum
+    from basicauth_mw.keys.generated_secrets import _checksum
 
     return _checksum(body.encode("ascii"))
 
@@ -149,20 +150,22 @@ class Site:
     """A gate over a store, and how long its answers take."""
 
     def __init__(self, backend: Backend, **settings: Any) -> None:
-        self.gate = BasicAuthMiddleware(nobody, backend, settings=Settings(**{"throttle": "", **settings}))
+        self.authenticator = BasicAuthMiddleware(
+            nobody, backend, settings=Settings(**{"throttle": "", **settings})
+        )
 
     async def ask(self, field: bytes) -> int:
         """One request; nanoseconds. The scope is made before the clock starts."""
         scope = scope_of(field)
         begin = perf_counter_ns()
-        await self.gate(scope, receive, drop)
+        await self.authenticator(scope, receive, drop)
         return perf_counter_ns() - begin
 
     async def ask_many(self, field: bytes) -> int:
         """As many of one kind at once, until the last is answered."""
         scopes = [scope_of(field) for _ in range(AT_ONCE)]
         begin = perf_counter_ns()
-        await asyncio.gather(*(self.gate(scope, receive, drop) for scope in scopes))
+        await asyncio.gather(*(self.authenticator(scope, receive, drop) for scope in scopes))
         return perf_counter_ns() - begin
 
 
@@ -325,16 +328,16 @@ async def compare(pair: Pair, pairs: int, *, slow: bool = False) -> Finding:
 class Hasty(Hasher):
     """Does not hash where nothing is stored: the unknown id is answered early."""
 
-    def match_fast(self, secret: str, stored: Any, **shape: Any) -> Any:
-        return None if stored is self.nobodys else super().match_fast(secret, stored, **shape)
+    def verify_digest(self, secret: str, stored: Any, **shape: Any) -> Any:
+        return None if stored is self.decoy_secrets else super().verify_digest(secret, stored, **shape)
 
 
 class Sloppy(Hasher):
     """Hashes for an unknown id as well, and then compares with nothing: a decoy that is too cheap."""
 
-    def match_fast(self, secret: str, stored: Any, **shape: Any) -> Any:
-        if stored is not self.nobodys:
-            return super().match_fast(secret, stored, **shape)
+    def verify_digest(self, secret: str, stored: Any, **shape: Any) -> Any:
+        if stored is not self.decoy_secrets:
+            return super().verify_digest(secret, stored, **shape)
         self._digest(secret.encode(), next(reversed(self._peppers)), "A" * 16)
         return None
 
@@ -343,7 +346,7 @@ def cheap_decoy() -> str:
     """Half the passes of a real one."""
     from argon2 import PasswordHasher
 
-    from basicauth_mw.hashing import ARGON2_LANES, ARGON2_MEMORY_KIB, ARGON2_TIME_COST
+    from basicauth_mw.keys.hashing import ARGON2_LANES, ARGON2_MEMORY_KIB, ARGON2_TIME_COST
 
     return PasswordHasher(ARGON2_TIME_COST // 2, ARGON2_MEMORY_KIB, ARGON2_LANES).hash("nobody's")
 
@@ -401,9 +404,9 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
     with mock.patch.object(reader, "slow_decoy", return_value=decoy):
         control = Pair("planted cheap decoy", keys.unknown(), keys.wrong(), site)
         controls.append((await compare(control, pairs, slow=True), True))
-    decoy, check = reader.slow_decoy(), reader.match_slow
+    decoy, check = reader.dummy_password_hash(), reader.verify_password
     with mock.patch.object(
-        reader, "match_slow", lambda secret, stored: stored != decoy and check(secret, stored)
+        reader, "verify_password", lambda secret, stored: stored != decoy and check(secret, stored)
     ):
         control = Pair("planted early return", keys.unknown(), keys.wrong(), site)
         controls.append((await compare(control, pairs, slow=True), True))

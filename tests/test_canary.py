@@ -32,7 +32,7 @@ from basicauth_mw import Backend, Credentials, Key, Secret, Settings, encode_bas
 from basicauth_mw import asgi as asgi_shell
 from basicauth_mw import wsgi as wsgi_shell
 from basicauth_mw.errors import BasicAuthError
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 from tests.redis_server import RedisServer
 from tests.shells import asgi_helpers, wsgi_helpers
 from tests.waiting import listens, wait_until
@@ -44,11 +44,11 @@ ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "basicauth_mw"]
 LIMIT_S = 30.0
 
-MINTED = mint("sk")
+GENERATED = generate("sk")
 CHOSEN = "Kanarienvögel 'Ünter' dem \U0001f511 Dach"
-OTHERS = (mint("sk"), 'Zaunkönige "über" \U0001f511 Nacht')  # what the canaries are rotated to
-CANARIES = (MINTED, CHOSEN, *OTHERS)
-CHANGED = MINTED[:-1] + ("a" if MINTED[-1] != "a" else "b")  # one keystroke off: no checksum holds
+OTHERS = (generate("sk"), 'Zaunkönige "über" \U0001f511 Nacht')  # what the canaries are rotated to
+CANARIES = (GENERATED, CHOSEN, *OTHERS)
+CHANGED = GENERATED[:-1] + ("a" if GENERATED[-1] != "a" else "b")  # one keystroke off: no checksum holds
 
 HASH = re.compile(r"\$(bamw1|argon2id|2b)\$")
 
@@ -219,7 +219,7 @@ def live(backend: Backend, everything: Everything, *, settings: Settings) -> lis
 
 def lived(backend: Backend, shop: Shop, everything: Everything) -> list[Any]:
     touched: list[Any] = []
-    for client_id, first, second in (("minted", MINTED, OTHERS[0]), ("chosen", CHOSEN, OTHERS[1])):
+    for client_id, first, second in (("minted", GENERATED, OTHERS[0]), ("chosen", CHOSEN, OTHERS[1])):
         issued = backend.create(client_id=client_id, secret=first, name="canary")
         touched += [issued, issued.key, *issued.key.secrets, parse_basic(issued.authorization)]
         touched += [Credentials(client_id, first), Secret(backend.hash(first))]
@@ -255,9 +255,9 @@ def lived(backend: Backend, shop: Shop, everything: Everything) -> list[Any]:
         for path in ("/", "/broken"):
             shop.ask(rotated.authorization, path)
     for malformed in (
-        *(basic(b"minted:" + CHANGED.encode()), f"Bearer {MINTED}", basic(MINTED.encode()), MINTED),
+        *(basic(b"minted:" + CHANGED.encode()), f"Bearer {GENERATED}", basic(GENERATED.encode()), GENERATED),
         *(basic(CHOSEN.encode("latin-1", "replace")), basic(f"minted:{CHOSEN}\0".encode())),
-        *(f"{encode_basic('minted', MINTED)}, {encode_basic('minted', MINTED)}", f"Basic {MINTED}"),
+        *(f"{encode_basic('minted', GENERATED)}, {encode_basic('minted', GENERATED)}", f"Basic {GENERATED}"),
     ):
         assert shop.ask(malformed) == {401}
     backend.update("minted", metadata={"a": 1})
@@ -293,7 +293,7 @@ def test_no_log_error_or_repr_holds_a_secret(
     url: str, everything: Everything, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Nor a hash; in debug logs, answers, exceptions and their tracebacks, and whatever ``repr`` tells."""
-    settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(CHOSEN, MINTED))
+    settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(CHOSEN, GENERATED))
     backend = open_backend(url, settings=settings, create=True)
     touched = live(backend, everything, settings=settings)
     shown = [repr(each) for each in (*touched, *ours())] + [str(each) for each in touched]
@@ -314,7 +314,7 @@ class Broken:
     """A third party's store that raises what it has in its hands, and that is much."""
 
     def __init__(self) -> None:
-        self.password = MINTED
+        self.password = GENERATED
 
     def get(self, client_id: str) -> Key | None:
         password, sent = self.password, CHOSEN
@@ -333,7 +333,7 @@ def test_no_outage_tells_a_secret(everything: Everything, own_redis_server: Redi
             for secret in CANARIES:
                 assert shop.ask(encode_basic("ci", secret)) == {503}
             everything.said += [repr(shop.asgi), repr(shop.wsgi), repr(store)]
-    for act in (lambda: backend.create(secret=CHOSEN), lambda: backend.rotate("ci", secret=MINTED)):
+    for act in (lambda: backend.create(secret=CHOSEN), lambda: backend.rotate("ci", secret=GENERATED)):
         with pytest.raises(BasicAuthError) as error:
             act()
         everything.said += [str(error.value), repr(error.value), *traceback.format_exception(error.value)]
@@ -468,7 +468,7 @@ def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     export = tmp_path / "export.jsonl"
     sheet = tmp_path / "keys.csv"
-    sheet.write_text(f'other,{OTHERS[0]}\nbad id:,{MINTED}\nmistyped,{CHANGED}\ntoo,many,"{CHOSEN}"\n')
+    sheet.write_text(f'other,{OTHERS[0]}\nbad id:,{GENERATED}\nmistyped,{CHANGED}\ntoo,many,"{CHOSEN}"\n')
     sheet.chmod(0o600)
     said = b""
 
@@ -486,7 +486,7 @@ def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
         said += err if shows else out + err
         return out, err
 
-    for client_id, secret, second in (("minted", MINTED, OTHERS[0]), ("chosen", CHOSEN, OTHERS[1])):
+    for client_id, secret, second in (("minted", GENERATED, OTHERS[0]), ("chosen", CHOSEN, OTHERS[1])):
         out, _ = run("keys", "create", "--client-id", client_id, "--secret-stdin", stdin=secret, shows=True)
         assert core(secret) in out.decode()
         run("keys", "create", "--client-id", client_id, "--secret-stdin", stdin=secret, status=1)
@@ -544,7 +544,7 @@ class Strange:
 )
 def test_no_crash_of_the_command_line_shows_a_secret(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """One line and status 1, without the traceback and the local variables that rich would print."""
-    (tmp_path / "strange_store.py").write_text(STRANGE.format(held=MINTED))
+    (tmp_path / "strange_store.py").write_text(STRANGE.format(held=GENERATED))
     distribution = tmp_path / "strange_store-1.dist-info"
     distribution.mkdir()
     (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: strange-store\nVersion: 1\n")
@@ -596,7 +596,7 @@ def test_no_debugged_server_tells_a_secret(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(DEBUGGED)
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     with open_backend(url, settings=Settings(), create=True) as backend:
-        for client_id, secret in (("minted", MINTED), ("chosen", CHOSEN)):
+        for client_id, secret in (("minted", GENERATED), ("chosen", CHOSEN)):
             backend.create(client_id=client_id, secret=secret)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
@@ -619,7 +619,7 @@ def test_no_debugged_server_tells_a_secret(tmp_path: Path) -> None:
                 connection.close()
                 return status
 
-            for client_id, secret in (("minted", MINTED), ("chosen", CHOSEN)):
+            for client_id, secret in (("minted", GENERATED), ("chosen", CHOSEN)):
                 right = encode_basic(client_id, secret)
                 assert [ask(right), ask(right), ask(right, "/broken")] == [200, 200, 500]
                 assert ask(encode_basic("nobody", secret)) == 401
@@ -627,7 +627,7 @@ def test_no_debugged_server_tells_a_secret(tmp_path: Path) -> None:
                 assert ask(f"Bearer {quote(secret)}") == 401
             assert ask(basic(f"minted:{CHANGED}".encode())) == 401
             (tmp_path / "keys.db").write_bytes(b"damaged" * 1000)
-            assert ask(encode_basic("nobody", MINTED)) in (401, 503)
+            assert ask(encode_basic("nobody", GENERATED)) in (401, 503)
         finally:
             server.process.send_signal(signal.SIGABRT)
             server.communicate()

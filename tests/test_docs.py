@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from basicauth_mw import errors
-from basicauth_mw.gate import _AUDITED
-from basicauth_mw.minting import PATTERN, Shape, mint, recognise
+from basicauth_mw.auth.authenticator import _AUDITED
+from basicauth_mw.keys.generated_secrets import PATTERN, SecretShape, classify, generate
 from basicauth_mw.settings import FIELDS, Option
 
 ROOT = Path(__file__).parent.parent
@@ -244,12 +244,12 @@ def test_minted_format() -> None:
     names: dict[str, Any] = {}
     exec(snippet, names)
     for prefix in ("sk", "id", "acme_live", "x" * 32):
-        minted = mint(prefix)
+        minted = generate(prefix)
         assert re.fullmatch(PATTERN, minted)
         assert names["is_minted"](minted)
         for place in range(len(prefix) + 1, len(minted)):
             changed = minted[:place] + ("a" if minted[place] != "a" else "b") + minted[place + 1 :]
-            assert recognise(changed) is Shape.MISTYPED
+            assert classify(changed) is SecretShape.BAD_CHECKSUM
             assert not names["is_minted"](changed)
 
 

@@ -21,7 +21,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from basicauth_mw import encode_basic, hash_secret
-from basicauth_mw.backend import open_backend
+from basicauth_mw.backends.backend import open_backend
 from tests.waiting import free_port
 
 if TYPE_CHECKING:
@@ -231,12 +231,12 @@ def test_every_example_is_run() -> None:
             assert path.name in (ROOT / "tests" / "system" / "test_nginx_front.py").read_text()
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     body: bytes
 
 
-def paste(line: str) -> Answer:
+def paste(line: str) -> Response:
     """Do what a printed ``curl`` line does, so that no curl is needed here."""
     words = iter(shlex.split(line))
     assert next(words) == "curl"
@@ -259,7 +259,7 @@ def paste(line: str) -> Answer:
     answer = httpx.request(
         method, url, content=body, auth=auth, headers=headers, timeout=LIMIT_S, trust_env=False
     )
-    return Answer(answer.status_code, answer.content)
+    return Response(answer.status_code, answer.content)
 
 
 @contextmanager

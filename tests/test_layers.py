@@ -16,34 +16,29 @@ if TYPE_CHECKING:
 PACKAGE = "basicauth_mw"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
-# From the bottom up. A module imports only from lines above its own; modules of one line do not know each
-# other. A name that ends in /* is a folder whose own modules may import from one another.
+# From the bottom up. A module imports only from lines above its own; modules on one line do not import each
+# other. A name that ends in /* is a folder whose modules may import each other.
 LAYERS = [
     ["errors"],
-    ["_extras"],
-    ["_fork"],
-    ["_background"],
-    ["model"],
-    ["scopes"],
-    ["credentials"],
-    ["minting"],
-    ["rules"],
-    ["hashing"],
-    ["lifecycle"],
-    ["records"],
-    ["exclude"],
-    ["throttle"],
+    # settings: the values that everything is configured with
+    ["settings.values", "settings.sources"],
     ["settings"],
-    ["cache"],
-    ["counts"],
-    ["verifier"],
-    ["audit"],
-    ["pool"],
-    ["flights"],
-    ["problem"],
+    # runtime: threads, forks, optional imports; knows no keys and no requests
+    ["runtime"],
+    ["runtime.extras", "runtime.fork"],
+    ["runtime.background", "runtime.pool", "runtime.single_flight"],
+    ["runtime.breaker"],
+    # keys: values and the rules for them
+    ["keys"],
+    ["keys.model"],
+    ["keys.scopes", "keys.credentials", "keys.generated_secrets"],
+    ["keys.validation", "keys.audit"],
+    ["keys.hashing"],
+    ["keys.lifecycle"],
+    ["keys.records"],
+    # backends: stores, and what works over any store
     ["backends.base"],
-    ["backends._codec"],
-    ["backends._threads"],
+    ["backends.codec", "backends._threads"],
     ["backends._sqlite_file"],
     ["backends._sqlite_forks", "backends._sqlite_logs", "backends._sqlite_schema"],
     ["backends._sqlite_uses"],
@@ -57,25 +52,24 @@ LAYERS = [
     ["backends.redis"],
     ["backends.memory", "backends.env", "backends.sqlite"],
     ["backends"],
-    ["lost_answers"],
-    ["breaker"],
-    ["feed"],
-    ["reader"],
-    ["runner"],
-    ["ledger"],
-    ["backend"],
-    ["portable"],
-    ["sources"],
-    ["exporting", "importing"],
-    ["_frameworks"],
-    ["_refusals"],
-    ["gate"],
-    ["_gates"],
-    ["asgi"],
-    ["wsgi"],
+    ["backends.writes", "backends.change_feed"],
+    # auth: the decision on a request, without I/O of its own
+    ["auth"],
+    ["auth.excluded_paths", "auth.throttle", "auth.stats", "auth.problems", "auth.frameworks", "auth.cache"],
+    ["auth.verifier", "auth.flask_refusals"],
+    ["backends.reader", "backends.usage"],
+    ["backends.backend"],
+    ["auth.runner"],
+    ["auth.authenticator"],
+    ["auth.discovery"],
+    # the public modules
+    ["asgi", "wsgi"],
     ["metrics"],
     [""],  # the package itself: the public names
     ["serve", "forward_auth", "integrations/*", "dashboard/*", "testing/*"],
+    ["portable"],
+    ["sources"],
+    ["exporting", "importing"],
     ["cli/*"],
     ["__main__"],
 ]
@@ -168,32 +162,35 @@ def test_every_layer_stands_once() -> None:
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        pytest.param("errors.py", "from .model import Key", id="from-module"),
-        pytest.param("errors.py", "from . import model", id="from-package"),
+        pytest.param("errors.py", "from .settings import Settings", id="from-module"),
+        pytest.param("errors.py", "from . import settings", id="from-package"),
         pytest.param("errors.py", "from . import __version__", id="from-package-itself"),
-        pytest.param("errors.py", "import basicauth_mw.model", id="absolute"),
+        pytest.param("errors.py", "import basicauth_mw.keys.model", id="absolute"),
         pytest.param("errors.py", "import basicauth_mw", id="package"),
-        pytest.param("errors.py", "from basicauth_mw import model", id="absolute-from-package"),
-        pytest.param("errors.py", "from basicauth_mw.model import Key", id="absolute-from-module"),
-        pytest.param("errors.py", "def f():\n    from .model import Key", id="in-a-function"),
-        pytest.param("errors.py", "if TYPE_CHECKING:\n    from .model import Key", id="for-type-checkers"),
+        pytest.param("errors.py", "from basicauth_mw import settings", id="absolute-from-package"),
+        pytest.param("errors.py", "from basicauth_mw.settings import Settings", id="absolute-from-module"),
+        pytest.param("errors.py", "def f():\n    from .settings import Settings", id="in-a-function"),
         pytest.param(
-            "errors.py", "try:\n    from .model import Key\nexcept ImportError: pass", id="in-a-try"
+            "errors.py", "if TYPE_CHECKING:\n    from .settings import Settings", id="for-type-checkers"
         ),
-        pytest.param("backends/memory.py", "from ..backend import Backend", id="above-the-folder"),
+        pytest.param(
+            "errors.py", "try:\n    from .settings import Settings\nexcept ImportError: pass", id="in-a-try"
+        ),
+        pytest.param("backends/memory.py", "from .backend import Backend", id="above-the-folder"),
         pytest.param("backends/memory.py", "from . import open_store", id="own-folder"),
         pytest.param("backends/memory.py", "from .env import EnvStore", id="neighbour"),
-        pytest.param("backends/memory.py", "from ..gate import Gate", id="far-above"),
-        pytest.param("backends/base.py", "from ._codec import load_key", id="next-line"),
-        pytest.param("backends/__init__.py", "from ..backend import Backend", id="folder-itself"),
+        pytest.param("backends/memory.py", "from ..asgi import BasicAuthMiddleware", id="far-above"),
+        pytest.param("backends/base.py", "from .codec import load_key", id="next-line"),
+        pytest.param("backends/__init__.py", "from .backend import Backend", id="folder-itself"),
         pytest.param("cli/keys.py", "from .. import __main__", id="from-a-folder"),
         pytest.param("stranger.py", "", id="not-in-the-list"),
     ],
 )
 def test_an_upward_arrow_is_found(file: str, source: str, tmp_path: Path) -> None:
     """The test above would notice: every way to write an import upward, or a module without a place."""
-    known = ["__init__", "errors", "model", "backend", "gate", "__main__"]
-    for name in [*known, *(f"backends/{each}" for each in ("__init__", "base", "_codec", "memory", "env"))]:
+    known = ["__init__", "errors", "settings", "wsgi", "asgi", "__main__"]
+    backends = ("__init__", "base", "codec", "memory", "env", "backend")
+    for name in [*known, *(f"backends/{each}" for each in backends)]:
         path = tmp_path / PACKAGE / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -208,9 +205,9 @@ def test_an_upward_arrow_is_found(file: str, source: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        pytest.param("model.py", "from . import errors", id="from-package"),
-        pytest.param("model.py", "import basicauth_mw.errors", id="absolute"),
-        pytest.param("model.py", "import json, asyncio\nfrom os import path", id="elsewhere"),
+        pytest.param("settings.py", "from . import errors", id="from-package"),
+        pytest.param("settings.py", "import basicauth_mw.errors", id="absolute"),
+        pytest.param("settings.py", "import json, asyncio\nfrom os import path", id="elsewhere"),
         pytest.param(
             "backends/memory.py", "from ..errors import KeyExists\nfrom .base import Store", id="folder"
         ),
@@ -225,7 +222,7 @@ def test_a_downward_arrow_is_fine(file: str, source: str, tmp_path: Path) -> Non
     for name in (
         "__init__",
         "errors",
-        "model",
+        "settings",
         "backends/__init__",
         "backends/base",
         "backends/memory",

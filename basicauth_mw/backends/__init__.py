@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import BasicAuthError, ConfigurationError
-from ._codec import dump_key, load_key
 from .base import BulkStore, Changes, ReadableStore, Store, UsageStore, Use
+from .codec import dump_key, load_key
 
 __all__ = [
     "BulkStore",

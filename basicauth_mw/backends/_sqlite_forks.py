@@ -12,7 +12,7 @@ import threading
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from .._fork import after_fork, after_fork_in_parent, before_fork
+from ..runtime.fork import after_fork, after_fork_in_parent, before_fork
 from ._sqlite_file import connect
 
 if TYPE_CHECKING:

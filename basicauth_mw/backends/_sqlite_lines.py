@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from .._fork import after_fork, before_fork
 from ..errors import BackendUnavailable
+from ..runtime.fork import after_fork, before_fork
 from ._sqlite_file import check_may_be_changed, explain, is_doubtful, is_locked, is_no_room, signature
 from ._sqlite_forks import LONGEST_WAIT_S, forks
 from ._sqlite_logs import inode_of, log_of, open_watched, share_logs, unwritable_logs

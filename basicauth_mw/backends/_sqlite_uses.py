@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BackendUnavailable
-from ._codec import load_uses, to_microseconds, to_minutes
 from ._sqlite_file import connect, explain, has_tables
 from ._sqlite_forks import briefly
+from .codec import load_uses, to_microseconds, to_minutes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from ..model import Key
+    from ..keys.model import Key
     from .base import Use
 
 APPLICATION_ID: Final = int.from_bytes(b"bamu")

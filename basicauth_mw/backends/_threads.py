@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from .._fork import after_fork
+from ..runtime.fork import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from ..model import Key
+    from ..keys.model import Key
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from .._extras import require
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
-from ..hashing import Hasher, check_hash, has_slow_hash, is_slow, looks_hashed
-from ..model import Key, Secret
-from ..rules import (
+from ..keys.hashing import Hasher, check_hash, has_slow_hash, is_slow, looks_hashed
+from ..keys.model import Key, Secret
+from ..keys.validation import (
     SHORT_PASSWORD,
     check_depth,
     check_name,
@@ -21,7 +20,8 @@ from ..rules import (
     is_short_password,
     parse_moment,
 )
-from ..settings import read_entry
+from ..runtime.extras import require
+from ..settings.sources import read_entry
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -6,14 +6,14 @@ import threading
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..errors import ConfigurationError
-from ..hashing import has_slow_hash
+from ..keys.hashing import has_slow_hash
 from .base import Changes, Use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from ..model import Key
+    from ..keys.model import Key
 
 _CHANGES_KEPT: Final = 10_000
 

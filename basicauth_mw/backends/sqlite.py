@@ -17,9 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import BackendUnavailable, ConfigurationError
-from ..hashing import has_slow_hash
+from ..keys.hashing import has_slow_hash
 from . import _sqlite_schema as schema
-from ._codec import dump_key, load_found, load_key
 from ._sqlite_file import (
     check_is_file,
     check_may_be_changed,
@@ -35,12 +34,13 @@ from ._sqlite_lines import Lines, checkpoint
 from ._sqlite_logs import log_of, log_size, may_write, open_keys, unwritable_logs
 from ._sqlite_uses import UseLog
 from .base import Changes
+from .codec import dump_key, load_found, load_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
-    from ..model import Key
+    from ..keys.model import Key
     from ._sqlite_lines import Execute
     from .base import Use
 

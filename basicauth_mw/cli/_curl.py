@@ -2,7 +2,7 @@
 
 import shlex
 
-from ..credentials import encode_basic
+from ..keys.credentials import encode_basic
 
 
 def curl_line(url: str, client_id: str, secret: str, *options: str) -> str:

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 import typer
 
 from ..errors import InvalidKey
-from ..model import utcnow
+from ..keys.model import utcnow
+from ..keys.validation import SHORT_PASSWORD, duration_s, is_short_password
 from ..portable import RepeatedName, read_json
-from ..rules import SHORT_PASSWORD, duration_s, is_short_password
 from ._errors import CommandError
 from ._output import complain, inert
 

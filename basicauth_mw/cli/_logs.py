@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import audit
+from ..keys import audit
 from ._errors import CommandError, reason_of
 
 _FORM = 'give a JSON object for logging.config.dictConfig: {"version": 1, ...}'
@@ -96,8 +96,11 @@ def _format_a_sample(handler: logging.Handler) -> None:
     record = audit.logger.makeRecord(
         audit.logger.name, logging.INFO, __file__, 0, "%s", (text,), None, extra={"basicauth": facts}
     )
-    for gate in (audit.logger, handler):  # they may add what the formatter names, or give another record
-        passed: object = gate.filter(record)
+    for authenticator in (
+        audit.logger,
+        handler,
+    ):  # they may add what the formatter names, or give another record
+        passed: object = authenticator.filter(record)
         if not passed:
             return
         record = passed if isinstance(passed, logging.LogRecord) else record

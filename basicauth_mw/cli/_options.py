@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ..backend import Backend, open_backend
+from ..backends.backend import Backend, open_backend
 from ..settings import Settings
 from ._errors import CommandError
 from ._output import complain

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from .. import lifecycle
-from ..model import Key, utcnow
+from ..keys import lifecycle
+from ..keys.model import Key, utcnow
 
 # Wider than any table: what is to be copied is cut or folded nowhere, on no terminal.
 _UNBOUNDED_COLUMNS = 1_000_000

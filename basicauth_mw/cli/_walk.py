@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
-from ..backend import Backend
+from ..backends.backend import Backend
 from ..errors import UnreadableRecord
-from ..model import Key
+from ..keys.model import Key
 
 
 def readable(

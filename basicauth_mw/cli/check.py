@@ -13,11 +13,10 @@ from typing import Annotated
 
 import typer
 
-from .._gates import gate_of
-from ..audit import printable
-from ..backend import Backend, open_backend
+from ..auth.discovery import find_authenticator
 from ..backends import ENTRY_POINTS, Store
 from ..backends._sqlite_file import path_of
+from ..backends.backend import Backend, open_backend
 from ..backends.redis.url import parse_url
 from ..errors import (
     BackendError,
@@ -28,9 +27,10 @@ from ..errors import (
     ReadOnlyBackend,
     UnreadableRecord,
 )
-from ..hashing import check_hash
-from ..minting import ID_PREFIX, mint
-from ..model import Key
+from ..keys.audit import printable
+from ..keys.generated_secrets import ID_PREFIX, generate
+from ..keys.hashing import check_hash
+from ..keys.model import Key
 from ..serve import load
 from ..settings import FIELDS, Option, Settings
 from ._errors import CommandError
@@ -147,13 +147,13 @@ def _of_app(target: str) -> tuple[Settings, Backend]:
     found, is_call = load(target, "--app")
     if is_call:
         found = found()
-    gate = gate_of(found, build=True)
-    if gate is None:
+    authenticator = find_authenticator(found, build=True)
+    if authenticator is None:
         raise ConfigurationError(
             f"--app: {target} has no BasicAuthMiddleware, so it answers every request without a key: "
             "wrap it, or call install(app) or BasicAuth(app)"
         )
-    return gate.settings, gate.backend
+    return authenticator.settings, authenticator.backend
 
 
 def _risks_of(settings: Settings) -> Iterator[Finding]:
@@ -174,7 +174,7 @@ def _risks_of(settings: Settings) -> Iterator[Finding]:
 
 def _problems_of(backend: Backend, keys: "_Keys", bar: Bar) -> Iterator[Finding]:
     try:
-        backend.get(mint(ID_PREFIX))  # nobody's: whether the store answers is all that matters
+        backend.get(generate(ID_PREFIX))  # nobody's: whether the store answers is all that matters
         yield from _missing_extras_of(backend)
         yield from keys.problems(backend, bar)
     except Exception as exc:  # what was found until then is told, too

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..backend import open_backend
-from ..model import utcnow
-from ..settings import ENV_PREFIX
+from ..backends.backend import open_backend
+from ..keys.model import utcnow
+from ..settings.sources import ENV_PREFIX
 from ._curl import curl_line
 from ._errors import CommandError
 from ._options import AsJson

@@ -4,11 +4,10 @@ from typing import Annotated
 
 import typer
 
-from .._extras import require
-from ..backend import Issued
-from ..minting import Shape, recognise
-from ..model import utcnow
-from ..rules import (
+from ..backends.backend import Issued
+from ..keys.generated_secrets import SecretShape, classify
+from ..keys.model import utcnow
+from ..keys.validation import (
     check_expires_at,
     check_metadata,
     check_name,
@@ -16,6 +15,7 @@ from ..rules import (
     check_scopes,
     check_secret,
 )
+from ..runtime.extras import require
 from ._curl import curl_line
 from ._errors import CommandError, reason_of
 from ._input import given_secret, parse_expires, parse_metadata, parse_overlap, warn_if_short
@@ -66,7 +66,7 @@ def create(
         check_new_client_id(client_id)
     if secret is not None:
         check_secret(secret)
-        if recognise(secret) is not Shape.MINTED:
+        if classify(secret) is not SecretShape.GENERATED:
             require("argon2", extra="passwords")
     check_name(name)
     check_scopes(scope or ())

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..backend import Backend
+from ..backends.backend import Backend
 from ..errors import KeyNotFound, UnreadableRecord
-from ..model import Key
+from ..keys.model import Key
 from . import issue, transfer
 from ._errors import CommandError
 from ._input import confirmed, parse_expires, parse_metadata

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from ..credentials import encode_basic
+from ..keys.credentials import encode_basic
 from ._curl import curl_line
 from ._input import secret_from_prompt, secret_from_stdin
 from ._options import AsJson, ClientId, SecretStdin

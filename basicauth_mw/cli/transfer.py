@@ -12,10 +12,10 @@ from typing import Annotated, BinaryIO, Self
 
 import typer
 
-from ..backend import Backend
+from ..backends.backend import Backend
 from ..exporting import export_file, export_keys
 from ..importing import Report, import_keys
-from ..model import Key
+from ..keys.model import Key
 from ..sources import KINDS, Source
 from ._errors import CommandError, reason_of
 from ._input import stdin

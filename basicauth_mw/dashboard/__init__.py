@@ -5,7 +5,7 @@ It is always behind a gate of its own, and for keys with the scope ``basicauth:a
 
 from __future__ import annotations
 
-from .._extras import require
+from ..runtime.extras import require
 
 for _module in ("jinja2", "starlette"):
     require(_module, extra="dashboard")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ..backend import Backend, open_backend
+from ..backends.backend import Backend, open_backend
 from ..errors import ConfigurationError
 from ..settings import Settings
 from .asgi import ASGIDashboard

@@ -16,7 +16,7 @@ from .site import PROBLEM
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-    from ..backend import Backend
+    from ..backends.backend import Backend
     from ..settings import Settings
     from .site import Site
 
@@ -26,12 +26,12 @@ class ASGIDashboard:
 
     def __init__(self, site: Site, backend: Backend, settings: Settings) -> None:
         self._site = site
-        self._gate = BasicAuthMiddleware(self._app, backend, settings=settings)
+        self._authenticator = BasicAuthMiddleware(self._app, backend, settings=settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and wants_html(header(scope, "accept"), scope["method"]):
             send = _with_pages(send, self._site)
-        running = self._gate(scope, receive, send)
+        running = self._authenticator(scope, receive, send)
         del scope  # error monitors record the variables of each frame that an exception passes
         await running
 

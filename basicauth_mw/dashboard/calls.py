@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..rules import check_depth
+from ..keys.validation import check_depth
 from .openapi import Endpoint
 from .problems import PageProblem
 from .wording import CLIENT_ID, SECRET, TOKEN
@@ -19,7 +19,7 @@ from .wording import CLIENT_ID, SECRET, TOKEN
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..backend import Issued
+    from ..backends.backend import Issued
 
 _METHOD: Final = re.compile(r"[A-Z]{1,20}")
 _CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,200}")

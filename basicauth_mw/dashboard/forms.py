@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import InvalidKey
-from ..rules import check_client_id, check_expires_at, check_name, check_scopes
+from ..keys.validation import check_client_id, check_expires_at, check_name, check_scopes
 from .wording import LIVES
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from .. import lifecycle
 from ..errors import UnreadableRecord
+from ..keys import lifecycle
 from .requests import encode_query
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from starlette.datastructures import QueryParams
 
-    from ..backend import Backend
-    from ..model import Key
+    from ..backends.backend import Backend
+    from ..keys.model import Key
 
 ROWS: Final = 25
 # A trail of this length fits into any server's limit for an address; with minted ids it is some 30 pages.

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from ..rules import check_depth
+from ..keys.validation import check_depth
 
 MAX_ENDPOINTS: Final = 500
 _MAX_DEPTH: Final = 8  # of schemas in one another, and of references to references

@@ -39,7 +39,7 @@ class OldToken(PageProblem):
         super().__init__(403, "old-token")
 
 
-def problem_of(exc: BasicAuthError, *, changing: bool) -> PageProblem:
+def to_problem(exc: BasicAuthError, *, changing: bool) -> PageProblem:
     """What to tell of an error of the backend; ``changing``: it may have been in the middle of a change."""
     match exc:
         case UnreadableRecord():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from ..model import Principal
+    from ..keys.model import Principal
 
 # A form holds at most a name, scopes, and a request to try; what is longer is no form of ours.
 MAX_BODY_OCTETS: Final = 64 * 1024

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match
 
-from ..credentials import challenge
 from ..errors import BasicAuthError
-from .problems import PageProblem, problem_of
+from ..keys.credentials import challenge
+from .problems import PageProblem, to_problem
 from .requests import DashboardRequest
 from .responses import STYLE_SOURCE, safe_headers, see_other, static_file
 from .templates import render
@@ -22,7 +22,7 @@ from .wording import ADMIN_SCOPE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ..backend import Backend
+    from ..backends.backend import Backend
     from ..settings import Settings
     from .views import Document
 
@@ -81,7 +81,7 @@ class Site:
         except PageProblem as exc:
             problem = exc
         except BasicAuthError as exc:
-            problem = problem_of(exc, changing=request.method == "POST")
+            problem = to_problem(exc, changing=request.method == "POST")
             subject = request.subject if request.path != "/key" else ""
         return self._views.page(
             request, "problem.html", headers=problem.headers, problem=problem, subject=subject

@@ -14,13 +14,13 @@ import hmac
 import re
 from typing import TYPE_CHECKING, Final
 
-from ..minting import Shape, recognise
+from ..keys.generated_secrets import SecretShape, classify
 from .problems import OldToken, PageProblem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..credentials import Credentials
+    from ..keys.credentials import Credentials
 
 LIFE_S: Final = 3600.0
 _EARLY_S: Final = 60.0  # the clocks of several hosts
@@ -39,7 +39,7 @@ class PageTokens:
 
     def __init__(self, caller: Credentials, peppers: Sequence[str] = ()) -> None:
         material = caller.secret.encode()
-        if recognise(caller.secret) is not Shape.MINTED:
+        if classify(caller.secret) is not SecretShape.GENERATED:
             material = hashlib.scrypt(material, salt=b"basicauth_mw page token", **_MEMORY)
         pepper = peppers[0].encode() if peppers else b""
         digest = hashlib.blake2b(material, key=hashlib.sha256(pepper).digest(), person=b"basicauth_mw/pg")

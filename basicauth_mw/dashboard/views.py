@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
+from ..auth.stats import counts
 from ..backends import Store
-from ..counts import counts
-from ..credentials import parse_basic
 from ..errors import InvalidKey, KeyExists, KeyNotFound, ReadOnlyBackend, UnreadableRecord
-from ..minting import generate_id
-from ..rules import duration_s
+from ..keys.credentials import parse_basic
+from ..keys.generated_secrets import generate_id
+from ..keys.validation import duration_s
 from .calls import call_context, check_typed
 from .forms import TYPED, new_key
 from .listing import Place, listed, recency_of, view_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
-    from ..backend import Backend, Issued
+    from ..backends.backend import Backend, Issued
     from .listing import KeyView
     from .openapi import Endpoint
     from .requests import DashboardRequest

@@ -12,7 +12,7 @@ from .site import PROBLEM
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ..backend import Backend
+    from ..backends.backend import Backend
     from ..settings import Settings
     from .site import Site
 
@@ -29,12 +29,12 @@ class WSGIDashboard:
 
     def __init__(self, site: Site, backend: Backend, settings: Settings) -> None:
         self._site = site
-        self._gate = BasicAuthMiddleware(self._app, backend, settings=settings)
-        self.gate = self._gate.gate
+        self._authenticator = BasicAuthMiddleware(self._app, backend, settings=settings)
+        self.authenticator = self._authenticator.authenticator
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if not wants_html(environ.get("HTTP_ACCEPT"), str(environ.get("REQUEST_METHOD", ""))):
-            return self._gate(environ, start_response)
+            return self._authenticator(environ, start_response)
         held: list[Any] = []
 
         def hold(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
@@ -43,7 +43,7 @@ class WSGIDashboard:
             held[:] = [status, headers, exc_info]
             return None
 
-        result = self._gate(environ, hold)
+        result = self._authenticator(environ, hold)
         if not held:
             return result
         status, headers, exc_info = held

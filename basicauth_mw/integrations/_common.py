@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
-from ..rules import check_scopes
-from ..settings import ENV_PREFIX, FIELDS, Settings
+from ..keys.validation import check_scopes
+from ..settings import FIELDS, Settings
+from ..settings.sources import ENV_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from ..exclude import Exclude
-from ..problem import Problem
+from ..auth.excluded_paths import ExcludedPaths
+from ..auth.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def document(schema: Members, settings: Settings, *, validation_status: int | No
     if validation_status is not None:
         schemas[_VALIDATION] = _validation_schema()
         responses[_VALIDATION] = _response("The request does not fit.", _VALIDATION)
-    exclude = Exclude(settings.exclude)
+    exclude = ExcludedPaths(settings.exclude)
     takes_scopes = not str(schema.get("openapi", "")).startswith("3.0")  # there they are for OAuth only
     for path, operation in _operations(schema):
         is_open = exclude.is_open(path)

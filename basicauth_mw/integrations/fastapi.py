@@ -13,12 +13,12 @@
 import json
 from typing import Annotated, Any, Unpack
 
-from ..asgi import PRINCIPAL, BasicAuthMiddleware, ScopeFacts
+from ..asgi import PRINCIPAL, ASGIRequest, BasicAuthMiddleware
+from ..auth.authenticator import Authenticator
+from ..auth.problems import render, request_id_of
 from ..errors import ConfigurationError
-from ..gate import Gate
-from ..model import Principal
-from ..problem import render, request_id_of
-from ..scopes import require_scopes
+from ..keys.model import Principal
+from ..keys.scopes import require_scopes
 from ..settings import Overrides, Settings
 from ._common import needed, needs
 from ._openapi import DESCRIPTION, SCHEME, document, validation_problem
@@ -69,10 +69,10 @@ def install(
         raise ConfigurationError("this app has a gate already: call install once, and add no other")
     if validation_status is not None:
         _check_validation(app, validation_status)
-    gate = BasicAuthMiddleware(app, backend, settings=settings, **overrides)
-    gate.app = _unbuilt
-    app.add_middleware(_Place(gate))
-    _document(app, gate.gate.settings, validation_status)
+    authenticator = BasicAuthMiddleware(app, backend, settings=settings, **overrides)
+    authenticator.app = _unbuilt
+    app.add_middleware(_Place(authenticator))
+    _document(app, authenticator.authenticator.settings, validation_status)
     if validation_status is not None:
         app.add_exception_handler(RequestValidationError, _ValidationHandler(validation_status))
 
@@ -86,9 +86,9 @@ class _Place:
         self._middleware = middleware
 
     @property
-    def gate(self) -> Gate[Any]:
+    def authenticator(self) -> Authenticator[Any]:
         """What decides on requests."""
-        return self._middleware.gate
+        return self._middleware.authenticator
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
         self._middleware.app = app
@@ -170,7 +170,7 @@ class _ValidationHandler:
         self._problem = validation_problem(status)
 
     async def __call__(self, request: Request, exc: Exception) -> Response:
-        request_id = request_id_of(ScopeFacts.header(request.scope, "x-request-id"))
+        request_id = request_id_of(ASGIRequest.header(request.scope, "x-request-id"))
         answer = render(self._problem, request_id=request_id, challenge="")
         errors = exc.errors() if isinstance(exc, RequestValidationError) else ()
         members = json.loads(answer.body)

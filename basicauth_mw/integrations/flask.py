@@ -16,11 +16,11 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from .._gates import EXTENSION, gate_of
-from .._refusals import answer_refusals
+from ..auth.discovery import EXTENSION, find_authenticator
+from ..auth.flask_refusals import answer_refusals
 from ..errors import ConfigurationError
-from ..model import Principal
-from ..scopes import require_scopes
+from ..keys.model import Principal
+from ..keys.scopes import require_scopes
 from ..wsgi import PRINCIPAL, BasicAuthMiddleware
 from ._common import configuration, logger, needed, needs
 
@@ -68,7 +68,7 @@ class BasicAuth:
         """
         if not isinstance(app, Flask):
             raise ConfigurationError("init_app is for a Flask app: a backend is given by name, backend=...")
-        if gate_of(app) is not None:
+        if find_authenticator(app) is not None:
             raise ConfigurationError("this app has a gate already: call init_app once, and add no other")
         app._check_setup_finished("init_app")  # noqa: SLF001  # Flask's own error if the app has started
         given = backend if backend is not None else self._backend

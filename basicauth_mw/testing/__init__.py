@@ -12,19 +12,19 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from .._gates import gate_of
-from ..credentials import encode_basic
+from ..auth.discovery import find_authenticator
 from ..errors import ConfigurationError
-from ..model import Allow, Deny, Principal
-from ..rules import check_client_id, check_metadata, check_name, check_scopes
+from ..keys.credentials import encode_basic
+from ..keys.model import Allow, Deny, Principal
+from ..keys.validation import check_client_id, check_metadata, check_name, check_scopes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from types import FrameType
     from unittest import TestCase
 
-    from ..model import Decision
-    from ..verifier import Check
+    from ..auth.verifier import PendingVerification
+    from ..keys.model import Decision
 
 __all__ = ["BasicAuth", "authenticated_as"]
 
@@ -105,14 +105,14 @@ def authenticated_as(
     principal = Principal(
         check_client_id(client_id), check_name(name), check_scopes(scopes), check_metadata(metadata)
     )
-    gate = gate_of(app, build=True)
-    if gate is None:
+    authenticator = find_authenticator(app, build=True)
+    if authenticator is None:
         raise ConfigurationError(
             f"no gate was found round or in {type(app).__name__}: give the app that has it"
         )
-    decide = gate.begin
+    decide = authenticator.begin
 
-    def begin(request: Any) -> Decision | Check:
+    def begin(request: Any) -> Decision | PendingVerification:
         if _running_test() != owner:
             raise RuntimeError(f"authenticated_as was left on by {owner[1]}: it holds in that test only")
         decision = decide(request)
@@ -121,13 +121,13 @@ def authenticated_as(
         return decision
 
     # On the one gate, over its method. Only one can be there, whoever else tries.
-    if vars(gate).setdefault("begin", begin) is not begin:
+    if vars(authenticator).setdefault("begin", begin) is not begin:
         raise RuntimeError("authenticated_as is on for this app already")
     logger.warning("for a test, requests without credentials are let in as %r", client_id)
     try:
         yield principal
     finally:
-        vars(gate).pop("begin")
+        vars(authenticator).pop("begin")
 
 
 def _running_test() -> tuple[int, str] | None:

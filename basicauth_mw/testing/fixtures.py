@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..backend import Backend, Issued, open_backend
+from ..backends.backend import Backend, Issued, open_backend
 from ..settings import Settings
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basicauth_mw.backend import open_backend
-from basicauth_mw.model import Key, utcnow
+from basicauth_mw.backends.backend import open_backend
+from basicauth_mw.keys.model import Key, utcnow
 
 if TYPE_CHECKING:
     import pytest

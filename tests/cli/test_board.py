@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from basicauth_mw.backend import open_backend
+from basicauth_mw.backends.backend import open_backend
 from basicauth_mw.cli import board, demo
 from basicauth_mw.dashboard import ADMIN_SCOPE
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 from tests.cli.helpers import LIMIT_S, Done, ended, process
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_dashboard_serves_until_it_is_interrupted(url: str, as_json: bool) -> No
 
 def test_dashboard_suggests_nothing_that_its_backend_refuses() -> None:
     arguments = ("dashboard", "--backend", "env:", "--port", "0")
-    with process(*arguments, env={"BASICAUTH_KEYS": f"x:{mint('sk')}"}) as child:
+    with process(*arguments, env={"BASICAUTH_KEYS": f"x:{generate('sk')}"}) as child:
         assert child.stdout is not None
         lines = [child.stdout.readline().decode() for _ in range(3)]
         child.send_signal(signal.SIGINT)

@@ -20,9 +20,9 @@ from redis import Redis
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends.redis.url import _SCHEMES
 from basicauth_mw.cli.check import _without_secrets
-from basicauth_mw.hashing import Hasher, hash_secret
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import Hasher, hash_secret
+from basicauth_mw.keys.model import Key, Secret, utcnow
 from tests.cli.helpers import LIMIT_S, ROOT, Done, ended, fill, process, put, stranger
 from tests.redis_server import RedisServer
 
@@ -384,10 +384,10 @@ def test_check_looks_at_all_keys(
     for name in ("000", "zzz"):
         cli("keys", "create", "--client-id", name)
     hashed = {
-        "lost": Hasher([b"lost"]).hash(mint("sk")),
+        "lost": Hasher([b"lost"]).hash(generate("sk")),
         "bad": "$bamw1$0$",
         "hole": "",
-        mint("sk"): Hasher([b"lost"]).hash(mint("sk")),
+        generate("sk"): Hasher([b"lost"]).hash(generate("sk")),
     }
     fill(url, 600)
     put(
@@ -419,7 +419,7 @@ def test_check_looks_at_all_keys(
 
 def test_check_names_no_secret_that_is_an_id(cli: Callable[..., Done], url: str) -> None:
     """Somebody took the one for the other."""
-    secret = mint("sk")
+    secret = generate("sk")
     put(url, Key(secret, secrets=(Secret("$bamw1$"),)))
 
     done = cli("check", "--json")
@@ -432,7 +432,7 @@ def test_check_says_when_it_has_not_looked_at_all_keys(
     cli: Callable[..., Done], url: str, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("basicauth_mw.cli.check._LOOK_FOR_S", 0)
-    put(url, *(Key(name, secrets=(Secret(hash_secret(mint("sk"))),)) for name in ("a", "b", "c")))
+    put(url, *(Key(name, secrets=(Secret(hash_secret(generate("sk"))),)) for name in ("a", "b", "c")))
 
     done = cli("check", "--json")
     every = cli("check", "--json", "--all")

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw.backend import open_backend
-from basicauth_mw.credentials import Credentials, parse_basic
-from basicauth_mw.lifecycle import is_live
-from basicauth_mw.minting import mint
-from basicauth_mw.model import utcnow
+from basicauth_mw.backends.backend import open_backend
+from basicauth_mw.keys.credentials import Credentials, parse_basic
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.lifecycle import is_live
+from basicauth_mw.keys.model import utcnow
 from tests.cli.helpers import (
     COMMAND,
     KEY_FIELDS,
@@ -35,7 +35,7 @@ from tests.cli.helpers import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from basicauth_mw.model import Secret
+    from basicauth_mw.keys.model import Secret
 
 
 def test_create_json_has_exactly_the_promised_fields(cli: Callable[..., Done], url: str) -> None:
@@ -72,7 +72,7 @@ def test_create_json_has_exactly_the_promised_fields(cli: Callable[..., Done], u
     with open_backend(url) as backend:
         stored = backend.get("robot")
         assert stored is not None
-        assert backend.hasher.match_fast(made["secret"], stored.secrets)
+        assert backend.hasher.verify_digest(made["secret"], stored.secrets)
 
 
 def test_create_ends_with_a_curl_line_a_python_line_and_the_header(cli: Callable[..., Done]) -> None:
@@ -214,7 +214,7 @@ def test_a_byte_order_mark_is_no_part_of_a_secret(cli: Callable[..., Done]) -> N
 
 
 def test_a_given_secret_is_the_secret(cli: Callable[..., Done]) -> None:
-    secret = mint("sk")
+    secret = generate("sk")
 
     made = cli("keys", "create", "--json", "--secret-stdin", stdin=f"{secret}\n".encode()).json
 
@@ -225,7 +225,7 @@ def test_a_given_secret_is_the_secret(cli: Callable[..., Done]) -> None:
 def test_a_waiting_secret_is_in_no_process_list(url: str) -> None:
     with process("keys", "create", "--secret-stdin", "--backend", url, stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
-        secret = mint("sk").encode()
+        secret = generate("sk").encode()
         child.stdin.write(secret)
         child.stdin.flush()
         ends = time.monotonic() + LIMIT_S
@@ -242,7 +242,7 @@ def test_a_waiting_secret_is_in_no_process_list(url: str) -> None:
 
 
 def test_a_prompted_secret_is_hidden_and_asked_for_twice(url: str, terminal: tuple[int, int]) -> None:
-    secret = mint("sk").encode()
+    secret = generate("sk").encode()
 
     done = answered(
         terminal,
@@ -258,7 +258,7 @@ def test_a_prompted_secret_is_hidden_and_asked_for_twice(url: str, terminal: tup
     with open_backend(url) as backend:
         key = backend.get("robot")
         assert key is not None
-        assert backend.hasher.match_fast(secret.decode(), key.secrets)
+        assert backend.hasher.verify_digest(secret.decode(), key.secrets)
 
 
 @pytest.mark.parametrize("second", [b"other\n", b"\n"])
@@ -324,7 +324,7 @@ def live(url: str, client_id: str) -> list[Secret]:
 
 def works(url: str, client_id: str, secret: str) -> bool:
     with open_backend(url) as backend:
-        return backend.hasher.match_fast(secret, live(url, client_id)) is not None
+        return backend.hasher.verify_digest(secret, live(url, client_id)) is not None
 
 
 def test_rotate_json_has_exactly_the_promised_fields(cli: Callable[..., Done], url: str) -> None:
@@ -426,7 +426,7 @@ def test_a_prompted_secret_is_not_shown_by_rotate(
     url: str, cli: Callable[..., Done], terminal: tuple[int, int]
 ) -> None:
     cli("keys", "create", "--client-id", "robot")
-    secret = mint("sk")
+    secret = generate("sk")
     typed = f"{secret}\n".encode()
 
     done = answered(
@@ -443,7 +443,7 @@ def test_a_prompted_secret_is_not_shown_by_rotate(
 
 
 def test_a_prompted_secret_is_not_in_the_json(url: str, terminal: tuple[int, int]) -> None:
-    secret = mint("sk")
+    secret = generate("sk")
     typed = f"{secret}\n".encode()
 
     done = answered(
@@ -508,7 +508,7 @@ def test_a_chosen_secret_that_cannot_be_hashed_makes_no_file(
     program("keys", "create", "--secret-stdin", stdin="chosen").failed_with("basicauth_mw[passwords]")
 
     assert not database.exists()
-    assert program("keys", "create", "--secret-stdin", stdin=mint("sk")).status == 0
+    assert program("keys", "create", "--secret-stdin", stdin=generate("sk")).status == 0
 
 
 @pytest.mark.parametrize("words", [("create",), ("import", "-")])
@@ -518,7 +518,7 @@ def test_nothing_is_made_where_a_link_leads(
     target = tmp_path / "elsewhere.db"
     database.symlink_to(target)
 
-    done = cli("keys", *words, stdin=f"a,{mint('sk')}\n".encode())
+    done = cli("keys", *words, stdin=f"a,{generate('sk')}\n".encode())
 
     done.failed_with(f"{database} is a link to {target}, which does not exist: name that file")
     assert not target.exists()

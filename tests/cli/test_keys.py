@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.table import Table
 
-from basicauth_mw.backend import open_backend
 from basicauth_mw.backends import UsageStore, Use
+from basicauth_mw.backends.backend import open_backend
 from basicauth_mw.cli._output import key_fields, moment, print_json, print_keys
-from basicauth_mw.hashing import hash_secret
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import hash_secret
+from basicauth_mw.keys.model import Key, Secret, utcnow
 from tests.cli.helpers import (
     KEY_FIELDS,
     Done,
@@ -195,7 +195,7 @@ def test_when_keys_were_last_used(cli: Callable[..., Done], url: str) -> None:
     made = utcnow() - timedelta(days=9)
     times = [made + timedelta(days=day) for day in range(4)]
     minute = utcnow().replace(second=0, microsecond=0)
-    hashed = hash_secret(mint("sk"))
+    hashed = hash_secret(generate("sk"))
     put(
         url,
         Key(

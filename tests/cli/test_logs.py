@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from basicauth_mw.backend import open_backend
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key
+from basicauth_mw.backends.backend import open_backend
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import Key
 from tests.cli.helpers import ROOT, ended, put
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def test_a_change_that_is_not_recorded_is_told(
     assert (made.status, made.err) == (1, f"error: changed, but not recorded in the audit log: {reason}\n")
     assert logged(config, "keys", "show", "ci").err == ""
     logged(config, "keys", "show", "nobody").failed_with("'nobody'")
-    lines = "".join(f"{number},{mint('sk')}\n" for number in range(3)).encode()
+    lines = "".join(f"{number},{generate('sk')}\n" for number in range(3)).encode()
     assert logged(config, "keys", "import", "-", stdin=lines).err == (
         f"error: changed, but not recorded in the audit log: {reason} (3 records)\n"
     )

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw import __main__, __version__
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import Key
 from basicauth_mw.settings import FIELDS
 from tests.cli.helpers import (
     COMMAND,
@@ -237,7 +237,7 @@ def test_what_may_be_a_secret_is_not_repeated(cli: Callable[..., Done], extra: s
 def test_a_minted_secret_is_repeated_nowhere(cli: Callable[..., Done], url: str, words: str) -> None:
     """It was typed where something else belongs."""
     put(url, Key("robot"))
-    secret = mint("sk")
+    secret = generate("sk")
 
     done = cli(*words.format(secret).split())
 
@@ -248,7 +248,7 @@ def test_a_minted_secret_is_repeated_nowhere(cli: Callable[..., Done], url: str,
 
 def test_a_minted_id_is_repeated(cli: Callable[..., Done], url: str) -> None:
     put(url, Key("robot"))
-    client_id = mint("id")
+    client_id = generate("id")
 
     cli("keys", "show", client_id).failed_with(repr(client_id))
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from basicauth_mw.backend import open_backend
-from basicauth_mw.hashing import hash_secret
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.backends.backend import open_backend
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import hash_secret
+from basicauth_mw.keys.model import Key, Secret
 from tests.cli.helpers import KEY_FIELDS, LIMIT_S, ROOT, Done, ended, fill, process, put, stranger
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def works(url: str, client_id: str, secret: str) -> bool:
     with open_backend(url) as backend:
         key = backend.get(client_id)
         assert key is not None
-        return backend.hasher.match_fast(secret, key.secrets) is not None
+        return backend.hasher.verify_digest(secret, key.secrets) is not None
 
 
 def minted_lines(count: int) -> bytes:
-    return b"".join(f"{mint('id')},{mint('sk')}\n".encode() for _ in range(count))
+    return b"".join(f"{generate('id')},{generate('sk')}\n".encode() for _ in range(count))
 
 
 def eventually(condition: Callable[[], object]) -> None:
@@ -223,7 +223,7 @@ def test_an_export_with_a_hole_is_none(
 )
 @pytest.mark.parametrize("piped", [True, False])
 def test_csv(cli: Callable[..., Done], url: str, file: Path, text: bytes, piped: bool) -> None:
-    secrets = [mint("sk") for _ in "ab"]
+    secrets = [generate("sk") for _ in "ab"]
     file.write_bytes(text % tuple(secret.encode() for secret in secrets))
 
     done = cli("keys", "import", "-", stdin=file.read_bytes()) if piped else cli("keys", "import", str(file))
@@ -247,7 +247,9 @@ def test_import_json_is_a_line_a_key(cli: Callable[..., Done], file: Path) -> No
 
 def test_chosen_secrets_and_hashes(cli: Callable[..., Done], url: str, file: Path) -> None:
     argon2 = hash_secret("correct horse")
-    file.write_text(f'a,"with, a comma"\nb,{BCRYPT.decode()}\nc,"{argon2}"\nd,{hash_secret(mint("sk"))}\n')
+    file.write_text(
+        f'a,"with, a comma"\nb,{BCRYPT.decode()}\nc,"{argon2}"\nd,{hash_secret(generate("sk"))}\n'
+    )
 
     assert cli("keys", "import", str(file)).out == "imported 4 keys\n"
 
@@ -309,7 +311,7 @@ def test_the_format_can_be_named(cli: Callable[..., Done], file: Path) -> None:
 )
 def test_a_header_is_no_key(cli: Callable[..., Done], url: str, file: Path, header: str) -> None:
     """Whatever its columns are called, in any case, with blanks; else all could guess that key."""
-    file.write_text(f"{header}\na,{mint('sk')}\n")
+    file.write_text(f"{header}\na,{generate('sk')}\n")
 
     done = cli("keys", "import", str(file))
 
@@ -321,7 +323,7 @@ def test_a_header_is_no_key(cli: Callable[..., Done], url: str, file: Path, head
 def test_a_header_behind_what_cannot_be_used_is_no_key(
     cli: Callable[..., Done], url: str, file: Path, before: str
 ) -> None:
-    file.write_text(f"{before}\nid,secret\na,{mint('sk')}\n")
+    file.write_text(f"{before}\nid,secret\na,{generate('sk')}\n")
 
     done = cli("keys", "import", str(file))
 
@@ -334,7 +336,7 @@ def test_a_header_behind_what_cannot_be_used_is_no_key(
     "line", ["username,hunter2_canary", "hunter2_canary,Password", '"user",hunter2_canary']
 )
 def test_half_a_header_is_refused(cli: Callable[..., Done], url: str, file: Path, line: str) -> None:
-    file.write_text(f"{line}\na,{mint('sk')}\n")
+    file.write_text(f"{line}\na,{generate('sk')}\n")
 
     done = cli("keys", "import", str(file))
 
@@ -347,7 +349,12 @@ def test_half_a_header_is_refused(cli: Callable[..., Done], url: str, file: Path
 def test_a_key_may_be_called_like_a_column(cli: Callable[..., Done], url: str, file: Path) -> None:
     """In quotes, with a minted secret, with a hash, or behind the first line."""
     for number, line in enumerate(
-        ('"user","a secret"', f"login,{mint('sk')}", f"name,{BCRYPT.decode()}", f"a,{mint('sk')}\nkey,x-y")
+        (
+            '"user","a secret"',
+            f"login,{generate('sk')}",
+            f"name,{BCRYPT.decode()}",
+            f"a,{generate('sk')}\nkey,x-y",
+        )
     ):
         file.write_text(f"{line}\n")
         assert cli("keys", "import", str(file)).status == 0, number
@@ -365,10 +372,10 @@ LINES = {
     "quote in the middle": f'x,"{CANARY}"y\n',
     "colon in the id": f"x:y,{CANARY}\n",
     "no id": f",{CANARY}\n",
-    "long id": f"{CANARY * 20},{mint('sk')}\n",
+    "long id": f"{CANARY * 20},{generate('sk')}\n",
     "no secret": f"{CANARY},\n",
     "long secret": f"x,{CANARY * 100}\n",
-    "mistyped": f"x,{mint(CANARY)[:-4]}0000\n",
+    "mistyped": f"x,{generate(CANARY)[:-4]}0000\n",
     "control character": f"x,{CANARY}\x07\n",
     "escape sequence": f"\x1b[2J{CANARY},x\n",
     "blank before": f"x, {CANARY}\n",
@@ -389,7 +396,7 @@ def test_a_bad_line_is_named_and_not_repeated(
     cli: Callable[..., Done], url: str, file: Path, line: str
 ) -> None:
     """The rest is imported; what stood in the line is nowhere, in no form that a terminal obeys."""
-    file.write_text(f"good,{mint('sk')}\n{line}fine,{mint('sk')}\n")
+    file.write_text(f"good,{generate('sk')}\n{line}fine,{generate('sk')}\n")
 
     done = cli("keys", "import", str(file))
 
@@ -407,7 +414,7 @@ def test_a_field_that_is_far_too_long_is_told_as_such(
     cli: Callable[..., Done], file: Path, line: str
 ) -> None:
     """Where the reader of CSV gives up already."""
-    file.write_text(f"good,{mint('sk')}\n{line}\n")
+    file.write_text(f"good,{generate('sk')}\n{line}\n")
 
     done = cli("keys", "import", str(file))
 
@@ -416,7 +423,7 @@ def test_a_field_that_is_far_too_long_is_told_as_such(
 
 
 def test_octets_that_are_no_text_are_refused(cli: Callable[..., Done], file: Path) -> None:
-    file.write_bytes(b"good,%s\nx,\xff\xfe\n" % mint("sk").encode())
+    file.write_bytes(b"good,%s\nx,\xff\xfe\n" % generate("sk").encode())
 
     done = cli("keys", "import", str(file))
 
@@ -427,7 +434,7 @@ def test_octets_that_are_no_text_are_refused(cli: Callable[..., Done], file: Pat
 def test_taken_ids_are_left_alone(cli: Callable[..., Done], url: str, file: Path) -> None:
     """Once in the backend, once earlier in the same file, chosen or minted."""
     put(url, Key("a", name="mine"))
-    file.write_text(f"a,{mint('sk')}\na,chosen\nb,{mint('sk')}\nb,{mint('sk')}\n")
+    file.write_text(f"a,{generate('sk')}\na,chosen\nb,{generate('sk')}\nb,{generate('sk')}\n")
     before = keys_of(url)
 
     done = cli("keys", "import", str(file))
@@ -529,7 +536,7 @@ def test_a_backend_that_is_down(cli: Callable[..., Done], file: Path, free_port:
 def test_secrets_in_clear_that_others_may_read(
     cli: Callable[..., Done], file: Path, mode: int, text: str, warned: bool
 ) -> None:
-    file.write_text(text.format(minted=mint("sk"), hashed=BCRYPT.decode()))
+    file.write_text(text.format(minted=generate("sk"), hashed=BCRYPT.decode()))
     file.chmod(mode)
 
     done = cli("keys", "import", str(file))
@@ -543,7 +550,7 @@ def test_secrets_in_clear_that_others_may_read(
 @pytest.fixture
 def export(cli: Callable[..., Done], url: str, file: Path) -> bytes:
     """Of three keys."""
-    put(url, *(Key(name, secrets=(Secret(hash_secret(mint("sk"))),)) for name in ("a", "b", "c")))
+    put(url, *(Key(name, secrets=(Secret(hash_secret(generate("sk"))),)) for name in ("a", "b", "c")))
     cli("keys", "export", str(file))
     return file.read_bytes()
 

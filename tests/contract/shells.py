@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.minting import ID_PREFIX
+from basicauth_mw.keys.generated_secrets import ID_PREFIX
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIBasicAuthMiddleware
 from tests.shells.asgi_helpers import exchange, http_scope
 from tests.shells.wsgi_helpers import call
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.shells.asgi_helpers import Message, Receive, Scope, Send
 
 
-class Seen(NamedTuple):
+class Snapshot(NamedTuple):
     """One answer.
 
     Attributes:
@@ -65,12 +65,12 @@ class Shell:
     def __exit__(self, *_exc: object) -> None:
         self.backend.close()
 
-    def ask(self, authorization: str | None) -> Seen:
+    def ask(self, authorization: str | None) -> Snapshot:
         began = time.monotonic()
         status, fields, body = self.answer(authorization)
         took_s = time.monotonic() - began
         code = json.loads(body)["code"] if "problem" in fields["content-type"] else ""
-        return Seen(status, code, fields, took_s)
+        return Snapshot(status, code, fields, took_s)
 
     def answer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
         raise NotImplementedError
@@ -88,7 +88,7 @@ class Asgi(Shell):
     def __init__(self, url: str, **settings: float) -> None:
         super().__init__(url, **settings)
         self.runner = asyncio.Runner()
-        self.gate = BasicAuthMiddleware(self._app, self.backend, settings=self.settings)
+        self.authenticator = BasicAuthMiddleware(self._app, self.backend, settings=self.settings)
 
     def __exit__(self, *exc: object) -> None:
         self.runner.run(self.backend.aclose())
@@ -99,7 +99,7 @@ class Asgi(Shell):
         return self.runner.run(self.aanswer(authorization))
 
     async def aanswer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
-        seen = await exchange(self.gate, http_scope(authorization))
+        seen = await exchange(self.authenticator, http_scope(authorization))
         return seen.status, seen.headers, seen.body
 
     async def _app(self, scope: Scope, _receive: Receive, send: Send) -> None:
@@ -112,10 +112,10 @@ class Asgi(Shell):
 class Wsgi(Shell):
     def __init__(self, url: str, **settings: float) -> None:
         super().__init__(url, **settings)
-        self.gate = WSGIBasicAuthMiddleware(self._app, self.backend, settings=self.settings)
+        self.authenticator = WSGIBasicAuthMiddleware(self._app, self.backend, settings=self.settings)
 
     def answer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
-        seen = call(self.gate, authorization)
+        seen = call(self.authenticator, authorization)
         assert seen.raised is None
         return seen.status, {name.lower(): value for name, value in seen.named.items()}, seen.body
 

@@ -29,7 +29,7 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.backends import sqlite
 from basicauth_mw.cli.app import run
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 from tests.contract.shells import Asgi, Wsgi
 from tests.forwarder import Forwarder
 from tests.redis_server import RedisServer, WatchedPair, ask
@@ -225,7 +225,7 @@ def test_only_changes_are_refused(
             seen = shell.ask(authorization)
             assert seen.status == 200
             assert seen.took_s < DEADLINE_S
-        assert shell.ask(encode_basic("kept", mint("sk"))).status == 401
+        assert shell.ask(encode_basic("kept", generate("sk"))).status == 401
     statuses = [
         run(words)
         for words in (["keys", "create", "--client-id", "new"], ["keys", "revoke", "kept", "--yes"])
@@ -304,7 +304,7 @@ def test_a_hundred_at_once_wait_no_longer_than_one(stack: ExitStack) -> None:
     url = f"redis://127.0.0.1:{way.port}"
     with open_backend(url, settings=Settings()) as keys:
         issued = keys.create()
-    unknown = [encode_basic(f"nobody-{number}", mint("sk")) for number in range(100)]
+    unknown = [encode_basic(f"nobody-{number}", generate("sk")) for number in range(100)]
     asgi, wsgi = both(url, stack, deadline_s=DEADLINE_S)
     assert [shell.ask(issued.authorization).status for shell in (asgi, wsgi)] == [200, 200]
     before = len(ask(server, "CLIENT", "LIST").splitlines())
@@ -369,8 +369,8 @@ def test_random_ids_leave_nothing() -> None:
     """When every table is full, five thousand more change nothing."""
     settings = Settings()
     with open_backend("memory:", settings=settings) as keys:
-        gate = BasicAuthMiddleware(refuse_to_be_called, keys, settings=settings)
-        secret = mint("sk")
+        authenticator = BasicAuthMiddleware(refuse_to_be_called, keys, settings=settings)
+        secret = generate("sk")
 
         async def press(numbers: range) -> None:
             statuses: set[int] = set()
@@ -381,7 +381,7 @@ def test_random_ids_leave_nothing() -> None:
 
             for number in numbers:
                 field = encode_basic(f"invented-{number}", secret if number % 2 else "guess")
-                await gate(http_scope(field), refuse_to_be_called, send)
+                await authenticator(http_scope(field), refuse_to_be_called, send)
             assert statuses <= {401, 429}  # beyond its own counters, an address shares one
 
         async def main() -> int:
@@ -416,7 +416,7 @@ def test_ten_thousand_cancelled_requests_cross_no_answers(stack: ExitStack) -> N
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": scope["user"].client_id.encode()})
 
-    gate = BasicAuthMiddleware(app, keys, settings=settings)
+    authenticator = BasicAuthMiddleware(app, keys, settings=settings)
     answers = {"one": 0, "two": 0}
 
     async def request(name: str) -> None:
@@ -425,7 +425,7 @@ def test_ten_thousand_cancelled_requests_cross_no_answers(stack: ExitStack) -> N
         async def send(message: Any) -> None:
             messages.append(message)
 
-        await gate(http_scope(issued[name]), refuse_to_be_called, send)
+        await authenticator(http_scope(issued[name]), refuse_to_be_called, send)
         start, body = messages
         assert (start["status"], body["body"]) == (200, name.encode())
         answers[name] += 1
@@ -472,7 +472,7 @@ def test_a_bad_way_is_still_a_way(stack: ExitStack, fate: Fate) -> None:
         issued = keys.create(metadata={"": "x" * 500})
     for shell in both(url, stack, cache_ttl_s=0):
         assert [shell.ask(issued.authorization).status for _ in range(3)] == [200] * 3
-        assert shell.ask(encode_basic(issued.client_id, mint("sk"))).status == 401
+        assert shell.ask(encode_basic(issued.client_id, generate("sk"))).status == 401
 
 
 # --- one key is damaged
@@ -572,7 +572,7 @@ def test_thirty_two_threads_are_each_answered_right(
 
     def press(number: int) -> list[int]:
         barrier.wait(LIMIT_S)
-        wrong = encode_basic("nobody", mint("sk"))
+        wrong = encode_basic("nobody", generate("sk"))
         return [wsgi.ask(each).status for each in (good[number % 8], wrong) * 5]
 
     with ThreadPoolExecutor(32) as pool:

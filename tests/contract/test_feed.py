@@ -13,7 +13,7 @@ from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware as ASGIGate
 from basicauth_mw.backends import UsageStore, Use
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.model import utcnow
+from basicauth_mw.keys.model import utcnow
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
 from tests.shells.asgi_helpers import App, exchange, http_scope
 from tests.shells.wsgi_helpers import call
@@ -21,7 +21,7 @@ from tests.shells.wsgi_helpers import call
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from basicauth_mw.backend import Issued
+    from basicauth_mw.backends.backend import Issued
 
 LIMIT_S = 10.0
 BOUND_S = 0.25
@@ -54,7 +54,7 @@ class Server:
     """An ASGI app behind the gate, on an event loop of its own that goes on between requests."""
 
     def __init__(self, backend: Backend) -> None:
-        self._gate = ASGIGate(App(), backend, settings=SETTINGS)
+        self._authenticator = ASGIGate(App(), backend, settings=SETTINGS)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -62,7 +62,7 @@ class Server:
 
     def status(self, issued: Issued) -> int:
         scope = http_scope(issued.authorization)
-        done = asyncio.run_coroutine_threadsafe(exchange(self._gate, scope), self._loop)
+        done = asyncio.run_coroutine_threadsafe(exchange(self._authenticator, scope), self._loop)
         return done.result(LIMIT_S).status
 
     def close(self) -> None:
@@ -129,10 +129,10 @@ def test_other_scopes_elsewhere_are_seen(keys: Backend, mine: Backend) -> None:
         start_response("200 OK", [])
         return [b""]
 
-    gate = WSGIGate(app, mine, settings=SETTINGS)
-    call(gate, issued.authorization)
+    authenticator = WSGIGate(app, mine, settings=SETTINGS)
+    call(authenticator, issued.authorization)
     keys.update(issued.client_id, scopes=["write"])
-    wait_for(lambda: call(gate, issued.authorization) and seen[-1] == {"write"})
+    wait_for(lambda: call(authenticator, issued.authorization) and seen[-1] == {"write"})
     assert seen[0] == {"read"}
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from basicauth_mw import Backend, Key, Settings, open_backend
 from basicauth_mw.backends import dump_key, load_key
-from basicauth_mw.hashing import Hasher
+from basicauth_mw.keys.hashing import Hasher
 from tests.contract.kill_writer import IDS
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def test_a_kill_loses_nothing_and_leaves_nothing_half_done(
         assert [key.client_id for key in backend.iter_keys()] == sorted(present, key=str.encode)
         for client_id, secret in writer.secrets.items():
             if secret:
-                assert Hasher().match_fast(secret, load_key(present[client_id], client_id).secrets)
+                assert Hasher().verify_digest(secret, load_key(present[client_id], client_id).secrets)
         made += len(writer.changed)
     assert made > 2 * KILLS  # or they were killed before they had done anything
 
@@ -241,7 +241,7 @@ def test_processes_that_change_one_key_lose_nothing(url: str, backend: Backend) 
     assert after.expires_at == datetime(2100, 1, 1, tzinfo=UTC) + timedelta(days=TIMES)
     assert after.metadata == {"kept": True}
     assert len(said["secret"]) == TIMES + 1
-    assert Hasher().match_fast(said["secret"][-2], after.secrets)
+    assert Hasher().verify_digest(said["secret"][-2], after.secrets)
     assert after.version == before.version + 4 * TIMES
     seen = store.changes(cursor)
     assert set(seen.client_ids) == {"shared"}

@@ -26,14 +26,14 @@ import pytest
 
 from basicauth_mw import Backend, Issued, Key, Principal, Secret, Settings, encode_basic, open_backend
 from basicauth_mw import asgi as asgi_shell
-from basicauth_mw import ledger as ledger_module
 from basicauth_mw import wsgi as wsgi_shell
 from basicauth_mw.backends import Use
+from basicauth_mw.backends import usage as ledger_module
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import InvalidKey, KeyExists, KeyNotFound, KeyRevoked, ReadOnlyBackend
-from basicauth_mw.hashing import MAX_LIVE_SECRETS, Hasher, hash_slow
-from basicauth_mw.minting import Shape, mint, recognise
-from basicauth_mw.model import utcnow
+from basicauth_mw.keys.generated_secrets import SecretShape, classify, generate
+from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS, Hasher, hash_password
+from basicauth_mw.keys.model import utcnow
 from tests.contract.conftest import STORES
 from tests.shells import asgi_helpers, wsgi_helpers
 from tests.waiting import wait_until
@@ -49,7 +49,7 @@ OVERLAP_S = 1.5  # the shortest that outlasts a few requests on a busy machine
 LATIN = {"client_id": "käse \U0001f511", "secret": "pä$$ wörd \U0001f511"}
 
 
-class Seen(NamedTuple):
+class Snapshot(NamedTuple):
     """What a request came to.
 
     Attributes:
@@ -66,16 +66,16 @@ class AsgiShell:
 
     def __init__(self, backend: Any, settings: Settings) -> None:
         self._app = asgi_helpers.App()
-        self._gate = asgi_shell.BasicAuthMiddleware(self._app, backend, settings=settings)
+        self._authenticator = asgi_shell.BasicAuthMiddleware(self._app, backend, settings=settings)
         self._backend = backend
         self._loop = asyncio.Runner()
 
-    def ask(self, authorization: str) -> Seen:
+    def ask(self, authorization: str) -> Snapshot:
         self._app.scopes.clear()
         scope = asgi_helpers.http_scope(authorization)
-        answer = self._loop.run(asgi_helpers.exchange(self._gate, scope))
+        answer = self._loop.run(asgi_helpers.exchange(self._authenticator, scope))
         callers = [scope["user"] for scope in self._app.scopes]
-        return Seen(answer.status, callers[0] if callers else None)
+        return Snapshot(answer.status, callers[0] if callers else None)
 
     def close(self) -> None:
         with self._loop:
@@ -88,17 +88,17 @@ class WsgiShell:
 
     def __init__(self, backend: Any, settings: Settings) -> None:
         self._callers: list[Principal] = []
-        self._gate = wsgi_shell.BasicAuthMiddleware(self._app, backend, settings=settings)
+        self._authenticator = wsgi_shell.BasicAuthMiddleware(self._app, backend, settings=settings)
 
     def _app(self, environ: Any, start_response: Any) -> list[bytes]:
         self._callers.append(environ["basicauth_mw.principal"])
         start_response("200 OK", [])
         return [b"hello"]
 
-    def ask(self, authorization: str) -> Seen:
+    def ask(self, authorization: str) -> Snapshot:
         self._callers.clear()
-        answer = wsgi_helpers.call(self._gate, authorization)
-        return Seen(answer.status, self._callers[0] if self._callers else None)
+        answer = wsgi_helpers.call(self._authenticator, authorization)
+        return Snapshot(answer.status, self._callers[0] if self._callers else None)
 
     def close(self) -> None:
         """Nothing of it is left open."""
@@ -138,7 +138,7 @@ class Place:
 @pytest.fixture(autouse=True)
 def uses_are_written_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many of these tests wait for a batch of them."""
-    monkeypatch.setattr("basicauth_mw.ledger._GATHER_S", 0.1)
+    monkeypatch.setattr("basicauth_mw.backends.usage._GATHER_S", 0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -237,8 +237,8 @@ def test_a_minted_key_works(backend: Backend, here: AnyShell, elsewhere: AnyShel
         issued.client_id, "CI für alle", frozenset({"read", "write"}), {"team": {"n": [1, "ä"]}}
     )
     for shell in (here, here, elsewhere):  # the second is a hit
-        assert shell.ask(issued.authorization) == Seen(200, caller)
-    assert here.ask(encode_basic(issued.client_id, mint("sk"))) == Seen(401, None)
+        assert shell.ask(issued.authorization) == Snapshot(200, caller)
+    assert here.ask(encode_basic(issued.client_id, generate("sk"))) == Snapshot(401, None)
 
 
 def test_a_chosen_secret_works(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
@@ -261,8 +261,8 @@ def test_an_id_is_given_once(backend: Backend, here: AnyShell, events: Callable[
 
 
 PAST = datetime(2000, 1, 1, tzinfo=UTC)
-MISTYPED = mint("sk")[:-1]
-MISTYPED += "1" if recognise(MISTYPED + "0") is Shape.MINTED else "0"
+BAD_CHECKSUM = generate("sk")[:-1]
+BAD_CHECKSUM += "1" if classify(BAD_CHECKSUM + "0") is SecretShape.GENERATED else "0"
 DEEP: object = reduce(lambda inner, _: [inner], range(100_000), [])  # deeper than any parser goes
 
 BAD_IDS = {
@@ -284,7 +284,7 @@ BAD_SECRETS = {
     "newline": "a\nb",
     "nul": "\0",
     "lone-surrogate": "\udfff",
-    "mistyped": MISTYPED,
+    "mistyped": BAD_CHECKSUM,
     "octets": b"secret",
 }
 BAD_FIELDS: list[tuple[str, str, Any]] = [
@@ -378,7 +378,7 @@ def test_no_request_fails_in_a_rotation(backend: Backend, here: AnyShell, elsewh
     for shell in (here, elsewhere):
         for issued in (old, new, old, new):
             seen = shell.ask(issued.authorization)
-            assert seen == Seen(200, Principal("ci", "CI", frozenset({"read"}), {"team": "a"}))
+            assert seen == Snapshot(200, Principal("ci", "CI", frozenset({"read"}), {"team": "a"}))
     assert utcnow() < ends_of(new.key)[0], "the machine was too slow for this test"
 
     for shell in (here, elsewhere):
@@ -424,7 +424,7 @@ def test_a_rotation_changes_secrets_and_nothing_else(backend: Backend) -> None:
     assert (second.expires_at, second.last_used_at) == (None, None)
     assert before <= second.created_at <= after
     assert new.authorization == encode_basic("ci", new.secret)
-    assert recognise(new.secret) is Shape.MINTED
+    assert classify(new.secret) is SecretShape.GENERATED
     assert new.secret != old.secret
 
 
@@ -496,7 +496,7 @@ def test_a_minted_secret_is_rotated_to_a_chosen_one(backend: Backend, here: AnyS
 
 def test_a_minted_secret_may_be_given(backend: Backend, here: AnyShell) -> None:
     """Minted elsewhere, with another prefix."""
-    given = mint("acme_live")
+    given = generate("acme_live")
     backend.create(client_id="ci")
     new = backend.rotate("ci", secret=given)
 
@@ -504,7 +504,7 @@ def test_a_minted_secret_may_be_given(backend: Backend, here: AnyShell) -> None:
     assert not stored(backend, "ci").secrets[1].hash.startswith("$argon2id$")
 
 
-@pytest.mark.parametrize("secret", [mint("sk"), "a chosen one"], ids=["minted", "chosen"])
+@pytest.mark.parametrize("secret", [generate("sk"), "a chosen one"], ids=["minted", "chosen"])
 @pytest.mark.parametrize("overlap_s", [0, 60])
 def test_no_rotation_to_a_secret_that_the_key_has(
     backend: Backend, events: Callable[..., Any], secret: str, overlap_s: int
@@ -602,7 +602,7 @@ def test_disabled_until_enabled(
     assert backend.disable("ci").disabled
     assert backend.disable("ci").disabled
     assert events() == [changed("key.disabled", "ci")]
-    assert here.ask(issued.authorization) == Seen(401, None)
+    assert here.ask(issued.authorization) == Snapshot(401, None)
     soon(lambda: elsewhere.ask(issued.authorization).status == 401)
     events()
 
@@ -622,7 +622,9 @@ def test_revoked_is_final(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It may be repeated, and keeps the moment at which it first was."""
-    monkeypatch.setattr("basicauth_mw.ledger._GATHER_S", 60)  # a use that is written changes what is compared
+    monkeypatch.setattr(
+        "basicauth_mw.backends.usage._GATHER_S", 60
+    )  # a use that is written changes what is compared
     old = backend.create(client_id="ci")
     new = backend.rotate("ci")
     for shell in (here, elsewhere):
@@ -671,10 +673,10 @@ def test_delete_frees_the_id(
     assert (backend.get("ci"), list(backend.iter_keys())) == (None, [])
     assert here.ask(old.authorization).status == 401
     new = backend.create(client_id="ci")
-    assert here.ask(new.authorization) == Seen(200, Principal("ci"))
+    assert here.ask(new.authorization) == Snapshot(200, Principal("ci"))
     assert here.ask(old.authorization).status == 401
     soon(lambda: elsewhere.ask(old.authorization).status == 401)
-    assert elsewhere.ask(new.authorization) == Seen(200, Principal("ci"))
+    assert elsewhere.ask(new.authorization) == Snapshot(200, Principal("ci"))
 
 
 CHANGES: dict[str, Callable[[Backend], object]] = {
@@ -723,9 +725,9 @@ def test_updates_reach_the_next_request(backend: Backend, here: AnyShell, elsewh
         )
         assert (key.name, key.scopes, key.metadata) == (caller.name, caller.scopes, caller.metadata)
         assert stored(backend, "ci") == key
-        assert here.ask(issued.authorization) == Seen(200, caller)
+        assert here.ask(issued.authorization) == Snapshot(200, caller)
     assert caller == Principal("ci", "", frozenset({"admin"}), {})
-    soon(lambda: elsewhere.ask(issued.authorization) == Seen(200, caller))
+    soon(lambda: elsewhere.ask(issued.authorization) == Snapshot(200, caller))
 
 
 def test_an_update_changes_what_is_given_and_nothing_else(
@@ -839,7 +841,7 @@ def test_keys_are_listed_page_by_page(backend: Backend) -> None:
     ids = sorted(
         [f"job-{number}" for number in range(1100)] + ["a", "Z", "ä", "job", "\U0001f511"], key=str.encode
     )
-    made = [Key(client_id, secrets=(Secret(backend.hash(mint("sk"))),)) for client_id in reversed(ids)]
+    made = [Key(client_id, secrets=(Secret(backend.hash(generate("sk"))),)) for client_id in reversed(ids)]
     assert backend.add(made) == [None] * len(ids)
 
     def listed(**options: Any) -> list[str]:
@@ -970,8 +972,8 @@ def test_threads_lose_no_change(backend: Backend, place: Place) -> None:
     assert (key.name, key.scopes, key.metadata) == ("name-19", {"scope-19"}, {"n": 19})
     assert key.disabled
     backend.enable("ci")
-    gate = place.serve("wsgi", backend)
-    assert [gate.ask(each.authorization).status for each in issued] == [200] * 6
+    authenticator = place.serve("wsgi", backend)
+    assert [authenticator.ask(each.authorization).status for each in issued] == [200] * 6
 
 
 def at_once(work: list[Callable[[], object]]) -> None:
@@ -1061,8 +1063,10 @@ def test_processes_lose_no_change(place: Place, backend: Backend) -> None:
         new = [writer.communicate(timeout=60)[0].strip() for writer in writers]
         assert [writer.returncode for writer in writers] == [0] * len(writers)
 
-    gate = place.serve("wsgi", backend)
-    assert [gate.ask(authorization).status for authorization in (first.authorization, *new)] == [200] * 8
+    authenticator = place.serve("wsgi", backend)
+    assert [authenticator.ask(authorization).status for authorization in (first.authorization, *new)] == [
+        200
+    ] * 8
     key = stored(backend, "ci")
     assert (key.name, key.scopes, key.metadata) == ("24", {"24"}, {"n": 24})
     assert [key.client_id for key in backend.iter_keys(prefix="own-")] == [f"own-{n}" for n in range(7)]
@@ -1106,7 +1110,7 @@ def read_only(
     [
         *CHANGES.values(),
         lambda backend: backend.create(client_id="new"),
-        lambda backend: backend.add([Key("new", secrets=(Secret(Hasher().hash(mint("sk"))),))]),
+        lambda backend: backend.add([Key("new", secrets=(Secret(Hasher().hash(generate("sk"))),))]),
     ],
     ids=[*CHANGES, "create", "add"],
 )
@@ -1124,9 +1128,9 @@ def test_a_read_only_store_is_not_written(
     after = (read_only.get("ci"), dict(os.environ), [path.read_bytes() for path in tmp_path.iterdir()])
     assert (after, read_only.get("new"), events()) == (before, None, [])
     with ExitStack() as stack:
-        gate = SHELLS[kind](read_only, Settings())
-        stack.callback(gate.close)
-        assert gate.ask(encode_basic("ci", "a chosen one")).status == 200
+        authenticator = SHELLS[kind](read_only, Settings())
+        stack.callback(authenticator.close)
+        assert authenticator.ask(encode_basic("ci", "a chosen one")).status == 200
 
 
 # --- audit
@@ -1150,7 +1154,7 @@ def test_one_audit_event_a_change(
     ):
         act()
         assert events() == [changed(event, "ci")]
-    imported = Key("moved", secrets=(Secret(backend.hash(mint("sk"))),))
+    imported = Key("moved", secrets=(Secret(backend.hash(generate("sk"))),))
     assert backend.add([imported]) == [None]
     assert events() == [changed("key.imported", "moved")]
     assert isinstance(backend.add([imported])[0], KeyExists)
@@ -1193,12 +1197,12 @@ def test_why_a_key_is_refused_is_for_the_log_alone(
 ) -> None:
     """Five ends of a key, one answer."""
     backend = place.open()
-    gate = place.serve(kind, backend, cache_ttl_s=0)
+    authenticator = place.serve(kind, backend, cache_ttl_s=0)
     issued = backend.create(client_id="ci")
     REASONS[reason](backend)
     events()
 
-    assert gate.ask(issued.authorization) == Seen(401, None)
+    assert authenticator.ask(issued.authorization) == Snapshot(401, None)
     (refusal,) = events()
     assert (refusal["event"], refusal["reason"], refusal["client_id"]) == ("auth.refused", reason, "ci")
 
@@ -1290,7 +1294,7 @@ def test_a_refusal_is_no_use(backend: Backend, here: AnyShell, secret: str | Non
     for client_id in ("disabled", "revoked"):
         assert here.ask(issued[client_id].authorization).status == 401
     assert here.ask(ended.authorization).status == 401
-    for wrong in (mint("sk"), "another one"):
+    for wrong in (generate("sk"), "another one"):
         assert here.ask(encode_basic("wrong", wrong)).status == 401
     assert here.ask(issued["used"].authorization).status == 200
     backend.ledger.close()
@@ -1302,9 +1306,9 @@ def test_a_refusal_is_no_use(backend: Backend, here: AnyShell, secret: str | Non
 def test_uses_survive(place: Place, kind: str) -> None:
     """A restart, a rotation that drops the secret, and every other change."""
     first = place.open()
-    gate = place.serve(kind, first)
+    authenticator = place.serve(kind, first)
     issued = first.create(client_id="ci")
-    gate.ask(issued.authorization)
+    authenticator.ask(issued.authorization)
     first.close()
     used_at = stored(first, "ci").last_used_at
     assert used_at is not None
@@ -1362,18 +1366,18 @@ def test_an_imported_bcrypt_hash_becomes_a_better_one(
 ) -> None:
     """After the first good login, never after a wrong one; the secret stays."""
     backend = place.open()
-    gate = place.serve(kind, backend, cache_ttl_s=0)
+    authenticator = place.serve(kind, backend, cache_ttl_s=0)
     old = bcrypt_of("pä$$ wörd")
     assert backend.add([imported("moved", old)]) == [None]
     key = stored(backend, "moved")
     right, wrong = encode_basic("moved", "pä$$ wörd"), encode_basic("moved", "pä$$ word")
     events()
 
-    assert gate.ask(wrong).status == 401
+    assert authenticator.ask(wrong).status == 401
     backend.ledger.close()
     assert hash_of(backend, "moved") == old
 
-    assert gate.ask(right).status == 200
+    assert authenticator.ask(right).status == 200
     wait_until(lambda: hash_of(backend, "moved") != old)
     better = hash_of(backend, "moved")
     assert Hasher().is_current(better) or place.url == "memory:"
@@ -1382,8 +1386,8 @@ def test_an_imported_bcrypt_hash_becomes_a_better_one(
     assert replace(found, last_used_at=None, secrets=()) == replace(key, secrets=())
     assert found.secrets[0].created_at == key.secrets[0].created_at
     assert [event["event"] for event in events()] == ["auth.refused"]
-    assert gate.ask(right).status == 200
-    assert gate.ask(wrong).status == 401
+    assert authenticator.ask(right).status == 200
+    assert authenticator.ask(wrong).status == 401
     backend.ledger.close()
     assert hash_of(backend, "moved") == better, "it is not made again and again"
 
@@ -1394,13 +1398,13 @@ def test_an_argon2id_hash_of_other_parameters_becomes_a_better_one(place: Place,
     from argon2 import PasswordHasher
 
     backend = place.open()
-    gate = place.serve(kind, backend)
+    authenticator = place.serve(kind, backend)
     weak = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash("a chosen one")
     assert backend.add([imported("moved", weak)]) == [None]
 
-    assert gate.ask(encode_basic("moved", "a chosen one")).status == 200
+    assert authenticator.ask(encode_basic("moved", "a chosen one")).status == 200
     wait_until(lambda: hash_of(backend, "moved").startswith("$argon2id$v=19$m=19456,t=2,p=1$"))
-    assert gate.ask(encode_basic("moved", "a chosen one")).status == 200
+    assert authenticator.ask(encode_basic("moved", "a chosen one")).status == 200
 
 
 @beyond_memory
@@ -1409,20 +1413,20 @@ def test_a_minted_secret_is_hashed_anew_when_the_pepper_changed(place: Place, ki
     before = place.open(pepper=("old",))
     used, unused = before.create(client_id="ci"), before.rotate("ci")
     between = place.open(pepper=("new", "old"))
-    gate = place.serve(kind, between, cache_ttl_s=0)
+    authenticator = place.serve(kind, between, cache_ttl_s=0)
     key = stored(between, "ci")
 
-    assert gate.ask(encode_basic("ci", mint("sk"))).status == 401
+    assert authenticator.ask(encode_basic("ci", generate("sk"))).status == 401
     between.ledger.close()
     assert stored(between, "ci") == key
-    assert gate.ask(used.authorization).status == 200
+    assert authenticator.ask(used.authorization).status == 200
     wait_until(lambda: hash_of(between, "ci") != key.secrets[0].hash)
     assert stored(between, "ci").secrets[1] == key.secrets[1]
-    assert [gate.ask(issued.authorization).status for issued in (used, unused)] == [200, 200]
+    assert [authenticator.ask(issued.authorization).status for issued in (used, unused)] == [200, 200]
     wait_until(lambda: stored(between, "ci").secrets[1].hash != key.secrets[1].hash)
 
-    gate = place.serve(kind, place.open(pepper=("new",)))
-    assert [gate.ask(issued.authorization).status for issued in (used, unused)] == [200, 200]
+    authenticator = place.serve(kind, place.open(pepper=("new",)))
+    assert [authenticator.ask(issued.authorization).status for issued in (used, unused)] == [200, 200]
     assert ends_of(stored(between, "ci")) == ends_of(key)
 
 
@@ -1434,18 +1438,18 @@ def test_a_retired_pepper_is_an_outage(
     issued = place.open(pepper=("old",)).create(client_id="ci")
     plain = place.open().create(client_id="plain")
     after = place.open(pepper=("new",))
-    gate = place.serve(kind, after)
+    authenticator = place.serve(kind, after)
     events()
 
-    for authorization in (issued.authorization, encode_basic("ci", mint("sk")), issued.authorization):
-        assert gate.ask(authorization) == Seen(503, None)
+    for authorization in (issued.authorization, encode_basic("ci", generate("sk")), issued.authorization):
+        assert authenticator.ask(authorization) == Snapshot(503, None)
     (said,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert said.name == "basicauth_mw"
     assert "'ci'" in said.getMessage()
     assert "pepper" in said.getMessage()
     assert {event["reason"] for event in events()} == {"backend_unavailable"}
-    assert gate.ask(plain.authorization).status == 200, "made without any, before there was one"
-    assert gate.ask(after.create(client_id="new").authorization).status == 200
+    assert authenticator.ask(plain.authorization).status == 200, "made without any, before there was one"
+    assert authenticator.ask(after.create(client_id="new").authorization).status == 200
 
 
 WEAK = {
@@ -1468,7 +1472,7 @@ WEAK = {
 @pytest.mark.parametrize("hashed", WEAK)
 def test_weak_hashes_are_refused_by_name(backend: Backend, events: Callable[..., Any], hashed: str) -> None:
     """What it is, but not the hash itself; and the keys round it are stored."""
-    good = [imported(client_id, Hasher().hash(mint("sk"))) for client_id in ("before", "behind")]
+    good = [imported(client_id, Hasher().hash(generate("sk"))) for client_id in ("before", "behind")]
     with pytest.raises(InvalidKey, match=WEAK[hashed]):
         backend.check(imported("weak", hashed))
     outcomes = backend.add([good[0], imported("weak", hashed), good[1]])
@@ -1490,7 +1494,7 @@ def test_whole_keys_are_added(place: Place, backend: Backend, here: AnyShell) ->
         hasher = backend.hasher
     else:
         hasher = Hasher()
-    minted, chosen = mint("sk"), "a chosen one"
+    minted, chosen = generate("sk"), "a chosen one"
     made = datetime(2020, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     used = datetime(2021, 1, 2, 3, 4, tzinfo=UTC)
     keys = [
@@ -1501,7 +1505,7 @@ def test_whole_keys_are_added(place: Place, backend: Backend, here: AnyShell) ->
     ]
     secrets = (
         Secret(hasher.hash(minted), made, last_used_at=used),
-        Secret(hash_slow(chosen), made + timedelta(seconds=1), utcnow() + timedelta(days=1)),
+        Secret(hash_password(chosen), made + timedelta(seconds=1), utcnow() + timedelta(days=1)),
     )
     keys = [replace(key, secrets=secrets) for key in keys]
     keys[1:] = [replace(key, last_used_at=used) for key in keys[1:]]
@@ -1517,7 +1521,7 @@ def test_each_key_has_an_outcome_of_its_own(backend: Backend, here: AnyShell) ->
     taken = backend.create(client_id="taken", name="first")
 
     def key(client_id: str, **fields: Any) -> Key:
-        return replace(imported(client_id, Hasher().hash(mint("sk"))), **fields)
+        return replace(imported(client_id, Hasher().hash(generate("sk"))), **fields)
 
     keys = [
         key("a"),
@@ -1526,9 +1530,9 @@ def test_each_key_has_an_outcome_of_its_own(backend: Backend, here: AnyShell) ->
         key("twice", name="first"),
         key("twice", name="second"),
         key("naive", created_at=datetime(2020, 1, 1)),  # noqa: DTZ001
-        key("pepper", secrets=(Secret(Hasher([b"unknown"]).hash(mint("sk"))),)),
+        key("pepper", secrets=(Secret(Hasher([b"unknown"]).hash(generate("sk"))),)),
         key("two-chosen", secrets=imported("x", bcrypt_of("a"), bcrypt_of("b")).secrets),
-        key("nine", secrets=imported("x", *[Hasher().hash_fast("x", salt="A" * 16)] * 9).secrets),
+        key("nine", secrets=imported("x", *[Hasher().digest_secret("x", salt="A" * 16)] * 9).secrets),
         key("z"),
     ]
     outcomes = backend.add(keys)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw import Key, Secret, Settings, open_backend
-from basicauth_mw.hashing import Hasher, hash_slow
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import Hasher, hash_password
 from tests.contract.test_life import SHELLS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from basicauth_mw import Backend
 
 SETTINGS = Settings(throttle="", backend_deadline_s=5.0)
-NOTHING = [Hasher().hash_fast(""), hash_slow("")]
+NOTHING = [Hasher().digest_secret(""), hash_password("")]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_an_empty_store_lets_nobody_in(ask: Callable[[str], int]) -> None:
     for pair in [
         *(f"{name}:{name}" for name in names),
         "admin:password",
-        f"id:{mint('sk')}",
+        f"id:{generate('sk')}",
         "index:x",
         ":",
         "",

@@ -24,7 +24,7 @@ import pytest
 import redis
 
 from basicauth_mw import Settings, encode_basic, open_backend
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 from tests.contract.shells import Asgi, Wsgi
 from tests.forwarder import Forwarder
 from tests.redis_server import SLOTS, RedisServer, ask
@@ -33,7 +33,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.contract.shells import Seen, Shell
+    from tests.contract.shells import Shell, Snapshot
     from tests.forwarder import Fate
 
 DEADLINE_S = 0.6
@@ -422,7 +422,7 @@ def fault(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fault]:
         yield made
 
 
-def assert_unavailable(seen: Seen, shell: Shell) -> None:
+def assert_unavailable(seen: Snapshot, shell: Shell) -> None:
     assert (seen.status, seen.code) == (503, "backend_unavailable"), type(shell)
     assert "www-authenticate" not in seen.fields
     assert int(seen.fields["retry-after"]) >= 1
@@ -450,8 +450,8 @@ def sent(fault: Fault) -> Sent:
     return Sent(
         proved.authorization,
         other.authorization,
-        encode_basic("other", mint("sk")),
-        encode_basic("nobody", mint("sk")),
+        encode_basic("other", generate("sk")),
+        encode_basic("nobody", generate("sk")),
         {None: "missing_credentials", **dict.fromkeys(malformed, "invalid_credentials")},
     )
 

@@ -24,7 +24,7 @@ from basicauth_mw.backends.redis.router import Node
 from basicauth_mw.backends.redis.scripts import CHANGES_KEPT
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
-from basicauth_mw.model import Key
+from basicauth_mw.keys.model import Key
 from tests.redis_server import RedisCluster, RedisServer
 from tests.waiting import wait_until
 

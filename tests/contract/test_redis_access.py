@@ -15,7 +15,7 @@ import pytest
 from basicauth_mw.backends import Use
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.model import Key, Secret
 from tests.redis_server import (
     RedisCluster,
     RedisServer,

@@ -27,7 +27,7 @@ from basicauth_mw.backends.redis.router import Node
 from basicauth_mw.backends.redis.scripts import KeyNames
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, KeyNotFound
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.model import Key, Secret
 from tests.redis_server import SLOTS, RedisCluster, RedisServer, ask, find_port
 from tests.waiting import wait_until
 

@@ -19,7 +19,7 @@ import redis
 
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
-from basicauth_mw.model import Key
+from basicauth_mw.keys.model import Key
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

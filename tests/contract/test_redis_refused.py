@@ -16,7 +16,7 @@ from basicauth_mw.backends import Use
 from basicauth_mw.backends.redis.scripts import NOT_A_STRING
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.model import Key, Secret
 from basicauth_mw.wsgi import BasicAuthMiddleware
 from tests.redis_server import RedisCluster, RedisServer, ask
 from tests.shells.wsgi_helpers import call
@@ -290,13 +290,13 @@ def test_a_revocation_travels_behind_a_foreign_announcement(place: Place, fields
         return [b""]
 
     with open_backend(settings=settings) as keys, open_backend(settings=settings) as mine:
-        gate = BasicAuthMiddleware(app, mine, settings=settings)
+        authenticator = BasicAuthMiddleware(app, mine, settings=settings)
         issued = keys.create()
-        assert call(gate, issued.authorization).status == 200
+        assert call(authenticator, issued.authorization).status == 200
         prefix = place.url.partition("prefix=")[2].encode()
         place.ask(prefix + b":1:changes", "XADD", "*", *fields)
         keys.revoke(issued.client_id)
-        wait_until(lambda: call(gate, issued.authorization).status == 401)
+        wait_until(lambda: call(authenticator, issued.authorization).status == 401)
 
 
 @pytest.mark.parametrize("reply", [None, 7, [7], [[b"1-0"]], [[None, []]], [[b"\xff", []]]])

@@ -14,7 +14,7 @@ import redis
 
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.model import Key
+from basicauth_mw.keys.model import Key
 from tests.redis_server import RedisServer, Sentinel, WatchedPair, ask, find_port, is_linked
 from tests.waiting import wait_until
 

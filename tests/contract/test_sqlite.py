@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.auth.runner import arun, run
+from basicauth_mw.auth.verifier import Verifier
 from basicauth_mw.backends import _sqlite_logs
+from basicauth_mw.backends.reader import StoreReader
 from basicauth_mw.backends.sqlite import CHANGES_KEPT, SqliteStore
-from basicauth_mw.cache import Cache
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Deny, Key, Secret
-from basicauth_mw.reader import StoreReader
-from basicauth_mw.runner import arun, run
-from basicauth_mw.verifier import Verifier
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import Deny, Key, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,7 +228,7 @@ IN_A_BIND_MOUNT = """
 import sys
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BasicAuthError
-from basicauth_mw.model import Key
+from basicauth_mw.keys.model import Key
 
 file, empty = (SqliteStore(f"sqlite:///{path}") for path in sys.argv[1:])
 print(file.get("id").name)
@@ -301,7 +301,7 @@ def test_two_processes_create_at_once(path: Path) -> None:
     script = (
         "import sys;"
         "from basicauth_mw.backends.sqlite import SqliteStore;"
-        "from basicauth_mw.model import Key;"
+        "from basicauth_mw.keys.model import Key;"
         "sys.stdin.readline();"
         "print(SqliteStore(sys.argv[1], create=True).put(Key(sys.argv[2]), None))"
     )
@@ -706,10 +706,10 @@ def test_damage_beside_the_hashes_lets_nobody_in(path: Path, name: str) -> None:
         issued = backend.create(name="damaged", metadata={"long": "x" * 1000})
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("UPDATE keys SET record = replace(record, '\"damaged\"', ?)", (name,))
-        verifier = Verifier(backend.hasher, Cache(30.0, 10))
+        verifier = Verifier(backend.hasher, VerdictCache(30.0, 10))
         reader = StoreReader(backend.store, deadline_s=5.0, slow_hash_workers=1)
         reasons = []
-        for secret in (issued.secret, mint("sk")):
+        for secret in (issued.secret, generate("sk")):
             field = encode_basic(issued.client_id, secret).encode()
             for decision in (
                 run(verifier.begin(field), reader),

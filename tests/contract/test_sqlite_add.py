@@ -12,9 +12,9 @@ import pytest
 from basicauth_mw.backends import BulkStore
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.hashing import Hasher
-from basicauth_mw.minting import ID_PREFIX, mint
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.generated_secrets import ID_PREFIX, generate
+from basicauth_mw.keys.hashing import Hasher
+from basicauth_mw.keys.model import Key, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,13 +55,13 @@ def test_answers_are_in_the_order_of_the_records(store: SqliteStore) -> None:
 
 
 def test_added_keys_are_as_good_as_others(store: SqliteStore) -> None:
-    secret = mint("sk")
-    (new,) = keys(mint(ID_PREFIX), hashed=Hasher().hash_fast(secret))
+    secret = generate("sk")
+    (new,) = keys(generate(ID_PREFIX), hashed=Hasher().digest_secret(secret))
     assert store.add([new]) == [True]
     found = store.get(new.client_id)
     assert found == new
     assert found is not None
-    assert Hasher().match_fast(secret, found.secrets)
+    assert Hasher().verify_digest(secret, found.secrets)
     assert store.put(Key(new.client_id, version=2), 1)
     assert store.delete(new.client_id)
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Settings, open_backend
-from basicauth_mw._fork import before_fork
 from basicauth_mw.backends import Use, _sqlite_forks, _sqlite_lines
 from basicauth_mw.backends._sqlite_forks import briefly, forks
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.model import Key, Secret
+from basicauth_mw.runtime.fork import before_fork
 from basicauth_mw.wsgi import BasicAuthMiddleware
 
 if TYPE_CHECKING:
@@ -115,14 +115,14 @@ def test_a_worker_sees_what_others_revoke(path: Path, parent: str) -> None:
     settings = Settings(backend=f"sqlite:///{path}")
     backend = open_backend(settings=settings, create=True)
     revoked, good = backend.create(client_id="revoked"), backend.create(client_id="good")
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         lambda _, start_response: (start_response("200 OK", []), [b""])[1], backend, settings=settings
     )
 
     def status(field: str) -> str:
         answers: list[str] = []
         environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_AUTHORIZATION": field}
-        list(gate(environ, lambda line, *_: answers.append(line[:3])))  # type: ignore[arg-type, return-value]
+        list(authenticator(environ, lambda line, *_: answers.append(line[:3])))  # type: ignore[arg-type, return-value]
         return answers[0]
 
     assert status(revoked.authorization) == "200"

@@ -21,7 +21,7 @@ import pytest
 from basicauth_mw.backends import Use
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.model import Key, Secret, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ from dataclasses import replace
 from basicauth_mw.backends import Use
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.model import Key, Secret, utcnow
 
 url, outcomes = sys.argv[1], []
 store = SqliteStore(url, deadline_s=0.3)

@@ -33,7 +33,7 @@ from basicauth_mw.backends._sqlite_logs import (
 )
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.model import Key
+from basicauth_mw.keys.model import Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ from dataclasses import replace
 from basicauth_mw.backends import _sqlite_logs, sqlite
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.model import Key
+from basicauth_mw.keys.model import Key
 
 path, user, group, may_write = sys.argv[1], *map(int, sys.argv[2:])
 if os.geteuid() == 0:

@@ -22,8 +22,8 @@ from basicauth_mw.backends import dump_key, open_store
 from basicauth_mw.backends._sqlite_schema import SCHEMA_VERSION, make
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError
-from basicauth_mw.hashing import Hasher, is_slow, match_slow
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.hashing import Hasher, is_slow, verify_password
+from basicauth_mw.keys.model import Key, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,9 +106,9 @@ def test_every_key_survives(store: SqliteStore, path: Path, secrets: dict[str, s
         assert store.get(client_id) == key
         (stored,) = key.secrets
         if is_slow(stored.hash):
-            assert match_slow(secrets[client_id], stored.hash)
+            assert verify_password(secrets[client_id], stored.hash)
         else:
-            assert Hasher().match_fast(secrets[client_id], key.secrets) == stored
+            assert Hasher().verify_digest(secrets[client_id], key.secrets) == stored
     assert found["minted"].scopes == {"read", "write"}
     assert found["minted"].metadata == {"team": "search", "n": [1, None]}
     assert found["minted"].name == "ci"

@@ -17,7 +17,7 @@ import pytest
 from basicauth_mw.backends import UsageStore, Use
 from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.model import Key, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from basicauth_mw.backends import BulkStore, Store, UsageStore, Use, open_store
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.model import Key, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

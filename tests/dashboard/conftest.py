@@ -15,7 +15,7 @@ from basicauth_mw import Backend, Principal, Settings, open_backend
 from basicauth_mw.asgi import PRINCIPAL
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
 from basicauth_mw.dashboard.requests import DashboardRequest
-from basicauth_mw.model import utcnow
+from basicauth_mw.keys.model import utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ import pytest
 
 from basicauth_mw import encode_basic
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 from tests.dashboard.conftest import BASE
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def test_nothing_is_shown_or_done_without_a_key(
         None,
         "",
         encode_basic("admin", "admin"),
-        encode_basic(client_id, mint("sk")),
+        encode_basic(client_id, generate("sk")),
         "Basic Og==",
         "Bearer x",
     ]

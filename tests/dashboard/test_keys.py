@@ -11,12 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from basicauth_mw import Backend, parse_basic
-from basicauth_mw.counts import MINUTES, Seen
+from basicauth_mw.auth.stats import MINUTES, Snapshot
 from basicauth_mw.dashboard.listing import MAX_TRAIL_OCTETS, ROWS, Place, recency_of, span, view_of
 from basicauth_mw.dashboard.requests import encode_query
 from basicauth_mw.dashboard.templates import render
 from basicauth_mw.dashboard.views import reason_groups
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.model import Key, Secret, utcnow
 from tests.dashboard.conftest import SECRET, Visitor, a_request, hidden
 
 HOSTILE = [
@@ -493,7 +493,7 @@ def test_records_from_elsewhere_can_be_shown() -> None:
     """A store of somebody else's may hold what this package would not have taken."""
     key = Key("x\x00\ud800y", name="a\x1b[31m\ud800", secrets=(Secret("$x"),), metadata={"a": {1, 2}})
     view = view_of(key, utcnow())
-    seen = Seen(utcnow(), {}, (0,) * MINUTES)
+    seen = Snapshot(utcnow(), {}, (0,) * MINUTES)
 
     listed = {"place": Place(), "keys": [view], "following": Place().next(view.client_id)}
     counted = {"seen": seen, "groups": reason_groups({}), "recency": recency_of([view], utcnow())}

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from basicauth_mw import Credentials
-from basicauth_mw.counts import Seen
+from basicauth_mw.auth.authenticator import _AUDITED
+from basicauth_mw.auth.stats import Snapshot
 from basicauth_mw.dashboard.calls import Call, encoders_for, requests_for
 from basicauth_mw.dashboard.listing import KeyView, Place, recency_of
 from basicauth_mw.dashboard.openapi import MAX_ENDPOINTS, Endpoint, endpoints_of
@@ -22,9 +23,8 @@ from basicauth_mw.dashboard.templates import environment, render
 from basicauth_mw.dashboard.tokens import LIFE_S, PageTokens
 from basicauth_mw.dashboard.views import reason_groups
 from basicauth_mw.dashboard.wording import REASONS
-from basicauth_mw.gate import _AUDITED
-from basicauth_mw.minting import mint
-from basicauth_mw.model import utcnow
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import utcnow
 from tests.dashboard.conftest import BASE, Visitor, a_request
 
 NASTY = [
@@ -389,7 +389,7 @@ def test_there_is_a_most() -> None:
 
 
 def test_tokens() -> None:
-    tokens = PageTokens(Credentials("me", mint("sk")))
+    tokens = PageTokens(Credentials("me", generate("sk")))
     token = tokens.make("/new", "ci", "7", 1000.0)
 
     assert tokens.check(token, "/new", "ci", 1000.0 + LIFE_S) == "7"
@@ -405,7 +405,7 @@ def test_tokens() -> None:
             tokens.check(changed, "/new", "ci", 1000.0)
 
 
-@pytest.mark.parametrize("secret", [mint("sk"), "chosen"], ids=["minted", "chosen"])
+@pytest.mark.parametrize("secret", [generate("sk"), "chosen"], ids=["minted", "chosen"])
 def test_tokens_are_bound_to_the_credentials_and_the_pepper(secret: str) -> None:
     caller = Credentials("me", secret)
     token = PageTokens(caller, ["p"]).make("/", "", "", 0)
@@ -445,7 +445,7 @@ def test_every_reason_is_explained() -> None:
 
 def test_activity_says_what_it_counts() -> None:
     totals = {"unknown": 1234, "throttled": 5, "<new>": 1}
-    seen = Seen(utcnow() - timedelta(hours=2), totals, (0,) * 58 + (1, 2))
+    seen = Snapshot(utcnow() - timedelta(hours=2), totals, (0,) * 58 + (1, 2))
     markup = render(
         "activity.html",
         request=a_request(),

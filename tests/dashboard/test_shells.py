@@ -24,7 +24,7 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
 from basicauth_mw.dashboard.listing import ROWS
 from basicauth_mw.errors import BackendUnavailable, InvalidKey, UnreadableRecord
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 from tests.dashboard.conftest import BASE, SECRET, Visitor, hidden
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_without_the_scope_a_page_names_the_command(visitor: Callable[..., Visit
 def test_no_page_suggests_a_command_that_the_backend_refuses(
     visitor: Callable[..., Visitor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secret = mint("sk")
+    secret = generate("sk")
     monkeypatch.setenv("BASICAUTH_KEYS", f"x:{secret}")
     fixed = open_backend("env:", settings=Settings())
 
@@ -862,7 +862,7 @@ def test_no_frame_of_an_unexpected_error_lists_the_credential(
 
 def test_what_is_refused_is_counted_and_shown(visitor: Callable[..., Visitor]) -> None:
     """Refusals of every gate in the process, and of an app that asks for a scope."""
-    from basicauth_mw.counts import counts
+    from basicauth_mw.auth.stats import counts
     from basicauth_mw.errors import InsufficientScope
     from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIBasicAuthMiddleware
 

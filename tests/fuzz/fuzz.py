@@ -23,9 +23,10 @@ import time
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from basicauth_mw import Backend, Settings, asgi, credentials, encode_basic, wsgi
+from basicauth_mw import Backend, Settings, asgi, encode_basic, wsgi
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import MalformedCredentials
+from basicauth_mw.keys import credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 BATCH = 2000
 SHELL_SHARE = 10
 REPORT_S = 10.0
-MINTED = "sk_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg1A7p0b"
+GENERATED = "sk_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg1A7p0b"
 
 # --- the second parser: the grammar as one expression, and the octets one by one
 
@@ -255,7 +256,7 @@ class Target:
             ("demo", "p@55w0rd"),
             ("ci", "s"),
             ("j\u00fcrgen-\u6771\u4eac", "\u5bc6\u78bc:\u00fc"),
-            ("minted", MINTED),
+            ("minted", GENERATED),
             ("long", "x" * 700),
         ):
             backend.create(client_id=client_id, secret=secret)
@@ -264,7 +265,7 @@ class Target:
         # Every field the same in every process, so that a batch follows from its seed.
         backend.create(client_id="gone", secret="gone and away")
         backend.revoke("gone")
-        others = [("gone", "gone and away"), ("a", "b"), ("nobody", MINTED), ("minted", MINTED[:-1])]
+        others = [("gone", "gone and away"), ("a", "b"), ("nobody", GENERATED), ("minted", GENERATED[:-1])]
         self.good = (*fields, *(encode_basic(*pair).encode() for pair in others))
         settings = Settings(exclude=("/open", "/docs/*"), throttle="", cache_size=64)
         self._asgi = asgi.BasicAuthMiddleware(self._asgi_app, backend, settings=settings)
@@ -374,18 +375,18 @@ class Target:
         return [b"app"]
 
 
-class Counts(NamedTuple):
+class RefusalStats(NamedTuple):
     """How many inputs went where."""
 
     parser: int = 0
     asgi: int = 0
     wsgi: int = 0
 
-    def __add__(self, other: Counts) -> Counts:  # type: ignore[override]
-        return Counts(*map(sum, zip(self, other, strict=True)))
+    def __add__(self, other: RefusalStats) -> RefusalStats:  # type: ignore[override]
+        return RefusalStats(*map(sum, zip(self, other, strict=True)))
 
 
-def batch(target: Target, runner: asyncio.Runner, seed: str, size: int = BATCH) -> Counts | Failure:
+def batch(target: Target, runner: asyncio.Runner, seed: str, size: int = BATCH) -> RefusalStats | Failure:
     """Play one batch; everything in it follows from its seed."""
     rng = random.Random(seed)
     mutator = Mutator(rng, target.good)
@@ -404,7 +405,7 @@ def batch(target: Target, runner: asyncio.Runner, seed: str, size: int = BATCH) 
                 return Failure("ASGI", repr(request), wrong, seed)
         return None
 
-    return runner.run(ask()) or Counts(size, len(requests), len(requests))
+    return runner.run(ask()) or RefusalStats(size, len(requests), len(requests))
 
 
 def _requests(mutator: Mutator, rng: random.Random, fields: Sequence[bytes]) -> Iterator[Request]:
@@ -425,7 +426,7 @@ def _requests(mutator: Mutator, rng: random.Random, fields: Sequence[bytes]) -> 
 
 
 def work(
-    worker: int, seed: int, most: int, ends_at: float, tell: Callable[[Counts | Failure | None], object]
+    worker: int, seed: int, most: int, ends_at: float, tell: Callable[[RefusalStats | Failure | None], object]
 ) -> None:
     """Play batches until there is a failure, or so many inputs, or the time is up; ``tell`` of each."""
     target = Target()
@@ -472,7 +473,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(seed: int, limit_s: float, most: int, processes: int) -> tuple[Failure | None, Counts, float]:
+def _run(seed: int, limit_s: float, most: int, processes: int) -> tuple[Failure | None, RefusalStats, float]:
     context = multiprocessing.get_context("spawn")
     told: Any = context.Queue()
     begun = time.monotonic()
@@ -484,7 +485,7 @@ def _run(seed: int, limit_s: float, most: int, processes: int) -> tuple[Failure 
     ]
     for worker in workers:
         worker.start()
-    counts, failure, running, shown = Counts(), None, processes, begun
+    counts, failure, running, shown = RefusalStats(), None, processes, begun
     while running and failure is None:
         try:
             found = told.get(timeout=REPORT_S)
@@ -507,7 +508,7 @@ def _run(seed: int, limit_s: float, most: int, processes: int) -> tuple[Failure 
     return failure, counts, time.monotonic() - begun
 
 
-def _rate(counts: Counts, seconds: float) -> str:
+def _rate(counts: RefusalStats, seconds: float) -> str:
     return (
         f"{seconds:7.0f} s  parser {counts.parser:,}  ASGI shell {counts.asgi:,}  WSGI shell {counts.wsgi:,}"
         f"  {counts.parser / seconds:,.0f} inputs/s"

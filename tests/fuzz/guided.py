@@ -9,8 +9,8 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["basicauth_mw.credentials"]):
-    from basicauth_mw import credentials
+with atheris.instrument_imports(include=["basicauth_mw.keys.credentials"]):
+    from basicauth_mw.keys import credentials
 
 from basicauth_mw.errors import MalformedCredentials
 from tests.fuzz.fuzz import reference

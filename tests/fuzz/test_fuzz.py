@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw import credentials, exclude, verifier
-from basicauth_mw.credentials import Credentials, parse_basic
+from basicauth_mw.auth import excluded_paths as exclude
+from basicauth_mw.auth import verifier
 from basicauth_mw.errors import MalformedCredentials
+from basicauth_mw.keys import credentials
+from basicauth_mw.keys.credentials import Credentials, parse_basic
 from tests.fuzz import fuzz
 
 if TYPE_CHECKING:
@@ -27,9 +29,9 @@ def target() -> fuzz.Target:
     return fuzz.Target()
 
 
-def found(target: fuzz.Target, seed: str) -> fuzz.Failure | fuzz.Counts:
+def found(target: fuzz.Target, seed: str) -> fuzz.Failure | fuzz.RefusalStats:
     """What some batches find, or how many inputs they were."""
-    counts = fuzz.Counts()
+    counts = fuzz.RefusalStats()
     with asyncio.Runner() as runner:
         for number in range(BATCHES):
             outcome = fuzz.batch(target, runner, f"{seed}/0/{number}")
@@ -42,7 +44,7 @@ def found(target: fuzz.Target, seed: str) -> fuzz.Failure | fuzz.Counts:
 @pytest.mark.proves("X19", "X21", "X29", "X42")
 def test_a_short_run_finds_nothing(target: fuzz.Target) -> None:
     share = BATCHES * fuzz.BATCH // fuzz.SHELL_SHARE
-    assert found(target, "1") == fuzz.Counts(BATCHES * fuzz.BATCH, share, share)
+    assert found(target, "1") == fuzz.RefusalStats(BATCHES * fuzz.BATCH, share, share)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +122,12 @@ def test_a_faulty_parser_is_found(
 @pytest.mark.parametrize("harmless", ["//", r"/\.\.", ";", "%", r"\\", "\x00"])
 def test_an_open_path_is_found(monkeypatch: pytest.MonkeyPatch, target: fuzz.Target, harmless: str) -> None:
     """An odd path that is taken for one that is excluded."""
-    is_open = exclude.Exclude.is_open
+    is_open = exclude.ExcludedPaths.is_open
 
-    def careless(self: exclude.Exclude, path: str, *, root: str = "", raw: bytes = b"") -> bool:
+    def careless(self: exclude.ExcludedPaths, path: str, *, root: str = "", raw: bytes = b"") -> bool:
         return is_open(self, re.sub(harmless, "/x", path) if path.startswith("/docs/") else path, root=root)
 
-    monkeypatch.setattr(exclude.Exclude, "is_open", careless)
+    monkeypatch.setattr(exclude.ExcludedPaths, "is_open", careless)
     failure = found(target, "1")
 
     assert isinstance(failure, fuzz.Failure)

@@ -35,7 +35,7 @@ from rest_framework.decorators import api_view, authentication_classes, permissi
 from rest_framework.test import APIRequestFactory
 
 from basicauth_mw import Backend, ConfigurationError, Issued, Principal, encode_basic
-from basicauth_mw._gates import gate_of
+from basicauth_mw.auth.discovery import find_authenticator
 from basicauth_mw.integrations.django import BasicAuthMiddleware, rest_framework
 from basicauth_mw.integrations.django.checks import check_deployment, check_settings
 from tests.servers.conftest import ROOT
@@ -384,9 +384,9 @@ def test_the_projects_own_answer_wins(get: Get, settings: dict[str, Any], body: 
 
 
 def test_an_exception_before_the_gate_names_nobody() -> None:
-    gate = BasicAuthMiddleware(lambda _request: None)
+    authenticator = BasicAuthMiddleware(lambda _request: None)
 
-    answer = gate.process_exception(RequestFactory().get("/"), ValueError())
+    answer = authenticator.process_exception(RequestFactory().get("/"), ValueError())
 
     assert answer is not None
     assert answer.status_code == 500
@@ -503,9 +503,9 @@ def test_manage_py_check_says_it() -> None:
 def test_its_gate_is_found_where_a_server_gets_the_app() -> None:
     """Which is what is given to ``instrument``."""
     for app in (get_wsgi_application(), get_asgi_application()):
-        gate = gate_of(app)
-        assert gate is not None
-        assert not gate.owns_backend
+        authenticator = find_authenticator(app)
+        assert authenticator is not None
+        assert not authenticator.owns_backend
 
 
 def test_the_app() -> None:

@@ -15,8 +15,9 @@ from fastapi.responses import PlainTextResponse, Response
 from fastapi.security import APIKeyHeader, HTTPBasic
 from pydantic import BaseModel
 
-from basicauth_mw import Backend, ConfigurationError, Issued, Principal, Settings, gate
+from basicauth_mw import Backend, ConfigurationError, Issued, Principal, Settings
 from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.auth import authenticator as authenticator
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.integrations.fastapi import CurrentPrincipal, install, requires
 from tests.shells.asgi_helpers import Exchange, call, connect, http_scope, websocket_scope
@@ -187,7 +188,7 @@ def test_what_is_opened_from_a_url_is_opened_once_and_closed_with_the_app(
         said.append("opened")
         return Watched(said)
 
-    monkeypatch.setattr(gate, "open_store", open_store)
+    monkeypatch.setattr(authenticator, "open_store", open_store)
     app = make_app()
     install(app, "memory:" if given == "url" else Watched(said), settings=Settings())
 

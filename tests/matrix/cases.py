@@ -1,6 +1,6 @@
 """One table of requests for every server: what is sent, and who answers it how.
 
-``app``, ``open`` and the other words are explained at ``Answer.outcome``.
+``app``, ``open`` and the other words are explained at ``Response.outcome``.
 """
 
 from __future__ import annotations

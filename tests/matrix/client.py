@@ -31,7 +31,7 @@ def head(
 
 
 @dataclass
-class Answer:
+class Response:
     """What came back.
 
     Attributes:
@@ -80,7 +80,7 @@ def connect(server: Server) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S)
 
 
-def read(connection: socket.socket, method: str = "GET") -> Answer:
+def read(connection: socket.socket, method: str = "GET") -> Response:
     """Read one answer; what hangs fails by time-out."""
     with HTTPResponse(connection, method=method) as response:
         try:
@@ -88,25 +88,25 @@ def read(connection: socket.socket, method: str = "GET") -> Answer:
         except (BadStatusLine, ConnectionError) as exc:
             if isinstance(exc, BadStatusLine) and exc.line.strip("'\"\r\n"):
                 raise AssertionError(f"no HTTP: {exc.line!r}") from exc
-            return Answer(0, [], b"", whole=False)
+            return Response(0, [], b"", whole=False)
         fields = [(name.lower(), value) for name, value in response.getheaders()]
         status = response.status
         try:
-            return Answer(status, fields, response.read(), whole=True)
+            return Response(status, fields, response.read(), whole=True)
         except IncompleteRead as exc:
-            return Answer(status, fields, exc.partial, whole=False)
+            return Response(status, fields, exc.partial, whole=False)
         except (HTTPException, ConnectionError):
-            return Answer(status, fields, b"", whole=False)
+            return Response(status, fields, b"", whole=False)
 
 
-def ask(server: Server, octets: bytes, method: str = "GET") -> Answer:
+def ask(server: Server, octets: bytes, method: str = "GET") -> Response:
     """One request on a connection of its own."""
     with connect(server) as connection:
         connection.sendall(octets)
         return read(connection, method)
 
 
-def get(server: Server, target: bytes = b"/hello", *fields: bytes, method: bytes = b"GET") -> Answer:
+def get(server: Server, target: bytes = b"/hello", *fields: bytes, method: bytes = b"GET") -> Response:
     """One request with the right key."""
     whole = head(b"Authorization: " + GOOD, *fields, method=method, target=target)
     return ask(server, whole, method.decode())

@@ -10,7 +10,7 @@ from h2.connection import ConnectionState, H2Connection
 from h2.events import DataReceived, Event, ResponseReceived, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError
 
-from tests.matrix.client import Answer, connect
+from tests.matrix.client import Response, connect
 
 if TYPE_CHECKING:
     import socket
@@ -26,13 +26,13 @@ def ask(
     method: str = "GET",
     target: str = "/hello",
     body: bytes = b"",
-) -> Answer:
+) -> Response:
     """One request on a connection of its own."""
     state = H2Connection(H2Configuration(header_encoding="latin-1", validate_outbound_headers=False))
     state.initiate_connection()
     pseudo = [(":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", target)]
     state.send_headers(STREAM, [*pseudo, *fields], end_stream=not body)
-    answer = Answer(0, [], b"", whole=False)
+    answer = Response(0, [], b"", whole=False)
     with connect(server) as connection:
         _send(connection, state)
         while True:

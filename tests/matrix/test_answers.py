@@ -10,7 +10,7 @@ import pytest
 
 from basicauth_mw import encode_basic
 from tests.matrix.cases import KEY, NO_KEY
-from tests.matrix.client import Answer, ask, connect, get, head, read
+from tests.matrix.client import Response, ask, connect, get, head, read
 from tests.matrix.conftest import SETTINGS
 from tests.matrix.kinds import ASGI, SERVERS, WSGI, Server
 from tests.matrix.paths import OWN, TIMEOUT_S
@@ -48,7 +48,7 @@ CANARY = "canary of the handler"
 def test_head(server: Server, target: str, line: bytes) -> None:
     """HEAD gets the fields that GET gets, and nothing behind them (RFC 9110 9.3.2)."""
 
-    def fields(answer: Answer) -> list[tuple[str, str]]:
+    def fields(answer: Response) -> list[tuple[str, str]]:
         volatile = {"date", "connection", "keep-alive"}
         if target == "/hello" and line == KEY:
             volatile.add("content-length")  # what it shows names the method
@@ -133,7 +133,7 @@ def test_a_connection_is_kept(server: Server) -> None:
     requests = [
         head(*line, target=target) for line in ((KEY,), (NO_KEY,), ()) for target in (b"/hello", b"/raise")
     ]
-    answers: list[Answer] = []
+    answers: list[Response] = []
     connection = connect(server)
     for octets in [*requests, requests[0]]:
         connection.sendall(octets)

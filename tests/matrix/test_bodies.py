@@ -15,7 +15,7 @@ from tests.matrix.quirks import CONTINUES_AT_ONCE, LEAVES_CHUNKS, STOPS_READING,
 from tests.matrix.test_requests import check_refusal
 
 if TYPE_CHECKING:
-    from tests.matrix.client import Answer
+    from tests.matrix.client import Response
     from tests.matrix.kinds import Server
 
 MEGABYTE = 1_000_000
@@ -58,7 +58,7 @@ def test_refused_with_its_body_sent(server: Server, line: bytes, code: str) -> N
     assert get(server).outcome == "app"
 
 
-def sends_all_first(server: Server) -> Answer | None:
+def sends_all_first(server: Server) -> Response | None:
     """The answer to a client that sends more than the buffers of both sides hold before it reads."""
     length = 16 * MEGABYTE
     with connect(server) as connection:

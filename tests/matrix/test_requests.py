@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.matrix.cases import APP, CASES, MISSING, OPEN, Case
-from tests.matrix.client import Answer, ask, head
+from tests.matrix.client import Response, ask, head
 from tests.matrix.conftest import SETTINGS
 from tests.matrix.kinds import Server
 from tests.matrix.quirks import SCRIPT_NAME_FIELD
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CHALLENGE = 'Basic realm="api", charset="UTF-8"'
 
 
-def check_refusal(answer: Answer, method: str = "GET") -> None:
+def check_refusal(answer: Response, method: str = "GET") -> None:
     """An answer of ours, whole and with everything that belongs to it."""
     assert answer.whole
     assert answer.values("www-authenticate") == ([CHALLENGE] if answer.status == 401 else [])

@@ -10,40 +10,40 @@ import bcrypt
 import pytest
 
 from basicauth_mw import Key, Secret, Settings, open_backend
-from basicauth_mw.hashing import Hasher, hash_slow
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import Hasher, hash_password
 from tests.matrix.client import ask, head
 from tests.matrix.kinds import SERVERS, Server
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MINTED = mint("sk")
+GENERATED = generate("sk")
 CHOSEN = "correct horse: battery staple"
 LONGEST = "x" * 72  # bcrypt looks at no more
 HASHES = {
-    "minted": Hasher().hash_fast(MINTED),
-    "chosen": hash_slow(CHOSEN),
+    "minted": Hasher().digest_secret(GENERATED),
+    "chosen": hash_password(CHOSEN),
     "bcrypt": bcrypt.hashpw(LONGEST.encode(), bcrypt.gensalt(4)).decode(),
     # What no command would store.
-    "empty": Hasher().hash_fast(""),
-    "empty-slow": hash_slow(""),
+    "empty": Hasher().digest_secret(""),
+    "empty-slow": hash_password(""),
 }
-RIGHT = {"minted": MINTED, "chosen": CHOSEN, "bcrypt": LONGEST}
+RIGHT = {"minted": GENERATED, "chosen": CHOSEN, "bcrypt": LONGEST}
 
 # None of it is malformed, so each costs a slow hash, but for what is minted: no more of it than has to be.
 NEAR = {
     **{f"all but the last of {client_id}": (client_id, secret[:-1]) for client_id, secret in RIGHT.items()},
     **{f"more than {client_id}": (client_id, secret + "x") for client_id, secret in RIGHT.items()},
-    "another's": ("chosen", MINTED),
+    "another's": ("chosen", GENERATED),
 }
 WRONG = {
     **NEAR,
     **{f"the hash of {client_id}": (client_id, HASHES[client_id]) for client_id in RIGHT},
     **{f"nothing for {client_id}": (client_id, "") for client_id in (*HASHES, "none", "nobody")},
-    "a NUL behind it": ("minted", MINTED + "\0"),
-    "moved from the id": ("minte", f"d:{MINTED}"),
-    "without secrets": ("none", MINTED),
+    "a NUL behind it": ("minted", GENERATED + "\0"),
+    "moved from the id": ("minte", f"d:{GENERATED}"),
+    "without secrets": ("none", GENERATED),
     "bcrypt of 200 octets": ("bcrypt", "x" * 200),
     "bcrypt cut in a letter": ("bcrypt", "x" * 71 + "é"),
     "the longest": ("chosen", "x" * 1024),

@@ -12,7 +12,7 @@ import pytest
 
 from basicauth_mw import Settings, open_backend
 from tests.matrix.cases import KEY
-from tests.matrix.client import Answer, ask, connect, head
+from tests.matrix.client import Response, ask, connect, head
 from tests.matrix.conftest import SETTINGS
 from tests.matrix.kinds import SERVERS, Server
 from tests.matrix.quirks import STOPS_AT_ONCE
@@ -42,7 +42,7 @@ def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
     # Without a cache every request asks the store.
     settings = {"BASICAUTH_BACKEND": redis_url, "BASICAUTH_CACHE_TTL_S": "0", **PATIENT}
     request = head(b"Authorization: " + authorization, b"Connection: close")
-    answers: list[Answer] = []
+    answers: list[Response] = []
     done = threading.Event()
 
     def press() -> None:

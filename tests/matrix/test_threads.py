@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw import Settings, encode_basic, open_backend
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 from tests.matrix.client import ask, head
 from tests.matrix.kinds import Server
 from tests.waiting import LIMIT_S
@@ -39,7 +39,7 @@ def test_thirty_two_at_once(name: str, tmp_path: Path) -> None:
             for _ in range(5):
                 answer = ask(server, head(b"Authorization: " + mine.authorization.encode()))
                 assert (answer.status, answer.value("x-reached")) == (200, mine.client_id)
-                wrong = encode_basic(mine.client_id, mint("sk")).encode()
+                wrong = encode_basic(mine.client_id, generate("sk")).encode()
                 assert ask(server, head(b"Authorization: " + wrong)).outcome == "invalid_credentials"
 
         with ThreadPoolExecutor(CLIENTS) as pool:

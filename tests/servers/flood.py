@@ -14,7 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from basicauth_mw import encode_basic
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ KINDS: dict[str, Callable[[int], str]] = {
     "held": lambda number: encode_basic(f"id_{number:x}", SECRETS[number % 64]),
     "malformed": lambda number: f"Basic {number:x}!",
 }
-SECRETS = [mint("sk") for _ in range(64)]  # minting costs more than sending
+SECRETS = [generate("sk") for _ in range(64)]  # minting costs more than sending
 
 
 class Connection(asyncio.Protocol):

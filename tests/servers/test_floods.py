@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Key, Secret, Settings, encode_basic, hash_secret, open_backend
-from basicauth_mw.hashing import ARGON2_MEMORY_KIB
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import ARGON2_MEMORY_KIB
 from tests.servers.conftest import LIMIT_S, ROOT, servers
 from tests.servers.flood import KINDS, KNOWN
 from tests.waiting import wait_until
@@ -73,7 +73,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
     directory = tmp_path_factory.mktemp("floods")
     url = f"sqlite:///{directory / 'keys.db'}"
-    secrets = {f"fresh-{number}": mint("sk") for number in range(2000)}
+    secrets = {f"fresh-{number}": generate("sk") for number in range(2000)}
     chosen = (Secret(hash_secret(CHOSEN)),)
     by_people = [Key(each, secrets=chosen) for each in ("person", *map("late-{}".format, KINDS))]
     with open_backend(url, settings=Settings(), create=True) as keys:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw import Settings, encode_basic, open_backend
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 from tests.servers.conftest import LIMIT_S
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_no_answer_is_anothers(serve: Callable[..., Served], redis_url: str) -> 
             sent = {"right": client_id, "wrong": client_id, "other's": client_id, "unknown": f"{client_id}x"}[
                 kind
             ]
-            secret = {"wrong": mint("sk"), "other's": secrets[other]}.get(kind, secrets[client_id])
+            secret = {"wrong": generate("sk"), "other's": secrets[other]}.get(kind, secrets[client_id])
             connection.request("GET", "/", headers={"Authorization": encode_basic(sent, secret)})
             answer = connection.getresponse()
             body = answer.read()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from basicauth_mw import Backend, Settings, asgi, wsgi
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.minting import mint
-from basicauth_mw.model import utcnow
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import utcnow
 from tests.shells.wsgi_helpers import call
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def row(name: str, status: int, code: str, field: bytes | None) -> Any:
         row("wrong", 401, "invalid_credentials", basic("demo:p@55w0re")),
         row("wrong-case", 401, "invalid_credentials", basic("demo:P@55w0rd")),
         row("unknown", 401, "invalid_credentials", basic("nobody:p@55w0rd")),
-        row("unknown-minted", 401, "invalid_credentials", basic(f"nobody:{mint('sk')}")),
-        row("mistyped", 401, "invalid_credentials", basic(f"minted:{mint('sk')[:-1]}_")),
+        row("unknown-minted", 401, "invalid_credentials", basic(f"nobody:{generate('sk')}")),
+        row("mistyped", 401, "invalid_credentials", basic(f"minted:{generate('sk')[:-1]}_")),
         row("prefix", 401, "invalid_credentials", basic("demo:p@55w0r")),
         row("longer", 401, "invalid_credentials", basic("demo:p@55w0rdx")),
         row("blank-behind", 401, "invalid_credentials", basic("demo:p@55w0rd ")),
@@ -232,9 +232,9 @@ def test_an_outage_has_one_answer() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        gate = asgi.BasicAuthMiddleware(Both._asgi_app, Broken(), settings=settings)
+        authenticator = asgi.BasicAuthMiddleware(Both._asgi_app, Broken(), settings=settings)
         headers = [(b"x-request-id", b"r-1"), (b"authorization", field)]
-        await gate({"type": "http", "method": "GET", "path": "/", "headers": headers}, None, send)  # type: ignore[arg-type]
+        await authenticator({"type": "http", "method": "GET", "path": "/", "headers": headers}, None, send)  # type: ignore[arg-type]
         return sent[0]["status"], sent[1]["body"]
 
     for field, status in ((DEMO, 503), (b"Basic !", 401)):

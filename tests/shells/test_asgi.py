@@ -36,8 +36,8 @@ from basicauth_mw import (
 )
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.minting import mint
-from basicauth_mw.model import utcnow
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import utcnow
 from tests.shells.asgi_helpers import (
     OK_BODY,
     OK_START,
@@ -72,7 +72,7 @@ def app() -> App:
 
 
 @pytest.fixture
-def gate(app: App, backend: Backend) -> BasicAuthMiddleware:
+def authenticator(app: App, backend: Backend) -> BasicAuthMiddleware:
     return BasicAuthMiddleware(app, backend, settings=Settings())
 
 
@@ -127,11 +127,11 @@ def test_the_apps_answer_passes_unchanged(
     backend: Backend, issued: Issued, answer: list[Message], map_errors: bool, timeout_s: float | None
 ) -> None:
     """Whatever events the app sends reach the server as they are, in order, and nothing else does."""
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         App(*answer), backend, settings=Settings(map_errors=map_errors, timeout_s=timeout_s)
     )
 
-    seen = call(gate, http_scope(issued.authorization))
+    seen = call(authenticator, http_scope(issued.authorization))
 
     assert seen.messages == answer
     assert seen.raised is None
@@ -149,15 +149,15 @@ def test_the_request_body_reaches_the_app(backend: Backend, issued: Issued) -> N
                 break
         await App()(scope, receive, send)
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
     incoming = [{"type": "http.request", "body": b"%d" % n, "more_body": n < 2} for n in range(3)]
 
-    assert call(gate, http_scope(issued.authorization, method="POST"), *incoming).status == 200
+    assert call(authenticator, http_scope(issued.authorization, method="POST"), *incoming).status == 200
     assert bodies == [b"0", b"1", b"2"]
 
 
 @pytest.mark.proves("A16")
-def test_a_refused_request_body_is_not_read(gate: BasicAuthMiddleware) -> None:
+def test_a_refused_request_body_is_not_read(authenticator: BasicAuthMiddleware) -> None:
     """A refusal does not wait for the body, however long."""
 
     async def receive() -> Message:
@@ -168,7 +168,7 @@ def test_a_refused_request_body_is_not_read(gate: BasicAuthMiddleware) -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(gate(http_scope(method="POST"), receive, send))
+    asyncio.run(authenticator(http_scope(method="POST"), receive, send))
 
     assert sent[0]["status"] == 401
 
@@ -185,9 +185,9 @@ def test_a_websocket_is_the_apps(backend: Backend, issued: Issued) -> None:
         await send({"type": "websocket.send", "text": message["text"]})
         await send({"type": "websocket.close", "code": 1000})
 
-    gate = BasicAuthMiddleware(echo, backend, settings=Settings(timeout_s=5))
+    authenticator = BasicAuthMiddleware(echo, backend, settings=Settings(timeout_s=5))
     seen = connect(
-        gate,
+        authenticator,
         websocket_scope(issued.authorization),
         {"type": "websocket.receive", "text": "hi", "bytes": None},
     )
@@ -204,9 +204,9 @@ def test_a_websocket_is_the_apps(backend: Backend, issued: Issued) -> None:
 # --- who it is
 
 
-def test_the_app_learns_who_it_is(gate: BasicAuthMiddleware, app: App, issued: Issued) -> None:
+def test_the_app_learns_who_it_is(authenticator: BasicAuthMiddleware, app: App, issued: Issued) -> None:
     """``scope["user"]`` is the principal, with what Starlette expects of a user; ``auth`` has the scopes."""
-    call(gate, http_scope(issued.authorization))
+    call(authenticator, http_scope(issued.authorization))
     (scope,) = app.scopes
 
     assert scope["user"] == Principal("ci", "CI", frozenset({"read"}), {"team": "a"})
@@ -222,7 +222,7 @@ def test_an_identity_that_came_in_is_replaced(
     app: App, backend: Backend, issued: Issued, kind: str, open_path: bool
 ) -> None:
     """What an outer layer or a forger put there never survives, on an open path neither."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/open",)))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/open",)))
     forged = Principal("root", scopes=frozenset({"admin"}))
     make = http_scope if kind == "http" else websocket_scope
     scope = make(
@@ -233,7 +233,7 @@ def test_an_identity_that_came_in_is_replaced(
     )
 
     scope["basicauth_mw.principal"] = forged
-    call(gate, scope, {"type": "websocket.connect"})
+    call(authenticator, scope, {"type": "websocket.connect"})
 
     seen = app.scopes[0]
     assert seen["basicauth_mw.principal"] is seen["user"]
@@ -248,13 +248,13 @@ def test_the_servers_scope_is_not_changed(
     app: App, backend: Backend, issued: Issued, authorization: str | None
 ) -> None:
     """The scope is updated in place; the values in it, ``state`` above all, are the same objects."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(strip_authorization=True))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(strip_authorization=True))
     value = {"good": issued.authorization, "bad": "Basic !", None: None}[authorization]
     scope = http_scope(value, extensions={"http.response.push": {}})
     before = dict(scope)
     headers = list(scope["headers"])
 
-    call(gate, scope)
+    call(authenticator, scope)
 
     identity = {"user", "auth", "basicauth_mw.principal"} if app.scopes else set()
     assert scope.keys() == before.keys() | identity
@@ -269,16 +269,16 @@ def test_the_user_can_be_left_to_others(
     app: App, backend: Backend, issued: Issued, kind: str, path: str
 ) -> None:
     """``set_user=False`` neither writes nor removes ``user`` and ``auth``; the principal has its own key."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(set_user=False, exclude=("/open",)))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(set_user=False, exclude=("/open",)))
     make = http_scope if kind == "http" else websocket_scope
     theirs = object()
     forged = Principal("root")
     authorization = None if path == "/open" else issued.authorization
 
     scope = make(authorization, path=path, user=theirs, **{"basicauth_mw.principal": forged})
-    call(gate, scope, {"type": "websocket.connect"})
+    call(authenticator, scope, {"type": "websocket.connect"})
     refused = make(user=theirs, auth=theirs, **{"basicauth_mw.principal": forged})
-    call(gate, refused, {"type": "websocket.connect"})
+    call(authenticator, refused, {"type": "websocket.connect"})
 
     (seen,) = app.scopes
     assert seen["user"] is theirs
@@ -293,14 +293,14 @@ def test_the_user_can_be_left_to_others(
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_layers_outside_see_no_forged_identity_of_a_refused_request(
-    gate: BasicAuthMiddleware, kind: str
+    authenticator: BasicAuthMiddleware, kind: str
 ) -> None:
     """What came in under the names of the identity is removed, since those layers share the scope."""
     make = http_scope if kind == "http" else websocket_scope
     forged = Principal("root")
     scope = make(user=forged, auth=forged, **{"basicauth_mw.principal": forged})
 
-    call(gate, scope, {"type": "websocket.connect"})
+    call(authenticator, scope, {"type": "websocket.connect"})
 
     assert not scope.keys() & {"user", "auth", "basicauth_mw.principal"}
 
@@ -312,14 +312,14 @@ def test_headers_that_can_be_read_once_are_left_for_the_app(
     app: App, backend: Backend, issued: Issued, strip: bool, path: str
 ) -> None:
     """ASGI allows any iterable of pairs, a generator too."""
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         app, backend, settings=Settings(strip_authorization=strip, exclude=("/open",), allow_preflight=True)
     )
     pairs = [(b"accept", b"*/*"), (b"authorization", issued.authorization.encode()), (b"x", b"1")]
     scope = http_scope(path=path)
     scope["headers"] = (pair for pair in pairs)
 
-    assert call(gate, scope).status == 200
+    assert call(authenticator, scope).status == 200
     assert list(app.scopes[0]["headers"]) == [p for p in pairs if not (strip and p[0] == b"authorization")]
 
 
@@ -328,22 +328,24 @@ def test_the_authorization_field_can_be_hidden_from_the_app(
     app: App, backend: Backend, issued: Issued
 ) -> None:
     """Under any spelling of its name, and also where nothing is verified; everything else stays."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(strip_authorization=True, exclude=("/open",)))
+    authenticator = BasicAuthMiddleware(
+        app, backend, settings=Settings(strip_authorization=True, exclude=("/open",))
+    )
     others = [(b"Proxy-Authorization", b"x"), (b"x-authorization", b"y"), (b"accept", b"*/*")]
     value = issued.authorization.encode()
 
-    call(gate, http_scope(headers=[*others, (b"AUTHORIZATION", value)]))
-    call(gate, http_scope(path="/open", headers=[(b"Authorization", value), *others]))
+    call(authenticator, http_scope(headers=[*others, (b"AUTHORIZATION", value)]))
+    call(authenticator, http_scope(path="/open", headers=[(b"Authorization", value), *others]))
 
     assert [scope["headers"] for scope in app.scopes] == [others, others]
 
 
 def test_the_authorization_field_is_the_apps_to_read_by_default(
-    gate: BasicAuthMiddleware, app: App, issued: Issued
+    authenticator: BasicAuthMiddleware, app: App, issued: Issued
 ) -> None:
     """Header fields are left alone unless asked otherwise."""
     scope = http_scope(issued.authorization)
-    call(gate, scope)
+    call(authenticator, scope)
 
     assert app.scopes[0]["headers"] == scope["headers"]
 
@@ -360,10 +362,10 @@ def test_starlettes_requires_gives_starlettes_403(backend: Backend, issued: Issu
         pytest.fail("must not be reached")
 
     app = Starlette(routes=[Route("/read", read), Route("/write", write)])
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
 
-    allowed = call(gate, http_scope(issued.authorization, path="/read"))
-    refused = call(gate, http_scope(issued.authorization, path="/write"))
+    allowed = call(authenticator, http_scope(issued.authorization, path="/read"))
+    refused = call(authenticator, http_scope(issued.authorization, path="/write"))
 
     assert (allowed.status, allowed.body) == (200, b"CI")
     assert (refused.status, refused.body) == (403, b"Forbidden")
@@ -380,9 +382,9 @@ def test_a_missing_scope_is_a_403_without_a_challenge(backend: Backend, issued: 
         require_scopes(scope["user"], "read")
         require_scopes(scope["user"], "read", "admin")
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
     for path in ("/", "/raised"):
-        seen = call(gate, http_scope(issued.authorization, path=path, headers=[REQUEST_ID]))
+        seen = call(authenticator, http_scope(issued.authorization, path=path, headers=[REQUEST_ID]))
 
         assert seen.status == 403
         assert "www-authenticate" not in seen.headers
@@ -446,11 +448,11 @@ def test_only_what_is_excluded_is_open(
 ) -> None:
     """Exact, or below a folder; a path that two readers may understand differently is protected."""
     settings = Settings(exclude=("/health", "/docs/*"), root_path=root_path or None)
-    gate = BasicAuthMiddleware(app, backend, settings=settings)
+    authenticator = BasicAuthMiddleware(app, backend, settings=settings)
     scope = http_scope(path="/", headers=[(b"host", b"x/health?")])
     scope.update(path=path, root_path=root_path, raw_path=raw_path)
 
-    assert call(gate, scope).status == (200 if is_open else 401)
+    assert call(authenticator, scope).status == (200 if is_open else 401)
     assert len(app.scopes) == is_open
     if is_open:
         assert app.scopes[0]["user"] == Principal.anonymous()
@@ -459,9 +461,9 @@ def test_only_what_is_excluded_is_open(
 @pytest.mark.proves("X41")
 def test_credentials_on_an_open_path_are_not_looked_at(app: App, backend: Backend, issued: Issued) -> None:
     """Bad ones do not shut it, good ones do not make it somebody."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/open",)))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/open",)))
     for value in ("Basic !", encode_basic("ci", "wrong"), issued.authorization):
-        assert call(gate, http_scope(value, path="/open")).status == 200
+        assert call(authenticator, http_scope(value, path="/open")).status == 200
 
     assert [scope["user"] for scope in app.scopes] == [Principal.anonymous()] * 3
 
@@ -492,9 +494,9 @@ def test_only_a_real_preflight_may_pass(
     passes: bool,
 ) -> None:
     """OPTIONS with both fields of the Fetch standard, and only where it is allowed."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(allow_preflight=allow))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(allow_preflight=allow))
 
-    assert call(gate, http_scope(method=method, headers=headers)).status == (200 if passes else 401)
+    assert call(authenticator, http_scope(method=method, headers=headers)).status == (200 if passes else 401)
     assert [scope["user"].is_authenticated for scope in app.scopes] == [False] * passes
 
 
@@ -526,9 +528,9 @@ def bad_fields(keys: dict[str, Issued]) -> Iterator[tuple[str, list[tuple[bytes,
     def one(value: bytes) -> list[tuple[bytes, bytes]]:
         return [(b"authorization", value)]
 
-    yield "unknown", one(encode_basic("nobody", mint("sk")).encode())
+    yield "unknown", one(encode_basic("nobody", generate("sk")).encode())
     yield "unknown, another shape", one(basic("nobody:pass"))
-    yield "wrong", one(encode_basic("ci", mint("sk")).encode())
+    yield "wrong", one(encode_basic("ci", generate("sk")).encode())
     yield "wrong, another shape", one(basic("ci:pass"))
     yield "mistyped", one(basic(f"ci:{mistyped}"))
     yield "other case", one(basic(f"CI:{secret}"))
@@ -560,7 +562,7 @@ def bad_fields(keys: dict[str, Issued]) -> Iterator[tuple[str, list[tuple[bytes,
     yield "empty secret", one(basic("ci:"))
     yield "empty both", one(basic(":"))
     yield "control character", one(basic(f"ci:{secret}\x7f"))
-    yield "id too long", one(basic("x" * 256 + ":" + mint("sk")))
+    yield "id too long", one(basic("x" * 256 + ":" + generate("sk")))
     yield "secret too long", one(basic("ci:" + "x" * 1025))
     yield "field too long", one(basic("ci:" + "x" * 9000))
 
@@ -571,9 +573,9 @@ def test_all_that_is_wrong_looks_the_same(
     app: App, backend: Backend, keys: dict[str, Issued], method: str
 ) -> None:
     """Status, headers and body of a refusal tell nothing, not even whether it was malformed."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(throttle=""))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(throttle=""))
     answers = {
-        name: call(gate, http_scope(method=method, headers=[*fields, REQUEST_ID]))
+        name: call(authenticator, http_scope(method=method, headers=[*fields, REQUEST_ID]))
         for name, fields in bad_fields(keys)
     }
     first = answers["unknown"]
@@ -586,10 +588,10 @@ def test_all_that_is_wrong_looks_the_same(
 
 
 @pytest.mark.proves("P1", "P6", "A4", "X48")
-def test_a_refusal_is_a_problem_document(gate: BasicAuthMiddleware, issued: Issued) -> None:
+def test_a_refusal_is_a_problem_document(authenticator: BasicAuthMiddleware, issued: Issued) -> None:
     """RFC 9457, not to be stored, sniffed or taken for anything else."""
     for value, code in ((None, "missing_credentials"), ("Basic x", "invalid_credentials")):
-        seen = call(gate, http_scope(value, headers=[REQUEST_ID]))
+        seen = call(authenticator, http_scope(value, headers=[REQUEST_ID]))
 
         assert seen.problem == {
             "type": "about:blank",
@@ -629,11 +631,11 @@ def test_a_refusal_is_a_problem_document(gate: BasicAuthMiddleware, issued: Issu
     ids=repr,
 )
 def test_no_credentials_are_missing_ones(
-    gate: BasicAuthMiddleware, app: App, issued: Issued, headers: list[tuple[bytes, bytes]]
+    authenticator: BasicAuthMiddleware, app: App, issued: Issued, headers: list[tuple[bytes, bytes]]
 ) -> None:
     """Empty is the same as absent, and only one field counts."""
     fields = [(name, value.replace(b"<good>", issued.authorization.encode())) for name, value in headers]
-    seen = call(gate, http_scope(headers=fields))
+    seen = call(authenticator, http_scope(headers=fields))
 
     assert seen.status == 401
     assert seen.problem["code"] == "missing_credentials"
@@ -645,12 +647,12 @@ def test_no_credentials_are_missing_ones(
 @pytest.mark.parametrize("name", [b"authorization", b"Authorization", b"AUTHORIZATION", b"aUTHORIZATIOn"])
 @pytest.mark.parametrize("spelling", ["Basic {}", "basic {}", "BASIC    {}", "  bAsIc {}\t"])
 def test_good_credentials_in_any_legal_spelling(
-    gate: BasicAuthMiddleware, app: App, issued: Issued, name: bytes, spelling: str
+    authenticator: BasicAuthMiddleware, app: App, issued: Issued, name: bytes, spelling: str
 ) -> None:
     """Header name and scheme have no case; white space round the field and before the token is free."""
     value = spelling.format(issued.authorization[6:]).encode()
 
-    assert call(gate, http_scope(headers=[(name, value)])).status == 200
+    assert call(authenticator, http_scope(headers=[(name, value)])).status == 200
     assert app.scopes[0]["user"].client_id == "ci"
 
 
@@ -658,25 +660,29 @@ def test_good_credentials_in_any_legal_spelling(
 def test_ids_and_secrets_of_any_script(app: App, backend: Backend) -> None:
     """Compared as octets: no normalisation, and the other normal form is another secret."""
     backend.create(client_id="Zoë-東京", secret="pässword: пароль")
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
 
-    assert call(gate, http_scope(basic("Zoë-東京:pässword: пароль"))).status == 200
-    assert call(gate, http_scope(basic("Zoe\u0308-東京:pässword: пароль"))).status == 401
+    assert call(authenticator, http_scope(basic("Zoë-東京:pässword: пароль"))).status == 200
+    assert call(authenticator, http_scope(basic("Zoe\u0308-東京:pässword: пароль"))).status == 401
 
 
 @pytest.mark.proves("H15", "X36", "X37")
 @pytest.mark.parametrize("method", ["GET", "OPTIONS", "FOO", "get", "TRACE", "CONNECT", "HEAD", "", "PRI"])
-def test_every_method_is_checked(gate: BasicAuthMiddleware, app: App, issued: Issued, method: str) -> None:
+def test_every_method_is_checked(
+    authenticator: BasicAuthMiddleware, app: App, issued: Issued, method: str
+) -> None:
     """There is no list of methods anywhere."""
-    assert call(gate, http_scope(method=method)).status == 401
+    assert call(authenticator, http_scope(method=method)).status == 401
     assert app.scopes == []
-    assert call(gate, http_scope(issued.authorization, method=method)).status == 200
+    assert call(authenticator, http_scope(issued.authorization, method=method)).status == 200
 
 
 @pytest.mark.proves("H12")
-def test_head_has_the_same_headers_and_no_body(gate: BasicAuthMiddleware) -> None:
+def test_head_has_the_same_headers_and_no_body(authenticator: BasicAuthMiddleware) -> None:
     """Content-Length included (RFC 9110 section 9.3.2)."""
-    get, head = (call(gate, http_scope(method=method, headers=[REQUEST_ID])) for method in ("GET", "HEAD"))
+    get, head = (
+        call(authenticator, http_scope(method=method, headers=[REQUEST_ID])) for method in ("GET", "HEAD")
+    )
 
     assert head.starts == get.starts
     assert head.body == b""
@@ -687,9 +693,9 @@ def test_head_has_the_same_headers_and_no_body(gate: BasicAuthMiddleware) -> Non
 
 
 @pytest.mark.parametrize("sent", ["a", "A-Z.a_z-09", "x" * 128, "."])
-def test_a_fit_request_id_is_repeated(gate: BasicAuthMiddleware, sent: str) -> None:
+def test_a_fit_request_id_is_repeated(authenticator: BasicAuthMiddleware, sent: str) -> None:
     """In the header and in the body."""
-    seen = call(gate, http_scope(headers=[(b"X-Request-Id", sent.encode())]))
+    seen = call(authenticator, http_scope(headers=[(b"X-Request-Id", sent.encode())]))
 
     assert seen.headers["x-request-id"] == seen.problem["request_id"] == sent
 
@@ -697,19 +703,20 @@ def test_a_fit_request_id_is_repeated(gate: BasicAuthMiddleware, sent: str) -> N
 @pytest.mark.parametrize(
     "sent", [b"", b"x" * 129, b"a b", b"a\n", b"\xff", b"a\r\nx: y", b'"', b"<b>", "é".encode(), b"a/b"]
 )
-def test_an_unfit_request_id_is_replaced(gate: BasicAuthMiddleware, sent: bytes) -> None:
+def test_an_unfit_request_id_is_replaced(authenticator: BasicAuthMiddleware, sent: bytes) -> None:
     """By a new one each time."""
     ids = [
-        call(gate, http_scope(headers=[(b"x-request-id", sent)])).headers["x-request-id"] for _ in range(2)
+        call(authenticator, http_scope(headers=[(b"x-request-id", sent)])).headers["x-request-id"]
+        for _ in range(2)
     ]
 
     assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,128}", made) for made in ids)
     assert ids[0] != ids[1]
 
 
-def test_two_request_ids_are_none(gate: BasicAuthMiddleware) -> None:
+def test_two_request_ids_are_none(authenticator: BasicAuthMiddleware) -> None:
     """Nobody can tell which of them is meant."""
-    seen = call(gate, http_scope(headers=[(b"x-request-id", b"a"), (b"x-request-id", b"b")]))
+    seen = call(authenticator, http_scope(headers=[(b"x-request-id", b"a"), (b"x-request-id", b"b")]))
 
     assert seen.headers["x-request-id"] not in {"a", "b", "a, b"}
 
@@ -731,9 +738,12 @@ def test_two_request_ids_are_none(gate: BasicAuthMiddleware) -> None:
 )
 def test_the_realm_is_a_quoted_string(app: App, backend: Backend, realm: str, written: str) -> None:
     """RFC 9110 section 11.5; octets of UTF-8 where it is not ASCII."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(realm=realm))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(realm=realm))
 
-    assert call(gate, http_scope()).headers["www-authenticate"] == f'Basic realm={written}, charset="UTF-8"'
+    assert (
+        call(authenticator, http_scope()).headers["www-authenticate"]
+        == f'Basic realm={written}, charset="UTF-8"'
+    )
 
 
 @pytest.mark.parametrize(
@@ -754,9 +764,9 @@ def test_fetch_opens_no_password_dialog(
     app: App, backend: Backend, setting: str, mode: str | None, scheme: str
 ) -> None:
     """Under ``navigations`` a scheme that browsers do not know; everybody else is challenged as always."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(challenge=setting))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(challenge=setting))
     headers = [] if mode is None else [(b"Sec-Fetch-Mode", mode.encode())]
-    seen = call(gate, http_scope(headers=headers))
+    seen = call(authenticator, http_scope(headers=headers))
 
     assert seen.headers["www-authenticate"] == f'{scheme} realm="api", charset="UTF-8"'
 
@@ -780,7 +790,7 @@ def test_plain_http_can_be_refused(
     app: App, backend: Backend, issued: Issued, kind: str, scheme: str | None, allowed: bool
 ) -> None:
     """Before the credentials are read, good or bad, websockets too; without a challenge or a redirect."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(require_https=True))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(require_https=True))
     for value in (issued.authorization, "Basic x", None):
         make = http_scope if kind == "http" else websocket_scope
         scope = make(value, headers=[(b"x-forwarded-proto", b"https")])
@@ -788,7 +798,7 @@ def test_plain_http_can_be_refused(
             del scope["scheme"]
         else:
             scope["scheme"] = scheme
-        seen = call(gate, scope, {"type": "websocket.connect"})
+        seen = call(authenticator, scope, {"type": "websocket.connect"})
 
         if allowed:
             assert seen.status == (200 if value == issued.authorization else 401)
@@ -806,11 +816,11 @@ def test_plain_http_can_be_refused(
 @pytest.mark.proves("H1", "A5", "A6", "X35")
 @pytest.mark.parametrize("value", [None, "Basic x"])
 def test_a_refused_websocket_gets_the_same_answer(
-    gate: BasicAuthMiddleware, app: App, value: str | None
+    authenticator: BasicAuthMiddleware, app: App, value: str | None
 ) -> None:
     """As a denial response where the server offers one; nothing else is sent."""
-    seen = connect(gate, websocket_scope(value, headers=[REQUEST_ID]))
-    over_http = call(gate, http_scope(value, headers=[REQUEST_ID]))
+    seen = connect(authenticator, websocket_scope(value, headers=[REQUEST_ID]))
+    over_http = call(authenticator, http_scope(value, headers=[REQUEST_ID]))
 
     assert [message["type"] for message in seen.messages] == [
         "websocket.http.response.start",
@@ -823,7 +833,7 @@ def test_a_refused_websocket_gets_the_same_answer(
 @pytest.mark.proves("A5", "A6", "X35")
 @pytest.mark.parametrize("extensions", [{}, None, {"http.response.push": {}}, "absent"])
 def test_a_refused_websocket_is_closed_before_it_is_accepted(
-    gate: BasicAuthMiddleware, app: App, extensions: Any
+    authenticator: BasicAuthMiddleware, app: App, extensions: Any
 ) -> None:
     """Where no denial response is offered: servers make a 403 of it."""
     scope = websocket_scope()
@@ -831,7 +841,7 @@ def test_a_refused_websocket_is_closed_before_it_is_accepted(
         del scope["extensions"]
     else:
         scope["extensions"] = extensions
-    seen = connect(gate, scope)
+    seen = connect(authenticator, scope)
 
     assert [message["type"] for message in seen.messages] == ["websocket.close"]
     assert app.scopes == []
@@ -839,7 +849,9 @@ def test_a_refused_websocket_is_closed_before_it_is_accepted(
 
 @pytest.mark.proves("A5")
 @pytest.mark.parametrize("denial", [True, False])
-def test_the_handshake_is_consumed_before_the_refusal(gate: BasicAuthMiddleware, denial: bool) -> None:
+def test_the_handshake_is_consumed_before_the_refusal(
+    authenticator: BasicAuthMiddleware, denial: bool
+) -> None:
     """ASGI wants ``websocket.connect`` received first; a client that is gone already gets nothing."""
     order: list[str] = []
 
@@ -853,7 +865,7 @@ def test_the_handshake_is_consumed_before_the_refusal(gate: BasicAuthMiddleware,
         async def send(message: Message) -> None:
             order.append(message["type"])
 
-        asyncio.run(gate(websocket_scope(denial=denial), receive, send))
+        asyncio.run(authenticator(websocket_scope(denial=denial), receive, send))
         return list(order)
 
     assert drive("websocket.connect")[0] == "received websocket.connect"
@@ -926,8 +938,8 @@ LIFESPAN = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
 STARTUP, SHUTDOWN = {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
 
 
-def live(gate: BasicAuthMiddleware, scope: Any = LIFESPAN) -> Exchange:
-    return call(gate, scope, STARTUP, SHUTDOWN)
+def live(authenticator: BasicAuthMiddleware, scope: Any = LIFESPAN) -> Exchange:
+    return call(authenticator, scope, STARTUP, SHUTDOWN)
 
 
 @pytest.mark.proves("A13")
@@ -945,8 +957,8 @@ def test_lifespan_is_the_apps(
 ) -> None:
     """Its messages pass in both directions and are nobody else's, also while the store is down."""
     app = LifespanApp(startup=startup, shutdown=shutdown)
-    gate = BasicAuthMiddleware(app, url, settings=Settings())
-    seen = live(gate)
+    authenticator = BasicAuthMiddleware(app, url, settings=Settings())
+    seen = live(authenticator)
 
     assert seen.raised is None
     assert seen.messages == [{"type": f"lifespan.{name}", "message": "mine"} for name in expected]
@@ -956,19 +968,19 @@ def test_lifespan_is_the_apps(
 @pytest.mark.proves("A13")
 def test_a_backend_of_ours_opens_and_closes_with_the_app(strange_store: Any) -> None:
     """Asked once before the app starts, closed once it has stopped; not touched when it was only built."""
-    gate = BasicAuthMiddleware(LifespanApp(), "strange://up", settings=Settings())
+    authenticator = BasicAuthMiddleware(LifespanApp(), "strange://up", settings=Settings())
     (store,) = strange_store.opened
 
     assert store.events == []
-    live(gate)
+    live(authenticator)
     assert store.events == ["get", "close"]
 
 
 def test_a_backend_of_ours_is_closed_when_the_gate_is_gone(strange_store: Any) -> None:
     """Also without a lifespan."""
-    gate = BasicAuthMiddleware(App(), "strange://up", settings=Settings())
+    authenticator = BasicAuthMiddleware(App(), "strange://up", settings=Settings())
     (store,) = strange_store.opened
-    del gate
+    del authenticator
 
     assert store.events == ["close"]
 
@@ -976,8 +988,8 @@ def test_a_backend_of_ours_is_closed_when_the_gate_is_gone(strange_store: Any) -
 @pytest.mark.proves("A13")
 def test_a_store_that_fails_to_close_does_not_eat_the_apps_message(strange_store: Any) -> None:
     """The app has stopped properly, and says so."""
-    gate = BasicAuthMiddleware(LifespanApp(), "strange://rude", settings=Settings())
-    seen = live(gate)
+    authenticator = BasicAuthMiddleware(LifespanApp(), "strange://rude", settings=Settings())
+    seen = live(authenticator)
 
     assert [message["type"] for message in seen.messages] == [
         "lifespan.startup.complete",
@@ -1003,9 +1015,9 @@ def test_a_given_object_is_never_closed(strange_store: Any) -> None:
     """Neither a store nor a ``Backend`` over one."""
     for wrap in (lambda store: store, lambda store: Backend(store, settings=Settings())):
         store = strange_store.Store("strange://up")
-        gate = BasicAuthMiddleware(LifespanApp(), wrap(store), settings=Settings())
-        live(gate)
-        del gate
+        authenticator = BasicAuthMiddleware(LifespanApp(), wrap(store), settings=Settings())
+        live(authenticator)
+        del authenticator
 
         assert "close" not in store.events
 
@@ -1027,8 +1039,8 @@ def test_an_app_without_lifespan_says_so_itself(backend: Backend) -> None:
 def test_lifespan_scope_is_passed_as_it_is(backend: Backend) -> None:
     """State set there must reach the server's dict."""
     app = App({"type": "lifespan.startup.complete"})
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    live(gate, LIFESPAN)
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    live(authenticator, LIFESPAN)
 
     assert app.scopes[0] is LIFESPAN
 
@@ -1036,10 +1048,10 @@ def test_lifespan_scope_is_passed_as_it_is(backend: Backend) -> None:
 @pytest.mark.proves("A1", "O8")
 @pytest.mark.parametrize("kind", ["x", "HTTP", "http2", "", "http.request", None, b"http"])
 def test_an_unknown_kind_of_scope_never_reaches_the_app(
-    gate: BasicAuthMiddleware, app: App, issued: Issued, kind: Any
+    authenticator: BasicAuthMiddleware, app: App, issued: Issued, kind: Any
 ) -> None:
     """What cannot be checked is not let through."""
-    seen = call(gate, http_scope(issued.authorization, type=kind))
+    seen = call(authenticator, http_scope(issued.authorization, type=kind))
 
     assert isinstance(seen.raised, RuntimeError)
     assert seen.messages == []
@@ -1054,14 +1066,14 @@ def test_a_known_key_reaches_the_app_without_one_suspension(
     app: App, backend: Backend, issued: Issued, overrides: dict[str, Any]
 ) -> None:
     """Not even for a memory store's first look-up, and never for a cached key: no loop is running here."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(), **overrides)
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(), **overrides)
     sent = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     for _ in range(2):
-        running = gate(http_scope(issued.authorization, scheme="https"), None, send)
+        running = authenticator(http_scope(issued.authorization, scheme="https"), None, send)
         with pytest.raises(StopIteration):
             running.send(None)
 
@@ -1079,14 +1091,14 @@ def test_a_cached_key_does_not_wait_for_a_store_that_blocks(
         def get(self, client_id: str) -> Any:
             return backend.store.get(client_id)
 
-    gate = BasicAuthMiddleware(app, Blocking(), settings=Settings())
-    assert call(gate, http_scope(issued.authorization)).status == 200
+    authenticator = BasicAuthMiddleware(app, Blocking(), settings=Settings())
+    assert call(authenticator, http_scope(issued.authorization)).status == 200
 
     async def send(message: Message) -> None:
         pass
 
     with pytest.raises(StopIteration):
-        gate(http_scope(issued.authorization), None, send).send(None)
+        authenticator(http_scope(issued.authorization), None, send).send(None)
 
 
 def test_many_requests_at_once_do_not_mix(backend: Backend) -> None:
@@ -1099,17 +1111,19 @@ def test_many_requests_at_once_do_not_mix(backend: Backend) -> None:
         await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": scope["user"].client_id.encode()})
 
-    gate = BasicAuthMiddleware(whoami, backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(whoami, backend, settings=Settings())
 
     async def everybody() -> list[Exchange]:
-        return await asyncio.gather(*(exchange(gate, http_scope(key.authorization)) for key in keys * 3))
+        return await asyncio.gather(
+            *(exchange(authenticator, http_scope(key.authorization)) for key in keys * 3)
+        )
 
     assert [seen.body.decode() for seen in asyncio.run(everybody())] == [key.client_id for key in keys * 3]
 
 
 _backend = Backend(MemoryStore(), settings=Settings())
 _issued = _backend.create(client_id="ci")
-_gate = BasicAuthMiddleware(
+_authenticator = BasicAuthMiddleware(
     App(),
     _backend,
     settings=Settings(
@@ -1151,7 +1165,7 @@ def test_whatever_comes_in_there_is_an_answer(
     """The app's own or a whole 401, never an exception; and the right credential is the only way in."""
     scope = http_scope(method=method, headers=headers, client=client)
     scope.update(path=path, raw_path=raw_path, root_path=root_path)
-    seen = call(_gate, scope)
+    seen = call(_authenticator, scope)
 
     assert seen.raised is None
     if seen.status == 401:
@@ -1167,7 +1181,7 @@ def test_whatever_comes_in_there_is_an_answer(
     )
 
 
-def test_trio_is_refused_at_startup(gate: BasicAuthMiddleware, app: App, issued: Issued) -> None:
+def test_trio_is_refused_at_startup(authenticator: BasicAuthMiddleware, app: App, issued: Issued) -> None:
     """With one clear sentence; where a server has no lifespan, the request says the same."""
     sent: list[Message] = []
 
@@ -1177,9 +1191,9 @@ def test_trio_is_refused_at_startup(gate: BasicAuthMiddleware, app: App, issued:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    trio.run(gate, {"type": "lifespan"}, receive, send)
+    trio.run(authenticator, {"type": "lifespan"}, receive, send)
     with pytest.raises(RuntimeError, match="does not run on trio"):
-        trio.run(gate, http_scope(issued.authorization), receive, send)
+        trio.run(authenticator, http_scope(issued.authorization), receive, send)
 
     assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
     assert "does not run on trio" in sent[0]["message"]

@@ -81,9 +81,9 @@ def ask(backend: Backend, issued: Issued) -> Callable[..., Exchange]:
     """Call an app behind a gate, with the right credentials."""
 
     def ask(app: Any, *, method: str = "GET", **settings: Any) -> Exchange:
-        gate = BasicAuthMiddleware(app, backend, settings=Settings(**settings))
+        authenticator = BasicAuthMiddleware(app, backend, settings=Settings(**settings))
         headers = [(b"x-request-id", b"req-1")]
-        return call(gate, http_scope(issued.authorization, method=method, headers=headers))
+        return call(authenticator, http_scope(issued.authorization, method=method, headers=headers))
 
     return ask
 
@@ -222,7 +222,7 @@ def test_what_ends_the_process_or_the_task_is_never_answered(
 ) -> None:
     """Raised on untouched, with nothing sent; driven by hand, as a loop would end."""
     app = sending(sent, exc)
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=timeout_s))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=timeout_s))
     reached = []
 
     async def send(message: Message) -> None:
@@ -230,7 +230,7 @@ def test_what_ends_the_process_or_the_task_is_never_answered(
 
     async def drive() -> BaseException | None:
         try:
-            await gate(http_scope(issued.authorization), None, send)
+            await authenticator(http_scope(issued.authorization), None, send)
         except BaseException as raised:
             return raised
         return None
@@ -253,8 +253,8 @@ def test_a_missing_scope_is_answered_whatever_the_app_did_to_its_scope(
             del scope["user"]
         raise InsufficientScope
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    seen = call(gate, http_scope(issued.authorization))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    seen = call(authenticator, http_scope(issued.authorization))
 
     assert seen.raised is None
     assert seen.status == 403
@@ -275,8 +275,10 @@ def test_the_answer_is_to_the_request_that_came_in(backend: Backend, issued: Iss
             scope.clear()
         raise Boom
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    seen = call(gate, http_scope(issued.authorization, method="HEAD", headers=[(b"x-request-id", b"req-1")]))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    seen = call(
+        authenticator, http_scope(issued.authorization, method="HEAD", headers=[(b"x-request-id", b"req-1")])
+    )
 
     assert seen.headers["x-request-id"] == "req-1"
     assert seen.body == b""
@@ -327,8 +329,8 @@ def test_errors_in_a_websocket_are_the_apps(backend: Backend, issued: Issued) ->
     """There is no answer to replace."""
     boom = Boom()
     scope = http_scope(issued.authorization, type="websocket", scheme="ws", extensions={})
-    gate = BasicAuthMiddleware(Raising(boom), backend, settings=Settings(timeout_s=LATE_S))
-    seen = connect(gate, scope)
+    authenticator = BasicAuthMiddleware(Raising(boom), backend, settings=Settings(timeout_s=LATE_S))
+    seen = connect(authenticator, scope)
 
     assert seen.messages == []
     assert seen.raised is boom
@@ -346,8 +348,8 @@ def test_a_websocket_handler_that_refuses_before_it_accepts(
             await receive()
         raise InsufficientScope
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    seen = connect(gate, websocket_scope(issued.authorization, denial=denial))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    seen = connect(authenticator, websocket_scope(issued.authorization, denial=denial))
 
     assert seen.raised is None
     if denial:
@@ -369,9 +371,9 @@ def test_a_websocket_handler_that_refuses_too_late(backend: Backend, issued: Iss
             assert (await receive())["type"] == "websocket.disconnect"
         raise InsufficientScope
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(map_errors=case != "not mapped"))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(map_errors=case != "not mapped"))
     seen = connect(
-        gate, websocket_scope(issued.authorization), {"type": "websocket.disconnect", "code": 1006}
+        authenticator, websocket_scope(issued.authorization), {"type": "websocket.disconnect", "code": 1006}
     )
 
     assert seen.messages == ([accept] if case == "accepted" else [])
@@ -410,8 +412,8 @@ def test_a_gone_client_is_no_error_of_the_app(
         tried.append(message)
         raise Gone
 
-    gate = BasicAuthMiddleware(App(*sent), backend, settings=Settings(timeout_s=timeout_s))
-    seen = asyncio.run(exchange(gate, http_scope(issued.authorization), send=send))
+    authenticator = BasicAuthMiddleware(App(*sent), backend, settings=Settings(timeout_s=timeout_s))
+    seen = asyncio.run(exchange(authenticator, http_scope(issued.authorization), send=send))
 
     assert isinstance(seen.raised, Gone)
     assert tried == sent[:1]
@@ -430,8 +432,8 @@ def test_a_client_that_goes_during_our_answer_hides_no_exception(
     async def send(message: Message) -> None:
         raise Gone
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    seen = asyncio.run(exchange(gate, http_scope(issued.authorization), send=send))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    seen = asyncio.run(exchange(authenticator, http_scope(issued.authorization), send=send))
 
     assert seen.raised is boom
 
@@ -470,9 +472,9 @@ def timed(backend: Backend, issued: Issued) -> Callable[..., Awaitable[None]]:
     """Call an app behind a gate with a time limit."""
 
     def timed(app: Any, server: Server, timeout_s: float = SOON_S, **settings: Any) -> Awaitable[None]:
-        gate = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=timeout_s, **settings))
+        authenticator = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=timeout_s, **settings))
         scope = http_scope(issued.authorization, headers=[(b"x-request-id", b"req-1")])
-        return gate(scope, None, server.send)
+        return authenticator(scope, None, server.send)
 
     return timed
 
@@ -703,8 +705,8 @@ def test_a_websocket_has_no_time_limit(backend: Backend, issued: Issued, first: 
         await asyncio.sleep(3 * SOON_S)
         await send(last)
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=SOON_S))
-    seen = connect(gate, websocket_scope(issued.authorization))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=SOON_S))
+    seen = connect(authenticator, websocket_scope(issued.authorization))
 
     assert seen.raised is None
     assert seen.messages == [*first, last]

@@ -22,8 +22,8 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings, require_scopes
-from basicauth_mw._frameworks import holds_cors
 from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.auth.frameworks import wraps_cors
 from tests.shells.asgi_helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
 
 if TYPE_CHECKING:
@@ -395,8 +395,8 @@ def test_an_app_with_users_of_its_own(backend: Backend, issued: Issued) -> None:
     app = Starlette(
         routes=[Route("/", route)], middleware=[Middleware(AuthenticationMiddleware, backend=Own())]
     )
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    seen = call(gate, http_scope(issued.authorization))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    seen = call(authenticator, http_scope(issued.authorization))
 
     assert (seen.status, seen.raised) == (403, None)
 
@@ -421,9 +421,9 @@ def test_a_sync_route_that_is_too_slow_is_answered_for(backend: Backend, issued:
             answered_first.append(not go_on.is_set())
             go_on.set()
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=0.05))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=0.05))
     try:
-        seen = asyncio.run(exchange(gate, http_scope(issued.authorization), send=send))
+        seen = asyncio.run(exchange(authenticator, http_scope(issued.authorization), send=send))
     finally:
         go_on.set()
 
@@ -595,10 +595,10 @@ def test_cors_inside_the_gate_is_said_once_at_start(
 def test_what_only_looks_like_starlette_is_no_cors() -> None:
     app = App()
     app.middleware_stack = None  # type: ignore[attr-defined]
-    assert not holds_cors(app)
+    assert not wraps_cors(app)
 
 
 def test_what_leads_round_in_a_circle_is_no_cors() -> None:
     app = App()
     app.app = app  # type: ignore[attr-defined]
-    assert not holds_cors(app)
+    assert not wraps_cors(app)

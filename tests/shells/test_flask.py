@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings, require_scopes
 from basicauth_mw.wsgi import BasicAuthMiddleware
-from tests.shells.wsgi_helpers import LIMIT_S, Answer, call, call_validated
+from tests.shells.wsgi_helpers import LIMIT_S, Response, call, call_validated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,8 +170,8 @@ def test_a_handler_of_the_app_wins(
 def test_a_handler_wins_under_granian(app: Flask, backend: Backend, issued: Issued) -> None:
     """The first chunk is taken early for it, and has been already, to see whether the page is Flask's own."""
     app.register_error_handler(500, lambda _exc: ("mine", 500))
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    answer = call(gate, issued.authorization, path="/raise", SERVER_SOFTWARE="Granian")
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    answer = call(authenticator, issued.authorization, path="/raise", SERVER_SOFTWARE="Granian")
 
     assert (answer.status, answer.body) == (500, b"mine")
 
@@ -378,7 +378,7 @@ def test_threads_keep_their_exceptions_apart(app: Flask, backend: Backend, issue
     logging.getLogger(app.name).disabled = True
     app.wsgi_app = BasicAuthMiddleware(app.wsgi_app, backend, settings=Settings())  # type: ignore[method-assign]
 
-    def ask(path: str) -> Answer:
+    def ask(path: str) -> Response:
         return call(app, issued.authorization, path=path)
 
     with ThreadPoolExecutor(2) as pool:

@@ -32,12 +32,12 @@ from basicauth_mw import (
     open_backend,
 )
 from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.auth.throttle import SHARE
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable, MissingExtra, UnreadableRecord
-from basicauth_mw.hashing import Hasher, hash_slow
-from basicauth_mw.minting import mint
-from basicauth_mw.model import utcnow
-from basicauth_mw.throttle import SHARE
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import Hasher, hash_password
+from basicauth_mw.keys.model import utcnow
 from tests.shells.asgi_helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def basic(pair: str) -> str:
 # --- a backend that cannot be asked
 
 
-SECRET = mint("sk")
+SECRET = generate("sk")
 AUTHORIZATION = encode_basic("ci", SECRET)
 HASH = hash_secret(SECRET)
 GOOD = Key("ci", secrets=(Secret(HASH),))
@@ -198,9 +198,9 @@ def assert_unavailable(seen: Exchange, code: str = "backend_unavailable") -> Non
 def test_whatever_a_store_raises_is_an_outage(app: App, store: Any, exc: Exception) -> None:
     """503 at once, never 401, never 500, never the app."""
     backend = store(raising(exc))
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(backend_deadline_s=2))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(backend_deadline_s=2))
     began = time.monotonic()
-    seen = call(gate, http_scope(AUTHORIZATION))
+    seen = call(authenticator, http_scope(AUTHORIZATION))
 
     assert_unavailable(seen)
     assert app.scopes == []
@@ -216,11 +216,13 @@ def test_whatever_a_store_raises_is_an_outage(app: App, store: Any, exc: Excepti
 )
 def test_a_thread_of_a_store_cannot_end_the_server(app: App, exc: BaseException) -> None:
     """What means "end" in the main thread is one more failure in a worker."""
-    gate = BasicAuthMiddleware(app, Doing(raising(exc)), settings=Settings(backend_deadline_s=LIMIT_S / 2))
+    authenticator = BasicAuthMiddleware(
+        app, Doing(raising(exc)), settings=Settings(backend_deadline_s=LIMIT_S / 2)
+    )
 
     async def main() -> Exchange:
         async with asyncio.timeout(LIMIT_S):
-            return await exchange(gate, http_scope(AUTHORIZATION))
+            return await exchange(authenticator, http_scope(AUTHORIZATION))
 
     try:
         seen = asyncio.run(main())
@@ -232,10 +234,12 @@ def test_a_thread_of_a_store_cannot_end_the_server(app: App, exc: BaseException)
 @pytest.mark.proves("F34")
 def test_a_store_that_was_cancelled_inside_is_an_outage(app: App) -> None:
     """A driver's own task was cancelled; the request was not."""
-    gate = BasicAuthMiddleware(app, DoingAsync(raising(asyncio.CancelledError())), settings=Settings())
+    authenticator = BasicAuthMiddleware(
+        app, DoingAsync(raising(asyncio.CancelledError())), settings=Settings()
+    )
 
     try:
-        seen = call(gate, http_scope(AUTHORIZATION))
+        seen = call(authenticator, http_scope(AUTHORIZATION))
     except asyncio.CancelledError:
         pytest.fail("the request was cancelled")
     assert_unavailable(seen)
@@ -246,9 +250,9 @@ def test_a_store_that_was_cancelled_inside_is_an_outage(app: App) -> None:
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
 def test_a_wrong_answer_is_an_outage(app: App, store: Any, answer: Any) -> None:
     """Only a Key, and only of the client that was asked for, is one; only None means unknown."""
-    gate = BasicAuthMiddleware(app, store(lambda: answer), settings=Settings())
+    authenticator = BasicAuthMiddleware(app, store(lambda: answer), settings=Settings())
 
-    assert_unavailable(call(gate, http_scope(AUTHORIZATION)))
+    assert_unavailable(call(authenticator, http_scope(AUTHORIZATION)))
     assert app.scopes == []
 
 
@@ -257,9 +261,9 @@ def test_a_wrong_answer_is_an_outage(app: App, store: Any, answer: Any) -> None:
 @pytest.mark.parametrize("key", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_key_that_cannot_be_read_is_an_outage(app: App, store: Any, key: Key) -> None:
     """It lets nobody in, and it is not the caller's fault."""
-    gate = BasicAuthMiddleware(app, store(lambda: key), settings=Settings())
+    authenticator = BasicAuthMiddleware(app, store(lambda: key), settings=Settings())
 
-    assert_unavailable(call(gate, http_scope(AUTHORIZATION)))
+    assert_unavailable(call(authenticator, http_scope(AUTHORIZATION)))
     assert app.scopes == []
 
 
@@ -277,8 +281,8 @@ def test_a_coroutine_is_no_key(app: App) -> None:
         return made[-1]
 
     for store in (Doing(get), DoingNowait(get), DoingAsync(get)):
-        gate = BasicAuthMiddleware(app, store, settings=Settings())
-        assert_unavailable(call(gate, http_scope(AUTHORIZATION)))
+        authenticator = BasicAuthMiddleware(app, store, settings=Settings())
+        assert_unavailable(call(authenticator, http_scope(AUTHORIZATION)))
     for coroutine in made:
         coroutine.close()
     assert app.scopes == []
@@ -312,12 +316,12 @@ def released() -> Iterator[threading.Event]:
 @pytest.mark.proves("F2", "F9")
 def test_a_store_that_hangs_in_a_thread_is_given_up(app: App, released: threading.Event) -> None:
     """At the deadline, for many requests at once, more than there are threads."""
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         app, Doing(lambda: released.wait(LIMIT_S)), settings=Settings(backend_deadline_s=SHORT_S)
     )
 
     async def main() -> list[Exchange]:
-        return await asyncio.gather(*(exchange(gate, http_scope(AUTHORIZATION)) for _ in range(30)))
+        return await asyncio.gather(*(exchange(authenticator, http_scope(AUTHORIZATION)) for _ in range(30)))
 
     began = time.monotonic()
     for seen in asyncio.run(main()):
@@ -339,8 +343,8 @@ def test_a_store_that_hangs_on_the_loop_is_given_up(app: App) -> None:
                 cancelled.append(client_id)
                 raise
 
-    gate = BasicAuthMiddleware(app, Hanging(), settings=Settings(backend_deadline_s=SHORT_S))
-    assert_unavailable(call(gate, http_scope(AUTHORIZATION)))
+    authenticator = BasicAuthMiddleware(app, Hanging(), settings=Settings(backend_deadline_s=SHORT_S))
+    assert_unavailable(call(authenticator, http_scope(AUTHORIZATION)))
 
     assert cancelled == ["ci"]
 
@@ -357,9 +361,9 @@ def test_a_request_that_is_cancelled_stays_cancelled(app: App) -> None:
                 asked.set()
                 await asyncio.Event().wait()
 
-        gate = BasicAuthMiddleware(app, Hanging(), settings=Settings())
+        authenticator = BasicAuthMiddleware(app, Hanging(), settings=Settings())
         sent: list[Any] = []
-        running = asyncio.ensure_future(exchange(gate, http_scope(AUTHORIZATION), send=sent.append))
+        running = asyncio.ensure_future(exchange(authenticator, http_scope(AUTHORIZATION), send=sent.append))
         async with asyncio.timeout(LIMIT_S):
             await asked.wait()
             running.cancel()
@@ -383,9 +387,9 @@ def test_the_deadline_is_for_all_questions_together(app: App, released: threadin
             released.wait(LIMIT_S)
             return True
 
-    gate = BasicAuthMiddleware(app, Slow(), settings=Settings(backend_deadline_s=deadline_s))
+    authenticator = BasicAuthMiddleware(app, Slow(), settings=Settings(backend_deadline_s=deadline_s))
     began = time.monotonic()
-    seen = call(gate, http_scope(basic("ci:chosen by a person")))
+    seen = call(authenticator, http_scope(basic("ci:chosen by a person")))
 
     assert_unavailable(seen)
     assert time.monotonic() - began < 1.5 * deadline_s
@@ -402,9 +406,9 @@ def test_the_deadline_is_for_all_questions_together(app: App, released: threadin
 def test_what_needs_no_look_up_is_still_refused_during_an_outage(app: App, value: str | None) -> None:
     """401, and the store is not asked."""
     store = Doing(raising(OSError()))
-    gate = BasicAuthMiddleware(app, store, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, store, settings=Settings())
 
-    assert call(gate, http_scope(value)).status == 401
+    assert call(authenticator, http_scope(value)).status == 401
     assert store.asked == 0
 
 
@@ -414,10 +418,12 @@ def test_what_needs_no_look_up_is_still_refused_during_an_outage(app: App, value
 def test_an_empty_half_lets_nobody_in(app: App, pair: str, slow: bool) -> None:
     """Though a store has a key for just that."""
     client_id, secret = pair.split(":")
-    stored = Secret(hash_slow(secret) if slow else Hasher().hash_fast(secret))
-    gate = BasicAuthMiddleware(app, Doing(lambda: Key(client_id, secrets=(stored,))), settings=Settings())
+    stored = Secret(hash_password(secret) if slow else Hasher().digest_secret(secret))
+    authenticator = BasicAuthMiddleware(
+        app, Doing(lambda: Key(client_id, secrets=(stored,))), settings=Settings()
+    )
 
-    seen = call(gate, http_scope(basic(pair)))
+    seen = call(authenticator, http_scope(basic(pair)))
 
     assert (seen.status, seen.problem["code"]) == (401, "invalid_credentials")
     assert app.scopes == []
@@ -426,18 +432,18 @@ def test_an_empty_half_lets_nobody_in(app: App, pair: str, slow: bool) -> None:
 def test_a_mistyped_secret_is_refused_during_an_outage(app: App) -> None:
     """Its checksum tells, without a look-up."""
     store = Doing(raising(OSError()))
-    gate = BasicAuthMiddleware(app, store, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, store, settings=Settings())
     mistyped = SECRET[:-1] + ("a" if SECRET[-1] != "a" else "b")
 
-    assert call(gate, http_scope(basic(f"ci:{mistyped}"))).status == 401
+    assert call(authenticator, http_scope(basic(f"ci:{mistyped}"))).status == 401
     assert store.asked == 0
 
 
 @pytest.mark.proves("F1")
 def test_a_refused_websocket_during_an_outage(app: App) -> None:
     """503 as a denial response, Retry-After included."""
-    gate = BasicAuthMiddleware(app, Doing(raising(OSError())), settings=Settings())
-    seen = connect(gate, websocket_scope(AUTHORIZATION))
+    authenticator = BasicAuthMiddleware(app, Doing(raising(OSError())), settings=Settings())
+    seen = connect(authenticator, websocket_scope(AUTHORIZATION))
 
     assert_unavailable(seen)
     assert app.scopes == []
@@ -462,50 +468,50 @@ def test_a_proved_credential_outlives_an_outage_for_a_while(app: App) -> None:
     """Until ``cache_ttl_s`` is over; no other credential does, and none of the same client either."""
     store = Switch()
     ttl_s = 0.4
-    gate = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=ttl_s))
+    authenticator = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=ttl_s))
     proved_by = time.monotonic() + ttl_s
-    assert call(gate, http_scope(AUTHORIZATION)).status == 200
+    assert call(authenticator, http_scope(AUTHORIZATION)).status == 200
     store.on = False
 
     for _ in range(3):
-        seen = call(gate, http_scope(AUTHORIZATION))
+        seen = call(authenticator, http_scope(AUTHORIZATION))
         assert seen.status == 200 or time.monotonic() >= proved_by
-    assert_unavailable(call(gate, http_scope(encode_basic("ci", mint("sk")))))
-    assert_unavailable(call(gate, http_scope(encode_basic("other", SECRET))))
+    assert_unavailable(call(authenticator, http_scope(encode_basic("ci", generate("sk")))))
+    assert_unavailable(call(authenticator, http_scope(encode_basic("other", SECRET))))
 
     end = time.monotonic() + LIMIT_S
-    while call(gate, http_scope(AUTHORIZATION)).status == 200:
+    while call(authenticator, http_scope(AUTHORIZATION)).status == 200:
         assert time.monotonic() < end
         time.sleep(0.01)
     assert time.monotonic() >= proved_by
-    assert_unavailable(call(gate, http_scope(AUTHORIZATION)))
+    assert_unavailable(call(authenticator, http_scope(AUTHORIZATION)))
 
     store.on = True
-    assert call(gate, http_scope(AUTHORIZATION)).status == 200
+    assert call(authenticator, http_scope(AUTHORIZATION)).status == 200
 
 
 @pytest.mark.proves("F25")
 def test_without_a_cache_every_request_asks(app: App) -> None:
     """``cache_ttl_s=0``."""
     store = Switch()
-    gate = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=0))
-    assert [call(gate, http_scope(AUTHORIZATION)).status for _ in range(3)] == [200] * 3
+    authenticator = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=0))
+    assert [call(authenticator, http_scope(AUTHORIZATION)).status for _ in range(3)] == [200] * 3
     assert store.asked == 3
     store.on = False
 
-    assert_unavailable(call(gate, http_scope(AUTHORIZATION)))
+    assert_unavailable(call(authenticator, http_scope(AUTHORIZATION)))
 
 
 @pytest.mark.proves("F1")
 def test_an_outage_is_logged_once_for_each_change(app: App, caplog: pytest.LogCaptureFixture) -> None:
     """Not per request; and the end of it too."""
     store = Switch()
-    gate = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=0))
+    authenticator = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=0))
     caplog.set_level(logging.WARNING, "basicauth_mw")
     for on, expected in ((True, 0), (False, 1), (True, 2), (False, 3)):
         store.on = on
         for _ in range(5):
-            call(gate, http_scope(AUTHORIZATION))
+            call(authenticator, http_scope(AUTHORIZATION))
         own = [record for record in caplog.records if record.name == "basicauth_mw"]
         assert len(own) == expected
     assert "redis.internal" not in caplog.text
@@ -516,29 +522,29 @@ def test_a_change_through_the_backend_reaches_the_cache_at_once(
     app: App, backend: Backend, issued: Issued
 ) -> None:
     """Revoked and deleted keys are refused although they were proved before."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    assert call(gate, http_scope(issued.authorization)).status == 200
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    assert call(authenticator, http_scope(issued.authorization)).status == 200
     backend.disable("ci")
-    assert call(gate, http_scope(issued.authorization)).status == 401
+    assert call(authenticator, http_scope(issued.authorization)).status == 401
     backend.enable("ci")
-    assert call(gate, http_scope(issued.authorization)).status == 200
+    assert call(authenticator, http_scope(issued.authorization)).status == 200
     backend.revoke("ci")
-    assert call(gate, http_scope(issued.authorization)).status == 401
+    assert call(authenticator, http_scope(issued.authorization)).status == 401
     backend.delete("ci")
-    assert call(gate, http_scope(issued.authorization)).status == 401
+    assert call(authenticator, http_scope(issued.authorization)).status == 401
 
 
 @pytest.mark.proves("F23")
 def test_expiry_is_looked_at_on_every_request(app: App) -> None:
     """A cached credential ends when its key does."""
     ends = utcnow() + timedelta(seconds=0.3)
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         app, Doing(lambda: replace(GOOD, expires_at=ends)), settings=Settings(throttle="")
     )
-    assert call(gate, http_scope(AUTHORIZATION)).status == 200
+    assert call(authenticator, http_scope(AUTHORIZATION)).status == 200
 
     end = time.monotonic() + LIMIT_S
-    while call(gate, http_scope(AUTHORIZATION)).status == 200:
+    while call(authenticator, http_scope(AUTHORIZATION)).status == 200:
         assert time.monotonic() < end
         time.sleep(0.01)
     assert utcnow() >= ends
@@ -553,13 +559,13 @@ def test_a_full_pool_of_slow_hashes_is_said_at_once(app: App) -> None:
         def get(self, client_id: str) -> Key | None:
             return chosen if client_id == "person" else GOOD
 
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         app, Store(), settings=Settings(slow_hash_workers=1, throttle="", backend_deadline_s=LIMIT_S)
     )
 
     async def main() -> list[Exchange]:
-        wrong = (exchange(gate, http_scope(basic(f"person:guess {n}"))) for n in range(30))
-        return await asyncio.gather(*wrong, exchange(gate, http_scope(AUTHORIZATION)))
+        wrong = (exchange(authenticator, http_scope(basic(f"person:guess {n}"))) for n in range(30))
+        return await asyncio.gather(*wrong, exchange(authenticator, http_scope(AUTHORIZATION)))
 
     *seen, minted = asyncio.run(main())
 
@@ -581,10 +587,12 @@ def test_a_record_with_more_secrets_than_a_key_may_have_is_unreadable(
         Secret(HASH, created_at=made + timedelta(microseconds=number), expires_at=expires_at)
         for number in range(17)
     ]
-    gate = BasicAuthMiddleware(app, Doing(lambda: Key("ci", secrets=secrets)), settings=Settings(throttle=""))
+    authenticator = BasicAuthMiddleware(
+        app, Doing(lambda: Key("ci", secrets=secrets)), settings=Settings(throttle="")
+    )
 
     for value in (AUTHORIZATION, WRONG):
-        seen = call(gate, http_scope(value))
+        seen = call(authenticator, http_scope(value))
         assert (seen.status, seen.problem["code"]) == (503, "backend_unavailable")
     assert "more than 16 secrets" in caplog.text
 
@@ -596,14 +604,14 @@ def test_a_record_with_more_secrets_than_a_key_may_have_is_unreadable(
 class Client:
     """Asks a gate from one address."""
 
-    gate: BasicAuthMiddleware
+    authenticator: BasicAuthMiddleware
     address: Any = ("192.0.2.1", 1)
 
     def ask(self, authorization: str | None, **more: Any) -> Exchange:
-        return call(self.gate, http_scope(authorization, client=self.address, **more))
+        return call(self.authenticator, http_scope(authorization, client=self.address, **more))
 
 
-WRONG = encode_basic("ci", mint("sk"))
+WRONG = encode_basic("ci", generate("sk"))
 
 
 @pytest.fixture
@@ -629,9 +637,9 @@ def test_past_the_limit_a_pair_gets_429_whatever_it_sends(throttled: Client, iss
     assert_throttled(throttled.ask(issued.authorization))
     assert_throttled(throttled.ask(basic("ci:another shape")))
     assert throttled.ask(None).status == 401
-    assert throttled.ask(encode_basic("other", mint("sk"))).status == 401
-    assert Client(throttled.gate, ("192.0.2.2", 1)).ask(issued.authorization).status == 200
-    assert Client(throttled.gate, ("192.0.2.1", 2)).ask(issued.authorization).status == 429
+    assert throttled.ask(encode_basic("other", generate("sk"))).status == 401
+    assert Client(throttled.authenticator, ("192.0.2.2", 1)).ask(issued.authorization).status == 200
+    assert Client(throttled.authenticator, ("192.0.2.1", 2)).ask(issued.authorization).status == 429
 
 
 def test_a_throttled_pair_is_told_before_any_look_up(app: App) -> None:
@@ -651,7 +659,7 @@ def test_a_throttled_websocket(throttled: Client) -> None:
     for _ in range(3):
         throttled.ask(WRONG)
 
-    assert_throttled(connect(throttled.gate, websocket_scope(WRONG, client=throttled.address)))
+    assert_throttled(connect(throttled.authenticator, websocket_scope(WRONG, client=throttled.address)))
 
 
 def test_missing_credentials_and_outages_do_not_count(app: App) -> None:
@@ -693,7 +701,7 @@ def test_right_secrets_of_dead_keys_count(
 @pytest.mark.proves("O4", "X54")
 def test_unknown_ids_count_like_known_ones(throttled: Client) -> None:
     """Or 429 would tell who exists."""
-    unknown = encode_basic("nobody", mint("sk"))
+    unknown = encode_basic("nobody", generate("sk"))
 
     assert [throttled.ask(unknown).status for _ in range(4)] == [401, 401, 401, 429]
 
@@ -703,14 +711,14 @@ def test_without_an_address_nothing_is_throttled(
     app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture, address: Any
 ) -> None:
     """All callers would be one; the operator is warned once."""
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         app, backend, settings=Settings(throttle="2/minute", throttle_address="2/minute")
     )
-    client = Client(gate, address)
+    client = Client(authenticator, address)
     assert [client.ask(WRONG).status for _ in range(6)] == [401] * 6
     scope = http_scope(WRONG)
     del scope["client"]
-    assert call(gate, scope).status == 401
+    assert call(authenticator, scope).status == 401
 
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
@@ -719,15 +727,17 @@ def test_without_an_address_nothing_is_throttled(
 @pytest.mark.proves("O5", "X54")
 def test_an_address_can_be_throttled_alone(app: App, backend: Backend, issued: Issued) -> None:
     """Whatever ids it tries, and malformed fields too."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(throttle="", throttle_address="3/minute"))
-    client = Client(gate)
-    for field in (encode_basic("a", mint("sk")), encode_basic("b", mint("sk")), "Basic x"):
+    authenticator = BasicAuthMiddleware(
+        app, backend, settings=Settings(throttle="", throttle_address="3/minute")
+    )
+    client = Client(authenticator)
+    for field in (encode_basic("a", generate("sk")), encode_basic("b", generate("sk")), "Basic x"):
         assert client.ask(field).status == 401
 
     assert_throttled(client.ask(issued.authorization))
     assert_throttled(client.ask("Basic x"))
     assert client.ask(None).status == 401
-    assert Client(gate, ("192.0.2.2", 1)).ask(issued.authorization).status == 200
+    assert Client(authenticator, ("192.0.2.2", 1)).ask(issued.authorization).status == 200
 
 
 def test_throttling_can_be_turned_off(app: App, backend: Backend, issued: Issued) -> None:
@@ -752,13 +762,13 @@ def test_the_counter_of_an_address_spares_credentials_that_were_proved(
     client = Client(BasicAuthMiddleware(app, backend, settings=Settings(throttle="3/minute")))
     assert client.ask(issued.authorization).status == 200
     for number in range(SHARE + 3):
-        assert client.ask(encode_basic(f"invented-{number}", mint("sk"))).status == 401
+        assert client.ask(encode_basic(f"invented-{number}", generate("sk"))).status == 401
 
-    assert_throttled(client.ask(encode_basic("invented", mint("sk"))))
+    assert_throttled(client.ask(encode_basic("invented", generate("sk"))))
     assert client.ask(issued.authorization).status == 200
     assert_throttled(client.ask(WRONG))
-    assert client.ask(encode_basic("invented-1", mint("sk"))).status == 401
-    assert Client(client.gate, ("192.0.2.2", 1)).ask(WRONG).status == 401
+    assert client.ask(encode_basic("invented-1", generate("sk"))).status == 401
+    assert Client(client.authenticator, ("192.0.2.2", 1)).ask(WRONG).status == 401
 
 
 def test_a_throttled_pair_comes_back(app: App, backend: Backend, issued: Issued) -> None:
@@ -797,7 +807,7 @@ def test_every_refusal_is_told_with_its_reason(
     backend.revoke("revoked")
     ended = replace(made.key, expires_at=utcnow() - timedelta(seconds=1), version=made.key.version + 1)
     assert backend.store.put(ended, made.key.version)
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
     expected = [
         (None, "missing", None),
         ("Basic x", "malformed", None),
@@ -809,7 +819,7 @@ def test_every_refusal_is_told_with_its_reason(
     ]
     for value, reason, client_id in expected:
         caplog.clear()
-        call(gate, http_scope(value, headers=[(b"x-request-id", b"req-1")]))
+        call(authenticator, http_scope(value, headers=[(b"x-request-id", b"req-1")]))
 
         assert events(caplog) == [
             {
@@ -840,7 +850,7 @@ def test_every_refusal_is_told_with_its_reason(
         (basic("canary:" + "x" * 9000), "too long"),
         (basic("c" * 256 + ":a"), "too long"),
         (basic("ci:" + "x" * 1025), "too long"),
-        (basic(f"ci:{mint('sk')[:-6]}000000"), "mistyped secret"),
+        (basic(f"ci:{generate('sk')[:-6]}000000"), "mistyped secret"),
         (basic("ci:wrong"), None),
     ],
     ids=lambda each: "sent" if str(each).startswith(("Basic ", "Bearer ")) else str(each),
@@ -850,10 +860,10 @@ def test_which_mistake_it_was_is_for_the_log_alone(
 ) -> None:
     """The audit log says what is wrong with a header, in fixed words. The client gets the usual 401."""
     caplog.set_level(logging.INFO, AUDIT)
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(throttle=""))
-    wrong = call(gate, http_scope(WRONG, headers=[(b"x-request-id", b"req-1")]))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(throttle=""))
+    wrong = call(authenticator, http_scope(WRONG, headers=[(b"x-request-id", b"req-1")]))
     caplog.clear()
-    seen = call(gate, http_scope(value, headers=[(b"x-request-id", b"req-1")]))
+    seen = call(authenticator, http_scope(value, headers=[(b"x-request-id", b"req-1")]))
 
     (event,) = events(caplog)
     assert event["detail"] == detail
@@ -881,9 +891,9 @@ def test_good_requests_are_not_told(
 ) -> None:
     """There would be too many of them."""
     caplog.set_level(logging.DEBUG)
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
     caplog.clear()
-    call(gate, http_scope(issued.authorization))
+    call(authenticator, http_scope(issued.authorization))
 
     assert [record for record in caplog.records if record.name.startswith("basicauth_mw")] == []
 
@@ -935,8 +945,8 @@ def test_a_hostile_id_cannot_forge_the_log(
 ) -> None:
     """One line, printable characters only, of bounded length."""
     caplog.set_level(logging.INFO, AUDIT)
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    call(gate, http_scope(basic(f"{hostile}:x")))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    call(authenticator, http_scope(basic(f"{hostile}:x")))
 
     (record,) = [record for record in caplog.records if record.name == AUDIT]
     claimed = record.basicauth["client_id"]  # type: ignore[attr-defined]
@@ -949,15 +959,17 @@ def test_a_hostile_id_cannot_forge_the_log(
 
 @pytest.mark.proves("O6", "X43")
 @pytest.mark.parametrize(
-    "secret", [mint("sk"), mint("my_app"), f"sk_{'A' * 49}"], ids=["minted", "other-prefix", "mistyped"]
+    "secret",
+    [generate("sk"), generate("my_app"), f"sk_{'A' * 49}"],
+    ids=["minted", "other-prefix", "mistyped"],
 )
 def test_a_secret_in_the_place_of_the_id_is_not_logged(
     app: App, backend: Backend, caplog: pytest.LogCaptureFixture, secret: str
 ) -> None:
     """Somebody took the one for the other: ``curl -u SECRET:ID``."""
     caplog.set_level(logging.INFO, AUDIT)
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    call(gate, http_scope(basic(f"{secret}:ci")))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    call(authenticator, http_scope(basic(f"{secret}:ci")))
 
     (record,) = [record for record in caplog.records if record.name == AUDIT]
     assert record.basicauth["client_id"] == f"{secret.rpartition('_')[0]}_..."  # type: ignore[attr-defined]
@@ -982,7 +994,7 @@ def test_no_secret_leaves(
 ) -> None:
     """Not by a log record at any level, a ``repr``, an answer or the text of a traceback."""
     caplog.set_level(logging.DEBUG)
-    canary = mint("sk")
+    canary = generate("sk")
     chosen = "canary-chosen-by-a-person"
     issued = backend.create(client_id="canary", secret=canary)
     output = io.StringIO()
@@ -996,10 +1008,16 @@ def test_no_secret_leaves(
         (App({"type": "http.response.debug"}, raises=boom), backend),
         (App(), down),
     ):
-        gate = BasicAuthMiddleware(
+        authenticator = BasicAuthMiddleware(
             each, store, settings=Settings(pepper=(canary, chosen), throttle="2/minute", timeout_s=5)
         )
-        told += [gate, gate._gate, gate._gate.settings, gate._gate.backend, gate._gate.__dict__]
+        told += [
+            authenticator,
+            authenticator._authenticator,
+            authenticator._authenticator.settings,
+            authenticator._authenticator.backend,
+            authenticator._authenticator.__dict__,
+        ]
         for field in (
             issued.authorization,
             issued.authorization + "!",
@@ -1010,7 +1028,7 @@ def test_no_secret_leaves(
             "Bearer " + canary,
             *[basic(f"canary:{chosen}")] * 3,
         ):
-            seen = call(gate, http_scope(field))
+            seen = call(authenticator, http_scope(field))
             told += seen.messages
             if seen.raised is not None:
                 told += traceback.TracebackException.from_exception(seen.raised).format()
@@ -1027,9 +1045,15 @@ def test_no_secret_leaves(
 def test_a_password_in_a_url_is_in_no_repr(app: App) -> None:
     """Settings are what people print first when something does not work."""
     settings = Settings(backend="redis://user:canary@192.0.2.1/0", pepper=("canary",))
-    gate = BasicAuthMiddleware(app, settings=settings)
+    authenticator = BasicAuthMiddleware(app, settings=settings)
 
-    for thing in (settings, gate, gate._gate, gate._gate.backend, gate._gate.backend.store):
+    for thing in (
+        settings,
+        authenticator,
+        authenticator._authenticator,
+        authenticator._authenticator.backend,
+        authenticator._authenticator.backend.store,
+    ):
         assert "canary" not in repr(thing)
 
 
@@ -1084,12 +1108,12 @@ def test_sources_of_settings_have_an_order(app: App, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OTHER", "other:secret")
 
     def facts(*args: Any, **kwargs: Any) -> tuple[str, str, int]:
-        gate = BasicAuthMiddleware(app, *args, **kwargs)
-        realm = call(gate, http_scope()).headers["www-authenticate"].split('"')[1]
-        by_env = call(gate, http_scope(encode_basic("env", "secret"))).status
-        by_other = call(gate, http_scope(encode_basic("other", "secret"))).status
+        authenticator = BasicAuthMiddleware(app, *args, **kwargs)
+        realm = call(authenticator, http_scope()).headers["www-authenticate"].split('"')[1]
+        by_env = call(authenticator, http_scope(encode_basic("env", "secret"))).status
+        by_other = call(authenticator, http_scope(encode_basic("other", "secret"))).status
         who = {(200, 401): "env", (401, 200): "other", (401, 401): "nobody"}[by_env, by_other]
-        return realm, who, gate._gate.settings.timeout_s or 0
+        return realm, who, authenticator._authenticator.settings.timeout_s or 0
 
     assert facts() == ("env", "env", 7)
     assert facts(realm="mine") == ("mine", "env", 7)
@@ -1252,27 +1276,29 @@ def test_a_store_that_is_down_does_not_stop_the_start(app: App) -> None:
     """503 until it is up, then 200 without a restart."""
     store = Switch()
     store.on = False
-    gate = BasicAuthMiddleware(App({"type": "lifespan.startup.complete"}), store, settings=Settings())
-    seen = call(gate, {"type": "lifespan"}, {"type": "lifespan.startup"})
+    authenticator = BasicAuthMiddleware(
+        App({"type": "lifespan.startup.complete"}), store, settings=Settings()
+    )
+    seen = call(authenticator, {"type": "lifespan"}, {"type": "lifespan.startup"})
     assert [message["type"] for message in seen.messages] == ["lifespan.startup.complete"]
 
-    gate = BasicAuthMiddleware(app, store, settings=Settings())
-    assert_unavailable(call(gate, http_scope(AUTHORIZATION)))
+    authenticator = BasicAuthMiddleware(app, store, settings=Settings())
+    assert_unavailable(call(authenticator, http_scope(AUTHORIZATION)))
     store.on = True
-    assert call(gate, http_scope(AUTHORIZATION)).status == 200
+    assert call(authenticator, http_scope(AUTHORIZATION)).status == 200
 
 
 @pytest.mark.proves("A14", "F31")
 def test_a_gate_works_on_many_loops_and_after_a_fork(app: App, tmp_path: Path) -> None:
     """Threads belong to the process that started them."""
-    gate = BasicAuthMiddleware(app, Doing(lambda: GOOD), settings=Settings(cache_ttl_s=0))
-    assert [call(gate, http_scope(AUTHORIZATION)).status for _ in range(3)] == [200] * 3
+    authenticator = BasicAuthMiddleware(app, Doing(lambda: GOOD), settings=Settings(cache_ttl_s=0))
+    assert [call(authenticator, http_scope(AUTHORIZATION)).status for _ in range(3)] == [200] * 3
 
     child = os.fork()
     if child == 0:  # no pytest in here
         status = 1
         try:
-            status = 0 if call(gate, http_scope(AUTHORIZATION)).status == 200 else 2
+            status = 0 if call(authenticator, http_scope(AUTHORIZATION)).status == 200 else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

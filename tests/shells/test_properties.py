@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from basicauth_mw import Backend, ConfigurationError, Settings, asgi, encode_basic, wsgi
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 from tests.shells.asgi_helpers import http_scope
 from tests.shells.wsgi_helpers import call, make_environ
 
@@ -163,7 +163,7 @@ _FIELDS = (
     | st.builds(
         lambda client_id, secret: encode_basic(client_id, secret).encode(),
         st.sampled_from(["ci", "ended", "nobody", "c" * 300]),
-        st.sampled_from(["s", "p\u00e4ss", mint("sk"), mint("sk")[:-1] + "_", "x" * 1025]),
+        st.sampled_from(["s", "p\u00e4ss", generate("sk"), generate("sk")[:-1] + "_", "x" * 1025]),
     )
     | st.tuples(st.integers(0, len(_GOOD) - 1), st.binary(min_size=1, max_size=1)).map(
         lambda change: _GOOD[: change[0]] + change[1] + _GOOD[change[0] + 1 :]

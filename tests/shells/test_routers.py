@@ -265,7 +265,7 @@ def test_the_directory_of_a_module_is_no_mount_point(backend: Backend, framework
         Quart("app", root_path="/srv/app") if framework == "quart" else Flask("app", root_path="/srv/app")
     )
     served = app if framework == "quart" else WSGIMiddleware(app)
-    gate = BasicAuthMiddleware(served, backend, settings=SETTINGS)
+    authenticator = BasicAuthMiddleware(served, backend, settings=SETTINGS)
 
-    assert call(gate, http_scope(path="/srv/app/health")).status == 401
-    assert call(gate, http_scope(path="/health")).status == 404
+    assert call(authenticator, http_scope(path="/srv/app/health")).status == 401
+    assert call(authenticator, http_scope(path="/health")).status == 404

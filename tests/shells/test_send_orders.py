@@ -226,7 +226,7 @@ class Stage:
         self._rules = rules
         self._loop = loop
         settings = Settings(map_errors=rules.maps, timeout_s=TIMEOUT_S if rules.timed else None)
-        self._gate = asgi.BasicAuthMiddleware(self._app, backend, settings=settings)
+        self._authenticator = asgi.BasicAuthMiddleware(self._app, backend, settings=settings)
         self._scope = http_scope(issued.authorization)
         if rules.handler == "outside":
             self._scope["app"] = Handling
@@ -239,7 +239,7 @@ class Stage:
         self._events, self._end, self.line = events, end, Line()
         raised = ""
         try:
-            await self._gate(dict(self._scope), None, self._send)  # type: ignore[arg-type]
+            await self._authenticator(dict(self._scope), None, self._send)  # type: ignore[arg-type]
         except (Exception, asyncio.CancelledError) as exc:
             raised = type(exc).__name__
         return self.line, raised
@@ -365,7 +365,7 @@ WSGI_EVENTS = [*STARTS, *OCTETS, RETURN]
 WSGI_ENDS = ("end", "raise", "refuse", "exit", "leave")
 
 
-class Seen(NamedTuple):
+class Snapshot(NamedTuple):
     """What a strict server has been given for one response.
 
     Attributes:
@@ -386,7 +386,7 @@ class Seen(NamedTuple):
 class WsgiModel(NamedTuple):
     """The guard of ``start_response``."""
 
-    seen: Seen = Seen()
+    seen: Snapshot = Snapshot()
     held: str = ""  # the status of a start that is held back
     returned: bool = False
     failed: str = ""
@@ -408,10 +408,10 @@ class WsgiModel(NamedTuple):
         octets = (OCTETS[event],) if OCTETS[event] else ()
         chunks = self.seen.chunks + (not event.startswith("write"))
         return self._replace(
-            held="", seen=Seen(self.seen.status or self.held, self.seen.body + octets, chunks)
+            held="", seen=Snapshot(self.seen.status or self.held, self.seen.body + octets, chunks)
         )
 
-    def end(self, how: str) -> tuple[Seen, str]:
+    def end(self, how: str) -> tuple[Snapshot, str]:
         raised = {"raise": "Boom", "refuse": "InsufficientScope", "exit": "SystemExit"}.get(how, "")
         raised = self.failed or raised
         seen = self.seen
@@ -421,7 +421,7 @@ class WsgiModel(NamedTuple):
             raised = "RuntimeError"
         if raised and raised != "SystemExit" and not seen.headers_are_out:
             status = "403 Forbidden" if raised == "InsufficientScope" else "500 Internal Server Error"
-            return Seen(status, (b"problem",), seen.chunks + 1), ""
+            return Snapshot(status, (b"problem",), seen.chunks + 1), ""
         return seen, raised
 
 
@@ -453,26 +453,26 @@ class WsgiStage:
     def __init__(
         self, backend: Backend, issued: Issued, *, software: str, in_close: BaseException | None
     ) -> None:
-        self._gate = wsgi.BasicAuthMiddleware(self._app, backend, settings=Settings())
+        self._authenticator = wsgi.BasicAuthMiddleware(self._app, backend, settings=Settings())
         self._environ = make_environ(issued.authorization, SERVER_SOFTWARE=software)
         self._in_close = in_close
         self._events: tuple[str, ...] = ()
         self._end = ""
         self._as_list = False
-        self._seen = Seen()
+        self._seen = Snapshot()
         self.status_at_return = ""
         self.too_late = False  # the shell tried to replace what was out
         self.body: Any = None
 
-    def play(self, events: tuple[str, ...], end: str, *, as_list: bool = False) -> tuple[Seen, str]:
+    def play(self, events: tuple[str, ...], end: str, *, as_list: bool = False) -> tuple[Snapshot, str]:
         """What the server got, and what was raised on to it."""
         self._events, self._end, self._as_list = events, end, as_list
-        self._seen, self.status_at_return, self.too_late, self.body = Seen(), "", False, None
+        self._seen, self.status_at_return, self.too_late, self.body = Snapshot(), "", False, None
         most = sum(event in ("chunk", "empty") for event in events) if end == "leave" else -1
         result: Any = None
         raised = ""
         try:
-            result = self._gate(self._environ, self._start_response)
+            result = self._authenticator(self._environ, self._start_response)
             self.status_at_return = self._seen.status
             if most:
                 for chunk in result:
@@ -617,11 +617,11 @@ def test_wsgi_orders_with_a_list(backend: Backend, issued: Issued) -> None:
         begun = order[0] != RETURN and not model.failed
         seen, raised = stage.play(order, "end", as_list=True)
         if order == (RETURN,):
-            expected = Seen("", (), 0), ""
+            expected = Snapshot("", (), 0), ""
         elif begun:
             expected = model.end("end")
         else:
-            expected = Seen("500 Internal Server Error", (b"problem",), 1), ""
+            expected = Snapshot("500 Internal Server Error", (b"problem",), 1), ""
         assert (seen, raised) == expected, order
         played += 1
     assert played > 100
@@ -639,10 +639,10 @@ def test_what_is_no_exception_closes_the_body_under_granian(
         start_response("200 OK", [])
         return body
 
-    gate = wsgi.BasicAuthMiddleware(app, backend, settings=Settings())
+    authenticator = wsgi.BasicAuthMiddleware(app, backend, settings=Settings())
     environ = make_environ(issued.authorization, SERVER_SOFTWARE="Granian/2.8")
     with pytest.raises(exc):
-        gate(environ, lambda *_: None)
+        authenticator(environ, lambda *_: None)
     assert body.closed == 1
 
 

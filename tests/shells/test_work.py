@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import bcrypt
 import pytest
 
-from basicauth_mw import Key, Secret, Settings, encode_basic, hashing, open_backend, reader
+from basicauth_mw import Key, Secret, Settings, encode_basic, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.minting import mint
-from basicauth_mw.model import utcnow
+from basicauth_mw.backends import reader
+from basicauth_mw.keys import hashing
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import utcnow
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
 from tests.shells import wsgi_helpers
 from tests.shells.asgi_helpers import App, call, exchange, http_scope
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from basicauth_mw import Backend
 
-MINTED = mint("sk")
+GENERATED = generate("sk")
 CHOSEN = "correct horse battery staple"
 AT_ONCE = 50
 LIMIT_S = 10.0
@@ -72,8 +74,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     for owner, attribute, name in (
         (hashing, "blake2b", "fast"),
         (hashing, "compare_digest", "comparisons"),
-        (hashing, "hash_slow", "made"),
-        (reader, "match_slow", "slow"),
+        (hashing, "hash_password", "made"),
+        (reader, "verify_password", "slow"),
         (reader.StoreReader, "_answered", "look_ups"),
     ):
         monkeypatch.setattr(owner, attribute, work.counting(name, getattr(owner, attribute)))
@@ -90,7 +92,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, work: Work) -> Itera
     )
     with open_backend(url, settings=SETTINGS, create=True) as backend:
         for client_id in ("revoked", "disabled", "expired"):
-            backend.create(client_id=client_id, secret=MINTED)
+            backend.create(client_id=client_id, secret=GENERATED)
             backend.rotate(client_id, secret=CHOSEN)
         backend.revoke("revoked")
         backend.disable("disabled")
@@ -105,7 +107,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, work: Work) -> Itera
         assert backend.store.put(Key("no secret"), None)
         imported = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
         assert backend.store.put(Key("bcrypt", secrets=(Secret(imported),)), None)
-        backend.create(client_id="right", secret=MINTED)
+        backend.create(client_id="right", secret=GENERATED)
         backend.rotate("right", secret=CHOSEN)
         yield backend
 
@@ -129,8 +131,8 @@ def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[
 @pytest.mark.parametrize(
     ("secret", "expected"),
     [
-        pytest.param(MINTED, LOOKED_UP, id="minted"),
-        pytest.param(mint("other"), LOOKED_UP, id="minted with another prefix"),
+        pytest.param(GENERATED, LOOKED_UP, id="minted"),
+        pytest.param(generate("other"), LOOKED_UP, id="minted with another prefix"),
         pytest.param(CHOSEN, ONE_SLOW, id="chosen"),
         pytest.param("x", ONE_SLOW, id="one letter"),
         pytest.param("x" * 72 + "y", ONE_SLOW, id="73 octets"),
@@ -138,7 +140,7 @@ def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[
         pytest.param("é" * 512, ONE_SLOW, id="the longest"),
         pytest.param("x" * 1025, NOTHING, id="too long"),
         pytest.param("x" * 65_536, NOTHING, id="64 KiB"),
-        pytest.param(MINTED[:-1] + ("a" if MINTED[-1] != "a" else "b"), NOTHING, id="mistyped"),
+        pytest.param(GENERATED[:-1] + ("a" if GENERATED[-1] != "a" else "b"), NOTHING, id="mistyped"),
     ],
 )
 @pytest.mark.proves("O4", "X1", "X3", "X6", "X7", "X8", "X11")
@@ -172,20 +174,20 @@ def test_the_first_request_of_a_process_does_not_tell_either(
 
 
 @pytest.mark.proves("X3")
-@pytest.mark.parametrize("secret", [MINTED, CHOSEN], ids=["minted", "chosen"])
+@pytest.mark.parametrize("secret", [GENERATED, CHOSEN], ids=["minted", "chosen"])
 def test_many_at_once_are_the_same_work_whatever_is_found(backend: Backend, work: Work, secret: str) -> None:
     """Fifty that are equal share what they share, and fifty that are not share nothing, known id or not."""
-    different = [mint("sk") if secret == MINTED else f"guess {number}" for number in range(AT_ONCE)]
+    different = [generate("sk") if secret == GENERATED else f"guess {number}" for number in range(AT_ONCE)]
     bursts = {"equal": [secret] * AT_ONCE, "different": different}
-    gate = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
+    authenticator = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
 
     async def main() -> dict[str, set[tuple[tuple[str, int], ...]]]:
-        await exchange(gate, http_scope(encode_basic("nobody", CHOSEN)))
+        await exchange(authenticator, http_scope(encode_basic("nobody", CHOSEN)))
         done: dict[str, set[tuple[tuple[str, int], ...]]] = {}
         for name, sent in bursts.items():
             for client_id in REFUSED:
                 work.since()
-                asked = [exchange(gate, http_scope(encode_basic(client_id, each))) for each in sent]
+                asked = [exchange(authenticator, http_scope(encode_basic(client_id, each))) for each in sent]
                 assert {seen.status for seen in await asyncio.gather(*asked)} == {401}
                 done.setdefault(name, set()).add(tuple(sorted(work.since().items())))
         await backend.aclose()
@@ -193,14 +195,14 @@ def test_many_at_once_are_the_same_work_whatever_is_found(backend: Backend, work
 
     done = asyncio.run(main())
     assert [len(kinds) for kinds in done.values()] == [1, 1]
-    expected = LOOKED_UP if secret == MINTED else ONE_SLOW
+    expected = LOOKED_UP if secret == GENERATED else ONE_SLOW
     assert dict(*done["different"]) == {name: number * AT_ONCE for name, number in expected.items()}
     if secret == CHOSEN:
         assert dict(*done["equal"])["slow"] == 1
 
 
 @pytest.mark.proves("X16", "X17")
-@pytest.mark.parametrize("secret", [MINTED, CHOSEN], ids=["minted", "chosen"])
+@pytest.mark.parametrize("secret", [GENERATED, CHOSEN], ids=["minted", "chosen"])
 def test_what_was_proved_costs_no_hash_and_proves_nothing_else(
     ask: Callable[[str], int], work: Work, secret: str
 ) -> None:
@@ -210,7 +212,7 @@ def test_what_was_proved_costs_no_hash_and_proves_nothing_else(
 
     assert ask(encode_basic("right", secret)) == 200
     assert work.since() == NOTHING
-    for wrong in (secret[:-1], secret + "x", "x", mint("sk"), CHOSEN.upper()):
+    for wrong in (secret[:-1], secret + "x", "x", generate("sk"), CHOSEN.upper()):
         assert ask(encode_basic("right", wrong)) == 401
         assert ask(encode_basic("chosen", secret)) == 401
     assert ask(encode_basic("right", secret)) == 200
@@ -219,20 +221,26 @@ def test_what_was_proved_costs_no_hash_and_proves_nothing_else(
 @pytest.mark.proves("X17", "X18")
 def test_a_slow_hash_holds_up_nobody_else(backend: Backend, work: Work) -> None:
     """It is never run on the event loop: while many are, others are answered there."""
-    gate = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
+    authenticator = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
     work.held = threading.Event()
 
     async def main() -> None:
         async with asyncio.timeout(LIMIT_S):
             slow = [
-                asyncio.create_task(exchange(gate, http_scope(encode_basic("chosen", f"guess {number}"))))
+                asyncio.create_task(
+                    exchange(authenticator, http_scope(encode_basic("chosen", f"guess {number}")))
+                )
                 for number in range(AT_ONCE)
             ]
             while work.since()["slow"] == 0:
                 await asyncio.sleep(0.001)
             for _ in range(3):
-                assert (await exchange(gate, http_scope(encode_basic("right", MINTED)))).status == 200
-                assert (await exchange(gate, http_scope(encode_basic("right", mint("sk"))))).status == 401
+                assert (
+                    await exchange(authenticator, http_scope(encode_basic("right", GENERATED)))
+                ).status == 200
+                assert (
+                    await exchange(authenticator, http_scope(encode_basic("right", generate("sk"))))
+                ).status == 401
             assert not any(task.done() for task in slow)
             assert work.held is not None
             work.held.set()
@@ -265,7 +273,7 @@ class Name(bytes):
 @pytest.mark.parametrize("strip", [False, True])
 def test_many_fields_are_read_a_fixed_number_of_times(name: bytes, *, strip: bool) -> None:
     """A hundred or ten thousand: each is looked at as often."""
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         App(),
         "memory:",
         settings=SETTINGS.replace(
@@ -277,7 +285,7 @@ def test_many_fields_are_read_a_fixed_number_of_times(name: bytes, *, strip: boo
         for many in (100, 1000, 10_000):
             fields = [(Name(name % number if b"%" in name else name), b"x") for number in range(many)]
             Name.looks = 0
-            seen = call(gate, http_scope(method="OPTIONS", path=path, headers=fields))
+            seen = call(authenticator, http_scope(method="OPTIONS", path=path, headers=fields))
             assert seen.status == (200 if path == "/open" else 401)
             looks[path, many] = Name.looks / many
 

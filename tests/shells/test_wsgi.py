@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from basicauth_mw import Backend, Issued, Principal, Settings, encode_basic
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.hashing import hash_slow
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import hash_password
+from basicauth_mw.keys.model import Key, Secret, utcnow
 from basicauth_mw.wsgi import BasicAuthMiddleware
 from tests.shells.wsgi_helpers import (
     LIMIT_S,
@@ -76,7 +76,7 @@ def app() -> App:
 
 
 @pytest.fixture
-def gate(app: App, backend: Backend) -> BasicAuthMiddleware:
+def authenticator(app: App, backend: Backend) -> BasicAuthMiddleware:
     return BasicAuthMiddleware(validator(app), backend, settings=Settings())
 
 
@@ -117,9 +117,9 @@ def test_the_app_s_answer_is_untouched(backend: Backend, issued: Issued, status:
 @pytest.mark.proves("W11")
 @pytest.mark.parametrize("result", [[b"a", b"b"], (b"a",), [], ()], ids=["list", "tuple", "no-list", "none"])
 def test_a_finished_result_is_the_same_object(backend: Backend, issued: Issued, result: Any) -> None:
-    gate = BasicAuthMiddleware(App(result), backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(App(result), backend, settings=Settings())
 
-    answer = call(gate, issued.authorization)
+    answer = call(authenticator, issued.authorization)
 
     assert answer.result is result
     assert answer.status_line == "200 OK"
@@ -129,9 +129,9 @@ def test_a_finished_result_is_the_same_object(backend: Backend, issued: Issued, 
 def test_a_file_wrapper_is_the_same_object(backend: Backend, issued: Issued) -> None:
     """The server recognises its own wrapper and may send the file by the operating system's means."""
     wrapper = FileWrapper(BytesIO(b"x" * 20_000))
-    gate = BasicAuthMiddleware(App(wrapper), backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(App(wrapper), backend, settings=Settings())
 
-    answer = call(gate, issued.authorization, **{"wsgi.file_wrapper": FileWrapper})
+    answer = call(authenticator, issued.authorization, **{"wsgi.file_wrapper": FileWrapper})
 
     assert answer.result is wrapper
     assert answer.body == b"x" * 20_000
@@ -151,8 +151,8 @@ def test_the_result_of_a_file_wrapper_function_is_the_same_object(backend: Backe
         start_response("200 OK", [("Content-Type", "text/plain")])
         return environ["wsgi.file_wrapper"](file, 8192)
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
-    answer = call(gate, issued.authorization, **{"wsgi.file_wrapper": wrap})
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
+    answer = call(authenticator, issued.authorization, **{"wsgi.file_wrapper": wrap})
 
     assert answer.result is file
     assert wrapped == [(file, 8192)]
@@ -164,9 +164,9 @@ def test_what_a_file_wrapper_function_did_not_return_is_guarded(backend: Backend
         environ["wsgi.file_wrapper"](BytesIO(b"x"))
         return Body([ValueError("first")])
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
 
-    assert call(gate, issued.authorization, **{"wsgi.file_wrapper": lambda file: file}).status == 500
+    assert call(authenticator, issued.authorization, **{"wsgi.file_wrapper": lambda file: file}).status == 500
 
 
 @pytest.mark.proves("W5")
@@ -178,8 +178,8 @@ def test_a_generator_stays_lazy(backend: Backend, issued: Issued) -> None:
     def start_response(*_arguments: Any) -> Any:
         answered.append(body.taken)
 
-    gate = BasicAuthMiddleware(App(body), backend, settings=Settings())
-    chunks = iter(gate(make_environ(issued.authorization), start_response))
+    authenticator = BasicAuthMiddleware(App(body), backend, settings=Settings())
+    chunks = iter(authenticator(make_environ(issued.authorization), start_response))
 
     assert body.taken == 0
     seen = [(next(chunks), body.taken) for _ in range(4)]
@@ -277,9 +277,9 @@ def test_close_is_called_once(backend: Backend, issued: Issued, chunks: int | No
     from tests.shells.wsgi_helpers import Server
 
     body = Body([b"1", b"2", b"3"])
-    gate = BasicAuthMiddleware(App(body), backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(App(body), backend, settings=Settings())
 
-    answer = Server().run(gate, make_environ(issued.authorization), chunks=chunks)
+    answer = Server().run(authenticator, make_environ(issued.authorization), chunks=chunks)
 
     assert answer.raised is None
     assert len(answer.chunks) == (3 if chunks is None else chunks)
@@ -289,8 +289,8 @@ def test_close_is_called_once(backend: Backend, issued: Issued, chunks: int | No
 @pytest.mark.proves("W6")
 def test_close_twice_closes_once(backend: Backend, issued: Issued) -> None:
     body = Body([b"1"])
-    gate = BasicAuthMiddleware(App(body), backend, settings=Settings())
-    result: Any = gate(make_environ(issued.authorization), lambda *_: None)
+    authenticator = BasicAuthMiddleware(App(body), backend, settings=Settings())
+    result: Any = authenticator(make_environ(issued.authorization), lambda *_: None)
 
     result.close()
     result.close()
@@ -334,8 +334,8 @@ def test_head_of_a_good_request_is_the_app_s(backend: Backend, issued: Issued, a
 
 
 @pytest.mark.proves("W13", "W16")
-def test_the_identity(gate: BasicAuthMiddleware, app: App, issued: Issued) -> None:
-    call_validated(gate, issued.authorization)
+def test_the_identity(authenticator: BasicAuthMiddleware, app: App, issued: Issued) -> None:
+    call_validated(authenticator, issued.authorization)
 
     (environ,) = app.seen
     assert environ["REMOTE_USER"] == "ci"
@@ -347,11 +347,13 @@ def test_the_identity(gate: BasicAuthMiddleware, app: App, issued: Issued) -> No
 
 
 @pytest.mark.proves("B5", "W1")
-def test_remote_user_is_utf8_as_latin1(backend: Backend, gate: BasicAuthMiddleware, app: App) -> None:
+def test_remote_user_is_utf8_as_latin1(
+    backend: Backend, authenticator: BasicAuthMiddleware, app: App
+) -> None:
     """PEP 3333: octets as code points; the id is UTF-8."""
     issued = backend.create(client_id="z\u00fcrich-\u6771\u4eac")
 
-    answer = call_validated(gate, issued.authorization)
+    answer = call_validated(authenticator, issued.authorization)
 
     assert answer.status == 200
     remote_user = app.seen[0]["REMOTE_USER"]
@@ -361,11 +363,11 @@ def test_remote_user_is_utf8_as_latin1(backend: Backend, gate: BasicAuthMiddlewa
 @pytest.mark.proves("W16", "X39")
 @pytest.mark.parametrize("good", [True, False], ids=["authenticated", "open"])
 def test_a_forged_identity_is_removed(backend: Backend, issued: Issued, app: App, good: bool) -> None:
-    gate = BasicAuthMiddleware(validator(app), backend, settings=Settings(), exclude=("/open",))
+    authenticator = BasicAuthMiddleware(validator(app), backend, settings=Settings(), exclude=("/open",))
     forged = {"REMOTE_USER": "root", "AUTH_TYPE": "Forged", PRINCIPAL: "root"}
     environ = make_environ(issued.authorization if good else None, "/" if good else "/open", **forged)
 
-    call_result = gate(environ, lambda *_: lambda _data: None)
+    call_result = authenticator(environ, lambda *_: lambda _data: None)
     list(call_result)
     call_result.close()  # type: ignore[attr-defined]
 
@@ -379,11 +381,11 @@ def test_a_forged_identity_is_removed(backend: Backend, issued: Issued, app: App
         assert seen[PRINCIPAL] is None
 
 
-def test_a_refusal_removes_a_forged_identity(gate: BasicAuthMiddleware) -> None:
+def test_a_refusal_removes_a_forged_identity(authenticator: BasicAuthMiddleware) -> None:
     """What the server logs about a refused request names no user either."""
     environ = make_environ("Basic !", REMOTE_USER="root", AUTH_TYPE="Forged", **{PRINCIPAL: "root"})
 
-    gate(environ, lambda *_: lambda _data: None)
+    authenticator(environ, lambda *_: lambda _data: None)
 
     assert not {"REMOTE_USER", "AUTH_TYPE", PRINCIPAL} & environ.keys()
 
@@ -391,12 +393,12 @@ def test_a_refusal_removes_a_forged_identity(gate: BasicAuthMiddleware) -> None:
 @pytest.mark.parametrize("path", ["/", "/open", "/refused"])
 def test_the_user_can_be_left_to_others(backend: Backend, issued: Issued, app: App, path: str) -> None:
     """``set_user=False`` neither writes nor removes ``REMOTE_USER`` and ``AUTH_TYPE``."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(set_user=False, exclude=("/open",)))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(set_user=False, exclude=("/open",)))
     theirs = {"REMOTE_USER": "root", "AUTH_TYPE": "Negotiate"}
     for planted in ({}, theirs):
         environ = make_environ(None if path == "/refused" else issued.authorization, path, **planted)
         environ[PRINCIPAL] = "planted"
-        gate(environ, lambda *_: lambda _data: None)
+        authenticator(environ, lambda *_: lambda _data: None)
 
         assert {name: environ[name] for name in theirs if name in environ} == planted
         found = environ.get(PRINCIPAL)
@@ -414,9 +416,9 @@ def test_the_environ_is_updated_in_place(backend: Backend, issued: Issued) -> No
         return [b"x"]
 
     environ = make_environ(issued.authorization)
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(), strip_authorization=True)
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(), strip_authorization=True)
 
-    gate(environ, lambda *_: lambda _data: None)
+    authenticator(environ, lambda *_: lambda _data: None)
 
     assert received[0] is environ
     assert (environ["REMOTE_USER"], environ["AUTH_TYPE"], environ["app.route"]) == ("ci", "Basic", "/items")
@@ -427,16 +429,16 @@ def test_the_environ_is_updated_in_place(backend: Backend, issued: Issued) -> No
 @pytest.mark.proves("W16")
 def test_an_open_path_verifies_nothing(backend: Backend, issued: Issued, app: App) -> None:
     """Not even good credentials give an identity there."""
-    gate = BasicAuthMiddleware(validator(app), backend, settings=Settings(), exclude=("/open",))
+    authenticator = BasicAuthMiddleware(validator(app), backend, settings=Settings(), exclude=("/open",))
 
-    assert call_validated(gate, issued.authorization, path="/open").status == 200
-    assert call_validated(gate, "Basic !", path="/open").status == 200
+    assert call_validated(authenticator, issued.authorization, path="/open").status == 200
+    assert call_validated(authenticator, "Basic !", path="/open").status == 200
     assert [PRINCIPAL in seen and seen[PRINCIPAL] is None for seen in app.seen] == [True, True]
     assert not any("REMOTE_USER" in seen or "AUTH_TYPE" in seen for seen in app.seen)
 
 
-def test_header_fields_are_left_alone(gate: BasicAuthMiddleware, app: App, issued: Issued) -> None:
-    call_validated(gate, issued.authorization, HTTP_REMOTE_USER="x", HTTP_X_CLIENT_ID="y")
+def test_header_fields_are_left_alone(authenticator: BasicAuthMiddleware, app: App, issued: Issued) -> None:
+    call_validated(authenticator, issued.authorization, HTTP_REMOTE_USER="x", HTTP_X_CLIENT_ID="y")
 
     (seen,) = app.seen
     assert (seen["HTTP_REMOTE_USER"], seen["HTTP_X_CLIENT_ID"]) == ("x", "y")
@@ -446,12 +448,12 @@ def test_header_fields_are_left_alone(gate: BasicAuthMiddleware, app: App, issue
 @pytest.mark.proves("B9")
 def test_the_field_can_be_hidden_from_the_app(backend: Backend, issued: Issued, app: App) -> None:
     """On open paths as well."""
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         validator(app), backend, settings=Settings(), strip_authorization=True, exclude=("/open",)
     )
 
-    assert call_validated(gate, issued.authorization).status == 200
-    assert call_validated(gate, issued.authorization, path="/open").status == 200
+    assert call_validated(authenticator, issued.authorization).status == 200
+    assert call_validated(authenticator, issued.authorization, path="/open").status == 200
     assert ["HTTP_AUTHORIZATION" in seen for seen in app.seen] == [False, False]
 
 
@@ -460,9 +462,9 @@ def test_the_field_can_be_hidden_from_the_app(backend: Backend, issued: Issued, 
 
 @pytest.mark.proves("W2", "W3", "W13", "W15")
 @pytest.mark.parametrize("field", [None, "", " ", "\t \t"], ids=["absent", "empty", "blank", "blanks"])
-def test_no_credentials(gate: BasicAuthMiddleware, app: App, field: str | None) -> None:
+def test_no_credentials(authenticator: BasicAuthMiddleware, app: App, field: str | None) -> None:
     """Some servers hand over an empty field for one that they could not read."""
-    answer = call_validated(gate, field)
+    answer = call_validated(authenticator, field)
 
     assert answer.status_line == "401 Unauthorized"
     assert answer.named["WWW-Authenticate"] == CHALLENGE
@@ -471,7 +473,7 @@ def test_no_credentials(gate: BasicAuthMiddleware, app: App, field: str | None) 
 
 
 @pytest.mark.proves("H11", "P8", "W1", "O4", "X19", "X23", "X26")
-def test_every_refusal_looks_the_same(gate: BasicAuthMiddleware, backend: Backend, app: App) -> None:
+def test_every_refusal_looks_the_same(authenticator: BasicAuthMiddleware, backend: Backend, app: App) -> None:
     """Malformed, unknown, wrong, expired, disabled and revoked cannot be told apart from outside."""
     expired, disabled, revoked = (backend.create(client_id=name) for name in ("old", "off", "gone"))
     store = backend.store
@@ -483,8 +485,8 @@ def test_every_refusal_looks_the_same(gate: BasicAuthMiddleware, backend: Backen
     fields = {
         "malformed": "Basic !",
         "scheme": "Bearer abc",
-        "unknown": encode_basic("nobody", mint("sk")),
-        "wrong": encode_basic("old", mint("sk")),
+        "unknown": encode_basic("nobody", generate("sk")),
+        "wrong": encode_basic("old", generate("sk")),
         "human": encode_basic("old", "password"),
         "expired": expired.authorization,
         "disabled": disabled.authorization,
@@ -498,7 +500,7 @@ def test_every_refusal_looks_the_same(gate: BasicAuthMiddleware, backend: Backen
         "latin-1": "Basic " + b64encode("j\u00fcrgen:x".encode("latin-1")).decode(),
     }
 
-    answers = {name: call(gate, field) for name, field in fields.items()}
+    answers = {name: call(authenticator, field) for name, field in fields.items()}
 
     (one,) = {(answer.status_line, tuple(answer.headers), answer.body) for answer in answers.values()}
     assert one[0] == "401 Unauthorized"
@@ -517,79 +519,79 @@ def test_every_method_is_checked(backend: Backend, app: App, method: str) -> Non
 
 @pytest.mark.proves("H12")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_head_has_the_fields_of_get_and_no_body(gate: BasicAuthMiddleware, method: str) -> None:
-    answer = call_validated(gate, REQUEST_METHOD=method)
+def test_head_has_the_fields_of_get_and_no_body(authenticator: BasicAuthMiddleware, method: str) -> None:
+    answer = call_validated(authenticator, REQUEST_METHOD=method)
 
-    assert answer.headers == call_validated(gate).headers
+    assert answer.headers == call_validated(authenticator).headers
     assert (answer.body == b"") == (method == "HEAD")
 
 
 @pytest.mark.proves("W10")
 @pytest.mark.parametrize("field", [None, "Basic !", encode_basic("nobody", "x")])
 def test_a_refusal_does_not_touch_the_request_body(
-    gate: BasicAuthMiddleware, backend: Backend, app: App, field: str | None
+    authenticator: BasicAuthMiddleware, backend: Backend, app: App, field: str | None
 ) -> None:
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
 
-    answer = call(gate, field, **{"wsgi.input": Untouchable(), "CONTENT_LENGTH": "100000000"})
+    answer = call(authenticator, field, **{"wsgi.input": Untouchable(), "CONTENT_LENGTH": "100000000"})
 
     assert answer.status == 401
 
 
 @pytest.mark.proves("H2")
-def test_proxy_authorization_is_not_read(gate: BasicAuthMiddleware, issued: Issued) -> None:
-    assert call(gate, HTTP_PROXY_AUTHORIZATION=issued.authorization).status == 401
+def test_proxy_authorization_is_not_read(authenticator: BasicAuthMiddleware, issued: Issued) -> None:
+    assert call(authenticator, HTTP_PROXY_AUTHORIZATION=issued.authorization).status == 401
 
 
-def test_the_request_id_comes_back_if_it_is_harmless(gate: BasicAuthMiddleware) -> None:
-    assert call(gate, HTTP_X_REQUEST_ID="a.B-9_").problem["request_id"] == "a.B-9_"
+def test_the_request_id_comes_back_if_it_is_harmless(authenticator: BasicAuthMiddleware) -> None:
+    assert call(authenticator, HTTP_X_REQUEST_ID="a.B-9_").problem["request_id"] == "a.B-9_"
     for odd in ("", "a b", "x" * 129, "caf\u00e9", "\u20ac", 'a"b'):
-        answer = call(gate, HTTP_X_REQUEST_ID=odd)
+        answer = call(authenticator, HTTP_X_REQUEST_ID=odd)
         assert answer.problem["request_id"] not in ("", odd)
 
 
 @pytest.mark.proves("H6")
 def test_a_realm_goes_out_as_utf8(backend: Backend, app: App) -> None:
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(), realm='M\u00fcnchen "\u6771" \\')
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(), realm='M\u00fcnchen "\u6771" \\')
 
-    sent = call_validated(gate).named["WWW-Authenticate"]
+    sent = call_validated(authenticator).named["WWW-Authenticate"]
 
     assert sent.encode("latin-1").decode() == 'Basic realm="M\u00fcnchen \\"\u6771\\" \\\\", charset="UTF-8"'
 
 
 def test_a_fetch_opens_no_password_dialog(backend: Backend, app: App) -> None:
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(), challenge="navigations")
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(), challenge="navigations")
 
-    fetched = call(gate, HTTP_SEC_FETCH_MODE="cors").named["WWW-Authenticate"]
+    fetched = call(authenticator, HTTP_SEC_FETCH_MODE="cors").named["WWW-Authenticate"]
 
     assert fetched == "x" + CHALLENGE
-    assert call(gate, HTTP_SEC_FETCH_MODE="navigate").named["WWW-Authenticate"] == CHALLENGE
-    assert call(gate).named["WWW-Authenticate"] == CHALLENGE
+    assert call(authenticator, HTTP_SEC_FETCH_MODE="navigate").named["WWW-Authenticate"] == CHALLENGE
+    assert call(authenticator).named["WWW-Authenticate"] == CHALLENGE
 
 
 @pytest.mark.proves("O5", "X54")
 def test_too_many_failures_are_throttled(backend: Backend, issued: Issued, app: App) -> None:
     """That client id from that address, right or wrong; another address is not affected."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="3/hour")
-    assert call(gate, issued.authorization).status == 200
-    wrong = encode_basic("ci", mint("sk"))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="3/hour")
+    assert call(authenticator, issued.authorization).status == 200
+    wrong = encode_basic("ci", generate("sk"))
 
-    statuses = [call(gate, wrong).status for _ in range(5)]
+    statuses = [call(authenticator, wrong).status for _ in range(5)]
 
     assert statuses == [401, 401, 401, 429, 429]
-    blocked = call(gate, issued.authorization)
+    blocked = call(authenticator, issued.authorization)
     assert blocked.code == "throttled"
     assert int(blocked.named["Retry-After"]) >= 1
-    assert call(gate, issued.authorization, REMOTE_ADDR="192.0.2.2").status == 200
+    assert call(authenticator, issued.authorization, REMOTE_ADDR="192.0.2.2").status == 200
 
 
 def test_without_an_address_nobody_is_throttled(
     backend: Backend, issued: Issued, app: App, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="1/hour")
-    wrong = encode_basic("ci", mint("sk"))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="1/hour")
+    wrong = encode_basic("ci", generate("sk"))
 
-    statuses = {call(gate, wrong, REMOTE_ADDR=address).status for address in ("", None) * 5}
+    statuses = {call(authenticator, wrong, REMOTE_ADDR=address).status for address in ("", None) * 5}
 
     assert statuses == {401}
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
@@ -621,31 +623,31 @@ def test_without_an_address_nobody_is_throttled(
 )
 def test_open_paths(backend: Backend, app: App, path: str, status: int) -> None:
     """PATH_INFO is octets as latin-1; whatever is odd about it, it is protected and never an error."""
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         app, backend, settings=Settings(), exclude=("/health", "/docs/*", "/caf\u00e9")
     )
 
-    assert call(gate, path=path).status == status
+    assert call(authenticator, path=path).status == status
 
 
 @pytest.mark.proves("X30")
 def test_open_paths_are_below_the_mount_point(backend: Backend, app: App) -> None:
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(), exclude=("/health",))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(), exclude=("/health",))
 
-    assert call(gate, path="/health", SCRIPT_NAME="/app").status == 200
-    assert call(gate, path="/app/health", SCRIPT_NAME="/app").status == 401
-    assert call(gate, path="/x", SCRIPT_NAME="/health").status == 401
-    assert call(gate, path="", SCRIPT_NAME="/health").status == 401
+    assert call(authenticator, path="/health", SCRIPT_NAME="/app").status == 200
+    assert call(authenticator, path="/app/health", SCRIPT_NAME="/app").status == 401
+    assert call(authenticator, path="/x", SCRIPT_NAME="/health").status == 401
+    assert call(authenticator, path="", SCRIPT_NAME="/health").status == 401
 
 
 @pytest.mark.proves("X29")
 @pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])
 def test_the_path_as_sent_gets_a_second_look(backend: Backend, app: App, name: str) -> None:
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(), exclude=("/docs/*",))
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(), exclude=("/docs/*",))
 
-    assert call(gate, path="/docs/a", **{name: "/docs/a?x=%2f"}).status == 200
-    assert call(gate, path="/docs/a/b", **{name: "/docs/a%2Fb"}).status == 401
-    assert call(gate, path="/docs/a", **{name: "/docs/\u20ac\ud800"}).status in (200, 401)
+    assert call(authenticator, path="/docs/a", **{name: "/docs/a?x=%2f"}).status == 200
+    assert call(authenticator, path="/docs/a/b", **{name: "/docs/a%2Fb"}).status == 401
+    assert call(authenticator, path="/docs/a", **{name: "/docs/\u20ac\ud800"}).status in (200, 401)
 
 
 @pytest.mark.parametrize(
@@ -653,12 +655,12 @@ def test_the_path_as_sent_gets_a_second_look(backend: Backend, app: App, name: s
     ["PATH_INFO", "SCRIPT_NAME", "REMOTE_ADDR", "REQUEST_METHOD", "wsgi.url_scheme", "SERVER_SOFTWARE"],
 )
 def test_a_missing_variable_is_no_error(backend: Backend, issued: Issued, app: App, missing: str) -> None:
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         app, backend, settings=Settings(), exclude=("/health",), allow_preflight=True, require_https=False
     )
 
-    assert call(gate, **{missing: None}).status == 401
-    assert call(gate, issued.authorization, **{missing: None}).status == 200
+    assert call(authenticator, **{missing: None}).status == 401
+    assert call(authenticator, issued.authorization, **{missing: None}).status == 200
 
 
 @pytest.mark.proves("X36")
@@ -668,29 +670,31 @@ def test_a_preflight_reaches_the_app_if_allowed(backend: Backend, app: App) -> N
         "HTTP_ORIGIN": "https://a.example",
         "HTTP_ACCESS_CONTROL_REQUEST_METHOD": "GET",
     }
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(), allow_preflight=True)
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(), allow_preflight=True)
 
-    assert call(gate, **preflight).status == 200
+    assert call(authenticator, **preflight).status == 200
     assert app.seen[0][PRINCIPAL] is None
     assert "REMOTE_USER" not in app.seen[0]
     for changed in ("HTTP_ORIGIN", "HTTP_ACCESS_CONTROL_REQUEST_METHOD", "REQUEST_METHOD"):
-        assert call(gate, **{**preflight, changed: None}).status == 401
-    assert call(gate, **{**preflight, "REQUEST_METHOD": "GET"}).status == 401
+        assert call(authenticator, **{**preflight, changed: None}).status == 401
+    assert call(authenticator, **{**preflight, "REQUEST_METHOD": "GET"}).status == 401
     assert call(BasicAuthMiddleware(app, backend, settings=Settings()), **preflight).status == 401
 
 
 @pytest.mark.proves("B7")
 def test_plain_http_can_be_refused(backend: Backend, issued: Issued, app: App) -> None:
     """Before the credentials are read, and never by a redirect."""
-    gate = BasicAuthMiddleware(app, backend, settings=Settings(), require_https=True, exclude=("/open",))
+    authenticator = BasicAuthMiddleware(
+        app, backend, settings=Settings(), require_https=True, exclude=("/open",)
+    )
 
     for field in (None, "Basic !", issued.authorization):
-        answer = call_validated(gate, field)
+        answer = call_validated(authenticator, field)
         assert answer.status_line == "403 Forbidden"
         assert answer.code == "https_required"
     assert app.seen == []
-    assert call_validated(gate, issued.authorization, **{"wsgi.url_scheme": "https"}).status == 200
-    assert call_validated(gate, path="/open").status == 200
+    assert call_validated(authenticator, issued.authorization, **{"wsgi.url_scheme": "https"}).status == 200
+    assert call_validated(authenticator, path="/open").status == 200
 
 
 @pytest.mark.proves("X19", "X20", "X42")
@@ -706,7 +710,7 @@ def test_garbage_is_refused_and_nothing_worse(
 ) -> None:
     """Whatever a server makes of octets from outside, code points over 255 included."""
     app = App()
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         app,
         FakeStore(lambda _client_id: None),
         settings=Settings(throttle=""),
@@ -715,7 +719,7 @@ def test_garbage_is_refused_and_nothing_worse(
     )
     given = {"REQUEST_METHOD": method, "HTTP_X_REQUEST_ID": request_id, "RAW_URI": raw}
 
-    answer = call(gate, field, path=path, **given)
+    answer = call(authenticator, field, path=path, **given)
 
     assert answer.raised is None
     assert answer.status == (200 if app.seen else 401)
@@ -725,7 +729,7 @@ def test_garbage_is_refused_and_nothing_worse(
 
 
 def basic_key(client_id: str, secret: str) -> Key:
-    return Key(client_id=client_id, created_at=utcnow(), secrets=(Secret(hash_slow(secret)),))
+    return Key(client_id=client_id, created_at=utcnow(), secrets=(Secret(hash_password(secret)),))
 
 
 def raising(exc: BaseException) -> Any:
@@ -756,9 +760,9 @@ def raising(exc: BaseException) -> Any:
 )
 def test_a_broken_backend_is_a_503(app: App, get: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Never 401, never 500, never a way in; said once in the log, without the store's own words."""
-    gate = BasicAuthMiddleware(app, FakeStore(get), settings=Settings())
+    authenticator = BasicAuthMiddleware(app, FakeStore(get), settings=Settings())
 
-    answers = [call_validated(gate, encode_basic("ci", "hunter2")) for _ in range(3)]
+    answers = [call_validated(authenticator, encode_basic("ci", "hunter2")) for _ in range(3)]
 
     assert {answer.status_line for answer in answers} == {"503 Service Unavailable"}
     assert {answer.code for answer in answers} == {"backend_unavailable"}
@@ -770,9 +774,9 @@ def test_a_broken_backend_is_a_503(app: App, get: Any, caplog: pytest.LogCapture
 
 @pytest.mark.parametrize("field", [None, "Basic !"])
 def test_during_an_outage_what_needs_no_look_up_is_still_a_401(app: App, field: str | None) -> None:
-    gate = BasicAuthMiddleware(app, FakeStore(raising(OSError())), settings=Settings())
+    authenticator = BasicAuthMiddleware(app, FakeStore(raising(OSError())), settings=Settings())
 
-    assert call(gate, field).status == 401
+    assert call(authenticator, field).status == 401
 
 
 @pytest.mark.proves("F2", "W14")
@@ -784,12 +788,14 @@ def test_a_hanging_backend_is_a_503_within_the_deadline(app: App) -> None:
         assert hangs.wait(LIMIT_S)
         return None
 
-    gate = BasicAuthMiddleware(app, FakeStore(get), settings=Settings(throttle=""), backend_deadline_s=0.2)
-    field = encode_basic("nobody", mint("sk"))
+    authenticator = BasicAuthMiddleware(
+        app, FakeStore(get), settings=Settings(throttle=""), backend_deadline_s=0.2
+    )
+    field = encode_basic("nobody", generate("sk"))
 
     def timed(_number: int) -> tuple[int, float]:
         began = time.monotonic()
-        return call(gate, field).status, time.monotonic() - began
+        return call(authenticator, field).status, time.monotonic() - began
 
     with ThreadPoolExecutor(30) as pool:
         answers = list(pool.map(timed, range(30)))
@@ -797,7 +803,7 @@ def test_a_hanging_backend_is_a_503_within_the_deadline(app: App) -> None:
 
     assert {status for status, _ in answers} == {503}
     assert max(duration_s for _, duration_s in answers) < 1.5
-    wait_until(lambda: call(gate, field).status == 401, "the store is asked again")
+    wait_until(lambda: call(authenticator, field).status == 401, "the store is asked again")
 
 
 def test_a_store_that_can_be_interrupted_is(app: App) -> None:
@@ -816,14 +822,16 @@ def test_a_store_that_can_be_interrupted_is(app: App) -> None:
         def interrupt(self, thread_id: int) -> None:
             hung[thread_id].set()
 
-    gate = BasicAuthMiddleware(app, Interruptible(), settings=Settings(throttle=""), backend_deadline_s=0.05)
-    field = encode_basic("nobody", mint("sk"))
+    authenticator = BasicAuthMiddleware(
+        app, Interruptible(), settings=Settings(throttle=""), backend_deadline_s=0.05
+    )
+    field = encode_basic("nobody", generate("sk"))
     with ThreadPoolExecutor(12) as pool:
-        statuses = set(pool.map(lambda _: call(gate, field).status, range(24)))
+        statuses = set(pool.map(lambda _: call(authenticator, field).status, range(24)))
 
     assert statuses == {503}
     hangs = False
-    wait_until(lambda: call(gate, field).status == 401, "threads are free again")
+    wait_until(lambda: call(authenticator, field).status == 401, "threads are free again")
 
 
 def test_an_asynchronous_backend(app: App) -> None:
@@ -837,11 +845,11 @@ def test_an_asynchronous_backend(app: App) -> None:
             await asyncio.sleep(0)
             return stored.get(client_id)
 
-    gate = BasicAuthMiddleware(validator(app), Asynchronous(), settings=Settings())
+    authenticator = BasicAuthMiddleware(validator(app), Asynchronous(), settings=Settings())
 
-    assert call_validated(gate, encode_basic("ci", "password")).status == 200
-    assert call_validated(gate, encode_basic("ci", "passwore")).status == 401
-    assert call_validated(gate, encode_basic("di", "password")).status == 401
+    assert call_validated(authenticator, encode_basic("ci", "password")).status == 200
+    assert call_validated(authenticator, encode_basic("ci", "passwore")).status == 401
+    assert call_validated(authenticator, encode_basic("di", "password")).status == 401
 
 
 def test_an_asynchronous_backend_that_hangs_frees_its_threads(app: App) -> None:
@@ -856,15 +864,17 @@ def test_an_asynchronous_backend_that_hangs_frees_its_threads(app: App) -> None:
                 await asyncio.sleep(3600)
             return None
 
-    gate = BasicAuthMiddleware(app, Asynchronous(), settings=Settings(throttle=""), backend_deadline_s=0.1)
-    field = encode_basic("nobody", mint("sk"))
+    authenticator = BasicAuthMiddleware(
+        app, Asynchronous(), settings=Settings(throttle=""), backend_deadline_s=0.1
+    )
+    field = encode_basic("nobody", generate("sk"))
     with ThreadPoolExecutor(12) as pool:
-        statuses = set(pool.map(lambda _: call(gate, field).status, range(24)))
+        statuses = set(pool.map(lambda _: call(authenticator, field).status, range(24)))
 
     assert statuses == {503}
     hangs = False
     deadline = time.monotonic() + 3.0
-    while (status := call(gate, field).status) != 401:
+    while (status := call(authenticator, field).status) != 401:
         assert time.monotonic() < deadline, f"still {status}: the threads hang for ever"
 
 
@@ -877,9 +887,9 @@ def test_a_cancelled_asynchronous_look_up_is_a_503(app: App) -> None:
 
             raise asyncio.CancelledError
 
-    gate = BasicAuthMiddleware(app, Asynchronous(), settings=Settings())
+    authenticator = BasicAuthMiddleware(app, Asynchronous(), settings=Settings())
 
-    answer = call(gate, encode_basic("nobody", mint("sk")))
+    answer = call(authenticator, encode_basic("nobody", generate("sk")))
 
     assert answer.raised is None
     assert answer.status == 503
@@ -889,17 +899,17 @@ def test_a_full_pool_of_slow_hashes_is_a_503_at_once(app: App) -> None:
     """One worker, eight that wait; all others are told at once and not after their turn."""
     # A client each: what one client asks for at once is one check.
     stored = {f"ci-{number}": basic_key(f"ci-{number}", "password") for number in range(40)}
-    gate = BasicAuthMiddleware(
+    authenticator = BasicAuthMiddleware(
         app, FakeStore(stored.get), settings=Settings(throttle="", cache_ttl_s=0), slow_hash_workers=1
     )
-    assert call(gate, encode_basic("ci-0", "password")).status == 200
+    assert call(authenticator, encode_basic("ci-0", "password")).status == 200
     together = threading.Barrier(40)
 
     def timed(number: int) -> tuple[Any, float]:
         right = encode_basic(f"ci-{number}", "password")
         together.wait(LIMIT_S)
         began = time.monotonic()
-        return call(gate, right), time.monotonic() - began
+        return call(authenticator, right), time.monotonic() - began
 
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(timed, range(40)))
@@ -922,15 +932,15 @@ def test_a_proved_credential_lives_through_an_outage(app: App) -> None:
             raise OSError
         return stored.get(client_id)
 
-    gate = BasicAuthMiddleware(app, FakeStore(get), settings=Settings())
-    assert call(gate, encode_basic("ci", "password")).status == 200
+    authenticator = BasicAuthMiddleware(app, FakeStore(get), settings=Settings())
+    assert call(authenticator, encode_basic("ci", "password")).status == 200
     down = True
 
-    assert call(gate, encode_basic("ci", "password")).status == 200
-    assert call(gate, encode_basic("di", "password")).status == 503
-    assert call(gate, encode_basic("ci", "passwore")).status == 503
+    assert call(authenticator, encode_basic("ci", "password")).status == 200
+    assert call(authenticator, encode_basic("di", "password")).status == 503
+    assert call(authenticator, encode_basic("ci", "passwore")).status == 503
     down = False
-    assert call(gate, encode_basic("di", "password")).status == 200
+    assert call(authenticator, encode_basic("di", "password")).status == 200
 
 
 # --- threads, forks, life
@@ -943,11 +953,11 @@ def test_many_threads_see_their_own_identity(backend: Backend) -> None:
         start_response("200 OK", [("Content-Type", "text/plain")])
         yield environ["REMOTE_USER"].encode()
 
-    gate = BasicAuthMiddleware(app, backend, settings=Settings())
+    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
 
     def ask(number: int) -> bool:
         issued = keys[number % 8]
-        return call(gate, issued.authorization).body == issued.client_id.encode()
+        return call(authenticator, issued.authorization).body == issued.client_id.encode()
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(400)))
@@ -958,8 +968,8 @@ import os, sys, threading
 from basicauth_mw import Settings, encode_basic
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.hashing import hash_slow
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.hashing import hash_slow
+from basicauth_mw.keys.model import Key, Secret, utcnow
 from basicauth_mw.wsgi import BasicAuthMiddleware
 from tests.shells.wsgi_helpers import call
 
@@ -1032,9 +1042,9 @@ def test_a_given_backend_is_not_closed(app: App) -> None:
         def close(self) -> None:
             closed.append(True)
 
-    gate = BasicAuthMiddleware(app, Store(), settings=Settings())
-    call(gate, encode_basic("ci", "x"))
-    del gate
+    authenticator = BasicAuthMiddleware(app, Store(), settings=Settings())
+    call(authenticator, encode_basic("ci", "x"))
+    del authenticator
 
     assert closed == []
 
@@ -1043,8 +1053,8 @@ def test_any_callable_and_any_url(monkeypatch: pytest.MonkeyPatch, app: WsgiApp)
     """The plain form: everything from the environment."""
     monkeypatch.setenv("BASICAUTH_KEYS", "demo:p@55w0rd")
 
-    gate = BasicAuthMiddleware(app)
+    authenticator = BasicAuthMiddleware(app)
 
-    assert call(gate, "Basic ZGVtbzpwQDU1dzByZA==").status == 200
-    assert call(gate, "Basic ZGVtbzpwQDU1dzByZB==").status == 401
-    assert call(gate, "Basic ZGVtbzpwQDU1dzByZQ==").status == 401
+    assert call(authenticator, "Basic ZGVtbzpwQDU1dzByZA==").status == 200
+    assert call(authenticator, "Basic ZGVtbzpwQDU1dzByZB==").status == 401
+    assert call(authenticator, "Basic ZGVtbzpwQDU1dzByZQ==").status == 401

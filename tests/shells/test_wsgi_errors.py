@@ -20,7 +20,7 @@ from tests.shells.wsgi_helpers import Body, Server, call, call_validated, make_e
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tests.shells.wsgi_helpers import Answer, Environ, WsgiApp
+    from tests.shells.wsgi_helpers import Environ, Response, WsgiApp
 
 PLAIN = [("Content-Type", "text/plain")]
 
@@ -180,10 +180,10 @@ def test_an_early_exception_becomes_an_answer(
 def test_a_head_request_gets_the_fields_alone(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp]
 ) -> None:
-    gate = protect(raising(Boom()), backend)
+    authenticator = protect(raising(Boom()), backend)
 
-    head = call_validated(gate, issued.authorization, REQUEST_METHOD="HEAD")
-    get = call_validated(gate, issued.authorization)
+    head = call_validated(authenticator, issued.authorization, REQUEST_METHOD="HEAD")
+    get = call_validated(authenticator, issued.authorization)
 
     assert head.raised is None
     assert (head.status_line, head.headers, head.body) == (get.status_line, get.headers, b"")
@@ -548,8 +548,8 @@ def test_too_late_for_the_server_is_too_late(backend: Backend, issued: Issued) -
     """A server that sends the start for an empty chunk raises what is passed as exc_info; that flies."""
     exc = Boom()
     server = Server()
-    gate = protect(after_an_empty_chunk(exc), backend)
-    chunks: Any = gate(make_environ(issued.authorization), server.start_response)
+    authenticator = protect(after_an_empty_chunk(exc), backend)
+    chunks: Any = authenticator(make_environ(issued.authorization), server.start_response)
     assert next(iter(chunks)) == b""
     server.answer.headers_are_out = True
 
@@ -615,8 +615,8 @@ def test_the_validator_sees_the_body_closed(
     for raising in EARLY:
         if raising is in_iter:
             continue  # the validator's own wrapper stumbles over that
-        gate = protect(validator(raising(Boom())), backend)
-        assert call_validated(gate, issued.authorization).status == 500
+        authenticator = protect(validator(raising(Boom())), backend)
+        assert call_validated(authenticator, issued.authorization).status == 500
     gc.collect()
 
     assert capsys.readouterr().err == ""
@@ -637,12 +637,12 @@ def test_nothing_is_kept_behind_a_request(backend: Backend, issued: Issued) -> N
         start_response("200 OK", list(PLAIN))
         raise Boom
 
-    gate = protect(app, backend)
+    authenticator = protect(app, backend)
     gc.collect()
     gc.disable()
     logging.disable(logging.CRITICAL)  # pytest keeps log records, and they the exception
     try:
-        body = gate(make_environ(issued.authorization), lambda *_: None)
+        body = authenticator(make_environ(issued.authorization), lambda *_: None)
         assert len(list(body)) == 1
         del body
         assert kept[0]() is None
@@ -654,10 +654,12 @@ def test_nothing_is_kept_behind_a_request(backend: Backend, issued: Issued) -> N
 # --- Granian fixes the status as soon as the callable has returned
 
 
-def status_at_return(gate: WsgiApp, authorization: str) -> tuple[str, Answer]:
+def status_at_return(authenticator: WsgiApp, authorization: str) -> tuple[str, Response]:
     """What Granian would send as status line, and the answer in the end."""
     server = Server()
-    result: Any = gate(make_environ(authorization, SERVER_SOFTWARE="Granian/2.8"), server.start_response)
+    result: Any = authenticator(
+        make_environ(authorization, SERVER_SOFTWARE="Granian/2.8"), server.start_response
+    )
     line = server.answer.status_line
     server.answer.chunks.extend(result)
     getattr(result, "close", lambda: None)()

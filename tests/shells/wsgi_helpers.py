@@ -91,7 +91,7 @@ class Body:
 
 
 @dataclass
-class Answer:
+class Response:
     """What reached the server, and so would reach the client."""
 
     starts: list[tuple[str, Headers, Any]] = field(default_factory=list)
@@ -157,7 +157,7 @@ class Server:
     """Calls an app the way PEP 3333 says, and fails on what the PEP forbids an app to do."""
 
     def __init__(self) -> None:
-        self.answer = Answer()
+        self.answer = Response()
 
     def start_response(
         self, status: str, headers: Headers, exc_info: Any = None, /
@@ -182,7 +182,7 @@ class Server:
         self.answer.headers_are_out = self.answer.headers_are_out or bool(data)
         self.answer.written.append(data)
 
-    def run(self, app: WsgiApp, environ: Environ, *, chunks: int | None = None) -> Answer:
+    def run(self, app: WsgiApp, environ: Environ, *, chunks: int | None = None) -> Response:
         """Serve one request. The client goes away after ``chunks`` chunks; None: it stays."""
         answer = self.answer
         result = None
@@ -226,11 +226,13 @@ def make_environ(authorization: str | None = None, path: str = "/", **more: Any)
     return {name: value for name, value in environ.items() if value is not None}
 
 
-def call(app: WsgiApp, authorization: str | None = None, *, path: str = "/", **more: Any) -> Answer:
+def call(app: WsgiApp, authorization: str | None = None, *, path: str = "/", **more: Any) -> Response:
     """Serve one request on the strict server."""
     return Server().run(app, make_environ(authorization, path, **more))
 
 
-def call_validated(app: WsgiApp, authorization: str | None = None, *, path: str = "/", **more: Any) -> Answer:
+def call_validated(
+    app: WsgiApp, authorization: str | None = None, *, path: str = "/", **more: Any
+) -> Response:
     """``call``, with ``wsgiref.validate`` between the server and us."""
     return Server().run(validator(app), make_environ(authorization, path, **more))

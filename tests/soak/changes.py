@@ -159,7 +159,7 @@ class Changer(Part):
         mine = [each for each in self._keys.all() if each.client_id.startswith(self._prefix)]
         entries = [each for each in mine if each.state.status != "absent"]
         if len(entries) < KEYS[self._by] * self._rng.uniform(0.5, 1):
-            chosen = sum(each.is_chosen for each in entries) < CHOSEN and self._rng.random() < 0.1
+            chosen = sum(each.is_password for each in entries) < CHOSEN and self._rng.random() < 0.1
             gone = [each.client_id for each in mine if each.state.status == "absent"]
             entry, verb = self._new(chosen, gone), "create"
         elif self._by != "library" and self._rng.random() < EXPORT_SHARE:
@@ -170,24 +170,24 @@ class Changer(Part):
             verb = self._rng.choice(_possible(entry))
         self._make(backend, direct, entry, verb)
 
-    def _new(self, is_chosen: bool, gone: list[str]) -> Entry:
+    def _new(self, is_password: bool, gone: list[str]) -> Entry:
         """A new id, or one that was deleted, which is free again."""
         self._made += 1
-        again = bool(gone) and self._rng.random() < 0.3 and not is_chosen
+        again = bool(gone) and self._rng.random() < 0.3 and not is_password
         client_id = self._rng.choice(gone) if again else f"{self._prefix}{self._made}"
-        return Entry(client_id, is_chosen)
+        return Entry(client_id, is_password)
 
     # --- how
 
     def _make(self, backend: Backend, direct: Backend, entry: Entry, verb: str) -> None:
         rng, now = self._rng, time.monotonic()
         before = State() if verb == "create" else entry.state
-        gets_chosen = entry.is_chosen and verb in ("create", "rotate")
+        gets_chosen = entry.is_password and verb in ("create", "rotate")
         change = Change(
             verb,
             entry.client_id,
             before,
-            overlap_s=0 if entry.is_chosen or len(live(before)) > 3 else rng.choice((0, 1, 2, 3)),
+            overlap_s=0 if entry.is_password or len(live(before)) > 3 else rng.choice((0, 1, 2, 3)),
             scopes=frozenset(f"s{rng.randrange(100)}" for _ in range(rng.randrange(3))),
             chosen=f"chosen-{rng.randrange(10**9)}" if gets_chosen else None,
             begun=now,
@@ -196,7 +196,7 @@ class Changer(Part):
         kills = self._by != "library" and rng.random() < KILL_SHARE
         way = f"{verb}, killed {self._by}" if kills else f"{verb}, {self._by}"
         # Without the new secret: nobody is to use it before it is known to work.
-        self._keys.begin(change.client_id, change.after(None, now + LIMIT_S), is_chosen=entry.is_chosen)
+        self._keys.begin(change.client_id, change.after(None, now + LIMIT_S), is_password=entry.is_password)
         try:
             secret = change.make(backend) if self._by == "library" else self._command(change, kills)
         except (BasicAuthError, NotSaid) as exc:

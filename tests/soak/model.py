@@ -87,7 +87,7 @@ class Entry:
     """One client id, through all that is done to it."""
 
     client_id: str
-    is_chosen: bool = False  # its secrets are such as people choose
+    is_password: bool = False  # its secrets are such as people choose
     spans: list[_Span] = field(default_factory=list)
 
     @property
@@ -160,11 +160,11 @@ class Keys:
 
     # --- what is done to them
 
-    def begin(self, client_id: str, after: State, *, is_chosen: bool = False) -> None:
+    def begin(self, client_id: str, after: State, *, is_password: bool = False) -> None:
         """A change begins: from now on either state may be seen."""
         with self._lock:
             entry = self._entries.setdefault(
-                client_id, Entry(client_id, is_chosen, [_Span(State(), -math.inf)])
+                client_id, Entry(client_id, is_password, [_Span(State(), -math.inf)])
             )
             entry.spans.append(_Span(after, time.monotonic()))
 

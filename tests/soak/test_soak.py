@@ -16,7 +16,7 @@ from tests.soak.growth import Sample, ends
 from tests.soak.model import BOUND_S, CACHE_TTL_S, MARGIN_S, RECOVERY_S, Keys, Secret, State, Windows
 from tests.soak.report import BEGIN, JUDGED_FROM, PAGE, Report, update
 from tests.soak.soak import Soak
-from tests.soak.traffic import LATE_S, Answer, Request, wrong
+from tests.soak.traffic import LATE_S, Request, Response, wrong
 from tests.soak.way import ROOT
 
 if TYPE_CHECKING:
@@ -194,12 +194,12 @@ def test_an_answer_is_judged(model: Model, case: str) -> None:
     if request is CHOSEN:
         model.change(State("live", (Secret(CHOSEN.secret),), READ))
     allowed = model.allowed(0.1, request.secret)._replace(outage=outage)
-    assert wrong(request, Answer(status, octets, 0, 0.1), allowed, "7") == expected
+    assert wrong(request, Response(status, octets, 0, 0.1), allowed, "7") == expected
 
 
 def test_an_answer_that_comes_late_is_wrong(model: Model) -> None:
     """Unless its worker was stopped, in which case the client's own limit ends it."""
-    late = Answer(200, body(), 0, LATE_S + 0.1)
+    late = Response(200, body(), 0, LATE_S + 0.1)
     allowed = model.allowed(0.1)
     assert wrong(RIGHT, late, allowed._replace(outage=True), "7") == "too late"
     assert wrong(RIGHT, late, allowed._replace(broken=True), "7") == ""
@@ -209,7 +209,7 @@ def test_an_answer_that_comes_late_is_wrong(model: Model) -> None:
 def test_a_revoked_key_that_is_let_in_is_wrong(model: Model, request_: Request) -> None:
     """Also when the app then raises."""
     model.change(State("revoked", LIVE.secrets, READ))
-    answer = Answer(request_.status, body(), 0, 0.1)
+    answer = Response(request_.status, body(), 0, 0.1)
     assert wrong(request_, answer, model.allowed(SOON_S + 0.1), "7") == "let in, and it was not live"
 
 

@@ -10,7 +10,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING
 
 from basicauth_mw import encode_basic
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
 from tests.soak.parts import Part
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What came back.
 
     Attributes:
@@ -139,13 +139,13 @@ class Client(Part):
         client_id, secret = self._some_key()
         match kind:
             case "wrong secret":
-                secret = mint("sk")
+                secret = generate("sk")
             case "wrong secret, of the chosen kind":
                 secret = f"guess-{rng.randrange(10**9)}"
             case "unknown id":
-                client_id, secret = mint("id"), mint("sk")
+                client_id, secret = generate("id"), generate("sk")
             case "ended key":
-                client_id, secret = rng.choice(self._keys.gone() or [(client_id, mint("sk"))])
+                client_id, secret = rng.choice(self._keys.gone() or [(client_id, generate("sk"))])
         field = encode_basic(client_id, secret)
         # A chosen secret that no cache has costs a slow hash each time, which would be all that is done.
         if kind == "right key, in another spelling" and not secret.startswith("chosen"):
@@ -162,11 +162,11 @@ class Client(Part):
             secrets = [each for each in entry.state.secrets if each.goes_on_at(time.monotonic() - JUST_S)]
             if entry.state.status == "live" and secrets:
                 return entry.client_id, self._rng.choice(secrets).text
-        return "nobody", mint("sk")
+        return "nobody", generate("sk")
 
     # --- asked
 
-    def ask(self, request: Request) -> Answer:
+    def ask(self, request: Request) -> Response:
         fields = {} if request.field is None else {"Authorization": request.field}
         self._number += 1
         sent = time.monotonic()
@@ -180,7 +180,7 @@ class Client(Part):
             self._connection.close()
             self._connection = self._new_connection()
             status, body = 0, repr(exc).encode()
-        return Answer(status, body, sent, time.monotonic())
+        return Response(status, body, sent, time.monotonic())
 
     def _leave(self, request: Request) -> None:
         """In the middle of the request, or with the whole of it sent."""
@@ -198,7 +198,7 @@ class Client(Part):
 
     # --- judged
 
-    def judge(self, request: Request, answer: Answer) -> None:
+    def judge(self, request: Request, answer: Response) -> None:
         """Count an answer, and say what is wrong with it."""
         allowed = self._keys.allowed(
             self._site.name, request.client_id, request.secret, answer.sent, answer.answered
@@ -223,7 +223,7 @@ class Client(Part):
                 self._report.lag(lag_s, well=not excused)
 
 
-def wrong(request: Request, answer: Answer, allowed: Verdict, number: str) -> str:
+def wrong(request: Request, answer: Response, allowed: Verdict, number: str) -> str:
     """What is wrong with an answer; empty: nothing."""
     if answer.status == 0:
         return "" if allowed.broken else "no whole answer"
@@ -259,7 +259,7 @@ def wrong(request: Request, answer: Answer, allowed: Verdict, number: str) -> st
     return f"to be {request.status}"
 
 
-def _code(answer: Answer) -> object:
+def _code(answer: Response) -> object:
     try:
         return json.loads(answer.body)["code"]
     except (ValueError, KeyError, TypeError):

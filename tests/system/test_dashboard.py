@@ -17,8 +17,8 @@ from playwright.sync_api import expect
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.backends import Use
 from basicauth_mw.dashboard import ADMIN_SCOPE
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import Key, Secret, utcnow
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -362,7 +362,7 @@ def prepare(site: Site) -> None:
         ("ci-nightly", "CI, nightly build", "read write", 10, 80),
         ("data-lake", "Data lake import", "events:write", 97, None),
         ("grafana", "Grafana", "metrics:read", 340, None),
-        (mint("id"), "Mobile app, staging", "profile read write", 3, 27),
+        (generate("id"), "Mobile app, staging", "profile read write", 3, 27),
         ("legacy-portal", "Legacy portal", "read", 801, None),
         ("partner-acme", "Partner: ACME GmbH & Söhne", "orders:read orders:write", 64, 301),
         ("trial-2025", "Trial account", "read", 40, -10),
@@ -377,7 +377,7 @@ def prepare(site: Site) -> None:
                 frozenset(scopes.split()),
                 created_at=begun,
                 expires_at=None if left is None else now + timedelta(days=left),
-                secrets=(Secret(backend.hash(mint("sk")), created_at=begun),),
+                secrets=(Secret(backend.hash(generate("sk")), created_at=begun),),
             )
         )
     assert backend.add(keys) == [None] * len(keys)

@@ -62,4 +62,4 @@ async def home(request: StarletteRequest) -> JSONResponse:
 
 listed = Starlette(routes=[Route("/", home)], middleware=[Middleware(BasicAuthMiddleware, backend="env:")])
 wrapped = BasicAuthMiddleware(Starlette(routes=[Route("/", home)]), open_backend())
-assert_type(wrapped.gate.backend, Backend)
+assert_type(wrapped.authenticator.backend, Backend)

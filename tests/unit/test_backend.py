@@ -26,7 +26,7 @@ from basicauth_mw.errors import (
     ReadOnlyBackend,
     UnreadableRecord,
 )
-from basicauth_mw.minting import Shape, mint, recognise
+from basicauth_mw.keys.generated_secrets import SecretShape, classify, generate
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_minted_key(backend: Backend, caplog: pytest.LogCaptureFixture) -> Non
 
     assert re.fullmatch("id_[0-9A-Za-z]{12}", issued.client_id)
     assert issued.secret.startswith("acme_live_")
-    assert recognise(issued.secret) is Shape.MINTED
+    assert classify(issued.secret) is SecretShape.GENERATED
     assert issued.authorization == encode_basic(issued.client_id, issued.secret) == f"Basic {issued.token}"
     found = backend.get(issued.client_id)
     assert found == issued.key == asyncio.run(backend.aget(issued.client_id))
@@ -154,7 +154,7 @@ def test_a_key_that_others_change_all_the_time(backend: Backend, monkeypatch: py
         def put(self, record: Key, /, expect_version: int | None) -> bool:
             return expect_version is None and super().put(record, expect_version)
 
-    monkeypatch.setattr("basicauth_mw.backend._CHANGE_LIMIT_S", 0.5)
+    monkeypatch.setattr("basicauth_mw.backends.backend._CHANGE_LIMIT_S", 0.5)
     busy = Backend(Busy(), settings=Settings())
     busy.create(client_id="ci")
     with pytest.raises(BackendUnavailable):
@@ -175,7 +175,7 @@ def test_a_record_that_cannot_be_read_can_be_deleted() -> None:
 
 
 def test_a_backend_keeps_no_follower_alive(backend: Backend) -> None:
-    class Follower:
+    class Subscriber:
         def __init__(self) -> None:
             self.heard: list[str] = []
 
@@ -185,7 +185,7 @@ def test_a_backend_keeps_no_follower_alive(backend: Backend) -> None:
         def clear(self) -> None:
             self.heard.append("everything")
 
-    kept, dropped = Follower(), Follower()
+    kept, dropped = Subscriber(), Subscriber()
     for follower in (kept, dropped):
         backend.feed.follow(follower, keeps_s=30)
     gone = weakref.ref(dropped)
@@ -235,7 +235,7 @@ def test_a_change_is_told_even_if_last_uses_cannot_be_read(
     monkeypatch.setattr(backend.store, "last_uses", fail)
     rotated = backend.rotate(issued.client_id, overlap_s=0)
 
-    assert backend.hasher.match_fast(rotated.secret, rotated.key.secrets)
+    assert backend.hasher.verify_digest(rotated.secret, rotated.key.secrets)
     assert backend.get(issued.client_id) == rotated.key
     assert list(backend.iter_keys()) == [rotated.key]
 
@@ -270,16 +270,21 @@ def test_a_generated_id_that_is_taken_is_replaced(backend: Backend, monkeypatch:
     """However often; one that was asked for is refused."""
     backend.create(client_id="id_aaaaaaaaaaaa")
     ids = iter(["id_aaaaaaaaaaaa"] * 3 + ["id_bbbbbbbbbbbb"])
-    monkeypatch.setattr("basicauth_mw.backend.generate_id", lambda: next(ids))
+    monkeypatch.setattr("basicauth_mw.backends.backend.generate_id", lambda: next(ids))
     assert backend.create().client_id == "id_bbbbbbbbbbbb"
     with pytest.raises(KeyExists):
         backend.create(client_id="id_aaaaaaaaaaaa")
 
 
 def test_an_id_of_the_earlier_form_and_one_that_is_a_secret(backend: Backend) -> None:
-    long = mint("id")
+    long = generate("id")
     assert backend.create(client_id=long).client_id == long
-    for secret in (mint("sk"), mint("acme_live"), mint("id_live"), mint("sk")[:-6] + "000000"):
+    for secret in (
+        generate("sk"),
+        generate("acme_live"),
+        generate("id_live"),
+        generate("sk")[:-6] + "000000",
+    ):
         with pytest.raises(InvalidKey, match="each other's place"):
             backend.create(client_id=secret)
         (refused,) = backend.add([Key(secret)])

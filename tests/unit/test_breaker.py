@@ -11,9 +11,9 @@ import pytest
 
 from basicauth_mw import Backend, Settings, encode_basic
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.breaker import FAILURES_TO_OPEN, Breaker
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.runtime.breaker import FAILURES_TO_OPEN, Breaker
 from basicauth_mw.wsgi import BasicAuthMiddleware
 from tests.unit.test_fork import child_ends_well
 from tests.waiting import wait_until
@@ -166,16 +166,16 @@ def test_an_outage_does_not_cost_every_request_the_deadline() -> None:
     settings = Settings(backend_deadline_s=deadline_s, throttle="")
     backend = Backend(store, settings=settings)
     issued = backend.create()
-    gate = BasicAuthMiddleware(lambda *_: [], backend, settings=settings, map_errors=False)
+    authenticator = BasicAuthMiddleware(lambda *_: [], backend, settings=settings, map_errors=False)
 
     def status(authorization: str) -> int:
         seen: list[str] = []
         environ = {"HTTP_AUTHORIZATION": authorization, "REQUEST_METHOD": "GET"}
-        gate(environ, lambda line, _headers, _exc_info=None: seen.append(line))
+        authenticator(environ, lambda line, _headers, _exc_info=None: seen.append(line))
         return int(seen[0][:3]) if seen else 200
 
     store.go_on.clear()
-    unknown = encode_basic("nobody", mint("sk"))
+    unknown = encode_basic("nobody", generate("sk"))
     begin = time.monotonic()
     assert [status(issued.authorization) for _ in range(50)] == [503] * 50
     assert time.monotonic() - begin < (FAILURES_TO_OPEN + 2) * deadline_s

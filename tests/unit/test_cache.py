@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from basicauth_mw.cache import Cache
-from basicauth_mw.credentials import MAX_FIELD_OCTETS, encode_basic
-from basicauth_mw.model import Allow, Principal
+from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.keys.credentials import MAX_FIELD_OCTETS, encode_basic
+from basicauth_mw.keys.model import Allow, Principal
 from tests.waiting import Clock
 
 MADE = datetime(2025, 1, 1, tzinfo=UTC)
@@ -27,20 +27,20 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def cache(clock: Clock) -> Cache:
-    return Cache(30, 3, clock=clock, wall=clock.wall)
+def cache(clock: Clock) -> VerdictCache:
+    return VerdictCache(30, 3, clock=clock, wall=clock.wall)
 
 
 def allow(client_id: str = "a", *scopes: str) -> Allow:
     return Allow(Principal(client_id, scopes=frozenset(scopes)))
 
 
-def put(cache: Cache, value: bytes, verdict: Allow, expires_at: datetime | None = None) -> None:
+def put(cache: VerdictCache, value: bytes, verdict: Allow, expires_at: datetime | None = None) -> None:
     cache.put(value, verdict, secret_created_at=MADE, expires_at=expires_at, asked=cache.ask())
 
 
 @pytest.mark.proves("X2", "X16")
-def test_only_the_very_value_is_found(cache: Cache) -> None:
+def test_only_the_very_value_is_found(cache: VerdictCache) -> None:
     """No prefix, no other case, no concatenation of it."""
     put(cache, b"Basic abcd", allow())
 
@@ -61,7 +61,7 @@ _PARTS = st.text("ab:.", min_size=1, max_size=4)
 @example([("a", "bc"), ("ab", "c"), ("abc", "c"), ("a", "b:c"), ("a.b", ":c")])
 def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None:
     """However alike an id and a secret are to others when they are put together."""
-    cache = Cache(30, 100)
+    cache = VerdictCache(30, 100)
     fields = [encode_basic(client_id, secret).encode() for client_id, secret in pairs]
     for number, (value, (client_id, _)) in enumerate(zip(fields, pairs, strict=True)):
         assert [cache.get(other) is None for other in fields[number:]] == [True] * (len(fields) - number)
@@ -72,9 +72,9 @@ def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None
 
 
 @pytest.mark.proves("X5", "X15")
-def test_two_caches_share_nothing(cache: Cache) -> None:
+def test_two_caches_share_nothing(cache: VerdictCache) -> None:
     """Each is keyed by itself: what is learnt of one says nothing of another."""
-    other = Cache(30, 3)
+    other = VerdictCache(30, 3)
     put(cache, b"x", allow())
     put(other, b"x", allow())
 
@@ -82,7 +82,7 @@ def test_two_caches_share_nothing(cache: Cache) -> None:
 
 
 @pytest.mark.proves("F24")
-def test_an_entry_ends_with_its_time(cache: Cache, clock: Clock) -> None:
+def test_an_entry_ends_with_its_time(cache: VerdictCache, clock: Clock) -> None:
     """At the very second; a hit does not prolong it, a new proof does."""
     put(cache, b"x", allow())
     clock.now += 29.9
@@ -94,7 +94,7 @@ def test_an_entry_ends_with_its_time(cache: Cache, clock: Clock) -> None:
 
 
 @pytest.mark.proves("F23")
-def test_an_entry_ends_with_its_key(cache: Cache, clock: Clock) -> None:
+def test_an_entry_ends_with_its_key(cache: VerdictCache, clock: Clock) -> None:
     """By the wall clock, whatever the monotonic one says."""
     put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
     clock.wall_now += 4.9
@@ -104,7 +104,9 @@ def test_an_entry_ends_with_its_key(cache: Cache, clock: Clock) -> None:
 
 
 @pytest.mark.proves("F23")
-def test_a_clock_set_back_revives_nothing_for_longer_than_the_cache_time(cache: Cache, clock: Clock) -> None:
+def test_a_clock_set_back_revives_nothing_for_longer_than_the_cache_time(
+    cache: VerdictCache, clock: Clock
+) -> None:
     """The entry's age is monotonic."""
     put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
     clock.wall_now -= 10_000
@@ -115,7 +117,7 @@ def test_a_clock_set_back_revives_nothing_for_longer_than_the_cache_time(cache: 
 @pytest.mark.proves("F23")
 def test_unless_others_are_given_its_clocks_are_the_machines() -> None:
     """An age by the monotonic one, which nobody can set; an end by the wall clock."""
-    cache = Cache(30, 3)
+    cache = VerdictCache(30, 3)
     before = time.monotonic()
     assert before <= cache.ask().at <= time.monotonic()
     now = datetime.now(UTC)
@@ -126,14 +128,14 @@ def test_unless_others_are_given_its_clocks_are_the_machines() -> None:
 
 def test_no_time_is_no_cache(clock: Clock) -> None:
     """``cache_ttl_s=0``."""
-    cache = Cache(0, 3, clock=clock)
+    cache = VerdictCache(0, 3, clock=clock)
     put(cache, b"x", allow())
 
     assert cache.get(b"x") is None
     assert len(cache) == 0
 
 
-def test_a_client_is_known_until_its_last_entry_is_gone(cache: Cache) -> None:
+def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerdictCache) -> None:
     """One of its entries makes room: what is left of it can still be forgotten."""
     put(cache, b"1", allow())
     put(cache, b"2", allow())
@@ -146,7 +148,7 @@ def test_a_client_is_known_until_its_last_entry_is_gone(cache: Cache) -> None:
     assert cache.get(b"2") is None
 
 
-def test_the_longest_field_is_kept(cache: Cache) -> None:
+def test_the_longest_field_is_kept(cache: VerdictCache) -> None:
     """One octet more is refused unread, so it is not even looked for."""
     longest = b"x" * MAX_FIELD_OCTETS
     put(cache, longest, allow())
@@ -168,7 +170,7 @@ def test_the_longest_field_is_kept(cache: Cache) -> None:
 )
 @pytest.mark.parametrize("before", [0, 1, 2])
 def test_a_fill_outlives_nothing_that_was_forgotten(
-    cache: Cache, before: int, forgotten: list[str | None]
+    cache: VerdictCache, before: int, forgotten: list[str | None]
 ) -> None:
     """Whatever was forgotten earlier: what was asked before is not kept after."""
     for _ in range(before):
@@ -185,7 +187,7 @@ def test_a_fill_outlives_nothing_that_was_forgotten(
     assert len(cache) == 0
 
 
-def test_the_oldest_makes_room(cache: Cache) -> None:
+def test_the_oldest_makes_room(cache: VerdictCache) -> None:
     """Never more entries than the size; proving one again adds none."""
     for value in (b"1", b"2", b"2", b"3", b"2"):
         put(cache, value, allow())
@@ -197,7 +199,7 @@ def test_the_oldest_makes_room(cache: Cache) -> None:
 
 
 @pytest.mark.proves("F29")
-def test_nothing_grows_with_many_clients(cache: Cache) -> None:
+def test_nothing_grows_with_many_clients(cache: VerdictCache) -> None:
     """Neither entries nor what is kept beside them, forgotten clients included."""
     for number in range(1000):
         client_id = f"client-{number}"
@@ -209,12 +211,12 @@ def test_nothing_grows_with_many_clients(cache: Cache) -> None:
     assert len(cache._clients) <= 3
 
 
-def test_a_value_that_is_too_long_is_not_looked_at(cache: Cache) -> None:
+def test_a_value_that_is_too_long_is_not_looked_at(cache: VerdictCache) -> None:
     """Hashing it would cost what the bound is there to save."""
     assert cache.get(b"x" * (MAX_FIELD_OCTETS + 1)) is None
 
 
-def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: Cache) -> None:
+def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerdictCache) -> None:
     """And nobody else is."""
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("a"))
@@ -227,7 +229,7 @@ def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: Cache) -> Non
     assert cache.get(b"2") is None, "what was forgotten does not come back with the client"
 
 
-def test_a_proof_of_a_changed_key_ends_the_older_ones(cache: Cache) -> None:
+def test_a_proof_of_a_changed_key_ends_the_older_ones(cache: VerdictCache) -> None:
     """Two entries of one client never disagree on its scopes."""
     put(cache, b"1", allow("a", "read"))
     put(cache, b"2", allow("a", "read", "write"))
@@ -238,7 +240,7 @@ def test_a_proof_of_a_changed_key_ends_the_older_ones(cache: Cache) -> None:
     assert cache.get(b"1") == cache.get(b"2")
 
 
-def test_everything_can_be_forgotten(cache: Cache) -> None:
+def test_everything_can_be_forgotten(cache: VerdictCache) -> None:
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("b"))
     cache.clear()
@@ -250,7 +252,7 @@ def test_everything_can_be_forgotten(cache: Cache) -> None:
 
 @pytest.mark.proves("F24")
 @pytest.mark.parametrize("event", ["forget it", "forget another", "clear"])
-def test_what_was_looked_up_before_a_change_is_not_kept(cache: Cache, event: str) -> None:
+def test_what_was_looked_up_before_a_change_is_not_kept(cache: VerdictCache, event: str) -> None:
     """The look-up may have read what was there before the change."""
     asked = cache.ask()
     if event == "clear":
@@ -262,7 +264,7 @@ def test_what_was_looked_up_before_a_change_is_not_kept(cache: Cache, event: str
     assert cache.get(b"1") is None
 
 
-def test_no_secret_is_kept(cache: Cache) -> None:
+def test_no_secret_is_kept(cache: VerdictCache) -> None:
     """Nothing that can be reached from the cache holds the field's value."""
     canary = b"Basic canary-canary-canary"
     put(cache, canary, allow())
@@ -283,7 +285,7 @@ def test_no_secret_is_kept(cache: Cache) -> None:
 
 def test_threads_do_not_disturb_each_other() -> None:
     """Whatever is found is the verdict on that very value, while others write and forget."""
-    cache = Cache(30, 50)
+    cache = VerdictCache(30, 50)
     wrong: list[object] = []
     start = threading.Barrier(4)
 
@@ -338,7 +340,7 @@ class CacheMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.cache = Cache(30, 4, clock=self.clock, wall=self.clock.wall)
+        self.cache = VerdictCache(30, 4, clock=self.clock, wall=self.clock.wall)
         self.model = Model(self.clock)
         self.asked = [self.cache.ask()]
         self.changes = 0
@@ -393,37 +395,37 @@ CacheMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=3
 TestCacheMachine = CacheMachine.TestCase
 
 
-def test_hits_are_told_once_each_with_their_age(cache: Cache, clock: Clock) -> None:
+def test_hits_are_told_once_each_with_their_age(cache: VerdictCache, clock: Clock) -> None:
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("b"))
-    assert cache.take_hits() == []  # proving is no hit
+    assert cache.drain_hits() == []  # proving is no hit
 
     cache.get(b"1")
     clock.now += 5
     cache.get(b"1")
     clock.now += 2
 
-    assert cache.take_hits() == [("a", MADE, 2)]
-    assert cache.take_hits() == []
+    assert cache.drain_hits() == [("a", MADE, 2)]
+    assert cache.drain_hits() == []
     cache.get(b"1")
-    assert [hit.client_id for hit in cache.take_hits()] == ["a"]
+    assert [hit.client_id for hit in cache.drain_hits()] == ["a"]
 
 
-def test_a_refusal_is_no_hit(cache: Cache, clock: Clock) -> None:
+def test_a_refusal_is_no_hit(cache: VerdictCache, clock: Clock) -> None:
     put(cache, b"1", allow("a"))
     cache.get(b"other")
     cache.forget("a")
     cache.get(b"1")
     clock.now += 31
     cache.get(b"1")
-    assert cache.take_hits() == []
+    assert cache.drain_hits() == []
 
 
-def test_hits_are_bounded_by_the_size(cache: Cache) -> None:
+def test_hits_are_bounded_by_the_size(cache: VerdictCache) -> None:
     for number in range(50):
         put(cache, b"%d" % number, allow(str(number)))
         cache.get(b"%d" % number)
-    assert len(cache.take_hits()) == 3
+    assert len(cache.drain_hits()) == 3
     put(cache, b"late", allow("late"))
     cache.get(b"late")
-    assert [hit.client_id for hit in cache.take_hits()] == ["late"]
+    assert [hit.client_id for hit in cache.drain_hits()] == ["late"]

@@ -1,4 +1,4 @@
-"""``Counts``: what a process refused."""
+"""``RefusalStats``: what a process refused."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from basicauth_mw.counts import MINUTES, Counts
+from basicauth_mw.auth.stats import MINUTES, RefusalStats
 from tests.waiting import Clock
 
 
 def test_refusals_are_counted_by_reason_and_by_minute() -> None:
     clock = Clock(1_000_000_020)
-    counts = Counts(wall=clock)
+    counts = RefusalStats(wall=clock)
     counts.refused("unknown")
     clock.now += 60
     counts.refused("unknown")
@@ -27,7 +27,7 @@ def test_refusals_are_counted_by_reason_and_by_minute() -> None:
 
 def test_minutes_leave_after_an_hour_and_totals_stay() -> None:
     clock = Clock(1_000_000_020)
-    counts = Counts(wall=clock)
+    counts = RefusalStats(wall=clock)
     counts.refused("unknown")
     clock.now += 60 * (MINUTES - 1)
     assert counts.seen().minutes[0] == 1
@@ -43,7 +43,7 @@ def test_minutes_leave_after_an_hour_and_totals_stay() -> None:
 @pytest.mark.proves("F23")
 def test_a_clock_that_is_set_back_loses_nothing() -> None:
     clock = Clock(1_000_000_020)
-    counts = Counts(wall=clock)
+    counts = RefusalStats(wall=clock)
     counts.refused("unknown")
     clock.now -= 3600
     counts.refused("unknown")
@@ -52,7 +52,7 @@ def test_a_clock_that_is_set_back_loses_nothing() -> None:
 
 
 def test_a_forked_child_counts_its_own() -> None:
-    counts = Counts()
+    counts = RefusalStats()
     counts.refused("unknown")
     child = os.fork()
     if child == 0:

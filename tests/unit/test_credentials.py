@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from basicauth_mw import Principal, require_scopes
-from basicauth_mw.credentials import (
+from basicauth_mw.errors import InsufficientScope, InvalidKey, MalformedCredentials
+from basicauth_mw.keys.credentials import (
     MAX_FIELD_OCTETS,
     Credentials,
     challenge,
@@ -20,7 +21,6 @@ from basicauth_mw.credentials import (
     is_usual_spelling,
     parse_basic,
 )
-from basicauth_mw.errors import InsufficientScope, InvalidKey, MalformedCredentials
 
 CONTROLS = [*range(0x20), 0x7F]
 

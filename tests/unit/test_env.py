@@ -10,21 +10,21 @@ import pytest
 
 from basicauth_mw.backends.env import EnvStore
 from basicauth_mw.errors import ConfigurationError
-from basicauth_mw.hashing import Hasher, hash_slow
-from basicauth_mw.minting import mint
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import Hasher, hash_password
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 HASHER = Hasher(volatile=True)
-HASHED = hash_slow("canary")
+HASHED = hash_password("canary")
 BCRYPT = "$2b$04$abcdefghijklmnopqrstuuRHJ9X5RHRIYwk8TfT/BWPZdMp4TWzX6"
-MISTYPED = "sk_" + "0" * 49
+BAD_CHECKSUM = "sk_" + "0" * 49
 
 
 def opens(store: EnvStore, client_id: str, secret: str) -> bool:
     key = store.get(client_id)
-    return key is not None and HASHER.match_fast(secret, key.secrets) is not None
+    return key is not None and HASHER.verify_digest(secret, key.secrets) is not None
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_what_a_json_object_may_say(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "stored", [HASHED, BCRYPT, Hasher().hash_fast(mint("sk"))], ids=["argon2", "bcrypt", "fast"]
+    "stored", [HASHED, BCRYPT, Hasher().digest_secret(generate("sk"))], ids=["argon2", "bcrypt", "fast"]
 )
 @pytest.mark.parametrize("form", ['{{"a": {}}}', "a:{}\nb:2"], ids=["json", "lines"])
 def test_a_secret_may_be_a_hash(monkeypatch: pytest.MonkeyPatch, stored: str, form: str) -> None:
@@ -155,7 +155,7 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pytest.param(f"a:{HASHED}", "JSON", id="hash in the comma form"),
         pytest.param("a:{SHA}canary\nb:2", "SHA-1", id="weak hash"),
         pytest.param("a:$argon2id$canary\nb:2", "not a hash", id="damaged hash"),
-        pytest.param(f"a:{MISTYPED}", "mistyped", id="mistyped"),
+        pytest.param(f"a:{BAD_CHECKSUM}", "mistyped", id="mistyped"),
         pytest.param("{canary", "syntax", id="no json"),
         pytest.param('{"a": "1", "a": "canary"}', "twice", id="twice in json"),
         pytest.param('{"a": 17}', "neither a secret nor an object", id="number"),

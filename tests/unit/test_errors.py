@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw import errors
-from basicauth_mw._extras import require
 from basicauth_mw.errors import (
     BackendError,
     BackendUnavailable,
@@ -32,6 +31,7 @@ from basicauth_mw.errors import (
     Throttled,
     UnreadableRecord,
 )
+from basicauth_mw.runtime.extras import require
 
 if TYPE_CHECKING:
     from pathlib import Path

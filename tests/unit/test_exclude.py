@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from basicauth_mw.exclude import Exclude, problem_with_entry, problem_with_root_path
+from basicauth_mw.auth.excluded_paths import ExcludedPaths
+from basicauth_mw.settings.values import PARSERS, path_entry_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ def by_code(path: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else f".{ord(c):x}." for c in path)
 
 
-OPEN = Exclude(["/health", "/docs/*", "/a/b/c", "/caf\u00e9", "/", "/dir/"])
+OPEN = ExcludedPaths(["/health", "/docs/*", "/a/b/c", "/caf\u00e9", "/", "/dir/"])
 
 
 @pytest.mark.proves("X33")
@@ -190,7 +191,7 @@ def test_harmless_encodings_are_open(path: str, raw: bytes) -> None:
 )
 def test_a_mount_that_is_set(path: str, root: str, is_open: bool) -> None:
     """The mount point is taken off the front as a whole segment; anything that is unclear is protected."""
-    mounted = Exclude(OPEN.entries, "/api")
+    mounted = ExcludedPaths(OPEN.entries, "/api")
     assert mounted.is_open(path, root=root) is is_open
 
 
@@ -202,22 +203,21 @@ def test_a_mount_that_is_not_set_opens_nothing(path: str, root: str) -> None:
     assert OPEN.is_open("/health", root="")
 
 
-@pytest.mark.parametrize(
-    "path", ["", "api", "/", "/api/", "//api", "/a/../b", "/a*", "/a;b", "/a%20b", "/a?b"]
-)
+@pytest.mark.parametrize("path", ["api", "/", "/api/", "//api", "/a/../b", "/a*", "/a;b", "/a%20b", "/a?b"])
 def test_refused_mounts(path: str) -> None:
-    assert problem_with_root_path(path)
+    with pytest.raises(ValueError, match="must"):
+        PARSERS["path?"](path)
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/v1", "/caf\u00e9", "/a b"])
 def test_accepted_mounts(path: str) -> None:
-    assert not problem_with_root_path(path)
+    assert PARSERS["path?"](path) == path
 
 
 @pytest.mark.proves("O8")
 def test_nothing_is_open_by_default() -> None:
     """Without entries every path is protected."""
-    nothing = Exclude(())
+    nothing = ExcludedPaths(())
 
     assert not nothing
     assert not any(nothing.is_open(path) for path in ("/", "", "/health", "*"))
@@ -232,7 +232,7 @@ def test_nothing_is_open_by_default() -> None:
 )
 def test_allowed_entries(entry: str) -> None:
     """A decoded path, or a folder with everything below it."""
-    assert problem_with_entry(entry) == ""
+    assert path_entry_error(entry) == ""
 
 
 @pytest.mark.proves("O8", "X33")
@@ -268,7 +268,7 @@ def test_allowed_entries(entry: str) -> None:
 )
 def test_refused_entries(entry: str) -> None:
     """Everything at once, patterns, and what could never match are turned away with a reason."""
-    assert problem_with_entry(entry)
+    assert path_entry_error(entry)
 
 
 # --- properties
@@ -390,7 +390,7 @@ def test_every_reader_of_a_path_as_sent_reads_the_same(raw: str) -> None:
 @example("", "/", b"")
 def test_any_path_has_a_verdict(path: str, root: str, raw: bytes) -> None:
     """Whatever the path, mount and raw path, there is a verdict; open ones are listed below their mount."""
-    for exclude in (OPEN, Exclude(OPEN.entries, "/api")):
+    for exclude in (OPEN, ExcludedPaths(OPEN.entries, "/api")):
         if exclude.is_open(path, root=root, raw=raw):
             assert root in ("", exclude.root_path)
             below = path.removeprefix(exclude.root_path or "")
@@ -408,9 +408,9 @@ def test_any_path_has_a_verdict(path: str, root: str, raw: bytes) -> None:
 @example("//*")
 def test_an_entry_is_refused_or_opens_something(entry: str) -> None:
     """No entry is accepted that could never match, and none that opens everything."""
-    if problem_with_entry(entry):
+    if path_entry_error(entry):
         return
-    exclude = Exclude([entry])
+    exclude = ExcludedPaths([entry])
     assert not exclude.is_open("/x-elsewhere/x")
     folder = entry.removesuffix("*")
     if folder == entry:
@@ -422,4 +422,4 @@ def test_an_entry_is_refused_or_opens_something(entry: str) -> None:
 
 
 def test_an_entry_that_would_open_everything_is_named() -> None:
-    assert "everything" in problem_with_entry("/*")
+    assert "everything" in path_entry_error("/*")

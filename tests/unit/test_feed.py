@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw.backends import Changes
+from basicauth_mw.backends.change_feed import POLL_EVERY_S, ChangeFeed
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
-from basicauth_mw.feed import POLL_EVERY_S, Feed
-from basicauth_mw.model import Key
+from basicauth_mw.keys.model import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
-class Follower:
+class Subscriber:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
@@ -60,19 +60,19 @@ def store() -> Watched:
 
 
 @pytest.fixture
-def follower() -> Follower:
-    return Follower()
+def follower() -> Subscriber:
+    return Subscriber()
 
 
 @pytest.fixture
-def feed(store: Watched, follower: Follower) -> Iterator[Feed]:
-    made = Feed(store)
+def feed(store: Watched, follower: Subscriber) -> Iterator[ChangeFeed]:
+    made = ChangeFeed(store)
     made.follow(follower, keeps_s=30)
     yield made
     made.close()
 
 
-def test_changes_are_heard_of(store: Watched, feed: Feed, follower: Follower) -> None:
+def test_changes_are_heard_of(store: Watched, feed: ChangeFeed, follower: Subscriber) -> None:
     store.put(Key("before"), None)
     feed.open()
     feed.proved()
@@ -83,7 +83,7 @@ def test_changes_are_heard_of(store: Watched, feed: Feed, follower: Follower) ->
     wait_for(lambda: sorted(follower.heard) == ["a", "a", "b"])
 
 
-def test_nothing_runs_before_something_was_proved(store: Watched, feed: Feed) -> None:
+def test_nothing_runs_before_something_was_proved(store: Watched, feed: ChangeFeed) -> None:
     assert not feed.is_open
     feed.open()
     assert feed.is_open
@@ -92,7 +92,7 @@ def test_nothing_runs_before_something_was_proved(store: Watched, feed: Feed) ->
 
 
 def test_what_was_proved_before_there_was_a_cursor_is_forgotten(
-    store: Watched, feed: Feed, follower: Follower
+    store: Watched, feed: ChangeFeed, follower: Subscriber
 ) -> None:
     """The store was away when the first request came."""
     store.failure = BackendUnavailable("away")
@@ -111,7 +111,7 @@ def test_what_was_proved_before_there_was_a_cursor_is_forgotten(
 
 @pytest.mark.proves("F24")
 def test_an_outage_loses_nothing(
-    store: Watched, feed: Feed, follower: Follower, caplog: pytest.LogCaptureFixture
+    store: Watched, feed: ChangeFeed, follower: Subscriber, caplog: pytest.LogCaptureFixture
 ) -> None:
     feed.open()
     feed.proved()
@@ -126,7 +126,7 @@ def test_an_outage_loses_nothing(
 
 
 @pytest.mark.proves("F24")
-def test_a_gap_forgets_everything(store: Watched, feed: Feed, follower: Follower) -> None:
+def test_a_gap_forgets_everything(store: Watched, feed: ChangeFeed, follower: Subscriber) -> None:
     feed.open()
     feed._cursor = "99"
     feed.proved()
@@ -142,7 +142,7 @@ def test_a_gap_forgets_everything(store: Watched, feed: Feed, follower: Follower
     ids=["ours", "foreign"],
 )
 def test_a_feed_that_cannot_be_read_is_said_once(
-    store: Watched, feed: Feed, caplog: pytest.LogCaptureFixture, failure: Exception, said: str
+    store: Watched, feed: ChangeFeed, caplog: pytest.LogCaptureFixture, failure: Exception, said: str
 ) -> None:
     feed.open()
     store.failure = failure
@@ -154,9 +154,9 @@ def test_a_feed_that_cannot_be_read_is_said_once(
     assert "canary" not in record.getMessage()
 
 
-def test_it_rests_while_nothing_can_be_remembered(store: Watched, follower: Follower) -> None:
+def test_it_rests_while_nothing_can_be_remembered(store: Watched, follower: Subscriber) -> None:
     """And hears afterwards of what happened meanwhile."""
-    feed = Feed(store)
+    feed = ChangeFeed(store)
     feed.follow(follower, keeps_s=0.05)
     feed.open()
     feed.proved()
@@ -170,7 +170,7 @@ def test_it_rests_while_nothing_can_be_remembered(store: Watched, follower: Foll
     feed.close()
 
 
-def test_it_asks_at_most_ten_times_a_second(store: Watched, feed: Feed) -> None:
+def test_it_asks_at_most_ten_times_a_second(store: Watched, feed: ChangeFeed) -> None:
     feed.open()
     begin = time.monotonic()
     feed.proved()
@@ -179,7 +179,7 @@ def test_it_asks_at_most_ten_times_a_second(store: Watched, feed: Feed) -> None:
 
 
 def test_closing_ends_the_thread_and_the_next_proof_starts_it_anew(
-    store: Watched, feed: Feed, follower: Follower
+    store: Watched, feed: ChangeFeed, follower: Subscriber
 ) -> None:
     feed.open()
     feed.proved()
@@ -194,7 +194,7 @@ def test_closing_ends_the_thread_and_the_next_proof_starts_it_anew(
 
 
 @pytest.mark.proves("F24")
-def test_what_nobody_follows_any_more_is_forgotten(feed: Feed, follower: Follower) -> None:
+def test_what_nobody_follows_any_more_is_forgotten(feed: ChangeFeed, follower: Subscriber) -> None:
     """A hit wakes nobody, so it would outlive a revoke."""
     feed.close()
     assert follower.heard == ["everything"]
@@ -202,7 +202,7 @@ def test_what_nobody_follows_any_more_is_forgotten(feed: Feed, follower: Followe
 
 @pytest.mark.parametrize("answer", [None, Changes("1", None), object()], ids=["none", "no-ids", "object"])  # type: ignore[arg-type]
 def test_a_wrong_answer_of_a_store_ends_nothing(
-    feed: Feed, follower: Follower, store: Watched, monkeypatch: pytest.MonkeyPatch, answer: Any
+    feed: ChangeFeed, follower: Subscriber, store: Watched, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
     feed.open()
     with monkeypatch.context() as patched:
@@ -213,8 +213,8 @@ def test_a_wrong_answer_of_a_store_ends_nothing(
     assert follower.heard == ["a"]
 
 
-def test_closing_ends_a_thread_at_rest(store: Watched, follower: Follower) -> None:
-    feed = Feed(store)
+def test_closing_ends_a_thread_at_rest(store: Watched, follower: Subscriber) -> None:
+    feed = ChangeFeed(store)
     feed.follow(follower, keeps_s=0)
     feed.open()
     feed.proved()
@@ -231,13 +231,15 @@ def test_a_store_without_changes_is_not_followed() -> None:
         def get(self, client_id: str, /) -> Key | None:
             return None
 
-    feed = Feed(Reader())
+    feed = ChangeFeed(Reader())
     assert feed.is_open
     feed.proved()
     assert feed._background._thread is None
 
 
-def test_a_child_process_starts_from_the_beginning(store: Watched, feed: Feed, follower: Follower) -> None:
+def test_a_child_process_starts_from_the_beginning(
+    store: Watched, feed: ChangeFeed, follower: Subscriber
+) -> None:
     feed.open()
     feed.proved()
     pid = os.fork()
@@ -255,7 +257,7 @@ def test_a_child_process_starts_from_the_beginning(store: Watched, feed: Feed, f
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_many_threads_start_one(store: Watched, feed: Feed) -> None:
+def test_many_threads_start_one(store: Watched, feed: ChangeFeed) -> None:
     feed.open()
     before = set(threading.enumerate())
     barrier = threading.Barrier(8)

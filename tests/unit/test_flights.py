@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw.flights import Flights
+from basicauth_mw.runtime.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def fail() -> str:
     raise LookupError("away")
 
 
-def in_threads(flights: Flights[str], question: Question, *, count: int) -> list[object]:
+def in_threads(flights: SingleFlight[str], question: Question, *, count: int) -> list[object]:
     answers: list[object] = []
 
     def ask() -> None:
@@ -83,7 +83,7 @@ def waits_in_result(thread: threading.Thread) -> bool:
     ("answer", "expected"), [(lambda: "answer", "answer"), (fail, LookupError)], ids=["answer", "failure"]
 )
 def test_threads_share(answer: Callable[[], str], expected: object) -> None:
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     question = Question(answer)
     assert in_threads(flights, question, count=8) == [expected] * 8
     assert question.asked == 1
@@ -91,7 +91,7 @@ def test_threads_share(answer: Callable[[], str], expected: object) -> None:
 
 @pytest.mark.proves("F26", "F27")
 def test_nothing_is_remembered() -> None:
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     for answer in (fail, lambda: "answer", lambda: "other"):
         question = Question(answer)
         question.go_on.set()
@@ -104,7 +104,7 @@ def test_nothing_is_remembered() -> None:
 
 
 def test_a_thread_waits_no_longer_than_it_may() -> None:
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     question = Question()
     leader = threading.Thread(target=flights.ask, args=("same", question, later()))
     leader.start()
@@ -119,7 +119,7 @@ def test_a_thread_waits_no_longer_than_it_may() -> None:
 
 
 def test_different_questions_are_asked_apart() -> None:
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     question = Question()
 
     async def ask() -> list[str]:
@@ -136,7 +136,7 @@ def test_different_questions_are_asked_apart() -> None:
     ("answer", "expected"), [(lambda: "answer", "answer"), (fail, LookupError)], ids=["answer", "failure"]
 )
 def test_tasks_share(answer: Callable[[], str], expected: object) -> None:
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     question = Question(answer)
 
     async def ask() -> list[object]:
@@ -154,7 +154,7 @@ def test_tasks_share(answer: Callable[[], str], expected: object) -> None:
 
 @pytest.mark.proves("F27")
 def test_a_leader_that_is_cancelled_takes_nobody_with_it() -> None:
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     question = Question()
 
     async def ask() -> list[object]:
@@ -174,7 +174,7 @@ def test_a_leader_that_is_cancelled_takes_nobody_with_it() -> None:
 
 @pytest.mark.proves("F27")
 def test_a_follower_that_is_cancelled_disturbs_nobody() -> None:
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     question = Question()
 
     async def ask() -> list[object]:
@@ -193,7 +193,7 @@ def test_a_follower_that_is_cancelled_disturbs_nobody() -> None:
 
 
 def test_a_task_waits_no_longer_than_it_may() -> None:
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     question = Question()
 
     async def ask() -> None:
@@ -209,7 +209,7 @@ def test_a_task_waits_no_longer_than_it_may() -> None:
 
 
 def test_event_loops_do_not_wait_for_each_other() -> None:
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     question = Question()
     answers: list[str] = []
     threads = [

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw import _fork
-from basicauth_mw._fork import after_fork, after_fork_in_parent, before_fork
+from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.auth.throttle import FailureThrottle, Throttle
 from basicauth_mw.backends._threads import PerThread
-from basicauth_mw.cache import Cache
-from basicauth_mw.model import Allow, Principal, utcnow
-from basicauth_mw.pool import WorkerPool
-from basicauth_mw.throttle import FailureLimits, Throttle
+from basicauth_mw.keys.model import Allow, Principal, utcnow
+from basicauth_mw.runtime import fork as _fork
+from basicauth_mw.runtime.fork import after_fork, after_fork_in_parent, before_fork
+from basicauth_mw.runtime.pool import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ def child_ends_well(work: Callable[[], object]) -> bool:
     return False
 
 
-def put(cache: Cache) -> None:
+def put(cache: VerdictCache) -> None:
     cache.put(b"1", Allow(Principal("a")), secret_created_at=utcnow(), expires_at=None, asked=cache.ask())
     assert cache.get(b"1") is not None
 
@@ -54,7 +54,7 @@ def put(cache: Cache) -> None:
 @pytest.mark.proves("F31")
 def test_a_cache_starts_empty_and_free() -> None:
     """Empty, as its table may have been half changed; the parent's stays as it is."""
-    cache = Cache(30, 10)
+    cache = VerdictCache(30, 10)
     put(cache)
 
     def work() -> None:
@@ -69,7 +69,7 @@ def test_a_cache_starts_empty_and_free() -> None:
 @pytest.mark.parametrize("held", ["the throttle's", "the limits'"])
 def test_failures_are_counted_afresh(held: str) -> None:
     throttle = Throttle(2, 60)
-    limits = FailureLimits("2/minute", "")
+    limits = FailureThrottle("2/minute", "")
     lock = throttle._lock if held == "the throttle's" else limits._lock
 
     def work() -> None:

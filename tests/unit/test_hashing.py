@@ -13,9 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from basicauth_mw import hashing
 from basicauth_mw.errors import InvalidKey, MissingExtra, UnreadableRecord
-from basicauth_mw.hashing import (
+from basicauth_mw.keys import hashing
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import (
     ARGON2_LANES,
     ARGON2_MEMORY_KIB,
     ARGON2_TIME_COST,
@@ -23,17 +24,16 @@ from basicauth_mw.hashing import (
     MAX_LIVE_SECRETS,
     Hasher,
     check_hash,
+    dummy_password_hash,
+    hash_password,
     hash_secret,
-    hash_slow,
     is_slow,
     looks_hashed,
-    match_slow,
     pepper_id,
     salt_of,
-    slow_decoy,
+    verify_password,
 )
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Secret
+from basicauth_mw.keys.model import Secret
 from basicauth_mw.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ CHEAP_ARGON2 = cheap_argon2("p@55w0rd")
 def test_fast_round_trip(peppers: list[bytes]) -> None:
     """What was hashed matches, and nothing else does."""
     hasher = Hasher(peppers)
-    secret = mint("sk")
-    stored = Secret(hasher.hash_fast(secret))
+    secret = generate("sk")
+    stored = Secret(hasher.digest_secret(secret))
 
-    assert hasher.match_fast(secret, [stored]) is stored
-    for wrong in ("", secret[:-1], secret + "0", secret.swapcase(), mint("sk"), stored.hash):
-        assert hasher.match_fast(wrong, [stored]) is None
+    assert hasher.verify_digest(secret, [stored]) is stored
+    for wrong in ("", secret[:-1], secret + "0", secret.swapcase(), generate("sk"), stored.hash):
+        assert hasher.verify_digest(wrong, [stored]) is None
     assert not is_slow(stored.hash)
     check_hash(stored.hash)
 
@@ -93,8 +93,8 @@ def test_fast_round_trip(peppers: list[bytes]) -> None:
 )
 def test_the_stored_form_never_changes(peppers: list[bytes], stored: str) -> None:
     """Hashes that were stored before still match: the form is versioned, and this is version 1."""
-    assert Hasher(peppers).hash_fast("secret", salt=SALT) == stored
-    assert Hasher(peppers).match_fast("secret", [Secret(stored)])
+    assert Hasher(peppers).digest_secret("secret", salt=SALT) == stored
+    assert Hasher(peppers).verify_digest("secret", [Secret(stored)])
 
 
 def test_the_fast_hash_is_the_documented_one() -> None:
@@ -104,7 +104,7 @@ def test_the_fast_hash_is_the_documented_one() -> None:
         b"secret", digest_size=32, key=key, salt=SALT.encode(), person=b"basicauth_mw/1"
     ).digest()
 
-    _, name, pepper, salt, stored = Hasher([b"pepper"]).hash_fast("secret", salt=SALT).split("$")
+    _, name, pepper, salt, stored = Hasher([b"pepper"]).digest_secret("secret", salt=SALT).split("$")
 
     assert (name, pepper, salt) == ("bamw1", pepper_id(b"pepper"), SALT)
     assert stored == urlsafe_b64encode(digest).decode().rstrip("=")
@@ -115,15 +115,15 @@ def test_every_hash_has_its_own_salt() -> None:
     """One secret hashed twice gives two texts, unless a salt is shared on purpose."""
     hasher = Hasher()
 
-    assert len({hasher.hash_fast("secret") for _ in range(100)}) == 100
-    assert hasher.hash_fast("secret", salt=SALT) == hasher.hash_fast("secret", salt=SALT)
+    assert len({hasher.digest_secret("secret") for _ in range(100)}) == 100
+    assert hasher.digest_secret("secret", salt=SALT) == hasher.digest_secret("secret", salt=SALT)
 
 
 @pytest.mark.proves("O2")
 def test_a_pepper_is_needed_to_match() -> None:
     """The same secret and salt under another pepper give another digest."""
     digests = {
-        Hasher(peppers).hash_fast("secret", salt=SALT).rpartition("$")[2]
+        Hasher(peppers).digest_secret("secret", salt=SALT).rpartition("$")[2]
         for peppers in ([], [NEW], [OLD], [b""])
     }
     assert len(digests) == 4
@@ -132,27 +132,27 @@ def test_a_pepper_is_needed_to_match() -> None:
 def test_the_newest_pepper_makes_hashes_and_all_of_them_match() -> None:
     """While a pepper is changed, hashes made with the old one, or with none, stay valid."""
     both = Hasher([NEW, OLD])
-    of_old = Secret(Hasher([OLD]).hash_fast("secret"))
-    of_none = Secret(Hasher().hash_fast("secret"))
-    of_both = Secret(both.hash_fast("secret"))
+    of_old = Secret(Hasher([OLD]).digest_secret("secret"))
+    of_none = Secret(Hasher().digest_secret("secret"))
+    of_both = Secret(both.digest_secret("secret"))
 
     assert of_both.hash.startswith(f"$bamw1${pepper_id(NEW)}$")
     for stored in (of_old, of_none, of_both):
-        assert both.match_fast("secret", [stored]) is stored
-        assert both.match_fast("wrong", [stored]) is None
-    assert Hasher([OLD, NEW]).hash_fast("secret").startswith(f"$bamw1${pepper_id(OLD)}$")
-    assert Hasher([OLD, NEW]).match_fast("secret", [of_both]) is of_both
+        assert both.verify_digest("secret", [stored]) is stored
+        assert both.verify_digest("wrong", [stored]) is None
+    assert Hasher([OLD, NEW]).digest_secret("secret").startswith(f"$bamw1${pepper_id(OLD)}$")
+    assert Hasher([OLD, NEW]).verify_digest("secret", [of_both]) is of_both
 
 
 def test_is_current_tells_what_would_be_made_today() -> None:
     """A hash of an older pepper, of none, or of a scheme from elsewhere may be replaced after a login."""
     hasher = Hasher([NEW, OLD])
 
-    assert hasher.is_current(hasher.hash_fast("secret"))
-    assert not hasher.is_current(Hasher([OLD]).hash_fast("secret"))
-    assert not hasher.is_current(Hasher().hash_fast("secret"))
-    assert Hasher().is_current(Hasher().hash_fast("secret"))
-    assert hasher.is_current(slow_decoy())
+    assert hasher.is_current(hasher.digest_secret("secret"))
+    assert not hasher.is_current(Hasher([OLD]).digest_secret("secret"))
+    assert not hasher.is_current(Hasher().digest_secret("secret"))
+    assert Hasher().is_current(Hasher().digest_secret("secret"))
+    assert hasher.is_current(dummy_password_hash())
     assert not hasher.is_current(CHEAP_ARGON2)
     assert not hasher.is_current(BCRYPT_2B)
 
@@ -161,7 +161,7 @@ def test_is_current_tells_what_would_be_made_today() -> None:
 def test_the_shape_of_a_secret_chooses_its_hash() -> None:
     """Where hashes outlive the process; else all are fast, and a chosen secret can be told all the same."""
     stored, volatile = Hasher([NEW]), Hasher([NEW], volatile=True)
-    minted = mint("sk")
+    minted = generate("sk")
 
     assert stored.hash(minted).startswith(f"$bamw1${pepper_id(NEW)}$")
     assert is_slow(stored.hash("chosen"))
@@ -169,31 +169,31 @@ def test_the_shape_of_a_secret_chooses_its_hash() -> None:
         hashed = Secret(volatile.hash(secret, salt=SALT))
         assert not is_slow(hashed.hash)
         assert f"${SALT}$" in hashed.hash
-        assert volatile.match_fast(secret, [hashed]) is hashed
+        assert volatile.verify_digest(secret, [hashed]) is hashed
         assert volatile.is_current(hashed.hash)
-        assert volatile.is_chosen(hashed.hash) is (secret == "chosen")
+        assert volatile.is_password(hashed.hash) is (secret == "chosen")
         assert not stored.is_known(hashed.hash)
-    assert stored.is_chosen(stored.hash("chosen"))
-    assert not stored.is_chosen(stored.hash(minted))
+    assert stored.is_password(stored.hash("chosen"))
+    assert not stored.is_password(stored.hash(minted))
 
 
 def test_is_known_tells_whether_a_hash_can_be_checked() -> None:
-    assert Hasher([NEW]).is_known(Hasher().hash_fast("secret"))
+    assert Hasher([NEW]).is_known(Hasher().digest_secret("secret"))
     assert Hasher([NEW]).is_known(CHEAP_ARGON2)
-    assert not Hasher([NEW]).is_known(Hasher([OLD]).hash_fast("secret"))
+    assert not Hasher([NEW]).is_known(Hasher([OLD]).digest_secret("secret"))
 
 
 def test_salt_of_the_first_fast_hash() -> None:
-    fast = Secret(Hasher().hash_fast("secret", salt=SALT))
+    fast = Secret(Hasher().digest_secret("secret", salt=SALT))
     assert salt_of([]) is None
     assert salt_of([Secret(CHEAP_ARGON2)]) is None
-    assert salt_of([Secret(CHEAP_ARGON2), fast, Secret(Hasher().hash_fast("secret"))]) == SALT
+    assert salt_of([Secret(CHEAP_ARGON2), fast, Secret(Hasher().digest_secret("secret"))]) == SALT
 
 
 @pytest.mark.parametrize(
     "stored",
     [
-        row("unknown-pepper", Hasher([OLD]).hash_fast("secret")),
+        row("unknown-pepper", Hasher([OLD]).digest_secret("secret")),
         row("unknown-version", f"$bamw2$0${SALT}${'A' * 43}"),
         row("no-digest", f"$bamw1$0${SALT}$"),
         row("short-digest", f"$bamw1$0${SALT}${'A' * 42}"),
@@ -209,21 +209,21 @@ def test_salt_of_the_first_fast_hash() -> None:
 def test_a_hash_that_cannot_be_read_is_an_outage(stored: str) -> None:
     """It raises, alone or beside a good hash: no damage is ever answered as a wrong secret."""
     hasher = Hasher([NEW])
-    good = Secret(hasher.hash_fast("other"))
+    good = Secret(hasher.digest_secret("other"))
 
     for record in ([Secret(stored)], [good, Secret(stored)], [Secret(stored), good]):
         with pytest.raises(UnreadableRecord) as refusal:
-            hasher.match_fast("secret", record)
+            hasher.verify_digest("secret", record)
         assert "A" * 10 not in str(refusal.value)
 
 
 def test_slow_hashes_are_left_to_the_slow_check() -> None:
     """A secret that a person chose is never compared with the fast hash's means."""
     hasher = Hasher()
-    fast = Secret(hasher.hash_fast("secret"))
+    fast = Secret(hasher.digest_secret("secret"))
 
-    assert hasher.match_fast("secret", [Secret(CHEAP_ARGON2), fast, Secret(BCRYPT_2B)]) is fast
-    assert hasher.match_fast("p@55w0rd", [Secret(CHEAP_ARGON2)]) is None
+    assert hasher.verify_digest("secret", [Secret(CHEAP_ARGON2), fast, Secret(BCRYPT_2B)]) is fast
+    assert hasher.verify_digest("p@55w0rd", [Secret(CHEAP_ARGON2)]) is None
 
 
 def test_repr_shows_no_pepper() -> None:
@@ -239,7 +239,9 @@ def test_only_the_same_secret_matches(secret: str, other: str) -> None:
     """Two secrets match exactly if they are equal: nothing is cut, folded or normalised."""
     hasher = Hasher([NEW])
 
-    assert (hasher.match_fast(other, [Secret(hasher.hash_fast(secret))]) is not None) == (secret == other)
+    assert (hasher.verify_digest(other, [Secret(hasher.digest_secret(secret))]) is not None) == (
+        secret == other
+    )
 
 
 # --- what a refusal costs
@@ -284,16 +286,16 @@ def records(*peppers: bytes) -> dict[str, list[Secret]]:
     newest, none = Hasher(peppers), Hasher()
     return {
         "unknown": [],
-        "one": [Secret(newest.hash_fast("other"))],
-        "one-unpeppered": [Secret(none.hash_fast("other"))],
-        "many": [Secret(newest.hash_fast(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)],
+        "one": [Secret(newest.digest_secret("other"))],
+        "one-unpeppered": [Secret(none.digest_secret("other"))],
+        "many": [Secret(newest.digest_secret(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)],
         "slow": [Secret(CHEAP_ARGON2)],
-        "slow-and-fast": [Secret(BCRYPT_2B), Secret(newest.hash_fast("other"))],
+        "slow-and-fast": [Secret(BCRYPT_2B), Secret(newest.digest_secret("other"))],
         "every-pepper": [
-            *(Secret(Hasher([pepper]).hash_fast("other", salt=SALT)) for pepper in peppers),
-            Secret(none.hash_fast("other", salt=SALT)),
+            *(Secret(Hasher([pepper]).digest_secret("other", salt=SALT)) for pepper in peppers),
+            Secret(none.digest_secret("other", salt=SALT)),
         ],
-        "oldest": [Secret(Hasher(peppers[-1:]).hash_fast("other"))],
+        "oldest": [Secret(Hasher(peppers[-1:]).digest_secret("other"))],
     }
 
 
@@ -308,20 +310,20 @@ def test_a_refusal_costs_the_same_whatever_was_found(
     for name, record in records(*peppers).items():
         fast_hashes()
         comparisons.clear()
-        assert hasher.match_fast("wrong", record) is None
+        assert hasher.verify_digest("wrong", record) is None
         costs[name] = fast_hashes(), len(comparisons)
 
     assert costs == dict.fromkeys(costs, (len(peppers) + 1, MAX_LIVE_SECRETS * (len(peppers) + 1)))
 
 
 @pytest.mark.proves("O4", "X1", "X6")
-@pytest.mark.parametrize(("is_minted", "kinds"), [row("minted", True, 2), row("chosen", False, 3)])
+@pytest.mark.parametrize(("is_generated", "kinds"), [row("minted", True, 2), row("chosen", False, 3)])
 def test_it_costs_the_same_where_all_hashes_are_fast(
     fast_hashes: Callable[[], int],
     comparisons: list[None],
     monkeypatch: pytest.MonkeyPatch,
     *,
-    is_minted: bool,
+    is_generated: bool,
     kinds: int,
 ) -> None:
     """One for each kind that it can be, however many secrets of either kind a key has."""
@@ -335,25 +337,25 @@ def test_it_costs_the_same_where_all_hashes_are_fast(
     monkeypatch.setattr(Hasher, "_parts", counting)
     hasher = Hasher(volatile=True)
     chosen = [Secret(hasher.hash(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
-    minted = [Secret(hasher.hash(mint("sk"), salt=SALT)) for _ in range(MAX_LIVE_SECRETS)]
+    minted = [Secret(hasher.hash(generate("sk"), salt=SALT)) for _ in range(MAX_LIVE_SECRETS)]
     kept = {
-        "unknown": hasher.nobodys,
+        "unknown": hasher.decoy_secrets,
         "none": [],
         "minted": minted[:1],
         "chosen": chosen[:1],
         "many minted": minted,
         "many chosen": chosen,
         "both": [*chosen[:4], *minted[:4]],
-        "imported": [Secret(Hasher().hash_fast("other"))],
+        "imported": [Secret(Hasher().digest_secret("other"))],
         "slow": [Secret(CHEAP_ARGON2)],
     }
-    secret = mint("sk") if is_minted else "wrong"
+    secret = generate("sk") if is_generated else "wrong"
     costs = {}
     for name, record in kept.items():
         fast_hashes()
         comparisons.clear()
         read.clear()
-        assert hasher.match_fast(secret, record, is_minted=is_minted) is None
+        assert hasher.verify_digest(secret, record, is_generated=is_generated) is None
         costs[name] = fast_hashes(), len(read), len(comparisons)
 
     assert costs == dict.fromkeys(kept, (kinds, kinds, MAX_LIVE_SECRETS * kinds))
@@ -363,19 +365,19 @@ def test_it_costs_the_same_where_all_hashes_are_fast(
 def test_any_live_secret_is_found(place: int) -> None:
     """As many secrets as a key may have are all tried, whatever their order."""
     hasher = Hasher([NEW])
-    record = [Secret(hasher.hash_fast(f"secret {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
+    record = [Secret(hasher.digest_secret(f"secret {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
 
-    assert hasher.match_fast(f"secret {place}", record) is record[place]
+    assert hasher.verify_digest(f"secret {place}", record) is record[place]
 
 
 def test_mixed_salts_are_all_tried() -> None:
     """A record from elsewhere, each secret with its own salt, works too."""
     hasher = Hasher([NEW])
-    record = [Secret(hasher.hash_fast(f"secret {n}")) for n in range(MAX_LIVE_SECRETS)]
+    record = [Secret(hasher.digest_secret(f"secret {n}")) for n in range(MAX_LIVE_SECRETS)]
 
     for place, stored in enumerate(record):
-        assert hasher.match_fast(f"secret {place}", record) is stored
-    assert hasher.match_fast("wrong", record) is None
+        assert hasher.verify_digest(f"secret {place}", record) is stored
+    assert hasher.verify_digest("wrong", record) is None
 
 
 # --- the slow hashes
@@ -384,14 +386,14 @@ def test_mixed_salts_are_all_tried() -> None:
 @pytest.mark.proves("B8", "O1")
 def test_slow_round_trip() -> None:
     """A chosen secret is stored as Argon2id with the stated parameters, under a salt of its own."""
-    stored = hash_slow("p@55w0rd")
+    stored = hash_password("p@55w0rd")
 
     assert stored.startswith(f"$argon2id$v=19$m={ARGON2_MEMORY_KIB},t={ARGON2_TIME_COST},p={ARGON2_LANES}$")
     assert is_slow(stored)
     check_hash(stored)
-    assert match_slow("p@55w0rd", stored)
-    assert not match_slow("p@55w0rD", stored)
-    assert hash_slow("p@55w0rd") != stored
+    assert verify_password("p@55w0rd", stored)
+    assert not verify_password("p@55w0rD", stored)
+    assert hash_password("p@55w0rd") != stored
 
 
 @pytest.mark.proves("O1")
@@ -422,9 +424,9 @@ def test_imported_hashes_match(stored: str, secret: str) -> None:
     check_hash(stored)
     assert is_slow(stored)
     assert looks_hashed(stored)
-    assert match_slow(secret, stored)
+    assert verify_password(secret, stored)
     for wrong in ("", secret[:-1], secret + "x", secret.swapcase() + "!", stored):
-        assert not match_slow(wrong, stored)
+        assert not verify_password(wrong, stored)
 
 
 @pytest.mark.proves("O1", "X8", "X9", "X10")
@@ -441,7 +443,7 @@ def test_a_secret_over_72_octets_never_matches_bcrypt(longer: str, monkeypatch: 
 
     monkeypatch.setattr(bcrypt, "checkpw", counting)
 
-    assert not match_slow(longer, stored)
+    assert not verify_password(longer, stored)
     assert checked == [BCRYPT_MAX_OCTETS]
 
 
@@ -451,7 +453,7 @@ def test_a_secret_over_72_octets_never_matches_bcrypt(longer: str, monkeypatch: 
         row("empty", ""),
         row("plain-secret", "p@55w0rd"),
         row("unknown-scheme", "$y$j9T$abc$def"),
-        row("fast", Hasher().hash_fast("secret")[:-1]),
+        row("fast", Hasher().digest_secret("secret")[:-1]),
         row("weak", "$1$"),
         row("bcrypt-short", BCRYPT_2B[:-1]),
         row("bcrypt-long", BCRYPT_2B + "A"),
@@ -469,7 +471,7 @@ def test_a_secret_over_72_octets_never_matches_bcrypt(longer: str, monkeypatch: 
 def test_a_slow_hash_that_cannot_be_read_is_an_outage(stored: str) -> None:
     """It raises UnreadableRecord and nothing else, and never matches."""
     with pytest.raises(UnreadableRecord):
-        match_slow("p@55w0rd", stored)
+        verify_password("p@55w0rd", stored)
 
 
 @pytest.mark.proves("B8", "O1")
@@ -570,14 +572,14 @@ def test_a_text_that_is_accepted_can_be_checked(stored: str) -> None:
     except InvalidKey:
         return
     if is_slow(stored):
-        assert match_slow("guess", stored) is False
+        assert verify_password("guess", stored) is False
     else:
-        assert Hasher().match_fast("guess", [Secret(stored)]) is None
+        assert Hasher().verify_digest("guess", [Secret(stored)]) is None
 
 
 def test_plain_secrets_do_not_look_hashed() -> None:
     """What a person would choose, or what was minted, is no hash."""
-    for secret in (mint("sk"), "p@55w0rd", "$ecret", "", "2b", "{secret}"):
+    for secret in (generate("sk"), "p@55w0rd", "$ecret", "", "2b", "{secret}"):
         assert not looks_hashed(secret)
 
 
@@ -587,16 +589,16 @@ def test_plain_secrets_do_not_look_hashed() -> None:
 @pytest.mark.proves("O4", "X1", "X4")
 def test_the_decoy_costs_what_a_hash_of_today_costs() -> None:
     """It is a valid hash with the parameters of hash_slow, one for the process, and nobody's."""
-    decoy = slow_decoy()
+    decoy = dummy_password_hash()
 
     check_hash(decoy)
-    assert decoy.split("$")[:4] == hash_slow("p@55w0rd").split("$")[:4]
+    assert decoy.split("$")[:4] == hash_password("p@55w0rd").split("$")[:4]
     assert [len(part) for part in decoy.split("$")] == [
-        len(part) for part in hash_slow("p@55w0rd").split("$")
+        len(part) for part in hash_password("p@55w0rd").split("$")
     ]
-    assert slow_decoy() is decoy
+    assert dummy_password_hash() is decoy
     for guess in ("", "p@55w0rd", decoy):
-        assert not match_slow(guess, decoy)
+        assert not verify_password(guess, decoy)
 
 
 @pytest.mark.proves("X4")
@@ -606,8 +608,8 @@ def test_the_decoy_follows_what_new_hashes_cost(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(hashing, "ARGON2_TIME_COST", 3)
     monkeypatch.setattr(hashing, "ARGON2_MEMORY_KIB", 64)
 
-    assert slow_decoy().startswith("$argon2id$v=19$m=64,t=3,p=1$")
-    assert hash_slow("p@55w0rd").startswith("$argon2id$v=19$m=64,t=3,p=1$")
+    assert dummy_password_hash().startswith("$argon2id$v=19$m=64,t=3,p=1$")
+    assert hash_password("p@55w0rd").startswith("$argon2id$v=19$m=64,t=3,p=1$")
 
 
 # --- for those who write a store
@@ -615,16 +617,16 @@ def test_the_decoy_follows_what_new_hashes_cost(monkeypatch: pytest.MonkeyPatch)
 
 def test_hash_secret_chooses_by_shape() -> None:
     """Minted secrets get the fast hash, chosen ones Argon2id."""
-    secret = mint("sk")
+    secret = generate("sk")
 
     fast = Secret(hash_secret(secret))
-    assert Hasher().match_fast(secret, [fast]) is fast
-    assert match_slow("p@55w0rd", hash_secret("p@55w0rd"))
+    assert Hasher().verify_digest(secret, [fast]) is fast
+    assert verify_password("p@55w0rd", hash_secret("p@55w0rd"))
 
 
 def test_hash_secret_refuses_a_mistyped_one() -> None:
     """A wrong checksum is told to who gives the secret, without showing it."""
-    secret = mint("sk")
+    secret = generate("sk")
     mistyped = secret[:-1] + ("0" if secret[-1] != "0" else "1")
 
     with pytest.raises(InvalidKey) as refusal:
@@ -642,18 +644,18 @@ def test_hash_secret_refuses_a_mistyped_one() -> None:
 )
 def test_hash_secret_takes_the_pepper_of_the_settings(pepper: Any) -> None:
     """Given what the settings are given, it makes the hash that a gate with those settings reads."""
-    secret = mint("sk")
+    secret = generate("sk")
     stored = Secret(hash_secret(secret, pepper=pepper))
     hasher = Hasher([each.encode() for each in Settings(pepper=pepper).pepper])
 
-    assert hasher.match_fast(secret, [stored]) is stored
+    assert hasher.verify_digest(secret, [stored]) is stored
     assert hasher.is_current(stored.hash)
 
 
 def test_hash_secret_takes_no_single_text_for_a_list_of_peppers() -> None:
     """One text could mean one pepper, or several with commas: it is refused, before anything is stored."""
     with pytest.raises(InvalidKey, match="list"):
-        hash_secret(mint("sk"), pepper="new,old")
+        hash_secret(generate("sk"), pepper="new,old")
 
 
 @pytest.mark.parametrize("secret", ["canary\udcff"], ids=ascii)
@@ -667,9 +669,9 @@ def test_hash_secret_refuses_what_is_no_utf_8(secret: str) -> None:
 @pytest.mark.parametrize(
     ("module", "call"),
     [
-        row("hash", "argon2", lambda: hash_slow("p@55w0rd")),
-        row("match-argon2", "argon2", lambda: match_slow("p@55w0rd", CHEAP_ARGON2)),
-        row("match-bcrypt", "bcrypt", lambda: match_slow("p@55w0rd", BCRYPT_2B)),
+        row("hash", "argon2", lambda: hash_password("p@55w0rd")),
+        row("match-argon2", "argon2", lambda: verify_password("p@55w0rd", CHEAP_ARGON2)),
+        row("match-bcrypt", "bcrypt", lambda: verify_password("p@55w0rd", BCRYPT_2B)),
         row("hash-secret", "argon2", lambda: hash_secret("p@55w0rd")),
     ],
 )

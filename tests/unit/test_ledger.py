@@ -16,12 +16,12 @@ import pytest
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.auth.cache import CacheHit
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.cache import Hit
-from basicauth_mw.hashing import Hasher, salt_of
-from basicauth_mw.ledger import MAX_WAITING, Ledger
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key, Secret, utcnow
+from basicauth_mw.backends.usage import MAX_WAITING, UsageRecorder
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import Hasher, salt_of
+from basicauth_mw.keys.model import Key, Secret, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,8 +57,8 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def ledger(store: MemoryStore) -> Iterator[Ledger]:
-    made = Ledger(store, Hasher())
+def ledger(store: MemoryStore) -> Iterator[UsageRecorder]:
+    made = UsageRecorder(store, Hasher())
     yield made
     made.close()
 
@@ -69,8 +69,8 @@ def stored(store: MemoryStore, hashed: str, client_id: str = "id") -> Secret:
     return secret
 
 
-def test_a_use_is_written_to_the_minute(store: MemoryStore, ledger: Ledger) -> None:
-    plain = mint("sk")
+def test_a_use_is_written_to_the_minute(store: MemoryStore, ledger: UsageRecorder) -> None:
+    plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     before = this_minute()
 
@@ -84,19 +84,19 @@ def test_a_use_is_written_to_the_minute(store: MemoryStore, ledger: Ledger) -> N
 
 
 def test_closing_writes_what_is_noted(
-    store: MemoryStore, ledger: Ledger, others: set[threading.Thread]
+    store: MemoryStore, ledger: UsageRecorder, others: set[threading.Thread]
 ) -> None:
     """Also what a cache was hit with, and at the minute of the hit; and the ledger goes on afterwards."""
-    plain = mint("sk")
+    plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     other = secret.created_at + timedelta(seconds=1)
 
-    class Cache:
-        def take_hits(self) -> list[Hit]:
-            return [Hit("id", other, 120.0)]
+    class VerdictCache:
+        def drain_hits(self) -> list[CacheHit]:
+            return [CacheHit("id", other, 120.0)]
 
-    cache = Cache()
-    ledger.watch(cache.take_hits)
+    cache = VerdictCache()
+    ledger.watch(cache.drain_hits)
     now = time.time()
     ledger.saw("id", secret, plain)
     ledger.close()
@@ -110,25 +110,25 @@ def test_closing_writes_what_is_noted(
     assert {use.at for use in store.last_uses(["id"])} == {uses[secret.created_at]}
 
 
-def test_a_cache_is_held_weakly(ledger: Ledger, store: MemoryStore) -> None:
+def test_a_cache_is_held_weakly(ledger: UsageRecorder, store: MemoryStore) -> None:
     gone = []
 
-    class Cache:
+    class VerdictCache:
         def __del__(self) -> None:
             gone.append(True)
 
-        def take_hits(self) -> list[Hit]:
+        def drain_hits(self) -> list[CacheHit]:
             return []
 
-    ledger.watch(Cache().take_hits)
+    ledger.watch(VerdictCache().drain_hits)
     gc.collect()
     assert gone
-    ledger.saw("id", stored(store, Hasher().hash(mint("sk"))), "secret")
+    ledger.saw("id", stored(store, Hasher().hash(generate("sk"))), "secret")
     ledger.close()
 
 
-def test_one_write_for_many_requests_of_a_minute(ledger: Ledger, store: MemoryStore) -> None:
-    plain = mint("sk")
+def test_one_write_for_many_requests_of_a_minute(ledger: UsageRecorder, store: MemoryStore) -> None:
+    plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     batches: list[int] = []
     record = store.record_uses
@@ -146,9 +146,9 @@ def test_one_write_for_many_requests_of_a_minute(ledger: Ledger, store: MemorySt
 
 
 @pytest.mark.proves("F4")
-def test_a_store_that_fails_is_let_be(store: MemoryStore, ledger: Ledger) -> None:
+def test_a_store_that_fails_is_let_be(store: MemoryStore, ledger: UsageRecorder) -> None:
     """The use is lost; the next minute's, or the next after it is back, is not."""
-    plain = mint("sk")
+    plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     record = store.record_uses
 
@@ -167,8 +167,8 @@ def test_a_store_that_fails_is_let_be(store: MemoryStore, ledger: Ledger) -> Non
 
 def test_failed_writes_pause_longer_each_time(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A role that may only read is not denied once a second forever, and no last-used time is lost."""
-    monkeypatch.setattr("basicauth_mw.ledger._GATHER_S", 0.01)
-    monkeypatch.setattr("basicauth_mw.ledger._FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr("basicauth_mw.backends.usage._GATHER_S", 0.01)
+    monkeypatch.setattr("basicauth_mw.backends.usage._FIRST_PAUSE_S", 0.1)
     attempts: list[float] = []
     record = store.record_uses
 
@@ -177,8 +177,8 @@ def test_failed_writes_pause_longer_each_time(store: MemoryStore, monkeypatch: p
         raise PermissionError("NOPERM")
 
     store.record_uses = deny  # type: ignore[method-assign,assignment]
-    ledger = Ledger(store, Hasher())
-    secret = stored(store, Hasher().hash(mint("sk")))
+    ledger = UsageRecorder(store, Hasher())
+    secret = stored(store, Hasher().hash(generate("sk")))
     numbers = itertools.count()
 
     def keep_using() -> bool:
@@ -206,8 +206,8 @@ def test_what_waits_is_bounded_and_the_oldest_goes(store: MemoryStore) -> None:
         written.extend(use.client_id for use in uses)
 
     store.record_uses = record  # type: ignore[method-assign]
-    ledger = Ledger(store, Hasher())
-    secret = Secret(Hasher().hash(mint("sk")))
+    ledger = UsageRecorder(store, Hasher())
+    secret = Secret(Hasher().hash(generate("sk")))
     ledger.saw("first", secret, "")
     assert entered.wait(LIMIT_S)
 
@@ -226,12 +226,12 @@ def test_what_waits_is_bounded_and_the_oldest_goes(store: MemoryStore) -> None:
         pytest.param(
             lambda plain: bcrypt.hashpw(plain.encode(), bcrypt.gensalt(4)).decode(), "chosen", id="bcrypt"
         ),
-        pytest.param(Hasher([b"old"]).hash, mint("sk"), id="pepper"),
+        pytest.param(Hasher([b"old"]).hash, generate("sk"), id="pepper"),
     ],
 )
 def test_an_outdated_hash_is_replaced(store: MemoryStore, old: Callable[[str], str], plain: str) -> None:
     hasher = Hasher([b"new", b"old"])
-    ledger = Ledger(store, hasher)
+    ledger = UsageRecorder(store, hasher)
     secret = stored(store, old(plain))
     cursor = store.changes(None).cursor
 
@@ -249,10 +249,12 @@ def test_an_outdated_hash_is_replaced(store: MemoryStore, old: Callable[[str], s
     assert store.changes(cursor).client_ids == ("id",)
 
 
-def test_a_better_hash_leaves_the_other_secrets_alone(store: MemoryStore, ledger: Ledger) -> None:
-    plain = mint("sk")
+def test_a_better_hash_leaves_the_other_secrets_alone(store: MemoryStore, ledger: UsageRecorder) -> None:
+    plain = generate("sk")
     old = Secret(Hasher([b"old"]).hash(plain), created_at=datetime(2025, 1, 1, tzinfo=UTC))
-    others = [Secret(Hasher().hash(mint("sk"), salt=salt_of([old])), created_at=utcnow()) for _ in range(2)]
+    others = [
+        Secret(Hasher().hash(generate("sk"), salt=salt_of([old])), created_at=utcnow()) for _ in range(2)
+    ]
     assert store.put(Key("id", secrets=(others[0], old, others[1]), version=1), None)
     ledger.saw("id", old, plain)
     ledger.close()
@@ -261,13 +263,13 @@ def test_a_better_hash_leaves_the_other_secrets_alone(store: MemoryStore, ledger
     first, new, last = key.secrets
     assert [first, last] == others
     assert new.hash != old.hash
-    assert Hasher().match_fast(plain, key.secrets) == new
+    assert Hasher().verify_digest(plain, key.secrets) == new
     assert salt_of([new]) == salt_of([old])
 
 
-def test_a_hash_that_has_changed_meanwhile_is_let_be(store: MemoryStore, ledger: Ledger) -> None:
-    secret = stored(store, Hasher([b"old"]).hash(mint("sk")))
-    other = Secret(Hasher().hash(mint("sk")))
+def test_a_hash_that_has_changed_meanwhile_is_let_be(store: MemoryStore, ledger: UsageRecorder) -> None:
+    secret = stored(store, Hasher([b"old"]).hash(generate("sk")))
+    other = Secret(Hasher().hash(generate("sk")))
     assert store.put(Key("id", secrets=(other,), version=2), 1)
     ledger.saw("id", secret, "plain")
     ledger.saw("gone", secret, "plain")
@@ -277,8 +279,8 @@ def test_a_hash_that_has_changed_meanwhile_is_let_be(store: MemoryStore, ledger:
     assert key.secrets == (other,)
 
 
-def test_a_lost_race_is_run_again(store: MemoryStore, ledger: Ledger) -> None:
-    plain = mint("sk")
+def test_a_lost_race_is_run_again(store: MemoryStore, ledger: UsageRecorder) -> None:
+    plain = generate("sk")
     secret = stored(store, Hasher([b"old"]).hash(plain))
     put = store.put
 
@@ -300,8 +302,8 @@ def test_a_lost_race_is_run_again(store: MemoryStore, ledger: Ledger) -> None:
 
 
 def test_no_secret_in_the_log(store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
-    ledger = Ledger(store, Hasher())
-    secret = stored(store, Hasher([b"old"]).hash_fast("canary"))
+    ledger = UsageRecorder(store, Hasher())
+    secret = stored(store, Hasher([b"old"]).digest_secret("canary"))
 
     def fail(*_args: object) -> bool:
         raise OSError("canary")
@@ -321,14 +323,14 @@ def test_nothing_starts_over_a_store_that_cannot_be_written(others: set[threadin
         def get(self, client_id: str, /) -> Key | None:
             return None
 
-    ledger = Ledger(Reader(), Hasher())
+    ledger = UsageRecorder(Reader(), Hasher())
     ledger.saw("id", Secret(Hasher([b"old"]).hash("secret")), "secret")
     assert threads() <= others
     ledger.close()
 
 
-def test_a_child_process_starts_its_own_thread(store: MemoryStore, ledger: Ledger) -> None:
-    plain = mint("sk")
+def test_a_child_process_starts_its_own_thread(store: MemoryStore, ledger: UsageRecorder) -> None:
+    plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     ledger.saw("other", secret, plain)
     pid = os.fork()
@@ -345,10 +347,10 @@ def test_a_child_process_starts_its_own_thread(store: MemoryStore, ledger: Ledge
 def test_the_thread_ends_with_its_backend(others: set[threading.Thread]) -> None:
     """A middleware and a backend that nobody holds any more leave nothing running."""
     keys = open_backend("memory:", settings=Settings())
-    gate = BasicAuthMiddleware(object(), keys, settings=Settings())  # type: ignore[arg-type]
+    authenticator = BasicAuthMiddleware(object(), keys, settings=Settings())  # type: ignore[arg-type]
     keys.ledger.saw("id", Secret("$bamw1$"), "")
     assert threads() - others
-    del keys, gate
+    del keys, authenticator
     gc.collect()
     wait_for(lambda: threads() <= others)
 
@@ -365,7 +367,7 @@ def test_a_backend_that_ends_on_the_thread_itself_ends_it(others: set[threading.
         ended.set()
 
     keys.store.record_uses = record  # type: ignore[method-assign]
-    keys.ledger.saw("id", Secret(Hasher().hash(mint("sk"))), "")
+    keys.ledger.saw("id", Secret(Hasher().hash(generate("sk"))), "")
     del keys
     assert ended.wait(LIMIT_S)
     wait_for(lambda: threads() <= others)
@@ -383,7 +385,7 @@ def test_a_backend_that_is_dropped_waits_for_nothing(request: pytest.FixtureRequ
         held.wait(LIMIT_S)
 
     keys.store.record_uses = record  # type: ignore[method-assign]
-    keys.ledger.saw("id", Secret(Hasher().hash(mint("sk"))), "")
+    keys.ledger.saw("id", Secret(Hasher().hash(generate("sk"))), "")
     assert entered.wait(LIMIT_S)
     begin = time.monotonic()
     del keys

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from basicauth_mw import hashing, lifecycle
 from basicauth_mw.errors import InvalidKey, KeyRevoked, UnreadableRecord
-from basicauth_mw.hashing import MAX_LIVE_SECRETS, Hasher, salt_of
-from basicauth_mw.lifecycle import NewSecret
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys import hashing, lifecycle
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS, Hasher, salt_of
+from basicauth_mw.keys.lifecycle import NewSecret
+from basicauth_mw.keys.model import Key, Secret
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -28,7 +28,7 @@ def secret(plain: str, *, ends: datetime | None = None, made: datetime = NOW - H
 
 
 def rotated(old: Key, plain: str | None = None, overlap: timedelta = HOUR, now: datetime = NOW) -> Key:
-    return lifecycle.rotated(old, NewSecret(plain or mint("sk"), HASHER), overlap=overlap, now=now)
+    return lifecycle.rotated(old, NewSecret(plain or generate("sk"), HASHER), overlap=overlap, now=now)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def rotated(old: Key, plain: str | None = None, overlap: timedelta = HOUR, now: 
     ],
 )
 def test_an_earlier_secret_keeps_the_sooner_end(ends: datetime | None, kept: datetime) -> None:
-    old = secret(mint("sk"), ends=ends)
+    old = secret(generate("sk"), ends=ends)
     first, second = rotated(key(old)).secrets
     assert first == replace(old, expires_at=kept)
     assert second.expires_at is None
@@ -50,25 +50,25 @@ def test_an_earlier_secret_keeps_the_sooner_end(ends: datetime | None, kept: dat
 
 @pytest.mark.parametrize("ends", [NOW, NOW - HOUR], ids=["now", "before"])
 def test_what_has_ended_goes(ends: datetime) -> None:
-    assert len(rotated(key(secret(mint("sk"), ends=ends))).secrets) == 1
+    assert len(rotated(key(secret(generate("sk"), ends=ends))).secrets) == 1
 
 
 def test_without_an_overlap_the_earlier_ones_go() -> None:
-    (only,) = rotated(key(secret(mint("sk"))), overlap=timedelta(0)).secrets
+    (only,) = rotated(key(secret(generate("sk"))), overlap=timedelta(0)).secrets
     assert only.created_at == NOW
 
 
 def test_no_two_secrets_are_made_at_one_moment() -> None:
     """Also when the clock was set back."""
-    old = key(secret(mint("sk"), made=NOW))
+    old = key(secret(generate("sk"), made=NOW))
     assert len({each.created_at for each in rotated(rotated(old)).secrets}) == 3
-    assert rotated(key(secret(mint("sk"), made=NOW + HOUR))).secrets[1].created_at > NOW + HOUR
+    assert rotated(key(secret(generate("sk"), made=NOW + HOUR))).secrets[1].created_at > NOW + HOUR
 
 
 def test_a_secret_that_claims_the_end_of_time_can_be_rotated() -> None:
     """From a store of somebody's own: there is no later moment, so the new one has another that is free."""
     last = datetime.max.replace(tzinfo=UTC)
-    old = key(secret(mint("sk"), made=last), secret(mint("sk"), made=NOW))
+    old = key(secret(generate("sk"), made=last), secret(generate("sk"), made=NOW))
     new = rotated(rotated(old))
     assert len({each.created_at for each in new.secrets}) == 4
     assert [each.created_at for each in new.secrets[2:]] == [NOW + timedelta(microseconds=n) for n in (1, 2)]
@@ -76,17 +76,17 @@ def test_a_secret_that_claims_the_end_of_time_can_be_rotated() -> None:
 
 def test_minted_secrets_share_a_salt() -> None:
     """So that refusing the key costs one hash, however many it has."""
-    new = rotated(rotated(key(secret(mint("sk")))))
+    new = rotated(rotated(key(secret(generate("sk")))))
     assert len({salt_of([each]) for each in new.secrets}) == 1
 
 
 def test_the_new_secret_is_hashed_with_the_newest_pepper() -> None:
-    old = Secret(Hasher([b"old"]).hash(mint("sk")), created_at=NOW - HOUR)
+    old = Secret(Hasher([b"old"]).hash(generate("sk")), created_at=NOW - HOUR)
     both = Hasher([b"new", b"old"])
-    plain = mint("sk")
+    plain = generate("sk")
     new = lifecycle.rotated(key(old), NewSecret(plain, both), overlap=HOUR, now=NOW)
     assert both.is_current(new.secrets[1].hash)
-    assert both.match_fast(plain, new.secrets) == new.secrets[1]
+    assert both.verify_digest(plain, new.secrets) == new.secrets[1]
     assert salt_of(new.secrets[:1]) == salt_of(new.secrets[1:])
 
 
@@ -107,12 +107,12 @@ def test_one_chosen_secret_at_a_time(hasher: Hasher) -> None:
         lifecycle.rotated(old, NewSecret("chosen twice", hasher), overlap=HOUR, now=NOW)
     instead = lifecycle.rotated(old, NewSecret("chosen twice", hasher), overlap=timedelta(0), now=NOW)
     assert len(instead.secrets) == 1
-    beside = lifecycle.rotated(old, NewSecret(mint("sk"), hasher), overlap=HOUR, now=NOW)
+    beside = lifecycle.rotated(old, NewSecret(generate("sk"), hasher), overlap=HOUR, now=NOW)
     assert len(beside.secrets) == 2
 
 
 @pytest.mark.parametrize("hasher", [HASHER, Hasher(volatile=True)], ids=["stored", "volatile"])
-@pytest.mark.parametrize("plain", ["chosen", mint("sk")], ids=["chosen", "minted"])
+@pytest.mark.parametrize("plain", ["chosen", generate("sk")], ids=["chosen", "minted"])
 @pytest.mark.parametrize("overlap", [timedelta(0), HOUR], ids=["none", "hour"])
 def test_the_same_secret_is_no_rotation(hasher: Hasher, plain: str, overlap: timedelta) -> None:
     old = key(Secret(hasher.hash(plain), created_at=NOW - HOUR))
@@ -122,9 +122,9 @@ def test_the_same_secret_is_no_rotation(hasher: Hasher, plain: str, overlap: tim
 
 
 UNREADABLE = {
-    "a lost pepper": Hasher([b"lost"]).hash(mint("sk")),
+    "a lost pepper": Hasher([b"lost"]).hash(generate("sk")),
     "another scheme": "$bamw2$0$",
-    "cut off": HASHER.hash(mint("sk"))[:-1],
+    "cut off": HASHER.hash(generate("sk"))[:-1],
     "slow and damaged": "$argon2id$v=19$",
 }
 
@@ -132,7 +132,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("hashed", UNREADABLE.values(), ids=UNREADABLE)
 def test_what_cannot_be_read_can_be_rotated_away(hashed: str) -> None:
     """Without an overlap all earlier secrets end, so nothing of them has to be understood."""
-    plain = mint("sk")
+    plain = generate("sk")
     old = key(Secret(hashed, created_at=NOW - 2 * HOUR), secret(plain))
     with pytest.raises(UnreadableRecord, match="rotate without an overlap"):
         rotated(old)
@@ -143,7 +143,7 @@ def test_what_cannot_be_read_can_be_rotated_away(hashed: str) -> None:
 
 
 def test_revoked_is_final() -> None:
-    gone = lifecycle.revoked(key(secret(mint("sk"))), NOW)
+    gone = lifecycle.revoked(key(secret(generate("sk"))), NOW)
     assert gone.revoked_at == NOW
     assert lifecycle.revoked(gone, NOW + HOUR) is gone
     for change in (
@@ -159,14 +159,14 @@ def test_revoked_is_final() -> None:
 def test_a_change_that_is_tried_again_hashes_no_slow_secret_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or it would lose every race against changes that are quicker."""
     calls: list[str] = []
-    for name in ("hash_slow", "match_slow"):
+    for name in ("hash_password", "verify_password"):
         real = getattr(hashing, name)
         counted = lambda *args, real=real, name=name: (calls.append(name), real(*args))[1]  # noqa: E731
         monkeypatch.setattr(hashing, name, counted)
         monkeypatch.setattr(lifecycle, name, counted, raising=False)
-    old = key(Secret(hashing.hash_slow("chosen"), created_at=NOW - HOUR))
+    old = key(Secret(hashing.hash_password("chosen"), created_at=NOW - HOUR))
     new = NewSecret("another", HASHER)
     calls.clear()
     for _ in range(3):
         lifecycle.rotated(old, new, overlap=timedelta(0), now=NOW)
-    assert calls == ["match_slow", "hash_slow"]
+    assert calls == ["verify_password", "hash_password"]

@@ -28,14 +28,14 @@ from basicauth_mw import (
     hash_secret,
     open_backend,
 )
-from basicauth_mw._gates import gate_of
 from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.auth.authenticator import _AUDITED
+from basicauth_mw.auth.discovery import find_authenticator
 from basicauth_mw.errors import BackendUnavailable, MissingExtra
-from basicauth_mw.gate import _AUDITED
 from basicauth_mw.integrations.fastapi import install
 from basicauth_mw.integrations.flask import BasicAuth
+from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.metrics import REASONS, Tally, instrument
-from basicauth_mw.minting import mint
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
 from tests.servers.conftest import serve as serve
 from tests.shells.asgi_helpers import App, call, http_scope
@@ -55,7 +55,7 @@ class Waiting:
     """A store that has to wait, and can be away."""
 
     def __init__(self) -> None:
-        self.secret = mint("sk")
+        self.secret = generate("sk")
         self.key = Key("ci", secrets=(Secret(hash_secret(self.secret)),))
         self.away = False
 
@@ -71,13 +71,13 @@ class Measured:
     def __init__(self, **settings: Any) -> None:
         self.store = Waiting()
         self.authorization = encode_basic("ci", self.store.secret)
-        self.gate = BasicAuthMiddleware(App(), self.store, settings=SETTINGS.replace(**settings))
+        self.authenticator = BasicAuthMiddleware(App(), self.store, settings=SETTINGS.replace(**settings))
         self.registry = CollectorRegistry()
-        instrument(self.gate, registry=self.registry)
+        instrument(self.authenticator, registry=self.registry)
         self.before = self.values()
 
     def ask(self, authorization: str | None, path: str = "/") -> int:
-        return call(self.gate, http_scope(authorization, path=path)).status
+        return call(self.authenticator, http_scope(authorization, path=path)).status
 
     def values(self) -> Counter[str]:
         return values_of(generate_latest(self.registry).decode())
@@ -130,7 +130,7 @@ def test_an_open_circuit_is_seen_and_nobody_waits_meanwhile() -> None:
     measured = Measured(backend_deadline_s=0.05)
     measured.store.away = True
     statuses = []
-    breaker = measured.gate.gate.reader.breaker
+    breaker = measured.authenticator.authenticator.reader.breaker
     breaker._quiet_s = 0
     while not breaker.is_open:
         statuses.append(measured.ask(measured.authorization))
@@ -148,12 +148,12 @@ def test_an_open_circuit_is_seen_and_nobody_waits_meanwhile() -> None:
 
 def test_a_store_that_does_not_wait_is_not_timed() -> None:
     keys = open_backend("memory:", settings=SETTINGS)
-    gate = WSGIGate(lambda _environ, start: start("200 OK", []) and [], keys, settings=SETTINGS)
+    authenticator = WSGIGate(lambda _environ, start: start("200 OK", []) and [], keys, settings=SETTINGS)
     registry = CollectorRegistry()
-    instrument(gate, registry=registry)
+    instrument(authenticator, registry=registry)
     issued = keys.create()
     environ = {"HTTP_AUTHORIZATION": issued.authorization, "REQUEST_METHOD": "GET", "PATH_INFO": "/"}
-    gate(environ, lambda _status, _headers: print)
+    authenticator(environ, lambda _status, _headers: print)
 
     values = values_of(generate_latest(registry).decode())
     assert (values[ALLOWED], values[WAITS]) == (1, 0)
@@ -178,9 +178,9 @@ def test_nobody_can_make_a_series() -> None:
     measured = Measured(throttle="5/minute")
     for number in range(300):
         seen = call(
-            measured.gate,
+            measured.authenticator,
             http_scope(
-                encode_basic(f"id-{number % 97}", mint("sk")) if number % 3 else f"{number} x",
+                encode_basic(f"id-{number % 97}", generate("sk")) if number % 3 else f"{number} x",
                 method=f"M{number}",
                 path=f"/path/{number}",
                 headers=[(f"x-{number}".encode(), b"x"), (b"x-request-id", f"r-{number}".encode())],
@@ -193,17 +193,17 @@ def test_nobody_can_make_a_series() -> None:
 
 
 def test_without_instrument_a_hit_is_what_it_was() -> None:
-    gate = BasicAuthMiddleware(App(), "memory:", settings=SETTINGS).gate
+    authenticator = BasicAuthMiddleware(App(), "memory:", settings=SETTINGS).authenticator
 
-    assert gate._recall == gate._cache.get
-    assert gate.reader.metrics is None
+    assert authenticator._recall == authenticator._cache.get
+    assert authenticator.reader.metrics is None
 
 
 def test_a_hit_takes_no_lock() -> None:
     """And asks nothing of prometheus-client: while somebody reads, requests go on."""
     measured = Measured()
     measured.ask(measured.authorization)
-    hits = measured.gate.gate.reader.metrics._hits  # type: ignore[union-attr]
+    hits = measured.authenticator.authenticator.reader.metrics._hits  # type: ignore[union-attr]
 
     with hits._lock, measured.registry._lock:
         assert measured.ask(measured.authorization) == 200
@@ -259,15 +259,19 @@ def test_apps_are_measured_by_their_gate() -> None:
     wrapped = Flask(__name__)
     wrapped.wsgi_app = WSGIGate(wrapped.wsgi_app, "memory:", settings=SETTINGS)  # type: ignore[method-assign]
 
-    assert gate_of(middleware) is gate_of(middleware.gate) is middleware.gate
-    assert gate_of(flask) is flask.extensions["basicauth_mw"].gate
-    assert gate_of(wrapped) is wrapped.wsgi_app.gate  # type: ignore[attr-defined]
-    assert gate_of(CORSMiddleware(middleware)) is middleware.gate
+    assert (
+        find_authenticator(middleware)
+        is find_authenticator(middleware.authenticator)
+        is middleware.authenticator
+    )
+    assert find_authenticator(flask) is flask.extensions["basicauth_mw"].authenticator
+    assert find_authenticator(wrapped) is wrapped.wsgi_app.authenticator  # type: ignore[attr-defined]
+    assert find_authenticator(CORSMiddleware(middleware)) is middleware.authenticator
     wrapped.wsgi_app = ProxyFix(inside := wrapped.wsgi_app)  # type: ignore[method-assign]
-    assert gate_of(wrapped) is inside.gate  # type: ignore[attr-defined]
+    assert find_authenticator(wrapped) is inside.authenticator  # type: ignore[attr-defined]
     registry = CollectorRegistry()
     instrument(middleware, api, flask, registry=registry)
-    assert gate_of(api).reader.metrics is not None
+    assert find_authenticator(api).reader.metrics is not None
 
 
 def test_what_starlette_has_not_built_is_left_alone() -> None:
@@ -275,10 +279,10 @@ def test_what_starlette_has_not_built_is_left_alone() -> None:
     app = Starlette()
     app.add_middleware(BasicAuthMiddleware, backend="memory:", settings=SETTINGS)
 
-    assert gate_of(app) is None
+    assert find_authenticator(app) is None
     app.add_middleware(CORSMiddleware)
     assert call(app, http_scope()).status == 401
-    assert gate_of(app) is not None
+    assert find_authenticator(app) is not None
 
 
 @pytest.mark.parametrize(
@@ -299,10 +303,10 @@ def test_nothing_is_measured_twice() -> None:
     other = BasicAuthMiddleware(App(), "memory:", settings=SETTINGS)
 
     with pytest.raises(ConfigurationError, match="measured already"):
-        instrument(measured.gate, registry=CollectorRegistry())
+        instrument(measured.authenticator, registry=CollectorRegistry())
     with pytest.raises(ConfigurationError, match="this registry has such metrics already"):
         instrument(other, registry=measured.registry)
-    assert other.gate.reader.metrics is None
+    assert other.authenticator.reader.metrics is None
 
 
 def test_without_prometheus_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +391,7 @@ ALLOWED, MISSING = ('basicauth_decisions_total{decision="%s",reason="%s"}' % eac
 ask(None)  # which alone starts the thread
 wait_for(MISSING, 1)
 ask(right); ask(right)
-gate.gate.reader.metrics.flush()
+gate.authenticator.reader.metrics.flush()
 assert (scraped(ALLOWED), scraped("basicauth_cache_hits_total")) == (2, 1)
 child = os.fork()
 if child == 0:
@@ -396,9 +400,9 @@ if child == 0:
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert len({name for name in os.listdir(sys.argv[1]) if name.startswith("counter_")}) == 2
-gate.gate.reader.metrics._start()
-gate.gate.reader.metrics._make()
-thread = gate.gate.reader.metrics._background.end()
+gate.authenticator.reader.metrics._start()
+gate.authenticator.reader.metrics._make()
+thread = gate.authenticator.reader.metrics._background.end()
 thread.join(20)
 assert not thread.is_alive()
 """

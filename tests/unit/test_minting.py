@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basicauth_mw.minting import ALPHABET, ID_PREFIX, PATTERN, Shape, is_prefix, mint, recognise
+from basicauth_mw.keys.generated_secrets import (
+    ALPHABET,
+    ID_PREFIX,
+    PATTERN,
+    SecretShape,
+    classify,
+    generate,
+    is_prefix,
+)
 
 PREFIXES = ["sk", "id", "a", "Z9", "my_app", "a_b_c_d", "x" * 32, "0"]
 NOT_PREFIXES = ["", "_", "a_", "_a", "a__b", "a-b", "a b", "a.b", "é", "a\n", "٣", "x" * 33]
@@ -33,7 +41,7 @@ def number(digits: str) -> int:
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_minted_values_have_the_published_form(prefix: str) -> None:
     """Prefix, 43 base62 digits of a 256-bit number, and the CRC-32 of all that in 6 more."""
-    value = mint(prefix)
+    value = generate(prefix)
 
     assert re.fullmatch(PATTERN, value)
     assert re.fullmatch(r"[A-Za-z0-9_]+", value)
@@ -41,13 +49,13 @@ def test_minted_values_have_the_published_form(prefix: str) -> None:
     assert len(value) == len(prefix) + 1 + 43 + 6
     assert number(value[-49:-6]) < 2**256
     assert number(value[-6:]) == crc32(value[:-6].encode())
-    assert recognise(value) is Shape.MINTED
+    assert classify(value) is SecretShape.GENERATED
 
 
 @pytest.mark.proves("O2")
 def test_no_two_minted_values_are_equal() -> None:
     """Random bits are in every value, the highest ones among them."""
-    bits = [number(mint("sk")[-49:-6]) for _ in range(400)]
+    bits = [number(generate("sk")[-49:-6]) for _ in range(400)]
 
     assert len(set(bits)) == 400
     assert max(bits) >= 2**254  # fails by chance once in 4 ** 400 times
@@ -57,43 +65,43 @@ def test_no_two_minted_values_are_equal() -> None:
 @pytest.mark.parametrize("value", GOLDEN)
 def test_the_form_never_changes(value: str) -> None:
     """Values that were minted before are still told from others."""
-    assert recognise(value) is Shape.MINTED
+    assert classify(value) is SecretShape.GENERATED
     assert re.fullmatch(PATTERN, value)
 
 
 def test_ids_are_minted_too() -> None:
     """A minted id is of the same form as a secret, under its own prefix."""
     assert ID_PREFIX == "id"
-    assert recognise(mint(ID_PREFIX)) is Shape.MINTED
+    assert classify(generate(ID_PREFIX)) is SecretShape.GENERATED
 
 
 def test_any_single_change_is_noticed() -> None:
     """No value with one character replaced passes for minted, wherever and whatever the character."""
-    value = mint("my_app")
+    value = generate("my_app")
 
     for place, right in enumerate(value):
         for wrong in ALPHABET + "_-.: \n\0é٣\ud800":
             if wrong != right:
                 changed = value[:place] + wrong + value[place + 1 :]
-                assert recognise(changed) is not Shape.MINTED, (place, wrong)
+                assert classify(changed) is not SecretShape.GENERATED, (place, wrong)
 
 
 def test_a_wrong_digit_is_told_from_another_kind_of_secret() -> None:
     """A digit mistyped behind the prefix keeps the shape, so that it is refused without a look-up."""
-    value = mint("sk")
+    value = generate("sk")
 
     for place in range(len("sk_"), len(value)):
         wrong = "a" if value[place] != "a" else "b"
-        assert recognise(value[:place] + wrong + value[place + 1 :]) is Shape.MISTYPED
+        assert classify(value[:place] + wrong + value[place + 1 :]) is SecretShape.BAD_CHECKSUM
 
 
 def test_swapped_neighbours_are_noticed() -> None:
     """Two neighbours in the wrong order never pass for minted."""
-    value = mint("sk")
+    value = generate("sk")
 
     for place in range(len(value) - 1):
         swapped = value[:place] + value[place + 1] + value[place] + value[place + 2 :]
-        assert swapped == value or recognise(swapped) is not Shape.MINTED
+        assert swapped == value or classify(swapped) is not SecretShape.GENERATED
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,7 @@ def test_swapped_neighbours_are_noticed() -> None:
 def test_spoilt_values_are_not_minted(spoil: object) -> None:
     """A value that was cut, padded or edited is not taken for minted."""
     assert callable(spoil)
-    assert recognise(spoil(mint("sk"))) is not Shape.MINTED
+    assert classify(spoil(generate("sk"))) is not SecretShape.GENERATED
 
 
 @pytest.mark.parametrize(
@@ -137,7 +145,7 @@ def test_spoilt_values_are_not_minted(spoil: object) -> None:
 )
 def test_other_secrets_are_other(value: str) -> None:
     """What a person would choose is neither minted nor mistyped."""
-    assert recognise(value) is Shape.OTHER
+    assert classify(value) is SecretShape.OTHER
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -150,17 +158,17 @@ def test_allowed_prefixes(prefix: str) -> None:
 def test_refused_prefixes(prefix: str) -> None:
     """Nothing else, and nothing that stands behind such a prefix is taken for minted or mistyped."""
     assert not is_prefix(prefix)
-    assert recognise(f"{prefix}_{'0' * 49}") is Shape.OTHER
+    assert classify(f"{prefix}_{'0' * 49}") is SecretShape.OTHER
 
 
 @given(st.one_of(st.text(), st.from_regex(PATTERN, fullmatch=True)))
 def test_any_text_has_one_shape(value: str) -> None:
     """Whatever the text is, it has a shape; minted means that PATTERN and the checksum agree."""
-    shape = recognise(value)
+    shape = classify(value)
 
-    assert isinstance(shape, Shape)
-    if shape is Shape.MINTED:
+    assert isinstance(shape, SecretShape)
+    if shape is SecretShape.GENERATED:
         assert re.fullmatch(PATTERN, value)
         assert number(value[-6:]) == crc32(value[:-6].encode())
-    if shape is Shape.MISTYPED:
+    if shape is SecretShape.BAD_CHECKSUM:
         assert re.fullmatch(PATTERN, value)

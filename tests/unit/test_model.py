@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Backend, Principal, Secret, Settings
+from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.auth.verifier import PendingVerification, Verifier
+from basicauth_mw.backends.change_feed import ChangeFeed
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.cache import Cache
 from basicauth_mw.errors import BackendUnavailable, KeyRevoked
-from basicauth_mw.feed import Feed
-from basicauth_mw.model import Allow, Decision, Deny, Key, utcnow
-from basicauth_mw.verifier import Check, Verifier
+from basicauth_mw.keys.model import Allow, Decision, Deny, Key, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from basicauth_mw.auth.verifier import Steps
     from basicauth_mw.backends import Changes
-    from basicauth_mw.verifier import Steps
 
 SEQUENCES = 10_000
 CHUNKS = 20
@@ -99,9 +99,9 @@ class Request:
 @dataclass
 class Process:
     world: World
-    cache: Cache
+    cache: VerdictCache
     verifier: Verifier
-    feed: Feed
+    feed: ChangeFeed
     heard: int = 0
     changed: dict[str, int] = field(default_factory=dict)
 
@@ -124,8 +124,8 @@ class World:
             self.change()
 
     def _process(self) -> Process:
-        cache = Cache(TTL_S, 100, clock=lambda: self.now_s, wall=lambda: self.wall().timestamp())
-        feed = Feed(self.store)
+        cache = VerdictCache(TTL_S, 100, clock=lambda: self.now_s, wall=lambda: self.wall().timestamp())
+        feed = ChangeFeed(self.store)
         feed.follow(cache, keeps_s=TTL_S)
         feed.open()
         return Process(self, cache, Verifier(self.backend.hasher, cache, now=self.wall), feed)
@@ -176,7 +176,7 @@ class World:
             self._check_remembered(process, credential, allow)
             return
         check = process.verifier.begin(credential.field)
-        assert isinstance(check, Check)
+        assert isinstance(check, PendingVerification)
         steps = iter(check)
         next(steps)
         self.under_way.append(Request(process, credential, steps, *process.cache.ask()))
@@ -244,7 +244,7 @@ class World:
         assert any(key is not None and self._is_good(key, credential) for key in possible)
 
     def _is_good(self, key: Key, credential: Credential) -> bool:
-        match = self.backend.hasher.match_fast(credential.secret, key.secrets)
+        match = self.backend.hasher.verify_digest(credential.secret, key.secrets)
         ends = [] if match is None else [end for end in (key.expires_at, match.expires_at) if end is not None]
         return (
             match is not None

@@ -39,7 +39,7 @@ def test_modules_need_no_import_of_their_own() -> None:
     code = (
         "import sys, basicauth_mw\n"
         "assert [name for name in sys.modules if name.startswith('basicauth_mw.')] == []\n"
-        "basicauth_mw.errors.InvalidKey, basicauth_mw.backends.Store, basicauth_mw.model.Key\n"
+        "basicauth_mw.errors.InvalidKey, basicauth_mw.backends.Store, basicauth_mw.keys.model.Key\n"
         "from basicauth_mw import *\n"
         "Backend, Settings\n"
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw.pool import PoolFull, WorkerPool
+from basicauth_mw.runtime.pool import QueueFull, WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,7 +96,7 @@ def test_waiting_work_is_bounded(pool: WorkerPool, released: threading.Event) ->
     order: list[int] = []
     jobs = [pool.submit(lambda number=number: order.append(number)) for number in range(3)]
     for _ in range(3):
-        with pytest.raises(PoolFull):
+        with pytest.raises(QueueFull):
             pool.submit(int)
     released.set()
     for job in jobs:
@@ -301,7 +301,7 @@ def test_a_thread_that_cannot_be_started_is_not_counted(
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_more)
         for _ in range(5):
-            with pytest.raises(PoolFull):
+            with pytest.raises(QueueFull):
                 pool.submit(int)
 
     assert pool.submit(lambda: 1).result(LIMIT_S) == 1

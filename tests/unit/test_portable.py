@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from basicauth_mw.errors import InvalidKey
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.model import Key, Secret
 from basicauth_mw.portable import dump_line, load_line
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

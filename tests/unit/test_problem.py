@@ -14,9 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from basicauth_mw import Principal, Settings, errors, require_scopes
-from basicauth_mw.credentials import challenge
+from basicauth_mw.auth.problems import (
+    TIMEOUT,
+    Problem,
+    is_refusal,
+    render,
+    request_id_of,
+    to_problem,
+    unwrap_group,
+)
 from basicauth_mw.errors import BasicAuthError, InsufficientScope, Rejected, Throttled
-from basicauth_mw.problem import TIMEOUT, Problem, is_routine, problem_of, render, request_id_of, sole
+from basicauth_mw.keys.credentials import challenge
 
 CODES = {
     "missing_credentials": 401,
@@ -46,7 +54,7 @@ def rendered(problem: Problem) -> dict[str, str]:
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_has_a_published_answer(kind: type[BasicAuthError]) -> None:
     """A status and a code of the contract, and its message stays inside."""
-    problem = problem_of(kind("inner words"))
+    problem = to_problem(kind("inner words"))
 
     assert CODES[problem.code] == problem.status
     assert "inner words" not in problem.detail
@@ -57,7 +65,7 @@ def test_every_error_has_a_published_answer(kind: type[BasicAuthError]) -> None:
 @pytest.mark.parametrize("exc", [ValueError("inner"), OSError(5, "inner", "/etc/x"), KeyError("inner")])
 def test_a_strangers_exception_is_an_internal_error(exc: Exception) -> None:
     """Nothing of it is told, its class neither."""
-    answer = render(problem_of(exc), request_id="r", challenge="c")
+    answer = render(to_problem(exc), request_id="r", challenge="c")
 
     assert answer.status == 500
     assert json.loads(answer.body)["code"] == "internal_error"
@@ -77,8 +85,8 @@ def test_a_strangers_exception_is_an_internal_error(exc: Exception) -> None:
 )
 def test_a_group_of_one_is_that_one(exc: Exception, status: int) -> None:
     """A task group wraps a handler's single error; a group of several says nothing certain."""
-    assert problem_of(exc).status == status
-    assert is_routine(exc) == (status == 403)
+    assert to_problem(exc).status == status
+    assert is_refusal(exc) == (status == 403)
 
 
 def test_the_one_in_a_group() -> None:
@@ -86,20 +94,20 @@ def test_the_one_in_a_group() -> None:
     one = ValueError()
     pair = ExceptionGroup("a", [one, one])
 
-    assert sole(one) is one
-    assert sole(ExceptionGroup("a", [ExceptionGroup("b", [one])])) is one
-    assert sole(pair) is pair
-    assert sole(ExceptionGroup("b", [pair])) is pair
-    assert isinstance(sole(BaseExceptionGroup("a", [KeyboardInterrupt()])), KeyboardInterrupt)
+    assert unwrap_group(one) is one
+    assert unwrap_group(ExceptionGroup("a", [ExceptionGroup("b", [one])])) is one
+    assert unwrap_group(pair) is pair
+    assert unwrap_group(ExceptionGroup("b", [pair])) is pair
+    assert isinstance(unwrap_group(BaseExceptionGroup("a", [KeyboardInterrupt()])), KeyboardInterrupt)
 
 
 def test_only_a_refusal_with_a_status_is_routine() -> None:
     """One that becomes a 500 is somebody's error and must be heard of."""
-    assert is_routine(InsufficientScope())
-    assert is_routine(Throttled())
-    assert not is_routine(errors.BackendUnavailable())
-    assert not is_routine(ValueError())
-    assert not is_routine(Rejected())
+    assert is_refusal(InsufficientScope())
+    assert is_refusal(Throttled())
+    assert not is_refusal(errors.BackendUnavailable())
+    assert not is_refusal(ValueError())
+    assert not is_refusal(Rejected())
 
 
 def test_an_apps_own_error() -> None:
@@ -110,7 +118,7 @@ def test_an_apps_own_error() -> None:
         status: ClassVar[int | None] = 499
         detail: ClassVar[str] = 'Says "é".'
 
-    answer = render(problem_of(Own("inner")), request_id="r", challenge="c")
+    answer = render(to_problem(Own("inner")), request_id="r", challenge="c")
 
     assert (answer.status, answer.phrase) == (499, "Error")
     assert json.loads(answer.body) == {
@@ -156,13 +164,13 @@ def test_the_fields_of_an_answer(status: int) -> None:
 )
 def test_retry_after_is_at_least_one(asked: int, told: int) -> None:
     """Whatever the error says, and never more than readers can hold."""
-    assert rendered(problem_of(Throttled(retry_after_s=asked)))["Retry-After"] == str(told)
+    assert rendered(to_problem(Throttled(retry_after_s=asked)))["Retry-After"] == str(told)
 
 
 @pytest.mark.proves("H13")
 def test_retry_after_is_a_whole_number() -> None:
     """An app may raise the error with a fraction; a field of digits is what clients read."""
-    assert re.fullmatch(r"[0-9]+", rendered(problem_of(Throttled(retry_after_s=1.5)))["Retry-After"])  # type: ignore[arg-type]
+    assert re.fullmatch(r"[0-9]+", rendered(to_problem(Throttled(retry_after_s=1.5)))["Retry-After"])  # type: ignore[arg-type]
 
 
 _EXCEPTIONS = st.recursive(
@@ -191,7 +199,7 @@ _EXCEPTIONS = st.recursive(
 def test_any_error_is_a_problem(exc: Exception, request_id: str | None, realm: str) -> None:
     """RFC 9457: one JSON object in UTF-8, members of the right types, the real status, no inner word."""
     told = request_id_of(request_id)
-    answer = render(problem_of(exc), request_id=told, challenge=challenge(realm).encode().decode("latin-1"))
+    answer = render(to_problem(exc), request_id=told, challenge=challenge(realm).encode().decode("latin-1"))
     members = json.loads(answer.body.decode())
 
     assert {name: type(value) for name, value in members.items()} == {
@@ -264,6 +272,6 @@ def test_a_403_names_the_missing_scopes() -> None:
     copied = pickle.loads(pickle.dumps(caught.value))
     assert (copied.scopes, str(copied)) == (caught.value.scopes, str(caught.value))
     for exc, scopes in ((caught.value, ["admin", "write"]), (InsufficientScope("no"), None)):
-        answer = render(problem_of(exc), request_id="r", challenge="")
+        answer = render(to_problem(exc), request_id="r", challenge="")
         assert json.loads(answer.body).get("scopes") == scopes
         assert dict(answer.headers)["Content-Length"] == str(len(answer.body))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from basicauth_mw.errors import InvalidKey
-from basicauth_mw.hashing import MAX_LIVE_SECRETS, MAX_SECRETS, Hasher
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key, Secret
-from basicauth_mw.records import check_key
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS, MAX_SECRETS, Hasher
+from basicauth_mw.keys.model import Key, Secret
+from basicauth_mw.keys.records import check_key
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001
@@ -29,7 +29,7 @@ BCRYPT = "$2b$12$" + "A" * 21 + "." + "A" * 31
 
 def fast(number: int = 0, *, salt: str = SALT, hasher: Hasher = HASHER, **fields: Any) -> Secret:
     made = NOW - timedelta(days=1) + timedelta(seconds=number)
-    return Secret(hasher.hash_fast(mint("sk"), salt=salt), created_at=made, **fields)
+    return Secret(hasher.digest_secret(generate("sk"), salt=salt), created_at=made, **fields)
 
 
 def slow(number: int = 0) -> Secret:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw import Backend, Key, Secret, Settings, encode_basic, reader, runner
+from basicauth_mw import Backend, Key, Secret, Settings, encode_basic
 from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.auth import runner
+from basicauth_mw.auth.verifier import PendingVerification
+from basicauth_mw.backends import reader
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.hashing import hash_slow
-from basicauth_mw.minting import mint
-from basicauth_mw.model import ANONYMOUS
-from basicauth_mw.verifier import Check
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import hash_password
+from basicauth_mw.keys.model import ANONYMOUS
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
 from tests.shells.asgi_helpers import App, exchange, http_scope
 from tests.waiting import wait_until
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SECRET = "correct horse battery staple"
-HASH = hash_slow(SECRET)
+HASH = hash_password(SECRET)
 LIMIT_S = 10.0
 SETTINGS = Settings(slow_hash_workers=1)
 
@@ -53,15 +55,15 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
 
 
 @pytest.fixture
-def gate() -> BasicAuthMiddleware:
+def authenticator() -> BasicAuthMiddleware:
     """With a client ``ci`` whose secret somebody chose, and one worker for slow hashes."""
     store = MemoryStore()
     store.put(Key("ci", secrets=(Secret(HASH),)), None)
     return BasicAuthMiddleware(App(), Backend(store, settings=SETTINGS), settings=SETTINGS)
 
 
-async def status(gate: BasicAuthMiddleware, authorization: str) -> int:
-    return (await exchange(gate, http_scope(authorization))).status
+async def status(authenticator: BasicAuthMiddleware, authorization: str) -> int:
+    return (await exchange(authenticator, http_scope(authorization))).status
 
 
 async def turns() -> None:
@@ -69,9 +71,11 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def at_once(gate: BasicAuthMiddleware, counter: Counter, authorizations: list[str]) -> list[int]:
+async def at_once(
+    authenticator: BasicAuthMiddleware, counter: Counter, authorizations: list[str]
+) -> list[int]:
     """Send requests while no hash can end, and let it end when all are under way."""
-    asked = [asyncio.create_task(status(gate, each)) for each in authorizations]
+    asked = [asyncio.create_task(status(authenticator, each)) for each in authorizations]
     await turns()
     counter.go_on.set()
     return await asyncio.gather(*asked)
@@ -82,27 +86,29 @@ async def at_once(gate: BasicAuthMiddleware, counter: Counter, authorizations: l
     ("secret", "expected"), [(SECRET, 200), ("guess", 401)], ids=["the right one", "a wrong one"]
 )
 def test_a_burst_with_one_secret_costs_one_hash(
-    gate: BasicAuthMiddleware, counter: Counter, secret: str, expected: int
+    authenticator: BasicAuthMiddleware, counter: Counter, secret: str, expected: int
 ) -> None:
     """However many, with one worker and its short queue. A wrong one is hashed again for who comes later."""
     authorization = encode_basic("ci", secret)
 
     async def main() -> None:
-        assert await at_once(gate, counter, [authorization] * 15) == [expected] * 15
+        assert await at_once(authenticator, counter, [authorization] * 15) == [expected] * 15
         assert counter.run == [secret]
-        assert await status(gate, authorization) == expected
+        assert await status(authenticator, authorization) == expected
         assert counter.run == [secret] * (1 if expected == 200 else 2)
 
     asyncio.run(main())
 
 
 @pytest.mark.proves("F27")
-def test_who_gives_up_does_not_end_it_for_the_others(gate: BasicAuthMiddleware, counter: Counter) -> None:
+def test_who_gives_up_does_not_end_it_for_the_others(
+    authenticator: BasicAuthMiddleware, counter: Counter
+) -> None:
     authorization = encode_basic("ci", SECRET)
 
     async def main() -> None:
-        first = asyncio.create_task(status(gate, authorization))
-        second = asyncio.create_task(status(gate, authorization))
+        first = asyncio.create_task(status(authenticator, authorization))
+        second = asyncio.create_task(status(authenticator, authorization))
         await turns()
         first.cancel()
         await turns()
@@ -115,21 +121,21 @@ def test_who_gives_up_does_not_end_it_for_the_others(gate: BasicAuthMiddleware, 
 
 
 @pytest.mark.proves("A11", "F28")
-def test_who_gives_up_leaves_the_queue(gate: BasicAuthMiddleware, counter: Counter) -> None:
+def test_who_gives_up_leaves_the_queue(authenticator: BasicAuthMiddleware, counter: Counter) -> None:
     """A flood of clients that hang up must not keep the worker busy for nobody."""
 
     async def main() -> None:
-        busy = asyncio.create_task(status(gate, encode_basic("ci", "first")))
+        busy = asyncio.create_task(status(authenticator, encode_basic("ci", "first")))
         await turns()
         for number in range(100):
-            gone = asyncio.create_task(status(gate, encode_basic("ci", f"guess {number}")))
+            gone = asyncio.create_task(status(authenticator, encode_basic("ci", f"guess {number}")))
             await turns()
             gone.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await gone
         counter.go_on.set()
         assert await busy == 401
-        assert await status(gate, encode_basic("ci", SECRET)) == 200
+        assert await status(authenticator, encode_basic("ci", SECRET)) == 200
 
     asyncio.run(main())
     assert counter.run == ["first", SECRET]
@@ -137,12 +143,14 @@ def test_who_gives_up_leaves_the_queue(gate: BasicAuthMiddleware, counter: Count
 
 @pytest.mark.proves("X2", "X3", "F27")
 @pytest.mark.parametrize("client_id", ["ci", "nobody"], ids=["a known id", "an unknown id"])
-def test_different_secrets_share_no_hash(gate: BasicAuthMiddleware, counter: Counter, client_id: str) -> None:
+def test_different_secrets_share_no_hash(
+    authenticator: BasicAuthMiddleware, counter: Counter, client_id: str
+) -> None:
     """Nor does one secret that is tried on many ids, whether there are such ids or not."""
     asked = [encode_basic(client_id, f"guess {number}") for number in range(3)]
     asked += [encode_basic(f"{client_id}-{number}", "guess") for number in range(2)]
 
-    assert asyncio.run(at_once(gate, counter, asked)) == [401] * 5
+    assert asyncio.run(at_once(authenticator, counter, asked)) == [401] * 5
     assert sorted(counter.run) == ["guess", "guess", "guess 0", "guess 1", "guess 2"]
 
 
@@ -158,11 +166,11 @@ def test_threads_share_one_hash(counter: Counter, secret: str) -> None:
         start_response("200 OK", [])
         return []
 
-    gate = WSGIGate(app, Backend(store, settings=SETTINGS), settings=SETTINGS)
+    authenticator = WSGIGate(app, Backend(store, settings=SETTINGS), settings=SETTINGS)
 
     def ask() -> None:
         environ = {"HTTP_AUTHORIZATION": encode_basic("ci", secret), "REQUEST_METHOD": "GET"}
-        list(gate(environ, lambda status, _headers, _exc_info=None: statuses.append(status)))
+        list(authenticator(environ, lambda status, _headers, _exc_info=None: statuses.append(status)))
 
     threads = [threading.Thread(target=ask) for _ in range(32)]
     for thread in threads:
@@ -218,8 +226,8 @@ def test_one_look_up_for_one_credential_asked_for_at_once() -> None:
         store = Gated()
         keys = Backend(store, settings=Settings())
         issued = keys.create()
-        gate = BasicAuthMiddleware(App(), keys, settings=Settings())
-        asked = [asyncio.create_task(status(gate, issued.authorization)) for _ in range(32)]
+        authenticator = BasicAuthMiddleware(App(), keys, settings=Settings())
+        asked = [asyncio.create_task(status(authenticator, issued.authorization)) for _ in range(32)]
         await turns()
         store.go_on.set()
         assert set(await asyncio.gather(*asked)) == {200}
@@ -234,9 +242,9 @@ def test_different_secrets_of_one_client_share_no_look_up() -> None:
         store = Gated()
         keys = Backend(store, settings=Settings())
         issued = keys.create()
-        gate = BasicAuthMiddleware(App(), keys, settings=Settings())
-        wrong = [encode_basic(issued.client_id, mint("sk")) for _ in range(2)]
-        asked = [asyncio.create_task(status(gate, each)) for each in (issued.authorization, *wrong)]
+        authenticator = BasicAuthMiddleware(App(), keys, settings=Settings())
+        wrong = [encode_basic(issued.client_id, generate("sk")) for _ in range(2)]
+        asked = [asyncio.create_task(status(authenticator, each)) for each in (issued.authorization, *wrong)]
         await turns()
         store.go_on.set()
         assert await asyncio.gather(*asked) == [200, 401, 401]
@@ -254,15 +262,15 @@ def test_no_look_up_is_shared_across_a_change(ttl_s: float) -> None:
         store = Gated()
         keys = Backend(store, settings=Settings())
         issued = keys.create()
-        gate = BasicAuthMiddleware(App(), keys, settings=Settings(cache_ttl_s=ttl_s))
-        before = asyncio.create_task(status(gate, issued.authorization))
+        authenticator = BasicAuthMiddleware(App(), keys, settings=Settings(cache_ttl_s=ttl_s))
+        before = asyncio.create_task(status(authenticator, issued.authorization))
         await turns()
         keys.revoke(issued.client_id)
-        after = asyncio.create_task(status(gate, issued.authorization))
+        after = asyncio.create_task(status(authenticator, issued.authorization))
         await turns()
         store.go_on.set()
         assert await asyncio.gather(before, after) == [200, 401]
-        assert await status(gate, issued.authorization) == 401
+        assert await status(authenticator, issued.authorization) == 401
 
     asyncio.run(run())
 
@@ -274,11 +282,11 @@ def test_where_nothing_is_remembered_nothing_is_shared() -> None:
         store = Gated()
         keys = Backend(store, settings=Settings())
         issued = keys.create()
-        gate = BasicAuthMiddleware(App(), keys, settings=Settings(cache_ttl_s=0))
-        before = asyncio.create_task(status(gate, issued.authorization))
+        authenticator = BasicAuthMiddleware(App(), keys, settings=Settings(cache_ttl_s=0))
+        before = asyncio.create_task(status(authenticator, issued.authorization))
         await turns()
         assert store.inner.delete(issued.client_id)
-        after = asyncio.create_task(status(gate, issued.authorization))
+        after = asyncio.create_task(status(authenticator, issued.authorization))
         await turns()
         store.go_on.set()
         assert await asyncio.gather(before, after) == [200, 401]
@@ -290,22 +298,22 @@ def test_the_first_chosen_secret_works_at_once() -> None:
     """Right after it was found out that there is none, which is believed for a second."""
     settings = Settings(throttle="")
     keys = Backend(MemoryLike(), settings=settings)
-    gate = BasicAuthMiddleware(App(), keys, settings=settings)
+    authenticator = BasicAuthMiddleware(App(), keys, settings=settings)
 
     async def main() -> None:
-        assert await status(gate, encode_basic("ci", SECRET)) == 401
+        assert await status(authenticator, encode_basic("ci", SECRET)) == 401
         keys.create(client_id="ci", secret=SECRET)
-        assert await status(gate, encode_basic("ci", SECRET)) == 200
-        assert await status(gate, encode_basic("ci", "guess")) == 401
+        assert await status(authenticator, encode_basic("ci", SECRET)) == 200
+        assert await status(authenticator, encode_basic("ci", "guess")) == 401
 
     asyncio.run(main())
 
 
 @pytest.mark.proves("F34")
-def test_nothing_that_ends_a_generator_is_a_verdict(gate: BasicAuthMiddleware) -> None:
+def test_nothing_that_ends_a_generator_is_a_verdict(authenticator: BasicAuthMiddleware) -> None:
     """Raised while a step is performed, by a filter of somebody's logging, say."""
-    check = gate.gate.begin(http_scope(encode_basic("ci", SECRET)))
-    assert isinstance(check, Check)
+    check = authenticator.authenticator.begin(http_scope(encode_basic("ci", SECRET)))
+    assert isinstance(check, PendingVerification)
 
     def stop(_effect: object) -> object:
         raise StopIteration(ANONYMOUS)

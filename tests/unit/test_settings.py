@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from basicauth_mw.errors import ConfigurationError
-from basicauth_mw.settings import FIELDS, Overrides, Settings, SettingsOverrides, read_secret_file
+from basicauth_mw.settings import FIELDS, Overrides, Settings, SettingsOverrides
+from basicauth_mw.settings.sources import read_secret_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -478,8 +479,8 @@ def test_the_ends_of_a_value_mean_nothing(name: str, edge: str) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("a\nb", "BASICAUTH_REALM holds a line break or another control character"),
-        ("a\x00b", "BASICAUTH_REALM holds a line break or another control character"),
+        ("a\nb", "BASICAUTH_REALM contains a line break or another control character"),
+        ("a\x00b", "BASICAUTH_REALM contains a line break or another control character"),
         ("'canary'", "BASICAUTH_REALM is wrapped in quotes"),
         ('"canary"', "BASICAUTH_REALM is wrapped in quotes"),
     ],
@@ -494,7 +495,7 @@ def test_what_is_inside_a_value_is_an_error_that_names_the_setting(
     assert "canary" not in str(refusal.value)
     path = tmp_path / "realm"
     path.write_text(value)
-    with pytest.raises(ConfigurationError, match=r"BASICAUTH_REALM_FILE (holds|is wrapped)"):
+    with pytest.raises(ConfigurationError, match=r"BASICAUTH_REALM_FILE (contains|is wrapped)"):
         Settings.from_env({"BASICAUTH_REALM_FILE": str(path)})
 
 

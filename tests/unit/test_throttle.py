@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from basicauth_mw import throttle as module
-from basicauth_mw.throttle import MAX_TRACKED, SHARE, Blocked, FailureLimits, client_of, parse_rate
+from basicauth_mw.auth import throttle as module
+from basicauth_mw.auth.throttle import MAX_TRACKED, SHARE, Blocked, FailureThrottle, client_of
+from basicauth_mw.settings.values import parse_rate
 from tests.waiting import Clock
 
 if TYPE_CHECKING:
@@ -457,7 +458,7 @@ ADDRESS, CLIENT_ID = KEY
 )
 def test_limits_may_be_off(by_pair: str, by_address: str, on: bool) -> None:
     """An empty rate is no limit; with neither there is nothing to count."""
-    limits = FailureLimits(by_pair, by_address)
+    limits = FailureThrottle(by_pair, by_address)
 
     assert bool(limits) is on
     for _ in range(19):
@@ -472,7 +473,7 @@ def test_limits_may_be_off(by_pair: str, by_address: str, on: bool) -> None:
 @pytest.mark.proves("O5")
 def test_the_limit_by_pair_affects_no_other_pair() -> None:
     """Whoever fails is kept out under that id, from that address, and nobody else is."""
-    limits = FailureLimits("2/hour", "")
+    limits = FailureThrottle("2/hour", "")
     for _ in range(2):
         limits.record(ADDRESS, CLIENT_ID)
 
@@ -491,7 +492,7 @@ def test_the_limit_by_pair_affects_no_other_pair() -> None:
 
 def test_the_limit_by_address_counts_every_id() -> None:
     """Ids tried one after the other, and fields that hold none, add up; another address is not affected."""
-    limits = FailureLimits("2/hour", "3/hour")
+    limits = FailureThrottle("2/hour", "3/hour")
     limits.record(ADDRESS, "a")
     limits.record(ADDRESS, "b")
     assert limits.check(ADDRESS, "c") is None
@@ -504,7 +505,7 @@ def test_the_limit_by_address_counts_every_id() -> None:
 
 def test_unreadable_credentials_count_for_the_address_alone() -> None:
     """Where no id could be read there is no pair."""
-    limits = FailureLimits("1/hour", "")
+    limits = FailureThrottle("1/hour", "")
     for _ in range(5):
         limits.record(ADDRESS, None)
 
@@ -514,7 +515,7 @@ def test_unreadable_credentials_count_for_the_address_alone() -> None:
 
 def test_pairs_are_told_apart() -> None:
     """An address and an id are two values: no two pairs run together."""
-    limits = FailureLimits("1/hour", "")
+    limits = FailureThrottle("1/hour", "")
     limits.record("10.0.0.1", "1x")
 
     assert limits.check("10.0.0.1", "1x") is not None
@@ -523,7 +524,7 @@ def test_pairs_are_told_apart() -> None:
 
 def test_when_the_block_ends_nobody_need_be_asked_about() -> None:
     """``active`` falls back once whoever was blocked is seen to be free again."""
-    limits = FailureLimits("1/second", "1/second")
+    limits = FailureThrottle("1/second", "1/second")
     limits.record(ADDRESS, CLIENT_ID)
     assert limits.active
 
@@ -554,7 +555,7 @@ def test_when_the_block_ends_nobody_need_be_asked_about() -> None:
 def test_addresses_of_one_client(address: str, same: str) -> None:
     """Ports, zones, spellings and the addresses of one /64 make no other client."""
     assert client_of(address) == client_of(same)
-    limits = FailureLimits("2/hour", "")
+    limits = FailureThrottle("2/hour", "")
     limits.record(address, "a")
     limits.record(same, "a")
     assert limits.check(address, "a") is not None
@@ -578,7 +579,7 @@ def test_addresses_of_one_client(address: str, same: str) -> None:
 )
 def test_addresses_of_two_clients(address: str, other: str) -> None:
     """Anything else is told apart, whether it is an address or not."""
-    limits = FailureLimits("1/hour", "1/hour")
+    limits = FailureThrottle("1/hour", "1/hour")
     limits.record(address, "a")
     assert limits.check(address, "a") is not None
     assert limits.check(other, "a") is None
@@ -592,7 +593,7 @@ def test_any_text_names_a_client(address: str) -> None:
 
 def test_long_ids_and_addresses_take_a_fixed_number_of_bytes() -> None:
     """Counters hold digests, not what the client sent."""
-    limits = FailureLimits("1/hour", "1/hour")
+    limits = FailureThrottle("1/hour", "1/hour")
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()

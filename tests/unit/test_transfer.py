@@ -25,10 +25,10 @@ from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable, InvalidKey, MissingExtra, ReadOnlyBackend
 from basicauth_mw.exporting import export_file, export_keys
-from basicauth_mw.hashing import Hasher, hash_secret, match_slow, salt_of
 from basicauth_mw.importing import BATCH, Report, _columns, import_keys
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Key, Secret
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import Hasher, hash_secret, salt_of, verify_password
+from basicauth_mw.keys.model import Key, Secret
 from basicauth_mw.portable import TransferError, load_line
 from basicauth_mw.sources import MAX_LINE_OCTETS, Source
 
@@ -85,7 +85,7 @@ def sqlite(tmp_path: Path) -> Iterator[Backend]:
 
 # --- round trips
 
-MINTED = [mint("sk") for _ in range(3)]
+GENERATED = [generate("sk") for _ in range(3)]
 CHOSEN = "correct horse battery staple"
 ARGON2 = hash_secret(CHOSEN)
 HASHER = Hasher([pepper.encode() for pepper in PEPPERS.pepper])
@@ -100,9 +100,9 @@ SALTS = st.text("ABCabc_-", min_size=16, max_size=16)
 
 @st.composite
 def keys(draw: st.DrawFn) -> Key:
-    """Any key that may be stored; its secrets are the first of ``MINTED``, and perhaps ``CHOSEN``."""
+    """Any key that may be stored; its secrets are the first of ``GENERATED``, and perhaps ``CHOSEN``."""
     salt = draw(SALTS)
-    hashes = [HASHER.hash_fast(secret, salt=salt) for secret in MINTED[: draw(st.integers(0, 3))]]
+    hashes = [HASHER.digest_secret(secret, salt=salt) for secret in GENERATED[: draw(st.integers(0, 3))]]
     hashes += [ARGON2] if draw(st.booleans()) else []
     made = draw(st.lists(MOMENTS, min_size=len(hashes), max_size=len(hashes), unique=True))
     return Key(
@@ -148,9 +148,9 @@ def test_a_round_trip_loses_nothing(some: list[Key], redis_server: RedisServer) 
             assert stored.secrets == key.secrets
             for number, secret in enumerate(key.secrets):
                 if secret.hash == ARGON2:
-                    assert match_slow(CHOSEN, stored.secrets[number].hash)
+                    assert verify_password(CHOSEN, stored.secrets[number].hash)
                 else:
-                    assert last.hasher.match_fast(MINTED[number], stored.secrets) == secret
+                    assert last.hasher.verify_digest(GENERATED[number], stored.secrets) == secret
 
 
 def test_a_pepper_that_is_not_there_is_told(sqlite: Backend, backend: Backend) -> None:
@@ -181,7 +181,7 @@ def test_one_audit_record_an_export(
 def test_one_audit_record_a_key_that_came_in(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
-    imported(backend, f"a,{mint('sk')}\nb,{mint('sk')}\na,{mint('sk')}\n".encode())
+    imported(backend, f"a,{generate('sk')}\nb,{generate('sk')}\na,{generate('sk')}\n".encode())
 
     events = [record.basicauth for record in caplog.records]  # type: ignore[attr-defined]
     assert [(each["event"], each["client_id"]) for each in events] == [
@@ -205,8 +205,8 @@ def test_the_last_line_of_an_export_counts_them(sqlite: Backend) -> None:
 
 def test_a_secret_is_no_id_and_is_not_repeated(backend: Backend) -> None:
     """Columns in the wrong order: what would be the id is what somebody keeps secret."""
-    secret, long = mint("sk"), "\u202e" * 80
-    lines = "".join(f"{client_id},{mint('sk')}\n" for client_id in (secret, secret, long, long))
+    secret, long = generate("sk"), "\u202e" * 80
+    lines = "".join(f"{client_id},{generate('sk')}\n" for client_id in (secret, secret, long, long))
 
     report = imported(backend, lines.encode())
 
@@ -221,7 +221,7 @@ def test_a_secret_is_no_id_and_is_not_repeated(backend: Backend) -> None:
 
 
 def test_progress_covers_every_octet(backend: Backend) -> None:
-    minted = "".join(f"{number},{mint('sk')}\n" for number in range(2500)).encode()
+    minted = "".join(f"{number},{generate('sk')}\n" for number in range(2500)).encode()
 
     assert imported(backend, minted).passes == [("importing", len(minted), len(minted))]
 
@@ -310,7 +310,9 @@ def test_lines_are_reported_in_their_order(backend: Backend) -> None:
         def on_refused(self, line: int, reason: str) -> None:
             told.append(line)
 
-    text = f"slow,chosen\nbad\ntaken,{mint('sk')}\nlong,{'x' * 1025}\nfast,{mint('sk')}\ntaken,chosen\n"
+    text = (
+        f"slow,chosen\nbad\ntaken,{generate('sk')}\nlong,{'x' * 1025}\nfast,{generate('sk')}\ntaken,chosen\n"
+    )
     import_keys(backend, Source(io.BytesIO(text.encode())), Order())
 
     assert told == ["slow", 2, 3, 4, "fast", 6]
@@ -337,7 +339,7 @@ def test_a_missing_library_ends_an_import(sqlite: Backend, monkeypatch: pytest.M
 
 def test_a_store_that_fails_on_the_way(sqlite: Backend) -> None:
     """What was written before is counted."""
-    text = "".join(f"{number},{mint('sk')}\n" for number in range(BATCH + 1)).encode()
+    text = "".join(f"{number},{generate('sk')}\n" for number in range(BATCH + 1)).encode()
 
     class Failing(MemoryStore):
         def put(self, record: Key, /, expect_version: int | None) -> bool:
@@ -365,7 +367,7 @@ def test_what_cannot_be_changed_is_known_before_anything_is_read() -> None:
 
 def test_an_overlong_line_costs_no_memory(backend: Backend) -> None:
     """It is skipped to its end, however long, and the next line is the next."""
-    text = b"a" * (5 * MAX_LINE_OCTETS) + b"\nb," + mint("sk").encode() + b"\n"
+    text = b"a" * (5 * MAX_LINE_OCTETS) + b"\nb," + generate("sk").encode() + b"\n"
 
     report = Kept()
     import_keys(backend, Source(io.BytesIO(text), kind="csv"), report)
@@ -464,7 +466,7 @@ def test_a_value_that_is_too_long_is_told_as_such() -> None:
 
 def test_every_imported_secret_has_its_own_salt(backend: Backend) -> None:
     """Though salts are made for many at once; and each key is found by its secret."""
-    secrets = {f"id{number:04}": mint("sk") for number in range(BATCH + 2)}
+    secrets = {f"id{number:04}": generate("sk") for number in range(BATCH + 2)}
     text = "".join(f"{client_id},{secret}\n" for client_id, secret in secrets.items())
     report = Report()
 
@@ -474,7 +476,7 @@ def test_every_imported_secret_has_its_own_salt(backend: Backend) -> None:
     keys = list(backend.iter_keys())
     assert len({salt_of(key.secrets) for key in keys}) == len(secrets)
     for key in keys:
-        assert backend.hasher.match_fast(secrets[key.client_id], key.secrets) is not None
+        assert backend.hasher.verify_digest(secrets[key.client_id], key.secrets) is not None
 
 
 def test_a_bad_id_is_told_of_whatever_its_secret_is(backend: Backend) -> None:
@@ -485,8 +487,13 @@ def test_a_bad_id_is_told_of_whatever_its_secret_is(backend: Backend) -> None:
         def on_refused(self, line: int, reason: str) -> None:
             told.append((line, reason))
 
-    wrong = mint("sk")[:-1]
-    secrets = [mint("sk"), hash_secret(mint("sk")), "chosen", wrong + ("a" if wrong[-1] != "a" else "b")]
+    wrong = generate("sk")[:-1]
+    secrets = [
+        generate("sk"),
+        hash_secret(generate("sk")),
+        "chosen",
+        wrong + ("a" if wrong[-1] != "a" else "b"),
+    ]
     text = "".join(f"{'x' * 256},{secret}\n" for secret in secrets)
     import_keys(backend, Source(io.BytesIO(text.encode())), Told())
 
@@ -505,7 +512,7 @@ def test_a_bad_id_is_told_of_whatever_its_secret_is(backend: Backend) -> None:
     ids=["swapped", "swapped-case-crlf", "all", "all-other-names", "bom-and-empty-columns"],
 )
 def test_a_header_says_where_the_columns_are(backend: Backend, text: str) -> None:
-    secret = mint("sk")
+    secret = generate("sk")
     report = imported(backend, text.format(secret=secret).encode())
     assert (report.imported, report.refused) == (1, 0)
     key = backend.get("ci")
@@ -530,7 +537,7 @@ def test_a_header_says_where_the_columns_are(backend: Backend, text: str) -> Non
     ],
 )
 def test_a_row_that_does_not_fit_its_header(backend: Backend, text: str, said: str) -> None:
-    report = imported(backend, text.format(secret=mint("sk")).encode())
+    report = imported(backend, text.format(secret=generate("sk")).encode())
     assert (report.imported, report.refused) == (0, 1)
     assert said in str(report.lines)
 
@@ -546,8 +553,8 @@ def test_an_htpasswd_with_a_line_in_another_encoding(backend: Backend) -> None:
         assert "UTF-8" in report.lines[1]
         key = backend.get(name)
         assert key is not None
-        assert match_slow("a password of some length", key.secrets[0].hash)
-        assert not match_slow("another password", key.secrets[0].hash)
+        assert verify_password("a password of some length", key.secrets[0].hash)
+        assert not verify_password("another password", key.secrets[0].hash)
 
 
 def test_an_export_follows_no_link_to_nowhere(sqlite: Backend, tmp_path: Path) -> None:

@@ -7,33 +7,33 @@ from typing import Any
 
 import pytest
 
-from basicauth_mw.cache import Cache
-from basicauth_mw.credentials import encode_basic
+from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.auth.verifier import HoldsSlow, Lookup, PendingVerification, Steps, Verifier, VerifyPassword
 from basicauth_mw.errors import (
     BackendUnavailable,
     InvalidCredentials,
     MalformedCredentials,
     UnreadableRecord,
 )
-from basicauth_mw.hashing import Hasher, hash_slow
-from basicauth_mw.minting import mint
-from basicauth_mw.model import Allow, Decision, Deny, Key, Principal, Secret
-from basicauth_mw.rules import MAX_ID_OCTETS, MAX_SECRET_OCTETS
-from basicauth_mw.verifier import Check, HoldsSlow, Lookup, SlowCheck, Steps, Verifier
+from basicauth_mw.keys.credentials import encode_basic
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import Hasher, hash_password
+from basicauth_mw.keys.model import Allow, Decision, Deny, Key, Principal, Secret
+from basicauth_mw.keys.validation import MAX_ID_OCTETS, MAX_SECRET_OCTETS
 from tests.waiting import Clock
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NAIVE = NOW.replace(tzinfo=None)
 PAST, LATER = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
 HASHER = Hasher()
-SECRET = mint("sk")
+SECRET = generate("sk")
 CHOSEN = "correct horse battery staple"
-FAST = Secret(HASHER.hash_fast(SECRET))
-SLOW = Secret(hash_slow(CHOSEN))
+FAST = Secret(HASHER.digest_secret(SECRET))
+SLOW = Secret(hash_password(CHOSEN))
 
 
 def verifier(clock: Clock | None = None) -> Verifier:
-    cache = Cache(30, 10, clock=clock or Clock(), wall=NOW.timestamp)
+    cache = VerdictCache(30, 10, clock=clock or Clock(), wall=NOW.timestamp)
     return Verifier(HASHER, cache, now=lambda: NOW)
 
 
@@ -63,7 +63,7 @@ def decide(
 
 def begin(asked: Verifier, field: bytes) -> Steps:
     check = asked.begin(field)
-    assert isinstance(check, Check)
+    assert isinstance(check, PendingVerification)
     return iter(check)
 
 
@@ -75,9 +75,9 @@ def assert_denied(decision: Decision, error: type[Exception], reason: str, clien
 
 KEYS = {
     "unknown": None,
-    "wrong secret": Key("ci", secrets=(Secret(HASHER.hash_fast(mint("sk"))),)),
+    "wrong secret": Key("ci", secrets=(Secret(HASHER.digest_secret(generate("sk"))),)),
     "no secret": Key("ci"),
-    "slow only": Key("ci", secrets=(Secret(hash_slow("another")),)),
+    "slow only": Key("ci", secrets=(Secret(hash_password("another")),)),
     "revoked": Key("ci", revoked_at=PAST, secrets=(FAST, SLOW)),
     "disabled": Key("ci", disabled=True, secrets=(FAST, SLOW)),
     "expired": Key("ci", expires_at=PAST, secrets=(FAST, SLOW)),
@@ -122,7 +122,7 @@ def test_a_chosen_secret_costs_one_slow_hash_whatever_is_found(name: str, secret
     """Of the record or of a decoy, and exactly one, where the store holds slow hashes."""
     _, effects = decide(verifier(), "ci", secret, KEYS[name])
 
-    assert [type(effect) for effect in effects] == [Lookup, HoldsSlow, SlowCheck]
+    assert [type(effect) for effect in effects] == [Lookup, HoldsSlow, VerifyPassword]
     assert effects[-1].secret == secret
     assert len(effects[-1].hashes) <= 1
 
@@ -174,15 +174,15 @@ class Told(Hasher):
         super().__init__()
         self.told: list[bool] = []
 
-    def match_fast(self, secret: str, stored: Any, *, is_minted: bool = False) -> Secret | None:
-        self.told.append(is_minted)
-        return super().match_fast(secret, stored, is_minted=is_minted)
+    def verify_digest(self, secret: str, stored: Any, *, is_generated: bool = False) -> Secret | None:
+        self.told.append(is_generated)
+        return super().verify_digest(secret, stored, is_generated=is_generated)
 
 
 def test_the_hasher_is_told_what_a_secret_looks_like() -> None:
     """So that none of the chosen ones is hashed for a minted one."""
     hasher = Told()
-    asked = Verifier(hasher, Cache(30, 10), now=lambda: NOW)
+    asked = Verifier(hasher, VerdictCache(30, 10), now=lambda: NOW)
     decide(asked, "ci", SECRET, KEYS["good"])
     decide(asked, "ci", CHOSEN, KEYS["good"])
 
@@ -206,7 +206,7 @@ def test_several_slow_hashes_are_not_paid_for() -> None:
     """Each would cost its own, and so tell that the id exists: such a record cannot be used."""
     decision, effects = decide(verifier(), "ci", CHOSEN, Key("ci", secrets=(SLOW, SLOW)))
 
-    assert SlowCheck not in [type(effect) for effect in effects]
+    assert VerifyPassword not in [type(effect) for effect in effects]
     assert isinstance(decision, Deny)
     assert isinstance(decision.error, UnreadableRecord)
 
@@ -247,7 +247,7 @@ def test_an_answer_of_the_wrong_type_is_no_way_in(answer: object, name: str) -> 
 def test_a_check_that_cannot_be_run_is_no_refusal() -> None:
     """Of whoever waited for an equal one, say."""
     check = verifier().begin(encode_basic("ci", SECRET).encode())
-    assert isinstance(check, Check)
+    assert isinstance(check, PendingVerification)
     try:
         raise BackendUnavailable("gone")
     except BackendUnavailable as exc:
@@ -260,7 +260,7 @@ def test_a_check_that_cannot_be_run_is_no_refusal() -> None:
 def test_a_check_finds_what_was_proved_since_it_began() -> None:
     asked = verifier()
     check = asked.begin(encode_basic("ci", SECRET).encode())
-    assert isinstance(check, Check)
+    assert isinstance(check, PendingVerification)
     assert check.known() is None
     decision, _ = decide(asked, "ci", SECRET, KEYS["good"])
 
@@ -268,11 +268,11 @@ def test_a_check_finds_what_was_proved_since_it_began() -> None:
 
 
 def test_only_the_same_field_at_the_same_time_shares_a_verdict() -> None:
-    asked, other = verifier(), mint("sk")
+    asked, other = verifier(), generate("sk")
 
     def flight(secret: str) -> object:
         check = asked.begin(encode_basic("ci", secret).encode())
-        assert isinstance(check, Check)
+        assert isinstance(check, PendingVerification)
         return check.flight
 
     first = flight(SECRET)
@@ -284,9 +284,9 @@ def test_only_the_same_field_at_the_same_time_shares_a_verdict() -> None:
 
 
 def test_who_wants_nothing_remembered_shares_nothing() -> None:
-    check = Verifier(HASHER, Cache(0, 10)).begin(encode_basic("ci", SECRET).encode())
+    check = Verifier(HASHER, VerdictCache(0, 10)).begin(encode_basic("ci", SECRET).encode())
 
-    assert isinstance(check, Check)
+    assert isinstance(check, PendingVerification)
     assert check.flight is None
 
 
@@ -295,14 +295,14 @@ def test_what_is_kept_knows_its_secret_and_its_end() -> None:
     clock = Clock()
     wall = Clock()
     wall.now = NOW.timestamp()
-    cache = Cache(30, 10, clock=clock, wall=wall)
+    cache = VerdictCache(30, 10, clock=clock, wall=wall)
     asked = Verifier(HASHER, cache, now=lambda: NOW)
     stored = Secret(FAST.hash, created_at=PAST, expires_at=NOW + timedelta(seconds=5))
     decide(asked, "ci", SECRET, Key("ci", expires_at=NOW + timedelta(seconds=9), secrets=(stored,)))
     field = encode_basic("ci", SECRET).encode()
 
     assert cache.get(field) is not None
-    assert [hit.secret_created_at for hit in cache.take_hits()] == [PAST]
+    assert [hit.secret_created_at for hit in cache.drain_hits()] == [PAST]
     wall.now += 5
     assert cache.get(field) is None
 
@@ -355,11 +355,11 @@ def test_thousands_of_spellings_fill_no_cache() -> None:
 
 def test_who_asks_to_know_is_told_of_proved_secrets_only() -> None:
     seen: list[tuple[str, Secret, str]] = []
-    cache = Cache(30, 10, clock=Clock(), wall=NOW.timestamp)
+    cache = VerdictCache(30, 10, clock=Clock(), wall=NOW.timestamp)
     asked = Verifier(HASHER, cache, saw=lambda *what: seen.append(what), now=lambda: NOW)
 
     decide(asked, "id", SECRET, Key("id", secrets=(FAST,)))
-    decide(asked, "id", mint("sk"), Key("id", secrets=(FAST,)))
+    decide(asked, "id", generate("sk"), Key("id", secrets=(FAST,)))
     decide(asked, "id", SECRET, Key("id", secrets=(FAST,), disabled=True))
     decide(asked, "id", SECRET, Key("id", secrets=(FAST,), expires_at=PAST))
     decide(asked, "nobody", SECRET, None)

@@ -9,8 +9,8 @@ import time
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final
 
-from ..._extras import require
 from ...errors import BackendUnavailable
+from ...runtime.extras import require
 from .errors import parse_redirect
 from .router import Node
 

@@ -8,8 +8,8 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from ..._extras import require
 from ...errors import ConfigurationError
+from ...runtime.extras import require
 from .errors import MasterNotFoundError, exceptions
 from .router import Node
 

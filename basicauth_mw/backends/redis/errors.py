@@ -7,8 +7,8 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..._extras import require
 from ...errors import BackendUnavailable
+from ...runtime.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

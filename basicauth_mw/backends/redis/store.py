@@ -15,11 +15,11 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ..._fork import after_fork
 from ...errors import BackendUnavailable, UnreadableRecord
-from ...hashing import has_slow_hash
-from .._codec import dump_key, load_found, load_uses, to_microseconds, to_minutes
+from ...keys.hashing import has_slow_hash
+from ...runtime.fork import after_fork
 from ..base import Changes, Use
+from ..codec import dump_key, load_found, load_uses, to_microseconds, to_minutes
 from .checks import CONFIG, config_warnings, foreign_warning
 from .clients import BROKEN_CONNECTION, NO_REPLY, LoopClients, ThreadClients
 from .cluster import Cluster
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator, Sequence
 
-    from ...model import Key
+    from ...keys.model import Key
     from .router import Command, Router, Steps
 
 T = TypeVar("T")

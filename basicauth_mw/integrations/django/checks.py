@@ -11,12 +11,12 @@ from django.core.handlers.asgi import ASGIHandler
 from django.middleware.cache import FetchFromCacheMiddleware
 from django.utils.module_loading import import_string
 
-from ..._frameworks import layers
-from ..._gates import gate_of
 from ...asgi import BasicAuthMiddleware as ASGIMiddleware
+from ...auth.authenticator import Authenticator
+from ...auth.discovery import find_authenticator
+from ...auth.frameworks import layers
 from ...errors import ConfigurationError
-from ...gate import Gate
-from .middleware import BasicAuthMiddleware, RequestFacts, configured
+from .middleware import BasicAuthMiddleware, DjangoRequest, configured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ def check_settings(**_more: Any) -> list[CheckMessage]:
     """The configuration, and where the middleware stands."""
     try:
         backend, ours = configured()
-        Gate(RequestFacts(), backend, ours, {})  # connects to nothing
+        Authenticator(DjangoRequest(), backend, ours, {})  # connects to nothing
     except ConfigurationError as exc:
         wrong = [checks.Error(problem, id="basicauth_mw.E001") for problem in exc.problems]
         return [*wrong, *_place(None), *_channels()]
@@ -166,7 +166,7 @@ def _is_open(application: object, kind: str) -> bool:
             return any(_is_open(route.callback, kind) for route in getattr(layer, "routes", ()))
         consumer = consumer or hasattr(layer, "consumer_class")
     # A function that serves http may call Django; a consumer of Channels does not.
-    return gate_of(application) is None and (consumer or kind == "websocket")
+    return find_authenticator(application) is None and (consumer or kind == "websocket")
 
 
 def _rest_framework() -> Iterator[CheckMessage]:

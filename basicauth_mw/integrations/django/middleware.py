@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...asgi import BasicAuthMiddleware as ASGIMiddleware
-from ...gate import Gate
-from ...model import Deny, Principal
-from ...problem import is_routine
-from ...verifier import Check
-from ...wsgi import EnvironFacts
+from ...auth.authenticator import Authenticator
+from ...auth.problems import is_refusal
+from ...auth.verifier import PendingVerification
+from ...keys.model import Deny, Principal
+from ...wsgi import WSGIRequest
 from .._common import configuration, needs
 
 with needs("django", "django"):
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from ...model import Allow, Decision
-    from ...problem import Answer
+    from ...auth.problems import Response
+    from ...keys.model import Allow, Decision
     from ...settings import Settings
 
 # What Django answers by itself with a 4xx: an answer like any other.
@@ -80,20 +80,20 @@ class _WithoutHeader:
         await self.application(scope, receive, send)
 
 
-class RequestFacts:
+class DjangoRequest:
     """Reads a Django request, whichever server it came by."""
 
     @staticmethod
     def authorization(request: HttpRequest) -> bytes | None:
-        return EnvironFacts.authorization(request.META)  # under ASGI Django joins several by a comma
+        return WSGIRequest.authorization(request.META)  # under ASGI Django joins several by a comma
 
     @staticmethod
     def header(request: HttpRequest, name: str) -> str | None:
-        return EnvironFacts.header(request.META, name)
+        return WSGIRequest.header(request.META, name)
 
     @staticmethod
     def address(request: HttpRequest) -> str:
-        return EnvironFacts.address(request.META)
+        return WSGIRequest.address(request.META)
 
     @staticmethod
     def scheme(request: HttpRequest) -> str:
@@ -108,7 +108,7 @@ class RequestFacts:
         # What Django's resolver gets, below the script name; octets that are no UTF-8 stay encoded in it.
         scope = getattr(request, "scope", None)
         if scope is None:
-            return request.path_info, None, EnvironFacts.path(request.META)[2]
+            return request.path_info, None, WSGIRequest.path(request.META)[2]
         return request.path_info, None, (scope.get("raw_path") or b"").partition(b"?")[0]
 
 
@@ -132,7 +132,7 @@ class BasicAuthMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
-        self.gate: Gate[HttpRequest] = Gate(RequestFacts(), *configured(), {})
+        self.authenticator: Authenticator[HttpRequest] = Authenticator(DjangoRequest(), *configured(), {})
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
@@ -140,16 +140,16 @@ class BasicAuthMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self._is_async:
             return self._acall(request)
-        decision = self.gate.begin(request)
-        if isinstance(decision, Check):
-            decision = self.gate.verify(decision)
+        decision = self.authenticator.begin(request)
+        if isinstance(decision, PendingVerification):
+            decision = self.authenticator.verify(decision)
         response: HttpResponseBase = self._refused(request, decision) or self.get_response(request)
         return response
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        decision = self.gate.begin(request)
-        if isinstance(decision, Check):
-            decision = await self.gate.averify(decision)
+        decision = self.authenticator.begin(request)
+        if isinstance(decision, PendingVerification):
+            decision = await self.authenticator.averify(decision)
         response: HttpResponseBase = self._refused(request, decision) or await self.get_response(request)
         return response
 
@@ -158,12 +158,12 @@ class BasicAuthMiddleware:
 
         What is told to Django's signal and its log is what Django would have told them.
         """
-        routine = is_routine(exception)
-        if not self.gate.settings.map_errors or not (routine or _is_ours(exception)):
+        routine = is_refusal(exception)
+        if not self.authenticator.settings.map_errors or not (routine or _is_ours(exception)):
             return None
         principal: Principal | None = getattr(request, "principal", None)
         client_id = None if principal is None else principal.client_id
-        answer = self.gate.answer_exception(request, exception, client_id=client_id, traceback=False)
+        answer = self.authenticator.answer_exception(request, exception, client_id=client_id, traceback=False)
         response = _response(request, answer)
         if not routine:
             got_request_exception.send(sender=None, request=request)
@@ -175,17 +175,17 @@ class BasicAuthMiddleware:
     def _refused(self, request: HttpRequest, decision: Decision) -> HttpResponse | None:
         """The answer to who is not let in; who is gets known to the view."""
         if isinstance(decision, Deny):
-            return _response(request, self.gate.refuse(request, decision))
+            return _response(request, self.authenticator.refuse(request, decision))
         self._admit(request, decision)
         return None
 
     def _admit(self, request: HttpRequest, allow: Allow) -> None:
         request.principal = allow.principal  # type: ignore[attr-defined]
-        if self.gate.settings.set_user:
+        if self.authenticator.settings.set_user:
             # They were set without a key being checked, and RemoteUserMiddleware would trust them.
             for name in ("REMOTE_USER", "AUTH_TYPE"):
                 request.META.pop(name, None)
-        if self.gate.settings.strip_authorization:
+        if self.authenticator.settings.strip_authorization:
             request.META.pop("HTTP_AUTHORIZATION", None)
             vars(request).pop("headers", None)  # made of META, and kept
             if (scope := getattr(request, "scope", None)) is not None:
@@ -200,6 +200,6 @@ def _is_ours(exception: Exception) -> bool:
     return get_resolver(get_urlconf()).resolve_error_handler(500) is server_error
 
 
-def _response(request: HttpRequest, answer: Answer) -> HttpResponse:
+def _response(request: HttpRequest, answer: Response) -> HttpResponse:
     body = b"" if request.method == "HEAD" else answer.body
     return HttpResponse(body, status=answer.status, reason=answer.phrase, headers=dict(answer.headers))

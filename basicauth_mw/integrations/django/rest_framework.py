@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from ...credentials import challenge
-from ...model import Principal
+from ...keys.credentials import challenge
+from ...keys.model import Principal
 from .._common import needs
 
 with needs("rest_framework", "djangorestframework"):

@@ -1,0 +1,1 @@
+"""The decision on a request, without I/O of its own."""

@@ -1,0 +1,368 @@
+"""``Authenticator`` decides on requests, for both middlewares. It reads them through a ``RequestAdapter``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+from ..backends import open_store
+from ..backends.backend import Backend
+from ..backends.reader import StoreReader
+from ..errors import (
+    BasicAuthError,
+    ConfigurationError,
+    HttpsRequired,
+    InsufficientScope,
+    MalformedCredentials,
+    MissingCredentials,
+    Throttled,
+    UnreadableRecord,
+)
+from ..keys import audit
+from ..keys.credentials import challenge, parse_basic
+from ..keys.generated_secrets import ID_PREFIX, generate
+from ..keys.model import ANONYMOUS, Decision, Deny
+from ..settings import Settings
+from ..settings.sources import ENV_PREFIX
+from .cache import VerdictCache
+from .excluded_paths import ExcludedPaths
+from .problems import Problem, Response, is_refusal, render, request_id_of, to_problem, unwrap_group
+from .runner import arun, run
+from .stats import counts
+from .throttle import FailureThrottle
+from .verifier import PendingVerification, Verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..backends.reader import MetricsHook
+    from ..keys.model import Allow
+    from ..settings import Overrides
+
+R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
+
+logger = logging.getLogger("basicauth_mw")
+
+# Failures that say something about who sends them; an outage or a missing field does not.
+_COUNTED: Final = frozenset({"malformed", "unknown", "wrong_secret", "expired", "disabled", "revoked"})
+_AUDITED: Final = _COUNTED | {"missing", "throttled", "backend_unavailable"}
+_UNREADABLE_LOG_S: Final = 60.0
+
+_MISSING: Final = Deny(MissingCredentials(), "missing")
+_HTTPS_REQUIRED: Final = Deny(HttpsRequired(), "https_required")
+
+
+class RequestAdapter(Protocol[R_contra]):
+    """How to read a request: an ASGI scope, or a WSGI environ."""
+
+    def authorization(self, request: R_contra) -> bytes | None:
+        """The Authorization field; several joined by a comma, which no credential survives; None: absent."""
+        ...
+
+    def header(self, request: R_contra, name: str) -> str | None:
+        """Another field by its lower-case name, as latin-1; None: absent, or there more than once."""
+        ...
+
+    def address(self, request: R_contra) -> str:
+        """The client's address as the server tells it; empty: it does not."""
+        ...
+
+    def scheme(self, request: R_contra) -> str:
+        """``http``, ``https``, ``ws`` or ``wss``."""
+        ...
+
+    def method(self, request: R_contra) -> str:
+        """The request method; empty for a websocket."""
+        ...
+
+    def path(self, request: R_contra) -> tuple[str, str | None, bytes]:
+        """The decoded path, the mount point that may be in it (None: it is not), and the path as sent."""
+        ...
+
+
+class Authenticator(Generic[R]):
+    """Decides on requests; one for each middleware.
+
+    Args:
+        facts: How to read a request.
+        backend: A ``Backend``, a store, a URL, or None for ``settings.backend``.
+        settings: None: ``Settings.from_env()``.
+        overrides: Fields of ``Settings``; they go before everything.
+        root_path: What the app itself takes for its mount point; counts where the setting is empty.
+
+    Raises:
+        ConfigurationError: Names everything that is wrong.
+    """
+
+    def __init__(
+        self,
+        facts: RequestAdapter[R],
+        backend: Any,
+        settings: Settings | None,
+        overrides: Overrides,
+        *,
+        root_path: str | None = None,
+    ) -> None:
+        self.settings, self.backend, self.owns_backend = _configure(backend, settings, overrides)
+        settings = self.settings
+        self._facts = facts
+        self._authorization = facts.authorization
+        self.reader = StoreReader(
+            self.backend.store,
+            deadline_s=settings.backend_deadline_s,
+            slow_hash_workers=settings.slow_hash_workers,
+            feed=self.backend.feed if settings.cache_ttl_s else None,
+        )
+        self._cache = VerdictCache(settings.cache_ttl_s, settings.cache_size)
+        self._recall: Callable[[bytes], Allow | None] = self._cache.get
+        self._verifier = Verifier(self.backend.hasher, self._cache, saw=self.backend.saw)
+        self.backend.ledger.watch(self._cache.drain_hits)
+        self.backend.feed.follow(self._cache, keeps_s=settings.cache_ttl_s)
+        self._exclude = ExcludedPaths(settings.exclude, settings.root_path or root_path)
+        self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)
+        self._limits = FailureThrottle(settings.throttle, settings.throttle_address)
+        self._counts = bool(self._limits)
+        self._told_no_address = False
+        self._warned_of_root_path = False
+        self._unreadable_logged_at = float("-inf")
+        self._challenge = _latin1(challenge(settings.realm))
+        self._quiet_challenge = _latin1(challenge(settings.realm, scheme="xBasic"))
+        weakref.finalize(self, self.reader.close)  # runs at exit as well
+        if self.owns_backend:
+            weakref.finalize(self, self.backend.close)
+        if self._exclude:
+            logger.info("open without credentials: %s", ", ".join(map(repr, self._exclude.entries)))
+
+    # --- before the app
+
+    def begin(self, request: R) -> Decision | PendingVerification:
+        """Decide on a request at once if nothing has to be asked, else return the check to run."""
+        if self._has_rules and (decision := self._by_rule(request)) is not None:
+            return decision
+        field = self._authorization(request)
+        if field is None:
+            return _MISSING
+        if not self._limits.active and (allow := self._recall(field)) is not None:
+            return allow
+        if not field.strip(b" \t"):
+            return _MISSING  # some servers hand over an empty field for one they could not read
+        if self._limits.active:
+            if (decision := self._throttled(request, field)) is not None:
+                return decision
+            if (allow := self._recall(field)) is not None:
+                return allow
+        return self._verifier.begin(field)
+
+    def verify(self, check: PendingVerification) -> Decision:
+        """Complete a check that ``begin`` has returned, blocking for the backend and for a password hash."""
+        return run(check, self.reader)
+
+    async def averify(self, check: PendingVerification) -> Decision:
+        """``verify`` for an event loop. Suspends only if it has to wait."""
+        return await arun(check, self.reader)
+
+    def refuse(self, request: R, deny: Deny) -> Response:
+        """The answer to a refused request; counts and logs the refusal."""
+        request_id = self.request_id(request)
+        counts.refused(deny.reason)
+        if self.reader.metrics is not None:
+            self.reader.metrics.refused()
+        if self._counts and deny.reason in _COUNTED:
+            self._count(request, deny.client_id)
+        if deny.is_news and deny.reason in _AUDITED and audit.is_wanted(deny.reason):
+            audit.record(
+                "auth.throttled" if deny.reason == "throttled" else "auth.refused",
+                client_id=deny.client_id,
+                reason=deny.reason,
+                detail=deny.detail,
+                address=self._facts.address(request) or None,
+                request_id=request_id,
+            )
+        if isinstance(deny.error, UnreadableRecord):
+            self._log_unreadable(deny, request_id)
+        return self._render(request, to_problem(deny.error), request_id)
+
+    def _by_rule(self, request: R) -> Decision | None:
+        facts, settings = self._facts, self.settings
+        if self._exclude:
+            path, root, raw = facts.path(request)
+            if root and self._exclude.root_path is None and not self._warned_of_root_path:
+                self._warned_of_root_path = True
+                logger.warning(
+                    "the server mounts the app under %r, and routers disagree about the path that is left: "
+                    "nothing is excluded there; set root_path (BASICAUTH_ROOT_PATH) to it",
+                    audit.printable(root),
+                )
+            if self._exclude.is_open(path, root=root, raw=raw):
+                return ANONYMOUS
+        if settings.allow_preflight and self._is_preflight(request):
+            return ANONYMOUS
+        if settings.require_https and facts.scheme(request) not in ("https", "wss"):
+            return _HTTPS_REQUIRED
+        return None
+
+    def _is_preflight(self, request: R) -> bool:
+        """A real CORS preflight (Fetch standard, section 3.3.2), not any OPTIONS."""
+        header = self._facts.header
+        return (
+            self._facts.method(request) == "OPTIONS"
+            and header(request, "origin") is not None
+            and header(request, "access-control-request-method") is not None
+        )
+
+    # --- throttling
+
+    def _throttled(self, request: R, field: bytes) -> Decision | None:
+        address = self._facts.address(request)
+        if not address:
+            return None
+        try:
+            client_id = parse_basic(field).client_id
+        except MalformedCredentials:
+            client_id = None
+        blocked = self._limits.check(address, client_id)
+        if blocked is None:
+            return None
+        if blocked.is_shared and (allow := self._recall(field)) is not None:
+            return allow
+        error = Throttled(retry_after_s=blocked.retry_after_s)
+        return Deny(error, "throttled", client_id, is_news=blocked.take_news())
+
+    def _count(self, request: R, client_id: str | None) -> None:
+        if address := self._facts.address(request):
+            self._limits.record(address, client_id)
+        elif not self._told_no_address:
+            self._told_no_address = True
+            logger.warning(
+                "the server does not tell the client's address: failures are not throttled (on a Unix "
+                "socket, let the proxy send X-Forwarded-For and the server read it)"
+            )
+
+    # --- after the app
+
+    def answer_exception(
+        self, request: R, exc: BaseException, *, client_id: str | None, traceback: bool
+    ) -> Response:
+        """The answer for what the app raised before it had sent anything.
+
+        Args:
+            request: What was asked, as it came in.
+            exc: What was raised.
+            client_id: Who asked; None or empty: nobody was verified.
+            traceback: Log it with its traceback: the exception ends here, no server will.
+        """
+        request_id = self.request_id(request)
+        if isinstance(unwrap_group(exc), InsufficientScope):
+            counts.refused("insufficient_scope")
+            audit.record(
+                "auth.refused",
+                client_id=client_id or None,
+                reason="insufficient_scope",
+                address=self._facts.address(request) or None,
+                request_id=request_id,
+            )
+        elif not is_refusal(exc):
+            # An exception that is raised on is reported by the server or an error monitor. This only adds
+            # the request id, and is no error: monitors make an event of each error that is logged.
+            logger.log(
+                logging.ERROR if traceback else logging.WARNING,
+                "the app raised %s request_id=%s",
+                type(exc).__name__,
+                request_id,
+                exc_info=exc if traceback else None,
+            )
+        return self._render(request, to_problem(exc), request_id)
+
+    def answer_problem(self, request: R, problem: Problem, log: str) -> Response:
+        """The answer for a failure that is no exception; ``log`` says it to the operator."""
+        request_id = self.request_id(request)
+        logger.error("%s request_id=%s", log, request_id)
+        return self._render(request, problem, request_id)
+
+    def request_id(self, request: R) -> str:
+        """The id that goes into the answer and the log."""
+        return request_id_of(self._facts.header(request, "x-request-id"))
+
+    def _render(self, request: R, problem: Problem, request_id: str) -> Response:
+        value = self._challenge
+        if self.settings.challenge == "navigations":
+            # Fetch Metadata: a browser that is not navigating has no use for its password dialog.
+            mode = self._facts.header(request, "sec-fetch-mode")
+            if mode is not None and mode != "navigate":
+                value = self._quiet_challenge
+        return render(problem, request_id=request_id, challenge=value)
+
+    # --- life
+
+    def observe(self, hook: MetricsHook) -> None:
+        """Set the metrics hook, replacing any other."""
+        self.reader.metrics = hook
+        self._recall = hook.counting(self._cache.get)
+
+    async def awarm(self) -> None:
+        """Open the store's connections; one that is down is logged and asked again by the first request."""
+        with suppress(BasicAuthError):  # the reader has logged it
+            await self.reader.alookup(generate(ID_PREFIX), self.reader.deadline())
+
+    async def aclose(self) -> None:
+        """Close what this gate has opened; a failure is logged and keeps nothing from ending."""
+        self.reader.close()
+        if self.owns_backend:
+            try:
+                await self.backend.aclose()
+            except Exception:
+                logger.exception("the key backend failed to close")
+
+    def _log_unreadable(self, deny: Deny, request_id: str) -> None:
+        now = time.monotonic()
+        if now >= self._unreadable_logged_at + _UNREADABLE_LOG_S:
+            self._unreadable_logged_at = now
+            logger.error(
+                "the key of %r cannot be read: %s request_id=%s (said at most once a minute)",
+                audit.printable(deny.client_id),
+                deny.error,
+                request_id,
+            )
+
+
+def _configure(
+    backend: Any, settings: Settings | None, overrides: Overrides
+) -> tuple[Settings, Backend, bool]:
+    """Settings, backend, and whether the backend is ours to close. Says everything wrong at once."""
+    problems: list[str] = []
+    resolved = None
+    if not (settings is None or isinstance(settings, Settings)):
+        raise ConfigurationError("settings is a Settings: Settings.from_mapping makes one of a mapping")
+    try:
+        resolved = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
+    except ConfigurationError as exc:
+        problems += exc.problems
+    if backend is None:
+        fallback = settings or resolved
+        backend = fallback.backend if fallback else os.environ.get(f"{ENV_PREFIX}BACKEND", "env:")
+    owned = isinstance(backend, str)
+    # An empty URL among bad settings has been named already.
+    if isinstance(backend, str) and (backend or resolved):
+        try:
+            backend = open_store(backend, deadline_s=resolved.backend_deadline_s if resolved else 1.0)
+        except ConfigurationError as exc:
+            if not problems:
+                raise
+            problems += exc.problems
+    elif isinstance(backend, type) or not (hasattr(backend, "get") or hasattr(backend, "aget")):
+        problems.append("backend is a URL, or an object with get or aget: see open_backend")
+    if problems or resolved is None:
+        raise ConfigurationError(problems)
+    if not isinstance(backend, Backend):
+        backend = Backend(backend, settings=resolved)
+    return resolved, backend, owned
+
+
+def _latin1(text: str) -> str:
+    """Header text as the latin-1 characters of its UTF-8 octets, which is what goes over the wire."""
+    return text.encode().decode("latin-1")

@@ -1,0 +1,64 @@
+"""Where the gate of an app is, for what changes or watches one that somebody else has put there."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .authenticator import Authenticator
+from .frameworks import layers
+
+EXTENSION: Final = "basicauth_mw"  # under which an app of Flask's keeps its middleware
+
+
+def find_authenticator(app: object, *, build: bool = False) -> Authenticator[Any] | None:
+    """The outermost gate that is to be seen round or in an app; None: there is none.
+
+    Args:
+        app: The app, what stands round it, or a gate itself.
+        build: As for ``layers``. Without it, a gate is not seen that Starlette's ``add_middleware`` was told
+            of before the app has started: there is none yet.
+    """
+    for layer in layers(app, build=build):
+        extensions = getattr(layer, "extensions", None)
+        kept = extensions.get(EXTENSION) if isinstance(extensions, dict) else None
+        for each in (layer, getattr(layer, "authenticator", None), getattr(kept, "authenticator", None)):
+            if isinstance(each, Authenticator):
+                return each
+    return None
+
+
+# Layers that serve some paths themselves, subclasses included: of python-socketio and python-engineio (and so
+# of Flask-SocketIO), of Werkzeug, and WhiteNoise.
+_SERVES_ITSELF: Final = {
+    *("WSGIApp", "DispatcherMiddleware", "SharedDataMiddleware", "DebuggedApplication"),
+    "WhiteNoise",
+}
+
+
+def entry_of(app: object) -> object | None:
+    """The Flask app whose ``wsgi_app`` is found in an app; None: there is none."""
+    owners = (getattr(layer, "__self__", None) for layer in layers(app))
+    return next((owner for owner in owners if hasattr(owner, "wsgi_app")), None)
+
+
+def open_layers(entry: object, middleware: object) -> list[str]:
+    """The layers outside a middleware that serve some paths themselves, and without a key.
+
+    Args:
+        entry: The Flask app whose ``wsgi_app`` is replaced by the middleware and by the layers.
+        middleware: Where to stop.
+
+    Returns:
+        Names of classes, from the outside in; none if the middleware is not found.
+    """
+    found: list[str] = []
+    for layer in layers(getattr(entry, "wsgi_app", None)):
+        if layer is middleware:
+            return found
+        if {each.__name__ for each in type(layer).__mro__} & _SERVES_ITSELF:
+            mounts = getattr(layer, "mounts", None)
+            if not isinstance(mounts, dict) or any(
+                find_authenticator(app) is None for app in mounts.values()
+            ):
+                found.append(type(layer).__name__)
+    return []

@@ -1,0 +1,167 @@
+"""What is known of frameworks that answer an exception themselves; by duck typing, never by import.
+
+Starlette (and so FastAPI) sends a plain 500 and raises the exception on. Flask sends an HTML 500 and raises
+nothing, but tells by a signal. Both are to become the JSON answer, unless the app has a handler of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+# --- Starlette: ServerErrorMiddleware without debug and without a handler
+
+_STARLETTE_BODY: Final = b"Internal Server Error"
+_STARLETTE_HEADERS: Final = {
+    b"content-length": str(len(_STARLETTE_BODY)).encode(),
+    b"content-type": b"text/plain; charset=utf-8",
+}
+
+
+def is_starlette_500(start: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
+    """Whether two messages are exactly the answer that Starlette sends before it raises an exception on.
+
+    Args:
+        start: ``http.response.start``.
+        body: What was sent next.
+    """
+    return (
+        start["status"] == 500
+        and body["type"] == "http.response.body"
+        and body.get("body", b"") == _STARLETTE_BODY
+        and not body.get("more_body", False)
+        and not start.get("trailers", False)
+        and {name.lower(): value for name, value in start.get("headers", ())} == _STARLETTE_HEADERS
+    )
+
+
+def handles_errors(app: object) -> bool:
+    """Whether an app answers exceptions its own way: by a handler for them, or in debug mode."""
+    handlers = getattr(app, "exception_handlers", None) or {}
+    return 500 in handlers or Exception in handlers or getattr(app, "debug", False) is True
+
+
+def own_root_path(app: object) -> str | None:
+    """The mount point that a FastAPI app puts into each scope itself; None: it has none."""
+    # The root_path of a Quart app is something else: the directory of its module.
+    found = (
+        getattr(layer, "root_path", None) for layer in layers(app) if hasattr(layer, "root_path_in_servers")
+    )
+    return next((path for path in found if isinstance(path, str) and path), None)
+
+
+# --- what stands round what
+
+_MOST_LAYERS: Final = 100
+_INWARD: Final = (
+    *("middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app"),
+    *("application", "app", "inner"),  # of test clients and wrappers around an app; Channels uses inner
+    # Django's names come last: a Starlette layer has a handler as well as an app. Sentry keeps each Django
+    # middleware in _inner, and the next one in get_response.
+    *("handler", "_inner", "get_response", "func", "awaitable"),
+)
+
+
+def layers(app: object, *, build: bool = False) -> Iterator[object]:
+    """An app, or what stands round it, and all that is to be seen in there, from the outside in.
+
+    Of middleware that Starlette has not built yet there are the classes.
+
+    Args:
+        app: Also a test client, of Django, Flask or Starlette.
+        build: Have a framework build its middleware, if it has put that off until the first request.
+    """
+    layer: Any = app
+    for _ in range(_MOST_LAYERS):
+        yield layer
+        if build:
+            _build(layer)
+        if getattr(layer, "middleware_stack", ...) is None:
+            yield from (each.cls for each in getattr(layer, "user_middleware", ()))
+        inner = (getattr(layer, name, None) for name in _INWARD)
+        layer = next((each for each in inner if each is not None), None)
+        if layer is None:
+            return
+
+
+def _build(layer: Any) -> None:
+    if getattr(layer, "middleware_stack", ...) is None:  # Starlette
+        layer.middleware_stack = layer.build_middleware_stack()
+    elif getattr(layer, "_middleware_chain", ...) is None:  # Django
+        layer.load_middleware(is_async=iscoroutinefunction(type(layer).__call__))
+
+
+def wraps_cors(app: object) -> bool:
+    """Whether a ``CORSMiddleware`` of Starlette's is to be seen somewhere in an app."""
+    return any(getattr(each, "__name__", type(each).__name__) == "CORSMiddleware" for each in layers(app))
+
+
+# --- Flask
+
+_SEEN: Final = "basicauth_mw.flask_exceptions"
+_watched: Any = None
+
+
+def _note(_sender: object, *, exception: Exception, **_more: object) -> None:
+    # By the environ: a request that a view makes to another app, by a test client say, has its own.
+    seen = sys.modules["flask"].request.environ.get(_SEEN)
+    if seen is not None:
+        seen.append(exception)
+
+
+def flask_exceptions(environ: dict[str, Any]) -> Sequence[Exception]:
+    """Where the exceptions will stand that Flask answers itself while it serves ``environ``."""
+    global _watched  # one receiver for the process, however many apps are wrapped
+    flask = sys.modules.get("flask")
+    if flask is None:
+        return ()
+    signal = getattr(flask, "got_request_exception", None)
+    if signal is not None and _watched is not signal:
+        signal.connect(_note, weak=False)
+        _watched = signal
+    seen: list[Exception] = []
+    environ[_SEEN] = seen
+    return seen
+
+
+def is_werkzeug_500(status: str, headers: list[tuple[str, str]], first: bytes | None) -> bool:
+    """Whether an answer is exactly the one that Werkzeug makes of an unhandled exception.
+
+    Args:
+        status: As given to ``start_response``.
+        headers: As given to it; an ``after_request`` hook may have added some.
+        first: The first chunk of the body; None: there is none, as for HEAD.
+    """
+    error = getattr(sys.modules.get("werkzeug.exceptions"), "InternalServerError", None)
+    if error is None or not status.startswith("500 "):
+        return False
+    body = error().get_body().encode()
+    named = {name.lower(): value for name, value in headers}
+    return (
+        named.get("content-type") == "text/html; charset=utf-8"
+        and named.get("content-length") == str(len(body))
+        and first in (body, None)
+    )
+
+
+# --- websockets of WSGI apps
+
+# Where a server hands out its socket: gunicorn, Werkzeug, eventlet, gevent-websocket, uWSGI.
+_SOCKETS: Final = ("gunicorn.socket", "werkzeug.socket", "eventlet.input", "wsgi.websocket", "uwsgi.version")
+
+
+def may_take_socket(environ: Mapping[str, Any]) -> bool:
+    """Whether a request is a websocket handshake on a server that lets the app take the socket over.
+
+    flask-sock, Flask-SocketIO and eventlet do that. How they end differs from server to server: they raise
+    ``StopIteration`` or ``ConnectionError``, or return an empty list, an empty string, or an object that only
+    the server knows.
+    """
+    if environ.get("HTTP_UPGRADE", "").lower() != "websocket":
+        return False
+    is_gevent = str(environ.get("SERVER_SOFTWARE", "")).startswith("gevent/")
+    return is_gevent or any(name in environ for name in _SOCKETS)

@@ -1,0 +1,150 @@
+"""A few daemon threads for work that blocks, with a bounded queue before them.
+
+Not ``concurrent.futures.ThreadPoolExecutor``: its queue has no bound, its threads keep the interpreter from
+ending while a look-up hangs, and a job does not know which thread it holds up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .fork import after_fork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class QueueFull(Exception):
+    """Every thread is busy and the queue is full."""
+
+
+class Job(Future[T], Generic[T]):
+    """One piece of work, queued, running or done."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        super().__init__()
+        self._work = work
+        self._thread_id: int | None = None
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Do the work on the calling thread, unless it was cancelled while it waited."""
+        if not self.set_running_or_notify_cancel():
+            del self._work
+            return
+        with self._lock:
+            self._thread_id = threading.get_ident()
+        try:
+            result = self._work()
+        except BaseException as exc:
+            self._leave()
+            # What means "end" to the main thread, or to a generator, is a failure like any other here.
+            ends = isinstance(exc, StopIteration) or not isinstance(exc, Exception)
+            self.set_exception(RuntimeError(f"{type(exc).__name__} in a worker") if ends else exc)
+        else:
+            self._leave()
+            self.set_result(result)
+
+    def abandon(self, interrupt: Callable[[int], None] | None) -> None:
+        """Nobody waits any longer.
+
+        Args:
+            interrupt: Called with the id of the thread, only while it is still busy with this very job.
+        """
+        if self.cancel() or interrupt is None:
+            return
+        with self._lock:
+            if self._thread_id is not None:
+                interrupt(self._thread_id)
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._thread_id = None
+        del self._work  # it may hold a secret; a job may be kept by whoever waited for it
+
+
+class WorkerPool:
+    """Starts threads as they are needed, and anew in a forked child.
+
+    Args:
+        name: For the threads' names.
+        workers: Most threads.
+        waiting: Most jobs that wait for one.
+    """
+
+    def __init__(self, name: str, *, workers: int, waiting: int) -> None:
+        self._name = name
+        self._workers = workers
+        self._waiting = waiting
+        self._threads = self._idle = self._closing = 0
+        self._reset()
+        after_fork(self._reset)
+
+    def submit(self, work: Callable[[], T]) -> Job[T]:
+        """Queue ``work``.
+
+        Raises:
+            PoolFull: There is no room for it.
+        """
+        job = Job(work)
+        with self._changed:
+            if self._idle <= len(self._jobs):
+                if self._threads < self._workers:
+                    self._start_thread()
+                elif self._is_full() and not self._made_room():
+                    raise QueueFull(self._name)
+            self._jobs.append(job)
+            self._changed.notify()
+        return job
+
+    def close(self) -> None:
+        """Let the threads end when the queue is empty; a later ``submit`` starts new ones."""
+        with self._changed:
+            self._closing += self._threads
+            self._threads = 0
+            self._changed.notify_all()
+
+    def _is_full(self) -> bool:
+        return len(self._jobs) - self._idle >= self._waiting
+
+    def _made_room(self) -> bool:
+        """Take those out of the queue who have given up: a flood of them must not keep others out."""
+        waiting = [job for job in self._jobs if not job.cancelled()]
+        self._jobs.clear()
+        self._jobs.extend(waiting)
+        return not self._is_full()
+
+    def _start_thread(self) -> None:
+        number = self._threads + 1
+        thread = threading.Thread(target=self._serve, name=f"basicauth_mw {self._name} {number}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more
+            if self._threads == 0:
+                raise QueueFull(self._name) from None
+        else:
+            self._threads = number
+
+    def _reset(self) -> None:
+        self._jobs: deque[Job[Any]] = deque()
+        self._changed = threading.Condition()
+        self._threads = self._idle = self._closing = 0
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._jobs and not self._closing:
+                    self._changed.wait()
+                self._idle -= 1
+                if not self._jobs:
+                    self._closing -= 1
+                    return
+                job = self._jobs.popleft()
+            job.run()
+            del job

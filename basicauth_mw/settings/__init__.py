@@ -1,0 +1,271 @@
+"""``Settings``: one frozen value, and the table of its fields.
+
+The environment reader, the command line's help and the settings table in the documentation all read
+``FIELDS``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+from ..errors import ConfigurationError
+from .sources import ENV_PREFIX, check_text, did_you_mean, misspelled, read_entry, strip_edges
+from .values import CHECKS, PARSERS
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+_EMPTY_MEANS_OFF: Final = frozenset({"throttle", "throttle_address"})  # even if the default is not empty
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the table of settings.
+
+    Attributes:
+        name: The field of ``Settings``.
+        kind: ``text``, ``url``, ``switch``, ``seconds`` (``seconds0``: or zero, ``seconds?``: or none),
+            ``path?`` (or none), ``count``, ``list`` or ``secrets``.
+        default: The default value.
+        help: One line.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+
+    @property
+    def env(self) -> str:
+        """The environment variable; with ``_FILE`` appended, the one that names a file."""
+        return ENV_PREFIX + self.name.upper()
+
+
+class Overrides(TypedDict, total=False):
+    """The keyword arguments of a middleware, for type checkers: every field of ``Settings`` but ``backend``.
+
+    Each takes the field's own type, or the text that the environment would hold.
+    """
+
+    realm: str
+    exclude: Iterable[str]
+    root_path: str | None
+    allow_preflight: bool | str
+    require_https: bool | str
+    strip_authorization: bool | str
+    set_user: bool | str
+    challenge: str
+    map_errors: bool | str
+    timeout_s: float | str | None
+    start_hold_s: float | str
+    backend_deadline_s: float | str
+    cache_ttl_s: float | str
+    cache_size: int | str
+    throttle: str
+    throttle_address: str
+    slow_hash_workers: int | str
+    pepper: Sequence[str]
+    secret_prefix: str
+
+
+class SettingsOverrides(Overrides, total=False):
+    """Every field of ``Settings``, for type checkers."""
+
+    backend: str
+
+
+def _option(kind: str, default: Any, help: str) -> Any:  # noqa: A002 - the table's word for it
+    hidden = kind in ("secrets", "url")  # a URL may hold a password
+    return field(default=default, repr=not hidden, metadata={"kind": kind, "help": help})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The configuration of a middleware. Durations are in seconds and have names that end in ``_s``.
+
+    Every field takes its native type, or the text that the environment would hold.
+
+    Raises:
+        ConfigurationError: Lists every problem at once, without any value that may be a secret.
+    """
+
+    backend: str = _option("url", "env:", "URL of the key backend.")
+    realm: str = _option("text", "api", "Realm in the challenge of a 401 response.")
+    exclude: tuple[str, ...] = _option(
+        "list", (), "Paths that need no credentials: exact, or everything below an entry that ends in /*."
+    )
+    root_path: str | None = _option(
+        "path?", None, "Path that an ASGI app is mounted under, as in uvicorn --root-path; used by exclude."
+    )
+    allow_preflight: bool = _option(
+        "switch",
+        False,
+        "Let CORS preflight requests reach the app without credentials; its OPTIONS handlers run for anyone.",
+    )
+    require_https: bool = _option("switch", False, "Refuse requests over plain HTTP.")
+    strip_authorization: bool = _option(
+        "switch", False, "Remove the Authorization header from what the app sees."
+    )
+    set_user: bool = _option(
+        "switch", True, 'Set `scope["user"]` and `scope["auth"]`, or `REMOTE_USER` and `AUTH_TYPE`.'
+    )
+    challenge: str = _option(
+        "text", "always", "always, or navigations: no password dialog for a browser's fetch and XHR."
+    )
+    map_errors: bool = _option(
+        "switch", True, "Turn uncaught exceptions of the app into JSON error responses."
+    )
+    timeout_s: float | None = _option(
+        "seconds?",
+        None,
+        "Seconds until the app must start its response (ASGI); empty disables the timeout.",
+    )
+    start_hold_s: float = _option(
+        "seconds0",
+        0.05,
+        "Seconds that a response start is held, so that an error can replace it (ASGI); 0 disables this.",
+    )
+    backend_deadline_s: float = _option(
+        "seconds", 1.0, "Seconds that all backend calls of one request may take."
+    )
+    cache_ttl_s: float = _option(
+        "seconds0", 30.0, "Seconds that a successful verification is cached; 0 disables the cache."
+    )
+    cache_size: int = _option("count", 10_000, "Maximum number of cached verifications.")
+    throttle: str = _option(
+        "text",
+        "20/minute",
+        "Failures per address and client id before a 429; empty disables the limit.",
+    )
+    throttle_address: str = _option(
+        "text", "", "Failures per address, whatever the client id; empty disables the limit."
+    )
+    slow_hash_workers: int = _option(
+        "count", min(4, os.cpu_count() or 1), "Maximum number of passwords verified at the same time."
+    )
+    pepper: tuple[str, ...] = _option(
+        "secrets",
+        (),
+        "Secret key for digests of generated secrets; list several to rotate it, newest first.",
+    )
+    secret_prefix: str = _option("text", "sk", "Prefix of generated secrets.")
+
+    def __post_init__(self) -> None:
+        problems = []
+        for option in FIELDS:
+            try:
+                value = PARSERS[option.kind](getattr(self, option.name))
+                if check := CHECKS.get(option.name):
+                    check(value)
+                object.__setattr__(self, option.name, value)
+            except ValueError as exc:
+                problems.append(f"{option.name}: {exc}")
+        if problems:
+            raise ConfigurationError(problems)
+
+    @classmethod
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, **overrides: Unpack[SettingsOverrides]
+    ) -> Settings:
+        """Read ``BASICAUTH_<NAME>``, or the file that ``BASICAUTH_<NAME>_FILE`` names.
+
+        Args:
+            environ: Read this instead of ``os.environ``.
+            **overrides: Fields that take precedence over the environment.
+
+        Raises:
+            ConfigurationError: Lists every problem. An unknown entry that resembles a setting is one.
+        """
+        return cls._read(os.environ if environ is None else environ, overrides)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], **overrides: Unpack[SettingsOverrides]) -> Settings:
+        """Read the ``BASICAUTH_<NAME>`` entries of a Flask config, Django settings or the like.
+
+        Args:
+            mapping: Values are text or native types; None counts as unset.
+            **overrides: Fields that take precedence over the mapping.
+
+        Raises:
+            ConfigurationError: As ``from_env``.
+        """
+        return cls._read({name: value for name, value in mapping.items() if value is not None}, overrides)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> dict[str, Any]:
+        """Let pydantic accept an instance, or a mapping of fields, for a field of this type.
+
+        The schema is a plain dict, so that pydantic is not imported. Lists and switches are parsed here, so
+        they mean the same in a pydantic-settings class.
+        """
+
+        def validate(value: object) -> Settings:
+            if isinstance(value, cls):
+                return value
+            if not isinstance(value, Mapping):
+                raise ConfigurationError("must be Settings, or a mapping of its fields")
+            texts, problems = {}, []
+            for name, text in value.items():  # usually read from the environment
+                try:
+                    texts[name] = check_text(strip_edges(text), name, has_lines=False)
+                except ValueError as exc:
+                    problems.append(str(exc))
+            return cls._build({}, texts, problems)
+
+        return {"type": "function-plain", "function": {"type": "no-info", "function": validate}}
+
+    def replace(self, **overrides: Unpack[SettingsOverrides]) -> Settings:
+        """A copy with some fields changed.
+
+        Raises:
+            ConfigurationError: An unknown field, with similar names, or a bad value.
+        """
+        return self._build({option.name: getattr(self, option.name) for option in FIELDS}, overrides, [])
+
+    @classmethod
+    def _read(cls, source: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        origins: dict[str, str] = {}
+        for option in FIELDS:
+            try:
+                found = read_entry(source, option.env)
+                if found is None or (found[0] == "" and option.name not in _EMPTY_MEANS_OFF):
+                    continue
+                values[option.name], origins[option.name] = found
+            except ValueError as exc:
+                problems.append(str(exc))
+        problems += misspelled(source, [option.name for option in FIELDS])
+        return cls._build(values, overrides, problems, origins)
+
+    @classmethod
+    def _build(
+        cls,
+        values: dict[str, Any],
+        overrides: Mapping[str, Any],
+        problems: list[str],
+        origins: Mapping[str, str] = MappingProxyType({}),
+    ) -> Settings:
+        names = [option.name for option in FIELDS]
+        problems += [
+            f"unknown setting {name!r}{did_you_mean(name, names)}" for name in overrides if name not in names
+        ]
+        known = {name: value for name, value in overrides.items() if name in names}
+        try:
+            settings = cls(**{**values, **known})
+        except ConfigurationError as exc:
+            for problem in exc.problems:  # each begins with the name of its field
+                name, colon, text = problem.partition(":")
+                problems.append((name if name in known else origins.get(name, name)) + colon + text)
+        if problems:
+            raise ConfigurationError(problems)
+        return settings
+
+
+FIELDS: tuple[Option, ...] = tuple(
+    Option(each.name, each.metadata["kind"], each.default, each.metadata["help"]) for each in fields(Settings)
+)

@@ -1,0 +1,231 @@
+"""Parse the values of settings.
+
+A parser takes a native value, or the text that the environment would hold, and returns the native value. It
+raises ``ValueError`` with a message that follows the setting's name and never shows a secret.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+MAX_SECONDS: Final = 366 * 86400  # every clock and timer used here can represent it
+ID_PREFIX: Final = "id"  # of generated client ids
+MAX_PREFIX: Final = 32
+
+# Characters of a path that two readers may understand differently: an empty or dot segment, a second
+# encoding, a path parameter, a query or fragment that some server left in, a backslash, a control character,
+# an undecodable byte.
+AMBIGUOUS_PATH: Final = re.compile(r"//|/\.{1,2}(?:/|\Z)|[;\\?#%\x00-\x1f\x7f-\x9f\ufffd]|[\ud800-\udfff]")
+
+_PERIODS_S: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_RATE: Final = re.compile(r"\s*([0-9]{1,9})\s*/\s*(second|minute|hour|day)\s*", re.IGNORECASE | re.ASCII)
+_SWITCHES: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+# --- one parser for each kind of value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    return value
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    switch = _SWITCHES.get(str(value).strip().lower())
+    if switch is None:
+        raise ValueError("must be one of 1/0, true/false, yes/no, on/off")
+    return switch
+
+
+def _number(value: object) -> float:
+    try:
+        return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _seconds(value: object) -> float:
+    seconds = _number(value)
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(f"must be a number of seconds, more than 0 and at most {MAX_SECONDS}")
+    return seconds
+
+
+def _seconds_or_zero(value: object) -> float:
+    seconds = _number(value)
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"must be a number of seconds from 0 to {MAX_SECONDS}")
+    return seconds
+
+
+def _seconds_or_none(value: object) -> float | None:
+    return None if value is None or value == "" else _seconds(value)
+
+
+def _path_or_none(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    path = _text(value)
+    if not path.startswith("/") or path.endswith("/"):
+        raise ValueError("must start with / and not end with it, as in /api")
+    if "*" in path or AMBIGUOUS_PATH.search(path):
+        raise ValueError("must be given decoded, without //, dots, *, ;, ?, #, % or backslashes")
+    return path
+
+
+def _count(value: object) -> int:
+    try:
+        count = 0 if isinstance(value, bool | float) else int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        count = 0
+    if count < 1:
+        raise ValueError("must be a whole number of at least 1")
+    return int(count)
+
+
+def _list(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        if (listed := _json_list(value)) is not None:
+            return listed
+        return tuple(entry for part in value.split(",") if (entry := part.strip()))
+    entries = tuple(value) if isinstance(value, Iterable) else (None,)
+    if not all(isinstance(entry, str) for entry in entries):
+        raise ValueError("must be a list of texts, or one text with commas")
+    return entries
+
+
+def _json_list(text: str) -> tuple[str, ...] | None:
+    """The strings of a JSON list, as pydantic-settings writes one; None if the text is anything else."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    from json import loads  # few are written like that
+
+    try:
+        listed = loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return tuple(listed) if all(isinstance(each, str) for each in listed) else None
+
+
+def _secrets(value: object) -> tuple[str, ...]:
+    if isinstance(value, frozenset | set):
+        raise ValueError("must be a list: its order matters")
+    entries = _list(value)
+    if not all(entries):
+        raise ValueError("must not contain an empty secret")
+    if not all(_is_utf8(entry) for entry in entries):
+        raise ValueError("must be encodable as UTF-8")
+    return entries
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "text": _text,
+    "url": _text,
+    "switch": _switch,
+    "seconds": _seconds,
+    "seconds0": _seconds_or_zero,
+    "seconds?": _seconds_or_none,
+    "path?": _path_or_none,
+    "count": _count,
+    "list": _list,
+    "secrets": _secrets,
+}
+
+# --- rules of single settings
+
+
+def parse_rate(rate: str) -> tuple[int, float] | None:
+    """Parse a rate such as ``20/minute``.
+
+    Returns:
+        The count, and the period in seconds; None for an empty text, which means no limit.
+
+    Raises:
+        ValueError: It is not a rate.
+    """
+    if not rate.strip():
+        return None
+    match = _RATE.fullmatch(rate)
+    if match is None or int(match[1]) < 1:
+        raise ValueError(
+            "must be a count and a period, as in 20/minute (second, minute, hour, day), or empty"
+        )
+    return int(match[1]), _PERIODS_S[match[2].lower()]
+
+
+def is_prefix(prefix: str) -> bool:
+    """Whether a generated value can start with ``prefix``: up to 32 of A-Z a-z 0-9, words joined by ``_``."""
+    if len(prefix) > MAX_PREFIX or not prefix.isascii():
+        return False
+    return prefix.isalnum() or all(map(str.isalnum, prefix.split("_")))
+
+
+def path_entry_error(entry: str) -> str:
+    """Say what is wrong with an entry of the ``exclude`` setting; empty if nothing is."""
+    if entry == "/*":
+        return "would open everything: list the paths to open"
+    path = entry.removesuffix("/*")
+    if not path.startswith("/"):
+        return "must start with /"
+    if "*" in path:
+        return "may contain * only as a final /*"
+    if AMBIGUOUS_PATH.search(entry):
+        return "can never match: give it decoded, without //, dots, ;, ?, #, % or backslashes"
+    return ""
+
+
+def _check_realm(realm: str) -> None:
+    if any(ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in realm):
+        raise ValueError("must not contain control characters, line breaks included")
+    if not _is_utf8(realm):
+        raise ValueError("must be encodable as UTF-8")
+
+
+def _check_exclude(entries: tuple[str, ...]) -> None:
+    problems = [f"{entry!r} {problem}" for entry in entries if (problem := path_entry_error(entry))]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _check_challenge(challenge: str) -> None:
+    if challenge not in ("always", "navigations"):
+        raise ValueError("must be always or navigations")
+
+
+def _check_backend(url: str) -> None:
+    if not url.strip():
+        raise ValueError("is empty: name a key backend, such as env: or sqlite:///keys.db")
+
+
+def _check_prefix(prefix: str) -> None:
+    if not is_prefix(prefix):
+        raise ValueError("must be 1 to 32 of A-Z a-z 0-9, words joined by _")
+    if prefix == ID_PREFIX:  # such a secret looks like a client id, which is shown and logged
+        raise ValueError("must not be 'id', the prefix of client ids")
+
+
+CHECKS: Final[dict[str, Callable[[Any], object]]] = {
+    "realm": _check_realm,
+    "exclude": _check_exclude,
+    "challenge": _check_challenge,
+    "backend": _check_backend,
+    "secret_prefix": _check_prefix,
+    "throttle": parse_rate,
+    "throttle_address": parse_rate,
+}
