@@ -39,6 +39,13 @@ end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2]) end
 return 1
 """
+# KEYS: records that are to be new. ARGV: their values. One script, because the client needs three times as
+# long for as many commands.
+_SET_NEW: Final = """
+local done = {}
+for i, name in ipairs(KEYS) do done[i] = redis.call('SET', name, ARGV[i], 'NX') and 1 or 0 end
+return done
+"""
 # KEYS: the last uses of one client. ARGV: secret and minute, again and again; a later minute stays.
 _RECORD_USES: Final = """
 for i = 1, #ARGV, 2 do
@@ -78,6 +85,11 @@ class KeyNames:
         """
         keys = (self.record(client_id), *((self.changes, self.index) if announce else ()))
         return ("EVAL", _SWAP, len(keys), *keys, stored, record, client_id)
+
+    def set_new(self, records: Sequence[tuple[bytes, bytes]]) -> Command:
+        """Store records whose client ids are new. Replies, for each, 1 if it was stored, else 0."""
+        client_ids, values = zip(*records, strict=True)
+        return ("EVAL", _SET_NEW, len(records), *map(self.record, client_ids), *values)
 
     def record_uses(self, client_id: bytes, uses: Mapping[int, int]) -> Command:
         """Note for each secret the minute of its last use, unless a later one is noted already."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from asyncio import get_running_loop
 from contextlib import suppress
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -133,15 +133,15 @@ class RedisStore:
             index_add = self._names.index_add(client_ids)  # before and after, as for a swap
             notes = [self._names.note_password()] if any(map(has_slow_hash, batch)) else []
             self._do(*notes, index_add)
-            replies = self._do(
-                *(
-                    ("SET", self._names.record(client_id), dump_key(record).encode(), "NX")
-                    for client_id, record in zip(client_ids, batch, strict=True)
-                ),
-                retry=False,
-            )
+            rows = [
+                (client_id, dump_key(record).encode())
+                for client_id, record in zip(client_ids, batch, strict=True)
+            ]
+            # One command for each group of records that is on one server.
+            groups = [rows] if self.in_one_place else [[row] for row in rows]
+            replies = self._do(*map(self._names.set_new, groups), retry=False)
             self._do(index_add)
-            made += [reply is not None for reply in replies]
+            made += map(bool, chain.from_iterable(replies))
         return made
 
     def announce(self, client_id: str, /) -> None:
