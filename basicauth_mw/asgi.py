@@ -146,7 +146,7 @@ class BasicAuthMiddleware:
         if type(scope.get("headers")) is not list:  # any iterable, even a one-shot one
             scope["headers"] = list(scope.get("headers", ()))
         authenticator = self._authenticator
-        decision = authenticator.begin(scope)
+        decision = authenticator.decide(scope)
         if type(decision) is not Allow:
             if isinstance(decision, PendingVerification):
                 if not _runs_on_asyncio():
@@ -309,7 +309,7 @@ class BasicAuthMiddleware:
             if message["type"] == "lifespan.startup":
                 if wraps_cors(self.app):
                     self._warn_of_cors()
-                await self._authenticator.awarm()
+                await self._authenticator.warm_up()
             return message
 
         async def sending(message: Message) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from .auth.discovery import find_authenticator
-from .auth.stats import counts
+from .auth.stats import refusal_stats
 from .errors import ConfigurationError
 from .runtime.background import Background
 from .runtime.extras import require
@@ -94,7 +94,7 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
         observer = _Flushing(gates)
         _flushed.update(gates)
     for authenticator in gates:
-        authenticator.observe(observer)
+        authenticator.set_metrics(observer)
 
 
 def _gate_of(protected: Any) -> Authenticator[Any]:
@@ -190,7 +190,7 @@ class Observer:
 
     def decisions(self) -> dict[tuple[str, str], int]:
         """Decision and reason -> how often, so far and in this process."""
-        refused = counts.seen().totals
+        refused = refusal_stats.snapshot().totals
         return {
             ("allow", "ok"): self._hits.total() + self._proved.total(),
             **{("deny", reason): refused.get(reason, 0) for reason in REASONS},

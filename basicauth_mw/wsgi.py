@@ -126,7 +126,7 @@ class BasicAuthMiddleware:
         authenticator = self._authenticator
         if self.entry is not None:
             self._warn_of_open_layers()
-        decision = authenticator.begin(environ)
+        decision = authenticator.decide(environ)
         if type(decision) is not Allow:
             if isinstance(decision, PendingVerification):
                 decision = authenticator.verify(decision)

@@ -79,7 +79,7 @@ def per_entry(entries: int, allow_of) -> float:
     gc.collect()
     tracemalloc.start()
     for number, field in enumerate(fields):
-        cache.put(field, allow_of(number), secret_created_at=MADE_AT, expires_at=None, asked=cache.ask())
+        cache.put(field, allow_of(number), secret_created_at=MADE_AT, expires_at=None, stamp=cache.stamp())
     gc.collect()
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -94,7 +94,7 @@ def bounded(size: int, offered: int) -> tuple[int, int]:
         client_id = generate("id")
         field = encode_basic(client_id, "x" * 52).encode()
         allow = Allow(Principal(client_id))
-        cache.put(field, allow, secret_created_at=MADE_AT, expires_at=None, asked=cache.ask())
+        cache.put(field, allow, secret_created_at=MADE_AT, expires_at=None, stamp=cache.stamp())
         cache.get(field)
 
     tracemalloc.start()

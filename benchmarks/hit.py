@@ -182,7 +182,7 @@ def parts_of(protected) -> dict[str, Call]:
         "nothing": part(lambda: None),
         "ScopeFacts.authorization": part(ASGIRequest.authorization, request),
         "Cache.get": part(cache.get, FIELD),
-        "Gate.begin": part(authenticator.begin, request),
+        "Gate.begin": part(authenticator.decide, request),
         "a copy of the scope": part(dict, request),
         "a copy of the digest's state, and its digest": part(lambda: digest(cache._keyed)),
     }

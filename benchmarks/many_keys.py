@@ -75,7 +75,7 @@ def filled(size: int):
         client_id = generate("id")
         field = encode_basic(client_id, generate("sk")).encode()
         allow = Allow(Principal(client_id))
-        cache.put(field, allow, secret_created_at=now, expires_at=None, asked=cache.ask())
+        cache.put(field, allow, secret_created_at=now, expires_at=None, stamp=cache.stamp())
         fields.append(field)
     return app, fields
 
@@ -103,7 +103,7 @@ def puts(app) -> Call:
     async def call() -> None:
         field, client_id = next(fresh)
         allow = Allow(Principal(client_id))
-        cache.put(field, allow, secret_created_at=now, expires_at=None, asked=cache.ask())
+        cache.put(field, allow, secret_created_at=now, expires_at=None, stamp=cache.stamp())
 
     return call
 

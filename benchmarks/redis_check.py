@@ -60,7 +60,7 @@ async def find(quick: bool, url: str, port: int) -> Outcome:
         pass
 
     async def check(request: dict) -> None:
-        if type(await arun(authenticator.begin(request), authenticator.reader)) is not Allow:
+        if type(await arun(authenticator.decide(request), authenticator.reader)) is not Allow:
             raise RuntimeError("a good credential was refused")
 
     calls: dict[str, tuple[Any, list[Any]]] = {

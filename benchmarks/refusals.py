@@ -142,7 +142,7 @@ def parts_of(protected) -> dict[str, Call]:
     deny = Deny(InvalidCredentials(), "wrong_secret", CLIENT_ID)
 
     async def verify() -> None:
-        await arun(authenticator.begin(request), authenticator.reader)
+        await arun(authenticator.decide(request), authenticator.reader)
 
     async def answer() -> None:
         await _answer(request, drop, authenticator.refuse(request, deny))

@@ -226,7 +226,7 @@ def check(url: str, ids: list[str], secret: str, expected: type | None) -> Call:
 
     async def call() -> None:
         request = {**template, "headers": [*template["headers"], (b"authorization", pick(fields))]}
-        decision = await arun(authenticator.begin(request), authenticator.reader)
+        decision = await arun(authenticator.decide(request), authenticator.reader)
         if expected is not None and type(decision) is not expected:
             raise RuntimeError(f"this is no {expected.__name__}")
 

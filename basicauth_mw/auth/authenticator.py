@@ -32,7 +32,7 @@ from .cache import VerdictCache
 from .excluded_paths import ExcludedPaths
 from .problems import Problem, Response, is_refusal, render, request_id_of, to_problem, unwrap_group
 from .runner import arun, run
-from .stats import counts
+from .stats import refusal_stats
 from .throttle import FailureThrottle
 from .verifier import PendingVerification, Verifier
 
@@ -89,7 +89,7 @@ class Authenticator(Generic[R]):
     """Decides on requests; one for each middleware.
 
     Args:
-        facts: How to read a request.
+        adapter: How to read a request.
         backend: A ``Backend``, a store, a URL, or None for ``settings.backend``.
         settings: None: ``Settings.from_env()``.
         overrides: Fields of ``Settings``; they go before everything.
@@ -101,7 +101,7 @@ class Authenticator(Generic[R]):
 
     def __init__(
         self,
-        facts: RequestAdapter[R],
+        adapter: RequestAdapter[R],
         backend: Any,
         settings: Settings | None,
         overrides: Overrides,
@@ -110,8 +110,8 @@ class Authenticator(Generic[R]):
     ) -> None:
         self.settings, self.backend, self.owns_backend = _configure(backend, settings, overrides)
         settings = self.settings
-        self._facts = facts
-        self._authorization = facts.authorization
+        self._adapter = adapter
+        self._authorization = adapter.authorization
         self.reader = StoreReader(
             self.backend.store,
             deadline_s=settings.backend_deadline_s,
@@ -119,7 +119,7 @@ class Authenticator(Generic[R]):
             feed=self.backend.feed if settings.cache_ttl_s else None,
         )
         self._cache = VerdictCache(settings.cache_ttl_s, settings.cache_size)
-        self._recall: Callable[[bytes], Allow | None] = self._cache.get
+        self._cached: Callable[[bytes], Allow | None] = self._cache.get
         self._verifier = Verifier(self.backend.hasher, self._cache, saw=self.backend.saw)
         self.backend.ledger.watch(self._cache.drain_hits)
         self.backend.feed.follow(self._cache, keeps_s=settings.cache_ttl_s)
@@ -127,7 +127,7 @@ class Authenticator(Generic[R]):
         self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)
         self._limits = FailureThrottle(settings.throttle, settings.throttle_address)
         self._counts = bool(self._limits)
-        self._told_no_address = False
+        self._warned_no_address = False
         self._warned_of_root_path = False
         self._unreadable_logged_at = float("-inf")
         self._challenge = _latin1(challenge(settings.realm))
@@ -140,26 +140,26 @@ class Authenticator(Generic[R]):
 
     # --- before the app
 
-    def begin(self, request: R) -> Decision | PendingVerification:
+    def decide(self, request: R) -> Decision | PendingVerification:
         """Decide on a request at once if nothing has to be asked, else return the check to run."""
-        if self._has_rules and (decision := self._by_rule(request)) is not None:
+        if self._has_rules and (decision := self._exempt_or_https(request)) is not None:
             return decision
         field = self._authorization(request)
         if field is None:
             return _MISSING
-        if not self._limits.active and (allow := self._recall(field)) is not None:
+        if not self._limits.active and (allow := self._cached(field)) is not None:
             return allow
         if not field.strip(b" \t"):
             return _MISSING  # some servers hand over an empty field for one they could not read
         if self._limits.active:
             if (decision := self._throttled(request, field)) is not None:
                 return decision
-            if (allow := self._recall(field)) is not None:
+            if (allow := self._cached(field)) is not None:
                 return allow
         return self._verifier.begin(field)
 
     def verify(self, check: PendingVerification) -> Decision:
-        """Complete a check that ``begin`` has returned, blocking for the backend and for a password hash."""
+        """Complete a check that ``decide`` has returned, blocking for the backend and for a password hash."""
         return run(check, self.reader)
 
     async def averify(self, check: PendingVerification) -> Decision:
@@ -169,28 +169,28 @@ class Authenticator(Generic[R]):
     def refuse(self, request: R, deny: Deny) -> Response:
         """The answer to a refused request; counts and logs the refusal."""
         request_id = self.request_id(request)
-        counts.refused(deny.reason)
+        refusal_stats.count(deny.reason)
         if self.reader.metrics is not None:
             self.reader.metrics.refused()
         if self._counts and deny.reason in _COUNTED:
             self._count(request, deny.client_id)
-        if deny.is_news and deny.reason in _AUDITED and audit.is_wanted(deny.reason):
+        if deny.first_refusal and deny.reason in _AUDITED and audit.is_wanted(deny.reason):
             audit.record(
                 "auth.throttled" if deny.reason == "throttled" else "auth.refused",
                 client_id=deny.client_id,
                 reason=deny.reason,
                 detail=deny.detail,
-                address=self._facts.address(request) or None,
+                address=self._adapter.address(request) or None,
                 request_id=request_id,
             )
         if isinstance(deny.error, UnreadableRecord):
             self._log_unreadable(deny, request_id)
         return self._render(request, to_problem(deny.error), request_id)
 
-    def _by_rule(self, request: R) -> Decision | None:
-        facts, settings = self._facts, self.settings
+    def _exempt_or_https(self, request: R) -> Decision | None:
+        adapter, settings = self._adapter, self.settings
         if self._exclude:
-            path, root, raw = facts.path(request)
+            path, root, raw = adapter.path(request)
             if root and self._exclude.root_path is None and not self._warned_of_root_path:
                 self._warned_of_root_path = True
                 logger.warning(
@@ -202,15 +202,15 @@ class Authenticator(Generic[R]):
                 return ANONYMOUS
         if settings.allow_preflight and self._is_preflight(request):
             return ANONYMOUS
-        if settings.require_https and facts.scheme(request) not in ("https", "wss"):
+        if settings.require_https and adapter.scheme(request) not in ("https", "wss"):
             return _HTTPS_REQUIRED
         return None
 
     def _is_preflight(self, request: R) -> bool:
         """A real CORS preflight (Fetch standard, section 3.3.2), not any OPTIONS."""
-        header = self._facts.header
+        header = self._adapter.header
         return (
-            self._facts.method(request) == "OPTIONS"
+            self._adapter.method(request) == "OPTIONS"
             and header(request, "origin") is not None
             and header(request, "access-control-request-method") is not None
         )
@@ -218,7 +218,7 @@ class Authenticator(Generic[R]):
     # --- throttling
 
     def _throttled(self, request: R, field: bytes) -> Decision | None:
-        address = self._facts.address(request)
+        address = self._adapter.address(request)
         if not address:
             return None
         try:
@@ -228,16 +228,16 @@ class Authenticator(Generic[R]):
         blocked = self._limits.check(address, client_id)
         if blocked is None:
             return None
-        if blocked.is_shared and (allow := self._recall(field)) is not None:
+        if blocked.is_shared and (allow := self._cached(field)) is not None:
             return allow
         error = Throttled(retry_after_s=blocked.retry_after_s)
-        return Deny(error, "throttled", client_id, is_news=blocked.take_news())
+        return Deny(error, "throttled", client_id, first_refusal=blocked.take_first_refusal())
 
     def _count(self, request: R, client_id: str | None) -> None:
-        if address := self._facts.address(request):
+        if address := self._adapter.address(request):
             self._limits.record(address, client_id)
-        elif not self._told_no_address:
-            self._told_no_address = True
+        elif not self._warned_no_address:
+            self._warned_no_address = True
             logger.warning(
                 "the server does not tell the client's address: failures are not throttled (on a Unix "
                 "socket, let the proxy send X-Forwarded-For and the server read it)"
@@ -258,12 +258,12 @@ class Authenticator(Generic[R]):
         """
         request_id = self.request_id(request)
         if isinstance(unwrap_group(exc), InsufficientScope):
-            counts.refused("insufficient_scope")
+            refusal_stats.count("insufficient_scope")
             audit.record(
                 "auth.refused",
                 client_id=client_id or None,
                 reason="insufficient_scope",
-                address=self._facts.address(request) or None,
+                address=self._adapter.address(request) or None,
                 request_id=request_id,
             )
         elif not is_refusal(exc):
@@ -286,25 +286,25 @@ class Authenticator(Generic[R]):
 
     def request_id(self, request: R) -> str:
         """The id that goes into the answer and the log."""
-        return request_id_of(self._facts.header(request, "x-request-id"))
+        return request_id_of(self._adapter.header(request, "x-request-id"))
 
     def _render(self, request: R, problem: Problem, request_id: str) -> Response:
         value = self._challenge
         if self.settings.challenge == "navigations":
             # Fetch Metadata: a browser that is not navigating has no use for its password dialog.
-            mode = self._facts.header(request, "sec-fetch-mode")
+            mode = self._adapter.header(request, "sec-fetch-mode")
             if mode is not None and mode != "navigate":
                 value = self._quiet_challenge
         return render(problem, request_id=request_id, challenge=value)
 
     # --- life
 
-    def observe(self, hook: MetricsHook) -> None:
+    def set_metrics(self, hook: MetricsHook) -> None:
         """Set the metrics hook, replacing any other."""
         self.reader.metrics = hook
-        self._recall = hook.counting(self._cache.get)
+        self._cached = hook.counting(self._cache.get)
 
-    async def awarm(self) -> None:
+    async def warm_up(self) -> None:
         """Open the store's connections; one that is down is logged and asked again by the first request."""
         with suppress(BasicAuthError):  # the reader has logged it
             await self.reader.alookup(generate(ID_PREFIX), self.reader.deadline())

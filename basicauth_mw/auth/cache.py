@@ -30,8 +30,8 @@ class _Client:
         self.live = True
 
 
-class _Proof:
-    __slots__ = ("client", "expires_at", "noted", "secret_created_at", "until", "used_at")
+class _Entry:
+    __slots__ = ("client", "expires_at", "reported", "secret_created_at", "until", "used_at")
 
     def __init__(
         self, client: _Client, secret_created_at: datetime, until: float, expires_at: float | None
@@ -41,7 +41,7 @@ class _Proof:
         self.until = until
         self.expires_at = expires_at
         self.used_at = 0.0
-        self.noted = False
+        self.reported = False
 
 
 class CacheHit(NamedTuple):
@@ -81,10 +81,10 @@ class VerdictCache:
         ttl_s: Seconds that an entry lives; 0 keeps none.
         size: Most entries.
         clock: Monotonic seconds; an entry's age.
-        wall: Seconds since the epoch; for the expiry of keys.
+        wall_clock: Seconds since the epoch; for the expiry of keys.
     """
 
-    _noted: list[_Proof]  # those that were used since somebody asked
+    _reported: list[_Entry]  # those that were used since somebody stamp
 
     def __init__(
         self,
@@ -92,23 +92,23 @@ class VerdictCache:
         size: int,
         *,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._epoch = 0  # grows whenever anything is forgotten
         self._ttl_s = ttl_s
         self._size = size
         self._clock = clock
-        self._wall = wall
+        self._wall_clock = wall_clock
         self._reset()
         after_fork(self._reset)
 
     @property
-    def keeps(self) -> bool:
+    def enabled(self) -> bool:
         """Whether anything is kept at all."""
         return self._ttl_s > 0
 
     def __len__(self) -> int:
-        return len(self._proofs)
+        return len(self._entries)
 
     def get(self, field: bytes) -> Allow | None:
         """The verdict on a field value proved before, or None. Every request comes through here."""
@@ -116,32 +116,32 @@ class VerdictCache:
             return None
         keyed = self._keyed.copy()
         keyed.update(field)
-        proof = self._proofs.get(keyed.digest())
-        if proof is None:
+        entry = self._entries.get(keyed.digest())
+        if entry is None:
             return None
         now = self._clock()
-        client = proof.client
-        if proof.until <= now or not client.live:
+        client = entry.client
+        if entry.until <= now or not client.live:
             return None
-        if proof.expires_at is not None and proof.expires_at <= self._wall():
+        if entry.expires_at is not None and entry.expires_at <= self._wall_clock():
             return None
-        proof.used_at = now
-        if not proof.noted:
-            self._note(proof)
+        entry.used_at = now
+        if not entry.reported:
+            self._note(entry)
         return client.allow
 
     def drain_hits(self) -> list[CacheHit]:
         """The entries that were used since the last call, each once."""
-        noted = self._noted
-        self._noted = []
+        reported = self._reported
+        self._reported = []
         hits = []
-        for proof in noted:
-            proof.noted = False  # before its time is read: a hit meanwhile is in this answer or the next
-            ago_s = self._clock() - proof.used_at
-            hits.append(CacheHit(proof.client.allow.principal.client_id, proof.secret_created_at, ago_s))
+        for entry in reported:
+            entry.reported = False  # before its time is read: a hit meanwhile is in this answer or the next
+            ago_s = self._clock() - entry.used_at
+            hits.append(CacheHit(entry.client.allow.principal.client_id, entry.secret_created_at, ago_s))
         return hits
 
-    def ask(self) -> LookupStamp:
+    def stamp(self) -> LookupStamp:
         """To be called before a look-up whose result ``put`` is to keep."""
         return LookupStamp(self._epoch, self._clock())
 
@@ -152,7 +152,7 @@ class VerdictCache:
         *,
         secret_created_at: datetime,
         expires_at: datetime | None,
-        asked: LookupStamp,
+        stamp: LookupStamp,
     ) -> None:
         """Remember a proved credential.
 
@@ -161,31 +161,31 @@ class VerdictCache:
             allow: What to answer.
             secret_created_at: Which of the client's secrets it holds.
             expires_at: When the key or its secret ends, if that is sooner.
-            asked: From ``ask``, before the look-up: its age counts from then, and if anything was forgotten
+            stamp: From ``stamp``, before the look-up: its age counts from then, and if anything was forgotten
                 since, nothing is kept.
         """
-        if not self.keeps:
+        if not self.enabled:
             return
         keyed = self._keyed.copy()
         keyed.update(field)
         digest = keyed.digest()
         with self._lock:
-            if asked.epoch != self._epoch:
+            if stamp.epoch != self._epoch:
                 return
-            if (old := self._proofs.get(digest)) is not None:
+            if (old := self._entries.get(digest)) is not None:
                 self._release(old.client)
             else:
-                while len(self._proofs) >= self._size:
-                    self._release(self._proofs.pop(self._order.popleft()).client)
+                while len(self._entries) >= self._size:
+                    self._release(self._entries.pop(self._order.popleft()).client)
                 self._order.append(digest)
             client = self._client(allow)
             client.entries += 1
-            until = asked.at + self._ttl_s
-            self._proofs[digest] = _Proof(
+            until = stamp.at + self._ttl_s
+            self._entries[digest] = _Entry(
                 client, secret_created_at, until, expires_at.timestamp() if expires_at else None
             )
 
-    def forget(self, client_id: str) -> None:
+    def invalidate(self, client_id: str) -> None:
         """End every entry of one client at once."""
         with self._lock:
             self._epoch += 1
@@ -196,24 +196,24 @@ class VerdictCache:
         """End every entry at once."""
         with self._lock:
             self._epoch += 1
-            self._proofs.clear()
+            self._entries.clear()
             self._order.clear()
             self._clients.clear()
 
     def _reset(self) -> None:
         # The octet makes BLAKE2b take its key in now, and not anew with every copy of the state.
         self._keyed = blake2b(b"\0", key=secrets.token_bytes(32), digest_size=32)
-        self._proofs: dict[bytes, _Proof] = {}
+        self._entries: dict[bytes, _Entry] = {}
         self._order: deque[bytes] = deque()
         self._clients: dict[str, _Client] = {}
-        self._noted = []
+        self._reported = []
         self._lock = threading.Lock()
 
-    def _note(self, proof: _Proof) -> None:
+    def _note(self, entry: _Entry) -> None:
         # Bounded like the entries themselves, of which some may have been replaced since they were used.
-        if len(self._noted) < self._size:
-            proof.noted = True
-            self._noted.append(proof)
+        if len(self._reported) < self._size:
+            entry.reported = True
+            self._reported.append(entry)
 
     def _client(self, allow: Allow) -> _Client:
         client_id = allow.principal.client_id

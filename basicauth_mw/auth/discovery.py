@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .authenticator import Authenticator
-from .frameworks import layers
+from .frameworks import iter_wrapped
 
 EXTENSION: Final = "basicauth_mw"  # under which an app of Flask's keeps its middleware
 
 
 def find_authenticator(app: object, *, build: bool = False) -> Authenticator[Any] | None:
-    """The outermost gate that is to be seen round or in an app; None: there is none.
+    """Return the outermost middleware's authenticator in ``app``, or None.
 
     Args:
-        app: The app, what stands round it, or a gate itself.
-        build: As for ``layers``. Without it, a gate is not seen that Starlette's ``add_middleware`` was told
-            of before the app has started: there is none yet.
+        app: An app, a wrapper around one, or an authenticator.
+        build: As for ``iter_wrapped``. Without it, middleware that was added with Starlette's
+            ``add_middleware`` is not found before the app has started, as it does not exist yet.
     """
-    for layer in layers(app, build=build):
+    for layer in iter_wrapped(app, build=build):
         extensions = getattr(layer, "extensions", None)
         kept = extensions.get(EXTENSION) if isinstance(extensions, dict) else None
         for each in (layer, getattr(layer, "authenticator", None), getattr(kept, "authenticator", None)):
@@ -37,7 +37,7 @@ _SERVES_ITSELF: Final = {
 
 def entry_of(app: object) -> object | None:
     """The Flask app whose ``wsgi_app`` is found in an app; None: there is none."""
-    owners = (getattr(layer, "__self__", None) for layer in layers(app))
+    owners = (getattr(layer, "__self__", None) for layer in iter_wrapped(app))
     return next((owner for owner in owners if hasattr(owner, "wsgi_app")), None)
 
 
@@ -52,7 +52,7 @@ def open_layers(entry: object, middleware: object) -> list[str]:
         Names of classes, from the outside in; none if the middleware is not found.
     """
     found: list[str] = []
-    for layer in layers(getattr(entry, "wsgi_app", None)):
+    for layer in iter_wrapped(getattr(entry, "wsgi_app", None)):
         if layer is middleware:
             return found
         if {each.__name__ for each in type(layer).__mro__} & _SERVES_ITSELF:

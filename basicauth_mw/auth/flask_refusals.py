@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BasicAuthError, Rejected
-from .frameworks import layers
+from .frameworks import iter_wrapped
 from .problems import is_refusal
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def answer_refusals(app: object, respond: Respond) -> None:
         app: The app, its ``wsgi_app``, or layers around it.
         respond: Makes the response, from the environ and the exception.
     """
-    for layer in layers(app):
+    for layer in iter_wrapped(app):
         found: Any = getattr(layer, "__self__", layer)  # the wsgi_app is a bound method
         spec = getattr(found, "error_handler_spec", None)
         if spec is not None and not getattr(found, "_got_first_request", True):

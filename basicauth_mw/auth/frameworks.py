@@ -49,7 +49,9 @@ def own_root_path(app: object) -> str | None:
     """The mount point that a FastAPI app puts into each scope itself; None: it has none."""
     # The root_path of a Quart app is something else: the directory of its module.
     found = (
-        getattr(layer, "root_path", None) for layer in layers(app) if hasattr(layer, "root_path_in_servers")
+        getattr(layer, "root_path", None)
+        for layer in iter_wrapped(app)
+        if hasattr(layer, "root_path_in_servers")
     )
     return next((path for path in found if isinstance(path, str) and path), None)
 
@@ -57,7 +59,7 @@ def own_root_path(app: object) -> str | None:
 # --- what stands round what
 
 _MOST_LAYERS: Final = 100
-_INWARD: Final = (
+WRAPPED_ATTRIBUTES: Final = (
     *("middleware_stack", "_middleware_chain", "wsgi_app", "asgi_app"),
     *("application", "app", "inner"),  # of test clients and wrappers around an app; Channels uses inner
     # Django's names come last: a Starlette layer has a handler as well as an app. Sentry keeps each Django
@@ -66,7 +68,7 @@ _INWARD: Final = (
 )
 
 
-def layers(app: object, *, build: bool = False) -> Iterator[object]:
+def iter_wrapped(app: object, *, build: bool = False) -> Iterator[object]:
     """An app, or what stands round it, and all that is to be seen in there, from the outside in.
 
     Of middleware that Starlette has not built yet there are the classes.
@@ -82,7 +84,7 @@ def layers(app: object, *, build: bool = False) -> Iterator[object]:
             _build(layer)
         if getattr(layer, "middleware_stack", ...) is None:
             yield from (each.cls for each in getattr(layer, "user_middleware", ()))
-        inner = (getattr(layer, name, None) for name in _INWARD)
+        inner = (getattr(layer, name, None) for name in WRAPPED_ATTRIBUTES)
         layer = next((each for each in inner if each is not None), None)
         if layer is None:
             return
@@ -97,7 +99,9 @@ def _build(layer: Any) -> None:
 
 def wraps_cors(app: object) -> bool:
     """Whether a ``CORSMiddleware`` of Starlette's is to be seen somewhere in an app."""
-    return any(getattr(each, "__name__", type(each).__name__) == "CORSMiddleware" for each in layers(app))
+    return any(
+        getattr(each, "__name__", type(each).__name__) == "CORSMiddleware" for each in iter_wrapped(app)
+    )
 
 
 # --- Flask
@@ -106,7 +110,7 @@ _SEEN: Final = "basicauth_mw.flask_exceptions"
 _watched: Any = None
 
 
-def _note(_sender: object, *, exception: Exception, **_more: object) -> None:
+def _on_exception(_sender: object, *, exception: Exception, **_more: object) -> None:
     # By the environ: a request that a view makes to another app, by a test client say, has its own.
     seen = sys.modules["flask"].request.environ.get(_SEEN)
     if seen is not None:
@@ -121,7 +125,7 @@ def flask_exceptions(environ: dict[str, Any]) -> Sequence[Exception]:
         return ()
     signal = getattr(flask, "got_request_exception", None)
     if signal is not None and _watched is not signal:
-        signal.connect(_note, weak=False)
+        signal.connect(_on_exception, weak=False)
         _watched = signal
     seen: list[Exception] = []
     environ[_SEEN] = seen

@@ -39,31 +39,31 @@ class RefusalStats:
     """Counts refusals of one process; a forked child starts anew.
 
     Args:
-        wall: Seconds since the epoch.
+        wall_clock: Seconds since the epoch.
     """
 
-    def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
-        self._wall = wall
+    def __init__(self, *, wall_clock: Callable[[], float] = time.time) -> None:
+        self._wall_clock = wall_clock
         self._minute = 0
         self._reset()
         after_fork(self._reset)
 
-    def refused(self, reason: str) -> None:
+    def count(self, reason: str) -> None:
         """Count one."""
         with self._lock:
             self._totals[reason] = self._totals.get(reason, 0) + 1
-            self._turn()
+            self._advance_minute()
             self._minutes[-1] += 1
 
-    def seen(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
         """All that was counted so far."""
         with self._lock:
-            self._turn()
+            self._advance_minute()
             return Snapshot(self._since, dict(self._totals), tuple(self._minutes))
 
-    def _turn(self) -> None:
-        wall = self._wall
-        minute = int(wall()) // _MINUTE_S
+    def _advance_minute(self) -> None:
+        wall_clock = self._wall_clock
+        minute = int(wall_clock()) // _MINUTE_S
         if minute == self._minute:
             return
         # Over an hour without a refusal is as good as an hour; a clock set back adds to the last minute.
@@ -75,10 +75,10 @@ class RefusalStats:
         self._lock = threading.Lock()
         self._totals: dict[str, int] = {}
         self._minutes = deque([0] * MINUTES, maxlen=MINUTES)
-        now = self._wall()
+        now = self._wall_clock()
         self._minute = int(now) // _MINUTE_S
         self._since = datetime.fromtimestamp(now, UTC)
 
 
 # Of all gates: whoever asks wants to know of the process, however many there are in it.
-counts: Final = RefusalStats()
+refusal_stats: Final = RefusalStats()

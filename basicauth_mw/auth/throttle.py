@@ -72,7 +72,7 @@ class Throttle:
         self._groups: dict[bytes, _Group] = {}  # the longest idle first
         self._tracked = 0  # counters in all groups
         self._blocked: dict[bytes, float] = {}  # until when
-        self._news: set[bytes] = set()  # of those, who has not been refused yet
+        self._unreported: set[bytes] = set()  # of those, who has not been refused yet
         self._lock = threading.Lock()
 
     def blocked(self, group: bytes, key: bytes) -> Blocked | None:
@@ -86,12 +86,12 @@ class Throttle:
             left_s = self._blocked.get(counter, now) - now
         return Blocked(math.ceil(left_s), shared, counter, self) if left_s > 0 else None
 
-    def take_news(self, counter: bytes) -> bool:
+    def take_first_refusal(self, counter: bytes) -> bool:
         """Whether this is the first call since the counter went over the limit."""
         with self._lock:
-            news = counter in self._news
-            self._news.discard(counter)
-        return news
+            is_first = counter in self._unreported
+            self._unreported.discard(counter)
+        return is_first
 
     def record(self, group: bytes, key: bytes) -> None:
         """Count one failure of ``key``. A group's shared counter has the group's own digest as its key."""
@@ -114,16 +114,16 @@ class Throttle:
                 before, within = (within if periods == 1 else 0), 0
             within += 1
             held.counters[key] = (start, before, within)
-            if (until := self._free_at(start, before, within)) > now:
+            if (until := self._unblock_time(start, before, within)) > now:
                 if key not in self._blocked:
-                    self._news.add(key)
+                    self._unreported.add(key)
                 self._blocked.pop(key, None)
                 self._blocked[key] = until
                 self.active = True
             while self._tracked > MAX_TRACKED:
                 self._drop_group()
 
-    def _free_at(self, start: float, before: int, within: int) -> float:
+    def _unblock_time(self, start: float, before: int, within: int) -> float:
         """When the weighted count falls below the limit."""
         period, limit = self._period_s, self._limit
         if within < limit:  # the older count fades within this window
@@ -161,7 +161,7 @@ class Throttle:
 
     def _unblock(self, key: bytes) -> None:
         self._blocked.pop(key, None)
-        self._news.discard(key)
+        self._unreported.discard(key)
         self.active = bool(self._blocked)
 
 
@@ -180,9 +180,9 @@ class Blocked:
     _counter: bytes
     _throttle: Throttle
 
-    def take_news(self) -> bool:
+    def take_first_refusal(self) -> bool:
         """Whether this is the first call since the limit was passed."""
-        return self._throttle.take_news(self._counter)
+        return self._throttle.take_first_refusal(self._counter)
 
 
 class FailureThrottle:

@@ -77,11 +77,11 @@ class PendingVerification:
         self._verifier = verifier
         self._field = field
         self._secret = secret
-        self._asked = asked = cache.ask()
+        self._asked = asked = cache.stamp()
         self.client_id = client_id
         self.is_generated = is_generated
         # Who wants nothing remembered is not given what was asked for an earlier request either.
-        self.flight: Hashable = (asked.epoch, field) if cache.keeps else None
+        self.flight: Hashable = (asked.epoch, field) if cache.enabled else None
 
     def __repr__(self) -> str:
         return f"<Check of {self.client_id!r}>"
@@ -187,7 +187,7 @@ class Verifier:
         allow = Allow(Principal(client_id, key.name, key.scopes, key.metadata))
         if is_usual_spelling(field):
             self.cache.put(
-                field, allow, secret_created_at=match.created_at, expires_at=expires_at, asked=asked
+                field, allow, secret_created_at=match.created_at, expires_at=expires_at, stamp=asked
             )
         if self._saw is not None:
             self._saw(client_id, match, secret)

@@ -28,7 +28,7 @@ POLL_EVERY_S: Final = 0.1
 class Subscriber(Protocol):
     """What remembers keys: a cache."""
 
-    def forget(self, client_id: str, /) -> None:
+    def invalidate(self, client_id: str, /) -> None:
         """One key has changed."""
         ...
 
@@ -145,7 +145,7 @@ class ChangeFeed:
                 follower.clear()
             else:
                 for client_id in client_ids:
-                    follower.forget(client_id)
+                    follower.invalidate(client_id)
 
     def _complain(self, exc: Exception) -> None:
         # An outage is told by whoever asks for a key.

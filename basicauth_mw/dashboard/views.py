@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from ..auth.stats import counts
+from ..auth.stats import refusal_stats
 from ..backends import Store
 from ..errors import InvalidKey, KeyExists, KeyNotFound, ReadOnlyBackend, UnreadableRecord
 from ..keys.credentials import parse_basic
@@ -114,7 +114,7 @@ class Views:
         return self.page(request, "keys.html", deleted=named if is_deleted else "", **context)
 
     def activity(self, request: DashboardRequest) -> Response:
-        context, seen = self._list(request), counts.seen()
+        context, seen = self._list(request), refusal_stats.snapshot()
         recency, groups = recency_of(context["keys"], request.now), reason_groups(seen.totals)
         return self.page(request, "activity.html", seen=seen, groups=groups, recency=recency, **context)
 

@@ -256,14 +256,14 @@ class Deny(NamedTuple):
         error: What the client is told: its ``status``, ``code`` and ``detail``.
         reason: What the audit log is told, one of a closed set.
         client_id: The id that was claimed, if one could be read.
-        is_news: False: the audit log has had it, and need not have it for every request of a flood.
+        first_refusal: False: the audit log has had it, and need not have it for every request of a flood.
         detail: For the audit log, which mistake made the credentials malformed, one of a closed set.
     """
 
     error: BasicAuthError
     reason: str
     client_id: str | None = None
-    is_news: bool = True
+    first_refusal: bool = True
     detail: str | None = None
 
 

@@ -110,24 +110,24 @@ def authenticated_as(
         raise ConfigurationError(
             f"no gate was found round or in {type(app).__name__}: give the app that has it"
         )
-    decide = authenticator.begin
+    undecorated = authenticator.decide
 
-    def begin(request: Any) -> Decision | PendingVerification:
+    def decide(request: Any) -> Decision | PendingVerification:
         if _running_test() != owner:
             raise RuntimeError(f"authenticated_as was left on by {owner[1]}: it holds in that test only")
-        decision = decide(request)
+        decision = undecorated(request)
         if isinstance(decision, Deny) and decision.reason == "missing":
             return Allow(principal)
         return decision
 
     # On the one gate, over its method. Only one can be there, whoever else tries.
-    if vars(authenticator).setdefault("begin", begin) is not begin:
+    if vars(authenticator).setdefault("decide", decide) is not decide:
         raise RuntimeError("authenticated_as is on for this app already")
     logger.warning("for a test, requests without credentials are let in as %r", client_id)
     try:
         yield principal
     finally:
-        vars(authenticator).pop("begin")
+        vars(authenticator).pop("decide")
 
 
 def _running_test() -> tuple[int, str] | None:

@@ -152,7 +152,7 @@ class Flushes:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def forget(self, client_id: str, /) -> None:
+    def invalidate(self, client_id: str, /) -> None:
         self.heard.append(client_id)
 
     def clear(self) -> None:

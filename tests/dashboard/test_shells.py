@@ -862,14 +862,14 @@ def test_no_frame_of_an_unexpected_error_lists_the_credential(
 
 def test_what_is_refused_is_counted_and_shown(visitor: Callable[..., Visitor]) -> None:
     """Refusals of every gate in the process, and of an app that asks for a scope."""
-    from basicauth_mw.auth.stats import counts
+    from basicauth_mw.auth.stats import refusal_stats
     from basicauth_mw.errors import InsufficientScope
     from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIBasicAuthMiddleware
 
     def lacking(_environ: object, _start: object) -> Any:
         raise InsufficientScope("x")
 
-    before = counts.seen().totals
+    before = refusal_stats.snapshot().totals
     admin = visitor()
     Visitor(admin.app, admin.kind, None).get("/")
     Visitor(admin.app, admin.kind, encode_basic("nobody", "x")).get("/")
@@ -877,7 +877,7 @@ def test_what_is_refused_is_counted_and_shown(visitor: Callable[..., Visitor]) -
     Visitor(
         WSGIBasicAuthMiddleware(lacking, keys, settings=Settings()), "wsgi", keys.create().authorization
     ).get("/")
-    totals = counts.seen().totals
+    totals = refusal_stats.snapshot().totals
 
     for reason in ("missing", "unknown", "insufficient_scope"):
         assert totals[reason] == before.get(reason, 0) + 1

@@ -967,13 +967,12 @@ FORK = """
 import os, sys, threading
 from basicauth_mw import Settings, encode_basic
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.keys.hashing import hash_slow
+from basicauth_mw.keys.hashing import hash_password
 from basicauth_mw.keys.model import Key, Secret, utcnow
 from basicauth_mw.wsgi import BasicAuthMiddleware
 from tests.shells.wsgi_helpers import call
 
-stored = Key(client_id="ci", created_at=utcnow(), secrets=(Secret(hash_slow("password")),))
+stored = Key(client_id="ci", created_at=utcnow(), secrets=(Secret(hash_password("password")),))
 
 class Store:
     def get(self, client_id):

@@ -179,7 +179,7 @@ def test_a_backend_keeps_no_follower_alive(backend: Backend) -> None:
         def __init__(self) -> None:
             self.heard: list[str] = []
 
-        def forget(self, client_id: str) -> None:
+        def invalidate(self, client_id: str) -> None:
             self.heard.append(client_id)
 
         def clear(self) -> None:

@@ -28,7 +28,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def cache(clock: Clock) -> VerdictCache:
-    return VerdictCache(30, 3, clock=clock, wall=clock.wall)
+    return VerdictCache(30, 3, clock=clock, wall_clock=clock.wall)
 
 
 def allow(client_id: str = "a", *scopes: str) -> Allow:
@@ -36,7 +36,7 @@ def allow(client_id: str = "a", *scopes: str) -> Allow:
 
 
 def put(cache: VerdictCache, value: bytes, verdict: Allow, expires_at: datetime | None = None) -> None:
-    cache.put(value, verdict, secret_created_at=MADE, expires_at=expires_at, asked=cache.ask())
+    cache.put(value, verdict, secret_created_at=MADE, expires_at=expires_at, stamp=cache.stamp())
 
 
 @pytest.mark.proves("X2", "X16")
@@ -68,7 +68,7 @@ def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None
         put(cache, value, allow(client_id))
 
     assert [cache.get(value) for value in fields] == [allow(client_id) for client_id, _ in pairs]
-    assert {len(entry) for entry in cache._proofs} == {32}, "256 bits"
+    assert {len(entry) for entry in cache._entries} == {32}, "256 bits"
 
 
 @pytest.mark.proves("X5", "X15")
@@ -78,7 +78,7 @@ def test_two_caches_share_nothing(cache: VerdictCache) -> None:
     put(cache, b"x", allow())
     put(other, b"x", allow())
 
-    assert cache._proofs.keys().isdisjoint(other._proofs.keys())
+    assert cache._entries.keys().isdisjoint(other._entries.keys())
 
 
 @pytest.mark.proves("F24")
@@ -119,7 +119,7 @@ def test_unless_others_are_given_its_clocks_are_the_machines() -> None:
     """An age by the monotonic one, which nobody can set; an end by the wall clock."""
     cache = VerdictCache(30, 3)
     before = time.monotonic()
-    assert before <= cache.ask().at <= time.monotonic()
+    assert before <= cache.stamp().at <= time.monotonic()
     now = datetime.now(UTC)
     put(cache, b"x", allow("ended"), now - timedelta(seconds=1))
     put(cache, b"y", allow("good"), now + timedelta(hours=1))
@@ -143,7 +143,7 @@ def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerdictCache) -> 
     put(cache, b"4", allow("b"))
     assert cache.get(b"1") is None
     assert cache.get(b"2") is not None
-    cache.forget("a")
+    cache.invalidate("a")
 
     assert cache.get(b"2") is None
 
@@ -172,16 +172,16 @@ def test_the_longest_field_is_kept(cache: VerdictCache) -> None:
 def test_a_fill_outlives_nothing_that_was_forgotten(
     cache: VerdictCache, before: int, forgotten: list[str | None]
 ) -> None:
-    """Whatever was forgotten earlier: what was asked before is not kept after."""
+    """Whatever was forgotten earlier: what was stamp before is not kept after."""
     for _ in range(before):
-        cache.forget("c")
-    asked = cache.ask()
+        cache.invalidate("c")
+    stamp = cache.stamp()
     for client_id in forgotten:
         if client_id is None:
             cache.clear()
         else:
-            cache.forget(client_id)
-    cache.put(b"x", allow(), secret_created_at=MADE, expires_at=None, asked=asked)
+            cache.invalidate(client_id)
+    cache.put(b"x", allow(), secret_created_at=MADE, expires_at=None, stamp=stamp)
 
     assert cache.get(b"x") is None
     assert len(cache) == 0
@@ -205,7 +205,7 @@ def test_nothing_grows_with_many_clients(cache: VerdictCache) -> None:
         client_id = f"client-{number}"
         put(cache, b"%d" % number, allow(client_id))
         if number % 3 == 0:
-            cache.forget(client_id)
+            cache.invalidate(client_id)
 
     assert len(cache) == len(cache._order) == 3
     assert len(cache._clients) <= 3
@@ -221,7 +221,7 @@ def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerdictCache)
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("a"))
     put(cache, b"3", allow("b"))
-    cache.forget("a")
+    cache.invalidate("a")
 
     assert [bool(cache.get(value)) for value in (b"1", b"2", b"3")] == [False, False, True]
     put(cache, b"1", allow("a"))
@@ -254,12 +254,12 @@ def test_everything_can_be_forgotten(cache: VerdictCache) -> None:
 @pytest.mark.parametrize("event", ["forget it", "forget another", "clear"])
 def test_what_was_looked_up_before_a_change_is_not_kept(cache: VerdictCache, event: str) -> None:
     """The look-up may have read what was there before the change."""
-    asked = cache.ask()
+    stamp = cache.stamp()
     if event == "clear":
         cache.clear()
     else:
-        cache.forget("a" if event == "forget it" else "b")
-    cache.put(b"1", allow("a"), secret_created_at=MADE, expires_at=None, asked=asked)
+        cache.invalidate("a" if event == "forget it" else "b")
+    cache.put(b"1", allow("a"), secret_created_at=MADE, expires_at=None, stamp=stamp)
 
     assert cache.get(b"1") is None
 
@@ -300,7 +300,7 @@ def test_threads_do_not_disturb_each_other() -> None:
                 if found is not None and found != verdict:
                     wrong.append((number, found))
                 if turn % 50 == 0:
-                    cache.forget(f"client-{number}")
+                    cache.invalidate(f"client-{number}")
         except BaseException as exc:
             wrong.append(exc)
 
@@ -340,9 +340,9 @@ class CacheMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.cache = VerdictCache(30, 4, clock=self.clock, wall=self.clock.wall)
+        self.cache = VerdictCache(30, 4, clock=self.clock, wall_clock=self.clock.wall)
         self.model = Model(self.clock)
-        self.asked = [self.cache.ask()]
+        self.stamp = [self.cache.stamp()]
         self.changes = 0
         self.taken: list[tuple[int, int]] = []
 
@@ -364,7 +364,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 3))
     def change(self, number: int) -> None:
-        self.cache.forget(f"client-{number}")
+        self.cache.invalidate(f"client-{number}")
         self.model.entries = {
             value: entry
             for value, entry in self.model.entries.items()
@@ -414,7 +414,7 @@ def test_hits_are_told_once_each_with_their_age(cache: VerdictCache, clock: Cloc
 def test_a_refusal_is_no_hit(cache: VerdictCache, clock: Clock) -> None:
     put(cache, b"1", allow("a"))
     cache.get(b"other")
-    cache.forget("a")
+    cache.invalidate("a")
     cache.get(b"1")
     clock.now += 31
     cache.get(b"1")

@@ -32,7 +32,7 @@ class Subscriber:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def forget(self, client_id: str, /) -> None:
+    def invalidate(self, client_id: str, /) -> None:
         self.heard.append(client_id)
 
     def clear(self) -> None:

@@ -47,7 +47,7 @@ def child_ends_well(work: Callable[[], object]) -> bool:
 
 
 def put(cache: VerdictCache) -> None:
-    cache.put(b"1", Allow(Principal("a")), secret_created_at=utcnow(), expires_at=None, asked=cache.ask())
+    cache.put(b"1", Allow(Principal("a")), secret_created_at=utcnow(), expires_at=None, stamp=cache.stamp())
     assert cache.get(b"1") is not None
 
 

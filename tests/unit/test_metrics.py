@@ -195,7 +195,7 @@ def test_nobody_can_make_a_series() -> None:
 def test_without_instrument_a_hit_is_what_it_was() -> None:
     authenticator = BasicAuthMiddleware(App(), "memory:", settings=SETTINGS).authenticator
 
-    assert authenticator._recall == authenticator._cache.get
+    assert authenticator._cached == authenticator._cache.get
     assert authenticator.reader.metrics is None
 
 

@@ -124,7 +124,7 @@ class World:
             self.change()
 
     def _process(self) -> Process:
-        cache = VerdictCache(TTL_S, 100, clock=lambda: self.now_s, wall=lambda: self.wall().timestamp())
+        cache = VerdictCache(TTL_S, 100, clock=lambda: self.now_s, wall_clock=lambda: self.wall().timestamp())
         feed = ChangeFeed(self.store)
         feed.follow(cache, keeps_s=TTL_S)
         feed.open()
@@ -179,7 +179,7 @@ class World:
         assert isinstance(check, PendingVerification)
         steps = iter(check)
         next(steps)
-        self.under_way.append(Request(process, credential, steps, *process.cache.ask()))
+        self.under_way.append(Request(process, credential, steps, *process.cache.stamp()))
 
     def proceed(self) -> None:
         if not self.under_way:
@@ -226,7 +226,7 @@ class World:
         good = key is not None and self._is_good(key, request.credential)
         assert isinstance(decision, Allow) == good
         cache = request.process.cache
-        if good and cache.ask().epoch == request.epoch and self.now_s < request.began_s + TTL_S:
+        if good and cache.stamp().epoch == request.epoch and self.now_s < request.began_s + TTL_S:
             # Nothing was heard of meanwhile: it is remembered, and needs no store from here on.
             assert cache.get(request.credential.field) == decision
         if isinstance(decision, Deny):

@@ -312,7 +312,7 @@ def test_the_first_chosen_secret_works_at_once() -> None:
 @pytest.mark.proves("F34")
 def test_nothing_that_ends_a_generator_is_a_verdict(authenticator: BasicAuthMiddleware) -> None:
     """Raised while a step is performed, by a filter of somebody's logging, say."""
-    check = authenticator.authenticator.begin(http_scope(encode_basic("ci", SECRET)))
+    check = authenticator.authenticator.decide(http_scope(encode_basic("ci", SECRET)))
     assert isinstance(check, PendingVerification)
 
     def stop(_effect: object) -> object:

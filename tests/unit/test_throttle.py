@@ -47,7 +47,7 @@ class Throttle:
         return blocked.retry_after_s if blocked else 0
 
     def is_news(self, key: tuple[str, str]) -> bool:
-        return self._throttle.take_news(digests(key)[1])
+        return self._throttle.take_first_refusal(digests(key)[1])
 
 
 def digests(key: tuple[str, str]) -> tuple[bytes, bytes]:
@@ -480,11 +480,11 @@ def test_the_limit_by_pair_affects_no_other_pair() -> None:
     assert limits.active
     blocked = limits.check(ADDRESS, CLIENT_ID)
     assert blocked is not None
-    assert blocked.take_news()
+    assert blocked.take_first_refusal()
     assert 3590 <= blocked.retry_after_s <= 3600
     again = limits.check(ADDRESS, CLIENT_ID)
     assert again is not None
-    assert not again.take_news()
+    assert not again.take_first_refusal()
     assert limits.check(OTHER[0], CLIENT_ID) is None
     assert limits.check(ADDRESS, "another") is None
     assert limits.check(ADDRESS, None) is None

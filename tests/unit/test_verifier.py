@@ -33,7 +33,7 @@ SLOW = Secret(hash_password(CHOSEN))
 
 
 def verifier(clock: Clock | None = None) -> Verifier:
-    cache = VerdictCache(30, 10, clock=clock or Clock(), wall=NOW.timestamp)
+    cache = VerdictCache(30, 10, clock=clock or Clock(), wall_clock=NOW.timestamp)
     return Verifier(HASHER, cache, now=lambda: NOW)
 
 
@@ -70,7 +70,7 @@ def begin(asked: Verifier, field: bytes) -> Steps:
 def assert_denied(decision: Decision, error: type[Exception], reason: str, client_id: str | None) -> None:
     assert isinstance(decision, Deny)
     assert (type(decision.error), decision.reason, decision.client_id) == (error, reason, client_id)
-    assert decision.is_news
+    assert decision.first_refusal
 
 
 KEYS = {
@@ -279,7 +279,7 @@ def test_only_the_same_field_at_the_same_time_shares_a_verdict() -> None:
     assert first is not None
     assert flight(SECRET) == first
     assert flight(other) != first
-    asked.cache.forget("ci")  # something has changed: who comes now asks anew
+    asked.cache.invalidate("ci")  # something has changed: who comes now asks anew
     assert flight(SECRET) != first
 
 
@@ -295,7 +295,7 @@ def test_what_is_kept_knows_its_secret_and_its_end() -> None:
     clock = Clock()
     wall = Clock()
     wall.now = NOW.timestamp()
-    cache = VerdictCache(30, 10, clock=clock, wall=wall)
+    cache = VerdictCache(30, 10, clock=clock, wall_clock=wall)
     asked = Verifier(HASHER, cache, now=lambda: NOW)
     stored = Secret(FAST.hash, created_at=PAST, expires_at=NOW + timedelta(seconds=5))
     decide(asked, "ci", SECRET, Key("ci", expires_at=NOW + timedelta(seconds=9), secrets=(stored,)))
@@ -331,7 +331,7 @@ def test_what_was_looked_up_before_a_change_is_not_kept() -> None:
     field = encode_basic("ci", SECRET).encode()
     steps = begin(asked, field)
     next(steps)
-    asked.cache.forget("ci")
+    asked.cache.invalidate("ci")
     with pytest.raises(StopIteration) as done:
         steps.send(KEYS["good"])
 
@@ -355,7 +355,7 @@ def test_thousands_of_spellings_fill_no_cache() -> None:
 
 def test_who_asks_to_know_is_told_of_proved_secrets_only() -> None:
     seen: list[tuple[str, Secret, str]] = []
-    cache = VerdictCache(30, 10, clock=Clock(), wall=NOW.timestamp)
+    cache = VerdictCache(30, 10, clock=Clock(), wall_clock=NOW.timestamp)
     asked = Verifier(HASHER, cache, saw=lambda *what: seen.append(what), now=lambda: NOW)
 
     decide(asked, "id", SECRET, Key("id", secrets=(FAST,)))

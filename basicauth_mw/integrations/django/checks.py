@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 from ...asgi import BasicAuthMiddleware as ASGIMiddleware
 from ...auth.authenticator import Authenticator
 from ...auth.discovery import find_authenticator
-from ...auth.frameworks import layers
+from ...auth.frameworks import iter_wrapped
 from ...errors import ConfigurationError
 from .middleware import BasicAuthMiddleware, DjangoRequest, configured
 
@@ -138,7 +138,7 @@ def _channels() -> Iterator[CheckMessage]:
         application = import_string(settings.ASGI_APPLICATION)
     except Exception:  # the project's code may fail in any way; serving it will say so
         return
-    for layer in layers(application):
+    for layer in iter_wrapped(application):
         if isinstance(layer, ASGIMiddleware):
             return
         routes = getattr(layer, "application_mapping", None)  # of a ProtocolTypeRouter
@@ -159,7 +159,7 @@ def _channels() -> Iterator[CheckMessage]:
 def _is_open(application: object, kind: str) -> bool:
     """Whether requests reach a part of an application that is not Django past every middleware of ours."""
     consumer = False
-    for layer in layers(application):
+    for layer in iter_wrapped(application):
         if isinstance(layer, ASGIMiddleware | ASGIHandler):
             return False
         if getattr(layer, "_path_routing", False):  # a URLRouter

@@ -140,14 +140,14 @@ class BasicAuthMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self._is_async:
             return self._acall(request)
-        decision = self.authenticator.begin(request)
+        decision = self.authenticator.decide(request)
         if isinstance(decision, PendingVerification):
             decision = self.authenticator.verify(decision)
         response: HttpResponseBase = self._refused(request, decision) or self.get_response(request)
         return response
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        decision = self.authenticator.begin(request)
+        decision = self.authenticator.decide(request)
         if isinstance(decision, PendingVerification):
             decision = await self.authenticator.averify(decision)
         response: HttpResponseBase = self._refused(request, decision) or await self.get_response(request)
