@@ -169,9 +169,7 @@ class Authenticator(Generic[R]):
     def refuse(self, request: R, deny: Deny) -> Response:
         """The answer to a refused request; counts and logs the refusal."""
         request_id = self.request_id(request)
-        refusal_stats.count(deny.reason)
-        if self.reader.metrics is not None:
-            self.reader.metrics.refused()
+        self._count_refusal(deny.reason)
         if self._counts and deny.reason in _COUNTED:
             self._count(request, deny.client_id)
         if deny.first_refusal and deny.reason in _AUDITED and audit.is_wanted(deny.reason):
@@ -186,6 +184,11 @@ class Authenticator(Generic[R]):
         if isinstance(deny.error, UnreadableRecord):
             self._log_unreadable(deny, request_id)
         return self._render(request, to_problem(deny.error), request_id)
+
+    def _count_refusal(self, reason: str) -> None:
+        refusal_stats.count(reason)
+        if self.reader.metrics is not None:
+            self.reader.metrics.refused(reason)
 
     def _exempt_or_https(self, request: R) -> Decision | None:
         adapter, settings = self._adapter, self.settings
@@ -258,7 +261,7 @@ class Authenticator(Generic[R]):
         """
         request_id = self.request_id(request)
         if isinstance(unwrap_group(exc), InsufficientScope):
-            refusal_stats.count("insufficient_scope")
+            self._count_refusal("insufficient_scope")
             audit.record(
                 "auth.refused",
                 client_id=client_id or None,
@@ -302,7 +305,7 @@ class Authenticator(Generic[R]):
     def set_metrics(self, hook: MetricsHook) -> None:
         """Set the metrics hook, replacing any other."""
         self.reader.metrics = hook
-        self._cached = hook.counting(self._cache.get)
+        self._cached = hook.wrap_cache_get(self._cache.get)
 
     async def warm_up(self) -> None:
         """Open the store's connections; one that is down is logged and asked again by the first request."""

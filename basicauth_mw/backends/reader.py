@@ -42,20 +42,20 @@ _SLOW_FACT_AGE_S: Final = 1.0
 class MetricsHook(Protocol):
     """Counts what happens to requests. Called on the request path."""
 
-    def counting(self, recall: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
-        """In the place of ``VerdictCache.get``: counts what it finds."""
+    def wrap_cache_get(self, get: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
+        """A replacement for ``VerdictCache.get`` that counts its hits."""
         ...
 
-    def waiting(self) -> AbstractContextManager[object]:
-        """Round a look-up that may have to wait."""
+    def time_lookup(self) -> AbstractContextManager[object]:
+        """Wraps a lookup that may have to wait."""
         ...
 
-    def admitted(self) -> None:
-        """A key was proved that was not in the cache."""
+    def allowed(self) -> None:
+        """A request was allowed, and not from the cache."""
         ...
 
-    def refused(self) -> None:
-        """A request was refused, and has been counted."""
+    def refused(self, reason: str) -> None:
+        """A request was refused."""
         ...
 
 
@@ -110,7 +110,7 @@ class StoreReader:
     def count_allow(self, decision: Decision) -> Decision:
         """The same decision, counted by the metrics hook if it is an ``Allow``."""
         if self.metrics is not None and type(decision) is Allow:
-            self.metrics.admitted()
+            self.metrics.allowed()
         return decision
 
     def deadline(self) -> float:
@@ -247,7 +247,7 @@ class StoreReader:
         # With an open circuit nobody waits.
         if self.metrics is None or self.breaker.is_open:
             return _UNWATCHED
-        return self.metrics.waiting()
+        return self.metrics.time_lookup()
 
     def _at_once(self, client_id: str) -> object:
         if self._get_nowait is None:

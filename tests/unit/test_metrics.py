@@ -1,4 +1,4 @@
-"""Metrics: what is counted, in one process and in several, and that a request pays nothing for it."""
+"""Prometheus metrics: what is counted, in one process and in several, and that a cache hit stays fast."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from basicauth_mw import (
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.auth.authenticator import _AUDITED
 from basicauth_mw.auth.discovery import find_authenticator
-from basicauth_mw.errors import BackendUnavailable, MissingExtra
+from basicauth_mw.errors import BackendUnavailable, InsufficientScope, MissingExtra
 from basicauth_mw.integrations.fastapi import install
 from basicauth_mw.integrations.flask import BasicAuth
 from basicauth_mw.keys.generated_secrets import generate
-from basicauth_mw.metrics import REASONS, Tally, instrument
-from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
+from basicauth_mw.metrics import REASONS, instrument
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
 from tests.servers.conftest import serve as serve
 from tests.shells.asgi_helpers import App, call, http_scope
 from tests.unit.test_fork import child_ends_well
@@ -51,38 +51,39 @@ if TYPE_CHECKING:
 SETTINGS = Settings(throttle="")
 
 
-class Waiting:
-    """A store that has to wait, and can be away."""
+class BlockingStore:
+    """A store that blocks, and can be made unavailable."""
 
     def __init__(self) -> None:
         self.secret = generate("sk")
         self.key = Key("ci", secrets=(Secret(hash_secret(self.secret)),))
-        self.away = False
+        self.unavailable = False
 
     def get(self, client_id: str) -> Key | None:
-        if self.away:
-            raise BackendUnavailable("away")
+        if self.unavailable:
+            raise BackendUnavailable("unavailable")
         return self.key if client_id == "ci" else None
 
 
 class Measured:
-    """An ASGI gate in a registry of its own; values are told as what was added since."""
+    """An instrumented ASGI middleware with a registry of its own."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.store = Waiting()
+    def __init__(self, app: Any = None, **settings: Any) -> None:
+        self.store = BlockingStore()
         self.authorization = encode_basic("ci", self.store.secret)
-        self.authenticator = BasicAuthMiddleware(App(), self.store, settings=SETTINGS.replace(**settings))
+        self.middleware = BasicAuthMiddleware(app or App(), self.store, settings=SETTINGS.replace(**settings))
         self.registry = CollectorRegistry()
-        instrument(self.authenticator, registry=self.registry)
+        instrument(self.middleware, registry=self.registry)
         self.before = self.values()
 
-    def ask(self, authorization: str | None, path: str = "/") -> int:
-        return call(self.authenticator, http_scope(authorization, path=path)).status
+    def request(self, authorization: str | None, path: str = "/") -> int:
+        return call(self.middleware, http_scope(authorization, path=path)).status
 
     def values(self) -> Counter[str]:
         return values_of(generate_latest(self.registry).decode())
 
     def added(self) -> dict[str, float]:
+        """How much each value has grown since the start."""
         now = self.values()
         return {
             name: number - self.before[name] for name, number in now.items() if number - self.before[name]
@@ -104,64 +105,84 @@ def denied(reason: str) -> str:
     return f'basicauth_decisions_total{{decision="deny",reason="{reason}"}}'
 
 
-def test_decisions_hits_and_waits_are_counted() -> None:
+def test_decisions_cache_hits_and_blocking_lookups_are_counted() -> None:
     measured = Measured(exclude=("/health",))
     right, wrong = measured.authorization, encode_basic("ci", "wrong")
 
-    asked = [measured.ask(each) for each in (right, right, right, wrong, None)]
+    statuses = [measured.request(each) for each in (right, right, right, wrong, None)]
 
-    assert asked == [200, 200, 200, 401, 401]
-    assert measured.ask(None, "/health") == 200  # nothing is verified there, so nothing is counted
+    assert statuses == [200, 200, 200, 401, 401]
+    assert measured.request(None, "/health") == 200  # no credentials are verified, so nothing is counted
     added = {name: number for name, number in measured.added().items() if "seconds" not in name}
     assert added == {ALLOWED: 3, HITS: 2, denied("wrong_secret"): 1, denied("missing"): 1}
     assert measured.added()[WAITS] == 2
 
 
-def test_without_a_cache_everything_is_looked_up() -> None:
+def test_only_an_instrumented_middleware_is_counted() -> None:
+    measured = Measured()
+    other = BasicAuthMiddleware(App(), measured.store, settings=SETTINGS)
+
+    assert call(other, http_scope(None)).status == 401
+    assert measured.request(None) == 401
+    assert measured.added() == {denied("missing"): 1}
+
+
+def test_a_missing_scope_counts_as_allowed_and_refused() -> None:
+    async def app(*_request: object) -> None:
+        raise InsufficientScope(scopes=["reports:read"])
+
+    measured = Measured(app=app)
+
+    assert measured.request(measured.authorization) == 403
+    added = measured.added()
+    assert (added[ALLOWED], added[denied("insufficient_scope")]) == (1, 1)
+
+
+def test_without_a_cache_every_request_is_a_lookup() -> None:
     measured = Measured(cache_ttl_s=0)
     for _ in range(3):
-        measured.ask(measured.authorization)
+        measured.request(measured.authorization)
 
     assert measured.added()[ALLOWED] == measured.added()[WAITS] == 3
     assert HITS not in measured.added()
 
 
-def test_an_open_circuit_is_seen_and_nobody_waits_meanwhile() -> None:
+def test_an_open_circuit_sets_the_gauge_and_stops_lookups() -> None:
     measured = Measured(backend_deadline_s=0.05)
-    measured.store.away = True
+    measured.store.unavailable = True
     statuses = []
-    breaker = measured.authenticator.authenticator.reader.breaker
+    breaker = measured.middleware.authenticator.reader.breaker
     breaker._quiet_s = 0
     while not breaker.is_open:
-        statuses.append(measured.ask(measured.authorization))
+        statuses.append(measured.request(measured.authorization))
     waited = measured.added()[WAITS]
-    statuses.append(measured.ask(measured.authorization))
+    statuses.append(measured.request(measured.authorization))
 
     assert set(statuses) == {503}
     assert measured.added()[OPEN] == 1
     assert measured.added()[WAITS] == waited
     assert measured.added()[denied("backend_unavailable")] == len(statuses)
 
-    measured.store.away = False
+    measured.store.unavailable = False
     wait_until(lambda: OPEN not in measured.added())
 
 
-def test_a_store_that_does_not_wait_is_not_timed() -> None:
+def test_lookups_in_a_nonblocking_store_are_not_timed() -> None:
     keys = open_backend("memory:", settings=SETTINGS)
-    authenticator = WSGIGate(lambda _environ, start: start("200 OK", []) and [], keys, settings=SETTINGS)
+    middleware = WSGIMiddleware(lambda _environ, start: start("200 OK", []) and [], keys, settings=SETTINGS)
     registry = CollectorRegistry()
-    instrument(authenticator, registry=registry)
+    instrument(middleware, registry=registry)
     issued = keys.create()
     environ = {"HTTP_AUTHORIZATION": issued.authorization, "REQUEST_METHOD": "GET", "PATH_INFO": "/"}
-    authenticator(environ, lambda _status, _headers: print)
+    middleware(environ, lambda _status, _headers: print)
 
     values = values_of(generate_latest(registry).decode())
     assert (values[ALLOWED], values[WAITS]) == (1, 0)
 
 
 @pytest.mark.proves("X53")
-def test_every_series_is_there_from_the_start() -> None:
-    """A closed set: every reason that a refusal can have, and no other label."""
+def test_every_series_exists_from_the_start() -> None:
+    """The labels are a closed set: one for each reason of a refusal."""
     values = Measured().values()
 
     assert {name for name in values if name.startswith("basicauth_decisions")} == {
@@ -173,12 +194,12 @@ def test_every_series_is_there_from_the_start() -> None:
 
 
 @pytest.mark.proves("X53")
-def test_nobody_can_make_a_series() -> None:
-    """Whatever ids, methods, paths and fields are sent: the numbers change, and their names do not."""
+def test_requests_cannot_create_series() -> None:
+    """No id, method, path or header of a request becomes a label."""
     measured = Measured(throttle="5/minute")
     for number in range(300):
         seen = call(
-            measured.authenticator,
+            measured.middleware,
             http_scope(
                 encode_basic(f"id-{number % 97}", generate("sk")) if number % 3 else f"{number} x",
                 method=f"M{number}",
@@ -192,7 +213,7 @@ def test_nobody_can_make_a_series() -> None:
     assert sum(measured.added().values()) >= 300
 
 
-def test_without_instrument_a_hit_is_what_it_was() -> None:
+def test_without_instrument_the_cache_is_called_directly() -> None:
     authenticator = BasicAuthMiddleware(App(), "memory:", settings=SETTINGS).authenticator
 
     assert authenticator._cached == authenticator._cache.get
@@ -200,55 +221,55 @@ def test_without_instrument_a_hit_is_what_it_was() -> None:
 
 
 def test_a_hit_takes_no_lock() -> None:
-    """And asks nothing of prometheus-client: while somebody reads, requests go on."""
+    """And calls nothing of prometheus-client: a scrape in another thread does not delay requests."""
     measured = Measured()
-    measured.ask(measured.authorization)
-    hits = measured.authenticator.authenticator.reader.metrics._hits  # type: ignore[union-attr]
+    measured.request(measured.authorization)
+    hook: Any = measured.middleware.authenticator.reader.metrics
 
-    with hits._lock, measured.registry._lock:
-        assert measured.ask(measured.authorization) == 200
+    with hook._lock, measured.registry._lock, hook._hits._value._lock, hook._allowed._value._lock:
+        assert measured.request(measured.authorization) == 200
     assert measured.added()[HITS] == 1
 
 
-def test_a_tally_loses_nothing_between_threads() -> None:
-    tally = Tally()
+def test_hits_in_several_threads_are_all_counted_while_metrics_are_collected() -> None:
+    measured = Measured()
+    hook: Any = measured.middleware.authenticator.reader.metrics
+    get = hook.wrap_cache_get(lambda field: field)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=lambda: [tally.add() for _ in range(20_000)]) for _ in range(4)]
+        threads = [threading.Thread(target=lambda: [get(b"x") for _ in range(20_000)]) for _ in range(4)]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            tally.total()
+            hook.flush()
     finally:
         sys.setswitchinterval(interval)
 
-    assert tally.total() == tally.total() == 80_000
-    tally._forget()  # as in a forked child
-    assert tally.total() == 0
-    tally.add()
-    assert tally.total() == tally.total() == 1
+    assert measured.added() == {HITS: 80_000, ALLOWED: 80_000}
 
 
-def test_a_forked_child_counts_its_own() -> None:
+def test_a_forked_child_starts_at_zero() -> None:
     measured = Measured()
     for _ in range(2):
-        measured.ask(measured.authorization)
+        measured.request(measured.authorization)
 
     def child() -> None:
         values = measured.values()
         assert (values[ALLOWED], values[HITS], values[WAITS]) == (0, 0, 0)
-        measured.ask(measured.authorization)
-        assert measured.values()[ALLOWED] == 1
+        measured.request(measured.authorization)
+        measured.request(measured.authorization)
+        values = measured.values()
+        assert (values[ALLOWED], values[HITS], values[WAITS]) == (2, 1, 1)
 
     assert child_ends_well(child)
     assert measured.added()[ALLOWED] == 2
 
 
-# --- what can be measured
+# --- what can be instrumented
 
 
-def test_apps_are_measured_by_their_gate() -> None:
+def test_the_middleware_is_found_inside_apps() -> None:
     middleware = BasicAuthMiddleware(App(), "memory:", settings=SETTINGS)
     api = FastAPI()
     install(api, "memory:", settings=SETTINGS)
@@ -257,7 +278,7 @@ def test_apps_are_measured_by_their_gate() -> None:
     inner = flask.wsgi_app
     flask.wsgi_app = lambda *request: inner(*request)  # type: ignore[method-assign]
     wrapped = Flask(__name__)
-    wrapped.wsgi_app = WSGIGate(wrapped.wsgi_app, "memory:", settings=SETTINGS)  # type: ignore[method-assign]
+    wrapped.wsgi_app = WSGIMiddleware(wrapped.wsgi_app, "memory:", settings=SETTINGS)  # type: ignore[method-assign]
 
     assert (
         find_authenticator(middleware)
@@ -274,8 +295,8 @@ def test_apps_are_measured_by_their_gate() -> None:
     assert find_authenticator(api).reader.metrics is not None
 
 
-def test_what_starlette_has_not_built_is_left_alone() -> None:
-    """Built early, it would take no more middleware: so its gate is to be seen once the app has started."""
+def test_middleware_of_a_starlette_app_is_found_once_it_has_started() -> None:
+    """An app whose middleware was built early would accept no more middleware."""
     app = Starlette()
     app.add_middleware(BasicAuthMiddleware, backend="memory:", settings=SETTINGS)
 
@@ -290,7 +311,7 @@ def test_what_starlette_has_not_built_is_left_alone() -> None:
     [(), (FastAPI(),), (Flask(__name__),), (object(),), (None,)],
     ids=["none", "fastapi", "flask", "object", "None"],
 )
-def test_what_has_no_gate_cannot_be_measured(protected: tuple[object, ...]) -> None:
+def test_unprotected_apps_are_refused(protected: tuple[object, ...]) -> None:
     registry = CollectorRegistry()
 
     with pytest.raises(ConfigurationError, match=r"instrument\(\)"):
@@ -298,18 +319,18 @@ def test_what_has_no_gate_cannot_be_measured(protected: tuple[object, ...]) -> N
     assert values_of(generate_latest(registry).decode()) == {}
 
 
-def test_nothing_is_measured_twice() -> None:
+def test_instrumenting_twice_is_refused() -> None:
     measured = Measured()
     other = BasicAuthMiddleware(App(), "memory:", settings=SETTINGS)
 
-    with pytest.raises(ConfigurationError, match="measured already"):
-        instrument(measured.authenticator, registry=CollectorRegistry())
-    with pytest.raises(ConfigurationError, match="this registry has such metrics already"):
+    with pytest.raises(ConfigurationError, match="already instrumented"):
+        instrument(measured.middleware, registry=CollectorRegistry())
+    with pytest.raises(ConfigurationError, match="this registry already has these metrics"):
         instrument(other, registry=measured.registry)
     assert other.authenticator.reader.metrics is None
 
 
-def test_without_prometheus_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_prometheus_client_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(MissingExtra, match=r"basicauth_mw\[metrics\]"):
         instrument(BasicAuthMiddleware(App(), "memory:", settings=SETTINGS))
@@ -318,8 +339,8 @@ def test_without_prometheus_client_it_says_what_to_install(monkeypatch: pytest.M
 # --- several processes
 
 
-def test_any_worker_has_the_metrics_of_all(serve: Callable[..., Served], tmp_path: Path) -> None:
-    """Two worker processes, forked from one that has loaded the app; a scrape reaches one of them."""
+def test_a_scrape_of_any_worker_has_the_metrics_of_all(serve: Callable[..., Served], tmp_path: Path) -> None:
+    """Two workers are forked from a process that has loaded the app; a scrape reaches one of them."""
     folder = tmp_path / "metrics"
     folder.mkdir()
     served = serve("measured-2-workers", BASICAUTH_KEYS="ci:secret", PROMETHEUS_MULTIPROC_DIR=str(folder))
@@ -332,11 +353,11 @@ def test_any_worker_has_the_metrics_of_all(serve: Callable[..., Served], tmp_pat
         assert served.request("GET", "/").status_code == 401
 
     def values() -> Counter[str]:
-        answer = served.request("GET", "/metrics")  # a 500 while another worker makes its files
+        answer = served.request("GET", "/metrics")  # a 500 while another worker creates its files
         return values_of(answer.text) if answer.status_code == 200 else Counter()
 
     wait_until(lambda: values()[ALLOWED] == by_worker.total() and values()[denied("missing")] == 5)
-    assert values()[HITS] == by_worker.total() - 2  # each has looked it up once
+    assert values()[HITS] == by_worker.total() - 2  # each worker has looked the key up once
     assert values()[OPEN] == 0
     assert values()[denied("unknown")] == 0
     assert "basicauth_backend_seconds_bucket" in served.request("GET", "/metrics").text
@@ -363,7 +384,7 @@ try:
 except ConfigurationError as exc:
     assert "multi-process mode" in str(exc)
 else:
-    raise SystemExit("it was measured twice")
+    raise SystemExit("it was instrumented twice")
 
 def ask(authorization):
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
@@ -377,7 +398,7 @@ def scraped(name):
     try:
         lines = generate_latest(registry).decode().splitlines()
     except struct.error:
-        return None  # a file that is just being made, which prometheus-client does not expect
+        return None  # prometheus-client does not expect a file that is being created
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0)
 
 def wait_for(name, number):
@@ -388,7 +409,7 @@ def wait_for(name, number):
 
 ALLOWED, MISSING = ('basicauth_decisions_total{decision="%s",reason="%s"}' % each
                     for each in (("allow", "ok"), ("deny", "missing")))
-ask(None)  # which alone starts the thread
+ask(None)
 wait_for(MISSING, 1)
 ask(right); ask(right)
 gate.authenticator.reader.metrics.flush()
@@ -396,20 +417,18 @@ assert (scraped(ALLOWED), scraped("basicauth_cache_hits_total")) == (2, 1)
 child = os.fork()
 if child == 0:
     ask(right)
-    wait_for(ALLOWED, 3)  # its own, beside what its parent has counted
+    wait_for(ALLOWED, 3)  # its own, and what its parent has counted
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert len({name for name in os.listdir(sys.argv[1]) if name.startswith("counter_")}) == 2
-gate.authenticator.reader.metrics._start()
-gate.authenticator.reader.metrics._make()
-thread = gate.authenticator.reader.metrics._background.end()
+thread = gate.authenticator.reader.metrics._flusher.end()
 thread.join(20)
 assert not thread.is_alive()
 """
 
 
-def test_each_process_brings_its_numbers_into_files(tmp_path: Path) -> None:
-    """A forked child in files of its own; the thread is there from the first refusal on."""
+def test_each_process_writes_its_values_into_files(tmp_path: Path) -> None:
+    """A forked child writes files of its own."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
@@ -425,21 +444,21 @@ def test_each_process_brings_its_numbers_into_files(tmp_path: Path) -> None:
 # --- ready
 
 
-def test_ready_asks_the_store() -> None:
-    store = Waiting()
+def test_ready_looks_a_key_up() -> None:
+    store = BlockingStore()
     backend = Backend(store, settings=SETTINGS.replace(backend_deadline_s=0.2))
     assert backend.ready()
     assert asyncio.run(backend.aready())
 
-    store.away = True
+    store.unavailable = True
     assert not backend.ready()
     assert not asyncio.run(backend.aready())
 
-    store.away = False
+    store.unavailable = False
     wait_until(backend.ready)
 
 
-def test_ready_keeps_the_deadline_and_never_raises() -> None:
+def test_ready_keeps_to_the_deadline_and_never_raises() -> None:
     release = threading.Event()
 
     class Hanging:
