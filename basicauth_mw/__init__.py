@@ -3,33 +3,17 @@
 The middleware is ``basicauth_mw.asgi.BasicAuthMiddleware`` or ``basicauth_mw.wsgi.BasicAuthMiddleware``.
 """
 
-# As in typing, which is not loaded for it: the command line comes through here before it can see to Ctrl-C.
-# For the same reason each public name is imported when it is first used.
+# Every public name is imported on first use: the command line imports this package before it can handle
+# Ctrl-C, so nothing that takes time may be loaded here. Not even typing, where this constant comes from.
 TYPE_CHECKING = False
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .backends.backend import Backend as Backend
     from .backends.backend import Issued as Issued
     from .backends.backend import open_backend as open_backend
-    from .errors import BackendError as BackendError
-    from .errors import BackendUnavailable as BackendUnavailable
-    from .errors import BasicAuthError as BasicAuthError
-    from .errors import ConfigurationError as ConfigurationError
-    from .errors import HttpsRequired as HttpsRequired
-    from .errors import InsufficientScope as InsufficientScope
-    from .errors import InvalidCredentials as InvalidCredentials
-    from .errors import InvalidKey as InvalidKey
-    from .errors import KeyExists as KeyExists
-    from .errors import KeyNotFound as KeyNotFound
-    from .errors import KeyRevoked as KeyRevoked
-    from .errors import MalformedCredentials as MalformedCredentials
-    from .errors import MissingCredentials as MissingCredentials
-    from .errors import MissingExtra as MissingExtra
-    from .errors import Overloaded as Overloaded
-    from .errors import ReadOnlyBackend as ReadOnlyBackend
-    from .errors import Rejected as Rejected
-    from .errors import Throttled as Throttled
-    from .errors import UnreadableRecord as UnreadableRecord
+    from .errors import *  # noqa: F403
     from .keys.credentials import Credentials as Credentials
     from .keys.credentials import encode_basic as encode_basic
     from .keys.credentials import parse_basic as parse_basic
@@ -39,85 +23,29 @@ if TYPE_CHECKING:
     from .keys.model import Secret as Secret
     from .keys.scopes import require_scopes as require_scopes
     from .settings import Settings as Settings
-
-__version__ = "0.1.0"
-
-__all__ = [
-    "Backend",
-    "BackendError",
-    "BackendUnavailable",
-    "BasicAuthError",
-    "ConfigurationError",
-    "Credentials",
-    "HttpsRequired",
-    "InsufficientScope",
-    "InvalidCredentials",
-    "InvalidKey",
-    "Issued",
-    "Key",
-    "KeyExists",
-    "KeyNotFound",
-    "KeyRevoked",
-    "MalformedCredentials",
-    "MissingCredentials",
-    "MissingExtra",
-    "Overloaded",
-    "Principal",
-    "ReadOnlyBackend",
-    "Rejected",
-    "Secret",
-    "Settings",
-    "Throttled",
-    "UnreadableRecord",
-    "encode_basic",
-    "hash_secret",
-    "open_backend",
-    "parse_basic",
-    "require_scopes",
-]
-
-_PUBLIC = {
-    "backends.backend": ("Backend", "Issued", "open_backend"),
-    "keys.credentials": ("Credentials", "encode_basic", "parse_basic"),
-    "errors": (
-        "BackendError",
-        "BackendUnavailable",
-        "BasicAuthError",
-        "ConfigurationError",
-        "HttpsRequired",
-        "InsufficientScope",
-        "InvalidCredentials",
-        "InvalidKey",
-        "KeyExists",
-        "KeyNotFound",
-        "KeyRevoked",
-        "MalformedCredentials",
-        "MissingCredentials",
-        "MissingExtra",
-        "Overloaded",
-        "ReadOnlyBackend",
-        "Rejected",
-        "Throttled",
-        "UnreadableRecord",
-    ),
-    "keys.hashing": ("hash_secret",),
-    "keys.model": ("Key", "Principal", "Secret"),
-    "keys.scopes": ("require_scopes",),
-    "settings": ("Settings",),
-}
-
-if not TYPE_CHECKING:  # pragma: no branch - who checks types is to see which names there are not
+else:
+    _MODULES = {
+        "backends.backend": ("Backend", "Issued", "open_backend"),
+        "keys.credentials": ("Credentials", "encode_basic", "parse_basic"),
+        "keys.hashing": ("hash_secret",),
+        "keys.model": ("Key", "Principal", "Secret"),
+        "keys.scopes": ("require_scopes",),
+        "settings": ("Settings",),
+    }
 
     def __getattr__(name):
         from importlib import import_module
 
         if name in ("backends", "errors", "settings"):
             return import_module(f".{name}", __name__)
-        for module, names in _PUBLIC.items():
+        modules = {**_MODULES, "errors": import_module(".errors", __name__).__all__}
+        if name == "__all__":
+            return sorted(public for names in modules.values() for public in names)
+        for module, names in modules.items():
             if name in names:
                 value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
                 return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__():
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__getattr__("__all__")})

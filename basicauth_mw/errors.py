@@ -1,16 +1,16 @@
-"""Everything this package raises, sorted by who can do something about it.
+"""The exceptions of this package, grouped by who can act on them.
 
 ::
 
     BasicAuthError
-    ├── Rejected                   the caller can act; a 4xx answer
+    ├── Rejected                   the caller can act; a 4xx response
     │   ├── MissingCredentials     401  missing_credentials
     │   ├── InvalidCredentials     401  invalid_credentials
     │   ├── MalformedCredentials   401  invalid_credentials
     │   ├── HttpsRequired          403  https_required
     │   ├── InsufficientScope      403  insufficient_scope
     │   └── Throttled              429  throttled
-    ├── BackendError               the operator can act; the gate stays shut
+    ├── BackendError               the operator can act; requests are refused
     │   ├── BackendUnavailable     503  backend_unavailable
     │   │   └── UnreadableRecord   503  backend_unavailable
     │   ├── Overloaded             503  overloaded
@@ -19,9 +19,9 @@
     └── ConfigurationError         start-up only (a ValueError)
         └── MissingExtra           (also an ImportError)
 
-``code`` is stable and may be relied on; ``status`` is the HTTP status that a handler gets by raising
-the error, or None where an error never becomes an answer of its own; ``detail`` is the only text that
-a client ever sees. The message (``str(error)``) is for the operator and never holds a secret.
+``code`` is stable. ``status`` is the HTTP status of the response if a request handler raises the error, or
+None if the error is never a response of its own. ``detail`` is the only text that a client sees. The message
+(``str(error)``) is for the operator and never contains a secret.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ __all__ = [
 
 
 class BasicAuthError(Exception):
-    """Root of everything that this package raises.
+    """Base class of all exceptions of this package.
 
     Attributes:
-        retry_after_s: Seconds after which another try may do better; None: nothing is known of that.
+        retry_after_s: Seconds to wait before a retry; None: unknown.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -68,11 +68,11 @@ class BasicAuthError(Exception):
 
 
 class Rejected(BasicAuthError):
-    """The request was refused; the caller can act on it. Raised as one of its subclasses."""
+    """The request was refused, and the caller can act on it. Only subclasses are raised."""
 
 
 class MissingCredentials(Rejected):
-    """The request carries no Authorization field (RFC 9110 section 11.6.2)."""
+    """The request has no Authorization header (RFC 9110 section 11.6.2)."""
 
     code = "missing_credentials"
     status = 401
@@ -80,7 +80,7 @@ class MissingCredentials(Rejected):
 
 
 class InvalidCredentials(Rejected):
-    """Unknown id, wrong secret, expired, disabled, revoked: one public face, the reason goes to the log."""
+    """The key is unknown, expired, disabled or revoked, or the secret is wrong. Only the log says which."""
 
     code = "invalid_credentials"
     status = 401
@@ -88,7 +88,10 @@ class InvalidCredentials(Rejected):
 
 
 class MalformedCredentials(Rejected):
-    """Not one well-formed Basic credential (RFC 7617 section 2). To the client it is InvalidCredentials."""
+    """The header is not a well-formed Basic credential (RFC 7617 section 2).
+
+    A client cannot tell it from ``InvalidCredentials``.
+    """
 
     code = InvalidCredentials.code
     status = InvalidCredentials.status
@@ -96,7 +99,7 @@ class MalformedCredentials(Rejected):
 
 
 class HttpsRequired(Rejected):
-    """The request came by plain http and ``require_https`` is on."""
+    """The request was sent over plain http, and ``require_https`` is on."""
 
     code = "https_required"
     status = 403
@@ -104,10 +107,10 @@ class HttpsRequired(Rejected):
 
 
 class InsufficientScope(Rejected):
-    """The caller is known but lacks a scope. A handler may raise it; the response carries no challenge.
+    """The caller is authenticated but lacks a scope. Request handlers may raise it.
 
     Attributes:
-        scopes: Those that are missing, sorted. The response names them: only a caller with a key sees it.
+        scopes: The missing scopes, sorted. The response names them, as only authenticated callers see it.
     """
 
     code = "insufficient_scope"
@@ -116,15 +119,14 @@ class InsufficientScope(Rejected):
 
     def __init__(self, message: str = "", *, scopes: Iterable[str] = ()) -> None:
         super().__init__(message)
-        named = {scopes} if isinstance(scopes, str) else set(scopes)
-        self.scopes: tuple[str, ...] = tuple(sorted(named))
+        self.scopes: tuple[str, ...] = (scopes,) if isinstance(scopes, str) else tuple(sorted(set(scopes)))
 
 
 class Throttled(Rejected):
-    """Too many failures.
+    """Too many failed attempts.
 
     Attributes:
-        retry_after_s: Seconds until another try is looked at; at least 1.
+        retry_after_s: Seconds until the next attempt is accepted; at least 1.
     """
 
     code = "throttled"
@@ -137,13 +139,13 @@ class Throttled(Rejected):
 
 
 class BackendError(BasicAuthError):
-    """The key backend, or the work behind it, cannot serve; the operator can act."""
+    """The key backend or a worker pool cannot serve; the operator can act."""
 
-    retry_after_s = 2  # it heals by itself as a rule: a store that is back, a queue that is shorter
+    retry_after_s = 2  # most outages and full queues end by themselves
 
 
 class BackendUnavailable(BackendError):
-    """The backend cannot be asked. Never means "no": an unknown id is None, not an error."""
+    """The key backend cannot be reached. An unknown id is not an error: a lookup returns None for it."""
 
     code = "backend_unavailable"
     status = 503
@@ -151,10 +153,10 @@ class BackendUnavailable(BackendError):
 
 
 class UnreadableRecord(BackendUnavailable):
-    """One record is damaged, of an unknown version, or hashed in a way that is not known here.
+    """A stored key is damaged, or has an unknown version or hash format.
 
     Attributes:
-        client_id: Whose, if that can be told.
+        client_id: ID of the key, if known.
     """
 
     def __init__(self, message: str = "", *, client_id: str | None = None) -> None:
@@ -163,7 +165,7 @@ class UnreadableRecord(BackendUnavailable):
 
 
 class Overloaded(BackendError):
-    """Every worker for slow password hashes is busy and the queue before them is full."""
+    """All workers for password hashes are busy, and their queue is full."""
 
     code = "overloaded"
     status = 503
@@ -171,13 +173,13 @@ class Overloaded(BackendError):
 
 
 class ReadOnlyBackend(BackendError):
-    """The backend cannot be written to, ``env:`` for one."""
+    """The backend is read-only, like ``env:``."""
 
     code = "read_only_backend"
 
 
 class KeyExists(BasicAuthError):
-    """A key with this client id exists already."""
+    """A key with this client id already exists."""
 
     code = "key_exists"
 
@@ -189,22 +191,22 @@ class KeyNotFound(BasicAuthError):
 
 
 class KeyRevoked(BasicAuthError):
-    """The key was revoked, which is final."""
+    """The key is revoked, which is final."""
 
     code = "key_revoked"
 
 
 class InvalidKey(BasicAuthError, ValueError):
-    """A field of a key, or of a credential to be encoded, is not allowed."""
+    """A value is not allowed in a key or a credential."""
 
     code = "invalid_key"
 
 
 class ConfigurationError(BasicAuthError, ValueError):
-    """The configuration cannot be used; says everything that is wrong and what to do, and no secret.
+    """The configuration is invalid. The message names every problem and its remedy, and no secret.
 
     Attributes:
-        problems: One sentence a problem, in the order found.
+        problems: One sentence for each problem.
     """
 
     code = "configuration_error"
