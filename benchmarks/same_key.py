@@ -24,7 +24,7 @@ from wsgi_apps import bare as wsgi_bare
 from wsgi_apps import environ
 
 from basicauth_mw import Settings, encode_basic
-from basicauth_mw.backends import reader
+from basicauth_mw.backends import passwords
 from basicauth_mw.backends.backend import Backend
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.backends.sqlite import SqliteStore
@@ -58,13 +58,13 @@ def counting(store, counts: RefusalStats):
 
 def measured(quick: bool) -> Outcome:  # counting is quick as it is
     counts = RefusalStats()
-    match = reader.verify_password
+    match = passwords.verify_password
 
     def counted(secret: str, stored: str) -> bool:
         counts.hashes += 1
         return match(secret, stored)
 
-    reader.verify_password = counted
+    passwords.verify_password = counted
     rows: list[list[str]] = []
     found: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
     with tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory, RedisServer() as server:
@@ -81,7 +81,7 @@ def measured(quick: bool) -> Outcome:  # counting is quick as it is
                 row += [str(counts.lookups), str(counts.hashes)]
                 found[warm].append((counts.lookups, counts.hashes))
             rows.append(row)
-    reader.verify_password = match
+    passwords.verify_password = match
     table = Table(
         f"{AT_ONCE} requests at once with one uncached credential",
         ["keys, secret, where", "first of all: look-ups", "slow hashes", "later: look-ups", "slow hashes"],

@@ -251,7 +251,7 @@ def parts_of(url: str, ids: list[str], secret: str) -> dict[str, Call]:
         "classify": part(classify, secret),
         "load_found": part(load_found, record, key.client_id),
         "verify_digest": part(backend.hasher.verify_digest, secret, key.secrets),
-        "Ledger.saw": part(backend.ledger.saw, key.client_id, key.secrets[0], secret),
+        "UsageRecorder.record_use": part(backend.usage.record_use, key.client_id, key.secrets[0], secret),
     }
 
 

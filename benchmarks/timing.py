@@ -27,7 +27,7 @@ from report import Goal, Outcome, Table, main
 
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.backends import reader
+from basicauth_mw.backends import passwords
 from basicauth_mw.keys.generated_secrets import ALPHABET, CHECKSUM_DIGITS, generate
 from basicauth_mw.keys.hashing import Hasher
 from basicauth_mw.keys.model import Key, utcnow
@@ -401,12 +401,12 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
     control = Pair("same kind twice", keys.unknown(), keys.unknown(), site)
     controls.append((await compare(control, pairs, slow=True), False))
     decoy = cheap_decoy()
-    with mock.patch.object(reader, "slow_decoy", return_value=decoy):
+    with mock.patch.object(passwords, "dummy_password_hash", return_value=decoy):
         control = Pair("planted cheap decoy", keys.unknown(), keys.wrong(), site)
         controls.append((await compare(control, pairs, slow=True), True))
-    decoy, check = reader.dummy_password_hash(), reader.verify_password
+    decoy, check = passwords.dummy_password_hash(), passwords.verify_password
     with mock.patch.object(
-        reader, "verify_password", lambda secret, stored: stored != decoy and check(secret, stored)
+        passwords, "verify_password", lambda secret, stored: stored != decoy and check(secret, stored)
     ):
         control = Pair("planted early return", keys.unknown(), keys.wrong(), site)
         controls.append((await compare(control, pairs, slow=True), True))

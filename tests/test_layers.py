@@ -25,7 +25,7 @@ LAYERS = [
     ["settings"],
     # runtime: threads, forks, optional imports; knows no keys and no requests
     ["runtime"],
-    ["runtime.extras", "runtime.fork"],
+    ["runtime.extras", "runtime.fork", "runtime.deadline"],
     ["runtime.background", "runtime.pool", "runtime.single_flight"],
     ["runtime.breaker"],
     # keys: values and the rules for them
@@ -52,13 +52,13 @@ LAYERS = [
     ["backends.redis"],
     ["backends.memory", "backends.env", "backends.sqlite"],
     ["backends"],
-    ["backends.writes", "backends.change_feed"],
+    ["backends.writes", "backends.change_feed", "backends.usage", "backends.passwords"],
+    ["backends.reader"],
+    ["backends.backend"],
     # auth: the decision on a request, without I/O of its own
     ["auth"],
     ["auth.excluded_paths", "auth.throttle", "auth.stats", "auth.problems", "auth.frameworks", "auth.cache"],
     ["auth.verifier", "auth.flask_refusals"],
-    ["backends.reader", "backends.usage"],
-    ["backends.backend"],
     ["auth.runner"],
     ["auth.authenticator"],
     ["auth.discovery"],

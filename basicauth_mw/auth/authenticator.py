@@ -116,13 +116,19 @@ class Authenticator(Generic[R]):
             self.backend.store,
             deadline_s=settings.backend_deadline_s,
             slow_hash_workers=settings.slow_hash_workers,
-            feed=self.backend.feed if settings.cache_ttl_s else None,
+            feed=self.backend.feed,
+            caches=bool(settings.cache_ttl_s),
         )
         self._cache = VerdictCache(settings.cache_ttl_s, settings.cache_size)
         self._cached: Callable[[bytes], Allow | None] = self._cache.get
-        self._verifier = Verifier(self.backend.hasher, self._cache, saw=self.backend.saw)
-        self.backend.ledger.watch(self._cache.drain_hits)
-        self.backend.feed.follow(self._cache, keeps_s=settings.cache_ttl_s)
+        self._verifier = Verifier(
+            self.backend.hasher,
+            self._cache,
+            has_password_hashes=self.reader.has_password_hashes,
+            on_verified=self.backend.on_verified,
+        )
+        self.backend.usage.add_hit_source(self._cache.drain_hits)
+        self.backend.feed.subscribe(self._cache, keeps_s=settings.cache_ttl_s)
         self._exclude = ExcludedPaths(settings.exclude, settings.root_path or root_path)
         self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)
         self._limits = FailureThrottle(settings.throttle, settings.throttle_address)

@@ -1,6 +1,7 @@
-"""Drives a check to its decision: the steps of the verifier, with what a store reader finds for each.
+"""Run a pending verification to its decision, on a thread or on an event loop.
 
-The synchronous and the asynchronous driver differ in nothing but ``await``.
+The verifier is a generator that yields effects. The two drivers perform them with a ``StoreReader`` and
+differ only in ``await``. Equal verifications that run at the same time share one.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from ..backends.reader import SLOW_CHECK_LIMIT_S
+from ..backends.passwords import PASSWORD_LIMIT_S
 from ..errors import BackendError
+from ..keys.model import Allow
+from .verifier import Lookup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -20,61 +23,93 @@ if TYPE_CHECKING:
 
 
 def run(check: PendingVerification, reader: StoreReader) -> Decision:
-    """Run the steps of a check to their end, performing what they ask for within one deadline."""
-    return reader.count_allow(_run_shared(check, reader))
+    """Run a verification within the deadline, blocking."""
+    return _count_allow(_run_shared(check, reader), reader)
+
+
+async def arun(check: PendingVerification, reader: StoreReader) -> Decision:
+    """``run`` for an event loop. Suspends only if something has to wait."""
+    decision = _run_inline(check, reader)
+    return _count_allow(await _arun_shared(check, reader) if decision is None else decision, reader)
 
 
 def _run_shared(check: PendingVerification, reader: StoreReader) -> Decision:
     ends_at = reader.deadline()
+
+    def verify() -> Decision:
+        # Another verification may have filled the cache before this one became the shared one.
+        return check.known() or _run(iter(check), partial(_perform, reader, ends_at))
+
     if check.flight is None:
-        return _run(iter(check), partial(reader.perform, ends_at=ends_at))
-
-    def ask() -> Decision:
-        # It may have been proved between the look into the cache and the beginning of this flight.
-        return check.known() or _run(iter(check), partial(reader.perform, ends_at=ends_at))
-
+        return verify()
     try:
-        return reader.flights.ask(check.flight, ask, _wait_limit(check, ends_at))
+        shared: Decision = reader.flights.ask(check.flight, verify, _wait_limit(check, ends_at))
     except TimeoutError as exc:
         return check.failed(reader.failed(exc))
-
-
-async def arun(check: PendingVerification, reader: StoreReader) -> Decision:
-    """``run`` for an event loop. Suspends only if something has to be waited for."""
-    decision = _run_inline(check, reader)
-    return reader.count_allow(await _arun_shared(check, reader) if decision is None else decision)
+    return shared
 
 
 async def _arun_shared(check: PendingVerification, reader: StoreReader) -> Decision:
     ends_at = reader.deadline()
 
-    def ask() -> Awaitable[Decision]:
-        return _arun(iter(check), partial(reader.aperform, ends_at=ends_at))
+    def verify() -> Awaitable[Decision]:
+        return _arun(iter(check), partial(_aperform, reader, ends_at))
 
     if check.flight is None:
-        return await ask()
+        return await verify()
     try:
-        return await reader.flights.aask(check.flight, ask, _wait_limit(check, ends_at))
+        shared: Decision = await reader.flights.aask(check.flight, verify, _wait_limit(check, ends_at))
     except TimeoutError as exc:
         return check.failed(reader.failed(exc))
+    return shared
 
 
 def _run_inline(check: PendingVerification, reader: StoreReader) -> Decision | None:
-    """Run a check that needs nothing but a lookup in a store that does not wait; None: it may need more.
+    """Run a verification that needs only a lookup that cannot wait; None if it may need more.
 
-    Nothing else of this thread can come between its steps, so there is nothing to share either.
+    It needs no sharing: nothing else runs on this thread between its steps.
     """
-    if not reader.may_run_inline(is_generated=check.is_generated):
+    if not reader.may_run_inline(for_password=not check.is_generated):
         return None
     try:
-        return _run(iter(check), reader.perform_inline)
+        return _run(iter(check), partial(_perform_inline, reader))
     except BlockingIOError:
         return None
 
 
 def _wait_limit(check: PendingVerification, ends_at: float) -> float:
-    """Until when to wait for an equal check: it may need a slow hash, which has a time limit of its own."""
-    return ends_at if check.is_generated else ends_at + SLOW_CHECK_LIMIT_S
+    """How long to wait for an equal verification: that of a password has a time limit of its own."""
+    return ends_at if check.is_generated else ends_at + PASSWORD_LIMIT_S
+
+
+def _count_allow(decision: Decision, reader: StoreReader) -> Decision:
+    if reader.metrics is not None and type(decision) is Allow:
+        reader.metrics.allowed()
+    return decision
+
+
+# --- perform one effect
+
+
+def _perform(reader: StoreReader, ends_at: float, effect: Effect) -> object:
+    if isinstance(effect, Lookup):
+        return reader.lookup(effect.client_id, ends_at, for_password=effect.for_password)
+    return reader.passwords.verify(effect.secret, effect.hashes)
+
+
+async def _aperform(reader: StoreReader, ends_at: float, effect: Effect) -> object:
+    if isinstance(effect, Lookup):
+        return await reader.alookup(effect.client_id, ends_at, for_password=effect.for_password)
+    return await reader.passwords.averify(effect.secret, effect.hashes)
+
+
+def _perform_inline(reader: StoreReader, effect: Effect) -> object:
+    if isinstance(effect, Lookup):
+        return reader.lookup_inline(effect.client_id)
+    raise BlockingIOError  # the first password hash was stored since may_run_inline
+
+
+# --- drive the generator
 
 
 def _run(steps: Steps, perform: Callable[[Effect], object]) -> Decision:
@@ -82,13 +117,13 @@ def _run(steps: Steps, perform: Callable[[Effect], object]) -> Decision:
         effect = next(steps)
         while True:
             try:
-                answer = perform(effect)
+                result = perform(effect)
             except BackendError as exc:
-                effect = steps.throw(exc)  # the core says what an outage means: refuse
+                effect = steps.throw(exc)  # the verifier decides what an outage means
             except StopIteration:
-                raise RuntimeError("a step was not performed") from None  # or it would pass for a verdict
+                raise RuntimeError("a step was not performed") from None  # or it would pass for a decision
             else:
-                effect = steps.send(answer)
+                effect = steps.send(result)
     except StopIteration as done:
         return cast("Decision", done.value)
 
@@ -98,10 +133,10 @@ async def _arun(steps: Steps, perform: Callable[[Effect], Awaitable[object]]) ->
         effect = next(steps)
         while True:
             try:
-                answer = await perform(effect)
+                result = await perform(effect)
             except BackendError as exc:
                 effect = steps.throw(exc)
             else:
-                effect = steps.send(answer)
+                effect = steps.send(result)
     except StopIteration as done:
         return cast("Decision", done.value)

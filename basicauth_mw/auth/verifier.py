@@ -26,19 +26,15 @@ _MALFORMED: Final = MalformedCredentials()
 
 
 class Lookup(NamedTuple):
-    """Ask the store for a key; the answer is the key or None.
+    """Effect: look up a key. The result is the key, or None.
 
     Attributes:
-        client_id: Whose.
+        client_id: ID of the key.
+        for_password: Whether ``has_password_hashes`` must be up to date afterwards.
     """
 
     client_id: str
-
-
-class HoldsSlow:
-    """Ask whether the store holds any slow hash; the answer is exactly True or False."""
-
-    __slots__ = ()
+    for_password: bool
 
 
 class VerifyPassword(NamedTuple):
@@ -54,7 +50,7 @@ class VerifyPassword(NamedTuple):
         return "SlowCheck(...)"
 
 
-Effect = Lookup | HoldsSlow | VerifyPassword
+Effect = Lookup | VerifyPassword
 Steps = Generator[Effect, object, Decision]
 
 
@@ -105,7 +101,8 @@ class Verifier:
     Args:
         hasher: Checks fast hashes.
         cache: Remembers good verdicts.
-        saw: Told of every secret that was proved here: client id, what is stored of it, and itself.
+        has_password_hashes: Whether the store may hold a password hash.
+        on_verified: Called with every verified secret: client id, stored secret, secret in clear.
         now: The time, timezone-aware.
     """
 
@@ -114,12 +111,14 @@ class Verifier:
         hasher: Hasher,
         cache: VerdictCache,
         *,
-        saw: Callable[[str, Secret, str], None] | None = None,
+        has_password_hashes: Callable[[], bool] = lambda: True,
+        on_verified: Callable[[str, Secret, str], None] | None = None,
         now: Callable[[], datetime] = utcnow,
     ) -> None:
         self.cache = cache
         self._hasher = hasher
-        self._saw = saw
+        self._has_password_hashes = has_password_hashes
+        self._on_verified = on_verified
         self._now = now
 
     def begin(self, field: bytes) -> Deny | PendingVerification:
@@ -154,7 +153,7 @@ class Verifier:
             asked: When the check began.
         """
         try:
-            key = yield Lookup(client_id)
+            key = yield Lookup(client_id, not is_generated)
             if not (key is None or isinstance(key, Key)):
                 raise TypeError("a look-up answers with a Key or None")
             stored = self._hasher.decoy_secrets if key is None else key.secrets
@@ -189,8 +188,8 @@ class Verifier:
             self.cache.put(
                 field, allow, secret_created_at=match.created_at, expires_at=expires_at, stamp=asked
             )
-        if self._saw is not None:
-            self._saw(client_id, match, secret)
+        if self._on_verified is not None:
+            self._on_verified(client_id, match, secret)
         return allow
 
     def _match_slow(
@@ -199,8 +198,7 @@ class Verifier:
         slow = [candidate for candidate in stored if is_slow(candidate.hash)]
         if len(slow) > 1:
             raise UnreadableRecord("it holds more than one slow hash, and each would cost its own")
-        holds_slow = yield HoldsSlow()
-        if not slow and holds_slow is False:  # doubt runs the hash
+        if not slow and not self._has_password_hashes():
             return None
         index = yield VerifyPassword(secret, tuple(candidate.hash for candidate in slow))
         return slow[index] if type(index) is int else None

@@ -20,11 +20,13 @@ class Changes:
         cursor: Where this answer ends; give it as ``since`` the next time.
         client_ids: Whose keys were changed or deleted, in order, possibly more than once.
         gap: True when older changes were asked for than are kept: then anything may have changed.
+        has_password_hashes: Whether the store may hold a password hash; None if it does not know.
     """
 
     cursor: str
     client_ids: tuple[str, ...] = ()
     gap: bool = False
+    has_password_hashes: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ class ReadableStore(Protocol):
     ``async aget(client_id)`` and ``async aclose()``; it is the store's business to keep a connection for
     each event loop. Every other store is asked in a thread.
 
-    A store whose keys may hold slow hashes says so by ``holds_slow() -> bool``; without that method it is
-    taken to hold some as soon as the library for them is installed.
+    A read-only store may say by ``has_password_hashes() -> bool`` whether any key has a password hash; a
+    ``Store`` says it in ``Changes``. Otherwise it is assumed if argon2-cffi is installed.
 
     A store whose parts may be away by themselves, such as the nodes of a cluster, says so by
     ``in_one_place = False``: then failures for some ids do not keep others from being asked for. One whose

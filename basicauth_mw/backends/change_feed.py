@@ -1,7 +1,8 @@
-"""Follows a store's changes, so that what one process revokes ends in every other process, too.
+"""Follow the changes of a store, so that a revocation in one process ends cached verdicts in every process.
 
-One thread per process and key backend asks the store what has changed since the last time, ten times a second
-while there may be anything in a cache. A request pays nothing for it.
+One thread per process and backend asks the store for changes ten times a second, for as long as a cache may
+hold anything. A request only marks the feed as active. The feed also carries one fact about the whole store:
+whether it holds any password hash.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import threading
 import time
 import weakref
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..errors import BackendError, BackendUnavailable
@@ -20,100 +22,112 @@ from . import Store
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from . import Changes
+
 logger = logging.getLogger("basicauth_mw")
 
 POLL_EVERY_S: Final = 0.1
+HASH_FACT_AGE_S: Final = 1.0  # how long the store is taken to hold no password hash without asking again
 
 
 class Subscriber(Protocol):
-    """What remembers keys: a cache."""
+    """A cache of keys."""
 
     def invalidate(self, client_id: str, /) -> None:
-        """One key has changed."""
+        """Drop one key, which has changed."""
         ...
 
     def clear(self) -> None:
-        """Any key may have changed."""
+        """Drop every key: any may have changed."""
         ...
 
 
 class ChangeFeed:
-    """Tells followers what has changed in a store.
+    """Publishes the changes of a store to its subscribers.
 
     Args:
-        store: Whatever it is; only one with ``changes`` is followed.
+        store: Any store; only one with ``changes`` is polled.
 
     Attributes:
-        is_open: Whether it is known from where on the store is followed, or there is nothing to follow.
-            What is looked up before that may go out of date, and nobody would be told.
-        may_wait: Whether ``open`` may have to wait.
+        may_block: Whether ``refresh`` may have to wait.
+        has_password_hashes: Whether the store may hold a password hash.
     """
 
     def __init__(self, store: Any) -> None:
         self._store = store if isinstance(store, Store) else None
-        self.may_wait = getattr(store, "volatile", False) is not True
-        self._followers: list[weakref.ref[Subscriber]] = []
+        self._ask_for_hashes = getattr(store, "has_password_hashes", None)
+        self.may_block = getattr(store, "volatile", False) is not True
+        self._subscribers: list[weakref.ref[Subscriber]] = []
         self._keeps_s = 0.0
-        self._complained = False
+        self._logged = False
         self._background = Background("feed", self._serve)
         self._reset()
         after_fork(self._reset)
 
     def _reset(self) -> None:
-        self.is_open = self._store is None
+        self._is_subscribed = self._store is None
         self._cursor: str | None = None
-        self._proved_at = float("-inf")
+        self._active_at = self._polled_at = float("-inf")
         self._idle = False
+        # A store that does not say whether it holds password hashes may hold some, if they can be verified.
+        self.has_password_hashes = self._ask_for_hashes is None and find_spec("argon2") is not None
         self._wake = threading.Event()
         self._lock = threading.Lock()
 
-    def follow(self, follower: Subscriber, *, keeps_s: float) -> None:
-        """Have somebody told of changes.
+    def subscribe(self, subscriber: Subscriber, *, keeps_s: float) -> None:
+        """Publish changes to a cache.
 
         Args:
-            follower: Held weakly.
-            keeps_s: Seconds that it remembers anything.
+            subscriber: Held weakly.
+            keeps_s: Seconds that it keeps an entry.
         """
-        self._followers = [known for known in self._followers if known() is not None]
-        self._followers.append(weakref.ref(follower))
+        self._subscribers = [known for known in self._subscribers if known() is not None]
+        self._subscribers.append(weakref.ref(subscriber))
         self._keeps_s = max(self._keeps_s, keeps_s)
 
-    def tell(self, *client_ids: str) -> None:
-        """Tell the followers of changes that were made through this process."""
-        self._tell(client_ids)
+    def publish(self, *client_ids: str) -> None:
+        """Publish changes that this process made."""
+        self._publish(client_ids)
 
-    def open(self) -> None:
-        """Find out from where on to follow the store; to be called before the first look-up.
+    def is_ready(self, *, for_password: bool) -> bool:
+        """Whether a lookup can start.
+
+        Changes must be followed before the lookup, or its result could be cached and go out of date
+        unnoticed.
+        The verification of a password also needs to know whether the store holds password hashes.
+        """
+        return self._is_subscribed and (
+            not for_password
+            or self.has_password_hashes
+            or time.monotonic() < self._polled_at + HASH_FACT_AGE_S
+        )
+
+    def refresh(self) -> None:
+        """Make the feed ready for a lookup.
 
         Raises:
-            BackendUnavailable: The store cannot be asked. The thread goes on trying, and when it can be, all
-                that was proved by then is forgotten.
+            BackendUnavailable: The store cannot be reached. The thread keeps trying, and clears the caches
+                when it succeeds. Other exceptions of the store are raised unchanged.
         """
         try:
-            if self._store is not None:
-                cursor = self._store.changes(None).cursor
+            if self._is_subscribed:
+                self._fetch()
+            elif self._store is not None:
+                changes = self._store.changes(None)
                 with self._lock:
                     if self._cursor is None:
-                        self._cursor = cursor
+                        self._cursor = changes.cursor
+                self._learn(changes)
+        except Exception:
+            self.has_password_hashes |= self._polled_at == float("-inf")  # unknown, so assume it
+            raise
         finally:
-            self.is_open = True  # asked once: no request pays for it again
+            self._is_subscribed = True  # tried once: no other request pays for it
+            self._polled_at = time.monotonic()
 
-    def poll(self) -> None:
-        """Ask once what has changed, and tell the followers."""
-        if self._store is None:
-            return
-        since = self._cursor
-        try:
-            changes = self._store.changes(since)
-            # What was proved before there was a cursor may have changed since.
-            self._tell(None if changes.gap or since is None else set(changes.client_ids))
-            self._cursor = changes.cursor
-        except Exception as exc:  # the cursor is kept: nothing is lost meanwhile
-            self._complain(exc)
-
-    def proved(self) -> None:
-        """Something may be remembered from now on. Called on the request path: touches memory only."""
-        self._proved_at = time.monotonic()
+    def mark_active(self) -> None:
+        """Poll from now on, since a cache may hold an entry. Touches memory only: requests call it."""
+        self._active_at = time.monotonic()
         if self._idle:
             self._idle = False
             self._wake.set()
@@ -121,46 +135,73 @@ class ChangeFeed:
             self._background.start()
 
     def close(self) -> None:
-        """Let the thread end, and nothing be remembered that nobody follows any more.
+        """Stop the thread and clear the caches, which nothing would invalidate any more.
 
-        The next thing that is proved starts it anew.
+        The next ``mark_active`` starts it again.
         """
         if self._background.end() is not None:
             self._wake.set()
-        self._tell(None)
+        self._publish(None)
 
     # --- on the thread
 
     def _serve(self, closing: threading.Event) -> None:
         while not closing.wait(POLL_EVERY_S):
             self.poll()
-            self._rest(closing)
+            self._wait_while_idle(closing)
 
-    def _tell(self, client_ids: Iterable[str] | None) -> None:
-        """Whose keys have changed; None: anybody's may have."""
-        for known in self._followers:
-            if (follower := known()) is None:
+    def poll(self) -> None:
+        """Fetch changes once, and publish them."""
+        try:
+            self._fetch()
+        except Exception as exc:  # the cursor is unchanged: no change is lost
+            self._log_once(exc)
+
+    def _fetch(self) -> None:
+        if self._store is None:
+            if self._ask_for_hashes is not None:
+                self.has_password_hashes = self._ask_for_hashes() is not False
+            return
+        since = self._cursor
+        changes = self._store.changes(since)
+        # What was cached before there was a cursor may have changed since.
+        self._publish(None if changes.gap or since is None else set(changes.client_ids))
+        self._cursor = changes.cursor
+        self._learn(changes)
+
+    def _learn(self, changes: Changes) -> None:
+        known = changes.has_password_hashes
+        if known is None and (holds_slow := getattr(self._store, "holds_slow", None)):
+            known = holds_slow() is not False
+        if known is not None:
+            self.has_password_hashes = known
+        self._polled_at = time.monotonic()
+
+    def _publish(self, client_ids: Iterable[str] | None) -> None:
+        """Publish changed ids; None if any key may have changed."""
+        for known in self._subscribers:
+            if (subscriber := known()) is None:
                 continue
             if client_ids is None:
-                follower.clear()
+                subscriber.clear()
             else:
                 for client_id in client_ids:
-                    follower.invalidate(client_id)
+                    subscriber.invalidate(client_id)
 
-    def _complain(self, exc: Exception) -> None:
-        # An outage is told by whoever asks for a key.
-        if type(exc) is not BackendUnavailable and not self._complained:
-            self._complained = True
+    def _log_once(self, exc: Exception) -> None:
+        # Lookups log an outage.
+        if type(exc) is not BackendUnavailable and not self._logged:
+            self._logged = True
             logger.error(
-                "changes that other processes make are not seen before cache_ttl_s is over: %s",
+                "changes by other processes are not noticed before cache_ttl_s is over: %s",
                 exc if isinstance(exc, BackendError) else f"the store raised {type(exc).__name__}",
             )
 
-    def _rest(self, closing: threading.Event) -> None:
-        """Ask nothing while nothing can be remembered; the cursor loses nothing meanwhile."""
+    def _wait_while_idle(self, closing: threading.Event) -> None:
+        """Stop polling while no cache can hold an entry; the cursor loses nothing meanwhile."""
         self._wake.clear()
-        self._idle = True  # before the look at the time: who proves something meanwhile sees it
-        if time.monotonic() < self._proved_at + self._keeps_s + 2 * POLL_EVERY_S:
+        self._idle = True  # before the time is read, so that a concurrent mark_active is seen
+        if time.monotonic() < self._active_at + self._keeps_s + 2 * POLL_EVERY_S:
             self._idle = False
         elif not closing.is_set():
             self._wake.wait()

@@ -76,7 +76,7 @@ class EnvStore:
         )
         return [key for key in found if key.client_id.encode() > after.encode()][:limit]
 
-    def holds_slow(self) -> bool:
+    def has_password_hashes(self) -> bool:
         return any(map(has_slow_hash, self._keys.values()))
 
     def warnings(self) -> list[tuple[str, str, str]]:

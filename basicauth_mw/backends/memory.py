@@ -19,23 +19,24 @@ _CHANGES_KEPT: Final = 10_000
 
 
 class MemoryStore:
-    """Keeps keys for as long as the process lives. Safe to share between threads.
+    """Keeps keys for as long as the process runs. Safe to share between threads.
 
     Args:
         url: ``memory:``.
-        deadline_s: Not needed: nothing is ever waited for.
-        create: Not needed: there is nothing to make.
+        deadline_s: Unused: a lookup never waits.
+        create: Unused.
 
     Raises:
-        ConfigurationError: The URL says more than ``memory:``.
+        ConfigurationError: The URL is not ``memory:``.
     """
 
     volatile: ClassVar[bool] = True
 
     def __init__(self, url: str = "memory:", *, deadline_s: float = 1.0, create: bool = False) -> None:
         if url != "memory:":
-            raise ConfigurationError("the memory backend is called memory: and nothing more")
+            raise ConfigurationError("the URL of the memory backend must be memory: and nothing else")
         self._keys: dict[str, Key] = {}
+        self._password_ids: set[str] = set()  # of keys with a password hash
         self._changed: list[str] = []
         self._dropped = 0  # how many changes are no longer kept
         self._used: dict[str, dict[datetime, datetime]] = {}  # by client id: secret -> last use
@@ -52,6 +53,10 @@ class MemoryStore:
             if (stored.version if stored else None) != expect_version:
                 return False
             self._keys[record.client_id] = record
+            if has_slow_hash(record):
+                self._password_ids.add(record.client_id)
+            else:
+                self._password_ids.discard(record.client_id)
             self._forget_uses(record)
             self._announce(record.client_id)
             return True
@@ -63,6 +68,7 @@ class MemoryStore:
         with self._lock:
             if self._keys.pop(client_id, None) is None:
                 return False
+            self._password_ids.discard(client_id)
             self._used.pop(client_id, None)
             self._announce(client_id)
             return True
@@ -70,24 +76,26 @@ class MemoryStore:
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
         with self._lock:
             ids = sorted(
-                octets
+                encoded
                 for client_id in self._keys
-                if (octets := client_id.encode()) > after.encode() and client_id.startswith(prefix)
+                if (encoded := client_id.encode()) > after.encode() and client_id.startswith(prefix)
             )
-            return [self._keys[octets.decode()] for octets in ids[:limit]]
+            return [self._keys[encoded.decode()] for encoded in ids[:limit]]
 
     def changes(self, since: str | None) -> Changes:
         with self._lock:
             end = self._dropped + len(self._changed)
-            if since is None:
-                return Changes(str(end))
-            start = int(since) if since.isdecimal() else -1
-            if not self._dropped <= start <= end:
-                return Changes(str(end), gap=True)
-            return Changes(str(end), tuple(self._changed[start - self._dropped :]))
+            start = int(since) if since is not None and since.isdecimal() else -1
+            is_gap = since is not None and not self._dropped <= start <= end
+            return Changes(
+                str(end),
+                () if since is None or is_gap else tuple(self._changed[start - self._dropped :]),
+                gap=is_gap,
+                has_password_hashes=bool(self._password_ids),
+            )
 
     def holds_slow(self) -> bool:
-        return any(map(has_slow_hash, tuple(self._keys.values())))
+        return bool(self._password_ids)
 
     def record_uses(self, uses: Sequence[Use], /) -> None:
         with self._lock:
@@ -105,7 +113,7 @@ class MemoryStore:
             ]
 
     def close(self) -> None:
-        """Does nothing: the keys stay."""
+        """Do nothing: the keys stay."""
 
     def _forget_uses(self, record: Key) -> None:
         if used := self._used.get(record.client_id):

@@ -1,7 +1,7 @@
-"""What is written behind a verification: last uses, and better hashes.
+"""What a verification writes later: last-used times, and hashes with current parameters.
 
-Both are best effort. A request only notes what it saw, in a bounded table; one thread per process and key
-backend writes it, in batches. Nothing here can fail a request, or make it wait.
+Both are best effort. A request records its use in a bounded table in memory; one thread per process and
+backend writes the table in batches. Nothing here fails a request or makes it wait.
 """
 
 from __future__ import annotations
@@ -21,185 +21,182 @@ from ..runtime.fork import after_fork
 from . import Store, UsageStore, Use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from ..auth.cache import CacheHit
     from ..keys.hashing import Hasher
-    from ..keys.model import Secret
+    from ..keys.model import Key, Secret
+
+    SecretRef = tuple[str, datetime]  # client id, and when the secret was created
+    HitSource = Callable[[], Iterable[tuple[str, datetime, float]]]  # client id, secret, seconds ago
 
 V = TypeVar("V")
 
 logger = logging.getLogger("basicauth_mw")
 
-MAX_WAITING: Final = 10_000
+MAX_PENDING: Final = 10_000
 MAX_BATCH: Final = 500
 
-_GATHER_S: Final = 1.0  # how long a batch is waited for
-_SWEEP_EVERY_S: Final = 15.0  # how often the caches are asked what they were hit with
+_GATHER_S: Final = 1.0  # how long uses are gathered into a batch
+_COLLECT_EVERY_S: Final = 15.0  # how often cache hits are collected
 _CLOSE_LIMIT_S: Final = 2.0
-# After a failed write the next one waits, twice as long each time: a role may be allowed to read only.
+# Writes pause after a failure, twice as long each time: the role may be read-only.
 _FIRST_PAUSE_S: Final = 2.0
 _LONGEST_PAUSE_S: Final = 300.0
 _TRIES: Final = 5
 _MINUTE_S: Final = 60
 
-_living: Final[weakref.WeakSet[UsageRecorder]] = weakref.WeakSet()
+_instances: Final[weakref.WeakSet[UsageRecorder]] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-    for ledger in tuple(_living):
-        ledger.close()
-
-
-# One secret of one client.
-_Which = tuple[str, datetime]
+    for recorder in tuple(_instances):
+        recorder.close()
 
 
 class UsageRecorder:
-    """Notes which secrets were used, and replaces hashes that are no longer what would be made today.
+    """Records when secrets were used, and replaces hashes whose parameters are out of date.
 
     Args:
-        store: Whatever it is; what it cannot write is not noted.
-        hasher: Makes the better hashes.
+        store: Any store; what it cannot write is not recorded.
+        hasher: Makes the new hashes.
     """
 
     def __init__(self, store: Any, hasher: Hasher) -> None:
         self._usage = store if isinstance(store, UsageStore) else None
         self._store = store if isinstance(store, Store) else None
         self._hasher = hasher
-        self._watched: list[weakref.WeakMethod[Callable[[], Sequence[CacheHit]]]] = []
-        self._background = Background("ledger", self._serve)
+        self._hit_sources: list[weakref.WeakMethod[HitSource]] = []
+        self._background = Background("usage", self._serve)
         self._reset()
         after_fork(self._reset)
-        _living.add(self)
+        _instances.add(self)
 
-    def saw(self, client_id: str, stored: Secret, secret: str) -> None:
-        """Note that a secret was proved. Called on the request path: touches memory only.
+    def record_use(self, client_id: str, stored: Secret, secret: str) -> None:
+        """Record that a secret was verified. Called on the request path: touches memory only.
 
         Args:
-            client_id: Whose.
-            stored: What is stored of it.
-            secret: Itself, to hash it anew where that is due.
+            client_id: ID of the key.
+            stored: The stored secret that matched.
+            secret: The secret in clear, to hash it again if needed.
         """
-        which = (client_id, stored.created_at)
+        ref = (client_id, stored.created_at)
         if self._usage is not None:
-            self._note_use(which, time.time())
-        if self._store is not None and not self._hasher.is_current(stored.hash) and which not in self._tried:
-            self._put(self._outdated, which, (stored.hash, secret))
+            minute = int(time.time()) // _MINUTE_S
+            if self._written.get(ref) != minute and self._used.get(ref) != minute:
+                self._put(self._used, ref, minute)
+                self._wake()
+        if (
+            self._store is not None
+            and ref not in self._rehash_attempted
+            and not self._hasher.is_current(stored.hash)
+        ):
+            self._put(self._rehash_queue, ref, (stored.hash, secret))
             self._wake()
 
-    def watch(self, drain_hits: Callable[[], Sequence[CacheHit]]) -> None:
-        """Have a cache asked, from time to time, which of its entries were used.
+    def add_hit_source(self, drain_hits: HitSource) -> None:
+        """Collect the hits of a cache from time to time.
 
         Args:
-            take_hits: A bound method, held weakly.
+            drain_hits: A bound method, held weakly. It returns the entries that were used since the last
+                call.
         """
-        self._watched = [known for known in self._watched if known() is not None]
-        self._watched.append(weakref.WeakMethod(drain_hits))
+        self._hit_sources = [known for known in self._hit_sources if known() is not None]
+        self._hit_sources.append(weakref.WeakMethod(drain_hits))
 
     def stop(self) -> threading.Thread | None:
-        """Let the thread write what is noted, and end. Waits for nothing.
+        """Tell the thread to write what is recorded and end, without waiting for it.
 
         Returns:
-            The thread, if there is one.
+            The thread, if it runs.
         """
         thread = self._background.end()
-        self._noted.set()
+        self._recorded.set()
         return thread
 
     def close(self) -> None:
-        """``stop``, and wait for up to 2 seconds until it is done."""
+        """``stop``, and wait up to 2 seconds for the thread."""
         thread = self.stop()
         if thread is not None:
             thread.join(_CLOSE_LIMIT_S)
 
-    # --- noting
-
-    def _note_use(self, which: _Which, at: float) -> None:
-        minute = int(at) // _MINUTE_S
-        if self._written.get(which) != minute and self._used.get(which) != minute:
-            self._put(self._used, which, minute)
-            self._wake()
-
-    def _put(self, waiting: dict[_Which, V], which: _Which, value: V) -> None:
+    def _put(self, table: dict[SecretRef, V], ref: SecretRef, value: V) -> None:
         with self._lock:
-            waiting.pop(which, None)
-            waiting[which] = value
-            if len(waiting) > MAX_WAITING:
-                del waiting[next(iter(waiting))]  # the oldest
+            table.pop(ref, None)
+            table[ref] = value
+            if len(table) > MAX_PENDING:
+                del table[next(iter(table))]  # the oldest
 
     def _wake(self) -> None:
-        if not self._noted.is_set():
-            self._noted.set()
+        if not self._recorded.is_set():
+            self._recorded.set()
         self._background.start()
 
     def _reset(self) -> None:
-        self._used: dict[_Which, int] = {}
-        self._outdated: dict[_Which, tuple[str, str]] = {}
-        # What need not be done again: until it is full, and then everything may be.
-        self._written: dict[_Which, int] = {}
-        self._tried: dict[_Which, None] = {}
+        self._used: dict[SecretRef, int] = {}
+        self._rehash_queue: dict[SecretRef, tuple[str, str]] = {}
+        # Recently done work, cleared when full.
+        self._written: dict[SecretRef, int] = {}
+        self._rehash_attempted: dict[SecretRef, None] = {}
         self._pause_s = 0.0
         self._paused_until = float("-inf")
         self._lock = threading.Lock()
-        self._noted = threading.Event()
+        self._recorded = threading.Event()
 
-    # --- writing, on the thread
+    # --- on the thread
 
     def _serve(self, closing: threading.Event) -> None:
         ends = False
         while not ends:
-            if self._noted.wait(_SWEEP_EVERY_S):
+            if self._recorded.wait(_COLLECT_EVERY_S):
                 closing.wait(_GATHER_S)
-                self._noted.clear()
-            ends = closing.is_set()  # looked at first: what was noted before that is written now
-            self._sweep()
+                self._recorded.clear()
+            ends = closing.is_set()  # read first: what was recorded before it is written now
+            self._collect_hits()
             if ends or time.monotonic() >= self._paused_until:
                 self._write(retry=not ends)
             else:
                 with self._lock:
-                    self._outdated = {}  # it holds passwords: only last uses are kept through a pause
+                    self._rehash_queue = {}  # it contains passwords, which do not outlive a pause
 
-    def _sweep(self) -> None:
+    def _collect_hits(self) -> None:
         if self._usage is None:
             return
         now = time.time()
-        for known in self._watched:
-            if (drain_hits := known()) is not None:
-                for hit in drain_hits():
-                    which = (hit.client_id, hit.secret_created_at)
-                    minute = int(now - hit.ago_s) // _MINUTE_S
-                    if self._written.get(which) != minute:
-                        self._put(self._used, which, minute)
+        for source in self._hit_sources:
+            if (drain_hits := source()) is not None:
+                for client_id, created_at, ago_s in drain_hits():
+                    minute = int(now - ago_s) // _MINUTE_S
+                    if self._written.get((client_id, created_at)) != minute:
+                        self._put(self._used, (client_id, created_at), minute)
 
     def _write(self, *, retry: bool) -> None:
         with self._lock:
             used, self._used = self._used, {}
-            outdated, self._outdated = self._outdated, {}
+            outdated, self._rehash_queue = self._rehash_queue, {}
         failure = self._write_uses(used, retry=retry)
-        for which, (stored, secret) in outdated.items():
-            _remember(self._tried, which, None)
+        for ref, (stored, secret) in outdated.items():
+            _bounded_add(self._rehash_attempted, ref, None)
             try:
-                self._hash_anew(which[0], stored, secret)
-            except Exception as exc:  # its text or its frames may hold anything
+                self._rehash(ref[0], stored, secret)
+            except Exception as exc:  # its text and its frames may contain a secret
                 failure = failure or type(exc).__name__
         if failure:
             self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             self._paused_until = time.monotonic() + self._pause_s
             logger.debug(
-                "last-used times or better hashes cannot be stored (%s); next attempt in %.0f s",
+                "last-used times or new hashes cannot be stored (%s); next attempt in %.0f s",
                 failure,
                 self._pause_s,
             )
         elif used or outdated:
             self._pause_s = 0.0
 
-    def _write_uses(self, used: dict[_Which, int], *, retry: bool) -> str | None:
-        """Write last-used times; with ``retry``, what is left after a failure waits for the next attempt.
+    def _write_uses(self, used: dict[SecretRef, int], *, retry: bool) -> str | None:
+        """Write last-used times; with ``retry``, keep those that could not be written.
 
         Returns:
-            The name of the exception that stopped it; None: all were written.
+            The name of the exception that stopped it; None if all were written.
         """
         left = list(used.items())
         while left and self._usage is not None:
@@ -213,14 +210,14 @@ class UsageRecorder:
             except Exception as exc:
                 if retry:
                     with self._lock:
-                        self._used = dict((left + list(self._used.items()))[-MAX_WAITING:])
+                        self._used = dict((left + list(self._used.items()))[-MAX_PENDING:])
                 return type(exc).__name__
-            for which, minute in batch:
-                _remember(self._written, which, minute)
+            for ref, minute in batch:
+                _bounded_add(self._written, ref, minute)
             del left[:MAX_BATCH]
         return None
 
-    def _hash_anew(self, client_id: str, stored: str, secret: str) -> None:
+    def _rehash(self, client_id: str, stored: str, secret: str) -> None:
         hashed = None
         for _ in range(_TRIES):
             key = self._store.get(client_id) if self._store is not None else None
@@ -237,7 +234,38 @@ class UsageRecorder:
                 return
 
 
-def _remember(known: dict[_Which, V], which: _Which, value: V) -> None:
-    if len(known) >= MAX_WAITING:
+def _bounded_add(known: dict[SecretRef, V], ref: SecretRef, value: V) -> None:
+    if len(known) >= MAX_PENDING:
         known.clear()
-    known[which] = value
+    known[ref] = value
+
+
+def uses_of(keys: Iterable[Key]) -> list[Use]:
+    """The last uses that keys carry."""
+    return [
+        Use(key.client_id, secret.created_at, secret.last_used_at)
+        for key in keys
+        for secret in key.secrets
+        if secret.last_used_at is not None
+    ]
+
+
+def attach_last_used(store: object, keys: Sequence[Key]) -> Sequence[Key]:
+    """The keys with their last-used times, or unchanged if those cannot be read."""
+    if not keys or not isinstance(store, UsageStore):
+        return keys
+    uses: dict[str, dict[datetime, datetime]] = {}
+    try:
+        for use in store.last_uses([key.client_id for key in keys]):
+            uses.setdefault(use.client_id, {})[use.secret_created_at] = use.at
+    except Exception as exc:  # a change that was made must not look as if it had failed
+        logger.debug("last-used times cannot be read (%s)", type(exc).__name__)
+    return [_with_last_used(key, uses[key.client_id]) if key.client_id in uses else key for key in keys]
+
+
+def _with_last_used(key: Key, used_at: dict[datetime, datetime]) -> Key:
+    return replace(
+        key,
+        last_used_at=max(used_at.values()),
+        secrets=tuple(replace(each, last_used_at=used_at.get(each.created_at)) for each in key.secrets),
+    )

@@ -1,46 +1,117 @@
-"""Writes whose answer is lost: what is done has to be told as done, and what is not, as not done."""
+"""Write keys by compare and swap, and find out what became of a write whose reply was lost.
+
+A store may apply a write and fail before it answers. Such a write is read back: callers learn that it was
+made, that it was not, or that neither can be known.
+"""
 
 from __future__ import annotations
 
 import logging
+import random
+import time
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from ..errors import BackendError, BackendUnavailable
-from . import dump_key
+from ..errors import BackendError, BackendUnavailable, KeyNotFound
+from . import BulkStore, dump_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..keys.model import Key
     from . import Store
 
 logger = logging.getLogger("basicauth_mw")
 
+_CHANGE_LIMIT_S: Final = 10.0
+_FIRST_PAUSE_S: Final = 0.001
+_LONGEST_PAUSE_S: Final = 0.1
 
-def write(store: Store, key: Key, before: Key | None) -> bool:
-    """Write a key, unless another than ``before`` is stored by now.
+
+def change_key(store: Store, client_id: str, change: Callable[[Key], Key]) -> tuple[Key, bool]:
+    """Read a key, change it, and write it; start again if another writer was faster.
+
+    Args:
+        store: The store.
+        client_id: ID of the key.
+        change: Returns the changed key. It may be called more than once.
+
+    Returns:
+        The key as it is stored now, and whether it had to be written.
 
     Raises:
-        BackendUnavailable: As ``apply_and_confirm`` says.
+        KeyNotFound: There is no such key.
+        BackendUnavailable: The store cannot be reached, or other writers win for 10 seconds.
+    """
+    give_up_at = time.monotonic() + _CHANGE_LIMIT_S
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        key = store.get(client_id)
+        if key is None:
+            raise KeyNotFound(f"there is no key with the client id {client_id!r}")
+        changed = change(key)
+        # Compare what is stored: in Python, the 1, 1.0 and true of JSON metadata are equal.
+        if dump_key(changed) == dump_key(key):
+            announce(store, client_id)  # a caller who repeats a change may need the announcement
+            return changed, False
+        changed = replace(changed, version=key.version + 1)
+        if put_confirmed(store, changed, key):
+            return changed, True
+        if time.monotonic() > give_up_at:
+            raise BackendUnavailable(f"the key {client_id!r} is changed by others all the time")
+        # Random pauses, so that the same writer does not lose every time.
+        time.sleep(random.uniform(0, pause_s))  # noqa: S311 - it is not a secret
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def put_confirmed(store: Store, key: Key, before: Key | None) -> bool:
+    """Write a key if ``before`` is what the store holds; False if it holds something else.
+
+    Raises:
+        BackendUnavailable: As for ``apply_and_confirm``.
     """
     put = partial(store.put, key, None if before is None else before.version)
     return apply_and_confirm(store, key.client_id, put, partial(matches_stored, store, key, before))
 
 
+def add_confirmed(store: Store, keys: Sequence[Key], on_partial: Callable[[list[Key]], object]) -> list[bool]:
+    """Write new keys, in bulk where the store can.
+
+    Args:
+        store: The store.
+        keys: All new.
+        on_partial: Called with the keys that were written if the others could not be.
+
+    Returns:
+        For each key, in order, whether it was written; False if its client id is taken.
+
+    Raises:
+        BackendUnavailable: Not all could be written, or that cannot be known.
+    """
+    try:
+        return store.add(keys) if isinstance(store, BulkStore) else [store.put(key, None) for key in keys]
+    except BackendUnavailable as exc:
+        stored = [matches_stored(store, key, None) for key in keys]
+        if False not in stored:
+            return [each is True for each in stored]
+        on_partial([key for key, each in zip(keys, stored, strict=True) if each])
+        raise BackendUnavailable(f"{stored.count(True)} of {len(keys)} keys were stored: {exc}") from exc
+
+
 def apply_and_confirm(
     store: Store, client_id: str, change: Callable[[], bool], is_done: Callable[[], bool | None]
 ) -> bool:
-    """Change something, and if the answer is lost, see what has become of it.
+    """Apply a change, and if the reply is lost, read back whether it was made.
 
     Args:
-        store: Where.
-        client_id: Whose key it is.
-        change: Answers whether it was made.
-        is_done: Looks whether it was; None: that cannot be told.
+        store: The store.
+        client_id: ID of the key that is changed.
+        change: Applies the change; returns whether it did.
+        is_done: Reads whether the change was made; None if that cannot be known.
 
     Raises:
-        BackendUnavailable: It was not made, or that cannot be told.
+        BackendUnavailable: The change was not made, or that cannot be known.
     """
     try:
         return change()
@@ -51,30 +122,30 @@ def apply_and_confirm(
             done = None
         if done is None:
             raise BackendUnavailable(
-                f"the change of {client_id!r} may or may not have been made ({exc}): look with  "
+                f"the change of {client_id!r} may or may not have been made ({exc}): check with "
                 "basicauth-mw keys show ID"
             ) from exc
         if not done:
             raise BackendUnavailable(f"nothing was changed so far: {exc}") from exc
         try:
             announce(store, client_id)
-        except BackendError as unheard:
+        except BackendError as failure:
             logger.warning(
-                "the change of %r was made, but others may not hear of it before cache_ttl_s is over (%s): "
-                "repeat it",
+                "%r was changed, but other processes may not notice before cache_ttl_s is over (%s): "
+                "repeat the command",
                 client_id,
-                unheard,
+                failure,
             )
         return True
 
 
 def announce(store: Store, client_id: str) -> None:
-    """Tell of a change once more, where it may have been made without that."""
-    if tell := getattr(store, "announce", None):
-        tell(client_id)
+    """Announce a change again, in a store where it may have been written without its announcement."""
+    if publish := getattr(store, "announce", None):
+        publish(client_id)
 
 
 def matches_stored(store: Store, key: Key, before: Key | None) -> bool | None:
-    """Whether a key is stored just as it is; None: neither it is, nor what was there before."""
-    stored, wanted, known = (each and dump_key(each) for each in (store.get(key.client_id), key, before))
-    return stored == wanted if stored in (wanted, known) else None
+    """Whether the store holds exactly ``key``; None if it holds neither that nor ``before``."""
+    stored, wanted, previous = (each and dump_key(each) for each in (store.get(key.client_id), key, before))
+    return stored == wanted if stored in (wanted, previous) else None

@@ -50,8 +50,8 @@ class Job(Future[T], Generic[T]):
             self._leave()
             self.set_result(result)
 
-    def abandon(self, interrupt: Callable[[int], None] | None) -> None:
-        """Nobody waits any longer.
+    def cancel_or_interrupt(self, interrupt: Callable[[int], None] | None) -> None:
+        """Cancel the job if it is queued; interrupt it if it runs.
 
         Args:
             interrupt: Called with the id of the thread, only while it is still busy with this very job.
@@ -73,14 +73,14 @@ class WorkerPool:
 
     Args:
         name: For the threads' names.
-        workers: Most threads.
-        waiting: Most jobs that wait for one.
+        workers: Maximum number of threads.
+        max_queue: Maximum number of jobs that wait.
     """
 
-    def __init__(self, name: str, *, workers: int, waiting: int) -> None:
+    def __init__(self, name: str, *, workers: int, max_queue: int) -> None:
         self._name = name
         self._workers = workers
-        self._waiting = waiting
+        self._max_queue = max_queue
         self._threads = self._idle = self._closing = 0
         self._reset()
         after_fork(self._reset)
@@ -89,14 +89,14 @@ class WorkerPool:
         """Queue ``work``.
 
         Raises:
-            PoolFull: There is no room for it.
+            QueueFull: The queue is full.
         """
         job = Job(work)
         with self._changed:
             if self._idle <= len(self._jobs):
                 if self._threads < self._workers:
                     self._start_thread()
-                elif self._is_full() and not self._made_room():
+                elif self._is_full() and not self._drop_cancelled():
                     raise QueueFull(self._name)
             self._jobs.append(job)
             self._changed.notify()
@@ -110,10 +110,10 @@ class WorkerPool:
             self._changed.notify_all()
 
     def _is_full(self) -> bool:
-        return len(self._jobs) - self._idle >= self._waiting
+        return len(self._jobs) - self._idle >= self._max_queue
 
-    def _made_room(self) -> bool:
-        """Take those out of the queue who have given up: a flood of them must not keep others out."""
+    def _drop_cancelled(self) -> bool:
+        """Remove cancelled jobs from the queue; returns whether there is room now."""
         waiting = [job for job in self._jobs if not job.cancelled()]
         self._jobs.clear()
         self._jobs.extend(waiting)

@@ -161,7 +161,7 @@ class Flushes:
 
 def test_last_uses_flush_nothing(keys: Backend, mine: Backend, server: Server) -> None:
     flushes = Flushes()
-    mine.feed.follow(flushes, keeps_s=3600)
+    mine.feed.subscribe(flushes, keeps_s=3600)
     issued = keys.create()
     assert server.status(issued) == 200
     assert isinstance(keys.store, UsageStore)
@@ -193,7 +193,7 @@ def test_more_changes_than_are_kept_forget_everything(
     feed = server._backend.feed
     wait_for(lambda: feed._background._thread is not None)
     flushes = Flushes()
-    feed.follow(flushes, keeps_s=3600)
+    feed.subscribe(flushes, keeps_s=3600)
     feed._cursor = "a cursor of another store"
     wait_for(lambda: flushes.heard == ["everything"])
     assert server.status(issued) == 200

@@ -28,7 +28,7 @@ from basicauth_mw import Backend, Issued, Key, Principal, Secret, Settings, enco
 from basicauth_mw import asgi as asgi_shell
 from basicauth_mw import wsgi as wsgi_shell
 from basicauth_mw.backends import Use
-from basicauth_mw.backends import usage as ledger_module
+from basicauth_mw.backends import usage as usage_module
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import InvalidKey, KeyExists, KeyNotFound, KeyRevoked, ReadOnlyBackend
 from basicauth_mw.keys.generated_secrets import SecretShape, classify, generate
@@ -704,8 +704,11 @@ def test_no_change_of_an_unknown_key(
 # --- update
 
 
-def test_updates_reach_the_next_request(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
+def test_updates_reach_the_next_request(
+    backend: Backend, here: AnyShell, elsewhere: AnyShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the process that makes them, also when cached; elsewhere soon."""
+    monkeypatch.setattr("basicauth_mw.backends.usage._GATHER_S", 60)  # no use is written between two reads
     issued = backend.create(client_id="ci", name="old", scopes=["read"], metadata={"a": 1})
     for shell in (here, elsewhere):
         assert shell.ask(issued.authorization).status == 200
@@ -1255,13 +1258,13 @@ def test_each_secret_tells_when_it_was_used(
 
 def test_cached_hits_are_uses(backend: Backend, here: AnyShell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three minutes after the look-up the entry is hit once more."""
-    monkeypatch.setattr(ledger_module, "_SWEEP_EVERY_S", 0.1)
+    monkeypatch.setattr(usage_module, "_COLLECT_EVERY_S", 0.1)
     issued = backend.create(client_id="ci")
     assert here.ask(issued.authorization).status == 200
     wait_until(lambda: stored(backend, "ci").last_used_at is not None)
     first = stored(backend, "ci").last_used_at
 
-    monkeypatch.setattr(ledger_module, "time", Ahead(180))
+    monkeypatch.setattr(usage_module, "time", Ahead(180))
     assert here.ask(issued.authorization).status == 200
     wait_until(lambda: stored(backend, "ci").last_used_at != first)
     assert timedelta(minutes=3) <= stored(backend, "ci").last_used_at - first <= timedelta(minutes=4)
@@ -1297,7 +1300,7 @@ def test_a_refusal_is_no_use(backend: Backend, here: AnyShell, secret: str | Non
     for wrong in (generate("sk"), "another one"):
         assert here.ask(encode_basic("wrong", wrong)).status == 401
     assert here.ask(issued["used"].authorization).status == 200
-    backend.ledger.close()
+    backend.usage.close()
 
     used = {key.client_id for key in backend.iter_keys() if key.last_used_at is not None}
     assert used == {"used"}
@@ -1374,7 +1377,7 @@ def test_an_imported_bcrypt_hash_becomes_a_better_one(
     events()
 
     assert authenticator.ask(wrong).status == 401
-    backend.ledger.close()
+    backend.usage.close()
     assert hash_of(backend, "moved") == old
 
     assert authenticator.ask(right).status == 200
@@ -1388,7 +1391,7 @@ def test_an_imported_bcrypt_hash_becomes_a_better_one(
     assert [event["event"] for event in events()] == ["auth.refused"]
     assert authenticator.ask(right).status == 200
     assert authenticator.ask(wrong).status == 401
-    backend.ledger.close()
+    backend.usage.close()
     assert hash_of(backend, "moved") == better, "it is not made again and again"
 
 
@@ -1417,7 +1420,7 @@ def test_a_minted_secret_is_hashed_anew_when_the_pepper_changed(place: Place, ki
     key = stored(between, "ci")
 
     assert authenticator.ask(encode_basic("ci", generate("sk"))).status == 401
-    between.ledger.close()
+    between.usage.close()
     assert stored(between, "ci") == key
     assert authenticator.ask(used.authorization).status == 200
     wait_until(lambda: hash_of(between, "ci") != key.secrets[0].hash)

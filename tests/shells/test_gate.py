@@ -383,7 +383,7 @@ def test_the_deadline_is_for_all_questions_together(app: App, released: threadin
         def get(self, client_id: str) -> Any:
             released.wait(0.8 * deadline_s)
 
-        def holds_slow(self) -> bool:
+        def has_password_hashes(self) -> bool:
             released.wait(LIMIT_S)
             return True
 

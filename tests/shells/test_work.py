@@ -15,7 +15,7 @@ import pytest
 
 from basicauth_mw import Key, Secret, Settings, encode_basic, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.backends import reader
+from basicauth_mw.backends import passwords, reader
 from basicauth_mw.keys import hashing
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import utcnow
@@ -75,8 +75,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
         (hashing, "blake2b", "fast"),
         (hashing, "compare_digest", "comparisons"),
         (hashing, "hash_password", "made"),
-        (reader, "verify_password", "slow"),
-        (reader.StoreReader, "_answered", "look_ups"),
+        (passwords, "verify_password", "slow"),
+        (reader.StoreReader, "_check_found", "look_ups"),
     ):
         monkeypatch.setattr(owner, attribute, work.counting(name, getattr(owner, attribute)))
     return work

@@ -154,7 +154,7 @@ def test_a_key_that_others_change_all_the_time(backend: Backend, monkeypatch: py
         def put(self, record: Key, /, expect_version: int | None) -> bool:
             return expect_version is None and super().put(record, expect_version)
 
-    monkeypatch.setattr("basicauth_mw.backends.backend._CHANGE_LIMIT_S", 0.5)
+    monkeypatch.setattr("basicauth_mw.backends.writes._CHANGE_LIMIT_S", 0.5)
     busy = Backend(Busy(), settings=Settings())
     busy.create(client_id="ci")
     with pytest.raises(BackendUnavailable):
@@ -187,7 +187,7 @@ def test_a_backend_keeps_no_follower_alive(backend: Backend) -> None:
 
     kept, dropped = Subscriber(), Subscriber()
     for follower in (kept, dropped):
-        backend.feed.follow(follower, keeps_s=30)
+        backend.feed.subscribe(follower, keeps_s=30)
     gone = weakref.ref(dropped)
     del dropped, follower
     gc.collect()

@@ -58,7 +58,7 @@ def test_the_forms(monkeypatch: pytest.MonkeyPatch, text: str, pairs: dict[str, 
     for client_id in pairs:
         for other, secret in pairs.items():
             assert opens(store, client_id, secret) == (client_id == other)
-    assert not store.holds_slow()
+    assert not store.has_password_hashes()
     assert store.get("nobody") is None
 
 
@@ -104,7 +104,7 @@ def test_a_secret_may_be_a_hash(monkeypatch: pytest.MonkeyPatch, stored: str, fo
 
     assert key is not None
     assert [secret.hash for secret in key.secrets] == [stored]
-    assert store.holds_slow() == (not stored.startswith("$bamw1$"))
+    assert store.has_password_hashes() == (not stored.startswith("$bamw1$"))
 
 
 def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

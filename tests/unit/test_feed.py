@@ -67,15 +67,15 @@ def follower() -> Subscriber:
 @pytest.fixture
 def feed(store: Watched, follower: Subscriber) -> Iterator[ChangeFeed]:
     made = ChangeFeed(store)
-    made.follow(follower, keeps_s=30)
+    made.subscribe(follower, keeps_s=30)
     yield made
     made.close()
 
 
 def test_changes_are_heard_of(store: Watched, feed: ChangeFeed, follower: Subscriber) -> None:
     store.put(Key("before"), None)
-    feed.open()
-    feed.proved()
+    feed.refresh()
+    feed.mark_active()
     store.put(Key("a"), None)
     wait_for(lambda: follower.heard == ["a"])
     store.delete("a")
@@ -84,9 +84,9 @@ def test_changes_are_heard_of(store: Watched, feed: ChangeFeed, follower: Subscr
 
 
 def test_nothing_runs_before_something_was_proved(store: Watched, feed: ChangeFeed) -> None:
-    assert not feed.is_open
-    feed.open()
-    assert feed.is_open
+    assert not feed.is_ready(for_password=False)
+    feed.refresh()
+    assert feed.is_ready(for_password=False)
     assert feed._background._thread is None
     assert store.polls == 1
 
@@ -97,9 +97,9 @@ def test_what_was_proved_before_there_was_a_cursor_is_forgotten(
     """The store was away when the first request came."""
     store.failure = BackendUnavailable("away")
     with pytest.raises(BackendUnavailable):
-        feed.open()
-    assert feed.is_open  # no other request pays for asking
-    feed.proved()
+        feed.refresh()
+    assert feed.is_ready(for_password=False)  # no other request pays for asking
+    feed.mark_active()
     polls = store.polls
     wait_for(lambda: store.polls > polls + 1)
     assert follower.heard == []
@@ -113,8 +113,8 @@ def test_what_was_proved_before_there_was_a_cursor_is_forgotten(
 def test_an_outage_loses_nothing(
     store: Watched, feed: ChangeFeed, follower: Subscriber, caplog: pytest.LogCaptureFixture
 ) -> None:
-    feed.open()
-    feed.proved()
+    feed.refresh()
+    feed.mark_active()
     store.failure = BackendUnavailable("away")
     store.put(Key("a"), None)
     polls = store.polls
@@ -127,9 +127,9 @@ def test_an_outage_loses_nothing(
 
 @pytest.mark.proves("F24")
 def test_a_gap_forgets_everything(store: Watched, feed: ChangeFeed, follower: Subscriber) -> None:
-    feed.open()
+    feed.refresh()
     feed._cursor = "99"
-    feed.proved()
+    feed.mark_active()
     wait_for(lambda: follower.heard == ["everything"])
 
 
@@ -144,9 +144,9 @@ def test_a_gap_forgets_everything(store: Watched, feed: ChangeFeed, follower: Su
 def test_a_feed_that_cannot_be_read_is_said_once(
     store: Watched, feed: ChangeFeed, caplog: pytest.LogCaptureFixture, failure: Exception, said: str
 ) -> None:
-    feed.open()
+    feed.refresh()
     store.failure = failure
-    feed.proved()
+    feed.mark_active()
     polls = store.polls
     wait_for(lambda: store.polls > polls + 2)
     (record,) = caplog.records
@@ -157,23 +157,23 @@ def test_a_feed_that_cannot_be_read_is_said_once(
 def test_it_rests_while_nothing_can_be_remembered(store: Watched, follower: Subscriber) -> None:
     """And hears afterwards of what happened meanwhile."""
     feed = ChangeFeed(store)
-    feed.follow(follower, keeps_s=0.05)
-    feed.open()
-    feed.proved()
+    feed.subscribe(follower, keeps_s=0.05)
+    feed.refresh()
+    feed.mark_active()
     wait_for(lambda: feed._idle)
     polls = store.polls
     store.put(Key("meanwhile"), None)
     time.sleep(3 * POLL_EVERY_S)  # in which it would have asked
     assert store.polls == polls
-    feed.proved()
+    feed.mark_active()
     wait_for(lambda: follower.heard == ["meanwhile"])
     feed.close()
 
 
 def test_it_asks_at_most_ten_times_a_second(store: Watched, feed: ChangeFeed) -> None:
-    feed.open()
+    feed.refresh()
     begin = time.monotonic()
-    feed.proved()
+    feed.mark_active()
     wait_for(lambda: store.polls >= 5)
     assert time.monotonic() - begin >= 4 * POLL_EVERY_S
 
@@ -181,15 +181,15 @@ def test_it_asks_at_most_ten_times_a_second(store: Watched, feed: ChangeFeed) ->
 def test_closing_ends_the_thread_and_the_next_proof_starts_it_anew(
     store: Watched, feed: ChangeFeed, follower: Subscriber
 ) -> None:
-    feed.open()
-    feed.proved()
+    feed.refresh()
+    feed.mark_active()
     thread = feed._background._thread
     assert thread is not None
     feed.close()
     thread.join(LIMIT_S)
     assert not thread.is_alive()
     store.put(Key("meanwhile"), None)
-    feed.proved()
+    feed.mark_active()
     wait_for(lambda: follower.heard == ["everything", "meanwhile"])
 
 
@@ -204,7 +204,7 @@ def test_what_nobody_follows_any_more_is_forgotten(feed: ChangeFeed, follower: S
 def test_a_wrong_answer_of_a_store_ends_nothing(
     feed: ChangeFeed, follower: Subscriber, store: Watched, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
-    feed.open()
+    feed.refresh()
     with monkeypatch.context() as patched:
         patched.setattr(store, "changes", lambda _since: answer)
         feed.poll()
@@ -215,9 +215,9 @@ def test_a_wrong_answer_of_a_store_ends_nothing(
 
 def test_closing_ends_a_thread_at_rest(store: Watched, follower: Subscriber) -> None:
     feed = ChangeFeed(store)
-    feed.follow(follower, keeps_s=0)
-    feed.open()
-    feed.proved()
+    feed.subscribe(follower, keeps_s=0)
+    feed.refresh()
+    feed.mark_active()
     wait_for(lambda: feed._idle)
     thread = feed._background._thread
     assert thread is not None
@@ -232,23 +232,23 @@ def test_a_store_without_changes_is_not_followed() -> None:
             return None
 
     feed = ChangeFeed(Reader())
-    assert feed.is_open
-    feed.proved()
+    assert feed.is_ready(for_password=False)
+    feed.mark_active()
     assert feed._background._thread is None
 
 
 def test_a_child_process_starts_from_the_beginning(
     store: Watched, feed: ChangeFeed, follower: Subscriber
 ) -> None:
-    feed.open()
-    feed.proved()
+    feed.refresh()
+    feed.mark_active()
     pid = os.fork()
     if pid == 0:
         try:
-            assert not feed.is_open
+            assert not feed.is_ready(for_password=False)
             assert feed._background._thread is None
-            feed.open()
-            feed.proved()
+            feed.refresh()
+            feed.mark_active()
             store.put(Key("a"), None)
             wait_for(lambda: follower.heard == ["a"])
             os._exit(0)
@@ -258,13 +258,13 @@ def test_a_child_process_starts_from_the_beginning(
 
 
 def test_many_threads_start_one(store: Watched, feed: ChangeFeed) -> None:
-    feed.open()
+    feed.refresh()
     before = set(threading.enumerate())
     barrier = threading.Barrier(8)
 
     def prove() -> None:
         barrier.wait(LIMIT_S)
-        feed.proved()
+        feed.mark_active()
 
     provers = [threading.Thread(target=prove) for _ in range(8)]
     for prover in provers:

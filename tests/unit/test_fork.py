@@ -82,7 +82,7 @@ def test_failures_are_counted_afresh(held: str) -> None:
 
 
 def test_a_pool_has_threads_of_its_own() -> None:
-    pool = WorkerPool("forking", workers=1, waiting=1)
+    pool = WorkerPool("forking", workers=1, max_queue=1)
     assert pool.submit(lambda: 1).result(LIMIT_S) == 1
 
     def work() -> None:

@@ -18,7 +18,7 @@ from basicauth_mw import Settings, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.auth.cache import CacheHit
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.backends.usage import MAX_WAITING, UsageRecorder
+from basicauth_mw.backends.usage import MAX_PENDING, UsageRecorder
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, salt_of
 from basicauth_mw.keys.model import Key, Secret, utcnow
@@ -42,7 +42,7 @@ def this_minute() -> datetime:
 
 
 def threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name == "basicauth_mw ledger"}
+    return {thread for thread in threading.enumerate() if thread.name == "basicauth_mw usage"}
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def ledger(store: MemoryStore) -> Iterator[UsageRecorder]:
+def recorder(store: MemoryStore) -> Iterator[UsageRecorder]:
     made = UsageRecorder(store, Hasher())
     yield made
     made.close()
@@ -69,12 +69,12 @@ def stored(store: MemoryStore, hashed: str, client_id: str = "id") -> Secret:
     return secret
 
 
-def test_a_use_is_written_to_the_minute(store: MemoryStore, ledger: UsageRecorder) -> None:
+def test_a_use_is_written_to_the_minute(store: MemoryStore, recorder: UsageRecorder) -> None:
     plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     before = this_minute()
 
-    ledger.saw("id", secret, plain)
+    recorder.record_use("id", secret, plain)
 
     (use,) = wait_for(lambda: store.last_uses(["id"]))
     assert use.client_id == "id"
@@ -84,9 +84,9 @@ def test_a_use_is_written_to_the_minute(store: MemoryStore, ledger: UsageRecorde
 
 
 def test_closing_writes_what_is_noted(
-    store: MemoryStore, ledger: UsageRecorder, others: set[threading.Thread]
+    store: MemoryStore, recorder: UsageRecorder, others: set[threading.Thread]
 ) -> None:
-    """Also what a cache was hit with, and at the minute of the hit; and the ledger goes on afterwards."""
+    """Also what a cache was hit with, and at the minute of the hit; and the recorder goes on afterwards."""
     plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     other = secret.created_at + timedelta(seconds=1)
@@ -96,21 +96,21 @@ def test_closing_writes_what_is_noted(
             return [CacheHit("id", other, 120.0)]
 
     cache = VerdictCache()
-    ledger.watch(cache.drain_hits)
+    recorder.add_hit_source(cache.drain_hits)
     now = time.time()
-    ledger.saw("id", secret, plain)
-    ledger.close()
+    recorder.record_use("id", secret, plain)
+    recorder.close()
 
     uses = {use.secret_created_at: use.at for use in store.last_uses(["id"])}
     assert uses[secret.created_at] >= datetime.fromtimestamp(now // 60 * 60, UTC)
     assert uses[other] == datetime.fromtimestamp((now - 120) // 60 * 60, UTC)
     assert threads() <= others
-    ledger.saw("id", replace(secret, created_at=other), plain)
-    ledger.close()
+    recorder.record_use("id", replace(secret, created_at=other), plain)
+    recorder.close()
     assert {use.at for use in store.last_uses(["id"])} == {uses[secret.created_at]}
 
 
-def test_a_cache_is_held_weakly(ledger: UsageRecorder, store: MemoryStore) -> None:
+def test_a_cache_is_held_weakly(recorder: UsageRecorder, store: MemoryStore) -> None:
     gone = []
 
     class VerdictCache:
@@ -120,14 +120,14 @@ def test_a_cache_is_held_weakly(ledger: UsageRecorder, store: MemoryStore) -> No
         def drain_hits(self) -> list[CacheHit]:
             return []
 
-    ledger.watch(VerdictCache().drain_hits)
+    recorder.add_hit_source(VerdictCache().drain_hits)
     gc.collect()
     assert gone
-    ledger.saw("id", stored(store, Hasher().hash(generate("sk"))), "secret")
-    ledger.close()
+    recorder.record_use("id", stored(store, Hasher().hash(generate("sk"))), "secret")
+    recorder.close()
 
 
-def test_one_write_for_many_requests_of_a_minute(ledger: UsageRecorder, store: MemoryStore) -> None:
+def test_one_write_for_many_requests_of_a_minute(recorder: UsageRecorder, store: MemoryStore) -> None:
     plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     batches: list[int] = []
@@ -135,18 +135,18 @@ def test_one_write_for_many_requests_of_a_minute(ledger: UsageRecorder, store: M
     store.record_uses = lambda uses: (batches.append(len(uses)), record(uses))[1]  # type: ignore[method-assign]
 
     for _ in range(1000):
-        ledger.saw("id", secret, plain)
-    ledger.close()
+        recorder.record_use("id", secret, plain)
+    recorder.close()
     for _ in range(1000):
-        ledger.saw("id", secret, plain)
-    ledger.close()
+        recorder.record_use("id", secret, plain)
+    recorder.close()
 
     assert 1 <= len(batches) <= 2  # two if a minute ended meanwhile
     assert set(batches) == {1}
 
 
 @pytest.mark.proves("F4")
-def test_a_store_that_fails_is_let_be(store: MemoryStore, ledger: UsageRecorder) -> None:
+def test_a_store_that_fails_is_let_be(store: MemoryStore, recorder: UsageRecorder) -> None:
     """The use is lost; the next minute's, or the next after it is back, is not."""
     plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
@@ -156,12 +156,12 @@ def test_a_store_that_fails_is_let_be(store: MemoryStore, ledger: UsageRecorder)
         raise OSError(f"no answer for {plain}")
 
     store.record_uses = fail  # type: ignore[method-assign,assignment]
-    ledger.saw("id", secret, plain)
-    ledger.close()
+    recorder.record_use("id", secret, plain)
+    recorder.close()
     assert store.last_uses(["id"]) == []
     store.record_uses = record  # type: ignore[method-assign]
-    ledger.saw("id", secret, plain)
-    ledger.close()
+    recorder.record_use("id", secret, plain)
+    recorder.close()
     assert len(store.last_uses(["id"])) == 1
 
 
@@ -177,20 +177,20 @@ def test_failed_writes_pause_longer_each_time(store: MemoryStore, monkeypatch: p
         raise PermissionError("NOPERM")
 
     store.record_uses = deny  # type: ignore[method-assign,assignment]
-    ledger = UsageRecorder(store, Hasher())
+    recorder = UsageRecorder(store, Hasher())
     secret = stored(store, Hasher().hash(generate("sk")))
     numbers = itertools.count()
 
     def keep_using() -> bool:
-        ledger.saw(f"other{next(numbers)}", secret, "")
+        recorder.record_use(f"other{next(numbers)}", secret, "")
         return len(attempts) >= 4
 
-    ledger.saw("id", secret, "")
+    recorder.record_use("id", secret, "")
     wait_for(keep_using)
     pauses = [after - before for before, after in itertools.pairwise(attempts)]
     assert all(took >= least for took, least in zip(pauses, (0.1, 0.2, 0.4), strict=True)), pauses
     store.record_uses = record  # type: ignore[method-assign]
-    ledger.close()
+    recorder.close()
     assert len(store.last_uses(["id"])) == 1
 
 
@@ -206,18 +206,18 @@ def test_what_waits_is_bounded_and_the_oldest_goes(store: MemoryStore) -> None:
         written.extend(use.client_id for use in uses)
 
     store.record_uses = record  # type: ignore[method-assign]
-    ledger = UsageRecorder(store, Hasher())
+    recorder = UsageRecorder(store, Hasher())
     secret = Secret(Hasher().hash(generate("sk")))
-    ledger.saw("first", secret, "")
+    recorder.record_use("first", secret, "")
     assert entered.wait(LIMIT_S)
 
-    for number in range(MAX_WAITING + 10):
-        ledger.saw(str(number), secret, "")
+    for number in range(MAX_PENDING + 10):
+        recorder.record_use(str(number), secret, "")
     held.set()
-    ledger.close()
+    recorder.close()
 
     assert written[0] == "first"
-    assert written[1:] == [str(number) for number in range(10, MAX_WAITING + 10)]
+    assert written[1:] == [str(number) for number in range(10, MAX_PENDING + 10)]
 
 
 @pytest.mark.parametrize(
@@ -231,13 +231,13 @@ def test_what_waits_is_bounded_and_the_oldest_goes(store: MemoryStore) -> None:
 )
 def test_an_outdated_hash_is_replaced(store: MemoryStore, old: Callable[[str], str], plain: str) -> None:
     hasher = Hasher([b"new", b"old"])
-    ledger = UsageRecorder(store, hasher)
+    recorder = UsageRecorder(store, hasher)
     secret = stored(store, old(plain))
     cursor = store.changes(None).cursor
 
-    ledger.saw("id", secret, plain)
-    ledger.saw("id", secret, plain)
-    ledger.close()
+    recorder.record_use("id", secret, plain)
+    recorder.record_use("id", secret, plain)
+    recorder.close()
 
     key = store.get("id")
     assert key is not None
@@ -249,15 +249,15 @@ def test_an_outdated_hash_is_replaced(store: MemoryStore, old: Callable[[str], s
     assert store.changes(cursor).client_ids == ("id",)
 
 
-def test_a_better_hash_leaves_the_other_secrets_alone(store: MemoryStore, ledger: UsageRecorder) -> None:
+def test_a_better_hash_leaves_the_other_secrets_alone(store: MemoryStore, recorder: UsageRecorder) -> None:
     plain = generate("sk")
     old = Secret(Hasher([b"old"]).hash(plain), created_at=datetime(2025, 1, 1, tzinfo=UTC))
     others = [
         Secret(Hasher().hash(generate("sk"), salt=salt_of([old])), created_at=utcnow()) for _ in range(2)
     ]
     assert store.put(Key("id", secrets=(others[0], old, others[1]), version=1), None)
-    ledger.saw("id", old, plain)
-    ledger.close()
+    recorder.record_use("id", old, plain)
+    recorder.close()
     key = store.get("id")
     assert key is not None
     first, new, last = key.secrets
@@ -267,19 +267,19 @@ def test_a_better_hash_leaves_the_other_secrets_alone(store: MemoryStore, ledger
     assert salt_of([new]) == salt_of([old])
 
 
-def test_a_hash_that_has_changed_meanwhile_is_let_be(store: MemoryStore, ledger: UsageRecorder) -> None:
+def test_a_hash_that_has_changed_meanwhile_is_let_be(store: MemoryStore, recorder: UsageRecorder) -> None:
     secret = stored(store, Hasher([b"old"]).hash(generate("sk")))
     other = Secret(Hasher().hash(generate("sk")))
     assert store.put(Key("id", secrets=(other,), version=2), 1)
-    ledger.saw("id", secret, "plain")
-    ledger.saw("gone", secret, "plain")
-    ledger.close()
+    recorder.record_use("id", secret, "plain")
+    recorder.record_use("gone", secret, "plain")
+    recorder.close()
     key = store.get("id")
     assert key is not None
     assert key.secrets == (other,)
 
 
-def test_a_lost_race_is_run_again(store: MemoryStore, ledger: UsageRecorder) -> None:
+def test_a_lost_race_is_run_again(store: MemoryStore, recorder: UsageRecorder) -> None:
     plain = generate("sk")
     secret = stored(store, Hasher([b"old"]).hash(plain))
     put = store.put
@@ -292,8 +292,8 @@ def test_a_lost_race_is_run_again(store: MemoryStore, ledger: UsageRecorder) -> 
         return put(record, expect_version)
 
     store.put = lose_once  # type: ignore[method-assign,assignment]
-    ledger.saw("id", secret, plain)
-    ledger.close()
+    recorder.record_use("id", secret, plain)
+    recorder.close()
     key = store.get("id")
     assert key is not None
     assert key.name == "of another"
@@ -302,7 +302,7 @@ def test_a_lost_race_is_run_again(store: MemoryStore, ledger: UsageRecorder) -> 
 
 
 def test_no_secret_in_the_log(store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
-    ledger = UsageRecorder(store, Hasher())
+    recorder = UsageRecorder(store, Hasher())
     secret = stored(store, Hasher([b"old"]).digest_secret("canary"))
 
     def fail(*_args: object) -> bool:
@@ -311,8 +311,8 @@ def test_no_secret_in_the_log(store: MemoryStore, caplog: pytest.LogCaptureFixtu
     store.put = fail  # type: ignore[method-assign]
     store.record_uses = fail  # type: ignore[method-assign,assignment]
     with caplog.at_level("DEBUG"):
-        ledger.saw("id", secret, "canary")
-        ledger.close()
+        recorder.record_use("id", secret, "canary")
+        recorder.close()
     assert len(caplog.records) == 1
     assert "canary" not in caplog.text
     assert secret.hash not in caplog.text
@@ -323,21 +323,21 @@ def test_nothing_starts_over_a_store_that_cannot_be_written(others: set[threadin
         def get(self, client_id: str, /) -> Key | None:
             return None
 
-    ledger = UsageRecorder(Reader(), Hasher())
-    ledger.saw("id", Secret(Hasher([b"old"]).hash("secret")), "secret")
+    recorder = UsageRecorder(Reader(), Hasher())
+    recorder.record_use("id", Secret(Hasher([b"old"]).hash("secret")), "secret")
     assert threads() <= others
-    ledger.close()
+    recorder.close()
 
 
-def test_a_child_process_starts_its_own_thread(store: MemoryStore, ledger: UsageRecorder) -> None:
+def test_a_child_process_starts_its_own_thread(store: MemoryStore, recorder: UsageRecorder) -> None:
     plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
-    ledger.saw("other", secret, plain)
+    recorder.record_use("other", secret, plain)
     pid = os.fork()
     if pid == 0:
         try:
-            ledger.saw("id", secret, plain)
-            ledger.close()
+            recorder.record_use("id", secret, plain)
+            recorder.close()
             os._exit(0 if store.last_uses(["id"]) and len(threads()) == 0 else 1)
         except BaseException:
             os._exit(2)
@@ -348,7 +348,7 @@ def test_the_thread_ends_with_its_backend(others: set[threading.Thread]) -> None
     """A middleware and a backend that nobody holds any more leave nothing running."""
     keys = open_backend("memory:", settings=Settings())
     authenticator = BasicAuthMiddleware(object(), keys, settings=Settings())  # type: ignore[arg-type]
-    keys.ledger.saw("id", Secret("$bamw1$"), "")
+    keys.usage.record_use("id", Secret("$bamw1$"), "")
     assert threads() - others
     del keys, authenticator
     gc.collect()
@@ -367,7 +367,7 @@ def test_a_backend_that_ends_on_the_thread_itself_ends_it(others: set[threading.
         ended.set()
 
     keys.store.record_uses = record  # type: ignore[method-assign]
-    keys.ledger.saw("id", Secret(Hasher().hash(generate("sk"))), "")
+    keys.usage.record_use("id", Secret(Hasher().hash(generate("sk"))), "")
     del keys
     assert ended.wait(LIMIT_S)
     wait_for(lambda: threads() <= others)
@@ -385,7 +385,7 @@ def test_a_backend_that_is_dropped_waits_for_nothing(request: pytest.FixtureRequ
         held.wait(LIMIT_S)
 
     keys.store.record_uses = record  # type: ignore[method-assign]
-    keys.ledger.saw("id", Secret(Hasher().hash(generate("sk"))), "")
+    keys.usage.record_use("id", Secret(Hasher().hash(generate("sk"))), "")
     assert entered.wait(LIMIT_S)
     begin = time.monotonic()
     del keys

@@ -126,8 +126,8 @@ class World:
     def _process(self) -> Process:
         cache = VerdictCache(TTL_S, 100, clock=lambda: self.now_s, wall_clock=lambda: self.wall().timestamp())
         feed = ChangeFeed(self.store)
-        feed.follow(cache, keeps_s=TTL_S)
-        feed.open()
+        feed.subscribe(cache, keeps_s=TTL_S)
+        feed.refresh()
         return Process(self, cache, Verifier(self.backend.hasher, cache, now=self.wall), feed)
 
     def wall(self) -> datetime:
@@ -160,7 +160,7 @@ class World:
         if self.moment > before and self.random.random() < 0.3:
             # It was made through one of the processes, which tells its own cache.
             process = self.random.choice(self.processes)
-            process.feed.tell(client_id)
+            process.feed.publish(client_id)
             process.changed[client_id] = self.moment
 
     def _remember(self, client_id: str, secret: str, authorization: str) -> None:

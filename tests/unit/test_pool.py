@@ -30,7 +30,7 @@ def released() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def pool(released: threading.Event) -> Iterator[WorkerPool]:
-    pool = WorkerPool("test", workers=2, waiting=3)
+    pool = WorkerPool("test", workers=2, max_queue=3)
     yield pool
     released.set()
     pool.close()
@@ -113,7 +113,7 @@ def test_abandoned_work_that_has_not_begun_is_never_done(pool: WorkerPool, relea
     done: list[int] = []
     interrupted: list[int] = []
     job = pool.submit(lambda: done.append(1))
-    job.abandon(interrupted.append)
+    job.cancel_or_interrupt(interrupted.append)
     after = pool.submit(lambda: 2)
     released.set()
 
@@ -137,14 +137,14 @@ def test_only_the_thread_that_does_the_work_is_interrupted(
 
     job = pool.submit(work)
     assert begun.wait(LIMIT_S)
-    job.abandon(interrupted.append)
+    job.cancel_or_interrupt(interrupted.append)
     assert interrupted == idents
     released.set()
     job.result(LIMIT_S)
-    job.abandon(interrupted.append)
+    job.cancel_or_interrupt(interrupted.append)
 
     assert interrupted == idents
-    job.abandon(None)
+    job.cancel_or_interrupt(None)
 
 
 @pytest.mark.parametrize("ending", ["result", "exception", "cancelled"])
@@ -164,7 +164,7 @@ def test_a_job_that_is_over_does_not_keep_its_work(
         occupy(pool, released, 2)
     job = pool.submit(work)
     if ending == "cancelled":
-        job.abandon(None)
+        job.cancel_or_interrupt(None)
         released.set()
     else:
         exc = job.exception(LIMIT_S)
@@ -184,7 +184,7 @@ def test_a_job_that_is_over_does_not_keep_its_work(
 
 def test_threads_end_when_the_pool_is_closed(released: threading.Event) -> None:
     """Idle ones at once, busy ones after what was queued; a later job starts new ones."""
-    pool = WorkerPool("closing", workers=2, waiting=3)
+    pool = WorkerPool("closing", workers=2, max_queue=3)
     occupy(pool, released, 2)
     queued = pool.submit(lambda: 1)
     pool.close()
@@ -201,7 +201,7 @@ def test_threads_end_when_the_pool_is_closed(released: threading.Event) -> None:
 
 def test_a_job_right_behind_a_close_is_done() -> None:
     """Whatever the order in which the threads learn of it."""
-    pool = WorkerPool("racing", workers=2, waiting=50)
+    pool = WorkerPool("racing", workers=2, max_queue=50)
     for number in range(300):
         jobs = [pool.submit(lambda number=number: number) for _ in range(3)]
         pool.close()
@@ -213,7 +213,7 @@ def test_a_job_right_behind_a_close_is_done() -> None:
 
 def test_many_threads_submit(released: threading.Event) -> None:
     """Every job is done once."""
-    pool = WorkerPool("many", workers=4, waiting=10_000)
+    pool = WorkerPool("many", workers=4, max_queue=10_000)
     done: list[int] = []
     start = threading.Barrier(8)
 

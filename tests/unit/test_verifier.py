@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from basicauth_mw.auth.cache import VerdictCache
-from basicauth_mw.auth.verifier import HoldsSlow, Lookup, PendingVerification, Steps, Verifier, VerifyPassword
+from basicauth_mw.auth.verifier import Lookup, PendingVerification, Steps, Verifier, VerifyPassword
 from basicauth_mw.errors import (
     BackendUnavailable,
     InvalidCredentials,
@@ -32,14 +32,12 @@ FAST = Secret(HASHER.digest_secret(SECRET))
 SLOW = Secret(hash_password(CHOSEN))
 
 
-def verifier(clock: Clock | None = None) -> Verifier:
+def verifier(clock: Clock | None = None, *, has_password_hashes: bool = True) -> Verifier:
     cache = VerdictCache(30, 10, clock=clock or Clock(), wall_clock=NOW.timestamp)
-    return Verifier(HASHER, cache, now=lambda: NOW)
+    return Verifier(HASHER, cache, has_password_hashes=lambda: has_password_hashes, now=lambda: NOW)
 
 
-def decide(
-    asked: Verifier, client_id: str, secret: str, key: Key | None, *, holds_slow: bool = True
-) -> tuple[Decision, list[Any]]:
+def decide(asked: Verifier, client_id: str, secret: str, key: Key | None) -> tuple[Decision, list[Any]]:
     """Run the steps; also what they asked for, in order."""
     check = asked.begin(encode_basic(client_id, secret).encode())
     effects: list[Any] = []
@@ -55,8 +53,6 @@ def decide(
         effects.append(effect)
         if isinstance(effect, Lookup):
             answer = key
-        elif isinstance(effect, HoldsSlow):
-            answer = holds_slow
         else:
             answer = 0 if effect.secret == CHOSEN and effect.hashes else None
 
@@ -108,7 +104,7 @@ def test_a_minted_secret_costs_one_look_up_whatever_is_found(name: str) -> None:
     """The work is chosen by what was sent; the same is refused, and let in, for every kind of record."""
     decision, effects = decide(verifier(), "ci", SECRET, KEYS[name])
 
-    assert effects == [Lookup("ci")]
+    assert effects == [Lookup("ci", False)]
     if name == "good":
         assert decision == Allow(Principal("ci", "CI", frozenset({"read"}), {"team": 1}))
     else:
@@ -122,16 +118,16 @@ def test_a_chosen_secret_costs_one_slow_hash_whatever_is_found(name: str, secret
     """Of the record or of a decoy, and exactly one, where the store holds slow hashes."""
     _, effects = decide(verifier(), "ci", secret, KEYS[name])
 
-    assert [type(effect) for effect in effects] == [Lookup, HoldsSlow, VerifyPassword]
+    assert [type(effect) for effect in effects] == [Lookup, VerifyPassword]
     assert effects[-1].secret == secret
     assert len(effects[-1].hashes) <= 1
 
 
 @pytest.mark.parametrize("name", ["unknown", "wrong secret", "no secret"])
 def test_a_store_without_slow_hashes_never_runs_one(name: str) -> None:
-    decision, effects = decide(verifier(), "ci", "wrong", KEYS[name], holds_slow=False)
+    decision, effects = decide(verifier(has_password_hashes=False), "ci", "wrong", KEYS[name])
 
-    assert [type(effect) for effect in effects] == [Lookup, HoldsSlow]
+    assert effects == [Lookup("ci", True)]
     assert isinstance(decision, Deny)
 
 
@@ -159,7 +155,7 @@ def test_what_no_key_can_be_is_refused_before_any_look_up(
 def test_the_longest_id_and_secret_are_looked_up() -> None:
     decision, effects = decide(verifier(), "i" * MAX_ID_OCTETS, "x" * MAX_SECRET_OCTETS, None)
 
-    assert effects[0] == Lookup("i" * MAX_ID_OCTETS)
+    assert effects[0] == Lookup("i" * MAX_ID_OCTETS, True)
     assert_denied(decision, InvalidCredentials, "unknown", "i" * MAX_ID_OCTETS)
 
 
@@ -195,7 +191,6 @@ def test_only_an_index_is_a_match(answer: object) -> None:
     steps = begin(verifier(), encode_basic("ci", CHOSEN).encode())
     next(steps)
     steps.send(KEYS["good"])
-    steps.send(True)
     with pytest.raises(StopIteration) as done:
         steps.send(answer)
 
@@ -316,7 +311,6 @@ def test_a_verdict_ages_from_its_look_up() -> None:
     steps = begin(asked, field)
     next(steps)
     steps.send(KEYS["good"])
-    steps.send(True)
     clock.now += 20
     with pytest.raises(StopIteration):
         steps.send(0)
@@ -356,7 +350,7 @@ def test_thousands_of_spellings_fill_no_cache() -> None:
 def test_who_asks_to_know_is_told_of_proved_secrets_only() -> None:
     seen: list[tuple[str, Secret, str]] = []
     cache = VerdictCache(30, 10, clock=Clock(), wall_clock=NOW.timestamp)
-    asked = Verifier(HASHER, cache, saw=lambda *what: seen.append(what), now=lambda: NOW)
+    asked = Verifier(HASHER, cache, on_verified=lambda *what: seen.append(what), now=lambda: NOW)
 
     decide(asked, "id", SECRET, Key("id", secrets=(FAST,)))
     decide(asked, "id", generate("sk"), Key("id", secrets=(FAST,)))
