@@ -26,7 +26,8 @@ from basicauth_mw import Principal, Settings, encode_basic, open_backend
 from basicauth_mw.asgi import PRINCIPAL
 from basicauth_mw.backends import Use
 from basicauth_mw.dashboard import ADMIN_SCOPE
-from basicauth_mw.dashboard.site import Site
+from basicauth_mw.dashboard.app import DashboardApp
+from basicauth_mw.dashboard.request import DashboardRequest
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher
 from basicauth_mw.keys.model import Key, Secret, utcnow
@@ -58,7 +59,7 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
         for size in sizes:
             backend = stack.enter_context(closing(open_backend(url(size), settings=Settings(), create=True)))
             ids = fill(backend, size)
-            for kind, page in pages(Site(backend, Settings()), ids).items():
+            for kind, page in pages(DashboardApp(backend, Settings()), ids).items():
                 calls[f"{store} {kind} {size:,}"] = page
     times = await measure(calls, rounds=rounds, calls=count)
     tables = [table(times, store, sizes, rounds) for store in stores]
@@ -86,18 +87,18 @@ def fill(backend: Backend, size: int) -> list[str]:
     return asked
 
 
-def pages(site: Site, ids: list[str]) -> dict[str, Call]:
+def pages(app: DashboardApp, ids: list[str]) -> dict[str, Call]:
     """A call for each kind of page; every call asks for another."""
     chosen = random.Random(1).sample(ids, min(ASKED, len(ids)))
     return {
-        "list": asking(site, "/", [{"after": each} for each in chosen]),
-        "prefix": asking(site, "/", [{"prefix": each[: len("id_") + LETTERS]} for each in chosen]),
-        "key": asking(site, "/key", [{"id": each} for each in chosen]),
-        "activity": asking(site, "/activity", [{"after": each} for each in chosen]),
+        "list": asking(app, "/", [{"after": each} for each in chosen]),
+        "prefix": asking(app, "/", [{"prefix": each[: len("id_") + LETTERS]} for each in chosen]),
+        "key": asking(app, "/key", [{"id": each} for each in chosen]),
+        "activity": asking(app, "/activity", [{"after": each} for each in chosen]),
     }
 
 
-def asking(site: Site, path: str, queries: list[dict[str, str]]) -> Call:
+def asking(app: DashboardApp, path: str, queries: list[dict[str, str]]) -> Call:
     turn = cycle(queries)
     headers = [(b"authorization", AUTHORIZATION)]
     scope = {"type": "http", "method": "GET", "path": path, "headers": headers, PRINCIPAL: ADMIN}
@@ -105,7 +106,7 @@ def asking(site: Site, path: str, queries: list[dict[str, str]]) -> Call:
     async def call() -> None:
         asked = {**scope, "query_string": urlencode(next(turn)).encode()}
         # It blocks, as it does in the thread that it has in an app.
-        response = site.response(site.request(asked, b""))
+        response = app.respond(DashboardRequest(asked, b""))
         assert response.status_code == 200
 
     return call

@@ -1,6 +1,6 @@
-"""A dashboard to mount: API keys, requests to try them with, and what was refused.
+"""A web dashboard to mount in an app: manage API keys, try requests, and see what is refused.
 
-It is always behind a gate of its own, and for keys with the scope ``basicauth:admin`` only.
+It authenticates every request itself, and accepts only keys with the scope ``basicauth:admin``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from ..runtime.extras import require
 for _module in ("jinja2", "starlette"):
     require(_module, extra="dashboard")
 
-from .app import dashboard, wsgi_dashboard  # noqa: E402
-from .wording import ADMIN_SCOPE  # noqa: E402
+from .asgi import dashboard  # noqa: E402
+from .strings import ADMIN_SCOPE  # noqa: E402
+from .wsgi import wsgi_dashboard  # noqa: E402
 
 __all__ = ["ADMIN_SCOPE", "dashboard", "wsgi_dashboard"]

@@ -1,27 +1,39 @@
-"""Makes the dashboard, as an ASGI app and as a WSGI app."""
+"""From an authenticated request to a response, for ASGI and WSGI alike. It blocks while the store does.
+
+Requests are routed here and not by Starlette's ``Router``, which needs an event loop: under WSGI there may be
+none, for example under gevent and after a fork.
+"""
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+import json
+from typing import TYPE_CHECKING, Final
 
-from ..backends.backend import Backend, open_backend
-from ..errors import ConfigurationError
-from ..settings import Settings
-from .asgi import ASGIDashboard
-from .site import Site
-from .wsgi import WSGIDashboard
+from starlette.responses import HTMLResponse
+from starlette.routing import Match
+
+from ..errors import BasicAuthError
+from ..keys.credentials import challenge
+from .handlers import Handlers
+from .problems import PageProblem, to_problem
+from .responses import STYLE_SOURCE, security_headers, see_other, static_file
+from .strings import ADMIN_SCOPE
+from .templates import render
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from collections.abc import Callable, Iterable
 
-    from ..settings import Overrides
-    from .views import Document
+    from starlette.responses import Response
 
-_App = TypeVar("_App", ASGIDashboard, WSGIDashboard)
+    from ..backends.backend import Backend
+    from ..settings import Overrides, Settings
+    from .handlers import Document
+    from .request import DashboardRequest
 
-# Those of an app's settings that would let somebody past the gate, or take away what forms are bound to.
-_FIXED: Final[Overrides] = {
+PROBLEM: Final = "application/problem+json"
+
+# Settings of the middleware that would let requests bypass it, or remove what CSRF tokens depend on.
+FIXED_SETTINGS: Final[Overrides] = {
     "exclude": (),
     "allow_preflight": False,
     "strip_authorization": False,
@@ -31,66 +43,61 @@ _FIXED: Final[Overrides] = {
 }
 
 
-def dashboard(
-    backend: Any = None,
-    *,
-    settings: Settings | None = None,
-    openapi: Document = None,
-    **overrides: Unpack[Overrides],
-) -> ASGIDashboard:
-    """Make the dashboard as an ASGI app: ``app.mount("/keys", dashboard(backend=...))``.
+class DashboardApp:
+    """Responds to requests that the middleware has authenticated."""
 
-    It is behind a gate of its own, over the same keys, and open to those with the scope ``basicauth:admin``
-    only. Settings that would open it (``exclude`` and the like) do nothing here.
+    def __init__(self, backend: Backend, settings: Settings, openapi: Document = None) -> None:
+        self._handlers = Handlers(backend, settings.pepper, openapi)
+        self._challenge = challenge(settings.realm).encode().decode("latin-1")
+        self.routes = self._handlers.routes()
 
-    Args:
-        backend: Where the keys are: a URL, what ``open_backend`` gives, or a store; None:
-            ``settings.backend``.
-        settings: None: ``Settings.from_env()``.
-        openapi: The OpenAPI document of the app that the keys are for, or what gives it; None: that of the
-            FastAPI app in which it is mounted, if it is.
-        **overrides: Any field of ``Settings``.
+    def respond(self, request: DashboardRequest) -> Response:
+        """Return the response to a request."""
+        if request.path == "":
+            response: Response = see_other(request.link("/"))
+        elif request.path.startswith("/static/"):
+            response = static_file(request)
+        elif ADMIN_SCOPE not in request.principal.scopes:
+            is_switch = request.path == "/switch"  # a 401 makes the browser ask for other credentials
+            status, headers = (401, {"WWW-Authenticate": self._challenge}) if is_switch else (403, {})
+            response = self._handlers.page(request, "forbidden.html", status, headers=headers)
+        else:
+            response = self._dispatch(request)
+        if request.method == "HEAD":
+            response.body = b""  # Content-Length stays
+        return response
 
-    Raises:
-        ConfigurationError: Names everything that is wrong, and no secret.
+    def _dispatch(self, request: DashboardRequest) -> Response:
+        try:
+            return self._find_handler(request)(request)
+        except PageProblem as exc:
+            problem = exc
+        except BasicAuthError as exc:
+            problem = to_problem(exc, changing=request.method == "POST")
+        return self._handlers.page(request, "problem.html", headers=problem.headers, problem=problem)
 
-    .. versionadded:: 0.1
-    """
-    return _made(ASGIDashboard, backend, settings, openapi, overrides)
+    def _find_handler(self, request: DashboardRequest) -> Callable[[DashboardRequest], Response]:
+        """Find the handler of a request; for a form, first check where it comes from."""
+        allowed: set[str] = set()
+        for route in self.routes:
+            match, _ = route.matches(request.scope)
+            if match is Match.FULL:
+                if request.method == "POST":
+                    request.check_form()
+                return route.endpoint
+            if match is Match.PARTIAL:
+                allowed.update(route.methods or ())
+        if allowed:
+            raise PageProblem(405, "wrong-method", headers={"Allow": ", ".join(sorted(allowed))})
+        raise PageProblem(404, "not-found")
 
-
-def wsgi_dashboard(
-    backend: Any = None,
-    *,
-    settings: Settings | None = None,
-    openapi: Document = None,
-    **overrides: Unpack[Overrides],
-) -> WSGIDashboard:
-    """Make the dashboard as a WSGI app, for Werkzeug's ``DispatcherMiddleware`` or any other.
-
-    It takes what ``dashboard`` takes; without ``openapi`` there is no document.
-
-    Raises:
-        ConfigurationError: Names everything that is wrong, and no secret.
-
-    .. versionadded:: 0.1
-    """
-    return _made(WSGIDashboard, backend, settings, openapi, overrides)
-
-
-def _made(
-    make: type[_App], backend: Any, settings: Settings | None, openapi: Document, overrides: Overrides
-) -> _App:
-    resolved = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
-    resolved = resolved.replace(**_FIXED)
-    is_opened_here = backend is None or isinstance(backend, str)
-    if is_opened_here:
-        backend = open_backend(backend, settings=resolved)
-    elif not isinstance(backend, Backend):
-        if isinstance(backend, type) or not hasattr(backend, "get"):
-            raise ConfigurationError("backend is a URL, or an object with get: see open_backend")
-        backend = Backend(backend, settings=resolved)
-    app = make(Site(backend, resolved, openapi), backend, resolved)
-    if is_opened_here:
-        weakref.finalize(app, backend.close)
-    return app
+    def auth_error_page(self, problem: bytes, headers: Iterable[tuple[str, str]]) -> Response:
+        """Return a page in place of a JSON problem from the middleware, with its headers."""
+        members = json.loads(problem)
+        markup = render("auth_error.html", writable=self._handlers.writable, **members)
+        page = HTMLResponse(markup, members["status"], security_headers(style=STYLE_SOURCE))
+        own = set(page.headers)
+        for name, value in headers:
+            if name.lower() not in own:
+                page.headers.append(name, value)
+        return page

@@ -1,185 +1,129 @@
-"""What pages show of keys, and never a hash; one page of their list, unreadable ones included."""
+"""Keys as pages show them, never with a hash, and one page of their list."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 from ..errors import UnreadableRecord
 from ..keys import lifecycle
-from .requests import encode_query
+from ..keys.model import Key
+from .request import encode_query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from starlette.datastructures import QueryParams
 
     from ..backends.backend import Backend
-    from ..keys.model import Key
 
 ROWS: Final = 25
-# A trail of this length fits into any server's limit for an address; with minted ids it is some 30 pages.
-# With short ids its pages count: each is a field, and a query may have only so many.
-MAX_TRAIL_OCTETS: Final = 2_000
-MAX_TRAIL_PAGES: Final = 50
+# Fits into any server's limit for a URL; with generated IDs it holds some 30 pages. With short IDs the number
+# of pages is limited instead: each is a query parameter.
+MAX_HISTORY_BYTES: Final = 2_000
+MAX_HISTORY_PAGES: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class SecretView:
-    """A secret as pages show it: never its hash."""
+class KeyView(Key):
+    """A key for pages: ``secrets`` are the active ones, newest first, without hashes.
 
-    created_at: datetime
-    expires_at: datetime | None
-    last_used_at: datetime | None
-    age: str
-    left: str
-
-
-@dataclass(frozen=True, slots=True)
-class KeyView:
-    """A key as pages show it, or as much of one as can be read.
-
-    Attributes:
-        secrets: The live ones, newest first.
-        problem: Why it cannot be read; empty: it can.
+    ``problem`` says why the record cannot be read; then everything but the ID is missing.
     """
 
-    client_id: str
-    name: str = ""
-    scopes: tuple[str, ...] = ()
-    created_at: datetime | None = None
-    expires_at: datetime | None = None
-    revoked_at: datetime | None = None
-    last_used_at: datetime | None = None
     state: str = "unreadable"
-    metadata: str = ""
-    secrets: tuple[SecretView, ...] = ()
     problem: str = ""
 
     @property
     def label(self) -> str:
-        """How a confirmation names it."""
-        return f"{self.name} ({self.client_id})" if self.name else self.client_id
+        """The name, or else the client ID."""
+        return self.name or self.client_id
 
 
 def view_of(key: Key | UnreadableRecord, now: datetime) -> KeyView:
-    """What of a key may be shown."""
+    """Select what pages may show of a key."""
     if isinstance(key, UnreadableRecord):
         return KeyView(key.client_id or "", problem=str(key))
-    live = [each for each in key.secrets if lifecycle.is_live(each, now)]
-    secrets = tuple(
-        SecretView(
-            each.created_at,
-            each.expires_at,
-            each.last_used_at,
-            age=span(now - each.created_at),
-            left=span(each.expires_at - now) if each.expires_at else "",
-        )
-        for each in sorted(live, key=lambda each: each.created_at, reverse=True)
-    )
-    return KeyView(
-        client_id=key.client_id,
-        name=key.name,
-        scopes=tuple(sorted(key.scopes)),
-        created_at=key.created_at,
-        expires_at=key.expires_at,
-        revoked_at=key.revoked_at,
-        last_used_at=key.last_used_at,
-        state=lifecycle.state_of(key, now),
-        metadata=json.dumps(dict(key.metadata), ensure_ascii=False, default=str) if key.metadata else "",
-        secrets=secrets,
-    )
+    active = [replace(each, hash="") for each in key.secrets if lifecycle.is_live(each, now)]
+    shown = {each.name: getattr(key, each.name) for each in fields(key)}
+    shown["secrets"] = tuple(sorted(active, key=lambda each: each.created_at, reverse=True))
+    return KeyView(**shown, state=lifecycle.state_of(key, now))
 
 
 def recency_of(keys: Iterable[KeyView], now: datetime) -> dict[str, int]:
-    """How many keys were used last within a day, within a week, and so on."""
-    days = {"within a day": 1, "within 7 days": 7, "within 30 days": 30, "longer ago": inf}
-    found = {**dict.fromkeys(days, 0), "never seen": 0}
+    """Count keys by how recently they were used."""
+    limits = {"within a day": 1, "within 7 days": 7, "within 30 days": 30, "longer ago": inf}
+    counts = {**dict.fromkeys(limits, 0), "never": 0}
     for key in keys:
         if key.last_used_at is not None:
-            age = (now - key.last_used_at).days
-            found[next(name for name, most in days.items() if age < most)] += 1
+            days = (now - key.last_used_at).days
+            counts[next(name for name, limit in limits.items() if days < limit)] += 1
         elif not key.problem:
-            found["never seen"] += 1
-    return found
-
-
-def span(length: timedelta) -> str:
-    """A duration in one or two words: ``3 days``."""
-    seconds = max(0, int(length.total_seconds()))
-    for name, size in (("year", 31_536_000), ("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= size:
-            count = seconds // size
-            return f"{count} {name}" + ("s" if count > 1 else "")
-    return "under a minute"
+            counts["never"] += 1
+    return counts
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where in the list of keys a page is. Stores scan forwards only, so the way back is kept in the link.
+class Cursor:
+    """The position of a page in the list: after an ID, among those with a prefix.
 
-    Attributes:
-        prefix: Of the ids that are listed.
-        after: The page begins behind this id.
-        trail: Where the pages before it began, oldest first; bounded, and the oldest goes first.
+    Stores scan forwards only, so links carry ``history``: ``after`` of the previous pages, oldest first.
     """
 
     prefix: str = ""
     after: str = ""
-    trail: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, query: QueryParams) -> Place:
-        """The place that a link leads to."""
-        trail = tuple(each[1:] for each in query.getlist("back") if each.startswith("-"))
-        return cls(query.get("prefix", ""), query.get("after", ""), trail)
+    def from_query(cls, query: QueryParams) -> Cursor:
+        """Read the cursor from a link."""
+        history = tuple(each[1:] for each in query.getlist("back") if each.startswith("-"))
+        return cls(query.get("prefix", ""), query.get("after", ""), history)
 
     def query(self) -> dict[str, str | Sequence[str]]:
-        """As fields of a link. Each of the trail has a hyphen, so that the start of the list is not empty."""
-        return {"prefix": self.prefix, "after": self.after, "back": [f"-{each}" for each in self.trail]}
+        """Return the query of a link. History entries get a hyphen: the first page's is empty otherwise."""
+        return {"prefix": self.prefix, "after": self.after, "back": [f"-{each}" for each in self.history]}
 
-    def next(self, last: str) -> Place:
-        """The page behind the one that ends with ``last``."""
-        trail = [*self.trail, self.after][-MAX_TRAIL_PAGES:]
-        while trail and sum(len(encode_query({"back": f"-{each}"})) + 1 for each in trail) > MAX_TRAIL_OCTETS:
-            del trail[0]
-        return Place(self.prefix, last, tuple(trail))
+    def next(self, last: str) -> Cursor:
+        """Return the cursor of the page after the one that ends with ``last``."""
+        history = [*self.history, self.after][-MAX_HISTORY_PAGES:]
+        while sum(len(encode_query({"back": f"-{each}"})) + 1 for each in history) > MAX_HISTORY_BYTES:
+            del history[0]
+        return Cursor(self.prefix, last, tuple(history))
 
-    def previous(self) -> Place | None:
-        """The page before this one, or else the first; None: this is the first."""
-        if self.trail:
-            return Place(self.prefix, self.trail[-1], self.trail[:-1])
-        return Place(self.prefix) if self.after else None
+    def previous(self) -> Cursor | None:
+        """Return the cursor of the previous page, or of the first one; None on the first page."""
+        if self.history:
+            return Cursor(self.prefix, self.history[-1], self.history[:-1])
+        return Cursor(self.prefix) if self.after else None
 
 
-def listed(backend: Backend, place: Place, now: datetime) -> tuple[list[KeyView], Place | None]:
-    """The keys of a page, and the page behind it if there is one.
+def list_page(backend: Backend, cursor: Cursor, now: datetime) -> tuple[list[KeyView], Cursor | None]:
+    """Return the keys of a page, unreadable records included, and the cursor of the next one."""
+    try:
+        keys = [view_of(key, now) for key in backend.iter_keys(cursor.prefix, cursor.after, ROWS + 1)]
+    except UnreadableRecord as exc:
+        if exc.client_id is None:
+            raise
+        keys = _list_one_by_one(backend, cursor, now)
+    shown = keys[:ROWS]
+    return shown, cursor.next(shown[-1].client_id) if len(keys) > ROWS else None
 
-    Raises:
-        ReadOnlyBackend: The store cannot list its keys.
-        BackendUnavailable: It cannot be asked.
-    """
-    found: list[KeyView] = []
-    after, one_by_one = place.after, False
-    while len(found) <= ROWS:
-        before = len(found)
-        limit = 1 if one_by_one else ROWS + 1 - before
+
+def _list_one_by_one(backend: Backend, cursor: Cursor, now: datetime) -> list[KeyView]:
+    keys: list[KeyView] = []
+    while len(keys) <= ROWS:
+        after = keys[-1].client_id if keys else cursor.after
+        found: Key | UnreadableRecord | None
         try:
-            for key in backend.iter_keys(place.prefix, after, limit):
-                found.append(view_of(key, now))
-                after = key.client_id
+            found = next(iter(backend.iter_keys(cursor.prefix, after, 1)), None)
         except UnreadableRecord as exc:
             if exc.client_id is None:
                 raise
-            if one_by_one:
-                found.append(view_of(exc, now))
-                after = exc.client_id
-            one_by_one = not one_by_one
-        else:
-            if not one_by_one or len(found) == before:
-                break
-    shown = found[:ROWS]
-    return shown, place.next(shown[-1].client_id) if len(found) > ROWS else None
+            found = exc
+        if found is None:
+            break
+        keys.append(view_of(found, now))
+    return keys

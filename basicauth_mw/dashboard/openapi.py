@@ -1,4 +1,8 @@
-"""Endpoints and example bodies from an OpenAPI 3 document. The document may be anybody's: all is bounded."""
+"""The endpoints of an OpenAPI 3 document, with the examples that it gives.
+
+No values are invented: a path parameter without an example stays ``{name}``, and a body without one is empty.
+The document is not trusted: the work and the memory that it may take are bounded.
+"""
 
 from __future__ import annotations
 
@@ -14,62 +18,42 @@ from urllib.parse import quote, urlencode
 from ..keys.validation import check_depth
 
 MAX_ENDPOINTS: Final = 500
-_MAX_DEPTH: Final = 8  # of schemas in one another, and of references to references
+_MAX_REFERENCES: Final = 8  # one after another
+_MAX_REFERENCE: Final = 300
 _MAX_MEMBERS: Final = 40
-_MAX_VALUES: Final = 20_000  # made from schemas, in all endpoints
-_MAX_TEXT: Final = 2_000_000  # characters of examples, in all endpoints
+_MAX_TEXT: Final = 2_000_000  # characters of all examples together
 _MAX_NESTING: Final = 32
 _MAX_PATH: Final = 2000
-_MAX_BODY: Final = 16_384  # what is longer would not fit into a form, with all its escapes
+_MAX_BODY: Final = 16_384  # a longer one, escaped, would not fit into a form
 _LINE: Final = 72
 
 _METHODS: Final = ("get", "post", "put", "patch", "delete", "head", "options")
 _PATH: Final = re.compile("/(?!/)")
 _PARAMETER: Final = re.compile(r"\{([^{}]*)\}")
-_NONE: Final = object()
-_BY_TYPE: Final = {"number": 1.5, "boolean": True, "null": None}
-_BY_FORMAT: Final = {
-    "date-time": "2030-01-31T12:00:00Z",
-    "date": "2030-01-31",
-    "time": "12:00:00Z",
-    "uuid": "00000000-0000-4000-8000-000000000000",
-    "email": "user@example.com",
-    "uri": "https://example.com/",
-    "ipv4": "192.0.2.1",
-}
+_JSON: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A request that an app takes.
-
-    Attributes:
-        path: With examples in place of its parameters, and the query that it needs.
-        body: An example; empty: none.
-    """
+    """An operation; ``path`` includes required query parameters, ``body`` is an example or empty."""
 
     method: str
     path: str
     title: str = ""
     body: str = ""
-    content_type: str = "application/json"
+    content_type: str = _JSON
 
     @property
     def label(self) -> str:
-        """What tells it from others."""
+        """Identifies the endpoint."""
         return f"{self.method} {self.path}"
 
 
 def endpoints_of(document: object, base: str = "") -> list[Endpoint]:
-    """All endpoints of a document, in its order; whatever cannot be read is left out.
-
-    Args:
-        document: As an app gives it.
-        base: Where the paths begin, unless the document says so itself.
-    """
+    """Return the endpoints that can be read; ``base``: root path, unless the document gives one."""
     if not isinstance(document, Mapping):
         return []
-    root = _root(document, base)
+    root = _root_path(document, base)
     reader = _Reader(document)
     found: list[Endpoint] = []
     for path, item in _members(document.get("paths")):
@@ -77,7 +61,7 @@ def endpoints_of(document: object, base: str = "") -> list[Endpoint]:
             continue
         for method in _METHODS:
             if isinstance(item.get(method), Mapping):
-                # Its examples may go in circles, be endless, or have no UTF-8.
+                # An example may refer to itself, have no end, or not be valid UTF-8.
                 with suppress(TypeError, ValueError, RecursionError):
                     found.append(reader.endpoint(root + path, method, item))
             if len(found) >= MAX_ENDPOINTS:
@@ -85,8 +69,7 @@ def endpoints_of(document: object, base: str = "") -> list[Endpoint]:
     return found
 
 
-def _root(document: Mapping[str, Any], base: str) -> str:
-    """Where the paths begin: the first server, if it is a place on this host; else ``base``."""
+def _root_path(document: Mapping[str, Any], base: str) -> str:
     servers = document.get("servers")
     first = servers[0] if isinstance(servers, list) and servers else None
     url = first.get("url") if isinstance(first, Mapping) else None
@@ -95,38 +78,39 @@ def _root(document: Mapping[str, Any], base: str) -> str:
     return base
 
 
-def _members(value: object, most: int | None = None) -> list[tuple[str, Any]]:
-    items = islice(value.items(), most) if isinstance(value, Mapping) else ()
+def _members(value: object, limit: int | None = None) -> list[tuple[str, Any]]:
+    items = islice(value.items(), limit) if isinstance(value, Mapping) else ()
     return [(str(name), member) for name, member in items]
 
 
 def _given(holder: Mapping[str, Any]) -> object:
-    """The example, default or choice that somebody wrote down."""
-    if "example" in holder:
-        return holder["example"]
+    """The first example, default or allowed value of a parameter, a media type or a schema; None: none."""
     examples = holder.get("examples")
-    if isinstance(examples, list) and examples:
-        return examples[0]
-    for _, each in _members(examples, _MAX_MEMBERS):
-        if isinstance(each, Mapping) and "value" in each:
-            return each["value"]
-    for name in ("default", "const"):
-        if name in holder:
-            return holder[name]
+    if isinstance(examples, Mapping):  # OpenAPI names them, JSON Schema lists them
+        members = _members(examples, _MAX_MEMBERS)
+        examples = [each["value"] for _, each in members if isinstance(each, Mapping) and "value" in each]
     choices = holder.get("enum")
-    return choices[0] if isinstance(choices, list) and choices else _NONE
+    for values in (
+        [holder.get("example")],
+        examples,
+        [holder.get("default")],
+        [holder.get("const")],
+        choices,
+    ):
+        if isinstance(values, list) and values and values[0] is not None:
+            return values[0]
+    return None
 
 
-class _TooLong(ValueError):
-    """An example is longer than a body may be, or those of the document are too long together."""
+class _TooLongError(ValueError):
+    """An example is too long, or all examples of the document together are."""
 
 
 class _Reader:
-    """Reads the endpoints of one document, whose schemas and examples may be used many times."""
+    """Reads the endpoints of one document, which may refer to the same examples many times."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
-        self._values_left = _MAX_VALUES
         self._text_left = _MAX_TEXT
 
     def endpoint(self, path: str, method: str, item: Mapping[str, Any]) -> Endpoint:
@@ -146,51 +130,56 @@ class _Reader:
 
     def _parameters(self, holder: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
         listed = holder.get("parameters")
-        resolved = [
-            self._resolve(each) for each in (listed if isinstance(listed, list) else [])[:_MAX_MEMBERS]
-        ]
+        parameters = listed[:_MAX_MEMBERS] if isinstance(listed, list) else []
+        resolved = [self._resolve(each) for each in parameters]
         return {(str(each.get("in")), str(each.get("name"))): each for each in resolved}
 
     def _target(self, path: str, parameters: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
-        def filled(match: re.Match[str]) -> str:
-            example = self._text(self._value(parameters.get(("path", match[1]), {})))
-            if len(example) > _MAX_PATH:
+        def fill_in(match: re.Match[str]) -> str:
+            value = self._example(parameters.get(("path", match[1]), {}))
+            text = self._text(value)
+            if len(text) > _MAX_PATH:
                 raise ValueError("the example of a parameter is too long")
-            return quote(example, safe="")
+            return match[0] if value is None else quote(text, safe="")
 
         query = [
-            (name, self._text(self._value(parameter)))
+            (name, self._text(self._example(parameter)))
             for (place, name), parameter in parameters.items()
             if place == "query" and parameter.get("required") is True
         ]
-        return _PARAMETER.sub(filled, path) + (f"?{urlencode(query)}" if query else "")
+        return _PARAMETER.sub(fill_in, path) + (f"?{urlencode(query)}" if query else "")
 
     def _body(self, body: object) -> tuple[str, str]:
         """Content type and example of a request body."""
-        kinds = dict(_members(self._resolve(body).get("content"), _MAX_MEMBERS))
-        if not kinds:
-            return "application/json", ""
-        kind = "application/json" if "application/json" in kinds else next(iter(kinds))
-        value = self._value(kinds[kind] if isinstance(kinds[kind], Mapping) else {})
+        types = dict(_members(self._resolve(body).get("content"), _MAX_MEMBERS))
+        content_type = _JSON if _JSON in types else next(iter(types), _JSON)
+        media_type = types.get(content_type)
+        value = self._example(media_type if isinstance(media_type, Mapping) else {})
         try:
-            text = self._text(value, is_json=kind == "application/json")
-        except _TooLong:
-            return kind, ""
-        if kind == "application/x-www-form-urlencoded" and isinstance(value, Mapping):
-            return kind, urlencode(value)
-        if isinstance(value, str) or len(text) <= _LINE:
-            return kind, text
-        return kind, json.dumps(value, ensure_ascii=False, indent=2, default=str)
+            text = self._text(value, is_json=content_type == _JSON)
+        except _TooLongError:
+            return content_type, ""
+        if content_type == "application/x-www-form-urlencoded" and isinstance(value, Mapping):
+            return content_type, urlencode(value)
+        if value is None or isinstance(value, str) or len(text) <= _LINE:
+            return content_type, text
+        return content_type, json.dumps(value, ensure_ascii=False, indent=2, default=str)
+
+    def _example(self, holder: Mapping[str, Any]) -> object:
+        """The example of a parameter or a media type, or else of its schema; None: none."""
+        schema = self._resolve(holder.get("schema"))
+        for value in (_given(holder), _given(schema)):
+            if value is not None:
+                return value
+        properties = _members(schema.get("properties"), _MAX_MEMBERS)
+        examples = {name: _given(self._resolve(each)) for name, each in properties}
+        return {name: value for name, value in examples.items() if value is not None} or None
 
     def _text(self, value: object, *, is_json: bool = False) -> str:
-        """A value as text: a string as it is, unless ``is_json``, and all else as JSON.
-
-        Raises:
-            _TooLong: No more of it was read than is allowed.
-            ValueError: It cannot be written as JSON.
-            RecursionError: It is nested too deep.
-        """
-        most = min(self._text_left, _MAX_BODY)
+        """A value as JSON, reading no more than is allowed; a string as it is, unless ``is_json``."""
+        limit = min(self._text_left, _MAX_BODY)
+        if value is None:
+            return ""
         if isinstance(value, str) and not is_json:
             chunks = iter([value])
         else:
@@ -199,64 +188,25 @@ class _Reader:
         for chunk in chunks:
             self._text_left -= len(chunk)
             text += chunk
-            if len(text) > most:
-                raise _TooLong
+            if len(text) > limit:
+                raise _TooLongError
         if not isinstance(value, str):
             check_depth(text, _MAX_NESTING)
         return text
 
-    def _value(self, holder: Mapping[str, Any]) -> object:
-        """The example of a parameter or of a body."""
-        value = _given(holder)
-        return self._example(holder.get("schema"), 0) if value is _NONE else value
-
     def _resolve(self, value: object) -> Mapping[str, Any]:
-        """A value, or what it refers to within the document."""
-        for _ in range(_MAX_DEPTH):
+        """A mapping, or the one that it refers to within the document; empty if there is none."""
+        for _ in range(_MAX_REFERENCES):
             if not isinstance(value, Mapping):
                 return {}
             reference = value.get("$ref")
             if not isinstance(reference, str):
                 return value
-            if not reference.startswith("#/") or len(reference) > _MAX_PATH:
+            if not reference.startswith("#/") or len(reference) > _MAX_REFERENCE:
                 return {}
             value = self._document
             for name in reference[2:].split("/"):
-                value = (
-                    value.get(name.replace("~1", "/").replace("~0", "~"))
-                    if isinstance(value, Mapping)
-                    else None
-                )
+                if not isinstance(value, Mapping):
+                    return {}
+                value = value.get(name.replace("~1", "/").replace("~0", "~"))
         return {}
-
-    def _example(self, schema: object, depth: int) -> object:
-        """A value that a schema allows, as far as one can be made without solving puzzles."""
-        schema = self._resolve(schema)
-        value = _given(schema)
-        if value is not _NONE:
-            return value
-        self._values_left -= 1
-        if depth >= _MAX_DEPTH or self._values_left < 0:
-            return None
-        for name in ("anyOf", "oneOf"):
-            if isinstance(options := schema.get(name), list) and options:
-                return self._example(options[0], depth + 1)
-        if isinstance(parts := schema.get("allOf"), list):
-            made = [self._example(part, depth + 1) for part in parts[:_MAX_MEMBERS]]
-            return {
-                name: member for each in made if isinstance(each, Mapping) for name, member in each.items()
-            }
-        kind = schema.get("type")
-        if isinstance(kind, list):
-            kind = kind[0] if kind else None
-        if kind == "object" or "properties" in schema:
-            members = _members(schema.get("properties"), _MAX_MEMBERS)
-            return {name: self._example(member, depth + 1) for name, member in members}
-        if kind == "array":
-            return [self._example(schema["items"], depth + 1)] if "items" in schema else []
-        if kind == "integer":
-            lowest = schema.get("minimum")
-            return lowest if isinstance(lowest, int) else 1
-        if isinstance(kind, str) and kind in _BY_TYPE:
-            return _BY_TYPE[kind]
-        return _BY_FORMAT.get(str(schema.get("format")), "text")

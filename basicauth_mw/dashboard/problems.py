@@ -1,7 +1,8 @@
-"""What can be wrong with a request to the dashboard."""
+"""Why the dashboard does not carry out a request."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import BackendError, KeyNotFound, KeyRevoked, ReadOnlyBackend, UnreadableRecord
@@ -12,44 +13,34 @@ if TYPE_CHECKING:
     from ..errors import BasicAuthError
 
 
+@dataclass(eq=False)
 class PageProblem(Exception):
-    """A request that is not carried out.
+    """A request that fails; ``code`` selects the text in ``_problems.html``, which shows ``detail``."""
 
-    Args:
-        status: HTTP status code.
-        code: Of its title and advice in ``templates/_problems.html``.
-        detail: What the advice tells besides.
-        headers: For the response.
-    """
-
-    def __init__(
-        self, status: int, code: str, detail: str = "", headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(code)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.headers = headers or {}
+    status: int
+    code: str
+    detail: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class OldToken(PageProblem):
-    """A form that lay about for too long: it is shown again, with a new token."""
+class ExpiredToken(PageProblem):
+    """A form was submitted too late. It is shown again with a new CSRF token."""
 
     def __init__(self) -> None:
-        super().__init__(403, "old-token")
+        super().__init__(403, "expired-token")
 
 
 def to_problem(exc: BasicAuthError, *, changing: bool) -> PageProblem:
-    """What to tell of an error of the backend; ``changing``: it may have been in the middle of a change."""
+    """Convert an error of the backend; ``changing``: a change may have been in progress."""
     match exc:
         case UnreadableRecord():
             return PageProblem(500, "unreadable", str(exc))
         case ReadOnlyBackend():
             return PageProblem(409, "read-only", str(exc))
         case BackendError():
-            return PageProblem(503, "lost" if changing else "down", headers={"Retry-After": "2"})
+            return PageProblem(503, "unconfirmed" if changing else "unavailable", "", {"Retry-After": "2"})
         case KeyNotFound():
-            return PageProblem(404, "no-key")
+            return PageProblem(404, "key-not-found")
         case KeyRevoked():
             return PageProblem(409, "revoked")
         case _:

@@ -1,4 +1,4 @@
-"""Responses: framed by nobody, kept by no cache, with no script or style but our own files."""
+"""Security headers, redirects and static files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import RedirectResponse, Response
 
 if TYPE_CHECKING:
-    from .requests import DashboardRequest
+    from .request import DashboardRequest
 
 _MEDIA_TYPES: Final = {
     "dashboard.css": "text/css",
@@ -20,13 +20,13 @@ _MEDIA_TYPES: Final = {
 }
 _FILES: Final = {name: (files(__package__) / "static" / name).read_bytes() for name in _MEDIA_TYPES}
 VERSION: Final = hashlib.sha256(b"".join(_FILES.values())).hexdigest()[:12]
-# A page for nobody cannot link to files behind the gate: its style stands in it.
+# A page for someone who is not signed in cannot link to the static files: its style is inline.
 STYLE: Final = _FILES["dashboard.css"].decode()
 STYLE_SOURCE: Final = f"'sha256-{b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
 
 
-def safe_headers(cache: str = "no-store", *, style: str = "'self'") -> dict[str, str]:
-    """Those that every response has; ``style``: where styles may come from."""
+def security_headers(cache: str = "no-store", *, style: str = "'self'") -> dict[str, str]:
+    """Return the headers of every response; ``style``: the allowed source of styles."""
     return {
         "Cache-Control": cache,
         "Content-Security-Policy": (
@@ -42,15 +42,15 @@ def safe_headers(cache: str = "no-store", *, style: str = "'self'") -> dict[str,
 
 
 def see_other(link: str) -> RedirectResponse:
-    """See another page, by GET."""
-    return RedirectResponse(link, 303, safe_headers())
+    """Redirect to a page with GET."""
+    return RedirectResponse(link, 303, security_headers())
 
 
 def static_file(request: DashboardRequest) -> Response:
-    """One of our own files; how long it is kept depends on the link, which StaticFiles cannot tell."""
+    """Serve a file from memory: Starlette's ``StaticFiles`` needs an event loop, which WSGI has not."""
     name = request.path.removeprefix("/static/")
     if name not in _FILES or request.method not in ("GET", "HEAD"):
-        return Response(b"", 404, safe_headers(), "text/plain")
+        return Response(b"", 404, security_headers(), "text/plain")
     is_current = request.scope.get("query_string") == f"v={VERSION}".encode()
     cache = "private, max-age=31536000, immutable" if is_current else "no-store"
-    return Response(_FILES[name], 200, safe_headers(cache), _MEDIA_TYPES[name])
+    return Response(_FILES[name], 200, security_headers(cache), _MEDIA_TYPES[name])

@@ -1,63 +1,100 @@
-"""The pages: Jinja templates, and how they show what comes from elsewhere."""
+"""The Jinja environment: filters that show times and untrusted text, and quote text in code samples."""
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from datetime import UTC
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from .responses import STYLE, VERSION
-from .wording import ADMIN_SCOPE, LIVES, OVERLAPS, TOKEN
+from .strings import ADMIN_SCOPE, LIFETIMES, OVERLAPS, TOKEN
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
 
-def visible(text: object) -> str:
-    """Foreign text with what cannot be seen written out, such as characters that turn text round."""
-    plain = str(text)
-    if plain.isprintable():
-        return plain
+def show_control(text: object) -> str:
+    """Escape characters that are invisible or change the direction of text."""
     return "".join(
         each
         if each.isprintable() or unicodedata.category(each) == "Zs"
         else each.encode("unicode_escape").decode("ascii")
-        for each in plain
+        for each in str(text)
     )
 
 
-def when(moment: datetime | None, never: str = "never", *, only_day: bool = False) -> Markup:
-    """A time: UTC as text, and what a script needs to tell it in the reader's zone."""
+def datetime_tag(moment: datetime | None, never: str = "never", *, only_date: bool = False) -> Markup:
+    """Show a time in UTC; a script converts it to the reader's time zone."""
     if moment is None:
         return Markup('<span class="quiet">{}</span>').format(never)
     utc = moment.astimezone(UTC)
     machine = utc.isoformat(timespec="seconds").replace("+00:00", "Z")
-    shown = utc.strftime("%Y-%m-%d %H:%M UTC")
-    if only_day:
+    text = utc.strftime("%Y-%m-%d %H:%M UTC")
+    if only_date:
         markup = Markup('<time class="day" datetime="{}" title="{}">{}</time>')
-        return markup.format(machine, shown, utc.strftime("%Y-%m-%d"))
-    return Markup('<time datetime="{}">{}</time>').format(machine, shown)
+        return markup.format(machine, text, utc.strftime("%Y-%m-%d"))
+    return Markup('<time datetime="{}">{}</time>').format(machine, text)
+
+
+def humanize(duration: timedelta) -> str:
+    """Show the largest unit of a duration: ``3 days``."""
+    seconds = int(duration.total_seconds())
+    for name, size in (("year", 31_536_000), ("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {name}" + ("s" if count > 1 else "")
+    return "under a minute"
+
+
+def _python(text: str) -> str:
+    # JSON's escapes are Python's too, except for characters outside the Basic Multilingual Plane.
+    return json.dumps(text) if text.isascii() else repr(text)
+
+
+def _shell(text: str) -> str:
+    quoted = text.replace("'", "'\"'\"'")
+    return f"'{quoted}'"
+
+
+def _printf(text: str) -> str:
+    """Quote text as arguments of printf; text with unprintable characters becomes octal escapes."""
+    if text.isprintable():
+        return f"'%s' {_shell(text)}"
+    escaped = (chr(each) if chr(each).isalnum() and each < 128 else f"\\{each:03o}" for each in text.encode())
+    return f"'{''.join(escaped)}'"
 
 
 def render(template: str, **context: Any) -> str:
-    """A page."""
+    """Render a template."""
     return environment.get_template(template).render(**context)
 
 
 environment: Final = Environment(
     loader=PackageLoader("basicauth_mw.dashboard"),
-    autoescape=True,
+    autoescape=select_autoescape(["html"]),  # code samples (.txt) quote for their own language
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-environment.filters.update(visible=visible, when=when)
+environment.filters.update(
+    ascii=ascii,
+    datetime_tag=datetime_tag,
+    humanize=humanize,
+    json=json.dumps,
+    json_text=partial(json.dumps, ensure_ascii=False, default=str),
+    printf=_printf,
+    python=_python,
+    shell=_shell,
+    show_control=show_control,
+)
 environment.globals.update(
     ADMIN_SCOPE=ADMIN_SCOPE,
-    LIVES=LIVES,
+    LIFETIMES=LIFETIMES,
     OVERLAPS=OVERLAPS,
     STYLE=Markup(STYLE),  # noqa: S704 - our own file
     TOKEN=TOKEN,

@@ -1,4 +1,8 @@
-"""The dashboard as a WSGI app, behind a gate."""
+"""The dashboard as a WSGI app, behind the middleware.
+
+It translates requests to ASGI scopes by itself: a2wsgi needs threads and an event loop, which break under
+gevent and after a fork.
+"""
 
 from __future__ import annotations
 
@@ -6,62 +10,80 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..wsgi import PRINCIPAL, BasicAuthMiddleware
-from .requests import MAX_BODY_OCTETS, wants_html
-from .site import PROBLEM
+from .app import FIXED_SETTINGS, PROBLEM, DashboardApp
+from .request import MAX_BODY_BYTES, DashboardRequest, wants_html
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Unpack
 
-    from ..backends.backend import Backend
-    from ..settings import Settings
-    from .site import Site
+    from ..settings import Overrides, Settings
+    from .handlers import Document
 
     Environ = dict[str, Any]
     StartResponse = Callable[..., Any]
 
 
 class WSGIDashboard:
-    """What ``wsgi_dashboard`` gives.
+    """What ``wsgi_dashboard`` returns; ``authenticator`` marks it as protected for ``auth.discovery``."""
 
-    Attributes:
-        gate: Shows others that the dashboard is protected.
-    """
-
-    def __init__(self, site: Site, backend: Backend, settings: Settings) -> None:
-        self._site = site
-        self._authenticator = BasicAuthMiddleware(self._app, backend, settings=settings)
-        self.authenticator = self._authenticator.authenticator
+    def __init__(
+        self, backend: Any, settings: Settings | None, openapi: Document, overrides: Overrides
+    ) -> None:
+        fixed: Overrides = {**overrides, **FIXED_SETTINGS}
+        self._middleware = BasicAuthMiddleware(self._serve, backend, settings=settings, **fixed)
+        self.authenticator = self._middleware.authenticator
+        self._app = DashboardApp(self.authenticator.backend, self.authenticator.settings, openapi)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if not wants_html(environ.get("HTTP_ACCEPT"), str(environ.get("REQUEST_METHOD", ""))):
-            return self._authenticator(environ, start_response)
+            return self._middleware(environ, start_response)
         held: list[Any] = []
 
-        def hold(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+        def hold_problem(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             if dict(headers).get("Content-Type") != PROBLEM:
                 return start_response(status, headers, *exc_info)
             held[:] = [status, headers, exc_info]
             return None
 
-        result = self._authenticator(environ, hold)
+        result = self._middleware(environ, hold_problem)
         if not held:
             return result
         status, headers, exc_info = held
-        page = self._site.gate_page(b"".join(result), headers)
+        page = self._app.auth_error_page(b"".join(result), headers)
         start_response(status, page.headers.items(), *exc_info)
         return [bytes(page.body)]
 
-    def _app(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        request = self._site.request(_scope(environ), _read(environ))
+    def _serve(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        request = DashboardRequest(_to_scope(environ), _read(environ))
         del environ  # error monitors record the variables of each frame that an exception passes
-        response = self._site.response(request)
+        response = self._app.respond(request)
         phrase = HTTPStatus(response.status_code).phrase
         start_response(f"{response.status_code} {phrase}", response.headers.items())
         return [bytes(response.body)]
 
 
-def _scope(environ: Environ) -> dict[str, Any]:
-    """What the dashboard reads of a request, as in ASGI."""
+def wsgi_dashboard(
+    backend: Any = None,
+    *,
+    settings: Settings | None = None,
+    openapi: Document = None,
+    **overrides: Unpack[Overrides],
+) -> WSGIDashboard:
+    """Make the dashboard as a WSGI app, for Werkzeug's ``DispatcherMiddleware`` or any other.
+
+    The arguments are those of ``dashboard``; without ``openapi`` there is no document.
+
+    Raises:
+        ConfigurationError: Names every problem, and no secret.
+
+    .. versionadded:: 0.1
+    """
+    return WSGIDashboard(backend, settings, openapi, overrides)
+
+
+def _to_scope(environ: Environ) -> dict[str, Any]:
+    """Return what the dashboard reads of a request, as an ASGI scope."""
 
     def text(name: str) -> str:
         return str(environ.get(name) or "")
@@ -70,7 +92,7 @@ def _scope(environ: Environ) -> dict[str, Any]:
         return text(name).encode("latin-1", "replace").decode("utf-8", "replace")
 
     root = decoded("SCRIPT_NAME")
-    fields = {
+    headers = {
         "authorization": environ.get("HTTP_AUTHORIZATION"),
         "content-type": environ.get("CONTENT_TYPE"),
         "host": text("HTTP_HOST") or f"{text('SERVER_NAME')}:{text('SERVER_PORT')}",
@@ -86,7 +108,7 @@ def _scope(environ: Environ) -> dict[str, Any]:
         "query_string": text("QUERY_STRING").encode("latin-1", "replace"),
         "headers": [
             (name.encode(), value.encode("latin-1", "replace"))
-            for name, value in fields.items()
+            for name, value in headers.items()
             if value is not None
         ],
         PRINCIPAL: environ[PRINCIPAL],
@@ -94,15 +116,15 @@ def _scope(environ: Environ) -> dict[str, Any]:
 
 
 def _read(environ: Environ) -> bytes | None:
-    """The body; None: it is longer than ``MAX_BODY_OCTETS``. One that ends too early is none."""
-    said = str(environ.get("CONTENT_LENGTH") or "")
-    if said.isascii() and said.isdecimal():
-        length = int(said[:12])
-        if length > MAX_BODY_OCTETS:
+    """Read the body; None if it is longer than ``MAX_BODY_BYTES``, and nothing of an incomplete one."""
+    content_length = str(environ.get("CONTENT_LENGTH") or "")
+    if content_length.isascii() and content_length.isdecimal():
+        length = int(content_length[:12])
+        if length > MAX_BODY_BYTES:
             return None
         body: bytes = environ["wsgi.input"].read(length)
         return body if len(body) >= length else b""
     if not environ.get("wsgi.input_terminated"):
         return b""
-    rest: bytes = environ["wsgi.input"].read(MAX_BODY_OCTETS + 1)
-    return rest if len(rest) <= MAX_BODY_OCTETS else None
+    body = environ["wsgi.input"].read(MAX_BODY_BYTES + 1)
+    return body if len(body) <= MAX_BODY_BYTES else None

@@ -1,4 +1,4 @@
-"""The dashboard in both its forms, driven without a server."""
+"""The dashboard as an ASGI and as a WSGI app, without a server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from basicauth_mw import Backend, Principal, Settings, open_backend
 from basicauth_mw.asgi import PRINCIPAL
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
-from basicauth_mw.dashboard.requests import DashboardRequest
-from basicauth_mw.keys.model import utcnow
+from basicauth_mw.dashboard.request import DashboardRequest
+from basicauth_mw.dashboard.templates import render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,11 +37,7 @@ DOCUMENT = {
 
 
 class Visitor:
-    """A browser that is signed in, more or less.
-
-    Attributes:
-        authorization: Sent with every request; None: nothing is.
-    """
+    """A browser; ``authorization`` is sent with every request, unless it is None."""
 
     def __init__(self, app: Any, kind: str, authorization: str | None, root: str = "") -> None:
         self.app, self.kind, self.authorization, self.root = app, kind, authorization, root
@@ -49,7 +45,7 @@ class Visitor:
     def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **more: Any
     ) -> httpx.Response:
-        """One request."""
+        """Send a request."""
         fields = {"Accept": "text/html,*/*;q=0.8", **(headers or {})}
         if self.authorization is not None:
             fields["Authorization"] = self.authorization
@@ -58,19 +54,19 @@ class Visitor:
             with httpx.Client(transport=transport, base_url=BASE) as client:
                 return client.request(method, path, headers=fields, **more)
 
-        async def ask() -> httpx.Response:
+        async def send() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, root_path=self.root)
             async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
                 return await client.request(method, self.root + path, headers=fields, **more)
 
-        return asyncio.run(ask())
+        return asyncio.run(send())
 
     def get(self, path: str, **query: str) -> httpx.Response:
         """Follow a link."""
         return self.request("GET", path + (f"?{urlencode(query)}" if query else ""))
 
     def post(self, path: str, fields: Mapping[str, str], **headers: str) -> httpx.Response:
-        """Send a form as a browser does."""
+        """Submit a form as a browser does."""
         sent = {
             "Sec-Fetch-Site": "same-origin",
             **{name.replace("_", "-"): at for name, at in headers.items()},
@@ -78,25 +74,35 @@ class Visitor:
         return self.request("POST", path, headers=sent, data=dict(fields))
 
     def form(self, path: str, **query: str) -> dict[str, str]:
-        """The hidden fields of the form on a page."""
-        answer = self.get(path, **query)
-        assert answer.status_code == 200, answer.text
-        return hidden(answer.text)
+        """Return the hidden fields of the form on a page."""
+        response = self.get(path, **query)
+        assert response.status_code == 200, response.text
+        return hidden(response.text)
 
     def create(self, **fields: str) -> httpx.Response:
-        """Make a key by the form."""
+        """Create a key with the form."""
         return self.post("/new", {**self.form("/new"), "expires": "never", **fields})
 
 
 def a_request() -> DashboardRequest:
-    """Of somebody who is signed in."""
+    """A request of an administrator."""
     principal = Principal("me", scopes=frozenset({ADMIN_SCOPE}))
     scope = {"type": "http", "path": "/", "headers": [], PRINCIPAL: principal}
-    return DashboardRequest(scope, b"", utcnow())
+    return DashboardRequest(scope, b"")
+
+
+def render_page(template: str, **context: Any) -> str:
+    """Render a page for an administrator."""
+    return render(
+        template,
+        request=a_request(),
+        writable=True,
+        **{"done": "", "deleted": "", "problem": None, "listable": True, **context},
+    )
 
 
 def hidden(markup: str) -> dict[str, str]:
-    """The hidden fields of the first form that is posted."""
+    """Return the hidden fields of the first form with method POST."""
     form = markup.partition('method="post"')[2].partition("</form>")[0]
     return {
         name: unescape(value)
@@ -116,13 +122,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def visitor(backend: Backend, kind: str) -> Callable[..., Visitor]:
-    """Make a visitor who is signed in with a new key; ``scopes``: of it."""
+    """Return a function that signs in with a new key that has the given scopes."""
 
     def sign_in(
-        *scopes: str, over: Any = None, authorization: str | None = None, root: str = "", **settings: Any
+        *scopes: str, keys: Any = None, authorization: str | None = None, root: str = "", **settings: Any
     ) -> Visitor:
         make = dashboard if kind == "asgi" else wsgi_dashboard
-        app = make(over or backend, settings=Settings(**settings), openapi=DOCUMENT)
+        app = make(keys or backend, settings=Settings(**settings), openapi=DOCUMENT)
         if authorization is None:
             authorization = backend.create(name="me", scopes=scopes or [ADMIN_SCOPE]).authorization
         return Visitor(app, kind, authorization, root)
@@ -132,5 +138,5 @@ def visitor(backend: Backend, kind: str) -> Callable[..., Visitor]:
 
 @pytest.fixture
 def admin(visitor: Callable[..., Visitor]) -> Visitor:
-    """One with the scope that it takes."""
+    """A visitor with the scope ``basicauth:admin``."""
     return visitor()

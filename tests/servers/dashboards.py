@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, HTTPException, Request
+from typing import Annotated
+
+from fastapi import FastAPI, HTTPException, Path, Request
 from flask import Flask, jsonify
 from flask import request as flask_request
 from pydantic import BaseModel, Field
@@ -30,7 +32,7 @@ def teapot() -> None:
 
 
 @api.get("/items/{number}", summary="Look one up")
-def item(number: int) -> dict[str, int]:
+def item(number: Annotated[int, Path(examples=[1])]) -> dict[str, int]:
     return {"number": number}
 
 

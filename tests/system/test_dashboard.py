@@ -114,7 +114,7 @@ def test_the_whole_way(site: Site, browser: Browser) -> None:
         page.get_by_label("Scopes").fill("read write")
         page.get_by_label("Expires").select_option("90d")
         page.get_by_role("button", name="Create the key").click()
-        expect(page.get_by_role("heading", level=1)).to_contain_text("Nightly build is created")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Nightly build was created")
 
         shown = page.locator("#secret").inner_text()
         client_id = page.locator("#client-id").inner_text()
@@ -140,12 +140,12 @@ def test_the_whole_way(site: Site, browser: Browser) -> None:
         assert sent(page) == "200"
         assert shown not in page.url
 
-        page.get_by_role("link", name="I have it").click()
+        page.get_by_role("link", name="I have copied it").click()
         page.get_by_role("link", name="Rotate").click()
         page.get_by_label("Overlap").select_option("other")
-        page.get_by_label("Another length").fill("15s")
-        page.get_by_role("button", name="Make a new secret").click()
-        expect(page.get_by_role("heading", level=1)).to_contain_text("A new secret for")
+        page.get_by_label("Custom duration").fill("15s")
+        page.get_by_role("button", name="Create a new secret").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("New secret for")
         second = page.locator("#header").inner_text().removeprefix("Authorization: ")
         assert second != first
         assert (site.echo(first), site.echo(second)) == (200, 200)
@@ -194,9 +194,9 @@ def test_a_form_of_another_site_is_refused(fastapi_site: Site, browser: Browser)
     elsewhere = f"http://localhost:{site.served.port}/"  # another origin
     with visiting(browser, site.admin) as page:
         page.goto(f"{site.keys}new")
-        token = page.locator("input[name=page_token]").first.get_attribute("value")
+        token = page.locator("input[name=csrf_token]").first.get_attribute("value")
         form = (
-            f'<form method="post" action="{site.keys}new"><input name="page_token" value="{token}">'
+            f'<form method="post" action="{site.keys}new"><input name="csrf_token" value="{token}">'
             '<input name="name" value="sneaked"><input name="expires" value="never">'
             "<button>Win</button></form>"
         )
@@ -205,7 +205,8 @@ def test_a_form_of_another_site_is_refused(fastapi_site: Site, browser: Browser)
         with page.expect_navigation() as arrived:
             page.get_by_role("button", name="Win").click()
         assert arrived.value.status == 403
-        expect(page.get_by_role("heading", level=1)).to_have_text("That did not come from this dashboard")
+        heading = page.get_by_role("heading", level=1)
+        expect(heading).to_have_text("The request did not come from this dashboard")
         assert [key.client_id for key in site.backend.iter_keys()] == ["admin"]
 
         frame = f'<iframe src="{site.keys}"></iframe>'
@@ -221,7 +222,7 @@ def test_without_javascript(site: Site, browser: Browser) -> None:
         page.goto(f"{site.keys}new")
         page.get_by_label("Name").fill("plain")
         page.get_by_label("Expires").select_option("until")
-        page.get_by_label("Another time, in UTC").fill("2999-01-31T12:00")
+        page.get_by_label("Custom time (UTC)").fill("2999-01-31T12:00")
         page.get_by_role("button", name="Create the key").click()
         client_id = page.locator("#client-id").inner_text()
         assert page.locator("#secret").inner_text() in encoded_pair(page.locator("#token").inner_text())
@@ -235,7 +236,7 @@ def test_without_javascript(site: Site, browser: Browser) -> None:
             expect(page.locator(".head .state")).to_have_text(state)
         page.get_by_role("link", name="Call API").click()
         page.get_by_label("Path").fill("/echo?x=1")
-        page.get_by_role("button", name="Update the lines").click()
+        page.get_by_role("button", name="Update the code samples").click()
         expect(page.locator("#curl")).to_contain_text(f"{site.origin}/echo?x=1")
 
 
@@ -260,10 +261,10 @@ def test_by_keyboard_alone(fastapi_site: Site, browser: Browser) -> None:
         keys.type("By hand")
         tab_to(page, "Create the key")
         keys.press("Enter")
-        expect(page.get_by_role("heading", level=1)).to_contain_text("By hand is created")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("By hand was created")
         tab_to(page, "Copy the secret")
         keys.press("Enter")
-        expect(page.locator("#said")).to_have_text("Copied the secret")
+        expect(page.locator("#announcements")).to_have_text("Copied the secret")
         tab_to(page, "endpoint")
         keys.type("GET /teapot")
         expect(page.locator("#curl")).to_contain_text("/teapot")
@@ -271,7 +272,7 @@ def test_by_keyboard_alone(fastapi_site: Site, browser: Browser) -> None:
         keys.press("Enter")
         expect(page.locator("#result [data-status]")).to_have_attribute("data-status", "418")
         page.keyboard.press("Home")
-        tab_to(page, "I have it: go to the key", back=True)
+        tab_to(page, "I have copied it: go to the key", back=True)
         keys.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text("By hand")
         tab_to(page, "Revoke")
@@ -330,7 +331,7 @@ def test_custom_status_codes_and_own_credentials(fastapi_site: Site, browser: Br
         ]
         assert json.loads(page.get_by_label("Body").input_value()) == {"text": "hello"}
         page.get_by_role("button", name="Send", exact=True).click()
-        expect(page.locator("#call-problem")).to_contain_text("Give the client id")
+        expect(page.locator("#call-problem")).to_contain_text("Enter the client ID")
         page.get_by_label("Client id").fill("admin")
         page.get_by_label("Secret", exact=True).fill(site.admin.secret)
         expect(page.locator("#curl")).to_contain_text(site.admin.authorization)
@@ -343,7 +344,7 @@ def test_custom_status_codes_and_own_credentials(fastapi_site: Site, browser: Br
         assert site.admin.secret not in page.url
         for path, said in (
             ("//elsewhere.example/", "leads to another host"),
-            ("//", "No request has such a path"),
+            ("//", "is not valid"),
         ):
             page.get_by_label("Path").fill(path)
             expect(page.locator("#call-problem")).to_contain_text("one slash")
@@ -445,11 +446,11 @@ def test_looks_and_manners(fastapi_site: Site, browser: Browser) -> None:
         page.get_by_label("Name").fill("Nightly build")
         page.get_by_label("Scopes").fill('re"d')
         page.get_by_role("button", name="Create the key").click()
-        expect(page.get_by_text("Nothing was created yet")).to_be_visible()
+        expect(page.get_by_text("The key was not created")).to_be_visible()
         shots(page, "error")
         page.get_by_label("Scopes").fill("read")
         page.get_by_role("button", name="Create the key").click()
-        expect(page.get_by_role("heading", level=1)).to_contain_text("is created")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("was created")
         assert sent(page) == "200"
         shots(page, "issued")
         page.emulate_media(color_scheme="dark")

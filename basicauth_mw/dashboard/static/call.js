@@ -1,144 +1,137 @@
-// Call API: shows another request without leaving the page, fills the token in, and sends.
+// Call API: updates the page without reloading it, fills credentials into code samples, and sends requests.
 "use strict";
 
-const MARKS = { token: "YOUR_TOKEN", id: "YOUR_CLIENT_ID", secret: "YOUR_CLIENT_SECRET" };
-const LIMIT = 100000; // of an answer that is shown
-const PATIENCE = 30000;
-const SAFE = /^[A-Za-z0-9_.~-]+$/; // means itself in every language's quotes
+const PLACEHOLDERS = { token: "YOUR_TOKEN", id: "YOUR_CLIENT_ID", secret: "YOUR_CLIENT_SECRET" };
+const MAX_SHOWN = 100000; // characters of a response
+const TIMEOUT_MS = 30000;
+const NEEDS_NO_QUOTING = /^[A-Za-z0-9_.~-]+$/; // in any language
 
-const by = (id) => document.getElementById(id);
-const request = by("request");
-const result = by("result");
+const byId = (id) => document.getElementById(id);
+const request = byId("request");
+const result = byId("result");
 const isNew = () => document.querySelector("[data-issued]") !== null;
 
-function encoded(id, secret) {
+function encode(id, secret) {
   return btoa(String.fromCharCode(...new TextEncoder().encode(`${id}:${secret}`)));
 }
 
 function credentials() {
   if (isNew()) {
-    return { id: by("client-id").textContent, secret: by("secret").textContent, token: by("token").textContent };
+    return { id: byId("client-id").textContent, secret: byId("secret").textContent, token: byId("token").textContent };
   }
-  const [id, secret] = [by("own-id")?.value ?? "", by("own-secret")?.value ?? ""];
-  return { id, secret, token: id && secret ? encoded(id, secret) : "" };
+  const [id, secret] = [byId("own-id")?.value ?? "", byId("own-secret")?.value ?? ""];
+  return { id, secret, token: id && secret ? encode(id, secret) : "" };
 }
 
-// What came from the server keeps its placeholders in `source`; what is shown has them filled in.
-function fill() {
-  const given = credentials();
+// `source` keeps the text from the server, with its placeholders; the page shows it with credentials.
+function fillIn() {
+  const { id, secret, token } = credentials();
   for (const code of document.querySelectorAll("#snippets code[id]")) {
     code.source ??= code.textContent;
     let text = code.source;
-    if (given.token) text = text.replaceAll(MARKS.token, given.token);
-    if (SAFE.test(given.id) && SAFE.test(given.secret)) {
-      text = text.replaceAll(MARKS.id, given.id).replaceAll(MARKS.secret, given.secret);
+    if (token) text = text.replaceAll(PLACEHOLDERS.token, token);
+    if (NEEDS_NO_QUOTING.test(id) && NEEDS_NO_QUOTING.test(secret)) {
+      text = text.replaceAll(PLACEHOLDERS.id, id).replaceAll(PLACEHOLDERS.secret, secret);
     }
     if (text !== code.textContent) code.textContent = text;
     if (isNew()) code.dataset.shown = "";
   }
-  const hint = by("placeholders");
-  if (hint) hint.hidden = given.token !== "";
+  const hint = byId("placeholders");
+  if (hint) hint.hidden = token !== "";
 }
 
-function problem(text) {
-  said.textContent = text;
-  const shown = by("call-problem") ?? result;
+function showProblem(text) {
+  announcements.textContent = text;
   const line = document.createElement("p");
   line.className = "notice bad";
   line.textContent = text;
-  shown.replaceChildren(line);
+  (byId("call-problem") ?? result).replaceChildren(line);
 }
 
-let asked = 0;
+let lastLoad = 0;
 
-async function ask(address, options, swap, again) {
-  const number = ++asked;
+async function load(url, options, onPage, onExpired) {
+  const number = ++lastLoad;
   try {
-    const answer = await fetch(address, { ...options, headers: { Accept: "text/html" }, redirect: "error" });
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    if (number !== asked) return;
-    // Whatever the answer, its form is good for another hour.
-    const token = page.querySelector("#request input[name=page_token]");
-    if (token) request.elements.page_token.value = token.value;
-    if (answer.status === 403 && token && again) return again();
-    if (!answer.ok) {
+    const response = await fetch(url, { ...options, headers: { Accept: "text/html" }, redirect: "error" });
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    if (number !== lastLoad) return;
+    // Every response has a form with a new CSRF token.
+    const token = page.querySelector("#request input[name=csrf_token]");
+    if (token) request.elements.csrf_token.value = token.value;
+    if (response.status === 403 && token && onExpired) return onExpired();
+    if (!response.ok) {
       const alert = page.querySelector("[role=alert] p, main p");
-      problem(alert ? alert.textContent : `The dashboard answered ${answer.status}.`);
+      showProblem(alert ? alert.textContent : `The dashboard responded with ${response.status}.`);
       return;
     }
-    by("call-problem")?.replaceChildren();
-    swap(page);
+    byId("call-problem")?.replaceChildren();
+    onPage(page);
   } catch {
-    if (number === asked) problem("The dashboard cannot be reached: is the app still running?");
+    if (number === lastLoad) showProblem("The dashboard cannot be reached. Is the app still running?");
   }
 }
 
-function swap(page, id) {
-  const open = [...document.querySelectorAll(`#${id} details[open] code`)].map((code) => code.id);
-  const fresh = document.importNode(page.getElementById(id), true);
-  for (const code of fresh.querySelectorAll("details code[id]")) {
+function replaceSnippets(page) {
+  const open = [...document.querySelectorAll("#snippets details[open] code")].map((code) => code.id);
+  const snippets = document.importNode(page.getElementById("snippets"), true);
+  for (const code of snippets.querySelectorAll("details code[id]")) {
     code.closest("details").open = open.includes(code.id);
   }
-  by(id).replaceWith(fresh);
-  show(fresh);
-  return fresh;
+  byId("snippets").replaceWith(snippets);
+  enhance(snippets);
+  fillIn();
 }
 
-function bodies() {
-  const none = ["GET", "HEAD"].includes(by("method").value);
-  for (const field of request.querySelectorAll("[data-body]")) field.hidden = none;
+function showBodyFields() {
+  const hidden = ["GET", "HEAD"].includes(byId("method").value);
+  for (const field of request.querySelectorAll("[data-body]")) field.hidden = hidden;
 }
 
-by("endpoint")?.addEventListener("change", () => {
-  const pick = by("pick");
-  const address = `${pick.action}?${new URLSearchParams(new FormData(pick))}`;
-  ask(address, {}, (page) => {
-    const from = page.getElementById("request");
+byId("endpoint")?.addEventListener("change", () => {
+  const pick = byId("pick");
+  load(`${pick.action}?${new URLSearchParams(new FormData(pick))}`, {}, (page) => {
+    const loaded = page.getElementById("request");
     for (const field of request.elements) {
-      const other = field.name && from.elements[field.name];
+      const other = field.name && loaded.elements[field.name];
       if (other) field.value = other.value;
     }
-    by("body").rows = from.elements.body.rows;
-    swap(page, "snippets");
-    bodies();
-    fill();
+    byId("body").rows = loaded.elements.body.rows;
+    replaceSnippets(page);
+    showBodyFields();
   });
 });
-by("pick")?.addEventListener("submit", (event) => event.preventDefault());
+byId("pick")?.addEventListener("submit", (event) => event.preventDefault());
 
-let waiting = 0;
+let timer = 0;
 function update(retries = 1) {
   if (!request.checkValidity()) return;
   const options = { method: "POST", body: new URLSearchParams(new FormData(request)) };
-  const show = (page) => {
-    swap(page, "snippets");
-    fill();
-  };
-  ask(request.action, options, show, retries > 0 ? () => update(retries - 1) : undefined);
+  load(request.action, options, replaceSnippets, retries > 0 ? () => update(retries - 1) : undefined);
 }
 request.addEventListener("input", () => {
-  bodies();
-  clearTimeout(waiting);
-  waiting = setTimeout(() => update(), 400);
+  showBodyFields();
+  clearTimeout(timer);
+  timer = setTimeout(() => update(), 400);
 });
 request.addEventListener("submit", (event) => {
   event.preventDefault();
-  clearTimeout(waiting);
+  clearTimeout(timer);
   update();
 });
 
-by("own-id")?.addEventListener("input", fill);
-by("own-secret")?.addEventListener("input", fill);
+byId("own-id")?.addEventListener("input", fillIn);
+byId("own-secret")?.addEventListener("input", fillIn);
 
-function put(element, name, text) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  element.append(made);
-  return made;
+function append(parent, name, text) {
+  const element = document.createElement(name);
+  element.textContent = text;
+  parent.append(element);
+  return element;
 }
 
-function pretty(text, kind) {
-  if (!/[/+]json\b/.test(kind)) return text;
+function format(text, contentType) {
+  if (!/[/+]json\b/.test(contentType)) return text;
   try {
     return JSON.stringify(JSON.parse(text), null, 2);
   } catch {
@@ -147,74 +140,76 @@ function pretty(text, kind) {
 }
 
 async function send() {
-  const given = credentials();
-  const how = document.querySelector("input[name=as]:checked").value;
+  const { id, secret, token } = credentials();
+  const choice = document.querySelector("input[name=as]:checked").value;
   const headers = new Headers();
-  if (how !== "none") {
-    if (!given.id || !given.secret) {
-      by(given.id ? "own-secret" : "own-id").focus();
-      problem("Give the client id and the secret of a key, or choose to send without one.");
+  if (choice !== "none") {
+    if (!id || !secret) {
+      byId(id ? "own-secret" : "own-id").focus();
+      showProblem("Enter the client ID and the secret of a key, or choose to send the request without a key.");
       return;
     }
-    headers.set("Authorization", `Basic ${how === "wrong" ? encoded(given.id, "a-wrong-secret") : given.token}`);
+    headers.set("Authorization", `Basic ${choice === "wrong" ? encode(id, "a-wrong-secret") : token}`);
   }
-  const method = by("method").value;
-  const bare = ["GET", "HEAD"].includes(method);
-  const body = bare || by("body").value === "" ? undefined : by("body").value;
-  let address;
+  const method = byId("method").value;
+  const hasBody = !["GET", "HEAD"].includes(method) && byId("body").value !== "";
+  const body = hasBody ? byId("body").value : undefined;
+  let url;
   try {
-    if (body !== undefined) headers.set("Content-Type", by("content_type").value);
-    address = new URL(by("path").value, location.origin);
+    if (hasBody) headers.set("Content-Type", byId("content_type").value);
+    url = new URL(byId("path").value, location.origin);
   } catch {
-    problem("No request has such a path or content type: try /items and application/json.");
+    showProblem("The path or the content type is not valid. Try /items and application/json.");
     return;
   }
-  if (address.origin !== location.origin) {
-    problem("That path leads to another host: give one of this host.");
+  if (url.origin !== location.origin) {
+    showProblem("The path leads to another host. Enter a path on this host.");
     return;
   }
-  by("call-problem")?.replaceChildren();
-  by("send").disabled = true;
+  byId("call-problem")?.replaceChildren();
+  byId("send").disabled = true;
   result.replaceChildren();
-  put(result, "p", "Waiting for the answer ...").className = "quiet";
-  const begun = performance.now();
+  append(result, "p", "Waiting for the response ...").className = "quiet";
+  const started = performance.now();
   try {
-    // "omit": the login of this page is not what is being tried.
-    const answer = await fetch(address, {
+    // "omit": do not send the credentials that the reader signed in with.
+    const response = await fetch(url, {
       method,
       headers,
       body,
       credentials: "omit",
       cache: "no-store",
-      signal: AbortSignal.timeout(PATIENCE),
+      signal: AbortSignal.timeout(TIMEOUT_MS),
     });
-    const text = await answer.text();
-    const took = Math.round(performance.now() - begun);
-    const kind = answer.headers.get("content-type") ?? "";
+    const text = await response.text();
+    const duration = Math.round(performance.now() - started);
+    const contentType = response.headers.get("content-type") ?? "";
     result.replaceChildren();
-    const line = put(result, "p", "");
+    const line = append(result, "p", "");
     line.className = "status";
-    const mark = put(line, "strong", `${answer.status} ${answer.statusText}`.trim());
-    mark.className = answer.ok ? "good" : "bad";
-    mark.dataset.status = String(answer.status);
-    put(line, "span", `${took} ms`);
-    put(line, "span", kind);
-    if (answer.status === 401) {
-      put(result, "p", "401: the credentials were not accepted. All wrong ones look the same.").className = "hint";
+    const status = append(line, "strong", `${response.status} ${response.statusText}`.trim());
+    status.className = response.ok ? "good" : "bad";
+    status.dataset.status = String(response.status);
+    append(line, "span", `${duration} ms`);
+    append(line, "span", contentType);
+    if (response.status === 401) {
+      append(result, "p", "401: the credentials were not accepted. The response does not say why.").className = "hint";
     }
-    const shown = pretty(text, kind);
-    const box = put(result, "pre", "");
-    put(box, "code", shown.length > LIMIT ? `${shown.slice(0, LIMIT)}\n... (${shown.length} characters)` : shown || "(no body)");
+    const shown = format(text, contentType);
+    const truncated = `${shown.slice(0, MAX_SHOWN)}\n... (${shown.length} characters)`;
+    append(append(result, "pre", ""), "code", shown.length > MAX_SHOWN ? truncated : shown || "(no body)");
   } catch (error) {
     result.replaceChildren();
-    const late = error.name === "TimeoutError";
-    const text = late ? `No answer within ${PATIENCE / 1000} s.` : "No answer: the connection broke, or the app cannot be reached.";
-    put(result, "p", text).className = "error";
+    const timedOut = error.name === "TimeoutError";
+    const text = timedOut
+      ? `No response within ${TIMEOUT_MS / 1000} s.`
+      : "No response: the connection was closed, or the app cannot be reached.";
+    append(result, "p", text).className = "error";
   } finally {
-    by("send").disabled = false;
+    byId("send").disabled = false;
   }
 }
-by("send").addEventListener("click", send);
+byId("send").addEventListener("click", send);
 
-bodies();
-fill();
+showBodyFields();
+fillIn();

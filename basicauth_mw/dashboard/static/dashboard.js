@@ -1,38 +1,37 @@
-// Times in the reader's zone, copy buttons, forms that are sent once. Every page works without it.
+// Local times, copy buttons, and forms that are submitted only once. Every page works without this script.
 "use strict";
 
-const said = document.getElementById("said");
+const announcements = document.getElementById("announcements");
 
-function show(root) {
+function enhance(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
-    const moment = new Date(time.dateTime);
-    if (time.dataset.told || Number.isNaN(moment.getTime())) continue;
+    const date = new Date(time.dateTime);
+    if (time.dataset.local || Number.isNaN(date.getTime())) continue;
     time.title ||= time.textContent;
-    time.dataset.told = "yes";
-    const day = time.classList.contains("day");
-    time.textContent = moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: day ? undefined : "short" });
+    time.dataset.local = "yes";
+    const timeStyle = time.classList.contains("day") ? undefined : "short";
+    time.textContent = date.toLocaleString(undefined, { dateStyle: "medium", timeStyle });
   }
   for (const button of root.querySelectorAll("button[data-copy]")) button.hidden = false;
-  for (const each of root.querySelectorAll("[data-script]")) each.hidden = false;
-  for (const each of root.querySelectorAll("[data-plain]")) each.hidden = true;
+  for (const element of root.querySelectorAll("[data-script]")) element.hidden = false;
+  for (const element of root.querySelectorAll("[data-plain]")) element.hidden = true;
 }
 
 async function copy(button) {
-  const shown = document.getElementById(button.dataset.copy);
-  const text = shown.textContent;
-  let done = true;
+  const source = document.getElementById(button.dataset.copy);
+  let copied = true;
   try {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText(source.textContent);
   } catch {
-    // No clipboard over plain http: select it, and leave the rest to an old command or to the reader.
-    getSelection().selectAllChildren(shown);
-    done = document.execCommand("copy");
+    // There is no clipboard over plain HTTP: select the text, and try the old command.
+    getSelection().selectAllChildren(source);
+    copied = document.execCommand("copy");
   }
-  button.textContent = done ? "Copied" : "Press Ctrl+C";
-  said.textContent = done ? `${button.getAttribute("aria-label").replace("Copy", "Copied")}` : "Press Ctrl+C to copy";
+  button.textContent = copied ? "Copied" : "Press Ctrl+C";
+  announcements.textContent = copied ? button.getAttribute("aria-label").replace("Copy", "Copied") : "Press Ctrl+C to copy";
   setTimeout(() => {
     button.textContent = "Copy";
-    said.textContent = "";
+    announcements.textContent = "";
   }, 2000);
 }
 
@@ -41,34 +40,34 @@ document.addEventListener("click", (event) => {
   if (button) copy(button);
 });
 
-// A second click would be refused, and the answer to the first, with its secret, lost.
+// A second submission would be refused, and replace the response to the first, which shows the secret.
 for (const form of document.querySelectorAll("form[data-once]")) {
   form.addEventListener("submit", (event) => {
-    if (form.dataset.sent) event.preventDefault();
-    form.dataset.sent = "yes";
+    if (form.dataset.submitted) event.preventDefault();
+    form.dataset.submitted = "yes";
   });
 }
 addEventListener("pageshow", () => {
-  for (const form of document.querySelectorAll("form[data-once]")) delete form.dataset.sent;
+  for (const form of document.querySelectorAll("form[data-once]")) delete form.dataset.submitted;
 });
 
 for (const field of document.querySelectorAll("[data-only]")) {
   const [name, value] = field.dataset.only.split("=");
   const select = document.getElementById(name);
-  const turn = () => (field.hidden = select.value !== value);
-  select.addEventListener("change", turn);
-  turn();
+  const update = () => (field.hidden = select.value !== value);
+  select.addEventListener("change", update);
+  update();
 }
 
-// The page that shows a secret is the answer to a form. Its place in the history is the key's own page, so that
-// neither back nor reload asks to send the form again; and a page that a browser keeps for "back" keeps no secret.
+// The page that shows a secret is the response to a form. Its history entry becomes the page of the key, so
+// that back and reload do not submit the form again. Pages that the browser caches for "back" lose the secret.
 const issued = document.querySelector("[data-issued]");
 if (issued) {
   history.replaceState(null, "", issued.dataset.then);
   addEventListener("pagehide", () => {
-    for (const each of document.querySelectorAll("[data-shown]")) each.textContent = "was shown once";
+    for (const element of document.querySelectorAll("[data-shown]")) element.textContent = "no longer shown";
     delete issued.dataset.issued;
   });
 }
 
-show(document);
+enhance(document);
