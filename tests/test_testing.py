@@ -1,4 +1,4 @@
-"""What is there for tests, and that it stays in them."""
+"""``basicauth_mw.testing``: its helpers, and that authentication is bypassed in tests only."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from django.test import AsyncClient, Client, override_settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# --- a key for a client
+# --- BasicAuth for clients
 
 
 @pytest.mark.parametrize("client_id", ["ci", "\u3042 \u00e9"])
 def test_httpx_sends_a_key(client_id: str) -> None:
-    """Synchronous or not, and right outside ASCII."""
+    """In both of its clients, and encoded as UTF-8."""
     auth = BasicAuth(client_id, "p:\u00fc")
     seen: list[str] = []
 
@@ -63,28 +63,28 @@ def test_httpx_sends_a_key(client_id: str) -> None:
     assert seen == [encode_basic(client_id, "p:\u00fc")] * 2
 
 
-def test_so_does_whatever_takes_a_callable() -> None:
-    """As requests does: it is called with the prepared request, and what it gives is sent."""
+def test_other_clients_call_it_with_the_request() -> None:
+    """requests calls it with the prepared request, and sends what it returns."""
     request = SimpleNamespace(headers={})
 
     assert BasicAuth("ci", "secret")(request) is request
     assert request.headers == {"Authorization": encode_basic("ci", "secret")}
 
 
-def test_a_key_that_cannot_be_sent_is_an_error() -> None:
+def test_an_invalid_client_id_is_an_error() -> None:
     with pytest.raises(InvalidKey):
         BasicAuth("a:b", "secret")
 
 
-def test_no_secret_is_shown() -> None:
+def test_repr_hides_the_secret() -> None:
     assert repr(BasicAuth("ci", "hush")) == "BasicAuth('ci', ...)"
 
 
 # --- fixtures
 
 
-def test_the_fixtures(api_keys: Backend, api_key: Issued) -> None:
-    """A key in a backend of this test's own."""
+def test_the_fixtures_create_a_key(api_keys: Backend, api_key: Issued) -> None:
+    """In a backend for this test alone."""
     assert [key.client_id for key in api_keys.iter_keys()] == ["test"]
     app = BasicAuthMiddleware(App(), api_keys, settings=Settings())
 
@@ -92,7 +92,7 @@ def test_the_fixtures(api_keys: Backend, api_key: Issued) -> None:
     assert call(app, http_scope()).status == 401
 
 
-def test_the_environment_does_not_matter(
+def test_the_fixtures_ignore_the_environment(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("BASICAUTH_REALMS", "misspelt")
@@ -101,7 +101,7 @@ def test_the_environment_does_not_matter(
     assert request.getfixturevalue("api_key").secret.startswith("sk_")
 
 
-# --- authentication off
+# --- authenticated_as
 
 
 def asgi_app(keys: Backend, **overrides: Any) -> BasicAuthMiddleware:
@@ -109,13 +109,15 @@ def asgi_app(keys: Backend, **overrides: Any) -> BasicAuthMiddleware:
 
 
 def seen_principal(app: BasicAuthMiddleware) -> Principal:
-    """Who the innermost app sees."""
+    """The principal that the innermost app saw."""
     inner: Any = app.app
     principal: Principal = inner.scopes[-1]["user"]
     return principal
 
 
-def test_without_a_key_one_is_somebody(api_keys: Backend, caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_without_credentials_are_accepted(
+    api_keys: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
     app = asgi_app(api_keys)
     given: dict[str, Any] = {"name": "Me", "scopes": ["read"], "metadata": {"team": "a"}}
 
@@ -127,7 +129,7 @@ def test_without_a_key_one_is_somebody(api_keys: Backend, caplog: pytest.LogCapt
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_credentials_are_checked_all_the_same(api_keys: Backend, api_key: Issued) -> None:
+def test_credentials_are_still_verified(api_keys: Backend, api_key: Issued) -> None:
     app = asgi_app(api_keys)
 
     with authenticated_as(app, "me"):
@@ -138,7 +140,7 @@ def test_credentials_are_checked_all_the_same(api_keys: Backend, api_key: Issued
     assert seen_principal(app).client_id == "test"
 
 
-def test_rules_hold_all_the_same(api_keys: Backend) -> None:
+def test_excluded_paths_and_https_are_still_checked(api_keys: Backend) -> None:
     app = asgi_app(api_keys, exclude=["/open"], require_https=True)
 
     with authenticated_as(app):
@@ -149,7 +151,7 @@ def test_rules_hold_all_the_same(api_keys: Backend) -> None:
         assert seen_principal(app).client_id == "test"
 
 
-def test_it_is_over_after_an_exception(api_keys: Backend) -> None:
+def test_it_ends_with_an_exception(api_keys: Backend) -> None:
     app = asgi_app(api_keys)
 
     with pytest.raises(KeyError), authenticated_as(app):
@@ -158,7 +160,7 @@ def test_it_is_over_after_an_exception(api_keys: Backend) -> None:
     assert call(app, http_scope()).status == 401
 
 
-def test_it_may_decorate_a_test(api_keys: Backend) -> None:
+def test_it_can_decorate_a_test(api_keys: Backend) -> None:
     app = asgi_app(api_keys)
 
     @authenticated_as(app)
@@ -168,7 +170,7 @@ def test_it_may_decorate_a_test(api_keys: Backend) -> None:
     assert (ask(), ask(), call(app, http_scope()).status) == (200, 200, 401)
 
 
-def test_two_apps_are_two(api_keys: Backend) -> None:
+def test_it_is_bound_to_one_app(api_keys: Backend) -> None:
     one, other = asgi_app(api_keys), asgi_app(api_keys)
 
     with authenticated_as(one, "one"):
@@ -178,12 +180,12 @@ def test_two_apps_are_two(api_keys: Backend) -> None:
             assert seen_principal(one).client_id == "one"
 
 
-def test_nested_is_an_error(api_keys: Backend) -> None:
-    """And leaves the outer one as it was."""
+def test_nesting_is_an_error(api_keys: Backend) -> None:
+    """The outer block stays in effect."""
     app = asgi_app(api_keys)
 
     with authenticated_as(app, "outer"):
-        with pytest.raises(RuntimeError, match="is on for this app already"), authenticated_as(app, "inner"):
+        with pytest.raises(RuntimeError, match="already active for this app"), authenticated_as(app, "inner"):
             pytest.fail("must not be reached")
         assert call(app, http_scope()).status == 200
 
@@ -193,7 +195,7 @@ def test_nested_is_an_error(api_keys: Backend) -> None:
 @pytest.mark.parametrize(
     "given", [{"client_id": "a:b"}, {"client_id": ""}, {"scopes": ["a b"]}, {"scopes": "read"}]
 )
-def test_nobody_who_could_not_be(api_keys: Backend, given: Any) -> None:
+def test_invalid_principals_are_refused(api_keys: Backend, given: Any) -> None:
     app = asgi_app(api_keys)
 
     with pytest.raises(InvalidKey), authenticated_as(app, **given):
@@ -202,16 +204,16 @@ def test_nobody_who_could_not_be(api_keys: Backend, given: Any) -> None:
     assert call(app, http_scope()).status == 401
 
 
-# --- nowhere but in a test
+# --- only inside a running test
 
 
-def test_outside_a_test_it_refuses(api_keys: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_fails_outside_a_test(api_keys: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     app = asgi_app(api_keys)
 
     with monkeypatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST")
         with (
-            pytest.raises(RuntimeError, match="in a running test of pytest or unittest only"),
+            pytest.raises(RuntimeError, match="only inside a running test of pytest or unittest"),
             authenticated_as(app),
         ):
             pytest.fail("must not be reached")
@@ -261,7 +263,7 @@ class TestLeftOn(unittest.TestCase):
         self.assertEqual(ask(), 200)
 
     def test_2(self):
-        self.assertIn("was left on by __main__.TestLeftOn.test_1:", str(ask()))
+        self.assertIn("was not exited by __main__.TestLeftOn.test_1;", str(ask()))
 
 class TestNone(unittest.TestCase):
     @classmethod
@@ -277,13 +279,13 @@ left_on.__exit__(None, None, None)
 assert ask() == 401
 assert result.testsRun == 5, result
 (_, trace), = result.errors
-assert "in a running test of pytest or unittest only" in trace, trace
+assert "only inside a running test of pytest or unittest" in trace, trace
 assert result.failures == [], result.failures
 """
 
 
 def test_unittest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``manage.py test`` uses it: the same holds there."""
+    """The rules are the same under unittest, which ``manage.py test`` uses."""
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
 
     done = subprocess.run([sys.executable, "-c", UNITTEST], capture_output=True, text=True, timeout=60)
@@ -291,7 +293,7 @@ def test_unittest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.returncode == 0, done.stderr
 
 
-REFUSES = "authenticated_as works in a running test of pytest or unittest only"
+REFUSAL = "authenticated_as works only inside a running test of pytest or unittest"
 PROGRAM = """
 import pytest  # as some libraries do
 import unittest.case
@@ -305,17 +307,17 @@ except RuntimeError as exc:
 """
 
 
-def test_a_servers_process_is_no_test() -> None:
-    """Even one that a test has started, and so inherits what pytest tells about itself."""
+def test_it_fails_in_a_process_that_a_test_started() -> None:
+    """Such a process inherits the environment variable of pytest."""
     assert "PYTEST_CURRENT_TEST" in os.environ
 
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
 
-    assert (done.stdout, done.stderr) == (f"{REFUSES}\n", "")
+    assert (done.stdout, done.stderr) == (f"{REFUSAL}\n", "")
 
 
-def test_left_on_it_lets_nobody_in(api_keys: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in the next test, nor between two, nor in a process that was forked off."""
+def test_left_on_every_request_fails(api_keys: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the next test, between two tests, and in a forked process."""
     app = asgi_app(api_keys)
     manager = authenticated_as(app)
     manager.__enter__()
@@ -327,7 +329,7 @@ def test_left_on_it_lets_nobody_in(api_keys: Backend, monkeypatch: pytest.Monkey
     assert ask().status == 200
     with monkeypatch.context() as patch:
         patch.setenv("PYTEST_CURRENT_TEST", "tests/other.py::test_other (call)")
-        assert f"was left on by {own.rpartition(' (')[0]}" in str(ask().raised)
+        assert f"was not exited by {own.rpartition(' (')[0]}" in str(ask().raised)
         assert ask().messages == []
     with monkeypatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST")
@@ -346,12 +348,12 @@ def on_from_setup(api_keys: Backend) -> Any:
         yield app
 
 
-def test_a_fixture_may_switch_it_on(on_from_setup: BasicAuthMiddleware) -> None:
-    """Its phases are one test."""
+def test_a_fixture_can_enable_it(on_from_setup: BasicAuthMiddleware) -> None:
+    """Set-up, call and tear-down belong to one test."""
     assert call(on_from_setup, http_scope()).status == 200
 
 
-def test_a_thread_may_switch_it_on(api_keys: Backend) -> None:
+def test_a_thread_can_enable_it(api_keys: Backend) -> None:
     app = asgi_app(api_keys)
     statuses: list[int] = []
 
@@ -366,7 +368,7 @@ def test_a_thread_may_switch_it_on(api_keys: Backend) -> None:
     assert statuses == [200]
 
 
-# --- which gate
+# --- finding the middleware in an app
 
 
 def fastapi_installed(keys: Backend) -> Any:
@@ -383,7 +385,7 @@ def starlette_added(keys: Backend) -> Any:
 
 
 def starlette_with_a_handler(keys: Backend) -> Any:
-    """Its outermost layer holds the handler beside the rest of the app."""
+    """The outermost layer has the attributes ``handler`` and ``app``."""
     app = starlette_added(keys)
     app.add_exception_handler(Exception, lambda _request, _exc: Response(status_code=500))
     return app
@@ -431,7 +433,7 @@ SYNC_FIRST = ["django.middleware.common.CommonMiddleware", "tests.test_testing.s
 
 
 class sync_only:
-    """A middleware that Django has to adapt."""
+    """A synchronous middleware, which Django adapts to async."""
 
     async_capable = False
 
@@ -445,7 +447,7 @@ class sync_only:
 @pytest.mark.parametrize("middleware", [[django_site.GATE], SYNC_FIRST], ids=["alone", "below-others"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_django(api_keys: Backend, middleware: list[str], kind: str) -> None:
-    """By its test client, which has the app inside."""
+    """The middleware is found inside the test client."""
 
     def get(client: Any) -> int:
         status: int = (client.get("/me") if kind == "sync" else asyncio.run(client.get("/me"))).status_code
@@ -458,10 +460,10 @@ def test_django(api_keys: Backend, middleware: list[str], kind: str) -> None:
         assert get(client) == 401
 
 
-def test_an_app_without_a_gate() -> None:
+def test_an_unprotected_app_is_an_error() -> None:
     endless = SimpleNamespace()
     endless.app = endless
 
     for app in (FastAPI(), Flask("bare"), App(), endless):
-        with pytest.raises(ConfigurationError, match="no gate was found"), authenticated_as(app):
+        with pytest.raises(ConfigurationError, match="found no BasicAuthMiddleware"), authenticated_as(app):
             pytest.fail("must not be reached")

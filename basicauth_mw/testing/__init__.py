@@ -1,7 +1,7 @@
-"""For the tests of an app behind the gate: send a key, or do without one.
+"""Helpers for testing a protected app: send a key, or bypass authentication.
 
-``basicauth_mw.testing.fixtures`` has pytest fixtures. Nothing here is for production: ``authenticated_as``
-works in a running test, and nowhere else.
+``basicauth_mw.testing.fixtures`` has pytest fixtures. None of this is for production: ``authenticated_as``
+works only while a test runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..auth.discovery import find_authenticator
 from ..errors import ConfigurationError
@@ -21,7 +21,6 @@ from ..keys.validation import check_client_id, check_metadata, check_name, check
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from types import FrameType
-    from unittest import TestCase
 
     from ..auth.verifier import PendingVerification
     from ..keys.model import Decision
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["BasicAuth", "authenticated_as"]
 
 logger = logging.getLogger("basicauth_mw")
-
-
-_PYTEST: Final = "PYTEST_CURRENT_TEST"  # pytest's own variable, with the name of the running test
 
 
 class _HasHeaders(Protocol):
@@ -43,14 +39,16 @@ Request = TypeVar("Request", bound=_HasHeaders)
 
 
 class BasicAuth:
-    """A key as ``auth=`` for httpx, requests and their like: in UTF-8, which requests' own is not.
+    """A key as ``auth=`` for httpx, requests and similar clients.
+
+    Encodes the key as UTF-8, unlike the ``auth=`` of requests itself.
 
     Args:
         client_id: Not empty, no colon, no control character.
         secret: Not empty, no control character.
 
     Raises:
-        InvalidKey: The pair cannot be sent.
+        InvalidKey: The client id or the secret is not allowed.
     """
 
     def __init__(self, client_id: str, secret: str) -> None:
@@ -58,7 +56,7 @@ class BasicAuth:
         self._authorization = encode_basic(client_id, secret)
 
     def __call__(self, request: Request) -> Request:
-        """Add the key to a request that is about to be sent."""
+        """Add the Authorization header to a request."""
         request.headers["Authorization"] = self._authorization
         return request
 
@@ -75,55 +73,57 @@ def authenticated_as(
     scopes: Iterable[str] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[Principal]:
-    """Let requests without credentials into one app, as a caller of your choice, inside a ``with`` block.
+    """Accept requests without credentials to one app, as the given caller, inside a ``with`` block.
 
-    Nothing else changes: credentials that are sent are checked, an excluded path is anonymous, plain http is
-    refused where https is required.
+    Everything else works as usual: credentials in a request are verified, excluded paths are anonymous, and
+    ``require_https`` applies.
 
-    It holds in the process and the test, of pytest or unittest, in which it was switched on. Left on by
-    accident, it lets nobody in: every request fails, and says whose it was. One block inside another for the
-    same app is an error.
+    The bypass is bound to the process and to the pytest or unittest test that enables it. If it is still
+    enabled after that test, every request to the app fails with an error that names the test. It cannot be
+    nested for the same app.
 
     Args:
-        app: The app as it is served, or its test client; for Django the latter.
-        client_id: Of the ``Principal`` that the app sees.
+        app: The app as it is served, or its test client; for Django the test client.
+        client_id: Client id of the principal.
         name: As for ``Backend.create``.
         scopes: As for ``Backend.create``.
         metadata: As for ``Backend.create``.
 
     Yields:
-        That principal.
+        The principal that the app sees.
 
     Raises:
-        RuntimeError: No test is running in this process, or it is on for this app already.
-        ConfigurationError: The app has no gate.
-        InvalidKey: No key could be like that.
+        RuntimeError: No test is running in this process, or the bypass is already enabled for this app.
+        ConfigurationError: The app has no ``BasicAuthMiddleware``.
+        InvalidKey: An argument is not allowed in a key.
     """
     owner = _running_test()
-    if owner is None or (_PYTEST in os.environ and not any(map(_is_pytest, _frames()))):
-        raise RuntimeError("authenticated_as works in a running test of pytest or unittest only")
+    if owner is None:
+        raise RuntimeError("authenticated_as works only inside a running test of pytest or unittest")
     principal = Principal(
         check_client_id(client_id), check_name(name), check_scopes(scopes), check_metadata(metadata)
     )
     authenticator = find_authenticator(app, build=True)
     if authenticator is None:
         raise ConfigurationError(
-            f"no gate was found round or in {type(app).__name__}: give the app that has it"
+            f"found no BasicAuthMiddleware in this {type(app).__name__}: pass the app as it is served"
         )
-    undecorated = authenticator.decide
+    original = authenticator.decide
 
     def decide(request: Any) -> Decision | PendingVerification:
         if _running_test() != owner:
-            raise RuntimeError(f"authenticated_as was left on by {owner[1]}: it holds in that test only")
-        decision = undecorated(request)
+            raise RuntimeError(
+                f"authenticated_as was not exited by {owner[1]}; it is valid in that test only"
+            )
+        decision = original(request)
         if isinstance(decision, Deny) and decision.reason == "missing":
             return Allow(principal)
         return decision
 
-    # On the one gate, over its method. Only one can be there, whoever else tries.
+    # setdefault is atomic: of two threads that enable the bypass at once, one fails.
     if vars(authenticator).setdefault("decide", decide) is not decide:
-        raise RuntimeError("authenticated_as is on for this app already")
-    logger.warning("for a test, requests without credentials are let in as %r", client_id)
+        raise RuntimeError("authenticated_as is already active for this app")
+    logger.warning("test only: requests without credentials are accepted as %r", client_id)
     try:
         yield principal
     finally:
@@ -131,30 +131,22 @@ def authenticated_as(
 
 
 def _running_test() -> tuple[int, str] | None:
-    """The process, and the test that pytest says is running, without its phase, or else that of unittest."""
-    if (test := os.environ.get(_PYTEST)) is not None:
-        return os.getpid(), test.rpartition(" (")[0]
-    case = next(filter(None, map(_unittest_case, _frames())), None)
-    return None if case is None else (os.getpid(), case.id())
+    """The process id and the name of the test that runs in this process."""
+    frames = list(_all_frames())
+    test = os.environ.get("PYTEST_CURRENT_TEST")
+    # The variable does not suffice, because every child process inherits it.
+    if test is not None and any(frame.f_globals.get("__name__") == "_pytest.runner" for frame in frames):
+        return os.getpid(), test.rpartition(" (")[0]  # without the phase, such as setup
+    for frame in frames:
+        if frame.f_globals.get("__name__") == "unittest.case" and frame.f_code.co_name == "run":
+            return os.getpid(), frame.f_locals["self"].id()
+    return None
 
 
-def _frames() -> Iterator[FrameType]:
-    """What is being executed, in all threads: a test may use some."""
-    for innermost in sys._current_frames().values():  # noqa: SLF001 - the one way to see them all
+def _all_frames() -> Iterator[FrameType]:
+    """The frames of all threads, since the app under test may run in another thread than the test."""
+    for innermost in sys._current_frames().values():  # noqa: SLF001 - there is no public way
         frame: FrameType | None = innermost
         while frame is not None:
             yield frame
             frame = frame.f_back
-
-
-def _is_pytest(frame: FrameType) -> bool:
-    """Whether it is pytest that runs a test: its variable alone is inherited by every child process."""
-    return frame.f_globals.get("__name__") == "_pytest.runner"
-
-
-def _unittest_case(frame: FrameType) -> TestCase | None:
-    """The test that unittest runs here."""
-    if frame.f_globals.get("__name__") != "unittest.case" or frame.f_code.co_name != "run":
-        return None
-    case: TestCase = frame.f_locals["self"]
-    return case

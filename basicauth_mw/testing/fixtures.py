@@ -1,6 +1,6 @@
-"""Pytest fixtures: keys in memory.
+"""Pytest fixtures: an in-memory key backend, and a key in it.
 
-Import them in a ``conftest.py``, or name this module in its ``pytest_plugins``.
+Import the fixtures in a ``conftest.py``, or add this module to its ``pytest_plugins``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["api_key", "api_keys"]
 
 @pytest.fixture
 def api_keys() -> Iterator[Backend]:
-    """A key backend in memory, for this test alone. Give it to the app; ``create`` makes keys."""
+    """An empty in-memory key backend for one test. Pass it to the app, and create keys with ``create``."""
     with open_backend("memory:", settings=Settings()) as backend:
         yield backend
 
 
 @pytest.fixture
 def api_key(api_keys: Backend) -> Issued:
-    """A key in ``api_keys``: ``client_id`` (``test``), ``secret`` and ``authorization``. It has no scopes."""
+    """A key without scopes in ``api_keys``: its ``client_id`` is ``test``; see ``Issued``."""
     return api_keys.create(client_id="test", name="Test")
