@@ -1,12 +1,12 @@
-"""Any app behind the gate, without a line of code: ``BASICAUTH_APP`` names it, as servers do.
+"""Protect an app without changing its code: a server loads this module, and ``BASICAUTH_APP`` names the app.
 
 ::
 
     BASICAUTH_APP=package.module:app uvicorn basicauth_mw.serve:app
     BASICAUTH_APP=package.module:app waitress-serve basicauth_mw.serve:wsgi_app
 
-``app`` is for ASGI servers, ``wsgi_app`` for WSGI servers; only the one that is asked for is made, when it
-is. What is named may be a factory that takes no arguments. The settings are those of the environment.
+``app`` is for ASGI servers, ``wsgi_app`` for WSGI servers. Each is created when it is first used.
+``BASICAUTH_APP`` may also name an app factory without arguments. The environment has the other settings.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import inspect
 import os
 from difflib import get_close_matches
 from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from .auth.discovery import find_authenticator
@@ -31,123 +32,120 @@ VARIABLE: Final = f"{ENV_PREFIX}APP"
 
 _KINDS: Final = {"app": "ASGI", "wsgi_app": "WSGI"}
 _REMEDIES: Final = {
-    "ASGI": f"serve {__name__}:app by an ASGI server, such as uvicorn",
-    "WSGI": f"serve {__name__}:wsgi_app by a WSGI server, such as waitress or gunicorn",
+    "ASGI": f"serve {__name__}:app with an ASGI server such as uvicorn",
+    "WSGI": f"serve {__name__}:wsgi_app with a WSGI server such as waitress or gunicorn",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _KINDS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = globals()[name] = _make(_KINDS[name])
-    return made
+    protected = globals()[name] = _protect(_KINDS[name])
+    return protected
 
 
-def _make(kind: str) -> Any:
-    """The app that the environment names, behind the gate.
+def _protect(kind: str) -> Any:
+    """Load the app that ``BASICAUTH_APP`` names, and wrap it in the middleware.
 
     Raises:
-        ConfigurationError: It cannot be had, is of the other kind, or has a gate already.
+        ConfigurationError: It cannot be loaded, is of the other kind, or is already protected.
     """
     target = os.environ.get(VARIABLE, "").strip()
-    served = _app(target, kind)
-    if kind == "ASGI":
-        from . import asgi as shell  # a WSGI process never needs it
-    else:
-        from . import wsgi as shell  # type: ignore[no-redef]
-    if find_authenticator(served) is not None:
-        raise ConfigurationError(f"{VARIABLE}: {target} is behind a gate already: serve it itself")
-    return shell.BasicAuthMiddleware(served)
+    app = _load_app(target, kind)
+    if find_authenticator(app) is not None:
+        raise ConfigurationError(f"{VARIABLE}: {target} is already protected; serve it directly")
+    module = import_module(f".{kind.lower()}", __package__)  # only one, as WSGI needs no asyncio
+    return module.BasicAuthMiddleware(app)
 
 
-def _app(target: str, kind: str) -> Any:
+def _load_app(target: str, kind: str) -> Any:
     found, is_call = load(target)
     shape = _shape(found)
-    if is_call and shape in (*_REMEDIES, "other"):
+    if is_call and shape not in ("factory", ""):
         raise ConfigurationError(
-            f"{VARIABLE}: {target} is a call of what takes arguments: "
-            "an app goes without (), a factory takes none"
+            f"{VARIABLE}: {target} calls an object that takes arguments; "
+            "omit the () after an app, or name a factory without arguments"
         )
     if callable(found) and (is_call or shape == "factory"):
         found = found()
         if inspect.iscoroutine(found):
             found.close()
-            raise ConfigurationError(f"{VARIABLE}: {target} is an asynchronous factory: make it a plain one")
+            raise ConfigurationError(f"{VARIABLE}: {target} is an async factory; make it synchronous")
         shape = _shape(found)
-        target = f"what {target} gives"
+        target = f"the result of {target}"
     if shape == kind:
         return found
     if shape in _REMEDIES:
-        raise ConfigurationError(f"{VARIABLE}: {target} is {shape}: {_REMEDIES[shape]}")
+        raise ConfigurationError(f"{VARIABLE}: {target} is {shape}; {_REMEDIES[shape]}")
     if not callable(found):
         raise ConfigurationError(
-            f"{VARIABLE}: {target} cannot be called ({type(found).__name__}): name an app, or what makes one"
+            f"{VARIABLE}: {target} is not callable ({type(found).__name__}); name an app or an app factory"
         )
     raise ConfigurationError(
-        f"{VARIABLE}: {target} is no app: ASGI ones are asynchronous and take (scope, receive, send), "
-        "WSGI ones take (environ, start_response), factories take nothing"
+        f"{VARIABLE}: {target} is not an app; an ASGI app is async and takes (scope, receive, send), "
+        "a WSGI app takes (environ, start_response), and an app factory takes no arguments"
     )
 
 
 def load(target: str, option: str = VARIABLE) -> tuple[Any, bool]:
-    """Resolve a name such as ``package.module:app``, and tell whether it ends in ``()``.
+    """Import the object that a name such as ``package.module:app`` refers to.
 
     Args:
         target: The name.
-        option: What gave it, for errors.
+        option: The option or variable that holds the name, for errors.
+
+    Returns:
+        The object, and whether the name ends in ``()``.
 
     Raises:
-        ConfigurationError: It stands for nothing. An error inside the module is raised as it is.
+        ConfigurationError: The name is invalid or does not exist. Errors inside the module are not caught.
     """
     if not target:
-        raise ConfigurationError(
-            f"{option} is not set: it names the app to protect, as in {option}=package.module:app"
-        )
+        raise ConfigurationError(f"{option} is not set; name the app to protect: {option}=package.module:app")
     path, colon, attributes = target.partition(":")
     is_call = attributes.endswith("()")
-    names = attributes.removesuffix("()").split(".")
-    if not colon or not all(name.isidentifier() for name in [*path.split("."), *names]):
-        raise ConfigurationError(
-            f"{option}: {target!r} is no name of an app: give it as in {option}=package.module:app"
-        )
+    attributes = attributes.removesuffix("()")
+    if not colon or not all(name.isidentifier() for name in f"{path}.{attributes}".split(".")):
+        raise ConfigurationError(f"{option}: invalid name {target!r}; expected package.module:app")
     if path == __name__:
-        raise ConfigurationError(f"{option}: {target} is what the server is given: name the app to protect")
+        raise ConfigurationError(
+            f"{option}: {target} is for the server's command line; name the app to protect"
+        )
     try:
-        found: Any = import_module(path)
+        module = import_module(path)
     except ModuleNotFoundError as exc:
         if exc.name is None or not f"{path}.".startswith(f"{exc.name}."):
-            raise  # something that the module itself imports
-        remedy = "install it, or put its directory on PYTHONPATH"
+            raise  # a module that the app's module imports
+        remedy = "install it, or add its directory to PYTHONPATH"
         if path.endswith(".py"):
-            remedy = "give it without .py"
-        raise ConfigurationError(f"{option}: there is no module {exc.name!r}: {remedy}") from None
-    for name in names:
-        try:
-            found = getattr(found, name)
-        except AttributeError:
-            near = get_close_matches(name, dir(found), n=3)
-            hint = f": did you mean {' or '.join(near)}?" if near else ""
-            where = f"module {path!r}" if inspect.ismodule(found) else type(found).__name__
-            raise ConfigurationError(f"{option}: {where} has no attribute {name!r}{hint}") from None
-    return found, is_call
+            remedy = "omit .py"
+        raise ConfigurationError(f"{option}: there is no module {exc.name!r}; {remedy}") from None
+    try:
+        return attrgetter(attributes)(module), is_call
+    except AttributeError as exc:
+        name = str(exc.name)
+        near = get_close_matches(name, dir(exc.obj), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        where = f"module {path!r}" if exc.obj is module else type(exc.obj).__name__
+        raise ConfigurationError(f"{option}: {where} has no attribute {name!r}{hint}") from None
 
 
 def _shape(found: Any) -> str:
-    """``ASGI``, ``WSGI``, ``factory``, ``other``: by how it may be called; empty: that cannot be told."""
+    """``ASGI``, ``WSGI``, ``factory`` or ``other``, by its signature; empty if it has none."""
     try:
         signature = inspect.signature(found)
     except (TypeError, ValueError):
         return ""
-    call = inspect.unwrap(getattr(found, "__call__", found))  # noqa: B004 - to look at it
+    call = inspect.unwrap(getattr(found, "__call__", found))  # noqa: B004 - inspected, not called
     if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(call):
-        # Without an argument, a factory that is refused later.
-        return "ASGI" if _takes(signature, 3) else "factory" if _takes(signature, 0) else "other"
-    if _takes(signature, 0):
+        # An async factory is refused when its coroutine is seen.
+        return "ASGI" if _accepts(signature, 3) else "factory" if _accepts(signature, 0) else "other"
+    if _accepts(signature, 0):
         return "factory"
-    return "WSGI" if _takes(signature, 2) else "other"
+    return "WSGI" if _accepts(signature, 2) else "other"
 
 
-def _takes(signature: inspect.Signature, count: int) -> bool:
+def _accepts(signature: inspect.Signature, count: int) -> bool:
     try:
         signature.bind(*[None] * count)
     except TypeError:

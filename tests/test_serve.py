@@ -1,4 +1,4 @@
-"""``basicauth_mw.serve``: which app is meant, and what is said when there is none."""
+"""``basicauth_mw.serve``: how it finds the app to protect, and its errors."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def decorated(app):
     return wrapper
 
 class Callable:
-    """An ASGI app, once it is made."""
+    """Its instances are ASGI apps."""
     async def __call__(self, scope, receive, send):
         await plain(scope, receive, send)
 
 class Iterable:
-    """A WSGI app of the oldest sort."""
+    """A WSGI app that is a class."""
     def __init__(self, environ, start_response):
         start_response("200 OK", [])
     def __iter__(self):
@@ -99,7 +99,7 @@ number = 7
 def gives_nothing():
     return None
 
-unreadable = dict  # a callable that tells little of its arguments
+unreadable = dict  # has no signature
 '''
 
 
@@ -121,7 +121,7 @@ def make():
 
 @pytest.fixture(autouse=True)
 def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A module of apps; nothing that was made before."""
+    """A module of apps; no protected app of an earlier test."""
     (tmp_path / "given_apps.py").write_text(MODULE)
     (tmp_path / "given_broken.py").write_text("import not_there_at_all")
     (tmp_path / "given_wrong.py").write_text("1 / 0")
@@ -151,9 +151,9 @@ def test_asgi_apps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     app = serve.app
 
     assert isinstance(app, asgi.BasicAuthMiddleware)
-    assert serve.app is app, "it is made once"
+    assert serve.app is app, "created once"
     assert call(app, http_scope()).status == 401
-    with pytest.raises(ConfigurationError, match=r"is ASGI: serve basicauth_mw\.serve:app by an ASGI"):
+    with pytest.raises(ConfigurationError, match=r"is ASGI; serve basicauth_mw\.serve:app with an ASGI"):
         _ = serve.wsgi_app
 
 
@@ -166,11 +166,11 @@ def test_wsgi_apps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(app, wsgi.BasicAuthMiddleware)
     assert serve.wsgi_app is app
     assert call_wsgi(app).status == 401
-    with pytest.raises(ConfigurationError, match=r"is WSGI: serve basicauth_mw\.serve:wsgi_app by a WSGI"):
+    with pytest.raises(ConfigurationError, match=r"is WSGI; serve basicauth_mw\.serve:wsgi_app with a WSGI"):
         _ = serve.app
 
 
-def test_the_key_lets_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_valid_key_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASICAUTH_APP", "given_apps:plain")
     assert call(serve.app, http_scope(KEY)).body == b"demo"
     monkeypatch.setenv("BASICAUTH_APP", "given_apps:plain_wsgi")
@@ -186,44 +186,44 @@ def test_a_factory_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
-        ("", "BASICAUTH_APP is not set: it names the app to protect, as in BASICAUTH_APP=package.module:app"),
+        ("", "BASICAUTH_APP is not set; name the app to protect: BASICAUTH_APP=package.module:app"),
         ("  ", "BASICAUTH_APP is not set"),
-        ("given_apps", "is no name of an app: give it as in BASICAUTH_APP=package.module:app"),
-        ("given_apps:", "is no name of an app"),
-        (":plain", "is no name of an app"),
-        ("given_apps.py:plain", r"there is no module 'given_apps\.py': give it without \.py"),
-        ("./given_apps:plain", "is no name of an app"),
-        ("given_apps:plain:x", "is no name of an app"),
-        ("given_apps:create_api(1)", "is no name of an app"),
-        ("nowhere:app", "there is no module 'nowhere': install it, or put its directory on PYTHONPATH"),
+        ("given_apps", "invalid name 'given_apps'; expected package.module:app"),
+        ("given_apps:", "invalid name"),
+        (":plain", "invalid name"),
+        ("given_apps.py:plain", r"there is no module 'given_apps\.py'; omit \.py"),
+        ("./given_apps:plain", "invalid name"),
+        ("given_apps:plain:x", "invalid name"),
+        ("given_apps:create_api(1)", "invalid name"),
+        ("nowhere:app", "there is no module 'nowhere'; install it, or add its directory to PYTHONPATH"),
         ("nowhere.inner:app", "there is no module 'nowhere'"),
         ("basicauth_mw.nowhere:app", "there is no module 'basicauth_mw.nowhere'"),
-        ("given_apps:plan", "module 'given_apps' has no attribute 'plan': did you mean plain"),
+        ("given_apps:plan", "module 'given_apps' has no attribute 'plan'; did you mean plain"),
         ("given_apps:zzz", "module 'given_apps' has no attribute 'zzz'$"),
         ("given_apps:space.outer", "type has no attribute 'outer'"),
         (
             "given_apps:nothing",
-            r"nothing cannot be called \(NoneType\): name an app, or what makes one",
+            r"nothing is not callable \(NoneType\); name an app or an app factory",
         ),
-        ("given_apps:number()", r"cannot be called \(int\)"),
-        ("given_apps:gives_nothing", "what given_apps:gives_nothing gives cannot be called"),
-        ("given_apps:async_factory", "is an asynchronous factory: make it a plain one"),
-        ("given_apps:old", "given_apps:old is no app: ASGI ones are asynchronous"),
-        ("given_apps:unreadable", "is no app"),
-        ("given_apps:api()", r"is a call of what takes arguments: an app goes without \(\)"),
-        ("basicauth_mw.serve:app", "is what the server is given: name the app to protect"),
-        ("given_apps:old()", "is a call of what takes arguments"),
-        ("given_apps:plain_wsgi()", "is a call of what takes arguments"),
-        ("given_apps:create_installed", "is behind a gate already: serve it itself"),
-        ("given_apps:from_basicauth", "is behind a gate already: serve it itself"),
+        ("given_apps:number()", r"is not callable \(int\)"),
+        ("given_apps:gives_nothing", "the result of given_apps:gives_nothing is not callable"),
+        ("given_apps:async_factory", "is an async factory; make it synchronous"),
+        ("given_apps:old", "given_apps:old is not an app; an ASGI app is async"),
+        ("given_apps:unreadable", "is not an app"),
+        ("given_apps:api()", r"calls an object that takes arguments; omit the \(\) after an app"),
+        ("basicauth_mw.serve:app", "is for the server's command line; name the app to protect"),
+        ("given_apps:old()", "calls an object that takes arguments"),
+        ("given_apps:plain_wsgi()", "calls an object that takes arguments"),
+        ("given_apps:create_installed", "is already protected; serve it directly"),
+        ("given_apps:from_basicauth", "is already protected; serve it directly"),
     ],
 )
-def test_what_is_wrong_is_said(target: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_problem(target: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASICAUTH_APP", target)
 
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         _ = serve.app
 
 
@@ -235,7 +235,7 @@ def test_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("target", "kind"), [("given_broken:app", ModuleNotFoundError), ("given_wrong:app", ZeroDivisionError)]
 )
-def test_an_error_inside_the_module_is_raised_as_it_is(
+def test_errors_inside_the_module_are_not_caught(
     target: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BASICAUTH_APP", target)
@@ -244,7 +244,7 @@ def test_an_error_inside_the_module_is_raised_as_it_is(
         _ = serve.app
 
 
-def test_a_bad_setting_shows_before_anything_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_setting_is_an_error_when_the_app_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASICAUTH_APP", "given_apps:plain")
     monkeypatch.setenv("BASICAUTH_REALMS", "x")
 
@@ -252,12 +252,12 @@ def test_a_bad_setting_shows_before_anything_is_served(monkeypatch: pytest.Monke
         _ = serve.app
 
 
-def test_there_is_nothing_else() -> None:
+def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'application'"):
         _ = serve.application  # type: ignore[attr-defined]
 
 
-def test_only_what_is_asked_for_is_imported() -> None:
+def test_the_middleware_is_imported_on_first_use() -> None:
     code = "import sys, basicauth_mw.serve; print({'basicauth_mw.asgi', 'asyncio'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
@@ -272,8 +272,8 @@ def test_only_what_is_asked_for_is_imported() -> None:
     ],
     ids=["uvicorn", "waitress"],
 )
-def test_a_real_server(server: list[str], target: str, tmp_path: Path) -> None:
-    """The commands of the documentation, with an app that knows nothing of us."""
+def test_real_servers(server: list[str], target: str, tmp_path: Path) -> None:
+    """The commands in the documentation, with an app that does not import the package."""
     (tmp_path / "bare_flask.py").write_text(FLASK)
     (tmp_path / "bare_fastapi.py").write_text(FASTAPI)
     url = f"sqlite:///{tmp_path}/keys.db"
@@ -290,7 +290,7 @@ def test_a_real_server(server: list[str], target: str, tmp_path: Path) -> None:
             stderr=log,
         )
     try:
-        transport = httpx.HTTPTransport(retries=8)  # until it listens; they wait longer every time
+        transport = httpx.HTTPTransport(retries=8)  # until the server listens, with growing pauses
         url = f"http://127.0.0.1:{port}"
         with httpx.Client(base_url=url, transport=transport, timeout=LIMIT_S) as client:
             good = client.post("/echo", json={"text": "x"}, auth=("ci", issued.secret))
@@ -303,7 +303,7 @@ def test_a_real_server(server: list[str], target: str, tmp_path: Path) -> None:
     assert (bad.status_code, bad.json()["code"]) == (401, "invalid_credentials")
 
 
-def test_a_server_shows_what_is_wrong(tmp_path: Path) -> None:
+def test_a_server_prints_the_error(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "uvicorn", "basicauth_mw.serve:app", "--port=0"],
         cwd=tmp_path,
