@@ -87,7 +87,7 @@ class Visitor:
 def a_request() -> DashboardRequest:
     """A request of an administrator."""
     principal = Principal("me", scopes=frozenset({ADMIN_SCOPE}))
-    scope = {"type": "http", "path": "/", "headers": [], PRINCIPAL: principal}
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], PRINCIPAL: principal}
     return DashboardRequest(scope, b"")
 
 
@@ -97,7 +97,7 @@ def render_page(template: str, **context: Any) -> str:
         template,
         request=a_request(),
         writable=True,
-        **{"done": "", "deleted": "", "problem": None, "listable": True, **context},
+        **{"deleted": "", "problem": None, "listable": True, **context},
     )
 
 
