@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from .auth.discovery import find_authenticator
 from .errors import ConfigurationError
-from .runtime.background import Background
+from .runtime.background import BackgroundThread
 from .runtime.extras import require
 from .runtime.fork import after_fork
 
@@ -98,7 +98,7 @@ class PrometheusHook:
     def __init__(self, authenticators: Iterable[Authenticator[Any]], *, multiprocess: bool) -> None:
         self._breakers = [authenticator.reader.breaker for authenticator in authenticators]
         self._multiprocess = multiprocess
-        self._flusher = Background("metrics", self._flush_periodically)
+        self._flusher = BackgroundThread("metrics", self._flush_periodically)
         self._count_hit = itertools.count().__next__
         self._flushed = 0
         self._lock = threading.Lock()

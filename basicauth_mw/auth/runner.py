@@ -43,7 +43,7 @@ def _run_shared(check: PendingVerification, reader: StoreReader) -> Decision:
     if check.flight is None:
         return verify()
     try:
-        shared: Decision = reader.flights.ask(check.flight, verify, _wait_limit(check, ends_at))
+        shared: Decision = reader.single_flight.do(check.flight, verify, _wait_limit(check, ends_at))
     except TimeoutError as exc:
         return check.failed(reader.failed(exc))
     return shared
@@ -58,7 +58,7 @@ async def _arun_shared(check: PendingVerification, reader: StoreReader) -> Decis
     if check.flight is None:
         return await verify()
     try:
-        shared: Decision = await reader.flights.aask(check.flight, verify, _wait_limit(check, ends_at))
+        shared: Decision = await reader.single_flight.ado(check.flight, verify, _wait_limit(check, ends_at))
     except TimeoutError as exc:
         return check.failed(reader.failed(exc))
     return shared

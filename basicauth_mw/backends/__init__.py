@@ -1,7 +1,7 @@
-"""Key backends: where keys are kept, and how a URL finds the store.
+"""Key backends: stores, and how a URL selects one.
 
-To write a store, implement ``ReadableStore`` (look-ups only) or ``Store``, and declare the class as an entry
-point of the group ``basicauth_mw.backends``, named after its URL scheme; it is called with the URL.
+To write a store, implement ``ReadableStore`` (lookups only) or ``Store``, and declare the class as an entry
+point in the group ``basicauth_mw.backends``, named after its URL scheme. It is called with the URL.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 ENTRY_POINTS = "basicauth_mw.backends"
 
-# Strings, so that no driver is imported before its URL is met.
+# Strings, so that a driver is imported only when its URL is used.
 _BUILT_IN = {
     "env": ".env:EnvStore",
     "memory": ".memory:MemoryStore",
@@ -43,16 +43,16 @@ _BUILT_IN = {
 
 
 def open_store(url: str, *, deadline_s: float = 1.0, create: bool = False) -> ReadableStore:
-    """Make the store that a URL names. Does no network I/O: it connects on first use.
+    """Open the store that a URL names. It connects on first use.
 
     Args:
-        url: ``scheme:...``; never shown in an error, as it may hold a password.
-        deadline_s: Seconds that one look-up may take.
-        create: Make a missing SQLite file.
+        url: ``scheme:...``; never shown in an error, as it may contain a password.
+        deadline_s: Seconds that one lookup may take.
+        create: Create a missing SQLite file.
 
     Raises:
-        ConfigurationError: An unknown scheme, or a URL that the store cannot use.
-        MissingExtra: Its driver is not installed.
+        ConfigurationError: The scheme is unknown, or the store rejects the URL.
+        MissingExtra: The driver is not installed.
     """
     scheme, colon, _ = url.partition(":")
     scheme = scheme.lower()
@@ -62,22 +62,25 @@ def open_store(url: str, *, deadline_s: float = 1.0, create: bool = False) -> Re
             url, deadline_s=deadline_s, create=create
         )
         return built_in
-    strangers = _strangers()
-    if not colon or scheme not in strangers:
-        known = ", ".join(f"{name}:" for name in sorted({*_BUILT_IN, *strangers}))
-        raise ConfigurationError(f"the backend is no URL that is known here: it starts with one of {known}")
+    third_party = _third_party()
+    if not colon or scheme not in third_party:
+        known = ", ".join(sorted({*_BUILT_IN, *third_party}))
+        # The scheme is not shown: the text may be a secret that was set by mistake.
+        raise ConfigurationError(
+            f"unsupported backend URL; its scheme must be one of {known}, as in sqlite:///keys.db"
+        )
     try:
-        stranger: ReadableStore = strangers[scheme].load()(url)
+        store: ReadableStore = third_party[scheme].load()(url)
     except BasicAuthError:
         raise
-    except Exception as exc:  # somebody else's code: whatever it raises, its text may hold the URL
+    except Exception as exc:  # the text of a third party's exception may contain the URL
         raise ConfigurationError(
             f"the backend {scheme}: cannot be opened ({type(exc).__name__}): see its documentation"
         ) from None
-    return stranger
+    return store
 
 
-def _strangers() -> dict[str, Any]:
-    from importlib.metadata import entry_points  # costs as much as the whole package; needed by few
+def _third_party() -> dict[str, Any]:
+    from importlib.metadata import entry_points  # takes as long to import as the whole package
 
     return {entry.name.lower(): entry for entry in entry_points(group=ENTRY_POINTS)}

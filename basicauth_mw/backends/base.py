@@ -1,4 +1,4 @@
-"""What a store is: the little that a key backend needs from a database."""
+"""The protocols of a store: the little that a key backend needs from a database."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has changed since a cursor.
+    """The changes of a store since a cursor.
 
     Attributes:
-        cursor: Where this answer ends; give it as ``since`` the next time.
-        client_ids: Whose keys were changed or deleted, in order, possibly more than once.
-        gap: True when older changes were asked for than are kept: then anything may have changed.
+        cursor: The end of these changes; pass it as ``since`` next time.
+        client_ids: IDs of keys that were changed or deleted, in order; an id may occur more than once.
+        gap: Whether older changes were asked for than are kept. Then any key may have changed.
         has_password_hashes: Whether the store may hold a password hash; None if it does not know.
     """
 
@@ -31,12 +31,12 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """That a secret was used.
+    """The last use of a secret.
 
     Attributes:
-        client_id: Whose it is.
-        secret_created_at: Which of the key's secrets: no two of them were made in the same microsecond.
-        at: When it was used last, to the minute; UTC.
+        client_id: ID of the key.
+        secret_created_at: When the secret was created, which identifies it within its key.
+        at: When it was last used, to the minute; UTC.
     """
 
     client_id: str
@@ -46,110 +46,107 @@ class Use:
 
 @runtime_checkable
 class ReadableStore(Protocol):
-    """Looks keys up; one instance serves many threads. All that a read-only store needs.
+    """A store that looks up keys; one instance serves many threads. A read-only store needs nothing else.
 
-    A store that never blocks (it only reads memory) also has ``get_nowait(client_id)``, the same answer at
-    once, and is then asked on the event loop itself. One that *may* have to wait raises ``BlockingIOError``
-    from it, and is asked again by ``aget`` or ``get``. A store with an asynchronous driver has
-    ``async aget(client_id)`` and ``async aclose()``; it is the store's business to keep a connection for
-    each event loop. Every other store is asked in a thread.
+    Optional members:
 
-    A read-only store may say by ``has_password_hashes() -> bool`` whether any key has a password hash; a
-    ``Store`` says it in ``Changes``. Otherwise it is assumed if argon2-cffi is installed.
-
-    A store whose parts may be away by themselves, such as the nodes of a cluster, says so by
-    ``in_one_place = False``: then failures for some ids do not keep others from being asked for. One whose
-    ``aget`` never takes longer than some seconds may say ``deadline_s``, which saves a timer for each call.
+    - ``get_nowait(client_id)``: ``get`` without waiting, called on the event loop. It raises
+      ``BlockingIOError`` if it would have to wait; then ``aget`` or ``get`` is called.
+    - ``async aget(client_id)`` and ``async aclose()``: for an asynchronous driver. The store keeps its
+      connections for each event loop. Without ``aget``, ``get`` is called on a worker thread.
+    - ``deadline_s``: seconds after which ``aget`` always returns or raises, which saves a timer for each
+    call.
+    - ``has_password_hashes() -> bool``: whether any key has a password hash, for a read-only store; a
+      ``Store`` says it in ``Changes``. Without either it is assumed if argon2-cffi is installed.
+    - ``in_one_place = False``: parts of the store can fail alone, like the nodes of a cluster, so failures
+    for
+      some ids do not block lookups of others.
     """
 
     def get(self, client_id: str, /) -> Key | None:
-        """Look one key up.
-
-        Returns:
-            The key, or None for an unknown id.
+        """Look up one key; None for an unknown id.
 
         Raises:
-            BackendUnavailable: It could not be asked. Any other exception is taken for the same.
-            UnreadableRecord: The record is damaged. A field of the key may raise it instead, when it is read
-                first, but for the id and the secrets.
+            BackendUnavailable: The store cannot be reached. Any other exception counts as this one.
+            UnreadableRecord: The record is damaged.
         """
         ...
 
 
 @runtime_checkable
 class Store(ReadableStore, Protocol):
-    """Keeps keys. Every change is atomic and durable: after a crash there is the old key or the new one."""
+    """A store of keys. Every change is atomic and durable: a crash leaves the old key or the new one."""
 
     def put(self, record: Key, /, expect_version: int | None) -> bool:
-        """Write a key if nobody else has in between (compare and swap).
+        """Write a key by compare and swap.
 
         Args:
-            record: What to store, its ``version`` included.
-            expect_version: The ``version`` that must be stored now; None: no such key may exist.
+            record: The key to store, including its ``version``.
+            expect_version: The ``version`` that must be stored now; None: there must be no such key.
 
         Returns:
             Whether it was written.
 
         Raises:
-            BackendUnavailable: It could not be written, or that cannot be told.
-            ReadOnlyBackend: It never can be.
+            BackendUnavailable: It was not written, or that is not known.
+            ReadOnlyBackend: The store is read-only.
         """
         ...
 
     def delete(self, client_id: str, /) -> bool:
-        """Remove a key; tells whether there was one. Raises as ``put`` does."""
+        """Delete a key; returns whether there was one. Raises as ``put`` does."""
         ...
 
     def scan(self, prefix: str, after: str, limit: int) -> Sequence[Key]:
-        """Read up to ``limit`` keys whose id starts with ``prefix``, from the first behind ``after``.
+        """Read up to ``limit`` keys whose id starts with ``prefix`` and comes after ``after``.
 
-        Ids are ordered by their octets in UTF-8. Fewer than ``limit`` keys mean that there are no more.
+        Ids are in the order of their UTF-8 bytes. Fewer than ``limit`` keys mean that there are no more.
         """
         ...
 
     def changes(self, since: str | None) -> Changes:
-        """Tell whose keys ``put`` or ``delete`` have changed since a cursor; None: only where it ends now."""
+        """Return what ``put`` and ``delete`` have changed since a cursor; None returns the current cursor."""
         ...
 
     def close(self) -> None:
-        """Release every connection. A later call opens new ones."""
+        """Close every connection. A later call opens new ones."""
         ...
 
 
 @runtime_checkable
 class BulkStore(Store, Protocol):
-    """A store that takes many new keys at once; any other is given them one by one."""
+    """A store that writes many new keys at once."""
 
     def add(self, records: Sequence[Key], /) -> list[bool]:
-        """Write keys that are new, with as few round trips and syncs as it can.
+        """Write new keys with as few round trips and syncs as possible.
 
-        Nothing can be remembered of a key that did not exist, so ``changes`` need not name these. Each record
-        is written whole or not at all. What failed half-way may be given again: what was written then is
-        reported as taken.
+        ``changes`` may omit them, since no cache can hold a key that did not exist. Each record is written
+        whole or not at all. After a failure the call can be repeated: what was written before is reported as
+        taken.
 
         Returns:
-            For each record, in order, whether it was written; False: its client id is taken.
+            For each record, in order, whether it was written; False if its client id is taken.
 
         Raises:
-            BackendUnavailable: Not all could be written, or that cannot be told.
+            BackendUnavailable: Not all were written, or that is not known.
         """
         ...
 
 
 @runtime_checkable
 class UsageStore(Store, Protocol):
-    """A store that remembers when secrets were last used, apart from the keys.
+    """A store that records when secrets were last used, beside the keys.
 
-    Noting a use is no change of the key: it leaves ``changes`` and every ``version`` alone.
+    Recording a use changes no key: ``changes`` and ``version`` stay the same.
     """
 
     def record_uses(self, uses: Sequence[Use], /) -> None:
-        """Note uses. A use before the one that is known, or of a key that is not stored, changes nothing."""
+        """Record uses. A use that is older than the recorded one, or of an unknown key, is ignored."""
         ...
 
     def last_uses(self, client_ids: Sequence[str], /) -> Sequence[Use]:
-        """The last use of every secret of these clients that was ever used, in any order.
+        """Return the last use of every secret of these clients, in any order.
 
-        It may leave out secrets that the key no longer has, but for the client's latest use of all.
+        Secrets that a key no longer has may be omitted, except the client's most recent use.
         """
         ...

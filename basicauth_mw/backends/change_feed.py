@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..errors import BackendError, BackendUnavailable
-from ..runtime.background import Background
+from ..runtime.background import BackgroundThread
 from ..runtime.fork import after_fork
 from . import Store
 
@@ -60,7 +60,7 @@ class ChangeFeed:
         self._subscribers: list[weakref.ref[Subscriber]] = []
         self._keeps_s = 0.0
         self._logged = False
-        self._background = Background("feed", self._serve)
+        self._thread = BackgroundThread("feed", self._serve)
         self._reset()
         after_fork(self._reset)
 
@@ -132,14 +132,14 @@ class ChangeFeed:
             self._idle = False
             self._wake.set()
         if self._store is not None:
-            self._background.start()
+            self._thread.start()
 
     def close(self) -> None:
         """Stop the thread and clear the caches, which nothing would invalidate any more.
 
         The next ``mark_active`` starts it again.
         """
-        if self._background.end() is not None:
+        if self._thread.stop() is not None:
             self._wake.set()
         self._publish(None)
 

@@ -74,7 +74,7 @@ class StoreReader:
         metrics: The metrics hook; None when metrics are off.
         passwords: Verifies passwords.
         breaker: Knows whether the store is available.
-        flights: Shares one verification between equal concurrent requests.
+        single_flight: Shares one verification between equal concurrent requests.
     """
 
     metrics: MetricsHook | None = None
@@ -96,13 +96,13 @@ class StoreReader:
         self._keeps_deadline = getattr(store, "deadline_s", math.inf) <= deadline_s
         self._feed = feed
         self._caches = caches
-        self.flights: SingleFlight[Any] = SingleFlight()
+        self.single_flight: SingleFlight[Any] = SingleFlight()
         self._refreshes: SingleFlight[None] = SingleFlight()
         self._lookups = WorkerPool("lookup", workers=LOOKUP_WORKERS, max_queue=MAX_LOOKUP_QUEUE)
         self.passwords = PasswordPool(slow_hash_workers)
         # Where one part of a store can fail alone, failures say nothing about the other parts.
         probe = self._probe if getattr(store, "in_one_place", True) else None
-        self.breaker = Breaker(probe, quiet_s=deadline_s)
+        self.breaker = Breaker(probe, silence_s=deadline_s)
 
     def close(self) -> None:
         """Stop the threads. A later call starts them again."""
@@ -216,7 +216,7 @@ class StoreReader:
         elif not isinstance(exc, BackendError):
             # The text of a third party's exception may contain a password, so it is not passed on.
             exc = BackendUnavailable(f"the store raised {type(exc).__name__}")
-        self.breaker.failed(exc, waited=waited)
+        self.breaker.record_failure(exc, waited=waited)
         return exc
 
     def _timed(self) -> AbstractContextManager[object]:
@@ -238,12 +238,12 @@ class StoreReader:
     def _refresh(self, ends_at: float) -> None:
         if self._feed is not None:
             with suppress(Exception):
-                self._refreshes.ask(self, partial(self._call, self._feed.refresh, ends_at), ends_at)
+                self._refreshes.do(self, partial(self._call, self._feed.refresh, ends_at), ends_at)
 
     async def _arefresh(self, ends_at: float) -> None:
         if self._feed is not None:
             with suppress(Exception):
-                await self._refreshes.aask(self, partial(self._acall, self._feed.refresh, ends_at), ends_at)
+                await self._refreshes.ado(self, partial(self._acall, self._feed.refresh, ends_at), ends_at)
 
     def _read_nowait(self, client_id: str) -> object:
         if self._get_nowait is None:
@@ -295,5 +295,5 @@ class StoreReader:
     def _check_found(self, found: object, client_id: str) -> Key | None:
         if found is not None and not (isinstance(found, Key) and found.client_id == client_id):
             raise self.failed(TypeError("the store returned something other than the key"))
-        self.breaker.answered()
+        self.breaker.record_success()
         return found

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..keys.hashing import salt_of
-from ..runtime.background import Background
+from ..runtime.background import BackgroundThread
 from ..runtime.fork import after_fork
 from . import Store, UsageStore, Use
 
@@ -67,7 +67,7 @@ class UsageRecorder:
         self._store = store if isinstance(store, Store) else None
         self._hasher = hasher
         self._hit_sources: list[weakref.WeakMethod[HitSource]] = []
-        self._background = Background("usage", self._serve)
+        self._thread = BackgroundThread("usage", self._serve)
         self._reset()
         after_fork(self._reset)
         _instances.add(self)
@@ -110,7 +110,7 @@ class UsageRecorder:
         Returns:
             The thread, if it runs.
         """
-        thread = self._background.end()
+        thread = self._thread.stop()
         self._recorded.set()
         return thread
 
@@ -130,7 +130,7 @@ class UsageRecorder:
     def _wake(self) -> None:
         if not self._recorded.is_set():
             self._recorded.set()
-        self._background.start()
+        self._thread.start()
 
     def _reset(self) -> None:
         self._used: dict[SecretRef, int] = {}

@@ -1,4 +1,4 @@
-"""One daemon thread behind the requests: started when there is something to do, ended, and started anew."""
+"""One daemon thread beside the requests, started when it is needed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Background:
-    """Runs a function in a thread of its own, at most one at a time, and never one of another process.
-
-    Args:
-        name: For the thread's name.
-        serve: Runs until the event that it is given is set.
-    """
+class BackgroundThread:
+    """Runs ``serve`` in one thread of this process, until the event that it is given is set."""
 
     def __init__(self, name: str, serve: Callable[[threading.Event], None]) -> None:
         self._name = name
@@ -27,32 +22,28 @@ class Background:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._ending = threading.Event()
+        self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread unless it runs. Cheap if it does, so a request may call it."""
+        """Start the thread unless it is running. Cheap if it is, so requests may call it."""
         if self._thread is not None:
             return
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(
-                    target=self._serve, args=(self._ending,), name=f"basicauth_mw {self._name}", daemon=True
+                    target=self._serve, args=(self._closing,), name=f"basicauth_mw {self._name}", daemon=True
                 )
                 try:
                     thread.start()
-                except RuntimeError:  # the system has no more, or the interpreter ends
+                except RuntimeError:  # the system cannot start more threads, or the interpreter exits
                     return
                 self._thread = thread
 
-    def end(self) -> threading.Thread | None:
-        """Tell the thread to end, and wait for nothing; the next ``start`` starts another.
-
-        Returns:
-            The thread, if there is one.
-        """
+    def stop(self) -> threading.Thread | None:
+        """Tell the thread to stop, and return it if it is running. The next ``start`` starts another."""
         with self._lock:
-            thread, ending = self._thread, self._ending
-            self._thread, self._ending = None, threading.Event()
-        ending.set()
+            thread, closing = self._thread, self._closing
+            self._thread, self._closing = None, threading.Event()
+        closing.set()
         return thread

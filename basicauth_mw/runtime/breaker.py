@@ -1,7 +1,7 @@
-"""Whether a store can be asked: every change of that is said once, and nobody waits for one that is away.
+"""A circuit breaker: nothing waits for a store that is known to be unavailable.
 
-A circuit breaker. It opens when the store has failed a few times in a row and has answered nobody for a
-while; from then on a thread asks, and closes it with the first answer.
+It opens when the store has failed a few times in a row and has been silent for a while. Then a thread probes
+the store, and the first success closes the breaker. Each change of state is logged once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BackendUnavailable
-from .background import Background
+from .background import BackgroundThread
 from .fork import after_fork
 
 if TYPE_CHECKING:
@@ -27,23 +27,21 @@ _LINES_PER_MINUTE: Final = 20
 
 
 class Breaker:
-    """Told of every answer and every failure of a store.
+    """Records successes and failures of a store.
 
     Args:
-        probe: Asks the store, blocking, on a thread of its own; raises if it cannot be asked. None: it never
-            opens.
-        quiet_s: Seconds without any answer before it opens: a part of a store that is away is no outage of
-            the rest.
+        probe: Calls the store, blocking, and raises if it is unavailable; None: the breaker never opens.
+        silence_s: Seconds without a success before it opens: one failing part is no outage of the others.
 
     Attributes:
-        is_open: Whether waiting for the store is known to be of no use.
+        is_open: Whether the store is known to be unavailable.
     """
 
-    def __init__(self, probe: Callable[[], object] | None, *, quiet_s: float) -> None:
+    def __init__(self, probe: Callable[[], object] | None, *, silence_s: float) -> None:
         self._probe = probe
-        self._quiet_s = quiet_s
-        self._background = Background("probe", self._serve)
-        self._said_at: deque[float] = deque(maxlen=_LINES_PER_MINUTE)
+        self._silence_s = silence_s
+        self._thread = BackgroundThread("probe", self._serve)
+        self._logged_at: deque[float] = deque(maxlen=_LINES_PER_MINUTE)
         self._reset()
         after_fork(self._reset)
 
@@ -51,76 +49,65 @@ class Breaker:
         self.is_open = False
         self._failures = 0
         self._available = True
-        self._answered_at = float("-inf")
+        self._success_at = float("-inf")
         self._opened = threading.Event()
 
     def check(self) -> None:
-        """Make sure that it is worth while to wait.
-
-        Raises:
-            BackendUnavailable: It is not.
-        """
+        """Raise ``BackendUnavailable`` if the breaker is open."""
         if self.is_open:
             raise BackendUnavailable("it did not answer a moment ago")
 
-    def answered(self) -> None:
-        """The store has answered."""
-        self._answered_at = time.monotonic()
+    def record_success(self) -> None:
+        """The store answered."""
+        self._success_at = time.monotonic()
         self._failures = 0
         self.is_open = False
         if not self._available:
-            self._say(available=True)
+            self._log_transition(available=True)
 
-    def failed(self, reason: Exception, *, waited: bool) -> None:
-        """The store could not be asked.
-
-        Args:
-            reason: Why, for the log.
-            waited: Whether the next one might have to wait for nothing, too.
-        """
+    def record_failure(self, reason: Exception, *, waited: bool) -> None:
+        """The store failed; ``waited`` says whether the next call may have to wait in vain as well."""
         if self._available:
-            self._say(available=False, reason=reason)
+            self._log_transition(available=False, reason=reason)
         if not waited or self._probe is None:
             return
         self._failures += 1
-        quiet = time.monotonic() >= self._answered_at + self._quiet_s
-        if self._failures >= FAILURES_TO_OPEN and quiet and not self.is_open:
+        is_silent = time.monotonic() >= self._success_at + self._silence_s
+        if self._failures >= FAILURES_TO_OPEN and is_silent and not self.is_open:
             self.is_open = True
             self._opened.set()
-            self._background.start()
+            self._thread.start()
 
     def close(self) -> None:
-        """Let the thread end; the next failures start another."""
-        self._background.end()
+        """Stop the thread; later failures start it again."""
+        self._thread.stop()
         self._opened.set()
 
-    def _say(self, *, available: bool, reason: Exception | None = None) -> None:
-        """One line for each change of state; few, for a store that changes it with every request."""
+    def _log_transition(self, *, available: bool, reason: Exception | None = None) -> None:
+        """Log a change of state, at most 20 times a minute."""
         self._available = available
         now = time.monotonic()
-        if len(self._said_at) == _LINES_PER_MINUTE and now < self._said_at[0] + 60:
+        if len(self._logged_at) == _LINES_PER_MINUTE and now < self._logged_at[0] + 60:
             return
-        self._said_at.append(now)
+        self._logged_at.append(now)
         if available:
-            logger.warning("the key backend answers again")
+            logger.warning("the key backend is available again")
         else:
-            logger.error("the key backend cannot be asked; requests are answered 503 meanwhile: %s", reason)
-
-    # --- on the thread
+            logger.error("the key backend is unavailable; requests get a 503 until it is back: %s", reason)
 
     def _serve(self, closing: threading.Event) -> None:
         while not closing.is_set():
             self._opened.wait()
             self._opened.clear()
             while self.is_open and not closing.wait(PROBE_EVERY_S):
-                if self._probe_answers():
-                    self.answered()
+                if self._is_available():
+                    self.record_success()
 
-    def _probe_answers(self) -> bool:
+    def _is_available(self) -> bool:
         if self._probe is None:
             return False
         try:
             self._probe()
-        except Exception:  # it was away, and still is
+        except Exception:  # still unavailable
             return False
         return True

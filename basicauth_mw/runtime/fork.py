@@ -1,4 +1,4 @@
-"""What an object has to do when the process forks: locks may be held by threads that the child has not."""
+"""Hooks for ``os.fork``: a lock may be held by a thread that does not exist in the child."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class _Hooks:
-    """Bound methods, held weakly, in the order in which they came."""
+    """Bound methods, held weakly, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._methods: list[weakref.WeakMethod[Callable[[], object]]] = []
-        self._prune_at = 64  # when they may have become twice as many as are alive
+        self._prune_at = 64  # prune when the list may have doubled since the last time
 
     def add(self, method: Callable[[], object]) -> None:
         if len(self._methods) >= self._prune_at:
@@ -24,48 +24,37 @@ class _Hooks:
         self._methods.append(weakref.WeakMethod(method))
 
     def __iter__(self) -> Iterator[Callable[[], object]]:
-        for each in self._methods:
-            method = each()
-            if method is not None:
-                yield method
+        return (method for each in self._methods if (method := each()) is not None)
 
 
 _before: Final = _Hooks()
 _in_parent: Final = _Hooks()
 _in_child: Final = _Hooks()
 
-# A child process keeps what it inherited, so that no finaliser closes it: the parent still uses it.
-_inherited: Final[list[object]] = []
+# What a child has inherited is kept alive, so that no finalizer closes it: the parent still uses it.
+_kept_alive: Final[list[object]] = []
 
 
 def before_fork(prepare: Callable[[], object]) -> None:
-    """Have a method called before every fork, by the thread that forks.
+    """Call a bound method, held weakly, before every fork. It must return soon, whatever other threads do.
 
-    Those that came first are called first: locks that they take are taken in that order.
-
-    Args:
-        prepare: A bound method, held weakly. It must end soon, whatever other threads are doing.
+    Methods are called in the order in which they were added, so locks are taken in that order.
     """
     _before.add(prepare)
 
 
 def after_fork_in_parent(resume: Callable[[], object]) -> None:
-    """Have a method called after every fork, in the process that forked.
-
-    Args:
-        resume: A bound method, held weakly.
-    """
+    """Call a bound method, held weakly, in the parent after every fork."""
     _in_parent.add(resume)
 
 
-def after_fork(forget: Callable[[], object]) -> None:
-    """Have a method called in every forked child, before it does anything else.
+def after_fork(reset_in_child: Callable[[], object]) -> None:
+    """Call a bound method, held weakly, in every forked child before anything else.
 
-    Args:
-        forget: A bound method, held weakly. It makes its object as good as new without touching what the
-            parent process had opened, and returns that, to be kept and left alone for ever.
+    It resets its object, and returns the inherited handles, which are kept alive and never closed in the
+    child.
     """
-    _in_child.add(forget)
+    _in_child.add(reset_in_child)
 
 
 def _prepare() -> None:
@@ -78,10 +67,10 @@ def _resume() -> None:
         resume()
 
 
-def _forget() -> None:
-    for forget in _in_child:
-        _inherited.append(forget())
+def _reset() -> None:
+    for reset_in_child in _in_child:
+        _kept_alive.append(reset_in_child())
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, where no process forks
-    os.register_at_fork(before=_prepare, after_in_parent=_resume, after_in_child=_forget)
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(before=_prepare, after_in_parent=_resume, after_in_child=_reset)

@@ -1,7 +1,8 @@
-"""A few daemon threads for work that blocks, with a bounded queue before them.
+"""A few daemon threads for blocking work, with a bounded queue.
 
-Not ``concurrent.futures.ThreadPoolExecutor``: its queue has no bound, its threads keep the interpreter from
-ending while a look-up hangs, and a job does not know which thread it holds up.
+``concurrent.futures.ThreadPoolExecutor`` does not fit: its queue is unbounded, its threads keep the
+interpreter from exiting while a lookup hangs, and a job does not know its thread, so it cannot be
+interrupted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class QueueFull(Exception):
 
 
 class Job(Future[T], Generic[T]):
-    """One piece of work, queued, running or done."""
+    """One piece of work: queued, running or done."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Job(Future[T], Generic[T]):
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Do the work on the calling thread, unless it was cancelled while it waited."""
+        """Do the work on the calling thread, unless the job was cancelled."""
         if not self.set_running_or_notify_cancel():
             del self._work
             return
@@ -42,55 +43,45 @@ class Job(Future[T], Generic[T]):
         try:
             result = self._work()
         except BaseException as exc:
-            self._leave()
-            # What means "end" to the main thread, or to a generator, is a failure like any other here.
-            ends = isinstance(exc, StopIteration) or not isinstance(exc, Exception)
-            self.set_exception(RuntimeError(f"{type(exc).__name__} in a worker") if ends else exc)
+            self._finish()
+            # Exceptions that stop a thread or a generator must not do so where the result is awaited.
+            stops = isinstance(exc, StopIteration) or not isinstance(exc, Exception)
+            self.set_exception(RuntimeError(f"{type(exc).__name__} in a worker") if stops else exc)
         else:
-            self._leave()
+            self._finish()
             self.set_result(result)
 
     def cancel_or_interrupt(self, interrupt: Callable[[int], None] | None) -> None:
-        """Cancel the job if it is queued; interrupt it if it runs.
-
-        Args:
-            interrupt: Called with the id of the thread, only while it is still busy with this very job.
-        """
+        """Cancel the job, or call ``interrupt`` with the id of the thread that is running it."""
         if self.cancel() or interrupt is None:
             return
         with self._lock:
             if self._thread_id is not None:
                 interrupt(self._thread_id)
 
-    def _leave(self) -> None:
+    def _finish(self) -> None:
         with self._lock:
             self._thread_id = None
-        del self._work  # it may hold a secret; a job may be kept by whoever waited for it
+        del self._work  # it may hold a secret, and the job may be kept by its caller
 
 
 class WorkerPool:
-    """Starts threads as they are needed, and anew in a forked child.
-
-    Args:
-        name: For the threads' names.
-        workers: Maximum number of threads.
-        max_queue: Maximum number of jobs that wait.
-    """
+    """Starts threads on demand, and again in a forked child."""
 
     def __init__(self, name: str, *, workers: int, max_queue: int) -> None:
         self._name = name
         self._workers = workers
         self._max_queue = max_queue
-        self._threads = self._idle = self._closing = 0
         self._reset()
         after_fork(self._reset)
 
-    def submit(self, work: Callable[[], T]) -> Job[T]:
-        """Queue ``work``.
+    def _reset(self) -> None:
+        self._jobs: deque[Job[Any]] = deque()
+        self._changed = threading.Condition()
+        self._threads = self._idle = self._closing = 0
 
-        Raises:
-            QueueFull: The queue is full.
-        """
+    def submit(self, work: Callable[[], T]) -> Job[T]:
+        """Queue work. Raises ``QueueFull`` if there is no room."""
         job = Job(work)
         with self._changed:
             if self._idle <= len(self._jobs):
@@ -103,7 +94,7 @@ class WorkerPool:
         return job
 
     def close(self) -> None:
-        """Let the threads end when the queue is empty; a later ``submit`` starts new ones."""
+        """Stop the threads when the queue is empty; a later ``submit`` starts new ones."""
         with self._changed:
             self._closing += self._threads
             self._threads = 0
@@ -114,9 +105,7 @@ class WorkerPool:
 
     def _drop_cancelled(self) -> bool:
         """Remove cancelled jobs from the queue; returns whether there is room now."""
-        waiting = [job for job in self._jobs if not job.cancelled()]
-        self._jobs.clear()
-        self._jobs.extend(waiting)
+        self._jobs = deque(job for job in self._jobs if not job.cancelled())
         return not self._is_full()
 
     def _start_thread(self) -> None:
@@ -124,16 +113,11 @@ class WorkerPool:
         thread = threading.Thread(target=self._serve, name=f"basicauth_mw {self._name} {number}", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # the system has no more
+        except RuntimeError:  # the system cannot start more threads
             if self._threads == 0:
                 raise QueueFull(self._name) from None
         else:
             self._threads = number
-
-    def _reset(self) -> None:
-        self._jobs: deque[Job[Any]] = deque()
-        self._changed = threading.Condition()
-        self._threads = self._idle = self._closing = 0
 
     def _serve(self) -> None:
         while True:

@@ -1,7 +1,7 @@
-"""Single flight: of those who ask the same at once, one asks, and the others share its answer.
+"""Single flight: concurrent callers with the same key share one call.
 
-A failure is shared by those who wait for it, and remembered for nobody else. Who asks may be cancelled: then
-one of those who wait asks in its place. Who asks alone, as most do, pays for an entry in a table.
+A failure is shared by the callers that wait for it and is not remembered. If the task that makes the call is
+cancelled, one of the waiting tasks makes it again. A lone caller pays for one entry in a table.
 """
 
 from __future__ import annotations
@@ -19,90 +19,83 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# An answer, a failure, or None: whoever asked was cancelled. Not an exception of the future, which would
-# complain if nobody waited for it.
-_Landing = tuple[T] | Exception | None
+# A result, an exception, or None if the calling task was cancelled. A future with an exception would log a
+# warning if no task awaited it.
+_Outcome = tuple[T] | Exception | None
 
 
 class SingleFlight(Generic[T]):
-    """Shares answers between threads, and apart from them between the tasks of each event loop."""
+    """Shares calls between threads, and separately between the tasks of each event loop."""
 
     def __init__(self) -> None:
         self._reset()
         after_fork(self._reset)
 
-    def ask(self, what: Hashable, question: Callable[[], T], ends_at: float) -> T:
-        """Ask, or wait for whoever asks the same already.
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        # By key; None until a second caller joins.
+        self._threads: dict[Any, Future[T] | None] = {}
+        self._tasks: dict[Any, asyncio.Future[_Outcome[T]] | None] = {}
 
-        Args:
-            what: Equal for questions that may share an answer.
-            question: Asks.
-            ends_at: Until when to wait for another, by the monotonic clock.
+    def do(self, key: Hashable, function: Callable[[], T], ends_at: float) -> T:
+        """Call ``function``, or wait for the result of an equal call.
 
-        Raises:
-            TimeoutError: The other took too long.
+        ``ends_at`` limits the wait, by the monotonic clock. Raises ``TimeoutError`` when it is over.
         """
         with self._lock:
-            if what in self._threads:
-                waited_for = self._threads[what]
-                if waited_for is None:
-                    waited_for = self._threads[what] = Future()
+            if key in self._threads:
+                shared = self._threads[key]
+                if shared is None:
+                    shared = self._threads[key] = Future()
             else:
-                waited_for = self._threads[what] = None
-        if waited_for is not None:
-            return waited_for.result(max(0, ends_at - time.monotonic()))
+                shared = self._threads[key] = None
+        if shared is not None:
+            return shared.result(max(0, ends_at - time.monotonic()))
         try:
-            answer = question()
+            result = function()
         except BaseException as exc:
-            if (others := self._land(what)) is not None:
-                # What means "end" to this thread is a failure like any other to those who wait.
-                others.set_exception(exc if isinstance(exc, Exception) else RuntimeError(type(exc).__name__))
+            if (waiting := self._finish(key)) is not None:
+                # Exceptions that stop this thread must not stop the others.
+                waiting.set_exception(exc if isinstance(exc, Exception) else RuntimeError(type(exc).__name__))
             raise
-        if (others := self._land(what)) is not None:
-            others.set_result(answer)
-        return answer
+        if (waiting := self._finish(key)) is not None:
+            waiting.set_result(result)
+        return result
 
-    async def aask(self, what: Hashable, question: Callable[[], Awaitable[T]], ends_at: float) -> T:
-        """``ask`` for an event loop."""
+    def _finish(self, key: Hashable) -> Future[T] | None:
+        with self._lock:
+            return self._threads.pop(key)
+
+    async def ado(self, key: Hashable, function: Callable[[], Awaitable[T]], ends_at: float) -> T:
+        """``do`` for an event loop."""
         from asyncio import get_running_loop
 
         loop = get_running_loop()
-        key = (loop, what)
+        key = (loop, key)
         while key in self._tasks:
-            landed = await self._wait(key, ends_at)
-            if isinstance(landed, Exception):
-                raise landed
-            if landed is not None:
-                return landed[0]
+            shared = await self._wait(loop, key, ends_at)
+            if isinstance(shared, Exception):
+                raise shared
+            if shared is not None:
+                return shared[0]
         self._tasks[key] = None
-        landing: _Landing[T] = None
+        outcome: _Outcome[T] = None
         try:
-            landing = (await question(),)
-            return landing[0]
+            outcome = (await function(),)
+            return outcome[0]
         except Exception as exc:
-            landing = exc
+            outcome = exc
             raise
         finally:
-            others = self._tasks.pop(key)
-            if others is not None and not others.done():
-                others.set_result(landing)
+            waiting = self._tasks.pop(key)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(outcome)
 
-    async def _wait(self, key: tuple[asyncio.AbstractEventLoop, Hashable], ends_at: float) -> _Landing[T]:
+    async def _wait(self, loop: asyncio.AbstractEventLoop, key: Hashable, ends_at: float) -> _Outcome[T]:
         from asyncio import shield, timeout
 
-        waited_for = self._tasks[key]
-        if waited_for is None:
-            waited_for = self._tasks[key] = key[0].create_future()
+        shared = self._tasks[key]
+        if shared is None:
+            shared = self._tasks[key] = loop.create_future()
         async with timeout(max(0, ends_at - time.monotonic())):
-            return await shield(waited_for)
-
-    def _land(self, what: Hashable) -> Future[T] | None:
-        """The flight is over; those who wait for it, if any do."""
-        with self._lock:
-            return self._threads.pop(what)
-
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-        # By question; None while nobody but the one who asks wants to know.
-        self._threads: dict[Any, Future[T] | None] = {}
-        self._tasks: dict[Any, asyncio.Future[_Landing[T]] | None] = {}
+            return await shield(shared)

@@ -191,7 +191,7 @@ def test_more_changes_than_are_kept_forget_everything(
     assert server.status(issued) == 200
     assert server.status(issued) == 200
     feed = server._backend.feed
-    wait_for(lambda: feed._background._thread is not None)
+    wait_for(lambda: feed._thread._thread is not None)
     flushes = Flushes()
     feed.subscribe(flushes, keeps_s=3600)
     feed._cursor = "a cursor of another store"

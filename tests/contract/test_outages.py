@@ -511,5 +511,5 @@ def test_an_outage(fault: Fault, sent: Sent, caplog: pytest.LogCaptureFixture) -
             afterwards(shell, sent)
 
     said = sorted(message.partition(";")[0] for message in caplog.messages)
-    assert said == ["the key backend answers again"] * 2 + ["the key backend cannot be asked"] * 2
+    assert said == ["the key backend is available again"] * 2 + ["the key backend is unavailable"] * 2
     assert re.search(fault.says, caplog.text)

@@ -217,7 +217,7 @@ def test_a_third_partys_store_is_found_by_its_scheme(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigurationError, match="ValueError") as problem:
         open_backend("team:canary", settings=Settings())
     assert "canary" not in str(problem.value)
-    with pytest.raises(ConfigurationError, match="team:") as unknown:
+    with pytest.raises(ConfigurationError, match="sqlite, team, unix") as unknown:
         open_backend("canary-without-colon", settings=Settings())
     assert "canary" not in str(unknown.value)
 

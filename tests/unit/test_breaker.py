@@ -46,19 +46,19 @@ def probe() -> Probe:
 
 @pytest.fixture
 def breaker(probe: Probe) -> Iterator[Breaker]:
-    breaker = Breaker(probe, quiet_s=0)
+    breaker = Breaker(probe, silence_s=0)
     yield breaker
     breaker.close()
 
 
 def fail(breaker: Breaker, times: int = FAILURES_TO_OPEN, *, waited: bool = True) -> None:
     for _ in range(times):
-        breaker.failed(GONE, waited=waited)
+        breaker.record_failure(GONE, waited=waited)
 
 
 def test_it_opens_after_failures_in_a_row(breaker: Breaker) -> None:
     fail(breaker, FAILURES_TO_OPEN - 1)
-    breaker.answered()
+    breaker.record_success()
     fail(breaker, FAILURES_TO_OPEN - 1)
     breaker.check()
     fail(breaker, 1)
@@ -74,14 +74,14 @@ def test_a_failure_without_a_wait_does_not_open_it(breaker: Breaker) -> None:
 
 def test_it_stays_closed_while_others_are_answered(probe: Probe) -> None:
     """Of a store that is away in part, the rest goes on being asked."""
-    breaker = Breaker(probe, quiet_s=60)
-    breaker.answered()
+    breaker = Breaker(probe, silence_s=60)
+    breaker.record_success()
     fail(breaker, 100)
     breaker.check()
 
 
 def test_it_never_opens_without_a_probe() -> None:
-    breaker = Breaker(None, quiet_s=0)
+    breaker = Breaker(None, silence_s=0)
     fail(breaker, 100)
     breaker.check()
 
@@ -105,13 +105,13 @@ def test_nothing_is_asked_while_it_is_closed(breaker: Breaker, probe: Probe) -> 
     wait_until(lambda: not breaker.is_open)
     asked = probe.asked
     fail(breaker, 1)
-    breaker.answered()
+    breaker.record_success()
     time.sleep(0.6)  # in which it would have been asked twice
     assert probe.asked == asked
 
 
 def test_its_thread_ends_when_it_is_closed_for_good(probe: Probe) -> None:
-    breaker = Breaker(probe, quiet_s=0)
+    breaker = Breaker(probe, silence_s=0)
     before = set(threading.enumerate())
     fail(breaker)
     started = set(threading.enumerate()) - before  # libraries may start threads meanwhile

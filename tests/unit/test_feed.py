@@ -87,7 +87,7 @@ def test_nothing_runs_before_something_was_proved(store: Watched, feed: ChangeFe
     assert not feed.is_ready(for_password=False)
     feed.refresh()
     assert feed.is_ready(for_password=False)
-    assert feed._background._thread is None
+    assert feed._thread._thread is None
     assert store.polls == 1
 
 
@@ -183,7 +183,7 @@ def test_closing_ends_the_thread_and_the_next_proof_starts_it_anew(
 ) -> None:
     feed.refresh()
     feed.mark_active()
-    thread = feed._background._thread
+    thread = feed._thread._thread
     assert thread is not None
     feed.close()
     thread.join(LIMIT_S)
@@ -219,7 +219,7 @@ def test_closing_ends_a_thread_at_rest(store: Watched, follower: Subscriber) -> 
     feed.refresh()
     feed.mark_active()
     wait_for(lambda: feed._idle)
-    thread = feed._background._thread
+    thread = feed._thread._thread
     assert thread is not None
     feed.close()
     thread.join(LIMIT_S)
@@ -234,7 +234,7 @@ def test_a_store_without_changes_is_not_followed() -> None:
     feed = ChangeFeed(Reader())
     assert feed.is_ready(for_password=False)
     feed.mark_active()
-    assert feed._background._thread is None
+    assert feed._thread._thread is None
 
 
 def test_a_child_process_starts_from_the_beginning(
@@ -246,7 +246,7 @@ def test_a_child_process_starts_from_the_beginning(
     if pid == 0:
         try:
             assert not feed.is_ready(for_password=False)
-            assert feed._background._thread is None
+            assert feed._thread._thread is None
             feed.refresh()
             feed.mark_active()
             store.put(Key("a"), None)
@@ -272,4 +272,4 @@ def test_many_threads_start_one(store: Watched, feed: ChangeFeed) -> None:
     for prover in provers:
         prover.join(LIMIT_S)
     started = [thread for thread in set(threading.enumerate()) - before if thread.name == "basicauth_mw feed"]
-    assert started == [feed._background._thread]
+    assert started == [feed._thread._thread]

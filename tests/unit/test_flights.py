@@ -50,7 +50,7 @@ def in_threads(flights: SingleFlight[str], question: Question, *, count: int) ->
 
     def ask() -> None:
         try:
-            answers.append(flights.ask("same", question, later()))
+            answers.append(flights.do("same", question, later()))
         except Exception as exc:
             answers.append(type(exc))
 
@@ -97,23 +97,23 @@ def test_nothing_is_remembered() -> None:
         question.go_on.set()
         if answer is fail:
             with pytest.raises(LookupError):
-                flights.ask("same", question, later())
+                flights.do("same", question, later())
         else:
-            assert flights.ask("same", question, later()) == answer()
+            assert flights.do("same", question, later()) == answer()
     assert not flights._threads
 
 
 def test_a_thread_waits_no_longer_than_it_may() -> None:
     flights: SingleFlight[str] = SingleFlight()
     question = Question()
-    leader = threading.Thread(target=flights.ask, args=("same", question, later()))
+    leader = threading.Thread(target=flights.do, args=("same", question, later()))
     leader.start()
     end = later()
     while not question.asked:
         assert time.monotonic() < end
         time.sleep(0.005)
     with pytest.raises(TimeoutError):
-        flights.ask("same", question, time.monotonic() + 0.01)
+        flights.do("same", question, time.monotonic() + 0.01)
     question.go_on.set()
     leader.join(LIMIT_S)
 
@@ -123,7 +123,7 @@ def test_different_questions_are_asked_apart() -> None:
     question = Question()
 
     async def ask() -> list[str]:
-        asked = [asyncio.create_task(flights.aask(what, question.aask, later())) for what in "abc"]
+        asked = [asyncio.create_task(flights.ado(what, question.aask, later())) for what in "abc"]
         while question.asked < 3:
             await asyncio.sleep(0)
         question.go_on.set()
@@ -140,7 +140,7 @@ def test_tasks_share(answer: Callable[[], str], expected: object) -> None:
     question = Question(answer)
 
     async def ask() -> list[object]:
-        asked = [asyncio.create_task(flights.aask("same", question.aask, later())) for _ in range(32)]
+        asked = [asyncio.create_task(flights.ado("same", question.aask, later())) for _ in range(32)]
         for _ in range(5):
             await asyncio.sleep(0)
         question.go_on.set()
@@ -158,7 +158,7 @@ def test_a_leader_that_is_cancelled_takes_nobody_with_it() -> None:
     question = Question()
 
     async def ask() -> list[object]:
-        asked = [asyncio.create_task(flights.aask("same", question.aask, later())) for _ in range(8)]
+        asked = [asyncio.create_task(flights.ado("same", question.aask, later())) for _ in range(8)]
         await asyncio.sleep(0)
         asked[0].cancel()
         while question.asked < 2:
@@ -178,7 +178,7 @@ def test_a_follower_that_is_cancelled_disturbs_nobody() -> None:
     question = Question()
 
     async def ask() -> list[object]:
-        asked = [asyncio.create_task(flights.aask("same", question.aask, later())) for _ in range(3)]
+        asked = [asyncio.create_task(flights.ado("same", question.aask, later())) for _ in range(3)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         asked[1].cancel()
@@ -197,10 +197,10 @@ def test_a_task_waits_no_longer_than_it_may() -> None:
     question = Question()
 
     async def ask() -> None:
-        leader = asyncio.create_task(flights.aask("same", question.aask, later()))
+        leader = asyncio.create_task(flights.ado("same", question.aask, later()))
         await asyncio.sleep(0)
         with pytest.raises(TimeoutError):
-            await flights.aask("same", question.aask, time.monotonic() + 0.01)
+            await flights.ado("same", question.aask, time.monotonic() + 0.01)
         question.go_on.set()
         assert await leader == "answer"
 
@@ -214,7 +214,7 @@ def test_event_loops_do_not_wait_for_each_other() -> None:
     answers: list[str] = []
     threads = [
         threading.Thread(
-            target=lambda: answers.append(asyncio.run(flights.aask("same", question.aask, later())))
+            target=lambda: answers.append(asyncio.run(flights.ado("same", question.aask, later())))
         )
         for _ in range(2)
     ]

@@ -169,7 +169,7 @@ def test_a_child_closes_nothing_of_its_parents_threads(tmp_path: Path) -> None:
 
     def work() -> None:
         assert lines.all() == []
-        _fork._inherited.clear()  # as at the end of an interpreter
+        _fork._kept_alive.clear()  # as at the end of an interpreter
         gc.collect()
 
     assert child_ends_well(work)

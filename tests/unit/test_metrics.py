@@ -152,7 +152,7 @@ def test_an_open_circuit_sets_the_gauge_and_stops_lookups() -> None:
     measured.store.unavailable = True
     statuses = []
     breaker = measured.middleware.authenticator.reader.breaker
-    breaker._quiet_s = 0
+    breaker._silence_s = 0
     while not breaker.is_open:
         statuses.append(measured.request(measured.authorization))
     waited = measured.added()[WAITS]
@@ -421,7 +421,7 @@ if child == 0:
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert len({name for name in os.listdir(sys.argv[1]) if name.startswith("counter_")}) == 2
-thread = gate.authenticator.reader.metrics._flusher.end()
+thread = gate.authenticator.reader.metrics._flusher.stop()
 thread.join(20)
 assert not thread.is_alive()
 """
