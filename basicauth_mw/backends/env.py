@@ -1,11 +1,11 @@
-"""``env:`` - keys from an environment variable, or a file that one names. Read once, never written."""
+"""``env:``: keys from an environment variable, or from a file that one names. Read once, never written."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
 from ..keys.hashing import Hasher, check_hash, has_slow_hash, is_slow, looks_hashed
@@ -23,9 +23,6 @@ from ..keys.validation import (
 from ..runtime.extras import require
 from ..settings.sources import read_entry
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
 DEFAULT_NAME: Final = "BASICAUTH_KEYS"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -36,22 +33,19 @@ _FIELDS = frozenset({"secret", "name", "scopes", "expires_at"})
 class EnvStore:
     """Holds the keys that one variable lists, as digests keyed for this process.
 
-    ========================================  ====================================================
-    ``{"id": "secret", "id2": {...}}``        JSON; an object may hold secret, name, scopes (a list)
-                                              and expires_at (RFC 3339, with a zone)
-    lines of ``id:secret``                    if there is a newline between two of them
-    ``id:secret,id2:secret2``                 otherwise; such a secret holds no comma
-    ========================================  ====================================================
-
-    A secret may be a hash (Argon2id, bcrypt), but for the comma form.
+    The variable holds a JSON object, ``{"id": "secret", "id2": {...}}``, in which an object may have
+    ``secret``, ``name``, ``scopes`` (a list) and ``expires_at`` (RFC 3339, with a zone); or ``id:secret``
+    pairs, one a line, or separated by commas if there is only one line. A secret may be a hash (Argon2id,
+    bcrypt), except in pairs separated by commas.
 
     Args:
         url: ``env:``, or ``env:NAME`` for another variable. ``NAME_FILE`` may name a file instead.
-        deadline_s: Not needed: nothing is ever waited for.
-        create: Not needed: an environment cannot be made.
+        deadline_s: Unused: a lookup never waits.
+        create: Unused.
 
     Raises:
-        ConfigurationError: No key, or entries that cannot be used. Names entries by number, never by value.
+        ConfigurationError: There is no key, or an entry is invalid. Entries are named by number, not by
+            value.
     """
 
     volatile: ClassVar[bool] = True
@@ -59,7 +53,9 @@ class EnvStore:
     def __init__(self, url: str = "env:", *, deadline_s: float = 1.0, create: bool = False) -> None:
         name = url.partition(":")[2] or DEFAULT_NAME
         if not _NAME.fullmatch(name):
-            raise ConfigurationError("env: is followed by the name of an environment variable, or nothing")
+            raise ConfigurationError(
+                "env: must be followed by the name of an environment variable, or by nothing"
+            )
         self._name = name
         self._short: list[str] = []  # ids whose passwords are short
         self._keys = _parse(_read(name), name, self._short)
@@ -81,15 +77,9 @@ class EnvStore:
 
     def warnings(self) -> list[tuple[str, str, str]]:
         """What works but should be changed: code, message and remedy."""
-        if not self._short:
-            return []
-        return [
-            (
-                "short_password",
-                f"passwords of fewer than {SHORT_PASSWORD} characters in {self._name}: {len(self._short)}",
-                "use long random secrets, such as those that basicauth-mw keys create generates",
-            )
-        ]
+        message = f"passwords of fewer than {SHORT_PASSWORD} characters in {self._name}: {len(self._short)}"
+        remedy = "use long random secrets, such as those that basicauth-mw keys create generates"
+        return [("short_password", message, remedy)] if self._short else []
 
 
 def _read(name: str) -> str:
@@ -108,22 +98,22 @@ def _parse(text: str, name: str, short: list[str]) -> dict[str, Key]:
         try:
             key = _key(client_id, fields, hasher)
             if key.client_id in keys:
-                raise InvalidKey("the client id stands there twice")
+                raise InvalidKey("the client id occurs twice")
             keys[key.client_id] = key
             secret = fields["secret"] if isinstance(fields, dict) else fields
             if not looks_hashed(secret) and is_short_password(secret):
                 short.append(key.client_id)
         except MissingExtra:
             raise
-        except ValueError as exc:  # its text never holds a value
+        except ValueError as exc:  # its text never contains a value
             problems.append(f"{name}, entry {number}: {exc}")
     if problems:
         raise ConfigurationError(problems)
     if not keys:
         raise ConfigurationError(
-            f"{name} holds no key: set it to id:secret, or name a store in which keys can be created, as in "
+            f"{name} contains no key: set it to id:secret, or use a backend that stores keys, such as "
             "BASICAUTH_BACKEND=sqlite:///keys.db; to import an app without any key, as tests do, set "
-            "BASICAUTH_BACKEND=memory: (a backend that the code names takes precedence over it)"
+            "BASICAUTH_BACKEND=memory: (a backend named in the code takes precedence)"
         )
     return keys
 
@@ -135,7 +125,7 @@ def _entries(text: str, name: str) -> list[tuple[Any, Any]]:
             listed = json.loads(text, object_pairs_hook=list)
         except (ValueError, RecursionError):
             raise ConfigurationError(
-                f"{name} begins like a JSON object but is none: check its syntax"
+                f"{name} starts like a JSON object but is not valid JSON: check its syntax"
             ) from None
         return [
             (client_id, value if isinstance(value, str) else _object(value)) for client_id, value in listed
@@ -151,18 +141,20 @@ def _pair(text: str, *, hash_allowed: bool) -> tuple[str, Any]:
         return client_id, InvalidKey("is not id:secret")
     if client_id.startswith(("#", "[")):
         return client_id, InvalidKey(
-            "begins with # or [: comments and lists are not supported; delete the entry, or write a JSON "
-            "object if the id is meant"
+            "starts with # or [, and comments and lists are not supported: delete the entry, or write a JSON "
+            "object if this is the id"
         )
     if client_id != client_id.rstrip() or secret != secret.lstrip():
-        return client_id, InvalidKey("has a blank beside the colon: drop it, or write JSON if it is meant")
+        return client_id, InvalidKey(
+            "has a space next to the colon: remove it, or write JSON if it is intended"
+        )
     if hash_allowed and not looks_hashed(secret) and _MIXED.search(secret):
         return client_id, InvalidKey(
-            "mixes commas and lines: write one id:secret a line, without commas, or JSON"
+            "mixes commas and lines: write one id:secret per line, without commas, or JSON"
         )
     if not hash_allowed and looks_hashed(secret):
         return client_id, InvalidKey(
-            "holds a hash, which may hold commas: write one id:secret a line, or JSON"
+            "contains a hash, which may contain commas: write one id:secret per line, or JSON"
         )
     return client_id, secret
 
@@ -172,7 +164,8 @@ def _object(pairs: object) -> Any:
         return InvalidKey("is neither a secret nor an object")
     fields = dict(pairs)
     if len(fields) != len(pairs) or not fields.keys() <= _FIELDS or "secret" not in fields:
-        return InvalidKey(f"an object holds secret, and may hold {', '.join(sorted(_FIELDS - {'secret'}))}")
+        optional = ", ".join(sorted(_FIELDS - {"secret"}))
+        return InvalidKey(f"an object must have secret, and may have {optional}")
     return fields
 
 
@@ -181,11 +174,12 @@ def _key(client_id: str, fields: Any, hasher: Hasher) -> Key:
         raise fields
     if isinstance(fields, str):
         fields = {"secret": fields}
+    expires_at = fields.get("expires_at")
     return Key(
         client_id=check_new_client_id(client_id),
         name=check_name(fields.get("name", "")),
         scopes=check_scopes(fields.get("scopes", ())),
-        expires_at=_expiry(fields.get("expires_at")),
+        expires_at=None if expires_at is None else parse_moment(expires_at, "expires_at"),
         secrets=(Secret(_hash(fields["secret"], hasher)),),
     )
 
@@ -194,11 +188,7 @@ def _hash(secret: str, hasher: Hasher) -> str:
     if isinstance(secret, str) and looks_hashed(secret):
         check_hash(secret)
         if is_slow(secret):
-            require("argon2", extra="passwords")  # for the decoy, whatever the hash is
+            require("argon2", extra="passwords")  # for the dummy hash
             require("bcrypt", extra="passwords")
         return secret
     return hasher.hash(check_secret(secret))
-
-
-def _expiry(value: object) -> datetime | None:
-    return None if value is None else parse_moment(value, "expires_at")

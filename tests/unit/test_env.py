@@ -131,7 +131,7 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     [
         pytest.param(
             "",
-            "BASICAUTH_KEYS holds no key: set it to id:secret, or name a store in which keys can be created",
+            "BASICAUTH_KEYS contains no key: set it to id:secret, or use a backend that stores keys",
             id="empty",
         ),
         pytest.param(" \n ", "no key", id="blank"),
@@ -139,13 +139,13 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pytest.param("{}", "no key", id="empty object"),
         pytest.param("canary", "entry 1: is not id:secret", id="no colon"),
         pytest.param("a:1,canary", "entry 2: is not id:secret", id="second without colon"),
-        pytest.param("#canary:a long secret", "entry 1: begins with # or [", id="comment"),
-        pytest.param('["a:canary"]', "entry 1: begins with # or [", id="JSON list"),
+        pytest.param("#canary:a long secret", "entry 1: starts with # or [", id="comment"),
+        pytest.param('["a:canary"]', "entry 1: starts with # or [", id="JSON list"),
         pytest.param("canary:", "1 to 1024 octets", id="empty secret"),
         pytest.param(":canary", "1 to 255 octets", id="empty id"),
-        pytest.param("canary:1,canary:2", "entry 2: the client id stands there twice", id="twice"),
-        pytest.param("a: canary", "blank beside the colon", id="blank behind the colon"),
-        pytest.param("a :canary", "blank beside the colon", id="blank before the colon"),
+        pytest.param("canary:1,canary:2", "entry 2: the client id occurs twice", id="twice"),
+        pytest.param("a: canary", "space beside the colon", id="space after the colon"),
+        pytest.param("a :canary", "space beside the colon", id="space before the colon"),
         pytest.param("a:canary,b:two\nc:three", "entry 1: mixes commas and lines", id="commas and lines"),
         pytest.param(
             "a:canary,\nb:two,", "entry 1: mixes commas and lines", id="commas at the ends of lines"
@@ -160,8 +160,8 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pytest.param('{"a": "1", "a": "canary"}', "twice", id="twice in json"),
         pytest.param('{"a": 17}', "neither a secret nor an object", id="number"),
         pytest.param('{"a": ["canary"]}', "neither a secret nor an object", id="list"),
-        pytest.param('{"a": {"name": "canary"}}', "holds secret", id="object without secret"),
-        pytest.param('{"a": {"secret": "canary", "scope": "x"}}', "holds secret", id="unknown field"),
+        pytest.param('{"a": {"name": "canary"}}', "must have secret", id="object without secret"),
+        pytest.param('{"a": {"secret": "canary", "scope": "x"}}', "must have secret", id="unknown field"),
         pytest.param('{"a": {"secret": 5}}', "text", id="secret is a number"),
         pytest.param('{"a": {"secret": "canary", "scopes": "read"}}', "list", id="scopes as text"),
         pytest.param('{"a": {"secret": "canary", "name": 5}}', "text", id="name is a number"),
