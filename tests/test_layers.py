@@ -52,7 +52,8 @@ LAYERS = [
     ["backends.redis"],
     ["backends.memory", "backends.env", "backends.sqlite"],
     ["backends"],
-    ["backends.writes", "backends.change_feed", "backends.usage", "backends.passwords"],
+    ["backends.writes", "backends.change_feed", "backends.passwords"],
+    ["backends.usage"],
     ["backends.reader"],
     ["backends.backend"],
     # auth: the decision on a request, without I/O of its own

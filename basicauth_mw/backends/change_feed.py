@@ -43,10 +43,7 @@ class Subscriber(Protocol):
 
 
 class ChangeFeed:
-    """Publishes the changes of a store to its subscribers.
-
-    Args:
-        store: Any store; only one with ``changes`` is polled.
+    """Publishes the changes of a store to its subscribers. A store without ``changes`` is not polled.
 
     Attributes:
         may_block: Whether ``refresh`` may have to wait.
@@ -75,12 +72,7 @@ class ChangeFeed:
         self._lock = threading.Lock()
 
     def subscribe(self, subscriber: Subscriber, *, keeps_s: float) -> None:
-        """Publish changes to a cache.
-
-        Args:
-            subscriber: Held weakly.
-            keeps_s: Seconds that it keeps an entry.
-        """
+        """Publish changes to a cache, held weakly, which keeps an entry for ``keeps_s`` seconds."""
         self._subscribers = [known for known in self._subscribers if known() is not None]
         self._subscribers.append(weakref.ref(subscriber))
         self._keeps_s = max(self._keeps_s, keeps_s)
@@ -103,11 +95,9 @@ class ChangeFeed:
         )
 
     def refresh(self) -> None:
-        """Make the feed ready for a lookup.
+        """Make the feed ready for a lookup. Raises whatever the store raises.
 
-        Raises:
-            BackendUnavailable: The store cannot be reached. The thread keeps trying, and clears the caches
-                when it succeeds. Other exceptions of the store are raised unchanged.
+        After a failure the thread keeps trying, and clears the caches when it succeeds.
         """
         try:
             if self._is_subscribed:

@@ -127,12 +127,7 @@ class StoreReader:
         return not (for_password and self.has_password_hashes())
 
     def lookup_inline(self, client_id: str) -> Key | None:
-        """``lookup`` in a store that cannot wait.
-
-        Raises:
-            BackendUnavailable: As for ``lookup``.
-            BlockingIOError: The store has to wait after all.
-        """
+        """``lookup`` in a store that cannot wait. Raises ``BlockingIOError`` if it has to after all."""
         try:
             found = self._read_nowait(client_id)
         except Exception as exc:
@@ -142,12 +137,9 @@ class StoreReader:
         return self._check_found(found, client_id)
 
     def lookup(self, client_id: str, ends_at: float, *, for_password: bool = False) -> Key | None:
-        """Look up one key, blocking.
+        """Look up one key, blocking until ``ends_at`` by the monotonic clock.
 
-        Args:
-            client_id: ID of the key.
-            ends_at: The deadline, by the monotonic clock.
-            for_password: Whether ``has_password_hashes`` must be up to date afterwards.
+        With ``for_password``, ``has_password_hashes`` is up to date afterwards.
 
         Raises:
             BackendUnavailable: The store did not answer, or not with the key.
@@ -186,11 +178,7 @@ class StoreReader:
         return self._check_found(found, client_id)
 
     def call(self, function: Callable[[], T], ends_at: float) -> T:
-        """Call any other method of the store, on a worker thread.
-
-        Raises:
-            BackendUnavailable: The store did not answer.
-        """
+        """Call any other method of the store, on a worker thread. Raises as ``lookup`` does."""
         try:
             return self._call(function, ends_at)
         except Exception as exc:

@@ -11,14 +11,17 @@ import logging
 import threading
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from ..errors import KeyNotFound
 from ..keys.hashing import salt_of
 from ..runtime.background import BackgroundThread
 from ..runtime.fork import after_fork
 from . import Store, UsageStore, Use
+from .writes import change_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +45,6 @@ _CLOSE_LIMIT_S: Final = 2.0
 # Writes pause after a failure, twice as long each time: the role may be read-only.
 _FIRST_PAUSE_S: Final = 2.0
 _LONGEST_PAUSE_S: Final = 300.0
-_TRIES: Final = 5
 _MINUTE_S: Final = 60
 
 _instances: Final[weakref.WeakSet[UsageRecorder]] = weakref.WeakSet()
@@ -57,9 +59,7 @@ def _close_all() -> None:
 class UsageRecorder:
     """Records when secrets were used, and replaces hashes whose parameters are out of date.
 
-    Args:
-        store: Any store; what it cannot write is not recorded.
-        hasher: Makes the new hashes.
+    What the store cannot write is not recorded.
     """
 
     def __init__(self, store: Any, hasher: Hasher) -> None:
@@ -73,13 +73,7 @@ class UsageRecorder:
         _instances.add(self)
 
     def record_use(self, client_id: str, stored: Secret, secret: str) -> None:
-        """Record that a secret was verified. Called on the request path: touches memory only.
-
-        Args:
-            client_id: ID of the key.
-            stored: The stored secret that matched.
-            secret: The secret in clear, to hash it again if needed.
-        """
+        """Record that a secret was verified. Called on the request path: touches memory only."""
         ref = (client_id, stored.created_at)
         if self._usage is not None:
             minute = int(time.time()) // _MINUTE_S
@@ -95,21 +89,12 @@ class UsageRecorder:
             self._wake()
 
     def add_hit_source(self, drain_hits: HitSource) -> None:
-        """Collect the hits of a cache from time to time.
-
-        Args:
-            drain_hits: A bound method, held weakly. It returns the entries that were used since the last
-                call.
-        """
+        """Collect the hits of a cache from time to time by a bound method, held weakly."""
         self._hit_sources = [known for known in self._hit_sources if known() is not None]
         self._hit_sources.append(weakref.WeakMethod(drain_hits))
 
     def stop(self) -> threading.Thread | None:
-        """Tell the thread to write what is recorded and end, without waiting for it.
-
-        Returns:
-            The thread, if it runs.
-        """
+        """Tell the thread to write what is recorded and stop; return it if it is running."""
         thread = self._thread.stop()
         self._recorded.set()
         return thread
@@ -193,10 +178,9 @@ class UsageRecorder:
             self._pause_s = 0.0
 
     def _write_uses(self, used: dict[SecretRef, int], *, retry: bool) -> str | None:
-        """Write last-used times; with ``retry``, keep those that could not be written.
+        """Write last-used times, and return the name of the exception that stopped it.
 
-        Returns:
-            The name of the exception that stopped it; None if all were written.
+        With ``retry``, those that could not be written are kept.
         """
         left = list(used.items())
         while left and self._usage is not None:
@@ -218,20 +202,19 @@ class UsageRecorder:
         return None
 
     def _rehash(self, client_id: str, stored: str, secret: str) -> None:
-        hashed = None
-        for _ in range(_TRIES):
-            key = self._store.get(client_id) if self._store is not None else None
-            if key is None or all(candidate.hash != stored for candidate in key.secrets):
-                return
-            if hashed is None:
-                hashed = self._hasher.hash(secret, salt=salt_of(key.secrets))
-            secrets = [
-                replace(candidate, hash=hashed) if candidate.hash == stored else candidate
-                for candidate in key.secrets
-            ]
-            changed = replace(key, secrets=tuple(secrets), version=key.version + 1)
-            if self._store is not None and self._store.put(changed, key.version):
-                return
+        hashed = ""
+
+        def with_new_hash(key: Key) -> Key:
+            nonlocal hashed
+            if all(each.hash != stored for each in key.secrets):
+                return key
+            hashed = hashed or self._hasher.hash(secret, salt=salt_of(key.secrets))
+            secrets = [replace(each, hash=hashed) if each.hash == stored else each for each in key.secrets]
+            return replace(key, secrets=tuple(secrets))
+
+        if self._store is not None:
+            with suppress(KeyNotFound):
+                change_key(self._store, client_id, with_new_hash)
 
 
 def _bounded_add(known: dict[SecretRef, V], ref: SecretRef, value: V) -> None:

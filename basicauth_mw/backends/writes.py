@@ -32,13 +32,7 @@ _LONGEST_PAUSE_S: Final = 0.1
 def change_key(store: Store, client_id: str, change: Callable[[Key], Key]) -> tuple[Key, bool]:
     """Read a key, change it, and write it; start again if another writer was faster.
 
-    Args:
-        store: The store.
-        client_id: ID of the key.
-        change: Returns the changed key. It may be called more than once.
-
-    Returns:
-        The key as it is stored now, and whether it had to be written.
+    Returns the key as it is stored now, and whether it had to be written.
 
     Raises:
         KeyNotFound: There is no such key.
@@ -76,18 +70,11 @@ def put_confirmed(store: Store, key: Key, before: Key | None) -> bool:
 
 
 def add_confirmed(store: Store, keys: Sequence[Key], on_partial: Callable[[list[Key]], object]) -> list[bool]:
-    """Write new keys, in bulk where the store can.
-
-    Args:
-        store: The store.
-        keys: All new.
-        on_partial: Called with the keys that were written if the others could not be.
-
-    Returns:
-        For each key, in order, whether it was written; False if its client id is taken.
+    """Write new keys, in bulk where the store can; return for each whether its client id was free.
 
     Raises:
-        BackendUnavailable: Not all could be written, or that cannot be known.
+        BackendUnavailable: Not all could be written, or that cannot be known. ``on_partial`` was called with
+            those that were.
     """
     try:
         return store.add(keys) if isinstance(store, BulkStore) else [store.put(key, None) for key in keys]
@@ -102,13 +89,7 @@ def add_confirmed(store: Store, keys: Sequence[Key], on_partial: Callable[[list[
 def apply_and_confirm(
     store: Store, client_id: str, change: Callable[[], bool], is_done: Callable[[], bool | None]
 ) -> bool:
-    """Apply a change, and if the reply is lost, read back whether it was made.
-
-    Args:
-        store: The store.
-        client_id: ID of the key that is changed.
-        change: Applies the change; returns whether it did.
-        is_done: Reads whether the change was made; None if that cannot be known.
+    """Apply a change; if its reply is lost, read whether it was made by ``is_done`` (None: unknown).
 
     Raises:
         BackendUnavailable: The change was not made, or that cannot be known.
