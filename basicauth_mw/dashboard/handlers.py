@@ -120,7 +120,7 @@ class Handlers:
 
     def show_key(self, request: DashboardRequest) -> Response:
         key, _ = self._find(request, request.field("id"))
-        return self.page(request, "key.html", key=key)
+        return self.page(request, "show_key.html", key=key)
 
     def _find(self, request: DashboardRequest, client_id: str) -> tuple[KeyView, str]:
         """Return a key, and its version, which any change alters."""
@@ -169,7 +169,7 @@ class Handlers:
         except KeyExists:
             if request.subject == generated_id:
                 key, _ = self._find(request, generated_id)
-                return self.page(request, "key.html", problem=PageProblem(409, "duplicate"), key=key)
+                return self.page(request, "show_key.html", problem=PageProblem(409, "duplicate"), key=key)
             errors = {"client_id": "a key with this ID already exists; choose another ID"}
             return self.new(request, 409, values=values, errors=errors)
         return self._show_secret(request, issued, rotated=False)
@@ -193,7 +193,7 @@ class Handlers:
         """Show the form of an action; for a rotation with the chosen overlap and its error."""
         key, version = self._find(request, request.field("id"))
         if key.state not in ACTIONS[action]:
-            return self.page(request, "key.html", key=key)
+            return self.page(request, "show_key.html", key=key)
         return self.page(
             request,
             "rotate.html" if action == "rotate" else "confirm.html",
@@ -224,7 +224,7 @@ class Handlers:
         except InvalidKey as exc:
             key, current_version = self._find(request, client_id)
             if current_version != version:
-                return self.page(request, "key.html", problem=PageProblem(409, "conflict"), key=key)
+                return self.page(request, "show_key.html", problem=PageProblem(409, "conflict"), key=key)
             return self.confirm("rotate", request, overlap=choice, error=str(exc))
         return self._show_secret(request, issued, rotated=True)
 
@@ -236,7 +236,7 @@ class Handlers:
             return self.confirm(action, request, exc)
         key, current_version = self._find(request, client_id)
         if current_version != version:
-            return self.page(request, "key.html", problem=PageProblem(409, "conflict"), key=key)
+            return self.page(request, "show_key.html", problem=PageProblem(409, "conflict"), key=key)
         getattr(self._backend, action)(client_id, actor=request.principal.client_id)
         path = "/" if action == "delete" else "/key"
         return see_other(request.link(path, id=client_id, done=f"{action}d"))

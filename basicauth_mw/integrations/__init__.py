@@ -1,4 +1,4 @@
-"""What fits the gate into one framework: a module each, which imports its framework and nobody else does.
+"""Integrations with frameworks: one module for each, the only one that imports its framework.
 
-Nothing in the package knows of them, and each can be deleted without touching another.
+The rest of the package does not depend on them, nor do they depend on one another.
 """

@@ -1,4 +1,4 @@
-"""What the integrations share: a clear word on a missing framework, and their settings and scopes."""
+"""Shared by the integrations: the error for a missing framework, configuration, and scopes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("basicauth_mw")
 
 _BACKEND: Final = f"{ENV_PREFIX}BACKEND"
-# Read from the environment whatever a framework's configuration says.
+# Only read from the environment.
 _KEYS: Final = (f"{ENV_PREFIX}KEYS", f"{ENV_PREFIX}KEYS_FILE")
-_ELSEWHERE: Final = (*_KEYS, f"{ENV_PREFIX}APP", f"{ENV_PREFIX}LOG_CONFIG")
+_NOT_SETTINGS: Final = (*_KEYS, f"{ENV_PREFIX}APP", f"{ENV_PREFIX}LOG_CONFIG")
 
 
 class MissingFramework(MissingExtra):
@@ -33,15 +33,12 @@ class MissingFramework(MissingExtra):
 
 
 @contextmanager
-def needs(module: str, package: str) -> Iterator[None]:
-    """Say what to install where an import of a framework fails.
+def require_framework(module: str, package: str) -> Iterator[None]:
+    """Raise ``MissingFramework`` if importing a framework fails because it is not installed.
 
     Args:
         module: Its top-level module.
-        package: What brings it.
-
-    Raises:
-        MissingFramework: It is not installed. An error inside an installed one is raised as it is.
+        package: The package to install.
     """
     try:
         yield
@@ -54,57 +51,49 @@ def needs(module: str, package: str) -> Iterator[None]:
 def configuration(
     mapping: Mapping[str, Any], framework: str, *, has_backend: bool = False
 ) -> tuple[Any, Settings]:
-    """Backend and settings from a framework's configuration, with the environment as a fallback.
+    """Read backend and settings from a framework's configuration; the environment is the fallback.
 
     Args:
-        mapping: Its ``BASICAUTH_*`` entries, and any others. ``BASICAUTH_BACKEND`` may hold a URL, or an
-            object such as ``open_backend`` gives.
-        framework: Whose it is, for the log.
-        has_backend: Whether a backend was given in another way.
+        mapping: Its ``BASICAUTH_*`` entries, and others. ``BASICAUTH_BACKEND`` may be a URL, a ``Backend`` or
+            a store.
+        framework: Named in messages.
+        has_backend: Whether the app gives a backend in another way.
 
     Raises:
-        ConfigurationError: Names every problem; an unknown entry that is nearly a setting is one.
+        ConfigurationError: Names every problem, such as an entry that looks like a misspelled setting.
     """
     entries = {name: value for name, value in mapping.items() if name.startswith(ENV_PREFIX)}
-    backend = entries.get(_BACKEND)
-    if backend is not None and not isinstance(backend, str):
-        del entries[_BACKEND]
-    else:
-        backend = None
+    backend = None if isinstance(entries.get(_BACKEND), str) else entries.pop(_BACKEND, None)
     for name in _KEYS:
         if name in entries and name not in os.environ:
             raise ConfigurationError(
-                f"{name} is in {framework}'s configuration, where it is not read: put it into the environment"
+                f"{name} is not read from {framework}'s configuration: set it in the environment"
             )
-    spellings = [(option.env, f"{option.env}_FILE") for option in FIELDS]
-    # The environment is the fallback for settings that the configuration lacks.
-    from_env = {
-        name: os.environ[name]
-        for names in spellings
-        if not any(mapping.get(name) not in (None, "") for name in names)
-        and not (has_backend and names[0] == _BACKEND)
+    names_of = [(option.env, f"{option.env}_FILE") for option in FIELDS]
+    known = {*_NOT_SETTINGS, *(name for names in names_of for name in names)}
+    # A setting comes from the environment if the configuration has it under neither name. Unknown variables
+    # are checked for misspelled settings.
+    configured = {
+        name
+        for names in names_of
+        if any(mapping.get(name) not in (None, "") for name in names) or (has_backend and _BACKEND in names)
         for name in names
-        if name in os.environ
     }
-    known = {*_ELSEWHERE, *(name for names in spellings for name in names)}
-    # Any other entry may be a misspelt setting.
-    from_env |= {
-        name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX) and name not in known
+    from_env = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(ENV_PREFIX) and name not in configured and name not in _NOT_SETTINGS
     }
     settings = Settings.from_mapping({**entries, **from_env})
-    if strange := [name for name in entries if name not in known]:
-        logger.warning("%s: in %s's configuration, but no setting: ignored", ", ".join(strange), framework)
+    if unknown := [name for name in entries if name not in known]:
+        logger.warning("ignored unknown settings in %s's configuration: %s", framework, ", ".join(unknown))
     return backend, settings
 
 
-def needed(scopes: tuple[object, ...]) -> tuple[str, ...]:
-    """The scopes that a route asks for.
-
-    Raises:
-        ConfigurationError: There is none, or one that no key can have.
-    """
+def check_scopes_arg(scopes: tuple[object, ...]) -> tuple[str, ...]:
+    """Sort the arguments of ``requires``; raises ``ConfigurationError`` if they are invalid."""
     if not scopes:
-        raise ConfigurationError("requires() needs a scope: every key could do what is asked for anyway")
+        raise ConfigurationError("requires() needs at least one scope")
     try:
         return tuple(sorted(check_scopes(scopes)))  # type: ignore[arg-type]
     except InvalidKey as exc:

@@ -1,4 +1,4 @@
-"""What a gate adds to an OpenAPI document. Pure, and may be done to the same document again."""
+"""Adds authentication to an OpenAPI document. It can be applied to the same document again."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from ..auth.excluded_paths import ExcludedPaths
-from ..auth.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..settings import Settings
 
-    Members = dict[str, Any]
+    JsonObject = dict[str, Any]
 
 SCHEME: Final = "HTTPBasic"
 DESCRIPTION: Final = "An API key: its client id as the user name, its secret as the password."
@@ -21,15 +20,15 @@ DESCRIPTION: Final = "An API key: its client id as the user name, its secret as 
 _METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _PROBLEM: Final = "BasicAuthProblem"
 _VALIDATION: Final = "BasicAuthValidationProblem"
-_WHEN: Final = {
+_DESCRIPTIONS: Final = {
     401: "No API key, or one that was not accepted.",
-    403: "The API key lacks a required scope, or the request came by plain http.",
+    403: "The API key lacks a required scope, or the request was sent over plain HTTP.",
     429: "Too many failed attempts.",
     500: "The server could not handle the request.",
-    503: "API keys cannot be checked at the moment.",
-    504: "The server did not answer in time.",
+    503: "API keys cannot be verified at the moment.",
+    504: "The server did not respond in time.",
 }
-_EXAMPLES: Final = {
+_EXAMPLE: Final = {
     "type": "about:blank",
     "title": "Unauthorized",
     "status": 401,
@@ -48,46 +47,52 @@ _FIELD_ERROR: Final = {
 }
 
 
-def document(schema: Members, settings: Settings, *, validation_status: int | None) -> None:
-    """Add the security scheme, and to each operation what it needs and what the gate may answer.
+def add_security(document: JsonObject, settings: Settings, *, validation_status: int | None) -> None:
+    """Add the security scheme, and to each operation its requirements and the middleware's responses.
 
-    An operation's own responses are left as they are. One that is open needs no key, and gets only the
-    answers that come from the app's exceptions.
+    Responses that an operation declares itself are unchanged. An operation on an excluded path needs no key,
+    and only gets the responses to exceptions of the app.
 
     Args:
-        schema: Changed in place.
-        settings: Those of the gate.
-        validation_status: What a validation error is answered with; None: it is left to the framework.
+        document: Changed in place.
+        settings: Those of the middleware.
+        validation_status: Status of responses to validation errors; None: they are the framework's own.
     """
-    components: Members = schema.setdefault("components", {})
-    schemes: Members = components.setdefault("securitySchemes", {})
-    schemes[SCHEME] = {"type": "http", "scheme": "basic", "description": DESCRIPTION}
-    schemas: Members = components.setdefault("schemas", {})
+    components: JsonObject = document.setdefault("components", {})
+    components.setdefault("securitySchemes", {})[SCHEME] = {
+        "type": "http",
+        "scheme": "basic",
+        "description": DESCRIPTION,
+    }
+    schemas: JsonObject = components.setdefault("schemas", {})
+    responses: JsonObject = components.setdefault("responses", {})
     schemas[_PROBLEM] = _problem_schema()
-    responses: Members = components.setdefault("responses", {})
-    answers = _answers(settings)
-    responses.update({_response_name(status): _response(_WHEN[status], _PROBLEM) for status in answers})
+    statuses = _statuses(settings)
+    responses.update(
+        {f"BasicAuth{status}": _response(_DESCRIPTIONS[status], _PROBLEM) for status in statuses}
+    )
     if validation_status is not None:
         schemas[_VALIDATION] = _validation_schema()
-        responses[_VALIDATION] = _response("The request does not fit.", _VALIDATION)
-    exclude = ExcludedPaths(settings.exclude)
-    takes_scopes = not str(schema.get("openapi", "")).startswith("3.0")  # there they are for OAuth only
-    for path, operation in _operations(schema):
-        is_open = exclude.is_open(path)
-        _require(operation, is_open=is_open, takes_scopes=takes_scopes)
+        responses[_VALIDATION] = _response("The request is not valid.", _VALIDATION)
+    excluded = ExcludedPaths(settings.exclude)
+    has_scopes = not str(document.get("openapi", "")).startswith("3.0")  # 3.0 allows them for OAuth only
+    for path, operation in _operations(document):
+        is_open = excluded.is_open(path)
+        _require_key(operation, is_open=is_open, has_scopes=has_scopes)
         if validation_status is not None:
             _replace_422(operation, validation_status)
-        given: Members = operation.setdefault("responses", {})
-        for status in answers:
-            if not (is_open and status < 500) and not (is_open and status == 503):
-                given.setdefault(str(status), {"$ref": f"#/components/responses/{_response_name(status)}"})
-    for name in ("HTTPValidationError", "ValidationError") if validation_status is not None else ():
-        if f'"#/components/schemas/{name}"' not in json.dumps(schema):
-            schemas.pop(name, None)
+        declared: JsonObject = operation.setdefault("responses", {})
+        for status in statuses:
+            if not is_open or status in (500, 504):
+                declared.setdefault(str(status), {"$ref": f"#/components/responses/BasicAuth{status}"})
+    if validation_status is not None:
+        for name in ("HTTPValidationError", "ValidationError"):
+            if f'"#/components/schemas/{name}"' not in json.dumps(document):
+                schemas.pop(name, None)
 
 
-def _answers(settings: Settings) -> list[int]:
-    """The statuses that a gate may answer with."""
+def _statuses(settings: Settings) -> list[int]:
+    """The statuses of the middleware's responses."""
     return [
         401,
         403,
@@ -98,28 +103,28 @@ def _answers(settings: Settings) -> list[int]:
     ]
 
 
-def _operations(schema: Members) -> Iterator[tuple[str, Members]]:
-    for path, item in schema.get("paths", {}).items():
+def _operations(document: JsonObject) -> Iterator[tuple[str, JsonObject]]:
+    for path, item in document.get("paths", {}).items():
         for method in _METHODS:
             if method in item:
                 yield path, item[method]
 
 
-def _require(operation: Members, *, is_open: bool, takes_scopes: bool) -> None:
-    """Make every alternative of an operation's security ask for a key as well; or none of an open one's."""
-    given: list[Members] = operation.get("security", [])
-    others = [rest for each in given if (rest := {k: v for k, v in each.items() if k != SCHEME})]
+def _require_key(operation: JsonObject, *, is_open: bool, has_scopes: bool) -> None:
+    """Add our scheme to every alternative of an operation's security; remove it on an excluded path."""
+    declared: list[JsonObject] = operation.get("security", [])
+    others = [rest for each in declared if (rest := {k: v for k, v in each.items() if k != SCHEME})]
     if is_open:
         if others or "security" in operation:
             operation["security"] = others
         return
-    scopes = sorted({scope for each in given for scope in each.get(SCHEME, ())}) if takes_scopes else []
+    scopes = sorted({scope for each in declared for scope in each.get(SCHEME, ())}) if has_scopes else []
     operation["security"] = [{**rest, SCHEME: scopes} for rest in others or [{}]]
 
 
-def _replace_422(operation: Members, status: int) -> None:
-    """Put our answer to a validation error in the place of FastAPI's own."""
-    responses: Members = operation.get("responses", {})
+def _replace_422(operation: JsonObject, status: int) -> None:
+    """Replace FastAPI's own response to a validation error by ours."""
+    responses: JsonObject = operation.get("responses", {})
     content = responses.get("422", {}).get("content", {})
     ref = content.get("application/json", {}).get("schema", {}).get("$ref")
     if ref == "#/components/schemas/HTTPValidationError":
@@ -127,19 +132,15 @@ def _replace_422(operation: Members, status: int) -> None:
         responses.setdefault(str(status), {"$ref": f"#/components/responses/{_VALIDATION}"})
 
 
-def _response_name(status: int) -> str:
-    return f"BasicAuth{status}"
-
-
-def _response(description: str, schema: str) -> Members:
+def _response(description: str, schema: str) -> JsonObject:
     content = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     return {"description": description, "content": content}
 
 
-def _problem_schema() -> Members:
-    properties: Members = {
+def _problem_schema() -> JsonObject:
+    properties: JsonObject = {
         name: {"type": "integer" if name == "status" else "string", "example": example}
-        for name, example in _EXAMPLES.items()
+        for name, example in _EXAMPLE.items()
     }
     return {
         "type": "object",
@@ -150,17 +151,11 @@ def _problem_schema() -> Members:
     }
 
 
-def _validation_schema() -> Members:
+def _validation_schema() -> JsonObject:
     schema = _problem_schema()
+    for each in schema["properties"].values():
+        del each["example"]
     schema["title"] = "Validation problem"
-    schema["properties"] = {
-        **{name: {"type": each["type"]} for name, each in schema["properties"].items()},
-        "errors": {"type": "array", "items": _FIELD_ERROR},
-    }
+    schema["properties"]["errors"] = {"type": "array", "items": _FIELD_ERROR}
     schema["required"] = list(schema["properties"])
     return schema
-
-
-def validation_problem(status: int) -> Problem:
-    """What a validation error is to the client, but for the errors themselves."""
-    return Problem(status, "validation_error", "The request does not fit what this resource takes.")

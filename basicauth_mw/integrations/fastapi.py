@@ -1,4 +1,4 @@
-"""FastAPI: the gate in one call, in the documentation as well, and dependencies for who is calling.
+"""FastAPI: ``install`` protects an app and documents it; dependencies give the caller and check scopes.
 
 ::
 
@@ -9,21 +9,22 @@
     async def reports(caller: CurrentPrincipal): ...
 """
 
-# Annotations are values here: FastAPI reads them off a callable object too, where it cannot resolve text.
+# No `from __future__ import annotations`: FastAPI cannot resolve text annotations of callable objects.
 import json
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Unpack
 
 from ..asgi import PRINCIPAL, ASGIRequest, BasicAuthMiddleware
 from ..auth.authenticator import Authenticator
-from ..auth.problems import render, request_id_of
+from ..auth.problems import Problem, render, request_id_of
 from ..errors import ConfigurationError
 from ..keys.model import Principal
 from ..keys.scopes import require_scopes
 from ..settings import Overrides, Settings
-from ._common import needed, needs
-from ._openapi import DESCRIPTION, SCHEME, document, validation_problem
+from ._common import check_scopes_arg, require_framework
+from ._openapi import DESCRIPTION, SCHEME, add_security
 
-with needs("fastapi", "fastapi"):
+with require_framework("fastapi", "fastapi"):
     from fastapi import Depends, FastAPI, Security
     from fastapi.exception_handlers import request_validation_exception_handler
     from fastapi.exceptions import RequestValidationError
@@ -47,47 +48,48 @@ def install(
 ) -> None:
     """Protect an app: every route, the documentation pages, mounted apps and unknown paths.
 
-    The configuration is checked at once, and nothing is connected before the app starts. In the OpenAPI
-    document every operation that is not excluded needs the scheme ``HTTPBasic``, and has the gate's answers.
+    The configuration is checked immediately; nothing is connected before the app starts. The OpenAPI document
+    gets the security scheme ``HTTPBasic``, which every operation on a path that is not excluded requires, and
+    the responses of the middleware.
 
     Args:
-        app: The app, before it has started. Middleware added later stands round the gate.
-        backend: As for ``BasicAuthMiddleware``; what is opened from a URL is closed when the app ends.
+        app: The app, before it has started. Middleware that you add later runs outside this one.
+        backend: As for ``BasicAuthMiddleware``. If it is opened from a URL, it is closed when the app stops.
         settings: None: ``Settings.from_env()``.
-        validation_status: Answer FastAPI's ``RequestValidationError`` by a problem with this status and its
-            ``errors``; None: leave it alone.
+        validation_status: Respond to FastAPI's ``RequestValidationError`` with a problem of this status that
+            includes ``errors``; None: leave it to FastAPI.
         **overrides: Any field of ``Settings``.
 
     Raises:
-        ConfigurationError: The configuration cannot be used, or the app has a gate already.
-        RuntimeError: The app has started.
+        ConfigurationError: The configuration is invalid, or the app already has ``BasicAuthMiddleware``.
+        RuntimeError: The app has already started.
     """
     if not isinstance(app, FastAPI):
-        raise ConfigurationError("install is for a FastAPI app: put BasicAuthMiddleware round any other")
-    placed: list[object] = [each.cls for each in app.user_middleware]
-    if any(each is BasicAuthMiddleware or isinstance(each, _Place) for each in placed):
-        raise ConfigurationError("this app has a gate already: call install once, and add no other")
+        raise ConfigurationError("install() needs a FastAPI app: wrap other apps in BasicAuthMiddleware")
+    installed: list[object] = [each.cls for each in app.user_middleware]
+    if any(each is BasicAuthMiddleware or isinstance(each, _PrebuiltMiddleware) for each in installed):
+        raise ConfigurationError("this app already has BasicAuthMiddleware: call install() once")
     if validation_status is not None:
-        _check_validation(app, validation_status)
-    authenticator = BasicAuthMiddleware(app, backend, settings=settings, **overrides)
-    authenticator.app = _unbuilt
-    app.add_middleware(_Place(authenticator))
-    _document(app, authenticator.authenticator.settings, validation_status)
+        _check_validation_status(app, validation_status)
+    middleware = BasicAuthMiddleware(app, backend, settings=settings, **overrides)
+    middleware.app = _not_started
+    app.add_middleware(_PrebuiltMiddleware(middleware))
+    _extend_openapi(app, middleware.authenticator.settings, validation_status)
     if validation_status is not None:
-        app.add_exception_handler(RequestValidationError, _ValidationHandler(validation_status))
+        app.add_exception_handler(RequestValidationError, _validation_handler(validation_status))
 
 
-class _Place:
-    """Gives Starlette, which builds its middleware late, the one gate that was checked early."""
+class _PrebuiltMiddleware:
+    """A factory for Starlette, which builds middleware at the start, of a middleware that exists already."""
 
-    __name__ = "BasicAuthMiddleware"  # for who lists an app's middleware
+    __name__ = "BasicAuthMiddleware"  # shown where an app's middleware is listed
 
     def __init__(self, middleware: BasicAuthMiddleware) -> None:
         self._middleware = middleware
 
     @property
     def authenticator(self) -> Authenticator[Any]:
-        """What decides on requests."""
+        """For ``auth.discovery``."""
         return self._middleware.authenticator
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
@@ -95,19 +97,19 @@ class _Place:
         return self._middleware
 
 
-async def _unbuilt(_scope: object, _receive: object, _send: object) -> None:
-    raise RuntimeError("the app's middleware is not built yet")
+async def _not_started(_scope: object, _receive: object, _send: object) -> None:
+    raise RuntimeError("the app has not started")
 
 
-# --- the document
+# --- the OpenAPI document
 
 
-def _document(app: FastAPI, settings: Settings, validation_status: int | None) -> None:
-    make = app.openapi
+def _extend_openapi(app: FastAPI, settings: Settings, validation_status: int | None) -> None:
+    make_schema = app.openapi
 
     def openapi() -> dict[str, Any]:
-        schema = make()
-        document(schema, settings, validation_status=validation_status)
+        schema = make_schema()
+        add_security(schema, settings, validation_status=validation_status)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
@@ -117,7 +119,7 @@ def _document(app: FastAPI, settings: Settings, validation_status: int | None) -
 
 
 class _Scheme(SecurityBase):
-    """Gives the principal; FastAPI reads from it how the route is secured."""
+    """Returns the principal; FastAPI adds it to the OpenAPI document as a security scheme."""
 
     def __init__(self) -> None:
         self.model = HTTPBase(scheme="basic", description=DESCRIPTION)
@@ -126,54 +128,54 @@ class _Scheme(SecurityBase):
     async def __call__(self, connection: HTTPConnection) -> Principal:
         principal = connection.scope.get(PRINCIPAL)
         if not isinstance(principal, Principal):
-            raise RuntimeError("no gate has seen this request: call install(app)")
+            raise RuntimeError("BasicAuthMiddleware did not process this request: call install(app)")
         return principal
 
 
 CurrentPrincipal = Annotated[Principal, Depends(_Scheme())]
-"""Who is calling; on an excluded path the anonymous principal."""
+"""The caller; on an excluded path the anonymous principal."""
 
 
-async def _with_scopes(needed: SecurityScopes, principal: CurrentPrincipal) -> Principal:
-    require_scopes(principal, *needed.scopes)
+async def _require_scopes(required: SecurityScopes, principal: CurrentPrincipal) -> Principal:
+    require_scopes(principal, *required.scopes)
     return principal
 
 
 def requires(*scopes: str) -> Any:
-    """A dependency that lets only callers with every one of ``scopes`` through, and gives the principal.
+    """Make a dependency that requires all ``scopes`` and returns the principal.
 
-    ``dependencies=[requires("read")]`` for a route, a router or an app, or
-    ``caller: Annotated[Principal, requires("read")]``. It raises ``InsufficientScope``, a 403.
+    Use ``dependencies=[requires("read")]`` for a route, a router or an app, or
+    ``caller: Annotated[Principal, requires("read")]``. A missing scope raises ``InsufficientScope``, a 403.
 
     Raises:
-        ConfigurationError: There is no scope, or one that no key can have.
+        ConfigurationError: There is no scope, or an invalid one.
     """
-    return Security(_with_scopes, scopes=needed(scopes))
+    return Security(_require_scopes, scopes=check_scopes_arg(scopes))
 
 
 # --- validation errors
 
 
-def _check_validation(app: FastAPI, status: int) -> None:
+def _check_validation_status(app: FastAPI, status: int) -> None:
     if type(status) is not int or not 400 <= status <= 499 or status == 401:
-        raise ConfigurationError("validation_status: must be a whole number from 400 to 499, and not 401")
+        raise ConfigurationError("validation_status must be an integer from 400 to 499 other than 401")
     if app.exception_handlers.get(RequestValidationError) is not request_validation_exception_handler:
         raise ConfigurationError(
-            "validation_status: the app has a handler for RequestValidationError; drop one of the two"
+            "the app has a handler for RequestValidationError: remove it, or validation_status"
         )
 
 
-class _ValidationHandler:
-    """Answers a validation error: which fields and why, and never what was sent in them."""
+def _validation_handler(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Respond with the fields and the reasons of a validation error, never with the values that were sent."""
+    problem = Problem(status, "validation_error", "The request is not valid.")
 
-    def __init__(self, status: int) -> None:
-        self._problem = validation_problem(status)
-
-    async def __call__(self, request: Request, exc: Exception) -> Response:
+    async def handle(request: Request, exc: Exception) -> Response:
         request_id = request_id_of(ASGIRequest.header(request.scope, "x-request-id"))
-        answer = render(self._problem, request_id=request_id, challenge="")
+        response = render(problem, request_id=request_id, challenge="")
         errors = exc.errors() if isinstance(exc, RequestValidationError) else ()
-        members = json.loads(answer.body)
+        members = json.loads(response.body)
         members["errors"] = [{name: each[name] for name in ("loc", "msg", "type")} for each in errors]
-        headers = {name: value for name, value in answer.headers if name != "Content-Length"}
-        return Response(json.dumps(members).encode() + b"\n", answer.status, headers)
+        headers = {name: value for name, value in response.headers if name != "Content-Length"}
+        return Response(json.dumps(members).encode() + b"\n", response.status, headers)
+
+    return handle

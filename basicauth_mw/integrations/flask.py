@@ -1,4 +1,4 @@
-"""Flask: the gate as an extension, configured from ``app.config``.
+"""Flask: an extension that protects an app, configured from ``app.config``.
 
 ::
 
@@ -22,9 +22,9 @@ from ..errors import ConfigurationError
 from ..keys.model import Principal
 from ..keys.scopes import require_scopes
 from ..wsgi import PRINCIPAL, BasicAuthMiddleware
-from ._common import configuration, logger, needed, needs
+from ._common import check_scopes_arg, configuration, logger, require_framework
 
-with needs("flask", "flask"):
+with require_framework("flask", "flask"):
     from flask import Flask, current_app, request
     from werkzeug.local import LocalProxy
 
@@ -38,16 +38,17 @@ R = TypeVar("R")
 
 
 class BasicAuth:
-    """Protects Flask apps, each by a gate of its own.
+    """Protects Flask apps, each with its own middleware.
 
-    The settings are the ``BASICAUTH_*`` entries of ``app.config``, then the variables of the environment.
+    Settings are the ``BASICAUTH_*`` entries of ``app.config``, with environment variables as a fallback.
 
     Args:
-        app: Given to ``init_app``; None: call that yourself, as app factories do.
-        backend: A URL, or what ``open_backend`` gives; None: ``app.config["BASICAUTH_BACKEND"]``.
+        app: Passed to ``init_app``; None: call ``init_app`` yourself, as app factories do.
+        backend: A URL, a ``Backend`` from ``open_backend``, or a store; None:
+            ``app.config["BASICAUTH_BACKEND"]``.
 
     Raises:
-        ConfigurationError: As ``init_app``.
+        ConfigurationError: As for ``init_app``.
     """
 
     def __init__(self, app: Flask | None = None, backend: Any = None) -> None:
@@ -59,26 +60,28 @@ class BasicAuth:
         """Protect an app: every view, every blueprint, static files and unknown paths.
 
         Args:
-            app: Before its first request. ``app.wsgi_app`` is replaced, so what is put round that later
-                (``ProxyFix`` for one) stands round the gate.
-            backend: Goes before the one given to the constructor, and before the configuration.
+            app: The app, before its first request. The middleware replaces ``app.wsgi_app``; what wraps that
+                later, such as ``ProxyFix``, runs outside the middleware.
+            backend: Overrides the constructor's, which overrides the configuration's.
 
         Raises:
-            ConfigurationError: The configuration cannot be used, or the app has a gate already.
+            ConfigurationError: The configuration is invalid, or the app already has ``BasicAuthMiddleware``.
         """
         if not isinstance(app, Flask):
-            raise ConfigurationError("init_app is for a Flask app: a backend is given by name, backend=...")
+            raise ConfigurationError("init_app() needs a Flask app; pass a backend as backend=...")
         if find_authenticator(app) is not None:
-            raise ConfigurationError("this app has a gate already: call init_app once, and add no other")
+            raise ConfigurationError("this app already has BasicAuthMiddleware: call init_app() once")
         app._check_setup_finished("init_app")  # noqa: SLF001  # Flask's own error if the app has started
-        given = backend if backend is not None else self._backend
-        configured, settings = configuration(app.config, "Flask", has_backend=given is not None)
+        backend = backend if backend is not None else self._backend
+        configured, settings = configuration(app.config, "Flask", has_backend=backend is not None)
         if settings.timeout_s is not None:
-            logger.warning("BASICAUTH_TIMEOUT_S has no effect under Flask: set the server's own time limit")
-        chosen = given if given is not None else configured
-        middleware = BasicAuthMiddleware(app.wsgi_app, chosen, settings=settings)
-        middleware.entry = app  # an instrumented wsgi_app does not lead to its app
-        if settings.map_errors:  # once more, for the same reason
+            logger.warning(
+                "BASICAUTH_TIMEOUT_S has no effect under Flask: configure the server's timeout instead"
+            )
+        backend = backend if backend is not None else configured
+        middleware = BasicAuthMiddleware(app.wsgi_app, backend, settings=settings)
+        middleware.entry = app  # cannot be found from an instrumented wsgi_app
+        if settings.map_errors:  # for the same reason
             answer_refusals(app, middleware.answer_refusal)
         app.wsgi_app = middleware  # type: ignore[method-assign]
         app.extensions[EXTENSION] = middleware
@@ -87,27 +90,27 @@ class BasicAuth:
 def _principal() -> Principal:
     environ = request.environ
     if PRINCIPAL not in environ:
-        raise RuntimeError("no gate has seen this request: call BasicAuth().init_app(app)")
+        raise RuntimeError("BasicAuthMiddleware did not process this request: call BasicAuth().init_app(app)")
     principal: Principal | None = environ[PRINCIPAL]
     return Principal.anonymous() if principal is None else principal
 
 
 current_principal = cast("Principal", LocalProxy(_principal))
-"""Who is calling, while a request is served; on an excluded path the anonymous principal."""
+"""The caller of the current request; on an excluded path the anonymous principal."""
 
 
 def requires(*scopes: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let only callers with every one of ``scopes`` into a view; others get a 403. Below ``@app.route``.
+    """Decorate a view to require all ``scopes``; other callers get a 403. Put it below ``@app.route``.
 
     Raises:
-        ConfigurationError: There is no scope, or one that no key can have.
+        ConfigurationError: There is no scope, or an invalid one.
     """
-    wanted = needed(scopes)
+    required = check_scopes_arg(scopes)
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            require_scopes(_principal(), *wanted)
+            require_scopes(_principal(), *required)
             return cast("R", current_app.ensure_sync(view)(*args, **kwargs))
 
         return guarded

@@ -294,7 +294,7 @@ def test_active_secrets_show_age_expiry_and_last_use(admin: Visitor, backend: Ba
     view = view_of(replace(issued.key, secrets=(ended, used, young)), now)
 
     assert [each.hash for each in view.secrets] == ["", ""]
-    markup = render_page("key.html", key=view)
+    markup = render_page("show_key.html", key=view)
     assert markup.index(">new<") < markup.index("2 hours") < markup.index(">old<") < markup.index("3 days")
     assert markup.index("3 days") < markup.index("in 5 hours")
     assert f"{now - timedelta(minutes=7):%Y-%m-%d %H:%M} UTC" in markup

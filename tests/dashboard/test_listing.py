@@ -171,7 +171,7 @@ def test_foreign_records_can_be_shown() -> None:
     listed = {"cursor": Cursor(), "keys": [view], "following": Cursor().next(view.client_id)}
     counted = {"refusals": seen, "recency": recency_of([view], utcnow())}
     for markup in (
-        render_page("key.html", key=view),
+        render_page("show_key.html", key=view),
         render_page("keys.html", **listed),
         render_page("activity.html", **listed, **counted),
     ):

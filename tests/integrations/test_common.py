@@ -1,4 +1,4 @@
-"""What all integrations share."""
+"""Missing frameworks, configuration and scopes, for all integrations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw.errors import ConfigurationError, MissingExtra
-from basicauth_mw.integrations._common import MissingFramework, configuration, needed, needs
+from basicauth_mw.integrations._common import (
+    MissingFramework,
+    check_scopes_arg,
+    configuration,
+    require_framework,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +27,7 @@ FRAMEWORKS = {
     "basicauth_mw.integrations.django.rest_framework": ("rest_framework", "djangorestframework"),
 }
 
-# As if a package were not installed.
+# Makes a package appear not to be installed.
 WITHOUT = """
 import sys
 class Without:
@@ -48,14 +53,14 @@ def test_a_missing_framework_says_what_to_install(module: str) -> None:
     assert (done.stdout, done.stderr) == (expected, "")
 
 
-def test_a_framework_that_is_broken_inside_is_not_missing() -> None:
-    with pytest.raises(ModuleNotFoundError, match="other") as caught, needs("fastapi", "fastapi"):
+def test_an_import_error_inside_a_framework_is_raised() -> None:
+    with pytest.raises(ModuleNotFoundError, match="other") as caught, require_framework("fastapi", "fastapi"):
         raise ModuleNotFoundError("other", name="other")
 
     assert not isinstance(caught.value, MissingExtra)
 
 
-def test_the_error_survives_pickling() -> None:
+def test_the_error_can_be_pickled() -> None:
     error = MissingFramework("rest_framework", "djangorestframework")
 
     again = pickle.loads(pickle.dumps(error))
@@ -63,7 +68,7 @@ def test_the_error_survives_pickling() -> None:
     assert (str(again), again.module, again.code) == (str(error), "rest_framework", "missing_extra")
 
 
-def test_the_environment_says_what_the_configuration_does_not(
+def test_the_environment_is_the_fallback(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("BASICAUTH_REQUIRE_HTTPS", "1")
@@ -79,10 +84,10 @@ def test_the_environment_says_what_the_configuration_does_not(
     assert caplog.records == []
 
 
-def test_a_file_in_the_environment_and_a_value_in_the_configuration(
+def test_a_value_in_the_configuration_overrides_a_file_in_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each spelling of a setting counts as the setting."""
+    """And the other way: both names stand for one setting."""
     (tmp_path / "realm").write_text("from a file\n")
     monkeypatch.setenv("BASICAUTH_REALM_FILE", str(tmp_path / "realm"))
     assert configuration({}, "Flask")[1].realm == "from a file"
@@ -91,33 +96,33 @@ def test_a_file_in_the_environment_and_a_value_in_the_configuration(
     assert configuration({"BASICAUTH_REALM_FILE": str(tmp_path / "realm")}, "Flask")[1].realm == "from a file"
 
 
-def test_a_backend_that_is_given_goes_before_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_of_the_app_overrides_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASICAUTH_BACKEND", "no url")
     assert configuration({}, "Flask", has_backend=True)[1].backend == "env:"
 
 
-def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelled_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASICAUTH_REALMS", "x")
     with pytest.raises(ConfigurationError, match="BASICAUTH_REALMS: did you mean realm"):
         configuration({}, "Flask")
 
 
-def test_what_is_no_setting_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    """It may be an entry of the app's own, and so is no error."""
+def test_unknown_entries_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """They may be entries of the app itself, so they are not errors."""
     known = {"BASICAUTH_REALM": "x", "BASICAUTH_APP": "a:b", "BASICAUTH_LOG_CONFIG": "x"}
     configuration({**known, "BASICAUTH_USERS": "x", "BASICAUTH_COLOUR": 1}, "Flask")
 
     assert [record.getMessage() for record in caplog.records] == [
-        "BASICAUTH_USERS, BASICAUTH_COLOUR: in Flask's configuration, but no setting: ignored"
+        "ignored unknown settings in Flask's configuration: BASICAUTH_USERS, BASICAUTH_COLOUR"
     ]
 
 
 @pytest.mark.parametrize("name", ["BASICAUTH_KEYS", "BASICAUTH_KEYS_FILE"])
-def test_keys_in_a_configuration_would_not_be_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are an error, unless the whole environment was copied there."""
+def test_keys_in_a_configuration_are_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Except if the whole environment was copied there."""
     keys = {name: "demo:p@55w0rd"}
 
-    with pytest.raises(ConfigurationError, match="put it into the environment") as caught:
+    with pytest.raises(ConfigurationError, match="set it in the environment") as caught:
         configuration(keys, "Flask")
 
     assert "p@55w0rd" not in str(caught.value)
@@ -125,7 +130,7 @@ def test_keys_in_a_configuration_would_not_be_read(name: str, monkeypatch: pytes
     assert configuration(keys, "Flask")[0] is None
 
 
-def test_a_configuration_may_hold_a_backend() -> None:
+def test_a_configuration_can_contain_a_backend() -> None:
     store = object()
 
     backend, settings = configuration({"BASICAUTH_BACKEND": store}, "Flask")
@@ -135,16 +140,16 @@ def test_a_configuration_may_hold_a_backend() -> None:
     assert configuration({"BASICAUTH_BACKEND": "memory:"}, "Flask")[1].backend == "memory:"
 
 
-def test_a_misspelt_entry_is_an_error() -> None:
+def test_a_misspelled_entry_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="BASICAUTH_REALMS: did you mean realm"):
         configuration({"BASICAUTH_REALMS": "x"}, "Flask")
 
 
 @pytest.mark.parametrize("scopes", [(), ("read write",), ("",), (["read"],), (1,), ('"',)])
-def test_scopes_that_no_key_can_have_are_an_error(scopes: tuple[object, ...]) -> None:
+def test_invalid_scopes_are_an_error(scopes: tuple[object, ...]) -> None:
     with pytest.raises(ConfigurationError):
-        needed(scopes)
+        check_scopes_arg(scopes)
 
 
-def test_scopes_are_put_in_order() -> None:
-    assert needed(("write", "read", "write")) == ("read", "write")
+def test_scopes_are_sorted() -> None:
+    assert check_scopes_arg(("write", "read", "write")) == ("read", "write")

@@ -1,4 +1,4 @@
-"""``install``: one call protects a FastAPI app, and its document says so."""
+"""``install`` protects a FastAPI app and extends its OpenAPI document."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ def post(app: FastAPI, path: str, issued: Issued, body: bytes) -> Exchange:
     return call(app, scope, {"type": "http.request", "body": body})
 
 
-# --- the gate
+# --- the middleware
 
 
 @pytest.mark.parametrize("path", ["/me", "/docs", "/redoc", "/openapi.json", "/nowhere", "/"])
@@ -88,7 +88,7 @@ def test_everything_is_protected(app: FastAPI, issued: Issued, path: str) -> Non
     assert get(app, path, issued.authorization).status in (200, 404)
 
 
-def test_what_is_mounted_is_protected_too(app: FastAPI, issued: Issued) -> None:
+def test_mounted_apps_are_protected(app: FastAPI, issued: Issued) -> None:
     app.mount("/sub", make_app())
 
     assert get(app, "/sub/me").status == 401
@@ -102,8 +102,8 @@ def test_exceptions_become_json(app: FastAPI, issued: Issued) -> None:
     assert isinstance(seen.raised, ValueError)
 
 
-def test_a_bad_configuration_shows_at_the_call() -> None:
-    """All of it at once, and the app is left as it was."""
+def test_a_bad_configuration_raises_at_the_call() -> None:
+    """The error names every problem, and the app is unchanged."""
     app = make_app()
 
     with pytest.raises(ConfigurationError) as caught:
@@ -126,23 +126,23 @@ def test_the_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None
     assert get(app, "/me", "Basic ZGVtbzpwQDU1dzByZA==").status == 200
 
 
-def test_twice_is_an_error(app: FastAPI, backend: Backend) -> None:
-    with pytest.raises(ConfigurationError, match="has a gate already"):
+def test_installing_twice_is_an_error(app: FastAPI, backend: Backend) -> None:
+    with pytest.raises(ConfigurationError, match="already has BasicAuthMiddleware"):
         install(app, backend, settings=Settings())
     other = make_app()
     other.add_middleware(BasicAuthMiddleware, backend=backend, settings=Settings())
-    with pytest.raises(ConfigurationError, match="has a gate already"):
+    with pytest.raises(ConfigurationError, match="already has BasicAuthMiddleware"):
         install(other, backend, settings=Settings())
 
     assert len(app.user_middleware) == len(other.user_middleware) == 1
 
 
 def test_not_a_fastapi_app_is_an_error(backend: Backend) -> None:
-    with pytest.raises(ConfigurationError, match="is for a FastAPI app"):
+    with pytest.raises(ConfigurationError, match="needs a FastAPI app"):
         install(BasicAuthMiddleware(make_app(), backend, settings=Settings()), backend)  # type: ignore[arg-type]
 
 
-def test_an_app_that_has_started_is_left_alone(backend: Backend) -> None:
+def test_an_app_that_has_started_is_unchanged(backend: Backend) -> None:
     app = make_app()
     get(app, "/me")
 
@@ -152,45 +152,45 @@ def test_an_app_that_has_started_is_left_alone(backend: Backend) -> None:
     assert "responses" not in app.openapi()["components"]
 
 
-def test_there_is_one_gate_from_the_start(backend: Backend, issued: Issued) -> None:
-    """Starlette builds late; what it gets then is the gate that was checked."""
+def test_starlette_gets_the_middleware_that_was_checked(backend: Backend, issued: Issued) -> None:
+    """Starlette builds its middleware when the app starts."""
     app = make_app()
     install(app, backend, settings=Settings())
     (placed,) = app.user_middleware
     checked = placed.cls._middleware  # type: ignore[attr-defined]
     early = call(checked, http_scope(issued.authorization))
 
-    assert "not built yet" in str(early.raised)
+    assert "has not started" in str(early.raised)
     assert get(app, "/me", issued.authorization).status == 200
     assert placed.cls(app.router) is checked  # type: ignore[call-arg, comparison-overlap]
 
 
 class Watched(MemoryStore):
-    """Tells when it is closed."""
+    """Records when it is closed."""
 
-    def __init__(self, said: list[str]) -> None:
+    def __init__(self, events: list[str]) -> None:
         super().__init__()
-        self._said = said
+        self._events = events
 
     def close(self) -> None:
-        self._said.append("closed")
+        self._events.append("closed")
         super().close()
 
 
 @pytest.mark.parametrize("given", ["url", "object"])
-def test_what_is_opened_from_a_url_is_opened_once_and_closed_with_the_app(
+def test_a_backend_from_a_url_is_opened_once_and_closed_with_the_app(
     monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    """An object that was given is never closed."""
-    said: list[str] = []
+    """A backend object is not closed."""
+    events: list[str] = []
 
     def open_store(_url: str, **_more: object) -> MemoryStore:
-        said.append("opened")
-        return Watched(said)
+        events.append("opened")
+        return Watched(events)
 
     monkeypatch.setattr(authenticator, "open_store", open_store)
     app = make_app()
-    install(app, "memory:" if given == "url" else Watched(said), settings=Settings())
+    install(app, "memory:" if given == "url" else Watched(events), settings=Settings())
 
     lifespan = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
     seen = call(app, lifespan, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"})
@@ -199,10 +199,10 @@ def test_what_is_opened_from_a_url_is_opened_once_and_closed_with_the_app(
         "lifespan.startup",
         "lifespan.shutdown",
     ]
-    assert said == (["opened", "closed"] if given == "url" else [])
+    assert events == (["opened", "closed"] if given == "url" else [])
 
 
-def test_other_middleware_stands_round_it_if_added_later(backend: Backend) -> None:
+def test_middleware_added_later_runs_outside(backend: Backend) -> None:
     app = make_app()
     install(app, backend, settings=Settings())
 
@@ -253,7 +253,7 @@ def test_scopes_of_a_router_and_a_route_add_up(backend: Backend, issued: Issued)
     assert app.openapi()["paths"]["/r/two"]["get"]["security"] == [{"HTTPBasic": ["read", "write"]}]
 
 
-def test_scopes_on_an_open_path_refuse_everybody(backend: Backend) -> None:
+def test_scopes_on_an_excluded_path_refuse_everyone(backend: Backend) -> None:
     app = make_app()
     install(app, backend, settings=Settings(exclude=("/read",)))
 
@@ -280,27 +280,27 @@ def test_a_websocket(app: FastAPI, issued: Issued) -> None:
 
 @pytest.mark.proves("X41")
 @pytest.mark.parametrize("path", ["/me", "/read"])
-def test_dependencies_without_a_gate_let_nobody_in(path: str, issued: Issued) -> None:
+def test_dependencies_without_the_middleware_refuse_every_request(path: str, issued: Issued) -> None:
     seen = get(make_app(), path, issued.authorization)
 
     assert seen.status == 500
-    assert "no gate has seen this request" in str(seen.raised)
+    assert "BasicAuthMiddleware did not process this request" in str(seen.raised)
 
 
-def test_they_work_with_the_middleware_round_the_app(backend: Backend, issued: Issued) -> None:
+def test_dependencies_work_with_a_wrapped_app(backend: Backend, issued: Issued) -> None:
     app = BasicAuthMiddleware(make_app(), backend, settings=Settings())
 
     assert call(app, http_scope(issued.authorization, path="/read")).status == 200
 
 
 @pytest.mark.parametrize("scopes", [(), (["read"],), ("a b",)])
-def test_impossible_scopes_are_an_error_at_once(scopes: Any) -> None:
+def test_invalid_scopes_are_an_error(scopes: Any) -> None:
     with pytest.raises(ConfigurationError):
         requires(*scopes)
 
 
-def test_a_key_may_be_looked_at_by_fastapis_own_scheme(backend: Backend, issued: Issued) -> None:
-    """Which goes by the same name, so that the document has one and not two."""
+def test_fastapis_own_scheme_can_read_the_key(backend: Backend, issued: Issued) -> None:
+    """It has the same name, so the document has one scheme."""
     app = FastAPI()
 
     @app.get("/")
@@ -318,7 +318,7 @@ def test_a_key_may_be_looked_at_by_fastapis_own_scheme(backend: Backend, issued:
 
 @pytest.fixture
 def schema(app: FastAPI, issued: Issued) -> dict[str, Any]:
-    """As a client with a key gets it."""
+    """The document that a client with a key gets."""
     schema: dict[str, Any] = json.loads(get(app, "/openapi.json", issued.authorization).body)
     return schema
 
@@ -334,7 +334,7 @@ def refs(value: object) -> Iterator[str]:
             yield from refs(each)
 
 
-def test_the_document_is_a_valid_one(schema: dict[str, Any]) -> None:
+def test_the_document_is_valid(schema: dict[str, Any]) -> None:
     OpenAPI.model_validate(schema)
     for ref in refs(schema):
         found: Any = schema
@@ -342,7 +342,7 @@ def test_the_document_is_a_valid_one(schema: dict[str, Any]) -> None:
             found = found[part]
 
 
-def test_the_scheme_and_what_needs_it(schema: dict[str, Any]) -> None:
+def test_the_security_scheme_and_its_requirements(schema: dict[str, Any]) -> None:
     assert schema["components"]["securitySchemes"] == {
         "HTTPBasic": {
             "type": "http",
@@ -362,18 +362,18 @@ def test_the_scheme_and_what_needs_it(schema: dict[str, Any]) -> None:
     }
 
 
-def test_the_answers(schema: dict[str, Any]) -> None:
-    """All six, as problems; of an open path those that the app may cause."""
+def test_the_responses(schema: dict[str, Any]) -> None:
+    """All six, as problems; on an excluded path those that the app can cause."""
     assert set(schema["paths"]["/me"]["get"]["responses"]) == {
         "200", "401", "403", "429", "500", "503", "504",
     }  # fmt: skip
     assert set(schema["paths"]["/open/{name}"]["get"]["responses"]) == {"200", "422", "500", "504"}
     for status in (401, 403, 429, 500, 503, 504):
-        answer = schema["components"]["responses"][f"BasicAuth{status}"]
-        assert list(answer["content"]) == ["application/problem+json"]
+        response = schema["components"]["responses"][f"BasicAuth{status}"]
+        assert list(response["content"]) == ["application/problem+json"]
 
 
-def test_the_schema_is_that_of_the_answers(app: FastAPI, schema: dict[str, Any]) -> None:
+def test_the_schema_matches_the_responses(app: FastAPI, schema: dict[str, Any]) -> None:
     problem = get(app, "/me").problem
     properties = schema["components"]["schemas"]["BasicAuthProblem"]["properties"]
 
@@ -382,14 +382,14 @@ def test_the_schema_is_that_of_the_answers(app: FastAPI, schema: dict[str, Any])
     assert all(isinstance(problem[name], types[each["type"]]) for name, each in properties.items())
 
 
-def test_only_answers_that_can_come(backend: Backend) -> None:
+def test_only_possible_responses_are_documented(backend: Backend) -> None:
     app = make_app()
     install(app, backend, settings=Settings(throttle="", map_errors=False))
 
     assert set(app.openapi()["paths"]["/me"]["get"]["responses"]) == {"200", "401", "403", "503"}
 
 
-def test_what_a_route_says_itself_stays(backend: Backend) -> None:
+def test_responses_that_a_route_declares_are_unchanged(backend: Backend) -> None:
     app = FastAPI()
 
     @app.get("/", responses={403: {"description": "Mine"}})
@@ -403,7 +403,7 @@ def test_what_a_route_says_itself_stays(backend: Backend) -> None:
     assert "401" in responses
 
 
-def test_another_scheme_is_needed_as_well_and_not_instead(backend: Backend) -> None:
+def test_another_scheme_is_required_too(backend: Backend) -> None:
     app = FastAPI()
     other = APIKeyHeader(name="x-key")
 
@@ -419,8 +419,8 @@ def test_another_scheme_is_needed_as_well_and_not_instead(backend: Backend) -> N
     assert paths["/open"]["get"]["security"] == [{"APIKeyHeader": []}]
 
 
-def test_the_document_follows_the_routes(app: FastAPI) -> None:
-    """It may be made many times, and says the same."""
+def test_the_document_can_be_made_again(app: FastAPI) -> None:
+    """With the same result, and with routes added later."""
     first = json.dumps(app.openapi())
     assert json.dumps(app.openapi()) == first
 
@@ -432,7 +432,7 @@ def test_the_document_follows_the_routes(app: FastAPI) -> None:
     assert app.openapi()["paths"]["/later"]["get"]["security"] == [{"HTTPBasic": []}]
 
 
-def test_a_document_of_the_apps_own_is_added_to(backend: Backend) -> None:
+def test_a_custom_document_is_extended(backend: Backend) -> None:
     app = make_app()
 
     def own() -> dict[str, Any]:
@@ -462,7 +462,7 @@ def test_the_documentation_page_can_be_opened(backend: Backend) -> None:
 
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_validation_error_as_a_problem(backend: Backend, issued: Issued, status: int) -> None:
-    """Which fields, and why; what was sent in them stays out."""
+    """It names fields and reasons, and does not repeat the values."""
     app = make_app()
     install(app, backend, settings=Settings(), validation_status=status)
 
@@ -486,7 +486,7 @@ def test_a_validation_error_as_a_problem(backend: Backend, issued: Issued, statu
     assert post(app, "/items/1", issued, b"{").status == status
 
 
-def test_it_is_in_the_document(backend: Backend) -> None:
+def test_validation_problems_are_documented(backend: Backend) -> None:
     app = make_app()
     install(app, backend, settings=Settings(), validation_status=400)
 
@@ -501,7 +501,7 @@ def test_it_is_in_the_document(backend: Backend) -> None:
     assert app.openapi() == schema
 
 
-def test_a_schema_that_a_route_names_itself_stays(backend: Backend) -> None:
+def test_a_schema_that_a_route_refers_to_is_kept(backend: Backend) -> None:
     app = make_app()
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ValidationError"}}}
 
@@ -516,7 +516,7 @@ def test_a_schema_that_a_route_names_itself_stays(backend: Backend) -> None:
     assert "HTTPValidationError" not in schemas
 
 
-def test_without_it_validation_errors_are_fastapis(app: FastAPI, issued: Issued) -> None:
+def test_validation_errors_are_fastapis_own_by_default(app: FastAPI, issued: Issued) -> None:
     seen = post(app, "/items/x", issued, b"{}")
 
     assert seen.status == 422
@@ -525,7 +525,7 @@ def test_without_it_validation_errors_are_fastapis(app: FastAPI, issued: Issued)
 
 
 @pytest.mark.parametrize("status", [200, 401, 500, True, "400", 400.0])
-def test_a_status_that_makes_no_sense_is_an_error(backend: Backend, status: Any) -> None:
+def test_an_invalid_validation_status_is_an_error(backend: Backend, status: Any) -> None:
     app = make_app()
 
     with pytest.raises(ConfigurationError, match="validation_status"):
@@ -541,7 +541,7 @@ def test_a_handler_of_the_app_is_not_replaced(backend: Backend, issued: Issued) 
     async def own(_request: Request, _exc: Exception) -> Response:
         return PlainTextResponse("mine", 418)
 
-    with pytest.raises(ConfigurationError, match="drop one of the two"):
+    with pytest.raises(ConfigurationError, match="remove it, or validation_status"):
         install(app, backend, settings=Settings(), validation_status=400)
     install(app, backend, settings=Settings())
 
@@ -549,11 +549,11 @@ def test_a_handler_of_the_app_is_not_replaced(backend: Backend, issued: Issued) 
 
 
 def test_a_request_is_refused_before_its_body_is_read(app: FastAPI) -> None:
-    """No validation error for who has no key."""
+    """A client without a key does not get validation errors."""
     scope = http_scope(method="POST", path="/items/x")
 
     async def receive() -> dict[str, Any]:
-        pytest.fail("the body was asked for")
+        pytest.fail("the body was read")
 
     async def main() -> list[dict[str, Any]]:
         sent: list[dict[str, Any]] = []

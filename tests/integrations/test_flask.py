@@ -1,4 +1,4 @@
-"""The extension: factories, blueprints, the test client, and who is calling."""
+"""The extension: factories, blueprints, the test client, and the current principal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Things(MethodView):
 
 
 def create_app(backend: Any = None, **config: Any) -> Flask:
-    """A factory, with the one extension that all its apps share."""
+    """An app factory; all its apps share one extension."""
     app = Flask("tested")
     app.config.update(config)
 
@@ -88,7 +88,7 @@ def app(backend: Backend) -> Flask:
 
 
 class Caller:
-    """Asks an app with the key, by Flask's own test client."""
+    """Sends requests with a key, with Flask's test client."""
 
     def __init__(self, app: Flask, issued: Issued) -> None:
         self.client: FlaskClient = app.test_client()
@@ -98,9 +98,9 @@ class Caller:
         return self.client.get(path, headers=self.headers)
 
     def code(self, path: str) -> str:
-        answer = self.get(path)
-        assert answer.mimetype == "application/problem+json"
-        code: str = answer.get_json(force=True)["code"]
+        response = self.get(path)
+        assert response.mimetype == "application/problem+json"
+        code: str = response.get_json(force=True)["code"]
         return code
 
 
@@ -125,7 +125,7 @@ def test_scopes(caller: Caller) -> None:
 
 
 def test_an_async_view(app: Flask, issued: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is run as Flask would run it (which takes asgiref, that we have)."""
+    """It runs as in Flask itself, with asgiref."""
 
     @app.get("/async")
     @requires("read")
@@ -140,12 +140,12 @@ def test_a_view_keeps_its_name() -> None:
 
 
 @pytest.mark.parametrize("scopes", [(), (["read"],), ("a b",)])
-def test_impossible_scopes_are_an_error_at_once(scopes: Any) -> None:
+def test_invalid_scopes_are_an_error(scopes: Any) -> None:
     with pytest.raises(ConfigurationError):
         requires(*scopes)
 
 
-def test_an_open_path(app: Flask, issued: Issued) -> None:
+def test_an_excluded_path(app: Flask, issued: Issued) -> None:
     @app.get("/open")
     def opened() -> dict[str, Any]:
         return {"known": current_principal.is_authenticated, "is": isinstance(current_principal, Principal)}
@@ -153,31 +153,29 @@ def test_an_open_path(app: Flask, issued: Issued) -> None:
     assert app.test_client().get("/open").get_json() == {"known": False, "is": True}
 
 
-def test_a_refusal_is_no_error(
+def test_a_refusal_is_not_an_error(
     app: Flask, caller: Caller, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No traceback, no signal to monitors; one audit record."""
+    """It gives no traceback and no signal to monitors, but one audit record."""
     caplog.set_level(logging.INFO)
-    heard: list[Exception] = []
+    signals: list[Exception] = []
 
     def receiver(_sender: Flask, exception: Exception, **_more: Any) -> None:
-        heard.append(exception)
+        signals.append(exception)
 
     with got_request_exception.connected_to(receiver, app):
         refused = caller.get("/write")
 
     assert refused.status_code == 403
-    assert heard == []
+    assert signals == []
     (record,) = caplog.records
     assert record.basicauth["reason"] == "insufficient_scope"  # type: ignore[attr-defined]
     assert record.basicauth["client_id"] == "ci"  # type: ignore[attr-defined]
     assert record.basicauth["request_id"] == refused.headers["X-Request-ID"]  # type: ignore[attr-defined]
 
 
-def test_a_view_cannot_change_what_is_logged_about_it(
-    caller: Caller, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The address and the request id are those that came in."""
+def test_a_view_cannot_change_the_audit_record(caller: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    """It has the address and the request ID that the middleware received."""
     caplog.set_level(logging.INFO, "basicauth_mw.audit")
 
     assert caller.code("/hides") == "insufficient_scope"
@@ -187,8 +185,8 @@ def test_a_view_cannot_change_what_is_logged_about_it(
     assert fields["request_id"] != "changed"
 
 
-def test_hooks_of_the_app_see_a_refusal(app: Flask, caller: Caller) -> None:
-    """CORS fields, for one, are added to it."""
+def test_after_request_hooks_see_refusals(app: Flask, caller: Caller) -> None:
+    """They can add CORS headers, for example."""
 
     @app.after_request
     def mark(response: Any) -> Any:
@@ -200,29 +198,29 @@ def test_hooks_of_the_app_see_a_refusal(app: Flask, caller: Caller) -> None:
     assert (head.status_code, head.data) == (403, b"")
 
 
-def test_a_view_may_refuse_credentials(caller: Caller) -> None:
-    """The challenge comes with it."""
+def test_a_view_can_refuse_credentials(caller: Caller) -> None:
+    """The response has a challenge."""
     assert caller.code("/own-check") == "invalid_credentials"
     assert "WWW-Authenticate" in caller.get("/own-check").headers
 
 
-def test_an_exception_becomes_json_and_is_signalled(
+def test_an_exception_becomes_json_and_sends_a_signal(
     app: Flask, caller: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard: list[Exception] = []
+    signals: list[Exception] = []
 
     def receiver(_sender: Flask, exception: Exception, **_more: Any) -> None:
-        heard.append(exception)
+        signals.append(exception)
 
     with got_request_exception.connected_to(receiver, app):
         assert caller.code("/boom") == "internal_error"
         assert caller.code("/rejected") == "internal_error"
 
-    assert [type(exc) for exc in heard] == [ValueError, Rejected]
+    assert [type(exc) for exc in signals] == [ValueError, Rejected]
     assert caller.get("/abort").mimetype == "text/html"
 
 
-def test_where_flask_lets_it_out_it_is_raised_on(app: Flask, caller: Caller) -> None:
+def test_exceptions_propagate_if_flask_propagates_them(app: Flask, caller: Caller) -> None:
     app.testing = True
 
     assert caller.code("/write") == "insufficient_scope"
@@ -231,7 +229,7 @@ def test_where_flask_lets_it_out_it_is_raised_on(app: Flask, caller: Caller) -> 
 
 
 @pytest.mark.parametrize("kind", [InsufficientScope, Rejected])
-def test_a_handler_of_the_app_wins(backend: Backend, issued: Issued, kind: type[Exception]) -> None:
+def test_an_error_handler_of_the_app_wins(backend: Backend, issued: Issued, kind: type[Exception]) -> None:
     app = Flask("own")
     app.register_error_handler(kind, lambda _exc: ("mine", 418))
     app.get("/")(requires("write")(lambda: ""))
@@ -241,8 +239,8 @@ def test_a_handler_of_the_app_wins(backend: Backend, issued: Issued, kind: type[
 
 
 @pytest.mark.parametrize("place", ["app", "blueprint"])
-def test_a_handler_for_all_of_ours_wins(backend: Backend, issued: Issued, place: str) -> None:
-    """Whenever it is registered; where Flask looks for one."""
+def test_a_handler_for_the_base_class_wins(backend: Backend, issued: Issued, place: str) -> None:
+    """On an app or a blueprint, and whenever it is registered."""
     app = Flask("own")
     blueprint = Blueprint("blueprint", __name__)
     app.get("/app")(requires("write")(lambda: ""))
@@ -261,7 +259,7 @@ def test_a_handler_for_all_of_ours_wins(backend: Backend, issued: Issued, place:
         assert caller.code("/app") == "insufficient_scope"
 
 
-def test_one_for_everything_does_not_take_refusals(backend: Backend, issued: Issued) -> None:
+def test_a_handler_for_all_exceptions_does_not_get_refusals(backend: Backend, issued: Issued) -> None:
     app = create_app(backend)
     app.register_error_handler(Exception, lambda _exc: ("mine", 500))
 
@@ -269,7 +267,7 @@ def test_one_for_everything_does_not_take_refusals(backend: Backend, issued: Iss
     assert Caller(app, issued).get("/boom").text == "mine"
 
 
-def test_mapping_turned_off_leaves_it_to_flask(backend: Backend, issued: Issued) -> None:
+def test_without_map_errors_flask_handles_exceptions(backend: Backend, issued: Issued) -> None:
     caller = Caller(create_app(backend, BASICAUTH_MAP_ERRORS="off"), issued)
 
     assert (caller.get("/write").status_code, caller.get("/write").mimetype) == (500, "text/html")
@@ -286,8 +284,8 @@ def test_settings_come_from_the_config(issued: Issued, backend: Backend) -> None
     assert Caller(app, issued).get("/me").status_code == 200
 
 
-def test_which_backend_goes_first(backend: Backend, issued: Issued) -> None:
-    """The one given to init_app, the constructor's, the configured one."""
+def test_precedence_of_backends(backend: Backend, issued: Issued) -> None:
+    """init_app, then the constructor, then the configuration."""
     for extension, given in ((BasicAuth(backend="memory:"), backend), (BasicAuth(backend=backend), None)):
         app = Flask("own")
         app.config["BASICAUTH_BACKEND"] = "nonsense://"
@@ -295,7 +293,7 @@ def test_which_backend_goes_first(backend: Backend, issued: Issued) -> None:
         assert Caller(app, issued).get("/").status_code == 404
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_an_error_names_every_problem() -> None:
     app = Flask("own")
     app.config.update(BASICAUTH_REALM="a\nb", BASICAUTH_TIMEOUTS=3)
 
@@ -315,42 +313,42 @@ def test_no_keys_is_an_error() -> None:
 
 @pytest.mark.parametrize("given", ["sqlite:///keys.db", None, object()])
 def test_only_an_app_can_be_protected(given: Any) -> None:
-    with pytest.raises(ConfigurationError, match="init_app is for a Flask app"):
+    with pytest.raises(ConfigurationError, match="needs a Flask app"):
         BasicAuth().init_app(given)
 
 
-def test_a_time_out_has_no_effect(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
-    """And that is said, as somebody may rely on it."""
+def test_timeout_s_has_no_effect(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    """And a warning says so."""
     create_app(backend, BASICAUTH_TIMEOUT_S=3)
 
     assert [record.message for record in caplog.records] == [
-        "BASICAUTH_TIMEOUT_S has no effect under Flask: set the server's own time limit"
+        "BASICAUTH_TIMEOUT_S has no effect under Flask: configure the server's timeout instead"
     ]
 
 
-def test_twice_is_an_error(app: Flask, backend: Backend) -> None:
-    with pytest.raises(ConfigurationError, match="has a gate already"):
+def test_protecting_an_app_twice_is_an_error(app: Flask, backend: Backend) -> None:
+    with pytest.raises(ConfigurationError, match="already has BasicAuthMiddleware"):
         auth.init_app(app)
-    with pytest.raises(ConfigurationError, match="has a gate already"):
+    with pytest.raises(ConfigurationError, match="already has BasicAuthMiddleware"):
         BasicAuth(app, backend)
     other = Flask("other")
     other.wsgi_app = BasicAuthMiddleware(other.wsgi_app, backend)  # type: ignore[method-assign]
-    with pytest.raises(ConfigurationError, match="has a gate already"):
+    with pytest.raises(ConfigurationError, match="already has BasicAuthMiddleware"):
         BasicAuth(other, backend)
     other.wsgi_app = ProxyFix(other.wsgi_app)  # type: ignore[method-assign]
-    with pytest.raises(ConfigurationError, match="has a gate already"):
+    with pytest.raises(ConfigurationError, match="already has BasicAuthMiddleware"):
         BasicAuth(other, backend)
 
 
-def test_apps_of_one_factory_do_not_share_a_gate(backend: Backend, issued: Issued) -> None:
+def test_apps_of_one_factory_have_separate_middlewares(backend: Backend, issued: Issued) -> None:
     protected, elsewhere = create_app(backend), create_app("memory:")
 
     assert Caller(protected, issued).get("/me").status_code == 200
     assert Caller(elsewhere, issued).get("/me").status_code == 401
 
 
-def test_after_the_first_request_it_is_too_late(backend: Backend) -> None:
-    """Flask says so, and the app is left as it was."""
+def test_init_app_after_the_first_request_is_an_error(backend: Backend) -> None:
+    """Flask raises it, and the app is unchanged."""
     app = Flask("own")
     app.test_client().get("/")
 
@@ -360,7 +358,7 @@ def test_after_the_first_request_it_is_too_late(backend: Backend) -> None:
     assert app.test_client().get("/").status_code == 404
 
 
-def test_a_proxy_fix_goes_round_the_gate(backend: Backend, issued: Issued) -> None:
+def test_proxy_fix_runs_outside_the_middleware(backend: Backend, issued: Issued) -> None:
     app = create_app(backend, BASICAUTH_REQUIRE_HTTPS=True)
     app.wsgi_app = ProxyFix(app.wsgi_app, x_proto=1)  # type: ignore[method-assign]
     caller = Caller(app, issued)
@@ -371,12 +369,12 @@ def test_a_proxy_fix_goes_round_the_gate(backend: Backend, issued: Issued) -> No
 
 
 @pytest.mark.proves("X41")
-def test_without_a_gate_nobody_is_let_in(app: Flask, backend: Backend) -> None:
+def test_requires_without_the_middleware_refuses_every_request(app: Flask, backend: Backend) -> None:
     bare = Flask("bare")
     bare.testing = True
     bare.get("/")(requires("read")(lambda: ""))
 
-    with pytest.raises(RuntimeError, match="no gate has seen this request"):
+    with pytest.raises(RuntimeError, match="BasicAuthMiddleware did not process this request"):
         bare.test_client().get("/")
     with pytest.raises(RuntimeError, match="outside of request context"):
         _ = current_principal.client_id

@@ -1,4 +1,4 @@
-"""Layers that serve requests themselves: protected inside the middleware, and named outside it."""
+"""WSGI layers that serve requests themselves: protected inside the middleware, reported outside it."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def status(app: Any, path: str, authorization: str | None = None) -> int:
 
 @pytest.mark.parametrize("protect", PROTECTIONS)
 @pytest.mark.parametrize("add", [add for add, _ in LAYERS])
-def test_a_layer_that_is_added_before(
+def test_a_layer_inside_is_protected(
     add: Any, protect: Any, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = Flask(__name__)
     add(app)
     protect(app, backend)
-    app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]  # belongs outside, and is no reason to warn
+    app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]  # belongs outside: no warning
     with caplog.at_level(logging.WARNING, "basicauth_mw"):
         assert status(app, "/socket.io/") == 401
         assert status(app, "/socket.io/", issued.authorization) in (200, 404)
@@ -93,7 +93,7 @@ def test_a_layer_that_is_added_before(
 @pytest.mark.parametrize("protect", PROTECTIONS)
 @pytest.mark.parametrize(("add", "name"), LAYERS)
 @pytest.mark.parametrize("has_key", [True, False])
-def test_a_layer_that_is_added_after_is_named_once(
+def test_a_layer_outside_is_reported_once(
     add: Any,
     name: str,
     protect: Any,
@@ -102,7 +102,7 @@ def test_a_layer_that_is_added_after_is_named_once(
     issued: Issued,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """By the first request, even a refused one."""
+    """At the first request, even a refused one."""
     app = Flask(__name__)
     protect(app, backend)
     add(app)
@@ -122,7 +122,7 @@ def test_a_layer_inside_a_wrapped_app(backend: Backend, caplog: pytest.LogCaptur
 
 
 def test_a_dispatcher_of_protected_apps(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
-    """As docs/dashboard.md mounts the dashboard: it asks for a key itself."""
+    """The dashboard, mounted as in docs/dashboard.md, authenticates requests itself."""
     app = Flask(__name__)
     replace_entry(app, backend)
     app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/keys": wsgi_dashboard(backend)})  # type: ignore[method-assign]

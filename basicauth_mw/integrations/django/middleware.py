@@ -10,9 +10,9 @@ from ...auth.problems import is_refusal
 from ...auth.verifier import PendingVerification
 from ...keys.model import Deny, Principal
 from ...wsgi import WSGIRequest
-from .._common import configuration, needs
+from .._common import configuration, require_framework
 
-with needs("django", "django"):
+with require_framework("django", "django"):
     from asgiref.sync import iscoroutinefunction, markcoroutinefunction
     from django.conf import settings
     from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation

@@ -18,9 +18,9 @@ from django.conf import settings
 
 from ...keys.credentials import challenge
 from ...keys.model import Principal
-from .._common import needs
+from .._common import require_framework
 
-with needs("rest_framework", "djangorestframework"):
+with require_framework("rest_framework", "djangorestframework"):
     from rest_framework.authentication import BaseAuthentication
 
 if TYPE_CHECKING:
