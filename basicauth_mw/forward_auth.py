@@ -1,13 +1,12 @@
-"""The gate as a service that a proxy asks: nginx by ``auth_request``, Caddy by ``forward_auth``.
+"""A service that verifies keys for a reverse proxy: nginx's ``auth_request``, Caddy's ``forward_auth``.
 
 ::
 
     BASICAUTH_BACKEND=sqlite:///keys.db uvicorn basicauth_mw.forward_auth:app
 
-``/`` and everything under ``/check`` checks the key: 200 for a valid one, with who it is in
-``X-Auth-Client-Id`` and ``X-Auth-Scopes``; else what the middleware answers.
-``/health`` and ``/ready`` are probes, without a key. Everything else is 404. ``docs/gateways.md`` has the
-proxies' side.
+``/`` and every path under ``/check`` verify a key. For a valid key the response is a 200 with the headers
+``X-Auth-Client-Id`` and ``X-Auth-Scopes``, otherwise that of the middleware. ``/health`` and ``/ready`` are
+probes without a key. Any other path is a 404. ``docs/gateways.md`` shows the configuration of the proxy.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     app: BasicAuthMiddleware
 
-# All that is printable in ASCII, but the percent sign itself: so decoding always gives the id back.
+# All visible ASCII characters except the percent sign, so that decoding always restores the client id.
 _SAFE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 _NOT_FOUND: Final = Problem(404, "not_found", "There is nothing at this path.")
 
@@ -35,30 +34,31 @@ _NOT_FOUND: Final = Problem(404, "not_found", "There is nothing at this path.")
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = globals()[name] = create_app()
-    return made
+    app = globals()[name] = create_app()
+    return app
 
 
 def create_app(
     backend: Any = None, *, settings: Settings | None = None, **overrides: Unpack[Overrides]
 ) -> BasicAuthMiddleware:
-    """Make the service; the arguments are those of ``BasicAuthMiddleware``.
+    """Create the service; the arguments are those of ``BasicAuthMiddleware``.
 
     Raises:
-        ConfigurationError: As there; or something is to be open, which only the proxy can know.
+        ConfigurationError: The configuration is invalid, or has ``exclude`` or ``allow_preflight``. The
+            service does not know which path the client requested, so the proxy has to decide.
     """
-    app = _Service(_answer, backend, settings=settings, **overrides)
-    configured = app.authenticator.settings
-    if configured.exclude or configured.allow_preflight:
+    app = _Service(_send_identity, backend, settings=settings, **overrides)
+    resolved = app.authenticator.settings
+    if resolved.exclude or resolved.allow_preflight:
         raise ConfigurationError(
-            "exclude and allow_preflight: not here, where a path is the proxy's own; "
-            "let the proxy not ask for what is open"
+            "exclude and allow_preflight have no effect in forward_auth; "
+            "configure the proxy to skip the check for public paths"
         )
     return app
 
 
 class _Service(BasicAuthMiddleware):
-    """Sends key checks to the middleware, and answers probes and unknown paths itself."""
+    """The middleware on the paths that verify a key; probes and 404 responses on all others."""
 
     async def __call__(self, scope: Any, receive: AnyReceive, send: AnySend) -> None:
         path = "/" if scope["type"] == "lifespan" else scope["path"]
@@ -69,24 +69,27 @@ class _Service(BasicAuthMiddleware):
         raw = ASGIRequest.path(scope)[2]
         if scope["type"] == "http" and path in ("/health", "/ready") and raw in (b"", path.encode()):
             if path == "/health" or await self.authenticator.backend.aready():
-                # Envoy asks with the path of the app unless it has a path_prefix, and lets a request through
-                # only if the status is 200. So 204 can never open the app's own path of this name.
+                # Without a path_prefix, Envoy sends the path of the request, and allows the request only for
+                # a 200. So a 204 can never allow a request for /health or /ready of the app itself.
                 headers = [(b"cache-control", b"no-store")]
                 await send({"type": "http.response.start", "status": 204, "headers": headers})
                 await send({"type": "http.response.body", "body": b""})
                 return
             problem = to_problem(BackendUnavailable())
-        answer = render(problem, request_id=self.authenticator.request_id(scope), challenge="")
-        await _refuse(scope, receive, send, answer)
+        response = render(problem, request_id=self.authenticator.request_id(scope), challenge="")
+        await _refuse(scope, receive, send, response)
 
 
-async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """Tell the proxy who it is. The gate has checked the key already."""
+async def _send_identity(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send the verified identity to the proxy; the app inside the middleware."""
     if scope["type"] == "lifespan":
-        await _live(receive, send)
+        message: Message = {}
+        while message.get("type") != "lifespan.shutdown":
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
         return
     prefix = ""
-    if scope["type"] == "websocket":  # a proxy may ask with the handshake's own header fields
+    if scope["type"] == "websocket":  # a proxy may forward the headers of a handshake
         await receive()
         if "websocket.http.response" not in (scope.get("extensions") or {}):
             await send({"type": "websocket.close", "code": 1008, "reason": ""})
@@ -99,13 +102,6 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
         (b"cache-control", b"no-store"),
         (b"content-length", b"0"),
     ]
-    # Not 204: Envoy sends any status but 200 to the client.
+    # Not 204: Envoy sends any status other than 200 to the client.
     await send({"type": f"{prefix}http.response.start", "status": 200, "headers": headers})
     await send({"type": f"{prefix}http.response.body", "body": b""})
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    message: Message = {}
-    while message.get("type") != "lifespan.shutdown":
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})

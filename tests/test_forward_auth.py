@@ -1,4 +1,4 @@
-"""``basicauth_mw.forward_auth``: who it is, told to a proxy."""
+"""``basicauth_mw.forward_auth``: key verification for a reverse proxy."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ def test_a_valid_key(app: BasicAuthMiddleware, issued: Issued, method: str, path
     }
 
 
-def test_everything_else(app: BasicAuthMiddleware, issued: Issued) -> None:
-    """As the middleware has it."""
+def test_refusals_are_the_responses_of_the_middleware(app: BasicAuthMiddleware, issued: Issued) -> None:
     missing = call(app, http_scope())
     wrong = [call(app, http_scope(encode_basic("ci", "wrong"))) for _ in range(2)]
     throttled = call(app, http_scope(issued.authorization))
@@ -64,7 +63,7 @@ def test_everything_else(app: BasicAuthMiddleware, issued: Issued) -> None:
     assert "x-auth-client-id" not in throttled.headers
 
 
-def test_a_store_that_is_down() -> None:
+def test_an_unavailable_store_is_a_503() -> None:
     class Down:
         def get(self, _client_id: str) -> None:
             raise OSError
@@ -81,7 +80,7 @@ def test_a_store_that_is_down() -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 @pytest.mark.parametrize("path", ["/health", "/ready"])
 def test_probes_need_no_key(app: BasicAuthMiddleware, method: str, path: str) -> None:
-    """The status is not 200, so that Envoy, which asks with the app's own paths, never lets one through."""
+    """The status is not 200: Envoy may send the paths of the app, and allows a request for a 200 only."""
     scope = http_scope(method=method, path=path)
     scope["raw_path"] = f"{path}?q=1".encode()
     seen = call(app, scope)
@@ -124,20 +123,20 @@ def test_any_other_path_is_not_found(
     scope["raw_path"] = raw.encode()
     seen = call(app, scope)
 
-    if raw.startswith("/check%2f"):  # decoded, it is under /check: a key check
+    if raw.startswith("/check%2f"):  # decoded, it is under /check
         assert seen.status == (200 if with_key else 401)
     else:
         assert (seen.status, seen.problem["code"]) == (404, "not_found")
     assert seen.status != 200 or with_key
 
 
-def test_below_a_mount_point_there_is_nothing(app: BasicAuthMiddleware) -> None:
+def test_every_path_under_a_mount_point_is_not_found(app: BasicAuthMiddleware) -> None:
     assert call(app, http_scope(path="/api/health", root_path="/api")).status == 404
     assert call(app, http_scope(path="/check", root_path="/check")).status == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/x"])
-def test_a_handshake_elsewhere_is_not_found(app: BasicAuthMiddleware, path: str) -> None:
+def test_a_websocket_handshake_on_another_path_is_not_found(app: BasicAuthMiddleware, path: str) -> None:
     assert connect(app, websocket_scope(path=path, denial=True)).status == 404
 
 
@@ -152,7 +151,7 @@ def test_a_handshake_elsewhere_is_not_found(app: BasicAuthMiddleware, path: str)
         ("\u00e9\U0001f600", "%C3%A9%F0%9F%98%80"),
     ],
 )
-def test_a_client_id_is_sent_so_that_it_comes_back(
+def test_client_ids_are_percent_encoded(
     app: BasicAuthMiddleware, backend: Backend, client_id: str, sent: str
 ) -> None:
     issued = backend.create(client_id=client_id)
@@ -165,8 +164,8 @@ def test_a_client_id_is_sent_so_that_it_comes_back(
 
 
 @pytest.mark.parametrize("denial", [True, False])
-def test_a_handshake(app: BasicAuthMiddleware, issued: Issued, denial: bool) -> None:
-    """A proxy may send the fields of a handshake along; the answer is an answer, never a connection."""
+def test_a_websocket_handshake(app: BasicAuthMiddleware, issued: Issued, denial: bool) -> None:
+    """A proxy may forward the headers of a handshake; the response never accepts the connection."""
     good = connect(app, websocket_scope(issued.authorization, denial=denial))
     bad = connect(app, websocket_scope(denial=denial))
 
@@ -177,12 +176,12 @@ def test_a_handshake(app: BasicAuthMiddleware, issued: Issued, denial: bool) -> 
         assert [message["type"] for message in [*good.messages, *bad.messages]] == ["websocket.close"] * 2
 
 
-def test_its_life() -> None:
-    said: list[str] = []
+def test_lifespan() -> None:
+    closed: list[str] = []
 
     class Store(MemoryStore):
         def close(self) -> None:
-            said.append("closed")
+            closed.append("closed")
 
     app = create_app(Store(), settings=Settings())
     lifespan: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0"}}
@@ -192,17 +191,19 @@ def test_its_life() -> None:
         "lifespan.startup.complete",
         "lifespan.shutdown.complete",
     ]
-    assert said == []
+    assert closed == []
 
 
 @pytest.mark.parametrize("setting", [{"exclude": ["/x"]}, {"allow_preflight": True}])
-def test_nothing_can_be_open(setting: dict[str, Any], backend: Backend) -> None:
-    with pytest.raises(ConfigurationError, match="let the proxy not ask for what is open"):
+def test_excluded_paths_and_preflights_are_configuration_errors(
+    setting: dict[str, Any], backend: Backend
+) -> None:
+    with pytest.raises(ConfigurationError, match="have no effect in forward_auth"):
         create_app(backend, settings=Settings(), **setting)
 
 
-def test_the_app_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made when it is asked for, and once."""
+def test_the_app_is_configured_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is created once, on first use."""
     monkeypatch.setenv("BASICAUTH_KEYS", "demo:p@55w0rd")
     try:
         app = forward_auth.app
