@@ -429,7 +429,11 @@ def test_wsgi_apps(api_keys: Backend, make: Callable[[Backend], Any]) -> None:
     assert call_wsgi(app).status == 401
 
 
-SYNC_FIRST = ["django.middleware.common.CommonMiddleware", "tests.test_testing.sync_only", django_site.GATE]
+SYNC_FIRST = [
+    "django.middleware.common.CommonMiddleware",
+    "tests.test_testing.sync_only",
+    django_site.MIDDLEWARE_PATH,
+]
 
 
 class sync_only:
@@ -444,7 +448,9 @@ class sync_only:
         return self.get_response(request)
 
 
-@pytest.mark.parametrize("middleware", [[django_site.GATE], SYNC_FIRST], ids=["alone", "below-others"])
+@pytest.mark.parametrize(
+    "middleware", [[django_site.MIDDLEWARE_PATH], SYNC_FIRST], ids=["alone", "below-others"]
+)
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_django(api_keys: Backend, middleware: list[str], kind: str) -> None:
     """The middleware is found inside the test client."""

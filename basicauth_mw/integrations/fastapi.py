@@ -133,7 +133,16 @@ class _Scheme(SecurityBase):
 
 
 CurrentPrincipal = Annotated[Principal, Depends(_Scheme())]
-"""The caller; on an excluded path the anonymous principal."""
+CurrentPrincipal.__doc__ = """A dependency that returns the caller, a ``Principal``.
+
+::
+
+    @app.get("/me")
+    async def me(caller: CurrentPrincipal): ...
+
+On an excluded path it is the anonymous principal, whose ``is_authenticated`` is False. Without the middleware
+it raises RuntimeError.
+"""
 
 
 async def _require_scopes(required: SecurityScopes, principal: CurrentPrincipal) -> Principal:

@@ -95,8 +95,22 @@ def _principal() -> Principal:
     return Principal.anonymous() if principal is None else principal
 
 
-current_principal = cast("Principal", LocalProxy(_principal))
-"""The caller of the current request; on an excluded path the anonymous principal."""
+class _CurrentPrincipal(LocalProxy[Principal]):
+    """Makes ``help(current_principal)`` show its own documentation instead of LocalProxy's."""
+
+    __slots__ = ()
+    __name__ = "current_principal"
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return """The caller of the current request, a ``Principal``.
+
+        On an excluded path it is the anonymous principal, whose ``is_authenticated`` is False. Outside a
+        request, and without the middleware, it raises RuntimeError.
+        """
+
+
+current_principal = cast("Principal", _CurrentPrincipal(_principal))
 
 
 def requires(*scopes: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -8,13 +8,13 @@ import django
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 
-GATE = "basicauth_mw.integrations.django.BasicAuthMiddleware"
+MIDDLEWARE_PATH = "basicauth_mw.integrations.django.BasicAuthMiddleware"
 
 if not settings.configured:
     settings.configure(
         ALLOWED_HOSTS=["*"],
         INSTALLED_APPS=["rest_framework", "basicauth_mw.integrations.django"],
-        MIDDLEWARE=[GATE],
+        MIDDLEWARE=[MIDDLEWARE_PATH],
         ROOT_URLCONF="tests.integrations.django_site",
         SECRET_KEY="only for tests",
         USE_TZ=True,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Boom(Exception):
-    """What a view raises."""
+    """Raised by a view."""
 
 
 def me(request: HttpRequest) -> HttpResponse:

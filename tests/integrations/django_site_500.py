@@ -1,4 +1,4 @@
-"""The URLs of a project that answers its failures itself."""
+"""The URLs of a project with a handler500."""
 
 from __future__ import annotations
 

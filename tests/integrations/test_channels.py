@@ -1,4 +1,4 @@
-"""Channels beside Django: open in the usual layout, protected by ``wrap_asgi``, and seen by the checks."""
+"""Channels beside Django: unprotected in the usual layout, protected by ``wrap_asgi``, and checked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from basicauth_mw import Backend, Issued
 
-GATE = django_site.GATE
+MIDDLEWARE_PATH = django_site.MIDDLEWARE_PATH
 
 
 class WhoAmI(JsonWebsocketConsumer):
@@ -55,7 +55,7 @@ class WhoAmI(JsonWebsocketConsumer):
 
 
 class Session(AuthMiddleware):
-    """As AuthMiddlewareStack's, which fills the scope if it is empty and then writes to what it finds."""
+    """Like that of AuthMiddlewareStack, which sets ``scope["user"]`` if it is missing."""
 
     def populate_scope(self, scope: dict[str, Any]) -> None:
         scope.setdefault("user", type("Lazy", (), {"__str__": lambda self: self._wrapped})())
@@ -79,7 +79,7 @@ def _backend(backend: Backend) -> Iterator[None]:
 
 
 def handshake(application: Any, scope: Any) -> list[dict[str, Any]]:
-    """What is sent to a client that connects, and leaves when the connection is closed."""
+    """The messages to a client that connects and is closed."""
     sent: list[dict[str, Any]] = []
 
     async def main() -> None:
@@ -112,7 +112,7 @@ def codes(application: Any, monkeypatch: pytest.MonkeyPatch) -> set[str | None]:
         return {message.id for message in check_settings()}
 
 
-def test_wrapped_last_both_are_protected(issued: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrap_asgi_protects_http_and_websockets(issued: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
     application = wrap_asgi(router(websockets()))
     good, bad = issued.authorization, "Basic eDp5"
     for authorization in (None, bad):
@@ -125,7 +125,7 @@ def test_wrapped_last_both_are_protected(issued: Issued, monkeypatch: pytest.Mon
     assert "basicauth_mw.W008" not in codes(application, monkeypatch)
 
 
-def test_the_usual_layout_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_layout_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "basicauth_mw.W008" in codes(router(websockets()), monkeypatch)
     assert "basicauth_mw.W008" not in codes(router(wrap_asgi(websockets())), monkeypatch)
     assert "basicauth_mw.W008" not in codes(ProtocolTypeRouter({"http": get_asgi_application()}), monkeypatch)
@@ -133,7 +133,7 @@ def test_the_usual_layout_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "basicauth_mw.W008" not in {message.id for message in check_settings()}
 
 
-def test_layers_of_channels_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_middleware_of_channels_is_inspected(monkeypatch: pytest.MonkeyPatch) -> None:
     def around(inner: Any) -> Any:
         return OriginValidator(CookieMiddleware(Session(inner)), ["*"])
 
@@ -150,7 +150,7 @@ def test_layers_of_channels_are_looked_through(monkeypatch: pytest.MonkeyPatch) 
     assert found(CookieMiddleware(wrap_asgi(router(some)))) == set()
 
 
-def test_http_beside_django_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_consumers_beside_django_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     django_app = get_asgi_application()
 
     async def calls_django(scope: Any, receive: Any, send: Any) -> None:
@@ -163,7 +163,7 @@ def test_http_beside_django_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("strips", [False, True])
-def test_strip_authorization_counts_for_websockets(issued: Issued, strips: bool) -> None:
+def test_strip_authorization_applies_to_websockets(issued: Issued, strips: bool) -> None:
     seen: list[Any] = []
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
@@ -180,7 +180,7 @@ def test_strip_authorization_counts_for_websockets(issued: Issued, strips: bool)
 
 
 class OwnCache(CacheMiddleware):
-    """Derived, as in many projects."""
+    """A subclass of a project."""
 
 
 CORS = "corsheaders.middleware.CorsMiddleware"
@@ -191,25 +191,28 @@ OWN = "tests.integrations.test_channels.OwnCache"
 @pytest.mark.parametrize(
     ("stack", "more", "expected"),
     [
-        pytest.param([CACHE, GATE], {}, "basicauth_mw.E003", id="cache-before"),
-        pytest.param([OWN, GATE], {}, "basicauth_mw.E003", id="own-cache-before"),
+        pytest.param([CACHE, MIDDLEWARE_PATH], {}, "basicauth_mw.E003", id="cache-before"),
+        pytest.param([OWN, MIDDLEWARE_PATH], {}, "basicauth_mw.E003", id="own-cache-before"),
         pytest.param(
-            [GATE, CACHE],
+            [MIDDLEWARE_PATH, CACHE],
             {"BASICAUTH_STRIP_AUTHORIZATION": True},
             "basicauth_mw.W004",
             id="cache-after-strips",
         ),
         pytest.param(
-            [GATE, OWN],
+            [MIDDLEWARE_PATH, OWN],
             {"BASICAUTH_STRIP_AUTHORIZATION": True},
             "basicauth_mw.W004",
             id="own-cache-after-strips",
         ),
-        pytest.param([GATE, CACHE], {}, None, id="cache-after"),
-        pytest.param([GATE, CORS], {}, "basicauth_mw.W006", id="cors-after"),
-        pytest.param([CORS, GATE], {}, None, id="cors-before"),
+        pytest.param([MIDDLEWARE_PATH, CACHE], {}, None, id="cache-after"),
+        pytest.param([MIDDLEWARE_PATH, CORS], {}, "basicauth_mw.W006", id="cors-after"),
+        pytest.param([CORS, MIDDLEWARE_PATH], {}, None, id="cors-before"),
         pytest.param(
-            [GATE, CORS], {"BASICAUTH_ALLOW_PREFLIGHT": True}, None, id="cors-after-preflights-pass"
+            [MIDDLEWARE_PATH, CORS],
+            {"BASICAUTH_ALLOW_PREFLIGHT": True},
+            None,
+            id="cors-after-preflights-pass",
         ),
     ],
 )
@@ -220,7 +223,7 @@ def test_the_order_of_the_middleware(stack: list[str], more: dict[str, Any], exp
     assert found & kinds == ({expected} if expected else set())
 
 
-def test_preflights_that_run_views_are_told_at_deployment() -> None:
+def test_allow_preflight_is_warned_about_at_deployment() -> None:
     assert "basicauth_mw.W007" not in {message.id for message in check_deployment()}
     with override_settings(BASICAUTH_ALLOW_PREFLIGHT=True):
         assert "basicauth_mw.W007" in {message.id for message in check_deployment()}
@@ -231,7 +234,7 @@ def test_preflights_that_run_views_are_told_at_deployment() -> None:
 
 @pytest.fixture(scope="module", params=["uvicorn", "daphne"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a server of ``channels_site``."""
+    """The port of a server that serves ``channels_site``."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     command = {"uvicorn": ["--port", str(port)], "daphne": ["-b", "127.0.0.1", "-p", str(port)]}[

@@ -49,8 +49,11 @@ if TYPE_CHECKING:
 
     Get = Callable[..., Any]
 
-GATE = django_site.GATE
-CACHED = [GATE, *(f"django.middleware.cache.{name}CacheMiddleware" for name in ("Update", "FetchFrom"))]
+MIDDLEWARE_PATH = django_site.MIDDLEWARE_PATH
+CACHED = [
+    MIDDLEWARE_PATH,
+    *(f"django.middleware.cache.{name}CacheMiddleware" for name in ("Update", "FetchFrom")),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +64,7 @@ def _backend(backend: Backend) -> Iterator[None]:
 
 @pytest.fixture(params=["sync", "async"])
 def get(request: pytest.FixtureRequest, issued: Issued) -> Get:
-    """Ask by Django's own clients; with the key, unless another field is given."""
+    """Send a request with Django's test client; with the key, unless another header is given."""
 
     def get(
         path: str,
@@ -91,7 +94,7 @@ def problem(response: Any) -> dict[str, Any]:
     return members
 
 
-# --- who is let in
+# --- authentication
 
 
 @pytest.mark.proves("X34")
@@ -110,8 +113,8 @@ def test_everything_is_protected(get: Get, issued: Issued) -> None:
 
 
 @pytest.mark.proves("X34")
-def test_every_route_asks_for_a_key(get: Get) -> None:
-    """But for those that are excluded."""
+def test_every_route_requires_a_key(get: Get) -> None:
+    """Except excluded ones."""
     paths = ["/" + re.sub("<[^>]*>", "x", str(each.pattern)) for each in django_site.urlpatterns]
     is_open = {path for path in paths if get(path, None).status_code != 401}
 
@@ -119,8 +122,8 @@ def test_every_route_asks_for_a_key(get: Get) -> None:
     assert is_open == {"/open", "/files/x"}
 
 
-def test_open_paths(get: Get) -> None:
-    """The principal is there, and anonymous; it is the path that Django routes by."""
+def test_excluded_paths(get: Get) -> None:
+    """The principal is anonymous. The path that counts is the one that Django routes."""
     assert get("/open", None).json()["known"] is False
     assert get("/open", encode_basic("ci", "wrong")).json()["id"] == ""
     assert get("/files/a/b", None).content == b"a/b"
@@ -131,8 +134,8 @@ def test_open_paths(get: Get) -> None:
 
 @pytest.mark.proves("X29")
 @pytest.mark.parametrize("handler", ["wsgi", "asgi"])
-def test_a_path_is_taken_as_it_was_sent(handler: str) -> None:
-    """A second encoding, or one that the server has taken off, makes it odd."""
+def test_the_raw_path_is_checked(handler: str) -> None:
+    """A path that is encoded twice, or that the server has decoded, is not excluded."""
     if handler == "wsgi":
         app = WSGIHandler()
         good = call_validated(app, path="/files/a", RAW_URI="/files/a?x=1")
@@ -150,7 +153,7 @@ def test_a_path_is_taken_as_it_was_sent(handler: str) -> None:
 
 
 @pytest.mark.proves("X30")
-def test_a_mount_point_is_taken_off(issued: Issued) -> None:
+def test_a_mount_point_is_removed_from_the_path(issued: Issued) -> None:
     mounted = call_validated(WSGIHandler(), path="/open", SCRIPT_NAME="/v1")
     asgi = call(get_asgi_application(), http_scope(path="/v1/open", root_path="/v1"))
     beside = call(get_asgi_application(), http_scope(path="/v1open", root_path="/v1"))
@@ -159,7 +162,7 @@ def test_a_mount_point_is_taken_off(issued: Issued) -> None:
 
 
 @pytest.mark.parametrize("handler", ["wsgi", "asgi"])
-def test_two_fields_are_no_credential(handler: str, issued: Issued) -> None:
+def test_two_headers_are_refused(handler: str, issued: Issued) -> None:
     field = issued.authorization
     if handler == "wsgi":
         seen: Any = call_validated(WSGIHandler(), f"{field}, {field}", path="/me")
@@ -172,7 +175,7 @@ def test_two_fields_are_no_credential(handler: str, issued: Issued) -> None:
     assert seen.status == 401
 
 
-def test_octets_are_as_sent(backend: Backend, get: Get) -> None:
+def test_bytes_outside_ascii_are_kept(backend: Backend, get: Get) -> None:
     """UTF-8 in the credentials, and in the realm of the challenge."""
     assert get("/me", backend.create(client_id="\u3042").authorization).json()["id"] == "\u3042"
     with override_settings(BASICAUTH_REALM="\u3042"):
@@ -191,7 +194,7 @@ def test_head(issued: Issued) -> None:
 
 
 def test_plain_http_can_be_refused(get: Get) -> None:
-    """By what Django takes for https."""
+    """``SECURE_PROXY_SSL_HEADER`` counts."""
     with override_settings(
         BASICAUTH_REQUIRE_HTTPS=True, SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https")
     ):
@@ -222,16 +225,16 @@ def test_failures_are_throttled_by_address(issued: Issued) -> None:
     assert elsewhere.status_code == 200
 
 
-def test_the_field_can_be_hidden(get: Get) -> None:
-    """Wherever a view may look for it, also if somebody has looked already."""
+def test_the_header_can_be_removed(get: Get) -> None:
+    """Everywhere a view may read it, even after a middleware has read it."""
     with override_settings(BASICAUTH_STRIP_AUTHORIZATION=True):
         assert get("/me").json()["authorization"] == []
-        with override_settings(MIDDLEWARE=["tests.integrations.test_django.looks", GATE]):
+        with override_settings(MIDDLEWARE=["tests.integrations.test_django.looks", MIDDLEWARE_PATH]):
             assert get("/me").json()["authorization"] == []
 
 
 def looks(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """A middleware that reads header fields."""
+    """A middleware that reads headers."""
 
     def middleware(request: HttpRequest) -> Any:
         assert "Authorization" in request.headers
@@ -254,10 +257,10 @@ urlpatterns = [
 
 @pytest.mark.parametrize("where", ["/closed", "/open", "/open-api"])
 @pytest.mark.parametrize("sets_user", [True, False])
-def test_a_remote_user_from_outside_is_removed(issued: Issued, where: str, sets_user: bool) -> None:
-    """From every request, also one to an open path; unless the setting leaves it to others."""
+def test_a_remote_user_of_the_server_is_removed(issued: Issued, where: str, sets_user: bool) -> None:
+    """From every request, also to an excluded path, unless ``set_user`` is off."""
     theirs = {"REMOTE_USER": "root", "AUTH_TYPE": "Negotiate"}
-    header = {"HTTP_REMOTE_USER": "root"}  # which only looks like it
+    header = {"HTTP_REMOTE_USER": "root"}  # a request header, not the variable
     fields = {"authorization": issued.authorization, "Remote-User": "root"}
     with override_settings(
         ROOT_URLCONF=__name__, BASICAUTH_SET_USER=sets_user, BASICAUTH_EXCLUDE=["/open", "/open-api"]
@@ -270,8 +273,8 @@ def test_a_remote_user_from_outside_is_removed(issued: Issued, where: str, sets_
         assert answer.json() == header
 
 
-def test_remote_user_middleware_before_ours() -> None:
-    """The check needs the users of Django, so it runs in the project that has them."""
+def test_remote_user_middleware_before_the_middleware() -> None:
+    """The check needs django.contrib.auth, so it runs in a project that has it."""
     program = (
         "from tests.integrations import channels_site\n"
         "from basicauth_mw.integrations.django.checks import check_settings\n"
@@ -288,7 +291,7 @@ def test_remote_user_middleware_before_ours() -> None:
     assert done.stdout.splitlines() == ["[]", "['basicauth_mw.W010']"], done.stderr
 
 
-def test_a_store_that_is_down_is_a_503(get: Get) -> None:
+def test_an_unavailable_store_is_a_503(get: Get) -> None:
     class Down:
         def get(self, _client_id: str) -> None:
             raise OSError
@@ -297,8 +300,8 @@ def test_a_store_that_is_down_is_a_503(get: Get) -> None:
         assert problem(get("/me"))["code"] == "backend_unavailable"
 
 
-def test_it_is_asynchronous_where_django_is() -> None:
-    """No thread is taken for a request whose view is asynchronous."""
+def test_it_is_async_in_an_async_stack() -> None:
+    """A request to an async view uses no thread."""
 
     async def respond(_request: HttpRequest) -> Any:
         return None
@@ -307,12 +310,12 @@ def test_it_is_asynchronous_where_django_is() -> None:
     assert not iscoroutinefunction(BasicAuthMiddleware(lambda _request: None))
 
 
-# --- what views raise
+# --- exceptions in views
 
 
 @pytest.mark.parametrize("path", ["/scoped", "/async-scoped"])
 def test_a_missing_scope(get: Get, path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody's error: no signal, no traceback."""
+    """It is not an error: no signal, no traceback."""
     caplog.set_level(logging.INFO)
 
     refused = get(path, lets_out=True)
@@ -325,7 +328,7 @@ def test_a_missing_scope(get: Get, path: str, caplog: pytest.LogCaptureFixture) 
 
 @pytest.mark.parametrize("prefix", ["/raises", "/async-raises"])
 def test_an_exception_becomes_json(get: Get, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
-    """And is told to Django's signal and log, as without us."""
+    """Django's signal and log record are sent as without the middleware."""
     heard: list[Any] = []
 
     def receiver(**_more: Any) -> None:
@@ -351,12 +354,12 @@ def test_an_exception_becomes_json(get: Get, prefix: str, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("prefix", ["/raises", "/async-raises"])
-def test_the_test_client_raises_it(get: Get, prefix: str) -> None:
+def test_the_test_client_raises_the_exception(get: Get, prefix: str) -> None:
     with pytest.raises(django_site.Boom):
         get(f"{prefix}/boom", lets_out=True)
 
 
-def test_what_django_answers_stays(get: Get) -> None:
+def test_responses_of_django_to_exceptions_are_kept(get: Get) -> None:
     statuses = {what: get(f"/raises/{what}").status_code for what in ("missing", "denied", "suspicious")}
     types = {get(f"/raises/{what}")["Content-Type"].partition(";")[0] for what in statuses}
 
@@ -374,7 +377,7 @@ def test_what_django_answers_stays(get: Get) -> None:
     ],
     ids=["handler500", "debug", "map_errors-off"],
 )
-def test_the_projects_own_answer_wins(get: Get, settings: dict[str, Any], body: bytes) -> None:
+def test_the_projects_own_500_takes_precedence(get: Get, settings: dict[str, Any], body: bytes) -> None:
     with override_settings(**settings):
         failed = get("/raises/boom")
 
@@ -383,7 +386,7 @@ def test_the_projects_own_answer_wins(get: Get, settings: dict[str, Any], body: 
     assert failed["Content-Type"].partition(";")[0] != "application/problem+json"
 
 
-def test_an_exception_before_the_gate_names_nobody() -> None:
+def test_an_exception_before_authentication_has_no_client_id() -> None:
     authenticator = BasicAuthMiddleware(lambda _request: None)
 
     answer = authenticator.process_exception(RequestFactory().get("/"), ValueError())
@@ -395,7 +398,7 @@ def test_an_exception_before_the_gate_names_nobody() -> None:
 # --- configuration
 
 
-def test_a_bad_configuration_stops_the_start() -> None:
+def test_an_invalid_configuration_prevents_startup() -> None:
     with override_settings(BASICAUTH_REALMS="x", BASICAUTH_REALM="a\nb"):
         with pytest.raises(ConfigurationError) as caught:
             WSGIHandler()
@@ -411,7 +414,7 @@ def test_a_url(get: Get) -> None:
 
 
 class Derived(BasicAuthMiddleware):
-    """A project's own gate."""
+    """A project's own subclass."""
 
 
 def found(messages: Any) -> list[str]:
@@ -427,8 +430,8 @@ def found(messages: Any) -> list[str]:
         ({"BASICAUTH_BACKEND": "env:"}, ["E001"]),
         ({"BASICAUTH_TIMEOUT_S": 3}, ["W002"]),
         ({"MIDDLEWARE": []}, ["W001"]),
-        ({"MIDDLEWARE": [GATE, GATE]}, ["E002"]),
-        ({"MIDDLEWARE": ["django.middleware.cache.FetchFromCacheMiddleware", GATE]}, ["E003"]),
+        ({"MIDDLEWARE": [MIDDLEWARE_PATH, MIDDLEWARE_PATH]}, ["E002"]),
+        ({"MIDDLEWARE": ["django.middleware.cache.FetchFromCacheMiddleware", MIDDLEWARE_PATH]}, ["E003"]),
         ({"MIDDLEWARE": CACHED}, []),
         ({"MIDDLEWARE": CACHED, "BASICAUTH_STRIP_AUTHORIZATION": True}, ["W004"]),
         ({"MIDDLEWARE": [f"{__name__}.Derived"]}, []),
@@ -441,7 +444,7 @@ def test_checks(settings: dict[str, Any], ids: list[str]) -> None:
 
 
 class OwnBasicAuthentication(BasicAuthentication):
-    """Derived, as by who wants no challenge."""
+    """A subclass of a project."""
 
 
 @pytest.mark.parametrize(
@@ -457,8 +460,8 @@ class OwnBasicAuthentication(BasicAuthentication):
     ],
     ids=["default", "derived", "stripped", "not-installed"],
 )
-def test_a_check_of_rest_frameworks_own_classes(settings: dict[str, Any], ids: list[str]) -> None:
-    """Those that it has by default look a key up among the users, and so refuse all of them."""
+def test_rest_frameworks_own_authentication_is_warned_about(settings: dict[str, Any], ids: list[str]) -> None:
+    """Its default class looks for a user with the client id, and so refuses every key."""
     with override_settings(**{"REST_FRAMEWORK": {}, **settings}):
         assert found(check_settings()) == ids
 
@@ -478,8 +481,8 @@ def test_checks_for_deployment(settings: dict[str, Any], ids: list[str]) -> None
 
 
 @pytest.mark.parametrize(("strips", "seen"), [(False, 2), (True, 1)])
-def test_a_page_cache_must_see_the_field(backend: Backend, strips: bool, seen: int) -> None:
-    """To tell callers apart; that is what the check warns of."""
+def test_a_page_cache_needs_the_header(backend: Backend, strips: bool, seen: int) -> None:
+    """To distinguish callers; the check W004 warns about this."""
     callers = [backend.create().authorization for _ in range(2)]
     caches["default"].clear()
     with override_settings(MIDDLEWARE=CACHED, BASICAUTH_STRIP_AUTHORIZATION=strips):
@@ -489,8 +492,8 @@ def test_a_page_cache_must_see_the_field(backend: Backend, strips: bool, seen: i
     assert len(answers) == seen
 
 
-def test_manage_py_check_says_it() -> None:
-    """With the tag security; and those for deployment only when asked."""
+def test_manage_py_check_runs_the_checks() -> None:
+    """With the tag ``security``, and those for deployment only with ``--deploy``."""
     out, err = io.StringIO(), io.StringIO()
     with override_settings(BASICAUTH_REALMS="x"), pytest.raises(SystemCheckError, match="did you mean realm"):
         call_command("check", "--tag", "security", stdout=out, stderr=err)
@@ -500,15 +503,15 @@ def test_manage_py_check_says_it() -> None:
     assert "basicauth_mw.W003" in err.getvalue()
 
 
-def test_its_gate_is_found_where_a_server_gets_the_app() -> None:
-    """Which is what is given to ``instrument``."""
+def test_the_authenticator_is_found_in_the_handlers() -> None:
+    """They are what ``instrument`` gets."""
     for app in (get_wsgi_application(), get_asgi_application()):
         authenticator = find_authenticator(app)
         assert authenticator is not None
         assert not authenticator.owns_backend
 
 
-def test_the_app() -> None:
+def test_the_app_config() -> None:
     config = apps.get_app_config("basicauth_mw")
 
     assert config.name == "basicauth_mw.integrations.django"
@@ -518,8 +521,8 @@ def test_the_app() -> None:
 # --- REST framework
 
 
-def test_rest_framework_knows_the_caller(get: Get, backend: Backend) -> None:
-    """By a user that its throttles can count by."""
+def test_rest_framework_gets_the_caller(get: Get, backend: Backend) -> None:
+    """As a user that its throttles accept."""
     named = backend.create(client_id="bare")
 
     assert get("/api").json() == {"user": "CI", "pk": "ci", "scopes": ["read"]}
@@ -527,15 +530,15 @@ def test_rest_framework_knows_the_caller(get: Get, backend: Backend) -> None:
     assert get("/api", None).status_code == 401
 
 
-def test_rest_framework_takes_posts(issued: Issued) -> None:
-    """No CSRF token is asked for, as there is no session."""
+def test_rest_framework_accepts_posts(issued: Issued) -> None:
+    """No CSRF token is required, because there is no session."""
     client = Client(enforce_csrf_checks=True)
     answer = client.post("/api", {}, headers={"authorization": issued.authorization})
 
     assert answer.status_code == 200
 
 
-def test_rest_framework_refuses_on_an_open_path_by_itself(get: Get) -> None:
+def test_rest_framework_sends_its_own_401_on_an_excluded_path(get: Get) -> None:
     with override_settings(BASICAUTH_EXCLUDE=["/api"], BASICAUTH_REALM="\u3042"):
         refused = get("/api", None)
 
@@ -550,13 +553,13 @@ def test_rest_framework_and_scopes(get: Get) -> None:
 
 @pytest.mark.proves("X41")
 def test_rest_framework_without_the_middleware() -> None:
-    with pytest.raises(RuntimeError, match="no gate has seen this request"):
+    with pytest.raises(RuntimeError, match="BasicAuthMiddleware did not process this request"):
         django_site.api(APIRequestFactory().get("/api"))
 
 
-def test_a_caller_has_no_permissions() -> None:
+def test_an_api_user_has_no_permissions() -> None:
     importlib.reload(rest_framework)
-    caller = rest_framework.Caller(Principal("ci"))
+    caller = rest_framework.ApiUser(Principal("ci"))
 
     assert (caller.pk, caller.id, caller.username, caller.get_username()) == ("ci",) * 4
     assert (caller.is_authenticated, caller.is_active) == (True, True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def test_metrics_have_the_route(backend: Backend, issued: Issued) -> None:
-    """The path of a metric is the template that the router found, below our middleware."""
+    """The path label is the template of the route, which the router finds inside our middleware."""
 
     async def item(request: Request) -> PlainTextResponse:
         return PlainTextResponse(request.path_params["number"])

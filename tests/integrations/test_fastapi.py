@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import pydoc
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -221,6 +222,12 @@ def test_middleware_added_later_runs_outside(backend: Backend) -> None:
 def test_the_principal(app: FastAPI, issued: Issued) -> None:
     assert json.loads(get(app, "/me", issued.authorization).body) == {"id": "ci", "scopes": ["read"]}
     assert get(app, "/open/x").body == b'"x False"'
+
+
+def test_help_shows_the_documentation_of_current_principal() -> None:
+    text = pydoc.render_doc(CurrentPrincipal, renderer=pydoc.plaintext)
+
+    assert "A dependency that returns the caller, a ``Principal``." in text
 
 
 def test_scopes(app: FastAPI, issued: Issued, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pydoc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,6 +117,19 @@ def test_everything_is_protected(caller: Caller) -> None:
     assert caller.get("/me").get_json() == {"id": "ci", "known": True}
     assert caller.get("/part/me").text == "ci"
     assert caller.get("/nowhere").status_code == 404
+
+
+def test_help_shows_the_documentation_of_current_principal(app: Flask) -> None:
+    """Outside a request and inside one."""
+    outside = pydoc.render_doc(current_principal, renderer=pydoc.plaintext)
+    with app.test_request_context():
+        request.environ["basicauth_mw.principal"] = Principal("ci")
+        inside = pydoc.render_doc(current_principal, renderer=pydoc.plaintext)
+        assert repr(current_principal) == repr(Principal("ci"))
+
+    for text in (outside, inside):
+        assert "The caller of the current request, a ``Principal``." in text
+        assert "LocalProxy" not in text
 
 
 def test_scopes(caller: Caller) -> None:

@@ -1,4 +1,4 @@
-"""What the real OpenTelemetry instrumentation reports of a scope that is missing."""
+"""What the real OpenTelemetry instrumentation reports for a missing scope."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def provider(spans: InMemorySpanExporter) -> TracerProvider:
 
 
 def is_a_403(spans: InMemorySpanExporter) -> None:
-    """One span of the server, with the status of the response, no error and no exception."""
+    """One server span, with the status of the response, no error and no exception."""
     (span,) = (each for each in spans.get_finished_spans() if each.kind is SpanKind.SERVER)
     attributes = dict(span.attributes or {})
     assert attributes.get("http.status_code", attributes.get("http.response.status_code")) == 403

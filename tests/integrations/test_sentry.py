@@ -1,4 +1,4 @@
-"""What the real Sentry SDK reports of an app behind the middleware."""
+"""What the real Sentry SDK reports for a protected app."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ RECIPE = {"on": False}
 
 
 def recipe() -> Callable[[Any, Any], Any]:
-    """The ``before_send`` of docs/errors.md."""
+    """The ``before_send`` from docs/errors.md."""
     text = (Path(__file__).parents[2] / "docs/errors.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     exec(
@@ -73,7 +73,7 @@ def before_send(event: Any, hint: Any) -> Any:
 
 @pytest.fixture
 def events() -> Iterator[list[Any]]:
-    """The events that the SDK sends, with the ``before_send`` of docs/errors.md where a test turns it on."""
+    """The events that the SDK sends; a test may turn on the ``before_send`` from docs/errors.md."""
     collected: list[Any] = []
     sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", transport=_Collect(collected), before_send=before_send)
     yield collected
@@ -84,7 +84,7 @@ def events() -> Iterator[list[Any]]:
 def test_one_event_per_exception_without_the_credential(
     backend: Backend, issued: Issued, events: list[Any], place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A 500 is the exception's own event and nothing else; a missing scope is none."""
+    """A 500 is one event, that of the exception; a missing scope is none."""
     monkeypatch.setitem(RECIPE, "on", place == "around")
     app = FastAPI()
 
@@ -110,7 +110,7 @@ def test_one_event_per_exception_without_the_credential(
 
 
 def the_one(events: list[Any], issued: Issued) -> None:
-    """There is one event, of the exception itself, without the credential."""
+    """There is one event, that of the exception, without the credential."""
     (event,) = events
     assert [each["type"] for each in event["exception"]["values"]] == ["ValueError"]
     assert issued.authorization.removeprefix("Basic ") not in repr(event)
@@ -135,7 +135,7 @@ def flask_app() -> Flask:
 def test_one_event_per_exception_of_flask(
     backend: Backend, issued: Issued, events: list[Any], place: str
 ) -> None:
-    """As above."""
+    """The same for Flask."""
     app = flask_app()
     settings = Settings(strip_authorization=True)
     if place == "installed":
@@ -155,10 +155,10 @@ def test_one_event_per_exception_of_flask(
 
 
 @pytest.mark.parametrize("map_errors", [True, False], ids=["answered", "raised"])
-def test_no_frame_of_the_middleware_holds_the_environ(
+def test_no_frame_of_the_middleware_contains_the_environ(
     backend: Backend, issued: Issued, events: list[Any], map_errors: bool
 ) -> None:
-    """Of a bare WSGI app, even where the credential is left to it."""
+    """For a bare WSGI app, even without ``strip_authorization``."""
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         del environ, start_response
@@ -179,8 +179,8 @@ def test_no_frame_of_the_middleware_holds_the_environ(
 
 @pytest.mark.usefixtures("events")
 def test_the_middleware_is_found_in_django(backend: Backend) -> None:
-    """Sentry wraps each middleware of Django's in an object of its own, also long after it is turned off."""
-    with override_settings(BASICAUTH_BACKEND=backend, MIDDLEWARE=[django_site.GATE]):
+    """Sentry wraps each middleware of Django in an object of its own, and leaves it there."""
+    with override_settings(BASICAUTH_BACKEND=backend, MIDDLEWARE=[django_site.MIDDLEWARE_PATH]):
         client = Client()
         with authenticated_as(client, "me"):
             assert client.get("/me").status_code == 200

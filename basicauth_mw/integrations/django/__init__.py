@@ -1,4 +1,4 @@
-"""Django: a middleware, checks for ``manage.py check``, and an authentication class for REST framework.
+"""Django: a middleware, system checks, and an authentication class for REST framework.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The Django app, which brings nothing but the checks."""
+"""The Django app, which registers the system checks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class BasicAuthConfig(AppConfig):
     verbose_name = "API keys"
 
     def ready(self) -> None:
-        """Register the checks."""
+        """Register the system checks."""
         register(check_settings, Tags.security)
         register(check_deployment, Tags.security, deploy=True)

@@ -1,4 +1,4 @@
-"""What ``manage.py check`` says of ``settings.BASICAUTH_*`` and of the place in ``MIDDLEWARE``."""
+"""System checks for ``manage.py check``: ``settings.BASICAUTH_*``, and the order of ``MIDDLEWARE``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from django.middleware.cache import FetchFromCacheMiddleware
 from django.utils.module_loading import import_string
 
 from ...asgi import BasicAuthMiddleware as ASGIMiddleware
-from ...auth.authenticator import Authenticator
 from ...auth.discovery import find_authenticator
 from ...auth.frameworks import iter_wrapped
 from ...errors import ConfigurationError
-from .middleware import BasicAuthMiddleware, DjangoRequest, configured
+from .middleware import BasicAuthMiddleware, build_authenticator, read_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,181 +27,176 @@ if TYPE_CHECKING:
 MIDDLEWARE: Final = "basicauth_mw.integrations.django.BasicAuthMiddleware"
 
 
-def check_settings(**_more: Any) -> list[CheckMessage]:
-    """The configuration, and where the middleware stands."""
+def check_settings(**_kwargs: Any) -> list[CheckMessage]:
+    """Check the configuration, the order of the middleware, Channels and REST framework."""
     try:
-        backend, ours = configured()
-        Authenticator(DjangoRequest(), backend, ours, {})  # connects to nothing
+        ours = build_authenticator().settings  # connects to nothing
     except ConfigurationError as exc:
-        wrong = [checks.Error(problem, id="basicauth_mw.E001") for problem in exc.problems]
-        return [*wrong, *_place(None), *_channels()]
-    strips = ours.strip_authorization
-    return [
-        *_effects(ours),
-        *_place(ours),
-        *_channels(),
-        *([] if strips else _rest_framework()),
-    ]
-
-
-def check_deployment(**_more: Any) -> list[CheckMessage]:
-    """What only matters in production."""
-    try:
-        _, ours = configured()
-    except ConfigurationError:
-        return []  # said by the other check
-    return [*_preflights(ours), *_plain_http(ours)]
-
-
-def _preflights(ours: Settings) -> Iterator[CheckMessage]:
-    if ours.allow_preflight:
-        yield checks.Warning(
-            "An OPTIONS request that looks like a CORS preflight runs views without a key.",
-            hint="Put CorsMiddleware before the middleware and drop BASICAUTH_ALLOW_PREFLIGHT. If it stays, "
-            "restrict the methods of every view, for example by require_http_methods.",
-            id="basicauth_mw.W007",
-        )
-
-
-def _plain_http(ours: Settings) -> Iterator[CheckMessage]:
-    if not ours.require_https and not settings.SECURE_SSL_REDIRECT:
-        yield checks.Warning(
-            "API keys are taken over plain http as well.",
-            hint="Set BASICAUTH_REQUIRE_HTTPS = True, and SECURE_PROXY_SSL_HEADER behind a proxy.",
-            id="basicauth_mw.W003",
-        )
-
-
-def _effects(ours: Settings) -> Iterator[CheckMessage]:
+        errors = [_error("E001", problem) for problem in exc.problems]
+        return [*errors, *_check_middleware(None), *_check_channels()]
+    messages: list[CheckMessage] = []
     if ours.timeout_s is not None:
-        yield checks.Warning(
-            "BASICAUTH_TIMEOUT_S has no effect under Django.",
-            hint="Set the server's own time limit.",
-            id="basicauth_mw.W002",
+        messages.append(
+            _warning(
+                "W002", "BASICAUTH_TIMEOUT_S has no effect under Django.", "Set a timeout in the server."
+            )
         )
+    messages += [*_check_middleware(ours), *_check_channels()]
+    if not ours.strip_authorization:
+        messages += _check_rest_framework()
+    return messages
 
 
-def _place(ours: Settings | None) -> Iterator[CheckMessage]:
-    """Check the position of the middleware; settings of None: they cannot be read."""
-    stack = [_resolved(entry) for entry in settings.MIDDLEWARE]
-    places = _places_of(stack, BasicAuthMiddleware)
-    if not places:
-        yield checks.Warning(
-            "The app is installed, but its middleware is not: nothing is protected by it.",
-            hint=f"Put {MIDDLEWARE} first in MIDDLEWARE.",
-            id="basicauth_mw.W001",
+def check_deployment(**_kwargs: Any) -> list[CheckMessage]:
+    """Check what matters only in production."""
+    try:
+        _, ours = read_configuration()
+    except ConfigurationError:
+        return []  # check_settings reports it
+    messages: list[CheckMessage] = []
+    if ours.allow_preflight:
+        messages.append(
+            _warning(
+                "W007",
+                "BASICAUTH_ALLOW_PREFLIGHT lets OPTIONS requests that look like CORS preflights run views "
+                "without a key.",
+                "Put CorsMiddleware before the middleware, and remove BASICAUTH_ALLOW_PREFLIGHT. Otherwise "
+                "restrict the methods of every view, for example with require_http_methods.",
+            )
+        )
+    if not ours.require_https and not settings.SECURE_SSL_REDIRECT:
+        messages.append(
+            _warning(
+                "W003",
+                "API keys are also accepted over plain http.",
+                "Set BASICAUTH_REQUIRE_HTTPS = True, and SECURE_PROXY_SSL_HEADER behind a proxy.",
+            )
+        )
+    return messages
+
+
+def _check_middleware(ours: Settings | None) -> Iterator[CheckMessage]:
+    """Check the order of ``MIDDLEWARE``; without settings if they are invalid."""
+    stack = [_import(entry) for entry in settings.MIDDLEWARE]
+    positions = _positions(stack, BasicAuthMiddleware)
+    if not positions:
+        yield _warning(
+            "W001",
+            "The app is installed, but MIDDLEWARE does not contain its middleware, so it protects nothing.",
+            f"Put {MIDDLEWARE} first in MIDDLEWARE.",
         )
         return
-    if len(places) > 1:
-        yield checks.Error("The middleware stands twice in MIDDLEWARE.", id="basicauth_mw.E002")
-    caches = _places_of(stack, FetchFromCacheMiddleware)
-    if caches and caches[0] < places[0]:
-        yield checks.Error(
-            "The cache stands before the middleware: it gives its answers to anybody.",
-            hint=f"Put {MIDDLEWARE} before {settings.MIDDLEWARE[caches[0]]}.",
-            id="basicauth_mw.E003",
+    position = positions[0]
+    if len(positions) > 1:
+        yield _error("E002", "MIDDLEWARE contains the middleware twice.")
+    caches = _positions(stack, FetchFromCacheMiddleware)
+    if caches and caches[0] < position:
+        yield _error(
+            "E003",
+            "The cache comes before the middleware, so it sends cached responses to clients without a key.",
+            f"Put {MIDDLEWARE} before {settings.MIDDLEWARE[caches[0]]}.",
         )
     elif caches and ours and ours.strip_authorization:
-        yield checks.Warning(
-            "The cache gives one caller's answers to another: it cannot see the Authorization field.",
-            hint="Set BASICAUTH_STRIP_AUTHORIZATION = False.",
-            id="basicauth_mw.W004",
+        yield _warning(
+            "W004",
+            "The cache cannot see the Authorization header, so it sends one caller's responses to another.",
+            "Set BASICAUTH_STRIP_AUTHORIZATION = False.",
         )
-    cors = _places_of(stack, _cors_middleware())
-    if cors and cors[0] > places[0] and not (ours and ours.allow_preflight):
-        yield checks.Warning(
-            "CorsMiddleware comes after the middleware: preflights get a 401, and scripts of other origins "
-            "cannot read a refusal.",
-            hint=f"Put {settings.MIDDLEWARE[cors[0]]} before {MIDDLEWARE}.",
-            id="basicauth_mw.W006",
+    cors = _positions(stack, _import("corsheaders.middleware.CorsMiddleware"))
+    if cors and cors[0] > position and not (ours and ours.allow_preflight):
+        yield _warning(
+            "W006",
+            "CorsMiddleware comes after the middleware, so preflights get a 401, and scripts of other "
+            "origins cannot read a refusal.",
+            f"Put {settings.MIDDLEWARE[cors[0]]} before {MIDDLEWARE}.",
         )
     if ours and ours.set_user and apps.is_installed("django.contrib.auth"):
         from django.contrib.auth.middleware import RemoteUserMiddleware
 
-        remote = _places_of(stack, RemoteUserMiddleware)
-        if remote and remote[0] < places[0]:
-            yield checks.Warning(
-                f"{settings.MIDDLEWARE[remote[0]]} comes before the middleware: it believes a REMOTE_USER "
+        remote = _positions(stack, RemoteUserMiddleware)
+        if remote and remote[0] < position:
+            yield _warning(
+                "W010",
+                f"{settings.MIDDLEWARE[remote[0]]} comes before the middleware, so it trusts a REMOTE_USER "
                 "that the middleware would remove.",
-                hint=f"Put {MIDDLEWARE} before it, or set BASICAUTH_SET_USER = False if the server "
-                "authenticates users.",
-                id="basicauth_mw.W010",
+                f"Put {MIDDLEWARE} before it, or set BASICAUTH_SET_USER = False if the server authenticates "
+                "users.",
             )
 
 
-def _channels() -> Iterator[CheckMessage]:
-    """Find what Channels serves outside Django without a key, where this can be detected."""
+def _check_channels() -> Iterator[CheckMessage]:
+    """Find consumers of Channels that are served without a key, where this can be detected."""
     if not getattr(settings, "ASGI_APPLICATION", None):
         return
     try:
         application = import_string(settings.ASGI_APPLICATION)
-    except Exception:  # the project's code may fail in any way; serving it will say so
+    except Exception:  # any error in the project's code; the server will show it
         return
     for layer in iter_wrapped(application):
         if isinstance(layer, ASGIMiddleware):
             return
-        routes = getattr(layer, "application_mapping", None)  # of a ProtocolTypeRouter
+        routes = getattr(layer, "application_mapping", None)  # a ProtocolTypeRouter
         if not isinstance(routes, dict):
             continue
         for kind, code in (("websocket", "W008"), ("http", "W009")):
-            if kind in routes and _is_open(routes[kind], kind):
-                yield checks.Warning(
-                    f"ASGI_APPLICATION serves {kind} requests beside Django without a key: the middleware of "
-                    "Django does not see them.",
-                    hint="Wrap the application: from basicauth_mw.integrations.django import wrap_asgi; "
+            if kind in routes and _is_unprotected(routes[kind], kind):
+                yield _warning(
+                    code,
+                    f"ASGI_APPLICATION serves {kind} requests outside Django, without a key.",
+                    "Wrap the application: from basicauth_mw.integrations.django import wrap_asgi; "
                     "application = wrap_asgi(application).",
-                    id=f"basicauth_mw.{code}",
                 )
         return
 
 
-def _is_open(application: object, kind: str) -> bool:
-    """Whether requests reach a part of an application that is not Django past every middleware of ours."""
-    consumer = False
+def _is_unprotected(application: object, kind: str) -> bool:
+    """Whether a route of a ProtocolTypeRouter leads to something other than Django, past our middleware."""
+    is_consumer = False
     for layer in iter_wrapped(application):
         if isinstance(layer, ASGIMiddleware | ASGIHandler):
             return False
         if getattr(layer, "_path_routing", False):  # a URLRouter
-            return any(_is_open(route.callback, kind) for route in getattr(layer, "routes", ()))
-        consumer = consumer or hasattr(layer, "consumer_class")
+            return any(_is_unprotected(route.callback, kind) for route in getattr(layer, "routes", ()))
+        is_consumer = is_consumer or hasattr(layer, "consumer_class")
     # A function that serves http may call Django; a consumer of Channels does not.
-    return find_authenticator(application) is None and (consumer or kind == "websocket")
+    return find_authenticator(application) is None and (is_consumer or kind == "websocket")
 
 
-def _rest_framework() -> Iterator[CheckMessage]:
+def _check_rest_framework() -> Iterator[CheckMessage]:
     if not apps.is_installed("rest_framework"):
         return
     from rest_framework.authentication import BasicAuthentication
     from rest_framework.settings import api_settings
 
-    used: Sequence[object] = api_settings.DEFAULT_AUTHENTICATION_CLASSES
-    if _places_of(used, BasicAuthentication):
-        yield checks.Warning(
-            "REST framework's BasicAuthentication takes a key for the password of a user, and refuses it.",
-            hint='In REST_FRAMEWORK["DEFAULT_AUTHENTICATION_CLASSES"], put in its place '
+    if _positions(api_settings.DEFAULT_AUTHENTICATION_CLASSES, BasicAuthentication):
+        yield _warning(
+            "W005",
+            "REST framework's BasicAuthentication takes an API key for a user's password, and refuses it.",
+            'In REST_FRAMEWORK["DEFAULT_AUTHENTICATION_CLASSES"], replace it with '
             "basicauth_mw.integrations.django.rest_framework.PrincipalAuthentication.",
-            id="basicauth_mw.W005",
         )
 
 
-def _resolved(entry: str) -> object:
-    """The object that an entry of MIDDLEWARE names; None: it cannot be imported, which Django reports."""
+def _import(name: str) -> object:
+    """The object with a dotted name; None if it cannot be imported, which Django reports."""
     try:
-        return import_string(entry)
+        return import_string(name)
     except ImportError:
         return None
 
 
-def _places_of(stack: Sequence[object], kind: type | None) -> list[int]:
-    """The positions of a middleware class or its subclasses."""
+def _positions(stack: Sequence[object], base: object) -> list[int]:
+    """The positions of a class and its subclasses."""
     return [
-        place
-        for place, found in enumerate(stack)
-        if kind is not None and isinstance(found, type) and issubclass(found, kind)
+        position
+        for position, entry in enumerate(stack)
+        if isinstance(base, type) and isinstance(entry, type) and issubclass(entry, base)
     ]
 
 
-def _cors_middleware() -> type | None:
-    """The class of django-cors-headers; None: it is not installed."""
-    found = _resolved("corsheaders.middleware.CorsMiddleware")
-    return found if isinstance(found, type) else None
+def _error(code: str, message: str, hint: str | None = None) -> CheckMessage:
+    return checks.Error(message, hint=hint, id=f"basicauth_mw.{code}")
+
+
+def _warning(code: str, message: str, hint: str) -> CheckMessage:
+    return checks.Warning(message, hint=hint, id=f"basicauth_mw.{code}")

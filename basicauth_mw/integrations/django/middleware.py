@@ -1,4 +1,4 @@
-"""The gate as a Django middleware, for WSGI and ASGI alike."""
+"""The middleware for Django, under WSGI and ASGI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...asgi import BasicAuthMiddleware as ASGIMiddleware
 from ...auth.authenticator import Authenticator
 from ...auth.problems import is_refusal
 from ...auth.verifier import PendingVerification
-from ...keys.model import Deny, Principal
+from ...keys.model import Deny
 from ...wsgi import WSGIRequest
 from .._common import configuration, require_framework
 
@@ -24,68 +24,77 @@ with require_framework("django", "django"):
     from django.views.defaults import server_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
     from ...auth.problems import Response
-    from ...keys.model import Allow, Decision
+    from ...keys.model import Decision
     from ...settings import Settings
 
-# What Django answers by itself with a 4xx: an answer like any other.
-_ANSWERS = (Http404, PermissionDenied, BadRequest, SuspiciousOperation, MultiPartParserError)
+# Django itself responds to these exceptions, with a 4xx.
+_HANDLED_BY_DJANGO = (Http404, PermissionDenied, BadRequest, SuspiciousOperation, MultiPartParserError)
 
 
-def configured() -> tuple[Any, Settings]:
-    """Backend and settings out of ``settings.BASICAUTH_*``.
+def read_configuration() -> tuple[Any, Settings]:
+    """The backend, or None, and the settings from ``settings.BASICAUTH_*``.
 
     Raises:
-        ConfigurationError: Names every problem.
+        ConfigurationError: Lists every problem.
     """
     names = [name for name in dir(settings) if name.startswith("BASICAUTH_")]
     return configuration({name: getattr(settings, name) for name in names}, "Django")
 
 
+def build_authenticator() -> Authenticator[HttpRequest]:
+    """An authenticator with the configuration from ``settings.BASICAUTH_*``.
+
+    Raises:
+        ConfigurationError: Lists every problem.
+    """
+    return Authenticator(DjangoRequest(), *read_configuration(), {})
+
+
 def wrap_asgi(application: Any) -> ASGIMiddleware:
     """Protect an ASGI application that serves more than Django, such as a ``ProtocolTypeRouter`` of Channels.
 
-    Django's own middleware sees only http requests. Together with it, each http request is verified twice,
-    the second time from the cache. ``scope["user"]`` is left to Channels' ``AuthMiddlewareStack``; consumers
-    find the caller in ``scope["basicauth_mw.principal"]``. With ``strip_authorization`` the header is
-    removed for websockets here, and for views by Django's middleware.
+    Django's own middleware processes only http requests. If both are used, each http request is verified
+    twice, the second time from the cache. ``scope["user"]`` is left to Channels' ``AuthMiddlewareStack``;
+    consumers find the caller in ``scope["basicauth_mw.principal"]``. With ``strip_authorization``, this
+    middleware removes the header for websockets, and Django's middleware removes it for views.
 
     Args:
-        application: What ``ASGI_APPLICATION`` would name otherwise.
+        application: The application that ``ASGI_APPLICATION`` would otherwise name.
 
     Raises:
-        ConfigurationError: Names every problem of ``settings.BASICAUTH_*``.
+        ConfigurationError: Lists every problem of ``settings.BASICAUTH_*``.
     """
-    backend, ours = configured()
+    backend, ours = read_configuration()
     if ours.strip_authorization:
-        application = _WithoutHeader(application)
-    # The header has to reach the middleware of Django, which removes it for the views.
+        application = _StripFromWebsockets(application)
+    # Django's middleware still needs the header, and removes it for the views.
     return ASGIMiddleware(application, backend, settings=ours, set_user=False, strip_authorization=False)
 
 
-class _WithoutHeader:
-    """Hides the Authorization header from websockets, which Django's middleware does not see."""
+class _StripFromWebsockets:
+    """Removes the Authorization header from websocket handshakes."""
 
     def __init__(self, application: Any) -> None:
         self.application = application
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
-            scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != b"authorization"]
+            scope["headers"] = _without_authorization(scope["headers"])
         await self.application(scope, receive, send)
 
 
 class DjangoRequest:
-    """Reads a Django request, whichever server it came by."""
+    """Reads a Django request, under WSGI or ASGI."""
 
     @staticmethod
     def authorization(request: HttpRequest) -> bytes | None:
-        return WSGIRequest.authorization(request.META)  # under ASGI Django joins several by a comma
+        return WSGIRequest.authorization(request.META)  # under ASGI, Django joins several with a comma
 
     @staticmethod
     def header(request: HttpRequest, name: str) -> str | None:
@@ -97,7 +106,7 @@ class DjangoRequest:
 
     @staticmethod
     def scheme(request: HttpRequest) -> str:
-        return str(request.scheme)  # as SECURE_PROXY_SSL_HEADER has it
+        return str(request.scheme)  # takes SECURE_PROXY_SSL_HEADER into account
 
     @staticmethod
     def method(request: HttpRequest) -> str:
@@ -105,7 +114,8 @@ class DjangoRequest:
 
     @staticmethod
     def path(request: HttpRequest) -> tuple[str, str | None, bytes]:
-        # What Django's resolver gets, below the script name; octets that are no UTF-8 stay encoded in it.
+        # path_info is what Django's resolver uses: without the script name; bytes that are not UTF-8 stay
+        # percent-encoded in it.
         scope = getattr(request, "scope", None)
         if scope is None:
             return request.path_info, None, WSGIRequest.path(request.META)[2]
@@ -113,18 +123,20 @@ class DjangoRequest:
 
 
 class BasicAuthMiddleware:
-    """Lets requests with a valid API key through, and answers all others.
+    """Requires a valid API key for every request.
 
-    A view finds the caller as ``request.principal``, a ``Principal`` that is anonymous on an excluded path;
-    ``request.user`` is left alone. What a view raises becomes a JSON problem, unless Django answers it
-    itself (``Http404`` and the like), the project has a ``handler500``, or ``DEBUG`` is on.
+    A view finds the caller in ``request.principal``, a ``Principal`` that is anonymous on an excluded path.
+    ``request.user`` is not changed. If a view raises an exception, the response is a JSON problem, unless
+    Django handles the exception itself (``Http404`` and others), the project has a ``handler500``, or
+    ``DEBUG`` is on.
 
     ``REMOTE_USER`` and ``AUTH_TYPE`` are removed from ``request.META``, unless ``set_user`` is off.
 
     The settings are ``settings.BASICAUTH_*``; ``timeout_s`` has no effect here.
 
     Raises:
-        ConfigurationError: When Django loads its middleware, which it does before the first request.
+        ConfigurationError: The configuration is invalid. Raised when Django loads its middleware, before the
+            first request.
     """
 
     sync_capable = True
@@ -132,7 +144,7 @@ class BasicAuthMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
-        self.authenticator: Authenticator[HttpRequest] = Authenticator(DjangoRequest(), *configured(), {})
+        self.authenticator = build_authenticator()
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
@@ -143,63 +155,63 @@ class BasicAuthMiddleware:
         decision = self.authenticator.decide(request)
         if isinstance(decision, PendingVerification):
             decision = self.authenticator.verify(decision)
-        response: HttpResponseBase = self._refused(request, decision) or self.get_response(request)
+        response: HttpResponseBase = self._apply(request, decision) or self.get_response(request)
         return response
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         decision = self.authenticator.decide(request)
         if isinstance(decision, PendingVerification):
             decision = await self.authenticator.averify(decision)
-        response: HttpResponseBase = self._refused(request, decision) or await self.get_response(request)
+        response: HttpResponseBase = self._apply(request, decision) or await self.get_response(request)
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Answer for a view that raised; None: Django shall.
+        """The response to an exception in a view; None: leave it to Django.
 
-        What is told to Django's signal and its log is what Django would have told them.
+        Sends the signal and the log record that Django would send.
         """
-        routine = is_refusal(exception)
-        if not self.authenticator.settings.map_errors or not (routine or _is_ours(exception)):
+        refusal = is_refusal(exception)
+        if not self.authenticator.settings.map_errors or not (refusal or _is_plain_500(exception)):
             return None
-        principal: Principal | None = getattr(request, "principal", None)
-        client_id = None if principal is None else principal.client_id
+        client_id = getattr(getattr(request, "principal", None), "client_id", None)
         answer = self.authenticator.answer_exception(request, exception, client_id=client_id, traceback=False)
-        response = _response(request, answer)
-        if not routine:
+        response = _to_django(request, answer)
+        if not refusal:
             got_request_exception.send(sender=None, request=request)
             log_response(
                 "%s: %s", answer.phrase, request.path, response=response, request=request, exception=exception
             )
         return response
 
-    def _refused(self, request: HttpRequest, decision: Decision) -> HttpResponse | None:
-        """The answer to who is not let in; who is gets known to the view."""
+    def _apply(self, request: HttpRequest, decision: Decision) -> HttpResponse | None:
+        """The response to a refused request; None after the request of a caller is prepared for the view."""
         if isinstance(decision, Deny):
-            return _response(request, self.authenticator.refuse(request, decision))
-        self._admit(request, decision)
-        return None
-
-    def _admit(self, request: HttpRequest, allow: Allow) -> None:
-        request.principal = allow.principal  # type: ignore[attr-defined]
+            return _to_django(request, self.authenticator.refuse(request, decision))
+        request.principal = decision.principal  # type: ignore[attr-defined]
         if self.authenticator.settings.set_user:
-            # They were set without a key being checked, and RemoteUserMiddleware would trust them.
+            # They do not come from a verified key, and RemoteUserMiddleware would trust them.
             for name in ("REMOTE_USER", "AUTH_TYPE"):
                 request.META.pop(name, None)
         if self.authenticator.settings.strip_authorization:
             request.META.pop("HTTP_AUTHORIZATION", None)
-            vars(request).pop("headers", None)  # made of META, and kept
+            vars(request).pop("headers", None)  # a cached property made from META
             if (scope := getattr(request, "scope", None)) is not None:
-                kept = [pair for pair in scope["headers"] if pair[0].lower() != b"authorization"]
-                request.scope = {**scope, "headers": kept}  # type: ignore[attr-defined]
+                headers = _without_authorization(scope["headers"])
+                request.scope = {**scope, "headers": headers}  # type: ignore[attr-defined]
+        return None
 
 
-def _is_ours(exception: Exception) -> bool:
-    """Whether Django would make its plain 500 of an exception."""
-    if isinstance(exception, _ANSWERS) or settings.DEBUG or settings.DEBUG_PROPAGATE_EXCEPTIONS:
+def _without_authorization(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in headers if pair[0].lower() != b"authorization"]
+
+
+def _is_plain_500(exception: Exception) -> bool:
+    """Whether Django would respond to an exception with its default 500."""
+    if isinstance(exception, _HANDLED_BY_DJANGO) or settings.DEBUG or settings.DEBUG_PROPAGATE_EXCEPTIONS:
         return False
     return get_resolver(get_urlconf()).resolve_error_handler(500) is server_error
 
 
-def _response(request: HttpRequest, answer: Response) -> HttpResponse:
-    body = b"" if request.method == "HEAD" else answer.body
-    return HttpResponse(body, status=answer.status, reason=answer.phrase, headers=dict(answer.headers))
+def _to_django(request: HttpRequest, response: Response) -> HttpResponse:
+    body = b"" if request.method == "HEAD" else response.body
+    return HttpResponse(body, status=response.status, reason=response.phrase, headers=dict(response.headers))

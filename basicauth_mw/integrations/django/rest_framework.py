@@ -1,4 +1,4 @@
-"""Django REST framework: who the middleware let in, as REST framework's user.
+"""Django REST framework: the caller that the middleware verified, as the user of REST framework.
 
 ::
 
@@ -26,15 +26,15 @@ with require_framework("rest_framework", "djangorestframework"):
 if TYPE_CHECKING:
     from rest_framework.request import Request
 
-__all__ = ["Caller", "PrincipalAuthentication"]
+__all__ = ["ApiUser", "PrincipalAuthentication"]
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """A caller with an API key, as what REST framework takes for a user: no row of a table, no permissions.
+class ApiUser:
+    """A caller with an API key, as a user object for REST framework. It has no model and no permissions.
 
     Attributes:
-        principal: Who it is.
+        principal: The principal of the caller.
     """
 
     principal: Principal
@@ -47,7 +47,7 @@ class Caller:
 
     @property
     def pk(self) -> str:
-        """The client id; what throttles count by."""
+        """The client id, which the throttles of REST framework use."""
         return self.principal.client_id
 
     id = pk
@@ -61,36 +61,36 @@ class Caller:
         return self.principal.display_name
 
     def has_perm(self, perm: str, obj: object = None) -> bool:
-        """False: a key has scopes."""
+        """False; keys have scopes instead."""
         return False
 
     def has_perms(self, perm_list: object, obj: object = None) -> bool:
-        """False: a key has scopes."""
+        """False; keys have scopes instead."""
         return False
 
     def has_module_perms(self, app_label: str) -> bool:
-        """False: a key has scopes."""
+        """False; keys have scopes instead."""
         return False
 
 
 class PrincipalAuthentication(BaseAuthentication):
-    """Gives a ``Caller`` as ``request.user`` and its ``Principal`` as ``request.auth``.
+    """Sets ``request.user`` to an ``ApiUser`` and ``request.auth`` to its ``Principal``.
 
-    The middleware has checked the key already. On an excluded path nobody is authenticated.
+    The middleware has already verified the key. On an excluded path the request is not authenticated.
     """
 
-    def authenticate(self, request: Request) -> tuple[Caller, Principal] | None:
-        """Who is calling; None: the path is open.
+    def authenticate(self, request: Request) -> tuple[ApiUser, Principal] | None:
+        """The user and the principal; None on an excluded path.
 
         Raises:
-            RuntimeError: The middleware has not seen the request.
+            RuntimeError: The middleware did not process the request.
         """
         principal = getattr(request, "principal", None)
         if not isinstance(principal, Principal):
-            raise RuntimeError("no gate has seen this request: add BasicAuthMiddleware to MIDDLEWARE")
-        return (Caller(principal), principal) if principal.is_authenticated else None
+            raise RuntimeError("BasicAuthMiddleware did not process this request; add it to MIDDLEWARE")
+        return (ApiUser(principal), principal) if principal.is_authenticated else None
 
     def authenticate_header(self, request: Request) -> str:
-        """The challenge, which makes REST framework answer 401 where it would answer 403."""
+        """The challenge. Without one, REST framework would respond with 403 instead of 401."""
         realm = str(getattr(settings, "BASICAUTH_REALM", None) or "api")
         return challenge(realm).encode().decode("latin-1")
