@@ -8,7 +8,7 @@ from rest_framework.authentication import BaseAuthentication
 
 from basicauth_mw import Principal, require_scopes
 from basicauth_mw.integrations.django import BasicAuthMiddleware
-from basicauth_mw.integrations.django.rest_framework import Caller, PrincipalAuthentication
+from basicauth_mw.integrations.django.rest_framework import ApiUser, PrincipalAuthentication
 from basicauth_mw.metrics import instrument
 
 
@@ -27,5 +27,5 @@ class OwnGate(BasicAuthMiddleware):
 
 
 classes: list[type[BaseAuthentication]] = [PrincipalAuthentication]
-assert_type(Caller(Principal("ci")).principal, Principal)
+assert_type(ApiUser(Principal("ci")).principal, Principal)
 instrument(get_wsgi_application())
