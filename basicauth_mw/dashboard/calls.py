@@ -6,14 +6,13 @@ import json
 import re
 from dataclasses import dataclass, field
 from pprint import pformat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote
 
 from ..keys.validation import check_depth
 from .openapi import Endpoint
 from .problems import PageProblem
 from .strings import CLIENT_ID, SECRET, TOKEN
-from .templates import render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,12 +28,14 @@ _MAX_DEPTH: Final = 32  # JSON that is nested deeper is shown as text
 
 @dataclass(frozen=True, slots=True)
 class RequestDraft:
-    """A request to show, with the token of a new key or a placeholder."""
+    """A request for code samples, with the credentials of a new key or placeholders."""
 
     method: str
     url: str
     body: str = ""
     content_type: str = "application/json"
+    client_id: str = CLIENT_ID
+    secret: str = field(default=SECRET, repr=False)
     token: str = field(default=TOKEN, repr=False)
 
     @property
@@ -47,13 +48,17 @@ class RequestDraft:
         """Whether curl would expand the URL to several."""
         return any(character in self.url for character in "[]{}")
 
-
-class Snippet(NamedTuple):
-    """A code sample."""
-
-    name: str
-    title: str
-    code: str
+    @property
+    def python_value(self) -> str:
+        """A JSON body as a Python expression, indented as an argument; empty: send the body as text."""
+        if not self.sends_body or self.content_type != "application/json":
+            return ""
+        try:
+            check_depth(self.body, _MAX_DEPTH)
+            value = json.loads(self.body, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            return ""
+        return pformat(value, width=_WIDTH, sort_dicts=False).replace("\n", "\n         ")
 
 
 def check_fields(fields: Mapping[str, str]) -> None:
@@ -88,55 +93,17 @@ def call_context(
         f"{origin}{quote(path, safe=_URL_SAFE)}",
         fields["body"].replace("\r\n", "\n") if "body" in fields else endpoint.body,
         fields.get("content_type") or endpoint.content_type,
-        issued.token if issued else TOKEN,
+        client_id or CLIENT_ID,
+        *((issued.secret, issued.token) if issued else ()),
     )
     return {
         "endpoints": endpoints,
         "selected": endpoint.label if endpoint in endpoints else "",
         "draft": draft,
         "path": path,
-        "snippets": request_snippets(draft),
-        "encoders": encoder_snippets(client_id or CLIENT_ID, issued.secret if issued else SECRET),
         "issued": issued,
         "client_id": client_id,
     }
-
-
-def request_snippets(draft: RequestDraft) -> list[Snippet]:
-    """Return code that sends the request, by language."""
-    is_json = draft.sends_body and draft.content_type == "application/json"
-    value = _json_as_python(draft.body) if is_json else ""
-    return [
-        Snippet(name, title, render(f"snippets/{template}.txt", draft=draft, library=name, value=value))
-        for name, title, template in (
-            ("curl", "cURL", "curl"),
-            ("requests", "Python: requests", "python"),
-            ("httpx", "Python: httpx", "python"),
-            ("fetch", "JavaScript: fetch", "fetch"),
-        )
-    ]
-
-
-def encoder_snippets(client_id: str, secret: str) -> list[Snippet]:
-    """Return code that makes the token from an ID and a secret, by language."""
-    return [
-        Snippet(name, title, render(f"snippets/{name}.txt", client_id=client_id, secret=secret))
-        for name, title in (
-            ("encode-shell", "Shell"),
-            ("encode-python", "Python"),
-            ("encode-javascript", "JavaScript"),
-        )
-    ]
-
-
-def _json_as_python(body: str) -> str:
-    """JSON as a Python expression, indented as an argument; empty if it is not valid JSON."""
-    try:
-        check_depth(body, _MAX_DEPTH)
-        value = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return ""
-    return pformat(value, width=_WIDTH, sort_dicts=False).replace("\n", "\n         ")
 
 
 def _refuse_constant(_name: str) -> NoReturn:

@@ -96,6 +96,7 @@ environment.globals.update(
     ADMIN_SCOPE=ADMIN_SCOPE,
     LIFETIMES=LIFETIMES,
     OVERLAPS=OVERLAPS,
+    render=render,  # returns text that pages must escape, so not Jinja's include
     STYLE=Markup(STYLE),  # noqa: S704 - our own file
     TOKEN=TOKEN,
     VERSION=VERSION,

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from basicauth_mw.dashboard.calls import RequestDraft, encoder_snippets, request_snippets
+from basicauth_mw.dashboard.calls import RequestDraft
+from basicauth_mw.dashboard.templates import render
 from tests.dashboard.conftest import BASE, Visitor
 
 NASTY = [
@@ -26,7 +27,7 @@ NASTY = [
 
 
 def code_of(draft: RequestDraft, name: str) -> str:
-    return next(each.code for each in request_snippets(draft) if each.name == name)
+    return render(f"snippets/{name}.txt", draft=draft)
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -94,8 +95,8 @@ def test_a_body_that_is_not_json_is_sent_as_text(body: str) -> None:
 def test_a_deeply_nested_body_is_shown_as_text(depth: int) -> None:
     body = "[" * depth + "]" * depth
 
-    for snippet in request_snippets(RequestDraft("POST", "https://example.com/", body)):
-        assert body in snippet.code
+    for name in ("curl", "requests", "httpx", "fetch"):
+        assert body in code_of(RequestDraft("POST", "https://example.com/", body), name)
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -112,17 +113,18 @@ def test_javascript_sends_the_request(text: str) -> None:
     ("client_id", "secret"), [("ci", "sk_1"), *((text, text) for text in NASTY), ("\u202e", "x")]
 )
 def test_encoders_make_the_token(client_id: str, secret: str) -> None:
-    shell, python, script = encoder_snippets(client_id, secret)
+    draft = RequestDraft("GET", BASE, client_id=client_id, secret=secret)
+    shell, python, script = (code_of(draft, f"encode-{name}") for name in ("shell", "python", "javascript"))
     expected = b64encode(f"{client_id}:{secret}".encode()).decode()
     names: dict[str, Any] = {}
 
-    exec(python.code, names)
+    exec(python, names)
     assert names["headers"] == {"Authorization": f"Basic {expected}"}
-    said = subprocess.run(["sh", "-c", shell.code], capture_output=True, text=True, check=True).stdout
-    assert said == expected
-    assert "\u202e" not in shell.code + python.code + script.code
+    printed = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
+    assert printed == expected
+    assert "\u202e" not in shell + python + script
     if node := shutil.which("node"):
-        code = script.code + "\nprocess.stdout.write(token);"
+        code = script + "\nprocess.stdout.write(token);"
         assert (
             subprocess.run([node, "-e", code], capture_output=True, text=True, check=True).stdout == expected
         )
