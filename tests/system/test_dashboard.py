@@ -1,9 +1,10 @@
-"""The dashboard in a real browser, from one end to the other."""
+"""The dashboard in Chromium, end to end."""
 
 from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -35,13 +36,7 @@ SCHEMES = ("light", "dark")
 
 
 class Site:
-    """An app with the dashboard, and its keys.
-
-    Attributes:
-        served: The server.
-        backend: The same keys, from outside.
-        admin: A key with the scope that it takes.
-    """
+    """A server with an app and the dashboard, the backend that it uses, and the key of an administrator."""
 
     def __init__(self, served: Served, backend: Backend, admin: Issued) -> None:
         self.served, self.backend, self.admin = served, backend, admin
@@ -49,16 +44,16 @@ class Site:
         self.keys = f"{self.origin}/keys/"
 
     def echo(self, authorization: str) -> int:
-        """Ask the app itself."""
-        answer = self.served.request(
+        """Return the status of a request to the app."""
+        response = self.served.request(
             "POST", "/echo", json={"text": "x"}, headers={"Authorization": authorization}
         )
-        return answer.status_code
+        return response.status_code
 
 
 @pytest.fixture(params=["fastapi-sqlite", "flask-redis"])
 def site(request: pytest.FixtureRequest, serve: Callable[..., Served], tmp_path: Path) -> Iterator[Site]:
-    """Once on FastAPI with SQLite, once on Flask with Redis."""
+    """FastAPI with SQLite, and Flask with Redis."""
     if request.param == "fastapi-sqlite":
         name, url = "fastapi-dashboard", f"sqlite:///{tmp_path}/keys.db"
     else:
@@ -70,7 +65,7 @@ def site(request: pytest.FixtureRequest, serve: Callable[..., Served], tmp_path:
 
 @pytest.fixture
 def fastapi_site(serve: Callable[..., Served], tmp_path: Path) -> Iterator[Site]:
-    """On FastAPI with SQLite."""
+    """FastAPI with SQLite."""
     url = f"sqlite:///{tmp_path}/keys.db"
     with open_backend(url, settings=Settings(), create=True) as backend:
         admin = backend.create(client_id="admin", name="Ada Admin", scopes=[ADMIN_SCOPE])
@@ -79,34 +74,34 @@ def fastapi_site(serve: Callable[..., Served], tmp_path: Path) -> Iterator[Site]
 
 @contextmanager
 def visiting(browser: Browser, issued: Issued, **options: Any) -> Iterator[Page]:
-    """A page of a browser that is signed in; fails on whatever a script or the policy complains of."""
+    """A page of a browser that is signed in; fails on script errors and policy violations."""
     credentials = {"username": issued.client_id, "password": issued.secret}
     context: BrowserContext = browser.new_context(http_credentials=credentials, **options)
     context.set_default_timeout(20_000)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    complaints: list[str] = []
+    problems: list[str] = []
     page = context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
         "console",
-        lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None,
+        lambda message: problems.append(message.text) if "Content Security Policy" in message.text else None,
     )
     yield page
-    assert complaints == []
+    assert problems == []
     context.close()
 
 
-def sent(page: Page, how: str = "key") -> str:
-    """Press Send; give the status that is shown."""
-    page.locator(f"input[name=as][value={how}]").check()
+def send(page: Page, credentials: str = "key") -> str:
+    """Press Send and return the status that the page shows."""
+    page.locator(f"input[name=as][value={credentials}]").check()
     page.get_by_role("button", name="Send", exact=True).click()
     status = page.locator("#result [data-status]")
     expect(status).to_be_visible()
     return str(status.get_attribute("data-status"))
 
 
-def test_the_whole_way(site: Site, browser: Browser) -> None:
-    """Log in, create, copy, send: 200; rotate: old and new 200; the overlap ends; revoke: 401."""
+def test_the_life_of_a_key(site: Site, browser: Browser) -> None:
+    """Sign in, create, copy, send: 200. Rotate: both secrets work until the overlap ends. Revoke: 401."""
     with visiting(browser, site.admin) as page:
         page.goto(site.keys)
         page.get_by_role("link", name="Create a key").click()
@@ -133,11 +128,11 @@ def test_the_whole_way(site: Site, browser: Browser) -> None:
         curl = page.locator("#curl").inner_text()
         assert curl.startswith(f"curl -X POST --compressed '{site.origin}/echo'")
         assert f"-H 'Authorization: {first}'" in curl
-        assert sent(page) == "200"
+        assert send(page) == "200"
         expect(page.locator("#result pre")).to_contain_text(client_id)
-        assert sent(page, "wrong") == "401"
-        assert sent(page, "none") == "401"
-        assert sent(page) == "200"
+        assert send(page, "wrong") == "401"
+        assert send(page, "none") == "401"
+        assert send(page) == "200"
         assert shown not in page.url
 
         page.get_by_role("link", name="I have copied it").click()
@@ -152,7 +147,7 @@ def test_the_whole_way(site: Site, browser: Browser) -> None:
         page.get_by_label("Method").select_option("POST")
         page.get_by_label("Path").fill("/echo")
         page.get_by_label("Body").fill('{"text": "hello"}')
-        assert sent(page) == "200"
+        assert send(page) == "200"
         wait_until(lambda: site.echo(first) == 401, limit_s=40)
         assert site.echo(second) == 200
 
@@ -163,11 +158,11 @@ def test_the_whole_way(site: Site, browser: Browser) -> None:
         other.get_by_role("button", name="Revoke Nightly build").click()
         expect(other.locator(".head .state")).to_have_text("revoked")
         wait_until(lambda: site.echo(second) == 401)
-        assert sent(page) == "401"
+        assert send(page) == "401"
         assert shown not in site.served.log.read_text()
 
 
-def test_neither_back_nor_reload_shows_it_again_or_makes_another(site: Site, browser: Browser) -> None:
+def test_back_and_reload_neither_show_the_secret_nor_create_another(site: Site, browser: Browser) -> None:
     for script in (True, False):
         with visiting(browser, site.admin, java_script_enabled=script) as page:
             before = len(list(site.backend.iter_keys()))
@@ -189,7 +184,7 @@ def test_neither_back_nor_reload_shows_it_again_or_makes_another(site: Site, bro
 
 @pytest.mark.proves("X45")
 def test_a_form_of_another_site_is_refused(fastapi_site: Site, browser: Browser) -> None:
-    """The browser sends the login along, whoever made the form; even with a right token it does not count."""
+    """The browser sends the credentials with it, but even a valid token does not help."""
     site = fastapi_site
     elsewhere = f"http://localhost:{site.served.port}/"  # another origin
     with visiting(browser, site.admin) as page:
@@ -217,7 +212,7 @@ def test_a_form_of_another_site_is_refused(fastapi_site: Site, browser: Browser)
 
 
 def test_without_javascript(site: Site, browser: Browser) -> None:
-    """All but copying and sending."""
+    """Everything works except copying and sending."""
     with visiting(browser, site.admin, java_script_enabled=False) as page:
         page.goto(f"{site.keys}new")
         page.get_by_label("Name").fill("plain")
@@ -225,7 +220,7 @@ def test_without_javascript(site: Site, browser: Browser) -> None:
         page.get_by_label("Custom time (UTC)").fill("2999-01-31T12:00")
         page.get_by_role("button", name="Create the key").click()
         client_id = page.locator("#client-id").inner_text()
-        assert page.locator("#secret").inner_text() in encoded_pair(page.locator("#token").inner_text())
+        assert page.locator("#secret").inner_text() in b64decode(page.locator("#token").inner_text()).decode()
         assert page.get_by_role("button", name="Copy").count() == 0
         assert page.get_by_role("button", name="Send").count() == 0
         page.goto(f"{site.keys}key?id={client_id}")
@@ -240,14 +235,8 @@ def test_without_javascript(site: Site, browser: Browser) -> None:
         expect(page.locator("#curl")).to_contain_text(f"{site.origin}/echo?x=1")
 
 
-def encoded_pair(token: str) -> str:
-    import base64
-
-    return base64.b64decode(token).decode()
-
-
 def test_by_keyboard_alone(fastapi_site: Site, browser: Browser) -> None:
-    """From the list to a revoked key, without a mouse; what has the focus is always seen."""
+    """From the list to a revoked key, with a visible focus all the way."""
     with visiting(browser, fastapi_site.admin) as page:
         page.goto(fastapi_site.keys)
         keys = page.keyboard
@@ -284,7 +273,7 @@ def test_by_keyboard_alone(fastapi_site: Site, browser: Browser) -> None:
 
 
 def focused(page: Page) -> str:
-    """What has the focus, by its label, text or id; and it is marked."""
+    """Return the label, text or ID of the focused element, and check that its focus is visible."""
     name, outline = page.evaluate(
         """() => {
             const at = document.activeElement;
@@ -306,7 +295,7 @@ def tab_to(page: Page, name: str, *, back: bool = False) -> None:
     raise AssertionError(f"{name} cannot be reached")
 
 
-def test_times_are_the_readers_with_utc_beside(fastapi_site: Site, browser: Browser) -> None:
+def test_times_are_local_with_utc_as_title(fastapi_site: Site, browser: Browser) -> None:
     with visiting(browser, fastapi_site.admin, timezone_id="Asia/Tokyo", locale="en-GB") as page:
         fastapi_site.backend.update("admin", expires_at=utcnow().replace(year=2998, month=7, day=1, hour=20))
         page.goto(fastapi_site.keys)
@@ -318,7 +307,7 @@ def test_times_are_the_readers_with_utc_beside(fastapi_site: Site, browser: Brow
 
 
 def test_custom_status_codes_and_own_credentials(fastapi_site: Site, browser: Browser) -> None:
-    """Call API by itself: endpoints of the document, placeholders, and a key that somebody types in."""
+    """Call API: endpoints of the document, placeholders, and a key that the user enters."""
     site = fastapi_site
     with visiting(browser, site.admin) as page:
         page.goto(f"{site.keys}call")
@@ -335,27 +324,27 @@ def test_custom_status_codes_and_own_credentials(fastapi_site: Site, browser: Br
         page.get_by_label("Client id").fill("admin")
         page.get_by_label("Secret", exact=True).fill(site.admin.secret)
         expect(page.locator("#curl")).to_contain_text(site.admin.authorization)
-        assert sent(page) == "200"
+        assert send(page) == "200"
         page.get_by_label("Endpoint").select_option("GET /teapot")
         expect(page.locator("#curl")).to_contain_text("/teapot")
         expect(page.locator("#curl")).to_contain_text(site.admin.authorization)
-        assert sent(page) == "418"
-        assert sent(page, "none") == "401"
+        assert send(page) == "418"
+        assert send(page, "none") == "401"
         assert site.admin.secret not in page.url
-        for path, said in (
+        for path, problem in (
             ("//elsewhere.example/", "leads to another host"),
             ("//", "is not valid"),
         ):
             page.get_by_label("Path").fill(path)
             expect(page.locator("#call-problem")).to_contain_text("one slash")
             page.get_by_role("button", name="Send", exact=True).click()
-            expect(page.locator("#call-problem")).to_contain_text(said)
+            expect(page.locator("#call-problem")).to_contain_text(problem)
             page.get_by_label("Path").fill("/teapot")
             expect(page.locator("#call-problem")).to_be_empty()
 
 
 def prepare(site: Site) -> None:
-    """Keys as a team might have them, used and refused."""
+    """Create keys as a team might have them, and use them."""
     backend, now = site.backend, utcnow()
     made = [
         # id, name, scopes, days old, days to live
@@ -370,15 +359,15 @@ def prepare(site: Site) -> None:
     ]
     keys = []
     for client_id, name, scopes, old, left in made:
-        begun = now - timedelta(days=old)
+        created = now - timedelta(days=old)
         keys.append(
             Key(
                 client_id,
                 name,
                 frozenset(scopes.split()),
-                created_at=begun,
+                created_at=created,
                 expires_at=None if left is None else now + timedelta(days=left),
-                secrets=(Secret(backend.hash(generate("sk")), created_at=begun),),
+                secrets=(Secret(backend.hash(generate("sk")), created_at=created),),
             )
         )
     assert backend.add(keys) == [None] * len(keys)
@@ -406,14 +395,14 @@ def prepare(site: Site) -> None:
 
 
 def shots(page: Page, name: str) -> None:
-    """What it looks like, wide and narrow, by day and by night; nothing sticks out to the side."""
+    """Take screenshots in two widths and both color schemes; check overflow and accessibility."""
     for width in WIDTHS:
         for scheme in SCHEMES:
             page.set_viewport_size({"width": width, "height": 800})
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             page.screenshot(path=SHOTS / f"{name}-{width}-{scheme}.png", full_page=True)
-            wide = page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= width, f"{name} is {wide} wide at {width}"
+            content = page.evaluate("document.documentElement.scrollWidth")
+            assert content <= width, f"{name} is {content} wide at {width}"
             found = [
                 f"{each['id']}: {node['html'][:200]}"
                 for each in Axe().run(page).response["violations"]
@@ -423,8 +412,8 @@ def shots(page: Page, name: str) -> None:
             assert found == [], f"{name} {width} {scheme}"
 
 
-def test_looks_and_manners(fastapi_site: Site, browser: Browser) -> None:
-    """Screenshots of every page into .make/screenshots, and nothing serious that axe-core finds in any."""
+def test_screenshots_and_accessibility(fastapi_site: Site, browser: Browser) -> None:
+    """Screenshots of every page in .make/screenshots; axe-core finds nothing serious."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     prepare(fastapi_site)
     root = fastapi_site.keys
@@ -451,7 +440,7 @@ def test_looks_and_manners(fastapi_site: Site, browser: Browser) -> None:
         page.get_by_label("Scopes").fill("read")
         page.get_by_role("button", name="Create the key").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("was created")
-        assert sent(page) == "200"
+        assert send(page) == "200"
         shots(page, "issued")
         page.emulate_media(color_scheme="dark")
         page.set_viewport_size({"width": 1280, "height": 960})
