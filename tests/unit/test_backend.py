@@ -35,8 +35,8 @@ def backend() -> Backend:
 
 
 @pytest.mark.proves("O2")
-def test_a_minted_key(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
-    """Shown once, found again, and in no repr and no log."""
+def test_a_generated_key(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    """The secret is returned once, the key is found again, and neither repr nor log shows the secret."""
     caplog.set_level(logging.DEBUG)
     expires_at = datetime.now(UTC) + timedelta(days=90)
     issued = backend.create(name="ci", scopes=["read"], expires_at=expires_at, metadata={"team": "x"})
@@ -60,7 +60,7 @@ def test_a_minted_key(backend: Backend, caplog: pytest.LogCaptureFixture) -> Non
     assert (event["event"], event["client_id"]) == ("key.created", issued.client_id)
 
 
-def test_an_id_is_given_once(backend: Backend) -> None:
+def test_a_client_id_is_unique(backend: Backend) -> None:
     backend.create(client_id="ci", secret="chosen")
     with pytest.raises(KeyExists):
         backend.create(client_id="ci")
@@ -81,15 +81,15 @@ def test_an_id_is_given_once(backend: Backend) -> None:
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_nothing_is_kept_of_a_key_that_is_refused(backend: Backend, fields: dict[str, Any]) -> None:
+def test_nothing_is_stored_of_an_invalid_key(backend: Backend, fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidKey):
         backend.create(**fields)
 
     assert list(backend.iter_keys()) == []
 
 
-def test_the_life_of_a_key(backend: Backend) -> None:
-    """Disabled and enabled as often as one likes; revoked for good; deleted, and the id is free."""
+def test_the_life_cycle_of_a_key(backend: Backend) -> None:
+    """Disabled and enabled repeatedly; revoked for good; deleted, which frees the id."""
     backend.create(client_id="ci")
     for _ in range(2):
         assert backend.disable("ci").disabled
@@ -107,8 +107,8 @@ def test_the_life_of_a_key(backend: Backend) -> None:
             change("ci")
 
 
-def test_an_old_version_does_not_meet_a_new_key_of_the_same_id(backend: Backend) -> None:
-    """Who read the key before it was deleted and made anew cannot bring its secrets back."""
+def test_an_old_version_does_not_match_a_new_key_with_the_same_id(backend: Backend) -> None:
+    """A writer that read the key before it was deleted and created again cannot restore its secrets."""
     old = backend.create(client_id="ci").key
     backend.delete("ci")
     backend.create(client_id="ci")
@@ -117,7 +117,7 @@ def test_an_old_version_does_not_meet_a_new_key_of_the_same_id(backend: Backend)
 
 
 def test_pages(backend: Backend) -> None:
-    """In the order of the ids' octets, by prefix, from a cursor, up to a limit."""
+    """In the order of the ids' bytes, by prefix, from a cursor, up to a limit."""
     ids = ["a", "a1", "a2", "b", "ä", "\U0001f511"]
     for client_id in reversed(ids):
         backend.create(client_id=client_id)
@@ -161,7 +161,7 @@ def test_a_key_that_others_change_all_the_time(backend: Backend, monkeypatch: py
         busy.disable("ci")
 
 
-def test_a_record_that_cannot_be_read_can_be_deleted() -> None:
+def test_a_damaged_record_can_be_deleted() -> None:
     class Damaged(MemoryStore):
         def get(self, client_id: str, /) -> Key | None:
             raise UnreadableRecord("damaged")
@@ -174,7 +174,7 @@ def test_a_record_that_cannot_be_read_can_be_deleted() -> None:
     assert list(backend.iter_keys()) == []
 
 
-def test_a_backend_keeps_no_follower_alive(backend: Backend) -> None:
+def test_a_backend_keeps_no_subscriber_alive(backend: Backend) -> None:
     class Subscriber:
         def __init__(self) -> None:
             self.heard: list[str] = []
@@ -206,8 +206,8 @@ class TeamStore:
         return Key(client_id) if client_id == "red" else None
 
 
-def test_a_third_partys_store_is_found_by_its_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among the entry points, called with the URL; what it cannot use is a ConfigurationError."""
+def test_a_third_party_store_is_found_by_its_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the entry points, called with the URL; a URL that it rejects is a ConfigurationError."""
     point = EntryPoint("team", f"{__name__}:TeamStore", "basicauth_mw.backends")
     monkeypatch.setattr(EntryPoint, "load", lambda _self: TeamStore)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_group: EntryPoints([point]))
@@ -223,7 +223,7 @@ def test_a_third_partys_store_is_found_by_its_scheme(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("failure", [BackendUnavailable("away"), OverflowError("out of range")], ids=repr)
-def test_a_change_is_told_even_if_last_uses_cannot_be_read(
+def test_a_change_is_returned_even_if_last_uses_cannot_be_read(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     """Or a new secret would be lost."""
@@ -241,10 +241,10 @@ def test_a_change_is_told_even_if_last_uses_cannot_be_read(
 
 
 @pytest.mark.parametrize("client_id", [None, 7, b"id", ["id"], "\ud800"], ids=repr)
-def test_what_is_no_text_is_not_looked_up(
+def test_an_id_that_is_not_text_is_not_looked_up(
     backend: Backend, caplog: pytest.LogCaptureFixture, client_id: Any
 ) -> None:
-    """And is no outage."""
+    """It is no outage."""
     with pytest.raises(InvalidKey):
         backend.get(client_id)
     with pytest.raises(InvalidKey):
@@ -261,13 +261,13 @@ def test_what_is_no_text_is_not_looked_up(
     ],
     ids=repr,
 )
-def test_keys_are_not_walked_over_in_a_wrong_way(backend: Backend, arguments: dict[str, Any]) -> None:
+def test_invalid_arguments_of_iter_keys(backend: Backend, arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidKey):
         backend.iter_keys(**arguments)
 
 
 def test_a_generated_id_that_is_taken_is_replaced(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often; one that was asked for is refused."""
+    """However often; an id that was passed is refused."""
     backend.create(client_id="id_aaaaaaaaaaaa")
     ids = iter(["id_aaaaaaaaaaaa"] * 3 + ["id_bbbbbbbbbbbb"])
     monkeypatch.setattr("basicauth_mw.backends.backend.generate_id", lambda: next(ids))
@@ -300,7 +300,7 @@ def test_an_overlap_may_be_a_timedelta(backend: Backend, overlap: timedelta | fl
     assert timedelta(minutes=59) < old.expires_at - datetime.now(UTC) <= timedelta(hours=1)
 
 
-def test_every_change_says_who_made_it(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_change_records_its_actor(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "basicauth_mw.audit")
     backend.create(client_id="ci", actor="ann")
     backend.rotate("ci", actor="bob")

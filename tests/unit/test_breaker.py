@@ -67,13 +67,13 @@ def test_it_opens_after_failures_in_a_row(breaker: Breaker) -> None:
 
 
 def test_a_failure_without_a_wait_does_not_open_it(breaker: Breaker) -> None:
-    """Who sends ids that make a store raise must not be able to shut out everybody else."""
+    """A client whose ids make a store raise must not shut out the others."""
     fail(breaker, 100, waited=False)
     breaker.check()
 
 
-def test_it_stays_closed_while_others_are_answered(probe: Probe) -> None:
-    """Of a store that is away in part, the rest goes on being asked."""
+def test_it_stays_closed_while_other_lookups_succeed(probe: Probe) -> None:
+    """When part of a store fails, the rest is still used."""
     breaker = Breaker(probe, silence_s=60)
     breaker.record_success()
     fail(breaker, 100)
@@ -87,8 +87,8 @@ def test_it_never_opens_without_a_probe() -> None:
 
 
 @pytest.mark.proves("F1")
-def test_it_closes_when_the_probe_is_answered(breaker: Breaker, probe: Probe) -> None:
-    """And again, and again: the thread is there for every outage."""
+def test_it_closes_when_the_probe_succeeds(breaker: Breaker, probe: Probe) -> None:
+    """For every outage, not only the first."""
     for _ in range(2):
         probe.away, probe.asked = True, 0
         fail(breaker)
@@ -99,7 +99,7 @@ def test_it_closes_when_the_probe_is_answered(breaker: Breaker, probe: Probe) ->
         breaker.check()
 
 
-def test_nothing_is_asked_while_it_is_closed(breaker: Breaker, probe: Probe) -> None:
+def test_a_closed_breaker_does_not_probe(breaker: Breaker, probe: Probe) -> None:
     probe.away = False
     fail(breaker)
     wait_until(lambda: not breaker.is_open)
@@ -110,7 +110,7 @@ def test_nothing_is_asked_while_it_is_closed(breaker: Breaker, probe: Probe) -> 
     assert probe.asked == asked
 
 
-def test_its_thread_ends_when_it_is_closed_for_good(probe: Probe) -> None:
+def test_close_stops_its_thread(probe: Probe) -> None:
     breaker = Breaker(probe, silence_s=0)
     before = set(threading.enumerate())
     fail(breaker)
@@ -121,7 +121,7 @@ def test_its_thread_ends_when_it_is_closed_for_good(probe: Probe) -> None:
     assert not new.is_alive()
 
 
-def test_a_forked_child_begins_with_a_closed_one(breaker: Breaker) -> None:
+def test_a_forked_child_starts_with_a_closed_breaker(breaker: Breaker) -> None:
     fail(breaker)
 
     def work() -> None:
@@ -134,8 +134,10 @@ def test_a_forked_child_begins_with_a_closed_one(breaker: Breaker) -> None:
 
 
 @pytest.mark.proves("F1")
-def test_each_change_is_said_once(breaker: Breaker, probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
-    """The coming back as well, though no request has asked for it."""
+def test_each_transition_is_logged_once(
+    breaker: Breaker, probe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The recovery too, even if no request noticed it."""
     with caplog.at_level(logging.WARNING, "basicauth_mw"):
         fail(breaker, 50)
         probe.away = False
@@ -161,7 +163,7 @@ class Stuck(MemoryStore):
 
 @pytest.mark.proves("F2")
 def test_an_outage_does_not_cost_every_request_the_deadline() -> None:
-    """And its end is seen without a request; malformed and missing ones are refused meanwhile as ever."""
+    """Recovery needs no request; malformed and missing credentials are refused as usual meanwhile."""
     store, deadline_s = Stuck(), 0.3
     settings = Settings(backend_deadline_s=deadline_s, throttle="")
     backend = Backend(store, settings=settings)

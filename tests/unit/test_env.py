@@ -50,7 +50,7 @@ def opens(store: EnvStore, client_id: str, secret: str) -> bool:
     ],
 )
 def test_the_forms(monkeypatch: pytest.MonkeyPatch, text: str, pairs: dict[str, str]) -> None:
-    """Every pair opens its own door and no other."""
+    """Every pair is one key, and opens nothing else."""
     monkeypatch.setenv("BASICAUTH_KEYS", text)
     store = EnvStore()
 
@@ -67,10 +67,10 @@ def test_the_forms(monkeypatch: pytest.MonkeyPatch, text: str, pairs: dict[str, 
     [("a:1", ""), ("", "a:1\n"), (" \n", "\ufeffa:1\r\n"), (None, "a:1"), ("a:1", None)],
     ids=["empty file name", "empty value", "blank value", "only a file", "only a value"],
 )
-def test_what_is_empty_is_absent(
+def test_an_empty_variable_is_absent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str | None, file: str | None
 ) -> None:
-    """As compose's ``${VAR:-}`` leaves it."""
+    """As ``${VAR:-}`` in a compose file leaves it."""
     if file:
         (tmp_path / "keys").write_text(file, encoding="utf-8")
         file = str(tmp_path / "keys")
@@ -81,7 +81,7 @@ def test_what_is_empty_is_absent(
     assert opens(EnvStore(), "a", "1")
 
 
-def test_what_a_json_object_may_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fields_of_a_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"secret": "s", "name": "CI", "scopes": ["w", "r"], "expires_at": "2030-01-31T14:00:00+02:00"}
     monkeypatch.setenv("BASICAUTH_KEYS", json.dumps({"ci": fields}))
     key = EnvStore().get("ci")
@@ -97,7 +97,7 @@ def test_what_a_json_object_may_say(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.parametrize("form", ['{{"a": {}}}', "a:{}\nb:2"], ids=["json", "lines"])
 def test_a_secret_may_be_a_hash(monkeypatch: pytest.MonkeyPatch, stored: str, form: str) -> None:
-    """It is kept as it is; it does not work as a secret itself."""
+    """It is stored as it is, and is no valid secret itself."""
     monkeypatch.setenv("BASICAUTH_KEYS", form.format(json.dumps(stored) if form.startswith("{") else stored))
     store = EnvStore()
     key = store.get("a")
@@ -184,7 +184,7 @@ def test_bad_values(monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> No
 
 
 @pytest.mark.proves("F22")
-def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASICAUTH_KEYS", "a,b:2,c:")
     with pytest.raises(ConfigurationError) as problem:
         EnvStore()

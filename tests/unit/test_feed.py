@@ -72,7 +72,7 @@ def feed(store: Watched, follower: Subscriber) -> Iterator[ChangeFeed]:
     made.close()
 
 
-def test_changes_are_heard_of(store: Watched, feed: ChangeFeed, follower: Subscriber) -> None:
+def test_changes_are_published(store: Watched, feed: ChangeFeed, follower: Subscriber) -> None:
     store.put(Key("before"), None)
     feed.refresh()
     feed.mark_active()
@@ -83,7 +83,7 @@ def test_changes_are_heard_of(store: Watched, feed: ChangeFeed, follower: Subscr
     wait_for(lambda: sorted(follower.heard) == ["a", "a", "b"])
 
 
-def test_nothing_runs_before_something_was_proved(store: Watched, feed: ChangeFeed) -> None:
+def test_nothing_runs_before_a_verification(store: Watched, feed: ChangeFeed) -> None:
     assert not feed.is_ready(for_password=False)
     feed.refresh()
     assert feed.is_ready(for_password=False)
@@ -91,10 +91,10 @@ def test_nothing_runs_before_something_was_proved(store: Watched, feed: ChangeFe
     assert store.polls == 1
 
 
-def test_what_was_proved_before_there_was_a_cursor_is_forgotten(
+def test_entries_cached_before_the_first_cursor_are_cleared(
     store: Watched, feed: ChangeFeed, follower: Subscriber
 ) -> None:
-    """The store was away when the first request came."""
+    """The store was unavailable at the first request."""
     store.failure = BackendUnavailable("away")
     with pytest.raises(BackendUnavailable):
         feed.refresh()
@@ -110,7 +110,7 @@ def test_what_was_proved_before_there_was_a_cursor_is_forgotten(
 
 
 @pytest.mark.proves("F24")
-def test_an_outage_loses_nothing(
+def test_an_outage_loses_no_change(
     store: Watched, feed: ChangeFeed, follower: Subscriber, caplog: pytest.LogCaptureFixture
 ) -> None:
     feed.refresh()
@@ -126,7 +126,7 @@ def test_an_outage_loses_nothing(
 
 
 @pytest.mark.proves("F24")
-def test_a_gap_forgets_everything(store: Watched, feed: ChangeFeed, follower: Subscriber) -> None:
+def test_a_gap_clears_everything(store: Watched, feed: ChangeFeed, follower: Subscriber) -> None:
     feed.refresh()
     feed._cursor = "99"
     feed.mark_active()
@@ -141,7 +141,7 @@ def test_a_gap_forgets_everything(store: Watched, feed: ChangeFeed, follower: Su
     ],
     ids=["ours", "foreign"],
 )
-def test_a_feed_that_cannot_be_read_is_said_once(
+def test_a_feed_that_cannot_be_read_is_logged_once(
     store: Watched, feed: ChangeFeed, caplog: pytest.LogCaptureFixture, failure: Exception, said: str
 ) -> None:
     feed.refresh()
@@ -154,8 +154,8 @@ def test_a_feed_that_cannot_be_read_is_said_once(
     assert "canary" not in record.getMessage()
 
 
-def test_it_rests_while_nothing_can_be_remembered(store: Watched, follower: Subscriber) -> None:
-    """And hears afterwards of what happened meanwhile."""
+def test_it_does_not_poll_while_no_cache_can_hold_an_entry(store: Watched, follower: Subscriber) -> None:
+    """The changes made meanwhile are published afterwards."""
     feed = ChangeFeed(store)
     feed.subscribe(follower, keeps_s=0.05)
     feed.refresh()
@@ -170,7 +170,7 @@ def test_it_rests_while_nothing_can_be_remembered(store: Watched, follower: Subs
     feed.close()
 
 
-def test_it_asks_at_most_ten_times_a_second(store: Watched, feed: ChangeFeed) -> None:
+def test_it_polls_at_most_ten_times_a_second(store: Watched, feed: ChangeFeed) -> None:
     feed.refresh()
     begin = time.monotonic()
     feed.mark_active()
@@ -178,7 +178,7 @@ def test_it_asks_at_most_ten_times_a_second(store: Watched, feed: ChangeFeed) ->
     assert time.monotonic() - begin >= 4 * POLL_EVERY_S
 
 
-def test_closing_ends_the_thread_and_the_next_proof_starts_it_anew(
+def test_close_stops_the_thread_and_the_next_verification_starts_it(
     store: Watched, feed: ChangeFeed, follower: Subscriber
 ) -> None:
     feed.refresh()
@@ -194,14 +194,14 @@ def test_closing_ends_the_thread_and_the_next_proof_starts_it_anew(
 
 
 @pytest.mark.proves("F24")
-def test_what_nobody_follows_any_more_is_forgotten(feed: ChangeFeed, follower: Subscriber) -> None:
-    """A hit wakes nobody, so it would outlive a revoke."""
+def test_close_clears_the_caches(feed: ChangeFeed, follower: Subscriber) -> None:
+    """A hit does not start the thread, so it would outlive a revocation."""
     feed.close()
     assert follower.heard == ["everything"]
 
 
 @pytest.mark.parametrize("answer", [None, Changes("1", None), object()], ids=["none", "no-ids", "object"])  # type: ignore[arg-type]
-def test_a_wrong_answer_of_a_store_ends_nothing(
+def test_a_wrong_return_value_of_a_store_does_not_stop_the_feed(
     feed: ChangeFeed, follower: Subscriber, store: Watched, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
     feed.refresh()
@@ -213,7 +213,7 @@ def test_a_wrong_answer_of_a_store_ends_nothing(
     assert follower.heard == ["a"]
 
 
-def test_closing_ends_a_thread_at_rest(store: Watched, follower: Subscriber) -> None:
+def test_close_stops_an_idle_thread(store: Watched, follower: Subscriber) -> None:
     feed = ChangeFeed(store)
     feed.subscribe(follower, keeps_s=0)
     feed.refresh()
@@ -226,7 +226,7 @@ def test_closing_ends_a_thread_at_rest(store: Watched, follower: Subscriber) -> 
     assert not thread.is_alive()
 
 
-def test_a_store_without_changes_is_not_followed() -> None:
+def test_a_store_without_changes_is_not_polled() -> None:
     class Reader:
         def get(self, client_id: str, /) -> Key | None:
             return None

@@ -90,7 +90,7 @@ def test_threads_share(answer: Callable[[], str], expected: object) -> None:
 
 
 @pytest.mark.proves("F26", "F27")
-def test_nothing_is_remembered() -> None:
+def test_no_result_is_kept() -> None:
     flights: SingleFlight[str] = SingleFlight()
     for answer in (fail, lambda: "answer", lambda: "other"):
         question = Question(answer)
@@ -103,7 +103,7 @@ def test_nothing_is_remembered() -> None:
     assert not flights._threads
 
 
-def test_a_thread_waits_no_longer_than_it_may() -> None:
+def test_a_thread_waits_until_its_deadline() -> None:
     flights: SingleFlight[str] = SingleFlight()
     question = Question()
     leader = threading.Thread(target=flights.do, args=("same", question, later()))
@@ -118,7 +118,7 @@ def test_a_thread_waits_no_longer_than_it_may() -> None:
     leader.join(LIMIT_S)
 
 
-def test_different_questions_are_asked_apart() -> None:
+def test_different_keys_share_nothing() -> None:
     flights: SingleFlight[str] = SingleFlight()
     question = Question()
 
@@ -153,7 +153,7 @@ def test_tasks_share(answer: Callable[[], str], expected: object) -> None:
 
 
 @pytest.mark.proves("F27")
-def test_a_leader_that_is_cancelled_takes_nobody_with_it() -> None:
+def test_a_cancelled_first_caller_does_not_cancel_the_others() -> None:
     flights: SingleFlight[str] = SingleFlight()
     question = Question()
 
@@ -173,7 +173,7 @@ def test_a_leader_that_is_cancelled_takes_nobody_with_it() -> None:
 
 
 @pytest.mark.proves("F27")
-def test_a_follower_that_is_cancelled_disturbs_nobody() -> None:
+def test_a_cancelled_waiter_does_not_affect_the_others() -> None:
     flights: SingleFlight[str] = SingleFlight()
     question = Question()
 
@@ -192,7 +192,7 @@ def test_a_follower_that_is_cancelled_disturbs_nobody() -> None:
     assert question.asked == 1
 
 
-def test_a_task_waits_no_longer_than_it_may() -> None:
+def test_a_task_waits_until_its_deadline() -> None:
     flights: SingleFlight[str] = SingleFlight()
     question = Question()
 

@@ -52,8 +52,8 @@ def put(cache: VerdictCache) -> None:
 
 
 @pytest.mark.proves("F31")
-def test_a_cache_starts_empty_and_free() -> None:
-    """Empty, as its table may have been half changed; the parent's stays as it is."""
+def test_a_cache_starts_empty_and_unlocked() -> None:
+    """Empty, as its table may have been half changed; the parent's is unchanged."""
     cache = VerdictCache(30, 10)
     put(cache)
 
@@ -67,7 +67,7 @@ def test_a_cache_starts_empty_and_free() -> None:
 
 
 @pytest.mark.parametrize("held", ["the throttle's", "the limits'"])
-def test_failures_are_counted_afresh(held: str) -> None:
+def test_a_child_counts_failures_from_zero(held: str) -> None:
     throttle = Throttle(2, 60)
     limits = FailureThrottle("2/minute", "")
     lock = throttle._lock if held == "the throttle's" else limits._lock
@@ -81,7 +81,7 @@ def test_failures_are_counted_afresh(held: str) -> None:
         assert child_ends_well(work)
 
 
-def test_a_pool_has_threads_of_its_own() -> None:
+def test_a_child_has_pool_threads_of_its_own() -> None:
     pool = WorkerPool("forking", workers=1, max_queue=1)
     assert pool.submit(lambda: 1).result(LIMIT_S) == 1
 
@@ -114,8 +114,8 @@ class Witness:
         self.seen.append(f"child {self.name}")
 
 
-def test_what_is_called_and_in_which_order() -> None:
-    """The first that came is the first that is called, so that locks are always taken in one order."""
+def test_hooks_are_called_in_order() -> None:
+    """In the order in which they were added, so that locks are always taken in one order."""
     seen: list[str] = []
     kept = [Witness(seen, "1"), Witness(seen, "gone"), Witness(seen, "2")]
     del kept[1]
@@ -127,8 +127,8 @@ def test_what_is_called_and_in_which_order() -> None:
     assert seen == ["before 1", "before 2", "parent 1", "parent 2"]
 
 
-def test_what_is_gone_is_forgotten() -> None:
-    """A process that opens and drops things for ever does not grow."""
+def test_hooks_of_collected_objects_are_dropped() -> None:
+    """A process that opens and drops backends forever does not grow."""
     kinds = (_fork._before, _fork._in_parent, _fork._in_child)
     bounds = [max(hooks._prune_at, 2 * (len(list(hooks)) + 1)) for hooks in kinds]
     for _ in range(2 * max(bounds)):
@@ -150,8 +150,8 @@ class Connection:
 
 @pytest.mark.proves("F31")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_child_closes_nothing_of_its_parents_threads(tmp_path: Path) -> None:
-    """They are gone there, but a connection that is closed is closed for the parent too."""
+def test_a_child_closes_no_connection_of_its_parent(tmp_path: Path) -> None:
+    """The threads are gone in the child, but closing their connections would close them for the parent."""
     closed = tmp_path / "closed"
     closed.touch()
     lines = PerThread(lambda: Connection(closed))

@@ -83,10 +83,10 @@ def test_a_use_is_written_to_the_minute(store: MemoryStore, recorder: UsageRecor
     assert (use.at.second, use.at.microsecond) == (0, 0)
 
 
-def test_closing_writes_what_is_noted(
+def test_close_writes_what_is_recorded(
     store: MemoryStore, recorder: UsageRecorder, others: set[threading.Thread]
 ) -> None:
-    """Also what a cache was hit with, and at the minute of the hit; and the recorder goes on afterwards."""
+    """Cache hits too, with the minute of the hit; and the recorder can be used again."""
     plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     other = secret.created_at + timedelta(seconds=1)
@@ -146,8 +146,8 @@ def test_one_write_for_many_requests_of_a_minute(recorder: UsageRecorder, store:
 
 
 @pytest.mark.proves("F4")
-def test_a_store_that_fails_is_let_be(store: MemoryStore, recorder: UsageRecorder) -> None:
-    """The use is lost; the next minute's, or the next after it is back, is not."""
+def test_a_failed_write_pauses(store: MemoryStore, recorder: UsageRecorder) -> None:
+    """The use is lost; that of the next minute, or the next after the store is back, is not."""
     plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     record = store.record_uses
@@ -166,7 +166,7 @@ def test_a_store_that_fails_is_let_be(store: MemoryStore, recorder: UsageRecorde
 
 
 def test_failed_writes_pause_longer_each_time(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A role that may only read is not denied once a second forever, and no last-used time is lost."""
+    """A read-only role is not denied once a second forever, and no last-used time is lost."""
     monkeypatch.setattr("basicauth_mw.backends.usage._GATHER_S", 0.01)
     monkeypatch.setattr("basicauth_mw.backends.usage._FIRST_PAUSE_S", 0.1)
     attempts: list[float] = []
@@ -195,7 +195,7 @@ def test_failed_writes_pause_longer_each_time(store: MemoryStore, monkeypatch: p
 
 
 @pytest.mark.proves("F29")
-def test_what_waits_is_bounded_and_the_oldest_goes(store: MemoryStore) -> None:
+def test_pending_uses_are_bounded_and_the_oldest_is_dropped(store: MemoryStore) -> None:
     held = threading.Event()
     entered = threading.Event()
     written: list[str] = []
@@ -249,7 +249,7 @@ def test_an_outdated_hash_is_replaced(store: MemoryStore, old: Callable[[str], s
     assert store.changes(cursor).client_ids == ("id",)
 
 
-def test_a_better_hash_leaves_the_other_secrets_alone(store: MemoryStore, recorder: UsageRecorder) -> None:
+def test_a_new_hash_leaves_the_other_secrets_unchanged(store: MemoryStore, recorder: UsageRecorder) -> None:
     plain = generate("sk")
     old = Secret(Hasher([b"old"]).hash(plain), created_at=datetime(2025, 1, 1, tzinfo=UTC))
     others = [
@@ -267,7 +267,9 @@ def test_a_better_hash_leaves_the_other_secrets_alone(store: MemoryStore, record
     assert salt_of([new]) == salt_of([old])
 
 
-def test_a_hash_that_has_changed_meanwhile_is_let_be(store: MemoryStore, recorder: UsageRecorder) -> None:
+def test_a_hash_that_has_changed_meanwhile_is_not_replaced(
+    store: MemoryStore, recorder: UsageRecorder
+) -> None:
     secret = stored(store, Hasher([b"old"]).hash(generate("sk")))
     other = Secret(Hasher().hash(generate("sk")))
     assert store.put(Key("id", secrets=(other,), version=2), 1)
@@ -279,7 +281,7 @@ def test_a_hash_that_has_changed_meanwhile_is_let_be(store: MemoryStore, recorde
     assert key.secrets == (other,)
 
 
-def test_a_lost_race_is_run_again(store: MemoryStore, recorder: UsageRecorder) -> None:
+def test_a_lost_race_is_retried(store: MemoryStore, recorder: UsageRecorder) -> None:
     plain = generate("sk")
     secret = stored(store, Hasher([b"old"]).hash(plain))
     put = store.put
@@ -344,8 +346,8 @@ def test_a_child_process_starts_its_own_thread(store: MemoryStore, recorder: Usa
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_the_thread_ends_with_its_backend(others: set[threading.Thread]) -> None:
-    """A middleware and a backend that nobody holds any more leave nothing running."""
+def test_the_thread_stops_with_its_backend(others: set[threading.Thread]) -> None:
+    """A middleware and a backend without references leave nothing running."""
     keys = open_backend("memory:", settings=Settings())
     authenticator = BasicAuthMiddleware(object(), keys, settings=Settings())  # type: ignore[arg-type]
     keys.usage.record_use("id", Secret("$bamw1$"), "")
@@ -355,8 +357,8 @@ def test_the_thread_ends_with_its_backend(others: set[threading.Thread]) -> None
     wait_for(lambda: threads() <= others)
 
 
-def test_a_backend_that_ends_on_the_thread_itself_ends_it(others: set[threading.Thread]) -> None:
-    """The collector may run anywhere."""
+def test_a_backend_that_is_collected_on_the_thread_itself_stops_it(others: set[threading.Thread]) -> None:
+    """The garbage collector can run on any thread."""
     keys = open_backend("memory:", settings=Settings())
     assert isinstance(keys.store, MemoryStore)
     held: list[Any] = [keys]
@@ -373,7 +375,7 @@ def test_a_backend_that_ends_on_the_thread_itself_ends_it(others: set[threading.
     wait_for(lambda: threads() <= others)
 
 
-def test_a_backend_that_is_dropped_waits_for_nothing(request: pytest.FixtureRequest) -> None:
+def test_a_dropped_backend_does_not_wait(request: pytest.FixtureRequest) -> None:
     gc.freeze()  # the collection that is measured does not look at what other tests have left
     request.addfinalizer(gc.unfreeze)
     keys = open_backend("memory:", settings=Settings())

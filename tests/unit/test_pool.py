@@ -63,7 +63,9 @@ def occupy(pool: WorkerPool, released: threading.Event, count: int) -> None:
 
 
 def test_work_is_done_on_another_thread(pool: WorkerPool) -> None:
-    """Its result or its exception comes back; what would end a thread or a generator as a RuntimeError."""
+    """Its result or its exception is passed on; one that would stop a thread or a generator becomes a
+    RuntimeError.
+    """
     assert pool.submit(threading.get_ident).result(LIMIT_S) != threading.get_ident()
     for exc in (ValueError(), KeyboardInterrupt(), SystemExit(), StopIteration()):
 
@@ -75,8 +77,8 @@ def test_work_is_done_on_another_thread(pool: WorkerPool) -> None:
     assert pool.submit(lambda: 1).result(LIMIT_S) == 1, "the thread has survived"
 
 
-def test_no_thread_before_it_is_needed(pool: WorkerPool, released: threading.Event) -> None:
-    """One for one job at a time, more only while all are busy, never more than allowed; daemons."""
+def test_threads_start_on_demand(pool: WorkerPool, released: threading.Event) -> None:
+    """One for one job at a time, more only while all are busy, never more than the limit; all are daemons."""
     assert threads_of() == []
     for _ in range(20):
         pool.submit(int).result(LIMIT_S)
@@ -90,8 +92,8 @@ def test_no_thread_before_it_is_needed(pool: WorkerPool, released: threading.Eve
 
 
 @pytest.mark.proves("F28", "F30")
-def test_waiting_work_is_bounded(pool: WorkerPool, released: threading.Event) -> None:
-    """What does not fit is refused at once; what did fit is done in order."""
+def test_the_queue_is_bounded(pool: WorkerPool, released: threading.Event) -> None:
+    """Work that does not fit is refused at once; queued work is done in order."""
     occupy(pool, released, 2)
     order: list[int] = []
     jobs = [pool.submit(lambda number=number: order.append(number)) for number in range(3)]
@@ -107,8 +109,8 @@ def test_waiting_work_is_bounded(pool: WorkerPool, released: threading.Event) ->
     assert pool.submit(lambda: 1).result(LIMIT_S) == 1, "there is room again"
 
 
-def test_abandoned_work_that_has_not_begun_is_never_done(pool: WorkerPool, released: threading.Event) -> None:
-    """And nobody is interrupted for it."""
+def test_queued_work_that_is_cancelled_is_never_done(pool: WorkerPool, released: threading.Event) -> None:
+    """No thread is interrupted for it."""
     occupy(pool, released, 2)
     done: list[int] = []
     interrupted: list[int] = []
@@ -125,7 +127,7 @@ def test_abandoned_work_that_has_not_begun_is_never_done(pool: WorkerPool, relea
 def test_only_the_thread_that_does_the_work_is_interrupted(
     pool: WorkerPool, released: threading.Event
 ) -> None:
-    """While it does it, and never later, when it may do another's."""
+    """While it does it, and never later, when it may do other work."""
     interrupted: list[int] = []
     idents: list[int] = []
     begun = threading.Event()
@@ -148,10 +150,10 @@ def test_only_the_thread_that_does_the_work_is_interrupted(
 
 
 @pytest.mark.parametrize("ending", ["result", "exception", "cancelled"])
-def test_a_job_that_is_over_does_not_keep_its_work(
+def test_a_finished_job_does_not_keep_its_work(
     pool: WorkerPool, released: threading.Event, ending: str
 ) -> None:
-    """The work holds a secret; the job may be kept by whoever waited for it."""
+    """The work holds a secret, and a caller may keep the job."""
 
     class Work:
         def __call__(self) -> None:
@@ -182,8 +184,8 @@ def test_a_job_that_is_over_does_not_keep_its_work(
     assert job.done()
 
 
-def test_threads_end_when_the_pool_is_closed(released: threading.Event) -> None:
-    """Idle ones at once, busy ones after what was queued; a later job starts new ones."""
+def test_threads_stop_when_the_pool_is_closed(released: threading.Event) -> None:
+    """Idle ones at once, busy ones when the queue is empty; a later job starts new ones."""
     pool = WorkerPool("closing", workers=2, max_queue=3)
     occupy(pool, released, 2)
     queued = pool.submit(lambda: 1)
@@ -199,8 +201,8 @@ def test_threads_end_when_the_pool_is_closed(released: threading.Event) -> None:
         until(lambda: threads_of("closing") == [])
 
 
-def test_a_job_right_behind_a_close_is_done() -> None:
-    """Whatever the order in which the threads learn of it."""
+def test_a_job_right_after_a_close_is_done() -> None:
+    """In whatever order the threads notice it."""
     pool = WorkerPool("racing", workers=2, max_queue=50)
     for number in range(300):
         jobs = [pool.submit(lambda number=number: number) for _ in range(3)]
@@ -250,7 +252,7 @@ def in_child(work: Callable[[], bool]) -> bool:
 
 @pytest.mark.proves("F31")
 def test_a_forked_child_starts_its_own_threads(pool: WorkerPool, released: threading.Event) -> None:
-    """With the parent's threads busy, idle or in the middle of taking a job."""
+    """Whether the parent's threads are busy, idle or taking a job."""
     assert pool.submit(lambda: 1).result(LIMIT_S) == 1
     assert in_child(lambda: pool.submit(lambda: 2).result(LIMIT_S) == 2)
     occupy(pool, released, 2)
@@ -263,8 +265,8 @@ def test_a_forked_child_starts_its_own_threads(pool: WorkerPool, released: threa
 
 @pytest.mark.proves("F31")
 @pytest.mark.parametrize("call", ["submit", "close"])
-def test_a_lock_that_was_held_at_the_fork_blocks_nobody(pool: WorkerPool, call: str) -> None:
-    """A child closes its pools at exit, also when another thread of the parent was just taking a job."""
+def test_a_lock_that_was_held_at_the_fork_does_not_block_the_child(pool: WorkerPool, call: str) -> None:
+    """A child closes its pools at exit, also if another thread of the parent was taking a job."""
     pool.submit(int).result(LIMIT_S)
     held, enough = threading.Event(), threading.Event()
 
@@ -293,7 +295,7 @@ def test_a_lock_that_was_held_at_the_fork_blocks_nobody(pool: WorkerPool, call: 
 def test_a_thread_that_cannot_be_started_is_not_counted(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused while the system has no more threads; as before when it has some again."""
+    """Work is refused while the system has no more threads, and accepted when it has."""
 
     def no_more(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -85,10 +85,13 @@ async def at_once(
 @pytest.mark.parametrize(
     ("secret", "expected"), [(SECRET, 200), ("guess", 401)], ids=["the right one", "a wrong one"]
 )
-def test_a_burst_with_one_secret_costs_one_hash(
+def test_a_burst_with_one_password_costs_one_hash(
     authenticator: BasicAuthMiddleware, counter: Counter, secret: str, expected: int
 ) -> None:
-    """However many, with one worker and its short queue. A wrong one is hashed again for who comes later."""
+    """However many requests, with one worker and its short queue.
+
+    A wrong one is hashed again for later requests.
+    """
     authorization = encode_basic("ci", secret)
 
     async def main() -> None:
@@ -101,7 +104,7 @@ def test_a_burst_with_one_secret_costs_one_hash(
 
 
 @pytest.mark.proves("F27")
-def test_who_gives_up_does_not_end_it_for_the_others(
+def test_a_cancelled_request_does_not_cancel_the_others(
     authenticator: BasicAuthMiddleware, counter: Counter
 ) -> None:
     authorization = encode_basic("ci", SECRET)
@@ -121,8 +124,8 @@ def test_who_gives_up_does_not_end_it_for_the_others(
 
 
 @pytest.mark.proves("A11", "F28")
-def test_who_gives_up_leaves_the_queue(authenticator: BasicAuthMiddleware, counter: Counter) -> None:
-    """A flood of clients that hang up must not keep the worker busy for nobody."""
+def test_a_cancelled_request_leaves_the_queue(authenticator: BasicAuthMiddleware, counter: Counter) -> None:
+    """A flood of clients that hang up must not keep the worker busy."""
 
     async def main() -> None:
         busy = asyncio.create_task(status(authenticator, encode_basic("ci", "first")))
@@ -143,10 +146,10 @@ def test_who_gives_up_leaves_the_queue(authenticator: BasicAuthMiddleware, count
 
 @pytest.mark.proves("X2", "X3", "F27")
 @pytest.mark.parametrize("client_id", ["ci", "nobody"], ids=["a known id", "an unknown id"])
-def test_different_secrets_share_no_hash(
+def test_different_passwords_share_no_hash(
     authenticator: BasicAuthMiddleware, counter: Counter, client_id: str
 ) -> None:
-    """Nor does one secret that is tried on many ids, whether there are such ids or not."""
+    """Nor does one password tried on many ids, whether these exist or not."""
     asked = [encode_basic(client_id, f"guess {number}") for number in range(3)]
     asked += [encode_basic(f"{client_id}-{number}", "guess") for number in range(2)]
 
@@ -157,7 +160,7 @@ def test_different_secrets_share_no_hash(
 @pytest.mark.proves("F27")
 @pytest.mark.parametrize("secret", [SECRET, "guess"])
 def test_threads_share_one_hash(counter: Counter, secret: str) -> None:
-    """And one look-up; who comes when it has been proved needs none."""
+    """And one lookup; a thread that comes later finds the cached verdict."""
     store = Counted()
     store.put(Key("ci", secrets=(Secret(HASH),)), None)
     statuses: list[str] = []
@@ -221,7 +224,7 @@ class Gated:
 
 
 @pytest.mark.proves("F27")
-def test_one_look_up_for_one_credential_asked_for_at_once() -> None:
+def test_one_lookup_for_concurrent_requests_with_one_credential() -> None:
     async def run() -> None:
         store = Gated()
         keys = Backend(store, settings=Settings())
@@ -237,7 +240,7 @@ def test_one_look_up_for_one_credential_asked_for_at_once() -> None:
 
 
 @pytest.mark.proves("X2", "X16", "F27")
-def test_different_secrets_of_one_client_share_no_look_up() -> None:
+def test_different_secrets_of_one_client_share_no_lookup() -> None:
     async def run() -> None:
         store = Gated()
         keys = Backend(store, settings=Settings())
@@ -255,8 +258,8 @@ def test_different_secrets_of_one_client_share_no_look_up() -> None:
 
 @pytest.mark.proves("F24", "F27")
 @pytest.mark.parametrize("ttl_s", [30, 0], ids=["cached", "not-cached"])
-def test_no_look_up_is_shared_across_a_change(ttl_s: float) -> None:
-    """A request that comes after a revoke is not answered with what was read before it."""
+def test_no_lookup_is_shared_across_a_change(ttl_s: float) -> None:
+    """A request after a revocation does not get a verdict from before it."""
 
     async def run() -> None:
         store = Gated()
@@ -275,8 +278,8 @@ def test_no_look_up_is_shared_across_a_change(ttl_s: float) -> None:
     asyncio.run(run())
 
 
-def test_where_nothing_is_remembered_nothing_is_shared() -> None:
-    """A change that another process made, say, is seen by every request that comes after it."""
+def test_without_a_cache_nothing_is_shared() -> None:
+    """Every request sees, for example, a change that another process made before it."""
 
     async def run() -> None:
         store = Gated()
@@ -294,8 +297,8 @@ def test_where_nothing_is_remembered_nothing_is_shared() -> None:
     asyncio.run(run())
 
 
-def test_the_first_chosen_secret_works_at_once() -> None:
-    """Right after it was found out that there is none, which is believed for a second."""
+def test_the_first_password_works_at_once() -> None:
+    """Although the store held no password hash a moment ago, which is believed for a second."""
     settings = Settings(throttle="")
     keys = Backend(MemoryLike(), settings=settings)
     authenticator = BasicAuthMiddleware(App(), keys, settings=settings)
@@ -310,8 +313,8 @@ def test_the_first_chosen_secret_works_at_once() -> None:
 
 
 @pytest.mark.proves("F34")
-def test_nothing_that_ends_a_generator_is_a_verdict(authenticator: BasicAuthMiddleware) -> None:
-    """Raised while a step is performed, by a filter of somebody's logging, say."""
+def test_no_stop_iteration_becomes_a_verdict(authenticator: BasicAuthMiddleware) -> None:
+    """Raised while an effect is performed, by a filter of the logging configuration, for example."""
     check = authenticator.authenticator.decide(http_scope(encode_basic("ci", SECRET)))
     assert isinstance(check, PendingVerification)
 

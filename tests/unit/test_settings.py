@@ -69,7 +69,7 @@ def test_the_fields_are_the_documented_ones() -> None:
 
 @EVERY_FIELD
 def test_defaults(name: str, default: Any, text: str, native: Any) -> None:
-    """What nobody sets is what the documentation says; the workers follow the machine."""
+    """The documented defaults; the number of workers follows the machine."""
     value = getattr(Settings(), name)
 
     if name == "slow_hash_workers":
@@ -86,7 +86,7 @@ def test_defaults(name: str, default: Any, text: str, native: Any) -> None:
 def test_from_the_environment(
     name: str, default: Any, text: str, native: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each field is read from its variable, from os.environ or a mapping that is given instead."""
+    """Each field is read from its variable, in os.environ or in a mapping that is passed."""
     monkeypatch.setenv(f"BASICAUTH_{name.upper()}", text)
 
     for settings in (Settings.from_env(), Settings.from_env({f"BASICAUTH_{name.upper()}": text})):
@@ -97,7 +97,7 @@ def test_from_the_environment(
 
 @EVERY_FIELD
 def test_from_a_mapping(name: str, default: Any, text: str, native: Any) -> None:
-    """A framework's configuration may hold the text or the native value."""
+    """A framework's configuration may contain text or native values."""
     entry = f"BASICAUTH_{name.upper()}"
 
     assert getattr(Settings.from_mapping({entry: text, "DEBUG": True}), name) == native
@@ -107,7 +107,7 @@ def test_from_a_mapping(name: str, default: Any, text: str, native: Any) -> None
 
 @EVERY_FIELD
 def test_from_a_file(name: str, default: Any, text: str, native: Any, tmp_path: Path) -> None:
-    """``_FILE`` names a file that holds the text; one final newline is dropped."""
+    """``_FILE`` names a file that contains the text; one final newline is removed."""
     path = tmp_path / "value"
     path.write_text(text + "\n", encoding="utf-8")
 
@@ -119,7 +119,7 @@ def test_from_a_file(name: str, default: Any, text: str, native: Any, tmp_path: 
 def test_a_variable_and_its_file_are_an_error(
     name: str, default: Any, text: str, native: Any, tmp_path: Path
 ) -> None:
-    """Both say the same thing twice: neither wins, and the message names them."""
+    """Both set the same field: neither wins, and the message names both."""
     path = tmp_path / "value"
     path.write_text(text, encoding="utf-8")
     entry = f"BASICAUTH_{name.upper()}"
@@ -129,8 +129,8 @@ def test_a_variable_and_its_file_are_an_error(
 
 
 @EVERY_FIELD
-def test_overrides_go_before_everything(name: str, default: Any, text: str, native: Any) -> None:
-    """An override wins over the environment and over a mapping, as text or native."""
+def test_overrides_take_precedence(name: str, default: Any, text: str, native: Any) -> None:
+    """Over the environment and over a mapping, as text or native values."""
     entry = f"BASICAUTH_{name.upper()}"
     other = getattr(Settings(), name)
 
@@ -139,7 +139,7 @@ def test_overrides_go_before_everything(name: str, default: Any, text: str, nati
     assert getattr(Settings().replace(**{name: text}), name) == native
 
 
-def test_an_overridden_variable_may_hold_anything() -> None:
+def test_an_overridden_variable_is_not_validated() -> None:
     """What is not used is not judged."""
     assert Settings.from_env({"BASICAUTH_CACHE_SIZE": "many"}, cache_size=5).cache_size == 5
 
@@ -161,13 +161,13 @@ def test_the_typed_keyword_arguments_are_the_fields() -> None:
     ("name", "native"),
     [("exclude", ()), ("timeout_s", None), ("throttle", ""), ("throttle_address", ""), ("pepper", ())],
 )
-def test_an_empty_variable_switches_off(name: str, native: Any) -> None:
-    """Where a field can be off or none, an empty text says so."""
+def test_an_empty_variable_disables(name: str, native: Any) -> None:
+    """For fields that can be off or None."""
     assert getattr(Settings.from_env({f"BASICAUTH_{name.upper()}": ""}), name) == native
 
 
-def test_a_source_may_hold_names_that_are_no_text() -> None:
-    """A mapping of somebody else may have any keys."""
+def test_a_mapping_may_have_keys_that_are_not_text() -> None:
+    """A third party's mapping may have any keys."""
     assert Settings.from_mapping({1: "x", ("BASICAUTH_REALM",): "y"}) == Settings()  # type: ignore[dict-item]
 
 
@@ -191,8 +191,8 @@ def test_a_source_may_hold_names_that_are_no_text() -> None:
         row("utf-8", "ключ\n".encode(), "ключ"),
     ],
 )
-def test_the_ends_of_a_file_mean_nothing(octets: bytes, text: str, tmp_path: Path) -> None:
-    """Editors, ``echo``, YAML and Windows leave line breaks, blanks and byte order marks there."""
+def test_the_edges_of_a_file_are_stripped(octets: bytes, text: str, tmp_path: Path) -> None:
+    """Editors, ``echo``, YAML and Windows leave line breaks, spaces and byte order marks there."""
     path = tmp_path / "value"
     path.write_bytes(octets)
 
@@ -200,8 +200,8 @@ def test_the_ends_of_a_file_mean_nothing(octets: bytes, text: str, tmp_path: Pat
     assert read_secret_file(path) == text
 
 
-def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:
-    """A missing file, a folder and octets that are no text are named by their variable, without content."""
+def test_unreadable_files_are_problems(tmp_path: Path) -> None:
+    """A missing file, a folder and bytes that are not UTF-8 are named by their variable, without content."""
     binary = tmp_path / "binary"
     binary.write_bytes(b"canary\xff")
 
@@ -247,8 +247,8 @@ def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:
         ("BASICAUTH_require_https", "require_https"),
     ],
 )
-def test_near_misses_are_errors(entry: str, meant: str) -> None:
-    """A misspelt variable would do nothing: it is an error that says what was meant, and not its value."""
+def test_misspelled_variables_are_errors(entry: str, meant: str) -> None:
+    """A misspelled variable would do nothing, so the error names the setting that was meant, and no value."""
     for read in (Settings.from_env, Settings.from_mapping):
         with pytest.raises(ConfigurationError) as refusal:
             read({entry: "canary"})
@@ -273,16 +273,16 @@ def test_near_misses_are_errors(entry: str, meant: str) -> None:
         "MY_BASICAUTH_RELM",
     ],
 )
-def test_other_names_are_ignored(entry: str) -> None:
-    """What resembles no field belongs to somebody else."""
+def test_other_variables_are_ignored(entry: str) -> None:
+    """A name that resembles no setting belongs to another program."""
     assert Settings.from_env({entry: "x"}) == Settings()
 
 
 @pytest.mark.parametrize(
     ("name", "meant"), [("relm", "realm"), ("cache_ttl", "cache_ttl_s"), ("Realm", "realm")]
 )
-def test_an_unknown_override_lists_the_near_misses(name: str, meant: str) -> None:
-    """A misspelt keyword is an error that names what was meant, whatever it resembles, and not its value."""
+def test_an_unknown_override_lists_similar_names(name: str, meant: str) -> None:
+    """The error names similar settings, and no value."""
     for call in (Settings().replace, lambda **given: Settings.from_env({}, **given)):
         with pytest.raises(ConfigurationError, match=f"{name}.*did you mean {meant}") as refusal:
             call(**{name: "canary"})
@@ -303,7 +303,7 @@ def test_an_unknown_override_lists_the_near_misses(name: str, meant: str) -> Non
     ids=repr,
 )
 def test_switches(value: Any, switch: bool) -> None:
-    """Four words for each, in any case."""
+    """Four words for each state, in any case."""
     assert Settings(require_https=value).require_https is switch
 
 
@@ -375,8 +375,8 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_VALUES)
-def test_bad_values_are_refused_by_the_name_of_the_field(name: str, value: Any) -> None:
-    """Every bad value is one problem that begins with the name of its field, from every source."""
+def test_a_bad_value_is_reported_by_the_name_of_its_field(name: str, value: Any) -> None:
+    """From every source."""
     for make in (
         lambda: Settings(**{name: value}),
         lambda: Settings().replace(**{name: value}),
@@ -387,14 +387,14 @@ def test_bad_values_are_refused_by_the_name_of_the_field(name: str, value: Any) 
         assert [problem.partition(":")[0] for problem in refusal.value.problems] == [name]
 
 
-def test_lists_are_made_tuples() -> None:
-    """Any list of texts will do; one text is split by commas, blanks and empty parts dropped."""
+def test_lists_become_tuples() -> None:
+    """Any list of texts is accepted; one text is split at commas, and spaces and empty parts are removed."""
     for given_ in (["/a", "/b"], ("/a", "/b"), iter(["/a", "/b"]), "/a,/b", " /a , ,/b,"):
         assert Settings(exclude=given_).exclude == ("/a", "/b")  # type: ignore[arg-type]
 
 
-def test_several_peppers_keep_their_order() -> None:
-    """The newest comes first: order is meaning."""
+def test_peppers_keep_their_order() -> None:
+    """The newest is first."""
     assert (
         Settings(pepper=["b", "a"]).pepper
         == Settings.from_env({"BASICAUTH_PEPPER": "b,a"}).pepper
@@ -417,7 +417,7 @@ _NATIVE = st.one_of(
 @given(st.dictionaries(st.sampled_from(NAMES), _NATIVE, max_size=5))
 @example({"cache_ttl_s": 10**400})
 def test_any_values_give_settings_or_configuration_error(values: dict[str, Any]) -> None:
-    """Whatever the values are, there are settings that mean themselves, or ConfigurationError."""
+    """Whatever the values are, the result is equal settings or a ConfigurationError."""
     try:
         settings = Settings(**values)
     except ConfigurationError:
@@ -429,8 +429,8 @@ def test_any_values_give_settings_or_configuration_error(values: dict[str, Any])
 # --- problems
 
 
-def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
-    """Who has five things wrong is told five things, each with what to do."""
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+    """Five problems give five messages, each with a remedy."""
     with pytest.raises(ConfigurationError) as refusal:
         Settings.from_env(
             {
@@ -465,8 +465,8 @@ EDGES = ["\n", "\r\n", "\r", " ", "\t", "\ufeff", "\ufeff \n", " \ufeff"]
 
 @pytest.mark.parametrize("edge", EDGES, ids=repr)
 @pytest.mark.parametrize("name", [each[0] for each in TABLE])
-def test_the_ends_of_a_value_mean_nothing(name: str, edge: str) -> None:
-    """Wherever it is from: the same value as without them."""
+def test_the_edges_of_a_value_are_stripped(name: str, edge: str) -> None:
+    """In every source."""
     text = next(each[2] for each in TABLE if each[0] == name)
     env = f"BASICAUTH_{name.upper()}"
     for read in (Settings.from_env, Settings.from_mapping):
@@ -486,9 +486,7 @@ def test_the_ends_of_a_value_mean_nothing(name: str, edge: str) -> None:
     ],
     ids=["line-break", "nul", "quotes", "double-quotes"],
 )
-def test_what_is_inside_a_value_is_an_error_that_names_the_setting(
-    value: str, said: str, tmp_path: Path
-) -> None:
+def test_a_control_character_inside_a_value_is_an_error(value: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         Settings.from_env({"BASICAUTH_REALM": value})
     assert said in str(refusal.value)
@@ -503,8 +501,8 @@ def test_an_empty_throttle_is_off() -> None:
     assert Settings.from_env({"BASICAUTH_THROTTLE": " "}).throttle == ""
 
 
-def test_errors_name_the_setting_as_it_was_written(tmp_path: Path) -> None:
-    """The variable, the file's variable, or the keyword."""
+def test_errors_name_the_setting_as_it_was_set(tmp_path: Path) -> None:
+    """By the variable, the file's variable, or the keyword."""
     path = tmp_path / "value"
     path.write_text("soon")
     for problem, read in (
@@ -553,8 +551,8 @@ CANARY = "c4n4ry"
         row("in-an-unknown-field", {"peppers": CANARY}),
     ],
 )
-def test_no_message_holds_a_value(values: dict[str, Any]) -> None:
-    """A value that landed in the wrong field may be a secret: messages and tracebacks name fields only."""
+def test_no_message_contains_a_value(values: dict[str, Any]) -> None:
+    """A value in the wrong field may be a secret: messages and tracebacks name fields only."""
     with pytest.raises(ConfigurationError) as refusal:
         Settings.from_env({}, **values)
     assert CANARY not in "".join(traceback.format_exception(refusal.value))
@@ -570,7 +568,7 @@ def test_no_message_holds_a_value(values: dict[str, Any]) -> None:
     ],
 )
 def test_repr_shows_no_secret(settings: Settings) -> None:
-    """Settings can be printed and logged: no pepper, and no password of a backend's URL."""
+    """Settings can be printed and logged: the pepper and the password of a backend URL are hidden."""
     assert "realm='api'" in repr(settings)
     for shown in (repr(settings), str(settings), f"{settings}", repr({"auth": settings})):
         assert CANARY not in shown
@@ -580,7 +578,7 @@ def test_repr_shows_no_secret(settings: Settings) -> None:
 
 
 def test_settings_are_frozen_values() -> None:
-    """Equal content is equal, texts and native values alike; nothing can be changed or added."""
+    """Equal content is equal, as text or as native values; nothing can be changed or added."""
     settings = Settings(realm="x", exclude="/a", pepper="p")  # type: ignore[arg-type]
 
     assert settings == Settings(realm="x", exclude=("/a",), pepper=("p",))
@@ -594,8 +592,8 @@ def test_settings_are_frozen_values() -> None:
         Settings("env:")  # type: ignore[misc]
 
 
-def test_replace_gives_a_copy() -> None:
-    """The original stays as it was."""
+def test_replace_returns_a_copy() -> None:
+    """The original is unchanged."""
     settings = Settings(realm="x", pepper=("p",))
 
     assert settings.replace(cache_size="5") == Settings(realm="x", pepper=("p",), cache_size=5)
@@ -636,7 +634,7 @@ class AppSettings(BaseSettings):
 def test_nests_in_pydantic_settings(
     environ: dict[str, str], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every field can be set through somebody else's settings class, in the text of our own variables."""
+    """Every field can be set through a third party's settings class, in the text of our variables."""
     for name, text in environ.items():
         monkeypatch.setenv(name, text)
 
@@ -646,8 +644,8 @@ def test_nests_in_pydantic_settings(
     assert auth == Settings(**expected)
 
 
-def test_pydantic_takes_settings_as_they_are() -> None:
-    """An instance that was made elsewhere is used unchanged."""
+def test_pydantic_accepts_an_instance() -> None:
+    """It is used unchanged."""
     settings = Settings(realm="x")
 
     assert AppSettings(auth=settings).auth == settings
@@ -666,7 +664,7 @@ def test_pydantic_takes_settings_as_they_are() -> None:
     ],
 )
 def test_pydantic_reports_our_problems(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bad value is pydantic's ValidationError, without the pepper where inputs are hidden."""
+    """A bad value is pydantic's ValidationError, without the pepper if inputs are hidden."""
     for name, text in environ.items():
         monkeypatch.setenv(name, text)
 
