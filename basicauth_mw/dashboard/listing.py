@@ -24,6 +24,7 @@ ROWS: Final = 25
 # of pages is limited instead: each is a query parameter.
 MAX_HISTORY_BYTES: Final = 2_000
 MAX_HISTORY_PAGES: Final = 50
+_KEY_FIELDS: Final = tuple(each.name for each in fields(Key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def view_of(key: Key | UnreadableRecord, now: datetime) -> KeyView:
     if isinstance(key, UnreadableRecord):
         return KeyView(key.client_id or "", problem=str(key))
     active = [replace(each, hash="") for each in key.secrets if lifecycle.is_live(each, now)]
-    shown = {each.name: getattr(key, each.name) for each in fields(key)}
+    shown = {name: getattr(key, name) for name in _KEY_FIELDS}
     shown["secrets"] = tuple(sorted(active, key=lambda each: each.created_at, reverse=True))
     return KeyView(**shown, state=lifecycle.state_of(key, now))
 

@@ -1,4 +1,4 @@
-"""The Jinja environment: filters that show times and untrusted text, and quote text in code samples."""
+"""The Jinja environment, with filters that show untrusted text and quote text in code samples."""
 
 from __future__ import annotations
 
@@ -15,30 +15,20 @@ from .responses import STYLE, VERSION
 from .strings import ADMIN_SCOPE, LIFETIMES, OVERLAPS, TOKEN
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
 
 def show_control(text: object) -> str:
     """Escape characters that are invisible or change the direction of text."""
+    plain = str(text)
+    if plain.isprintable():
+        return plain
     return "".join(
         each
         if each.isprintable() or unicodedata.category(each) == "Zs"
         else each.encode("unicode_escape").decode("ascii")
-        for each in str(text)
+        for each in plain
     )
-
-
-def datetime_tag(moment: datetime | None, never: str = "never", *, only_date: bool = False) -> Markup:
-    """Show a time in UTC; a script converts it to the reader's time zone."""
-    if moment is None:
-        return Markup('<span class="quiet">{}</span>').format(never)
-    utc = moment.astimezone(UTC)
-    machine = utc.isoformat(timespec="seconds").replace("+00:00", "Z")
-    text = utc.strftime("%Y-%m-%d %H:%M UTC")
-    if only_date:
-        markup = Markup('<time class="day" datetime="{}" title="{}">{}</time>')
-        return markup.format(machine, text, utc.strftime("%Y-%m-%d"))
-    return Markup('<time datetime="{}">{}</time>').format(machine, text)
 
 
 def humanize(duration: timedelta) -> str:
@@ -83,7 +73,6 @@ environment: Final = Environment(
 )
 environment.filters.update(
     ascii=ascii,
-    datetime_tag=datetime_tag,
     humanize=humanize,
     json=json.dumps,
     json_text=partial(json.dumps, ensure_ascii=False, default=str),
@@ -99,5 +88,6 @@ environment.globals.update(
     render=render,  # returns text that pages must escape, so not Jinja's include
     STYLE=Markup(STYLE),  # noqa: S704 - our own file
     TOKEN=TOKEN,
+    UTC=UTC,
     VERSION=VERSION,
 )
