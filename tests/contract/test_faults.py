@@ -207,7 +207,7 @@ def test_only_changes_are_refused(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Keys that nobody has sent yet are verified as ever; commands say what is wrong and change nothing."""
+    """Uncached keys are verified as usual; commands name the problem and change nothing."""
     monkeypatch.setattr(sqlite, "_WRITE_WAIT_S", DEADLINE_S)  # five seconds, which this test has not
     made = stack.enter_context(hindrance(tmp_path))
     monkeypatch.setenv("BASICAUTH_BACKEND", made.url)
@@ -250,10 +250,10 @@ def test_only_changes_are_refused(
 
 
 @pytest.mark.proves("F7")
-def test_a_server_that_evicts_forgets_keys_and_is_warned_of(
+def test_an_evicting_server_loses_keys_and_check_warns(
     stack: ExitStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is gone is refused and never let in; ``check`` has said that it would come to that."""
+    """An evicted key is refused and never accepted; ``check`` warns of it beforehand."""
     server = stack.enter_context(RedisServer("--maxmemory-policy", "allkeys-random"))
     monkeypatch.setenv("BASICAUTH_BACKEND", server.url())
     with open_backend(server.url(), settings=Settings()) as keys:
@@ -268,8 +268,8 @@ def test_a_server_that_evicts_forgets_keys_and_is_warned_of(
 
 
 @pytest.mark.proves("F4")
-def test_a_fail_over_under_load(stack: ExitStack) -> None:
-    """The master is killed while requests come: 200 or 503, never 401, and soon only 200 again."""
+def test_a_failover_under_load(stack: ExitStack) -> None:
+    """The master is killed under load: 200 or 503, never 401, and soon only 200 again."""
     pair = stack.enter_context(WatchedPair())
     with open_backend(pair.url(), settings=Settings(backend_deadline_s=5)) as keys:
         issued = keys.create()
@@ -298,7 +298,7 @@ def test_a_fail_over_under_load(stack: ExitStack) -> None:
 
 @pytest.mark.proves("F9")
 def test_a_hundred_at_once_wait_no_longer_than_one(stack: ExitStack) -> None:
-    """More than there are threads and connections: nobody waits for a place beyond the deadline."""
+    """More than there are threads and connections: no request waits beyond the deadline."""
     server = stack.enter_context(RedisServer())
     way = stack.enter_context(Forwarder(server.port))
     url = f"redis://127.0.0.1:{way.port}"
@@ -327,7 +327,7 @@ def test_a_hundred_at_once_wait_no_longer_than_one(stack: ExitStack) -> None:
 
 @pytest.mark.proves("F27")
 @pytest.mark.parametrize("shell", ["asgi", "wsgi"])
-def test_a_thousand_at_the_moment_of_expiry_ask_once(stack: ExitStack, shell: str) -> None:
+def test_a_thousand_requests_at_the_expiry_look_up_once(stack: ExitStack, shell: str) -> None:
     server = stack.enter_context(RedisServer())
     ttl_s = 0.5
     with open_backend(server.url(), settings=Settings()) as keys:
@@ -365,8 +365,8 @@ def test_a_thousand_at_the_moment_of_expiry_ask_once(stack: ExitStack, shell: st
 
 
 @pytest.mark.proves("F29")
-def test_random_ids_leave_nothing() -> None:
-    """When every table is full, five thousand more change nothing."""
+def test_random_ids_leave_nothing_in_memory() -> None:
+    """When every table is full, five thousand more ids change nothing."""
     settings = Settings()
     with open_backend("memory:", settings=settings) as keys:
         authenticator = BasicAuthMiddleware(refuse_to_be_called, keys, settings=settings)
@@ -403,8 +403,8 @@ async def refuse_to_be_called(*_arguments: object) -> Any:
 
 
 @pytest.mark.proves("F11")
-def test_ten_thousand_cancelled_requests_cross_no_answers(stack: ExitStack) -> None:
-    """Two clients over a slow way, given up at any moment and in every way: nobody is ever the other one."""
+def test_ten_thousand_cancelled_requests_swap_no_replies(stack: ExitStack) -> None:
+    """Two clients over a slow connection, cancelled at any moment: no identity is swapped."""
     server = stack.enter_context(RedisServer())
     way = stack.enter_context(Forwarder(server.port))
     settings = Settings(backend=f"redis://127.0.0.1:{way.port}", cache_ttl_s=0, throttle="")
@@ -462,8 +462,8 @@ def test_ten_thousand_cancelled_requests_cross_no_answers(stack: ExitStack) -> N
 
 @pytest.mark.proves("F3")
 @pytest.mark.parametrize("fate", ["comes in single octets", "passes"])
-def test_a_bad_way_is_still_a_way(stack: ExitStack, fate: Fate) -> None:
-    """Answers that come late, or octet by octet, are answers."""
+def test_a_slow_connection_still_works(stack: ExitStack, fate: Fate) -> None:
+    """Replies that arrive late, or byte by byte, are replies."""
     server = stack.enter_context(RedisServer())
     way = stack.enter_context(Forwarder(server.port))
     way.delay_s, way.fate = 0.02, fate
@@ -492,14 +492,14 @@ JUNK: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.proves("F12")
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
-def test_junk_in_a_key_is_one_clients_trouble(
+def test_a_damaged_record_affects_one_client(
     stack: ExitStack,
     redis_server: RedisServer,
     redis_url: str,
     junk: tuple[Any, ...],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """503 for that id, however often it is asked for, and one line; whoever else comes is served."""
+    """503 for that id, however often it is looked up, and one log line; other clients are served."""
     with open_backend(redis_url, settings=Settings()) as keys:
         hurt = keys.create(client_id="hurt")
         others = [keys.create().authorization for _ in range(6)]
@@ -525,8 +525,10 @@ def test_junk_in_a_key_is_one_clients_trouble(
 
 @pytest.mark.proves("F16")
 @pytest.mark.parametrize("lasts_s", [300.0, 0.0], ids=["cached", "not-cached"])
-def test_a_revoke_in_a_file_that_is_put_there_bites(stack: ExitStack, tmp_path: Path, lasts_s: float) -> None:
-    """Within two seconds, whatever was proved of the file that was there before."""
+def test_a_revocation_in_a_replaced_file_takes_effect(
+    stack: ExitStack, tmp_path: Path, lasts_s: float
+) -> None:
+    """Within two seconds, whatever was cached from the old file."""
     path, other = tmp_path / "keys.db", tmp_path / "other.db"
     with open_backend(f"sqlite:///{path}", settings=Settings(), create=True) as keys:
         revoked, kept = keys.create(client_id="revoked").authorization, keys.create().authorization
@@ -546,7 +548,7 @@ def test_a_revoke_in_a_file_that_is_put_there_bites(stack: ExitStack, tmp_path: 
 
 
 @pytest.mark.proves("F18")
-def test_junk_in_the_place_of_the_log_hides_nothing(stack: ExitStack, tmp_path: Path) -> None:
+def test_a_damaged_log_hides_nothing(stack: ExitStack, tmp_path: Path) -> None:
     """Every change is in the file itself, and SQLite knows what it has not written."""
     path = tmp_path / "keys.db"
     with open_backend(f"sqlite:///{path}", settings=Settings(), create=True) as keys:
@@ -561,7 +563,7 @@ def test_junk_in_the_place_of_the_log_hides_nothing(stack: ExitStack, tmp_path: 
 
 @pytest.mark.proves("F20")
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
-def test_thirty_two_threads_are_each_answered_right(
+def test_thirty_two_threads_each_get_their_own_response(
     stack: ExitStack, request: pytest.FixtureRequest, tmp_path: Path, store: str
 ) -> None:
     url = f"sqlite:///{tmp_path / 'keys.db'}" if store == "sqlite" else request.getfixturevalue("redis_url")
@@ -583,8 +585,8 @@ def test_thirty_two_threads_are_each_answered_right(
 
 
 @pytest.mark.proves("F23")
-def test_redis_ends_no_key(redis_server: RedisServer, redis_url: str) -> None:
-    """Its clock may be another one: whether a key has ended is for the verifying process alone to say."""
+def test_redis_does_not_expire_keys(redis_server: RedisServer, redis_url: str) -> None:
+    """Its clock may differ: only the verifying process decides whether a key has expired."""
     with open_backend(redis_url, settings=Settings()) as keys:
         keys.create(client_id="ends", expires_at=datetime(2999, 1, 1, tzinfo=UTC))
     prefix = redis_url.partition("prefix=")[2]
@@ -596,7 +598,7 @@ def test_redis_ends_no_key(redis_server: RedisServer, redis_url: str) -> None:
 
 @pytest.mark.proves("F22")
 def test_the_environment_is_read_once(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten thousand keys; what is set later is for the next start."""
+    """Ten thousand keys; a later change takes effect at the next start."""
     secrets = {f"client-{number}": f"secret-{number}" for number in range(10_000)}
     monkeypatch.setenv("BASICAUTH_KEYS", "\n".join(f"{each}:{secret}" for each, secret in secrets.items()))
     shells = both("env:", stack)
@@ -609,10 +611,10 @@ def test_the_environment_is_read_once(stack: ExitStack, monkeypatch: pytest.Monk
 
 
 @pytest.mark.proves("F35")
-def test_nothing_stands_in_for_a_store_that_is_away(
+def test_nothing_replaces_an_unavailable_store(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch, own_redis_server: RedisServer
 ) -> None:
-    """There is one backend: keys of the environment open nothing, whether Redis is there or not."""
+    """There is one backend: keys in the environment open nothing, whether Redis is up or not."""
     monkeypatch.setenv("BASICAUTH_KEYS", "spare:secret")
     spare = encode_basic("spare", "secret")
     shells = both(own_redis_server.url(), stack, deadline_s=DEADLINE_S)
@@ -624,8 +626,8 @@ def test_nothing_stands_in_for_a_store_that_is_away(
 
 
 @pytest.mark.proves("F25")
-def test_what_was_revoked_is_refused_in_an_outage(stack: ExitStack, own_redis_server: RedisServer) -> None:
-    """What another process has revoked before it began: what is remembered was forgotten at once."""
+def test_a_revoked_key_is_refused_during_an_outage(stack: ExitStack, own_redis_server: RedisServer) -> None:
+    """Another process revoked it before the outage, and the cached verdict was dropped at once."""
     url = own_redis_server.url()
     with open_backend(url, settings=Settings()) as keys:
         revoked, kept = keys.create(), keys.create()

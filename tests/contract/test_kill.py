@@ -149,10 +149,8 @@ def check_sqlite(url: str) -> None:
 
 
 @pytest.mark.proves("F33")
-def test_a_kill_loses_nothing_and_leaves_nothing_half_done(
-    url: str, backend: Backend, writer: Writer
-) -> None:
-    """What was acknowledged is there; what was in flight is there or not; records, index and feed agree."""
+def test_a_kill_leaves_no_half_made_change(url: str, backend: Backend, writer: Writer) -> None:
+    """Acknowledged changes are there, the last one is there or not, and records, index and feed agree."""
     store: Any = backend.store
     made = 0
     for seed in range(KILLS):
@@ -214,7 +212,7 @@ TIMES = 25
 
 
 def test_processes_that_change_one_key_lose_nothing(url: str, backend: Backend) -> None:
-    """Each changes another field of it, all at once; in the end every field is as it was changed last."""
+    """Each changes another field at the same time; in the end every field has its last value."""
     store: Any = backend.store
     before = backend.create(client_id="shared", metadata={"kept": True}).key
     cursor = store.changes(None).cursor

@@ -118,7 +118,7 @@ CHANGES: dict[str, Callable[[Backend], object]] = {
 
 @pytest.mark.proves("F3")
 @pytest.mark.parametrize("event", CHANGES)
-def test_a_change_that_was_made_is_told(
+def test_a_change_that_was_made_is_reported(
     way: LossyWay, backend: Backend, events: Callable[[], list[tuple[str, str]]], event: str
 ) -> None:
     backend.create(client_id="ci")
@@ -141,10 +141,10 @@ def test_a_key_that_was_made_is_not_lost(
 
 
 @pytest.mark.parametrize("count", [50, 950])
-def test_keys_that_were_imported_are_told(
+def test_imported_keys_are_reported(
     way: LossyWay, backend: Backend, events: Callable[[], list[tuple[str, str]]], count: int
 ) -> None:
-    """All of them, or some and an error that says how many."""
+    """All of them, or some with an error that says how many."""
     backend.create(client_id="k0")
     keys = [Key(f"k{number}", secrets=backend.create().key.secrets) for number in range(count)]
     before = len(events())
@@ -214,7 +214,7 @@ WRITES: dict[str, Callable[[Backend], object]] = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_what_was_not_done_is_told(
+def test_a_change_that_was_not_made_is_reported(
     unsure: Unsure, events: Callable[[], list[tuple[str, str]]], write: Callable[[Backend], object]
 ) -> None:
     unsure.writes = False
@@ -224,7 +224,7 @@ def test_what_was_not_done_is_told(
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_what_cannot_be_told_is_told(
+def test_an_unknown_outcome_is_reported(
     unsure: Unsure, events: Callable[[], list[tuple[str, str]]], write: Callable[[Backend], object]
 ) -> None:
     unsure.reads = False
@@ -233,7 +233,7 @@ def test_what_cannot_be_told_is_told(
     assert events() == []
 
 
-def test_what_others_have_changed_meanwhile_cannot_be_told(unsure: Unsure) -> None:
+def test_the_outcome_is_unknown_after_a_concurrent_change(unsure: Unsure) -> None:
     unsure.then = lambda: MemoryStore.put(unsure, Key("ci", name="other", version=3), 2)
     with pytest.raises(BackendUnavailable, match="may or may not"):
         Backend(unsure, settings=SETTINGS).revoke("ci")
@@ -247,8 +247,8 @@ def test_some_of_many_keys(unsure: Unsure, events: Callable[[], list[tuple[str, 
     assert backend.get("b") is None
 
 
-def test_a_store_that_cannot_be_asked_was_not_written_to(unsure: Unsure) -> None:
-    """It is asked before anything is written, so that this is certain."""
+def test_an_unreachable_store_was_not_written_to(unsure: Unsure) -> None:
+    """It is read before it is written, so this is certain."""
     unsure.failed, unsure.reads = True, False
     for write in WRITES.values():
         with pytest.raises(BackendUnavailable, match=r"^down$"):

@@ -36,8 +36,8 @@ def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[
 
 
 @pytest.mark.proves("X42", "X47")
-def test_an_empty_store_lets_nobody_in(ask: Callable[[str], int]) -> None:
-    """There is no key to begin with, and nothing that looks like one is taken for one."""
+def test_an_empty_store_refuses_everything(ask: Callable[[str], int]) -> None:
+    """There is no key, and nothing that resembles one is accepted."""
     names = ["admin", "root", "demo", "user", "test", "default", "basicauth", "*", "None"]
     for pair in [
         *(f"{name}:{name}" for name in names),
@@ -51,8 +51,8 @@ def test_an_empty_store_lets_nobody_in(ask: Callable[[str], int]) -> None:
 
 
 @pytest.mark.proves("X14")
-def test_the_hash_of_nothing_opens_nothing(backend: Backend, ask: Callable[[str], int]) -> None:
-    """A row that no command would make, with an empty secret, or with none at all."""
+def test_the_hash_of_an_empty_secret_opens_nothing(backend: Backend, ask: Callable[[str], int]) -> None:
+    """A row that no command would write, with an empty secret or with none."""
     for number, hashed in enumerate(NOTHING):
         assert backend.store.put(Key(f"empty-{number}", secrets=(Secret(hashed),)), None)
     assert backend.store.put(Key("none"), None)

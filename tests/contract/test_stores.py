@@ -100,13 +100,13 @@ def ids(keys: Any) -> list[str]:
 
 
 def test_unknown_ids_are_none(store: Store) -> None:
-    """Also one that no store can hold, for a lone surrogate is not UTF-8."""
+    """An id with a lone surrogate too, which is not UTF-8."""
     assert store.get("nobody") is None
     assert store.get("\ud800") is None
 
 
 @pytest.mark.parametrize("client_id", IDS)
-def test_what_was_put_is_got(store: Store, client_id: str) -> None:
+def test_get_returns_what_put_stored(store: Store, client_id: str) -> None:
     put = key(client_id, 7, name="näme", scopes=frozenset({"read", "write"}), metadata={"a": [1, None]})
     assert store.put(put, None)
 
@@ -120,7 +120,7 @@ def test_what_was_put_is_got(store: Store, client_id: str) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(put=KEYS)
-def test_any_key_survives(store: Store, put: Key) -> None:
+def test_any_key_round_trips(store: Store, put: Key) -> None:
     store.delete(put.client_id)
     assert store.put(put, None)
 
@@ -143,14 +143,14 @@ def test_put_compares_the_version(store: Store) -> None:
 
 
 def test_a_version_may_be_a_time_in_microseconds(store: Store) -> None:
-    """Two that a double of 53 bits still tells apart."""
+    """Two versions that a 53-bit double still tells apart."""
     version = 2**53 - 2
     assert store.put(key("id", version), None)
     assert not store.put(key("id", 1), version + 1)
     assert store.put(key("id", version + 1), version)
 
 
-def test_delete_tells_whether_there_was_one(store: Store) -> None:
+def test_delete_returns_whether_there_was_a_key(store: Store) -> None:
     fill(store, "id", "other")
     assert store.delete("id")
     assert not store.delete("id")
@@ -159,7 +159,7 @@ def test_delete_tells_whether_there_was_one(store: Store) -> None:
     assert store.put(key("id"), None)
 
 
-def test_scan_is_ordered_by_octets(store: Store) -> None:
+def test_scan_is_ordered_by_bytes(store: Store) -> None:
     fill(store, *reversed(IDS))
     assert ids(store.scan("", "", 1000)) == IDS
 
@@ -178,7 +178,7 @@ def test_scan_in_pages(store: Store, size: int) -> None:
     "prefix", ["a", "a%", "a*", "*", "%", "[", "{", "\U0001f511", "\U0010ffff", "\ud7ff", "\uffff", "nobody"]
 )
 def test_scan_by_prefix(store: Store, prefix: str) -> None:
-    """Nothing in it is a wildcard."""
+    """No character is a wildcard."""
     fill(store, *IDS)
     expected = [client_id for client_id in IDS if client_id.startswith(prefix)]
     assert ids(store.scan(prefix, "", 1000)) == expected
@@ -217,7 +217,7 @@ def test_changes_of_an_empty_store(store: Store) -> None:
 @pytest.mark.parametrize(
     "cursor", ["", "junk", "-1", "99999999", "9" * 40, "1.2.3", "99999999999999-0", "1-1", "²"]
 )
-def test_a_cursor_of_elsewhere_is_a_gap(store: Store, cursor: str) -> None:
+def test_a_foreign_cursor_is_a_gap(store: Store, cursor: str) -> None:
     fill(store, "a")
     seen = store.changes(cursor)
     assert seen.gap
@@ -225,7 +225,7 @@ def test_a_cursor_of_elsewhere_is_a_gap(store: Store, cursor: str) -> None:
     assert not store.changes(seen.cursor).gap
 
 
-def test_holds_slow(store: Any) -> None:
+def test_has_password_hashes(store: Any) -> None:
     fill(store, "fast")
     assert store.holds_slow() is False
     assert store.put(replace(key("slow"), secrets=(Secret(SLOW),)), None)
@@ -263,7 +263,7 @@ def test_threads_lose_no_change(store: Store) -> None:
     assert end.version == 1 + 8 * per_thread
 
 
-def test_one_of_many_creates(store: Store) -> None:
+def test_one_of_many_concurrent_creations_succeeds(store: Store) -> None:
     barrier = threading.Barrier(8)
     made: list[bool] = []
 
@@ -279,7 +279,7 @@ def test_one_of_many_creates(store: Store) -> None:
     assert sorted(made) == [False] * 7 + [True]
 
 
-def test_two_stores_share_what_the_url_names(url: str, store: Store) -> None:
+def test_two_stores_with_one_url_share_keys(url: str, store: Store) -> None:
     if url == "memory:":
         return  # each is its own
     other = open_store(url, deadline_s=5.0)
@@ -307,7 +307,7 @@ def test_more_keys_than_a_page(store: Store) -> None:
     assert ids(store.scan("", names[9], 100)) == names[10:110]
 
 
-def test_it_is_asked_on_an_event_loop_as_well(store: Any) -> None:
+def test_aget_on_an_event_loop(store: Any) -> None:
     fill(store, "a")
     if aget := getattr(store, "aget", None):
 
@@ -322,7 +322,7 @@ def test_it_is_asked_on_an_event_loop_as_well(store: Any) -> None:
         assert [store.get_nowait(name) for name in ("a", "nobody")] == [store.get("a"), None]
 
 
-def test_times_are_kept_to_the_microsecond(store: Store) -> None:
+def test_times_are_stored_to_the_microsecond(store: Store) -> None:
     moment = datetime(2031, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
     fill(store, "other")
     assert store.put(key("id", created_at=moment, expires_at=moment + timedelta(microseconds=1)), None)
@@ -335,8 +335,8 @@ def test_times_are_kept_to_the_microsecond(store: Store) -> None:
 # --- many new keys at once
 
 
-def test_add_writes_what_is_new(store: Store) -> None:
-    """In order; a taken id is told, and its key left alone, also if it was taken a line above."""
+def test_add_writes_new_keys(store: Store) -> None:
+    """In order; a taken id is reported and its key unchanged, also if the same call took it."""
     assert isinstance(store, BulkStore)
     fill(store, "taken")
     before = store.get("taken")
@@ -373,7 +373,7 @@ def test_add_of_more_than_a_batch(store: Store) -> None:
 
 
 def test_added_keys_are_like_any_other(store: Any) -> None:
-    """They can be changed and deleted, and their slow hashes are known of."""
+    """They can be changed and deleted, and their password hashes are known."""
     assert store.add([replace(key("slow", 3), secrets=(Secret(SLOW),)), key("fast", 5)]) == [True, True]
     assert store.holds_slow() is True
     assert store.put(key("fast", 6, name="new"), 5)
@@ -406,7 +406,7 @@ def usage(store: Store) -> UsageStore:
     return store
 
 
-def test_a_use_is_remembered_for_each_secret(usage: UsageStore) -> None:
+def test_a_use_is_recorded_for_each_secret(usage: UsageStore) -> None:
     assert list(usage.last_uses(["ci", "other", "nobody"])) == []
     usage.record_uses([Use("ci", FIRST, at(1)), Use("ci", SECOND, at(2)), Use("other", FIRST, at(3))])
 
@@ -421,7 +421,7 @@ def test_a_use_is_remembered_for_each_secret(usage: UsageStore) -> None:
 
 
 def test_the_latest_use_is_kept(usage: UsageStore) -> None:
-    """In whatever order they come, together or apart."""
+    """In whatever order uses arrive, together or apart."""
     usage.record_uses([Use("ci", FIRST, at(minute)) for minute in (2, 5, 3)])
     assert list(usage.last_uses(["ci"])) == [Use("ci", FIRST, at(5))]
     usage.record_uses([Use("ci", FIRST, at(4))])
@@ -430,8 +430,8 @@ def test_the_latest_use_is_kept(usage: UsageStore) -> None:
     assert list(usage.last_uses(["ci"])) == [Use("ci", FIRST, at(6))]
 
 
-def test_a_use_of_nobodys_key_is_forgotten(usage: Any) -> None:
-    """Of one that is not stored, or no longer; the rest of the batch is noted."""
+def test_a_use_of_an_unknown_key_is_ignored(usage: Any) -> None:
+    """The rest of the batch is recorded."""
     usage.delete("other")
     usage.record_uses([Use("other", FIRST, at(1)), Use("nobody", FIRST, at(1)), Use("ci", FIRST, at(1))])
 
@@ -440,7 +440,7 @@ def test_a_use_of_nobodys_key_is_forgotten(usage: Any) -> None:
     assert list(usage.last_uses(["other", "nobody"])) == []
 
 
-def test_uses_end_with_the_key(usage: Any) -> None:
+def test_uses_are_deleted_with_the_key(usage: Any) -> None:
     usage.record_uses([Use("ci", FIRST, at(1))])
     usage.delete("ci")
     assert list(usage.last_uses(["ci"])) == []
@@ -449,7 +449,7 @@ def test_uses_end_with_the_key(usage: Any) -> None:
 
 
 def test_a_use_is_no_change(usage: Any) -> None:
-    """Neither of the record and its version nor for those who follow the changes; no put undoes it."""
+    """Neither the record, its version nor the change feed changes, and no put removes the use."""
     before, cursor = usage.get("ci"), usage.changes(None).cursor
     usage.record_uses([Use("ci", FIRST, at(1)), Use("ci", SECOND, at(2))])
     after = usage.get("ci")
@@ -486,7 +486,7 @@ def test_uses_of_many(store: Any) -> None:
     assert in_order(store.last_uses(names)) == uses
 
 
-def test_threads_note_uses(usage: Any) -> None:
+def test_threads_record_uses(usage: Any) -> None:
     """While others change the key: neither loses anything of the other's."""
 
     def note(first: int) -> None:
@@ -510,7 +510,7 @@ def test_threads_note_uses(usage: Any) -> None:
     ]
 
 
-def test_uses_outlive_the_process(url: str, usage: Any) -> None:
+def test_uses_are_durable(url: str, usage: Any) -> None:
     if url == "memory:":
         return  # keeps nothing
     usage.record_uses([Use("ci", SECOND, at(1))])

@@ -46,7 +46,7 @@ CANARY = "canary of the handler"
 @pytest.mark.parametrize("line", [KEY, NO_KEY, b"X-None: x"], ids=["right", "wrong", "none"])
 @pytest.mark.parametrize("target", ["/raise", "/raise/scope", "/own/404", "/own/unusual", "/hello"])
 def test_head(server: Server, target: str, line: bytes) -> None:
-    """HEAD gets the fields that GET gets, and nothing behind them (RFC 9110 9.3.2)."""
+    """HEAD gets the headers of GET, and no body (RFC 9110 9.3.2)."""
 
     def fields(answer: Response) -> list[tuple[str, str]]:
         volatile = {"date", "connection", "keep-alive"}
@@ -73,8 +73,8 @@ def test_head(server: Server, target: str, line: bytes) -> None:
 
 @pytest.mark.proves("H14")
 @pytest.mark.parametrize("path", OWN)
-def test_the_apps_own(server: Server, path: str) -> None:
-    """What the app answers comes through byte for byte, whatever its status."""
+def test_the_apps_own_response(server: Server, path: str) -> None:
+    """It is passed on byte for byte, whatever its status."""
     status, _, body = OWN[path]
     answer = get(server, path.encode())
 
@@ -88,7 +88,7 @@ def test_the_apps_own(server: Server, path: str) -> None:
 
 @pytest.mark.proves("W16", "X38", "X39")
 def test_identity(server: Server) -> None:
-    """The app sees who was verified and nobody else, though an identity was planted in front of the gate."""
+    """The app sees the verified client and no other, though an identity was planted in front of it."""
     forged = (b"Remote-User: forged", b"REMOTE_USER: forged", b"AUTH_TYPE: forged", b"User: forged")
     verified = get(server, b"/hello", *forged).json()
     nobody = ask(server, head(*forged, target=b"/health")).json()
@@ -106,7 +106,7 @@ def test_identity(server: Server) -> None:
 
 @pytest.mark.proves("X38")
 def test_names_with_underscores(server: Server) -> None:
-    """They never stand for ours, and seldom for those with hyphens."""
+    """They never replace ours, and seldom those with hyphens."""
     seen = get(server, b"/hello", b"X-Thing: hyphen", b"X_Thing: underscore").json()["headers"]
     alone = get(server, b"/hello", b"X_Thing: underscore").json()["headers"]
 
@@ -114,8 +114,8 @@ def test_names_with_underscores(server: Server) -> None:
     assert ("x-thing" in alone) == (server.name in UNDERSCORES.servers)
 
 
-def test_what_a_proxy_tells(server: Server) -> None:
-    """Address and scheme are the connection's, but where the server believes what 127.0.0.1 says."""
+def test_headers_of_a_proxy(server: Server) -> None:
+    """Address and scheme are the connection's, unless the server trusts 127.0.0.1."""
     told = (b"X-Forwarded-For: 203.0.113.9", b"X-Forwarded-Proto: https")
     seen = get(server, b"/hello", *told).json()
     other = get(
@@ -128,8 +128,8 @@ def test_what_a_proxy_tells(server: Server) -> None:
     assert (other["address"], other["scheme"]) == ("127.0.0.1", "http")
 
 
-def test_a_connection_is_kept(server: Server) -> None:
-    """No answer leaves anything behind for the next one, on the same connection if the server keeps it."""
+def test_a_connection_is_reused(server: Server) -> None:
+    """No response leaves anything behind for the next one on the same connection."""
     requests = [
         head(*line, target=target) for line in ((KEY,), (NO_KEY,), ()) for target in (b"/hello", b"/raise")
     ]
@@ -152,7 +152,7 @@ def test_a_connection_is_kept(server: Server) -> None:
 
 
 def test_streaming(server: Server, tmp_path: Path) -> None:
-    """Each chunk goes out when the app gives it: the second one waits until the client has seen the first."""
+    """Each chunk is sent when the app yields it: the second one waits until the client has seen the first."""
     seen = tmp_path / "seen"
     with connect(server) as connection:
         connection.sendall(head(KEY, b"X-Wait-For: " + str(seen).encode(), target=b"/stream"))
@@ -220,14 +220,14 @@ def test_raised_before_the_body(server: Server, path: str, status: int, code: st
 @only_wsgi
 @pytest.mark.parametrize("path", ["/raise/generator", "/raise/started-generator"])
 def test_raised_by_a_generator(server: Server, path: str) -> None:
-    """One that raises before its first chunk gives the JSON answer too."""
+    """A generator that raises before its first chunk gives the JSON response too."""
     check_raised(server, path, 500, "internal_error")
 
 
 @pytest.mark.proves("X56")
 @only_wsgi
-def test_raised_behind_an_empty_chunk(server: Server) -> None:
-    """Where the head is not out yet: the JSON answer. Else a broken one. Never a clean 200."""
+def test_raised_after_an_empty_chunk(server: Server) -> None:
+    """The JSON response if the headers are not sent yet, else a broken one. Never a clean 200."""
     answer = get(server, b"/raise/empty-chunk")
 
     if server.name in EMPTY_CHUNK_STARTS.servers:
@@ -243,8 +243,8 @@ def test_raised_behind_an_empty_chunk(server: Server) -> None:
 
 @pytest.mark.proves("A7", "W9")
 @pytest.mark.parametrize("path", ["/raise/late", "/raise/short"])
-def test_raised_behind_the_first_chunk(server: Server, path: str) -> None:
-    """The client sees a broken answer, with a length and without."""
+def test_raised_after_the_first_chunk(server: Server, path: str) -> None:
+    """The client sees a broken response, with a length and without."""
     request = head(KEY, target=path.encode())
     if server.name in HANGS.servers:
         with connect(server) as connection:
@@ -269,8 +269,8 @@ def test_raised_behind_the_first_chunk(server: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("name", HANGS.servers)
-def test_what_hangs_is_ended_by_a_time_out(name: str, tmp_path: Path) -> None:
-    """Neatly, if it has no length: a client takes it for whole."""
+def test_a_hanging_response_is_ended_by_a_timeout(name: str, tmp_path: Path) -> None:
+    """Cleanly if it has no length: then a client believes that it is complete."""
     with Server(name, tmp_path / "log", SETTINGS, ("--http-timeout", "2")) as server:
         answer = get(server, b"/raise/late")
 
@@ -279,7 +279,7 @@ def test_what_hangs_is_ended_by_a_time_out(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("server", [name for name in SERVERS if name not in HANGS.servers], indirect=True)
 def test_raised_at_an_old_client(server: Server) -> None:
-    """HTTP/1.0 has no chunks, so it cannot tell; some servers send it chunks."""
+    """HTTP/1.0 has no chunks, so the client cannot know; some servers send chunks anyway."""
     request = head(KEY, target=b"/raise/late", version=b"1.0")
     answers = (ask(server, request) for _ in range(100))
     answer = next(each for each in answers if each.body)  # before the connection was broken
@@ -303,7 +303,7 @@ def test_too_slow(server: Server) -> None:
 
 @pytest.mark.proves("B5", "W1", "X27")
 def test_an_id_beyond_ascii(server: Server) -> None:
-    """It is verified as UTF-8, and REMOTE_USER is its octets."""
+    """It is verified as UTF-8, and REMOTE_USER holds its bytes."""
     wrong = encode_basic("d\u00e9mo", "\u5bc6\u7801").encode()
     assert ask(server, head(b"Authorization: " + wrong)).outcome == "invalid_credentials"
     right = encode_basic("d\u00e9mo", "\u5bc6\u7801\u5bc6\u7801").encode()

@@ -87,7 +87,7 @@ def test_refused_while_its_body_is_sent(server: Server) -> None:
 @pytest.mark.proves("A16")
 @refused
 def test_refused_before_its_body(server: Server, line: bytes, code: str) -> None:
-    """The client sends the head and waits; servers that read the body first get it then."""
+    """The client sends the headers and waits; servers that read the body first get it then."""
     with connect(server) as connection:
         connection.sendall(head(line, LENGTH, method=b"POST"))
         sending = None
@@ -109,7 +109,7 @@ def test_refused_before_its_body(server: Server, line: bytes, code: str) -> None
 @pytest.mark.proves("A16")
 @refused
 def test_refused_with_an_expectation(server: Server, line: bytes, code: str) -> None:
-    """``Expect: 100-continue``: the 401 at once, or behind a 100 that the server sends on its own."""
+    """``Expect: 100-continue``: the 401 at once, or after a 100 that the server sends on its own."""
     with connect(server) as connection:
         connection.sendall(head(line, LENGTH, EXPECT, method=b"POST"))
         begins = b""
@@ -129,8 +129,8 @@ def test_refused_with_an_expectation(server: Server, line: bytes, code: str) -> 
 
 
 @pytest.mark.parametrize("lines", [(), (EXPECT,)], ids=["at-once", "expectation"])
-def test_let_in(server: Server, lines: tuple[bytes, ...]) -> None:
-    """With the right key the app gets the whole body."""
+def test_accepted_with_a_body(server: Server, lines: tuple[bytes, ...]) -> None:
+    """With a valid key the app gets the whole body."""
     with connect(server) as connection:
         connection.sendall(head(KEY, LENGTH, *lines, method=b"POST"))
         if lines:
@@ -143,7 +143,7 @@ def test_let_in(server: Server, lines: tuple[bytes, ...]) -> None:
 
 
 def test_refused_in_chunks(server: Server) -> None:
-    """A body of unknown length is nothing else."""
+    """A body of unknown length makes no difference."""
     chunked = head(NO_KEY, b"Transfer-Encoding: chunked", method=b"POST") + b"5\r\nhello\r\n0\r\n\r\n"
     answer = ask(server, chunked, "POST")
 
@@ -154,7 +154,7 @@ def test_refused_in_chunks(server: Server) -> None:
 @pytest.mark.proves("A16")
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 def test_a_refused_body_is_no_request(server: Server, framing: str) -> None:
-    """What nobody reads of a refused request is not taken for the next one on its connection."""
+    """The unread body of a refused request is not taken for the next request on its connection."""
     smuggled = head(KEY, target=b"/smuggled")
     if framing == "length":
         refusal = head(NO_KEY, b"Content-Length: %d" % len(smuggled), method=b"POST") + smuggled

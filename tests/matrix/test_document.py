@@ -23,14 +23,14 @@ def between(begin: str, end: str) -> str:
 
 
 def test_table() -> None:
-    """To change it, change quirks.py."""
+    """Generated from quirks.py."""
     lines = between("<!-- servers:", "<!-- end of servers -->").strip().splitlines()
 
     assert lines[3:] == table()
 
 
 def test_versions() -> None:
-    """The document names the versions that were tested: those that are pinned, and installed."""
+    """The document names the versions that are tested: those that are pinned and installed."""
     named = dict(re.findall(r"([a-z0-9-]+) (\d[\d.]*\d)", between("\nVersions: ", "\n\n")))
 
     assert named == PINS
@@ -39,7 +39,7 @@ def test_versions() -> None:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_has_its_test(row: str) -> None:
-    """A case or a test names it, and its servers are some of those that are tested."""
+    """A case or a test names it, and its servers are among those that are tested."""
     sources = [path.read_text() for path in HERE.glob("*.py") if path.stem != "quirks"]
     behind_imports = "".join(source.partition("\n\n\n")[2] for source in sources)
 

@@ -67,7 +67,7 @@ def test_method(server: Server, method: str) -> None:
     ],
 )
 def test_target(server: Server, target: str) -> None:
-    """What only looks like an open path is none."""
+    """A target that only resembles an open path is protected."""
     assert http2.ask(server, target=target).outcome in (MISSING, HANGS_UP)
 
 
@@ -78,7 +78,7 @@ def test_open_target(server: Server) -> None:
 
 
 def test_large_post(server: Server) -> None:
-    """A 401 to an upload comes whole; with the right key all of it arrives."""
+    """A 401 to an upload arrives whole; with a valid key the upload does."""
     length = ("content-length", str(MEGABYTE))
     refused = http2.ask(server, NO_KEY, length, method="POST", body=BODY)
     let_in = http2.ask(server, KEY, length, method="POST", body=BODY)
@@ -89,7 +89,7 @@ def test_large_post(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", OWN)
-def test_the_apps_own(server: Server, path: str) -> None:
+def test_the_apps_own_response(server: Server, path: str) -> None:
     status, _, body = OWN[path]
     answer = http2.ask(server, KEY, target=path)
 
@@ -106,8 +106,8 @@ def test_raised_before_the_body(server: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/raise/late", "/raise/short"])
-def test_raised_behind_the_first_chunk(server: Server, path: str) -> None:
-    """The stream is reset; where it is ended, the length does not fit, if there is one."""
+def test_raised_after_the_first_chunk(server: Server, path: str) -> None:
+    """The client sees a broken response, with a length and without."""
     answer = http2.ask(server, KEY, target=path)
 
     assert answer.status in (200, 0)

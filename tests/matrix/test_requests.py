@@ -33,7 +33,7 @@ def check_refusal(answer: Response, method: str = "GET") -> None:
 
 @pytest.mark.parametrize("name", sorted(SCRIPT_NAME_FIELD.servers))
 def test_no_mount_point_from_clients(name: str, tmp_path: Path) -> None:
-    """What docs/servers.md advises: gunicorn then takes none from anybody."""
+    """As docs/servers.md recommends: gunicorn then accepts none from clients."""
     with Server(name, tmp_path / "log", SETTINGS, ("--forwarder-headers", "")) as server:
         for case in CASES:
             if case.id.startswith("script-name"):
@@ -52,7 +52,7 @@ ROOT_PATH = {
 
 @pytest.mark.parametrize("name", ROOT_PATH)
 def test_a_mount_point(name: str, tmp_path: Path) -> None:
-    """With ``root_path`` set, what is excluded is open below the mount point, and nothing else is."""
+    """With ``root_path`` set, excluded paths are open below the mount point, and nothing else is."""
     settings = {**SETTINGS, "BASICAUTH_ROOT_PATH": "/x"}
     with Server(name, tmp_path / "log", settings, ROOT_PATH[name]) as server:
         # Some servers put the mount point in front of the path, others expect it there.
@@ -68,7 +68,7 @@ def test_a_mount_point(name: str, tmp_path: Path) -> None:
 @pytest.mark.proves("X31", "X36", "X37", "X38", "X40", "X42", "X48")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_request(server: Server, case: Case) -> None:
-    """Whatever a server makes of it: nobody gets in without the key, and nothing but what is open is open."""
+    """Whatever a server makes of it: without the key only open paths are served."""
     logged = server.log.stat().st_size
     answer = ask(server, case.octets, case.method)
     outcome = answer.outcome

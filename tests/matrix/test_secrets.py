@@ -69,8 +69,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.proves("X5", "X9", "X10", "X11", "X13", "X14", "X16")
 @pytest.mark.parametrize("name", SERVERS)
-def test_only_the_right_secret_gets_in(name: str, filled: Path, tmp_path: Path) -> None:
-    """Before it was seen and after; whatever else is sent is a 401, and never an error."""
+def test_only_the_right_secret_is_accepted(name: str, filled: Path, tmp_path: Path) -> None:
+    """Before it is cached and after; any other is a 401, and never an error."""
     shutil.copy(filled, tmp_path / "keys.db")
     settings = {"BASICAUTH_BACKEND": f"sqlite:///{tmp_path}/keys.db", "BASICAUTH_THROTTLE": ""}
 

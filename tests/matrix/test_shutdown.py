@@ -36,7 +36,7 @@ NOISE = re.compile(
 @pytest.mark.proves("F32")
 @every_server
 def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
-    """Whoever gets an answer gets the right one, to the end, while connections to the store are in use."""
+    """Every response that is sent is the right one, complete, while store connections are in use."""
     with open_backend(redis_url, settings=Settings()) as keys:
         authorization = keys.create().authorization.encode()
     # Without a cache every request asks the store.
@@ -73,8 +73,8 @@ def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
 
 @pytest.mark.proves("F32")
 @every_server
-def test_stopped_in_an_answer(name: str, tmp_path: Path) -> None:
-    """An answer that has begun is given to its end, or cut; either way the server ends by itself."""
+def test_stopped_during_a_response(name: str, tmp_path: Path) -> None:
+    """A response that has started is completed or cut; either way the server exits by itself."""
     seen = tmp_path / "seen"
     with Server(name, tmp_path / "log", SETTINGS) as server, connect(server) as connection:
         connection.sendall(head(KEY, b"X-Wait-For: " + str(seen).encode(), target=b"/stream"))

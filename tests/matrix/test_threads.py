@@ -23,7 +23,7 @@ CLIENTS = 32
 @pytest.mark.proves("F20")
 @pytest.mark.parametrize("name", ["gunicorn-gthread", "gunicorn-gevent", "waitress"])
 def test_thirty_two_at_once(name: str, tmp_path: Path) -> None:
-    """Everybody is who they are, and nobody else is anybody."""
+    """Each client has its own identity."""
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     with open_backend(url, settings=Settings(), create=True) as keys:
         issued = [keys.create(client_id=f"client-{number}") for number in range(CLIENTS)]

@@ -38,7 +38,7 @@ def handshake(*lines: bytes, target: bytes = b"/ws") -> bytes:
     ids=["right", "open"],
 )
 def test_accepted(server: Server, line: bytes, target: bytes, reached: bytes) -> None:
-    """The app gets it, and knows who it is."""
+    """The app is called with the client's identity."""
     wanted = TEXT_FRAME + bytes([len(reached)]) + reached
     with connect(server) as connection:
         connection.sendall(handshake(line, target=target))
@@ -63,7 +63,7 @@ def test_accepted(server: Server, line: bytes, target: bytes, reached: bytes) ->
     ],
 )
 def test_refused(server: Server, lines: tuple[bytes, ...], code: str) -> None:
-    """The same 401 as for any request; a bare 403 where the server cannot send one."""
+    """The same 401 as for any request; a bare 403 if the server cannot send one."""
     logged = server.log.stat().st_size
     answer = ask(server, handshake(*lines))
 
@@ -77,14 +77,14 @@ def test_refused(server: Server, lines: tuple[bytes, ...], code: str) -> None:
 
 
 @pytest.mark.parametrize("server", WSGI, indirect=True)
-def test_no_websockets_here(server: Server) -> None:
-    """A WSGI server takes a handshake for a plain GET."""
+def test_no_websockets_in_wsgi(server: Server) -> None:
+    """A WSGI server treats a handshake as a plain GET."""
     assert ask(server, handshake(KEY)).outcome == "app"
 
 
 @pytest.mark.proves("X35")
 @only_asgi
 def test_odd_target(server: Server) -> None:
-    """What is no open path is none for a websocket."""
+    """A path that is not open is not open for a websocket either."""
     for target in (b"/open/../ws", b"/open/%2e%2e/ws", b"/openws", b"/open", b"//open/ws"):
         assert ask(server, handshake(target=target)).status in (401, 403)

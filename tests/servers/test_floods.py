@@ -179,7 +179,7 @@ FLOODS = [
 
 @pytest.mark.parametrize(("kind", "connections", "expected"), FLOODS)
 def test_a_flood(site: Site, kind: str, connections: int, expected: set[str]) -> None:
-    """Every honest client has at least half of what it has without; the event loop never stands still."""
+    """Every honest client gets at least half of its usual rate, and the event loop never blocks."""
     late = encode_basic(f"late-{kind}", CHOSEN)
 
     def measure() -> None:

@@ -28,10 +28,10 @@ DELAY_S = 0.005
 
 @pytest.mark.proves("F11")
 @pytest.mark.parametrize("name", SERVERS)
-def test_who_hangs_up_leaves_no_answer(
+def test_a_disconnect_leaves_no_reply_behind(
     serve: Callable[..., Served], own_redis_server: RedisServer, name: str
 ) -> None:
-    """Two clients; some hang up at any moment while Redis is slow to answer. Nobody is ever the other one."""
+    """Two clients; some disconnect while Redis is slow to reply. No identity is swapped."""
     with Forwarder(own_redis_server.port) as way:
         url = f"redis://127.0.0.1:{way.port}"
         with open_backend(url, settings=Settings()) as keys:

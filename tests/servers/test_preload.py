@@ -23,8 +23,8 @@ CLIENTS = 8
 
 
 @pytest.mark.proves("X55")
-def test_no_answer_is_anothers(serve: Callable[..., Served], redis_url: str) -> None:
-    """Four workers, eight clients, each request a look-up: each is who it says, with its own secret alone."""
+def test_no_response_belongs_to_another_client(serve: Callable[..., Served], redis_url: str) -> None:
+    """Four workers, eight clients, each request a lookup: each client is known by its own secret."""
     with open_backend(redis_url, settings=Settings()) as keys:
         secrets = {f"key-{number}": keys.create(client_id=f"key-{number}").secret for number in range(10)}
     served = serve(

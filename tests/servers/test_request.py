@@ -87,7 +87,7 @@ def demo_key(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 
 @every_server
 def test_the_common_request(serve: Callable[..., Served], name: str, demo_key: dict[str, str]) -> None:
-    """From every kind of store, with the default limit of failures: one key works, its neighbours do not."""
+    """From every kind of store, with the default throttle: one key works, its neighbours do not."""
     served = serve(name, **demo_key)
     dice = random.Random(7)
 
@@ -103,8 +103,8 @@ def test_the_common_request(serve: Callable[..., Served], name: str, demo_key: d
 
 
 @every_server
-def test_a_connection_is_kept(serve: Callable[..., Served], name: str) -> None:
-    """A refusal, or an exception, leaves the connection fit for the next request."""
+def test_a_connection_is_reused(serve: Callable[..., Served], name: str) -> None:
+    """No response leaves anything behind for the next one on the same connection."""
     served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd")
     broken = f"GET /broken HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {TOKEN}\r\n\r\n".encode()
     right, wrong, none = (common_request(field) for field in (f"Basic {TOKEN}", f"Basic {WRONG}", None))
@@ -124,7 +124,7 @@ def test_a_connection_is_kept(serve: Callable[..., Served], name: str) -> None:
 def test_redis_is_down_at_the_start(
     serve: Callable[..., Served], name: str, own_redis_server: RedisServer
 ) -> None:
-    """The server starts all the same, answers 503, and serves as soon as there is a store."""
+    """The server starts, responds with 503, and serves as soon as the store is available."""
     url = own_redis_server.url()
     own_redis_server.stop()
     served = serve(name, BASICAUTH_BACKEND=url, BASICAUTH_BACKEND_DEADLINE_S=str(DEADLINE_S))
@@ -175,8 +175,8 @@ def odd_heads() -> Iterator[bytes]:
 
 
 @every_server
-def test_odd_heads_are_answered(serve: Callable[..., Served], name: str) -> None:
-    """401, or the server's own 400 or 431: always an answer, at once, and never a 5xx."""
+def test_odd_heads_get_a_response(serve: Callable[..., Served], name: str) -> None:
+    """401, or the server's own 400 or 431: always a response, at once, and never a 5xx."""
     served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd", BASICAUTH_THROTTLE="")
     seen: dict[int, Any] = {}
     for octets in odd_heads():

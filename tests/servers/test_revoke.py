@@ -61,10 +61,10 @@ def reach_all(port: int, authorization: str, stack: ExitStack) -> dict[int, HTTP
 
 @pytest.mark.proves("F24", "F31")
 @pytest.mark.parametrize("server", WORKERS)
-def test_every_worker_refuses_what_was_revoked(
+def test_every_worker_refuses_a_revoked_key(
     server: str, url: str, keys: Backend, serve: Callable[..., Served]
 ) -> None:
-    """The cache would keep the key for an hour. The bound is met at the median, as machines have pauses."""
+    """The cache would keep the key for an hour. The bound holds at the median, as machines pause."""
     served = serve(server, BASICAUTH_BACKEND=url, BASICAUTH_CACHE_TTL_S="3600")
     taken: list[float] = []
     with ExitStack() as stack:

@@ -106,7 +106,7 @@ def keys(url: str, *arguments: str) -> Any:
 def test_rotation_under_load(
     serve: Callable[..., Served], request: pytest.FixtureRequest, tmp_path: Path, name: str, store: str
 ) -> None:
-    """Rotated by other processes, again and again: every answer is a 200, until the key is revoked."""
+    """Rotated by other processes again and again: every response is a 200, until the key is revoked."""
     url = f"sqlite:///{tmp_path}/keys.db" if store == "sqlite" else request.getfixturevalue("redis_url")
     with open_backend(url, settings=Settings(), create=True) as backend:
         issued = backend.create(client_id="ci").authorization
@@ -150,7 +150,7 @@ def test_rotation_under_load(
 def test_the_old_secret_ends_with_the_overlap(
     serve: Callable[..., Served], request: pytest.FixtureRequest, tmp_path: Path, name: str, store: str
 ) -> None:
-    """Within the cache's time, also for a client that never pauses; the new secret goes on working."""
+    """Within the time of the cache, also for a client that never pauses; the new secret keeps working."""
     url = f"sqlite:///{tmp_path}/keys.db" if store == "sqlite" else request.getfixturevalue("redis_url")
     with open_backend(url, settings=Settings(), create=True) as backend:
         old = backend.create(client_id="ci").authorization

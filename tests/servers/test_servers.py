@@ -72,8 +72,8 @@ def key_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.proves("X42")
 @every_server
-def test_a_right_key_and_every_wrong_one(serve: Callable[..., Served], name: str) -> None:
-    """The handler's own answer; with any one character of the token changed, a 401 with a challenge."""
+def test_a_valid_key_and_every_wrong_one(serve: Callable[..., Served], name: str) -> None:
+    """The handler's own response; with any one character of the token changed, a 401 with a challenge."""
     served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd", BASICAUTH_THROTTLE="")
     good = post(served, f"Basic {TOKEN}")
 
@@ -88,7 +88,7 @@ def test_a_right_key_and_every_wrong_one(serve: Callable[..., Served], name: str
 
 @every_server
 def test_a_handler_that_raises(serve: Callable[..., Served], name: str) -> None:
-    """A JSON 500 that tells nothing to the client, and a traceback in the server's log."""
+    """A JSON 500 without details for the client, and a traceback in the server's log."""
     served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd")
     answer = served.request("GET", "/broken", auth=("demo", "p@55w0rd"))
 
@@ -109,7 +109,7 @@ def test_a_handler_that_is_too_slow(serve: Callable[..., Served], name: str) -> 
 @pytest.mark.proves("X35")
 @pytest.mark.parametrize("name", [name for name in SERVERS if name.startswith("fastapi")])
 def test_websockets(serve: Callable[..., Served], name: str) -> None:
-    """A right key is let in; anything else gets the same 401 in place of the handshake."""
+    """A valid key is accepted; anything else gets the same 401 in place of the handshake."""
     served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd")
 
     async def connect(authorization: str | None) -> str:
@@ -131,7 +131,7 @@ def test_websockets(serve: Callable[..., Served], name: str) -> None:
 @every_server
 @pytest.mark.parametrize("key_url", ["sqlite", "redis"], indirect=True)
 def test_revoked_by_another_process(serve: Callable[..., Served], name: str, key_url: str) -> None:
-    """A key in a store works; revoked by the command line, it is refused within ``cache_ttl_s``."""
+    """Revoked on the command line, a key is refused within ``cache_ttl_s``."""
     with open_backend(key_url, settings=Settings(), create=True) as keys:
         issued = keys.create(name="ci")
     served = serve(name, BASICAUTH_BACKEND=key_url, BASICAUTH_CACHE_TTL_S=str(TTL_S))
@@ -149,10 +149,10 @@ def test_revoked_by_another_process(serve: Callable[..., Served], name: str, key
 @pytest.mark.proves("F1", "F2")
 @every_server
 @pytest.mark.parametrize("outage", ["stopped", "frozen"])
-def test_redis_goes_and_comes_back(
+def test_redis_stops_and_starts(
     serve: Callable[..., Served], name: str, own_redis_server: RedisServer, outage: str
 ) -> None:
-    """503 within the deadline, never 401, for what was not proved just before; then 200 without a restart."""
+    """503 within the deadline for uncached keys, never 401; then 200 without a restart."""
     url = own_redis_server.url()
     with open_backend(url, settings=Settings()) as keys:
         proved = keys.create(client_id="proved")
@@ -215,7 +215,7 @@ def fields() -> list[bytes]:
 @pytest.mark.proves("X19", "X23")
 @every_server
 def test_no_head_gets_through_or_breaks_anything(serve: Callable[..., Served], name: str) -> None:
-    """Any octets in a head, any method, any path: a 401, or what the server itself refuses; never a 5xx."""
+    """Any bytes, any method, any path: a 401, or the server's own refusal; never a 5xx."""
     served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd", BASICAUTH_THROTTLE="")
     requests = [b"GET /hello HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n" for head in fields()]
     targets = [b"/../hello", b"//hello", b"/%2e%2e/hello", b"/\xff\xfe", b"/a;b", b"http://evil/hello", b"*"]
@@ -235,9 +235,7 @@ def test_no_head_gets_through_or_breaks_anything(serve: Callable[..., Served], n
 
 @pytest.mark.proves("F32")
 @every_server
-def test_a_server_that_is_stopped_ends_quietly(
-    serve: Callable[..., Served], name: str, redis_url: str
-) -> None:
+def test_a_stopped_server_exits_quietly(serve: Callable[..., Served], name: str, redis_url: str) -> None:
     """SIGTERM after it has served: no traceback, whatever connections and threads there are."""
     with open_backend(redis_url, settings=Settings()) as keys:
         issued = keys.create()

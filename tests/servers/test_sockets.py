@@ -100,7 +100,7 @@ def exchange(
 
 
 def test_a_websocket_is_left_to_the_app_and_the_server(server: Server) -> None:
-    """The bytes are those of the app alone, and we log nothing, however its websocket ends."""
+    """The bytes are those of the app, and the middleware logs nothing, however the websocket ends."""
     for *case, missing in CASES:
         if server.name != missing:
             expected = exchange(server, *case, bare=True)
@@ -120,7 +120,7 @@ def test_a_refusal_instead_of_a_handshake_is_sent(server: Server) -> None:
 
 @pytest.mark.parametrize("server", ["gunicorn-gthread"], indirect=True)
 def test_an_access_log_names_the_user(server: Server) -> None:
-    """It is a layer outside, and reads the environ after the app."""
+    """It is an outer layer, and reads the environ after the app."""
     for secret, line in (("p@55w0rd", b"user=demo 200\n"), ("wrong", b"user=- 401\n")):
         httpx.get(f"http://127.0.0.1:{server.port}/file", auth=("demo", secret))
         wait_until(lambda line=line: line in server.log.read_bytes())
@@ -128,7 +128,7 @@ def test_an_access_log_names_the_user(server: Server) -> None:
 
 @pytest.mark.parametrize("server", ["uwsgi"], indirect=True)
 def test_uwsgi_sends_a_file_by_sendfile(server: Server) -> None:
-    """Its ``wsgi.file_wrapper`` is a function, and it looks for the same object that this returned."""
+    """Its ``wsgi.file_wrapper`` is a function, and it expects the same object that the app returned."""
     for more in ({"X-Bare": "1"}, {}):
         logged = server.log.stat().st_size
         response = httpx.get(f"http://127.0.0.1:{server.port}/file", auth=("demo", "p@55w0rd"), headers=more)

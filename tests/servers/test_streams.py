@@ -53,14 +53,14 @@ def client(server: Server) -> Iterator[httpx.Client]:
 # hypercorn and granian send the head with the first chunk, also of an app alone.
 @pytest.mark.parametrize("server", [f"uvicorn-{app}" for app in APPS], indirect=True)
 @pytest.mark.parametrize("path", ["/events", "/text"])
-def test_a_client_that_waits_for_the_head_before_it_publishes(client: httpx.Client, path: str) -> None:
+def test_a_client_that_waits_for_the_headers_before_it_publishes(client: httpx.Client, path: str) -> None:
     with client.stream("GET", path) as response:
         assert response.status_code == 200
         assert client.post("/publish").status_code == 200
         assert "published" in next(response.iter_text())
 
 
-def test_no_time_limit_ends_a_stream_that_has_begun(client: httpx.Client) -> None:
+def test_no_timeout_ends_a_started_stream(client: httpx.Client) -> None:
     with client.stream("GET", "/events/greeting") as response:
         received = response.iter_text()
         assert "hello" in next(received)

@@ -70,7 +70,7 @@ def guess(client: httpx.Client, address: str) -> int:
 
 
 def test_guesses_over_a_unix_socket(server: tuple[str, httpx.Client, Path]) -> None:
-    """With the documented settings, the address of the proxy's header is throttled, and no other is."""
+    """With the documented settings, the address in the proxy's header is throttled, and no other."""
     name, client, log = server
     seen = [guess(client, "192.0.2.1") for _ in range(5)]
 
