@@ -1,6 +1,6 @@
-"""What servers do to a request or an answer before or behind the gate. docs/servers.md is made from this.
+"""How servers change requests and responses outside the middleware. docs/servers.md is generated from this.
 
-Each is backed by the cases and tests that name it: one whose servers have changed fails there.
+Cases and tests use each quirk by its name. They fail if the behaviour of a server changes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ class Quirk:
     """One row.
 
     Attributes:
-        what: What these servers do, others not.
-        servers: Who.
+        what: What these servers do, and others do not.
+        servers: Their names.
         so: What that means for a user.
     """
 
@@ -25,113 +25,115 @@ class Quirk:
     so: str
 
 
-# --- the Authorization field
+# --- the Authorization header
 
 LAST_FIELD_WINS = Quirk(
-    "Of two `Authorization` fields only the last one arrives",
+    "Of two `Authorization` headers, passes on only the last one",
     frozenset({"cheroot"}),
-    "The gate cannot refuse a repeated field. Let the proxy in front do it",
+    "The middleware cannot refuse a repeated header. Let the proxy refuse it",
 )
 BLANK_BEFORE_COLON = Quirk(
-    "Accepts a blank between a field's name and the colon (RFC 9112 5.1 wants a 400)",
+    "Accepts a space between the name of a header and the colon (RFC 9112 5.1 requires a 400)",
     frozenset({"cheroot"}),
-    "A proxy and the server may disagree about what a field is. Use a proxy that refuses such heads",
+    "A proxy and the server may disagree about which headers there are. Use a proxy that refuses such "
+    "requests",
 )
 STRIPS_ANY_BLANK = Quirk(
-    "Takes VT and other odd blanks off the end of a field's value",
+    "Strips VT and other unusual whitespace from the end of a header's value",
     frozenset({"cheroot"}),
-    "Nothing: the right key is still needed",
+    "Nothing: a valid key is still required",
 )
 PASSES_NUL = Quirk(
-    "Lets NUL through in a field's value, where the others answer 400",
+    "Passes on NUL in the value of a header; the others respond with 400",
     frozenset({"cheroot", "werkzeug"}),
-    "Nothing: the gate answers 401. But other fields that your app reads may hold NUL as well",
+    "Nothing: the middleware responds with 401. But other headers that your app reads may also contain NUL",
 )
 UNFOLDS = Quirk(
-    "Joins a value that is folded over two lines (RFC 9112 5.2 allows it), where the others answer 400",
+    "Joins a header that is folded over two lines (RFC 9112 5.2 allows it); the others respond with 400",
     H11 | {"daphne", "waitress", "werkzeug"},
-    "A folded right key is a right key",
+    "Nothing: a valid key in a folded header is accepted",
 )
 CR_ENDS_LINE = Quirk(
-    "Takes a bare CR for the end of a line",
+    "Accepts a bare CR as the end of a line",
     frozenset({"werkzeug"}),
-    "Through a proxy that passes it on, a client can smuggle a field. It is for development: use another one",
+    "If a proxy passes it on, a client can smuggle a header. It is a server for development: use another one",
 )
 LF_ENDS_LINE = Quirk(
-    "Takes a bare LF for the end of a line (RFC 9112 2.2 allows it)",
+    "Accepts a bare LF as the end of a line (RFC 9112 2.2 allows it)",
     frozenset({"uvicorn-h11", "hypercorn", "werkzeug"}) | GRANIAN,
-    "Nothing, if the proxy reads it the same way; most do",
+    "Nothing, if the proxy parses it the same way; most do",
 )
 FIELD_LIMIT = Quirk(
-    "Answers 431 to a field of more than 8190 octets (`limit_request_field_size`)",
+    "Responds with 431 to a header of more than 8190 bytes (`limit_request_field_size`)",
     GUNICORN | {"gunicorn-asgi"},
-    "Nothing: the gate answers 401 from 8193 octets on",
+    "Nothing: the middleware responds with 401 above 8192 bytes",
 )
 UNREADABLE_IS_EMPTY = Quirk(
-    "Hands over an empty value for one with octets above 0x7F",
+    "Passes on an empty value instead of one with bytes above 0x7F",
     frozenset({"granian-wsgi"}),
-    "The 401 says `missing_credentials` and not `invalid_credentials`",
+    "The code of the 401 is `missing_credentials` instead of `invalid_credentials`",
 )
 
-# --- other fields
+# --- other headers
 
 UNDERSCORES = Quirk(
     "`X_Name` and `X-Name` become the same variable, and the last one wins",
     frozenset({"granian-wsgi", "cheroot"}),
-    "No spelling with `_` stands for `Authorization`, but what a proxy tells in fields of its own can be "
-    "forged. Let it drop names with underscores",
+    "No name with `_` counts as `Authorization`, but a client can forge headers that the proxy sets. Let the "
+    "proxy drop names with underscores",
 )
 SCRIPT_NAME_FIELD = Quirk(
-    "Takes a field `SCRIPT_NAME` from a trusted peer (`forwarded_allow_ips`, by default 127.0.0.1) for the "
-    "mount point, and answers 500 if the path does not start with it",
+    "Uses a header `SCRIPT_NAME` of a trusted peer (`forwarded_allow_ips`, by default 127.0.0.1) as the "
+    "mount point, and responds with 500 if the path does not start with it",
     GUNICORN,
-    "The gate and the app see the same path below it, so nothing opens. If the proxy lets clients send it, "
-    "set `forwarder_headers` to an empty value",
+    "The middleware and the app see the same path below it, so no other path opens. If the proxy lets "
+    "clients send the header, set `forwarder_headers` to an empty value",
 )
 
 CLIENT_SETS_ROOT_PATH = Quirk(
-    "Takes a header `Daphne-Root-Path` from any client for the mount point (`root_path`)",
+    "Uses a header `Daphne-Root-Path` of any client as the mount point (`root_path`)",
     frozenset({"daphne"}),
-    "A request with it needs a key on every path, unless `root_path` is the same. Let the proxy drop it",
+    "A request with it requires a key on every path, unless `root_path` is the same. Let the proxy drop it",
 )
 
 BELIEVES_ADDRESS = Quirk(
-    "Takes the client's address from `X-Forwarded-For` if 127.0.0.1 sends it (`--forwarded-allow-ips`)",
+    "Reads the client's address from `X-Forwarded-For` if 127.0.0.1 sends it (`--forwarded-allow-ips`)",
     HTTPTOOLS | {"uvicorn-h11"},
-    "Right behind a proxy on the same host that sets it. Without one, a local client chooses the address "
-    "that its failures are counted under: `--no-proxy-headers`",
+    "Correct behind a proxy on the same host that sets it. Without a proxy, a local client chooses the "
+    "address that its failures are counted under: use `--no-proxy-headers`",
 )
 BELIEVES_SCHEME = Quirk(
-    "Takes the scheme from `X-Forwarded-Proto` if 127.0.0.1 sends it (the same setting)",
+    "Reads the scheme from `X-Forwarded-Proto` if 127.0.0.1 sends it (the same setting)",
     HTTPTOOLS | GUNICORN | {"uvicorn-h11", "gunicorn-asgi"},
-    "The same for `require_https`. An address that is not believed stays the proxy's until you say so "
-    "(Werkzeug's `ProxyFix`)",
+    "The same for `require_https`. If the header is not trusted, the address is the proxy's; for WSGI apps "
+    "use Werkzeug's `ProxyFix`",
 )
 
 # --- methods and targets
 
 KNOWN_METHODS = Quirk(
-    "Answers 400 to a method that it does not know, as `FOO`",
+    "Responds with 400 to an unknown method such as `FOO`",
     HTTPTOOLS,
-    "Nothing: elsewhere it is checked like any other",
+    "Nothing: on other servers the request requires a key like any other",
 )
 UPPER_METHODS = Quirk(
-    "Answers 400 to a method in lower case",
+    "Responds with 400 to a method in lower case",
     HTTPTOOLS | GUNICORN | {"gunicorn-asgi", "waitress", "cheroot"},
-    "Nothing: elsewhere it is checked like any other",
+    "Nothing: on other servers the request requires a key like any other",
 )
 ABSOLUTE_TARGET = Quirk(
-    "Takes the path out of a target like `http://any/health`; the others hand on all of it, or answer 400",
+    "Passes on only the path of a target like `http://any/health`; the others pass on all of it, or "
+    "respond with 400",
     HTTPTOOLS | GRANIAN,
-    "An excluded path is open under that spelling too, as the router sees the same; elsewhere it is not",
+    "An excluded path is open in that form too, because the router sees the path; on other servers it is not",
 )
 DROPS_FRAGMENT = Quirk(
-    "Drops a fragment, and tells nothing of it: `/health#f` is `/health`",
+    "Removes a fragment: `/health#f` is `/health`",
     HTTPTOOLS | GRANIAN,
     "As above",
 )
 FOLDS_SLASHES = Quirk(
-    "Makes one slash of those that a path starts with: `//health` is `/health`",
+    "Merges the slashes at the start of a path: `//health` is `/health`",
     frozenset({"werkzeug"}),
     "As above",
 )
@@ -139,74 +141,76 @@ FOLDS_SLASHES = Quirk(
 # --- bodies of requests
 
 WAITS_FOR_BODY = Quirk(
-    "Receives the whole body of a request before it answers, even with a 401",
+    "Receives the whole body of a request before it responds, even with a 401",
     frozenset({"daphne", "waitress", "cheroot"}),
-    "A refused upload costs its transfer. Limit its size in the proxy (waitress: `max_request_body_size`)",
+    "A refused upload is transferred in full. Limit its size in the proxy (waitress: "
+    "`max_request_body_size`)",
 )
 STOPS_READING = Quirk(
     "Closes the connection after a 401 while the client still sends a large body",
     GUNICORN - {"gunicorn-gevent"} | GRANIAN | {"gunicorn-asgi", "hypercorn"},
     "A client that sends everything before it reads (urllib, aiohttp, Node's `http`) reports a reset "
-    "connection instead of the 401, from about 1 MB on. Behind a proxy that buffers requests, as nginx does, "
-    "it sees the 401",
+    "connection instead of the 401, for bodies above about 1 MB. Behind a proxy that buffers requests, "
+    "as nginx does, it sees the 401",
 )
 CONTINUES_AT_ONCE = Quirk(
-    "Sends `100 Continue` before anybody has looked at the request",
+    "Sends `100 Continue` before the middleware has seen the request",
     GUNICORN | {"daphne", "hypercorn", "waitress", "cheroot", "werkzeug"},
-    "A client that waits for it uploads all the same, and gets the 401 then; elsewhere it has it at once",
+    "A client that waits for it uploads the body before it gets the 401; on other servers it gets the "
+    "401 at once",
 )
 
 LEAVES_CHUNKS = Quirk(
-    "Takes a chunked body that nobody has read for the next request, answers it with a 400, and closes the "
-    "connection",
+    "Parses an unread chunked body as the next request, responds to it with a 400, and closes the connection",
     frozenset({"cheroot"}),
-    "Behind a proxy, others on that connection lose a request. Let the proxy send a length (nginx does, but "
-    "for `proxy_request_buffering off`)",
+    "Behind a proxy, another client on that connection loses a request. Let the proxy send a length "
+    "(nginx does unless `proxy_request_buffering` is `off`)",
 )
 
-# --- answers to what the app raises
+# --- exceptions in the app
 
 CLOSES_AFTER_ERROR = Quirk(
-    "Closes the connection behind the JSON 500 without saying so in it",
+    "Closes the connection after the JSON 500 without a `Connection: close` in it",
     HTTPTOOLS | {"uvicorn-h11", "gunicorn-asgi"},
-    "Nothing: clients connect again",
+    "Nothing: clients reconnect",
 )
 LOSES_TRACEBACK = Quirk(
-    "Logs nothing of an exception that is raised on behind a whole answer",
+    "Does not log an exception that is raised after a complete response",
     frozenset({"gunicorn-asgi"}),
-    "The log has the gate's line, `the app raised RuntimeError request_id=...`, and no traceback. Use the "
-    "`uvicorn-worker` package, or an error monitor inside the app",
+    "The log has the middleware's line, `the app raised RuntimeError request_id=...`, and no traceback. Use "
+    "the `uvicorn-worker` package, or an error monitor inside the app",
 )
 
 HANGS = Quirk(
     "Leaves the client waiting when the app raises after the first chunk",
     frozenset({"daphne"}),
-    "It never looks whole, unless `--http-timeout` ends it: then a chunked one does. Send a `Content-Length`",
+    "The response stays incomplete, unless `--http-timeout` ends it: then a chunked response looks "
+    "complete. Send a `Content-Length`",
 )
 CLEAN_END = Quirk(
-    "Ends a chunked answer neatly when the app raises after the first chunk",
+    "Ends a chunked response properly when the app raises after the first chunk",
     frozenset({"granian-wsgi"}),
-    "A cut answer looks whole: send a `Content-Length`, or use the ASGI interface",
+    "A truncated response looks complete: send a `Content-Length`, or use the ASGI interface",
 )
 CHUNKS_FOR_10 = Quirk(
-    "Sends chunks to an HTTP/1.0 client, which cannot read them; with the others the end of the connection "
-    "is the end of the answer, so that such a client cannot tell that one was cut",
+    "Sends chunks to an HTTP/1.0 client, which cannot parse them. With the others, the response ends "
+    "with the connection, so such a client cannot detect a truncated response",
     HTTPTOOLS | {"werkzeug"},
     "Send a `Content-Length`; let the proxy speak HTTP/1.1 (nginx: `proxy_http_version 1.1`)",
 )
 EMPTY_CHUNK_STARTS = Quirk(
-    "An empty first chunk sends the head of the answer",
+    "Sends the status and the headers with an empty first chunk",
     GUNICORN | {"werkzeug"},
-    "An app that raises behind one gives a broken 200, not a 500",
+    "An app that raises after one gives a broken 200, not a 500",
 )
 KEEPS_FIELDS = Quirk(
-    "Adds the fields of a second `start_response` to those of the first",
+    "Adds the headers of a second `start_response` to those of the first",
     frozenset({"cheroot"}),
-    "An app that raises behind an empty first chunk gives the JSON 500 with its own fields as well",
+    "If an app raises after an empty first chunk, the JSON 500 also has the app's headers",
 )
 
 NO_WRITE = Quirk(
-    "Has no `write()`, the old way to send a body (PEP 3333)",
+    "Does not support `write()`, the old way to send a body (PEP 3333)",
     frozenset({"granian-wsgi"}),
     "An app that uses it gives a JSON 500",
 )
@@ -214,19 +218,19 @@ NO_WRITE = Quirk(
 # --- websockets, and the end
 
 NO_DENIAL = Quirk(
-    "Has no denial response for websockets",
+    "Does not support denial responses for websockets",
     frozenset({"daphne", "gunicorn-asgi"}),
-    "A refused handshake is a bare 403, with no challenge and no body",
+    "A refused handshake is a 403 without a challenge and without a body",
 )
 STOPS_AT_ONCE = Quirk(
-    "SIGTERM cuts the answers that are under way",
+    "SIGTERM truncates responses in progress",
     frozenset({"daphne", "waitress", "cheroot", "werkzeug"}),
-    "Take it out of the load balancer first",
+    "Remove the server from the load balancer first",
 )
 
 ROWS = {key: value for key, value in globals().items() if isinstance(value, Quirk)}
 
-# How people call them, the large families first.
+# Common names, with large families first.
 _FAMILIES = {
     "uvicorn, also as gunicorn's worker": HTTPTOOLS | {"uvicorn-h11"},
     "uvicorn (httptools), also as gunicorn's worker": HTTPTOOLS,
@@ -241,7 +245,7 @@ _FAMILIES = {
 
 
 def name(servers: frozenset[str]) -> str:
-    """Name servers for people."""
+    """The common names of servers."""
     names = []
     for family, members in _FAMILIES.items():
         if members <= servers:
