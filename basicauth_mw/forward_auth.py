@@ -14,14 +14,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from .asgi import PRINCIPAL, ASGIRequest, BasicAuthMiddleware, _refuse
+from .asgi import BasicAuthMiddleware
 from .auth.problems import Problem, render, to_problem
+from .auth.requests import PRINCIPAL, ASGIRequest
 from .errors import BackendUnavailable, ConfigurationError
+from .responses.asgi_send import refuse
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from .asgi import AnyReceive, AnySend, Message, Receive, Scope, Send
+    from .asgi import AnyReceive, AnySend
+    from .responses.asgi_send import Message, Receive, Scope, Send
     from .settings import Overrides, Settings
 
     app: BasicAuthMiddleware
@@ -77,7 +80,7 @@ class _Service(BasicAuthMiddleware):
                 return
             problem = to_problem(BackendUnavailable())
         response = render(problem, request_id=self.authenticator.request_id(scope), challenge="")
-        await _refuse(scope, receive, send, response)
+        await refuse(scope, receive, send, response)
 
 
 async def _send_identity(scope: Scope, receive: Receive, send: Send) -> None:

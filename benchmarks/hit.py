@@ -30,7 +30,7 @@ from report import Outcome, Table, at_most, main
 from rounds import Call, added, measure, ratios, spread, us
 
 from basicauth_mw import Settings, encode_basic, open_backend
-from basicauth_mw.asgi import ASGIRequest
+from basicauth_mw.auth.requests import ASGIRequest
 
 CHOSEN = "a secret that a person chose"
 FLOOR, OURS = "floor, written by hand", "basicauth_mw"
@@ -109,10 +109,11 @@ async def find(quick: bool, directory: Path) -> Outcome:
         ),
     ]
     to_starlette = spread(ratios(more[OURS], more[STARLETTE]))
-    begin = ratios(added(times, "Gate.begin", "nothing"), more[FLOOR])
+    begin = ratios(added(times, "Authenticator.decide", "nothing"), more[FLOOR])
     frames = ratios(added(times, OURS, "basicauth_mw, map_errors=False"), more[FLOOR])
     says = (
-        f"Gate.begin (header, cache, expiry) is {median(begin):.2f} x floor, map_errors {median(frames):.2f}"
+        f"Authenticator.decide (header, cache, expiry) is {median(begin):.2f} x floor"
+        f", map_errors {median(frames):.2f}"
         f"; a floor that holds the answer's start, as map_errors has to, is {floors[HOLDING].text()}"
     )
 
@@ -180,9 +181,9 @@ def parts_of(protected) -> dict[str, Call]:
 
     return {
         "nothing": part(lambda: None),
-        "ScopeFacts.authorization": part(ASGIRequest.authorization, request),
-        "Cache.get": part(cache.get, FIELD),
-        "Gate.begin": part(authenticator.decide, request),
+        "ASGIRequest.authorization": part(ASGIRequest.authorization, request),
+        "VerdictCache.get": part(cache.get, FIELD),
+        "Authenticator.decide": part(authenticator.decide, request),
         "a copy of the scope": part(dict, request),
         "a copy of the digest's state, and its digest": part(lambda: digest(cache._keyed)),
     }

@@ -30,10 +30,10 @@ from report import Outcome, Table, at_most, main
 from rounds import Call, measure, ratios, spread, us
 
 from basicauth_mw import Settings, open_backend
-from basicauth_mw.asgi import _answer
 from basicauth_mw.auth.runner import arun
 from basicauth_mw.errors import InvalidCredentials
 from basicauth_mw.keys.model import Deny
+from basicauth_mw.responses.asgi_send import send_response
 
 THROTTLED = "basicauth_mw, throttled: 429"
 UNKNOWN = "basicauth_mw, unknown id"
@@ -61,7 +61,7 @@ async def find(quick: bool) -> Outcome:
         ours(bare, open_backend("memory:", settings=Settings()), throttle=""), WRONG_FIELD, 401
     )
     throttled = ours(bare)
-    while not throttled._authenticator._limits.active:
+    while not throttled._authenticator._throttle.active:
         await request_of(throttled, WRONG_FIELD, 401)
     invalid[THROTTLED] = await request_of(throttled, WRONG_FIELD, 429)
     parts = parts_of(apps[OURS])
@@ -145,7 +145,7 @@ def parts_of(protected) -> dict[str, Call]:
         await arun(authenticator.decide(request), authenticator.reader)
 
     async def answer() -> None:
-        await _answer(request, drop, authenticator.refuse(request, deny))
+        await send_response(request, drop, authenticator.refuse(request, deny))
 
     return {VERIFY: verify, ANSWER: answer}
 

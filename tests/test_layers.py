@@ -58,11 +58,17 @@ LAYERS = [
     ["backends.backend"],
     # auth: the decision on a request, without I/O of its own
     ["auth"],
+    ["auth.requests"],
     ["auth.excluded_paths", "auth.throttle", "auth.stats", "auth.problems", "auth.frameworks", "auth.cache"],
     ["auth.verifier", "auth.flask_refusals"],
     ["auth.runner"],
     ["auth.authenticator"],
     ["auth.discovery"],
+    # responses: how a response reaches the server
+    ["responses"],
+    ["responses.asgi_send", "responses.wsgi_guard"],
+    ["responses.asgi_guard"],
+    ["responses.asgi_errors"],
     # the public modules
     ["asgi", "wsgi"],
     ["metrics"],

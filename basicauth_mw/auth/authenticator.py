@@ -1,4 +1,9 @@
-"""``Authenticator`` decides on requests, for both middlewares. It reads them through a ``RequestAdapter``."""
+"""Decide on each request, for all middlewares: ``Authenticator``.
+
+``decide`` answers at once whatever needs no I/O: an excluded path, a cached key, a throttled client, a
+malformed header. Anything else is a ``PendingVerification``, which ``verify`` or ``averify`` completes. A
+middleware then calls the app, or sends the response that ``refuse`` makes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import os
 import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ..backends import open_store
 from ..backends.backend import Backend
@@ -30,7 +35,7 @@ from ..settings import Settings
 from ..settings.sources import ENV_PREFIX
 from .cache import VerdictCache
 from .excluded_paths import ExcludedPaths
-from .problems import Problem, Response, is_refusal, render, request_id_of, to_problem, unwrap_group
+from .problems import TIMEOUT, Problem, Response, is_refusal, render, request_id_of, to_problem, unwrap_group
 from .runner import arun, run
 from .stats import refusal_stats
 from .throttle import FailureThrottle
@@ -42,13 +47,13 @@ if TYPE_CHECKING:
     from ..backends.reader import MetricsHook
     from ..keys.model import Allow
     from ..settings import Overrides
+    from .requests import RequestAdapter
 
 R = TypeVar("R")
-R_contra = TypeVar("R_contra", contravariant=True)
 
 logger = logging.getLogger("basicauth_mw")
 
-# Failures that say something about who sends them; an outage or a missing field does not.
+# Failures that say something about the client; an outage or a missing header does not.
 _COUNTED: Final = frozenset({"malformed", "unknown", "wrong_secret", "expired", "disabled", "revoked"})
 _AUDITED: Final = _COUNTED | {"missing", "throttled", "backend_unavailable"}
 _UNREADABLE_LOG_S: Final = 60.0
@@ -57,46 +62,18 @@ _MISSING: Final = Deny(MissingCredentials(), "missing")
 _HTTPS_REQUIRED: Final = Deny(HttpsRequired(), "https_required")
 
 
-class RequestAdapter(Protocol[R_contra]):
-    """How to read a request: an ASGI scope, or a WSGI environ."""
-
-    def authorization(self, request: R_contra) -> bytes | None:
-        """The Authorization field; several joined by a comma, which no credential survives; None: absent."""
-        ...
-
-    def header(self, request: R_contra, name: str) -> str | None:
-        """Another field by its lower-case name, as latin-1; None: absent, or there more than once."""
-        ...
-
-    def address(self, request: R_contra) -> str:
-        """The client's address as the server tells it; empty: it does not."""
-        ...
-
-    def scheme(self, request: R_contra) -> str:
-        """``http``, ``https``, ``ws`` or ``wss``."""
-        ...
-
-    def method(self, request: R_contra) -> str:
-        """The request method; empty for a websocket."""
-        ...
-
-    def path(self, request: R_contra) -> tuple[str, str | None, bytes]:
-        """The decoded path, the mount point that may be in it (None: it is not), and the path as sent."""
-        ...
-
-
 class Authenticator(Generic[R]):
-    """Decides on requests; one for each middleware.
+    """Decides on the requests of one middleware.
 
     Args:
         adapter: How to read a request.
         backend: A ``Backend``, a store, a URL, or None for ``settings.backend``.
-        settings: None: ``Settings.from_env()``.
-        overrides: Fields of ``Settings``; they go before everything.
-        root_path: What the app itself takes for its mount point; counts where the setting is empty.
+        settings: None means ``Settings.from_env()``.
+        overrides: Fields of ``Settings``, which take precedence over everything else.
+        root_path: The mount point that the app itself declares; used if the setting is empty.
 
     Raises:
-        ConfigurationError: Names everything that is wrong.
+        ConfigurationError: Names every problem.
     """
 
     def __init__(
@@ -129,55 +106,56 @@ class Authenticator(Generic[R]):
         )
         self.backend.usage.add_hit_source(self._cache.drain_hits)
         self.backend.feed.subscribe(self._cache, keeps_s=settings.cache_ttl_s)
-        self._exclude = ExcludedPaths(settings.exclude, settings.root_path or root_path)
-        self._has_rules = bool(self._exclude or settings.require_https or settings.allow_preflight)
-        self._limits = FailureThrottle(settings.throttle, settings.throttle_address)
-        self._counts = bool(self._limits)
-        self._warned_no_address = False
-        self._warned_of_root_path = False
+        self._excluded = ExcludedPaths(settings.exclude, settings.root_path or root_path)
+        self._has_rules = bool(self._excluded or settings.require_https or settings.allow_preflight)
+        self._throttle = FailureThrottle(settings.throttle, settings.throttle_address)
+        self._warned_no_address = self._warned_of_root_path = False
         self._unreadable_logged_at = float("-inf")
-        self._challenge = _latin1(challenge(settings.realm))
-        self._quiet_challenge = _latin1(challenge(settings.realm, scheme="xBasic"))
-        weakref.finalize(self, self.reader.close)  # runs at exit as well
+        self._challenge, self._quiet_challenge = (
+            challenge(settings.realm, scheme=scheme).encode().decode("latin-1")
+            for scheme in ("Basic", "xBasic")
+        )
+        weakref.finalize(self, self.reader.close)  # also at exit
         if self.owns_backend:
             weakref.finalize(self, self.backend.close)
-        if self._exclude:
-            logger.info("open without credentials: %s", ", ".join(map(repr, self._exclude.entries)))
+        if self._excluded:
+            logger.info("open without credentials: %s", ", ".join(map(repr, self._excluded.entries)))
 
     # --- before the app
 
     def decide(self, request: R) -> Decision | PendingVerification:
-        """Decide on a request at once if nothing has to be asked, else return the check to run."""
+        """Decide on a request at once if that needs no I/O, else return the verification to complete."""
         if self._has_rules and (decision := self._exempt_or_https(request)) is not None:
             return decision
         field = self._authorization(request)
         if field is None:
             return _MISSING
-        if not self._limits.active and (allow := self._cached(field)) is not None:
+        throttling = self._throttle.active
+        if not throttling and (allow := self._cached(field)) is not None:
             return allow
         if not field.strip(b" \t"):
-            return _MISSING  # some servers hand over an empty field for one they could not read
-        if self._limits.active:
+            return _MISSING  # some servers pass on an empty value for a header that they could not read
+        if throttling:
             if (decision := self._throttled(request, field)) is not None:
                 return decision
             if (allow := self._cached(field)) is not None:
                 return allow
         return self._verifier.begin(field)
 
-    def verify(self, check: PendingVerification) -> Decision:
-        """Complete a check that ``decide`` has returned, blocking for the backend and for a password hash."""
-        return run(check, self.reader)
+    def verify(self, pending: PendingVerification) -> Decision:
+        """Complete what ``decide`` has returned. Blocks for the backend and for a password hash."""
+        return run(pending, self.reader)
 
-    async def averify(self, check: PendingVerification) -> Decision:
+    async def averify(self, pending: PendingVerification) -> Decision:
         """``verify`` for an event loop. Suspends only if it has to wait."""
-        return await arun(check, self.reader)
+        return await arun(pending, self.reader)
 
     def refuse(self, request: R, deny: Deny) -> Response:
-        """The answer to a refused request; counts and logs the refusal."""
+        """The response to a refused request; counts and logs the refusal."""
         request_id = self.request_id(request)
         self._count_refusal(deny.reason)
-        if self._counts and deny.reason in _COUNTED:
-            self._count(request, deny.client_id)
+        if deny.reason in _COUNTED and self._throttle:
+            self._count_failure(request, deny.client_id)
         if deny.first_refusal and deny.reason in _AUDITED and audit.is_wanted(deny.reason):
             audit.record(
                 "auth.throttled" if deny.reason == "throttled" else "auth.refused",
@@ -197,32 +175,30 @@ class Authenticator(Generic[R]):
             self.reader.metrics.refused(reason)
 
     def _exempt_or_https(self, request: R) -> Decision | None:
+        """The decision if no credentials are needed, or if they must not be read over plain http."""
         adapter, settings = self._adapter, self.settings
-        if self._exclude:
+        if self._excluded:
             path, root, raw = adapter.path(request)
-            if root and self._exclude.root_path is None and not self._warned_of_root_path:
+            if root and self._excluded.root_path is None and not self._warned_of_root_path:
                 self._warned_of_root_path = True
                 logger.warning(
                     "the server mounts the app under %r, and routers disagree about the path that is left: "
                     "nothing is excluded there; set root_path (BASICAUTH_ROOT_PATH) to it",
                     audit.printable(root),
                 )
-            if self._exclude.is_open(path, root=root, raw=raw):
+            if self._excluded.is_open(path, root=root, raw=raw):
                 return ANONYMOUS
-        if settings.allow_preflight and self._is_preflight(request):
+        # A real CORS preflight (Fetch standard, section 3.3.2), not any OPTIONS.
+        if (
+            settings.allow_preflight
+            and adapter.method(request) == "OPTIONS"
+            and adapter.header(request, "origin") is not None
+            and adapter.header(request, "access-control-request-method") is not None
+        ):
             return ANONYMOUS
         if settings.require_https and adapter.scheme(request) not in ("https", "wss"):
             return _HTTPS_REQUIRED
         return None
-
-    def _is_preflight(self, request: R) -> bool:
-        """A real CORS preflight (Fetch standard, section 3.3.2), not any OPTIONS."""
-        header = self._adapter.header
-        return (
-            self._adapter.method(request) == "OPTIONS"
-            and header(request, "origin") is not None
-            and header(request, "access-control-request-method") is not None
-        )
 
     # --- throttling
 
@@ -234,17 +210,18 @@ class Authenticator(Generic[R]):
             client_id = parse_basic(field).client_id
         except MalformedCredentials:
             client_id = None
-        blocked = self._limits.check(address, client_id)
+        blocked = self._throttle.check(address, client_id)
         if blocked is None:
             return None
         if blocked.is_shared and (allow := self._cached(field)) is not None:
             return allow
         error = Throttled(retry_after_s=blocked.retry_after_s)
-        return Deny(error, "throttled", client_id, first_refusal=blocked.take_first_refusal())
+        first_refusal = self._throttle.take_first_refusal(blocked)
+        return Deny(error, "throttled", client_id, first_refusal=first_refusal)
 
-    def _count(self, request: R, client_id: str | None) -> None:
+    def _count_failure(self, request: R, client_id: str | None) -> None:
         if address := self._adapter.address(request):
-            self._limits.record(address, client_id)
+            self._throttle.record(address, client_id)
         elif not self._warned_no_address:
             self._warned_no_address = True
             logger.warning(
@@ -254,16 +231,16 @@ class Authenticator(Generic[R]):
 
     # --- after the app
 
-    def answer_exception(
-        self, request: R, exc: BaseException, *, client_id: str | None, traceback: bool
+    def exception_response(
+        self, request: R, exc: BaseException, *, client_id: str | None, log_traceback: bool
     ) -> Response:
-        """The answer for what the app raised before it had sent anything.
+        """The response to an exception of the app; logs it.
 
         Args:
-            request: What was asked, as it came in.
-            exc: What was raised.
-            client_id: Who asked; None or empty: nobody was verified.
-            traceback: Log it with its traceback: the exception ends here, no server will.
+            request: The request as it came in.
+            exc: What the app raised before it sent anything.
+            client_id: The verified caller; None or empty if there is none.
+            log_traceback: Whether the exception ends here, so that no server will log its traceback.
         """
         request_id = self.request_id(request)
         if isinstance(unwrap_group(exc), InsufficientScope):
@@ -276,37 +253,37 @@ class Authenticator(Generic[R]):
                 request_id=request_id,
             )
         elif not is_refusal(exc):
-            # An exception that is raised on is reported by the server or an error monitor. This only adds
-            # the request id, and is no error: monitors make an event of each error that is logged.
+            # An exception that is re-raised is reported by the server or an error monitor. This only adds the
+            # request id, and is no error: monitors make an event of each error that is logged.
             logger.log(
-                logging.ERROR if traceback else logging.WARNING,
+                logging.ERROR if log_traceback else logging.WARNING,
                 "the app raised %s request_id=%s",
                 type(exc).__name__,
                 request_id,
-                exc_info=exc if traceback else None,
+                exc_info=exc if log_traceback else None,
             )
         return self._render(request, to_problem(exc), request_id)
 
-    def answer_problem(self, request: R, problem: Problem, log: str) -> Response:
-        """The answer for a failure that is no exception; ``log`` says it to the operator."""
+    def timeout_response(self, request: R, timeout_s: float) -> Response:
+        """The response if the app started none within ``timeout_s`` seconds; logs it."""
         request_id = self.request_id(request)
-        logger.error("%s request_id=%s", log, request_id)
-        return self._render(request, problem, request_id)
+        logger.error("the app started no response within %g s request_id=%s", timeout_s, request_id)
+        return self._render(request, TIMEOUT, request_id)
 
     def request_id(self, request: R) -> str:
-        """The id that goes into the answer and the log."""
+        """The id for the response and the log."""
         return request_id_of(self._adapter.header(request, "x-request-id"))
 
     def _render(self, request: R, problem: Problem, request_id: str) -> Response:
         value = self._challenge
         if self.settings.challenge == "navigations":
-            # Fetch Metadata: a browser that is not navigating has no use for its password dialog.
+            # Fetch Metadata: only a navigation may open the browser's password dialog.
             mode = self._adapter.header(request, "sec-fetch-mode")
             if mode is not None and mode != "navigate":
                 value = self._quiet_challenge
         return render(problem, request_id=request_id, challenge=value)
 
-    # --- life
+    # --- life cycle
 
     def set_metrics(self, hook: MetricsHook) -> None:
         """Set the metrics hook, replacing any other."""
@@ -314,12 +291,12 @@ class Authenticator(Generic[R]):
         self._cached = hook.wrap_cache_get(self._cache.get)
 
     async def warm_up(self) -> None:
-        """Open the store's connections; one that is down is logged and asked again by the first request."""
-        with suppress(BasicAuthError):  # the reader has logged it
+        """Open the store's connections. A store that is down is logged; the first request tries it again."""
+        with suppress(BasicAuthError):  # logged by the reader
             await self.reader.alookup(generate(ID_PREFIX), self.reader.deadline())
 
     async def aclose(self) -> None:
-        """Close what this gate has opened; a failure is logged and keeps nothing from ending."""
+        """Close what this object has opened; a failure is logged and does not stop a shutdown."""
         self.reader.close()
         if self.owns_backend:
             try:
@@ -342,7 +319,7 @@ class Authenticator(Generic[R]):
 def _configure(
     backend: Any, settings: Settings | None, overrides: Overrides
 ) -> tuple[Settings, Backend, bool]:
-    """Settings, backend, and whether the backend is ours to close. Says everything wrong at once."""
+    """Settings, backend, and whether the backend was opened here. Reports every problem at once."""
     problems: list[str] = []
     resolved = None
     if not (settings is None or isinstance(settings, Settings)):
@@ -355,7 +332,7 @@ def _configure(
         fallback = settings or resolved
         backend = fallback.backend if fallback else os.environ.get(f"{ENV_PREFIX}BACKEND", "env:")
     owned = isinstance(backend, str)
-    # An empty URL among bad settings has been named already.
+    # An empty URL in invalid settings is among the problems already.
     if isinstance(backend, str) and (backend or resolved):
         try:
             backend = open_store(backend, deadline_s=resolved.backend_deadline_s if resolved else 1.0)
@@ -370,8 +347,3 @@ def _configure(
     if not isinstance(backend, Backend):
         backend = Backend(backend, settings=resolved)
     return resolved, backend, owned
-
-
-def _latin1(text: str) -> str:
-    """Header text as the latin-1 characters of its UTF-8 octets, which is what goes over the wire."""
-    return text.encode().decode("latin-1")

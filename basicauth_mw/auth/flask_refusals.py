@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Respond = Callable[[dict[str, Any], Exception], Response]
 
 
-def answer_refusals(app: object, respond: Respond) -> None:
+def handle_refusals(app: object, respond: Respond) -> None:
     """Register a handler for ``Rejected`` with the Flask app that is found in ``app``.
 
     An app that has such a handler, or has started, is not changed. A handler for ``BasicAuthError`` is
@@ -40,7 +40,7 @@ def answer_refusals(app: object, respond: Respond) -> None:
 
 
 class _Handler:
-    """Args: as for ``answer_refusals``."""
+    """Args: as for ``handle_refusals``."""
 
     def __init__(self, respond: Respond) -> None:
         self._respond = respond

@@ -9,7 +9,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from ..wsgi import PRINCIPAL, BasicAuthMiddleware
+from ..auth.requests import PRINCIPAL
+from ..wsgi import BasicAuthMiddleware
 from .app import FIXED_SETTINGS, PROBLEM, DashboardApp
 from .request import MAX_BODY_BYTES, DashboardRequest, wants_html
 

@@ -14,9 +14,10 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Unpack
 
-from ..asgi import PRINCIPAL, ASGIRequest, BasicAuthMiddleware
+from ..asgi import BasicAuthMiddleware
 from ..auth.authenticator import Authenticator
 from ..auth.problems import Problem, render, request_id_of
+from ..auth.requests import PRINCIPAL, ASGIRequest
 from ..errors import ConfigurationError
 from ..keys.model import Principal
 from ..keys.scopes import require_scopes

@@ -17,11 +17,12 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from ..auth.discovery import EXTENSION, find_authenticator
-from ..auth.flask_refusals import answer_refusals
+from ..auth.flask_refusals import handle_refusals
+from ..auth.requests import PRINCIPAL
 from ..errors import ConfigurationError
 from ..keys.model import Principal
 from ..keys.scopes import require_scopes
-from ..wsgi import PRINCIPAL, BasicAuthMiddleware
+from ..wsgi import BasicAuthMiddleware
 from ._common import check_scopes_arg, configuration, logger, require_framework
 
 with require_framework("flask", "flask"):
@@ -82,7 +83,7 @@ class BasicAuth:
         middleware = BasicAuthMiddleware(app.wsgi_app, backend, settings=settings)
         middleware.entry = app  # cannot be found from an instrumented wsgi_app
         if settings.map_errors:  # for the same reason
-            answer_refusals(app, middleware.answer_refusal)
+            handle_refusals(app, middleware.refusal_response)
         app.wsgi_app = middleware  # type: ignore[method-assign]
         app.extensions[EXTENSION] = middleware
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from basicauth_mw import Backend, Principal, Settings, open_backend
-from basicauth_mw.asgi import PRINCIPAL
+from basicauth_mw.auth.requests import PRINCIPAL
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
 from basicauth_mw.dashboard.request import DashboardRequest
 from basicauth_mw.dashboard.templates import render

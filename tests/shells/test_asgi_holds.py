@@ -9,13 +9,16 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
 
 from basicauth_mw import Backend, Issued, Settings
 from basicauth_mw.asgi import BasicAuthMiddleware
 from tests.shells.asgi_helpers import LIMIT_S, OK_BODY, OK_START, http_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tests.shells.asgi_helpers import Message, Receive, Scope, Send
 
@@ -238,3 +241,34 @@ def test_event_loops_in_several_threads(backend: Backend, issued: Issued) -> Non
         thread.join()
 
     assert [server.messages for server in done] == [[OK_START, OK_BODY]] * (3 * 3 * 21)
+
+
+def test_a_held_start_is_dropped_where_the_apps_own_handler_responds(
+    backend: Backend, issued: Issued
+) -> None:
+    """Starlette's handler outside of the middleware sends its response alone, however long one waits."""
+
+    async def endpoint(_request: object) -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            raise Boom
+            yield b""
+
+        return StreamingResponse(chunks())
+
+    async def handler(_request: object, _exc: Exception) -> PlainTextResponse:
+        return PlainTextResponse("own", 500)
+
+    async def serve() -> None:
+        app = Starlette(routes=[Route("/", endpoint)], exception_handlers={Exception: handler})
+        scope = {**http_scope(issued.authorization), "asgi": {"version": "3.0", "spec_version": "2.4"}}
+        app.add_middleware(BasicAuthMiddleware, backend, settings=Settings(start_hold_s=SOON_S))
+        async with asyncio.timeout(LIMIT_S):
+            with suppress(Boom):
+                await app(scope, asyncio.Event().wait, server.send)  # type: ignore[arg-type]
+            await asyncio.sleep(4 * SOON_S)
+
+    server = Server()
+    asyncio.run(serve())
+
+    assert [message.get("status") for message in server.messages] == [500, None]
+    assert server.messages[1]["body"] == b"own"

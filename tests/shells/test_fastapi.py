@@ -553,11 +553,14 @@ def outside_round(backend: Backend) -> AnyApp:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (inside_round, ", and preflights are refused; put it outside"),
-        (inside_added, ", and preflights are refused; put it outside"),
-        (inside_handled, ", and preflights are refused; put it outside"),
-        (inside_bare, ", and preflights are refused; put it outside"),
-        (lambda backend: inside_round(backend, allow_preflight=True), " own answers; put it outside"),
+        (inside_round, "and preflights are refused; put CORSMiddleware outside"),
+        (inside_added, "and preflights are refused; put CORSMiddleware outside"),
+        (inside_handled, "and preflights are refused; put CORSMiddleware outside"),
+        (inside_bare, "and preflights are refused; put CORSMiddleware outside"),
+        (
+            lambda backend: inside_round(backend, allow_preflight=True),
+            " of BasicAuthMiddleware; put CORSMiddleware outside",
+        ),
         (outside_added, None),
         (outside_round, None),
     ],

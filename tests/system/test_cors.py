@@ -44,7 +44,7 @@ def fetch(
     )
     page.close()
     log = api.log.read_text()
-    assert ("CORSMiddleware stands inside the gate" in log) is (request.param == "cors-inside")
+    assert ("CORSMiddleware is inside BasicAuthMiddleware" in log) is (request.param == "cors-inside")
 
 
 @pytest.mark.parametrize("fetch", ["cors-installed", "cors-outside"], indirect=True)

@@ -37,16 +37,16 @@ class Throttle:
 
     @property
     def active(self) -> bool:
-        return self._throttle.active
+        return bool(self._throttle.blocked)
 
     def record(self, key: tuple[str, str]) -> None:
         self._throttle.record(*digests(key))
 
     def retry_after_s(self, key: tuple[str, str]) -> int:
-        blocked = self._throttle.blocked(*digests(key))
+        blocked = self._throttle.check(*digests(key))
         return blocked.retry_after_s if blocked else 0
 
-    def is_news(self, key: tuple[str, str]) -> bool:
+    def take_first_refusal(self, key: tuple[str, str]) -> bool:
         return self._throttle.take_first_refusal(digests(key)[1])
 
 
@@ -269,37 +269,42 @@ def test_a_failure_counted_while_a_block_ends_is_not_lost() -> None:
             between.pop()()
         return now_s
 
-    throttle = Throttle(1, 60.0, clock=clock)
-    throttle.record(KEY)
+    throttle = FailureThrottle("1/minute", "", clock=clock)
+    throttle.record(*KEY)
     now_s = 60.0
-    other_thread = threading.Thread(target=throttle.record, args=(KEY,))
+    other_thread = threading.Thread(target=throttle.record, args=KEY)
 
     def record_meanwhile() -> None:
         other_thread.start()
         other_thread.join(0.2)  # not for ever: it may have to wait for a lock that is held here
 
     between.append(record_meanwhile)
-    throttle.retry_after_s(KEY)
+    throttle.check(*KEY)
     other_thread.join(5)
 
     assert not other_thread.is_alive()
     assert throttle.active
-    assert throttle.retry_after_s(KEY) > 0
+    assert throttle.check(*KEY) is not None
 
 
 def test_threads_lose_no_failure() -> None:
     """Failures recorded by many threads at once are all counted."""
-    throttle = Throttle(4000, 1e6, clock=Clock())
-    threads = [threading.Thread(target=fail, args=(throttle, KEY, 500)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
 
-    assert throttle.retry_after_s(KEY) > 0
-    short = Throttle(4001, 1e6, clock=Clock())
-    fail(short, KEY, 4000)
-    assert short.retry_after_s(KEY) == 0
+    def fail_often(throttle: FailureThrottle) -> None:
+        for _ in range(500):
+            throttle.record(*KEY)
+
+    exact = FailureThrottle("4000/day", "", clock=Clock())
+    short = FailureThrottle("4001/day", "", clock=Clock())
+    for throttle in (exact, short):
+        threads = [threading.Thread(target=fail_often, args=(throttle,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+
+    assert exact.check(*KEY) is not None
+    assert short.check(*KEY) is None
 
 
 # --- memory
@@ -404,10 +409,7 @@ def test_counters_that_have_faded_are_dropped(clock: Clock) -> None:
     throttle.record(KEY)
 
     assert (
-        throttle._throttle._tracked
-        == len(throttle._throttle._groups)
-        == len(throttle._throttle._blocked)
-        == 1
+        throttle._throttle._tracked == len(throttle._throttle._groups) == len(throttle._throttle.blocked) == 1
     )
 
 
@@ -426,15 +428,15 @@ def test_a_refusal_is_news_once_a_block(clock: Clock) -> None:
     """The first refusal of each block is told from the others; below the limit there is none."""
     throttle = Throttle(2, 60.0, clock=clock)
     throttle.record(KEY)
-    assert not throttle.is_news(KEY)
+    assert not throttle.take_first_refusal(KEY)
     fail(throttle, KEY, 3)
-    assert [throttle.is_news(KEY) for _ in range(3)] == [True, False, False]
-    assert not throttle.is_news(OTHER)
+    assert [throttle.take_first_refusal(KEY) for _ in range(3)] == [True, False, False]
+    assert not throttle.take_first_refusal(OTHER)
 
     clock.now += 600
     assert throttle.retry_after_s(KEY) == 0
     fail(throttle, KEY, 2)
-    assert [throttle.is_news(KEY) for _ in range(3)] == [True, False, False]
+    assert [throttle.take_first_refusal(KEY) for _ in range(3)] == [True, False, False]
 
 
 def test_news_of_a_block_that_ended_is_no_news(clock: Clock) -> None:
@@ -444,7 +446,7 @@ def test_news_of_a_block_that_ended_is_no_news(clock: Clock) -> None:
 
     clock.now += 60
     assert throttle.retry_after_s(KEY) == 0
-    assert not throttle.is_news(KEY)
+    assert not throttle.take_first_refusal(KEY)
 
 
 # --- both limits of a gate
@@ -480,11 +482,11 @@ def test_the_limit_by_pair_affects_no_other_pair() -> None:
     assert limits.active
     blocked = limits.check(ADDRESS, CLIENT_ID)
     assert blocked is not None
-    assert blocked.take_first_refusal()
+    assert limits.take_first_refusal(blocked)
     assert 3590 <= blocked.retry_after_s <= 3600
     again = limits.check(ADDRESS, CLIENT_ID)
     assert again is not None
-    assert not again.take_first_refusal()
+    assert not limits.take_first_refusal(again)
     assert limits.check(OTHER[0], CLIENT_ID) is None
     assert limits.check(ADDRESS, "another") is None
     assert limits.check(ADDRESS, None) is None

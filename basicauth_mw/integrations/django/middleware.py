@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ...asgi import BasicAuthMiddleware as ASGIMiddleware
 from ...auth.authenticator import Authenticator
 from ...auth.problems import is_refusal
+from ...auth.requests import WSGIRequest
 from ...auth.verifier import PendingVerification
 from ...keys.model import Deny
-from ...wsgi import WSGIRequest
 from .._common import configuration, require_framework
 
 with require_framework("django", "django"):
@@ -174,7 +174,9 @@ class BasicAuthMiddleware:
         if not self.authenticator.settings.map_errors or not (refusal or _is_plain_500(exception)):
             return None
         client_id = getattr(getattr(request, "principal", None), "client_id", None)
-        answer = self.authenticator.answer_exception(request, exception, client_id=client_id, traceback=False)
+        answer = self.authenticator.exception_response(
+            request, exception, client_id=client_id, log_traceback=False
+        )
         response = _to_django(request, answer)
         if not refusal:
             got_request_exception.send(sender=None, request=request)

@@ -1,0 +1,139 @@
+"""Make responses of the exceptions that an ASGI app raises before it has responded, and of its time-out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from ..auth.frameworks import handles_errors
+from ..auth.problems import is_refusal
+from ..auth.requests import PRINCIPAL
+from .asgi_send import deny_handshake, refuse, try_send_response
+
+if TYPE_CHECKING:
+    from asyncio import Task
+    from collections.abc import Awaitable, Callable
+
+    from ..auth.authenticator import Authenticator
+    from .asgi_guard import ResponseGuard
+    from .asgi_send import Message, Receive, Scope, Send
+
+    App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+async def handle_exception(
+    authenticator: Authenticator[Scope], guard: ResponseGuard, exc: BaseException, client_id: str
+) -> bool:
+    """Respond to what the app raised, if it is ours to do.
+
+    Returns:
+        Whether the exception ends here. It does if it is a refusal such as ``InsufficientScope``; any other
+        is for the server and for error monitors as well.
+    """
+    if guard.begun or not isinstance(exc, Exception):
+        await guard.give_up(exc)
+        return False
+    if not authenticator.settings.map_errors or (
+        guard.holds_whole_response and handles_errors(guard.scope.get("app"))
+    ):
+        await guard.release()
+        return False
+    request = guard.request
+    is_final = is_refusal(exc)
+    if not is_final and handles_errors(request.get("app")):
+        await guard.give_up(exc)
+        return False  # the app's own handler is outside of us and comes next
+    response = authenticator.exception_response(request, exc, client_id=client_id, log_traceback=False)
+    await try_send_response(request, guard.take(), response)
+    return is_final
+
+
+async def run_with_timeout(
+    authenticator: Authenticator[Scope], guard: ResponseGuard, running: Awaitable[None], timeout_s: float
+) -> None:
+    """Await the app; if it starts no response in time, send a 504 at once, then cancel the app and await it.
+
+    The app stays in the current task, so that its context variables and its cancellation are what they would
+    be without us. The 504 is sent by a task of its own, as a handler may ignore its cancellation.
+    """
+    from asyncio import CancelledError, create_task, current_task, get_running_loop
+
+    task = cast("Task[None]", current_task())
+    cancelling = task.cancelling()
+    responding: Task[None] | None = None
+
+    def time_out() -> None:
+        nonlocal responding
+        if guard.has_start:
+            return
+        response = authenticator.timeout_response(guard.request, timeout_s)
+        responding = create_task(try_send_response(guard.request, guard.take(), response))
+        task.cancel()
+
+    timer = get_running_loop().call_later(timeout_s, time_out)
+    try:
+        await running
+    except CancelledError:
+        if responding is None or task.uncancel() > cancelling:
+            raise  # cancelled from outside, perhaps as well
+    except Exception:
+        if responding is None:
+            raise
+        task.uncancel()  # the 504 is sent: ignore what the handler raises when it is cancelled
+    else:
+        if responding is not None:
+            task.uncancel()
+    finally:
+        timer.cancel()
+    if responding is not None:
+        await responding
+
+
+async def call_websocket(
+    authenticator: Authenticator[Scope], app: App, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Call the app; a refusal that it raises before it responds to the handshake becomes the response."""
+    handshake = _Handshake(scope, receive, send)
+    client_id = scope[PRINCIPAL].client_id
+    running: Awaitable[None]
+    try:
+        running = app(scope, handshake.receive, handshake.send)
+        del scope
+        await running
+    except Exception as exc:
+        if handshake.is_over or not is_refusal(exc) or not authenticator.settings.map_errors:
+            raise
+        request = handshake.request
+        response = authenticator.exception_response(request, exc, client_id=client_id, log_traceback=False)
+        if handshake.is_received:
+            await deny_handshake(request, send, response)
+        else:
+            await refuse(request, receive, send, response)
+
+
+class _Handshake:
+    """Watches a websocket until the app has responded to its handshake.
+
+    Attributes:
+        request: A copy of the scope from before the app was called.
+        is_received: Whether the app has received the handshake.
+        is_over: Whether the app has sent anything, or the client has gone.
+    """
+
+    __slots__ = ("_receive", "_send", "is_over", "is_received", "request")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.request = {**scope, "headers": tuple(scope["headers"])}
+        self.is_received = self.is_over = False
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.is_received = True
+        if message["type"] == "websocket.disconnect":
+            self.is_over = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        self.is_over = True
+        await self._send(message)

@@ -1,0 +1,243 @@
+"""Hold the start of an ASGI response back, so that an exception can still become a response of ours.
+
+``ResponseGuard.send`` keeps the start until the app sends its next message. An app may take long to send
+that, and a client may wait for the start, so a start is held for a limited time. A timer for each response
+would cost more than everything else, so each event loop has one timer, which runs while starts are held. It
+releases a start in a task, which the app's next ``send`` awaits.
+
+Error monitors record the local variables of each frame that an exception passes. The credential is only in
+the attributes of a guard, which they do not look into.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, cast
+
+from ..auth.frameworks import is_starlette_500
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+    from .asgi_send import Message, Scope, Send
+
+
+class HoldTimers(threading.local):
+    """The timer of the event loop that runs in each thread.
+
+    Args:
+        hold_s: The longest time that a start is held, in seconds.
+    """
+
+    _timer: _HoldTimer | None = None
+
+    def __init__(self, hold_s: float) -> None:
+        self.hold_s = hold_s
+
+    def current(self) -> _HoldTimer | None:
+        """The timer of the running event loop; None if it is not one of asyncio."""
+        timer = self._timer
+        if timer is None or not timer.loop.is_running():
+            try:
+                timer = self._timer = _HoldTimer(self.hold_s / 2)
+            except RuntimeError:
+                return None
+        return timer
+
+
+class _HoldTimer:
+    """Releases starts that have been held since the timer went off before.
+
+    Attributes:
+        newest: Guards that have held a start since the timer last went off.
+    """
+
+    def __init__(self, period_s: float) -> None:
+        from asyncio import get_running_loop  # not when this module is imported
+
+        self.loop = get_running_loop()
+        self.newest: set[ResponseGuard] = set()
+        self._older = self.newest
+        self._period_s = period_s
+        self._is_set = False
+
+    def add(self, guard: ResponseGuard) -> set[ResponseGuard]:
+        """Watch a guard until it leaves the set that is returned."""
+        if not self._is_set:
+            self._set()
+        self.newest.add(guard)
+        return self.newest
+
+    def _set(self) -> None:
+        self._is_set = True
+        self._older, self.newest = self.newest, set()
+        # In an empty context, not in that of the current request.
+        self.loop.call_later(self._period_s, self._go_off, context=Context())
+
+    def _go_off(self) -> None:
+        self._is_set = False
+        for guard in tuple(self._older):
+            guard.release_late(self)
+        if self.newest:
+            self._set()
+
+
+class ResponseGuard:
+    """What an app sends its response with.
+
+    Args:
+        send: The server's ``send``.
+        scope: What the app is given.
+        timers: None if starts are not held.
+
+    Attributes:
+        request: A copy of the scope from before the app was called, for responses of ours.
+        begun: Whether something was sent that cannot be taken back, or a response of ours is.
+        held: Not None while a start is held, or a late release has not been awaited.
+    """
+
+    __slots__ = (
+        *("_body", "_context", "_releasing", "_send", "_start", "_timers"),
+        *("begun", "held", "request", "scope"),
+    )
+
+    _body: Message | None  # from when a start is held, as is _context
+    _context: Context
+
+    def __init__(self, send: Send, scope: Scope, timers: HoldTimers | None) -> None:
+        self.scope = scope
+        self.request = {**scope, "headers": tuple(scope["headers"])}
+        self._send = send
+        self._timers = timers
+        self._start: Message | None = None
+        self._releasing: Task[None] | None = None
+        self.begun = False
+        self.held: set[ResponseGuard] | None = None
+
+    @property
+    def has_start(self) -> bool:
+        """Whether the app has started its response, or ours has begun."""
+        return self.begun or self._start is not None
+
+    @property
+    def holds_whole_response(self) -> bool:
+        """Whether the body is held as well as the start."""
+        return self._start is not None and self._body is not None
+
+    async def send(self, message: Message) -> None:
+        """Send or hold a message of the app."""
+        # An attribute that holds a function is read first: CPython is slower to call it in place.
+        send = self._send
+        if self.begun:
+            if self._releasing is not None:
+                await self._wait_for_release()
+            await send(message)
+        elif (start := self._start) is None:
+            if message["type"] != "http.response.start":
+                await self._send_early(message)
+            elif not self._hold(message):
+                self.begun = True
+                await send(message)
+        elif start["status"] == 500 and self._body is None and is_starlette_500(start, message):
+            self._body = message  # Starlette raises the exception next
+        else:
+            self._begin()
+            await send(start)
+            if self._body is not None:
+                await send(self._body)
+            await send(message)
+
+    async def release(self) -> None:
+        """Send what is held, or await a late release.
+
+        Raises:
+            Exception: Whatever the server's ``send`` raises.
+        """
+        if self._releasing is not None:
+            await self._releasing
+        elif self.held is not None:
+            self._begin()
+            await self._send_held()
+
+    def release_late(self, timer: _HoldTimer) -> None:
+        """Send what is held in a task, as the app does not send its next message."""
+        held = self.held
+        self._begin()
+        self.held = held
+        # In the context that the app had when it sent the start.
+        self._releasing = timer.loop.create_task(self._send_held(), context=self._context)
+
+    def take(self) -> Send:
+        """What to send a response of ours with. All that the app has sent, or still sends, is dropped."""
+        send, self._send = self._send, _drop
+        self._begin()
+        return send
+
+    async def give_up(self, exc: BaseException) -> None:
+        """Drop what is held, or end a late release, after the app has raised ``exc``."""
+        from asyncio import wait
+
+        self._begin()
+        releasing = self._releasing
+        if releasing is None:
+            return
+        if not isinstance(exc, Exception):
+            releasing.cancel()
+        if not isinstance(exc, GeneratorExit):  # which allows no await
+            await wait([releasing])
+            if not releasing.cancelled():
+                releasing.exception()  # the app's own exception is reported, not this one
+
+    def _hold(self, start: Message) -> bool:
+        """Hold a start, unless it is that of a stream of events or there is no timer to release it."""
+        if self._timers is None:
+            return False
+        for name, value in start.get("headers", ()):
+            if len(name) == 12 and name.lower() == b"content-type":
+                if value[:17].lower() == b"text/event-stream":
+                    return False
+                break
+        timer = self._timers.current()
+        if timer is None:
+            return False
+        self._start = start
+        self._body = None
+        self._context = copy_context()
+        self.held = timer.add(self)
+        return True
+
+    async def _send_held(self) -> None:
+        await self._send(cast("Message", self._start))
+        if self._body is not None:
+            await self._send(self._body)
+
+    async def _send_early(self, message: Message) -> None:
+        """Send what comes before a response: an early hint, a push, a debug message of a test client."""
+        try:
+            await self._send(message)
+        except OSError:
+            self.begun = True  # the client has gone, and no response can reach it
+            raise
+
+    async def _wait_for_release(self) -> None:
+        """Await a late release, whose failure is raised here."""
+        from asyncio import shield  # another task of the app may wait for the same
+
+        releasing = cast("Task[None]", self._releasing)
+        try:
+            await shield(releasing)
+        finally:
+            if releasing.done():
+                self._releasing = self.held = None
+
+    def _begin(self) -> None:
+        """Let nothing else begin a response; to be called before the first await of sending one."""
+        self.begun = True
+        if self.held is not None:
+            self.held.discard(self)
+            self.held = None
+
+
+async def _drop(_message: Message) -> None:
+    pass

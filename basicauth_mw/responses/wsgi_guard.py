@@ -1,0 +1,296 @@
+"""Hold the start of a WSGI response back, so that an exception can still become a response of ours.
+
+``start_response`` of ``ResponseGuard`` keeps the app's status and headers until the first chunk of the body
+that is not empty. Lists, tuples and file wrappers reach the server as they are, since nothing in them can
+raise; any other result is wrapped in a ``GuardedBody``.
+
+An app may also take the socket over from the server, for a websocket, and start no response at all. Such
+endings reach the server unchanged.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from ..auth.frameworks import is_werkzeug_500
+from ..auth.problems import is_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+    from ..auth.authenticator import Authenticator
+    from ..auth.problems import Response
+    from ..auth.requests import Environ
+
+    StartResponse = Callable[..., Callable[[bytes], object]]
+
+logger = logging.getLogger("basicauth_mw")
+
+
+def send_response(
+    request: Environ, start_response: StartResponse, response: Response, exc_info: Any = None
+) -> Iterable[bytes]:
+    """Start a response of ours, and return its body."""
+    start: tuple[Any, ...] = (f"{response.status} {response.phrase}", response.headers)
+    start_response(*start) if exc_info is None else start_response(*start, exc_info)
+    return [] if request.get("REQUEST_METHOD") == "HEAD" else [response.body]
+
+
+class FileWrapper:
+    """Stands in for a ``wsgi.file_wrapper`` that is a function, as those of uWSGI and mod_wsgi are.
+
+    The result of a class is recognised by its type, that of a function only by its identity.
+    """
+
+    __slots__ = ("_wrap", "result")
+
+    def __init__(self, wrap: Callable[..., Iterable[bytes]]) -> None:
+        self._wrap = wrap
+        self.result: Iterable[bytes] | None = None
+
+    def __call__(self, *arguments: Any) -> Iterable[bytes]:
+        self.result = self._wrap(*arguments)
+        return self.result
+
+
+class ResponseGuard:
+    """What stands between an app and the server's ``start_response`` for one request.
+
+    Args:
+        authenticator: Makes responses of ours.
+        start_response: The server's.
+        request: The part of the environ that our responses need, from before the app was called.
+        client_id: The verified caller; empty if there is none.
+        flask_exceptions: Where Flask's signal puts the exceptions that Flask responds to itself.
+        takes_socket: Whether the app may take the socket over, as long as it has started no response.
+
+    Attributes:
+        started: Whether the app has called ``start_response``.
+        begun: Whether a byte of the body may have been sent, so that nothing can be taken back.
+    """
+
+    __slots__ = (
+        *("_authenticator", "_client_id", "_flask_exceptions", "_held", "_released", "_request"),
+        *("_start_response", "_write", "begun", "started", "takes_socket"),
+    )
+
+    def __init__(
+        self,
+        authenticator: Authenticator[Environ],
+        start_response: StartResponse,
+        request: Environ,
+        client_id: str,
+        flask_exceptions: Sequence[Exception],
+        takes_socket: bool,
+    ) -> None:
+        self._authenticator = authenticator
+        self._start_response = start_response
+        self._request = request
+        self._client_id = client_id
+        self._flask_exceptions = flask_exceptions
+        self.takes_socket = takes_socket
+        self.started = self.begun = self._released = False
+        self._held: tuple[Any, ...] | None = None
+        self._write: Callable[[bytes], object] | None = None
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """What the app is given to start its response with."""
+        self.started = True
+        start: tuple[Any, ...] = (status, headers)
+        if exc_info is not None:
+            start = (status, headers, exc_info)
+            if self._released:
+                self._write = self._start_response(*start)
+                return self.write
+        elif self._released or self._held is not None:
+            raise AssertionError("start_response was called twice without exc_info")
+        self._held = start
+        return self.write
+
+    def write(self, data: bytes) -> object:
+        """Send a part of the body (PEP 3333, "The write() Callable")."""
+        self.release()
+        if self._write is None:
+            raise RuntimeError("this server has no write()")
+        self.begun = self.begun or bool(data)
+        return self._write(data)
+
+    def release(self) -> None:
+        """Start the app's response, if that was not done before.
+
+        Raises:
+            RuntimeError: The app has started none.
+            Exception: Whatever the server's ``start_response`` raises.
+        """
+        if self._released:
+            return
+        if self._held is None:
+            if self.takes_socket:
+                return
+            raise RuntimeError("the app returned a body and never called start_response")
+        held, self._held = self._held, None
+        self._released = True
+        self._write = self._start_response(*held)
+
+    def guard(self, result: Iterable[bytes], file_wrapper: Any, *, on_granian: bool) -> Iterable[bytes]:
+        """The body for the server, made of what the app has returned."""
+        if not self.started and self._is_socket_ending(result):
+            return result
+        if _is_passed_through(result, file_wrapper):
+            try:
+                self.release()
+            except Exception as exc:
+                close_body(result)
+                return self.replace(exc)
+            return result
+        body = GuardedBody(result, self)
+        if self._flask_exceptions:
+            body.peek()
+            reported = self._flask_exceptions[-1]
+            if self._holds_werkzeug_500(body.first) and (is_refusal(reported) or not self.takes_socket):
+                body.close()
+                return self.replace(reported)
+        if on_granian:
+            body.start()
+        return body
+
+    def is_too_late(self, exc: Exception) -> bool:
+        """Whether no response can replace the app's: it has begun, or the app has taken the socket over."""
+        return self.begun or (self.takes_socket and not self.started and not is_refusal(exc))
+
+    def was_reported(self, exc: Exception) -> bool:
+        """Whether Flask has reported an exception, which it re-raises in debug mode and in tests."""
+        return exc in self._flask_exceptions and not is_refusal(exc)
+
+    def replace(self, exc: Exception) -> Iterable[bytes]:
+        """Respond in place of the app, which has raised ``exc`` when it was not too late."""
+        try:
+            response = self._authenticator.exception_response(
+                self._request, exc, client_id=self._client_id, log_traceback=True
+            )
+            send, request = self._start_response, self._request
+            if not self._released and (exc in self._flask_exceptions or is_refusal(exc)):
+                # It is handled now. To Werkzeug's test client, exc_info means that it is not.
+                body = send_response(request, send, response)
+            else:
+                body = send_response(request, send, response, (type(exc), exc, exc.__traceback__))
+            self._held = None
+            self._released = self.begun = True
+            return body
+        finally:
+            del exc  # no cycle of the frame and its exception, as PEP 3333 asks
+
+    def _is_socket_ending(self, result: object) -> bool:
+        """Whether a result without a start tells the server that the app has taken the socket over."""
+        if isinstance(result, list) and not result:
+            return True
+        return self.takes_socket and (not result or not hasattr(result, "__iter__"))
+
+    def _holds_werkzeug_500(self, first: bytes | None) -> bool:
+        return self._held is not None and is_werkzeug_500(self._held[0], self._held[1], first)
+
+
+class GuardedBody:
+    """The app's body, chunk by chunk. Its response is started just before the first chunk.
+
+    Attributes:
+        first: The chunk that ``peek`` has taken; None if there is none.
+    """
+
+    __slots__ = ("_chunks", "_closed", "_guard", "_result", "_source", "first")
+
+    def __init__(self, result: Iterable[bytes], guard: ResponseGuard) -> None:
+        self._result = result
+        self._guard = guard
+        self._source: Iterable[bytes] | None = None  # what is left of the result after a peek
+        self._chunks = self._run()
+        self._closed = False
+        self.first: bytes | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._chunks  # the generator itself, so that no call of ours is between it and the server
+
+    def __next__(self) -> bytes:
+        return next(self._chunks)  # for a server that does not call iter()
+
+    def _run(self) -> Generator[bytes, None, None]:
+        guard = self._guard
+        try:
+            for chunk in self._result if self._source is None else self._source:
+                if not guard.begun:
+                    guard.release()
+                    guard.begun = bool(chunk)
+                yield chunk
+            guard.release()  # an empty body has a start as well
+            return
+        except Exception as exc:
+            if guard.is_too_late(exc):
+                raise  # never a clean end: the server breaks the connection
+            substitute = self._substitute(exc)
+        yield from substitute
+
+    def peek(self, *, until_not_empty: bool = False) -> None:
+        """Take the first chunk, or all up to the first that is not empty, before the server iterates."""
+        if self._source is not None:
+            return
+        taken: list[bytes] = []
+        try:
+            rest = iter(self._result)
+            taken.append(next(rest))
+            while until_not_empty and not taken[-1]:
+                taken.append(next(rest))
+            self._source = chain(taken, rest)
+        except StopIteration:
+            self._source = taken
+        except BaseException as exc:
+            if not isinstance(exc, Exception) or self._guard.is_too_late(exc):
+                self.close()  # the server never gets it
+                raise
+            self._source = self._substitute(exc)
+        else:
+            self.first = taken[0]
+
+    def start(self) -> None:
+        """Start the response that the body will end with, for Granian, which sends its status at once."""
+        self.peek(until_not_empty=True)
+        try:
+            self._guard.release()
+        except Exception as exc:
+            self._source = self._substitute(exc)
+
+    def close(self) -> None:
+        """Close the app's body, once."""
+        self._chunks.close()  # it refers to this object, and this object to it
+        self._close_result()
+
+    def _close_result(self) -> None:
+        if not self._closed:
+            self._closed = True
+            close_body(self._result)
+
+    def _substitute(self, exc: Exception) -> Iterable[bytes]:
+        self._close_result()
+        self.first = None
+        return self._guard.replace(exc)
+
+
+def _is_passed_through(result: Iterable[bytes], file_wrapper: Any) -> bool:
+    """Whether nothing in a result can raise, or the server has to recognise it."""
+    if isinstance(result, (list, tuple)):
+        return True
+    if isinstance(file_wrapper, FileWrapper):
+        return result is file_wrapper.result
+    return isinstance(file_wrapper, type) and isinstance(result, file_wrapper)
+
+
+def close_body(result: object) -> None:
+    """Close a body of the app's that the server does not get."""
+    close = getattr(result, "close", None)
+    if close is None:
+        return
+    try:
+        close()
+    except Exception:
+        logger.exception("close() of the app's body failed")
