@@ -24,7 +24,7 @@ def test_charts_escape_titles_and_limit_sizes() -> None:
 
     assert 'aria-label="&lt;&#34;&amp;"' in chart
     assert chart.count("<rect") == 2
-    assert 'height="2"' in chart  # a small figure is seen
+    assert 'height="2"' in chart  # small values stay visible
     assert "style" not in chart
     assert charts.bar(0, 10).count('width="0.0"') == 1
     assert 'width="100.0"' in charts.bar(20, 10)

@@ -138,7 +138,7 @@ def test_an_expired_form_is_shown_again_with_its_values(
     ("headers", "status"),
     [
         ({"Sec-Fetch-Site": "same-origin"}, 200),
-        ({"Sec-Fetch-Site": "same-origin", "Origin": "null"}, 200),  # what no-referrer makes of it
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "null"}, 200),  # the effect of no-referrer
         ({"Origin": BASE}, 200),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Faulty:
     """A store whose methods raise the exceptions in ``fails``."""
 
-    volatile = True  # what it holds was hashed for this process
+    volatile = True  # the backend hashes for this process
 
     def __init__(self, store: Any) -> None:
         self.store = store
@@ -126,8 +126,8 @@ def test_an_unreadable_record_is_listed_and_can_be_deleted(
     assert "the record is damaged" in admin.get("/key", id="b").text
     assert admin.get("/key/rotate", id="b").text.count("<form") == 0
     assert admin.get("/activity").status_code == 200
-    gone = admin.post("/key/delete", admin.form("/key/delete", id="b"))
-    assert gone.status_code == 303
+    deleted = admin.post("/key/delete", admin.form("/key/delete", id="b"))
+    assert deleted.status_code == 303
     assert backend.get("b") is None
 
 
@@ -191,14 +191,14 @@ def test_the_audit_log_names_the_user(
 
 def test_secrets_are_never_in_logs_or_urls(admin: Visitor, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(0)
-    made = admin.create(name="x")
-    (secret,) = {*SECRET.findall(made.text)}
+    created = admin.create(name="x")
+    (secret,) = {*SECRET.findall(created.text)}
 
-    assert made.status_code == 200
-    assert "location" not in made.headers
+    assert created.status_code == 200
+    assert "location" not in created.headers
     assert secret not in caplog.text
-    assert secret not in "".join(part.partition('"')[0] for part in made.text.split('href="'))
-    assert secret not in "".join(part.partition('"')[0] for part in made.text.split('value="'))
+    assert secret not in "".join(part.partition('"')[0] for part in created.text.split('href="'))
+    assert secret not in "".join(part.partition('"')[0] for part in created.text.split('value="'))
 
 
 def test_tracebacks_do_not_contain_the_credential(

@@ -24,21 +24,21 @@ def test_a_new_key_is_shown_once(admin: Visitor, backend: Backend) -> None:
         "until": "",
         "client_id": "",
     }
-    made = admin.post("/new", form)
+    created = admin.post("/new", form)
 
-    assert made.status_code == 200
-    (secret,) = {*SECRET.findall(made.text)}
+    assert created.status_code == 200
+    (secret,) = {*SECRET.findall(created.text)}
     (key,) = [key for key in backend.iter_keys() if key.name == "CI"]
     assert key.scopes == {"read", "write"}
     assert key.expires_at is not None
     assert timedelta(days=29.9) < key.expires_at - utcnow() < timedelta(days=30.1)
-    header = re.search(r"Authorization: (Basic \S+)</code>", made.text)
+    header = re.search(r"Authorization: (Basic \S+)</code>", created.text)
     assert header is not None
     assert (parse_basic(header[1]).client_id, parse_basic(header[1]).secret) == (key.client_id, secret)
     token = header[1].removeprefix("Basic ")
-    assert f'<code id="token" data-shown>{token}</code>' in made.text
-    assert made.text.count('class="copy"') >= 4 + 7
-    assert "YOUR_TOKEN" not in made.text
+    assert f'<code id="token" data-shown>{token}</code>' in created.text
+    assert created.text.count('class="copy"') >= 4 + 7
+    assert "YOUR_TOKEN" not in created.text
 
     again = admin.post("/new", form)
     assert again.status_code == 409
@@ -88,24 +88,24 @@ def test_invalid_fields_are_highlighted_and_values_kept(
 
 def test_a_client_id_can_be_chosen_once(admin: Visitor, backend: Backend) -> None:
     assert admin.create(client_id="ci", expires="until", until="2999-01-31T12:00").status_code == 200
-    made = backend.get("ci")
-    assert made is not None
-    assert made.expires_at == datetime(2999, 1, 31, 12, tzinfo=UTC)
+    created = backend.get("ci")
+    assert created is not None
+    assert created.expires_at == datetime(2999, 1, 31, 12, tzinfo=UTC)
 
     again = admin.create(client_id="ci")
     assert again.status_code == 409
     assert "a key with this ID already exists" in again.text
-    assert backend.get("ci") == made
+    assert backend.get("ci") == created
 
 
 def test_rotation_shows_the_new_secret_and_when_the_old_one_expires(admin: Visitor, backend: Backend) -> None:
     backend.create(client_id="ci", name="CI")
     form = admin.form("/key/rotate", id="ci")
-    made = admin.post("/key/rotate", {**form, "overlap": "1h"})
+    created = admin.post("/key/rotate", {**form, "overlap": "1h"})
 
-    assert made.status_code == 200
-    assert len({*SECRET.findall(made.text)}) == 1
-    assert "The old secret works until" in made.text
+    assert created.status_code == 200
+    assert len({*SECRET.findall(created.text)}) == 1
+    assert "The old secret works until" in created.text
     key = backend.get("ci")
     assert key is not None
     old, new = key.secrets
@@ -132,17 +132,17 @@ def test_rotation_shows_the_new_secret_and_when_the_old_one_expires(admin: Visit
 )
 def test_overlaps(admin: Visitor, backend: Backend, overlap: str, other: str, seconds: int | None) -> None:
     backend.create(client_id="ci")
-    made = admin.post(
+    created = admin.post(
         "/key/rotate", {**admin.form("/key/rotate", id="ci"), "overlap": overlap, "other": other}
     )
 
-    assert made.status_code == 200
+    assert created.status_code == 200
     key = backend.get("ci")
     assert key is not None
     ends = [secret.expires_at for secret in key.secrets[:-1]]
     if seconds is None:
         assert ends == []
-        assert "no longer work" in made.text
+        assert "no longer work" in created.text
     else:
         assert ends[0] is not None
         assert abs((ends[0] - utcnow()).total_seconds() - seconds) < 30
@@ -184,18 +184,18 @@ def test_disable_enable_revoke_delete(admin: Visitor, backend: Backend) -> None:
         ("enable", "enabled", "active"),
         ("revoke", "revoked", "revoked"),
     ):
-        asked = admin.get(f"/key/{act}", id="ci")
-        assert f"<h1>{act.capitalize()} <bdi>Nightly</bdi>?</h1>" in asked.text
-        assert '<code class="id"><bdi>ci</bdi></code>' in asked.text
-        done = admin.post(f"/key/{act}", hidden(asked.text))
+        confirmation = admin.get(f"/key/{act}", id="ci")
+        assert f"<h1>{act.capitalize()} <bdi>Nightly</bdi>?</h1>" in confirmation.text
+        assert '<code class="id"><bdi>ci</bdi></code>' in confirmation.text
+        done = admin.post(f"/key/{act}", hidden(confirmation.text))
         assert done.status_code == 303
         page = admin.get(done.headers["location"])
         assert word in page.text
         assert f'class="state {state}"' in page.text
     last = admin.form("/key/delete", id="ci")
-    gone = admin.post("/key/delete", last)
-    assert gone.status_code == 303
-    assert "was deleted" in admin.get(gone.headers["location"]).text
+    deleted = admin.post("/key/delete", last)
+    assert deleted.status_code == 303
+    assert "was deleted" in admin.get(deleted.headers["location"]).text
     assert admin.post("/key/delete", last).status_code == 404
     assert admin.get("/key", id="ci").status_code == 404
     assert backend.get("ci") is None

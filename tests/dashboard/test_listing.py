@@ -82,7 +82,7 @@ def test_the_history_in_links_is_bounded(admin: Visitor, width: int) -> None:
         cursor = before
         steps += 1
     assert cursor == Cursor()
-    assert steps < 200  # the rest of the way is one step, to the start
+    assert steps < 200  # the last step goes to the first page
     huge = Cursor().next("\U0001f511" * 63).next("\U0001f511" * 62)
     assert huge.previous() is not None
 
@@ -153,7 +153,7 @@ def test_untrusted_text_is_escaped(admin: Visitor, backend: Backend, text: str) 
         assert page.status_code in (200, 404, 409, 422), page.text
         for raw in ("<script>alert", "<img src=x", "onerror=alert('x')>"):
             assert raw not in page.text
-        # But for the fields, which hold what was typed.
+        # Form fields may contain it unchanged.
         shown = re.sub(r'value="[^"]*"|<textarea.*?</textarea>', "", page.text, flags=re.DOTALL)
         if page is not made[-1]:
             assert "\u202e" not in shown

@@ -117,10 +117,10 @@ def test_head_is_get_without_a_body(admin: Visitor) -> None:
 
 @pytest.mark.proves("X49")
 def test_links_start_with_the_mount_point(visitor: Callable[..., Visitor]) -> None:
-    """Every link, form and file is below the mount point, whatever it is called."""
+    """All links, forms and files, whatever the mount point is called."""
     admin = visitor(root="/a b/keys")
 
-    if admin.kind == "asgi":  # the other client sends no path without a slash
+    if admin.kind == "asgi":  # httpx sends no empty path to WSGI
         assert admin.get("").headers["location"] == "/a%20b/keys/"
     page = admin.get("/").text
     links = [part.partition('"')[0] for part in page.split('href="')[1:]]

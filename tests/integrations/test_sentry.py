@@ -26,7 +26,7 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.integrations.fastapi import install
 from basicauth_mw.integrations.flask import BasicAuth
 from basicauth_mw.testing import authenticated_as
-from basicauth_mw.wsgi import BasicAuthMiddleware as Authenticator
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
 from tests.integrations import django_site
 from tests.shells.asgi_helpers import call, http_scope
 
@@ -142,9 +142,9 @@ def test_one_event_per_exception_of_flask(
         app.config["BASICAUTH_STRIP_AUTHORIZATION"] = True
         BasicAuth(app, backend)
     elif place == "around":
-        app.wsgi_app = Authenticator(app.wsgi_app, backend, settings=settings)  # type: ignore[method-assign]
+        app.wsgi_app = WSGIMiddleware(app.wsgi_app, backend, settings=settings)  # type: ignore[method-assign]
     else:
-        app.wsgi_app = Authenticator(ProxyFix(app.wsgi_app), backend, settings=settings)  # type: ignore[method-assign]
+        app.wsgi_app = WSGIMiddleware(ProxyFix(app.wsgi_app), backend, settings=settings)  # type: ignore[method-assign]
     client = app.test_client()
 
     refused = client.get("/scope", headers={"Authorization": issued.authorization})
@@ -164,13 +164,13 @@ def test_no_frame_of_the_middleware_contains_the_environ(
         del environ, start_response
         raise ValueError("x")
 
-    authenticator = Authenticator(app, backend, settings=Settings(map_errors=map_errors))
+    middleware = WSGIMiddleware(app, backend, settings=Settings(map_errors=map_errors))
     environ = {"HTTP_AUTHORIZATION": issued.authorization, "PATH_INFO": "/"}
     setup_testing_defaults(environ)
     given = [environ]
     del environ
     try:
-        list(authenticator(given.pop(), lambda *_: lambda _: None))
+        list(middleware(given.pop(), lambda *_: lambda _: None))
     except ValueError as exc:
         sentry_sdk.capture_exception(exc)
 
