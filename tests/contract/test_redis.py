@@ -20,7 +20,7 @@ import redis
 
 from basicauth_mw.backends import dump_key
 from basicauth_mw.backends.redis import store as redis_module
-from basicauth_mw.backends.redis.router import Node
+from basicauth_mw.backends.redis.cluster import Node
 from basicauth_mw.backends.redis.scripts import CHANGES_KEPT
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
@@ -212,8 +212,7 @@ def test_urls_that_are_taken(url: str) -> None:
 
 def test_the_driver_reads_the_password_as_it_was_written() -> None:
     store = RedisStore("redis://us%25er:p%40s%20s%2F%23%25@h:1/3?prefix=x")
-    client: Any = store._connector.client(Node(), timeout_s=1, retry_on=())
-    options = client.get_connection_kwargs()
+    options = store._connector.pool(Node(), timeout_s=1).connection_kwargs
     assert (options["username"], options["password"]) == ("us%er", "p@s s/#%")
     assert (options["host"], options["port"], options["db"]) == ("h", 1, 3)
 

@@ -21,9 +21,8 @@ from redis.exceptions import AskError, MovedError, ResponseError
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends import Use, dump_key
-from basicauth_mw.backends.redis.cluster import Cluster, SlotMap
+from basicauth_mw.backends.redis.cluster import Cluster, Node, SlotMap
 from basicauth_mw.backends.redis.errors import parse_redirect
-from basicauth_mw.backends.redis.router import Node
 from basicauth_mw.backends.redis.scripts import KeyNames
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, KeyNotFound

@@ -172,7 +172,7 @@ NEEDED = {
     "make": {"get", "eval", "zadd", "hset", "xadd", "set"},
     "change": {"get", "eval", "zadd", "hset", "xadd", "set"},
     "remove": {"get", "eval", "zrem", "xadd", "del"},
-    "add": {"zadd", "hset", "set"},
+    "add": {"eval", "zadd", "hset", "set"},
 }
 
 

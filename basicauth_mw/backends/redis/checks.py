@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from .router import Command
+    from .cluster import Command
 
     Advice = tuple[str, str, str]  # code, message and remedy
 

@@ -1,11 +1,10 @@
-"""redis-py clients: for each node one that all threads share, and one for each event loop.
+"""The connections of a store: a pool for each node that all threads share, and one connection for each node
+and event loop.
 
-redis-py provides connection pools, detects closed connections and implements TLS. This module adds two
-things: a router selects the node for each command, and lookups that arrive together on an event loop are sent
-as one batch.
-
-A lookup is idempotent, so it is retried once on a new connection if there was no reply. Each attempt has half
-of the deadline. A change is sent only once; if its reply is lost, the caller reads back what happened.
+The router of the store selects the node for each command, and takes the replies or the error of that node.
+Lookups that arrive together on an event loop are sent as one batch. A lookup is idempotent, so it is retried
+once on a new connection if there was no reply. Each attempt has half of the deadline. A change is sent only
+once; if its reply is lost, the caller reads back what happened.
 """
 
 from __future__ import annotations
@@ -14,35 +13,34 @@ import asyncio
 from contextlib import closing, suppress
 from contextvars import Context
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ...errors import BackendUnavailable
-from .connections import sentinels_of
+from ...runtime.extras import require
 from .errors import exceptions, translate_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
+    from .cluster import Command, Node, Router, Steps
     from .connections import Connector
-    from .router import Command, Node, Router, Steps
+
+_redis = require("redis", extra="redis")
 
 # Errors that mean "no reply", and those of them that are not timeouts.
 NO_REPLY: Final = (exceptions.ConnectionError, exceptions.TimeoutError)
 BROKEN_CONNECTION: Final = (exceptions.ConnectionError,)
 
-
-def _given_up() -> Exception:
-    # A new exception each time: raising a shared one again would extend its traceback.
-    error: Exception = exceptions.ConnectionError("the lookup was cancelled")
-    return error
+_CLOSED: Final = "the store is closed"
 
 
 class ThreadClients:
-    """The clients that all threads of the process share, one for each node.
+    """The redis-py clients that all threads of the process share, one for each node.
 
     Args:
-        router: Decides which node gets a command.
-        connector: Makes the clients.
+        router: Selects the node for each command.
+        connector: Makes the connection pools.
         timeout_s: For each attempt to connect, and for each reply.
         retry_on: The errors after which commands are sent once more.
     """
@@ -52,7 +50,7 @@ class ThreadClients:
     ) -> None:
         self._router = router
         self._connector = connector
-        self._make = partial(connector.client, timeout_s=timeout_s, retry_on=retry_on)
+        self._pool = partial(connector.pool, timeout_s=timeout_s, retry_on=retry_on)
         self._clients: dict[Node, Any] = {}
         self._nodes = router.nodes
 
@@ -73,16 +71,12 @@ class ThreadClients:
                 except StopIteration as done:
                     self._drop_others(self._router.nodes)
                     return cast("list[Any]", done.value)
-                try:
-                    outcome = self._execute(node, commands)
-                except Exception as exc:
-                    outcome = translate_error(exc, self._connector.server(node))
+                outcome = self._execute(node, commands)
 
     def close(self) -> None:
         """Close all connections, including those in use; the next command opens a new one."""
         for client in self.reset().values():
-            for each in (client, *sentinels_of(client.connection_pool)):
-                each.connection_pool.disconnect()
+            client.connection_pool.disconnect()
 
     def reset(self) -> dict[Node, Any]:
         """Forget the clients without closing them, and return them."""
@@ -94,13 +88,21 @@ class ThreadClients:
         for client in list(self._clients.values()):
             client.connection_pool.disconnect(inuse_connections=False)
 
-    def _execute(self, node: Node, commands: Sequence[Command]) -> list[Any]:
-        if (client := self._clients.get(node)) is None:
-            client = self._clients.setdefault(node, self._make(node))
+    def _execute(self, node: Node, commands: Sequence[Command]) -> list[Any] | BackendUnavailable:
+        clients = self._clients
+        if (client := clients.get(node)) is None:
+            client = clients.setdefault(node, _redis.Redis(connection_pool=self._pool(node)))
         pipeline = client.pipeline(transaction=False)
+        pipeline.response_callbacks = {}  # replies as they were sent
         for command in commands:
             pipeline.execute_command(*command)
-        return cast("list[Any]", pipeline.execute(raise_on_error=False))
+        try:
+            return cast("list[Any]", pipeline.execute(raise_on_error=False))
+        except Exception as exc:
+            server = self._connector.server(node)
+            if clients is not self._clients:  # whatever redis-py says of a connection closed under it
+                return BackendUnavailable(f"{server} was not asked: {_CLOSED}")
+            return translate_error(exc, server)
 
     def _drop_others(self, nodes: frozenset[Node]) -> None:
         if nodes is not self._nodes:
@@ -112,22 +114,21 @@ class ThreadClients:
 
 
 class LoopClients:
-    """The clients of the running event loop. They close when the loop does.
+    """The connections of the running event loop, one for each node. They close when the loop does.
 
     Args:
-        router: Decides which node gets a command.
-        connector: Makes the clients.
-        timeout_s: For each attempt to connect, and for each reply.
+        router: Selects the node for each command.
+        connector: Makes the connection pools.
+        timeout_s: For each attempt.
     """
 
     def __init__(self, router: Router, connector: Connector, *, timeout_s: float) -> None:
         self._router = router
         self._connector = connector
+        self._timeout_s = timeout_s
         self._nodes = router.nodes
-        self._make = partial(connector.client, timeout_s=timeout_s, retry_on=NO_REPLY, on_loop=True)
-        self._limit_s = 2.5 * timeout_s  # longer than two attempts, whose own errors are more specific
         self._readers: dict[Node, NodeReader] = {}
-        self._finding: asyncio.Task[Any] | None = None
+        self._is_closed = False
         # An event loop closes its asynchronous generators before it ends (asyncio.run, uvicorn, anyio).
         self._at_end = self._close_at_end()
 
@@ -137,19 +138,13 @@ class LoopClients:
         Raises:
             BackendUnavailable: There was no reply.
         """
-        if (node := self._router.node_for(name)) is None:
-            await self._find_nodes()
-            if (node := self._router.node_for(name)) is None:
-                return (await self.run([("GET", name)]))[0]
-        reply: Any
-        try:
-            reply = await self._reader(node).get(name)
-        except Exception as exc:
-            reply = translate_error(exc, self._connector.server(node))
-        if reply is None or type(reply) is bytes:
-            return reply
-        outcome = reply if isinstance(reply, BackendUnavailable) else [reply]
-        return (await self.run([("GET", name)], known=(node, outcome)))[0]
+        known: tuple[Node, list[Any] | Exception] | None = None
+        if (node := self._router.node_for(name)) is not None:
+            outcome = await self._reader(node).execute(("GET", name))
+            if type(outcome) is list and ((reply := outcome[0]) is None or type(reply) is bytes):
+                return reply
+            known = node, self._translated(node, outcome)
+        return (await self.run([("GET", name)], known=known))[0]
 
     async def run(
         self, commands: Sequence[Command], *, known: tuple[Node, list[Any] | Exception] | None = None
@@ -167,7 +162,7 @@ class LoopClients:
             BackendUnavailable: There was no reply.
         """
         outcome: Any = None
-        with closing(self._router.route(commands, retry=True)) as steps:
+        with closing(self._router.route(commands)) as steps:
             while True:
                 try:
                     node, batch = steps.send(outcome)
@@ -177,166 +172,157 @@ class LoopClients:
                 if known is not None and known[0] == node and batch == commands:
                     outcome = known[1]
                 else:
-                    try:
-                        outcome = await self._reader(node).execute(batch)
-                    except Exception as exc:
-                        outcome = translate_error(exc, self._connector.server(node))
+                    outcome = self._translated(node, await self._reader(node).execute(*batch))
                 known = None  # the commands may be sent to this node again
 
     async def start(self) -> None:
-        """Register the clients to be closed when the event loop ends."""
+        """Register the connections to be closed when the event loop ends."""
         await anext(self._at_end)
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections; lookups that wait for a reply fail."""
         await self._at_end.aclose()
-        self._nodes = frozenset()
-        readers, self._readers = self._readers, {}
-        for reader in readers.values():
-            await reader.aclose()
 
     async def _close_at_end(self) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
-            readers, self._readers = self._readers, {}
-            for reader in readers.values():
-                await reader.aclose()
+            self._is_closed = True
+            await _close(list(self._readers.values()))
 
-    async def _find_nodes(self) -> None:
-        """Refresh the slot map, once for all lookups that wait for it."""
-        if self._finding is None or self._finding.done():
-            self._finding = _start(self.run([]))
-        await asyncio.wait([self._finding])
+    def _translated(self, node: Node, outcome: list[Any] | Exception) -> list[Any] | Exception:
+        if isinstance(outcome, Exception):
+            return translate_error(outcome, self._connector.server(node))
+        return outcome
 
     def _reader(self, node: Node) -> NodeReader:
+        if self._is_closed:
+            raise BackendUnavailable(_CLOSED)
         if (reader := self._readers.get(node)) is None:
-            failed = partial(self._router.mark_stale, node)
+            # Shorter than an attempt, since an error in connecting says more than that there was no reply.
+            pool = self._connector.pool(node, timeout_s=0.8 * self._timeout_s, on_loop=True)
             reader = self._readers[node] = NodeReader(
-                self._make(node), limit_s=self._limit_s, on_failure=failed
+                pool, timeout_s=self._timeout_s, on_failure=partial(self._router.mark_stale, node)
             )
         return reader
 
     async def _drop_others(self, nodes: frozenset[Node]) -> None:
         if nodes is not self._nodes:
             self._nodes = nodes
-            for node in self._readers.keys() - nodes:
-                if (reader := self._readers.pop(node, None)) is not None:
-                    await reader.aclose(give_up=True)  # waiting lookups are sent to another node
+            # Lookups that wait for these nodes are sent to others.
+            await _close([self._readers.pop(node) for node in self._readers.keys() - nodes])
+
+
+async def _close(readers: Sequence[NodeReader]) -> None:
+    """Close connections. Whoever is cancelled while waiting for it, they are closed."""
+    for reader in readers:
+        await reader.disconnect()  # never waits
+    if tasks := [reader.sending for reader in readers if reader.sending is not None]:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    await asyncio.sleep(0)  # the loop closes the sockets in its next iteration
 
 
 class NodeReader:
-    """Reads from one node.
+    """Reads from one node over one connection.
 
-    Lookups are batched per event loop iteration, and while a reply is pending.
-
-    Connections are used only by tasks of this object. Cancelling a caller therefore neither leaves a reply
-    for the next caller nor affects other callers.
+    Commands are batched per event loop iteration, and while a reply is pending. The connection is used only
+    by a task of this object. Cancelling a caller therefore neither leaves a reply for the next caller nor
+    affects other callers.
 
     Args:
-        client: A redis-py client of the running event loop.
-        limit_s: Seconds for each batch, including DNS and connecting.
+        pool: A connection pool of redis-py for the running event loop.
+        timeout_s: Seconds for each attempt, including DNS and connecting.
         on_failure: Called when there was no reply.
     """
 
-    def __init__(self, client: Any, *, limit_s: float, on_failure: Callable[[], None]) -> None:
-        self._client = client
-        self._limit_s = limit_s
+    def __init__(self, pool: Any, *, timeout_s: float, on_failure: Callable[[], None]) -> None:
+        self._pool = pool  # connections refer to it weakly
+        self._connection = pool.make_connection()
+        self._timeout_s = timeout_s
         self._on_failure = on_failure
-        self._waiting: dict[bytes, asyncio.Future[Any]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._sending: asyncio.Task[Any] | None = None
+        self._waiting: dict[tuple[Command, ...], list[asyncio.Future[Any]]] = {}
+        self.sending: asyncio.Task[None] | None = None
 
-    async def get(self, name: bytes) -> Any:
-        """Return the reply to a GET, or an error reply.
+    async def execute(self, *commands: Command) -> list[Any] | Exception:
+        """Return the replies to read-only commands, error replies included, or an error: there were none.
 
-        Raises:
-            Exception: An error of redis-py: there was no reply.
+        Equal commands that wait at the same time are sent once.
         """
-        if (future := self._waiting.get(name)) is None:
-            future = self._waiting[name] = asyncio.get_running_loop().create_future()
-            if self._sending is None:
-                self._sending = self._start(self._send())
-                self._sending.add_done_callback(self._end)
-        reply = await asyncio.shield(future)
-        if isinstance(reply, Exception) and not isinstance(reply, exceptions.ResponseError):
-            raise reply
-        return reply
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._waiting.setdefault(commands, []).append(future)
+        if self.sending is None:
+            # An empty context: the task belongs to no single request.
+            self.sending = loop.create_task(self._send(), context=Context())
+            self.sending.add_done_callback(self._end)
+        return cast("list[Any] | Exception", await future)
 
-    async def execute(self, commands: Iterable[Command]) -> list[Any]:
-        """Return the replies to several commands, including error replies.
-
-        Raises:
-            Exception: An error of redis-py: there was no reply.
-        """
-        task = self._start(self._pipeline(commands))
-        await asyncio.wait([task])
-        if task.cancelled():
-            raise _given_up()
-        return cast("list[Any]", task.result())
-
-    async def aclose(self, *, give_up: bool = False) -> None:
-        """Wait for pending replies, then close the connections.
-
-        Args:
-            give_up: Cancel pending lookups instead of waiting for them.
-        """
-        for task in self._tasks if give_up else ():
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        pool = self._client.connection_pool
-        for client in (self._client, *sentinels_of(pool)):
-            with suppress(exceptions.RedisError, OSError):  # such as a timeout of the TLS shutdown
-                await client.connection_pool.disconnect()
-
-    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = _start(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _pipeline(self, commands: Iterable[Command]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        async with asyncio.timeout(self._limit_s):
-            return cast("list[Any]", await pipeline.execute(raise_on_error=False))
+    async def disconnect(self) -> None:
+        """Close the connection at once. Does not suspend, so it cannot be cancelled."""
+        if (writer := self._connection._writer) is not None:  # noqa: SLF001
+            writer.transport.abort()  # close() waits for the peer of a TLS connection
+        await self._connection.disconnect(nowait=True)
 
     async def _send(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, {}
-            replies: Sequence[Any] = [_given_up()] * len(batch)
+            replies: list[Any] | Exception = BackendUnavailable(_CLOSED)
             try:
-                if len(batch) == 1:
-                    async with asyncio.timeout(self._limit_s):
-                        replies = [await self._client.execute_command("GET", *batch)]
-                else:
-                    replies = await self._pipeline(("GET", name) for name in batch)
+                replies = await self._exchange(list(chain.from_iterable(batch)))
             except Exception as exc:
-                replies = [exc] * len(batch)
-                if not isinstance(exc, exceptions.ResponseError):
-                    self._on_failure()
+                replies = exc
+                self._on_failure()
             finally:
                 _settle(batch, replies)
-        self._sending = None  # no await since the last check: the next lookup starts another task
+        self.sending = None  # no await since the last check: the next lookup starts another task
 
-    def _end(self, task: asyncio.Task[Any]) -> None:
-        if self._sending is task:  # the task was cancelled, perhaps before it started
-            self._sending = None
+    async def _exchange(self, commands: list[Command]) -> list[Any]:
+        with suppress(*NO_REPLY, OSError):
+            return await self._attempt(commands)
+        return await self._attempt(commands)
+
+    async def _attempt(self, commands: list[Command]) -> list[Any]:
+        connection = self._connection
+        answered = False
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if connection.is_connected and await connection.can_read():
+                    await self.disconnect()  # closed by the server, or there is a reply to nothing
+                if not connection.is_connected:
+                    await connection.connect()
+                packed = connection.pack_commands(commands)
+                await connection.send_packed_command(packed, check_health=False)
+                replies = [await self._reply() for _ in commands]
+            answered = True
+            return replies
+        finally:
+            if not answered:  # out of step with the replies, or not logged in yet
+                await self.disconnect()
+
+    async def _reply(self) -> Any:
+        try:
+            return await self._connection.read_response()
+        except exceptions.ResponseError as exc:
+            return exc
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        if self.sending is task:  # the task was cancelled, perhaps before it started
+            self.sending = None
             waiting, self._waiting = self._waiting, {}
-            _settle(waiting, [_given_up()] * len(waiting))
+            _settle(waiting, BackendUnavailable(_CLOSED))
 
 
-def _settle(batch: Mapping[bytes, asyncio.Future[Any]], replies: Sequence[Any]) -> None:
-    for future, reply in zip(batch.values(), replies, strict=True):
-        if not future.done():
-            future.set_result(reply)
-
-
-def _start(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Start a task whose exception need not be retrieved."""
-    # An empty context: the task belongs to no single request.
-    task = asyncio.get_running_loop().create_task(work, context=Context())
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return task
+def _settle(
+    batch: dict[tuple[Command, ...], list[asyncio.Future[Any]]], replies: list[Any] | Exception
+) -> None:
+    """Give each caller its part of the replies, or the error."""
+    start = 0
+    for commands, futures in batch.items():
+        end = start + len(commands)
+        outcome = replies if isinstance(replies, Exception) else replies[start:end]
+        start = end
+        for future in futures:
+            if not future.done():
+                future.set_result(outcome)

@@ -1,4 +1,9 @@
-"""Finds the nodes of a Redis Cluster: which slot a key is in, and who serves that slot.
+"""Selects the node for each command: one for all of them, or in a Redis Cluster the node of the key's slot.
+
+Routers are sans-I/O, so threads and event loops share them. ``route`` is a generator: it yields a node and
+the commands to send there, and is sent the replies of that node, or the exception that it gave none. A
+cluster answers a command with a redirection when the slot of its key has moved (MOVED) or is moving (ASK).
+After a MOVED, or when a node gave no reply, the slot map is stale and is refreshed from another node.
 
 See the cluster specification of Redis: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
 """
@@ -7,20 +12,21 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import BackendUnavailable
 from ...runtime.extras import require
 from .errors import parse_redirect
-from .router import Node
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Sequence
 
-    from .router import Command, Steps
     from .url import Address
 
-    _Asking = Generator[tuple[Node, Sequence[Command]], list[Any] | Exception, list[Any] | Exception]
+    Command = tuple[bytes | str | int, ...]
+    Steps = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any]]
+    _Asking = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any] | Exception]
 
 _crc = require("redis.crc", extra="redis")
 
@@ -28,8 +34,54 @@ _MAX_ROUNDS: Final = 5
 _MAP_AGE_S: Final = 0.1  # a younger map is not asked for again
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A server that commands are sent to.
+
+    Attributes:
+        address: Host and port; None: as the URL says, by Sentinels if it names some.
+    """
+
+    address: Address | None = None
+
+
+class SingleServer:
+    """The router where all keys are on one server.
+
+    Attributes:
+        nodes: The nodes in use; another object as soon as they have changed.
+    """
+
+    def __init__(self) -> None:
+        self._node = Node()
+        self.nodes = frozenset({self._node})
+
+    def node_for(self, _name: bytes) -> Node | None:
+        """The node of a key as far as known; None: ``route`` finds out."""
+        return self._node
+
+    def mark_stale(self, node: Node) -> None:
+        """Note that a node gave no reply."""
+
+    def route(self, commands: Sequence[Command], *, retry: bool = True) -> Steps:
+        """Send each command to the node of its key, and return a reply for each, error replies included.
+
+        Args:
+            commands: Each names one key.
+            retry: They may be sent twice.
+        """
+        outcome = yield self._node, commands
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def route_all(self, commands: Sequence[Command]) -> Steps:
+        """Send the same commands to every master, and return the replies of one node after another."""
+        return self.route(commands)
+
+
 class SlotMap:
-    """Who serves which slots.
+    """Which node serves which slots.
 
     Args:
         ranges: First slot, last slot, and who serves them.
@@ -190,6 +242,9 @@ class Cluster:
         nodes = new.nodes.union(self._seeds)
         if nodes != self.nodes:
             self.nodes = nodes
+
+
+Router = SingleServer | Cluster
 
 
 def _key_of(command: Command) -> Any:

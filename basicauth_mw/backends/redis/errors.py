@@ -97,8 +97,8 @@ def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavail
 
 def _connection_trouble(exc: BaseException) -> str:
     causes = list(_causes(exc))
-    if any(isinstance(each, TimeoutError) and "handshake" in str(each) for each in causes):
-        return _NO_TLS  # a server without TLS waits for more, too
+    if any(isinstance(each, OSError) and "handshake" in str(each) for each in causes):
+        return _NO_TLS  # it timed out: a server without TLS waits for more, too
     for each in causes:
         match each:
             case ssl.SSLCertVerificationError():

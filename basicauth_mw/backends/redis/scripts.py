@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .router import Command
+    from .cluster import Command
 
 CHANGES_KEPT: Final = 10_000
 

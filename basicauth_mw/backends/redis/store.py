@@ -22,10 +22,9 @@ from ..base import Changes, Use
 from ..codec import dump_key, load_found, load_uses, to_microseconds, to_minutes
 from .checks import CONFIG, config_warnings, foreign_warning
 from .clients import BROKEN_CONNECTION, NO_REPLY, LoopClients, ThreadClients
-from .cluster import Cluster
+from .cluster import Cluster, Node, SingleServer
 from .connections import Connector
 from .errors import translate_error
-from .router import Node, SingleServer
 from .scripts import CHANGES_KEPT, NOT_A_STRING, KeyNames
 from .url import parse_url
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ...keys.model import Key
-    from .router import Command, Router, Steps
+    from .cluster import Command, Router, Steps
 
 T = TypeVar("T")
 
