@@ -104,8 +104,8 @@ def assert_clean(octets: bytes | str, *, raw_only: bool = False) -> None:
 
 @pytest.mark.proves("X43")
 @pytest.mark.parametrize("secret", CANARIES, ids=["minted", "chosen", "minted-2", "chosen-2"])
-def test_the_search_finds_what_it_looks_for(secret: str) -> None:
-    """Else everything below would be worth nothing."""
+def test_the_search_finds_the_canary(secret: str) -> None:
+    """Otherwise every other test here would prove nothing."""
     credentials = f"some-id:{secret}".encode()
     for text in (
         secret,
@@ -289,10 +289,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.mark.proves("P7", "O6", "X43")
-def test_no_log_error_or_repr_holds_a_secret(
+def test_no_log_error_or_repr_contains_a_secret(
     url: str, everything: Everything, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Nor a hash; in debug logs, answers, exceptions and their tracebacks, and whatever ``repr`` tells."""
+    """Nor a hash: debug logs, responses, exceptions with their tracebacks, and every ``repr``."""
     settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(CHOSEN, GENERATED))
     backend = open_backend(url, settings=settings, create=True)
     touched = live(backend, everything, settings=settings)
@@ -322,8 +322,8 @@ class Broken:
 
 
 @pytest.mark.proves("P7", "X43")
-def test_no_outage_tells_a_secret(everything: Everything, own_redis_server: RedisServer) -> None:
-    """What a store raises may hold its password; a server that is gone may be in the middle of anything."""
+def test_no_outage_shows_a_secret(everything: Everything, own_redis_server: RedisServer) -> None:
+    """A store's exception may contain its password, and a server may stop in the middle of anything."""
     url = own_redis_server.url().replace("redis://", f"redis://:{quote(CHOSEN, safe='')}@")
     settings = Settings(throttle="", backend_deadline_s=0.3)
     backend = open_backend(url, settings=settings)
@@ -347,8 +347,8 @@ def test_no_outage_tells_a_secret(everything: Everything, own_redis_server: Redi
 
 
 @pytest.mark.proves("B8", "X43")
-def test_no_sqlite_file_holds_a_secret(tmp_path: Path, everything: Everything) -> None:
-    """Neither the file nor its log, while it is open and after it was closed."""
+def test_no_sqlite_file_contains_a_secret(tmp_path: Path, everything: Everything) -> None:
+    """Neither the file nor its log, open or closed."""
     file = tmp_path / "keys.db"
     settings = Settings(throttle="", pepper=(CHOSEN,))
     seen = b""
@@ -386,8 +386,8 @@ class Wiretap:
 
 
 @pytest.mark.proves("B8", "X43")
-def test_no_redis_dump_holds_a_secret(everything: Everything) -> None:
-    """Nor what it is told, its slow log, or its file."""
+def test_no_redis_dump_contains_a_secret(everything: Everything) -> None:
+    """Neither the commands, the slow log nor the dump."""
     import redis
 
     with (
@@ -464,7 +464,7 @@ class Watched:
 
 @pytest.mark.proves("X43", "X44")
 def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
-    """To who makes it, and to who asks for it in another form; never to ``ps``, and never a hash."""
+    """When it is created or encoded; never to ``ps``, and never a hash."""
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     export = tmp_path / "export.jsonl"
     sheet = tmp_path / "keys.csv"
@@ -543,7 +543,7 @@ class Strange:
     ids=["create", "rotate", "check"],
 )
 def test_no_crash_of_the_command_line_shows_a_secret(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """One line and status 1, without the traceback and the local variables that rich would print."""
+    """One line and status 1, without a traceback and the local variables that rich would print."""
     (tmp_path / "strange_store.py").write_text(STRANGE.format(held=GENERATED))
     distribution = tmp_path / "strange_store-1.dist-info"
     distribution.mkdir()
@@ -591,8 +591,8 @@ app = BasicAuthMiddleware(shop, throttle="")
 
 
 @pytest.mark.proves("X43")
-def test_no_debugged_server_tells_a_secret(tmp_path: Path) -> None:
-    """Its log at the lowest level, its arguments, its environment, and what it says when it is killed."""
+def test_no_debugged_server_shows_a_secret(tmp_path: Path) -> None:
+    """Its debug log, its arguments, its environment, and its output when it is killed."""
     (tmp_path / "shop.py").write_text(DEBUGGED)
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     with open_backend(url, settings=Settings(), create=True) as backend:

@@ -72,7 +72,7 @@ def comparisons(source: str) -> Iterator[str]:
 
 
 @pytest.mark.proves("X12")
-def test_no_secret_is_compared_until_the_first_difference() -> None:
+def test_no_secret_is_compared_up_to_the_first_difference() -> None:
     found = {
         (path.name, expression)
         for path in PACKAGE.rglob("*.py")
@@ -98,13 +98,13 @@ def test_no_secret_is_compared_until_the_first_difference() -> None:
         "field not in proved",
     ],
 )
-def test_one_would_be_found(planted: str) -> None:
+def test_such_a_comparison_would_be_found(planted: str) -> None:
     assert list(comparisons(planted))
 
 
 @pytest.mark.proves("X12", "X13")
 @given(st.text(max_size=30), st.booleans())
-def test_all_that_is_compared_is_of_one_length(secret: str, peppered: bool) -> None:
+def test_compared_values_have_one_length(secret: str, peppered: bool) -> None:
     """Whatever was sent: whole digests, and never a part of one."""
     hasher = Hasher([b"pepper"] if peppered else [])
     stored = [Secret(hasher.digest_secret("the right one"))]

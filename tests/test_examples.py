@@ -100,7 +100,7 @@ def serving(name: str, backend: str, log: Path, **settings: str) -> Iterator[htt
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_example(name: str, tmp_path: Path) -> None:
-    """A right key, a wrong one and none; the app's own 404, its exception, and what is open."""
+    """A valid key, a wrong one and none; the app's own 404, its exception, and its open paths."""
     url = f"sqlite:///{tmp_path}/keys.db"
     with open_backend(url, create=True) as backend:
         issued = backend.create(name="test")
@@ -193,7 +193,7 @@ def test_django_checks(tmp_path: Path) -> None:
 
 
 def test_redis_workers(redis_url: str, tmp_path: Path) -> None:
-    """Both workers know the key, and neither when it is revoked."""
+    """Both workers accept the key, and neither after it is revoked."""
     with open_backend(redis_url) as backend:
         issued = backend.create()
         auth = (issued.client_id, issued.secret)
@@ -209,7 +209,7 @@ def test_redis_workers(redis_url: str, tmp_path: Path) -> None:
 
 
 def test_own_store(tmp_path: Path) -> None:
-    """A file that is broken lets nobody in, and is no 401 either."""
+    """A damaged file accepts no key, and does not give a 401."""
     teams = tmp_path / "teams.toml"
     teams.write_text(
         f'[team-a]\nname = "Team A"\nscopes = ["read"]\nhash = \'{hash_secret("correct horse")}\'\n'
@@ -290,7 +290,7 @@ def stopped(child: subprocess.Popen[bytes], number: signal.Signals) -> tuple[int
     return child.returncode, out.decode(), err.decode()
 
 
-def test_demo_prints_lines_that_do_what_they_say(tmp_path: Path) -> None:
+def test_demo_prints_commands_that_work(tmp_path: Path) -> None:
     port = free_port()
 
     with demo(tmp_path, "--port", str(port)) as child:
@@ -326,8 +326,8 @@ def test_demo_prints_lines_that_do_what_they_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
-def test_demo_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
-    """On any free port, with its keys in a file that stays, and one JSON object for programs."""
+def test_demo_exits_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    """On any free port, with its keys in a file that stays, and with one JSON object for programs."""
     database = tmp_path / "demo.db"
 
     with demo(tmp_path, "--port", "0", "--database", str(database), "--json") as child:

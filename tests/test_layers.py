@@ -154,11 +154,11 @@ def upward_arrows(root: Path) -> list[str]:
 
 
 def test_no_import_points_upward() -> None:
-    """Each module knows only those above it in the list, in functions and for type checkers too."""
+    """Each module imports only from lines above its own, in functions and for type checkers too."""
     assert upward_arrows(ROOT) == []
 
 
-def test_every_layer_stands_once() -> None:
+def test_every_layer_is_listed_once() -> None:
     """The list is an order: no name stands in it twice."""
     names = [name for names in LAYERS for name in names]
 
@@ -192,8 +192,8 @@ def test_every_layer_stands_once() -> None:
         pytest.param("stranger.py", "", id="not-in-the-list"),
     ],
 )
-def test_an_upward_arrow_is_found(file: str, source: str, tmp_path: Path) -> None:
-    """The test above would notice: every way to write an import upward, or a module without a place."""
+def test_an_upward_import_is_found(file: str, source: str, tmp_path: Path) -> None:
+    """In every way to write it; so is a module that is not in the list."""
     known = ["__init__", "errors", "settings", "wsgi", "asgi", "__main__"]
     backends = ("__init__", "base", "codec", "memory", "env", "backend")
     for name in [*known, *(f"backends/{each}" for each in backends)]:
@@ -223,7 +223,7 @@ def test_an_upward_arrow_is_found(file: str, source: str, tmp_path: Path) -> Non
         ),
     ],
 )
-def test_a_downward_arrow_is_fine(file: str, source: str, tmp_path: Path) -> None:
+def test_a_downward_import_is_allowed(file: str, source: str, tmp_path: Path) -> None:
     """Imports from below the list's order, and from elsewhere, are not complained about."""
     for name in (
         "__init__",
@@ -242,8 +242,8 @@ def test_a_downward_arrow_is_fine(file: str, source: str, tmp_path: Path) -> Non
     assert upward_arrows(tmp_path / PACKAGE) == []
 
 
-def test_an_integration_knows_no_other() -> None:
-    """So that each can be deleted alone: what they share is in modules with an underscore."""
+def test_no_integration_imports_another() -> None:
+    """Each can be deleted alone: shared code is in modules with an underscore."""
     for path in (ROOT / "integrations").rglob("*.py"):
         own = path.relative_to(ROOT / "integrations").parts[0].removesuffix(".py")
         for line, target in imports_of(path, ROOT):
@@ -254,8 +254,8 @@ def test_an_integration_knows_no_other() -> None:
 
 
 @pytest.mark.parametrize("module", [PACKAGE, f"{PACKAGE}.asgi", f"{PACKAGE}.wsgi"])
-def test_importing_brings_nothing_heavy(module: str) -> None:
-    """No framework, driver, hash library or event loop is loaded before somebody needs it."""
+def test_imports_are_light(module: str) -> None:
+    """No framework, driver, hash library or event loop is imported before it is needed."""
     code = (
         f"import sys; before = set(sys.modules); import {module}; from {PACKAGE} import *; "
         "print(*sorted(set(sys.modules) - before))"

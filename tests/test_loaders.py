@@ -126,8 +126,8 @@ def status_of(url: str, server: subprocess.Popen[bytes]) -> int | None:
     return None
 
 
-def test_every_document_leads_with_the_protected_name() -> None:
-    """No block gives an app two names, of which one is open."""
+def test_no_document_keeps_an_unprotected_name() -> None:
+    """No block gives an app a second name that is served without credentials."""
     for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *EXAMPLES):
         for outer, inner in re.findall(
             r"^(\w+) = \w*BasicAuth\w*\((\w+)[,)]", path.read_text(), re.MULTILINE

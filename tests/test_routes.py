@@ -162,7 +162,7 @@ def _logging_as_it_was() -> Iterator[None]:
 @pytest.mark.usefixtures("_logging_as_it_was")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_route_of_an_example(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for what it says is open, and that is there."""
+    """Only the paths that it declares open are open, and they exist."""
     monkeypatch.delitem(sys.modules, f"examples.{name}", raising=False)
     module = importlib.import_module(f"examples.{name}")
     listed, check = EXAMPLES[name]
@@ -173,8 +173,8 @@ def test_every_route_of_an_example(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert check(module.app, [*doors, *NOBODY_THINKS_OF], is_open) == is_open
 
 
-def test_every_route_of_a_large_fastapi(tmp_path: Path) -> None:
-    """Routers, mounts, static files, websockets, the pages of the documentation; all of it added later."""
+def test_every_route_of_a_large_fastapi_app(tmp_path: Path) -> None:
+    """Routers, mounts, static files, websockets and documentation pages, all added later."""
     app = FastAPI()
     install(app, MemoryStore(), settings=Settings(throttle=""))
 
@@ -204,8 +204,8 @@ def test_every_route_of_a_large_fastapi(tmp_path: Path) -> None:
     assert check_asgi(app, [*doors, *NOBODY_THINKS_OF], frozenset()) == set()
 
 
-def test_every_route_of_a_large_flask() -> None:
-    """Blueprints, static files, and views that are added behind the gate."""
+def test_every_route_of_a_large_flask_app() -> None:
+    """Blueprints, static files, and views added after the middleware."""
     app = Flask(__name__)
     app.config["BASICAUTH_THROTTLE"] = ""
     BasicAuth(app, MemoryStore())

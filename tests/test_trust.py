@@ -24,12 +24,12 @@ def read() -> Table:
 
 
 def test_document(read: Table) -> None:
-    """To write it anew: ``python -m tests.trust.table``."""
+    """Regenerate it with ``python -m tests.trust.table``."""
     assert (TESTS / "TRUST.md").read_text(encoding="utf-8") == render(read)
 
 
 def test_every_row_has_its_test(read: Table) -> None:
-    """No row is empty, no mark names a row that there is not, and no mark is lost."""
+    """No row is empty, no mark names an unknown row, and no mark is lost."""
     assert read.problems == []
 
 
@@ -104,7 +104,7 @@ def folder(path: Path, **files: str) -> Path:
     ],
 )
 def test_places(source: str, places: list[str], tmp_path: Path) -> None:
-    """A mark is found wherever pytest would take it."""
+    """A mark is found wherever pytest accepts one."""
     cases = (
         'T = [pytest.param(1, id="far", marks=pytest.mark.proves("H1"))]' if "tests.cases" in source else ""
     )
@@ -139,12 +139,12 @@ def test_places(source: str, places: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_problems(source: str, problem: str, tmp_path: Path) -> None:
-    """What would leave a row unproved, or a proof unread, is told of."""
+    """What would leave a row without a test, or a mark unread, is reported."""
     assert any(problem in each for each in table(folder(tmp_path, test_a=source)).problems)
 
 
 def test_no_problem(tmp_path: Path) -> None:
-    """Ids of a part that has no file are left alone: there is nothing to hold them against."""
+    """Ids of a part without a file are ignored."""
     source = (
         '@pytest.mark.proves("H1", "F1")\n@pytest.mark.parametrize("a", [pytest.param(1, id=case, marks=H2), '
         'pytest.param(1, id="one", marks=H2), pytest.param(1, id="a|b", marks=H2)])\ndef test_x(a): ...\n'

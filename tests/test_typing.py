@@ -23,7 +23,7 @@ CHECKERS = {
 
 
 @pytest.mark.parametrize("checker", CHECKERS)
-def test_strangers_pass(checker: str, tmp_path: Path) -> None:
+def test_correct_programs_pass(checker: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", *CHECKERS[checker]]
     if checker == "mypy":
         command += ["--cache-dir", str(tmp_path)]
@@ -62,7 +62,7 @@ MISTAKES = [
 @pytest.mark.proves("X41")
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_mistakes_are_found(checker: str, tmp_path: Path) -> None:
-    """The test above would notice: types are there, and are not Any."""
+    """Types are there, and are not Any."""
     mistaken = tmp_path / "mistaken.py"
     modules = ("asgi", "wsgi", "dashboard", "forward_auth", "integrations.fastapi")
     names = ["fastapi", "starlette.middleware", "basicauth_mw", *(f"basicauth_mw.{each}" for each in modules)]
@@ -80,8 +80,8 @@ def test_mistakes_are_found(checker: str, tmp_path: Path) -> None:
     assert found == set(range(2, len(MISTAKES) + 2)), done.stdout + done.stderr
 
 
-def test_the_benchmarks_fit_the_package(tmp_path: Path) -> None:
-    """They are run by hand, so a name or an argument that has changed would be seen too late."""
+def test_the_benchmarks_match_the_package(tmp_path: Path) -> None:
+    """They are run by hand, so a renamed function would be noticed too late."""
     benchmarks = ROOT / "benchmarks"
     done = subprocess.run(
         [

@@ -50,12 +50,12 @@ def test_a_short_run_finds_nothing(target: fuzz.Target) -> None:
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parent / "corpus").iterdir()), ids=lambda path: path.name
 )
-def test_what_once_was_interesting_is_read_right(target: fuzz.Target, path: Path) -> None:
-    """What the guided fuzz starts from; whatever it finds is added there."""
+def test_the_corpus_is_parsed_right(target: fuzz.Target, path: Path) -> None:
+    """The guided fuzz starts from it, and adds to it what it finds."""
     assert target.parse(path.read_bytes()) == ""
 
 
-def test_a_batch_follows_from_its_seed() -> None:
+def test_a_batch_is_determined_by_its_seed() -> None:
     rngs = [fuzz.Mutator(fuzz.random.Random(seed), fuzz.Target().good) for seed in ("a", "a", "b")]
     one, same, other = ([rng.field() for _ in range(50)] for rng in rngs)
 
@@ -106,7 +106,7 @@ def test_a_faulty_parser_is_found(
     where: str,
     parser: Callable[[bytes | str], Credentials],
 ) -> None:
-    """By itself, and behind a shell."""
+    """By itself, and in a middleware."""
     if where == "parser":
         monkeypatch.setattr(credentials, "parse_basic", parser)
     else:
@@ -121,7 +121,7 @@ def test_a_faulty_parser_is_found(
 @pytest.mark.proves("X30")
 @pytest.mark.parametrize("harmless", ["//", r"/\.\.", ";", "%", r"\\", "\x00"])
 def test_an_open_path_is_found(monkeypatch: pytest.MonkeyPatch, target: fuzz.Target, harmless: str) -> None:
-    """An odd path that is taken for one that is excluded."""
+    """An odd path that is taken for an excluded one."""
     is_open = exclude.ExcludedPaths.is_open
 
     def careless(self: exclude.ExcludedPaths, path: str, *, root: str = "", raw: bytes = b"") -> bool:
@@ -135,7 +135,7 @@ def test_an_open_path_is_found(monkeypatch: pytest.MonkeyPatch, target: fuzz.Tar
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two processes, a seed that is printed, a field alone, a batch alone."""
+    """Two processes, a printed seed, a single field, a single batch."""
     assert fuzz.main(["--inputs", "3000", "--seed", "7"]) == 0
     assert fuzz.main(["--field", b"Basic ZGVtbzpwQDU1dzByZA==".hex()]) == 0
     assert fuzz.main(["--seed", "7", "--batch", "0/1"]) == 0

@@ -64,21 +64,21 @@ def model() -> Model:
     return Model()
 
 
-def test_a_live_key_is_let_in_and_not_refused(model: Model) -> None:
+def test_an_active_key_is_accepted_and_not_refused(model: Model) -> None:
     assert model.allowed(0.1) == ({READ}, False, False, False)
     assert model.allowed(0.1, "other") == (set(), True, False, False)
     assert model.keys.allowed("uvicorn-redis", "nobody", "one", model.at, model.at).refused
 
 
 @pytest.mark.parametrize("status", ["disabled", "revoked", "absent"])
-def test_what_has_ended_is_let_in_for_the_bound_only(model: Model, status: str) -> None:
+def test_an_ended_key_is_accepted_only_within_the_bound(model: Model, status: str) -> None:
     model.change(State(status, LIVE.secrets, READ))
     assert model.allowed(SOON_S - 0.1) == ({READ}, True, False, False)
     assert model.allowed(SOON_S + 0.1) == (set(), True, False, False)
 
 
-def test_what_works_again_may_share_an_earlier_refusal(model: Model) -> None:
-    """Of an equal request that was under way; but no request was under way with a secret that is new."""
+def test_an_enabled_key_may_share_an_earlier_refusal(model: Model) -> None:
+    """That of an equal request that was in progress; no such request exists for a new secret."""
     model.change(State("disabled", LIVE.secrets, READ))
     model.change(State("live", (*LIVE.secrets, Secret("new")), READ))
     assert model.allowed(SOON_S - 0.1) == ({READ}, True, False, False)
@@ -87,15 +87,15 @@ def test_what_works_again_may_share_an_earlier_refusal(model: Model) -> None:
 
 
 @pytest.mark.parametrize("place", ["redis", "uvicorn-redis"])
-def test_in_an_outage_it_is_for_as_long_as_a_cache_lasts(model: Model, place: str) -> None:
-    """That of its store, or of the server that is asked; and no longer, whatever happens."""
+def test_in_an_outage_the_bound_is_the_cache_ttl(model: Model, place: str) -> None:
+    """In an outage of its store, or of the server that is called; never longer."""
     model.change(State("revoked", LIVE.secrets, READ))
     model.fail(place)
     assert model.allowed(CACHE_TTL_S - 0.1).scopes == {READ}
     assert model.allowed(CACHE_TTL_S + 0.1).scopes == set()
 
 
-def test_an_outage_of_others_changes_nothing(model: Model) -> None:
+def test_an_outage_of_another_store_changes_nothing(model: Model) -> None:
     model.change(State("revoked", LIVE.secrets, READ))
     model.fail("sqlite")
     model.fail("gunicorn-redis")
@@ -110,13 +110,13 @@ def test_an_outage_lasts_until_all_had_time_to_recover(model: Model) -> None:
     assert [model.allowed(RECOVERY_S + more).broken for more in (-0.1, 0.1)] == [True, False]
 
 
-def test_while_a_change_is_made_both_may_be_seen(model: Model) -> None:
+def test_during_a_change_both_states_are_right(model: Model) -> None:
     model.keys.begin("ci", State("live", LIVE.secrets))
     now = time.monotonic()
     assert model.keys.allowed("uvicorn-redis", "ci", "one", now, now).scopes == {READ, frozenset()}
 
 
-def test_a_change_that_was_not_made_leaves_what_was(model: Model) -> None:
+def test_a_failed_change_leaves_the_old_state(model: Model) -> None:
     model.keys.begin("ci", State())
     model.keys.undone("ci")
     model.at = time.monotonic()
@@ -189,7 +189,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("case", ANSWERS)
-def test_an_answer_is_judged(model: Model, case: str) -> None:
+def test_a_response_is_judged(model: Model, case: str) -> None:
     request, status, octets, outage, expected = ANSWERS[case]
     if request is CHOSEN:
         model.change(State("live", (Secret(CHOSEN.secret),), READ))
@@ -197,8 +197,8 @@ def test_an_answer_is_judged(model: Model, case: str) -> None:
     assert wrong(request, Response(status, octets, 0, 0.1), allowed, "7") == expected
 
 
-def test_an_answer_that_comes_late_is_wrong(model: Model) -> None:
-    """Unless its worker was stopped, in which case the client's own limit ends it."""
+def test_a_late_response_is_wrong(model: Model) -> None:
+    """Unless its worker was stopped; then the client's own limit ends it."""
     late = Response(200, body(), 0, LATE_S + 0.1)
     allowed = model.allowed(0.1)
     assert wrong(RIGHT, late, allowed._replace(outage=True), "7") == "too late"
@@ -206,8 +206,8 @@ def test_an_answer_that_comes_late_is_wrong(model: Model) -> None:
 
 
 @pytest.mark.parametrize("request_", [RIGHT, RAISES], ids=["answers", "raises"])
-def test_a_revoked_key_that_is_let_in_is_wrong(model: Model, request_: Request) -> None:
-    """Also when the app then raises."""
+def test_an_accepted_revoked_key_is_wrong(model: Model, request_: Request) -> None:
+    """Also if the app then raises."""
     model.change(State("revoked", LIVE.secrets, READ))
     answer = Response(request_.status, body(), 0, 0.1)
     assert wrong(request_, answer, model.allowed(SOON_S + 0.1), "7") == "let in, and it was not live"
@@ -222,7 +222,7 @@ def samples(mib_each: float, count: int = JUDGED_FROM) -> list[Sample]:
 
 
 @pytest.mark.parametrize(("mib_each", "is_wrong"), [(0, False), (0.01, False), (0.05, True)])
-def test_growth_is_told_from_warming_up(mib_each: float, is_wrong: bool) -> None:
+def test_growth_differs_from_warming_up(mib_each: float, is_wrong: bool) -> None:
     report = Report(1, quiet=True)
     warm, last = ends(samples(0))
     assert warm.rss_mib == pytest.approx(last.rss_mib, abs=0.5) == pytest.approx(70, abs=0.5)
@@ -232,7 +232,7 @@ def test_growth_is_told_from_warming_up(mib_each: float, is_wrong: bool) -> None
     assert "| gunicorn-redis |" in report.text()
 
 
-def test_figures_have_their_place_on_the_page() -> None:
+def test_figures_are_written_to_their_place() -> None:
     page = PAGE.read_text()
     assert BEGIN in page
     assert update(update(page, "other figures"), "these") == update(page, "these") != page
@@ -241,7 +241,7 @@ def test_figures_have_their_place_on_the_page() -> None:
 # --- runs
 
 
-def test_a_short_run_ends_well() -> None:
+def test_a_short_run_passes() -> None:
     """Both servers, both stores; real faults, and changes meanwhile."""
     report = Soak(0.1, 1, ("gunicorn-sqlite", "uvicorn-redis"), clients=1, quiet=True).run()
 
@@ -262,8 +262,8 @@ sys.exit(main(["--minutes", "5", "--seed", "1", "--servers", "uvicorn-sqlite"]))
 """
 
 
-def test_a_run_over_an_open_server_does_not() -> None:
-    """It lets everybody in. Ctrl-C ends a run early, with its verdict."""
+def test_a_run_over_an_open_server_fails() -> None:
+    """It accepts everything. Ctrl-C ends a run early, with its verdict."""
     with subprocess.Popen([sys.executable, "-c", OPEN], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         said = ""

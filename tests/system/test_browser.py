@@ -19,7 +19,7 @@ CREDENTIALS = {"username": "demo", "password": "p@55w0rd"}
 
 @pytest.mark.parametrize("path", ["/hello"])
 def test_a_browser_answers_the_challenge(browser: Browser, serve: Callable[..., Served], path: str) -> None:
-    """It sends credentials only when asked, as UTF-8, and shows the app's own answer."""
+    """It sends credentials only on request, as UTF-8, and shows the app's own response."""
     served = serve("fastapi-round-h11", **KEYS)
     page = browser.new_page(http_credentials=CREDENTIALS)
     answer = page.goto(f"http://127.0.0.1:{served.port}{path}")
@@ -29,10 +29,10 @@ def test_a_browser_answers_the_challenge(browser: Browser, serve: Callable[..., 
 
 
 @pytest.mark.parametrize(("challenge", "asked"), [("always", "Basic"), ("navigations", "xBasic")])
-def test_a_fetch_opens_no_dialog_if_that_is_wanted(
+def test_a_fetch_opens_no_dialog_with_navigations(
     browser: Browser, serve: Callable[..., Served], challenge: str, asked: str
 ) -> None:
-    """``challenge="navigations"``: a script that fetches sees the 401, and is asked by an unknown scheme."""
+    """``challenge="navigations"``: a script that fetches sees the 401 with an unknown scheme."""
     served = serve("fastapi-round-h11", **KEYS, BASICAUTH_CHALLENGE=challenge)
     page = browser.new_page()
     page.route("**/docs", lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))

@@ -48,7 +48,7 @@ def fetch(
 
 
 @pytest.mark.parametrize("fetch", ["cors-installed", "cors-outside"], indirect=True)
-def test_outside_the_gate_every_answer_can_be_read(fetch: Callable[[str, str | None], Any]) -> None:
+def test_outside_the_middleware_every_response_can_be_read(fetch: Callable[[str, str | None], Any]) -> None:
     """The app's own, our 401s, and our 500."""
     status, body, _ = fetch("/hello", RIGHT)
     assert (status, body) == (200, {"hello": "demo"})
@@ -61,7 +61,7 @@ def test_outside_the_gate_every_answer_can_be_read(fetch: Callable[[str, str | N
 
 
 @pytest.mark.parametrize("fetch", ["cors-inside"], indirect=True)
-def test_inside_it_none_can(fetch: Callable[[str, str | None], Any]) -> None:
-    """Which is what the warning is about: the preflight is refused, and so is a request without a key."""
+def test_inside_the_middleware_none_can(fetch: Callable[[str, str | None], Any]) -> None:
+    """The warning is about this: the preflight is refused, and so is a request without a key."""
     assert fetch("/hello", RIGHT) == "TypeError"
     assert fetch("/hello", None) == "TypeError"

@@ -180,7 +180,7 @@ def test_any_other_request_gets_a_401(
 def test_without_a_path_prefix_no_probe_opens_the_app(
     envoy: tuple[str, str, Issued], path: str, status: int
 ) -> None:
-    """Envoy asks with the app's own path then, and the service's probes have the same names."""
+    """Envoy then sends the app's own path, and the service's probes have the same names."""
     refused = get(envoy[1] + path)
 
     assert refused.status_code == status

@@ -89,7 +89,7 @@ def shown(page: Page) -> tuple[str, str]:
     return answer.locator(".response-col_status").inner_text().split()[0], body.inner_text()
 
 
-def test_a_key_that_is_typed_in_gets_the_apps_answer(docs: Page) -> None:
+def test_a_key_that_is_entered_gets_the_apps_response(docs: Page) -> None:
     authorize(docs, "demo", SECRET)
 
     answer = try_out(docs)
@@ -108,8 +108,8 @@ def test_a_key_that_is_typed_in_gets_the_apps_answer(docs: Page) -> None:
         pytest.param(("umlaut", NOT_ASCII), id="not-ascii"),  # Swagger UI sends that as latin-1
     ],
 )
-def test_a_wrong_one_gets_the_gates(docs: Page, typed: tuple[str, str]) -> None:
-    """Shown in the page as the problem that it is."""
+def test_a_wrong_one_gets_a_401(docs: Page, typed: tuple[str, str]) -> None:
+    """The page shows it as a problem document."""
     authorize(docs, *typed)
 
     answer = try_out(docs)
@@ -121,8 +121,8 @@ def test_a_wrong_one_gets_the_gates(docs: Page, typed: tuple[str, str]) -> None:
     assert '"code": "invalid_credentials"' in body
 
 
-def test_without_one_it_is_asked_for(docs: Page) -> None:
-    """And after *Logout* it is forgotten. The document says so as well: the operation has a lock."""
+def test_without_one_it_is_requested(docs: Page) -> None:
+    """Also after *Logout*. The document says so as well: the operation has a lock."""
     lock = docs.locator(".opblock").get_by_label("authorization button")
     expect(lock).to_have_accessible_name("authorization button unlocked")
     assert try_out(docs).status == 401
@@ -138,7 +138,7 @@ def test_without_one_it_is_asked_for(docs: Page) -> None:
     assert try_out(docs, again=True).status == 401
 
 
-def test_the_page_lists_the_gates_answers(docs: Page) -> None:
+def test_the_page_lists_the_responses_of_the_middleware(docs: Page) -> None:
     docs.locator(".opblock-summary").first.click()
     listed = docs.locator(".responses-table:not(.live-responses-table) .response > .response-col_status")
     expect(listed.first).to_be_visible()

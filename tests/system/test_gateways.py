@@ -155,7 +155,7 @@ def wait_for(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
             return
 
 
-def test_who_has_a_key_gets_in_and_is_named(gateway: Gateway) -> None:
+def test_a_valid_key_is_accepted_and_named(gateway: Gateway) -> None:
     issued = gateway.keys.create(client_id="\u3042 %", scopes=["write", "read"])
 
     seen = gateway.request("POST", "/some/path?q=1", issued.authorization, b"a body").json()
@@ -166,7 +166,7 @@ def test_who_has_a_key_gets_in_and_is_named(gateway: Gateway) -> None:
     assert (seen["method"], seen["body"]) == ("POST", "a body")
 
 
-def test_who_has_none_does_not(gateway: Gateway) -> None:
+def test_a_request_without_a_key_is_refused(gateway: Gateway) -> None:
     for authorization in (None, encode_basic("nobody", "wrong"), "Bearer x"):
         refused = gateway.get(authorization=authorization)
         assert refused.status_code == 401
@@ -176,8 +176,8 @@ def test_who_has_none_does_not(gateway: Gateway) -> None:
 
 
 @pytest.mark.proves("X38", "X39")
-def test_what_a_client_claims_is_dropped(gateway: Gateway) -> None:
-    """In any spelling; also by who has a key without a scope, and on open paths."""
+def test_identity_headers_of_a_client_are_removed(gateway: Gateway) -> None:
+    """In any spelling; also with a key without scopes, and on open paths."""
     issued = gateway.keys.create(client_id="bare")
 
     inside = gateway.get("/", issued.authorization, **SPOOFED).json()["fields"]
@@ -194,8 +194,8 @@ def test_what_a_client_claims_is_dropped(gateway: Gateway) -> None:
 ODD = ["/health", "/admin/%2e%2e/health", "/admin/../health", "//health", "/%68ealth", "/HEALTH", "/health/"]
 
 
-def test_what_is_open_is_that_one_path(gateway: Gateway) -> None:
-    """Proxies resolve a path before they compare it: the app must not get another than was compared."""
+def test_only_one_path_is_open(gateway: Gateway) -> None:
+    """Proxies resolve a path before they compare it: the app must not get another path than was compared."""
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     reached = {}
     with closing(HTTPConnection(host, int(port), timeout=LIMIT_S)) as connection:
@@ -210,7 +210,7 @@ def test_what_is_open_is_that_one_path(gateway: Gateway) -> None:
 
 
 def test_a_client_can_only_lose_its_name(gateway: Gateway) -> None:
-    """A proxy takes fields that ``Connection`` names for its own."""
+    """A proxy treats headers that ``Connection`` names as its own."""
     issued = gateway.keys.create(client_id="bare", scopes=["read"])
     fields = {"Connection": "keep-alive, X-Auth-Client-Id, X-Auth-Scopes", **SPOOFED}
 
@@ -221,7 +221,7 @@ def test_a_client_can_only_lose_its_name(gateway: Gateway) -> None:
     assert not [name for name in inside if "_" in name]
 
 
-def test_an_answer_of_the_app_is_its_own(gateway: Gateway) -> None:
+def test_a_response_of_the_app_is_unchanged(gateway: Gateway) -> None:
     issued = gateway.keys.create()
 
     failed = gateway.get("/boom", issued.authorization)
@@ -231,7 +231,7 @@ def test_an_answer_of_the_app_is_its_own(gateway: Gateway) -> None:
 
 
 def test_failures_are_throttled_by_the_clients_address(gateway: Gateway) -> None:
-    """As the proxy sees it: a forged field makes nobody else."""
+    """As the proxy sees it: a forged header does not change it."""
     issued = gateway.keys.create(client_id="ci")
     statuses = [
         gateway.get("/", encode_basic("ci", "wrong"), **{"X-Forwarded-For": f"192.0.2.{number}"}).status_code
@@ -244,7 +244,7 @@ def test_failures_are_throttled_by_the_clients_address(gateway: Gateway) -> None
     assert int(blocked.headers["retry-after"]) >= 1
 
 
-def test_without_the_service_nobody_gets_in(gateway: Gateway) -> None:
+def test_without_the_service_every_request_is_refused(gateway: Gateway) -> None:
     issued = gateway.keys.create()
     assert gateway.get("/", issued.authorization).status_code == 200
     gateway.service.terminate()
@@ -256,7 +256,7 @@ def test_without_the_service_nobody_gets_in(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("gateway", ["caddy"], indirect=True)  # nginx needs more lines for any websocket
 def test_a_websocket(gateway: Gateway) -> None:
-    """The proxy asks with the handshake's own fields."""
+    """The proxy sends the handshake's own headers."""
     issued = gateway.keys.create(client_id="ci")
     url = gateway.url.replace("http", "ws")
     fields = {"Authorization": issued.authorization}

@@ -84,7 +84,7 @@ def front(tmp_path: Path) -> Iterator[tuple[httpx.Client, str, Issued]]:
         yield client, f"http://127.0.0.1:{app_port}", issued
 
 
-def test_a_key_comes_through_and_https_is_known(front: tuple[httpx.Client, str, Issued]) -> None:
+def test_a_key_is_passed_on_and_https_is_known(front: tuple[httpx.Client, str, Issued]) -> None:
     client, app, issued = front
     right = (issued.client_id, issued.secret)
     text = {"text": "\u3042"}
@@ -118,7 +118,7 @@ NOT_OPEN = [
 
 @pytest.mark.proves("X29", "X32")
 def test_no_encoding_of_a_path_is_open(front: tuple[httpx.Client, str, Issued]) -> None:
-    """400 is what nginx answers by itself."""
+    """nginx itself responds with 400."""
     client, _, issued = front
 
     def ask(target: str, auth: tuple[str, str] | None = None) -> int:

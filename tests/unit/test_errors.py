@@ -70,15 +70,15 @@ TABLE: list[tuple[type[BasicAuthError], type[BaseException], str, int | None]] =
 def test_the_tree(
     kind: type[BasicAuthError], parent: type[BaseException], code: str, status: int | None
 ) -> None:
-    """Class, parent, code and status are a promise."""
+    """Class, parent, code and status of every error are stable."""
     assert issubclass(kind, parent)
     assert kind.code == code
     assert kind.status == status
     assert kind.detail
 
 
-def test_the_table_holds_every_error() -> None:
-    """No error escapes the table, and __all__ names every one."""
+def test_the_table_lists_every_error() -> None:
+    """And so does __all__."""
     defined = {
         each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, BasicAuthError)
     }
@@ -88,13 +88,13 @@ def test_the_table_holds_every_error() -> None:
 
 
 def test_malformed_and_invalid_look_the_same_to_a_client() -> None:
-    """Nobody learns from the answer whether the field could be read."""
+    """The response does not say whether the header could be parsed."""
     for name in ("code", "status", "detail"):
         assert getattr(MalformedCredentials, name) == getattr(InvalidCredentials, name)
 
 
 def test_messages_are_for_the_operator_only() -> None:
-    """What is told to the constructor never becomes the client's text."""
+    """The constructor's text never becomes the client's."""
     for kind in (InvalidCredentials, BackendUnavailable, UnreadableRecord, Overloaded):
         assert str(kind("redis.internal:6379 refused")) == "redis.internal:6379 refused"
         assert "redis" not in kind("redis.internal:6379 refused").detail
@@ -115,8 +115,8 @@ def test_throttled_says_when() -> None:
     assert str(Throttled("too many", retry_after_s=30)) == "too many"
 
 
-def test_missing_extra_prints_the_line_to_type() -> None:
-    """The message holds the pip line, and the extra can be read."""
+def test_missing_extra_shows_the_pip_command() -> None:
+    """And has the name of the extra."""
     error = MissingExtra("redis", "redis")
 
     assert "pip install 'basicauth_mw[redis]'" in str(error)
@@ -135,8 +135,8 @@ def test_missing_extra_prints_the_line_to_type() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_errors_can_be_copied_and_sent_between_processes(error: BasicAuthError) -> None:
-    """A worker process can hand an error to its parent."""
+def test_errors_can_be_copied_and_pickled(error: BasicAuthError) -> None:
+    """A worker process can pass an error to its parent."""
     for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert type(other) is type(error)
         assert str(other) == str(error)
@@ -146,15 +146,15 @@ def test_errors_can_be_copied_and_sent_between_processes(error: BasicAuthError) 
 # --- optional dependencies
 
 
-def test_require_imports_what_is_there() -> None:
-    """An installed module is handed over, dotted names too."""
+def test_require_imports_an_installed_module() -> None:
+    """By dotted names too."""
     assert require("json", extra="x") is sys.modules["json"]
     assert require("json.decoder", extra="x") is sys.modules["json.decoder"]
 
 
 @pytest.mark.parametrize("module", ["no_such_module_here", "no_such_module_here.part"])
 def test_require_names_the_extra(module: str) -> None:
-    """What is not installed is named by its top module, with the line to type."""
+    """A missing module is named by its top package, with the pip command."""
     with pytest.raises(MissingExtra, match=r"^no_such_module_here is not installed.*basicauth_mw\[cli\]"):
         require(module, extra="cli")
 
@@ -169,7 +169,7 @@ def test_require_names_the_extra(module: str) -> None:
 def test_require_does_not_hide_a_broken_module(
     source: str, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error inside an installed module is not called "not installed"."""
+    """An error inside an installed module does not become "not installed"."""
     (tmp_path / "broken_module_here.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
 

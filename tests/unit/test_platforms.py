@@ -66,8 +66,8 @@ for url in ("memory:", f"sqlite:///{tempfile.mkdtemp()}/keys.db"):
 '''
 
 
-def test_nothing_but_the_standard_library_of_windows_is_needed(tmp_path: Path) -> None:
-    """Every module can be imported, and the backends without a server work, without what only POSIX has."""
+def test_only_the_standard_library_of_windows_is_needed(tmp_path: Path) -> None:
+    """Every module can be imported, and the backends without a server work, without POSIX-only modules."""
     environment = {**os.environ, "BASICAUTH_KEYS": "demo:p@55w0rd"}
     run = subprocess.run(
         [sys.executable, "-c", WITHOUT_POSIX],
@@ -81,7 +81,7 @@ def test_nothing_but_the_standard_library_of_windows_is_needed(tmp_path: Path) -
     assert (run.returncode, run.stderr) == (0, "")
 
 
-def test_tests_that_interrupt_pass_where_interrupts_are_ignored() -> None:
+def test_tests_pass_where_interrupts_are_ignored() -> None:
     """``nohup make test &`` and some CI runners start everything with SIGINT ignored."""
     interrupting = "tests/cli/test_program.py::test_ctrl_c_between_two_parts_is_no_traceback"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
