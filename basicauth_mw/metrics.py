@@ -60,7 +60,15 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
     client = require("prometheus_client", extra="metrics")
     from prometheus_client import values
 
-    authenticators = [_authenticator_of(app) for app in protected]
+    authenticators: list[Authenticator[Any]] = []
+    for app in protected:
+        authenticator = find_authenticator(app)
+        if authenticator is None:
+            raise ConfigurationError(
+                f"found no BasicAuthMiddleware in this {type(app).__name__}: pass the middleware itself to "
+                "instrument(), or a FastAPI app after install()"
+            )
+        authenticators.append(authenticator)
     if not authenticators:
         raise ConfigurationError("instrument() needs at least one middleware or protected app")
     if any(authenticator.reader.metrics is not None for authenticator in authenticators):
@@ -82,18 +90,8 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
         authenticator.set_metrics(hook)
 
 
-def _authenticator_of(protected: Any) -> Authenticator[Any]:
-    authenticator = find_authenticator(protected)
-    if authenticator is None:
-        raise ConfigurationError(
-            f"found no BasicAuthMiddleware in this {type(protected).__name__}: pass the middleware itself to "
-            "instrument(), or a FastAPI app after install()"
-        )
-    return authenticator
-
-
 class PrometheusHook:
-    """The ``MetricsHook`` of some authenticators, and a collector for a ``CollectorRegistry``."""
+    """The ``MetricsHook`` of some authenticators, which is also a collector of a ``CollectorRegistry``."""
 
     def __init__(self, authenticators: Iterable[Authenticator[Any]], *, multiprocess: bool) -> None:
         self._breakers = [authenticator.reader.breaker for authenticator in authenticators]
@@ -137,7 +135,6 @@ class PrometheusHook:
     # --- on the request path
 
     def wrap_cache_get(self, get: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
-        """See ``MetricsHook``."""
         count_hit = self._count_hit
 
         def get_and_count(field: bytes) -> Allow | None:
@@ -149,16 +146,13 @@ class PrometheusHook:
         return get_and_count
 
     def time_lookup(self) -> AbstractContextManager[object]:
-        """See ``MetricsHook``."""
         return self._backend_seconds.time()
 
     def allowed(self) -> None:
-        """See ``MetricsHook``."""
         self._allowed.inc()
         self._start_flusher()
 
     def refused(self, reason: str) -> None:
-        """See ``MetricsHook``."""
         self._decisions.labels("deny", reason).inc()
         self._start_flusher()
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from ..auth.excluded_paths import ExcludedPaths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..settings import Settings
 
     JsonObject = dict[str, Any]
@@ -36,14 +34,11 @@ _EXAMPLE: Final = {
     "code": "invalid_credentials",
     "request_id": "5f0c6a1e9b3d7a2400000001",
 }
+_LOCATION: Final = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}
 _FIELD_ERROR: Final = {
     "type": "object",
     "required": ["loc", "msg", "type"],
-    "properties": {
-        "loc": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
-        "msg": {"type": "string"},
-        "type": {"type": "string"},
-    },
+    "properties": {"loc": _LOCATION, "msg": {"type": "string"}, "type": {"type": "string"}},
 }
 
 
@@ -76,15 +71,16 @@ def add_security(document: JsonObject, settings: Settings, *, validation_status:
         responses[_VALIDATION] = _response("The request is not valid.", _VALIDATION)
     excluded = ExcludedPaths(settings.exclude)
     has_scopes = not str(document.get("openapi", "")).startswith("3.0")  # 3.0 allows them for OAuth only
-    for path, operation in _operations(document):
+    for path, item in document.get("paths", {}).items():
         is_open = excluded.is_open(path)
-        _require_key(operation, is_open=is_open, has_scopes=has_scopes)
-        if validation_status is not None:
-            _replace_422(operation, validation_status)
-        declared: JsonObject = operation.setdefault("responses", {})
-        for status in statuses:
-            if not is_open or status in (500, 504):
-                declared.setdefault(str(status), {"$ref": f"#/components/responses/BasicAuth{status}"})
+        for operation in (item[method] for method in _METHODS if method in item):
+            _require_key(operation, is_open=is_open, has_scopes=has_scopes)
+            if validation_status is not None:
+                _replace_422(operation, validation_status)
+            declared: JsonObject = operation.setdefault("responses", {})
+            for status in statuses:
+                if not is_open or status in (500, 504):
+                    declared.setdefault(str(status), {"$ref": f"#/components/responses/BasicAuth{status}"})
     if validation_status is not None:
         for name in ("HTTPValidationError", "ValidationError"):
             if f'"#/components/schemas/{name}"' not in json.dumps(document):
@@ -101,13 +97,6 @@ def _statuses(settings: Settings) -> list[int]:
         503,
         *([504] if settings.map_errors or settings.timeout_s is not None else []),
     ]
-
-
-def _operations(document: JsonObject) -> Iterator[tuple[str, JsonObject]]:
-    for path, item in document.get("paths", {}).items():
-        for method in _METHODS:
-            if method in item:
-                yield path, item[method]
 
 
 def _require_key(operation: JsonObject, *, is_open: bool, has_scopes: bool) -> None:

@@ -73,15 +73,21 @@ def install(
     if validation_status is not None:
         _check_validation_status(app, validation_status)
     middleware = BasicAuthMiddleware(app, backend, settings=settings, **overrides)
-    middleware.app = _not_started
     app.add_middleware(_PrebuiltMiddleware(middleware))
-    _extend_openapi(app, middleware.authenticator.settings, validation_status)
+    make_schema = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = make_schema()
+        add_security(schema, middleware.authenticator.settings, validation_status=validation_status)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
     if validation_status is not None:
         app.add_exception_handler(RequestValidationError, _validation_handler(validation_status))
 
 
 class _PrebuiltMiddleware:
-    """A factory for Starlette, which builds middleware at the start, of a middleware that exists already."""
+    """Gives Starlette, which creates middleware when the app starts, the one that ``install`` has created."""
 
     __name__ = "BasicAuthMiddleware"  # shown where an app's middleware is listed
 
@@ -96,27 +102,6 @@ class _PrebuiltMiddleware:
     def __call__(self, app: ASGIApp) -> ASGIApp:
         self._middleware.app = app
         return self._middleware
-
-
-async def _not_started(_scope: object, _receive: object, _send: object) -> None:
-    raise RuntimeError("the app has not started")
-
-
-# --- the OpenAPI document
-
-
-def _extend_openapi(app: FastAPI, settings: Settings, validation_status: int | None) -> None:
-    make_schema = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        schema = make_schema()
-        add_security(schema, settings, validation_status=validation_status)
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
-
-
-# --- dependencies
 
 
 class _Scheme(SecurityBase):
@@ -161,9 +146,6 @@ def requires(*scopes: str) -> Any:
         ConfigurationError: There is no scope, or an invalid one.
     """
     return Security(_require_scopes, scopes=check_scopes_arg(scopes))
-
-
-# --- validation errors
 
 
 def _check_validation_status(app: FastAPI, status: int) -> None:

@@ -159,9 +159,7 @@ def test_starlette_gets_the_middleware_that_was_checked(backend: Backend, issued
     install(app, backend, settings=Settings())
     (placed,) = app.user_middleware
     checked = placed.cls._middleware  # type: ignore[attr-defined]
-    early = call(checked, http_scope(issued.authorization))
 
-    assert "has not started" in str(early.raised)
     assert get(app, "/me", issued.authorization).status == 200
     assert placed.cls(app.router) is checked  # type: ignore[call-arg, comparison-overlap]
 

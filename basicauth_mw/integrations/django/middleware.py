@@ -38,21 +38,13 @@ _HANDLED_BY_DJANGO = (Http404, PermissionDenied, BadRequest, SuspiciousOperation
 
 
 def read_configuration() -> tuple[Any, Settings]:
-    """The backend, or None, and the settings from ``settings.BASICAUTH_*``.
-
-    Raises:
-        ConfigurationError: Lists every problem.
-    """
+    """The backend, or None, and the settings from ``settings.BASICAUTH_*``."""
     names = [name for name in dir(settings) if name.startswith("BASICAUTH_")]
     return configuration({name: getattr(settings, name) for name in names}, "Django")
 
 
 def build_authenticator() -> Authenticator[HttpRequest]:
-    """An authenticator with the configuration from ``settings.BASICAUTH_*``.
-
-    Raises:
-        ConfigurationError: Lists every problem.
-    """
+    """An authenticator with the configuration from ``settings.BASICAUTH_*``."""
     return Authenticator(DjangoRequest(), *read_configuration(), {})
 
 
