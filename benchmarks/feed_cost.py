@@ -40,7 +40,7 @@ async def find(quick: bool, urls: dict[str, str]) -> Outcome:
             names = list(variants)
             for name in names[turn:] + names[:turn]:
                 if name == "followed":
-                    backend.feed.proved()  # starts the thread
+                    backend.feed.mark_active()  # starts the thread
                 times[name].append(await sample(variants[name]))
                 backend.feed.close()
         polls = []

@@ -119,9 +119,9 @@ def test_wrap_asgi_protects_http_and_websockets(issued: Issued, monkeypatch: pyt
         assert connect(application, websocket_scope(authorization, path="/ws")).status == 401
         assert call(application, http_scope(authorization, path="/me")).status == 401
     assert call(application, http_scope(good, path="/me")).status == 200
-    accepted, told, closed = handshake(application, websocket_scope(good, path="/ws"))
+    accepted, message, closed = handshake(application, websocket_scope(good, path="/ws"))
     assert (accepted["type"], closed["type"]) == ("websocket.accept", "websocket.close")
-    assert json.loads(told["text"]) == {"id": issued.client_id, "user": "from the session"}
+    assert json.loads(message["text"]) == {"id": issued.client_id, "user": "from the session"}
     assert "basicauth_mw.W008" not in codes(application, monkeypatch)
 
 

@@ -1,4 +1,4 @@
-"""Apps by the types of asgiref and of the standard library."""
+"""Apps with the types of asgiref and of the standard library."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from httpx import Client
 
 from basicauth_mw import Backend, Issued, Settings, encode_basic, open_backend, parse_basic
-from basicauth_mw.asgi import BasicAuthMiddleware as ASGIGate
+from basicauth_mw.asgi import BasicAuthMiddleware as ASGIMiddleware
 from basicauth_mw.errors import BasicAuthError, MalformedCredentials
 from basicauth_mw.testing import BasicAuth, authenticated_as
-from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -30,18 +30,22 @@ def wsgi_app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Ite
     return [b"hello"]
 
 
-gates = [
-    ASGIGate(by_asgiref, backend="env:"),
-    ASGIGate(by_hand, "env:", realm="api"),
-    ASGIGate(app=by_hand, backend="env:"),
-    ASGIGate(ASGIGate(by_hand), exclude=["/health"]),
-    # Each field takes its own type, or the text that the environment would hold.
-    ASGIGate(by_hand, exclude=("/health",), require_https=True, timeout_s=5, cache_size=10, pepper=["a"]),
-    ASGIGate(by_hand, exclude="/health,/docs/*", require_https="yes", timeout_s="5", cache_size="10"),
-    ASGIGate(by_hand, timeout_s=None, root_path=None, settings=Settings(realm="api"), backend=open_backend()),
+middlewares = [
+    ASGIMiddleware(by_asgiref, backend="env:"),
+    ASGIMiddleware(by_hand, "env:", realm="api"),
+    ASGIMiddleware(app=by_hand, backend="env:"),
+    ASGIMiddleware(ASGIMiddleware(by_hand), exclude=["/health"]),
+    # Each setting takes its own type, or text as in the environment.
+    ASGIMiddleware(
+        by_hand, exclude=("/health",), require_https=True, timeout_s=5, cache_size=10, pepper=["a"]
+    ),
+    ASGIMiddleware(by_hand, exclude="/health,/docs/*", require_https="yes", timeout_s="5", cache_size="10"),
+    ASGIMiddleware(
+        by_hand, timeout_s=None, root_path=None, settings=Settings(realm="api"), backend=open_backend()
+    ),
 ]
-wsgi: "WSGIApplication" = WSGIGate(wsgi_app, backend="env:")
-asgi: "ASGI3Application" = ASGIGate(by_asgiref)
+wsgi: "WSGIApplication" = WSGIMiddleware(wsgi_app, backend="env:")
+asgi: "ASGI3Application" = ASGIMiddleware(by_asgiref)
 
 try:
     client_id: str = parse_basic(encode_basic("id", "secret").encode()).client_id
@@ -54,5 +58,5 @@ client = Client(auth=BasicAuth("id", "secret"))
 
 
 def test_something(api_keys: Backend, api_key: Issued) -> None:
-    with authenticated_as(gates[0], "ci", scopes=["read"]):
+    with authenticated_as(middlewares[0], "ci", scopes=["read"]):
         api_keys.revoke(api_key.client_id)

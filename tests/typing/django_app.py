@@ -1,4 +1,4 @@
-"""Django and its REST framework, as a stranger writes them."""
+"""Django and Django REST framework."""
 
 from typing import assert_type
 
@@ -22,7 +22,7 @@ def reports(request: KeyedRequest) -> HttpResponse:
     return HttpResponse(request.principal.name)
 
 
-class OwnGate(BasicAuthMiddleware):
+class OwnMiddleware(BasicAuthMiddleware):
     def process_view(self, request: HttpRequest, *args: object) -> None: ...
 
 

@@ -1,4 +1,4 @@
-"""FastAPI and Starlette, as a stranger writes them."""
+"""FastAPI and Starlette apps."""
 
 from typing import Annotated, assert_type
 

@@ -1,4 +1,4 @@
-"""Flask, by the extension and by the middleware alone."""
+"""Flask apps, with the extension and with the middleware alone."""
 
 from typing import assert_type
 

@@ -1,4 +1,4 @@
-"""Stores that others write, and keys that others keep."""
+"""Custom stores, and code that manages keys."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -37,7 +37,7 @@ class AsyncStore:
 
 
 class WholeStore:
-    """Everything that ``Store`` asks for."""
+    """All of ``Store``."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
@@ -75,7 +75,9 @@ loaded = [point.load() for point in entry_points(group="basicauth_mw.backends")]
 async def app(scope: object, receive: object, send: object) -> None: ...
 
 
-gates = [BasicAuthMiddleware(app, each, settings=Settings()) for each in (TeamStore(), AsyncStore(), store)]
+middlewares = [
+    BasicAuthMiddleware(app, each, settings=Settings()) for each in (TeamStore(), AsyncStore(), store)
+]
 
 with Backend(store, settings=Settings()) as backend:
     issued = backend.create(name="ci", scopes=["read"], metadata={"a": [1]})

@@ -376,9 +376,9 @@ def app(environ, start_response):
     return []
 
 keys = open_backend("memory:", settings=Settings())
-gate, other = (BasicAuthMiddleware(app, keys, settings=Settings()) for _ in range(2))
+middleware, other = (BasicAuthMiddleware(app, keys, settings=Settings()) for _ in range(2))
 right = keys.create(client_id="ci").authorization
-instrument(gate)
+instrument(middleware)
 try:
     instrument(other)
 except ConfigurationError as exc:
@@ -390,7 +390,7 @@ def ask(authorization):
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
     if authorization:
         environ["HTTP_AUTHORIZATION"] = authorization
-    gate(environ, lambda status, headers: None)
+    middleware(environ, lambda status, headers: None)
 
 def scraped(name):
     registry = CollectorRegistry()
@@ -412,7 +412,7 @@ ALLOWED, MISSING = ('basicauth_decisions_total{decision="%s",reason="%s"}' % eac
 ask(None)
 wait_for(MISSING, 1)
 ask(right); ask(right)
-gate.authenticator.reader.metrics.flush()
+middleware.authenticator.reader.metrics.flush()
 assert (scraped(ALLOWED), scraped("basicauth_cache_hits_total")) == (2, 1)
 child = os.fork()
 if child == 0:
@@ -421,7 +421,7 @@ if child == 0:
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert len({name for name in os.listdir(sys.argv[1]) if name.startswith("counter_")}) == 2
-thread = gate.authenticator.reader.metrics._flusher.stop()
+thread = middleware.authenticator.reader.metrics._flusher.stop()
 thread.join(20)
 assert not thread.is_alive()
 """
