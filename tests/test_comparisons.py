@@ -33,8 +33,8 @@ HARMLESS = {
     ("credentials.py", "b2a_base64(octets, newline=False) != token"): "both are what was sent",
     ("credentials.py", "b',' in token"): "what was sent, before anything is looked up",
     ("hashing.py", "head not in hashed"): "pepper and salt, without the digest",
-    ("ledger.py", "candidate.hash == stored"): "both are stored, and the caller is in",
-    ("ledger.py", "candidate.hash != stored"): "both are stored, and the caller is in",
+    ("usage.py", "each.hash == stored"): "both are stored, and the caller is in",
+    ("usage.py", "each.hash != stored"): "both are stored, and the caller is in",
     (
         "lifecycle.py",
         "each.hash not in self._differs_from",
