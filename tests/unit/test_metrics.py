@@ -39,7 +39,7 @@ from basicauth_mw.metrics import REASONS, instrument
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
 from tests.servers.conftest import serve as serve
 from tests.shells.asgi_helpers import App, call, http_scope
-from tests.unit.test_fork import child_ends_well
+from tests.runtime.test_fork import child_ends_well
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

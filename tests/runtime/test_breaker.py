@@ -15,7 +15,7 @@ from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.runtime.breaker import FAILURES_TO_OPEN, Breaker
 from basicauth_mw.wsgi import BasicAuthMiddleware
-from tests.unit.test_fork import child_ends_well
+from tests.runtime.test_fork import child_ends_well
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

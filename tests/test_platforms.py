@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 LIMIT_S = 60.0
 
 # Runs without what Windows lacks. What the standard library itself needs is loaded before it is taken away.
