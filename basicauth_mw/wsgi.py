@@ -12,7 +12,7 @@ from .auth.frameworks import flask_exceptions, may_take_socket
 from .auth.requests import PRINCIPAL, WSGIRequest
 from .auth.verifier import PendingVerification
 from .keys.model import ANONYMOUS, Allow, Deny
-from .responses.wsgi_guard import FileWrapper, ResponseGuard, send_response
+from .responses.wsgi_guard import FileWrapper, ResponseGuard, captured_request, send_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -101,12 +101,12 @@ class BasicAuthMiddleware:
         # The environ is updated in place, so that layers outside, such as an access log, see the caller. What
         # our own responses read is captured first.
         read = environ.get
-        captured = environ[_CAPTURED] = {
-            "REQUEST_METHOD": read("REQUEST_METHOD"),
-            "REMOTE_ADDR": read("REMOTE_ADDR"),
-            "HTTP_X_REQUEST_ID": read("HTTP_X_REQUEST_ID"),
-            "HTTP_SEC_FETCH_MODE": read("HTTP_SEC_FETCH_MODE"),
-        }
+        captured = environ[_CAPTURED] = (
+            read("REQUEST_METHOD"),
+            read("REMOTE_ADDR"),
+            read("HTTP_X_REQUEST_ID"),
+            read("HTTP_SEC_FETCH_MODE"),
+        )
         if decision is ANONYMOUS:
             self._remove_identity(environ)
             environ[PRINCIPAL] = None
@@ -130,15 +130,9 @@ class BasicAuthMiddleware:
             file_wrapper = environ["wsgi.file_wrapper"] = FileWrapper(file_wrapper)
         takes_socket = "HTTP_UPGRADE" in environ and may_take_socket(environ)
         on_gunicorn = "gunicorn.socket" in environ
-        on_granian = read("SERVER_SOFTWARE", "").startswith("Granian")
-        guard = ResponseGuard(
-            authenticator,
-            start_response,
-            captured,
-            decision.principal.client_id,
-            flask_exceptions(environ),
-            takes_socket,
-        )
+        server = read("SERVER_SOFTWARE", "")
+        origin = (authenticator, captured, decision.principal.client_id)
+        guard = ResponseGuard(start_response, origin, flask_exceptions(environ), takes_socket)
         del environ, read
         try:
             result = self.app(given.pop(), guard.start_response)
@@ -149,13 +143,13 @@ class BasicAuthMiddleware:
             if on_gunicorn and isinstance(exc, StopIteration):
                 raise
             return guard.replace(exc)
-        return guard.guard(result, file_wrapper, on_granian=on_granian)
+        return guard.guard(result, file_wrapper, server)
 
     def refusal_response(self, environ: Environ, exc: Exception) -> Response:
         """The response to a refusal that the app raises; for integrations."""
         principal = environ.get(PRINCIPAL)
         client_id = None if principal is None else principal.client_id
-        request = environ.get(_CAPTURED, environ)
+        request = captured_request(environ[_CAPTURED]) if _CAPTURED in environ else environ
         return self._authenticator.exception_response(request, exc, client_id=client_id, log_traceback=False)
 
     def _remove_identity(self, environ: Environ) -> None:

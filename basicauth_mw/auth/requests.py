@@ -66,11 +66,14 @@ class ASGIRequest:
     def header(request: Scope, name: str) -> str | None:
         wanted = name.encode()
         length = len(wanted)  # compared first, as that is cheaper
-        found = [
-            value for sent, value in request["headers"] if len(sent) == length and sent.lower() == wanted
-        ]
+        found: bytes | None = None
+        for sent, value in request["headers"]:
+            if len(sent) == length and sent.lower() == wanted:
+                if found is not None:
+                    return None
+                found = value
         # A comma: WSGI servers join repeated headers, and none that is read here holds one.
-        return found[0].decode("latin-1") if len(found) == 1 and b"," not in found[0] else None
+        return None if found is None or b"," in found else found.decode("latin-1")
 
     @staticmethod
     def address(request: Scope) -> str:

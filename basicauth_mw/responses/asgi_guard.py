@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 from ..auth.frameworks import is_starlette_500
 
 if TYPE_CHECKING:
-    from asyncio import Task
+    from asyncio import AbstractEventLoop, Task
 
     from .asgi_send import Message, Scope, Send
 
@@ -28,28 +28,31 @@ class HoldTimers(threading.local):
 
     Args:
         hold_s: The longest time that a start is held, in seconds.
+
+    Attributes:
+        timer: None before the first start is held in this thread.
     """
 
-    _timer: _HoldTimer | None = None
+    timer: HoldTimer | None = None
 
     def __init__(self, hold_s: float) -> None:
         self.hold_s = hold_s
 
-    def current(self) -> _HoldTimer | None:
-        """The timer of the running event loop; None if it is not one of asyncio."""
-        timer = self._timer
-        if timer is None or not timer.loop.is_running():
-            try:
-                timer = self._timer = _HoldTimer(self.hold_s / 2)
-            except RuntimeError:
-                return None
-        return timer
+    def start(self) -> HoldTimer | None:
+        """A timer of the running event loop, or None if that is not one of asyncio."""
+        try:
+            self.timer = HoldTimer(self.hold_s / 2)
+        except RuntimeError:
+            self.timer = None
+        return self.timer
 
 
-class _HoldTimer:
-    """Releases starts that have been held since the timer went off before.
+class HoldTimer:
+    """Releases starts that were held when the timer last went off.
 
     Attributes:
+        loop: The event loop.
+        is_set: Whether it will go off.
         newest: Guards that have held a start since the timer last went off.
     """
 
@@ -57,30 +60,24 @@ class _HoldTimer:
         from asyncio import get_running_loop  # not when this module is imported
 
         self.loop = get_running_loop()
+        self.is_set = False
         self.newest: set[ResponseGuard] = set()
         self._older = self.newest
         self._period_s = period_s
-        self._is_set = False
 
-    def add(self, guard: ResponseGuard) -> set[ResponseGuard]:
-        """Watch a guard until it leaves the set that is returned."""
-        if not self._is_set:
-            self._set()
-        self.newest.add(guard)
-        return self.newest
-
-    def _set(self) -> None:
-        self._is_set = True
+    def set(self) -> None:
+        """Let it go off after its period."""
+        self.is_set = True
         self._older, self.newest = self.newest, set()
         # In an empty context, not in that of the current request.
         self.loop.call_later(self._period_s, self._go_off, context=Context())
 
     def _go_off(self) -> None:
-        self._is_set = False
+        self.is_set = False
         for guard in tuple(self._older):
-            guard.release_late(self)
+            guard.release_late(self.loop)
         if self.newest:
-            self._set()
+            self.set()
 
 
 class ResponseGuard:
@@ -102,8 +99,9 @@ class ResponseGuard:
         *("begun", "held", "request", "scope"),
     )
 
-    _body: Message | None  # from when a start is held, as is _context
+    _body: Message | None  # this and _context are set when a start is held
     _context: Context
+    _releasing: Task[None]  # set by a late release
 
     def __init__(self, send: Send, scope: Scope, timers: HoldTimers | None) -> None:
         self.scope = scope
@@ -111,7 +109,6 @@ class ResponseGuard:
         self._send = send
         self._timers = timers
         self._start: Message | None = None
-        self._releasing: Task[None] | None = None
         self.begun = False
         self.held: set[ResponseGuard] | None = None
 
@@ -130,7 +127,7 @@ class ResponseGuard:
         # An attribute that holds a function is read first: CPython is slower to call it in place.
         send = self._send
         if self.begun:
-            if self._releasing is not None:
+            if self.held is not None:
                 await self._wait_for_release()
             await send(message)
         elif (start := self._start) is None:
@@ -142,7 +139,9 @@ class ResponseGuard:
         elif start["status"] == 500 and self._body is None and is_starlette_500(start, message):
             self._body = message  # Starlette raises the exception next
         else:
-            self._begin()
+            self.begun = True  # before the first await: nothing else may begin a response
+            self.held.discard(self)  # type: ignore[union-attr]  # a start is held
+            self.held = None
             await send(start)
             if self._body is not None:
                 await send(self._body)
@@ -154,19 +153,20 @@ class ResponseGuard:
         Raises:
             Exception: Whatever the server's ``send`` raises.
         """
-        if self._releasing is not None:
+        if self.held is None:
+            return
+        if self.begun:
             await self._releasing
-        elif self.held is not None:
+        else:
             self._begin()
             await self._send_held()
 
-    def release_late(self, timer: _HoldTimer) -> None:
+    def release_late(self, loop: AbstractEventLoop) -> None:
         """Send what is held in a task, as the app does not send its next message."""
-        held = self.held
-        self._begin()
-        self.held = held
+        self.begun = True
+        self.held.discard(self)  # type: ignore[union-attr]  # a start is held
         # In the context that the app had when it sent the start.
-        self._releasing = timer.loop.create_task(self._send_held(), context=self._context)
+        self._releasing = loop.create_task(self._send_held(), context=self._context)
 
     def take(self) -> Send:
         """What to send a response of ours with. All that the app has sent, or still sends, is dropped."""
@@ -178,33 +178,39 @@ class ResponseGuard:
         """Drop what is held, or end a late release, after the app has raised ``exc``."""
         from asyncio import wait
 
-        self._begin()
-        releasing = self._releasing
-        if releasing is None:
-            return
-        if not isinstance(exc, Exception):
-            releasing.cancel()
-        if not isinstance(exc, GeneratorExit):  # which allows no await
-            await wait([releasing])
-            if not releasing.cancelled():
-                releasing.exception()  # the app's own exception is reported, not this one
+        if not self.begun:
+            self._begin()
+        elif self.held is not None:
+            releasing = self._releasing
+            if not isinstance(exc, Exception):
+                releasing.cancel()
+            if not isinstance(exc, GeneratorExit):  # which allows no await
+                await wait([releasing])
+                if not releasing.cancelled():
+                    releasing.exception()  # the app's own exception is reported, not this one
 
     def _hold(self, start: Message) -> bool:
         """Hold a start, unless it is that of a stream of events or there is no timer to release it."""
-        if self._timers is None:
+        timers = self._timers
+        if timers is None:
             return False
         for name, value in start.get("headers", ()):
-            if len(name) == 12 and name.lower() == b"content-type":
-                if value[:17].lower() == b"text/event-stream":
+            if len(name) == 12 and (name == b"content-type" or name.lower() == b"content-type"):
+                if len(value) >= 17 and value[:17].lower() == b"text/event-stream":
                     return False
                 break
-        timer = self._timers.current()
-        if timer is None:
-            return False
+        timer = timers.timer
+        if timer is None or not timer.loop.is_running():
+            timer = timers.start()
+            if timer is None:
+                return False
+        if not timer.is_set:
+            timer.set()
         self._start = start
         self._body = None
         self._context = copy_context()
-        self.held = timer.add(self)
+        held = self.held = timer.newest
+        held.add(self)
         return True
 
     async def _send_held(self) -> None:
@@ -224,15 +230,13 @@ class ResponseGuard:
         """Await a late release, whose failure is raised here."""
         from asyncio import shield  # another task of the app may wait for the same
 
-        releasing = cast("Task[None]", self._releasing)
         try:
-            await shield(releasing)
+            await shield(self._releasing)
         finally:
-            if releasing.done():
-                self._releasing = self.held = None
+            if self._releasing.done():
+                self.held = None
 
     def _begin(self) -> None:
-        """Let nothing else begin a response; to be called before the first await of sending one."""
         self.begun = True
         if self.held is not None:
             self.held.discard(self)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..auth.frameworks import is_werkzeug_500
 from ..auth.problems import is_refusal
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     StartResponse = Callable[..., Callable[[bytes], object]]
 
 logger = logging.getLogger("basicauth_mw")
+
+
+_CAPTURED: Final = ("REQUEST_METHOD", "REMOTE_ADDR", "HTTP_X_REQUEST_ID", "HTTP_SEC_FETCH_MODE")
+
+
+def captured_request(captured: tuple[Any, ...]) -> Environ:
+    """The part of an environ that responses of ours need, as it was before the app was called."""
+    return dict(zip(_CAPTURED, captured, strict=True))
 
 
 def send_response(
@@ -59,10 +67,8 @@ class ResponseGuard:
     """What stands between an app and the server's ``start_response`` for one request.
 
     Args:
-        authenticator: Makes responses of ours.
         start_response: The server's.
-        request: The part of the environ that our responses need, from before the app was called.
-        client_id: The verified caller; empty if there is none.
+        origin: What a response of ours needs: the authenticator, the captured request, and the client id.
         flask_exceptions: Where Flask's signal puts the exceptions that Flask responds to itself.
         takes_socket: Whether the app may take the socket over, as long as it has started no response.
 
@@ -72,23 +78,19 @@ class ResponseGuard:
     """
 
     __slots__ = (
-        *("_authenticator", "_client_id", "_flask_exceptions", "_held", "_released", "_request"),
-        *("_start_response", "_write", "begun", "started", "takes_socket"),
+        *("_flask_exceptions", "_held", "_origin", "_released", "_start_response", "_write"),
+        *("begun", "started", "takes_socket"),
     )
 
     def __init__(
         self,
-        authenticator: Authenticator[Environ],
         start_response: StartResponse,
-        request: Environ,
-        client_id: str,
+        origin: tuple[Authenticator[Environ], tuple[Any, ...], str],
         flask_exceptions: Sequence[Exception],
         takes_socket: bool,
     ) -> None:
-        self._authenticator = authenticator
         self._start_response = start_response
-        self._request = request
-        self._client_id = client_id
+        self._origin = origin
         self._flask_exceptions = flask_exceptions
         self.takes_socket = takes_socket
         self.started = self.begun = self._released = False
@@ -134,7 +136,7 @@ class ResponseGuard:
         self._released = True
         self._write = self._start_response(*held)
 
-    def guard(self, result: Iterable[bytes], file_wrapper: Any, *, on_granian: bool) -> Iterable[bytes]:
+    def guard(self, result: Iterable[bytes], file_wrapper: Any, server: str) -> Iterable[bytes]:
         """The body for the server, made of what the app has returned."""
         if not self.started and self._is_socket_ending(result):
             return result
@@ -152,7 +154,7 @@ class ResponseGuard:
             if self._holds_werkzeug_500(body.first) and (is_refusal(reported) or not self.takes_socket):
                 body.close()
                 return self.replace(reported)
-        if on_granian:
+        if server.startswith("Granian"):
             body.start()
         return body
 
@@ -166,11 +168,10 @@ class ResponseGuard:
 
     def replace(self, exc: Exception) -> Iterable[bytes]:
         """Respond in place of the app, which has raised ``exc`` when it was not too late."""
+        authenticator, captured, client_id = self._origin
+        request, send = captured_request(captured), self._start_response
         try:
-            response = self._authenticator.exception_response(
-                self._request, exc, client_id=self._client_id, log_traceback=True
-            )
-            send, request = self._start_response, self._request
+            response = authenticator.exception_response(request, exc, client_id=client_id, log_traceback=True)
             if not self._released and (exc in self._flask_exceptions or is_refusal(exc)):
                 # It is handled now. To Werkzeug's test client, exc_info means that it is not.
                 body = send_response(request, send, response)
