@@ -200,7 +200,7 @@ class Changer(Part):
         try:
             secret = change.make(backend) if self._by == "library" else self._command(change, kills)
         except (BasicAuthError, NotSaid) as exc:
-            self._report.count("changes", f"{way}: not known")
+            self._report.count("changes", f"{way}: unknown outcome")
             reason = f"{way} of {before}: {type(exc).__name__}: {exc}"
             if not kills and not self._keys.had_outage(now, time.monotonic()):
                 self._report.wrong("changes", self.place, reason)

@@ -96,7 +96,7 @@ class Faults(Part):
         yield "Redis: CLIENT PAUSE", busy("CLIENT", "PAUSE", ms)
         yield "Redis: DEBUG SLEEP", busy("DEBUG", "SLEEP", ms / 1000)
         for mode in ("delay", "lose", "garble", "cut"):
-            yield f"way to Redis: {mode}", during(partial(way.turn, mode), partial(way.turn, "pass"))
+            yield f"connection to Redis: {mode}", during(partial(way.turn, mode), partial(way.turn, "pass"))
 
     # --- SQLite
 

@@ -107,12 +107,12 @@ class Report:
             f"{self._began_at:%Y-%m-%d}, {minutes:.1f} minutes, seed {self.seed}: "
             f"**{len(self.problems)} wrong** of {requests.total():,} requests "
             f"({requests.total() / minutes / 60:,.0f} a second), {changes.total():,} changes of keys and "
-            f"{faults.total():,} faults. {excuses['none']:,} answers came while nothing could excuse them."
+            f"{faults.total():,} faults. {excuses['none']:,} responses came at times without a fault."
         )
         revokes = (
-            f"What had ended was let in for at most {well_ms:,.0f} ms while all was well "
-            f"(allowed: {1000 * BOUND_S:g} ms, and {1000 * MARGIN_S:g} for a machine with nothing to "
-            f"spare), and {ill_ms:,.0f} ms in and after a fault (allowed: `cache_ttl_s`, {CACHE_TTL_S:g} s)."
+            f"Revoked or expired keys were allowed for at most {well_ms:,.0f} ms without a fault (limit: "
+            f"{1000 * BOUND_S:g} ms, and {1000 * MARGIN_S:g} ms because the machine is fully loaded), and "
+            f"{ill_ms:,.0f} ms during and after a fault (limit: `cache_ttl_s`, {CACHE_TTL_S:g} s)."
         )
         lines = [summary, "", revokes]
         lines += _by_answer(requests)
@@ -154,7 +154,7 @@ def _by_server(lives: list[_Life]) -> list[str]:
     eldest = {name: life for name, *_ in lives for life in [max(each for each in lives if each[0] == name)]}
     return [
         "",
-        "| eldest worker of | memory, when warm | at the end | files | at the end | threads | at the end |",
+        "| oldest worker of | memory, when warm | at the end | files | at the end | threads | at the end |",
         "|---|---|---|---|---|---|---|",
         *(
             f"| {name} | {warm.rss_mib:.1f} MiB | {last.rss_mib:.1f} MiB | {warm.files:g} | {last.files:g} "

@@ -119,11 +119,11 @@ class Soak:
     def _look_at_keys(self, site: Site, store: Store) -> None:
         client = Client(site, store.keys, self.report, self._rng("end", site.name))
         pairs = [
-            ("right key", each.client_id, secret.text)
+            ("valid key", each.client_id, secret.text)
             for each in store.keys.all()
             for secret in each.state.secrets
         ]
-        pairs += [("ended key", *pair) for pair in store.keys.gone()]
+        pairs += [("inactive key", *pair) for pair in store.keys.gone()]
         for _ in range(ROUNDS):
             for kind, client_id, secret in pairs:
                 request = Request(kind, encode_basic(client_id, secret), client_id, secret)

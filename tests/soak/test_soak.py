@@ -150,11 +150,11 @@ def problem(code: str) -> bytes:
     return json.dumps({"code": code}).encode()
 
 
-RIGHT = Request("right key", "Basic ...", "ci", "one")
-RAISES = Request("right key, handler raises", "Basic ...", "ci", "one")
+RIGHT = Request("valid key", "Basic ...", "ci", "one")
+RAISES = Request("valid key, handler raises", "Basic ...", "ci", "one")
 MALFORMED = Request("malformed", "Basic ?")
-NONE = Request("none", None)
-CHOSEN = Request("right key", "Basic ...", "ci", "chosen-1")
+NONE = Request("no header", None)
+CHOSEN = Request("valid key", "Basic ...", "ci", "chosen-1")
 
 REFUSED = "to be a 401, invalid_credentials"
 
@@ -247,8 +247,8 @@ def test_a_short_run_passes() -> None:
 
     assert report.problems == []
     assert report.of("requests").total() > 200
-    assert report.of("requests")["right key: 200"] > 50
-    assert report.of("requests")["ended key: 401"] > 10
+    assert report.of("requests")["valid key: 200"] > 50
+    assert report.of("requests")["inactive key: 401"] > 10
     assert report.of("faults").total() >= 2
     assert report.of("changes").total() > 10
 

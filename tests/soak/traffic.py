@@ -26,23 +26,23 @@ JUST_S = 0.5
 
 # How often each kind is sent, of a thousand.
 WEIGHTS = {
-    "right key": 560,
-    "right key, in another spelling": 150,  # no cache has it
-    "right key, late handler": 20,
-    "right key, handler raises": 4,
-    "right key, handler times out": 6,
-    "ended key": 90,
+    "valid key": 560,
+    "valid key, header spelled differently": 150,  # no cache has it
+    "valid key, slow handler": 20,
+    "valid key, handler raises": 4,
+    "valid key, handler times out": 6,
+    "inactive key": 90,
     "wrong secret": 60,
     "unknown id": 50,
     "malformed": 30,
-    "none": 20,
-    "wrong secret, of the chosen kind": 1,  # costs a slow hash
-    "gone before it is answered": 9,
+    "no header": 20,
+    "wrong password": 1,  # costs a slow hash
+    "client disconnects": 9,
 }
 PATHS = {
-    "right key, late handler": ("/late", 200),
-    "right key, handler raises": ("/raises", 500),
-    "right key, handler times out": ("/slow", 504),
+    "valid key, slow handler": ("/late", 200),
+    "valid key, handler raises": ("/raises", 500),
+    "valid key, handler times out": ("/slow", 504),
 }
 MALFORMED = (
     *("Basic", "Basic ", "Basic !!!!", "Bearer abc", "Basic Og==", "Basic YTo=", "Basic OmI=", "Basic YQ=="),
@@ -118,7 +118,7 @@ class Client(Part):
     def work(self) -> None:
         while not self.stopping.is_set():
             request = self._any_request()
-            if request.kind == "gone before it is answered":
+            if request.kind == "client disconnects":
                 self._leave(request)
             else:
                 self.judge(request, self.ask(request))
@@ -132,7 +132,7 @@ class Client(Part):
     def _any_request(self) -> Request:
         rng = self._rng
         (kind,) = rng.choices(self._kinds, self._weights)
-        if kind == "none":
+        if kind == "no header":
             return Request(kind, None)
         if kind == "malformed":
             return Request(kind, rng.choice(MALFORMED))
@@ -140,15 +140,15 @@ class Client(Part):
         match kind:
             case "wrong secret":
                 secret = generate("sk")
-            case "wrong secret, of the chosen kind":
+            case "wrong password":
                 secret = f"guess-{rng.randrange(10**9)}"
             case "unknown id":
                 client_id, secret = generate("id"), generate("sk")
-            case "ended key":
+            case "inactive key":
                 client_id, secret = rng.choice(self._keys.gone() or [(client_id, generate("sk"))])
         field = encode_basic(client_id, secret)
         # A chosen secret that no cache has costs a slow hash each time, which would be all that is done.
-        if kind == "right key, in another spelling" and not secret.startswith("chosen"):
+        if kind == "valid key, header spelled differently" and not secret.startswith("chosen"):
             field = _respelled(field, rng)
         return Request(kind, field, client_id, secret)
 
@@ -191,7 +191,7 @@ class Client(Part):
                 connection.sendall(octets[:length])
         except OSError:  # which a worker that is killed may do
             pass
-        self._report.count("requests", f"{request.kind}: left")
+        self._report.count("requests", f"{request.kind}: disconnected")
 
     def _new_connection(self) -> HTTPConnection:
         return HTTPConnection("127.0.0.1", self._site.port, timeout=LIMIT_S)
@@ -203,7 +203,7 @@ class Client(Part):
         allowed = self._keys.allowed(
             self._site.name, request.client_id, request.secret, answer.sent, answer.answered
         )
-        said = f"{answer.status or 'broken'}"
+        said = f"{answer.status or 'broken connection'}"
         self._report.count("requests", f"{request.kind}: {said}")
         self._report.count("excuses", "an outage" if allowed.outage else "none")
         problem = wrong(request, answer, allowed, str(self._number))
@@ -229,9 +229,9 @@ def wrong(request: Request, answer: Response, allowed: Verdict, number: str) -> 
         return "" if allowed.broken else "no whole answer"
     if answer.answered > answer.sent + LATE_S and not allowed.broken:
         return "too late"
-    if request.kind in ("none", "malformed"):  # for which nobody has to be asked
+    if request.kind in ("no header", "malformed"):  # refused without a lookup
         code = _code(answer)
-        expected = f"{'missing' if request.kind == 'none' else 'invalid'}_credentials"
+        expected = f"{'missing' if request.kind == 'no header' else 'invalid'}_credentials"
         return "" if (answer.status, code) == (401, expected) else f"to be a 401, {expected}"
     match answer.status:
         case 401:

@@ -1,4 +1,4 @@
-"""The way to Redis: a process that passes octets on, delays them, loses them, or sends others.
+"""The connection to Redis: a process that passes octets on, delays them, loses them, or sends others.
 
     python -m tests.soak.way PORT
 
