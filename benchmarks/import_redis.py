@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.backends import dump_key
 from basicauth_mw.backends.redis.store import RedisStore
-from basicauth_mw.importing import Report, import_keys
-from basicauth_mw.keys.generated_secrets import ID_PREFIX, generate
+from basicauth_mw.cli.transfer.importer import ImportReport, import_keys
+from basicauth_mw.cli.transfer.reader import InputFile
+from basicauth_mw.keys.generated_secrets import generate, generate_id
 from basicauth_mw.keys.hashing import Hasher
 from basicauth_mw.keys.model import Key, Secret, utcnow
-from basicauth_mw.sources import Source
 from tests.redis_server import RedisServer
 
 BATCH = 500
@@ -70,10 +70,10 @@ def compare(backend: Backend, store: RedisStore, bare: redis.Redis, count: int) 
     hasher = Hasher()
     for start in range(0, count, FILE):
         size = min(FILE, count - start)
-        lines = b"".join(f"{generate(ID_PREFIX)},{generate('sk')}\n".encode() for _ in range(size))
-        report = Report()
+        lines = b"".join(f"{generate_id()},{generate('sk')}\n".encode() for _ in range(size))
+        report = ImportReport()
         begin = time.perf_counter()
-        import_keys(backend, Source(io.BytesIO(lines)), report)
+        import_keys(backend, InputFile(io.BytesIO(lines)), report)
         seconds[IMPORT].append(time.perf_counter() - begin)
         if report.imported != size:
             raise RuntimeError("not every key was imported")
@@ -103,7 +103,7 @@ def minted(hasher: Hasher) -> Key:
     """A new key, as ``Backend.create`` makes it."""
     now = utcnow()
     return Key(
-        generate(ID_PREFIX),
+        generate_id(),
         name="benchmark",
         scopes=frozenset({"read"}),
         created_at=now,

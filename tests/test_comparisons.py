@@ -26,7 +26,7 @@ SECRET = re.compile(
 )
 
 # What an operator gives to the command line, or in the environment, is nobody's guess.
-NOT_ASKED = {"cli", "importing.py", "env.py", "portable.py"}
+NOT_ASKED = {"cli", "env.py"}
 
 # Module, expression, and why it tells nobody anything.
 HARMLESS = {

@@ -73,9 +73,6 @@ LAYERS = [
     ["metrics"],
     [""],  # the package itself: the public names
     ["serve", "forward_auth", "integrations/*", "dashboard/*", "testing/*"],
-    ["portable"],
-    ["sources"],
-    ["exporting", "importing"],
     ["cli/*"],
     ["__main__"],
 ]

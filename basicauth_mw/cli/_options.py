@@ -1,32 +1,27 @@
-"""The options that several commands share, and the backend they mean."""
+"""Options that several commands share, and opening the backend that they name."""
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from getpass import getuser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..backends import Use, open_store
 from ..backends.backend import Backend, open_backend
+from ..keys.model import Key
 from ..settings import Settings
-from ._errors import CommandError
-from ._output import complain
-
-_PASSWORD_BEFORE_HOST = re.compile(r"\A[^:]*:/*[^@]*:[^@]*@")
-_PASSWORD_AS_PARAMETER = re.compile(r"[?&][^=&]*(?:passw|secret|token)[^=&]*=", re.IGNORECASE)
+from ._echo import CommandError, echo_error
+from ._urls import has_password
 
 
-def _without_password(url: str | None) -> str | None:
-    # Read loosely on purpose: a URL that a driver would refuse may hold a password all the same, and a
-    # refusal too many only sends it to the environment.
-    if url is None or url.startswith("sqlite:"):
-        return url
-    if _PASSWORD_BEFORE_HOST.search(url) or _PASSWORD_AS_PARAMETER.search(url):
+def _refuse_password(url: str | None) -> str | None:
+    if url is not None and has_password(url):
         raise typer.BadParameter(
-            "it holds a password, which every process list would show: set BASICAUTH_BACKEND instead"
+            "the URL contains a password, which every process list would show: set BASICAUTH_BACKEND instead"
         )
     return url
 
@@ -36,75 +31,61 @@ BackendUrl = Annotated[
     typer.Option(
         "--backend",
         metavar="URL",
-        callback=_without_password,
-        help="The key backend; without it, BASICAUTH_BACKEND.",
-        show_default=False,
+        callback=_refuse_password,
+        help="The key backend.",
+        show_default="BASICAUTH_BACKEND",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 ClientId = Annotated[str, typer.Argument(metavar="ID", help="The client id.", show_default=False)]
 SecretStdin = Annotated[
-    bool, typer.Option("--secret-stdin", help="Read the secret from stdin; one final newline is dropped.")
+    bool, typer.Option("--secret-stdin", help="Read the secret from stdin, without its final newline.")
 ]
-SecretPrompt = Annotated[bool, typer.Option("--secret-prompt", help="Ask for the secret, hidden.")]
+SecretPrompt = Annotated[bool, typer.Option("--secret-prompt", help="Prompt for the secret.")]
 
 
 def remember_backend(ctx: typer.Context, url: str | None) -> None:
-    """Keep what ``--backend`` said before the command; the nearest to the command counts."""
+    """Store a ``--backend`` that precedes the command. The last one on the command line applies."""
     ctx.obj = url or ctx.obj
 
 
-def _settings(ctx: typer.Context, url: str | None) -> Settings:
-    url = url or ctx.obj
-    return Settings.from_env(backend=url) if url else Settings.from_env()
-
-
-def _check_lasts(settings: Settings) -> None:
-    if settings.backend.lower().startswith("memory:"):
-        raise CommandError("memory: ends with this command: name a backend that lasts")
-
-
-def _sqlite_path(settings: Settings) -> Path | None:
-    scheme, _, path = settings.backend.partition(":///")
-    return Path(path) if scheme.lower() == "sqlite" else None
-
-
-def _check_link(settings: Settings) -> None:
-    """Nothing is made where somebody else's link points to."""
-    path = _sqlite_path(settings)
-    if path is not None and path.is_symlink() and not path.exists():
-        raise CommandError(
-            f"{path} is a link to {os.path.realpath(path)}, which does not exist: name that file to make it "
-            "there, or remove the link"
-        )
-
-
 @contextmanager
-def opened(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iterator[Backend]:
-    """Open the backend that a command means, and close it behind. An older form of its store is upgraded.
+def open_for(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iterator[Backend]:
+    """Open the backend of a command, upgrade its store if necessary, and close it afterwards.
 
     Args:
-        ctx: The command's; knows the ``--backend`` before the command.
-        url: The ``--backend`` behind it, which goes first.
-        create: For new keys: make a missing SQLite file, and refuse what ends with this command.
+        ctx: Of the command; has the ``--backend`` that preceded it.
+        url: The ``--backend`` after the command, which takes precedence.
+        create: The command writes new keys. The first one creates a missing SQLite file.
 
     Raises:
-        CommandError: No SQLite file can be made, as a link names a file that is missing.
+        CommandError: Keys would not outlive the command, or a link points to a missing file.
     """
-    if create:
-        settings = _settings(ctx, url)
-        _check_lasts(settings)
-        _check_link(settings)
-    backend = open_backend(url or ctx.obj, create=create)
+    backend = _for_new_keys(url or ctx.obj) if create else open_backend(url or ctx.obj)
     backend.actor = _user()
     try:
         upgrade = getattr(backend.store, "upgrade", None)
         if upgrade is not None and (done := upgrade()):
-            complain(done)
+            echo_error(done)
         yield backend
     finally:
         backend.close()
+
+
+def _for_new_keys(url: str | None) -> Backend:
+    settings = Settings.from_env(backend=url) if url else Settings.from_env()
+    scheme, _, path = settings.backend.partition(":///")
+    if scheme.lower().startswith("memory:"):
+        raise CommandError("the keys of memory: end with this command: use a backend that stores them")
+    if scheme.lower() != "sqlite" or Path(path).exists():
+        return open_backend(settings=settings, create=True)
+    if Path(path).is_symlink():  # perhaps created by another user
+        raise CommandError(
+            f"{path} is a link to {os.path.realpath(path)}, which does not exist: name that file to create "
+            "it, or remove the link"
+        )
+    return Backend(_CreatedOnWrite(settings), settings=settings)
 
 
 def _user() -> str | None:
@@ -115,24 +96,42 @@ def _user() -> str | None:
         return f"uid {os.getuid()}" if hasattr(os, "getuid") else None
 
 
-def stand_in(ctx: typer.Context, url: str | None) -> Backend | None:
-    """For a SQLite file that is yet to be made, a backend that holds no key; else None.
+class _CreatedOnWrite:
+    """A store whose file is created when the first key is written, so that refused keys leave no file."""
 
-    Args:
-        ctx: As for ``opened``.
-        url: As for ``opened``.
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
 
-    Raises:
-        CommandError: The backend ends with this command.
-    """
-    settings = _settings(ctx, url)
-    _check_lasts(settings)
-    path = _sqlite_path(settings)
-    return None if path is None or path.exists() else Backend(_NoKeys(), settings=settings)
+    @cached_property
+    def _store(self) -> Any:
+        deadline_s = self._settings.backend_deadline_s
+        return open_store(self._settings.backend, deadline_s=deadline_s, create=True)
 
+    def get(self, client_id: str, /) -> Key | None:
+        return self._store.get(client_id) if self._exists() else None
 
-class _NoKeys:
-    """A store without keys."""
+    def put(self, record: Key, /, expect_version: int | None) -> bool:
+        return bool(self._store.put(record, expect_version))
 
-    def get(self, client_id: str, /) -> None:
-        return None
+    def add(self, records: Sequence[Key], /) -> list[bool]:
+        return list(self._store.add(records)) if records else []
+
+    def record_uses(self, uses: Sequence[Use], /) -> None:
+        if uses:
+            self._store.record_uses(uses)
+
+    def last_uses(self, client_ids: Sequence[str], /) -> list[Use]:
+        return list(self._store.last_uses(client_ids))
+
+    def close(self) -> None:
+        if self._exists():
+            self._store.close()
+
+    def _exists(self) -> bool:
+        return "_store" in self.__dict__
+
+    def _unused(self, *_arguments: Any) -> Any:
+        raise NotImplementedError
+
+    # The rest of a store, which commands that write new keys do not use.
+    delete = scan = changes = _unused

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, where that is a terminal."""
+"""Progress bars on stderr, if that is a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -15,54 +15,30 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-
-class Bar:
-    """Nothing is shown."""
-
-    def begin(self, work: str, total: int | None) -> None:
-        """Start from nothing done.
-
-        Args:
-            work: What is being done; one word.
-            total: When it is complete; None: that is not known.
-        """
-
-    def advance(self, amount: int) -> None:
-        """So much more is done."""
-
-
-class _Shown(Bar):
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=None)
-
-    def begin(self, work: str, total: int | None) -> None:
-        self._progress.reset(self._task, total=total, description=work)
-
-    def advance(self, amount: int) -> None:
-        self._progress.advance(self._task, amount)
+_BYTES = (DownloadColumn(), TimeRemainingColumn())
+_KEYS = (TextColumn("{task.completed:,} keys"), TimeElapsedColumn())
 
 
 @contextmanager
-def progress_bar(*, octets: bool, wanted: bool) -> Iterator[Bar]:
-    """A bar that is gone when the block ends; none where stderr is no terminal.
+def progress_bar(*, in_bytes: bool = False, shown: bool = True) -> Iterator[Progress]:
+    """Show progress while the block runs.
 
     Args:
-        octets: Whether octets are counted, or keys.
-        wanted: False: something else is to be seen there.
+        in_bytes: Count bytes instead of keys.
+        shown: False hides it even on a terminal.
     """
-    if not (wanted and sys.stderr.isatty()):
-        yield Bar()
-        return
-    counts: tuple[ProgressColumn, ...] = (TextColumn("{task.completed:,} keys"), TimeElapsedColumn())
-    if octets:
-        counts = (DownloadColumn(), TimeRemainingColumn())
+    counts: tuple[ProgressColumn, ...] = _BYTES if in_bytes else _KEYS
     progress = Progress(
-        *(TextColumn("{task.description}"), BarColumn(), *counts),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *counts,
         console=Console(stderr=True),
         transient=True,
         redirect_stdout=False,
         redirect_stderr=False,
     )
-    with progress:
-        yield _Shown(progress)
+    if shown and sys.stderr.isatty():
+        with progress:
+            yield progress
+    else:
+        yield progress

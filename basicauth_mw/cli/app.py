@@ -1,4 +1,4 @@
-"""The root of the command line: what ``basicauth-mw`` runs and how it ends."""
+"""The root of the command line: what ``basicauth-mw`` runs, and the statuses that it exits with."""
 
 import logging
 import os
@@ -14,15 +14,14 @@ import typer
 from .. import __version__
 from ..errors import BasicAuthError, ConfigurationError
 from ..settings import FIELDS
-from . import board, check, demo, keys, tokens
-from ._errors import reason_of
-from ._logs import configure_logging, unrecorded
+from . import check, dashboard, demo, keys, tokens
+from ._echo import echo_error, reason_of
+from ._logs import configure_logging, lost_audit_records
 from ._options import BackendUrl, remember_backend
-from ._output import complain, flush, say
 
 PROGRAM = "basicauth-mw"
 
-# What a command has to say of a failure it says itself, in one line.
+# Commands report their failures themselves, in one line.
 _QUIET = logging.NullHandler()
 
 # An extra argument that is a name made of a few words, and no secret.
@@ -37,11 +36,9 @@ INTERRUPTED = 130  # what a shell reports for a program that SIGINT ended
 
 
 def _settings_help() -> str:
-    # \b keeps click from joining the lines
-    rows = [f"{option.env:<29} {option.help}" for option in FIELDS]
-    return "\b\nSettings come from the environment (or from the file that NAME_FILE names):\n" + "\n".join(
-        rows
-    )
+    rows = "\n".join(f"{option.env:<29} {option.help}" for option in FIELDS)
+    # \b keeps click from joining the lines.
+    return f"\b\nEnvironment variables (NAME_FILE names a file to read the value from):\n{rows}"
 
 
 app = typer.Typer(
@@ -54,15 +51,13 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(tokens.app, name="token")
-app.command()(tokens.curl)
-app.command()(check.check)
-app.command()(demo.demo)
-app.command()(board.dashboard)
+for command in (tokens.curl, check.check, demo.demo, dashboard.dashboard):
+    app.command()(command)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        say(f"{PROGRAM} {__version__}")
+        typer.echo(f"{PROGRAM} {__version__}")
         raise typer.Exit
 
 
@@ -75,22 +70,23 @@ def root(
         typer.Option(
             metavar="FILE",
             envvar="BASICAUTH_LOG_CONFIG",
-            help="What to log: JSON for Python's logging.config.dictConfig.",
+            help="A log configuration: JSON for Python's logging.config.dictConfig.",
             show_default=False,
         ),
     ] = None,
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """API keys over HTTP Basic: make, list and end keys, and check what is configured."""
+    """Manage API keys for HTTP Basic authentication."""
     remember_backend(ctx, backend)
     if log_config is not None:
         configure_logging(log_config)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line.
+    """Run a command line.
 
     Args:
         arguments: Without the program's name; None: ``sys.argv``.
@@ -99,92 +95,88 @@ def run(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted.
     """
     if sys.stdout is None or sys.stderr is None:
-        return FAILED  # closed by who started us: what is shown once, a new secret, would be lost
+        return FAILED  # closed by the caller: a new secret, which is shown once, would be lost
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the locale cannot spell is no error
+            stream.reconfigure(errors="backslashreplace")  # for names that the locale cannot encode
     logging.getLogger("basicauth_mw").addHandler(_QUIET)
-    status = _run(arguments)
-    if what := unrecorded():
-        complain(f"error: {what}")
+    status = _run(sys.argv[1:] if arguments is None else arguments)
+    if problem := lost_audit_records():
+        echo_error(f"error: {problem}")
         status = status or FAILED
     return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        status = app(args=_log_config_first(arguments), prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as exc:
+        status = _report(exc)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _redirect_to_devnull()  # reported already, or less important than the first error
+    return status if isinstance(status, int) else DONE
 
 
 def _log_config_first(arguments: Sequence[str]) -> list[str]:
     """Allow ``--log-config`` after the command too, like ``--backend``."""
     ordered = list(arguments)
     end = ordered.index("--") if "--" in ordered else len(ordered)
-    for place, word in enumerate(ordered[:end]):
+    for index, word in enumerate(ordered[:end]):
         if word == "--log-config" or word.startswith("--log-config="):
             length = 1 if "=" in word else 2
-            found = ordered[place : place + length]
-            return [*found, *ordered[:place], *ordered[place + length :]]
+            found = ordered[index : index + length]
+            return [*found, *ordered[:index], *ordered[index + length :]]
     return ordered
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    try:
-        arguments = _log_config_first(sys.argv[1:] if arguments is None else arguments)
-        status = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
-        flush()
-    except Exception as exc:
-        status = _report(exc)
-        try:
-            flush()
-        except OSError:
-            _abandon_stdout()  # said already, or of no concern beside what was
-        return status
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return status if isinstance(status, int) else DONE
-
-
 def _report(exc: Exception) -> int:
-    """Say on stderr what went wrong, without a traceback, and choose the exit status."""
+    """Print an error to stderr, without a traceback, and return the exit status."""
     match exc:
         case ConfigurationError():
             for problem in exc.problems:
-                complain(f"error: {problem}")
+                echo_error(f"error: {problem}")
         case BasicAuthError():
-            complain(f"error: {str(exc) or exc.detail}")
+            echo_error(f"error: {str(exc) or exc.detail}")
         case BrokenPipeError():
-            _abandon_stdout()  # the reader has seen enough
+            _redirect_to_devnull()  # the reader, such as head, has seen enough
         case OSError():
-            _abandon_stdout()
-            complain(f"error: {reason_of(exc)}")
+            _redirect_to_devnull()
+            echo_error(f"error: {reason_of(exc)}")
         case typer.Abort() | EOFError():
             return INTERRUPTED
-        case _ if hasattr(exc, "format_message"):  # click's, told by shape: its class has moved before
+        case _ if hasattr(
+            exc, "format_message"
+        ):  # click's UsageError, whose module depends on typer's version
             return _report_usage(exc)
-        case _:  # a bug, here or in somebody's store; the text of a foreign error may hold a secret
-            complain(f"error: unexpected {type(exc).__name__}: this is a bug, please report it")
+        case _:  # a bug, perhaps of a third-party store; its text may contain a secret
+            echo_error(f"error: unexpected {type(exc).__name__}; this is a bug, please report it")
     return FAILED
 
 
 def _report_usage(exc: Any) -> int:
     message = exc.format_message()
     if type(exc).__name__ == "NoArgsIsHelpError":  # its message is the help text, not an error
-        sys.stderr.write(f"{message}\n")
+        typer.echo(message, err=True)
         return USAGE
     context = getattr(exc, "ctx", None)
-    if "unexpected extra argument" in message:  # do not repeat what may well be a secret
-        if (
-            context is not None
-            and context.command_path.endswith("keys create")
-            and (extra := _PLAIN_ID.search(message))
-        ):
-            message = f"a client id is given with its option: use --client-id {extra[1]}"
+    command = context.command_path if context else PROGRAM
+    if "unexpected extra argument" in message:  # which may be a secret, so it is not repeated
+        if command.endswith("keys create") and (extra := _PLAIN_ID.search(message)):
+            message = f"the client id is an option: use --client-id {extra[1]}"
         else:
             message = "too many arguments (secrets are never taken from the command line: use --secret-stdin)"
-    if message.startswith("No such command 'remove'"):  # the nearest name is revoke, which frees no id
+    if message.startswith("No such command 'remove'"):  # click suggests revoke, which is another thing
         message = "No such command 'remove'. Did you mean 'delete'?"
-    command = context.command_path if context else PROGRAM
-    complain(f"error: {message} (see {command} --help)")
+    echo_error(f"error: {message} (see {command} --help)")
     return USAGE
 
 
-def _abandon_stdout() -> None:
-    """Send what is still buffered nowhere, or the interpreter would complain about it on its way out."""
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+def _redirect_to_devnull() -> None:
+    """Discard buffered output, so that the interpreter does not fail to write it at exit."""
+    with Path(os.devnull).open("wb") as devnull:
+        os.dup2(devnull.fileno(), sys.stdout.fileno())

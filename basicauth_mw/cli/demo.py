@@ -1,4 +1,4 @@
-"""``basicauth-mw demo``: the FastAPI example, protected, with a key that was just made."""
+"""``basicauth-mw demo``: the FastAPI example, protected, with a new key."""
 
 import logging
 import os
@@ -15,37 +15,35 @@ import typer
 from ..backends.backend import open_backend
 from ..keys.model import utcnow
 from ..settings.sources import ENV_PREFIX
-from ._curl import curl_line
-from ._errors import CommandError
+from ._echo import CommandError, echo_json
 from ._options import AsJson
-from ._output import flush, print_json, say
-from ._serving import HOST, interrupted_by_signals, listening, serve
-
-DEFAULT_PORT = 8000
+from ._serving import HOST, Port, interrupted_by_signals, listening, serve
+from .tokens import curl_command
 
 _MOUNT = "/keys"
-_KEY_LIVES = timedelta(days=1)
+_KEY_LIFETIME = timedelta(days=1)
 
 
 def demo(
     ctx: typer.Context,
     *,
-    port: Annotated[
-        int, typer.Option(metavar="PORT", min=0, max=65535, help="0: any free one.")
-    ] = DEFAULT_PORT,
+    port: Port = 8000,
     database: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the keys here.", show_default="a temporary file")
+        Path | None,
+        typer.Option(metavar="FILE", help="The SQLite file for the keys.", show_default="a temporary file"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the FastAPI example on this machine, with a key that lasts a day, until Ctrl-C.
+    """Serve the FastAPI example on 127.0.0.1 until Ctrl-C.
 
-    The keys are in an embedded SQLite file. BASICAUTH_* variables are not looked at.
+    Creates a key that expires after a day. BASICAUTH_* variables are ignored.
     """
     if ctx.obj:
-        raise typer.BadParameter("the demo makes a store of its own: --database FILE keeps it")
+        raise typer.BadParameter(
+            "the demo uses its own SQLite file: use --database FILE instead of --backend"
+        )
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
-        raise CommandError(f"the demo needs {' and '.join(missing)}: run  pip install {' '.join(missing)}")
+        raise CommandError(f"the demo requires {' and '.join(missing)}: run  pip install {' '.join(missing)}")
     with interrupted_by_signals(), TemporaryDirectory(prefix="basicauth-demo-") as folder:
         url = f"sqlite:///{(database or Path(folder) / 'keys.db').absolute()}"
         with listening(port) as listener:
@@ -54,24 +52,24 @@ def demo(
 
 
 def _serve(url: str, address: str, listener: socket.socket, *, as_json: bool) -> None:
-    logging.basicConfig(format="%(levelname)s:     %(message)s")  # the log of a server, unlike other commands
-    # The demo is the same wherever it runs: the app below reads this one setting and no other.
+    logging.basicConfig(format="%(levelname)s:     %(message)s")  # unlike other commands, as servers do
+    # The app below reads this setting from the environment, and no other.
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         del os.environ[name]
     os.environ[f"{ENV_PREFIX}BACKEND"] = url
     with open_backend(create=True) as keys:
         scopes = ["read", "basicauth:admin"]  # the second opens the dashboard
-        issued = keys.create(name="demo", scopes=scopes, expires_at=utcnow() + _KEY_LIVES)
+        issued = keys.create(name="demo", scopes=scopes, expires_at=utcnow() + _KEY_LIFETIME)
     requests = _requests(address, issued.client_id, issued.secret)
     example = _load_example()
     app = example.app
     has_dashboard = find_spec("jinja2") is not None
     if has_dashboard:
-        from ..dashboard import dashboard  # its extra may not be installed
+        from ..dashboard import dashboard  # requires an extra
 
         app.mount(_MOUNT, dashboard())
     if as_json:
-        print_json(
+        echo_json(
             {
                 "url": address,
                 "client_id": issued.client_id,
@@ -85,43 +83,44 @@ def _serve(url: str, address: str, listener: socket.socket, *, as_json: bool) ->
             }
         )
     else:
-        say(f"Serving on {address} - stop with Ctrl-C. In another terminal:")
+        typer.echo(f"Serving on {address} - stop with Ctrl-C. In another terminal:")
         for status, about, line in requests:
-            say(f"\n# {status}: {about}\n{line}")
+            typer.echo(f"\n# {status}: {about}\n{line}")
         if has_dashboard:
-            say(f"\nThe dashboard is at {address}{_MOUNT}/ - sign in with this key:")
-            say(f"user name  {issued.client_id}\npassword   {issued.secret}")
+            typer.echo(f"\nThe dashboard is at {address}{_MOUNT}/ - sign in with this key:")
+            typer.echo(f"user name  {issued.client_id}\npassword   {issued.secret}")
         else:
-            say("\nFor the dashboard, run  pip install 'basicauth_mw[dashboard]'  and start this again.")
-        say()
-    flush()  # whoever reads a pipe waits for these lines
+            typer.echo(
+                "\nFor the dashboard, run  pip install 'basicauth_mw[dashboard]'  and restart the demo."
+            )
+        typer.echo()
     serve(app, listener)
 
 
 def _requests(address: str, client_id: str, secret: str) -> list[tuple[int, str, str]]:
     def curl(path: str, *options: str) -> str:
-        return curl_line(address + path, client_id, secret, "-i", *options)
+        return curl_command(address + path, client_id, secret, "-i", *options)
 
     post = ("-H", "Content-Type: application/json", "-d", '{"text": "hello"}')
     return [
-        (200, "the right key", curl("/echo", *post)),
+        (200, "a valid key", curl("/echo", *post)),
         (401, "no key", f"curl -i {address}/missing"),
-        (401, "a wrong key", curl_line(f"{address}/missing", client_id, "wrong", "-i")),
-        (404, "the app's own answer passes through", curl("/missing")),
-        (500, "the app raised an exception (its traceback is here, as it should be)", curl("/broken")),
-        (504, "the app outran timeout_s", curl("/slow")),
-        (200, "an excluded path needs no key", f"curl -i {address}/health"),
+        (401, "a wrong secret", curl_command(f"{address}/missing", client_id, "wrong", "-i")),
+        (404, "the app's own response", curl("/missing")),
+        (500, "the app raised an exception, whose traceback is printed here", curl("/broken")),
+        (504, "the app took longer than timeout_s", curl("/slow")),
+        (200, "an excluded path, without a key", f"curl -i {address}/health"),
     ]
 
 
 def _load_example() -> Any:
-    """The module ``examples/fastapi_app.py``, of which the wheel carries a copy beside this file."""
+    """Import ``examples/fastapi_app.py``, or its copy in the wheel."""
     copy = Path(__file__).with_name("_demo_app.py")
     path = copy if copy.exists() else Path(__file__).parents[2] / "examples" / "fastapi_app.py"
     spec = spec_from_file_location("basicauth_mw_demo_app", path)
     if spec is None or spec.loader is None or not path.exists():
-        raise CommandError("this installation comes without the example that the demo serves")
+        raise CommandError("the example app is missing in this installation")
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # FastAPI resolves the annotations of the handlers through it
+    sys.modules[spec.name] = module  # FastAPI resolves the annotations of the handlers in it
     spec.loader.exec_module(module)
     return module

@@ -1,38 +1,30 @@
-"""``basicauth-mw keys``: look at keys, change them, end them."""
+"""``basicauth-mw keys``: list, show, change and end keys."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
+from typer import echo
 
 from ..backends.backend import Backend
 from ..errors import KeyNotFound, UnreadableRecord
 from ..keys.model import Key
-from . import issue, transfer
-from ._errors import CommandError
-from ._input import confirmed, parse_expires, parse_metadata
-from ._options import AsJson, BackendUrl, ClientId, Yes, opened, remember_backend
-from ._output import (
-    complain,
-    inert,
-    key_fields,
-    print_json,
-    print_key,
-    print_keys,
-    print_secrets,
-    say,
-)
-from ._walk import readable
+from . import secrets
+from ._echo import CommandError, echo_error, echo_json, echo_key, echo_secrets, escape_control, key_fields
+from ._input import confirm, parse_expires, parse_metadata
+from ._listing import iter_records, print_table
+from ._options import AsJson, BackendUrl, ClientId, Yes, open_for, remember_backend
+from .transfer import commands as transfer
 
-app = typer.Typer(no_args_is_help=True, help="Make keys, look at them, change them, end them.")
+app = typer.Typer(no_args_is_help=True)
 
-app.command()(issue.create)
-app.command()(issue.rotate)
+app.command()(secrets.create)
+app.command()(secrets.rotate)
 
 
 @app.callback()
 def keys(ctx: typer.Context, backend: BackendUrl = None) -> None:
-    """Make keys, look at them, change them, end them."""
+    """Create, list, change and revoke keys."""
     remember_backend(ctx, backend)
 
 
@@ -41,50 +33,54 @@ def list_keys(
     ctx: typer.Context,
     *,
     prefix: Annotated[
-        str, typer.Option(metavar="PREFIX", help="Only ids that start with this.", show_default=False)
+        str, typer.Option(metavar="PREFIX", help="Only ids with this prefix.", show_default=False)
     ] = "",
     after: Annotated[
-        str, typer.Option(metavar="ID", help="Only ids behind this one.", show_default=False)
+        str, typer.Option(metavar="ID", help="Only ids after this one.", show_default=False)
     ] = "",
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="At most so many.", show_default="all")
+        int | None, typer.Option(metavar="N", min=1, help="Maximum number of keys.", show_default=False)
     ] = None,
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """List keys in the order of their ids."""
-    with opened(ctx, backend) as store:
-        unreadable: list[str] = []
+    unreadable = 0
 
-        def on_unreadable(client_id: str, exc: UnreadableRecord) -> None:
-            unreadable.append(client_id)
-            complain(f"error: {exc}")
+    def readable() -> Iterator[Key]:
+        nonlocal unreadable
+        for record in iter_records(store, prefix=prefix, after=after, limit=limit):
+            if isinstance(record, Key):
+                yield record
+            else:
+                unreadable += 1
+                echo_error(f"error: {record}")
 
-        found = readable(store, on_unreadable, prefix=prefix, after=after, limit=limit)
+    with open_for(ctx, backend) as store:
         if as_json:
-            for key in found:
-                print_json(key_fields(key))
+            for key in readable():
+                echo_json(key_fields(key))
         else:
-            print_keys(found)
-        if unreadable:
-            raise CommandError(
-                f"{len(unreadable)} of the records cannot be read, see above: restore them from a backup, or "
-                "delete them with  basicauth-mw keys delete ID"
-            )
+            print_table(readable())
+    if unreadable:
+        raise CommandError(
+            f"{unreadable} record{'s' if unreadable > 1 else ''} cannot be read, see above: restore from a "
+            "backup, or delete with  basicauth-mw keys delete ID"
+        )
 
 
 @app.command()
 def show(
     ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
 ) -> None:
-    """Show one key, and when each of its secrets ends and was last used."""
-    with opened(ctx, backend) as store:
-        key = _found(store, client_id)
-        if as_json:
-            print_json(key_fields(key))
-        else:
-            print_key(key)
-            print_secrets(key)
+    """Show a key, and when each of its secrets expires and was last used."""
+    with open_for(ctx, backend) as store:
+        key = _get(store, client_id)
+    if as_json:
+        echo_json(key_fields(key))
+    else:
+        echo_key(key)
+        echo_secrets(key)
 
 
 @app.command()
@@ -93,28 +89,35 @@ def update(
     client_id: ClientId,
     *,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another name.", show_default=False)
+        str | None, typer.Option(metavar="NAME", help="The new name.", show_default=False)
     ] = None,
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SCOPE", help="What the key may do from now on; repeatable.", show_default=False
+            metavar="SCOPE",
+            help="A scope to grant; can be repeated. Replaces all scopes of the key.",
+            show_default=False,
         ),
     ] = None,
-    no_scopes: Annotated[bool, typer.Option("--no-scopes", help="Take all scopes away.")] = False,
+    no_scopes: Annotated[bool, typer.Option("--no-scopes", help="Remove all scopes.")] = False,
     expires: Annotated[
         str | None,
-        typer.Option(metavar="WHEN", help="90d, 12h, 2030-01-31T12:00:00Z, or never.", show_default=False),
+        typer.Option(
+            metavar="WHEN",
+            help="A duration (90d, 12h), a time (2030-01-31T12:00:00Z), or never.",
+            show_default=False,
+        ),
     ] = None,
     metadata: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Another JSON object.", show_default=False)
+        str | None,
+        typer.Option(metavar="JSON", help="A JSON object; replaces the metadata.", show_default=False),
     ] = None,
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a key. What is not named stays."""
+    """Change a key. Omitted options are unchanged."""
     if scope and no_scopes:
-        raise typer.BadParameter("give --scope or --no-scopes, not both")
+        raise typer.BadParameter("--scope and --no-scopes cannot be combined")
     fields: dict[str, Any] = {}
     if name is not None:
         fields["name"] = name
@@ -125,9 +128,9 @@ def update(
     if metadata is not None:
         fields["metadata"] = parse_metadata(metadata)
     if not fields:
-        raise typer.BadParameter("nothing to change: give --name, --scope, --expires or --metadata")
-    with opened(ctx, backend) as store:
-        _print_done("updated", store.update(client_id, **fields), as_json=as_json)
+        raise typer.BadParameter("nothing to change: add --name, --scope, --expires or --metadata")
+    with open_for(ctx, backend) as store:
+        _print_result("updated", store.update(client_id, **fields), as_json=as_json)
 
 
 @app.command()
@@ -135,17 +138,15 @@ def disable(
     ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
 ) -> None:
     """Refuse a key until it is enabled again."""
-    with opened(ctx, backend) as store:
-        _print_done("disabled", store.disable(client_id), as_json=as_json)
+    _change(ctx, Backend.disable, client_id, backend, as_json=as_json)
 
 
 @app.command()
 def enable(
     ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
 ) -> None:
-    """Let a disabled key work again."""
-    with opened(ctx, backend) as store:
-        _print_done("enabled", store.enable(client_id), as_json=as_json)
+    """Accept a disabled key again."""
+    _change(ctx, Backend.enable, client_id, backend, as_json=as_json)
 
 
 @app.command()
@@ -156,12 +157,11 @@ def revoke(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """End a key for good. It stays listed.
+    """Revoke a key permanently. It remains listed.
 
-    Without a terminal to ask on, it is done at once.
+    Asks for confirmation if stdin is a terminal.
     """
-    with opened(ctx, backend) as store:
-        _end(store, store.revoke, "revoke", client_id, yes=yes, as_json=as_json)
+    _change(ctx, Backend.revoke, client_id, backend, as_json=as_json, ask=not yes)
 
 
 @app.command()
@@ -172,36 +172,47 @@ def delete(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a key and free its id. What is said of revoke holds here, too."""
-    with opened(ctx, backend) as store:
-        _end(store, store.delete, "delete", client_id, yes=yes, as_json=as_json)
+    """Delete a key, so that its id can be used again.
+
+    Asks for confirmation if stdin is a terminal.
+    """
+    _change(ctx, Backend.delete, client_id, backend, as_json=as_json, ask=not yes)
 
 
 app.command("import")(transfer.import_)
 app.command()(transfer.export)
 
 
-def _end(
-    store: Backend, act: Callable[[str], Key], verb: str, client_id: str, *, yes: bool, as_json: bool
+def _change(
+    ctx: typer.Context,
+    method: Callable[[Backend, str], Key],
+    client_id: str,
+    backend: str | None,
+    *,
+    as_json: bool,
+    ask: bool = False,
 ) -> None:
-    try:
-        name = _found(store, client_id).name or "no name"
-    except UnreadableRecord:  # to be deleted, for one
-        name = "its record cannot be read"
-    if not confirmed(f"{verb} {client_id} ({name})?", yes=yes):
-        raise CommandError("not confirmed: nothing was changed")
-    _print_done(f"{verb}d", act(client_id), as_json=as_json)
+    verb = method.__name__
+    with open_for(ctx, backend) as store:
+        if ask:
+            try:
+                name = _get(store, client_id).name or "no name"
+            except UnreadableRecord:  # which can be deleted
+                name = "its record cannot be read"
+            if not confirm(f"{verb} {client_id} ({name})?"):
+                raise CommandError("not confirmed: nothing was changed")
+        _print_result(f"{verb}d", method(store, client_id), as_json=as_json)
 
 
-def _found(store: Backend, client_id: str) -> Key:
+def _get(store: Backend, client_id: str) -> Key:
     key = store.get(client_id)
     if key is None:
         raise KeyNotFound(f"there is no key with the client id {client_id!r}")
     return key
 
 
-def _print_done(done: str, key: Key, *, as_json: bool) -> None:
+def _print_result(done: str, key: Key, *, as_json: bool) -> None:
     if as_json:
-        print_json(key_fields(key))
+        echo_json(key_fields(key))
     else:
-        say(f"{done} {inert(key.client_id)}")
+        echo(f"{done} {escape_control(key.client_id)}")

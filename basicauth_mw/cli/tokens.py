@@ -1,17 +1,17 @@
-"""``basicauth-mw token`` and ``basicauth-mw curl``: what to send for a key that exists already."""
+"""``basicauth-mw token`` and ``basicauth-mw curl``: how to send an existing key."""
 
+import shlex
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 from ..keys.credentials import encode_basic
-from ._curl import curl_line
+from ._echo import echo_json
 from ._input import secret_from_prompt, secret_from_stdin
 from ._options import AsJson, ClientId, SecretStdin
-from ._output import print_json, say
 
-app = typer.Typer(no_args_is_help=True, help="Encode credentials.")
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
@@ -21,51 +21,72 @@ def token() -> None:
 
 @app.command()
 def encode(client_id: ClientId, secret_stdin: SecretStdin = False, as_json: AsJson = False) -> None:
-    """Print the value of the Authorization field.
+    """Print the value of the Authorization header for a key.
 
-    The secret is asked for on the terminal unless --secret-stdin is given.
+    Prompts for the secret unless --secret-stdin is given.
     """
-    authorization = encode_basic(client_id, _secret(secret_stdin))
+    authorization = encode_basic(client_id, _read_secret(from_stdin=secret_stdin))
     if as_json:
-        print_json({"client_id": client_id, "authorization": authorization})
+        echo_json({"client_id": client_id, "authorization": authorization})
     else:
-        say(authorization)
+        typer.echo(authorization)
 
 
 def curl(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where to send it.", show_default=False)],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The URL to request.", show_default=False)],
     client_id: ClientId,
     secret_stdin: SecretStdin = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print a request to paste.
+    """Print a curl command that sends a key.
 
-    The secret is asked for on the terminal unless --secret-stdin is given.
+    Prompts for the secret unless --secret-stdin is given.
     """
     _check_url(url)
-    secret = _secret(secret_stdin)
-    command = curl_line(url, client_id, secret)
+    secret = _read_secret(from_stdin=secret_stdin)
+    command = curl_command(url, client_id, secret)
     if as_json:
         authorization = encode_basic(client_id, secret)
-        print_json({"url": url, "client_id": client_id, "authorization": authorization, "command": command})
+        echo_json({"url": url, "client_id": client_id, "authorization": authorization, "command": command})
     else:
-        say(command)
+        typer.echo(command)
 
 
-def _secret(from_stdin: bool) -> str:
-    return secret_from_stdin() if from_stdin else secret_from_prompt(twice=False)
+def curl_command(url: str, client_id: str, secret: str, *options: str) -> str:
+    """Return a ``curl`` command that sends credentials, quoted for a shell.
+
+    Args:
+        url: The URL to request.
+        client_id: The client id.
+        secret: The secret.
+        *options: More arguments of curl, put before the credentials.
+
+    Raises:
+        InvalidKey: The credentials cannot be sent.
+    """
+    authorization = encode_basic(client_id, secret)
+    pair = f"{client_id}:{secret}"
+    if pair.isascii():
+        credentials = ["-u", pair]  # curl hides the value of -u from process lists
+    else:
+        credentials = ["-H", f"Authorization: {authorization}"]  # does not depend on the locale
+    return shlex.join(["curl", *options, *credentials, url])
+
+
+def _read_secret(*, from_stdin: bool) -> str:
+    return secret_from_stdin() if from_stdin else secret_from_prompt(confirm=False)
 
 
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname)
         has_password = parts.password is not None
     except ValueError:
-        good, has_password = False, False
+        is_valid, has_password = False, False
     if has_password:
         raise typer.BadParameter(
-            "the URL holds a password, which every process list would show", param_hint="'URL'"
+            "the URL contains a password, which every process list would show", param_hint="'URL'"
         )
-    if not good or not url.isprintable() or " " in url:
-        raise typer.BadParameter("give an http:// or https:// URL", param_hint="'URL'")
+    if not is_valid or not url.isprintable() or " " in url:
+        raise typer.BadParameter("expected an http:// or https:// URL", param_hint="'URL'")

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from basicauth_mw.backends import UsageStore, Use
 from basicauth_mw.backends.backend import open_backend
-from basicauth_mw.cli._output import key_fields, moment, print_json, print_keys
+from basicauth_mw.cli._echo import echo_json, isoformat, key_fields
+from basicauth_mw.cli._listing import print_table
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import hash_secret
 from basicauth_mw.keys.model import Key, Secret, utcnow
@@ -126,11 +127,11 @@ def test_a_long_list_is_laid_out_as_a_short_one(
     add_row = Table.add_row
     monkeypatch.setattr(Table, "add_row", lambda *cells: (added.append(None), add_row(*cells)))
 
-    print_keys(keys)
+    print_table(keys)
     printed = capsys.readouterr().out
     laid_out = len(added)
-    monkeypatch.setattr("basicauth_mw.cli._output._ROWS_AT_A_TIME", 10_000)
-    print_keys(keys)
+    monkeypatch.setattr("basicauth_mw.cli._listing._ROWS_PER_PART", 10_000)
+    print_table(keys)
 
     assert printed == capsys.readouterr().out
     assert printed.count("\n") == 1202
@@ -216,10 +217,10 @@ def test_when_keys_were_last_used(cli: Callable[..., Done], url: str) -> None:
     secrets = [line for line in shown.out.splitlines() if line.startswith("secret ")]
 
     assert [re.findall("(?:created|last used) ([^,]+)", line) for line in secrets] == [
-        [moment(times[1]), moment(minute)],
-        [moment(times[2]), "never"],
+        [isoformat(times[1]), isoformat(minute)],
+        [isoformat(times[2]), "never"],
     ]
-    assert cli("keys", "show", "robot", "--json").json["last_used_at"] == moment(minute)
+    assert cli("keys", "show", "robot", "--json").json["last_used_at"] == isoformat(minute)
     assert minute.strftime("%Y-%m-%d %H:%MZ") in cli("keys", "list").out
 
 
@@ -326,7 +327,7 @@ def test_hostile_text_is_shown_and_not_obeyed(cli: Callable[..., Done], url: str
 def test_read_only_metadata_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     view = MappingProxyType({"team": MappingProxyType({"id": 7})})
 
-    print_json(key_fields(Key("robot", metadata=view)))
+    echo_json(key_fields(Key("robot", metadata=view)))
 
     assert json.loads(capsys.readouterr().out)["metadata"] == {"team": {"id": 7}}
 

@@ -54,8 +54,8 @@ def test_the_recipe_records_changes(tmp_path: Path, url: str, by: str) -> None:
     [
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "no object"),
-        ("{}", "cannot be used"),
+        ("[]", "not an object"),
+        ("{}", "cannot use the log configuration"),
         ({"version": 1, "handlers": {"audit": {"class": "no.Such"}}}, "handler 'audit'"),
         (
             {
@@ -170,7 +170,7 @@ def test_what_cannot_be_formatted_is_found_before_anything_is_done(
 ) -> None:
     done = logged(config, "keys", "create")
 
-    done.failed_with("cannot write what is recorded of a change")
+    done.failed_with("cannot format audit records")
     assert re.search(reason, done.err)
     assert not database.exists()
 
@@ -254,6 +254,6 @@ def test_what_others_log_to_a_full_disk_is_no_fault(
 
 
 def test_a_configuration_without_end_is_one_line(cli: Callable[..., Done], database: Path) -> None:
-    cli("--log-config", "/dev/zero", "keys", "create").failed_with("/dev/zero is longer than 1048576 octets")
+    cli("--log-config", "/dev/zero", "keys", "create").failed_with("/dev/zero is longer than 1048576 bytes")
 
     assert not database.exists()

@@ -409,7 +409,7 @@ def test_a_full_disk_is_one_line(url: str) -> None:
 def test_a_closed_stdin_is_one_line(url: str, words: str) -> None:
     put(url, Key("robot"))
 
-    closed(*words.split(), url=url).failed_with("there is no standard input")
+    closed(*words.split(), url=url).failed_with("standard input is closed")
 
 
 @pytest.mark.parametrize("verb", ["revoke", "delete"])

@@ -142,7 +142,7 @@ def test_other_expiries_are_usage_errors(cli: Callable[..., Done], database: Pat
     [
         ("99999999d", "too far away"),
         ("2199-01-31", "add a time and a zone: 2199-01-31T12:00:00Z"),
-        ("2199-02-30T12:00:00Z", "no such moment"),
+        ("2199-02-30T12:00:00Z", "does not exist"),
         ("tomorrow", "90d"),
     ],
 )
@@ -247,7 +247,7 @@ def test_a_prompted_secret_is_hidden_and_asked_for_twice(url: str, terminal: tup
     done = answered(
         terminal,
         *("keys", "create", "--secret-prompt", "--client-id", "robot", "--backend", url),
-        answers={b"Secret: ": secret + b"\n", b"again: ": secret + b"\n"},
+        answers={b"Secret: ": secret + b"\n", b"Repeat the secret: ": secret + b"\n"},
     )
 
     assert done.status == 0
@@ -266,7 +266,7 @@ def test_two_prompts_must_agree(url: str, database: Path, terminal: tuple[int, i
     done = answered(
         terminal,
         *("keys", "create", "--secret-prompt", "--backend", url),
-        answers={b"Secret: ": b"one\n", b"again: ": second},
+        answers={b"Secret: ": b"one\n", b"Repeat the secret: ": second},
     )
 
     assert done.status == 1
@@ -293,7 +293,7 @@ def test_a_secret_that_could_not_be_shown_is_told(url: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = ended("keys", "create", "--client-id", "robot", "--backend", url, stdout=full)
 
-    done.failed_with("robot was made but could not be shown")
+    done.failed_with("robot was created, but its secret could not be shown")
 
 
 def test_nothing_is_made_that_cannot_be_shown(url: str, database: Path) -> None:
@@ -373,7 +373,7 @@ def test_the_old_secret_works_for_the_overlap(
         assert abs(left - timedelta(seconds=overlap_s)) < timedelta(seconds=LIMIT_S)
         assert live(url, "robot")[0].expires_at == datetime.fromisoformat(until)
     else:
-        assert "The old secret works no longer." in said
+        assert "The old secret no longer works." in said
 
 
 def test_an_old_secret_never_outlives_its_key(cli: Callable[..., Done]) -> None:
@@ -432,7 +432,7 @@ def test_a_prompted_secret_is_not_shown_by_rotate(
     done = answered(
         terminal,
         *("keys", "rotate", "robot", "--secret-prompt", "--backend", url),
-        answers={b"Secret: ": typed, b"again: ": typed},
+        answers={b"Secret: ": typed, b"Repeat the secret: ": typed},
     )
 
     assert done.status == 0
@@ -449,7 +449,7 @@ def test_a_prompted_secret_is_not_in_the_json(url: str, terminal: tuple[int, int
     done = answered(
         terminal,
         *("keys", "create", "--secret-prompt", "--json", "--backend", url),
-        answers={b"Secret: ": typed, b"again: ": typed},
+        answers={b"Secret: ": typed, b"Repeat the secret: ": typed},
     )
 
     assert done.json["secret"] is None
@@ -463,7 +463,7 @@ def test_a_rotated_secret_that_could_not_be_shown_is_told(url: str, cli: Callabl
     with Path("/dev/full").open("wb") as full:
         done = ended("keys", "rotate", "robot", "--backend", url, stdout=full)
 
-    done.failed_with("rotate it again")
+    done.failed_with("rotate the key again")
 
 
 def test_a_lost_pepper_is_rotated_away(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:

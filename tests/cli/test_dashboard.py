@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from basicauth_mw.backends.backend import open_backend
-from basicauth_mw.cli import board, demo
+from basicauth_mw.cli import dashboard, demo
 from basicauth_mw.dashboard import ADMIN_SCOPE
 from basicauth_mw.keys.generated_secrets import generate
 from tests.cli.helpers import LIMIT_S, Done, ended, process
@@ -77,7 +77,7 @@ def test_dashboard_tells_what_to_install(
 
 
 def test_dashboard_needs_a_server(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board, "find_spec", lambda _name: None)
+    monkeypatch.setattr(dashboard, "find_spec", lambda _name: None)
 
     cli("dashboard").failed_with("pip install uvicorn")
 

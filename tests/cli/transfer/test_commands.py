@@ -165,8 +165,8 @@ def test_an_export_replaces_exports_only(
     assert cli("keys", "export", str(file), "--json").json == {"exported": 1, "file": str(file)}
     file.write_text("my diary")
 
-    cli("keys", "export", str(file)).failed_with("no export")
-    cli("keys", "export", str(database)).failed_with("no export")
+    cli("keys", "export", str(file)).failed_with("is not an export")
+    cli("keys", "export", str(database)).failed_with("is not an export")
     cli("keys", "export", "/dev/null").failed_with("not a file")
     cli("keys", "export", str(tmp_path)).failed_with("not a file")
     cli("keys", "export", str(tmp_path / "no" / "e")).failed_with(f"{tmp_path}/no/e: no such file")
@@ -242,7 +242,7 @@ def test_import_json_is_a_line_a_key(cli: Callable[..., Done], file: Path) -> No
     lines = [json.loads(line) for line in done.out.splitlines()]
     assert [list(line) for line in lines] == [KEY_FIELDS] * 2
     assert done.status == 1
-    assert done.err.splitlines()[0] == "error: line 3: not the two columns id,secret"
+    assert done.err.splitlines()[0] == "error: line 3: expected the columns id,secret"
 
 
 def test_chosen_secrets_and_hashes(cli: Callable[..., Done], url: str, file: Path) -> None:
@@ -283,7 +283,7 @@ def test_htpasswd(cli: Callable[..., Done], url: str, file: Path) -> None:
         f"error: line 5: {refused}: unsalted SHA-1",
         f"error: line 6: {refused}: crypt (DES)",
         f"error: line 7: {refused}: SHA-512-crypt",
-        "error: line 8: not a hash that is understood here, or plain text: re-make it with  htpasswd -B",
+        "error: line 8: plain text, or an unsupported hash: create the entry again with  htpasswd -B",
         "error: line 9: not user:hash",
         "error: 6 lines were not imported, see above",
     ]
@@ -341,7 +341,9 @@ def test_half_a_header_is_refused(cli: Callable[..., Done], url: str, file: Path
     done = cli("keys", "import", str(file))
 
     assert (done.status, done.out) == (1, "imported 1 key\n")
-    assert done.err.startswith("error: line 1: looks like a header; if it is a key, put quotes around both\n")
+    assert done.err.startswith(
+        "error: line 1: looks like a header; if it is a key, put quotes around both values\n"
+    )
     assert CANARY not in done.err
     assert [key.client_id for key in keys_of(url)] == ["a"]
 
@@ -418,7 +420,7 @@ def test_a_field_that_is_far_too_long_is_told_as_such(
 
     done = cli("keys", "import", str(file))
 
-    assert done.err.startswith("error: line 2: a field is far longer than an id or a secret may be\n")
+    assert done.err.startswith("error: line 2: a value is far longer than an id or a secret may be\n")
     assert CANARY not in done.err
 
 
@@ -455,7 +457,7 @@ def test_of_many_errors_some_are_shown(cli: Callable[..., Done], file: Path) -> 
     program = cli("keys", "import", str(file), "--json").err.splitlines()
 
     assert len(people) == 22
-    assert people[20] == "error: and 5 lines more (--json names all)"
+    assert people[20] == "error: and 5 more lines (--json prints all)"
     assert people[21] == program[25] == "error: 25 lines were not imported, see above"
     assert len(program) == 26
 
@@ -541,7 +543,7 @@ def test_secrets_in_clear_that_others_may_read(
 
     done = cli("keys", "import", str(file))
 
-    assert ("warning: other users may read" in done.err) == warned
+    assert ("warning: other users can read" in done.err) == warned
 
 
 # --- a damaged export
@@ -571,17 +573,17 @@ def test_every_truncation_is_noticed(cli: Callable[..., Done], file: Path, other
 @pytest.mark.parametrize(
     ("change", "line", "reason"),
     [
-        (lambda lines: [lines[0], lines[2]], 2, "lost"),
+        (lambda lines: [lines[0], lines[2]], 2, "some are missing"),
         (lambda lines: [*lines, lines[0]], 4, "cut off"),
         (lambda lines: [lines[0], b"{}\n", *lines[1:]], 2, "not a key"),
         (lambda lines: [lines[0], lines[1].replace(b"$bamw1$0", b"$bamw1$00000000"), lines[2]], 2, "pepper"),
         (lambda lines: [lines[0].replace(b'"a"', b'"a:b"'), *lines[1:]], 1, "colon"),
         (lambda lines: [lines[0].replace(b"T", b" ", 1), *lines[1:]], 1, "created_at"),
-        (lambda lines: [lines[0].replace(b'"v":1', b'"v":1,"x":1'), *lines[1:]], 1, "does not know"),
+        (lambda lines: [lines[0].replace(b'"v":1', b'"v":1,"x":1'), *lines[1:]], 1, "unknown field"),
         (lambda lines: [b"x" * 300_000 + b"\n", *lines], 1, "longer"),
         (lambda lines: [b"[" * 10_000 + b"\n", *lines], 1, "nested too deep"),
-        (lambda lines: [lines[0].replace(b'"v":1', b'"v":1,"v":1'), *lines[1:]], 1, "twice"),
-        (lambda lines: [lines[0].replace(b"{}", b'{"a":1,"a":1}'), *lines[1:]], 1, "twice"),
+        (lambda lines: [lines[0].replace(b'"v":1', b'"v":1,"v":1'), *lines[1:]], 1, "same name"),
+        (lambda lines: [lines[0].replace(b"{}", b'{"a":1,"a":1}'), *lines[1:]], 1, "same name"),
     ],
 )
 def test_one_bad_line_stops_all_of_an_export(
@@ -628,8 +630,8 @@ def test_the_rest_of_an_export_is_missed(
     assert done.err.splitlines()[0] == "error: line 3: missing: the file was cut off"
     file.write_bytes(lines[0] + lines[2])
     done = cli("keys", "import", str(file), "--partial", "--backend", other)
-    assert (done.status, done.out) == (1, "imported 1 key; there already: 1\n")
-    assert done.err.splitlines()[0] == "error: line 2: the end of 3 lines, but there are 2: some are lost"
+    assert (done.status, done.out) == (1, "imported 1 key; already present: 1\n")
+    assert done.err.splitlines()[0] == "error: line 2: the last line of 3, but there are 2: some are missing"
     file.write_bytes(export)
     assert cli("keys", "import", str(file), "--partial", "--backend", other).status == 0
 
@@ -662,7 +664,7 @@ def test_a_key_that_does_not_fit_makes_no_file(
 
 def test_what_ends_with_the_command_takes_no_keys(cli: Callable[..., Done], file: Path) -> None:
     file.write_bytes(minted_lines(1))
-    line = "memory: ends with this command: name a backend that lasts"
+    line = "the keys of memory: end with this command: use a backend that stores them"
 
     cli("keys", "import", str(file), "--backend", "memory:").failed_with(line)
     cli("keys", "create", "--backend", "memory:").failed_with(line)
@@ -674,19 +676,19 @@ def test_exports_can_be_joined(cli: Callable[..., Done], file: Path, other: str,
 
     done = cli("keys", "import", str(file), "--backend", other)
 
-    assert (done.status, done.out, done.err) == (0, "imported 3 keys; there already: 3\n", "")
+    assert (done.status, done.out, done.err) == (0, "imported 3 keys; already present: 3\n", "")
 
 
 def test_an_import_can_be_run_again(cli: Callable[..., Done], file: Path, url: str, export: bytes) -> None:
     """Keys that are just the same are there already; one that is another is taken."""
-    assert cli("keys", "import", str(file)).out == "imported 0 keys; there already: 3\n"
+    assert cli("keys", "import", str(file)).out == "imported 0 keys; already present: 3\n"
     cli("keys", "update", "b", "--name", "changed")
     cli("keys", "delete", "c")
     before = keys_of(url)[:2]
 
     done = cli("keys", "import", str(file))
 
-    assert (done.status, done.out) == (1, "imported 1 key; there already: 1\n")
+    assert (done.status, done.out) == (1, "imported 1 key; already present: 1\n")
     assert done.err.splitlines()[0] == "error: line 2: its client id 'b' is taken"
     assert keys_of(url)[:2] == before
 
@@ -760,39 +762,66 @@ def test_an_interrupted_import_says_how_far_it_came(url: str, number: int) -> No
         out, err = child.communicate(timeout=LIMIT_S)
 
     assert (child.returncode, out) == (130, b"")
-    assert err == b"2000 keys imported until it was stopped; it can be run again\n"
+    assert err == b"stopped after importing 2000 keys; the import can be repeated\n"
     assert len(keys_of(url)) == 2001
 
 
-@pytest.mark.parametrize(("presses", "imported"), [(1, 1000), (2, 0)])
-def test_a_batch_that_has_begun_is_finished_and_counted(
-    cli: Callable[..., Done],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    file: Path,
-    presses: int,
-    imported: int,
-) -> None:
-    """Ctrl-C amid a batch waits for its end; who presses it again does not."""
-    file.write_bytes(minted_lines(1500))
+def hooked_store(folder: Path, monkeypatch: pytest.MonkeyPatch, *put: str) -> None:
+    """Install a store whose ``put`` runs some lines; ``closed`` is set when it is closed."""
     stranger(
-        tmp_path,
+        folder,
         monkeypatch,
-        "import os, signal",
-        f"left = {presses}",
+        "import os, signal, threading",
+        "closed = threading.Event()",
+        "sent = False",
         "def get(self, client_id): return None",
         "def put(self, record, expect_version):",
-        "    if Strange.left:",
-        "        Strange.left -= 1",
-        "        Strange.os.kill(Strange.os.getpid(), Strange.signal.SIGINT)",
+        *put,
         "    return True",
-        "delete = scan = changes = close = lambda *arguments: None",
+        "def close(self): Strange.closed.set()",
+        "delete = scan = changes = lambda *arguments: None",
+    )
+
+
+def test_a_batch_that_is_being_written_is_finished_and_counted(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path
+) -> None:
+    """Ctrl-C waits for the end of the batch."""
+    file.write_bytes(minted_lines(1500))
+    hooked_store(
+        tmp_path,
+        monkeypatch,
+        "    if not Strange.sent:",
+        "        Strange.sent = True",
+        "        Strange.os.kill(Strange.os.getpid(), Strange.signal.SIGINT)",
     )
 
     done = cli("keys", "import", str(file), "--backend", "strange:")
 
     assert (done.status, done.out) == (130, "")
-    assert done.err == f"{imported} keys imported until it was stopped; it can be run again\n"
+    assert done.err == "stopped after importing 1000 keys; the import can be repeated\n"
+
+
+def test_a_second_signal_does_not_wait_for_a_store_that_hangs(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path
+) -> None:
+    file.write_bytes(minted_lines(1500))
+    hooked_store(
+        tmp_path,
+        monkeypatch,
+        "    if not Strange.sent:",
+        "        Strange.sent = True",
+        "        interrupts = Strange.signal.getsignal(Strange.signal.SIGINT).__self__",
+        "        Strange.os.kill(Strange.os.getpid(), Strange.signal.SIGINT)",
+        "        while not interrupts.has_signal: pass",
+        "        Strange.os.kill(Strange.os.getpid(), Strange.signal.SIGINT)",
+        f"        assert Strange.closed.wait({LIMIT_S})",
+    )
+
+    done = cli("keys", "import", str(file), "--backend", "strange:")
+
+    assert (done.status, done.out) == (130, "")
+    assert done.err == "stopped after importing 0 keys; the import can be repeated\n"
 
 
 def test_an_import_whose_reader_is_gone_counts_what_it_stored(url: str, file: Path) -> None:
@@ -805,7 +834,7 @@ def test_an_import_whose_reader_is_gone_counts_what_it_stored(url: str, file: Pa
         _, err = child.communicate(timeout=LIMIT_S)
 
     assert child.returncode == 1
-    assert err == b"1000 keys imported until it was stopped; it can be run again\n"
+    assert err == b"stopped after importing 1000 keys; the import can be repeated\n"
     assert len(keys_of(url)) == 1000
 
 
@@ -871,7 +900,7 @@ def test_a_full_disk_during_an_import(url: str, file: Path) -> None:
 
     assert (done.status, done.out) == (1, "")
     told, error = done.err.splitlines()
-    assert told == f"{len(keys_of(url))} keys imported until it was stopped; it can be run again"
+    assert told == f"stopped after importing {len(keys_of(url))} keys; the import can be repeated"
     assert error.startswith("error: ")
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from basicauth_mw.cli.transfer.jsonl import dump_line, load_line
 from basicauth_mw.errors import InvalidKey
 from basicauth_mw.keys.model import Key, Secret
-from basicauth_mw.portable import dump_line, load_line
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = Key(

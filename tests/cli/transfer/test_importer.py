@@ -23,14 +23,15 @@ from hypothesis import strategies as st
 
 from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.cli.transfer.exporter import export_file, export_keys
+from basicauth_mw.cli.transfer.formats import split_row
+from basicauth_mw.cli.transfer.importer import BATCH, ImportReport, import_keys
+from basicauth_mw.cli.transfer.jsonl import TransferError, load_line
+from basicauth_mw.cli.transfer.reader import MAX_LINE_BYTES, InputFile
 from basicauth_mw.errors import BackendUnavailable, InvalidKey, MissingExtra, ReadOnlyBackend
-from basicauth_mw.exporting import export_file, export_keys
-from basicauth_mw.importing import BATCH, Report, _columns, import_keys
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_secret, salt_of, verify_password
 from basicauth_mw.keys.model import Key, Secret
-from basicauth_mw.portable import TransferError, load_line
-from basicauth_mw.sources import MAX_LINE_OCTETS, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 PEPPERS = Settings(pepper=("new", "old"), backend_deadline_s=5)
 
 
-class Kept(Report):
+class Kept(ImportReport):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -48,12 +49,12 @@ class Kept(Report):
         self.lines: dict[int, str] = {}
         self.passes: list[tuple[str, int | None, int]] = []
 
-    def begins(self, work: str, octets: int | None) -> None:
-        self.passes.append((work, octets, 0))
+    def on_start(self, work: str, size: int | None) -> None:
+        self.passes.append((work, size, 0))
 
-    def reads(self, octets: int) -> None:
+    def on_progress(self, size: int) -> None:
         work, total, done = self.passes.pop()
-        self.passes.append((work, total, done + octets))
+        self.passes.append((work, total, done + size))
 
     def on_refused(self, line: int, reason: str) -> None:
         super().on_refused(line, reason)
@@ -62,7 +63,7 @@ class Kept(Report):
 
 def imported(backend: Backend, octets: bytes, **options: bool) -> Kept:
     report = Kept()
-    import_keys(backend, Source(io.BytesIO(octets)), report, **options)
+    import_keys(backend, InputFile(io.BytesIO(octets)), report, **options)
     return report
 
 
@@ -158,7 +159,7 @@ def test_a_pepper_that_is_not_there_is_told(sqlite: Backend, backend: Backend) -
     sqlite.create()
 
     with pytest.raises(TransferError):
-        import_keys(backend, Source(io.BytesIO(exported(sqlite))), report := Kept())
+        import_keys(backend, InputFile(io.BytesIO(exported(sqlite))), report := Kept())
 
     assert "pepper" in report.lines[1]
     assert not report.imported
@@ -235,7 +236,7 @@ def test_an_export_is_read_twice(sqlite: Backend, tmp_path: Path) -> None:
     for number, piped in enumerate((False, True)):
         with open_backend(f"sqlite:///{tmp_path}/{number}.db", settings=PEPPERS, create=True) as other:
             report = Kept()
-            import_keys(other, Source(Pipe(text) if piped else io.BytesIO(text)), report)
+            import_keys(other, InputFile(Pipe(text) if piped else io.BytesIO(text)), report)
             assert exported(other) == text
         octets = len(text)
         checked = None if piped else octets
@@ -259,9 +260,9 @@ def test_a_stream_is_read_from_where_it_stands(sqlite: Backend) -> None:
     stream.readline()
 
     report = Kept()
-    import_keys(sqlite, Source(stream), report)
+    import_keys(sqlite, InputFile(stream), report)
 
-    assert (report.present, report.refused) == (1, 0)
+    assert (report.unchanged, report.refused) == (1, 0)
     assert [total for _, total, _ in report.passes] == [len(text)] * 2
 
 
@@ -270,13 +271,13 @@ def test_an_entry_may_stand_behind_many_comments(backend: Backend, stream: type[
     text = b"# users of the wiki, and when they were last seen\n\n" * 3000 + b"good:$2y$04$" + b"." * 53
 
     report = Kept()
-    import_keys(backend, Source(stream(text)), report)
+    import_keys(backend, InputFile(stream(text)), report)
 
     assert (report.imported, report.refused) == (1, 0)
 
 
 @pytest.mark.parametrize(
-    ("line", "lines"), [(b"#" * (MAX_LINE_OCTETS - 1) + b"\n", 4), (b"\n", 16_132)], ids=["long", "blank"]
+    ("line", "lines"), [(b"#" * (MAX_LINE_BYTES - 1) + b"\n", 4), (b"\n", 16_132)], ids=["long", "blank"]
 )
 def test_before_the_first_entry_not_everything_is_kept(backend: Backend, line: bytes, lines: int) -> None:
     """The format is to be named then, and with its name any number of comments will do."""
@@ -285,17 +286,17 @@ def test_before_the_first_entry_not_everything_is_kept(backend: Backend, line: b
     with pytest.raises(
         TransferError, match=rf"in the first {lines} lines, .* --format export\|csv\|htpasswd"
     ):
-        Source(io.BytesIO(text))
+        InputFile(io.BytesIO(text))
 
     report = Kept()
-    import_keys(backend, Source(io.BytesIO(text), kind="htpasswd"), report)
+    import_keys(backend, InputFile(io.BytesIO(text), format="htpasswd"), report)
     assert (report.imported, report.refused) == (1, 0)
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"# nobody\n" * 2000], ids=["empty", "blank", "comments"])
 def test_nothing_to_import(text: bytes) -> None:
-    with pytest.raises(TransferError, match="nothing in it"):
-        Source(io.BytesIO(text))
+    with pytest.raises(TransferError, match="no keys"):
+        InputFile(io.BytesIO(text))
 
 
 def test_lines_are_reported_in_their_order(backend: Backend) -> None:
@@ -303,7 +304,7 @@ def test_lines_are_reported_in_their_order(backend: Backend) -> None:
     backend.create(client_id="taken")
     told: list[object] = []
 
-    class Order(Report):
+    class Order(ImportReport):
         def on_imported(self, key: Key) -> None:
             told.append(key.client_id)
 
@@ -313,19 +314,18 @@ def test_lines_are_reported_in_their_order(backend: Backend) -> None:
     text = (
         f"slow,chosen\nbad\ntaken,{generate('sk')}\nlong,{'x' * 1025}\nfast,{generate('sk')}\ntaken,chosen\n"
     )
-    import_keys(backend, Source(io.BytesIO(text.encode())), Order())
+    import_keys(backend, InputFile(io.BytesIO(text.encode())), Order())
 
     assert told == ["slow", 2, 3, 4, "fast", 6]
 
 
 def test_chosen_secrets_are_hashed_side_by_side(sqlite: Backend) -> None:
     """In a few threads, that end with the import."""
-    before = threading.active_count()
     text = "".join(f"{number},chosen {number}\n" for number in range(50))
 
     assert imported(sqlite, text.encode()).imported == 50
 
-    assert threading.active_count() == before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("basicauth-import")]
     assert all(key.secrets[0].hash.startswith("$argon2id$") for key in sqlite.iter_keys())
 
 
@@ -350,9 +350,9 @@ def test_a_store_that_fails_on_the_way(sqlite: Backend) -> None:
         def add(self, records: Sequence[Key], /) -> list[bool]:
             return [self.put(record, None) for record in records]
 
-    report = Report()
+    report = ImportReport()
     with pytest.raises(BackendUnavailable):
-        import_keys(Backend(Failing(), settings=Settings()), Source(io.BytesIO(text)), report)
+        import_keys(Backend(Failing(), settings=Settings()), InputFile(io.BytesIO(text)), report)
     assert report.imported == BATCH
 
 
@@ -367,14 +367,14 @@ def test_what_cannot_be_changed_is_known_before_anything_is_read() -> None:
 
 def test_an_overlong_line_costs_no_memory(backend: Backend) -> None:
     """It is skipped to its end, however long, and the next line is the next."""
-    text = b"a" * (5 * MAX_LINE_OCTETS) + b"\nb," + generate("sk").encode() + b"\n"
+    text = b"a" * (5 * MAX_LINE_BYTES) + b"\nb," + generate("sk").encode() + b"\n"
 
     report = Kept()
-    import_keys(backend, Source(io.BytesIO(text), kind="csv"), report)
+    import_keys(backend, InputFile(io.BytesIO(text), format="csv"), report)
 
     assert list(report.lines) == [1]
-    first = next(Source(io.BytesIO(text), kind="csv").lines())
-    assert len(first[1]) == MAX_LINE_OCTETS + 1
+    first = next(InputFile(io.BytesIO(text), format="csv").lines())
+    assert len(first[1]) == MAX_LINE_BYTES + 1
     assert report.imported == 1
 
 
@@ -394,7 +394,7 @@ def test_an_overlong_line_costs_no_memory(backend: Backend) -> None:
     ],
 )
 def test_the_format_is_told_by_the_content(head: str, expected: str) -> None:
-    assert Source(io.BytesIO(head.encode())).kind == expected
+    assert InputFile(io.BytesIO(head.encode())).format == expected
 
 
 @given(st.binary(max_size=300))
@@ -403,7 +403,7 @@ def test_any_octets_are_refused_or_imported(octets: bytes) -> None:
     backend = open_backend("memory:", settings=Settings())
     for format in (None, "export", "csv", "htpasswd"):  # noqa: A001
         with suppress(TransferError):
-            import_keys(backend, Source(io.BytesIO(octets), kind=format), Report())
+            import_keys(backend, InputFile(io.BytesIO(octets), format=format), ImportReport())
 
 
 def test_an_export_is_on_the_disk_before_it_appears(
@@ -454,23 +454,23 @@ def test_a_line_is_split_as_csv_is(text: str) -> None:
         (expected,) = csv.reader([text], strict=True)
     except csv.Error:
         with pytest.raises(InvalidKey):
-            _columns(text)
+            split_row(text)
     else:
-        assert _columns(text) == expected
+        assert split_row(text) == expected
 
 
 def test_a_value_that_is_too_long_is_told_as_such() -> None:
     with pytest.raises(InvalidKey, match="far longer"):
-        _columns(f"id,{'x' * (csv.field_size_limit() + 1)}")
+        split_row(f"id,{'x' * (csv.field_size_limit() + 1)}")
 
 
 def test_every_imported_secret_has_its_own_salt(backend: Backend) -> None:
     """Though salts are made for many at once; and each key is found by its secret."""
     secrets = {f"id{number:04}": generate("sk") for number in range(BATCH + 2)}
     text = "".join(f"{client_id},{secret}\n" for client_id, secret in secrets.items())
-    report = Report()
+    report = ImportReport()
 
-    import_keys(backend, Source(io.BytesIO(text.encode())), report)
+    import_keys(backend, InputFile(io.BytesIO(text.encode())), report)
 
     assert report.imported == len(secrets)
     keys = list(backend.iter_keys())
@@ -483,7 +483,7 @@ def test_a_bad_id_is_told_of_whatever_its_secret_is(backend: Backend) -> None:
     """It is checked once, with the rest of the key or before its secret is hashed slowly."""
     told: list[tuple[int, str]] = []
 
-    class Told(Report):
+    class Told(ImportReport):
         def on_refused(self, line: int, reason: str) -> None:
             told.append((line, reason))
 
@@ -495,7 +495,7 @@ def test_a_bad_id_is_told_of_whatever_its_secret_is(backend: Backend) -> None:
         wrong + ("a" if wrong[-1] != "a" else "b"),
     ]
     text = "".join(f"{'x' * 256},{secret}\n" for secret in secrets)
-    import_keys(backend, Source(io.BytesIO(text.encode())), Told())
+    import_keys(backend, InputFile(io.BytesIO(text.encode())), Told())
 
     assert told == [(line, "a client id has 1 to 255 octets; this one has 256") for line in range(1, 5)]
 
@@ -532,7 +532,7 @@ def test_a_header_says_where_the_columns_are(backend: Backend, text: str) -> Non
         ("id,secret,name,label\n", "each once"),
         ("id,secret,expires_at\nci,{secret},tomorrow\n", "expires_at is a moment"),
         ("id,secret,expires_at\nci,{secret},2030-01-01T00:00:00\n", "timezone"),
-        ("id,secret,name\nci,{secret}\n", "not the three columns id,secret,name"),
+        ("id,secret,name\nci,{secret}\n", "expected the columns id,secret,name"),
         ("id,secret,scopes\nci,{secret},a\\b\n", "scope"),
     ],
 )

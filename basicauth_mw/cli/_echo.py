@@ -1,0 +1,131 @@
+"""Output of the commands: JSON lines for programs, text for people, errors on stderr.
+
+Names, ids and metadata come from a database that others may write to. None of it reaches a terminal except as
+visible text: control characters, escape sequences and bidirectional overrides are escaped.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from typer import echo
+
+from ..errors import BasicAuthError
+from ..keys import lifecycle
+from ..keys.model import Key, utcnow
+
+# The random part of a generated secret, whatever its prefix. Client ids of the earlier, long form are public.
+_GENERATED = re.compile(r"(?<=_)(?<!\bid_)[0-9A-Za-z]{49}(?![0-9A-Za-z])", re.ASCII)
+
+
+class CommandError(BasicAuthError):
+    """A command was refused or failed; the message is the line to print."""
+
+    code = "command_error"
+
+
+def reason_of(exc: OSError) -> str:
+    """The file name and what the operating system says about it."""
+    reason = (exc.strerror or type(exc).__name__).lower()
+    return f"{exc.filename}: {reason}" if exc.filename else reason
+
+
+def escape_control(text: str) -> str:
+    """Escape everything that is not visible, as Python does; spaces remain."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def echo_error(text: str) -> None:
+    """Print a line to stderr, without control characters and generated secrets.
+
+    A secret that was typed in the place of an id appears in many an error.
+    """
+    echo(escape_control(_GENERATED.sub("...", text)), err=True)
+
+
+def echo_json(fields: Mapping[str, Any]) -> None:
+    """Print an object as a line of JSON in ASCII."""
+    echo(json.dumps(fields, ensure_ascii=True, default=_encode))
+
+
+def _encode(value: object) -> object:
+    # A third-party store may return read-only metadata.
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def isoformat(value: datetime | None) -> str | None:
+    """A time as RFC 3339 in UTC with ``Z``."""
+    return None if value is None else value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def state_of(key: Key) -> str:
+    """``active``, ``expired``, ``disabled`` or ``revoked``."""
+    return lifecycle.state_of(key, utcnow())
+
+
+def count_keys(count: int) -> str:
+    """``1 key``, ``2 keys``."""
+    return f"{count} key{'' if count == 1 else 's'}"
+
+
+def key_fields(key: Key) -> dict[str, Any]:
+    """A key as ``--json`` prints it, without hashes."""
+    return {
+        "client_id": key.client_id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "created_at": isoformat(key.created_at),
+        "expires_at": isoformat(key.expires_at),
+        "revoked_at": isoformat(key.revoked_at),
+        "disabled": key.disabled,
+        "last_used_at": isoformat(key.last_used_at),
+        "metadata": dict(key.metadata),
+        "secrets": [
+            {
+                "created_at": isoformat(secret.created_at),
+                "expires_at": isoformat(secret.expires_at),
+                "last_used_at": isoformat(secret.last_used_at),
+            }
+            for secret in key.secrets
+        ],
+    }
+
+
+def echo_key(key: Key) -> None:
+    """Print a key for people, one field per line."""
+    rows = {
+        "id": key.client_id,
+        "name": key.name,
+        "state": state_of(key),
+        "scopes": " ".join(sorted(key.scopes)),
+        "created": isoformat(key.created_at),
+        "expires": isoformat(key.expires_at) or "never",
+        "revoked": isoformat(key.revoked_at),
+        "last used": isoformat(key.last_used_at),
+        "metadata": key.metadata and json.dumps(dict(key.metadata), ensure_ascii=False, default=_encode),
+    }
+    for label, value in rows.items():
+        if value:
+            echo(f"{label:<10} {escape_control(value)}")
+
+
+def echo_secrets(key: Key) -> None:
+    """Print the times of each active secret of a key, one secret per line."""
+    now = utcnow()
+    for secret in key.secrets:
+        if lifecycle.is_live(secret, now):
+            echo(
+                f"{'secret':<10} created {isoformat(secret.created_at)}, "
+                f"expires {isoformat(secret.expires_at) or 'never'}, "
+                f"last used {isoformat(secret.last_used_at) or 'never'}"
+            )

@@ -1,0 +1,142 @@
+"""Looks at every key of a backend for ``check``. Memory does not grow with their number."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ..backends import Store
+from ..backends.backend import Backend
+from ..errors import InvalidKey, ReadOnlyBackend, UnreadableRecord
+from ..keys.audit import printable
+from ..keys.hashing import check_hash
+from ..keys.model import Key
+from ._echo import count_keys, state_of
+from ._findings import RESTORE, Finding
+from ._listing import iter_records
+
+_PROGRESS_EVERY = 500  # keys
+_IDS_NAMED = 5
+
+
+@dataclass(slots=True)
+class _IdSample:
+    """Counts client ids, and keeps the first few to name them."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, client_id: str | None) -> None:
+        self.count += 1
+        if len(self.names) < _IDS_NAMED:
+            self.names.append(repr(printable(client_id)))
+
+    def __str__(self) -> str:
+        more = self.count - len(self.names)
+        return ", ".join(self.names) + (f" and {more} more" if more else "")
+
+
+class KeyScan:
+    """Finds keys that cannot be verified, and whether any key works.
+
+    Args:
+        backend: The backend.
+        budget_s: Seconds after which the scan stops; None: no limit.
+    """
+
+    def __init__(self, backend: Backend, *, budget_s: float | None) -> None:
+        self._backend = backend
+        self._budget_s = budget_s
+        self._scanned = 0
+        self._is_complete = False
+        self._is_over_budget = False
+        self._has_active = False
+        self._first_unreadable: UnreadableRecord | None = None
+        self._unreadable = _IdSample()
+        self._damaged = _IdSample()
+        self._without_pepper = _IdSample()
+
+    def run(self, advance: Callable[[int], object]) -> None:
+        """Scan the keys, at least the first one.
+
+        Args:
+            advance: Called with the number of keys scanned since the last call.
+        """
+        start = time.monotonic()
+        try:
+            for record in iter_records(self._backend):
+                if self._budget_s is not None and self._scanned and time.monotonic() - start > self._budget_s:
+                    self._is_over_budget = True
+                    return
+                self._scanned += 1
+                if self._scanned % _PROGRESS_EVERY == 0:
+                    advance(_PROGRESS_EVERY)
+                self._inspect(record)
+        except ReadOnlyBackend:
+            return  # the store cannot list its keys
+        self._is_complete = True
+
+    def problems(self) -> Iterator[Finding]:
+        """What keeps keys from working."""
+        if self._first_unreadable is not None:
+            several = f"{self._unreadable.count} stored keys cannot be read: {self._unreadable}"
+            yield Finding(
+                self._first_unreadable.code,
+                str(self._first_unreadable) if self._unreadable.count == 1 else several,
+                RESTORE,
+            )
+        if self._damaged.count:
+            yield Finding(
+                UnreadableRecord.code,
+                f"damaged hashes, so {count_keys(self._damaged.count)} cannot be verified: {self._damaged}",
+                "replace the secret:  basicauth-mw keys rotate ID --overlap 0",
+            )
+        if self._without_pepper.count:
+            keys = count_keys(self._without_pepper.count)
+            yield Finding(
+                "unknown_pepper",
+                f"a pepper is not configured, so {keys} cannot be verified: {self._without_pepper}",
+                "add that pepper to BASICAUTH_PEPPER, after the newer ones; if it is lost:  "
+                "basicauth-mw keys rotate ID --overlap 0",
+            )
+        bad = self._unreadable.count + self._damaged.count + self._without_pepper.count
+        if self._is_complete and not (self._has_active or bad):
+            held = "only keys that are expired, disabled or revoked" if self._scanned else "no key"
+            yield Finding(
+                "no_active_key",
+                f"the backend holds {held}, so every request is refused",
+                "create a key:  basicauth-mw keys create --name NAME"
+                if isinstance(self._backend.store, Store)
+                else "add a key where the backend reads them from",
+            )
+
+    def warnings(self) -> Iterator[Finding]:
+        """That the scan was incomplete."""
+        if self._is_over_budget:
+            yield Finding(
+                "keys_not_looked_at",
+                f"not every key was checked, only {count_keys(self._scanned)} in {self._budget_s:g} s",
+                "to check every key, run  basicauth-mw check --all",
+            )
+
+    def _inspect(self, record: Key | UnreadableRecord) -> None:
+        if isinstance(record, UnreadableRecord):
+            self._first_unreadable = self._first_unreadable or record
+            self._unreadable.add(record.client_id)
+            return
+        if record.revoked_at is not None:
+            return  # it never works again, whatever its hashes are
+        hashes = [secret.hash for secret in record.secrets]
+        if any(map(_is_damaged, hashes)):
+            self._damaged.add(record.client_id)
+        elif not all(map(self._backend.hasher.is_known, hashes)):
+            self._without_pepper.add(record.client_id)
+        elif state_of(record) == "active":
+            self._has_active = True
+
+
+def _is_damaged(hashed: str) -> bool:
+    try:
+        check_hash(hashed)
+    except InvalidKey:
+        return True
+    return False

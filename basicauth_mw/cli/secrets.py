@@ -1,0 +1,151 @@
+"""``basicauth-mw keys create`` and ``rotate``: new secrets, each of which is shown once."""
+
+from typing import Annotated
+
+import typer
+from typer import echo
+
+from ..backends.backend import Issued
+from ..keys.model import utcnow
+from ..keys.validation import SHORT_PASSWORD, is_short_password
+from ._echo import (
+    CommandError,
+    echo_error,
+    echo_json,
+    echo_key,
+    escape_control,
+    isoformat,
+    key_fields,
+    reason_of,
+)
+from ._input import parse_expires, parse_metadata, parse_overlap, read_secret
+from ._options import AsJson, BackendUrl, ClientId, SecretPrompt, SecretStdin, open_for
+from .tokens import curl_command
+
+_EXAMPLE_URL = "http://127.0.0.1:8000/"
+
+
+def create(
+    ctx: typer.Context,
+    *,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="A description, up to 200 characters.", show_default=False)
+    ] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCOPE", help="A scope to grant; can be repeated.", show_default=False),
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="A duration (90d, 12h, 30m, 45s, 2w), a time (2030-01-31T12:00:00Z), or never.",
+            show_default="never",
+        ),
+    ] = None,
+    client_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The client id.", show_default="generated")
+    ] = None,
+    metadata: Annotated[
+        str | None, typer.Option(metavar="JSON", help="A JSON object, up to 4 KiB.", show_default=False)
+    ] = None,
+    secret_stdin: SecretStdin = False,
+    secret_prompt: SecretPrompt = False,
+    backend: BackendUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a key and show its secret, once.
+
+    The secret is generated unless --secret-stdin or --secret-prompt is given. A missing SQLite file is
+    created.
+    """
+    expires_at = None if expires is None else parse_expires(expires)
+    fields = None if metadata is None else parse_metadata(metadata)
+    secret = read_secret(from_stdin=secret_stdin, from_prompt=secret_prompt)
+    with open_for(ctx, backend, create=True) as keys:
+        issued = keys.create(
+            name=name,
+            scopes=scope or (),
+            expires_at=expires_at,
+            client_id=client_id,
+            secret=secret,
+            metadata=fields,
+        )
+        try:
+            _show(issued, was_typed=secret_prompt, as_json=as_json)
+        except OSError as exc:
+            raise CommandError(
+                f"the key {issued.client_id} was created, but its secret could not be shown "
+                f"({reason_of(exc)}): delete the key and create another"
+            ) from None
+
+
+def rotate(
+    ctx: typer.Context,
+    client_id: ClientId,
+    *,
+    overlap: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long the old secrets remain valid: 24h, 7d, 0.")
+    ] = "24h",
+    secret_stdin: SecretStdin = False,
+    secret_prompt: SecretPrompt = False,
+    backend: BackendUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a key a new secret and show it, once.
+
+    The old secrets remain valid for the overlap. The new one is generated unless --secret-stdin or
+    --secret-prompt is given.
+    """
+    overlap_s = parse_overlap(overlap)
+    secret = read_secret(from_stdin=secret_stdin, from_prompt=secret_prompt)
+    with open_for(ctx, backend) as keys:
+        issued = keys.rotate(client_id, overlap_s=overlap_s, secret=secret)
+        try:
+            _show(issued, was_typed=secret_prompt, as_json=as_json, note=_overlap_note(issued))
+        except OSError as exc:
+            raise CommandError(
+                f"the key {issued.client_id} has a new secret, but it could not be shown ({reason_of(exc)}): "
+                "rotate the key again"
+            ) from None
+
+
+def _show(issued: Issued, *, was_typed: bool, as_json: bool, note: str = "") -> None:
+    """Print a new secret, except one that was typed at the prompt.
+
+    Raises:
+        OSError: It was not printed completely.
+    """
+    if is_short_password(issued.secret):
+        echo_error(
+            f"warning: a password of fewer than {SHORT_PASSWORD} characters can be guessed: rotate the key "
+            "without giving a secret, and one is generated"
+        )
+    if as_json:
+        names = ("secret", "authorization", "token")
+        shown = {name: None if was_typed else getattr(issued, name) for name in names}
+        echo_json({**key_fields(issued.key), **shown})
+        return
+    echo_key(issued.key)
+    if not was_typed:
+        echo(f"{'secret':<10} {escape_control(issued.secret)}")
+        echo(f"{'token':<10} {issued.token}")
+    if note:
+        echo(f"\n{note}")
+    if not was_typed:
+        echo("\nThe secret will not be shown again. Try it:\n")
+        echo(curl_command(_EXAMPLE_URL, issued.client_id, issued.secret))
+        echo(f'httpx.get("{_EXAMPLE_URL}", auth=({issued.client_id!a}, {issued.secret!a}))')
+        echo(f"Authorization: {issued.authorization}")
+
+
+def _overlap_note(issued: Issued) -> str:
+    *old, _new = issued.key.secrets
+    ends = [
+        min(end for end in (secret.expires_at, issued.key.expires_at) if end is not None)
+        for secret in old
+        if secret.expires_at is not None
+    ]
+    if not any(end > utcnow() for end in ends):
+        return "The old secret no longer works."
+    return f"The old secret works until {isoformat(max(ends))}."

@@ -1,0 +1,184 @@
+"""``basicauth-mw keys import`` and ``export``."""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from rich.progress import Progress
+from typer import echo
+
+from ...keys.model import Key
+from .._echo import CommandError, count_keys, echo_error, echo_json, key_fields, reason_of
+from .._input import stdin
+from .._options import AsJson, BackendUrl, open_for
+from .._progress import progress_bar
+from .exporter import export_file, export_keys
+from .importer import ImportReport, import_keys
+from .interrupts import Interrupts
+from .reader import FORMATS, InputFile
+
+_ERRORS_SHOWN = 20  # without --json
+
+
+def export(
+    ctx: typer.Context,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="The file, readable by its owner only.", show_default="stdout"),
+    ] = None,
+    *,
+    backend: BackendUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export all keys, with their hashes, as JSON lines.
+
+    The file appears when the export is complete. An earlier export with the same name is replaced.
+    """
+    to_file = file is not None and str(file) != "-" and not _is_stdout(file)
+    with (
+        open_for(ctx, backend) as store,
+        Interrupts(),
+        progress_bar(shown=to_file or not sys.stdout.isatty()) as bar,
+    ):
+        advance = partial(bar.advance, bar.add_task("exporting", total=None))
+        if file is None or not to_file:
+            export_keys(store, sys.stdout.buffer, advance)
+            return
+        try:
+            count = export_file(store, file, advance)
+        except OSError as exc:
+            exc.filename = str(file)  # not the name of the temporary file
+            raise CommandError(reason_of(exc)) from None
+    if as_json:
+        echo_json({"exported": count, "file": str(file)})
+    else:
+        echo(f"exported {count_keys(count)}")
+
+
+def import_(
+    ctx: typer.Context,
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="An export, a CSV of id,secret, or an htpasswd file; - for stdin.",
+            show_default=False,
+        ),
+    ],
+    *,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="|".join(FORMATS), help="The format of the file.", show_default="detected"
+        ),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Import the valid lines of a damaged export.")
+    ] = False,
+    backend: BackendUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import the keys of a file. Existing keys are unchanged.
+
+    A missing SQLite file is created.
+    """
+    if format_ is not None and format_ not in FORMATS:
+        raise typer.BadParameter(f"expected one of {', '.join(FORMATS)}", param_hint="'--format'")
+    with Interrupts() as interrupts, _open(file) as stream:
+        source = InputFile(stream, format=format_)
+        report = _ConsoleReport(interrupts, as_json=as_json)
+        try:
+            with (
+                open_for(ctx, backend, create=True) as keys,
+                progress_bar(in_bytes=True, shown=not as_json) as report.bar,
+            ):
+                import_keys(keys, source, report, partial=partial)
+        except BaseException as exc:
+            report.echo_errors()
+            if report.imported or isinstance(exc, KeyboardInterrupt):
+                echo_error(
+                    f"stopped after importing {count_keys(report.imported)}; the import can be repeated"
+                )
+            raise
+        finally:
+            if report.saw_plaintext and file != "-" and _is_readable_by_others(stream):
+                echo_error(
+                    f"warning: other users can read {file}, which contains secrets in plain text: run "
+                    "chmod 600 now, and delete the file when it is no longer needed"
+                )
+    report.echo_errors()
+    if not as_json:
+        unchanged = f"; already present: {report.unchanged}" if report.unchanged else ""
+        echo(f"imported {count_keys(report.imported)}{unchanged}")
+    if report.refused:
+        lines = "1 line was" if report.refused == 1 else f"{report.refused} lines were"
+        raise CommandError(f"{lines} not imported, see above")
+
+
+class _ConsoleReport(ImportReport):
+    bar: Progress
+
+    def __init__(self, interrupts: Interrupts, *, as_json: bool) -> None:
+        super().__init__()
+        self._interrupts = interrupts
+        self._as_json = as_json
+        self._errors: list[str] = []  # printed when the progress bar is gone
+
+    def on_start(self, work: str, size: int | None) -> None:
+        self._task = self.bar.add_task(work, total=size)
+
+    def on_progress(self, size: int) -> None:
+        self.bar.advance(self._task, size)
+
+    def deferring(self) -> AbstractContextManager[None]:
+        return self._interrupts.deferred()
+
+    def on_imported(self, key: Key) -> None:
+        if self._as_json:
+            echo_json(key_fields(key))
+
+    def on_refused(self, line: int, reason: str) -> None:
+        super().on_refused(line, reason)
+        text = f"error: line {line}: {reason}"
+        if self._as_json:
+            echo_error(text)
+        elif self.refused <= _ERRORS_SHOWN:
+            self._errors.append(text)
+
+    def echo_errors(self) -> None:
+        for text in self._errors:
+            echo_error(text)
+        if not self._as_json and self.refused > _ERRORS_SHOWN:
+            echo_error(f"error: and {self.refused - _ERRORS_SHOWN} more lines (--json prints all)")
+
+
+@contextmanager
+def _open(file: str) -> Iterator[BinaryIO]:
+    if file == "-":
+        yield stdin()
+        return
+    try:
+        stream = Path(file).open("rb")  # noqa: SIM115 - errors of the block itself are not to be caught
+    except OSError as exc:
+        raise CommandError(reason_of(exc)) from None
+    with stream:
+        yield stream
+
+
+def _is_stdout(file: Path) -> bool:
+    """Whether a name such as /dev/stdout means the pipe or terminal that stdout is."""
+    try:
+        named, stdout = file.stat(), os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):  # no such file; stdout is none
+        return False
+    return os.path.samestat(named, stdout) and not stat.S_ISREG(named.st_mode)
+
+
+def _is_readable_by_others(stream: BinaryIO) -> bool:
+    return bool(os.fstat(stream.fileno()).st_mode & (stat.S_IRGRP | stat.S_IROTH))

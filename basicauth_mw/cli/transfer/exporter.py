@@ -1,0 +1,117 @@
+"""Write the keys of a backend as JSON lines. Memory does not grow with their number."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkstemp
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from ...keys import audit
+from .jsonl import TransferError, dump_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ...backends.backend import Backend
+    from ...keys.model import Key
+
+_PROGRESS_EVERY: Final = 1000  # keys
+
+
+def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], object]) -> int:
+    """Write every key on a line, in the order of client ids, and one audit record for all of them.
+
+    A key that changes meanwhile is written either as it was or as it is.
+
+    Args:
+        backend: The source.
+        out: The destination.
+        progress: Called with the number of keys written since the last call.
+
+    Returns:
+        The number of keys.
+
+    Raises:
+        TransferError: The keys of this backend exist in this process only.
+        BackendUnavailable: Some keys could not be read, perhaps because a record is damaged.
+    """
+    if getattr(backend.store, "volatile", False) is True:
+        raise TransferError(
+            "there is nothing to export: this backend stores no hashes, it reads its keys from elsewhere"
+        )
+    count = 0
+    previous: Key | None = None  # not written before it is known whether it is the last
+    try:
+        for key in backend.iter_keys():
+            if previous is not None:
+                out.write(dump_line(previous).encode() + b"\n")
+            previous = key
+            count += 1
+            if count % _PROGRESS_EVERY == 0:
+                progress(_PROGRESS_EVERY)
+        if previous is not None:
+            out.write(dump_line(previous, end=count).encode() + b"\n")
+            progress(count % _PROGRESS_EVERY)
+    finally:
+        audit.record("key.exported", actor=backend.actor)
+    return count
+
+
+def export_file(backend: Backend, path: Path, progress: Callable[[int], object]) -> int:
+    """Export to a file that only its owner can read. The file is complete, or is not there.
+
+    Args:
+        backend: The source.
+        path: An earlier export is replaced; if this one fails, the earlier one remains.
+        progress: As for ``export_keys``.
+
+    Returns:
+        The number of keys.
+
+    Raises:
+        TransferError: ``path`` exists and is not an export.
+        OSError: The file cannot be written.
+    """
+    _check_replaceable(path)
+    path = Path(os.path.realpath(path))  # only now: the name of a pipe has no real path
+    with _atomic_write(path) as out:
+        return export_keys(backend, out, progress)
+
+
+def _check_replaceable(path: Path) -> None:
+    if not path.exists():
+        if path.is_symlink():  # perhaps created by another user
+            raise TransferError(
+                f"{path} is a link to {os.path.realpath(path)}, which does not exist: name that file, or "
+                "remove the link"
+            )
+        return
+    if not path.is_file():
+        raise TransferError(f"{path} is not a file: name a file, or omit it to write to stdout")
+    with path.open("rb") as existing:
+        if existing.read(5) not in (b"", b'{"v":'):
+            raise TransferError(f"{path} exists and is not an export: name another file")
+
+
+@contextmanager
+def _atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces ``path`` if the block succeeds, and is removed otherwise."""
+    descriptor, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a directory
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)  # so that the new name survives a power failure
+        finally:
+            os.close(directory)

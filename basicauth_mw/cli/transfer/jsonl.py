@@ -1,0 +1,172 @@
+"""The export format: one key per line, as JSON in ASCII, with everything that is stored of it.
+
+The last line of an export also has the number of lines (``end``), so that a truncated file is detected even
+if it was cut between two lines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn
+
+from ...errors import BasicAuthError, InvalidKey
+from ...keys.model import Key, Secret
+from ...keys.validation import check_depth
+
+FORMAT: Final = 1
+
+_KEY_TYPES: Final = {
+    "client_id": str,
+    "name": str,
+    "scopes": list,
+    "created_at": datetime,
+    "expires_at": datetime,
+    "revoked_at": datetime,
+    "disabled": bool,
+    "last_used_at": datetime,
+    "metadata": dict,
+    "secrets": list,
+}
+_SECRET_TYPES: Final = {
+    "hash": str,
+    "created_at": datetime,
+    "expires_at": datetime,
+    "last_used_at": datetime,
+}
+_NULLABLE: Final = frozenset({"expires_at", "revoked_at", "last_used_at"})
+_TYPE_NAMES: Final = {
+    str: "a string",
+    bool: "true or false",
+    int: "an integer",
+    list: "a list",
+    dict: "an object",
+    datetime: "a time such as 2030-01-31T12:00:00.000000Z",
+}
+
+# RFC 3339 in UTC, with up to six digits of a second's fraction.
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z", re.ASCII)
+
+
+class TransferError(BasicAuthError):
+    """An import or export was refused as a whole; nothing was written."""
+
+    code = "transfer_error"
+
+
+class DuplicateName(ValueError):
+    """A JSON object has two members with the same name."""
+
+
+def dump_line(key: Key, *, end: int | None = None) -> str:
+    """Encode a key, including its hashes, as one line without a line break.
+
+    Args:
+        key: The key.
+        end: For the last line, the number of lines in the export.
+    """
+    fields = {"v": FORMAT, **_fields_of(key, _KEY_TYPES)}
+    if end is not None:
+        fields["end"] = end
+    return json.dumps(fields, separators=(",", ":"), default=_encode)
+
+
+def load_line(text: str) -> tuple[Key, int | None]:
+    """Decode a line made by ``dump_line``.
+
+    Returns:
+        The key, whose values have the right types but are not validated (see ``Backend.check``), and ``end``.
+
+    Raises:
+        InvalidKey: The text is something else. The message says what is wrong, without any value.
+    """
+    try:
+        fields = strict_json_loads(text)
+    except DuplicateName:
+        raise InvalidKey("an object has two members with the same name") from None
+    except RecursionError:
+        raise InvalidKey("nested too deep") from None
+    except ValueError:
+        raise InvalidKey("not JSON: damaged or cut off") from None
+    if type(fields) is not dict or type(fields.get("v")) is not int:
+        raise InvalidKey("not a key of an export")
+    if fields.pop("v") != FORMAT:
+        raise InvalidKey(f"unsupported version of the export format; this release reads version {FORMAT}")
+    end = _load_value("end", fields.pop("end"), int) if "end" in fields else None
+    values = _load_fields(fields, _KEY_TYPES)
+    if not all(type(scope) is str for scope in values["scopes"]):
+        raise InvalidKey("scopes is not a list of strings")
+    values["secrets"] = [Secret(**_load_fields(secret, _SECRET_TYPES)) for secret in values["secrets"]]
+    return Key(**values), end
+
+
+def strict_json_loads(text: str) -> Any:
+    """Decode JSON, and refuse what other parsers might read differently.
+
+    Raises:
+        DuplicateName: An object has two members with the same name (RFC 8259 section 4).
+        ValueError: The text is not JSON.
+        RecursionError: It is nested too deep.
+    """
+    check_depth(text)
+    return _DECODER.decode(text)
+
+
+def _fields_of(value: Key | Secret, names: Mapping[str, type]) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
+
+
+def _encode(value: object) -> object:
+    match value:
+        case datetime():
+            return _isoformat(value)
+        case Secret():
+            return _fields_of(value, _SECRET_TYPES)
+        case frozenset():
+            return sorted(value)
+        case Mapping():  # a third-party store may return read-only metadata
+            return dict(value)
+    raise TypeError(f"metadata contains a value that JSON cannot represent: {type(value).__name__}")
+
+
+def _isoformat(value: datetime) -> str:
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _load_fields(fields: Any, types: Mapping[str, type]) -> dict[str, Any]:
+    if type(fields) is not dict:
+        raise InvalidKey("secrets is not a list of objects")
+    if missing := sorted(types.keys() - fields.keys()):
+        raise InvalidKey(f"not a key of an export: {', '.join(missing)} is missing")
+    if fields.keys() - types.keys():
+        raise InvalidKey("unknown field: the export was made by a later release")
+    return {name: _load_value(name, fields[name], kind) for name, kind in types.items()}
+
+
+def _load_value(name: str, value: Any, kind: type) -> Any:
+    if value is None and name in _NULLABLE:
+        return None
+    if kind is datetime and type(value) is str and _TIME.fullmatch(value):
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            pass  # 30 February
+    elif type(value) is kind:
+        return value
+    raise InvalidKey(f"{name} is not {_TYPE_NAMES[kind]}")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise DuplicateName
+    return members
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_members)

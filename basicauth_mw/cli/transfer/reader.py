@@ -1,0 +1,154 @@
+"""The input of an import: numbered lines of limited length, and the format that they are in."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from contextlib import nullcontext
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from ...errors import InvalidKey
+from ...keys.hashing import looks_hashed
+from .jsonl import TransferError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+FORMATS: Final = ("export", "csv", "htpasswd")
+
+MAX_LINE_BYTES: Final = 256 * 1024  # several times the size of the largest key
+
+# The most that is kept of the comments and blank lines before the first line that shows the format. A line
+# takes some more bytes in memory than it has.
+_MAX_KEPT_BYTES: Final = 1024 * 1024
+_LINE_OVERHEAD_BYTES: Final = 64
+
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class InputFile:
+    """Numbered lines of a format.
+
+    Args:
+        stream: Read from its current position. An export is read twice; a pipe is copied to a temporary file
+            for that.
+        format: One of ``FORMATS``; None: detected from the first line that is neither blank nor a comment.
+
+    Raises:
+        TransferError: No format was detected.
+    """
+
+    def __init__(self, stream: BinaryIO, *, format: str | None = None) -> None:  # noqa: A002 - as in --format
+        self._stream = stream
+        self._start = stream.tell() if stream.seekable() else None
+        self._kept: deque[bytes] = deque()
+        self.format = format or self._detect_format()
+
+    @property
+    def size(self) -> int | None:
+        """Total bytes; None for a pipe."""
+        if self._start is None:
+            return None
+        position = self._stream.tell()
+        end = self._stream.seek(0, os.SEEK_END)
+        self._stream.seek(position)
+        return end - self._start
+
+    def lines(self, copy_to: BinaryIO | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yield each line with its number, from 1. A line that is too long is cut to ``MAX_LINE_BYTES + 1``.
+
+        Args:
+            copy_to: Gets every line that is read.
+        """
+        number = 0
+        while line := self._kept.popleft() if self._kept else self._read_line():
+            number += 1
+            if copy_to is not None:
+                copy_to.write(line)
+            yield number, line
+
+    def spool(self) -> AbstractContextManager[BinaryIO | None]:
+        """Open a temporary file to copy the lines to; None if the stream itself can be read again."""
+        return nullcontext() if self._start is not None else TemporaryFile()
+
+    def rewound(self, copy: BinaryIO | None) -> InputFile:
+        """Return a reader at the first line.
+
+        Args:
+            copy: The copy of the stream, if it cannot be read again.
+        """
+        if copy is not None:
+            copy.seek(0)
+            return InputFile(copy, format=self.format)
+        self._stream.seek(self._start or 0)
+        return InputFile(self._stream, format=self.format)
+
+    def _read_line(self) -> bytes:
+        line = self._stream.readline(MAX_LINE_BYTES + 1)
+        rest = line
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = self._stream.readline(MAX_LINE_BYTES + 1)
+        return line
+
+    def _detect_format(self) -> str:
+        size = 0
+        while line := self._read_line():
+            first = not self._kept
+            self._kept.append(line)
+            try:
+                text = decode_line(line, first=first)
+            except InvalidKey as exc:
+                # One line in another encoding does not stop the rest: the import reports it.
+                text = line.decode("latin-1").rstrip("\r\n")
+                if text.isprintable() and (found := _format_of(text)):
+                    return found
+                raise TransferError(f"not a text file in UTF-8: line {len(self._kept)} is {exc}") from None
+            if text and not text.startswith("#"):
+                if found := _format_of(text):
+                    return found
+                raise TransferError(
+                    "unknown format; expected an export, a CSV of id,secret, or an htpasswd file"
+                )
+            size += len(line) + _LINE_OVERHEAD_BYTES
+            if size > _MAX_KEPT_BYTES:
+                raise TransferError(
+                    f"only comments and blank lines in the first {len(self._kept)} lines, so the format "
+                    f"cannot be detected: add --format {'|'.join(FORMATS)}"
+                )
+        raise TransferError("the input contains no keys")
+
+
+def decode_line(line: bytes, *, first: bool) -> str:
+    """Return the text of a line without its line break; empty if it is blank.
+
+    Args:
+        line: As read.
+        first: Whether it is the first one, which may start with a byte order mark.
+
+    Raises:
+        InvalidKey: The line is too long, or is not text.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise InvalidKey(f"longer than {MAX_LINE_BYTES} bytes")
+    try:
+        text = (line.removeprefix(_BOM) if first else line).decode()
+    except UnicodeDecodeError:
+        raise InvalidKey("not UTF-8") from None
+    if "\0" in text:
+        raise InvalidKey("not text")
+    text = text.removesuffix("\n").removesuffix("\r")
+    return text if text.strip() else ""
+
+
+def _format_of(text: str) -> str | None:
+    """The format of a line that is neither blank nor a comment."""
+    if text.startswith("{"):
+        return "export"
+    if text.startswith(("[", "<")):  # JSON of another program, HTML
+        return None
+    before, colon, after = text.partition(":")
+    if colon and ("," not in before or looks_hashed(after)):
+        return "htpasswd"  # a client id has no colon
+    return "csv" if "," in text else None
