@@ -508,7 +508,7 @@ def test_a_read_only_backend_is_told_before_the_work(
     file.write_bytes(minted_lines(1))
 
     cli("keys", "import", str(file), "--backend", "env:").failed_with(
-        "from here: edit what it reads (env: the variable or file with its keys), or name one that keeps keys"
+        "this backend is read-only: edit its source (env: the variable or file with its keys), or use"
     )
 
 
