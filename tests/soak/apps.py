@@ -1,7 +1,7 @@
-"""What the servers of a soak serve: apps that say whom they were told they talk to.
+"""The apps of the soak test, which respond with the principal that they get.
 
-``/who`` answers with the client id, its scopes and the number in the query, so that two requests that were
-mixed up show. ``/raises`` raises, ``/slow`` ends in a time-out, ``/late`` answers after a while.
+The response of ``/who`` has the client id, its scopes and the number in the query, which shows whether two
+requests were mixed up. ``/raises`` raises, ``/slow`` times out, and ``/late`` responds after a pause.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 1.0
 LATE_S = 0.05
-CANARY = "the handler of the soak raises"
+CANARY = "the request handler of the soak test raises"
 
 
 def said(client_id: str, scopes: Iterable[str], number: str) -> bytes:
@@ -31,7 +31,7 @@ def said(client_id: str, scopes: Iterable[str], number: str) -> bytes:
 
 async def _asgi(scope: Any, _receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
     if scope["type"] != "http":
-        raise RuntimeError("there is nothing to do at start-up")
+        raise RuntimeError("the app does not support the lifespan protocol")
     match scope["path"]:
         case "/raises":
             raise RuntimeError(CANARY)
@@ -73,13 +73,13 @@ def wsgi() -> WSGIBasicAuthMiddleware:
 
 
 def open_asgi() -> Any:
-    """One that believes what it is told: what a soak must find."""
+    """An app that does not verify secrets, which a soak test must detect."""
     return _open
 
 
 async def _open(scope: Any, _receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
     if scope["type"] != "http":
-        raise RuntimeError("there is nothing to do at start-up")
+        raise RuntimeError("the app does not support the lifespan protocol")
     client_id = "nobody"
     for name, value in scope["headers"]:
         if name == b"authorization":

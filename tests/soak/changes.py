@@ -1,4 +1,4 @@
-"""Changes the keys of a store all the time, by the library and by the command line, and tells the model."""
+"""Changes keys of a store continuously, with the library and the command line, and updates the model."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from tests.soak.report import Report
     from tests.soak.sites import Store
 
-KEYS = {"library": 50, "command line": 6}  # about so many are kept by each
-CHOSEN = 2  # of them with secrets that people choose, which cost a slow hash
+KEYS = {"library": 50, "command line": 6}  # about how many keys each has
+CHOSEN = 2  # how many of them have passwords
 PAUSE_S = 0.01
 KILL_SHARE = 0.2
 EXPORT_SHARE = 0.05
 LIMIT_S = 60.0
-ARRIVED_S = 0.5  # what a process that is dead had sent has arrived by then
+ARRIVED_S = 0.5  # after that, everything that a dead process has sent has arrived
 COMMAND = (sys.executable, "-m", "basicauth_mw")
 
 
 class NotSaid(Exception):
-    """A command did not say that the change was made."""
+    """A command did not report that the change was made."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Change:
     """One change of one key.
 
     Attributes:
-        verb: As the library calls it; ``update`` is of the scopes.
-        client_id: Whose.
-        before: What it was.
+        verb: The method of the library; ``update`` changes the scopes.
+        client_id: ID of the key.
+        before: State of the key before the change.
         overlap_s: For ``rotate``.
         scopes: For ``create`` and ``update``.
-        chosen: A secret for ``create`` and ``rotate``; None: one is minted.
-        begun: When, on the monotonic clock.
-        begun_at: And by the calendar, in seconds.
+        chosen: A password for ``create`` and ``rotate``; None: a secret is generated.
+        begun: When it began, on the monotonic clock.
+        begun_at: When it began, in seconds since the epoch.
     """
 
     verb: str
@@ -63,11 +63,11 @@ class Change:
     begun_at: float
 
     def after(self, secret: str | None, until: float) -> State:
-        """What the key is when it was made.
+        """The state of the key after the change.
 
         Args:
-            secret: The new one, if it is known.
-            until: When it was made at the latest.
+            secret: The new secret, if it is known.
+            until: The latest time at which the change was made.
         """
         new = () if secret is None else (Secret(secret),)
         match self.verb:
@@ -85,7 +85,7 @@ class Change:
         return replace(self.before, status=status)
 
     def make(self, backend: Backend) -> str | None:
-        """Make it; the new secret, if there is one."""
+        """Make the change, and return the new secret if there is one."""
         match self.verb:
             case "create":
                 return backend.create(client_id=self.client_id, scopes=self.scopes, secret=self.chosen).secret
@@ -98,7 +98,7 @@ class Change:
         return None
 
     def words(self) -> list[str]:
-        """The same for the command line."""
+        """The arguments of the command line for the change."""
         scopes = [word for scope in sorted(self.scopes) for word in ("--scope", scope)]
         stdin = [] if self.chosen is None else ["--secret-stdin"]
         match self.verb:
@@ -112,24 +112,24 @@ class Change:
         return [self.verb, self.client_id]
 
     def is_made(self, found: Key | None) -> bool:
-        """Whether the key that is there is what it was to be."""
+        """Whether the stored key is in the state after the change."""
         if self.verb == "rotate" and found is not None:
             return max(each.created_at.timestamp() for each in found.secrets) >= self.begun_at
         return is_like(found, self.after(None, 0))
 
 
 class Changer(Part):
-    """Changes keys of its own in a store that others may change, too.
+    """Changes its own keys in a store that is shared with other changers.
 
     Args:
-        store: Where.
-        report: Where it counts, and complains.
-        rng: Where all chance comes from.
+        store: The store.
+        report: Gets counts and problems.
+        rng: Source of randomness.
         by: ``library`` or ``command line``.
 
     Attributes:
         place: The name of the store.
-        pause: To be held by whoever wants nothing to be changed meanwhile.
+        pause: A lock that prevents changes.
     """
 
     def __init__(self, store: Store, report: Report, rng: random.Random, *, by: str) -> None:
@@ -153,7 +153,7 @@ class Changer(Part):
                 with self.pause:
                     self._change(backend, direct)
 
-    # --- which
+    # --- choosing a change
 
     def _change(self, backend: Backend, direct: Backend) -> None:
         mine = [each for each in self._keys.all() if each.client_id.startswith(self._prefix)]
@@ -171,13 +171,13 @@ class Changer(Part):
         self._make(backend, direct, entry, verb)
 
     def _new(self, is_password: bool, gone: list[str]) -> Entry:
-        """A new id, or one that was deleted, which is free again."""
+        """A new id, or the id of a deleted key."""
         self._made += 1
         again = bool(gone) and self._rng.random() < 0.3 and not is_password
         client_id = self._rng.choice(gone) if again else f"{self._prefix}{self._made}"
         return Entry(client_id, is_password)
 
-    # --- how
+    # --- making a change
 
     def _make(self, backend: Backend, direct: Backend, entry: Entry, verb: str) -> None:
         rng, now = self._rng, time.monotonic()
@@ -195,7 +195,7 @@ class Changer(Part):
         )
         kills = self._by != "library" and rng.random() < KILL_SHARE
         way = f"{verb}, killed {self._by}" if kills else f"{verb}, {self._by}"
-        # Without the new secret: nobody is to use it before it is known to work.
+        # Without the new secret, since clients must not use it before it is known to work.
         self._keys.begin(change.client_id, change.after(None, now + LIMIT_S), is_password=entry.is_password)
         try:
             secret = change.make(backend) if self._by == "library" else self._command(change, kills)
@@ -218,7 +218,7 @@ class Changer(Part):
                 if not kills:
                     raise
                 self._report.count("faults", "kill -9 of a command line")
-                process.kill()  # half-way, with luck
+                process.kill()  # usually in the middle of the change
                 out, err = process.communicate()
         if process.returncode:
             raise NotSaid(err.decode().strip())
@@ -238,7 +238,7 @@ class Changer(Part):
         ids = {json.loads(line)["client_id"] for line in out.splitlines()}
         others = {each for each in ids ^ self._keys.present() if each.startswith(self._prefix)}
         if others:
-            self._report.wrong("export", self.place, f"these are there, or here, only: {others}")
+            self._report.wrong("export", self.place, f"only in the store or only in the model: {others}")
 
     def _start_command(self, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -251,10 +251,10 @@ class Changer(Part):
             start_new_session=True,
         )
 
-    # --- what is not known
+    # --- unknown outcomes
 
     def _settle(self, direct: Backend, change: Change, reason: str) -> None:
-        """Find out whether a change was made: read the key, as soon as nothing old can reach the store."""
+        """Read the key to find out whether a change was made, once no earlier command can be on its way."""
         time.sleep(ARRIVED_S)
         wait_until(self._keys.is_quiet)
         found = direct.get(change.client_id)
@@ -262,12 +262,12 @@ class Changer(Part):
             self._keys.done(change.client_id, change.after(change.chosen, time.monotonic()))
             return
         if not is_like(found, change.before):
-            self._report.wrong("store", self.place, f"neither made nor not, but {found}: {reason}")
+            self._report.wrong("store", self.place, f"a change is half made, the key is {found}: {reason}")
         self._keys.undone(change.client_id)
 
 
 def live(state: State) -> tuple[Secret, ...]:
-    """The secrets that have not ended by now."""
+    """The secrets that are active now."""
     return tuple(each for each in state.secrets if each.goes_on_at(time.monotonic()))
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a soak, one thing at a time, each put right after a while."""
+"""The faults of a soak test, one at a time, each for a limited time."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 PAUSE_S = (2.0, 6.0)  # between two faults
 LASTS_S = (0.3, 3.0)
-NOTICED_S = 1.0  # within that, everybody has seen that the SQLite file was replaced
+NOTICED_S = 1.0  # within that, all processes detect that the SQLite file was replaced
 
 
 class Faults(Part):
-    """Makes them until it is told to stop, and then has put the last one right.
+    """Causes faults until it is stopped; the last one is over when it ends.
 
     Args:
-        fleet: To be hurt.
-        changers: Those of a store have to wait while its file is replaced.
-        report: Where it counts.
-        rng: Where all chance comes from.
+        fleet: The stores and servers.
+        changers: Those of a store are paused while its file is replaced.
+        report: Gets counts.
+        rng: Source of randomness.
         often: Divides the pauses, for short runs.
     """
 
@@ -56,7 +56,7 @@ class Faults(Part):
     def work(self) -> None:
         left: list[tuple[str, Callable[[], None]]] = []
         while not self.stopping.wait(self._rng.uniform(*PAUSE_S) / self._often):
-            left = left or self._shuffled()  # so that each has its turn
+            left = left or self._shuffled()  # so that all faults are equally frequent
             name, fault = left.pop()
             self._report.count("faults", name)
             self._report.note(f"fault: {name}")
@@ -86,7 +86,7 @@ class Faults(Part):
             return fault
 
         def busy(*command: object) -> Callable[[], None]:
-            """Something that Redis does for a while by itself; then it answers again."""
+            """A command that makes Redis unresponsive for a while."""
             return during(partial(tell, store, *command), partial(tell, store, "PING"))
 
         ms = int(1000 * self._rng.uniform(*LASTS_S))
@@ -105,16 +105,16 @@ class Faults(Part):
         assert path is not None
 
         def locked(how: str) -> None:
-            """Held by another. No outage: who reads does not wait for who writes."""
+            """Another process holds the lock. Not an outage, since readers do not wait for writers."""
             with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
                 connection.execute(f"BEGIN {how}")
                 self._last()
                 connection.execute("ROLLBACK")
 
         def replaced() -> None:
-            """By a copy of itself, as a restore does, with nobody changing keys until all have noticed.
+            """Replace the file by a copy, as a restore does; no keys are changed until all processes notice.
 
-            That is no outage, either.
+            Not an outage either.
             """
             with ExitStack() as stack:
                 for changer in self._changers:
@@ -140,7 +140,7 @@ class Faults(Part):
             yield f"{server}: worker SIGSTOP, SIGCONT", partial(self._halt, site)
 
     def _kill(self, site: Site) -> None:
-        """The youngest: the eldest lives to the end, so that its memory can be compared."""
+        """Kill the youngest worker. The oldest runs to the end, so that its memory can be compared."""
         with self._outage(site.name):
             youngest = site.workers()[-1]
             os.kill(youngest, signal.SIGKILL)

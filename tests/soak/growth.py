@@ -1,4 +1,4 @@
-"""Whether the servers' processes grow: memory, open files, threads."""
+"""Detects growth of the servers' processes: memory, open files, threads."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 EVERY_S = 1.0
 
-# Most that may be added from the second fifth of a process's life to its last. In half an hour 18 minutes lie
+# Maximum growth from the second fifth of a process's life to the last. In half an hour there are 18 minutes
 # between their middles: a slope of 27 MiB, 53 files and 13 threads an hour.
 MOST = {"rss_mib": 8.0, "files": 16.0, "threads": 4.0}
 
 
 class Sample(NamedTuple):
-    """A process at a time."""
+    """The resources of a process at one time."""
 
     rss_mib: float
     files: float
@@ -32,10 +32,10 @@ class Sample(NamedTuple):
 
 
 def sample(pid: int) -> Sample:
-    """Look at one process.
+    """Measure a process.
 
     Raises:
-        OSError: It has ended, or is about to.
+        OSError: It has ended, or is ending.
     """
     folder = Path(f"/proc/{pid}")
     pages = int((folder / "statm").read_text().split()[1])
@@ -46,7 +46,7 @@ def sample(pid: int) -> Sample:
 
 
 def ends(samples: Sequence[Sample]) -> tuple[Sample, Sample]:
-    """What is usual in the second fifth of a life, which is warm, and in its last."""
+    """The medians of the second fifth of a process's life, after the warm-up, and of the last."""
     fifth = len(samples) // 5
     return _usual(samples[fifth : 2 * fifth]), _usual(samples[-fifth:])
 
@@ -59,7 +59,7 @@ class Watch(Part):
     """Samples the workers of a fleet.
 
     Attributes:
-        seen: By server and process id.
+        seen: Samples by server and process id.
     """
 
     def __init__(self, fleet: Fleet, report: Report) -> None:

@@ -1,10 +1,11 @@
-"""What must be: the keys as they were changed, the outages as they were made, and what may be answered.
+"""A model of the keys and their changes, of the faults, and of the responses that are correct.
 
-Nothing here asks anybody. All times are of the monotonic clock, which all processes of a machine share.
+It makes no calls to a store or a server. All times are from the monotonic clock, which all processes of a
+machine share.
 
-A change takes time, and meanwhile both states hold. So each key has spans: a state, since when it may be
-seen, until when it may. What a request may get follows from the spans that it, and what a cache is allowed to
-remember, meet.
+A change takes time, and until it is complete both states are correct. So each key has spans: a state, and the
+times from which and until which a server may see it. The responses that a request may get follow from the
+spans that overlap with it, or with the time that a cache may keep a verification.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-CACHE_TTL_S = 8.0  # the bound of a revoke whatever happens: no more than that may anybody remember
-BOUND_S = 0.25  # the bound while all is well
-MARGIN_S = 0.75  # for a machine that is busy with nothing but this
-RECOVERY_S = 5.0  # longest from the end of a fault until all is well
+CACHE_TTL_S = 8.0  # the limit of a revocation in any case
+BOUND_S = 0.25  # the limit of a revocation without faults
+MARGIN_S = 0.75  # added because the machine is fully loaded
+RECOVERY_S = 5.0  # maximum time to recover from a fault
 _LONGEST_S = 30.0  # no request takes that long
-KEPT = 50  # windows of each place: more than any request can meet
+KEPT = 50  # faults of each place: more than can overlap with a request
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Secret:
     """One of a key's secrets.
 
     Attributes:
-        text: Itself.
-        ends: From when it may be over and from when it must; None: it goes on.
+        text: The secret.
+        ends: When it may end, and when it must have ended; None: it does not end.
     """
 
     text: str
@@ -40,7 +41,7 @@ class Secret:
         return self.ends is None or now < self.ends[1]
 
     def ending(self, ends: tuple[float, float]) -> Secret:
-        """The same, over by then, unless it is sooner."""
+        """The secret with this end, unless it ends earlier."""
         own = self.ends or (math.inf, math.inf)
         return replace(self, ends=(min(own[0], ends[0]), min(own[1], ends[1])))
 
@@ -51,8 +52,8 @@ class State:
 
     Attributes:
         status: ``live``, ``disabled``, ``revoked`` or ``absent``.
-        secrets: Those that are known.
-        scopes: What it may do.
+        secrets: Its known secrets.
+        scopes: Its scopes.
     """
 
     status: str = "absent"
@@ -63,7 +64,7 @@ class State:
         return next((each for each in self.secrets if each.text == secret), None)
 
     def outcomes(self, secret: str, sent: float, answered: float) -> set[frozenset[str] | None]:
-        """What a request may come to: let in with these scopes, or None: refused."""
+        """The possible outcomes of a request: allowed with these scopes, or None for refused."""
         found = self.find(secret)
         if self.status != "live" or found is None:
             return {None}
@@ -84,20 +85,20 @@ class _Span:
 
 @dataclass
 class Entry:
-    """One client id, through all that is done to it."""
+    """One client id with its history."""
 
     client_id: str
-    is_password: bool = False  # its secrets are such as people choose
+    is_password: bool = False  # its secrets are passwords
     spans: list[_Span] = field(default_factory=list)
 
     @property
     def state(self) -> State:
-        """As it is, or is about to be."""
+        """The current state, or the one that a change in progress leads to."""
         return self.spans[-1].state
 
 
 class Windows:
-    """When something was made to fail, by where: a store, or a server."""
+    """The times of the faults of each place: a store or a server."""
 
     def __init__(self) -> None:
         self._spans: dict[str, deque[list[float]]] = {}
@@ -112,7 +113,7 @@ class Windows:
             self._spans[place][-1][1] = time.monotonic()
 
     def meet(self, places: tuple[str, ...], since: float, until: float) -> bool:
-        """Whether anything of that kind was going on, or not yet over, in that time."""
+        """Whether there was a fault, or the recovery from one, in that time."""
         with self._lock:
             return any(
                 begin <= until and since <= end + RECOVERY_S
@@ -121,20 +122,20 @@ class Windows:
             )
 
     def is_quiet(self, place: str, for_s: float = 1.0) -> bool:
-        """Whether nothing is failing there, nor was just now."""
+        """Whether there is no fault, and was none in the last seconds."""
         with self._lock:
             spans = self._spans.get(place)
             return not spans or spans[-1][1] + for_s < time.monotonic()
 
 
 class Verdict(NamedTuple):
-    """What may be answered.
+    """The responses that are correct for a request.
 
     Attributes:
-        scopes: Of those who may be let in; empty: nobody.
-        refused: Whether a 401 is right.
-        outage: Whether a 503 is.
-        broken: Whether no whole answer is.
+        scopes: The scopes with which it may be allowed; empty: it must not be allowed.
+        refused: Whether a 401 is correct.
+        outage: Whether a 503 is correct.
+        broken: Whether an incomplete response is correct.
     """
 
     scopes: set[frozenset[str]]
@@ -148,7 +149,7 @@ class Keys:
 
     Args:
         place: Name of the store.
-        windows: Of all.
+        windows: The faults of all places.
     """
 
     def __init__(self, place: str, windows: Windows) -> None:
@@ -156,12 +157,12 @@ class Keys:
         self._windows = windows
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._gone: deque[tuple[str, str]] = deque(maxlen=300)  # of those that have ended
+        self._gone: deque[tuple[str, str]] = deque(maxlen=300)  # inactive keys
 
-    # --- what is done to them
+    # --- changes
 
     def begin(self, client_id: str, after: State, *, is_password: bool = False) -> None:
-        """A change begins: from now on either state may be seen."""
+        """Record the start of a change: from now on both states are correct."""
         with self._lock:
             entry = self._entries.setdefault(
                 client_id, Entry(client_id, is_password, [_Span(State(), -math.inf)])
@@ -169,7 +170,7 @@ class Keys:
             entry.spans.append(_Span(after, time.monotonic()))
 
     def done(self, client_id: str, after: State) -> None:
-        """It was made, and is all that may be seen from now on."""
+        """Record that the change was made: from now on only the new state is correct."""
         with self._lock:
             spans, now = self._entries[client_id].spans, time.monotonic()
             self._gone += [(client_id, text) for text in _lost(spans[-2].state, after)]
@@ -178,7 +179,7 @@ class Keys:
             self._prune(now - CACHE_TTL_S - _LONGEST_S)
 
     def undone(self, client_id: str) -> None:
-        """It was not made, and will not be."""
+        """Record that the change was not made, and will not be."""
         with self._lock:
             spans = self._entries[client_id].spans
             before, after = spans[-2:]
@@ -186,21 +187,21 @@ class Keys:
             spans[-2:] = [after, before]
 
     def _prune(self, oldest: float) -> None:
-        """Forget what no request can meet any more."""
+        """Drop spans that no request can overlap with any more."""
         for entry in list(self._entries.values()):
             entry.spans = [span for span in entry.spans if span.until > oldest]
             if len(entry.spans) == 1 and entry.state.status == "absent":
                 del self._entries[entry.client_id]
 
-    # --- what is asked
+    # --- queries
 
     def all(self) -> list[Entry]:
-        """Those that are there, one way or another, and those that were."""
+        """All entries, those of deleted keys included."""
         with self._lock:
             return list(self._entries.values())
 
     def gone(self) -> list[tuple[str, str]]:
-        """Client ids and secrets that have ended, or that had when they were put here."""
+        """Client ids and secrets that have become inactive."""
         with self._lock:
             return list(self._gone)
 
@@ -209,22 +210,22 @@ class Keys:
             return {each.client_id for each in self._entries.values() if each.state.status != "absent"}
 
     def is_quiet(self) -> bool:
-        """Whether nothing that was on its way to the store before can reach it any more."""
+        """Whether no earlier command can still be on its way to the store."""
         return self._windows.is_quiet(self.place)
 
     def had_outage(self, since: float, until: float, *servers: str) -> bool:
-        """Whether the store, or one of these servers, may have been away in that time."""
+        """Whether the store, or one of these servers, may have had a fault in that time."""
         return self._windows.meet((self.place, *servers), since, until)
 
     def allowed(self, server: str, client_id: str, secret: str, sent: float, answered: float) -> Verdict:
-        """What a request may get that was sent and answered at these times.
+        """The correct responses for a request.
 
         Args:
-            server: Who was asked.
-            client_id: Whose; may be unknown.
-            secret: May be none of its.
-            sent: Just before it was.
-            answered: Just after.
+            server: The server.
+            client_id: The client id, which may be unknown.
+            secret: The secret, which may be wrong.
+            sent: When the request was sent.
+            answered: When the response was received.
         """
         places = (self.place, server)
         outage = self._windows.meet(places, sent, answered)
@@ -240,8 +241,8 @@ class Keys:
             if span.until < sent:
                 if not self._is_remembered(span.until, sent, places):
                     continue
-                # Equal requests share a verdict, so this one may have that of an earlier one; but nobody was
-                # refused with a secret that nobody knew.
+                # Identical requests in progress share a verdict, so this one may have that of an earlier one.
+                # But no earlier request can have been refused with a secret that did not exist.
                 if span.state.find(secret) is None:
                     outcomes.discard(None)
             refused |= None in outcomes
@@ -249,7 +250,7 @@ class Keys:
         return Verdict(scopes, refused, outage, self._windows.meet((server,), sent, answered))
 
     def lag_s(self, client_id: str, secret: str, scopes: frozenset[str], sent: float) -> float:
-        """How long before a request was sent this answer had been overtaken; 0: it had not been."""
+        """How long an outcome had been outdated when the request was sent; 0: it was current."""
         with self._lock:
             entry = self._entries.get(client_id)
             spans = entry.spans if entry else []
@@ -257,7 +258,7 @@ class Keys:
         return max(0.0, sent - max(untils, default=sent))
 
     def tell(self, client_id: str, secret: str, sent: float) -> str:
-        """What is known of a key, for people: times are seconds from when it was asked for."""
+        """The history of a key, for a message; times are seconds relative to the request."""
         with self._lock:
             entry = self._entries.get(client_id)
             spans = entry.spans if entry else []
@@ -268,20 +269,20 @@ class Keys:
             )
 
     def _is_remembered(self, until: float, sent: float, places: tuple[str, ...]) -> bool:
-        """Whether a process may still go by what was over by then."""
+        """Whether a process may still use a state that ended at ``until``."""
         if sent <= until + BOUND_S + MARGIN_S:
             return True
         return sent <= until + CACHE_TTL_S and self._windows.meet(places, until, sent)
 
 
 def _lost(before: State, after: State) -> list[str]:
-    """The secrets that a change has ended."""
+    """The secrets that a change makes inactive."""
     kept = {secret.text for secret in after.secrets} if after.status == "live" else set()
     return [secret.text for secret in before.secrets if secret.text not in kept]
 
 
 def _place(state: State, secret: str, sent: float) -> str:
-    """Which of its secrets it is, and when that ends."""
+    """Which of the key's secrets it is, and when that ends."""
     for place, each in enumerate(state.secrets, 1):
         if each.text == secret:
             ends = (

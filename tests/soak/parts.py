@@ -1,4 +1,4 @@
-"""What goes on at the same time in a soak: traffic, changes, faults, and a look at the processes."""
+"""The base class of the threads of a soak test: traffic, changes, faults, and the watch on the processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class Part(threading.Thread):
-    """Something that goes on all the time, on a thread of its own.
+    """A thread that works until it is stopped.
 
     Args:
-        name: For people.
-        report: Where it is said if it fails.
+        name: Name for messages.
+        report: Gets the error if the thread fails.
 
     Attributes:
-        stopping: To be set.
+        stopping: Set it to stop the thread.
     """
 
     def __init__(self, name: str, report: Report) -> None:
@@ -29,9 +29,9 @@ class Part(threading.Thread):
     def run(self) -> None:
         try:
             self.work()
-        except Exception as exc:  # a run that does nothing any more must not end well
+        except Exception as exc:  # a run whose threads have failed must not pass
             self._report.wrong("soak", self.name, "".join(traceback.format_exception(exc)))
 
     def work(self) -> None:
-        """Go on until ``stopping`` is set."""
+        """Work until ``stopping`` is set."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What a soak has counted, what was wrong, and the page that tells of it."""
+"""The counts and problems of a soak test, and the page with its report."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _BLOCK = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
 
 TABLES = ("requests", "changes", "faults", "excuses")
 MOST_SHOWN = 20
-JUDGED_FROM = 600  # samples of a process: what is younger may not have seen everything once
+JUDGED_FROM = 600  # samples of a process: a younger one may still be warming up
 
 
-_Life = tuple[str, int, Sample, Sample]  # whose, how long, when warm, at the end
+_Life = tuple[str, int, Sample, Sample]  # server, number of samples, when warm, at the end
 
 
 class Report:
-    """Counts from many threads.
+    """Collects counts and problems from many threads.
 
     Args:
-        seed: Of all chance.
-        quiet: Print what is wrong only.
+        seed: Seed of the run.
+        quiet: Print only problems.
 
     Attributes:
-        problems: What was wrong, whole.
+        problems: Every problem.
     """
 
     def __init__(self, seed: int, *, quiet: bool = False) -> None:
@@ -59,18 +59,18 @@ class Report:
             self._counts[table][what] += 1
 
     def lag(self, seconds: float, *, well: bool) -> None:
-        """A key was let in so long after it was no more to be."""
+        """Record how long after its end a key was allowed."""
         with self._lock:
             self._lags[well] = max(self._lags[well], seconds)
 
     def note(self, text: str) -> None:
-        """What happens now, to be told with whatever goes wrong."""
+        """Print an event, and add it to the problems that follow."""
         self._note = f"{self._elapsed():.1f} s: {text}"
         if not self._quiet:
             print(self._note, flush=True)
 
     def wrong(self, what: str, where: str, text: str) -> None:
-        """Something that must not be. The run goes on; the verdict is red."""
+        """Record a problem. The run continues, and fails at the end."""
         said = f"WRONG at {self._elapsed():.1f} s, {where}, {what}: {text} (last: {self._note})"
         with self._lock:
             self.problems.append(said)
@@ -81,12 +81,12 @@ class Report:
     def _elapsed(self) -> float:
         return time.monotonic() - self._begun
 
-    # --- when it has ended
+    # --- at the end
 
     def judge_growth(self, seen: Mapping[tuple[str, int], list[Sample]]) -> None:
-        """Take note of how the processes grew, and say which grew too much."""
+        """Record the growth of the processes, and report those that grew too much."""
         for (name, pid), samples in seen.items():
-            if len(samples) < 5:  # there is no fifth of it
+            if len(samples) < 5:
                 continue
             warm, last = ends(samples)
             self._lives.append((name, len(samples), warm, last))
@@ -122,7 +122,7 @@ class Report:
         return "\n".join([*lines, *_by_server(self._lives)])
 
     def write(self) -> None:
-        """Put the figures into the page."""
+        """Write the figures to the page."""
         PAGE.write_text(update(PAGE.read_text(), self.text()))
 
 
@@ -132,7 +132,7 @@ def update(page: str, text: str) -> str:
 
 
 def _by_answer(requests: Mapping[str, int]) -> list[str]:
-    """A row for each kind of request, a column for each answer."""
+    """A row for each kind of request, a column for each response."""
     table: dict[str, dict[str, int]] = {}
     for what, times in requests.items():
         kind, _, answer = what.rpartition(": ")
@@ -150,7 +150,7 @@ def _by_answer(requests: Mapping[str, int]) -> list[str]:
 
 
 def _by_server(lives: list[_Life]) -> list[str]:
-    """A row for the worker of each server that lived longest."""
+    """A row for the oldest worker of each server."""
     eldest = {name: life for name, *_ in lives for life in [max(each for each in lives if each[0] == name)]}
     return [
         "",

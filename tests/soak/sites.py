@@ -1,4 +1,4 @@
-"""The stores and the servers of a soak, all of them real, on 127.0.0.1."""
+"""The stores and servers of a soak test; all are real, on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -51,26 +51,26 @@ class Site(Server):
         return self.name.partition("-")[2]
 
     def workers(self) -> list[int]:
-        """Process ids of those that answer, the eldest first."""
+        """Process ids of the workers, the oldest first."""
         return [pid for pid in _children(self.process.pid) if _is_worker(pid)]
 
     def wait(self) -> None:
-        """Wait until it has all of its workers."""
+        """Wait until all workers run."""
         wait_until(lambda: len(self.workers()) >= WORKERS)
 
 
 @dataclass
 class Store:
-    """Where keys are.
+    """A key store.
 
     Attributes:
         place: ``sqlite`` or ``redis``.
-        url: For who may meet faults.
-        direct: For who may not.
-        keys: What must be in it.
-        path: Of the SQLite file.
-        redis: The server.
-        way: That leads to it.
+        url: Its URL, with faults.
+        direct: Its URL without faults of the connection.
+        keys: The keys that it must contain.
+        path: The SQLite file.
+        redis: The Redis server.
+        way: The forwarder to it.
     """
 
     place: str
@@ -83,17 +83,17 @@ class Store:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For the command line."""
+        """The environment for the command line."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
         return {**inherited, "BASICAUTH_BACKEND": self.url}
 
 
 class Fleet:
-    """All of them. Use as a context manager.
+    """All stores and servers. Use it as a context manager.
 
     Args:
-        names: Which servers; of ``SERVERS``.
-        folder: For files and logs.
+        names: Names of servers, from ``SERVERS``.
+        folder: Folder for files and logs.
     """
 
     def __init__(self, names: tuple[str, ...], folder: Path) -> None:
@@ -129,7 +129,7 @@ class Fleet:
         return Store("sqlite", url, url, Keys("sqlite", self.windows), path=path)
 
     def _redis(self) -> Store:
-        # What was acknowledged is on the disk, as the server is going to be killed.
+        # The server will be killed, so each write is on the disk before it is acknowledged.
         options = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
         server = self._stack.enter_context(RedisServer(*options, *_debug_options()))
         way = self._stack.enter_context(Way(server.port))
@@ -140,32 +140,32 @@ class Fleet:
         settings = {
             "BASICAUTH_BACKEND": self.stores[name.partition("-")[2]].url,
             "BASICAUTH_CACHE_TTL_S": f"{CACHE_TTL_S:g}",
-            "BASICAUTH_CACHE_SIZE": "500",  # soon full, so that it shows whether it is bounded
-            "BASICAUTH_THROTTLE": "999999999/minute",  # counts, and refuses nobody
+            "BASICAUTH_CACHE_SIZE": "500",  # soon full, which tests its limit
+            "BASICAUTH_THROTTLE": "999999999/minute",  # counts, but never refuses
         }
         return self._stack.enter_context(Site(name, self.folder / f"{name}.log", settings))
 
 
 def tell(store: Store, *command: Any) -> Any:
-    """Say something to Redis itself."""
+    """Send a command to Redis directly."""
     assert store.redis is not None
     return ask(store.redis, *command)
 
 
 def _debug_options() -> tuple[str, ...]:
-    """Since 7.0 a server has to be told to take DEBUG; before, it would not know the option."""
+    """Redis 7.0 and later need an option for DEBUG, which earlier versions do not know."""
     version = subprocess.run([find_binary(), "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"v=(\d+)", version)
     return ("--enable-debug-command", "local") if found and int(found[1]) >= 7 else ()
 
 
 def _children(pid: int) -> list[int]:
-    """In the order in which they were started."""
+    """Child processes, in the order of their start."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _is_worker(pid: int) -> bool:
-    """Not what multiprocessing starts beside them, to track its resources."""
+    """Whether a child is a worker, and not the resource tracker of multiprocessing."""
     try:
         return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

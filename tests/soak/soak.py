@@ -1,9 +1,9 @@
-"""A soak: real servers over real stores at full rate, with faults all the time, and a verdict.
+"""A soak test: real servers over real stores at full rate, with constant faults, and a verdict.
 
     python -m tests.soak.soak [--minutes 30] [--seed N] [--servers uvicorn-redis ...] [--write]
 
-Status 0: no wrong answer, no lost key, no growth. Status 1: something was wrong, and it says what. Ctrl-C
-ends it early, with a report.
+The exit status is 0 if there was no wrong response, no lost key and no growth, otherwise 1. Ctrl-C ends it
+early, with a report.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from tests.soak.sites import Site, Store
 
 CLIENTS = 3  # for each server
-WRITTEN_FROM = 30.0  # minutes: what is shorter tells nothing about growth
-ROUNDS = 3  # in the end, on a connection each: which worker takes it is not ours to say
-SHORT = 1.0  # minutes: in what is shorter faults come faster
+WRITTEN_FROM = 30.0  # minutes: a shorter run does not measure growth
+ROUNDS = 3  # of the check at the end, each on a new connection, which may reach another worker
+SHORT = 1.0  # minutes: in a shorter run, faults are more frequent
 
 
 class Soak:
     """One run.
 
     Args:
-        minutes: How long.
-        seed: Of all chance. What threads do at once it cannot repeat, but what is tried it does.
-        servers: Which; of ``SERVERS``.
-        clients: For each server.
-        quiet: Print what is wrong, and nothing else.
+        minutes: Duration.
+        seed: Seed of all random choices. It does not determine the timing of threads.
+        servers: Names of servers, from ``SERVERS``.
+        clients: Clients for each server.
+        quiet: Print only problems.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Soak:
         self.ended = threading.Event()
 
     def run(self) -> Report:
-        """Do it."""
+        """Run the test."""
         with (
             tempfile.TemporaryDirectory(prefix="basicauth-soak-") as folder,
             Fleet(self._servers, Path(folder)) as fleet,
@@ -91,7 +91,7 @@ class Soak:
             for part in (*changers, *clients, faults, watch):
                 part.start()
             self.ended.wait(60 * self._minutes)
-            for parts in ([faults], changers, clients, [watch]):  # the first puts all right
+            for parts in ([faults], changers, clients, [watch]):  # faults first, so that all are over
                 for part in parts:
                     part.stopping.set()
                 for part in parts:
@@ -103,13 +103,13 @@ class Soak:
     def _rng(self, *what: object) -> random.Random:
         return random.Random(f"{self._seed} {what}")
 
-    # --- in the end
+    # --- at the end
 
     def _look_at_all(self, fleet: Fleet) -> None:
-        """Every key on every server, every store by itself, and what the servers wrote."""
+        """Check every key on every server, every store, and the logs of the servers."""
         while fleet.windows.meet(fleet.places, time.monotonic(), time.monotonic()):
-            time.sleep(0.05)  # all was put right: when that is over, nothing is forgiven
-        self.report.note("looks at every key")
+            time.sleep(0.05)  # until the recovery from the last fault is over
+        self.report.note("checks every key")
         for store in fleet.stores.values():
             self._look_at_store(store)
         for site in fleet.sites:
@@ -135,7 +135,9 @@ class Soak:
             there = {key.client_id for key in backend.iter_keys()}
         if there != store.keys.present():
             self.report.wrong(
-                "store", store.place, f"other keys than were made: {there ^ store.keys.present()}"
+                "store",
+                store.place,
+                f"only in the store or only in the model: {there ^ store.keys.present()}",
             )
         done = subprocess.run(
             [*COMMAND, "check", "--all", "--json"],
@@ -148,17 +150,17 @@ class Soak:
         if (
             done.returncode
             or not found["ok"]
-            # The log of SQLite is not empty while somebody writes.
+            # The log of SQLite is not empty while a process writes.
             or {each["code"] for each in found["warnings"]} - {"plain_http", "sqlite_log_not_empty"}
         ):
             self.report.wrong("check", store.place, done.stdout + done.stderr)
 
     def _look_at_log(self, site: Site) -> None:
-        """The handler that raises leaves a traceback, which ends with what it says; nothing else may."""
+        """Only the request handler that raises may leave tracebacks, which end with its message."""
         log = site.log.read_text(errors="replace")
         others = log.count("Traceback (most recent call last)") - log.count(f"Error: {CANARY}")
         if others:
-            self.report.wrong("log", site.name, f"{others} tracebacks of something else: {log[-3000:]}")
+            self.report.wrong("log", site.name, f"{others} unexpected tracebacks: {log[-3000:]}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -166,7 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=SERVERS)
-    parser.add_argument("--write", action="store_true", help="docs/soak.md, as a run of 30 minutes does")
+    parser.add_argument(
+        "--write", action="store_true", help="write docs/soak.md, as a run of 30 minutes does"
+    )
     given = parser.parse_args(arguments)
     print(f"seed {given.seed}", flush=True)
     soak = Soak(given.minutes, given.seed, tuple(given.servers))
@@ -176,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report.text())
     if given.write or (given.minutes >= WRITTEN_FROM and not soak.ended.is_set()):
         report.write()
-    print("red: see what is WRONG above" if report.problems else "green")
+    print("failed: see the lines that begin with WRONG" if report.problems else "passed")
     return 1 if report.problems else 0
 
 

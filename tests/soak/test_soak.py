@@ -1,4 +1,4 @@
-"""A soak ends well over what is right, and not over what is wrong; the half hour is ``make soak``."""
+"""The soak test passes on correct servers and fails on faulty ones; ``make soak`` runs it for longer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SOON_S = BOUND_S + MARGIN_S
 
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that are killed: coverage has nothing of them."""
+    """Coverage cannot measure processes that are killed."""
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
@@ -54,7 +54,7 @@ class Model:
         self.windows.close(place)
 
     def allowed(self, after_s: float, secret: str = "one") -> Verdict:
-        """For a request that is sent and answered so long after the change."""
+        """The verdict for a request at this time after the change."""
         now = self.at + after_s
         return self.keys.allowed("uvicorn-redis", "ci", secret, now, now)
 
@@ -139,7 +139,7 @@ def test_a_secret_ends_with_its_overlap_in_every_cache(model: Model) -> None:
     assert model.allowed(9, "two").scopes == {READ}
 
 
-# --- the judge
+# --- checking responses
 
 
 def body(**fields: object) -> bytes:
@@ -156,35 +156,35 @@ MALFORMED = Request("malformed", "Basic ?")
 NONE = Request("no header", None)
 CHOSEN = Request("valid key", "Basic ...", "ci", "chosen-1")
 
-REFUSED = "to be a 401, invalid_credentials"
+REFUSED = "expected a 401, invalid_credentials"
 
-# The request, the answer, whether there is an outage of the store, and what is said; empty: it is right.
+# The request, the response, whether the store has a fault, and the problem; empty if the response is correct.
 ANSWERS = {
-    "let in": (RIGHT, 200, body(), False, ""),
-    "another number": (RIGHT, 200, body(number="8"), False, "the answer to another request"),
-    "another client": (RIGHT, 200, body(client_id="cd"), False, "the answer to another request"),
-    "other scopes": (RIGHT, 200, body(scopes=[]), False, "let in with other scopes"),
-    "refused": (RIGHT, 401, problem("invalid_credentials"), True, "refused, and it was live"),
+    "allowed": (RIGHT, 200, body(), False, ""),
+    "another number": (RIGHT, 200, body(number="8"), False, "the response to another request"),
+    "another client": (RIGHT, 200, body(client_id="cd"), False, "the response to another request"),
+    "other scopes": (RIGHT, 200, body(scopes=[]), False, "allowed with other scopes"),
+    "refused": (RIGHT, 401, problem("invalid_credentials"), True, "an active key was refused"),
     "another refusal": (RIGHT, 401, problem("missing_credentials"), True, "a 401 of another kind"),
     "outage": (RIGHT, 503, problem("backend_unavailable"), True, ""),
-    "no outage": (RIGHT, 503, problem("backend_unavailable"), False, "an outage, and there was none"),
+    "no outage": (RIGHT, 503, problem("backend_unavailable"), False, "a 503 without a fault"),
     "overloaded": (RIGHT, 503, problem("overloaded"), True, "a 503 of another kind"),
-    "overloaded, chosen": (CHOSEN, 503, problem("overloaded"), False, ""),
+    "overloaded, password": (CHOSEN, 503, problem("overloaded"), False, ""),
     "raised": (RAISES, 500, problem("internal_error"), False, ""),
     "raised, as text": (RAISES, 500, b"Internal Server Error", False, "a problem of another kind"),
-    "raised, let in": (RAISES, 200, body(), False, "to be 500"),
-    "not raised": (RIGHT, 500, problem("internal_error"), True, "to be 200"),
-    "broken": (RIGHT, 0, b"", True, "no whole answer"),
+    "raised, allowed": (RAISES, 200, body(), False, "expected 500"),
+    "not raised": (RIGHT, 500, problem("internal_error"), True, "expected 200"),
+    "broken": (RIGHT, 0, b"", True, "incomplete response"),
     "malformed": (MALFORMED, 401, problem("invalid_credentials"), True, ""),
     "malformed, outage": (
         MALFORMED,
         503,
         problem("backend_unavailable"),
         True,
-        "to be a 401, invalid_credentials",
+        "expected a 401, invalid_credentials",
     ),
-    "none": (NONE, 401, problem("missing_credentials"), False, ""),
-    "none, let in": (NONE, 200, body(), False, "to be a 401, missing_credentials"),
+    "no header": (NONE, 401, problem("missing_credentials"), False, ""),
+    "no header, allowed": (NONE, 200, body(), False, "expected a 401, missing_credentials"),
 }
 
 
@@ -198,7 +198,7 @@ def test_a_response_is_judged(model: Model, case: str) -> None:
 
 
 def test_a_late_response_is_wrong(model: Model) -> None:
-    """Unless its worker was stopped; then the client's own limit ends it."""
+    """Unless its worker was stopped."""
     late = Response(200, body(), 0, LATE_S + 0.1)
     allowed = model.allowed(0.1)
     assert wrong(RIGHT, late, allowed._replace(outage=True), "7") == "too late"
@@ -210,14 +210,14 @@ def test_an_accepted_revoked_key_is_wrong(model: Model, request_: Request) -> No
     """Also if the app then raises."""
     model.change(State("revoked", LIVE.secrets, READ))
     answer = Response(request_.status, body(), 0, 0.1)
-    assert wrong(request_, answer, model.allowed(SOON_S + 0.1), "7") == "let in, and it was not live"
+    assert wrong(request_, answer, model.allowed(SOON_S + 0.1), "7") == "an inactive key was allowed"
 
 
-# --- growth, and the page
+# --- growth, and the report
 
 
 def samples(mib_each: float, count: int = JUDGED_FROM) -> list[Sample]:
-    """Of a process that fills its caches, and then goes on growing by so much each time."""
+    """Samples of a process that fills its caches, and then grows by ``mib_each`` between two samples."""
     return [Sample(40 + min(at, 30) + mib_each * at + math.sin(at), 20 + at % 3, 5) for at in range(count)]
 
 
@@ -266,14 +266,14 @@ def test_a_run_over_an_open_server_fails() -> None:
     """It accepts everything. Ctrl-C ends a run early, with its verdict."""
     with subprocess.Popen([sys.executable, "-c", OPEN], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
-        said = ""
-        while "let in, and it was not live" not in said:
+        output = ""
+        while "an inactive key was allowed" not in output:
             line = run.stdout.readline()
-            assert line, said
-            said += line
+            assert line, output
+            output += line
         run.send_signal(signal.SIGINT)
-        said += run.stdout.read()
+        output += run.stdout.read()
     assert run.returncode == 1
-    assert said.startswith("seed 1\n")
-    assert " wrong** of " in said
-    assert said.endswith("red: see what is WRONG above\n")
+    assert output.startswith("seed 1\n")
+    assert " wrong** of " in output
+    assert output.endswith("failed: see the lines that begin with WRONG\n")

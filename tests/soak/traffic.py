@@ -1,4 +1,4 @@
-"""Requests at full rate, of every kind, each judged at once."""
+"""Sends requests of every kind at full rate, and checks each response."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from tests.soak.sites import Site
 
 LIMIT_S = 15.0
-LATE_S = 5.0  # nothing takes that long: a store that is away is waited for one second
+LATE_S = 5.0  # more than any response takes: the deadline for the store is one second
 JUST_S = 0.5
 
-# How often each kind is sent, of a thousand.
+# How many of a thousand requests are of each kind.
 WEIGHTS = {
     "valid key": 560,
-    "valid key, header spelled differently": 150,  # no cache has it
+    "valid key, header spelled differently": 150,  # not in a cache
     "valid key, slow handler": 20,
     "valid key, handler raises": 4,
     "valid key, handler times out": 6,
@@ -36,7 +36,7 @@ WEIGHTS = {
     "unknown id": 50,
     "malformed": 30,
     "no header": 20,
-    "wrong password": 1,  # costs a slow hash
+    "wrong password": 1,  # takes a password hash
     "client disconnects": 9,
 }
 PATHS = {
@@ -54,13 +54,13 @@ CODES = {500: "internal_error", 503: "backend_unavailable", 504: "timeout"}
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent.
+    """A request.
 
     Attributes:
-        kind: Of ``WEIGHTS``.
-        field: The Authorization field; None: none.
-        client_id: Whose it says to be.
-        secret: What it says to know.
+        kind: One of ``WEIGHTS``.
+        field: The Authorization header; None: absent.
+        client_id: The client id in it.
+        secret: The secret in it.
     """
 
     kind: str
@@ -74,19 +74,19 @@ class Request:
 
     @property
     def status(self) -> int:
-        """What the app answers."""
+        """The status of the app's response."""
         return PATHS.get(self.kind, ("/who", 200))[1]
 
 
 @dataclass(frozen=True)
 class Response:
-    """What came back.
+    """A response.
 
     Attributes:
-        status: 0: nothing that is whole.
-        body: Or what was wrong.
-        sent: When the request was, on the monotonic clock.
-        answered: And when this had come.
+        status: 0 if it is incomplete.
+        body: The body, or the error if it is incomplete.
+        sent: When the request was sent, on the monotonic clock.
+        answered: When the response was received.
     """
 
     status: int
@@ -96,13 +96,13 @@ class Response:
 
 
 class Client(Part):
-    """Asks one server, one request after the other, on a connection that it keeps.
+    """Sends one request after the other to a server, on a persistent connection.
 
     Args:
         site: The server.
-        keys: Of its store.
-        report: Where it counts, and complains.
-        rng: Where all chance comes from.
+        keys: The keys of its store.
+        report: Gets counts and problems.
+        rng: Source of randomness.
     """
 
     def __init__(self, site: Site, keys: Keys, report: Report, rng: random.Random) -> None:
@@ -127,7 +127,7 @@ class Client(Part):
     def close(self) -> None:
         self._connection.close()
 
-    # --- what
+    # --- choosing a request
 
     def _any_request(self) -> Request:
         rng = self._rng
@@ -147,7 +147,7 @@ class Client(Part):
             case "inactive key":
                 client_id, secret = rng.choice(self._keys.gone() or [(client_id, generate("sk"))])
         field = encode_basic(client_id, secret)
-        # A chosen secret that no cache has costs a slow hash each time, which would be all that is done.
+        # An uncached password takes a password hash each time, which would take all the CPU time.
         if kind == "valid key, header spelled differently" and not secret.startswith("chosen"):
             field = _respelled(field, rng)
         return Request(kind, field, client_id, secret)
@@ -158,13 +158,13 @@ class Client(Part):
             if not entries:
                 break
             entry = self._rng.choice(entries)
-            # Those that have just ended, too.
+            # Includes secrets that have just ended.
             secrets = [each for each in entry.state.secrets if each.goes_on_at(time.monotonic() - JUST_S)]
             if entry.state.status == "live" and secrets:
                 return entry.client_id, self._rng.choice(secrets).text
         return "nobody", generate("sk")
 
-    # --- asked
+    # --- sending a request
 
     def ask(self, request: Request) -> Response:
         fields = {} if request.field is None else {"Authorization": request.field}
@@ -174,7 +174,7 @@ class Client(Part):
             self._connection.request("GET", f"{request.path}?{self._number}", headers=fields)
             response = self._connection.getresponse()
             status, body = response.status, response.read()
-            if status == 500:  # uvicorn closes the connection behind an exception, and does not say so
+            if status == 500:  # after an exception uvicorn closes the connection without announcing it
                 self._connection.close()
         except (OSError, HTTPException) as exc:
             self._connection.close()
@@ -183,23 +183,23 @@ class Client(Part):
         return Response(status, body, sent, time.monotonic())
 
     def _leave(self, request: Request) -> None:
-        """In the middle of the request, or with the whole of it sent."""
-        octets = f"GET /late HTTP/1.1\r\nHost: h\r\nAuthorization: {request.field}\r\n\r\n".encode()
-        length = self._rng.choice((len(octets) // 2, len(octets)))
+        """Disconnect in the middle of the request, or after it."""
+        data = f"GET /late HTTP/1.1\r\nHost: h\r\nAuthorization: {request.field}\r\n\r\n".encode()
+        length = self._rng.choice((len(data) // 2, len(data)))
         try:
             with socket.create_connection(("127.0.0.1", self._site.port), timeout=LIMIT_S) as connection:
-                connection.sendall(octets[:length])
-        except OSError:  # which a worker that is killed may do
+                connection.sendall(data[:length])
+        except OSError:  # a worker may be killed
             pass
         self._report.count("requests", f"{request.kind}: disconnected")
 
     def _new_connection(self) -> HTTPConnection:
         return HTTPConnection("127.0.0.1", self._site.port, timeout=LIMIT_S)
 
-    # --- judged
+    # --- checking a response
 
     def judge(self, request: Request, answer: Response) -> None:
-        """Count an answer, and say what is wrong with it."""
+        """Count a response, and report what is wrong with it."""
         allowed = self._keys.allowed(
             self._site.name, request.client_id, request.secret, answer.sent, answer.answered
         )
@@ -224,39 +224,39 @@ class Client(Part):
 
 
 def wrong(request: Request, answer: Response, allowed: Verdict, number: str) -> str:
-    """What is wrong with an answer; empty: nothing."""
+    """What is wrong with a response; empty if it is correct."""
     if answer.status == 0:
-        return "" if allowed.broken else "no whole answer"
+        return "" if allowed.broken else "incomplete response"
     if answer.answered > answer.sent + LATE_S and not allowed.broken:
         return "too late"
     if request.kind in ("no header", "malformed"):  # refused without a lookup
         code = _code(answer)
         expected = f"{'missing' if request.kind == 'no header' else 'invalid'}_credentials"
-        return "" if (answer.status, code) == (401, expected) else f"to be a 401, {expected}"
+        return "" if (answer.status, code) == (401, expected) else f"expected a 401, {expected}"
     match answer.status:
         case 401:
             if _code(answer) != "invalid_credentials":
                 return "a 401 of another kind"
-            return "" if allowed.refused else "refused, and it was live"
+            return "" if allowed.refused else "an active key was refused"
         case 503:
             code = _code(answer)
             if code == "overloaded" and request.secret.startswith(("chosen", "guess")):
                 return ""
             if code != "backend_unavailable":
                 return "a 503 of another kind"
-            return "" if allowed.outage else "an outage, and there was none"
+            return "" if allowed.outage else "a 503 without a fault"
         case 504 if allowed.broken and allowed.scopes and _code(answer) == "timeout":
-            return ""  # the worker was stopped, and the clock was not
+            return ""  # the worker was stopped while the timeout went on
         case request.status if not allowed.scopes:
-            return "let in, and it was not live"
+            return "an inactive key was allowed"
         case 200 if request.status == 200:
             said = json.loads(answer.body)
             if (said["client_id"], said["number"]) != (request.client_id, number):
-                return "the answer to another request"
-            return "" if frozenset(said["scopes"]) in allowed.scopes else "let in with other scopes"
+                return "the response to another request"
+            return "" if frozenset(said["scopes"]) in allowed.scopes else "allowed with other scopes"
         case request.status:
             return "" if _code(answer) == CODES[answer.status] else "a problem of another kind"
-    return f"to be {request.status}"
+    return f"expected {request.status}"
 
 
 def _code(answer: Response) -> object:
@@ -267,7 +267,7 @@ def _code(answer: Response) -> object:
 
 
 def _respelled(field: str, rng: random.Random) -> str:
-    """The same credential: the scheme has no case, and any number of blanks behind it."""
+    """The same credential: the scheme is case-insensitive, and any number of spaces may follow it."""
     scheme, _, token = field.partition(" ")
     letters = "".join(rng.choice((letter.lower(), letter.upper())) for letter in scheme)
     return letters + " " * rng.randint(1, 40) + token

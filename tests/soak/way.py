@@ -1,12 +1,11 @@
-"""The connection to Redis: a process that passes octets on, delays them, loses them, or sends others.
+"""A forwarder to Redis: a process that passes data on, delays it, drops it, or sends other data.
 
     python -m tests.soak.way PORT
 
-It prints the port that it listens on, and then does what each line on its standard input says: ``pass``;
-``delay``, which holds each piece for a while; ``lose``, which passes nothing on and closes nothing, so that
-both sides see a half-open connection; ``garble``, which sends nonsense in place of each reply; ``cut``, which
-breaks what is open and whatever comes. It is a process of its own, so that what else the soak does takes no
-time away from it.
+It prints the port that it listens on. Each line on its standard input sets the mode: ``pass``; ``delay``,
+which delays each piece; ``lose``, which passes nothing on and closes nothing, so that both sides see a
+half-open connection; ``garble``, which replaces each reply by invalid data; ``cut``, which closes all open
+and new connections. It is a process of its own, so that the rest of the soak test does not slow it down.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from typing import Self
 
 ROOT = Path(__file__).parents[2]
 DELAY_S = 0.1
-# No whole reply that could be true: who is told a lie in good form cannot know.
+# Never a complete valid reply, which a client could not recognise as wrong.
 GARBAGE = (b"-ERR garbage\r\n", b"$5\r\nab", b"*3\r\n$1", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 40)
 
 
 class Way:
-    """The process, seen from outside. Use as a context manager.
+    """The forwarder process. Use it as a context manager.
 
     Args:
-        to: The port to pass on to.
+        to: The port of Redis.
 
     Attributes:
-        port: Where it listens.
+        port: The port that it listens on.
     """
 
     def __init__(self, to: int) -> None:
@@ -55,7 +54,7 @@ class Way:
         self._process.communicate()
 
     def turn(self, mode: str) -> None:
-        """Do this from now on."""
+        """Set the mode."""
         assert self._process.stdin is not None
         self._process.stdin.write(mode.encode() + b"\n")
         self._process.stdin.flush()
@@ -78,7 +77,7 @@ class _Forwarder:
         )
         while line := await lines.readline():
             mode = line.decode().strip()
-            if mode == "cut" or self._mode in ("lose", "garble"):  # nothing of it comes later
+            if mode == "cut" or self._mode in ("lose", "garble"):  # lost data must not arrive later
                 for writer in self._open:
                     writer.transport.abort()
             self._mode = mode
@@ -98,7 +97,7 @@ class _Forwarder:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             for pump in pumps:
                 pump.cancel()
-        except (OSError, asyncio.CancelledError):  # nobody there, or the end of it all
+        except (OSError, asyncio.CancelledError):  # Redis does not listen, or the forwarder ends
             pass
         finally:
             self._open -= writers
@@ -109,12 +108,12 @@ class _Forwarder:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, garbles: bool
     ) -> None:
         with suppress(OSError):
-            while octets := await reader.read(65536):
+            while data := await reader.read(65536):
                 if self._mode == "delay":
                     await asyncio.sleep(DELAY_S)
                 if self._mode == "lose":
                     continue
-                writer.write(random.choice(GARBAGE) if garbles and self._mode == "garble" else octets)
+                writer.write(random.choice(GARBAGE) if garbles and self._mode == "garble" else data)
                 await writer.drain()
 
 
