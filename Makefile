@@ -27,7 +27,7 @@ help: ## Show this
 demo: $(READY) ## Serve the FastAPI example with a new key and print curl lines; PORT=8000
 	@$(BIN)/basicauth-mw demo --port $(PORT)
 
-test: $(READY) ## Lint, type-check and test; or run a part of the tests: T=tests/unit/test_cache.py
+test: $(READY) ## Lint, type-check and test; or run a part of the tests: T=tests/auth/test_cache.py
 ifeq ($(origin T),command line)
 	$(BIN)/pytest $(T)
 else

@@ -33,9 +33,10 @@ from basicauth_mw import asgi as asgi_shell
 from basicauth_mw import wsgi as wsgi_shell
 from basicauth_mw.errors import BasicAuthError
 from basicauth_mw.keys.generated_secrets import generate
+from tests.asgi import helpers as asgi_helpers
 from tests.redis_server import RedisServer
-from tests.shells import asgi_helpers, wsgi_helpers
 from tests.waiting import listens, wait_until
+from tests.wsgi import helpers as wsgi_helpers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -10,7 +10,7 @@ import pytest
 from basicauth_mw import Backend, ConfigurationError, Settings, encode_basic, forward_auth
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.forward_auth import create_app
-from tests.shells.asgi_helpers import call, connect, http_scope, websocket_scope
+from tests.asgi.helpers import call, connect, http_scope, websocket_scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

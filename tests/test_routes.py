@@ -21,7 +21,8 @@ from basicauth_mw import Settings
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.integrations.fastapi import install
 from basicauth_mw.integrations.flask import BasicAuth
-from tests.shells import asgi_helpers, wsgi_helpers
+from tests.asgi import helpers as asgi_helpers
+from tests.wsgi import helpers as wsgi_helpers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

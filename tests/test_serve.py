@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from basicauth_mw import ConfigurationError, asgi, open_backend, serve, wsgi
-from tests.shells.asgi_helpers import call, http_scope
-from tests.shells.wsgi_helpers import call as call_wsgi
+from tests.asgi.helpers import call, http_scope
 from tests.test_examples import LIMIT_S, environment
 from tests.waiting import free_port
+from tests.wsgi.helpers import call as call_wsgi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

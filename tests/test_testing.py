@@ -29,9 +29,9 @@ from basicauth_mw.testing import BasicAuth, authenticated_as
 from basicauth_mw.testing.fixtures import api_key as api_key
 from basicauth_mw.testing.fixtures import api_keys as api_keys
 from basicauth_mw.wsgi import BasicAuthMiddleware as WsgiMiddleware
+from tests.asgi.helpers import App, Exchange, call, http_scope
 from tests.integrations import django_site
-from tests.shells.asgi_helpers import App, Exchange, call, http_scope
-from tests.shells.wsgi_helpers import call as call_wsgi
+from tests.wsgi.helpers import call as call_wsgi
 
 # isort: split
 from django.test import AsyncClient, Client, override_settings
@@ -225,7 +225,7 @@ import unittest
 from basicauth_mw import Settings
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.testing import authenticated_as
-from tests.shells.asgi_helpers import App, call, http_scope
+from tests.asgi.helpers import App, call, http_scope
 
 app = BasicAuthMiddleware(App(), "memory:", settings=Settings())
 left_on = authenticated_as(app)

@@ -11,13 +11,13 @@ from basicauth_mw import Settings, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.keys.generated_secrets import ID_PREFIX
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIBasicAuthMiddleware
-from tests.shells.asgi_helpers import exchange, http_scope
-from tests.shells.wsgi_helpers import call
+from tests.asgi.helpers import exchange, http_scope
+from tests.wsgi.helpers import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.shells.asgi_helpers import Message, Receive, Scope, Send
+    from tests.asgi.helpers import Message, Receive, Scope, Send
 
 
 class Snapshot(NamedTuple):

@@ -30,10 +30,10 @@ from basicauth_mw.backends import sqlite
 from basicauth_mw.cli.app import run
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.generated_secrets import generate
+from tests.asgi.helpers import http_scope
 from tests.contract.shells import Asgi, Wsgi
 from tests.forwarder import Forwarder
 from tests.redis_server import RedisServer, WatchedPair, ask
-from tests.shells.asgi_helpers import http_scope
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from basicauth_mw.backends import UsageStore, Use
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.keys.model import utcnow
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
-from tests.shells.asgi_helpers import App, exchange, http_scope
-from tests.shells.wsgi_helpers import call
+from tests.asgi.helpers import App, exchange, http_scope
+from tests.wsgi.helpers import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

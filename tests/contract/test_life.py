@@ -34,9 +34,10 @@ from basicauth_mw.errors import InvalidKey, KeyExists, KeyNotFound, KeyRevoked, 
 from basicauth_mw.keys.generated_secrets import SecretShape, classify, generate
 from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS, Hasher, hash_password
 from basicauth_mw.keys.model import utcnow
+from tests.asgi import helpers as asgi_helpers
 from tests.contract.conftest import STORES
-from tests.shells import asgi_helpers, wsgi_helpers
 from tests.waiting import wait_until
+from tests.wsgi import helpers as wsgi_helpers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

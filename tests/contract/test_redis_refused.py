@@ -19,8 +19,8 @@ from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.keys.model import Key, Secret
 from basicauth_mw.wsgi import BasicAuthMiddleware
 from tests.redis_server import RedisCluster, RedisServer, ask
-from tests.shells.wsgi_helpers import call
 from tests.waiting import wait_until
+from tests.wsgi.helpers import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

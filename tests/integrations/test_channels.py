@@ -33,8 +33,8 @@ from django.urls import path
 from basicauth_mw import encode_basic
 from basicauth_mw.integrations.django import wrap_asgi
 from basicauth_mw.integrations.django.checks import check_deployment, check_settings
+from tests.asgi.helpers import call, connect, http_scope, websocket_scope
 from tests.servers.conftest import LIMIT_S, ROOT
-from tests.shells.asgi_helpers import call, connect, http_scope, websocket_scope
 from tests.waiting import listens, wait_until
 
 if TYPE_CHECKING:

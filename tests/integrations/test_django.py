@@ -38,9 +38,9 @@ from basicauth_mw import Backend, ConfigurationError, Issued, Principal, encode_
 from basicauth_mw.auth.discovery import find_authenticator
 from basicauth_mw.integrations.django import BasicAuthMiddleware, rest_framework
 from basicauth_mw.integrations.django.checks import check_deployment, check_settings
+from tests.asgi.helpers import call, http_scope
 from tests.servers.conftest import ROOT
-from tests.shells.asgi_helpers import call, http_scope
-from tests.shells.wsgi_helpers import call_validated
+from tests.wsgi.helpers import call_validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

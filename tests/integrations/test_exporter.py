@@ -12,7 +12,7 @@ from starlette_exporter import PrometheusMiddleware
 
 from basicauth_mw import Backend, Issued, Settings
 from basicauth_mw.asgi import BasicAuthMiddleware
-from tests.shells.asgi_helpers import call, http_scope
+from tests.asgi.helpers import call, http_scope
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -21,7 +21,7 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.auth import authenticator as authenticator
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.integrations.fastapi import CurrentPrincipal, install, requires
-from tests.shells.asgi_helpers import Exchange, call, connect, http_scope, websocket_scope
+from tests.asgi.helpers import Exchange, call, connect, http_scope, websocket_scope
 
 
 class Item(BaseModel):

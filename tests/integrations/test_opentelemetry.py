@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings
 from basicauth_mw.integrations.fastapi import install
 from basicauth_mw.integrations.flask import BasicAuth
-from tests.shells.asgi_helpers import call, http_scope
+from tests.asgi.helpers import call, http_scope
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from basicauth_mw.dashboard import wsgi_dashboard
 from basicauth_mw.integrations.flask import BasicAuth
 from basicauth_mw.settings import Settings
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
-from tests.shells import asgi_helpers, wsgi_helpers
+from tests.asgi import helpers as asgi_helpers
+from tests.wsgi import helpers as wsgi_helpers
 
 if TYPE_CHECKING:
     from basicauth_mw import Backend, Issued

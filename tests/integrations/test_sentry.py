@@ -27,8 +27,8 @@ from basicauth_mw.integrations.fastapi import install
 from basicauth_mw.integrations.flask import BasicAuth
 from basicauth_mw.testing import authenticated_as
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
+from tests.asgi.helpers import call, http_scope
 from tests.integrations import django_site
-from tests.shells.asgi_helpers import call, http_scope
 
 # isort: split
 from django.test import Client, override_settings  # with the settings of django_site
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from sentry_sdk.envelope import Envelope
 
-    from tests.shells.asgi_helpers import AnyApp
+    from tests.asgi.helpers import AnyApp
 
 
 class _Collect(Transport):

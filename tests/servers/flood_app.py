@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from basicauth_mw.asgi import BasicAuthMiddleware
 
 if TYPE_CHECKING:
-    from tests.shells.asgi_helpers import Receive, Scope, Send
+    from tests.asgi.helpers import Receive, Scope, Send
 
 BEAT_S = 0.005
 PAGE_OCTETS = os.sysconf("SC_PAGE_SIZE")

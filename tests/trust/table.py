@@ -55,7 +55,7 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Mark:
     rows: tuple[str, ...]
-    place: str  # shells/test_asgi.py::test_x[id]
+    place: str  # asgi/test_app.py::test_x[id]
 
 
 def load(folder: Path) -> dict[str, dict[str, Row]]:

@@ -37,9 +37,9 @@ from basicauth_mw.integrations.flask import BasicAuth
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.metrics import REASONS, instrument
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
+from tests.asgi.helpers import App, call, http_scope
 from tests.runtime.test_fork import child_ends_well
 from tests.servers.conftest import serve as serve
-from tests.shells.asgi_helpers import App, call, http_scope
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import hash_password
 from basicauth_mw.keys.model import ANONYMOUS
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
-from tests.shells.asgi_helpers import App, exchange, http_scope
+from tests.asgi.helpers import App, exchange, http_scope
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

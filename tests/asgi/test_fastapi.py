@@ -24,12 +24,12 @@ from starlette.routing import Mount, Route
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings, require_scopes
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.auth.frameworks import wraps_cors
-from tests.shells.asgi_helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
+from tests.asgi.helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from tests.shells.asgi_helpers import AnyApp, Exchange, Message
+    from tests.asgi.helpers import AnyApp, Exchange, Message
 
     Place = Callable[[FastAPI], AnyApp]
 
@@ -395,8 +395,8 @@ def test_an_app_with_users_of_its_own(backend: Backend, issued: Issued) -> None:
     app = Starlette(
         routes=[Route("/", route)], middleware=[Middleware(AuthenticationMiddleware, backend=Own())]
     )
-    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
-    seen = call(authenticator, http_scope(issued.authorization))
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings())
+    seen = call(middleware, http_scope(issued.authorization))
 
     assert (seen.status, seen.raised) == (403, None)
 
@@ -421,9 +421,9 @@ def test_a_sync_route_that_is_too_slow_is_answered_for(backend: Backend, issued:
             answered_first.append(not go_on.is_set())
             go_on.set()
 
-    authenticator = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=0.05))
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=0.05))
     try:
-        seen = asyncio.run(exchange(authenticator, http_scope(issued.authorization), send=send))
+        seen = asyncio.run(exchange(middleware, http_scope(issued.authorization), send=send))
     finally:
         go_on.set()
 

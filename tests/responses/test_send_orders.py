@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings, asgi, wsgi
-from tests.shells.asgi_helpers import http_scope
-from tests.shells.wsgi_helpers import Body, make_environ
+from tests.asgi.helpers import http_scope
+from tests.wsgi.helpers import Body, make_environ
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
-    from tests.shells.asgi_helpers import Message, Receive, Scope, Send
+    from tests.asgi.helpers import Message, Receive, Scope, Send
 
 
 @pytest.fixture(autouse=True)
@@ -639,10 +639,10 @@ def test_what_is_no_exception_closes_the_body_under_granian(
         start_response("200 OK", [])
         return body
 
-    authenticator = wsgi.BasicAuthMiddleware(app, backend, settings=Settings())
+    middleware = wsgi.BasicAuthMiddleware(app, backend, settings=Settings())
     environ = make_environ(issued.authorization, SERVER_SOFTWARE="Granian/2.8")
     with pytest.raises(exc):
-        authenticator(environ, lambda *_: None)
+        middleware(environ, lambda *_: None)
     assert body.closed == 1
 
 

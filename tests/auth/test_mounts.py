@@ -17,8 +17,8 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from basicauth_mw import Backend, Settings
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
-from tests.shells import wsgi_helpers
-from tests.shells.asgi_helpers import call, http_scope
+from tests.asgi.helpers import call, http_scope
+from tests.wsgi import helpers as wsgi_helpers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,12 +1,9 @@
-"""What becomes of exceptions in the WSGI shell: an answer while there is time, and never a clean lie."""
+"""Exceptions of a WSGI app: which response they become before its body has begun."""
 
 from __future__ import annotations
 
-import gc
 import logging
-import sys
 import time
-import weakref
 from typing import TYPE_CHECKING, Any
 from wsgiref.validate import validator
 
@@ -15,12 +12,13 @@ import pytest
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings, require_scopes
 from basicauth_mw.errors import BackendUnavailable, InvalidCredentials, KeyNotFound
 from basicauth_mw.wsgi import BasicAuthMiddleware
-from tests.shells.wsgi_helpers import Body, Server, call, call_validated, make_environ
+from tests.wsgi.helpers import Body, call, call_validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tests.shells.wsgi_helpers import Environ, Response, WsgiApp
+    from tests.wsgi.helpers import Environ, WsgiApp
+
 
 PLAIN = [("Content-Type", "text/plain")]
 
@@ -120,6 +118,7 @@ EARLY = [
     after_an_empty_write,
 ]
 
+
 early = pytest.mark.parametrize("raising", EARLY, ids=lambda make: make.__name__)
 
 
@@ -180,10 +179,10 @@ def test_an_early_exception_becomes_an_answer(
 def test_a_head_request_gets_the_fields_alone(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp]
 ) -> None:
-    authenticator = protect(raising(Boom()), backend)
+    middleware = protect(raising(Boom()), backend)
 
-    head = call_validated(authenticator, issued.authorization, REQUEST_METHOD="HEAD")
-    get = call_validated(authenticator, issued.authorization)
+    head = call_validated(middleware, issued.authorization, REQUEST_METHOD="HEAD")
+    get = call_validated(middleware, issued.authorization)
 
     assert head.raised is None
     assert (head.status_line, head.headers, head.body) == (get.status_line, get.headers, b"")
@@ -339,6 +338,7 @@ def test_a_result_that_is_no_iterable_is_a_500(backend: Backend, issued: Issued,
 
 # --- an app that takes the socket over
 
+
 HANDSHAKE = {"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "Upgrade"}
 SOCKET = object()
 TAKEN = object()  # what an ending of gunicorn's looks like: it is no iterable
@@ -450,287 +450,3 @@ def test_header_fields_that_the_server_refuses_are_a_500(backend: Backend, issue
             return result
 
         assert call_validated(protect(app, backend), issued.authorization).code == "internal_error"
-
-
-# --- too late
-
-
-def data_then(exc: BaseException) -> WsgiApp:
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))
-        yield b""
-        yield b"data"
-        raise exc
-
-    return app
-
-
-def data_then_empty_then(exc: BaseException) -> WsgiApp:
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))
-        yield b"data"
-        yield b""
-        raise exc
-
-    return app
-
-
-def written_then(exc: BaseException) -> WsgiApp:
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))(b"data")
-        raise exc
-
-    return app
-
-
-def written_then_in_the_body(exc: BaseException) -> WsgiApp:
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))(b"data")
-        return Body([exc])
-
-    return app
-
-
-def written_after_a_correction_then(exc: BaseException) -> WsgiApp:
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))(b"")
-        try:
-            raise ValueError
-        except ValueError:
-            write = start_response("200 OK", list(PLAIN), sys.exc_info())
-        write(b"data")
-        raise exc
-
-    return app
-
-
-@pytest.mark.proves("W9")
-@pytest.mark.parametrize(
-    "raising",
-    [
-        data_then,
-        data_then_empty_then,
-        written_then,
-        written_then_in_the_body,
-        written_after_a_correction_then,
-    ],
-    ids=lambda make: make.__name__,
-)
-@pytest.mark.parametrize("exc", [Boom(), InsufficientScope(), TimeoutError(), NotMine()], ids=repr)
-def test_a_late_exception_is_raised_on(
-    backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp], exc: BaseException
-) -> None:
-    """Neither a second start nor a clean end: the server breaks the connection."""
-    answer = call(protect(raising(exc), backend), issued.authorization)
-
-    assert answer.raised is exc
-    assert answer.status_line == "200 OK"
-    assert answer.body == b"data"
-
-
-def test_an_exception_behind_the_end_is_not_swallowed(backend: Backend, issued: Issued) -> None:
-    """An iterable that goes on after its replacement was sent is not asked again."""
-    body = Body([Boom(), b"more"])
-
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))
-        return body
-
-    answer = call(protect(app, backend), issued.authorization)
-
-    assert answer.code == "internal_error"
-    assert len(answer.chunks) == 1
-    assert body.taken == 1
-
-
-@pytest.mark.proves("W4")
-def test_too_late_for_the_server_is_too_late(backend: Backend, issued: Issued) -> None:
-    """A server that sends the start for an empty chunk raises what is passed as exc_info; that flies."""
-    exc = Boom()
-    server = Server()
-    authenticator = protect(after_an_empty_chunk(exc), backend)
-    chunks: Any = authenticator(make_environ(issued.authorization), server.start_response)
-    assert next(iter(chunks)) == b""
-    server.answer.headers_are_out = True
-
-    with pytest.raises(Boom) as raised:
-        next(chunks)
-
-    assert raised.value is exc
-    chunks.close()
-    assert len(server.answer.starts) == 1
-
-
-# --- close()
-
-
-@pytest.mark.proves("W6")
-@pytest.mark.parametrize(
-    ("chunks", "raised"),
-    [([Boom()], None), ([b"", Boom()], None), ([b"data", Boom()], Boom), ([NotMine()], NotMine)],
-    ids=["first", "empty", "late", "base"],
-)
-@pytest.mark.parametrize("in_close", [None, ValueError("in close")], ids=["closes", "fails"])
-def test_close_is_called_once_behind_an_error(
-    backend: Backend,
-    issued: Issued,
-    chunks: list[Any],
-    raised: type[BaseException] | None,
-    in_close: BaseException | None,
-) -> None:
-    body = Body(chunks, in_close=in_close)
-
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))
-        return body
-
-    answer = call(protect(app, backend), issued.authorization)
-
-    assert body.closed == 1
-    if raised is None:
-        assert answer.code == "internal_error"
-    else:
-        assert isinstance(answer.raised, raised)
-
-
-@pytest.mark.proves("W6")
-@pytest.mark.parametrize("software", ["", "Granian"])
-def test_close_is_called_once_without_a_start(backend: Backend, issued: Issued, software: str) -> None:
-    body = Body([b"x"])
-
-    answer = call(
-        protect(lambda _environ, _start: body, backend), issued.authorization, SERVER_SOFTWARE=software
-    )
-
-    assert answer.code == "internal_error"
-    assert body.closed == 1
-
-
-@pytest.mark.proves("W6", "W13")
-def test_the_validator_sees_the_body_closed(
-    backend: Backend, issued: Issued, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    """It complains on stderr about an iterable that nobody closed, as soon as that is gone."""
-    caplog.set_level(logging.CRITICAL, "basicauth_mw")  # a record keeps its exception, and that the iterable
-    for raising in EARLY:
-        if raising is in_iter:
-            continue  # the validator's own wrapper stumbles over that
-        authenticator = protect(validator(raising(Boom())), backend)
-        assert call_validated(authenticator, issued.authorization).status == 500
-    gc.collect()
-
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.proves("W4")
-def test_nothing_is_kept_behind_a_request(backend: Backend, issued: Issued) -> None:
-    """The exception, whose frames hold the request, is gone without help of the garbage collector."""
-
-    class Precious:
-        pass
-
-    kept: list[weakref.ref[Precious]] = []
-
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        precious = Precious()
-        kept.append(weakref.ref(precious))
-        start_response("200 OK", list(PLAIN))
-        raise Boom
-
-    authenticator = protect(app, backend)
-    gc.collect()
-    gc.disable()
-    logging.disable(logging.CRITICAL)  # pytest keeps log records, and they the exception
-    try:
-        body = authenticator(make_environ(issued.authorization), lambda *_: None)
-        assert len(list(body)) == 1
-        del body
-        assert kept[0]() is None
-    finally:
-        logging.disable(logging.NOTSET)
-        gc.enable()
-
-
-# --- Granian fixes the status as soon as the callable has returned
-
-
-def status_at_return(authenticator: WsgiApp, authorization: str) -> tuple[str, Response]:
-    """What Granian would send as status line, and the answer in the end."""
-    server = Server()
-    result: Any = authenticator(
-        make_environ(authorization, SERVER_SOFTWARE="Granian/2.8"), server.start_response
-    )
-    line = server.answer.status_line
-    server.answer.chunks.extend(result)
-    getattr(result, "close", lambda: None)()
-    return line, server.answer
-
-
-@pytest.mark.proves("W7", "X56")
-@pytest.mark.parametrize("raising", EARLY[:-1], ids=lambda make: make.__name__)
-def test_the_status_is_right_when_granian_asks(
-    backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp]
-) -> None:
-    line, answer = status_at_return(protect(raising(Boom()), backend), issued.authorization)
-
-    assert line == "500 Internal Server Error"
-    assert answer.code == "internal_error"
-    assert len(answer.starts) == 1
-
-
-@pytest.mark.proves("W7")
-@pytest.mark.parametrize("chunks", [[], [b""], [b"1"], [b"", b"1"], [b"1", b"", b"2"]], ids=repr)
-def test_peeking_for_granian_loses_nothing(backend: Backend, issued: Issued, chunks: list[bytes]) -> None:
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        start_response("202 Accepted", list(PLAIN))
-        yield from chunks
-
-    line, answer = status_at_return(protect(app, backend), issued.authorization)
-
-    assert line == "202 Accepted"
-    assert answer.chunks == chunks
-
-
-def test_peeking_for_granian_closes_once(backend: Backend, issued: Issued) -> None:
-    for chunks in ([b"1", b"2"], [Boom()], [], [b"1", Boom()]):
-        body = Body(chunks)
-
-        def app(_environ: Environ, start_response: Any, body: Body = body) -> Iterable[bytes]:
-            start_response("200 OK", list(PLAIN))
-            return body
-
-        call(protect(app, backend), issued.authorization, SERVER_SOFTWARE="Granian")
-        assert body.closed == 1
-
-
-@pytest.mark.proves("W8")
-def test_granian_has_no_write(backend: Backend, issued: Issued) -> None:
-    """Its ``start_response`` gives None: an app that wants to write gets an exception, and so a JSON 500."""
-    started: list[str] = []
-
-    def start_response(status: str, _headers: object, _exc_info: object = None) -> None:
-        started.append(status)
-
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))(b"data")
-        return []
-
-    environ = make_environ(issued.authorization, SERVER_SOFTWARE="Granian")
-    body: Any = protect(app, backend)(environ, start_response)
-
-    assert started == ["200 OK", "500 Internal Server Error"]
-    assert b'"internal_error"' in b"".join(body)
-
-
-@pytest.mark.proves("W5")
-def test_other_servers_are_not_peeked_for(backend: Backend, issued: Issued) -> None:
-    body = Body([b"1"])
-
-    def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))
-        return body
-
-    result: Any = protect(app, backend)(make_environ(issued.authorization), lambda *_: None)
-
-    assert body.taken == 0
-    result.close()

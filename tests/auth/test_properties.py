@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from basicauth_mw import Backend, ConfigurationError, Settings, asgi, encode_basic, wsgi
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.keys.generated_secrets import generate
-from tests.shells.asgi_helpers import http_scope
-from tests.shells.wsgi_helpers import call, make_environ
+from tests.asgi.helpers import http_scope
+from tests.wsgi.helpers import call, make_environ
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tests.shells.asgi_helpers import Message
+    from tests.asgi.helpers import Message
 
 _BACKEND = Backend(MemoryStore(), settings=Settings())
 _ISSUED = _BACKEND.create(client_id="ci")

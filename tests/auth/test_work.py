@@ -20,8 +20,8 @@ from basicauth_mw.keys import hashing
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import utcnow
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
-from tests.shells import wsgi_helpers
-from tests.shells.asgi_helpers import App, call, exchange, http_scope
+from tests.asgi.helpers import App, call, exchange, http_scope
+from tests.wsgi import helpers as wsgi_helpers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,15 +179,15 @@ def test_many_at_once_are_the_same_work_whatever_is_found(backend: Backend, work
     """Fifty that are equal share what they share, and fifty that are not share nothing, known id or not."""
     different = [generate("sk") if secret == GENERATED else f"guess {number}" for number in range(AT_ONCE)]
     bursts = {"equal": [secret] * AT_ONCE, "different": different}
-    authenticator = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
+    middleware = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
 
     async def main() -> dict[str, set[tuple[tuple[str, int], ...]]]:
-        await exchange(authenticator, http_scope(encode_basic("nobody", CHOSEN)))
+        await exchange(middleware, http_scope(encode_basic("nobody", CHOSEN)))
         done: dict[str, set[tuple[tuple[str, int], ...]]] = {}
         for name, sent in bursts.items():
             for client_id in REFUSED:
                 work.since()
-                asked = [exchange(authenticator, http_scope(encode_basic(client_id, each))) for each in sent]
+                asked = [exchange(middleware, http_scope(encode_basic(client_id, each))) for each in sent]
                 assert {seen.status for seen in await asyncio.gather(*asked)} == {401}
                 done.setdefault(name, set()).add(tuple(sorted(work.since().items())))
         await backend.aclose()
@@ -221,14 +221,14 @@ def test_what_was_proved_costs_no_hash_and_proves_nothing_else(
 @pytest.mark.proves("X17", "X18")
 def test_a_slow_hash_holds_up_nobody_else(backend: Backend, work: Work) -> None:
     """It is never run on the event loop: while many are, others are answered there."""
-    authenticator = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
+    middleware = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
     work.held = threading.Event()
 
     async def main() -> None:
         async with asyncio.timeout(LIMIT_S):
             slow = [
                 asyncio.create_task(
-                    exchange(authenticator, http_scope(encode_basic("chosen", f"guess {number}")))
+                    exchange(middleware, http_scope(encode_basic("chosen", f"guess {number}")))
                 )
                 for number in range(AT_ONCE)
             ]
@@ -236,10 +236,10 @@ def test_a_slow_hash_holds_up_nobody_else(backend: Backend, work: Work) -> None:
                 await asyncio.sleep(0.001)
             for _ in range(3):
                 assert (
-                    await exchange(authenticator, http_scope(encode_basic("right", GENERATED)))
+                    await exchange(middleware, http_scope(encode_basic("right", GENERATED)))
                 ).status == 200
                 assert (
-                    await exchange(authenticator, http_scope(encode_basic("right", generate("sk"))))
+                    await exchange(middleware, http_scope(encode_basic("right", generate("sk"))))
                 ).status == 401
             assert not any(task.done() for task in slow)
             assert work.held is not None
@@ -273,7 +273,7 @@ class Name(bytes):
 @pytest.mark.parametrize("strip", [False, True])
 def test_many_fields_are_read_a_fixed_number_of_times(name: bytes, *, strip: bool) -> None:
     """A hundred or ten thousand: each is looked at as often."""
-    authenticator = BasicAuthMiddleware(
+    middleware = BasicAuthMiddleware(
         App(),
         "memory:",
         settings=SETTINGS.replace(
@@ -285,7 +285,7 @@ def test_many_fields_are_read_a_fixed_number_of_times(name: bytes, *, strip: boo
         for many in (100, 1000, 10_000):
             fields = [(Name(name % number if b"%" in name else name), b"x") for number in range(many)]
             Name.looks = 0
-            seen = call(authenticator, http_scope(method="OPTIONS", path=path, headers=fields))
+            seen = call(middleware, http_scope(method="OPTIONS", path=path, headers=fields))
             assert seen.status == (200 if path == "/open" else 401)
             looks[path, many] = Name.looks / many
 

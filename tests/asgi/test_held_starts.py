@@ -15,12 +15,12 @@ from starlette.routing import Route
 
 from basicauth_mw import Backend, Issued, Settings
 from basicauth_mw.asgi import BasicAuthMiddleware
-from tests.shells.asgi_helpers import LIMIT_S, OK_BODY, OK_START, http_scope
+from tests.asgi.helpers import LIMIT_S, OK_BODY, OK_START, http_scope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from tests.shells.asgi_helpers import Message, Receive, Scope, Send
+    from tests.asgi.helpers import Message, Receive, Scope, Send
 
 SOON_S = 0.02  # a limit that is meant to pass
 LATE_S = 60.0  # one that is not

@@ -14,12 +14,12 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 from basicauth_mw import Backend, InsufficientScope, Issued, Settings, require_scopes
 from basicauth_mw.wsgi import BasicAuthMiddleware
-from tests.shells.wsgi_helpers import LIMIT_S, Response, call, call_validated
+from tests.wsgi.helpers import LIMIT_S, Response, call, call_validated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.shells.wsgi_helpers import WsgiApp
+    from tests.wsgi.helpers import WsgiApp
 
 DEFAULT_PAGE = InternalServerError().get_body().encode()
 
@@ -170,8 +170,8 @@ def test_a_handler_of_the_app_wins(
 def test_a_handler_wins_under_granian(app: Flask, backend: Backend, issued: Issued) -> None:
     """The first chunk is taken early for it, and has been already, to see whether the page is Flask's own."""
     app.register_error_handler(500, lambda _exc: ("mine", 500))
-    authenticator = BasicAuthMiddleware(app, backend, settings=Settings())
-    answer = call(authenticator, issued.authorization, path="/raise", SERVER_SOFTWARE="Granian")
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings())
+    answer = call(middleware, issued.authorization, path="/raise", SERVER_SOFTWARE="Granian")
 
     assert (answer.status, answer.body) == (500, b"mine")
 

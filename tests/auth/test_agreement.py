@@ -17,7 +17,7 @@ from basicauth_mw import Backend, Settings, asgi, wsgi
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import utcnow
-from tests.shells.wsgi_helpers import call
+from tests.wsgi.helpers import call
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -232,9 +232,9 @@ def test_an_outage_has_one_answer() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        authenticator = asgi.BasicAuthMiddleware(Both._asgi_app, Broken(), settings=settings)
+        middleware = asgi.BasicAuthMiddleware(Both._asgi_app, Broken(), settings=settings)
         headers = [(b"x-request-id", b"r-1"), (b"authorization", field)]
-        await authenticator({"type": "http", "method": "GET", "path": "/", "headers": headers}, None, send)  # type: ignore[arg-type]
+        await middleware({"type": "http", "method": "GET", "path": "/", "headers": headers}, None, send)  # type: ignore[arg-type]
         return sent[0]["status"], sent[1]["body"]
 
     for field, status in ((DEMO, 503), (b"Basic !", 401)):

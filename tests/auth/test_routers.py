@@ -22,7 +22,7 @@ from starlette.routing import Route
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.integrations.fastapi import install
 from basicauth_mw.settings import Settings
-from tests.shells.asgi_helpers import call, http_scope
+from tests.asgi.helpers import call, http_scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -265,7 +265,7 @@ def test_the_directory_of_a_module_is_no_mount_point(backend: Backend, framework
         Quart("app", root_path="/srv/app") if framework == "quart" else Flask("app", root_path="/srv/app")
     )
     served = app if framework == "quart" else WSGIMiddleware(app)
-    authenticator = BasicAuthMiddleware(served, backend, settings=SETTINGS)
+    middleware = BasicAuthMiddleware(served, backend, settings=SETTINGS)
 
-    assert call(authenticator, http_scope(path="/srv/app/health")).status == 401
-    assert call(authenticator, http_scope(path="/health")).status == 404
+    assert call(middleware, http_scope(path="/srv/app/health")).status == 401
+    assert call(middleware, http_scope(path="/health")).status == 404

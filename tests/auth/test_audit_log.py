@@ -1,0 +1,364 @@
+"""What the audit log says about each refusal, and what no log or response ever contains."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import traceback
+from base64 import b64encode
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw import (
+    Backend,
+    InsufficientScope,
+    Issued,
+    Key,
+    Secret,
+    Settings,
+    encode_basic,
+    hash_secret,
+)
+from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import utcnow
+from tests.asgi.helpers import App, call, http_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.asgi.helpers import Exchange
+
+
+AUDIT = "basicauth_mw.audit"
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+def basic(pair: str) -> str:
+    return "Basic " + b64encode(pair.encode()).decode()
+
+
+SECRET = generate("sk")
+AUTHORIZATION = encode_basic("ci", SECRET)
+HASH = hash_secret(SECRET)
+GOOD = Key("ci", secrets=(Secret(HASH),))
+
+
+@dataclass
+class Doing:
+    """A third party's store, in a thread."""
+
+    do: Callable[[], Any]
+    asked: int = 0
+
+    def get(self, client_id: str) -> Any:
+        self.asked += 1
+        return self.do()
+
+
+def raising(exc: BaseException) -> Callable[[], Any]:
+    def do() -> Any:
+        raise exc
+
+    return do
+
+
+@dataclass
+class Client:
+    """Asks a gate from one address."""
+
+    middleware: BasicAuthMiddleware
+    address: Any = ("192.0.2.1", 1)
+
+    def ask(self, authorization: str | None, **more: Any) -> Exchange:
+        return call(self.middleware, http_scope(authorization, client=self.address, **more))
+
+
+WRONG = encode_basic("ci", generate("sk"))
+
+
+@pytest.fixture
+def throttled(app: App, backend: Backend, issued: Issued) -> Client:
+    """Three failures a minute."""
+    return Client(BasicAuthMiddleware(app, backend, settings=Settings(throttle="3/minute")))
+
+
+# --- the audit log
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [
+        record.basicauth  # type: ignore[attr-defined]
+        for record in caplog.records
+        if record.name == AUDIT and record.basicauth["event"].startswith("auth.")  # type: ignore[attr-defined]
+    ]
+
+
+@pytest.mark.proves("O6")
+def test_every_refusal_is_told_with_its_reason(
+    app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Event, id as claimed, reason, address and request id; what was missing at DEBUG, the rest at INFO."""
+    caplog.set_level(logging.DEBUG, AUDIT)
+    for client_id in ("disabled", "revoked", "expired"):
+        made = backend.create(client_id=client_id, secret=issued.secret)
+    backend.disable("disabled")
+    backend.revoke("revoked")
+    ended = replace(made.key, expires_at=utcnow() - timedelta(seconds=1), version=made.key.version + 1)
+    assert backend.store.put(ended, made.key.version)
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings())
+    expected = [
+        (None, "missing", None),
+        ("Basic x", "malformed", None),
+        (encode_basic("nobody", issued.secret), "unknown", "nobody"),
+        (WRONG, "wrong_secret", "ci"),
+        (encode_basic("disabled", issued.secret), "disabled", "disabled"),
+        (encode_basic("revoked", issued.secret), "revoked", "revoked"),
+        (encode_basic("expired", issued.secret), "expired", "expired"),
+    ]
+    for value, reason, client_id in expected:
+        caplog.clear()
+        call(middleware, http_scope(value, headers=[(b"x-request-id", b"req-1")]))
+
+        assert events(caplog) == [
+            {
+                "event": "auth.refused",
+                "client_id": client_id,
+                "reason": reason,
+                "detail": "not base64" if reason == "malformed" else None,
+                "address": "192.0.2.1",
+                "request_id": "req-1",
+                "actor": None,
+            }
+        ]
+        assert caplog.records[0].levelno == (logging.DEBUG if reason == "missing" else logging.INFO)
+
+
+@pytest.mark.parametrize(
+    ("value", "detail"),
+    [
+        ("Bearer canary", "wrong scheme"),
+        ("Basic canary!", "not base64"),
+        ("Basic Y2FuYXJ5OmE", "not base64"),
+        ("Basic Y2FuYXJ5OmE=,Basic Y2FuYXJ5OmE=", "repeated header"),
+        ("Basic Y2FuYXJ5OmF=", "not canonical base64"),
+        (basic("canary"), "no colon"),
+        (basic("canary:a\n"), "control character"),
+        ("Basic Y2FuYXJ5Ov8=", "not UTF-8"),
+        (basic("canary:"), "empty id or secret"),
+        (basic("canary:" + "x" * 9000), "too long"),
+        (basic("c" * 256 + ":a"), "too long"),
+        (basic("ci:" + "x" * 1025), "too long"),
+        (basic(f"ci:{generate('sk')[:-6]}000000"), "mistyped secret"),
+        (basic("ci:wrong"), None),
+    ],
+    ids=lambda each: "sent" if str(each).startswith(("Basic ", "Bearer ")) else str(each),
+)
+def test_which_mistake_it_was_is_for_the_log_alone(
+    app: App, backend: Backend, caplog: pytest.LogCaptureFixture, value: str, detail: str | None
+) -> None:
+    """The audit log says what is wrong with a header, in fixed words. The client gets the usual 401."""
+    caplog.set_level(logging.INFO, AUDIT)
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(throttle=""))
+    wrong = call(middleware, http_scope(WRONG, headers=[(b"x-request-id", b"req-1")]))
+    caplog.clear()
+    seen = call(middleware, http_scope(value, headers=[(b"x-request-id", b"req-1")]))
+
+    (event,) = events(caplog)
+    assert event["detail"] == detail
+    assert "canary" not in caplog.text
+    assert (seen.status, seen.body, seen.headers) == (wrong.status, wrong.body, wrong.headers)
+
+
+def test_outages_and_missing_scopes_are_told(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    """With the id that was claimed, or proved."""
+    caplog.set_level(logging.INFO, AUDIT)
+    call(
+        BasicAuthMiddleware(App(), Doing(raising(OSError())), settings=Settings()), http_scope(AUTHORIZATION)
+    )
+    app = App({"type": "http.response.debug"}, raises=InsufficientScope())
+    call(BasicAuthMiddleware(app, Doing(lambda: GOOD), settings=Settings()), http_scope(AUTHORIZATION))
+
+    assert [(event["reason"], event["client_id"]) for event in events(caplog)] == [
+        ("backend_unavailable", "ci"),
+        ("insufficient_scope", "ci"),
+    ]
+
+
+def test_good_requests_are_not_told(
+    app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There would be too many of them."""
+    caplog.set_level(logging.DEBUG)
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings())
+    caplog.clear()
+    call(middleware, http_scope(issued.authorization))
+
+    assert [record for record in caplog.records if record.name.startswith("basicauth_mw")] == []
+
+
+def test_a_throttled_pair_is_told_once(throttled: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """At INFO, not for every request of a flood."""
+    caplog.set_level(logging.INFO, AUDIT)
+    for _ in range(10):
+        throttled.ask(WRONG)
+
+    told = [event for event in events(caplog) if event["event"] == "auth.throttled"]
+    assert len(told) == 1
+    assert (told[0]["reason"], told[0]["client_id"], told[0]["address"]) == ("throttled", "ci", "192.0.2.1")
+    assert len(events(caplog)) == 4
+
+
+@pytest.mark.parametrize("kind", ["refused", "throttled"])
+def test_the_id_that_is_logged_is_the_id_that_was_sent(
+    throttled: Client, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """Whoever reports a problem quotes the id from the answer."""
+    caplog.set_level(logging.INFO, AUDIT)
+    for _ in range(3 if kind == "throttled" else 0):
+        throttled.ask(WRONG)
+    seen = throttled.ask(WRONG)
+
+    assert events(caplog)[-1]["event"] == f"auth.{kind}"
+    assert events(caplog)[-1]["request_id"] == seen.headers["x-request-id"] == seen.problem["request_id"]
+
+
+@pytest.mark.proves("O6")
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "a\u2028b",
+        "a\u202eb",
+        "a\x85b",
+        "a\u200bb",
+        "\ufeffx",
+        "x" * 255,
+        "é" * 127,
+        "\U0001f600\u0301" * 30,
+        "a%sb%(x)d",
+    ],
+    ids=ascii,
+)
+def test_a_hostile_id_cannot_forge_the_log(
+    app: App, backend: Backend, caplog: pytest.LogCaptureFixture, hostile: str
+) -> None:
+    """One line, printable characters only, of bounded length."""
+    caplog.set_level(logging.INFO, AUDIT)
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings())
+    call(middleware, http_scope(basic(f"{hostile}:x")))
+
+    (record,) = [record for record in caplog.records if record.name == AUDIT]
+    claimed = record.basicauth["client_id"]  # type: ignore[attr-defined]
+    assert claimed.isprintable()
+    assert len(claimed) <= 255
+    assert record.getMessage().isprintable()
+    if hostile.isprintable():
+        assert claimed == hostile
+
+
+@pytest.mark.proves("O6", "X43")
+@pytest.mark.parametrize(
+    "secret",
+    [generate("sk"), generate("my_app"), f"sk_{'A' * 49}"],
+    ids=["minted", "other-prefix", "mistyped"],
+)
+def test_a_secret_in_the_place_of_the_id_is_not_logged(
+    app: App, backend: Backend, caplog: pytest.LogCaptureFixture, secret: str
+) -> None:
+    """Somebody took the one for the other: ``curl -u SECRET:ID``."""
+    caplog.set_level(logging.INFO, AUDIT)
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings())
+    call(middleware, http_scope(basic(f"{secret}:ci")))
+
+    (record,) = [record for record in caplog.records if record.name == AUDIT]
+    assert record.basicauth["client_id"] == f"{secret.rpartition('_')[0]}_..."  # type: ignore[attr-defined]
+    assert secret[5:20] not in record.getMessage()
+
+
+# --- secrets stay inside
+
+
+def spellings(canary: str) -> list[str]:
+    """How a secret may turn up: plain, in base64 at any offset, percent-encoded, backwards."""
+    found = [canary, canary[::-1]]
+    for before in ("", "x", "xx"):
+        token = b64encode(f"{before}{canary}".encode()).decode()
+        found.append(token[4:-4])
+    return found
+
+
+@pytest.mark.proves("O6", "X43")
+def test_no_secret_leaves(
+    backend: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by a log record at any level, a ``repr``, an answer or the text of a traceback."""
+    caplog.set_level(logging.DEBUG)
+    canary = generate("sk")
+    chosen = "canary-chosen-by-a-person"
+    issued = backend.create(client_id="canary", secret=canary)
+    output = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", output)
+
+    boom = RuntimeError("boom")
+    down = Doing(raising(RuntimeError(f"cannot send {canary} {chosen} to the store")))
+    told: list[object] = [issued, issued.key, backend]
+    for each, store in (
+        (App(), backend),
+        (App({"type": "http.response.debug"}, raises=boom), backend),
+        (App(), down),
+    ):
+        middleware = BasicAuthMiddleware(
+            each, store, settings=Settings(pepper=(canary, chosen), throttle="2/minute", timeout_s=5)
+        )
+        told += [
+            middleware,
+            middleware._authenticator,
+            middleware._authenticator.settings,
+            middleware._authenticator.backend,
+            middleware._authenticator.__dict__,
+        ]
+        for field in (
+            issued.authorization,
+            issued.authorization + "!",
+            encode_basic("other", canary),
+            basic(f"canary:{chosen}"),
+            basic(f"canary:{canary}x"),
+            basic(f"{canary}"),
+            "Bearer " + canary,
+            *[basic(f"canary:{chosen}")] * 3,
+        ):
+            seen = call(middleware, http_scope(field))
+            told += seen.messages
+            if seen.raised is not None:
+                told += traceback.TracebackException.from_exception(seen.raised).format()
+    formatter = logging.Formatter("%(message)s %(exc_text)s")
+    told += [formatter.format(record) + repr(record.__dict__) for record in caplog.records]
+    told.append(output.getvalue())
+    text = "\n".join(part if isinstance(part, str) else repr(part) for part in told)
+
+    assert "backend_unavailable" in text
+    assert [found for secret in (canary, chosen) for found in spellings(secret) if found in text] == []
+
+
+@pytest.mark.proves("X43")
+def test_a_password_in_a_url_is_in_no_repr(app: App) -> None:
+    """Settings are what people print first when something does not work."""
+    settings = Settings(backend="redis://user:canary@192.0.2.1/0", pepper=("canary",))
+    middleware = BasicAuthMiddleware(app, settings=settings)
+
+    for thing in (
+        settings,
+        middleware,
+        middleware._authenticator,
+        middleware._authenticator.backend,
+        middleware._authenticator.backend.store,
+    ):
+        assert "canary" not in repr(thing)

@@ -1,0 +1,327 @@
+"""Building a middleware: the order of settings, every problem at once, and no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw import (
+    Backend,
+    ConfigurationError,
+    Key,
+    Secret,
+    Settings,
+    encode_basic,
+    hash_secret,
+    open_backend,
+)
+from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.errors import MissingExtra
+from basicauth_mw.keys.generated_secrets import generate
+from tests.asgi.helpers import App, call, http_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.asgi.helpers import Exchange
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+SECRET = generate("sk")
+AUTHORIZATION = encode_basic("ci", SECRET)
+HASH = hash_secret(SECRET)
+GOOD = Key("ci", secrets=(Secret(HASH),))
+
+
+@dataclass
+class Doing:
+    """A third party's store, in a thread."""
+
+    do: Callable[[], Any]
+    asked: int = 0
+
+    def get(self, client_id: str) -> Any:
+        self.asked += 1
+        return self.do()
+
+
+def assert_unavailable(seen: Exchange, code: str = "backend_unavailable") -> None:
+    assert seen.raised is None
+    assert seen.status == 503
+    assert seen.problem["code"] == code
+    assert "www-authenticate" not in seen.headers
+    assert int(seen.headers["retry-after"]) >= 1
+    assert "canary" not in seen.body.decode()
+
+
+class Switch:
+    """A store that can be turned off."""
+
+    def __init__(self) -> None:
+        self.on = True
+        self.asked = 0
+
+    def get(self, client_id: str) -> Key | None:
+        self.asked += 1
+        if not self.on:
+            raise ConnectionRefusedError("redis.internal")
+        return GOOD if client_id == "ci" else None
+
+
+# --- construction
+
+
+def environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(f"BASICAUTH_{name}", value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "memory:",
+        "env:KEYS_OF_A_TEST",
+        "sqlite:///{}/keys.db",
+        "redis://:canary@192.0.2.1:6379/0",
+        "rediss://192.0.2.1/0",
+    ],
+)
+def test_construction_touches_nothing(
+    app: App, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str
+) -> None:
+    """No socket, no thread, no task: workers are forked later, loops come and go."""
+    monkeypatch.setenv("KEYS_OF_A_TEST", "ci:secret")
+    url = url.format(tmp_path)
+    open_backend(url, settings=Settings(), create=True).close()
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        pytest.fail("a socket was asked for")
+
+    for name in ("socket", "create_connection", "getaddrinfo", "socketpair"):
+        monkeypatch.setattr(socket, name, refuse)
+    threads = set(threading.enumerate())  # some, of other tests, may be about to end
+    BasicAuthMiddleware(app, url, settings=Settings())
+    assert set(threading.enumerate()) <= threads
+    monkeypatch.undo()
+
+    async def inside_a_loop() -> set[Any]:
+        monkeypatch.setenv("KEYS_OF_A_TEST", "ci:secret")
+        BasicAuthMiddleware(app, url, settings=Settings())
+        return asyncio.all_tasks()
+
+    assert len(asyncio.run(inside_a_loop())) == 1
+    assert set(threading.enumerate()) <= threads
+
+
+def test_sources_of_settings_have_an_order(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overrides before ``settings=`` before the environment; the backend argument before them all."""
+    environment(monkeypatch, KEYS="env:secret", REALM="env", TIMEOUT_S="7")
+    monkeypatch.setenv("OTHER", "other:secret")
+
+    def facts(*args: Any, **kwargs: Any) -> tuple[str, str, int]:
+        middleware = BasicAuthMiddleware(app, *args, **kwargs)
+        realm = call(middleware, http_scope()).headers["www-authenticate"].split('"')[1]
+        by_env = call(middleware, http_scope(encode_basic("env", "secret"))).status
+        by_other = call(middleware, http_scope(encode_basic("other", "secret"))).status
+        who = {(200, 401): "env", (401, 200): "other", (401, 401): "nobody"}[by_env, by_other]
+        return realm, who, middleware._authenticator.settings.timeout_s or 0
+
+    assert facts() == ("env", "env", 7)
+    assert facts(realm="mine") == ("mine", "env", 7)
+    assert facts("env:OTHER") == ("env", "other", 7)
+    assert facts(backend="memory:") == ("env", "nobody", 7)
+    environment(monkeypatch, BACKEND="env:OTHER")
+    assert facts() == ("env", "other", 7)
+    assert facts("env:") == ("env", "env", 7)
+    assert facts(settings=Settings(realm="given")) == ("given", "env", 0)
+    assert facts(settings=Settings(backend="env:OTHER"), realm="mine", timeout_s=3) == ("mine", "other", 3)
+    assert facts("env:", settings=Settings(backend="env:OTHER")) == ("api", "env", 0)
+
+
+def test_given_settings_keep_the_environment_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However broken it is."""
+    environment(monkeypatch, TIMEOUT_S="soon", REALN="x", BACKEND="nonsense")
+
+    BasicAuthMiddleware(app, "memory:", settings=Settings())
+    with pytest.raises(ConfigurationError):
+        BasicAuthMiddleware(app, "memory:")
+
+
+def problems(*args: Any, **kwargs: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigurationError) as caught:
+        BasicAuthMiddleware(App(), *args, **kwargs)
+    assert isinstance(caught.value, ValueError)
+    for problem in caught.value.problems:
+        assert problem in str(caught.value)
+    return caught.value.problems
+
+
+def test_every_problem_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the environment, the overrides and the backend together."""
+    environment(monkeypatch, TIMEOUT_S="soon", REALN="x", PEPPER="canary", PEPPER_FILE="/canary")
+    found = problems(
+        "nonsense://user:canary@host", realm="a\nb", exclude=["/*"], cache_tll_s=3, challenge="canary"
+    )
+    text = "\n".join(found)
+
+    assert len(found) >= 7
+    for word in (
+        "BASICAUTH_TIMEOUT_S",
+        "BASICAUTH_REALN",
+        "BASICAUTH_PEPPER",
+        "realm",
+        "exclude",
+        "cache_tll_s",
+        "challenge",
+        "backend",
+    ):
+        assert word in text
+    assert "did you mean cache_ttl_s" in text
+    assert "did you mean realm" in text
+    assert "canary" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("exlude", "exclude"), ("require_http", "require_https"), ("timeout", "timeout_s"), ("Realm", "realm")],
+)
+def test_a_near_miss_is_named(name: str, meant: str) -> None:
+    """So is a name that is like nothing."""
+    (found,) = problems("memory:", settings=Settings(), **{name: "1"})
+    assert name in found
+    assert meant in found
+
+    (found,) = problems("memory:", settings=Settings(), zzz=1)
+    assert "zzz" in found
+    assert "did you mean" not in found
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense://user:canary@host/0",
+        "canary",
+        "",
+        " ",
+        "postgres://user:canary@host",
+        "memory:canary",
+        "env:not a name canary",
+        "env:NO_SUCH_VARIABLE",
+        "://canary",
+    ],
+)
+def test_an_unusable_url_is_never_shown(url: str) -> None:
+    """It may hold a password; what is expected is."""
+    for text in (
+        problems(url, settings=Settings()),
+        problems(url, settings=Settings(), zzz=1),
+    ):
+        assert "canary" not in "\n".join(text)
+        assert text[0]
+
+
+@pytest.mark.parametrize(
+    "keys", ["", "canary", "id:", ":canary", '{"a": "canary"', '{"a": 1}', "a:canary,a:canary"]
+)
+def test_unusable_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+    """Entries are named by number."""
+    environment(monkeypatch, KEYS=keys)
+
+    assert "canary" not in "\n".join(problems(settings=Settings()))
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [42, object(), b"memory:", MemoryStore, Backend, ["memory:"]],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_a_backend_that_is_none(thing: Any) -> None:
+    """Neither a URL nor an object that can be asked."""
+    (found,) = problems(thing, settings=Settings())
+
+    assert "backend" in found
+
+
+class NotInstalled:
+    """Makes the import system find no ``redis``."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "redis":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize("extra", [[], [("zzz", 1)]])
+def test_a_missing_driver_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, extra: list[tuple[str, Any]]
+) -> None:
+    """Also an ImportError when it is the only problem."""
+    ours = "basicauth_mw.backends.redis"
+    for name in [name for name in sys.modules if name.startswith(("redis", ours))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled(), *sys.meta_path])
+
+    with pytest.raises(ConfigurationError, match=r"pip install 'basicauth_mw\[redis\]'") as caught:
+        BasicAuthMiddleware(App(), "redis://:canary@192.0.2.1/0", settings=Settings(), **dict(extra))
+
+    assert "canary" not in str(caught.value)
+    assert isinstance(caught.value, MissingExtra) == (not extra)
+
+
+@pytest.mark.proves("O8")
+def test_what_is_open_is_said_at_the_start(
+    app: App, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line; none if nothing is."""
+    caplog.set_level(logging.INFO, "basicauth_mw")
+    BasicAuthMiddleware(app, backend, settings=Settings())
+    assert caplog.records == []
+    BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/health", "/docs/*")))
+
+    (record,) = caplog.records
+    assert "/health" in record.getMessage()
+    assert "/docs/*" in record.getMessage()
+
+
+@pytest.mark.proves("A13", "F1")
+def test_a_store_that_is_down_does_not_stop_the_start(app: App) -> None:
+    """503 until it is up, then 200 without a restart."""
+    store = Switch()
+    store.on = False
+    middleware = BasicAuthMiddleware(App({"type": "lifespan.startup.complete"}), store, settings=Settings())
+    seen = call(middleware, {"type": "lifespan"}, {"type": "lifespan.startup"})
+    assert [message["type"] for message in seen.messages] == ["lifespan.startup.complete"]
+
+    middleware = BasicAuthMiddleware(app, store, settings=Settings())
+    assert_unavailable(call(middleware, http_scope(AUTHORIZATION)))
+    store.on = True
+    assert call(middleware, http_scope(AUTHORIZATION)).status == 200
+
+
+@pytest.mark.proves("A14", "F31")
+def test_a_gate_works_on_many_loops_and_after_a_fork(app: App, tmp_path: Path) -> None:
+    """Threads belong to the process that started them."""
+    middleware = BasicAuthMiddleware(app, Doing(lambda: GOOD), settings=Settings(cache_ttl_s=0))
+    assert [call(middleware, http_scope(AUTHORIZATION)).status for _ in range(3)] == [200] * 3
+
+    child = os.fork()
+    if child == 0:  # no pytest in here
+        status = 1
+        try:
+            status = 0 if call(middleware, http_scope(AUTHORIZATION)).status == 200 else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

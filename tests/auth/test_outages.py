@@ -1,0 +1,586 @@
+"""Stores that fail, hang, or return something else: a 503 within the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from base64 import b64encode
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw import (
+    Backend,
+    Issued,
+    Key,
+    Secret,
+    Settings,
+    encode_basic,
+    hash_secret,
+)
+from basicauth_mw.asgi import BasicAuthMiddleware
+from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import Hasher, hash_password
+from basicauth_mw.keys.model import utcnow
+from tests.asgi.helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.asgi.helpers import Exchange
+
+
+SHORT_S = 0.1  # a deadline that is meant to pass
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+def basic(pair: str) -> str:
+    return "Basic " + b64encode(pair.encode()).decode()
+
+
+# --- a backend that cannot be asked
+
+
+SECRET = generate("sk")
+AUTHORIZATION = encode_basic("ci", SECRET)
+HASH = hash_secret(SECRET)
+GOOD = Key("ci", secrets=(Secret(HASH),))
+
+
+@dataclass
+class Doing:
+    """A third party's store, in a thread."""
+
+    do: Callable[[], Any]
+    asked: int = 0
+
+    def get(self, client_id: str) -> Any:
+        self.asked += 1
+        return self.do()
+
+
+class DoingNowait(Doing):
+    """One that says that it never blocks."""
+
+    def get_nowait(self, client_id: str) -> Any:
+        return self.get(client_id)
+
+
+@dataclass
+class DoingAsync:
+    """One with an asynchronous driver."""
+
+    do: Callable[[], Any]
+    asked: int = 0
+
+    async def aget(self, client_id: str) -> Any:
+        self.asked += 1
+        return self.do()
+
+
+STORES = [Doing, DoingNowait, DoingAsync]
+
+
+def raising(exc: BaseException) -> Callable[[], Any]:
+    def do() -> Any:
+        raise exc
+
+    return do
+
+
+class AlmostKey:
+    """Has every field of a key, and is none."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(GOOD, name)
+
+
+class Truthy:
+    """Equal to everything and true."""
+
+    client_id = "ci"
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+EXCEPTIONS: list[Exception] = [
+    Exception("canary"),
+    ValueError(),
+    KeyError("ci"),
+    OSError(),
+    ConnectionRefusedError(),
+    TimeoutError(),
+    BackendUnavailable("down"),
+    UnreadableRecord("damaged"),
+    RuntimeError("no current event loop"),
+    RecursionError(),
+    MemoryError(),
+    AssertionError(),
+    StopIteration(),
+    StopAsyncIteration(),
+    ExceptionGroup("a", [ValueError()]),
+    BlockingIOError(),
+]
+ANSWERS: list[Any] = [
+    True,
+    False,
+    0,
+    1,
+    "",
+    "ci",
+    b"ci",
+    {},
+    {"client_id": "ci"},
+    (GOOD,),
+    [GOOD],
+    NotImplemented,
+    ...,
+    Key,
+    Exception("returned"),
+    AlmostKey(),
+    Truthy(),
+    replace(GOOD, client_id="other"),
+    replace(GOOD, client_id="CI"),
+]
+# Keys by type, which cannot be read: a store is somebody else's code.
+DAMAGED: dict[str, Key] = {
+    "naive expiry": replace(GOOD, expires_at=datetime(2999, 1, 1)),  # noqa: DTZ001
+    "expiry as text": replace(GOOD, expires_at="2999-01-01"),  # type: ignore[arg-type]
+    "expiry as number": replace(GOOD, expires_at=4e9),  # type: ignore[arg-type]
+    "naive expiry of the secret": replace(
+        GOOD,
+        secrets=(Secret(HASH, expires_at=datetime(2999, 1, 1)),),  # noqa: DTZ001
+    ),
+    "hashes instead of secrets": replace(GOOD, secrets=(HASH,)),  # type: ignore[arg-type]
+    "nothing as hash": replace(GOOD, secrets=(Secret(None),)),  # type: ignore[arg-type]
+    "octets as hash": replace(GOOD, secrets=(Secret(HASH.encode()),)),  # type: ignore[arg-type]
+    "cut hash": replace(GOOD, secrets=(Secret(HASH[:-1]),)),
+    "unknown version": replace(GOOD, secrets=(Secret(HASH.replace("$bamw1$", "$bamw9$")),)),
+    "unknown pepper": replace(GOOD, secrets=(Secret(HASH.replace("$0$", "$deadbeef$")),)),
+}
+
+
+def assert_unavailable(seen: Exchange, code: str = "backend_unavailable") -> None:
+    assert seen.raised is None
+    assert seen.status == 503
+    assert seen.problem["code"] == code
+    assert "www-authenticate" not in seen.headers
+    assert int(seen.headers["retry-after"]) >= 1
+    assert "canary" not in seen.body.decode()
+
+
+@pytest.mark.proves("H13", "F34")
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("exc", EXCEPTIONS, ids=repr)
+def test_whatever_a_store_raises_is_an_outage(app: App, store: Any, exc: Exception) -> None:
+    """503 at once, never 401, never 500, never the app."""
+    backend = store(raising(exc))
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(backend_deadline_s=2))
+    began = time.monotonic()
+    seen = call(middleware, http_scope(AUTHORIZATION))
+
+    assert_unavailable(seen)
+    assert app.scopes == []
+    assert backend.asked >= 1
+    assert time.monotonic() - began < 1, "what was raised is told, not waited for"
+
+
+@pytest.mark.proves("F34")
+@pytest.mark.parametrize(
+    "exc",
+    [KeyboardInterrupt(), SystemExit(1), GeneratorExit(), asyncio.CancelledError()],
+    ids=repr,
+)
+def test_a_thread_of_a_store_cannot_end_the_server(app: App, exc: BaseException) -> None:
+    """What means "end" in the main thread is one more failure in a worker."""
+    middleware = BasicAuthMiddleware(
+        app, Doing(raising(exc)), settings=Settings(backend_deadline_s=LIMIT_S / 2)
+    )
+
+    async def main() -> Exchange:
+        async with asyncio.timeout(LIMIT_S):
+            return await exchange(middleware, http_scope(AUTHORIZATION))
+
+    try:
+        seen = asyncio.run(main())
+    except BaseException as raised:
+        pytest.fail(f"{raised!r} came out of the event loop")
+    assert_unavailable(seen)
+
+
+@pytest.mark.proves("F34")
+def test_a_store_that_was_cancelled_inside_is_an_outage(app: App) -> None:
+    """A driver's own task was cancelled; the request was not."""
+    middleware = BasicAuthMiddleware(app, DoingAsync(raising(asyncio.CancelledError())), settings=Settings())
+
+    try:
+        seen = call(middleware, http_scope(AUTHORIZATION))
+    except asyncio.CancelledError:
+        pytest.fail("the request was cancelled")
+    assert_unavailable(seen)
+
+
+@pytest.mark.proves("X50", "F34")
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
+def test_a_wrong_answer_is_an_outage(app: App, store: Any, answer: Any) -> None:
+    """Only a Key, and only of the client that was asked for, is one; only None means unknown."""
+    middleware = BasicAuthMiddleware(app, store(lambda: answer), settings=Settings())
+
+    assert_unavailable(call(middleware, http_scope(AUTHORIZATION)))
+    assert app.scopes == []
+
+
+@pytest.mark.proves("F34")
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("key", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_key_that_cannot_be_read_is_an_outage(app: App, store: Any, key: Key) -> None:
+    """It lets nobody in, and it is not the caller's fault."""
+    middleware = BasicAuthMiddleware(app, store(lambda: key), settings=Settings())
+
+    assert_unavailable(call(middleware, http_scope(AUTHORIZATION)))
+    assert app.scopes == []
+
+
+@pytest.mark.proves("F34")
+def test_a_coroutine_is_no_key(app: App) -> None:
+    """A ``get`` that is ``async`` by mistake: an un-awaited coroutine is true, and still nobody."""
+
+    async def later() -> Key:
+        return GOOD
+
+    made: list[Any] = []
+
+    def get() -> Any:
+        made.append(later())
+        return made[-1]
+
+    for store in (Doing(get), DoingNowait(get), DoingAsync(get)):
+        middleware = BasicAuthMiddleware(app, store, settings=Settings())
+        assert_unavailable(call(middleware, http_scope(AUTHORIZATION)))
+    for coroutine in made:
+        coroutine.close()
+    assert app.scopes == []
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_good_key_of_a_third_party_is_good(app: App, store: Any) -> None:
+    """The same stores, answering as they should; None is unknown and a 401."""
+    assert (
+        call(
+            BasicAuthMiddleware(app, store(lambda: GOOD), settings=Settings()), http_scope(AUTHORIZATION)
+        ).status
+        == 200
+    )
+    assert (
+        call(
+            BasicAuthMiddleware(app, store(lambda: None), settings=Settings()), http_scope(AUTHORIZATION)
+        ).status
+        == 401
+    )
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """Lets hanging threads go on when the test is over."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.proves("F2", "F9")
+def test_a_store_that_hangs_in_a_thread_is_given_up(app: App, released: threading.Event) -> None:
+    """At the deadline, for many requests at once, more than there are threads."""
+    middleware = BasicAuthMiddleware(
+        app, Doing(lambda: released.wait(LIMIT_S)), settings=Settings(backend_deadline_s=SHORT_S)
+    )
+
+    async def main() -> list[Exchange]:
+        return await asyncio.gather(*(exchange(middleware, http_scope(AUTHORIZATION)) for _ in range(30)))
+
+    began = time.monotonic()
+    for seen in asyncio.run(main()):
+        assert_unavailable(seen)
+    assert time.monotonic() - began < LIMIT_S / 2
+    released.set()
+
+
+@pytest.mark.proves("F2")
+def test_a_store_that_hangs_on_the_loop_is_given_up(app: App) -> None:
+    """Its look-up is cancelled at the deadline."""
+    cancelled = []
+
+    class Hanging:
+        async def aget(self, client_id: str) -> Any:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(client_id)
+                raise
+
+    middleware = BasicAuthMiddleware(app, Hanging(), settings=Settings(backend_deadline_s=SHORT_S))
+    assert_unavailable(call(middleware, http_scope(AUTHORIZATION)))
+
+    assert cancelled == ["ci"]
+
+
+@pytest.mark.proves("A11", "F11")
+def test_a_request_that_is_cancelled_stays_cancelled(app: App) -> None:
+    """The look-up with it; nothing is answered."""
+
+    async def main() -> None:
+        asked = asyncio.Event()
+
+        class Hanging:
+            async def aget(self, client_id: str) -> Any:
+                asked.set()
+                await asyncio.Event().wait()
+
+        middleware = BasicAuthMiddleware(app, Hanging(), settings=Settings())
+        sent: list[Any] = []
+        running = asyncio.ensure_future(exchange(middleware, http_scope(AUTHORIZATION), send=sent.append))
+        async with asyncio.timeout(LIMIT_S):
+            await asked.wait()
+            running.cancel()
+            await asyncio.wait([running])
+        assert running.cancelled()
+        assert sent == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.proves("F2")
+def test_the_deadline_is_for_all_questions_together(app: App, released: threading.Event) -> None:
+    """A store that is slow to say what it holds has no second deadline of its own."""
+    deadline_s = 1.0
+
+    class Slow:
+        def get(self, client_id: str) -> Any:
+            released.wait(0.8 * deadline_s)
+
+        def has_password_hashes(self) -> bool:
+            released.wait(LIMIT_S)
+            return True
+
+    middleware = BasicAuthMiddleware(app, Slow(), settings=Settings(backend_deadline_s=deadline_s))
+    began = time.monotonic()
+    seen = call(middleware, http_scope(basic("ci:chosen by a person")))
+
+    assert_unavailable(seen)
+    assert time.monotonic() - began < 1.5 * deadline_s
+
+
+@pytest.mark.proves("B3", "B10", "O3", "F1")
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, "", "Basic x", "Bearer x", basic("ci:"), basic(":x"), basic("ci"), basic("c\0i:x")),
+        *(basic("ci:x\x7f"), basic("x" * 256 + ":y"), basic("ci:" + "x" * 1025)),
+    ],
+)
+def test_what_needs_no_look_up_is_still_refused_during_an_outage(app: App, value: str | None) -> None:
+    """401, and the store is not asked."""
+    store = Doing(raising(OSError()))
+    middleware = BasicAuthMiddleware(app, store, settings=Settings())
+
+    assert call(middleware, http_scope(value)).status == 401
+    assert store.asked == 0
+
+
+@pytest.mark.proves("B10")
+@pytest.mark.parametrize("pair", [":", "ci:", ":x"])
+@pytest.mark.parametrize("slow", [True, False])
+def test_an_empty_half_lets_nobody_in(app: App, pair: str, slow: bool) -> None:
+    """Though a store has a key for just that."""
+    client_id, secret = pair.split(":")
+    stored = Secret(hash_password(secret) if slow else Hasher().digest_secret(secret))
+    middleware = BasicAuthMiddleware(
+        app, Doing(lambda: Key(client_id, secrets=(stored,))), settings=Settings()
+    )
+
+    seen = call(middleware, http_scope(basic(pair)))
+
+    assert (seen.status, seen.problem["code"]) == (401, "invalid_credentials")
+    assert app.scopes == []
+
+
+def test_a_mistyped_secret_is_refused_during_an_outage(app: App) -> None:
+    """Its checksum tells, without a look-up."""
+    store = Doing(raising(OSError()))
+    middleware = BasicAuthMiddleware(app, store, settings=Settings())
+    mistyped = SECRET[:-1] + ("a" if SECRET[-1] != "a" else "b")
+
+    assert call(middleware, http_scope(basic(f"ci:{mistyped}"))).status == 401
+    assert store.asked == 0
+
+
+@pytest.mark.proves("F1")
+def test_a_refused_websocket_during_an_outage(app: App) -> None:
+    """503 as a denial response, Retry-After included."""
+    middleware = BasicAuthMiddleware(app, Doing(raising(OSError())), settings=Settings())
+    seen = connect(middleware, websocket_scope(AUTHORIZATION))
+
+    assert_unavailable(seen)
+    assert app.scopes == []
+
+
+class Switch:
+    """A store that can be turned off."""
+
+    def __init__(self) -> None:
+        self.on = True
+        self.asked = 0
+
+    def get(self, client_id: str) -> Key | None:
+        self.asked += 1
+        if not self.on:
+            raise ConnectionRefusedError("redis.internal")
+        return GOOD if client_id == "ci" else None
+
+
+@pytest.mark.proves("F25")
+def test_a_proved_credential_outlives_an_outage_for_a_while(app: App) -> None:
+    """Until ``cache_ttl_s`` is over; no other credential does, and none of the same client either."""
+    store = Switch()
+    ttl_s = 0.4
+    middleware = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=ttl_s))
+    proved_by = time.monotonic() + ttl_s
+    assert call(middleware, http_scope(AUTHORIZATION)).status == 200
+    store.on = False
+
+    for _ in range(3):
+        seen = call(middleware, http_scope(AUTHORIZATION))
+        assert seen.status == 200 or time.monotonic() >= proved_by
+    assert_unavailable(call(middleware, http_scope(encode_basic("ci", generate("sk")))))
+    assert_unavailable(call(middleware, http_scope(encode_basic("other", SECRET))))
+
+    end = time.monotonic() + LIMIT_S
+    while call(middleware, http_scope(AUTHORIZATION)).status == 200:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert time.monotonic() >= proved_by
+    assert_unavailable(call(middleware, http_scope(AUTHORIZATION)))
+
+    store.on = True
+    assert call(middleware, http_scope(AUTHORIZATION)).status == 200
+
+
+@pytest.mark.proves("F25")
+def test_without_a_cache_every_request_asks(app: App) -> None:
+    """``cache_ttl_s=0``."""
+    store = Switch()
+    middleware = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=0))
+    assert [call(middleware, http_scope(AUTHORIZATION)).status for _ in range(3)] == [200] * 3
+    assert store.asked == 3
+    store.on = False
+
+    assert_unavailable(call(middleware, http_scope(AUTHORIZATION)))
+
+
+@pytest.mark.proves("F1")
+def test_an_outage_is_logged_once_for_each_change(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    """Not per request; and the end of it too."""
+    store = Switch()
+    middleware = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=0))
+    caplog.set_level(logging.WARNING, "basicauth_mw")
+    for on, expected in ((True, 0), (False, 1), (True, 2), (False, 3)):
+        store.on = on
+        for _ in range(5):
+            call(middleware, http_scope(AUTHORIZATION))
+        own = [record for record in caplog.records if record.name == "basicauth_mw"]
+        assert len(own) == expected
+    assert "redis.internal" not in caplog.text
+
+
+@pytest.mark.proves("F24")
+def test_a_change_through_the_backend_reaches_the_cache_at_once(
+    app: App, backend: Backend, issued: Issued
+) -> None:
+    """Revoked and deleted keys are refused although they were proved before."""
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings())
+    assert call(middleware, http_scope(issued.authorization)).status == 200
+    backend.disable("ci")
+    assert call(middleware, http_scope(issued.authorization)).status == 401
+    backend.enable("ci")
+    assert call(middleware, http_scope(issued.authorization)).status == 200
+    backend.revoke("ci")
+    assert call(middleware, http_scope(issued.authorization)).status == 401
+    backend.delete("ci")
+    assert call(middleware, http_scope(issued.authorization)).status == 401
+
+
+@pytest.mark.proves("F23")
+def test_expiry_is_looked_at_on_every_request(app: App) -> None:
+    """A cached credential ends when its key does."""
+    ends = utcnow() + timedelta(seconds=0.3)
+    middleware = BasicAuthMiddleware(
+        app, Doing(lambda: replace(GOOD, expires_at=ends)), settings=Settings(throttle="")
+    )
+    assert call(middleware, http_scope(AUTHORIZATION)).status == 200
+
+    end = time.monotonic() + LIMIT_S
+    while call(middleware, http_scope(AUTHORIZATION)).status == 200:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert utcnow() >= ends
+
+
+@pytest.mark.proves("X18", "F28", "F30")
+def test_a_full_pool_of_slow_hashes_is_said_at_once(app: App) -> None:
+    """503 overloaded; a minted secret is not held up by it."""
+    chosen = Key("person", secrets=(Secret(hash_secret("chosen by a person")),))
+
+    class Store:
+        def get(self, client_id: str) -> Key | None:
+            return chosen if client_id == "person" else GOOD
+
+    middleware = BasicAuthMiddleware(
+        app, Store(), settings=Settings(slow_hash_workers=1, throttle="", backend_deadline_s=LIMIT_S)
+    )
+
+    async def main() -> list[Exchange]:
+        wrong = (exchange(middleware, http_scope(basic(f"person:guess {n}"))) for n in range(30))
+        return await asyncio.gather(*wrong, exchange(middleware, http_scope(AUTHORIZATION)))
+
+    *seen, minted = asyncio.run(main())
+
+    assert minted.status == 200
+    assert {each.status for each in seen} == {401, 503}
+    for each in seen:
+        if each.status == 503:
+            assert_unavailable(each, "overloaded")
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_record_with_more_secrets_than_a_key_may_have_is_unreadable(
+    app: App, caplog: pytest.LogCaptureFixture, ended: bool
+) -> None:
+    """Each would cost a comparison at every refusal. Even the right one gets a 503, and the log says why."""
+    made = utcnow()
+    expires_at = made if ended else None
+    secrets = [
+        Secret(HASH, created_at=made + timedelta(microseconds=number), expires_at=expires_at)
+        for number in range(17)
+    ]
+    middleware = BasicAuthMiddleware(
+        app, Doing(lambda: Key("ci", secrets=secrets)), settings=Settings(throttle="")
+    )
+
+    for value in (AUTHORIZATION, WRONG):
+        seen = call(middleware, http_scope(value))
+        assert (seen.status, seen.problem["code"]) == (503, "backend_unavailable")
+    assert "more than 16 secrets" in caplog.text
+
+
+WRONG = encode_basic("ci", generate("sk"))

@@ -1,0 +1,567 @@
+"""Which requests are refused, and what the refusal looks like."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from wsgiref.validate import validator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from basicauth_mw import Backend, Issued, Settings, encode_basic
+from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import hash_password
+from basicauth_mw.keys.model import Key, Secret, utcnow
+from basicauth_mw.wsgi import BasicAuthMiddleware
+from tests.wsgi.helpers import (
+    LIMIT_S,
+    Untouchable,
+    call,
+    call_validated,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tests.wsgi.helpers import Environ
+
+
+CHALLENGE = 'Basic realm="api", charset="UTF-8"'
+PRINCIPAL = "basicauth_mw.principal"
+
+
+class App:
+    """An app that remembers the environ of each call and answers with ``result``."""
+
+    def __init__(self, result: Any = (b"hello",), status: str = "200 OK") -> None:
+        self.seen: list[Environ] = []
+        self.result = result
+        self.status = status
+        self.headers = [("Content-Type", "text/plain")]
+
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        self.seen.append(environ)
+        start_response(self.status, list(self.headers))
+        result: Iterable[bytes] = self.result
+        return result
+
+
+class FakeStore:
+    """Somebody else's store: only a ``get``, which does what the test says."""
+
+    def __init__(self, get: Any) -> None:
+        self.get = get
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+@pytest.fixture
+def middleware(app: App, backend: Backend) -> BasicAuthMiddleware:
+    return BasicAuthMiddleware(validator(app), backend, settings=Settings())
+
+
+def wait_until(condition: Any, what: str) -> None:
+    """Wait for something that must happen."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+# --- refusals
+
+
+@pytest.mark.proves("W2", "W3", "W13", "W15")
+@pytest.mark.parametrize("field", [None, "", " ", "\t \t"], ids=["absent", "empty", "blank", "blanks"])
+def test_no_credentials(middleware: BasicAuthMiddleware, app: App, field: str | None) -> None:
+    """Some servers hand over an empty field for one that they could not read."""
+    answer = call_validated(middleware, field)
+
+    assert answer.status_line == "401 Unauthorized"
+    assert answer.named["WWW-Authenticate"] == CHALLENGE
+    assert answer.code == "missing_credentials"
+    assert app.seen == []
+
+
+@pytest.mark.proves("H11", "P8", "W1", "O4", "X19", "X23", "X26")
+def test_every_refusal_looks_the_same(middleware: BasicAuthMiddleware, backend: Backend, app: App) -> None:
+    """Malformed, unknown, wrong, expired, disabled and revoked cannot be told apart from outside."""
+    expired, disabled, revoked = (backend.create(client_id=name) for name in ("old", "off", "gone"))
+    store = backend.store
+    stored = store.get("old")
+    past = utcnow() - timedelta(seconds=1)
+    assert store.put(replace(stored, expires_at=past, version=stored.version + 1), stored.version)
+    backend.disable("off")
+    backend.revoke("gone")
+    fields = {
+        "malformed": "Basic !",
+        "scheme": "Bearer abc",
+        "unknown": encode_basic("nobody", generate("sk")),
+        "wrong": encode_basic("old", generate("sk")),
+        "human": encode_basic("old", "password"),
+        "expired": expired.authorization,
+        "disabled": disabled.authorization,
+        "revoked": revoked.authorization,
+        "two": f"{expired.authorization}, {expired.authorization}",
+        "high": "Basic \xff\xfe",
+        "beyond-latin-1": "Basic \u20ac\u6771",
+        "surrogate": "Basic \ud800",
+        "control": "Basic \x00\r\n",
+        "long": "Basic " + "A" * 100_000,
+        "latin-1": "Basic " + b64encode("j\u00fcrgen:x".encode("latin-1")).decode(),
+    }
+
+    answers = {name: call(middleware, field) for name, field in fields.items()}
+
+    (one,) = {(answer.status_line, tuple(answer.headers), answer.body) for answer in answers.values()}
+    assert one[0] == "401 Unauthorized"
+    assert answers["unknown"].code == "invalid_credentials"
+    assert app.seen == []
+
+
+@pytest.mark.proves("H15", "X36", "X37")
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "get", "FOO", "TRACE", "CONNECT", ""])
+def test_every_method_is_checked(backend: Backend, app: App, method: str) -> None:
+    answer = call(BasicAuthMiddleware(app, backend, settings=Settings()), REQUEST_METHOD=method)
+
+    assert answer.code == "missing_credentials"
+    assert app.seen == []
+
+
+@pytest.mark.proves("H12")
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_head_has_the_fields_of_get_and_no_body(middleware: BasicAuthMiddleware, method: str) -> None:
+    answer = call_validated(middleware, REQUEST_METHOD=method)
+
+    assert answer.headers == call_validated(middleware).headers
+    assert (answer.body == b"") == (method == "HEAD")
+
+
+@pytest.mark.proves("W10")
+@pytest.mark.parametrize("field", [None, "Basic !", encode_basic("nobody", "x")])
+def test_a_refusal_does_not_touch_the_request_body(
+    middleware: BasicAuthMiddleware, backend: Backend, app: App, field: str | None
+) -> None:
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings())
+
+    answer = call(middleware, field, **{"wsgi.input": Untouchable(), "CONTENT_LENGTH": "100000000"})
+
+    assert answer.status == 401
+
+
+@pytest.mark.proves("H2")
+def test_proxy_authorization_is_not_read(middleware: BasicAuthMiddleware, issued: Issued) -> None:
+    assert call(middleware, HTTP_PROXY_AUTHORIZATION=issued.authorization).status == 401
+
+
+def test_the_request_id_comes_back_if_it_is_harmless(middleware: BasicAuthMiddleware) -> None:
+    assert call(middleware, HTTP_X_REQUEST_ID="a.B-9_").problem["request_id"] == "a.B-9_"
+    for odd in ("", "a b", "x" * 129, "caf\u00e9", "\u20ac", 'a"b'):
+        answer = call(middleware, HTTP_X_REQUEST_ID=odd)
+        assert answer.problem["request_id"] not in ("", odd)
+
+
+@pytest.mark.proves("H6")
+def test_a_realm_goes_out_as_utf8(backend: Backend, app: App) -> None:
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(), realm='M\u00fcnchen "\u6771" \\')
+
+    sent = call_validated(middleware).named["WWW-Authenticate"]
+
+    assert sent.encode("latin-1").decode() == 'Basic realm="M\u00fcnchen \\"\u6771\\" \\\\", charset="UTF-8"'
+
+
+def test_a_fetch_opens_no_password_dialog(backend: Backend, app: App) -> None:
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(), challenge="navigations")
+
+    fetched = call(middleware, HTTP_SEC_FETCH_MODE="cors").named["WWW-Authenticate"]
+
+    assert fetched == "x" + CHALLENGE
+    assert call(middleware, HTTP_SEC_FETCH_MODE="navigate").named["WWW-Authenticate"] == CHALLENGE
+    assert call(middleware).named["WWW-Authenticate"] == CHALLENGE
+
+
+@pytest.mark.proves("O5", "X54")
+def test_too_many_failures_are_throttled(backend: Backend, issued: Issued, app: App) -> None:
+    """That client id from that address, right or wrong; another address is not affected."""
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="3/hour")
+    assert call(middleware, issued.authorization).status == 200
+    wrong = encode_basic("ci", generate("sk"))
+
+    statuses = [call(middleware, wrong).status for _ in range(5)]
+
+    assert statuses == [401, 401, 401, 429, 429]
+    blocked = call(middleware, issued.authorization)
+    assert blocked.code == "throttled"
+    assert int(blocked.named["Retry-After"]) >= 1
+    assert call(middleware, issued.authorization, REMOTE_ADDR="192.0.2.2").status == 200
+
+
+def test_without_an_address_nobody_is_throttled(
+    backend: Backend, issued: Issued, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="1/hour")
+    wrong = encode_basic("ci", generate("sk"))
+
+    statuses = {call(middleware, wrong, REMOTE_ADDR=address).status for address in ("", None) * 5}
+
+    assert statuses == {401}
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+
+
+# --- rules: open paths, preflights, https
+
+
+@pytest.mark.proves("X29", "X30", "X31", "X33")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/health", 200),
+        ("/docs/a", 200),
+        ("/caf\xc3\xa9", 200),
+        ("/health/", 401),
+        ("/Health", 401),
+        ("/docs", 401),
+        ("/docs/../x", 401),
+        ("//health", 401),
+        ("/health\x00", 401),
+        ("/health\u20ac", 401),
+        ("/caf\xe9", 401),
+        ("/\ud800", 401),
+        ("health", 401),
+        ("http://evil/health", 401),
+        ("", 401),
+    ],
+)
+def test_open_paths(backend: Backend, app: App, path: str, status: int) -> None:
+    """PATH_INFO is octets as latin-1; whatever is odd about it, it is protected and never an error."""
+    middleware = BasicAuthMiddleware(
+        app, backend, settings=Settings(), exclude=("/health", "/docs/*", "/caf\u00e9")
+    )
+
+    assert call(middleware, path=path).status == status
+
+
+@pytest.mark.proves("X30")
+def test_open_paths_are_below_the_mount_point(backend: Backend, app: App) -> None:
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(), exclude=("/health",))
+
+    assert call(middleware, path="/health", SCRIPT_NAME="/app").status == 200
+    assert call(middleware, path="/app/health", SCRIPT_NAME="/app").status == 401
+    assert call(middleware, path="/x", SCRIPT_NAME="/health").status == 401
+    assert call(middleware, path="", SCRIPT_NAME="/health").status == 401
+
+
+@pytest.mark.proves("X29")
+@pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])
+def test_the_path_as_sent_gets_a_second_look(backend: Backend, app: App, name: str) -> None:
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(), exclude=("/docs/*",))
+
+    assert call(middleware, path="/docs/a", **{name: "/docs/a?x=%2f"}).status == 200
+    assert call(middleware, path="/docs/a/b", **{name: "/docs/a%2Fb"}).status == 401
+    assert call(middleware, path="/docs/a", **{name: "/docs/\u20ac\ud800"}).status in (200, 401)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["PATH_INFO", "SCRIPT_NAME", "REMOTE_ADDR", "REQUEST_METHOD", "wsgi.url_scheme", "SERVER_SOFTWARE"],
+)
+def test_a_missing_variable_is_no_error(backend: Backend, issued: Issued, app: App, missing: str) -> None:
+    middleware = BasicAuthMiddleware(
+        app, backend, settings=Settings(), exclude=("/health",), allow_preflight=True, require_https=False
+    )
+
+    assert call(middleware, **{missing: None}).status == 401
+    assert call(middleware, issued.authorization, **{missing: None}).status == 200
+
+
+@pytest.mark.proves("X36")
+def test_a_preflight_reaches_the_app_if_allowed(backend: Backend, app: App) -> None:
+    preflight = {
+        "REQUEST_METHOD": "OPTIONS",
+        "HTTP_ORIGIN": "https://a.example",
+        "HTTP_ACCESS_CONTROL_REQUEST_METHOD": "GET",
+    }
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(), allow_preflight=True)
+
+    assert call(middleware, **preflight).status == 200
+    assert app.seen[0][PRINCIPAL] is None
+    assert "REMOTE_USER" not in app.seen[0]
+    for changed in ("HTTP_ORIGIN", "HTTP_ACCESS_CONTROL_REQUEST_METHOD", "REQUEST_METHOD"):
+        assert call(middleware, **{**preflight, changed: None}).status == 401
+    assert call(middleware, **{**preflight, "REQUEST_METHOD": "GET"}).status == 401
+    assert call(BasicAuthMiddleware(app, backend, settings=Settings()), **preflight).status == 401
+
+
+@pytest.mark.proves("B7")
+def test_plain_http_can_be_refused(backend: Backend, issued: Issued, app: App) -> None:
+    """Before the credentials are read, and never by a redirect."""
+    middleware = BasicAuthMiddleware(
+        app, backend, settings=Settings(), require_https=True, exclude=("/open",)
+    )
+
+    for field in (None, "Basic !", issued.authorization):
+        answer = call_validated(middleware, field)
+        assert answer.status_line == "403 Forbidden"
+        assert answer.code == "https_required"
+    assert app.seen == []
+    assert call_validated(middleware, issued.authorization, **{"wsgi.url_scheme": "https"}).status == 200
+    assert call_validated(middleware, path="/open").status == 200
+
+
+@pytest.mark.proves("X19", "X20", "X42")
+@given(
+    field=st.none() | st.text(max_size=60),
+    path=st.text(max_size=30),
+    method=st.text(max_size=8),
+    request_id=st.text(max_size=20),
+    raw=st.text(max_size=30),
+)
+def test_garbage_is_refused_and_nothing_worse(
+    field: str | None, path: str, method: str, request_id: str, raw: str
+) -> None:
+    """Whatever a server makes of octets from outside, code points over 255 included."""
+    app = App()
+    middleware = BasicAuthMiddleware(
+        app,
+        FakeStore(lambda _client_id: None),
+        settings=Settings(throttle=""),
+        exclude=("/health", "/docs/*"),
+        allow_preflight=True,
+    )
+    given = {"REQUEST_METHOD": method, "HTTP_X_REQUEST_ID": request_id, "RAW_URI": raw}
+
+    answer = call(middleware, field, path=path, **given)
+
+    assert answer.raised is None
+    assert answer.status == (200 if app.seen else 401)
+
+
+# --- backends that break
+
+
+def basic_key(client_id: str, secret: str) -> Key:
+    return Key(client_id=client_id, created_at=utcnow(), secrets=(Secret(hash_password(secret)),))
+
+
+def raising(exc: BaseException) -> Any:
+    def get(_client_id: str) -> Any:
+        raise exc
+
+    return get
+
+
+@pytest.mark.proves("H13", "W3")
+@pytest.mark.parametrize(
+    "get",
+    [
+        pytest.param(raising(BackendUnavailable("down")), id="unavailable"),
+        pytest.param(raising(OSError("refused")), id="os-error"),
+        pytest.param(raising(TimeoutError("slow")), id="time-out"),
+        pytest.param(raising(KeyError("x")), id="key-error"),
+        pytest.param(raising(StopIteration(Key(client_id="ci"))), id="stop-iteration"),
+        pytest.param(raising(RuntimeError("hunter2")), id="anything"),
+        pytest.param(raising(ExceptionGroup("several", [OSError()])), id="group"),
+        pytest.param(lambda _: True, id="true"),
+        pytest.param(lambda _: False, id="false"),
+        pytest.param(lambda _: {}, id="dict"),
+        pytest.param(lambda _: MappingProxyType({"client_id": "ci"}), id="mapping"),
+        pytest.param(lambda _: "ci", id="text"),
+        pytest.param(lambda _: Key(client_id="somebody-else"), id="another-key"),
+    ],
+)
+def test_a_broken_backend_is_a_503(app: App, get: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Never 401, never 500, never a way in; said once in the log, without the store's own words."""
+    middleware = BasicAuthMiddleware(app, FakeStore(get), settings=Settings())
+
+    answers = [call_validated(middleware, encode_basic("ci", "hunter2")) for _ in range(3)]
+
+    assert {answer.status_line for answer in answers} == {"503 Service Unavailable"}
+    assert {answer.code for answer in answers} == {"backend_unavailable"}
+    assert int(answers[0].named["Retry-After"]) >= 1
+    assert app.seen == []
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("field", [None, "Basic !"])
+def test_during_an_outage_what_needs_no_look_up_is_still_a_401(app: App, field: str | None) -> None:
+    middleware = BasicAuthMiddleware(app, FakeStore(raising(OSError())), settings=Settings())
+
+    assert call(middleware, field).status == 401
+
+
+@pytest.mark.proves("F2", "W14")
+def test_a_hanging_backend_is_a_503_within_the_deadline(app: App) -> None:
+    """Its threads are free again as soon as it answers, and then it is asked again."""
+    hangs = threading.Event()
+
+    def get(_client_id: str) -> Key | None:
+        assert hangs.wait(LIMIT_S)
+        return None
+
+    middleware = BasicAuthMiddleware(
+        app, FakeStore(get), settings=Settings(throttle=""), backend_deadline_s=0.2
+    )
+    field = encode_basic("nobody", generate("sk"))
+
+    def timed(_number: int) -> tuple[int, float]:
+        began = time.monotonic()
+        return call(middleware, field).status, time.monotonic() - began
+
+    with ThreadPoolExecutor(30) as pool:
+        answers = list(pool.map(timed, range(30)))
+    hangs.set()
+
+    assert {status for status, _ in answers} == {503}
+    assert max(duration_s for _, duration_s in answers) < 1.5
+    wait_until(lambda: call(middleware, field).status == 401, "the store is asked again")
+
+
+def test_a_store_that_can_be_interrupted_is(app: App) -> None:
+    """``interrupt`` frees the threads of a store that would hang for ever."""
+    hung: dict[int, threading.Event] = {}
+    hangs = True
+
+    class Interruptible:
+        def get(self, _client_id: str) -> Key | None:
+            if hangs:
+                event = hung[threading.get_ident()] = threading.Event()
+                if event.wait(LIMIT_S):
+                    raise OSError("interrupted")
+            return None
+
+        def interrupt(self, thread_id: int) -> None:
+            hung[thread_id].set()
+
+    middleware = BasicAuthMiddleware(
+        app, Interruptible(), settings=Settings(throttle=""), backend_deadline_s=0.05
+    )
+    field = encode_basic("nobody", generate("sk"))
+    with ThreadPoolExecutor(12) as pool:
+        statuses = set(pool.map(lambda _: call(middleware, field).status, range(24)))
+
+    assert statuses == {503}
+    hangs = False
+    wait_until(lambda: call(middleware, field).status == 401, "threads are free again")
+
+
+def test_an_asynchronous_backend(app: App) -> None:
+    """An object with only ``aget`` serves a synchronous app as well."""
+    stored = {"ci": basic_key("ci", "password")}
+
+    class Asynchronous:
+        async def aget(self, client_id: str) -> Key | None:
+            import asyncio
+
+            await asyncio.sleep(0)
+            return stored.get(client_id)
+
+    middleware = BasicAuthMiddleware(validator(app), Asynchronous(), settings=Settings())
+
+    assert call_validated(middleware, encode_basic("ci", "password")).status == 200
+    assert call_validated(middleware, encode_basic("ci", "passwore")).status == 401
+    assert call_validated(middleware, encode_basic("di", "password")).status == 401
+
+
+def test_an_asynchronous_backend_that_hangs_frees_its_threads(app: App) -> None:
+    """A coroutine can be cancelled: more hanging look-ups than there are threads do no lasting harm."""
+    hangs = True
+
+    class Asynchronous:
+        async def aget(self, _client_id: str) -> Key | None:
+            import asyncio
+
+            if hangs:
+                await asyncio.sleep(3600)
+            return None
+
+    middleware = BasicAuthMiddleware(
+        app, Asynchronous(), settings=Settings(throttle=""), backend_deadline_s=0.1
+    )
+    field = encode_basic("nobody", generate("sk"))
+    with ThreadPoolExecutor(12) as pool:
+        statuses = set(pool.map(lambda _: call(middleware, field).status, range(24)))
+
+    assert statuses == {503}
+    hangs = False
+    deadline = time.monotonic() + 3.0
+    while (status := call(middleware, field).status) != 401:
+        assert time.monotonic() < deadline, f"still {status}: the threads hang for ever"
+
+
+def test_a_cancelled_asynchronous_look_up_is_a_503(app: App) -> None:
+    """A driver may let CancelledError out; in a thread there is nobody who was cancelled."""
+
+    class Asynchronous:
+        async def aget(self, _client_id: str) -> Key | None:
+            import asyncio
+
+            raise asyncio.CancelledError
+
+    middleware = BasicAuthMiddleware(app, Asynchronous(), settings=Settings())
+
+    answer = call(middleware, encode_basic("nobody", generate("sk")))
+
+    assert answer.raised is None
+    assert answer.status == 503
+
+
+def test_a_full_pool_of_slow_hashes_is_a_503_at_once(app: App) -> None:
+    """One worker, eight that wait; all others are told at once and not after their turn."""
+    # A client each: what one client asks for at once is one check.
+    stored = {f"ci-{number}": basic_key(f"ci-{number}", "password") for number in range(40)}
+    middleware = BasicAuthMiddleware(
+        app, FakeStore(stored.get), settings=Settings(throttle="", cache_ttl_s=0), slow_hash_workers=1
+    )
+    assert call(middleware, encode_basic("ci-0", "password")).status == 200
+    together = threading.Barrier(40)
+
+    def timed(number: int) -> tuple[Any, float]:
+        right = encode_basic(f"ci-{number}", "password")
+        together.wait(LIMIT_S)
+        began = time.monotonic()
+        return call(middleware, right), time.monotonic() - began
+
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(timed, range(40)))
+
+    good_s = [duration_s for answer, duration_s in answers if answer.status == 200]
+    refused = [(answer, duration_s) for answer, duration_s in answers if answer.status != 200]
+    assert len(good_s) >= 9, "those that were queued are served"
+    assert {answer.code for answer, _ in refused} == {"overloaded"}
+    assert {answer.status_line for answer, _ in refused} == {"503 Service Unavailable"}
+    assert min(duration_s for _, duration_s in refused) < max(good_s)
+
+
+def test_a_proved_credential_lives_through_an_outage(app: App) -> None:
+    """Nothing else does."""
+    down = False
+    stored = {name: basic_key(name, "password") for name in ("ci", "di")}
+
+    def get(client_id: str) -> Key | None:
+        if down:
+            raise OSError
+        return stored.get(client_id)
+
+    middleware = BasicAuthMiddleware(app, FakeStore(get), settings=Settings())
+    assert call(middleware, encode_basic("ci", "password")).status == 200
+    down = True
+
+    assert call(middleware, encode_basic("ci", "password")).status == 200
+    assert call(middleware, encode_basic("di", "password")).status == 503
+    assert call(middleware, encode_basic("ci", "passwore")).status == 503
+    down = False
+    assert call(middleware, encode_basic("di", "password")).status == 200
