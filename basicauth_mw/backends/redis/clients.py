@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 _redis = require("redis", extra="redis")
 
-# Errors that mean "no reply", and those of them that are not timeouts.
-NO_REPLY: Final = (exceptions.ConnectionError, exceptions.TimeoutError)
-BROKEN_CONNECTION: Final = (exceptions.ConnectionError,)
+_NO_REPLY: Final = (exceptions.ConnectionError, exceptions.TimeoutError)
 
 _CLOSED: Final = "the store is closed"
 
@@ -42,23 +40,18 @@ class ThreadClients:
         router: Selects the node for each command.
         connector: Makes the connection pools.
         timeout_s: For each attempt to connect, and for each reply.
-        retry_on: The errors after which commands are sent once more.
+        retry: Send commands again, once, if there was no reply.
     """
 
-    def __init__(
-        self, router: Router, connector: Connector, *, timeout_s: float, retry_on: Sequence[type[Exception]]
-    ) -> None:
+    def __init__(self, router: Router, connector: Connector, *, timeout_s: float, retry: bool) -> None:
         self._router = router
         self._connector = connector
-        self._pool = partial(connector.pool, timeout_s=timeout_s, retry_on=retry_on)
+        self._pool = partial(connector.pool, timeout_s=timeout_s, retry_on=_NO_REPLY if retry else ())
         self._clients: dict[Node, Any] = {}
         self._nodes = router.nodes
 
     def run(self, steps: Steps) -> list[Any]:
-        """Perform the steps of a router.
-
-        Returns:
-            The replies, error replies included.
+        """Perform the steps of a router, and return the replies, error replies included.
 
         Raises:
             BackendUnavailable: There was no reply.
@@ -100,8 +93,8 @@ class ThreadClients:
             return cast("list[Any]", pipeline.execute(raise_on_error=False))
         except Exception as exc:
             server = self._connector.server(node)
-            if clients is not self._clients:  # whatever redis-py says of a connection closed under it
-                return BackendUnavailable(f"{server} was not asked: {_CLOSED}")
+            if clients is not self._clients:  # redis-py raises anything when its socket is closed
+                return BackendUnavailable(_CLOSED)
             return translate_error(exc, server)
 
     def _drop_others(self, nodes: frozenset[Node]) -> None:
@@ -114,13 +107,7 @@ class ThreadClients:
 
 
 class LoopClients:
-    """The connections of the running event loop, one for each node. They close when the loop does.
-
-    Args:
-        router: Selects the node for each command.
-        connector: Makes the connection pools.
-        timeout_s: For each attempt.
-    """
+    """The connections of the running event loop, one for each node. They close when the loop does."""
 
     def __init__(self, router: Router, connector: Connector, *, timeout_s: float) -> None:
         self._router = router
@@ -149,17 +136,11 @@ class LoopClients:
     async def run(
         self, commands: Sequence[Command], *, known: tuple[Node, list[Any] | Exception] | None = None
     ) -> list[Any]:
-        """Send read-only commands to the nodes of their keys. May be cancelled at any time.
+        """``ThreadClients.run`` for read-only commands. May be cancelled at any time.
 
         Args:
             commands: What to send.
             known: A node that has received the commands already, with its replies or the error.
-
-        Returns:
-            The replies, error replies included.
-
-        Raises:
-            BackendUnavailable: There was no reply.
         """
         outcome: Any = None
         with closing(self._router.route(commands)) as steps:
@@ -232,9 +213,9 @@ class NodeReader:
     affects other callers.
 
     Args:
-        pool: A connection pool of redis-py for the running event loop.
+        pool: Makes the connection.
         timeout_s: Seconds for each attempt, including DNS and connecting.
-        on_failure: Called when there was no reply.
+        on_failure: Called when there was no reply, even if every caller was cancelled.
     """
 
     def __init__(self, pool: Any, *, timeout_s: float, on_failure: Callable[[], None]) -> None:
@@ -279,7 +260,7 @@ class NodeReader:
         self.sending = None  # no await since the last check: the next lookup starts another task
 
     async def _exchange(self, commands: list[Command]) -> list[Any]:
-        with suppress(*NO_REPLY, OSError):
+        with suppress(*_NO_REPLY, OSError):
             return await self._attempt(commands)
         return await self._attempt(commands)
 

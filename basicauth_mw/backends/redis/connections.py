@@ -40,24 +40,27 @@ _KEEPALIVE: Final = {
 class Connector:
     """Makes the connection pools of a store; connects nothing.
 
-    Args:
-        target: What the URL names.
-
     Raises:
         ConfigurationError: redis-py cannot use the options of the URL, or a file for TLS cannot be read.
     """
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        first = Node() if target.socket_path else Node(target.addresses[0])
+        context: Any = None
+        problem = ""
         try:
+            first = Node() if target.socket_path else Node(target.addresses[0])
             connection = self.pool(first, timeout_s=1, on_loop=True).make_connection()
+            if context := getattr(connection, "ssl_context", None):
+                context.get()
+        except OSError as exc:  # ssl.SSLError is one
+            files = {"ssl_ca_certs": context.ca_certs, "ssl_certfile": context.certfile or context.keyfile}
+            options = " or ".join(option for option, path in files.items() if path)
+            problem = f"{options} in the Redis URL names a file that cannot be used: {exc.strerror or exc}"
         except Exception as exc:  # its text may hold a part of the URL
-            raise ConfigurationError(
-                f"redis-py cannot use the options of the Redis URL ({type(exc).__name__})"
-            ) from None
-        if isinstance(connection, redis.asyncio.SSLConnection):
-            _check_tls_files(connection.ssl_context)
+            problem = f"redis-py cannot use the options of the Redis URL ({type(exc).__name__})"
+        if problem:
+            raise ConfigurationError(problem)
 
     def server(self, node: Node) -> str:
         """What to call a node in an error."""
@@ -77,14 +80,14 @@ class Connector:
 
         Args:
             node: The server.
-            timeout_s: For each attempt to connect, and for each reply; on an event loop, to connect only.
-            retry_on: The errors after which commands are sent once more.
-            on_loop: For the running event loop, not for threads.
+            timeout_s: For each attempt to connect, and for threads also for each reply.
+            retry_on: The errors after which commands are sent again, once.
+            on_loop: For an event loop instead of for threads.
         """
         driver = _LOOPS if on_loop else _THREADS
         options = driver.options(self._target.url, timeout_s, retry_on)
         if on_loop:
-            options["socket_timeout"] = None  # a timer for each reply, where one for a batch will do
+            options["socket_timeout"] = None  # the caller has one timer for all replies
         if node.address is not None:
             options["host"], options["port"] = node.address
         elif self._target.form == "sentinel":
@@ -93,37 +96,25 @@ class Connector:
 
     def _sentinel_pool(self, driver: _Driver, options: dict[str, Any]) -> Any:
         target = self._target
-        kind = options.pop("connection_class")
         # Each sentinel has a share of the time, so that there is some left for the master.
         share_s = options["socket_connect_timeout"] / (len(target.addresses) + 1)
-        sentinel_options = driver.options(target.url, share_s, ())
-        for name in ("db", "username", "password", "client_name"):
-            sentinel_options.pop(name, None)
-        sentinel_options |= target.sentinel_login
+        shared = {
+            name: value
+            for name, value in driver.options(target.url, share_s, ()).items()
+            if name not in {"db", "username", "password", "client_name"}  # those of the master
+        }
         pools = [
-            driver.module.ConnectionPool(**{**sentinel_options, "host": host, "port": port})
+            driver.module.ConnectionPool(**{**shared, **target.sentinel_login, "host": host, "port": port})
             for host, port in target.addresses
         ]
-        for name in ("host", "port"):
-            options.pop(name, None)
+        del options["host"], options["port"]
         return driver.sentinel.SentinelConnectionPool(
             target.service,
             driver.sentinels(pools),
-            ssl=issubclass(kind, driver.module.SSLConnection),
+            ssl=issubclass(options.pop("connection_class"), driver.module.SSLConnection),
             redis_connect_func=driver.check_role,
             **options,
         )
-
-
-def _check_tls_files(context: redis.asyncio.connection.RedisSSLContext) -> None:
-    try:
-        context.get()
-    except OSError as exc:  # ssl.SSLError is one
-        files = {"ssl_ca_certs": context.ca_certs, "ssl_certfile": context.certfile or context.keyfile}
-        names = " or ".join(name for name, path in files.items() if path)
-        raise ConfigurationError(
-            f"{names} in the Redis URL names a file that cannot be used: {exc.strerror or exc}"
-        ) from None
 
 
 # --- Sentinel
@@ -134,11 +125,7 @@ _WHO_IS_MASTER: Final = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME")
 
 
 class _Sentinels:
-    """The sentinels, beginning with the one that answered last.
-
-    Args:
-        pools: A connection pool for each.
-    """
+    """A connection pool for each sentinel, beginning with the one that answered last."""
 
     def __init__(self, pools: Sequence[Any]) -> None:
         self._pools = pools

@@ -1,9 +1,9 @@
-"""``redis:`` - keys in Redis 6.2 and up, or Valkey: in one server, behind Sentinels, or in a cluster.
+"""``redis:`` - keys in Redis 6.2 and up, or Valkey: on one server, with Sentinels, or in a cluster.
 
 A key is a string, ``<prefix>:1:{<client id>}``. The last uses of its secrets are in a hash with ``:used``
-added to that name: the microsecond in which a secret was made, and the minute of its use, since the epoch.
-Beside them are ``<prefix>:1:index`` (a sorted set of ids, all of score 0, so ordered by bytes),
-``<prefix>:1:changes`` (a stream) and ``<prefix>:1:facts`` (a hash). The brace separates ids and names.
+added to that name: the microsecond in which a secret was created, and the minute of its use, since the epoch.
+``<prefix>:1:index`` is a sorted set of ids, all with score 0, so ordered by bytes; ``<prefix>:1:changes`` is
+a stream, and ``<prefix>:1:facts`` a hash. The braces keep ids apart from these names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...runtime.fork import after_fork
 from ..base import Changes, Use
 from ..codec import dump_key, load_found, load_uses, to_microseconds, to_minutes
 from .checks import CONFIG, config_warnings, foreign_warning
-from .clients import BROKEN_CONNECTION, NO_REPLY, LoopClients, ThreadClients
+from .clients import LoopClients, ThreadClients
 from .cluster import Cluster, Node, SingleServer
 from .connections import Connector
 from .errors import translate_error
@@ -49,11 +49,11 @@ class RedisStore:
     """Keeps keys in Redis. Safe to share between threads and event loops, and across a fork.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them. ``+sentinel`` or ``+cluster``
-            after the scheme, and several hosts, name those. ``?prefix=`` is what all names of keys begin with
-            (``basicauth``).
-        deadline_s: Seconds for a lookup. An attempt has half of them, and there are two.
-        create: Ignored: there is nothing to make.
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them; with ``+sentinel`` or
+            ``+cluster`` after the scheme, one or several hosts. ``?prefix=`` starts every name in Redis
+            (default ``basicauth``).
+        deadline_s: Seconds for a lookup. There are two attempts, with half of them each.
+        create: Ignored: there is nothing to create.
 
     Raises:
         ConfigurationError: The URL cannot be used. Its text is never shown: it may hold a password.
@@ -68,32 +68,23 @@ class RedisStore:
         self._server = self._connector.server(Node())
         self._attempt_s = deadline_s / 2
         self._router: Router = SingleServer() if self.in_one_place else Cluster(target.addresses)
-        self._lookups, self._admin, self._swaps = (
-            ThreadClients(self._router, self._connector, timeout_s=timeout_s, retry_on=retry_on)
-            for timeout_s, retry_on in (
-                (self._attempt_s, NO_REPLY),
-                (_ADMIN_TIMEOUT_S, BROKEN_CONNECTION),
-                (_ADMIN_TIMEOUT_S, ()),  # when the reply to a swap is lost, it may have been made
-            )
-        )
+        self._lookups = ThreadClients(self._router, self._connector, timeout_s=self._attempt_s, retry=True)
+        # No retry: when the reply to a swap is lost, the swap may have been made.
+        self._admin = ThreadClients(self._router, self._connector, timeout_s=_ADMIN_TIMEOUT_S, retry=False)
         self._loops: dict[asyncio.AbstractEventLoop, LoopClients] = {}
         after_fork(self._reset_in_child)
 
     # --- looking up
 
     def get(self, client_id: str, /) -> Key | None:
-        if (encoded := _encoded(client_id)) is None:
-            return None
-        return self._key(self._read(self._names.get(encoded))[0], client_id)
+        return self._key(self._read(self._names.get(_encoded(client_id)))[0], client_id)
 
     async def aget(self, client_id: str, /) -> Key | None:
         """``get`` over the connections of the running event loop. May be cancelled at any time."""
-        if (encoded := _encoded(client_id)) is None:
-            return None
         loop = get_running_loop()
         try:
             clients = self._loops.get(loop) or await self._open(loop)
-            reply = await clients.get(self._names.record(encoded))
+            reply = await clients.get(self._names.record(_encoded(client_id)))
         except Exception as exc:
             raise translate_error(exc, self._server) from None
         return self._key(reply, client_id)
@@ -119,19 +110,19 @@ class RedisStore:
             (stored,) = self._replies(self._names.get(encoded))
             if stored is None:
                 return False
-            known = NOT_A_STRING if _is_of_another_type(stored) else self._answer(stored, bytes)
+            known = NOT_A_STRING if _is_wrong_type(stored) else self._answer(stored, bytes)
             if self._swap(encoded, known, None):
                 return True
 
     def add(self, records: Sequence[Key], /) -> list[bool]:
-        """Write keys that are new. They are not announced: no process can have cached them."""
+        """Store new keys. They are not announced: no process can have cached them."""
         made: list[bool] = []
         for start in range(0, len(records), _BATCH):
             batch = records[start : start + _BATCH]
             client_ids = [record.client_id.encode() for record in batch]
             index_add = self._names.index_add(client_ids)  # before and after, as for a swap
-            notes = [self._names.note_password()] if any(map(has_slow_hash, batch)) else []
-            self._do(*notes, index_add)
+            note = [self._names.note_password()] if any(map(has_slow_hash, batch)) else []
+            self._do(*note, index_add)
             rows = [
                 (client_id, dump_key(record).encode())
                 for client_id, record in zip(client_ids, batch, strict=True)
@@ -144,32 +135,34 @@ class RedisStore:
         return made
 
     def announce(self, client_id: str, /) -> None:
-        """Announce a change once more, where it may have been made and its announcement have failed."""
+        """Announce a change again, in case it was made but its announcement failed."""
         self._do(self._names.announce(client_id.encode()))
 
     def _swap(self, client_id: bytes, stored: bytes, record: Key | None) -> bool:
         names = self._names
-        # In a cluster, a change is announced before the swap, since a process may be killed right after it,
-        # and again: another process may have heard of it too early and read the old record.
+        # A cluster announces a change before the swap, since this process may be killed right after it, and
+        # again afterwards: another process may have read the old record after the first announcement.
         announcement = [] if self.in_one_place else [names.announce(client_id)]
-        # From here on the index has every id, and the facts are true.
-        before = [] if record is None else [names.index_add([client_id])]
-        if record is not None and has_slow_hash(record):
-            before.append(names.note_password())
-        if record is None and not self.in_one_place:
-            before.append(names.index_remove(b""))  # no id is empty: it only shows that it is allowed
+        if record is not None:
+            before = [names.index_add([client_id])]
+            if has_slow_hash(record):
+                before.append(names.note_password())
+            value = dump_key(record).encode()
+        else:
+            # No id is empty: this only fails early if ZREM is not allowed, as the script for one server does.
+            before = [] if self.in_one_place else [names.index_remove(b"")]
+            value = b""
         self._do(*before, *announcement)
-        value = b"" if record is None else dump_key(record).encode()
         (done,) = self._do(names.swap(client_id, stored, value, announce=self.in_one_place), retry=False)
         if not done:
             return False
         if record is None:
             self._do(*announcement, names.index_remove(client_id), ("DEL", names.used(client_id)))
-            (anew,) = self._do(names.get(client_id))
-            if anew is not None:  # made meanwhile, and perhaps indexed before it was taken out
+            (recreated,) = self._do(names.get(client_id))
+            if recreated is not None:  # perhaps indexed before it was removed from the index
                 self._do(names.index_add([client_id]))
         else:
-            # A delete of the same id may have taken it out of the index meanwhile.
+            # A delete of the same id may have removed it from the index meanwhile.
             self._do(*announcement, names.index_add([client_id]))
             self._forget_uses(client_id, record if stored else None)
         return True
@@ -180,32 +173,27 @@ class RedisStore:
         start = prefix.encode()
         # No byte of UTF-8 is 255, so the last one can always be raised by one.
         end = b"(" + start[:-1] + bytes([start[-1] + 1]) if start else b"+"
-        above = after.encode()
+        last = after.encode()
         found: list[Key] = []
         while len(found) < limit:
-            first = b"(" + above if above >= start else b"[" + start
+            first = b"(" + last if last >= start else b"[" + start
             size = limit - len(found)
             (ids,) = self._replies(("ZRANGEBYLEX", self._names.index, first, end, "LIMIT", 0, size))
-            if _is_of_another_type(ids):
-                raise UnreadableRecord(
-                    f"Redis holds something of another type as {self._names.index.decode()}"
-                )
-            if not self._answer(ids, list):
-                break
+            ids = self._answer(ids, list, self._names.index)
             named = {encoded: name for encoded in ids if (name := _text(encoded)) is not None}
             records = self._replies(*map(self._names.get, named)) if named else []
-            keys = (self._key(text, name) for name, text in zip(named.values(), records, strict=True))
-            found += [key for key in keys if key is not None]  # deleted meanwhile, or evicted
+            keys = (self._key(record, name) for name, record in zip(named.values(), records, strict=True))
+            found += [key for key in keys if key is not None]  # None: deleted meanwhile, or evicted
             if len(ids) < size:
                 break
-            above = ids[-1]
+            last = ids[-1]
         return found
 
     def changes(self, since: str | None) -> Changes:
         start = since if since is not None and _STREAM_ID.fullmatch(since) else ""
         newest, entries = self._read(
             ("XREVRANGE", self._names.changes, "+", "-", "COUNT", 1),
-            # What came first after the other command is in the next answer too, which does no harm.
+            # A change that arrives between the two commands is reported twice, which does no harm.
             ("XRANGE", self._names.changes, start or "+", "+"),
         )
         cursor = self._entries(newest)[0][0] if newest else _NO_CHANGE_YET
@@ -213,26 +201,25 @@ class RedisStore:
             return Changes(cursor)
         found = self._entries(entries)
         if start == _NO_CHANGE_YET:
-            whole = len(found) < CHANGES_KEPT
+            is_complete = len(found) < CHANGES_KEPT
         else:
             # Nothing was trimmed, flushed or restored if the entry at the cursor itself is still there.
-            whole = bool(found) and found.pop(0)[0] == start
-        # What was announced twice in a row, before and after a change, is one.
+            is_complete = bool(found) and found.pop(0)[0] == start
+        # A cluster announces a change twice in a row, before and after it is made.
         client_ids = [client_id for client_id, _ in groupby(map(itemgetter(1), found))]
-        ids = tuple(client_id for client_id in client_ids if client_id is not None)
-        if not whole or len(ids) < len(client_ids):
+        known = tuple(client_id for client_id in client_ids if client_id is not None)
+        if not is_complete or len(known) < len(client_ids):
             return Changes(cursor, gap=True)
-        return Changes(found[-1][0] if found else start, ids)
+        return Changes(found[-1][0] if found else start, known)
 
     # --- last uses
 
     def record_uses(self, uses: Sequence[Use], /) -> None:
         newest: dict[bytes, dict[int, int]] = {}
         for use in uses:
-            if (encoded := _encoded(use.client_id)) is not None:
-                minutes = newest.setdefault(encoded, {})
-                secret = to_microseconds(use.secret_created_at)
-                minutes[secret] = max(minutes.get(secret, 0), to_minutes(use.at))
+            minutes = newest.setdefault(_encoded(use.client_id), {})
+            secret = to_microseconds(use.secret_created_at)
+            minutes[secret] = max(minutes.get(secret, 0), to_minutes(use.at))
         names = self._names
         items = list(newest.items())
         for start in range(0, len(items), _BATCH):
@@ -247,40 +234,38 @@ class RedisStore:
             )
 
     def last_uses(self, client_ids: Sequence[str], /) -> list[Use]:
-        known = {
-            client_id: encoded for client_id in client_ids if (encoded := _encoded(client_id)) is not None
-        }
-        if not known:
-            return []
-        replies = self._read(*(("HGETALL", self._names.used(encoded)) for encoded in known.values()))
+        commands = [("HGETALL", self._names.used(_encoded(client_id))) for client_id in client_ids]
+        replies = self._read(*commands) if commands else []
         found: list[Use] = []
-        for client_id, reply in zip(known, replies, strict=True):
-            found += self._uses(reply, client_id)
+        for client_id, reply in zip(client_ids, replies, strict=True):
+            with suppress(UnreadableRecord):  # a use that is lost is no reason to hide a key
+                fields = iter(self._answer(reply, list))
+                found += load_uses(client_id, zip(fields, fields, strict=False))
         return found
 
     def _forget_uses(self, client_id: bytes, record: Key | None) -> None:
-        """Remove the last uses of secrets that a key no longer has, but for the latest of all."""
+        """Remove the last uses of secrets that a key no longer has, except the latest of all."""
         used = self._names.used(client_id)
-        if record is None:  # a new key: what is there is of a deleted one
+        if record is None:  # a new key: they are those of a deleted one
             self._replies(("DEL", used))
             return
-        with suppress(BackendUnavailable):  # what cannot be read stays, and refuses no change
+        with suppress(BackendUnavailable):  # the change itself has been made
             (reply,) = self._replies(("HGETALL", used))
-            parts = iter(self._answer(reply, list))
+            fields = iter(self._answer(reply, list))
             minutes = {
                 name: int(minute) if minute.isdigit() else 0
-                for name, minute in zip(parts, parts, strict=False)
+                for name, minute in zip(fields, fields, strict=False)
             }
             held = {b"%d" % to_microseconds(secret.created_at) for secret in record.secrets}
             latest = max(minutes, key=minutes.__getitem__, default=b"")
-            if gone := [name for name in minutes if name not in held and name != latest]:
+            if gone := minutes.keys() - held - {latest}:
                 self._replies(("HDEL", used, *gone))
 
     # --- ending
 
     def close(self) -> None:
-        for clients in (self._lookups, self._admin, self._swaps):
-            clients.close()
+        self._lookups.close()
+        self._admin.close()
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -288,24 +273,23 @@ class RedisStore:
             await clients.aclose()
 
     def warnings(self) -> list[tuple[str, str, str]]:
-        """What works but should be changed: code, message and remedy. Empty where CONFIG is not allowed.
+        """Settings that lose keys: code, message and remedy. Empty if CONFIG is not allowed.
 
         Raises:
             BackendUnavailable: The server cannot be reached.
         """
         answers = self._run(self._admin, self._router.route_all(CONFIG))
         found = dict.fromkeys(config_warnings(answers))
-        with suppress(BackendUnavailable):  # who may not read the index cannot list keys, and hears of that
+        with suppress(BackendUnavailable):  # listing keys reports that the index cannot be read
             found |= dict.fromkeys(foreign_warning(self._names.index, self._foreign()))
         return list(found)
 
     # --- inside
 
     def _reset_in_child(self) -> object:
-        # Start with new clients: a thread that the child does not have may have held a lock of a pool.
-        clients = [each.reset() for each in (self._lookups, self._admin, self._swaps)]
+        # Start with new clients: a thread that the child does not have may have held the lock of a pool.
         inherited, self._loops = self._loops, {}
-        return inherited, clients
+        return inherited, self._lookups.reset(), self._admin.reset()
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> LoopClients:
         for other in list(self._loops):
@@ -317,18 +301,18 @@ class RedisStore:
 
     def _read(self, *commands: Command) -> list[Any]:
         """Replies to a lookup, error replies included."""
-        return self._run(self._lookups, self._router.route(commands, retry=True))
+        return self._run(self._lookups, self._router.route(commands))
 
     def _replies(self, *commands: Command, retry: bool = True) -> list[Any]:
         """Replies to administrative commands, error replies included."""
-        return self._run(self._admin if retry else self._swaps, self._router.route(commands, retry=retry))
+        return self._run(self._admin, self._router.route(commands, retry=retry))
 
     def _do(self, *commands: Command, retry: bool = True) -> list[Any]:
         """Replies to administrative commands of which none may fail."""
         replies = self._replies(*commands, retry=retry)
         for reply in replies:
             if isinstance(reply, Exception):
-                self._reconnect()
+                self._admin.reconnect()  # there may be another master now
                 raise self._failure(reply)
         return replies
 
@@ -336,30 +320,32 @@ class RedisStore:
         try:
             return clients.run(steps)
         except Exception as exc:
-            self._reconnect()
+            self._admin.reconnect()
             raise translate_error(exc, self._server) from None
 
-    def _reconnect(self) -> None:
-        """Close idle connections, so that the next change looks up the current master."""
-        self._admin.reconnect()
-        self._swaps.reconnect()
+    def _answer(self, reply: Any, kind: type[T], name: bytes = b"one of our names") -> T:
+        """Check the type of a reply.
 
-    def _answer(self, reply: Any, kind: type[T]) -> T:
+        Args:
+            reply: What redis-py returned.
+            kind: What it has to be.
+            name: The name in Redis that the command was about, for an error.
+        """
         if isinstance(reply, kind):
             return reply
         if isinstance(reply, Exception):
-            raise self._failure(reply) from None
-        raise BackendUnavailable(
-            f"{self._server} answered with {type(reply).__name__} instead of {kind.__name__}"
-        )
+            raise self._failure(reply, name) from None
+        raise BackendUnavailable(f"{self._server} sent {type(reply).__name__} instead of {kind.__name__}")
 
-    def _failure(self, reply: Exception) -> BackendUnavailable:
-        if _is_of_another_type(reply):
-            return UnreadableRecord("Redis holds something of another type under one of our names")
+    def _failure(self, reply: Exception, name: bytes = b"one of our names") -> BackendUnavailable:
+        if _is_wrong_type(reply):
+            return UnreadableRecord(
+                f"Redis holds something of another type as {name.decode(errors='replace')}"
+            )
         return translate_error(reply, self._server)
 
     def _foreign(self) -> Iterator[bytes]:
-        """What in the index is no client id; ``scan`` passes over it."""
+        """Members of the index that are not client IDs. ``scan`` omits them."""
         first, page = b"-", [b""]
         while page:
             (reply,) = self._replies(("ZRANGEBYLEX", self._names.index, first, "+", "LIMIT", 0, _PAGE))
@@ -368,57 +354,35 @@ class RedisStore:
             first = b"(" + page[-1] if page else first
 
     def _key(self, reply: object, client_id: str) -> Key | None:
-        if _is_of_another_type(reply):
+        if _is_wrong_type(reply):
             raise UnreadableRecord(
-                f"the stored key of {client_id!r} is no key: Redis holds something of another type there",
+                f"the stored key of {client_id!r} cannot be read: Redis holds another type there",
                 client_id=client_id,
             )
-        try:
-            text = (
-                None if reply is None else str(self._answer(reply, bytes), "utf-8")
-            )  # json takes surrogates
-        except UnicodeDecodeError as exc:  # whose text may hold hashes
-            raise UnreadableRecord(
-                f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})", client_id=client_id
-            ) from None
-        return load_found(text, client_id)
+        return load_found(None if reply is None else self._answer(reply, bytes), client_id)
 
     def _entries(self, reply: object) -> list[tuple[str, str | None]]:
-        """Stream id and client id of each entry; None: it was not written here, and may mean anything."""
+        """Stream ID and client ID of each entry; None: this package did not write the entry."""
         try:
-            return [(entry_id.decode(), _announced(fields)) for entry_id, fields in self._answer(reply, list)]
+            return [
+                (entry_id.decode(), _text(fields[1]) if len(fields) == 2 and fields[0] == b"id" else None)
+                for entry_id, fields in self._answer(reply, list, self._names.changes)
+            ]
         except (TypeError, ValueError, AttributeError):
-            raise BackendUnavailable("Redis answered with what is no stream") from None
-
-    def _uses(self, reply: object, client_id: str) -> Iterator[Use]:
-        """What can be read of them: a use that is lost is no reason to hide a key."""
-        with suppress(UnreadableRecord):
-            parts = iter(self._answer(reply, list))
-            yield from load_uses(client_id, zip(parts, parts, strict=False))
+            raise BackendUnavailable(f"{self._server} sent something that is not a stream") from None
 
 
-def _encoded(client_id: str) -> bytes | None:
-    try:
-        return client_id.encode()
-    except UnicodeEncodeError:  # a lone surrogate is in no id
-        return None
+def _encoded(client_id: str) -> bytes:
+    return client_id.encode(errors="surrogatepass")  # no id contains a lone surrogate: not found
 
 
-def _is_of_another_type(reply: object) -> bool:
+def _is_wrong_type(reply: object) -> bool:
     return isinstance(reply, Exception) and "WRONGTYPE" in str(reply)
 
 
-def _announced(fields: object) -> str | None:
-    match fields:
-        case [b"id", bytes(octets)]:
-            with suppress(UnicodeDecodeError):
-                return octets.decode()
-    return None
-
-
-def _text(octets: bytes) -> str | None:
-    """What a client id is; None: it is none."""
+def _text(client_id: bytes) -> str | None:
+    """Decode a client ID; None: it is not one."""
     try:
-        return octets.decode()
+        return client_id.decode()
     except UnicodeDecodeError:
         return None
