@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,7 @@ from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable, Iterator
 
 START_LIMIT_S = 10.0
 SLOTS = 16384
@@ -376,3 +377,59 @@ def make_certificates(directory: Path) -> tuple[ssl.SSLContext, Path]:
     path = directory / "ca.pem"
     authority.cert_pem.write_to_path(str(path))
     return context, path
+
+
+class Dribbler:
+    """A server whose reply never ends: it sends ``sends`` every 20 ms."""
+
+    def __init__(self, sends: bytes) -> None:
+        self._sends = sends
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.accepted = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        self._thread.join(10)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        held = []
+        while not self._stop.is_set():
+            connection, _ = self._listener.accept()
+            held.append(connection)
+            self.accepted.set()
+            with suppress(OSError):
+                while not self._stop.wait(0.02):
+                    connection.send(self._sends)
+        for connection in held:
+            connection.close()
+
+
+@contextmanager
+def at_work(*works: Callable[[], None]) -> Iterator[list[BaseException]]:
+    """Call each function again and again in a thread of its own; yields what they raise."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def repeat(work: Callable[[], None]) -> None:
+        try:
+            while not stop.is_set():
+                work()
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield failures
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)

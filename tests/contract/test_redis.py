@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,11 @@ import redis
 
 from basicauth_mw.backends import dump_key
 from basicauth_mw.backends.redis import store as redis_module
-from basicauth_mw.backends.redis.cluster import Node
 from basicauth_mw.backends.redis.scripts import CHANGES_KEPT
 from basicauth_mw.backends.redis.store import RedisStore
-from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
+from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.keys.model import Key
-from tests.redis_server import RedisCluster, RedisServer
+from tests.redis_server import Dribbler, RedisCluster, RedisServer
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -84,147 +83,6 @@ def run(store: RedisStore, *steps: Callable[[], Any]) -> list[Any]:
 def kill_connections(port: int) -> None:
     with redis.Redis(port=port) as client:
         client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-
-
-class Dribbler:
-    """Accepts, and sends a beginning that never ends: an octet of ``sends`` now and then."""
-
-    def __init__(self, sends: bytes) -> None:
-        self._sends = sends
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.accepted = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stop.set()
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        self._thread.join(10)
-        self._listener.close()
-
-    def _serve(self) -> None:
-        held = []
-        while not self._stop.is_set():
-            connection, _ = self._listener.accept()
-            held.append(connection)
-            self.accepted.set()
-            with suppress(OSError):
-                while not self._stop.wait(0.02):
-                    connection.send(self._sends)
-        for connection in held:
-            connection.close()
-
-
-# --- the URL
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis:",
-        "http://h",
-        "redis://",
-        "redis:///0",
-        "redis://:hunter2@h:port/0",
-        "redis://:hunter2@h:99999/0",
-        "redis://:hunter2@[::1/0",
-        "redis://:hun#ter2@h/0",
-        "redis://h/0#hunter2",
-        "redis://:hunter2@h/zero",
-        "redis://:hunter2@h/0/1",
-        "redis://:hunter2@h/0?db=1",
-        "redis://:hunter2@h?db=x",
-        "redis://:hunter2@h?prefix=",
-        "redis://:hunter2@h?prefix={x}",
-        "redis://:hunter2@h?prefix=a&prefix=b",
-        "redis://:hunter2@h?socket_timeout=100",
-        "redis://:hunter2@h?decode_responses=1",
-        "redis://:hunter2@h?retry_on_timeout=1",
-        "redis://:hunter2@h?hunter2",
-        "redis://:hunter2@h/0\n",
-        "rediss://:hunter2@h/0?ssl_cert_reqs=hunter2",
-        "unix://",
-        "unix://host/path.sock",
-        "redis://:hunter2@h?ssl_cert_reqs=none",
-        "redis://:hunter2@h,i",
-        "redis+sentinel://",
-        "redis+sentinel://:hunter2@h",
-        "redis+sentinel://:hunter2@h,,i/name",
-        "redis+sentinel://:hunter2@h:26379/two words",
-        "redis+sentinel://:hunter2@h:26379/name/hunter2",
-        "redis+sentinel://:hunter2@h:26379/name/1?db=1",
-        "redis+sentinel://:hunter2@h:port/name",
-        "redis+sentinel://:hunter2@h/name?sentinel_password=a&sentinel_password=hunter2",
-        "redis+sentinel://:hunter2@h/name?ssl_cert_reqs=none",
-        "rediss+sentinel://:hunter2@h/name?ssl_cert_reqs=hunter2",
-        "redis+cluster://:hunter2@",
-        "redis+cluster://:hunter2@h:7000,",
-        "redis+cluster://:hunter2@h:7000,i:hunter2",
-        "redis+cluster://:hunter2@h/1",
-        "redis+cluster://:hunter2@h?db=1",
-        "redis+cluster://:hunter2@h/name",
-        "redis+cluster://:hunter2@h?sentinel_password=hunter2",
-        "redis+cluster://:hunter2@h?ssl_cert_reqs=none",
-        "redis+other://:hunter2@h",
-    ],
-)
-def test_urls_that_are_refused(url: str) -> None:
-    """By an error that does not hold the password."""
-    with pytest.raises(ConfigurationError) as caught:
-        RedisStore(url)
-    assert "hun" not in str(caught.value)
-    assert caught.value.__cause__ is None
-
-
-def test_all_problems_of_a_url_are_told_at_once() -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        RedisStore("redis+sentinel://h,,i/a b/x?ssl_cert_reqs=none&prefix=&db=x&nope=1&db=y")
-    assert len(caught.value.problems) == 10
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://h",
-        "REDIS://h:6379/0",
-        "redis://user:p%40ss%2F%23%25@h:6379/15?prefix=app:auth",
-        "rediss://h?ssl_cert_reqs=none&ssl_check_hostname=false",
-        "unix:///tmp/redis.sock",
-        "unix://user:pass@/tmp/redis.sock?db=1&prefix=x",
-        "redis://[::1]:6379/0",
-        "redis+sentinel://h/mymaster",
-        "redis+sentinel://user:p%40ss%2C%2F@h:1,[::1]:2,i/my-master.1/3?prefix=x&sentinel_password=p%40ss",
-        "rediss+sentinel://h/mymaster?ssl_cert_reqs=none&ssl_check_hostname=false&sentinel_username=u",
-        "redis+cluster://h",
-        "redis+cluster://user:p%40ss%2C%2F@h:7000,[::1]:7001,i/?prefix=x",
-        "REDISS+CLUSTER://h:7000,i:7001/0?ssl_cert_reqs=required",
-    ],
-)
-def test_urls_that_are_taken(url: str) -> None:
-    """Without a server: constructing connects to nothing."""
-    store = RedisStore(url)
-    assert "p@ss" not in repr(store)
-    store.close()
-
-
-def test_the_driver_reads_the_password_as_it_was_written() -> None:
-    store = RedisStore("redis://us%25er:p%40s%20s%2F%23%25@h:1/3?prefix=x")
-    options = store._connector.pool(Node(), timeout_s=1).connection_kwargs
-    assert (options["username"], options["password"]) == ("us%er", "p@s s/#%")
-    assert (options["host"], options["port"], options["db"]) == ("h", 1, 3)
-
-
-def test_a_unix_socket(tmp_path: Path) -> None:
-    path = tmp_path / "redis.sock"
-    with (
-        RedisServer("--unixsocket", str(path)),
-        closing(RedisStore(f"unix://{path}?prefix=x", deadline_s=5)) as store,
-    ):
-        assert store.put(Key("id"), None)
-        assert run(store, lambda: store.aget("id"), lambda: store.get("id")) == [store.get("id")] * 2
 
 
 # --- what is stored
@@ -539,6 +397,16 @@ def test_warnings(own: RedisStore, own_redis_server: RedisServer) -> None:
 # --- connections
 
 
+def test_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with (
+        RedisServer("--unixsocket", str(path)),
+        closing(RedisStore(f"unix://{path}?prefix=x", deadline_s=5)) as store,
+    ):
+        assert store.put(Key("id"), None)
+        assert run(store, lambda: store.aget("id"), lambda: store.get("id")) == [store.get("id")] * 2
+
+
 @pytest.mark.proves("X51", "F1")
 def test_a_connection_that_the_server_closed(own: RedisStore, own_redis_server: RedisServer) -> None:
     """Costs no look-up, however many there were."""
@@ -687,26 +555,6 @@ def test_a_loop_whose_tasks_were_all_cancelled(store: RedisStore) -> None:
         await store.aclose()
 
     asyncio.run(steps())
-
-
-def test_close_waits_for_no_one() -> None:
-    """Neither does a lookup that is under way go on."""
-    dribbler = Dribbler(b"$")
-    store = RedisStore(f"redis://127.0.0.1:{dribbler.port}", deadline_s=5)
-
-    def ask() -> None:
-        with pytest.raises(BackendUnavailable):
-            store.get("id")
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    assert dribbler.accepted.wait(10)
-    start = time.monotonic()
-    store.close()
-    assert time.monotonic() - start < 0.5
-    dribbler.close()
-    thread.join(10)
-    assert not thread.is_alive()
 
 
 @pytest.mark.proves("X51")

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import multiprocessing
 import random
 import secrets
 import threading
 import time
 from binascii import crc_hqx
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.crc import key_slot
-from redis.exceptions import AskError, MovedError, ResponseError
 
-from basicauth_mw import Settings, open_backend
-from basicauth_mw.backends import Use, dump_key
-from basicauth_mw.backends.redis.cluster import Cluster, Node, SlotMap
-from basicauth_mw.backends.redis.errors import parse_redirect
+from basicauth_mw.backends import Use
+from basicauth_mw.backends.redis.cluster import Node
 from basicauth_mw.backends.redis.scripts import KeyNames
 from basicauth_mw.backends.redis.store import RedisStore
-from basicauth_mw.errors import BackendUnavailable, KeyNotFound
+from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key, Secret
-from tests.redis_server import SLOTS, RedisCluster, RedisServer, ask, find_port
+from tests.redis_server import SLOTS, RedisCluster, RedisServer, ask, at_work, find_port
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 DEADLINE_S = 0.4
 SLACK_S = 1.0  # of a busy machine: it is the reader that ends a lookup at its deadline
 WORK_LIMIT_S = 60.0  # for what four threads do on a core that is busy with other tests
-SLOW = "$2b$12$" + "A" * 53
 
 
 @pytest.fixture
@@ -90,76 +85,6 @@ def in_slot(slot: int, count: int) -> list[str]:
             found.append((start + ending).decode())
             assert key_slot(start + ending) == slot
     return found
-
-
-@contextmanager
-def at_work(*works: Callable[[], None]) -> Iterator[list[BaseException]]:
-    """Repeat some works in threads of their own until the block ends; gives what they raised."""
-    stop = threading.Event()
-    failures: list[BaseException] = []
-
-    def repeat(work: Callable[[], None]) -> None:
-        try:
-            while not stop.is_set():
-                work()
-        except BaseException as exc:
-            failures.append(exc)
-
-    threads = [threading.Thread(target=repeat, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    try:
-        yield failures
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
-
-
-# --- announcements
-
-
-@pytest.mark.parametrize("failures", [1, 2])
-def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
-    redis_cluster_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    failures: int,
-) -> None:
-    """It is made, so it is told and audited; who may not have heard of it hears by the next try."""
-    caplog.set_level(logging.INFO)
-    with open_backend(redis_cluster_url, settings=Settings()) as backend:
-        store = backend.store
-        backend.create(client_id="ci")
-        cursor = store.changes(None).cursor
-        do, is_swapped, left = store._do, False, failures
-
-        def fail_behind_the_swap(*commands: Any, retry: bool = True) -> Any:
-            nonlocal is_swapped, left
-            if is_swapped and left:
-                left -= 1
-                raise BackendUnavailable("the node of the announcements is down")
-            is_swapped |= not retry
-            return do(*commands, retry=retry)
-
-        monkeypatch.setattr(store, "_do", fail_behind_the_swap)
-        assert backend.revoke("ci").revoked_at is not None
-        assert left == 0
-        events = [record.basicauth["event"] for record in caplog.records if hasattr(record, "basicauth")]
-        assert events == ["key.created", "key.revoked"]
-        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-        assert len(warned) == failures - 1
-        ((_, *announced),) = store._read(("XRANGE", store._names.changes, cursor, "+"))
-        assert len(announced) == 1 + (failures == 1)  # before the swap, and when it was looked at
-        after = store.changes(cursor).cursor
-        backend.revoke("ci")
-        assert store.changes(after).client_ids == ("ci",)
-        backend.delete("ci")
-        after = store.changes(cursor).cursor
-        with pytest.raises(KeyNotFound):
-            backend.delete("ci")
-        assert store.changes(after).client_ids == ("ci",)
-        assert len([each for each in caplog.records if hasattr(each, "basicauth")]) == 3
 
 
 # --- where things are
@@ -283,139 +208,6 @@ def test_warnings_of_every_node(redis_cluster: RedisCluster, store: RedisStore) 
         assert {code for code, _, _ in store.warnings()} == {"redis_not_persistent", "redis_evicts"}
     finally:
         ask(redis_cluster.nodes[2], "CONFIG", "SET", "maxmemory-policy", "noeviction")
-
-
-# --- what a change leaves behind
-
-
-class KilledError(BaseException):
-    """Whoever made the change is no more."""
-
-
-ONE = Key("id", version=1)
-TWO = Key("id", version=2, secrets=(Secret(SLOW, datetime(2024, 1, 1, tzinfo=UTC)),))
-
-
-def stored_as(key: Key | None) -> bytes:
-    return b"" if key is None else dump_key(key).encode()
-
-
-@pytest.mark.proves("F33")
-def test_who_is_killed_in_a_change_leaves_nothing_untold(
-    store: RedisStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At any step: what is stored can be found and its slow hashes are known of; what changed was told."""
-    names, do = store._names, store._do
-    for steps in range(6):
-        store.delete("id")
-        for old, new in ((None, ONE), (ONE, TWO), (TWO, None)):
-            cursor = store.changes(None).cursor
-            left = steps
-
-            def until_killed(*commands: Any, retry: bool = True) -> list[Any]:
-                nonlocal left
-                if left == 0:
-                    raise KilledError
-                left -= 1
-                return do(*commands, retry=retry)
-
-            with monkeypatch.context() as patch:
-                patch.setattr(store, "_do", until_killed)
-                try:
-                    done = store._swap(b"id", stored_as(old), new)
-                except KilledError:
-                    done = False
-            stored, entered = store._replies(names.get(b"id"), ("ZSCORE", names.index, "id"))
-            if stored is not None:
-                assert entered is not None
-            if (stored or b"") != stored_as(old):
-                assert (stored or b"") == stored_as(new)
-                assert "id" in store.changes(cursor).client_ids
-            if stored == stored_as(TWO):
-                assert store.holds_slow()
-            if not done:
-                break
-        else:
-            assert steps >= 3  # nobody was killed any more
-
-
-def test_a_change_is_told_after_it_was_made(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too: whoever was told before may have read the old record again."""
-    cursor, do = "", store._do
-
-    def noting_the_moment(*commands: Any, retry: bool = True) -> list[Any]:
-        nonlocal cursor
-        replies = do(*commands, retry=retry)
-        if not retry:
-            cursor = store.changes(None).cursor
-        return replies
-
-    monkeypatch.setattr(store, "_do", noting_the_moment)
-    for old, new in ((None, ONE), (ONE, TWO), (TWO, None)):
-        assert store._swap(b"id", stored_as(old), new)
-        assert store.changes(cursor).client_ids == ("id",)
-
-
-def test_a_swap_that_is_lost_changes_nothing(store: RedisStore) -> None:
-    assert store.put(ONE, None)
-    assert not store._swap(b"id", b"something else", TWO)
-    assert not store._swap(b"id", b"something else", None)
-    assert store.get("id") == ONE
-    assert len(store.scan("", "", 9)) == 1
-
-
-def test_an_id_made_and_deleted_at_once(
-    store: RedisStore, redis_cluster_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between any two steps of one change another one takes place: what is stored is in the index."""
-    do = store._do
-
-    def run_with(deed: Callable[[], Any], step: int, change: Callable[[], Any]) -> None:
-        steps = iter(range(step + 1))
-
-        def ask_(*commands: Any, retry: bool = True) -> list[Any]:
-            if next(steps, None) == step:
-                deed()
-            return do(*commands, retry=retry)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(store, "_do", ask_)
-            change()
-        assert len(other.scan("", "", 9)) == (other.get("id") is not None)
-        other.delete("id")
-
-    with closing(RedisStore(redis_cluster_url, deadline_s=DEADLINE_S)) as other:
-        for step in range(5):
-            assert other.put(ONE, None)
-            run_with(lambda: other.put(ONE, None), step, lambda: store._swap(b"id", stored_as(ONE), None))
-            for change in (lambda: store._swap(b"id", b"", ONE), lambda: store.add([ONE])):
-                assert other.put(ONE, None)
-                run_with(lambda: other.delete("id"), step, change)
-
-
-def test_made_and_deleted_by_many(store: RedisStore) -> None:
-    """Whatever is stored in the end is in the index, too."""
-    names = [f"k{number}" for number in range(4)]
-    done: list[str] = []
-
-    def change() -> None:
-        name = random.choice(names)
-        match random.randrange(3):
-            case 0:
-                store.put(Key(name), None)
-            case 1:
-                store.add([Key(name), Key(random.choice(names))])
-            case _:
-                store.delete(name)
-        done.append(name)
-
-    for _ in range(5):
-        before = len(done)
-        with at_work(*[change] * 6) as failures:
-            wait_until(lambda before=before: failures or len(done) > before + 100)
-        assert not failures
-        stored = {name for name in names if store.get(name) is not None}
-        assert {key.client_id for key in store.scan("", "", 100)} == stored
 
 
 # --- slots that move
@@ -769,140 +561,3 @@ def test_who_left_the_cluster_is_let_go(store: RedisStore) -> None:
         assert gone not in loop._readers
 
     on_loop(store, main())
-
-
-# --- redirections, without a network
-
-
-A, B, C = Node(("a", 1)), Node(("b", 2)), Node(("c", 3))
-ALL_AT_A = [[0, SLOTS - 1, [b"a", 1, b"id"]]]
-
-
-def play(cluster: Cluster, commands: list[Any], answers: list[Any], **how: Any) -> tuple[Any, list[Any]]:
-    """Answer one question after another; gives the replies and who was asked what."""
-    steps = cluster.route(commands, **how)
-    asked: list[Any] = []
-    answer = None
-    while True:
-        try:
-            node, batch = steps.send(answer)
-        except StopIteration as done:
-            assert answers == []
-            return done.value, asked
-        asked.append((node, list(batch)))
-        answer = answers.pop(0)
-
-
-GET = ("GET", b"x")
-SLOTS_OF = ("CLUSTER", "SLOTS")
-X = key_slot(b"x")
-
-
-def test_slots_that_nobody_serves() -> None:
-    slots = SlotMap([(5, 9, A), (12, 12, B)])
-    assert [slots.node_of(slot) for slot in (0, 4, 5, 9, 10, 12, 13)] == [None, None, A, A, None, B, None]
-    slots.move(4, B)
-    assert slots.node_of(4) == B
-
-
-def test_redirections_end() -> None:
-    cluster = Cluster([("a", 1)])
-    answers: list[Any] = [[ALL_AT_A], *([[MovedError(f"{X} b:2")], [MovedError(f"{X} a:1")]] * 10)]
-    with pytest.raises(BackendUnavailable, match="from one to another"):
-        play(cluster, [GET], answers)
-    answers = [[AskError(f"{X} b:2")], *([[b"OK", AskError(f"{X} b:2")]] * 10)]
-    with pytest.raises(BackendUnavailable, match="from one to another"):
-        play(cluster, [GET], answers)
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        (MovedError(f"{X} b:2"), ("b", 2, False)),
-        (AskError(f"{X} b:2"), ("b", 2, True)),
-        (ResponseError(f"MOVED {X} b:2"), ("b", 2, False)),
-        (ResponseError(f"ASK {X} 2001:db8::1:2"), ("2001:db8::1", 2, True)),
-        (ResponseError("unknown command"), None),
-        (b"MOVED 1 b:2", None),
-        (None, None),
-    ],
-)
-def test_redirections_of_every_redis_py(reply: Any, expected: Any) -> None:
-    """Earlier releases do not tell them from other errors."""
-    assert parse_redirect(reply) == expected
-
-
-def test_a_redirection_without_a_host_is_another_port() -> None:
-    replies, asked = play(Cluster([("a", 1)]), [GET], [[ALL_AT_A], [MovedError(f"{X} :2")], [b"found"]])
-    assert replies == [b"found"]
-    assert asked == [(A, [SLOTS_OF]), (A, [GET]), (Node(("a", 2)), [GET])]
-
-
-@pytest.mark.parametrize("host", [b"", None])
-def test_a_node_that_does_not_know_its_name(host: bytes | None) -> None:
-    slots = [[0, SLOTS - 1, [host, 7, b"id"]]]
-    assert play(Cluster([("a", 1)]), [GET], [[slots], [b"found"]])[1][1] == (Node(("a", 7)), [GET])
-
-
-def test_a_moved_slot_is_looked_up_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new node knows first; the map is asked for again, but not for every redirection."""
-    monkeypatch.setattr("basicauth_mw.backends.redis.cluster._MAP_AGE_S", 0)
-    cluster = Cluster([("a", 1), ("c", 3)])
-    all_at_b = [[0, SLOTS - 1, [b"b", 2, b"id"]]]
-    answers: list[Any] = [[ALL_AT_A], [MovedError(f"{X} b:2")], [all_at_b], [b"found"]]
-    replies, asked = play(cluster, [GET], answers)
-    assert replies == [b"found"]
-    assert asked == [(A, [SLOTS_OF]), (A, [GET]), (B, [SLOTS_OF]), (B, [GET])]
-    assert play(cluster, [GET, GET], [[b"1", b"2"]]) == ([b"1", b"2"], [(B, [GET, GET])])
-
-
-def test_a_lost_node_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what only one node can say is no reason to ask others, nor is a write to be repeated."""
-    lost = ConnectionError("lost")
-    cluster = Cluster([("a", 1), ("c", 3)])
-    play(cluster, [GET], [[ALL_AT_A], [b"found"]])
-    with pytest.raises(ConnectionError):
-        play(cluster, [GET], [lost])
-    cluster._asked_at = 0
-    with pytest.raises(ConnectionError):
-        play(cluster, [GET], [[ALL_AT_A], lost, [ALL_AT_A]])
-    with monkeypatch.context() as patched:
-        patched.setattr("basicauth_mw.backends.redis.cluster._MAP_AGE_S", 0)
-        with pytest.raises(ConnectionError):
-            play(cluster, [GET], [[ALL_AT_A], lost, lost, lost])
-    cluster._asked_at = 0
-    with pytest.raises(ConnectionError):
-        play(cluster, [GET], [[ALL_AT_A], lost], retry=False)
-    cluster._asked_at = 0
-    assert play(cluster, [GET], [lost, [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]) == (
-        [b"found"],
-        [(C, [SLOTS_OF]), (A, [SLOTS_OF]), (C, [GET])],
-    )
-
-
-def test_what_a_lost_node_served_is_asked_of_its_successor() -> None:
-    """In the same question, if it may be repeated; and the map is not asked of the node that was lost."""
-    cluster = Cluster([("a", 1), ("c", 3)])
-    play(cluster, [GET], [[ALL_AT_A], [b"found"]])
-    cluster._asked_at = 0
-    answers: list[Any] = [ConnectionError("lost"), [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]
-    assert play(cluster, [GET], answers) == ([b"found"], [(A, [GET]), (C, [SLOTS_OF]), (C, [GET])])
-
-
-def test_a_question_that_is_given_up_is_a_doubt() -> None:
-    """The next one does not wait for the same node to say what the map is."""
-    cluster = Cluster([("a", 1), ("c", 3)])
-    play(cluster, [GET], [[ALL_AT_A], [b"found"]])
-    steps = cluster.route([GET])
-    assert next(steps) == (A, [GET])
-    steps.close()
-    cluster._asked_at = 0
-    assert play(cluster, [GET], [[ALL_AT_A], [b"found"]])[1] == [(C, [SLOTS_OF]), (A, [GET])]
-
-
-@pytest.mark.parametrize(
-    "reply", [None, b"", 7, [], [[1]], [[0, 1, []]], [[0, 1, [b"\xff", 1]]], [[0, 1, 2]], ResponseError("x")]
-)
-def test_what_is_no_map_is_not_believed(reply: Any) -> None:
-    cluster = Cluster([("a", 1), ("c", 3)])
-    assert play(cluster, [GET], [[reply], [ALL_AT_A], [b"found"]])[0] == [b"found"]

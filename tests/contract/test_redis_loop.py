@@ -20,7 +20,6 @@ import redis
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.keys.model import Key
-from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -399,21 +398,3 @@ def test_an_interrupted_lookup_leaves_no_reply_to_the_next(
         own_redis_server.thaw()
     assert store.get("nobody") is None
     assert store.get("k2") is not None
-
-
-def test_closing_under_way_leaves_nothing_open(store: RedisStore, own_redis_server: RedisServer) -> None:
-    """At whatever moment, and those who wait get an error."""
-    with redis.Redis(port=own_redis_server.port) as admin:
-        before = len(admin.client_list())
-        for turns in range(12):
-
-            async def main(turns: int = turns) -> None:
-                asked = [asyncio.ensure_future(store.aget(name)) for name in NAMES]
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                await store.aclose()
-                outcomes = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
-                assert {type(outcome) for outcome in outcomes} <= {Key, BackendUnavailable}
-
-            on_loop(store, main)
-        wait_until(lambda: len(admin.client_list()) == before)

@@ -46,7 +46,8 @@ class ThreadClients:
     def __init__(self, router: Router, connector: Connector, *, timeout_s: float, retry: bool) -> None:
         self._router = router
         self._connector = connector
-        self._pool = partial(connector.pool, timeout_s=timeout_s, retry_on=_NO_REPLY if retry else ())
+        self._timeout_s = timeout_s
+        self._attempts = 2 if retry else 1
         self._clients: dict[Node, Any] = {}
         self._nodes = router.nodes
 
@@ -84,18 +85,22 @@ class ThreadClients:
     def _execute(self, node: Node, commands: Sequence[Command]) -> list[Any] | BackendUnavailable:
         clients = self._clients
         if (client := clients.get(node)) is None:
-            client = clients.setdefault(node, _redis.Redis(connection_pool=self._pool(node)))
-        pipeline = client.pipeline(transaction=False)
-        pipeline.response_callbacks = {}  # replies as they were sent
-        for command in commands:
-            pipeline.execute_command(*command)
-        try:
-            return cast("list[Any]", pipeline.execute(raise_on_error=False))
-        except Exception as exc:
-            server = self._connector.server(node)
-            if clients is not self._clients:  # redis-py raises anything when its socket is closed
-                return BackendUnavailable(_CLOSED)
-            return translate_error(exc, server)
+            pool = self._connector.pool(node, timeout_s=self._timeout_s)
+            client = clients.setdefault(node, _redis.Redis(connection_pool=pool))
+        attempt = 0
+        while True:
+            attempt += 1
+            pipeline = client.pipeline(transaction=False)
+            pipeline.response_callbacks = {}  # replies as they were sent
+            for command in commands:
+                pipeline.execute_command(*command)
+            try:
+                return cast("list[Any]", pipeline.execute(raise_on_error=False))
+            except Exception as exc:
+                if clients is not self._clients:  # redis-py raises anything when its socket is closed
+                    return BackendUnavailable(_CLOSED)
+                if attempt == self._attempts or not isinstance(exc, _NO_REPLY):
+                    return translate_error(exc, self._connector.server(node))
 
     def _drop_others(self, nodes: frozenset[Node]) -> None:
         if nodes is not self._nodes:

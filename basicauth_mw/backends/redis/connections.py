@@ -73,19 +73,16 @@ class Connector:
         host, port = node.address or target.addresses[0]
         return f"Redis at {host}:{port}"
 
-    def pool(
-        self, node: Node, *, timeout_s: float, retry_on: Sequence[type[Exception]] = (), on_loop: bool = False
-    ) -> Any:
+    def pool(self, node: Node, *, timeout_s: float, on_loop: bool = False) -> Any:
         """Make a connection pool of redis-py.
 
         Args:
             node: The server.
-            timeout_s: For each attempt to connect, and for threads also for each reply.
-            retry_on: The errors after which commands are sent again, once.
+            timeout_s: For connecting, and for threads also for each reply.
             on_loop: For an event loop instead of for threads.
         """
         driver = _LOOPS if on_loop else _THREADS
-        options = driver.options(self._target.url, timeout_s, retry_on)
+        options = driver.options(self._target.url, timeout_s)
         if on_loop:
             options["socket_timeout"] = None  # the caller has one timer for all replies
         if node.address is not None:
@@ -100,7 +97,7 @@ class Connector:
         share_s = options["socket_connect_timeout"] / (len(target.addresses) + 1)
         shared = {
             name: value
-            for name, value in driver.options(target.url, share_s, ()).items()
+            for name, value in driver.options(target.url, share_s).items()
             if name not in {"db", "username", "password", "client_name"}  # those of the master
         }
         pools = [
@@ -283,7 +280,7 @@ class _Driver(NamedTuple):
     check_role: Any
     connections: Mapping[Any, Any]  # by redis-py's connection class, ours
 
-    def options(self, url: str, timeout_s: float, retry_on: Sequence[type[Exception]]) -> dict[str, Any]:
+    def options(self, url: str, timeout_s: float) -> dict[str, Any]:
         """The arguments of a connection pool for the first host of a URL."""
         options: dict[str, Any] = self.module.connection.parse_url(url)
         kind = options.get("connection_class", self.module.Connection)
@@ -293,8 +290,7 @@ class _Driver(NamedTuple):
         return options | {
             "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
-            "retry": self.retry(redis.backoff.NoBackoff(), min(1, len(retry_on)), tuple(retry_on)),
-            "retry_on_error": list(retry_on),
+            "retry": self.retry(redis.backoff.NoBackoff(), 0),
             "protocol": 2,
             "decode_responses": False,
         }

@@ -1,0 +1,210 @@
+"""Changes of keys in a Redis Cluster that fail, are interrupted, or happen at the same time."""
+
+from __future__ import annotations
+
+import logging
+import random
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw import Settings, open_backend
+from basicauth_mw.backends import dump_key
+from basicauth_mw.backends.redis.store import RedisStore
+from basicauth_mw.errors import BackendUnavailable, KeyNotFound
+from basicauth_mw.keys.model import Key, Secret
+from tests.redis_server import at_work
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DEADLINE_S = 0.4
+SLOW = "$2b$12$" + "A" * 53
+
+
+@pytest.fixture
+def store(redis_cluster_url: str) -> Iterator[RedisStore]:
+    with closing(RedisStore(redis_cluster_url, deadline_s=DEADLINE_S)) as opened:
+        yield opened
+
+
+# --- announcements
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
+    redis_cluster_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failures: int,
+) -> None:
+    """It is made, so it is told and audited; who may not have heard of it hears by the next try."""
+    caplog.set_level(logging.INFO)
+    with open_backend(redis_cluster_url, settings=Settings()) as backend:
+        store = backend.store
+        backend.create(client_id="ci")
+        cursor = store.changes(None).cursor
+        do, is_swapped, left = store._do, False, failures
+
+        def fail_behind_the_swap(*commands: Any, retry: bool = True) -> Any:
+            nonlocal is_swapped, left
+            if is_swapped and left:
+                left -= 1
+                raise BackendUnavailable("the node of the announcements is down")
+            is_swapped |= not retry
+            return do(*commands, retry=retry)
+
+        monkeypatch.setattr(store, "_do", fail_behind_the_swap)
+        assert backend.revoke("ci").revoked_at is not None
+        assert left == 0
+        events = [record.basicauth["event"] for record in caplog.records if hasattr(record, "basicauth")]
+        assert events == ["key.created", "key.revoked"]
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warned) == failures - 1
+        ((_, *announced),) = store._read(("XRANGE", store._names.changes, cursor, "+"))
+        assert len(announced) == 1 + (failures == 1)  # before the swap, and when it was looked at
+        after = store.changes(cursor).cursor
+        backend.revoke("ci")
+        assert store.changes(after).client_ids == ("ci",)
+        backend.delete("ci")
+        after = store.changes(cursor).cursor
+        with pytest.raises(KeyNotFound):
+            backend.delete("ci")
+        assert store.changes(after).client_ids == ("ci",)
+        assert len([each for each in caplog.records if hasattr(each, "basicauth")]) == 3
+
+
+# --- what a change leaves behind
+
+
+class KilledError(BaseException):
+    """Whoever made the change is no more."""
+
+
+ONE = Key("id", version=1)
+TWO = Key("id", version=2, secrets=(Secret(SLOW, datetime(2024, 1, 1, tzinfo=UTC)),))
+
+
+def stored_as(key: Key | None) -> bytes:
+    return b"" if key is None else dump_key(key).encode()
+
+
+@pytest.mark.proves("F33")
+def test_who_is_killed_in_a_change_leaves_nothing_untold(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any step: what is stored can be found and its slow hashes are known of; what changed was told."""
+    names, do = store._names, store._do
+    for steps in range(6):
+        store.delete("id")
+        for old, new in ((None, ONE), (ONE, TWO), (TWO, None)):
+            cursor = store.changes(None).cursor
+            left = steps
+
+            def until_killed(*commands: Any, retry: bool = True) -> list[Any]:
+                nonlocal left
+                if left == 0:
+                    raise KilledError
+                left -= 1
+                return do(*commands, retry=retry)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "_do", until_killed)
+                try:
+                    done = store._swap(b"id", stored_as(old), new)
+                except KilledError:
+                    done = False
+            stored, entered = store._replies(names.get(b"id"), ("ZSCORE", names.index, "id"))
+            if stored is not None:
+                assert entered is not None
+            if (stored or b"") != stored_as(old):
+                assert (stored or b"") == stored_as(new)
+                assert "id" in store.changes(cursor).client_ids
+            if stored == stored_as(TWO):
+                assert store.holds_slow()
+            if not done:
+                break
+        else:
+            assert steps >= 3  # nobody was killed any more
+
+
+def test_a_change_is_told_after_it_was_made(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too: whoever was told before may have read the old record again."""
+    cursor, do = "", store._do
+
+    def noting_the_moment(*commands: Any, retry: bool = True) -> list[Any]:
+        nonlocal cursor
+        replies = do(*commands, retry=retry)
+        if not retry:
+            cursor = store.changes(None).cursor
+        return replies
+
+    monkeypatch.setattr(store, "_do", noting_the_moment)
+    for old, new in ((None, ONE), (ONE, TWO), (TWO, None)):
+        assert store._swap(b"id", stored_as(old), new)
+        assert store.changes(cursor).client_ids == ("id",)
+
+
+def test_a_swap_that_is_lost_changes_nothing(store: RedisStore) -> None:
+    assert store.put(ONE, None)
+    assert not store._swap(b"id", b"something else", TWO)
+    assert not store._swap(b"id", b"something else", None)
+    assert store.get("id") == ONE
+    assert len(store.scan("", "", 9)) == 1
+
+
+def test_an_id_made_and_deleted_at_once(
+    store: RedisStore, redis_cluster_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two steps of one change another one takes place: what is stored is in the index."""
+    do = store._do
+
+    def run_with(deed: Callable[[], Any], step: int, change: Callable[[], Any]) -> None:
+        steps = iter(range(step + 1))
+
+        def ask_(*commands: Any, retry: bool = True) -> list[Any]:
+            if next(steps, None) == step:
+                deed()
+            return do(*commands, retry=retry)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "_do", ask_)
+            change()
+        assert len(other.scan("", "", 9)) == (other.get("id") is not None)
+        other.delete("id")
+
+    with closing(RedisStore(redis_cluster_url, deadline_s=DEADLINE_S)) as other:
+        for step in range(5):
+            assert other.put(ONE, None)
+            run_with(lambda: other.put(ONE, None), step, lambda: store._swap(b"id", stored_as(ONE), None))
+            for change in (lambda: store._swap(b"id", b"", ONE), lambda: store.add([ONE])):
+                assert other.put(ONE, None)
+                run_with(lambda: other.delete("id"), step, change)
+
+
+def test_made_and_deleted_by_many(store: RedisStore) -> None:
+    """Whatever is stored in the end is in the index, too."""
+    names = [f"k{number}" for number in range(4)]
+    done: list[str] = []
+
+    def change() -> None:
+        name = random.choice(names)
+        match random.randrange(3):
+            case 0:
+                store.put(Key(name), None)
+            case 1:
+                store.add([Key(name), Key(random.choice(names))])
+            case _:
+                store.delete(name)
+        done.append(name)
+
+    for _ in range(5):
+        before = len(done)
+        with at_work(*[change] * 6) as failures:
+            wait_until(lambda before=before: failures or len(done) > before + 100)
+        assert not failures
+        stored = {name for name in names if store.get(name) is not None}
+        assert {key.client_id for key in store.scan("", "", 100)} == stored

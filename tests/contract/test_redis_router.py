@@ -1,0 +1,147 @@
+"""The router of a Redis Cluster: slot maps and redirections, without a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, ResponseError
+
+from basicauth_mw.backends.redis.cluster import Cluster, Node, SlotMap
+from basicauth_mw.backends.redis.errors import parse_redirect
+from basicauth_mw.errors import BackendUnavailable
+from tests.redis_server import SLOTS
+
+A, B, C = Node(("a", 1)), Node(("b", 2)), Node(("c", 3))
+ALL_AT_A = [[0, SLOTS - 1, [b"a", 1, b"id"]]]
+
+
+def play(cluster: Cluster, commands: list[Any], answers: list[Any], **how: Any) -> tuple[Any, list[Any]]:
+    """Answer one question after another; gives the replies and who was asked what."""
+    steps = cluster.route(commands, **how)
+    asked: list[Any] = []
+    answer = None
+    while True:
+        try:
+            node, batch = steps.send(answer)
+        except StopIteration as done:
+            assert answers == []
+            return done.value, asked
+        asked.append((node, list(batch)))
+        answer = answers.pop(0)
+
+
+GET = ("GET", b"x")
+SLOTS_OF = ("CLUSTER", "SLOTS")
+X = key_slot(b"x")
+
+
+def test_slots_that_nobody_serves() -> None:
+    slots = SlotMap([(5, 9, A), (12, 12, B)])
+    assert [slots.node_of(slot) for slot in (0, 4, 5, 9, 10, 12, 13)] == [None, None, A, A, None, B, None]
+    slots.move(4, B)
+    assert slots.node_of(4) == B
+
+
+def test_redirections_end() -> None:
+    cluster = Cluster([("a", 1)])
+    answers: list[Any] = [[ALL_AT_A], *([[MovedError(f"{X} b:2")], [MovedError(f"{X} a:1")]] * 10)]
+    with pytest.raises(BackendUnavailable, match="from one to another"):
+        play(cluster, [GET], answers)
+    answers = [[AskError(f"{X} b:2")], *([[b"OK", AskError(f"{X} b:2")]] * 10)]
+    with pytest.raises(BackendUnavailable, match="from one to another"):
+        play(cluster, [GET], answers)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (MovedError(f"{X} b:2"), ("b", 2, False)),
+        (AskError(f"{X} b:2"), ("b", 2, True)),
+        (ResponseError(f"MOVED {X} b:2"), ("b", 2, False)),
+        (ResponseError(f"ASK {X} 2001:db8::1:2"), ("2001:db8::1", 2, True)),
+        (ResponseError("unknown command"), None),
+        (b"MOVED 1 b:2", None),
+        (None, None),
+    ],
+)
+def test_redirections_of_every_redis_py(reply: Any, expected: Any) -> None:
+    """Earlier releases do not tell them from other errors."""
+    assert parse_redirect(reply) == expected
+
+
+def test_a_redirection_without_a_host_is_another_port() -> None:
+    replies, asked = play(Cluster([("a", 1)]), [GET], [[ALL_AT_A], [MovedError(f"{X} :2")], [b"found"]])
+    assert replies == [b"found"]
+    assert asked == [(A, [SLOTS_OF]), (A, [GET]), (Node(("a", 2)), [GET])]
+
+
+@pytest.mark.parametrize("host", [b"", None])
+def test_a_node_that_does_not_know_its_name(host: bytes | None) -> None:
+    slots = [[0, SLOTS - 1, [host, 7, b"id"]]]
+    assert play(Cluster([("a", 1)]), [GET], [[slots], [b"found"]])[1][1] == (Node(("a", 7)), [GET])
+
+
+def test_a_moved_slot_is_looked_up_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new node knows first; the map is asked for again, but not for every redirection."""
+    monkeypatch.setattr("basicauth_mw.backends.redis.cluster._MAP_AGE_S", 0)
+    cluster = Cluster([("a", 1), ("c", 3)])
+    all_at_b = [[0, SLOTS - 1, [b"b", 2, b"id"]]]
+    answers: list[Any] = [[ALL_AT_A], [MovedError(f"{X} b:2")], [all_at_b], [b"found"]]
+    replies, asked = play(cluster, [GET], answers)
+    assert replies == [b"found"]
+    assert asked == [(A, [SLOTS_OF]), (A, [GET]), (B, [SLOTS_OF]), (B, [GET])]
+    assert play(cluster, [GET, GET], [[b"1", b"2"]]) == ([b"1", b"2"], [(B, [GET, GET])])
+
+
+def test_a_lost_node_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what only one node can say is no reason to ask others, nor is a write to be repeated."""
+    lost = ConnectionError("lost")
+    cluster = Cluster([("a", 1), ("c", 3)])
+    play(cluster, [GET], [[ALL_AT_A], [b"found"]])
+    with pytest.raises(ConnectionError):
+        play(cluster, [GET], [lost])
+    cluster._asked_at = 0
+    with pytest.raises(ConnectionError):
+        play(cluster, [GET], [[ALL_AT_A], lost, [ALL_AT_A]])
+    with monkeypatch.context() as patched:
+        patched.setattr("basicauth_mw.backends.redis.cluster._MAP_AGE_S", 0)
+        with pytest.raises(ConnectionError):
+            play(cluster, [GET], [[ALL_AT_A], lost, lost, lost])
+    cluster._asked_at = 0
+    with pytest.raises(ConnectionError):
+        play(cluster, [GET], [[ALL_AT_A], lost], retry=False)
+    cluster._asked_at = 0
+    assert play(cluster, [GET], [lost, [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]) == (
+        [b"found"],
+        [(C, [SLOTS_OF]), (A, [SLOTS_OF]), (C, [GET])],
+    )
+
+
+def test_what_a_lost_node_served_is_asked_of_its_successor() -> None:
+    """In the same question, if it may be repeated; and the map is not asked of the node that was lost."""
+    cluster = Cluster([("a", 1), ("c", 3)])
+    play(cluster, [GET], [[ALL_AT_A], [b"found"]])
+    cluster._asked_at = 0
+    answers: list[Any] = [ConnectionError("lost"), [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]
+    assert play(cluster, [GET], answers) == ([b"found"], [(A, [GET]), (C, [SLOTS_OF]), (C, [GET])])
+
+
+def test_a_question_that_is_given_up_is_a_doubt() -> None:
+    """The next one does not wait for the same node to say what the map is."""
+    cluster = Cluster([("a", 1), ("c", 3)])
+    play(cluster, [GET], [[ALL_AT_A], [b"found"]])
+    steps = cluster.route([GET])
+    assert next(steps) == (A, [GET])
+    steps.close()
+    cluster._asked_at = 0
+    assert play(cluster, [GET], [[ALL_AT_A], [b"found"]])[1] == [(C, [SLOTS_OF]), (A, [GET])]
+
+
+@pytest.mark.parametrize(
+    "reply", [None, b"", 7, [], [[1]], [[0, 1, []]], [[0, 1, [b"\xff", 1]]], [[0, 1, 2]], ResponseError("x")]
+)
+def test_what_is_no_map_is_not_believed(reply: Any) -> None:
+    cluster = Cluster([("a", 1), ("c", 3)])
+    assert play(cluster, [GET], [[reply], [ALL_AT_A], [b"found"]])[0] == [b"found"]
