@@ -1,7 +1,7 @@
-"""The same app for both worlds, bare, so that nothing but the server and the gate shapes an answer.
+"""The same app for ASGI and WSGI, without a framework, which could change responses.
 
-Every answer of the app carries ``X-Reached``: the id of the caller, or ``anonymous``. So an answer without it
-is the gate's or the server's own. Keys and settings come from the environment.
+Every response of the app has ``X-Reached``: the client id of the caller, or ``anonymous``. A response without
+it comes from the middleware or the server. Keys and settings come from the environment.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basicauth_mw import InsufficientScope
-from basicauth_mw.asgi import BasicAuthMiddleware as ASGIGate
-from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
+from basicauth_mw.asgi import BasicAuthMiddleware as ASGIMiddleware
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
 from tests.matrix.paths import OPEN, OWN, STREAM_LIMIT_S, TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 RAISES: dict[str, Callable[[], Exception]] = {
-    "/raise": lambda: RuntimeError("canary of the handler"),
-    "/raise/timeout": lambda: TimeoutError("canary of the handler"),
+    "/raise": lambda: RuntimeError("canary of the request handler"),
+    "/raise/timeout": lambda: TimeoutError("canary of the request handler"),
     "/raise/scope": lambda: InsufficientScope("write"),
 }
 
 
 def waits_for(headers: dict[str, str]) -> Path:
-    """A file that the client makes when it has seen the first chunk."""
+    """A file that the client creates when it has the first chunk."""
     return Path(headers["x-wait-for"])
 
 
@@ -56,22 +56,22 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
         fields = [(b"content-type", b"text/plain"), (b"x-reached", ascii(reached).strip("'").encode()), *more]
         await send({"type": "http.response.start", "status": status, "headers": fields})
 
-    async def body(octets: bytes, *, more: bool = False) -> None:
-        await send({"type": "http.response.body", "body": octets, "more_body": more})
+    async def body(data: bytes, *, more: bool = False) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": more})
 
     if path in RAISES:
         raise RAISES[path]()
     if path == "/raise/started":
         await start()
-        raise RuntimeError("canary of the handler")
+        raise RuntimeError("canary of the request handler")
     if path == "/raise/late":
         await start()
         await body(b"x" * 1000, more=True)
-        raise RuntimeError("canary of the handler")
+        raise RuntimeError("canary of the request handler")
     if path == "/raise/short":
         await start(200, (b"content-length", b"2000"))
         await body(b"x" * 1000, more=True)
-        raise RuntimeError("canary of the handler")
+        raise RuntimeError("canary of the request handler")
     if path == "/slow":
         await asyncio.sleep(STREAM_LIMIT_S)
     elif path == "/stream":
@@ -80,14 +80,14 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
         ends = time.monotonic() + STREAM_LIMIT_S
         while not waits_for(headers).exists():
             if time.monotonic() > ends:
-                raise TimeoutError("the client has not seen the first chunk")
+                raise TimeoutError("the client did not get the first chunk")
             await asyncio.sleep(0.01)
         await body(b"second")
     elif path in OWN:
-        status, _, octets = OWN[path]
-        length = () if status == 204 else ((b"content-length", str(len(octets)).encode()),)
+        status, _, data = OWN[path]
+        length = () if status == 204 else ((b"content-length", str(len(data)).encode()),)
         await start(status, *length, (b"x-own", b"kept"))
-        await body(b"" if scope["method"] == "HEAD" else octets)
+        await body(b"" if scope["method"] == "HEAD" else data)
     else:
         read = 0
         if scope["method"] in ("POST", "PUT"):
@@ -96,7 +96,7 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
                 read += len(message.get("body", b""))
                 if not message.get("more_body"):
                     break
-        facts = {
+        details = {
             "client_id": scope["user"].client_id,
             "user": type(scope["user"]).__name__,
             "scopes": list(scope["auth"].scopes),
@@ -108,22 +108,22 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
             "scheme": scope["scheme"],
             "address": scope["client"][0],
         }
-        octets = json.dumps(facts).encode()
-        await start(200, (b"content-length", str(len(octets)).encode()))
-        await body(b"" if scope["method"] == "HEAD" else octets)
+        data = json.dumps(details).encode()
+        await start(200, (b"content-length", str(len(data)).encode()))
+        await body(b"" if scope["method"] == "HEAD" else data)
 
 
-_asgi_gate = ASGIGate(asgi_app, exclude=OPEN)
-_timed_gate = ASGIGate(asgi_app, timeout_s=TIMEOUT_S)
+_asgi = ASGIMiddleware(asgi_app, exclude=OPEN)
+_asgi_with_timeout = ASGIMiddleware(asgi_app, timeout_s=TIMEOUT_S)
 
 
 async def asgi(scope: Any, receive: Any, send: Any) -> None:
-    """What stands in front of the gate: it plants an identity. One path has a gate with a time-out."""
+    """A layer outside the middleware that sets an identity. One path has a middleware with a timeout."""
     if scope["type"] == "lifespan":
-        await _asgi_gate(scope, receive, send)
+        await _asgi(scope, receive, send)
         return
     planted = {**scope, "user": "planted", "auth": "planted"}
-    await (_timed_gate if scope["path"] == "/slow" else _asgi_gate)(planted, receive, send)
+    await (_asgi_with_timeout if scope["path"] == "/slow" else _asgi)(planted, receive, send)
 
 
 # --- WSGI
@@ -139,18 +139,18 @@ def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Ite
             status, [("Content-Type", "text/plain"), ("X-Reached", ascii(reached).strip("'")), *more]
         )
 
-    def chunks(*octets: bytes, started: bool = False, length: int | None = None) -> Iterator[bytes]:
+    def chunks(*data: bytes, started: bool = False, length: int | None = None) -> Iterator[bytes]:
         if not started:
             start("200 OK", *([] if length is None else [("Content-Length", str(length))]))
-        yield from octets
-        raise RuntimeError("canary of the handler")
+        yield from data
+        raise RuntimeError("canary of the request handler")
 
     def stream() -> Iterator[bytes]:
         yield b"first"
         ends = time.monotonic() + STREAM_LIMIT_S
         while not Path(environ["HTTP_X_WAIT_FOR"]).exists():
             if time.monotonic() > ends:
-                raise TimeoutError("the client has not seen the first chunk")
+                raise TimeoutError("the client did not get the first chunk")
             time.sleep(0.01)
         yield b"second"
 
@@ -158,7 +158,7 @@ def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Ite
         raise RAISES[path]()
     if path == "/raise/started":
         start()
-        raise RuntimeError("canary of the handler")
+        raise RuntimeError("canary of the request handler")
     if path == "/write":
         write = start_response("200 OK", [("Content-Type", "text/plain"), ("X-Reached", reached)])
         write(b"written ")
@@ -179,17 +179,17 @@ def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Ite
         start()
         return stream()
     if path in OWN:
-        status, phrase, octets = OWN[path]
-        length = [] if status == 204 else [("Content-Length", str(len(octets)))]
+        status, phrase, data = OWN[path]
+        length = [] if status == 204 else [("Content-Length", str(len(data)))]
         start(f"{status} {phrase}", *length, ("X-Own", "kept"))
-        return [] if environ["REQUEST_METHOD"] == "HEAD" or not octets else [octets]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" or not data else [data]
     read = 0
     if environ["REQUEST_METHOD"] in ("POST", "PUT"):
         left = int(environ.get("CONTENT_LENGTH") or 0)
-        while left and (octets := environ["wsgi.input"].read(min(left, 65536))):
-            read += len(octets)
-            left -= len(octets)
-    facts = {
+        while left and (data := environ["wsgi.input"].read(min(left, 65536))):
+            read += len(data)
+            left -= len(data)
+    details = {
         "client_id": principal.client_id if principal else "",
         "remote_user": environ.get("REMOTE_USER"),
         "auth_type": environ.get("AUTH_TYPE"),
@@ -205,15 +205,15 @@ def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Ite
         "scheme": environ["wsgi.url_scheme"],
         "address": environ.get("REMOTE_ADDR"),
     }
-    octets = json.dumps(facts).encode()
-    start("200 OK", ("Content-Length", str(len(octets))))
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [octets]
+    data = json.dumps(details).encode()
+    start("200 OK", ("Content-Length", str(len(data))))
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [data]
 
 
-_wsgi_gate = WSGIGate(wsgi_app, exclude=OPEN)
+_wsgi = WSGIMiddleware(wsgi_app, exclude=OPEN)
 
 
 def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """What stands in front of the gate: it plants an identity."""
+    """A layer outside the middleware that sets an identity."""
     planted = {"REMOTE_USER": "planted", "AUTH_TYPE": "planted", "basicauth_mw.principal": "planted"}
-    return _wsgi_gate({**environ, **planted}, start_response)
+    return _wsgi({**environ, **planted}, start_response)

@@ -1,4 +1,4 @@
-"""One table of requests for every server: what is sent, and who answers it how.
+"""A table of requests for every server, with the expected responses.
 
 ``app``, ``open`` and the other words are explained at ``Response.outcome``.
 """
@@ -45,12 +45,12 @@ class Case:
     """One request.
 
     Attributes:
-        id: For people.
-        octets: What is sent.
-        expected: What comes back.
-        instead: What comes back from these servers.
-        method: What the client believes to have sent.
-        has_key: The right key is in it somewhere, so that a server may find it.
+        id: The name of the case.
+        octets: The bytes of the request.
+        expected: The expected outcome.
+        instead: Other outcomes, with the servers that have them.
+        method: The method, which determines whether the response has a body.
+        has_key: Whether the valid key is anywhere in the request.
     """
 
     id: str
@@ -79,7 +79,7 @@ NO_KEY = authorization(BAD)
 
 
 def fields() -> Iterator[Case]:
-    """Authorization fields, and what might be taken for one."""
+    """Authorization headers, and headers that resemble them."""
 
     def case(
         name: str, expected: str, *lines: bytes, instead: Mapping[str, frozenset[str] | Quirk] | None = None
@@ -95,7 +95,7 @@ def fields() -> Iterator[Case]:
     yield case("scheme-in-upper-case", APP, authorization(b"BASIC " + TOKEN))
     yield case("name-in-odd-case", APP, b"aUtHoRiZaTiOn: " + GOOD)
 
-    # RFC 9110 5.3: it is no list, so there is one at most.
+    # RFC 9110 5.3: it is not a list, so there is at most one.
     yield case("right-then-wrong", INVALID, KEY, NO_KEY)
     yield case("wrong-then-right", INVALID, NO_KEY, KEY, instead={APP: LAST_FIELD_WINS})
     yield case("right-twice", INVALID, KEY, KEY, instead={APP: LAST_FIELD_WINS})
@@ -112,10 +112,10 @@ def fields() -> Iterator[Case]:
     yield case("joined-right-wrong", INVALID, authorization(GOOD + b", " + BAD))
     yield case("joined-wrong-right", INVALID, authorization(BAD + b"," + GOOD))
 
-    # Names that are not it.
-    yield case("underscore-behind", MISSING, b"Authorization_: " + GOOD)
-    yield case("underscore-behind-beside-wrong", INVALID, NO_KEY, b"Authorization_: " + GOOD)
-    yield case("wrong-underscore-behind-beside-right", APP, KEY, b"Authorization_: " + BAD)
+    # Other names.
+    yield case("trailing-underscore", MISSING, b"Authorization_: " + GOOD)
+    yield case("trailing-underscore-beside-wrong", INVALID, NO_KEY, b"Authorization_: " + GOOD)
+    yield case("wrong-trailing-underscore-beside-right", APP, KEY, b"Authorization_: " + BAD)
     yield case("x-underscore", MISSING, b"X_Authorization: " + GOOD)
     yield case("x-hyphen", MISSING, b"X-Authorization: " + GOOD)
     yield case("variable-name", MISSING, b"HTTP_AUTHORIZATION: " + GOOD)
@@ -139,12 +139,12 @@ def fields() -> Iterator[Case]:
         b"basicauth_mw.principal: demo",
     )
 
-    # A server is no proxy: it must not act on this, least of all after the check.
+    # A server is not a proxy: it must ignore this, above all after the check.
     yield case("connection-names-it", APP, KEY, b"Connection: authorization")
     yield case("connection-names-it-wrong", INVALID, NO_KEY, b"Connection: authorization")
     yield case("connection-names-it-none", MISSING, b"Connection: authorization")
 
-    # RFC 9110 5.5: blanks round a value do not belong to it.
+    # RFC 9110 5.5: whitespace around a value is not part of it.
     yield case("no-blank", APP, b"Authorization:" + GOOD)
     yield case("leading-blanks", APP, b"Authorization:  \t " + GOOD)
     yield case("leading-tab", APP, b"Authorization:\t" + GOOD)
@@ -160,7 +160,7 @@ def fields() -> Iterator[Case]:
     )
     yield case("trailing-nbsp", INVALID, KEY + b"\xa0", instead={MISSING: UNREADABLE_IS_EMPTY})
 
-    # What no value may hold.
+    # Characters that no value may contain.
     yield case("nul-at-end", BAD_REQUEST, KEY + b"\0", instead={INVALID: PASSES_NUL})
     yield case(
         "nul-inside", BAD_REQUEST, authorization(GOOD[:10] + b"\0" + GOOD[10:]), instead={INVALID: PASSES_NUL}
@@ -221,7 +221,7 @@ def fields() -> Iterator[Case]:
     )
     yield case("lf-in-another", BAD_REQUEST, b"X-Other: x\n" + KEY, instead={APP: LF_ENDS_LINE})
 
-    # Sizes: 8192 octets are the most that is read.
+    # Sizes: the limit is 8192 bytes.
     def padded(size: int) -> bytes:
         return authorization(b"Basic" + b" " * (size - len(b"Basic" + TOKEN)) + TOKEN)
 
@@ -245,7 +245,7 @@ def fields() -> Iterator[Case]:
 
 
 def methods() -> Iterator[Case]:
-    """Every method is checked, and none is refused for its name by the gate."""
+    """Every method requires a key, and the middleware refuses none for its name."""
     unknown = {"FOO": KNOWN_METHODS, "get": UPPER_METHODS, "M-x_1!": UPPER_METHODS}
     for name in ("HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", *unknown):
         refused = {BAD_REQUEST: unknown[name]} if name in unknown else {}
@@ -258,7 +258,7 @@ def methods() -> Iterator[Case]:
             octets = head(*lines, *body, method=name.encode())
             answer = "problem 401" if name == "HEAD" and expected != APP else expected
             yield Case(f"{name}-{credentials}", octets, answer, refused, name)
-    # With the right key it would ask the app to become a tunnel, which none is.
+    # Not with the valid key: no app is a tunnel.
     for credentials, lines, expected in (("none", (), MISSING), ("wrong", (NO_KEY,), INVALID)):
         yield Case(
             f"CONNECT-{credentials}",
@@ -276,7 +276,7 @@ def methods() -> Iterator[Case]:
 
 
 def targets() -> Iterator[Case]:
-    """Without credentials: what is open, and what only looks like it."""
+    """Requests without credentials: excluded paths, and paths that resemble them."""
 
     def case(target: bytes, expected: str = MISSING, **instead: frozenset[str] | Quirk) -> Case:
         words = {"own": BAD_REQUEST, "open": OPEN, "missing": MISSING}
@@ -345,7 +345,7 @@ def targets() -> Iterator[Case]:
     yield case(b"http://evil?/health", own=strict | HTTPTOOLS)
     yield case(b"/health#f", own=strict, open=DROPS_FRAGMENT)
     yield case(b"/hello#/health", own=strict)
-    yield case(b"/health#/../hello", own=strict, open=HTTPTOOLS | GRANIAN)  # the rest tell what was sent
+    yield case(b"/health#/../hello", own=strict, open=HTTPTOOLS | GRANIAN)  # the others pass on the original
     no_slash = HTTPTOOLS | ALL_GUNICORN | {"cheroot"}
     yield case(b"health", own=no_slash)
     yield case(b"*", own=ALL_GUNICORN | strict)
@@ -356,7 +356,7 @@ def targets() -> Iterator[Case]:
     )
     yield case(b"/health\xff", BAD_REQUEST, missing=frozenset({"werkzeug"}))
     yield case(b"/\xef\xbd\x88ealth", BAD_REQUEST, missing=GRANIAN | {"werkzeug"})  # a full-width h
-    # The mount point is for the server to say, and the Host field says nothing about paths.
+    # Clients cannot set the mount point, and the Host header has no path.
     yield Case("host-with-a-path", head(b"Host: x/health?", host=False), MISSING)
     yield Case(
         "script-name", head(b"Script-Name: /x", b"X-Forwarded-Prefix: /x", target=b"/x/health"), MISSING

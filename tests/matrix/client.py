@@ -1,4 +1,4 @@
-"""Octets as they are, over a connection of their own, and who it was that answered."""
+"""Sends raw bytes over a new connection, and tells which component sent the response."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def head(
     version: bytes = b"1.1",
     host: bool = True,
 ) -> bytes:
-    """The head of a request; a field is a whole line."""
+    """The head of a request; each header is a whole line."""
     line = b"%b %b HTTP/%b" % (method, target, version)
     return b"\r\n".join([line, *([b"Host: localhost"] if host else []), *fields, b"", b""])
 
 
 @dataclass
 class Response:
-    """What came back.
+    """A response.
 
     Attributes:
         status: 0: the server hung up without an answer.
@@ -58,7 +58,7 @@ class Response:
 
     @property
     def outcome(self) -> str:
-        """Who answered and what, in short.
+        """Which component responded, and how, in short.
 
         ``app``: the app, for a caller that was verified. ``open``: the app, for nobody in particular.
         A ``code`` of ours, or ``problem 401`` where no body tells it. ``server 400``: the server itself.
@@ -81,7 +81,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def read(connection: socket.socket, method: str = "GET") -> Response:
-    """Read one answer; what hangs fails by time-out."""
+    """Read one response, or fail with a timeout."""
     with HTTPResponse(connection, method=method) as response:
         try:
             response.begin()
@@ -100,13 +100,13 @@ def read(connection: socket.socket, method: str = "GET") -> Response:
 
 
 def ask(server: Server, octets: bytes, method: str = "GET") -> Response:
-    """One request on a connection of its own."""
+    """Send one request on a new connection."""
     with connect(server) as connection:
         connection.sendall(octets)
         return read(connection, method)
 
 
 def get(server: Server, target: bytes = b"/hello", *fields: bytes, method: bytes = b"GET") -> Response:
-    """One request with the right key."""
+    """Send one request with the valid key."""
     whole = head(b"Authorization: " + GOOD, *fields, method=method, target=target)
     return ask(server, whole, method.decode())

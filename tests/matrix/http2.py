@@ -1,4 +1,4 @@
-"""The same over HTTP/2, with prior knowledge (RFC 9113 3.3)."""
+"""A client for HTTP/2 with prior knowledge (RFC 9113 3.3)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ask(
     target: str = "/hello",
     body: bytes = b"",
 ) -> Response:
-    """One request on a connection of its own."""
+    """Send one request on a new connection."""
     state = H2Connection(H2Configuration(header_encoding="latin-1", validate_outbound_headers=False))
     state.initiate_connection()
     pseudo = [(":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", target)]
@@ -59,8 +59,8 @@ def ask(
 
 
 def _receive(connection: socket.socket, state: H2Connection) -> list[Event]:
-    """What has come; ``state`` is closed if that is the end."""
-    with suppress(ConnectionError, ProtocolError):  # as a body that is shorter than it was to be
+    """The events so far; ``state`` is closed at the end."""
+    with suppress(ConnectionError, ProtocolError):  # a body that is too short, for example
         if octets := connection.recv(65536):
             return state.receive_data(octets)
     state.close_connection()
@@ -70,6 +70,6 @@ def _receive(connection: socket.socket, state: H2Connection) -> list[Event]:
 def _send(connection: socket.socket, state: H2Connection) -> bool:
     try:
         connection.sendall(state.data_to_send())
-    except ConnectionError:  # what has come before is still to be read
+    except ConnectionError:  # the earlier data can still be read
         return False
     return True

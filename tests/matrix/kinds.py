@@ -1,4 +1,4 @@
-"""The servers: how each is started, and what is known of it before any request."""
+"""The servers, and how to start each one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _gunicorn(worker: str, *options: str, app: str = _WSGI) -> tuple[str, ...]:
     return ("gunicorn", *shared, f"--worker-class={worker}", *options, app)
 
 
-# The words behind ``python -m``.
+# The arguments of ``python -m``.
 ASGI = {
     "uvicorn-h11": (
         *("uvicorn", "--http=h11", "--ws=wsproto", "--loop=asyncio"),
@@ -55,7 +55,7 @@ WSGI = {
 }
 SERVERS = {**ASGI, **WSGI}
 
-# Those that read requests with the same code.
+# Servers that parse requests with the same code.
 H11 = frozenset({"uvicorn-h11", "hypercorn"})
 HTTPTOOLS = frozenset({"uvicorn-httptools", "gunicorn-uvicorn"})
 GUNICORN = frozenset({"gunicorn-sync", "gunicorn-gthread", "gunicorn-preload", "gunicorn-gevent"})
@@ -64,15 +64,15 @@ GRANIAN = frozenset({"granian-asgi", "granian-wsgi"})
 
 @dataclass
 class Server:
-    """A server process of our own. Use as a context manager.
+    """A server process. Use it as a context manager.
 
     Attributes:
-        name: Of ``SERVERS``.
-        log: Where its output goes, and what it has written.
-        settings: More environment variables.
-        options: More words for its command.
-        port: Where it listens.
-        process: To be signalled.
+        name: One of ``SERVERS``.
+        log: The file with its output.
+        settings: Additional environment variables.
+        options: Additional arguments.
+        port: The port that it listens on.
+        process: The process.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Server:
     port: int = 0
 
     def __enter__(self) -> Self:
-        self.port = find_port()  # not one that a client could be given meanwhile
+        self.port = find_port()  # not a port that a client could get meanwhile
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
         words = [word.format(port=self.port) for word in self.command]
         words[1:1] = self.options
@@ -91,7 +91,7 @@ class Server:
                 [sys.executable, "-m", *words],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
-                # As CGI-like servers would take them for facts about the request.
+                # CGI-like servers would use them as variables of the request.
                 env={**inherited, **self.settings, "REMOTE_USER": "outside", "AUTH_TYPE": "outside"},
                 stdout=output,
                 stderr=output,

@@ -1,10 +1,10 @@
-"""What the app does at which path: what both the servers and the tests have to know."""
+"""The paths of the app, for the servers and the tests."""
 
 OPEN = ("/health", "/open/*")
 TIMEOUT_S = 0.5
-STREAM_LIMIT_S = 30.0  # a client that cannot see the first chunk never asks for the second one
+STREAM_LIMIT_S = 30.0  # a client that does not get the first chunk never requests the second one
 
-# The app's own answers, to come through byte for byte.
+# The app's own responses, which must arrive byte for byte.
 OWN = {
     "/own/404": (404, "Not Found", b"nothing here\n"),
     "/own/500": (500, "Internal Server Error", b"Internal Server Error"),

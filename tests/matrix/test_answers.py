@@ -1,4 +1,4 @@
-"""What the client sees of an answer: ours, the app's, whole or broken; on every server."""
+"""Responses of the middleware and of the app as the client gets them, on every server."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 only_asgi = pytest.mark.parametrize("server", ASGI, indirect=True)
 only_wsgi = pytest.mark.parametrize("server", WSGI, indirect=True)
 
-CANARY = "canary of the handler"
+CANARY = "canary of the request handler"
 
 
-# --- whole answers
+# --- complete responses
 
 
 @pytest.mark.proves("H12")
@@ -48,11 +48,11 @@ CANARY = "canary of the handler"
 def test_head(server: Server, target: str, line: bytes) -> None:
     """HEAD gets the headers of GET, and no body (RFC 9110 9.3.2)."""
 
-    def fields(answer: Response) -> list[tuple[str, str]]:
+    def fields(response: Response) -> list[tuple[str, str]]:
         volatile = {"date", "connection", "keep-alive"}
         if target == "/hello" and line == KEY:
-            volatile.add("content-length")  # what it shows names the method
-        return sorted(pair for pair in answer.fields if pair[0] not in volatile)
+            volatile.add("content-length")  # the body contains the method
+        return sorted(pair for pair in response.fields if pair[0] not in volatile)
 
     def request(method: str) -> bytes:
         once = (line, b"X-Request-ID: same", b"Connection: close")
@@ -62,13 +62,13 @@ def test_head(server: Server, target: str, line: bytes) -> None:
     asked = ask(server, request("HEAD"), "HEAD")
     with connect(server) as connection:
         connection.sendall(request("HEAD"))
-        octets = b""
+        data = b""
         while chunk := connection.recv(65536):
-            octets += chunk
+            data += chunk
 
     assert asked.status == got.status
     assert fields(asked) == fields(got)
-    assert octets.index(b"\r\n\r\n") == len(octets) - 4
+    assert data.index(b"\r\n\r\n") == len(data) - 4
 
 
 @pytest.mark.proves("H14")
@@ -76,37 +76,37 @@ def test_head(server: Server, target: str, line: bytes) -> None:
 def test_the_apps_own_response(server: Server, path: str) -> None:
     """It is passed on byte for byte, whatever its status."""
     status, _, body = OWN[path]
-    answer = get(server, path.encode())
+    response = get(server, path.encode())
 
-    assert (answer.status, answer.body, answer.whole) == (status, body, True)
-    assert answer.value("x-own") == "kept"
-    assert answer.value("content-type") == "text/plain"
-    assert answer.value("content-length") == (None if status == 204 else str(len(body)))
-    assert answer.value("www-authenticate") is None
-    assert answer.value("cache-control") is None
+    assert (response.status, response.body, response.whole) == (status, body, True)
+    assert response.value("x-own") == "kept"
+    assert response.value("content-type") == "text/plain"
+    assert response.value("content-length") == (None if status == 204 else str(len(body)))
+    assert response.value("www-authenticate") is None
+    assert response.value("cache-control") is None
 
 
 @pytest.mark.proves("W16", "X38", "X39")
 def test_identity(server: Server) -> None:
-    """The app sees the verified client and no other, though an identity was planted in front of it."""
+    """The app gets the verified client only, even if an outer layer has set another identity."""
     forged = (b"Remote-User: forged", b"REMOTE_USER: forged", b"AUTH_TYPE: forged", b"User: forged")
     verified = get(server, b"/hello", *forged).json()
-    nobody = ask(server, head(*forged, target=b"/health")).json()
+    anonymous = ask(server, head(*forged, target=b"/health")).json()
 
-    assert (verified["client_id"], nobody["client_id"]) == ("demo", "")
+    assert (verified["client_id"], anonymous["client_id"]) == ("demo", "")
     if server.is_asgi:
-        assert {verified["user"], nobody["user"]} == {"Principal"}
-        assert verified["scopes"] == nobody["scopes"] == []
+        assert {verified["user"], anonymous["user"]} == {"Principal"}
+        assert verified["scopes"] == anonymous["scopes"] == []
     else:
         assert (verified["remote_user"], verified["auth_type"]) == ("demo", "Basic")
-        assert (nobody["remote_user"], nobody["auth_type"]) == (None, None)
-    # Header fields are left alone; it is for the app not to take them for an identity.
+        assert (anonymous["remote_user"], anonymous["auth_type"]) == (None, None)
+    # Headers are passed on; the app must not use them as an identity.
     assert verified["headers"]["remote-user"] == "forged"
 
 
 @pytest.mark.proves("X38")
 def test_names_with_underscores(server: Server) -> None:
-    """They never replace ours, and seldom those with hyphens."""
+    """They never replace Authorization, and on few servers the names with hyphens."""
     seen = get(server, b"/hello", b"X-Thing: hyphen", b"X_Thing: underscore").json()["headers"]
     alone = get(server, b"/hello", b"X_Thing: underscore").json()["headers"]
 
@@ -116,14 +116,14 @@ def test_names_with_underscores(server: Server) -> None:
 
 def test_headers_of_a_proxy(server: Server) -> None:
     """Address and scheme are the connection's, unless the server trusts 127.0.0.1."""
-    told = (b"X-Forwarded-For: 203.0.113.9", b"X-Forwarded-Proto: https")
-    seen = get(server, b"/hello", *told).json()
+    forwarded = (b"X-Forwarded-For: 203.0.113.9", b"X-Forwarded-Proto: https")
+    seen = get(server, b"/hello", *forwarded).json()
     other = get(
         server, b"/hello", b"Forwarded: for=203.0.113.9;proto=https", b"X-Real-IP: 203.0.113.9"
     ).json()
 
-    believed = "203.0.113.9" if server.name in BELIEVES_ADDRESS.servers else "127.0.0.1"
-    assert seen["address"] == believed
+    address = "203.0.113.9" if server.name in BELIEVES_ADDRESS.servers else "127.0.0.1"
+    assert seen["address"] == address
     assert seen["scheme"] == ("https" if server.name in BELIEVES_SCHEME.servers else "http")
     assert (other["address"], other["scheme"]) == ("127.0.0.1", "http")
 
@@ -133,22 +133,22 @@ def test_a_connection_is_reused(server: Server) -> None:
     requests = [
         head(*line, target=target) for line in ((KEY,), (NO_KEY,), ()) for target in (b"/hello", b"/raise")
     ]
-    answers: list[Response] = []
+    responses: list[Response] = []
     connection = connect(server)
-    for octets in [*requests, requests[0]]:
-        connection.sendall(octets)
-        answer = read(connection)
-        answers.append(answer)
-        closes = answer.status == 500 and server.name in CLOSES_AFTER_ERROR.servers
+    for data in [*requests, requests[0]]:
+        connection.sendall(data)
+        response = read(connection)
+        responses.append(response)
+        closes = response.status == 500 and server.name in CLOSES_AFTER_ERROR.servers
         if closes:
             assert connection.recv(1) == b""
-        if closes or answer.value("connection") == "close":
+        if closes or response.value("connection") == "close":
             connection.close()
             connection = connect(server)
     connection.close()
 
-    assert [answer.status for answer in answers] == [200, 500, 401, 401, 401, 401, 200]
-    assert all(answer.whole for answer in answers)
+    assert [response.status for response in responses] == [200, 500, 401, 401, 401, 401, 200]
+    assert all(response.whole for response in responses)
 
 
 def test_streaming(server: Server, tmp_path: Path) -> None:
@@ -156,17 +156,17 @@ def test_streaming(server: Server, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     with connect(server) as connection:
         connection.sendall(head(KEY, b"X-Wait-For: " + str(seen).encode(), target=b"/stream"))
-        octets = b""
-        while b"first" not in octets:
+        data = b""
+        while b"first" not in data:
             chunk = connection.recv(65536)
-            assert chunk, octets
-            octets += chunk
-        assert b"second" not in octets
+            assert chunk, data
+            data += chunk
+        assert b"second" not in data
         seen.touch()
-        while b"second" not in octets:
+        while b"second" not in data:
             chunk = connection.recv(65536)
-            assert chunk, octets
-            octets += chunk
+            assert chunk, data
+            data += chunk
 
 
 @pytest.mark.proves("W8")
@@ -174,26 +174,26 @@ def test_streaming(server: Server, tmp_path: Path) -> None:
 def test_written(server: Server) -> None:
     """``write()`` works where the server has it."""
     logged = server.log.stat().st_size
-    answer = get(server, b"/write")
+    response = get(server, b"/write")
 
     if server.name in NO_WRITE.servers:
-        assert (answer.status, answer.outcome) == (500, "internal_error")
+        assert (response.status, response.outcome) == (500, "internal_error")
         wait_until(lambda: b"no write()" in server.log.read_bytes()[logged:])
     else:
-        assert (answer.status, answer.body, answer.whole) == (200, b"written and given", True)
+        assert (response.status, response.body, response.whole) == (200, b"written and given", True)
 
 
-# --- handlers that raise
+# --- request handlers that raise
 
 
 def check_raised(server: Server, path: str, status: int, code: str) -> None:
     logged = server.log.stat().st_size
-    answer = get(server, path.encode())
+    response = get(server, path.encode())
 
-    assert (answer.status, answer.outcome) == (status, code)
-    check_refusal(answer)
-    assert CANARY.encode() not in answer.body
-    if status != 403:  # which is an answer, not an error
+    assert (response.status, response.outcome) == (status, code)
+    check_refusal(response)
+    assert CANARY.encode() not in response.body
+    if status != 403:  # a 403 is not an error
         silent = server.name in LOSES_TRACEBACK.servers
         trace = b"the app raised" if silent else CANARY.encode()
         wait_until(lambda: trace in server.log.read_bytes()[logged:])
@@ -212,7 +212,7 @@ def check_raised(server: Server, path: str, status: int, code: str) -> None:
     ],
 )
 def test_raised_before_the_body(server: Server, path: str, status: int, code: str) -> None:
-    """The JSON answer, and a traceback in the log."""
+    """The JSON response, and a traceback in the log."""
     check_raised(server, path, status, code)
 
 
@@ -228,17 +228,17 @@ def test_raised_by_a_generator(server: Server, path: str) -> None:
 @only_wsgi
 def test_raised_after_an_empty_chunk(server: Server) -> None:
     """The JSON response if the headers are not sent yet, else a broken one. Never a clean 200."""
-    answer = get(server, b"/raise/empty-chunk")
+    response = get(server, b"/raise/empty-chunk")
 
     if server.name in EMPTY_CHUNK_STARTS.servers:
-        assert (answer.body, answer.whole) == (b"", False)
-        assert answer.status in (200, 0)
+        assert (response.body, response.whole) == (b"", False)
+        assert response.status in (200, 0)
         return
-    assert (answer.status, answer.json()["code"], answer.whole) == (500, "internal_error", True)
+    assert (response.status, response.json()["code"], response.whole) == (500, "internal_error", True)
     mixed = server.name in KEEPS_FIELDS.servers
     kinds = ["text/plain"] if mixed else []
-    assert answer.values("content-type") == [*kinds, "application/problem+json"]
-    assert (answer.value("x-reached") is not None) == mixed
+    assert response.values("content-type") == [*kinds, "application/problem+json"]
+    assert (response.value("x-reached") is not None) == mixed
 
 
 @pytest.mark.proves("A7", "W9")
@@ -249,44 +249,44 @@ def test_raised_after_the_first_chunk(server: Server, path: str) -> None:
     if server.name in HANGS.servers:
         with connect(server) as connection:
             connection.sendall(request)
-            octets = b""
-            while not octets.endswith(b"x" * 1000 + (b"\r\n" if path == "/raise/late" else b"")):
-                octets += connection.recv(65536)
+            data = b""
+            while not data.endswith(b"x" * 1000 + (b"\r\n" if path == "/raise/late" else b"")):
+                data += connection.recv(65536)
             wait_until(lambda: CANARY in server.log.read_text())
             connection.settimeout(1)
             with pytest.raises(TimeoutError):
                 connection.recv(65536)
         return
-    answer = ask(server, request)
+    response = ask(server, request)
 
     if server.name in CLEAN_END.servers and path == "/raise/late":
-        assert (answer.status, answer.body, answer.whole) == (200, b"x" * 1000, True)
+        assert (response.status, response.body, response.whole) == (200, b"x" * 1000, True)
     else:
-        assert not answer.whole
-        # Some break the connection so soon that even what was sent does not arrive.
-        assert answer.status in (200, 0)
-        assert (b"x" * 1000).startswith(answer.body)
+        assert not response.whole
+        # Some servers close the connection so early that even the data before it does not arrive.
+        assert response.status in (200, 0)
+        assert (b"x" * 1000).startswith(response.body)
 
 
 @pytest.mark.parametrize("name", HANGS.servers)
 def test_a_hanging_response_is_ended_by_a_timeout(name: str, tmp_path: Path) -> None:
     """Cleanly if it has no length: then a client believes that it is complete."""
     with Server(name, tmp_path / "log", SETTINGS, ("--http-timeout", "2")) as server:
-        answer = get(server, b"/raise/late")
+        response = get(server, b"/raise/late")
 
-    assert (answer.status, answer.body, answer.whole) == (200, b"x" * 1000, True)
+    assert (response.status, response.body, response.whole) == (200, b"x" * 1000, True)
 
 
 @pytest.mark.parametrize("server", [name for name in SERVERS if name not in HANGS.servers], indirect=True)
 def test_raised_at_an_old_client(server: Server) -> None:
     """HTTP/1.0 has no chunks, so the client cannot know; some servers send chunks anyway."""
     request = head(KEY, target=b"/raise/late", version=b"1.0")
-    answers = (ask(server, request) for _ in range(100))
-    answer = next(each for each in answers if each.body)  # before the connection was broken
+    responses = (ask(server, request) for _ in range(100))
+    response = next(each for each in responses if each.body)  # the data before the broken connection
 
-    chunked = answer.value("transfer-encoding") == "chunked"
+    chunked = response.value("transfer-encoding") == "chunked"
     assert chunked == (server.name in CHUNKS_FOR_10.servers)
-    assert answer.whole == (not chunked)
+    assert response.whole == (not chunked)
 
 
 @pytest.mark.proves("A12")
@@ -294,11 +294,11 @@ def test_raised_at_an_old_client(server: Server) -> None:
 def test_too_slow(server: Server) -> None:
     """``timeout_s`` gives a JSON 504."""
     began = time.monotonic()
-    answer = get(server, b"/slow")
+    response = get(server, b"/slow")
 
-    assert (answer.status, answer.outcome) == (504, "timeout")
+    assert (response.status, response.outcome) == (504, "timeout")
     assert TIMEOUT_S <= time.monotonic() - began < LIMIT_S / 2
-    check_refusal(answer)
+    check_refusal(response)
 
 
 @pytest.mark.proves("B5", "W1", "X27")

@@ -1,4 +1,4 @@
-"""Bodies of requests: a refusal does not wait for one, and never hangs on one that nobody reads."""
+"""Bodies of requests: a refusal does not wait for the body, and an unread body does not block it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ refused = pytest.mark.parametrize(
 
 
 def upload(connection: socket.socket) -> threading.Thread:
-    """Send a body beside the reading, as clients do: the server may have stopped to listen."""
+    """Send a body in a thread, as clients do, because the server may have stopped reading."""
 
     def send() -> None:
         with suppress(OSError):
@@ -49,22 +49,22 @@ def upload(connection: socket.socket) -> threading.Thread:
 def test_refused_with_its_body_sent(server: Server, line: bytes, code: str) -> None:
     """The client sends everything and then reads."""
     with connect(server) as connection:
-        with suppress(ConnectionError):  # the server may have answered and gone
+        with suppress(ConnectionError):  # the server may have responded and closed the connection
             connection.sendall(head(line, LENGTH, method=b"POST") + BODY)
-        answer = read(connection, "POST")
+        response = read(connection, "POST")
 
-    assert answer.outcome == code
-    check_refusal(answer)
+    assert response.outcome == code
+    check_refusal(response)
     assert get(server).outcome == "app"
 
 
 def sends_all_first(server: Server) -> Response | None:
-    """The answer to a client that sends more than the buffers of both sides hold before it reads."""
+    """The response to a client that sends more than the buffers of both sides can hold before it reads."""
     length = 16 * MEGABYTE
     with connect(server) as connection:
         timeout = connection.gettimeout()
         if server.name in STOPS_READING.servers:
-            connection.settimeout(2)  # hypercorn sometimes neither reads nor hangs up
+            connection.settimeout(2)  # hypercorn sometimes neither reads nor closes the connection
         try:
             connection.sendall(head(NO_KEY, b"Content-Length: %d" % length, method=b"POST") + bytes(length))
         except OSError:
@@ -74,13 +74,13 @@ def sends_all_first(server: Server) -> Response | None:
 
 
 def test_refused_while_its_body_is_sent(server: Server) -> None:
-    if server.name in STOPS_READING.servers:  # not every time: it depends on who is quicker
+    if server.name in STOPS_READING.servers:  # not every time, because it depends on timing
         assert any(sends_all_first(server) is None for _ in range(10))
     else:
-        answer = sends_all_first(server)
-        assert answer is not None
-        assert answer.outcome == "invalid_credentials"
-        check_refusal(answer)
+        response = sends_all_first(server)
+        assert response is not None
+        assert response.outcome == "invalid_credentials"
+        check_refusal(response)
     assert get(server).outcome == "app"
 
 
@@ -98,12 +98,12 @@ def test_refused_before_its_body(server: Server, line: bytes, code: str) -> None
                 connection.recv(1, socket.MSG_PEEK)
             connection.settimeout(timeout)
             sending = upload(connection)
-        answer = read(connection, "POST")
+        response = read(connection, "POST")
     if sending:
         sending.join()
 
-    assert answer.outcome == code
-    check_refusal(answer)
+    assert response.outcome == code
+    check_refusal(response)
 
 
 @pytest.mark.proves("A16")
@@ -119,13 +119,13 @@ def test_refused_with_an_expectation(server: Server, line: bytes, code: str) -> 
             begins = chunk
         continues = begins == b"HTTP/1.1 100"
         sending = upload(connection) if continues else None
-        answer = read(connection, "POST")  # it skips the 100
+        response = read(connection, "POST")  # it skips the 100
     if sending:
         sending.join()
 
     assert continues == (server.name in CONTINUES_AT_ONCE.servers)
-    assert answer.outcome == code
-    check_refusal(answer)
+    assert response.outcome == code
+    check_refusal(response)
 
 
 @pytest.mark.parametrize("lines", [(), (EXPECT,)], ids=["at-once", "expectation"])
@@ -136,19 +136,19 @@ def test_accepted_with_a_body(server: Server, lines: tuple[bytes, ...]) -> None:
         if lines:
             assert connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 100"
         sending = upload(connection)
-        answer = read(connection, "POST")
+        response = read(connection, "POST")
         sending.join()
 
-    assert (answer.outcome, answer.json()["read"]) == ("app", MEGABYTE)
+    assert (response.outcome, response.json()["read"]) == ("app", MEGABYTE)
 
 
 def test_refused_in_chunks(server: Server) -> None:
     """A body of unknown length makes no difference."""
     chunked = head(NO_KEY, b"Transfer-Encoding: chunked", method=b"POST") + b"5\r\nhello\r\n0\r\n\r\n"
-    answer = ask(server, chunked, "POST")
+    response = ask(server, chunked, "POST")
 
-    assert answer.outcome == "invalid_credentials"
-    check_refusal(answer)
+    assert response.outcome == "invalid_credentials"
+    check_refusal(response)
 
 
 @pytest.mark.proves("A16")
@@ -161,19 +161,19 @@ def test_a_refused_body_is_no_request(server: Server, framing: str) -> None:
     else:
         refusal = head(NO_KEY, b"Transfer-Encoding: chunked", method=b"POST")
         refusal += b"%x\r\n%b\r\n0\r\n\r\n" % (len(smuggled), smuggled)
-    octets = b""
-    with connect(server) as connection, suppress(ConnectionError):  # many close it behind the refusal
+    data = b""
+    with connect(server) as connection, suppress(ConnectionError):  # many servers close it after the refusal
         connection.sendall(refusal + head(KEY, b"Connection: close"))
-        while not (b"connection: close" in octets.lower() and octets.rstrip().endswith(b"}")):
+        while not (b"connection: close" in data.lower() and data.rstrip().endswith(b"}")):
             chunk = connection.recv(65536)
             if not chunk:
                 break
-            octets += chunk
+            data += chunk
 
-    assert octets.startswith(b"HTTP/1.1 401 ")
-    assert b"/smuggled" not in octets
-    more = octets.split(b"HTTP/1.1 ")[2:]
+    assert data.startswith(b"HTTP/1.1 401 ")
+    assert b"/smuggled" not in data
+    more = data.split(b"HTTP/1.1 ")[2:]
     if server.name in LEAVES_CHUNKS.servers and framing == "chunks":
-        assert [answer[:3] for answer in more] == [b"400"]
+        assert [response[:3] for response in more] == [b"400"]
     else:
-        assert [answer[:3] for answer in more] in ([], [b"200"])
+        assert [response[:3] for response in more] in ([], [b"200"])

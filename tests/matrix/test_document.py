@@ -1,4 +1,4 @@
-"""docs/servers.md says what the tests of this directory have seen, of the servers that they have seen."""
+"""docs/servers.md describes what these tests check, for the tested versions of the servers."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_versions() -> None:
 def test_every_row_has_its_test(row: str) -> None:
     """A case or a test names it, and its servers are among those that are tested."""
     sources = [path.read_text() for path in HERE.glob("*.py") if path.stem != "quirks"]
-    behind_imports = "".join(source.partition("\n\n\n")[2] for source in sources)
+    after_imports = "".join(source.partition("\n\n\n")[2] for source in sources)
 
-    assert re.search(rf"\b{row}\b", behind_imports)
+    assert re.search(rf"\b{row}\b", after_imports)
     assert ROWS[row].servers
-    assert ROWS[row].servers < SERVERS.keys(), "what all do is no quirk"
+    assert ROWS[row].servers < SERVERS.keys(), "not a quirk if all servers do it"

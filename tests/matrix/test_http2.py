@@ -1,4 +1,4 @@
-"""HTTP/2 is another way to the same gate, on the servers that speak it."""
+"""Requests over HTTP/2, on the servers that support it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REQUESTS = {
     "proxy-authorization": ((("proxy-authorization", KEY[1]),), MISSING),
     "connection-names-it": ((NO_KEY, ("connection", "authorization")), INVALID),
     "8-kib-and-1": ((("authorization", "Basic" + " " * (8193 - 5 - 20) + KEY[1][6:]),), INVALID),
-    # RFC 9113 8.2.1: a value with one of these makes the whole request malformed.
+    # RFC 9113 8.2.1: one of these in a value makes the request malformed.
     "nul": ((("authorization", KEY[1] + "\0"),), HANGS_UP),
     "line-break": ((("x-other", f"x\r\nauthorization: {KEY[1]}"),), HANGS_UP),
 }
@@ -78,7 +78,7 @@ def test_open_target(server: Server) -> None:
 
 
 def test_large_post(server: Server) -> None:
-    """A 401 to an upload arrives whole; with a valid key the upload does."""
+    """The 401 to an upload is complete; with a valid key the app gets the upload."""
     length = ("content-length", str(MEGABYTE))
     refused = http2.ask(server, NO_KEY, length, method="POST", body=BODY)
     let_in = http2.ask(server, KEY, length, method="POST", body=BODY)

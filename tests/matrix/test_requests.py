@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 CHALLENGE = 'Basic realm="api", charset="UTF-8"'
 
 
-def check_refusal(answer: Response, method: str = "GET") -> None:
-    """An answer of ours, whole and with everything that belongs to it."""
-    assert answer.whole
-    assert answer.values("www-authenticate") == ([CHALLENGE] if answer.status == 401 else [])
-    assert answer.value("cache-control") == "no-store"
-    assert answer.value("x-content-type-options") == "nosniff"
-    assert re.fullmatch("[0-9A-Za-z._-]+", answer.value("x-request-id") or "")
+def check_refusal(response: Response, method: str = "GET") -> None:
+    """Check that a response of the middleware is complete and has all its headers."""
+    assert response.whole
+    assert response.values("www-authenticate") == ([CHALLENGE] if response.status == 401 else [])
+    assert response.value("cache-control") == "no-store"
+    assert response.value("x-content-type-options") == "nosniff"
+    assert re.fullmatch("[0-9A-Za-z._-]+", response.value("x-request-id") or "")
     if method != "HEAD":
-        assert answer.value("content-length") == str(len(answer.body))
-        assert answer.json()["request_id"] == answer.value("x-request-id")
+        assert response.value("content-length") == str(len(response.body))
+        assert response.json()["request_id"] == response.value("x-request-id")
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPT_NAME_FIELD.servers))
@@ -40,7 +40,7 @@ def test_no_mount_point_from_clients(name: str, tmp_path: Path) -> None:
                 assert ask(server, case.octets).outcome == case.expected
 
 
-# How each is told what the app is mounted under.
+# The options that set the mount point.
 ROOT_PATH = {
     "uvicorn-h11": ("--root-path", "/x"),
     "hypercorn": ("--root-path", "/x"),
@@ -55,7 +55,7 @@ def test_a_mount_point(name: str, tmp_path: Path) -> None:
     """With ``root_path`` set, excluded paths are open below the mount point, and nothing else is."""
     settings = {**SETTINGS, "BASICAUTH_ROOT_PATH": "/x"}
     with Server(name, tmp_path / "log", settings, ROOT_PATH[name]) as server:
-        # Some servers put the mount point in front of the path, others expect it there.
+        # Some servers prepend the mount point to the path, others expect it there.
         below = {target: ask(server, head(target=target)).outcome for target in (b"/health", b"/x/health")}
         assert OPEN in below.values(), below
         for target in (b"/hello", b"/x/hello", b"/x", b"/xhealth", b"/X/health"):
@@ -70,18 +70,18 @@ def test_a_mount_point(name: str, tmp_path: Path) -> None:
 def test_request(server: Server, case: Case) -> None:
     """Whatever a server makes of it: without the key only open paths are served."""
     logged = server.log.stat().st_size
-    answer = ask(server, case.octets, case.method)
-    outcome = answer.outcome
+    response = ask(server, case.octets, case.method)
+    outcome = response.outcome
 
-    # First what would be dangerous, whatever the table says.
+    # First the checks that matter for security, independent of the table.
     if outcome == APP:
         assert case.has_key
     if outcome == OPEN:
-        path = answer.json()["path"]
+        path = response.json()["path"]
         assert path == "/health" or path.startswith("/open/")
         assert ".." not in path
     if outcome not in (APP, OPEN) and not outcome.startswith(("server", "hangs")):
-        assert answer.status == 401
-        check_refusal(answer, case.method)
+        assert response.status == 401
+        check_refusal(response, case.method)
     assert outcome == case.expected_of(server.name)
     assert b"Traceback" not in server.log.read_bytes()[logged:]

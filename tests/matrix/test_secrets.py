@@ -1,4 +1,4 @@
-"""A right secret and all that is nearly one, on every server, with records of every kind in a real store."""
+"""The right secret and similar ones, on every server, with keys of every kind in a real store."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
 GENERATED = generate("sk")
 CHOSEN = "correct horse: battery staple"
-LONGEST = "x" * 72  # bcrypt looks at no more
+LONGEST = "x" * 72  # bcrypt uses only the first 72 bytes
 HASHES = {
-    "minted": Hasher().digest_secret(GENERATED),
-    "chosen": hash_password(CHOSEN),
+    "generated": Hasher().digest_secret(GENERATED),
+    "password": hash_password(CHOSEN),
     "bcrypt": bcrypt.hashpw(LONGEST.encode(), bcrypt.gensalt(4)).decode(),
-    # What no command would store.
+    # Hashes that no command stores.
     "empty": Hasher().digest_secret(""),
     "empty-slow": hash_password(""),
 }
-RIGHT = {"minted": GENERATED, "chosen": CHOSEN, "bcrypt": LONGEST}
+RIGHT = {"generated": GENERATED, "password": CHOSEN, "bcrypt": LONGEST}
 
-# None of it is malformed, so each costs a slow hash, but for what is minted: no more of it than has to be.
+# None is malformed, so each takes a password hash, except for the generated secret. So there are few.
 NEAR = {
     **{f"all but the last of {client_id}": (client_id, secret[:-1]) for client_id, secret in RIGHT.items()},
     **{f"more than {client_id}": (client_id, secret + "x") for client_id, secret in RIGHT.items()},
-    "another's": ("chosen", GENERATED),
+    "another's": ("password", GENERATED),
 }
 WRONG = {
     **NEAR,
     **{f"the hash of {client_id}": (client_id, HASHES[client_id]) for client_id in RIGHT},
     **{f"nothing for {client_id}": (client_id, "") for client_id in (*HASHES, "none", "nobody")},
-    "a NUL behind it": ("minted", GENERATED + "\0"),
-    "moved from the id": ("minte", f"d:{GENERATED}"),
+    "a NUL after it": ("generated", GENERATED + "\0"),
+    "moved from the id": ("generate", f"d:{GENERATED}"),
     "without secrets": ("none", GENERATED),
     "bcrypt of 200 octets": ("bcrypt", "x" * 200),
     "bcrypt cut in a letter": ("bcrypt", "x" * 71 + "é"),
-    "the longest": ("chosen", "x" * 1024),
-    "too long": ("chosen", "x" * 1025),
-    "too long for a field": ("chosen", "x" * 5800),  # and not for a server's limit
+    "the longest": ("password", "x" * 1024),
+    "too long": ("password", "x" * 1025),
+    "too long for a field": ("password", "x" * 5800),  # but within the servers' limits
 }
 
 
@@ -80,9 +80,9 @@ def test_only_the_right_secret_is_accepted(name: str, filled: Path, tmp_path: Pa
             return {what: ask(server, head(field(*pair))).outcome for what, pair in pairs.items()}
 
         right = {client_id: (client_id, secret) for client_id, secret in RIGHT.items()}
-        let_in = {client_id: f"app for {client_id!r}" for client_id in RIGHT}
+        allowed = {client_id: f"app for {client_id!r}" for client_id in RIGHT}
         for wrong in (WRONG, NEAR):
             assert outcomes(wrong) == dict.fromkeys(wrong, "invalid_credentials")
-            assert outcomes(right) == let_in
+            assert outcomes(right) == allowed
         log = server.log.read_text()
     assert "Traceback" not in log

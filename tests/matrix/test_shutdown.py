@@ -1,4 +1,4 @@
-"""A server that is told to stop while it is busy answers right what it has taken, and ends quietly."""
+"""A busy server that is stopped completes its responses correctly, and exits without errors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.waiting import LIMIT_S, listens, wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
-# A 503 is to come from the end that is tested only, and not from a busy machine.
+# A 503 must come from the shutdown, not from a busy machine.
 PATIENT = {"BASICAUTH_BACKEND_DEADLINE_S": "60", "BASICAUTH_THROTTLE": ""}
 
 every_server = pytest.mark.parametrize("name", SERVERS)
 
-# What the log of a server that is stopped must not hold, whoever says it.
+# Texts that the log of a stopped server must not contain.
 NOISE = re.compile(
     r"Traceback|Error|Exception|loop is closed|never (awaited|retrieved)|was destroyed|Unclosed",
     re.IGNORECASE,
@@ -39,7 +39,7 @@ def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
     """Every response that is sent is the right one, complete, while store connections are in use."""
     with open_backend(redis_url, settings=Settings()) as keys:
         authorization = keys.create().authorization.encode()
-    # Without a cache every request asks the store.
+    # Without a cache, every request does a lookup.
     settings = {"BASICAUTH_BACKEND": redis_url, "BASICAUTH_CACHE_TTL_S": "0", **PATIENT}
     request = head(b"Authorization: " + authorization, b"Connection: close")
     answers: list[Response] = []
@@ -84,7 +84,7 @@ def test_stopped_during_a_response(name: str, tmp_path: Path) -> None:
             assert chunk, octets
             octets += chunk
         server.process.send_signal(signal.SIGTERM)
-        # Some stop to listen at once, some when they end. A second is enough to cut what is to be cut.
+        # Some servers stop listening at once, some when they exit. A second suffices to truncate responses.
         with suppress(AssertionError):
             wait_until(lambda: not listens(server.port), LIMIT_S if name in STOPS_AT_ONCE.servers else 1)
         seen.touch()

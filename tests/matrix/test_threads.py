@@ -1,4 +1,4 @@
-"""Servers with threads of every kind, green ones too, over one SQLite file."""
+"""Servers with all kinds of threads, including green threads, over one SQLite file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_thirty_two_at_once(name: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     with open_backend(url, settings=Settings(), create=True) as keys:
         issued = [keys.create(client_id=f"client-{number}") for number in range(CLIENTS)]
-    # Without a cache every request asks the store.
+    # Without a cache, every request does a lookup.
     settings = {"BASICAUTH_BACKEND": url, "BASICAUTH_CACHE_TTL_S": "0", "BASICAUTH_THROTTLE": ""}
     barrier = threading.Barrier(CLIENTS)
 

@@ -1,4 +1,4 @@
-"""Websockets: a handshake is a request, and is let in or refused like one."""
+"""Websockets: a handshake is allowed or refused like any other request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.matrix.test_requests import check_refusal
 if TYPE_CHECKING:
     from tests.matrix.kinds import Server
 
-TEXT_FRAME = b"\x81"  # whole, from the server, RFC 6455 5.2
+TEXT_FRAME = b"\x81"  # complete, unmasked, RFC 6455 5.2
 
 only_asgi = pytest.mark.parametrize("server", ASGI, indirect=True)
 
