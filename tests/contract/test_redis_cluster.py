@@ -552,7 +552,7 @@ def test_who_left_the_cluster_is_let_go(store: RedisStore) -> None:
         (loop,) = store._loops.values()
         threads = store._lookups._clients
         gone = next(node for node in threads if node not in router._seeds[:1])
-        stays = next(name for name in names if router._map.node_of(slot_of(store, name)) != gone)
+        stays = next(name for name in names if router._map[slot_of(store, name)] != gone)
         assert {gone} < threads.keys() & loop._readers.keys()
         router.nodes = router.nodes - {gone}
         await loop.run([store._names.get(stays.encode())])

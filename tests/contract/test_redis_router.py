@@ -8,7 +8,7 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
 
-from basicauth_mw.backends.redis.cluster import Cluster, Node, SlotMap
+from basicauth_mw.backends.redis.cluster import Cluster, Node
 from basicauth_mw.backends.redis.errors import parse_redirect
 from basicauth_mw.errors import BackendUnavailable
 from tests.redis_server import SLOTS
@@ -37,20 +37,24 @@ SLOTS_OF = ("CLUSTER", "SLOTS")
 X = key_slot(b"x")
 
 
-def test_slots_that_nobody_serves() -> None:
-    slots = SlotMap([(5, 9, A), (12, 12, B)])
-    assert [slots.node_of(slot) for slot in (0, 4, 5, 9, 10, 12, 13)] == [None, None, A, A, None, B, None]
-    slots.move(4, B)
-    assert slots.node_of(4) == B
+@pytest.mark.parametrize("ranges", [[], [[0, X - 1, [b"a", 1]]], [[X + 1, SLOTS - 1, [b"a", 1]]]])
+def test_a_slot_that_no_node_serves(ranges: list[Any]) -> None:
+    with pytest.raises(BackendUnavailable, match="no node of the Redis Cluster"):
+        play(Cluster([("a", 1)]), [GET], [[ranges]])
+
+
+def test_the_first_and_the_last_slot_of_a_range() -> None:
+    slots = [[0, X - 1, [b"a", 1]], [X, X, [b"b", 2]], [X + 1, SLOTS - 1, [b"a", 1]]]
+    assert play(Cluster([("a", 1)]), [GET], [[slots], [b"found"]])[1][1] == (B, [GET])
 
 
 def test_redirections_end() -> None:
     cluster = Cluster([("a", 1)])
     answers: list[Any] = [[ALL_AT_A], *([[MovedError(f"{X} b:2")], [MovedError(f"{X} a:1")]] * 10)]
-    with pytest.raises(BackendUnavailable, match="from one to another"):
+    with pytest.raises(BackendUnavailable, match="redirect from one to another"):
         play(cluster, [GET], answers)
     answers = [[AskError(f"{X} b:2")], *([[b"OK", AskError(f"{X} b:2")]] * 10)]
-    with pytest.raises(BackendUnavailable, match="from one to another"):
+    with pytest.raises(BackendUnavailable, match="redirect from one to another"):
         play(cluster, [GET], answers)
 
 
@@ -102,17 +106,17 @@ def test_a_lost_node_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     play(cluster, [GET], [[ALL_AT_A], [b"found"]])
     with pytest.raises(ConnectionError):
         play(cluster, [GET], [lost])
-    cluster._asked_at = 0
+    cluster._refreshed_at = 0
     with pytest.raises(ConnectionError):
         play(cluster, [GET], [[ALL_AT_A], lost, [ALL_AT_A]])
     with monkeypatch.context() as patched:
         patched.setattr("basicauth_mw.backends.redis.cluster._MAP_AGE_S", 0)
         with pytest.raises(ConnectionError):
             play(cluster, [GET], [[ALL_AT_A], lost, lost, lost])
-    cluster._asked_at = 0
+    cluster._refreshed_at = 0
     with pytest.raises(ConnectionError):
         play(cluster, [GET], [[ALL_AT_A], lost], retry=False)
-    cluster._asked_at = 0
+    cluster._refreshed_at = 0
     assert play(cluster, [GET], [lost, [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]) == (
         [b"found"],
         [(C, [SLOTS_OF]), (A, [SLOTS_OF]), (C, [GET])],
@@ -123,7 +127,7 @@ def test_what_a_lost_node_served_is_asked_of_its_successor() -> None:
     """In the same question, if it may be repeated; and the map is not asked of the node that was lost."""
     cluster = Cluster([("a", 1), ("c", 3)])
     play(cluster, [GET], [[ALL_AT_A], [b"found"]])
-    cluster._asked_at = 0
+    cluster._refreshed_at = 0
     answers: list[Any] = [ConnectionError("lost"), [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]
     assert play(cluster, [GET], answers) == ([b"found"], [(A, [GET]), (C, [SLOTS_OF]), (C, [GET])])
 
@@ -135,7 +139,7 @@ def test_a_question_that_is_given_up_is_a_doubt() -> None:
     steps = cluster.route([GET])
     assert next(steps) == (A, [GET])
     steps.close()
-    cluster._asked_at = 0
+    cluster._refreshed_at = 0
     assert play(cluster, [GET], [[ALL_AT_A], [b"found"]])[1] == [(C, [SLOTS_OF]), (A, [GET])]
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from ...errors import BackendUnavailable
 from ...runtime.extras import require
+from .connections import abort
 from .errors import exceptions, translate_error
 
 if TYPE_CHECKING:
@@ -200,9 +201,9 @@ class LoopClients:
 
 
 async def _close(readers: Sequence[NodeReader]) -> None:
-    """Close connections. Whoever is cancelled while waiting for it, they are closed."""
+    """Close connections at once, also if the caller is cancelled, then wait for the tasks that used them."""
     for reader in readers:
-        await reader.disconnect()  # never waits
+        await reader.disconnect()
     if tasks := [reader.sending for reader in readers if reader.sending is not None]:
         for task in tasks:
             task.cancel()
@@ -247,9 +248,7 @@ class NodeReader:
 
     async def disconnect(self) -> None:
         """Close the connection at once. Does not suspend, so it cannot be cancelled."""
-        if (writer := self._connection._writer) is not None:  # noqa: SLF001
-            writer.transport.abort()  # close() waits for the peer of a TLS connection
-        await self._connection.disconnect(nowait=True)
+        await abort(self._connection)
 
     async def _send(self) -> None:
         while self._waiting:

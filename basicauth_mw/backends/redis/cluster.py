@@ -11,7 +11,7 @@ See the cluster specification of Redis: https://redis.io/docs/latest/operate/oss
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
     Command = tuple[bytes | str | int, ...]
     Steps = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any]]
-    _Asking = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any] | Exception]
+    _Step = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any] | Exception]
 
 _crc = require("redis.crc", extra="redis")
 
+_SLOTS: Final = 16384
 _MAX_ROUNDS: Final = 5
-_MAP_AGE_S: Final = 0.1  # a younger map is not asked for again
+_MAP_AGE_S: Final = 0.1  # a younger slot map is not refreshed
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,53 +81,23 @@ class SingleServer:
         return self.route(commands)
 
 
-class SlotMap:
-    """Which node serves which slots.
-
-    Args:
-        ranges: First slot, last slot, and who serves them.
-    """
-
-    def __init__(self, ranges: Sequence[tuple[int, int, Node]]) -> None:
-        self._ranges = sorted(ranges, key=lambda each: each[0])
-        self._firsts = [first for first, _, _ in self._ranges]
-        self._moved: dict[int, Node] = {}
-        self.nodes = frozenset(node for _, _, node in ranges)
-
-    def node_of(self, slot: int) -> Node | None:
-        """Who serves a slot; None: nobody."""
-        if (moved := self._moved.get(slot)) is not None:
-            return moved
-        number = bisect_right(self._firsts, slot) - 1
-        if number < 0:
-            return None
-        _, last, node = self._ranges[number]
-        return node if slot <= last else None
-
-    def move(self, slot: int, node: Node) -> None:
-        """Note what a redirection has told."""
-        self._moved[slot] = node
-
-
 class Cluster:
-    """Asks each command at the node that serves its key, and follows when that has changed.
-
-    Args:
-        addresses: Of some nodes, to begin with.
-    """
+    """Sends each command to the node that serves its key, and follows redirections."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._seeds = tuple(Node(address) for address in addresses)
-        self._sources = self._seeds  # whom to ask for a map, the best first
-        self._map = SlotMap([])
+        self._sources = self._seeds  # where to get a slot map, the best first
+        self._map: list[Node | None] = [None] * _SLOTS
+        self._has_map = False
         self._is_stale = True
-        self._asked_at = float("-inf")  # when there last was an answer to what the map is
+        self._refreshed_at = float("-inf")
         self.nodes: frozenset[Node] = frozenset(self._seeds)
 
     def node_for(self, name: bytes) -> Node | None:
         if self._is_stale and not self._is_young():
             return None
-        return self._map.node_of(_crc.key_slot(name))
+        slot: int = _crc.key_slot(name)
+        return self._map[slot]
 
     def mark_stale(self, node: Node) -> None:
         """Mark the slot map stale; try this node last when it is refreshed."""
@@ -136,112 +107,112 @@ class Cluster:
     def route(self, commands: Sequence[Command], *, retry: bool = True) -> Steps:
         slots = [_crc.key_slot(_key_of(command)) for command in commands]
         replies: list[Any] = [None] * len(commands)
-        left = list(range(len(commands)))
-        asking: dict[int, Node] = {}  # by the number of a command: who takes it this once
+        pending = list(range(len(commands)))  # the indexes of commands without a reply
+        asking: dict[int, Node] = {}  # the nodes for commands with an ASK redirection
         failed: dict[Node, Exception] = {}
         for _ in range(_MAX_ROUNDS):
             if self._is_stale:
                 yield from self._refresh()
-            places: dict[Node, list[int]] = {}
-            for number in left:
-                places.setdefault(asking.get(number) or self._node_of(slots[number]), []).append(number)
-            for node in places.keys() & failed.keys():
+            batches: dict[Node, list[int]] = {}
+            for index in pending:
+                batches.setdefault(asking.get(index) or self._node_of(slots[index]), []).append(index)
+            for node in batches.keys() & failed.keys():
                 raise failed[node]
-            left, redirected = [], {}
-            for node, numbers in places.items():
-                outcome = yield from self._ask(node, _batch(commands, numbers, asking))
+            pending, redirected = [], {}
+            for node, indexes in batches.items():
+                outcome = yield from self._send(node, _batch(commands, indexes, asking))
                 if isinstance(outcome, Exception):
                     if not retry:
                         raise outcome
                     failed[node] = outcome
-                    left += numbers
+                    pending += indexes
                     continue
-                answers = iter(outcome)
-                for number in numbers:
-                    if number in asking:
-                        next(answers)
-                    reply = replies[number] = next(answers)
-                    if (sent := parse_redirect(reply)) is None:
+                received = iter(outcome)
+                for index in indexes:
+                    if index in asking:
+                        next(received)
+                    reply = replies[index] = next(received)
+                    if (redirection := parse_redirect(reply)) is None:
                         continue
-                    left.append(number)
-                    there = _named_by(sent.host, sent.port, node)
-                    if sent.once:
-                        redirected[number] = there
+                    pending.append(index)
+                    target = _node_at(redirection.host, redirection.port, node)
+                    if redirection.once:
+                        redirected[index] = target
                     else:
-                        self._moved(slots[number], there)
-            if not left:
+                        self._move(slots[index], target)
+            if not pending:
                 return replies
             asking = redirected
-        raise BackendUnavailable("the nodes of the Redis Cluster send us from one to another")
+        raise BackendUnavailable("the nodes of the Redis Cluster redirect from one to another")
 
     def route_all(self, commands: Sequence[Command]) -> Steps:
         yield from self._refresh()
         replies: list[Any] = []
-        for node in self._map.nodes:
-            outcome = yield from self._ask(node, commands)
+        for node in dict.fromkeys(filter(None, self._map)):
+            outcome = yield from self._send(node, commands)
             if isinstance(outcome, Exception):
                 raise outcome
             replies += outcome
         return replies
 
     def _node_of(self, slot: int) -> Node:
-        if (node := self._map.node_of(slot)) is None:
+        if (node := self._map[slot]) is None:
             self._is_stale = True
             raise BackendUnavailable("no node of the Redis Cluster serves the slot of a key")
         return node
 
-    def _moved(self, slot: int, node: Node) -> None:
-        """Somebody else serves a slot, and knows better than others who serves which."""
-        self._map.move(slot, node)
+    def _move(self, slot: int, node: Node) -> None:
+        """Another node serves a slot, and is the first to know about other changes."""
+        self._map[slot] = node
         self._sources = (node, *(other for other in self._sources if other != node))
         self._is_stale = True
 
-    def _ask(self, node: Node, commands: Sequence[Command]) -> _Asking:
-        """Ask one node. Where that fails, or is given up, the map may be of yesterday."""
-        answered = False
+    def _send(self, node: Node, commands: Sequence[Command]) -> _Step:
+        """Send commands to one node. If it does not reply, or the caller gives up, the slot map is stale."""
+        replied = False
         try:
             outcome = yield node, commands
-            answered = not isinstance(outcome, Exception)
+            replied = not isinstance(outcome, Exception)
             return outcome
         finally:
-            if not answered:
+            if not replied:
                 self.mark_stale(node)
 
     def _refresh(self) -> Generator[tuple[Node, Sequence[Command]], list[Any] | Exception, None]:
-        """Get a new map, unless this one is very young."""
+        """Get a new slot map, unless this one is young."""
         if self._is_young():
             return
-        known = self._map
-        reason: Exception = BackendUnavailable("no node of the Redis Cluster knows who serves which slots")
+        before = self._map
+        reason: Exception = BackendUnavailable("no node of the Redis Cluster knows which slots it serves")
         for node in self._sources:
-            outcome = yield from self._ask(node, [("CLUSTER", "SLOTS")])
-            if self._map is not known:
-                return  # somebody else was faster
+            outcome = yield from self._send(node, [("CLUSTER", "SLOTS")])
+            if self._map is not before:
+                return  # another thread or task was faster
             if isinstance(outcome, Exception):
                 reason = outcome
             elif isinstance(outcome[0], Exception):
                 reason = _reason(outcome[0])
-            elif ranges := _ranges(outcome[0], node):
-                self._take(SlotMap(ranges))
+            elif any(slots := _slots(outcome[0], node)):
+                self._replace(slots)
                 return
-        self._asked_at = time.monotonic()
-        if not known.nodes:
+        self._refreshed_at = time.monotonic()
+        if not self._has_map:
             raise reason
 
     def _is_young(self) -> bool:
-        return bool(self._map.nodes) and time.monotonic() < self._asked_at + _MAP_AGE_S
+        return self._has_map and time.monotonic() < self._refreshed_at + _MAP_AGE_S
 
-    def _take(self, new: SlotMap) -> None:
-        candidates = (*self._sources, *new.nodes)
-        self._map = new
-        self._sources = tuple(
-            dict.fromkeys(node for node in candidates if node in new.nodes or node in self._seeds)
-        )
+    def _replace(self, slots: list[Node | None]) -> None:
+        masters = frozenset(filter(None, slots))
+        known = masters.union(self._seeds)
+        candidates = (*self._sources, *masters)
+        self._map = slots
+        self._sources = tuple(dict.fromkeys(node for node in candidates if node in known))
+        self._has_map = True
         self._is_stale = False
-        self._asked_at = time.monotonic()
-        nodes = new.nodes.union(self._seeds)
-        if nodes != self.nodes:
-            self.nodes = nodes
+        self._refreshed_at = time.monotonic()
+        if known != self.nodes:
+            self.nodes = known
 
 
 Router = SingleServer | Cluster
@@ -260,24 +231,25 @@ def _batch(commands: Sequence[Command], numbers: Sequence[int], asking: Collecti
     return batch
 
 
-def _named_by(host: str, port: int, node: Node) -> Node:
-    """Whom a node tells us of; without a host, it is the same one."""
+def _node_at(host: str, port: int, node: Node) -> Node:
+    """The node that another one names; without a host, it is on the same host."""
     same = node.address[0] if node.address else ""
     return Node((host or same, port))
 
 
-def _ranges(reply: Any, node: Node) -> list[tuple[int, int, Node]]:
-    """What ``CLUSTER SLOTS`` says; nothing, if it is something else."""
-    try:
-        return [
-            (first, last, _named_by((master[0] or b"").decode(), int(master[1]), node))
-            for first, last, master, *_ in reply
-        ]
-    except (TypeError, ValueError, AttributeError, IndexError):
-        return []
+def _slots(reply: Any, node: Node) -> list[Node | None]:
+    """The node of each slot by a reply to ``CLUSTER SLOTS``; all None: it is something else."""
+    slots: list[Node | None] = [None] * _SLOTS
+    with suppress(TypeError, ValueError, AttributeError, IndexError):
+        for first, last, master, *_ in reply:
+            target = _node_at((master[0] or b"").decode(), int(master[1]), node)
+            for slot in range(first, last + 1):
+                slots[slot] = target
+        return slots
+    return [None] * _SLOTS
 
 
 def _reason(error: Exception) -> Exception:
     if "cluster support disabled" in str(error):
-        return BackendUnavailable("the Redis server is no cluster: name it by redis:// or rediss://")
+        return BackendUnavailable("the Redis server is not a cluster: use redis:// or rediss://")
     return error

@@ -54,9 +54,9 @@ class Connector:
             if context := getattr(connection, "ssl_context", None):
                 context.get()
         except OSError as exc:  # ssl.SSLError is one
-            files = {"ssl_ca_certs": context.ca_certs, "ssl_certfile": context.certfile or context.keyfile}
-            options = " or ".join(option for option, path in files.items() if path)
-            problem = f"{options} in the Redis URL names a file that cannot be used: {exc.strerror or exc}"
+            names = ("ca_certs", "ca_data", "ca_path", "certfile", "keyfile")
+            options = " or ".join(f"ssl_{name}" for name in names if getattr(context, name))
+            problem = f"{options} in the Redis URL cannot be used: {exc.strerror or exc}"
         except Exception as exc:  # its text may hold a part of the URL
             problem = f"redis-py cannot use the options of the Redis URL ({type(exc).__name__})"
         if problem:
@@ -105,13 +105,20 @@ class Connector:
             for host, port in target.addresses
         ]
         del options["host"], options["port"]
-        return driver.sentinel.SentinelConnectionPool(
+        return driver.module.sentinel.SentinelConnectionPool(
             target.service,
             driver.sentinels(pools),
             ssl=issubclass(options.pop("connection_class"), driver.module.SSLConnection),
             redis_connect_func=driver.check_role,
             **options,
         )
+
+
+async def abort(connection: Any) -> None:
+    """Close a connection of an event loop at once. Does not suspend, so it cannot be cancelled."""
+    if (writer := connection._writer) is not None:  # noqa: SLF001
+        writer.transport.abort()  # close() waits for the peer of a TLS connection
+    await connection.disconnect(nowait=True)
 
 
 # --- Sentinel
@@ -159,7 +166,7 @@ class _LoopSentinels(_Sentinels):
             except exceptions.RedisError:
                 continue
             finally:
-                await connection.disconnect(nowait=True)
+                await abort(connection)
             if found is not None:
                 return self._answered(pool, found)
         raise MasterNotFoundError
@@ -274,8 +281,6 @@ class _Driver(NamedTuple):
     """The parts of redis-py, and of this module, for threads or for event loops."""
 
     module: Any
-    sentinel: Any
-    retry: Any
     sentinels: Any
     check_role: Any
     connections: Mapping[Any, Any]  # by redis-py's connection class, ours
@@ -290,7 +295,7 @@ class _Driver(NamedTuple):
         return options | {
             "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
-            "retry": self.retry(redis.backoff.NoBackoff(), 0),
+            "retry": self.module.retry.Retry(redis.backoff.NoBackoff(), 0),
             "protocol": 2,
             "decode_responses": False,
         }
@@ -298,16 +303,12 @@ class _Driver(NamedTuple):
 
 _THREADS: Final = _Driver(
     module=redis,
-    sentinel=redis.sentinel,
-    retry=redis.retry.Retry,
     sentinels=_ThreadSentinels,
     check_role=_check_role,
     connections={redis.Connection: _Tcp, redis.SSLConnection: _Tls},
 )
 _LOOPS: Final = _Driver(
     module=redis.asyncio,
-    sentinel=redis.asyncio.sentinel,
-    retry=redis.asyncio.retry.Retry,
     sentinels=_LoopSentinels,
     check_role=_acheck_role,
     connections={redis.asyncio.Connection: _AsyncTcp, redis.asyncio.SSLConnection: _AsyncTls},
