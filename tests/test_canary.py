@@ -1,7 +1,7 @@
-"""A secret is in clear where it was shown once, and nowhere else.
+"""A secret appears in plain text only where it is shown once.
 
-Two canaries, one minted and one that a person might choose, go through everything that a secret can go
-through. Then they are searched for, in every spelling that software is apt to write.
+Two canaries, a generated secret and a password, go through every operation with secrets. Then the tests
+search all output for them, in every encoding that software may use.
 """
 
 from __future__ import annotations
@@ -47,54 +47,56 @@ LIMIT_S = 30.0
 
 GENERATED = generate("sk")
 CHOSEN = "Kanarienvögel 'Ünter' dem \U0001f511 Dach"
-OTHERS = (generate("sk"), 'Zaunkönige "über" \U0001f511 Nacht')  # what the canaries are rotated to
+OTHERS = (generate("sk"), 'Zaunkönige "über" \U0001f511 Nacht')  # the new secrets of a rotation
 CANARIES = (GENERATED, CHOSEN, *OTHERS)
-CHANGED = GENERATED[:-1] + ("a" if GENERATED[-1] != "a" else "b")  # one keystroke off: no checksum holds
+CHANGED = GENERATED[:-1] + (
+    "a" if GENERATED[-1] != "a" else "b"
+)  # one character differs, so the checksum is wrong
 
 HASH = re.compile(r"\$(bamw1|argon2id|2b)\$")
 
 
 def core(secret: str) -> str:
-    """A part that tells the secret: what is cut short, or only begun, still holds it."""
+    """A part of the secret, which is also in a truncated secret."""
     return secret[4:20]
 
 
 def spellings(secret: str) -> dict[str, bytes]:
-    """The core of a secret in every form in which software is apt to write it."""
+    """The core of a secret in every encoding that software may use."""
     text = core(secret)
-    octets = text.encode()
+    data = text.encode()
     found = {
-        "raw": octets,
+        "raw": data,
         "reversed": text[::-1].encode(),
         "utf-16": text.encode("utf-16-le"),
-        "utf-8 taken for latin-1": octets.decode("latin-1").encode(),
+        "utf-8 decoded as latin-1": data.decode("latin-1").encode(),
         "url": quote(text, safe="").encode(),
         "path": quote(text).encode(),
         "form": quote_plus(text).encode(),
         "repr": repr(text)[1:-1].encode(),
         "ascii": ascii(text)[1:-1].encode(),
-        "octets": repr(octets)[2:-1].encode(),
+        "bytes": repr(data)[2:-1].encode(),
         "json": json.dumps(text)[1:-1].encode(),
         "json twice": json.dumps(json.dumps(text)[1:-1])[1:-1].encode(),
-        "hex": octets.hex().encode(),
-        "numbers": ", ".join(map(str, octets)).encode(),
+        "hex": data.hex().encode(),
+        "numbers": ", ".join(map(str, data)).encode(),
     }
-    for before in range(3):  # base64 spells the same octets in three ways
-        whole = b64encode(b"x" * before + octets)
-        inner = whole[4 if before else 0 :][: (len(octets) - 4) // 3 * 4]
+    for before in range(3):  # base64 has three encodings for the same bytes
+        whole = b64encode(b"x" * before + data)
+        inner = whole[4 if before else 0 :][: (len(data) - 4) // 3 * 4]
         found[f"base64-{before}"] = inner
         found[f"base64url-{before}"] = inner.translate(bytes.maketrans(b"+/", b"-_"))
     return found
 
 
 def hashes_of(key: Key) -> list[bytes]:
-    """The telling part of a key's hashes."""
+    """The digests in a key's hashes."""
     return [secret.hash.rpartition("$")[2].encode() for secret in key.secrets]
 
 
-def assert_clean(octets: bytes | str, *, raw_only: bool = False) -> None:
-    """Nothing of a canary is in there."""
-    haystack = octets if isinstance(octets, bytes) else octets.encode("utf-8", "backslashreplace")
+def assert_clean(data: bytes | str, *, raw_only: bool = False) -> None:
+    """Check that no canary appears."""
+    haystack = data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace")
     for number, secret in enumerate(CANARIES):
         for form, needle in spellings(secret).items():
             if raw_only and form.startswith("base64"):
@@ -104,9 +106,9 @@ def assert_clean(octets: bytes | str, *, raw_only: bool = False) -> None:
 
 
 @pytest.mark.proves("X43")
-@pytest.mark.parametrize("secret", CANARIES, ids=["minted", "chosen", "minted-2", "chosen-2"])
+@pytest.mark.parametrize("secret", CANARIES, ids=["generated", "password", "generated-2", "password-2"])
 def test_the_search_finds_the_canary(secret: str) -> None:
-    """Otherwise every other test here would prove nothing."""
+    """Without this, the other tests would prove nothing."""
     credentials = f"some-id:{secret}".encode()
     for text in (
         secret,
@@ -127,10 +129,10 @@ def test_the_search_finds_the_canary(secret: str) -> None:
 
 
 class Everything(logging.Handler):
-    """Keeps all that any logger says, with every attribute and every traceback.
+    """Collects the records of all loggers, with every attribute and every traceback.
 
     Attributes:
-        said: Messages, attributes, tracebacks.
+        said: Messages, attributes and tracebacks.
         locals: Tracebacks with the local variables of all frames.
     """
 
@@ -145,14 +147,14 @@ class Everything(logging.Handler):
             self.take(record.exc_info[1])
 
     def take(self, exc: BaseException) -> None:
-        """Keep an exception the way that tracebacks and error monitors show it."""
+        """Collect an exception as tracebacks and error monitors show it."""
         self.said += [str(exc), repr(exc), repr(exc.args), *traceback.format_exception(exc)]
         self.locals += traceback.TracebackException.from_exception(exc, capture_locals=True).format()
 
 
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> Iterator[Everything]:
-    """Debug logging of everything, ours and others'."""
+    """Debug logging of all loggers, ours and others."""
     for name in [name for name in os.environ if name.startswith("BASICAUTH_")]:
         monkeypatch.delenv(name)
     handler = Everything()
@@ -168,7 +170,7 @@ def everything(monkeypatch: pytest.MonkeyPatch) -> Iterator[Everything]:
 
 
 class Shop:
-    """An app that breaks when it is asked for /broken, behind both kinds of middleware."""
+    """An app whose path /broken raises, in both middlewares."""
 
     def __init__(self, backend: Any, settings: Settings, everything: Everything) -> None:
         self.asgi = asgi_shell.BasicAuthMiddleware(self._asgi, backend, settings=settings)
@@ -197,7 +199,7 @@ class Shop:
         return [b"hello"]
 
     def ask(self, authorization: str, path: str = "/") -> set[int]:
-        """Ask both; what they answer, and what they raise on, is kept."""
+        """Send a request to both, and collect the responses and the exceptions."""
         scope = asgi_helpers.http_scope(authorization, path=path)
         seen = self._loop.run(asgi_helpers.exchange(self.asgi, scope))
         answer = wsgi_helpers.call(self.wsgi, authorization, path=path)
@@ -208,19 +210,19 @@ class Shop:
         return {seen.status, answer.status}
 
 
-def basic(octets: bytes) -> str:
-    return f"Basic {b64encode(octets).decode()}"
+def basic(data: bytes) -> str:
+    return f"Basic {b64encode(data).decode()}"
 
 
 def live(backend: Backend, everything: Everything, *, settings: Settings) -> list[Any]:
-    """Take the canaries through a whole life; return every public object that touched one."""
+    """Take the canaries through a whole life cycle; return every public object that handled one."""
     with Shop(backend, settings, everything) as shop:
         return [backend, settings, shop.asgi, shop.wsgi, *lived(backend, shop, everything)]
 
 
 def lived(backend: Backend, shop: Shop, everything: Everything) -> list[Any]:
     touched: list[Any] = []
-    for client_id, first, second in (("minted", GENERATED, OTHERS[0]), ("chosen", CHOSEN, OTHERS[1])):
+    for client_id, first, second in (("generated", GENERATED, OTHERS[0]), ("password", CHOSEN, OTHERS[1])):
         issued = backend.create(client_id=client_id, secret=first, name="canary")
         touched += [issued, issued.key, *issued.key.secrets, parse_basic(issued.authorization)]
         touched += [Credentials(client_id, first), Secret(backend.hash(first))]
@@ -256,21 +258,29 @@ def lived(backend: Backend, shop: Shop, everything: Everything) -> list[Any]:
         for path in ("/", "/broken"):
             shop.ask(rotated.authorization, path)
     for malformed in (
-        *(basic(b"minted:" + CHANGED.encode()), f"Bearer {GENERATED}", basic(GENERATED.encode()), GENERATED),
-        *(basic(CHOSEN.encode("latin-1", "replace")), basic(f"minted:{CHOSEN}\0".encode())),
-        *(f"{encode_basic('minted', GENERATED)}, {encode_basic('minted', GENERATED)}", f"Basic {GENERATED}"),
+        *(
+            basic(b"generated:" + CHANGED.encode()),
+            f"Bearer {GENERATED}",
+            basic(GENERATED.encode()),
+            GENERATED,
+        ),
+        *(basic(CHOSEN.encode("latin-1", "replace")), basic(f"generated:{CHOSEN}\0".encode())),
+        *(
+            f"{encode_basic('generated', GENERATED)}, {encode_basic('generated', GENERATED)}",
+            f"Basic {GENERATED}",
+        ),
     ):
         assert shop.ask(malformed) == {401}
-    backend.update("minted", metadata={"a": 1})
-    backend.disable("minted")
-    assert shop.ask(encode_basic("minted", OTHERS[0])) == {401}
-    backend.revoke("chosen")
-    assert shop.ask(encode_basic("chosen", OTHERS[1])) == {401}
+    backend.update("generated", metadata={"a": 1})
+    backend.disable("generated")
+    assert shop.ask(encode_basic("generated", OTHERS[0])) == {401}
+    backend.revoke("password")
+    assert shop.ask(encode_basic("password", OTHERS[1])) == {401}
     return touched
 
 
 def ours() -> Iterable[object]:
-    """Every object of this package that is alive."""
+    """Every existing object of this package."""
     return [
         each
         for each in gc.get_objects()
@@ -306,13 +316,13 @@ def test_no_log_error_or_repr_contains_a_secret(
     assert_clean(text)
     for hashed in hashes:
         assert hashed not in text.encode()
-    assert_clean("\n".join(everything.locals), raw_only=True)  # the header itself is the server's to hold
+    assert_clean("\n".join(everything.locals), raw_only=True)  # the server itself keeps the header
     assert "broken for Principal" in text
     assert "key.rotated" in text
 
 
 class Broken:
-    """A third party's store that raises what it has in its hands, and that is much."""
+    """A third-party store that raises an exception with all its secrets."""
 
     def __init__(self) -> None:
         self.password = GENERATED
@@ -344,7 +354,7 @@ def test_no_outage_shows_a_secret(everything: Everything, own_redis_server: Redi
     assert_clean("\n".join(everything.locals), raw_only=True)
 
 
-# --- what is on disk and on the wire
+# --- on disk and on the network
 
 
 @pytest.mark.proves("B8", "X43")
@@ -355,17 +365,17 @@ def test_no_sqlite_file_contains_a_secret(tmp_path: Path, everything: Everything
     seen = b""
     with open_backend(f"sqlite:///{file}", settings=settings, create=True) as backend:
         live(backend, everything, settings=settings)
-        backend.delete("chosen")
-        backend.get("minted")
-        (hashed,) = hashes_of(backend.get("minted") or Key(""))
+        backend.delete("password")
+        backend.get("generated")
+        (hashed,) = hashes_of(backend.get("generated") or Key(""))
         seen = b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir()))
-        assert hashed in seen, "what is stored is in the files that were read"
+        assert hashed in seen, "the stored hash must be in the files"
         assert_clean(seen)
     assert_clean(b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir())))
 
 
 class Wiretap:
-    """Everything that a Redis server is told, from MONITOR."""
+    """All commands that a Redis server gets, from MONITOR."""
 
     def __init__(self, server: RedisServer) -> None:
         self._connection = socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S)
@@ -377,8 +387,8 @@ class Wiretap:
 
     def _listen(self) -> None:
         with suppress(OSError):
-            while octets := self._connection.recv(65536):
-                self.heard += octets
+            while data := self._connection.recv(65536):
+                self.heard += data
 
     def close(self) -> None:
         self._connection.shutdown(socket.SHUT_RDWR)
@@ -400,7 +410,7 @@ def test_no_redis_dump_contains_a_secret(everything: Everything) -> None:
         settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(CHOSEN,))
         backend = stack.enter_context(open_backend(server.url(), settings=settings))
         live(backend, everything, settings=settings)
-        (hashed,) = hashes_of(backend.get("minted") or Key(""))
+        (hashed,) = hashes_of(backend.get("generated") or Key(""))
         client = stack.enter_context(redis.Redis(port=server.port))
         client.slowlog_get(1000)
         dumps = b"".join(client.dump(name) or b"" for name in client.scan_iter(count=1000))
@@ -414,19 +424,19 @@ def test_no_redis_dump_contains_a_secret(everything: Everything) -> None:
         assert hashed in dumps
         assert hashed in saved
         assert hashed in tap.heard
-        for octets in (dumps, saved, slow, tap.heard):
-            assert_clean(octets)
+        for data in (dumps, saved, slow, tap.heard):
+            assert_clean(data)
 
 
 # --- processes
 
 
 class Watched:
-    """A process whose arguments and environment are read again and again for as long as it runs.
+    """A process whose arguments and environment are read continuously while it runs.
 
     Attributes:
-        seen: What /proc told of it and of its children, and how often.
-        looks: How often.
+        seen: Arguments and environments of the process and its children, from /proc.
+        looks: How often they were read.
     """
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None, **options: Any) -> None:
@@ -487,7 +497,7 @@ def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
         said += err if shows else out + err
         return out, err
 
-    for client_id, secret, second in (("minted", GENERATED, OTHERS[0]), ("chosen", CHOSEN, OTHERS[1])):
+    for client_id, secret, second in (("generated", GENERATED, OTHERS[0]), ("password", CHOSEN, OTHERS[1])):
         out, _ = run("keys", "create", "--client-id", client_id, "--secret-stdin", stdin=secret, shows=True)
         assert core(secret) in out.decode()
         run("keys", "create", "--client-id", client_id, "--secret-stdin", stdin=secret, status=1)
@@ -514,8 +524,8 @@ def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
     run("keys", "import", str(sheet), status=1)
     run("keys", "import", str(sheet), "--json", status=1)
     run("keys", "import", str(export))
-    run("keys", "revoke", "minted", "--yes")
-    run("keys", "delete", "chosen", "--yes")
+    run("keys", "revoke", "generated", "--yes")
+    run("keys", "delete", "password", "--yes")
 
     assert_clean(said)
     assert HASH.search(export.read_text())
@@ -569,7 +579,7 @@ def test_no_crash_of_the_command_line_shows_a_secret(tmp_path: Path, arguments: 
     assert_clean(out + err)
 
 
-# A server that tells all that it can tell: debug levels everywhere, asyncio's and Python's debug modes.
+# A server with maximum output: debug levels everywhere, and the debug modes of asyncio and Python.
 DEBUGGED = """
 import faulthandler, logging, sys
 logging.basicConfig(level=logging.NOTSET, stream=sys.stderr)
@@ -597,7 +607,7 @@ def test_no_debugged_server_shows_a_secret(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(DEBUGGED)
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     with open_backend(url, settings=Settings(), create=True) as backend:
-        for client_id, secret in (("minted", GENERATED), ("chosen", CHOSEN)):
+        for client_id, secret in (("generated", GENERATED), ("password", CHOSEN)):
             backend.create(client_id=client_id, secret=secret)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
@@ -620,13 +630,13 @@ def test_no_debugged_server_shows_a_secret(tmp_path: Path) -> None:
                 connection.close()
                 return status
 
-            for client_id, secret in (("minted", GENERATED), ("chosen", CHOSEN)):
+            for client_id, secret in (("generated", GENERATED), ("password", CHOSEN)):
                 right = encode_basic(client_id, secret)
                 assert [ask(right), ask(right), ask(right, "/broken")] == [200, 200, 500]
                 assert ask(encode_basic("nobody", secret)) == 401
                 assert ask(basic(f"{client_id}:{secret}x".encode())) == 401
                 assert ask(f"Bearer {quote(secret)}") == 401
-            assert ask(basic(f"minted:{CHANGED}".encode())) == 401
+            assert ask(basic(f"generated:{CHANGED}".encode())) == 401
             (tmp_path / "keys.db").write_bytes(b"damaged" * 1000)
             assert ask(encode_basic("nobody", GENERATED)) in (401, 503)
         finally:

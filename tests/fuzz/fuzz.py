@@ -1,12 +1,12 @@
-"""A random fuzz of the parser and both shells: good fields mutated, and plain noise.
+"""A random fuzz test of the parser and both middlewares, with mutated valid headers and with noise.
 
     python -m tests.fuzz.fuzz [--minutes 5 | --inputs 50000000] [--processes 2] [--seed N]
-    python -m tests.fuzz.fuzz --seed N --batch WORKER/NUMBER     one batch again
-    python -m tests.fuzz.fuzz --field HEX                        one field through all three
+    python -m tests.fuzz.fuzz --seed N --batch WORKER/NUMBER     repeat one batch
+    python -m tests.fuzz.fuzz --field HEX                        one header through all three
 
-Every input goes through the parser and is compared with a second one, written another way, below. One in
-``SHELL_SHARE`` goes through the ASGI shell as well, and one through the WSGI shell, as a request with other
-fields, a method and a path. It stops at the first difference and says how to have it again.
+Each input goes through the parser, whose result is compared with that of an independent second parser below.
+One input in ``MIDDLEWARE_SHARE`` also goes through the ASGI and the WSGI middleware, as a request with other
+headers, a method and a path. It stops at the first difference and prints how to repeat it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 BATCH = 2000
-SHELL_SHARE = 10
+MIDDLEWARE_SHARE = 10
 REPORT_S = 10.0
 GENERATED = "sk_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg1A7p0b"
 
-# --- the second parser: the grammar as one expression, and the octets one by one
+# --- the second parser: the grammar as a regular expression
 
 _FORM = re.compile(
     rb"[ \t]*[Bb][Aa][Ss][Ii][Cc] +"
@@ -57,7 +57,7 @@ def reference(field: bytes) -> tuple[str, str] | None:
     return None if pair is None else (pair[1], pair[2])
 
 
-# --- what is fed in
+# --- inputs
 
 _TOKENS = [
     *(
@@ -130,30 +130,30 @@ _OTHERS = [
 
 
 class Mutator:
-    """Makes fields of good ones.
+    """Mutates valid headers.
 
     Args:
-        rng: Where all chance comes from.
-        good: Fields to start from.
+        rng: Source of randomness.
+        good: Headers to start from.
     """
 
     def __init__(self, rng: random.Random, good: Sequence[bytes]) -> None:
         self._rng = rng
         self._random = rng.random
         self._good = good
-        self._octets = b""
+        self._buffer = b""
         self._at = 0
 
     def field(self) -> bytes:
-        """One more."""
+        """The next header."""
         chance = self._random
         good = self._good[int(chance() * len(self._good))]
         kind = chance()
-        if kind < 0.45:  # the field itself
+        if kind < 0.45:  # mutate the header
             for _ in range(1 + int(chance() * 3)):
                 good = self._mutate(good, _TOKENS)
             return good
-        if kind < 0.85:  # what is encoded in it
+        if kind < 0.85:  # mutate the pair that is encoded in it
             pair = b64decode(good[6:])
             for _ in range(1 + int(chance() * 2)):
                 pair = self._mutate(pair, _PAIR_TOKENS)
@@ -163,7 +163,7 @@ class Mutator:
             return b"Basic " + b64encode(self._noise(length))
         if kind < 0.97:
             return self._noise(length)
-        if kind < 0.98:  # lengths on either side of the limits
+        if kind < 0.98:  # lengths below and above the limits
             return b"Basic " + b64encode(pair_of(self._noise, int(chance() * 6300)))
         return good
 
@@ -195,18 +195,18 @@ class Mutator:
         return value[:at] + value[at:].swapcase()
 
     def _noise(self, length: int) -> bytes:
-        if self._at + length > len(self._octets):
-            self._octets, self._at = self._rng.randbytes(1 << 16), 0
+        if self._at + length > len(self._buffer):
+            self._buffer, self._at = self._rng.randbytes(1 << 16), 0
         self._at += length
-        return self._octets[self._at - length : self._at]
+        return self._buffer[self._at - length : self._at]
 
 
 def pair_of(noise: Callable[[int], bytes], length: int) -> bytes:
-    """A pair of printable octets of about this length."""
+    """A pair of about this length, in printable ASCII."""
     return b"c:" + noise(length).hex().encode()[:length]
 
 
-# --- where it is fed in
+# --- targets
 
 
 class Failure(NamedTuple):
@@ -215,8 +215,8 @@ class Failure(NamedTuple):
     Attributes:
         where: Parser, ASGI or WSGI.
         what: The input.
-        said: What came out, and what should have.
-        batch: Which batch it was in.
+        said: The actual and the expected result.
+        batch: The batch of the input.
     """
 
     where: str
@@ -226,7 +226,7 @@ class Failure(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A request, as a server would make a scope or an environ of it."""
+    """A request, before a server makes a scope or an environ of it."""
 
     fields: tuple[bytes, ...]
     method: str = "GET"
@@ -239,14 +239,14 @@ class Request(NamedTuple):
 
 
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
-# Open for certain; whatever else reaches the app without credentials is a difference.
+# Paths that are certainly excluded. Any other path that reaches the app without credentials is a difference.
 _OPEN = re.compile(
     r"/open|/docs/(?!\.{1,2}(?:/|\Z))[^/;\\?#%\x00-\x1f\x7f-\x9f\ufffd](?:(?!//|/\.{1,2}(?:/|\Z))[^;\\?#%\x00-\x1f\x7f-\x9f\ufffd])*"
 )
 
 
 class Target:
-    """The three that are fuzzed; made once for each process, with the same keys."""
+    """The parser and the middlewares, with the same keys in each process."""
 
     def __init__(self) -> None:
         backend = Backend(MemoryStore(), settings=Settings())
@@ -256,16 +256,16 @@ class Target:
             ("demo", "p@55w0rd"),
             ("ci", "s"),
             ("j\u00fcrgen-\u6771\u4eac", "\u5bc6\u78bc:\u00fc"),
-            ("minted", GENERATED),
+            ("generated", GENERATED),
             ("long", "x" * 700),
         ):
             backend.create(client_id=client_id, secret=secret)
             self.keys[client_id, secret] = client_id
             fields.append(encode_basic(client_id, secret).encode())
-        # Every field the same in every process, so that a batch follows from its seed.
+        # The same headers in every process, so that the seed determines a batch.
         backend.create(client_id="gone", secret="gone and away")
         backend.revoke("gone")
-        others = [("gone", "gone and away"), ("a", "b"), ("nobody", GENERATED), ("minted", GENERATED[:-1])]
+        others = [("gone", "gone and away"), ("a", "b"), ("nobody", GENERATED), ("generated", GENERATED[:-1])]
         self.good = (*fields, *(encode_basic(*pair).encode() for pair in others))
         settings = Settings(exclude=("/open", "/docs/*"), throttle="", cache_size=64)
         self._asgi = asgi.BasicAuthMiddleware(self._asgi_app, backend, settings=settings)
@@ -274,7 +274,7 @@ class Target:
         self._sent: list[Any] = []
 
     def parse(self, field: bytes) -> str:
-        """What is wrong with what the parser makes of a field; empty: nothing."""
+        """What is wrong with the parser's result for a header; empty if it is correct."""
         wanted = reference(field)
         for value in (field, field.decode("latin-1")):
             try:
@@ -282,17 +282,17 @@ class Target:
             except MalformedCredentials:
                 if wanted is None:
                     continue
-                return f"malformed, and not {wanted!r}"
+                return f"malformed instead of {wanted!r}"
             except BaseException as exc:
                 return f"raised {exc!r}"
             if wanted is None or (got.client_id, got.secret) != wanted:
-                return f"{(got.client_id, got.secret)!r}, and not {wanted!r}"
+                return f"{(got.client_id, got.secret)!r} instead of {wanted!r}"
         if wanted is not None and encode_basic(*wanted)[6:].encode() != field.strip(b" \t")[6:].lstrip(b" "):
-            return "another spelling than encode_basic has"
+            return "differs from the result of encode_basic"
         return ""
 
     async def ask_asgi(self, request: Request) -> str:
-        """What is wrong with the answer of the ASGI shell."""
+        """What is wrong with the response of the ASGI middleware."""
         scope = {
             "type": "http",
             "method": request.method,
@@ -314,7 +314,7 @@ class Target:
             return f"raised {exc!r}"
 
     def ask_wsgi(self, request: Request) -> str:
-        """What is wrong with the answer of the WSGI shell."""
+        """What is wrong with the response of the WSGI middleware."""
         environ: dict[str, Any] = {
             "REQUEST_METHOD": request.method,
             "PATH_INFO": request.path.decode("latin-1"),
@@ -341,13 +341,13 @@ class Target:
         fields_sent = [field for field in request.fields if len(request.fields) > 1 or field.strip(b" \t")]
         pair = reference(fields_sent[0]) if len(fields_sent) == 1 else None
         wanted = self.keys.get(pair) if pair else None
-        if self._who == "":  # nobody
+        if self._who == "":  # anonymous
             path = request.path.decode("utf-8", "replace")
             return "" if status == 200 and _OPEN.fullmatch(path) else f"{said}: {path!r} is open"
         if self._who is not None:
-            return "" if status == 200 and self._who == wanted else f"{said}, and not for {wanted!r}"
+            return "" if status == 200 and self._who == wanted else f"{said} instead of {wanted!r}"
         if status != 401 or wanted is not None:
-            return f"{said}, and {wanted!r} was to come in"
+            return f"{said}, but {wanted!r} was to be allowed"
         if fields.get("www-authenticate") != 'Basic realm="api", charset="UTF-8"':
             return f"the challenge {fields.get('www-authenticate')!r}"
         if request.method == "HEAD":
@@ -375,26 +375,26 @@ class Target:
         return [b"app"]
 
 
-class RefusalStats(NamedTuple):
-    """How many inputs went where."""
+class Tally(NamedTuple):
+    """Numbers of inputs."""
 
     parser: int = 0
     asgi: int = 0
     wsgi: int = 0
 
-    def __add__(self, other: RefusalStats) -> RefusalStats:  # type: ignore[override]
-        return RefusalStats(*map(sum, zip(self, other, strict=True)))
+    def __add__(self, other: Tally) -> Tally:  # type: ignore[override]
+        return Tally(*map(sum, zip(self, other, strict=True)))
 
 
-def batch(target: Target, runner: asyncio.Runner, seed: str, size: int = BATCH) -> RefusalStats | Failure:
-    """Play one batch; everything in it follows from its seed."""
+def batch(target: Target, runner: asyncio.Runner, seed: str, size: int = BATCH) -> Tally | Failure:
+    """Run one batch, which its seed determines."""
     rng = random.Random(seed)
     mutator = Mutator(rng, target.good)
     fields = [mutator.field() for _ in range(size)]
     for field in fields:
         if wrong := target.parse(field):
             return Failure("parser", f"--field {field.hex()}", wrong, seed)
-    requests = list(_requests(mutator, rng, fields[::SHELL_SHARE]))
+    requests = list(_requests(mutator, rng, fields[::MIDDLEWARE_SHARE]))
     for request in requests:
         if wrong := target.ask_wsgi(request):
             return Failure("WSGI", repr(request), wrong, seed)
@@ -405,12 +405,12 @@ def batch(target: Target, runner: asyncio.Runner, seed: str, size: int = BATCH) 
                 return Failure("ASGI", repr(request), wrong, seed)
         return None
 
-    return runner.run(ask()) or RefusalStats(size, len(requests), len(requests))
+    return runner.run(ask()) or Tally(size, len(requests), len(requests))
 
 
 def _requests(mutator: Mutator, rng: random.Random, fields: Sequence[bytes]) -> Iterator[Request]:
     for field in fields:
-        # Two fields, or none, now and then.
+        # Sometimes two headers, or none.
         chance = rng.random()
         sent = (field, mutator.field()) if chance < 0.05 else () if chance < 0.07 else (field,)
         others = rng.sample(_OTHERS, int(rng.random() * 3))
@@ -422,37 +422,37 @@ def _requests(mutator: Mutator, rng: random.Random, fields: Sequence[bytes]) -> 
         )
 
 
-# --- the run
+# --- running
 
 
 def work(
-    worker: int, seed: int, most: int, ends_at: float, tell: Callable[[RefusalStats | Failure | None], object]
+    worker: int, seed: int, most: int, ends_at: float, report: Callable[[Tally | Failure | None], object]
 ) -> None:
-    """Play batches until there is a failure, or so many inputs, or the time is up; ``tell`` of each."""
+    """Run batches until there is a failure, ``most`` inputs are done, or the time is up; report each."""
     target = Target()
     with asyncio.Runner() as runner:
         number = done = 0
         while done < most and time.monotonic() < ends_at:
             found = batch(target, runner, f"{seed}/{worker}/{number}", min(BATCH, most - done))
-            tell(found)
+            report(found)
             if isinstance(found, Failure):
                 return
             done += found.parser
             number += 1
-    tell(None)
+    report(None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 1: a failure was found."""
+    """The command line. Returns 1 if there was a failure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=None, help="how long; 5 if no --inputs are given")
-    parser.add_argument("--inputs", type=int, default=None, help="how many for the parser")
+    parser.add_argument("--minutes", type=float, default=None, help="duration; 5 without --inputs")
+    parser.add_argument("--inputs", type=int, default=None, help="number of inputs for the parser")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=None, help="otherwise a new one, which is printed")
-    parser.add_argument("--batch", metavar="WORKER/NUMBER", help="play this batch alone, with --seed")
-    parser.add_argument("--field", type=bytes.fromhex, metavar="HEX", help="play this field alone")
+    parser.add_argument("--seed", type=int, default=None, help="default: a random one, which is printed")
+    parser.add_argument("--batch", metavar="WORKER/NUMBER", help="run only this batch, with --seed")
+    parser.add_argument("--field", type=bytes.fromhex, metavar="HEX", help="run only this header")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
     if options.field is not None:
@@ -473,22 +473,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(seed: int, limit_s: float, most: int, processes: int) -> tuple[Failure | None, RefusalStats, float]:
+def _run(seed: int, limit_s: float, most: int, processes: int) -> tuple[Failure | None, Tally, float]:
     context = multiprocessing.get_context("spawn")
-    told: Any = context.Queue()
+    reports: Any = context.Queue()
     begun = time.monotonic()
     shares = [most // processes + (number < most % processes) for number in range(processes)]
-    # The clock of a monotonic time is the machine's, not the process's.
+    # All processes of the machine share the monotonic clock.
     workers = [
-        context.Process(target=work, args=(number, seed, share, begun + limit_s, told.put), daemon=True)
+        context.Process(target=work, args=(number, seed, share, begun + limit_s, reports.put), daemon=True)
         for number, share in enumerate(shares)
     ]
     for worker in workers:
         worker.start()
-    counts, failure, running, shown = RefusalStats(), None, processes, begun
+    counts, failure, running, shown = Tally(), None, processes, begun
     while running and failure is None:
         try:
-            found = told.get(timeout=REPORT_S)
+            found = reports.get(timeout=REPORT_S)
         except queue.Empty:
             if any(worker.exitcode for worker in workers):
                 raise RuntimeError("a worker has died") from None
@@ -508,9 +508,9 @@ def _run(seed: int, limit_s: float, most: int, processes: int) -> tuple[Failure 
     return failure, counts, time.monotonic() - begun
 
 
-def _rate(counts: RefusalStats, seconds: float) -> str:
+def _rate(counts: Tally, seconds: float) -> str:
     return (
-        f"{seconds:7.0f} s  parser {counts.parser:,}  ASGI shell {counts.asgi:,}  WSGI shell {counts.wsgi:,}"
+        f"{seconds:7.0f} s  parser {counts.parser:,}  ASGI {counts.asgi:,}  WSGI {counts.wsgi:,}"
         f"  {counts.parser / seconds:,.0f} inputs/s"
     )
 
@@ -519,7 +519,7 @@ def _failed(failure: Failure) -> str:
     seed, _, number = failure.batch.partition("/")
     return (
         f"{failure.where}: {failure.said}\n  input: {failure.what}\n"
-        f"  again: python -m tests.fuzz.fuzz --seed {seed} --batch {number}"
+        f"  repeat: python -m tests.fuzz.fuzz --seed {seed} --batch {number}"
     )
 
 
@@ -527,9 +527,9 @@ def _one(field: bytes) -> int:
     target, request = Target(), Request((field,))
     said = {"parser": target.parse(field), "WSGI": target.ask_wsgi(request)}
     said["ASGI"] = asyncio.run(target.ask_asgi(request))
-    print(f"{field!r}\n  is {reference(field)!r} to the reference")
+    print(f"{field!r}\n  is {reference(field)!r} for the reference")
     for where, wrong in said.items():
-        print(f"  {where}: {wrong or 'as it should be'}")
+        print(f"  {where}: {wrong or 'correct'}")
     return int(any(said.values()))
 
 

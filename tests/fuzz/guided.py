@@ -1,6 +1,6 @@
-"""A fuzz of the parser, guided by coverage (atheris, libFuzzer), against the second parser of ``fuzz``.
+"""A coverage-guided fuzz test of the parser (atheris, libFuzzer), against the second parser of ``fuzz``.
 
-python -m tests.fuzz.guided [libFuzzer's options] [folder for what it finds interesting]
+python -m tests.fuzz.guided [libFuzzer's options] [folder for interesting inputs]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def play(field: bytes) -> None:
         else:
             got = (parsed.client_id, parsed.secret)
         if got != wanted:
-            raise AssertionError(f"{field!r} is {got!r}, and {wanted!r} to the reference")
+            raise AssertionError(f"{field!r} is {got!r}, but {wanted!r} for the reference")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A short run of the fuzz, and that it would find what it is for."""
+"""A short run of the fuzz test, and faults that it must detect."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def target() -> fuzz.Target:
     return fuzz.Target()
 
 
-def found(target: fuzz.Target, seed: str) -> fuzz.Failure | fuzz.RefusalStats:
-    """What some batches find, or how many inputs they were."""
-    counts = fuzz.RefusalStats()
+def found(target: fuzz.Target, seed: str) -> fuzz.Failure | fuzz.Tally:
+    """The first failure of some batches, or the number of inputs."""
+    counts = fuzz.Tally()
     with asyncio.Runner() as runner:
         for number in range(BATCHES):
             outcome = fuzz.batch(target, runner, f"{seed}/0/{number}")
@@ -43,15 +43,15 @@ def found(target: fuzz.Target, seed: str) -> fuzz.Failure | fuzz.RefusalStats:
 
 @pytest.mark.proves("X19", "X21", "X29", "X42")
 def test_a_short_run_finds_nothing(target: fuzz.Target) -> None:
-    share = BATCHES * fuzz.BATCH // fuzz.SHELL_SHARE
-    assert found(target, "1") == fuzz.RefusalStats(BATCHES * fuzz.BATCH, share, share)
+    share = BATCHES * fuzz.BATCH // fuzz.MIDDLEWARE_SHARE
+    assert found(target, "1") == fuzz.Tally(BATCHES * fuzz.BATCH, share, share)
 
 
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parent / "corpus").iterdir()), ids=lambda path: path.name
 )
 def test_the_corpus_is_parsed_right(target: fuzz.Target, path: Path) -> None:
-    """The guided fuzz starts from it, and adds to it what it finds."""
+    """The guided fuzz test starts from the corpus, and adds its findings to it."""
     assert target.parse(path.read_bytes()) == ""
 
 
@@ -63,12 +63,12 @@ def test_a_batch_is_determined_by_its_seed() -> None:
 
 
 def lenient(field: bytes | str) -> Credentials:
-    """Skips what is not base64, as the standard library does unless told otherwise."""
-    octets = field.encode("latin-1") if isinstance(field, str) else field
+    """Ignores characters that are not base64, as the standard library does by default."""
+    data = field.encode("latin-1") if isinstance(field, str) else field
     try:
-        return parse_basic(octets)
+        return parse_basic(data)
     except MalformedCredentials:
-        scheme, _, token = octets.strip().partition(b" ")
+        scheme, _, token = data.strip().partition(b" ")
         try:
             client_id, colon, secret = b64decode(token).decode().partition(":")
         except ValueError:
@@ -79,34 +79,34 @@ def lenient(field: bytes | str) -> Credentials:
 
 
 def crashing(field: bytes | str) -> Credentials:
-    """Knows no octets beyond ASCII in a pair."""
+    """Fails for characters outside ASCII."""
     parsed = parse_basic(field)
     (parsed.client_id + parsed.secret).encode("ascii")
     return parsed
 
 
 def trimming(field: bytes | str) -> Credentials:
-    """Takes blanks off the secret."""
+    """Strips whitespace from the secret."""
     parsed = parse_basic(field)
     return Credentials(parsed.client_id, parsed.secret.strip() or "x")
 
 
 def folding(field: bytes | str) -> Credentials:
-    """Does not mind the case of an id."""
+    """Ignores the case of the client id."""
     parsed = parse_basic(field)
     return Credentials(parsed.client_id.lower(), parsed.secret)
 
 
 @pytest.mark.proves("X21")
 @pytest.mark.parametrize("parser", [lenient, crashing, trimming, folding])
-@pytest.mark.parametrize("where", ["parser", "shells"])
+@pytest.mark.parametrize("where", ["parser", "middlewares"])
 def test_a_faulty_parser_is_found(
     monkeypatch: pytest.MonkeyPatch,
     target: fuzz.Target,
     where: str,
     parser: Callable[[bytes | str], Credentials],
 ) -> None:
-    """By itself, and in a middleware."""
+    """In the parser, and in a middleware."""
     if where == "parser":
         monkeypatch.setattr(credentials, "parse_basic", parser)
     else:
@@ -115,13 +115,13 @@ def test_a_faulty_parser_is_found(
 
     assert isinstance(failure, fuzz.Failure)
     assert (failure.where == "parser") == (where == "parser")
-    assert "again: python -m tests.fuzz.fuzz --seed 1 --batch 0/" in fuzz._failed(failure)
+    assert "repeat: python -m tests.fuzz.fuzz --seed 1 --batch 0/" in fuzz._failed(failure)
 
 
 @pytest.mark.proves("X30")
 @pytest.mark.parametrize("harmless", ["//", r"/\.\.", ";", "%", r"\\", "\x00"])
 def test_an_open_path_is_found(monkeypatch: pytest.MonkeyPatch, target: fuzz.Target, harmless: str) -> None:
-    """An odd path that is taken for an excluded one."""
+    """An unusual path that is excluded by mistake."""
     is_open = exclude.ExcludedPaths.is_open
 
     def careless(self: exclude.ExcludedPaths, path: str, *, root: str = "", raw: bytes = b"") -> bool:
@@ -142,7 +142,7 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 
     out = capsys.readouterr().out
     assert "seed 7" in out
-    assert "parser 3,000  ASGI shell 300  WSGI shell 300" in out
+    assert "parser 3,000  ASGI 300  WSGI 300" in out
     assert "('demo', 'p@55w0rd')" in out
 
 
