@@ -11,18 +11,18 @@ from .auth.frameworks import own_root_path, wraps_cors
 from .auth.requests import AUTHORIZATION, PRINCIPAL, ASGIRequest
 from .auth.verifier import PendingVerification
 from .keys.model import Allow, Deny
-from .responses.asgi_errors import call_websocket, handle_exception, run_with_timeout
-from .responses.asgi_guard import HoldTimers, ResponseGuard
+from .responses.asgi_errors import handle_exception, run_with_timeout
+from .responses.asgi_guard import HandshakeGuard, HoldTimers, ResponseGuard
 from .responses.asgi_send import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Unpack
 
-    from .responses.asgi_errors import App
     from .responses.asgi_send import Message, Receive, Scope, Send
     from .settings import Overrides, Settings
 
+    App = Callable[[Any, Any, Any], Awaitable[None]]
     # In asgiref, Starlette, Litestar and Quart each of these has a type of its own, which fits no other.
     AnyReceive = Callable[[], Awaitable[Any]]
     AnySend = Callable[[Any], Awaitable[None]]
@@ -126,16 +126,15 @@ class BasicAuthMiddleware:
             del scope
             await running
             return
-        if kind == "websocket":
-            running = call_websocket(authenticator, self.app, scope, receive, send)
-            del scope
-            await running
-            return
-        guard = ResponseGuard(send, scope, self._timers)
+        if kind == "http":
+            guard = ResponseGuard(send, scope, self._timers)
+        else:
+            guard = handshake = HandshakeGuard(send, scope, receive)
+            receive = handshake.receive
         try:
             running = self.app(scope, receive, guard.send)
             del scope
-            if self._timeout_s is None:
+            if self._timeout_s is None or kind != "http":
                 await running
             else:
                 await run_with_timeout(authenticator, guard, running, self._timeout_s)

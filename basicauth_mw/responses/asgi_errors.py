@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ..auth.frameworks import handles_errors
 from ..auth.problems import is_refusal
-from ..auth.requests import PRINCIPAL
-from .asgi_send import deny_handshake, refuse, try_send_response
+from .asgi_guard import HandshakeGuard
+from .asgi_send import try_send_response
 
 if TYPE_CHECKING:
     from asyncio import Task
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from ..auth.authenticator import Authenticator
     from .asgi_guard import ResponseGuard
-    from .asgi_send import Message, Receive, Scope, Send
-
-    App = Callable[[Any, Any, Any], Awaitable[None]]
+    from .asgi_send import Scope
 
 
 async def handle_exception(
@@ -39,11 +37,11 @@ async def handle_exception(
         return False
     request = guard.request
     is_final = is_refusal(exc)
-    if not is_final and handles_errors(request.get("app")):
-        await guard.give_up(exc)
-        return False  # the app's own handler is outside of us and comes next
+    if not is_final and (isinstance(guard, HandshakeGuard) or handles_errors(request.get("app"))):
+        await guard.give_up(exc)  # the app's own handler is outside of us and comes next
+        return False
     response = authenticator.exception_response(request, exc, client_id=client_id, log_traceback=False)
-    await try_send_response(request, guard.take(), response)
+    await guard.respond(response)
     return is_final
 
 
@@ -86,54 +84,3 @@ async def run_with_timeout(
         timer.cancel()
     if responding is not None:
         await responding
-
-
-async def call_websocket(
-    authenticator: Authenticator[Scope], app: App, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Call the app; a refusal that it raises before it responds to the handshake becomes the response."""
-    handshake = _Handshake(scope, receive, send)
-    client_id = scope[PRINCIPAL].client_id
-    running: Awaitable[None]
-    try:
-        running = app(scope, handshake.receive, handshake.send)
-        del scope
-        await running
-    except Exception as exc:
-        if handshake.is_over or not is_refusal(exc) or not authenticator.settings.map_errors:
-            raise
-        request = handshake.request
-        response = authenticator.exception_response(request, exc, client_id=client_id, log_traceback=False)
-        if handshake.is_received:
-            await deny_handshake(request, send, response)
-        else:
-            await refuse(request, receive, send, response)
-
-
-class _Handshake:
-    """Watches a websocket until the app has responded to its handshake.
-
-    Attributes:
-        request: A copy of the scope from before the app was called.
-        is_received: Whether the app has received the handshake.
-        is_over: Whether the app has sent anything, or the client has gone.
-    """
-
-    __slots__ = ("_receive", "_send", "is_over", "is_received", "request")
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.request = {**scope, "headers": tuple(scope["headers"])}
-        self.is_received = self.is_over = False
-        self._receive = receive
-        self._send = send
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self.is_received = True
-        if message["type"] == "websocket.disconnect":
-            self.is_over = True
-        return message
-
-    async def send(self, message: Message) -> None:
-        self.is_over = True
-        await self._send(message)

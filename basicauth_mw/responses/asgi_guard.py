@@ -16,11 +16,13 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, cast
 
 from ..auth.frameworks import is_starlette_500
+from .asgi_send import deny_handshake, refuse, try_send_response
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
 
-    from .asgi_send import Message, Scope, Send
+    from ..auth.problems import Response
+    from .asgi_send import Message, Receive, Scope, Send
 
 
 class HoldTimers(threading.local):
@@ -37,14 +39,6 @@ class HoldTimers(threading.local):
 
     def __init__(self, hold_s: float) -> None:
         self.hold_s = hold_s
-
-    def start(self) -> HoldTimer | None:
-        """A timer of the running event loop, or None if that is not one of asyncio."""
-        try:
-            self.timer = HoldTimer(self.hold_s / 2)
-        except RuntimeError:
-            self.timer = None
-        return self.timer
 
 
 class HoldTimer:
@@ -174,6 +168,10 @@ class ResponseGuard:
         self._begin()
         return send
 
+    async def respond(self, response: Response) -> None:
+        """Send a response of ours instead of the app's."""
+        await try_send_response(self.request, self.take(), response)
+
     async def give_up(self, exc: BaseException) -> None:
         """Drop what is held, or end a late release, after the app has raised ``exc``."""
         from asyncio import wait
@@ -190,7 +188,7 @@ class ResponseGuard:
                     releasing.exception()  # the app's own exception is reported, not this one
 
     def _hold(self, start: Message) -> bool:
-        """Hold a start, unless it is that of a stream of events or there is no timer to release it."""
+        """Hold a start, unless it is that of an event stream or no timer can release it."""
         timers = self._timers
         if timers is None:
             return False
@@ -201,9 +199,10 @@ class ResponseGuard:
                 break
         timer = timers.timer
         if timer is None or not timer.loop.is_running():
-            timer = timers.start()
-            if timer is None:
-                return False
+            try:
+                timer = timers.timer = HoldTimer(timers.hold_s / 2)
+            except RuntimeError:
+                return False  # not an event loop of asyncio
         if not timer.is_set:
             timer.set()
         self._start = start
@@ -241,6 +240,39 @@ class ResponseGuard:
         if self.held is not None:
             self.held.discard(self)
             self.held = None
+
+
+class HandshakeGuard(ResponseGuard):
+    """Watches a websocket until the app has responded to its handshake, or the client has gone.
+
+    Attributes:
+        is_received: Whether the app has received the handshake.
+    """
+
+    __slots__ = ("_receive", "is_received")
+
+    def __init__(self, send: Send, scope: Scope, receive: Receive) -> None:
+        super().__init__(send, scope, None)
+        self._receive = receive
+        self.is_received = False
+
+    async def receive(self) -> Message:
+        """What the app is given to receive with."""
+        message = await self._receive()
+        self.is_received = True
+        if message["type"] == "websocket.disconnect":
+            self.begun = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        self.begun = True
+        await self._send(message)
+
+    async def respond(self, response: Response) -> None:
+        if self.is_received:
+            await deny_handshake(self.request, self._send, response)
+        else:
+            await refuse(self.request, self._receive, self._send, response)
 
 
 async def _drop(_message: Message) -> None:
