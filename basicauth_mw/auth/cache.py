@@ -1,4 +1,12 @@
-"""Remembers proved credentials for a while: bounded, with no write on a hit."""
+"""Cache verified credentials for a while: bounded, with no write and no lock on a hit.
+
+An entry is found by a BLAKE2b digest of the whole header value under a random key of this process. So clients
+cannot aim at an entry, learn from timing how close a guess came, or make two values collide; and no secret is
+kept. Entries of one client share a flag, so that ``invalidate`` ends them all at once.
+
+A lookup may run while a key is changed elsewhere. So ``put`` takes the ``stamp`` from before the lookup, and
+stores nothing if anything was invalidated since.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class _Client:
-    """What the entries of one client share, so that one flag ends them all."""
+    """What the entries of one client share."""
 
     __slots__ = ("allow", "entries", "live")
 
@@ -45,12 +53,12 @@ class _Entry:
 
 
 class CacheHit(NamedTuple):
-    """When an entry was used last.
+    """The last use of an entry.
 
     Attributes:
-        client_id: Whose it is.
-        secret_created_at: Which secret it is for.
-        ago_s: Seconds since then.
+        client_id: The client.
+        secret_created_at: When its secret was created, which identifies it.
+        ago_s: Seconds since the use.
     """
 
     client_id: str
@@ -59,10 +67,10 @@ class CacheHit(NamedTuple):
 
 
 class LookupStamp(NamedTuple):
-    """When a look-up began.
+    """When a lookup began.
 
     Attributes:
-        epoch: What had been forgotten by then.
+        epoch: Counts invalidations.
         at: Monotonic seconds.
     """
 
@@ -71,20 +79,14 @@ class LookupStamp(NamedTuple):
 
 
 class VerdictCache:
-    """Field value -> verdict, for good credentials only.
-
-    An entry is found by a BLAKE2b digest of the whole field value under a random key of this process:
-    nobody outside can aim at an entry, tell by timing how close a guess came, or make two values collide,
-    and no secret is kept. The oldest entry makes room for a new one.
+    """Header value -> verdict, for valid credentials only.
 
     Args:
-        ttl_s: Seconds that an entry lives; 0 keeps none.
-        size: Most entries.
-        clock: Monotonic seconds; an entry's age.
-        wall_clock: Seconds since the epoch; for the expiry of keys.
+        ttl_s: Seconds that an entry lives; 0 disables the cache.
+        size: Most entries; the oldest one is dropped for a new one.
+        clock: Monotonic seconds, for the age of entries.
+        wall_clock: Seconds since the epoch, for the expiry of keys.
     """
-
-    _reported: list[_Entry]  # those that were used since somebody stamp
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class VerdictCache:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._epoch = 0  # grows whenever anything is forgotten
+        self._epoch = 0
         self._ttl_s = ttl_s
         self._size = size
         self._clock = clock
@@ -102,16 +104,25 @@ class VerdictCache:
         self._reset()
         after_fork(self._reset)
 
+    def _reset(self) -> None:
+        # The byte makes BLAKE2b process its key now, and not again in each copy of the state.
+        self._keyed = blake2b(b"\0", key=secrets.token_bytes(32), digest_size=32)
+        self._entries: dict[bytes, _Entry] = {}
+        self._order: deque[bytes] = deque()
+        self._clients: dict[str, _Client] = {}
+        self._used: list[_Entry] = []  # since the last drain_hits
+        self._lock = threading.Lock()
+
     @property
     def enabled(self) -> bool:
-        """Whether anything is kept at all."""
+        """Whether anything is cached at all."""
         return self._ttl_s > 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, field: bytes) -> Allow | None:
-        """The verdict on a field value proved before, or None. Every request comes through here."""
+        """The verdict on a header value that was verified before, or None. Called for every request."""
         if len(field) > MAX_FIELD_OCTETS:
             return None
         keyed = self._keyed.copy()
@@ -126,23 +137,24 @@ class VerdictCache:
         if entry.expires_at is not None and entry.expires_at <= self._wall_clock():
             return None
         entry.used_at = now
-        if not entry.reported:
-            self._note(entry)
+        # Bounded like the entries, some of which may have been replaced since they were used.
+        if not entry.reported and len(self._used) < self._size:
+            entry.reported = True
+            self._used.append(entry)
         return client.allow
 
     def drain_hits(self) -> list[CacheHit]:
         """The entries that were used since the last call, each once."""
-        reported = self._reported
-        self._reported = []
+        used, self._used = self._used, []
         hits = []
-        for entry in reported:
-            entry.reported = False  # before its time is read: a hit meanwhile is in this answer or the next
+        for entry in used:
+            entry.reported = False  # before its time is read: a concurrent hit is in this result or the next
             ago_s = self._clock() - entry.used_at
             hits.append(CacheHit(entry.client.allow.principal.client_id, entry.secret_created_at, ago_s))
         return hits
 
     def stamp(self) -> LookupStamp:
-        """To be called before a look-up whose result ``put`` is to keep."""
+        """Stamp to pass to ``put``; take it before the lookup."""
         return LookupStamp(self._epoch, self._clock())
 
     def put(
@@ -154,15 +166,14 @@ class VerdictCache:
         expires_at: datetime | None,
         stamp: LookupStamp,
     ) -> None:
-        """Remember a proved credential.
+        """Cache a verified credential, unless anything was invalidated since the stamp.
 
         Args:
-            field: The field value that was proved.
-            allow: What to answer.
+            field: The header value that was verified.
+            allow: The verdict.
             secret_created_at: Which of the client's secrets it holds.
-            expires_at: When the key or its secret ends, if that is sooner.
-            stamp: From ``stamp``, before the look-up: its age counts from then, and if anything was forgotten
-                since, nothing is kept.
+            expires_at: When the key or the secret expires, whichever is sooner.
+            stamp: From before the lookup. The age of the entry counts from then.
         """
         if not self.enabled:
             return
@@ -200,28 +211,13 @@ class VerdictCache:
             self._order.clear()
             self._clients.clear()
 
-    def _reset(self) -> None:
-        # The octet makes BLAKE2b take its key in now, and not anew with every copy of the state.
-        self._keyed = blake2b(b"\0", key=secrets.token_bytes(32), digest_size=32)
-        self._entries: dict[bytes, _Entry] = {}
-        self._order: deque[bytes] = deque()
-        self._clients: dict[str, _Client] = {}
-        self._reported = []
-        self._lock = threading.Lock()
-
-    def _note(self, entry: _Entry) -> None:
-        # Bounded like the entries themselves, of which some may have been replaced since they were used.
-        if len(self._reported) < self._size:
-            entry.reported = True
-            self._reported.append(entry)
-
     def _client(self, allow: Allow) -> _Client:
         client_id = allow.principal.client_id
         client = self._clients.get(client_id)
         if client is not None and client.allow.principal == allow.principal:
             return client
         if client is not None:
-            client.live = False  # the key has changed: what was proved before tells of an older one
+            client.live = False  # the key has changed since the older entries were verified
         client = self._clients[client_id] = _Client(allow)
         return client
 
