@@ -1,4 +1,4 @@
-"""Where the gate of an app is, for what changes or watches one that somebody else has put there."""
+"""Find the middleware inside an app; used by metrics, testing, and integrations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 from .authenticator import Authenticator
 from .frameworks import iter_wrapped
 
-EXTENSION: Final = "basicauth_mw"  # under which an app of Flask's keeps its middleware
+EXTENSION: Final = "basicauth_mw"  # the key of the middleware in the ``extensions`` of a Flask app
 
 
 def find_authenticator(app: object, *, build: bool = False) -> Authenticator[Any] | None:
@@ -27,8 +27,8 @@ def find_authenticator(app: object, *, build: bool = False) -> Authenticator[Any
     return None
 
 
-# Layers that serve some paths themselves, subclasses included: of python-socketio and python-engineio (and so
-# of Flask-SocketIO), of Werkzeug, and WhiteNoise.
+# Layers that serve some paths themselves, subclasses included: those of python-socketio and python-engineio
+# (and so of Flask-SocketIO), of Werkzeug, and WhiteNoise.
 _SERVES_ITSELF: Final = {
     *("WSGIApp", "DispatcherMiddleware", "SharedDataMiddleware", "DebuggedApplication"),
     "WhiteNoise",
@@ -36,17 +36,17 @@ _SERVES_ITSELF: Final = {
 
 
 def entry_of(app: object) -> object | None:
-    """The Flask app whose ``wsgi_app`` is found in an app; None: there is none."""
+    """The Flask app whose ``wsgi_app`` an app wraps, or None."""
     owners = (getattr(layer, "__self__", None) for layer in iter_wrapped(app))
     return next((owner for owner in owners if hasattr(owner, "wsgi_app")), None)
 
 
 def open_layers(entry: object, middleware: object) -> list[str]:
-    """The layers outside a middleware that serve some paths themselves, and without a key.
+    """Find layers outside a middleware that serve some paths themselves, without a key.
 
     Args:
-        entry: The Flask app whose ``wsgi_app`` is replaced by the middleware and by the layers.
-        middleware: Where to stop.
+        entry: The Flask app whose ``wsgi_app`` was replaced by the middleware and by the layers.
+        middleware: The middleware, where the search ends.
 
     Returns:
         Names of classes, from the outside in; none if the middleware is not found.

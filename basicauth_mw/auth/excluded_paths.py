@@ -1,7 +1,7 @@
-"""Which paths are open. Exact, or under a whole segment; a path that is odd in any way is protected.
+"""Which paths need no credentials: exact ones, and whole folders. An ambiguous path is always protected.
 
-The path is the one that the router below will use: decoded, as the server gives it, below the mount point.
-It is never rebuilt from a URL or the Host field, never normalised, never matched by a regular expression.
+The path is the one that the app's router will use: decoded, as the server gives it, below the mount point. It
+is never rebuilt from a URL or the Host header, never normalised, and never matched by a regular expression.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from ..settings.values import AMBIGUOUS_PATH
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# ``AMBIGUOUS_PATH`` for the path as sent, where characters may still be encoded: / \ . % NUL ? # ; and where
-# some servers have cut off what they take for a fragment.
+# ``AMBIGUOUS_PATH`` for the path as sent, in which characters may still be encoded: / \ . % NUL ? # ; and
+# from which some servers have removed what looks like a fragment.
 _AMBIGUOUS_RAW = re.compile(
     rb"//|/\.{1,2}(?:/|\Z)|[;\\#\x00-\x1f\x7f]|%(?:2f|5c|2e|25|00|3f|23|3b)", re.IGNORECASE
 )
 
 
 class ExcludedPaths:
-    """The open paths of one gate.
+    """The excluded paths of one middleware.
 
     Args:
         entries: Each ``/exact/path``, or ``/folder/*`` for everything below ``/folder/``.
-        root_path: The setting: what the app is mounted under; None: it is not known.
+        root_path: The mount point of the app, as configured; None if it is unknown.
     """
 
     def __init__(self, entries: Iterable[str], root_path: str | None = None) -> None:
@@ -39,13 +39,13 @@ class ExcludedPaths:
         return bool(self.entries)
 
     def is_open(self, path: str, *, root: str | None = None, raw: bytes = b"") -> bool:
-        """Tell whether a request needs no credentials.
+        """Whether a request needs no credentials.
 
         Args:
-            path: Decoded path, as the server gives it.
-            root: The mount point as an ASGI server gives it, which may still be in ``path``; None: ``path``
-                is below the mount point, as in WSGI.
-            raw: The path as sent, if the server tells, for a second look.
+            path: The decoded path, as the server gives it.
+            root: The mount point as an ASGI server gives it, which may be a part of ``path``; None if
+                ``path`` is below the mount point, as in WSGI.
+            raw: The path as sent, checked as well; empty if the server does not provide it.
         """
         if not path.startswith("/") or AMBIGUOUS_PATH.search(path) or _AMBIGUOUS_RAW.search(raw):
             return False
@@ -56,11 +56,11 @@ class ExcludedPaths:
         )
 
     def _below(self, path: str, root: str) -> str | None:
-        """The path below the mount point; None: two routers could disagree about it.
+        """The path below the mount point; None if two routers could disagree about it.
 
-        Starlette takes the mount point off, others route the whole path, and with some servers the client
-        decides what it is. So only the one set by the operator counts, and only if all routers agree on
-        the remaining path.
+        Starlette removes the mount point, other frameworks route the whole path, and with some servers the
+        client decides what the mount point is. So only the configured one counts, and only if all routers
+        agree on the remaining path.
         """
         mount = self.root_path
         if mount is None:

@@ -1,7 +1,8 @@
-"""What is known of frameworks that answer an exception themselves; by duck typing, never by import.
+"""Everything that is specific to a framework, by duck typing and never by import.
 
-Starlette (and so FastAPI) sends a plain 500 and raises the exception on. Flask sends an HTML 500 and raises
-nothing, but tells by a signal. Both are to become the JSON answer, unless the app has a handler of its own.
+Some frameworks respond to an exception themselves. Starlette (and so FastAPI) sends a plain 500 and re-raises
+the exception. Flask sends an HTML 500 and raises nothing, but sends a signal. Both responses are replaced by
+the JSON problem, unless the app has its own handler.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _STARLETTE_HEADERS: Final = {
 
 
 def is_starlette_500(start: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
-    """Whether two messages are exactly the answer that Starlette sends before it raises an exception on.
+    """Whether two messages are exactly the response that Starlette sends before it re-raises an exception.
 
     Args:
         start: ``http.response.start``.
-        body: What was sent next.
+        body: The next message.
     """
     return (
         start["status"] == 500
@@ -40,23 +41,22 @@ def is_starlette_500(start: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
 
 
 def handles_errors(app: object) -> bool:
-    """Whether an app answers exceptions its own way: by a handler for them, or in debug mode."""
+    """Whether an app responds to exceptions its own way: with a handler for them, or in debug mode."""
     handlers = getattr(app, "exception_handlers", None) or {}
     return 500 in handlers or Exception in handlers or getattr(app, "debug", False) is True
 
 
 def own_root_path(app: object) -> str | None:
-    """The mount point that a FastAPI app puts into each scope itself; None: it has none."""
-    # The root_path of a Quart app is something else: the directory of its module.
-    found = (
-        getattr(layer, "root_path", None)
-        for layer in iter_wrapped(app)
-        if hasattr(layer, "root_path_in_servers")
-    )
-    return next((path for path in found if isinstance(path, str) and path), None)
+    """The mount point that a FastAPI app adds to each scope itself, or None."""
+    for layer in iter_wrapped(app):
+        # The root_path of a Quart app is something else: the directory of its module.
+        path = getattr(layer, "root_path", None) if hasattr(layer, "root_path_in_servers") else None
+        if isinstance(path, str) and path:
+            return path
+    return None
 
 
-# --- what stands round what
+# --- apps inside wrappers
 
 _MOST_LAYERS: Final = 100
 WRAPPED_ATTRIBUTES: Final = (
@@ -69,13 +69,13 @@ WRAPPED_ATTRIBUTES: Final = (
 
 
 def iter_wrapped(app: object, *, build: bool = False) -> Iterator[object]:
-    """An app, or what stands round it, and all that is to be seen in there, from the outside in.
+    """Iterate over an app, or a wrapper around one, and everything that it wraps, from the outside in.
 
-    Of middleware that Starlette has not built yet there are the classes.
+    For middleware that Starlette has not built yet, yields the classes.
 
     Args:
-        app: Also a test client, of Django, Flask or Starlette.
-        build: Have a framework build its middleware, if it has put that off until the first request.
+        app: An app, middleware, or a test client of Django, Flask or Starlette.
+        build: Whether to build the middleware that a framework would build at the first request.
     """
     layer: Any = app
     for _ in range(_MOST_LAYERS):
@@ -98,7 +98,7 @@ def _build(layer: Any) -> None:
 
 
 def wraps_cors(app: object) -> bool:
-    """Whether a ``CORSMiddleware`` of Starlette's is to be seen somewhere in an app."""
+    """Whether an app contains a ``CORSMiddleware`` of Starlette."""
     return any(
         getattr(each, "__name__", type(each).__name__) == "CORSMiddleware" for each in iter_wrapped(app)
     )
@@ -111,15 +111,15 @@ _watched: Any = None
 
 
 def _on_exception(_sender: object, *, exception: Exception, **_more: object) -> None:
-    # By the environ: a request that a view makes to another app, by a test client say, has its own.
+    # Kept in the environ: a view may send a request to another app, which has an environ of its own.
     seen = sys.modules["flask"].request.environ.get(_SEEN)
     if seen is not None:
         seen.append(exception)
 
 
 def flask_exceptions(environ: dict[str, Any]) -> Sequence[Exception]:
-    """Where the exceptions will stand that Flask answers itself while it serves ``environ``."""
-    global _watched  # one receiver for the process, however many apps are wrapped
+    """The list that will hold the exceptions that Flask responds to itself while it serves ``environ``."""
+    global _watched  # one receiver for the process, for all wrapped apps
     flask = sys.modules.get("flask")
     if flask is None:
         return ()
@@ -133,12 +133,12 @@ def flask_exceptions(environ: dict[str, Any]) -> Sequence[Exception]:
 
 
 def is_werkzeug_500(status: str, headers: list[tuple[str, str]], first: bytes | None) -> bool:
-    """Whether an answer is exactly the one that Werkzeug makes of an unhandled exception.
+    """Whether a response is exactly the one that Werkzeug makes of an unhandled exception.
 
     Args:
         status: As given to ``start_response``.
-        headers: As given to it; an ``after_request`` hook may have added some.
-        first: The first chunk of the body; None: there is none, as for HEAD.
+        headers: As given to it. An ``after_request`` hook may have added some.
+        first: The first chunk of the body; None if there is none, as for HEAD.
     """
     error = getattr(sys.modules.get("werkzeug.exceptions"), "InternalServerError", None)
     if error is None or not status.startswith("500 "):
@@ -154,14 +154,14 @@ def is_werkzeug_500(status: str, headers: list[tuple[str, str]], first: bytes | 
 
 # --- websockets of WSGI apps
 
-# Where a server hands out its socket: gunicorn, Werkzeug, eventlet, gevent-websocket, uWSGI.
+# Where a server exposes its socket: gunicorn, Werkzeug, eventlet, gevent-websocket, uWSGI.
 _SOCKETS: Final = ("gunicorn.socket", "werkzeug.socket", "eventlet.input", "wsgi.websocket", "uwsgi.version")
 
 
 def may_take_socket(environ: Mapping[str, Any]) -> bool:
     """Whether a request is a websocket handshake on a server that lets the app take the socket over.
 
-    flask-sock, Flask-SocketIO and eventlet do that. How they end differs from server to server: they raise
+    flask-sock, Flask-SocketIO and eventlet do that. They end differently on each server: they raise
     ``StopIteration`` or ``ConnectionError``, or return an empty list, an empty string, or an object that only
     the server knows.
     """
