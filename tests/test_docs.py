@@ -1,4 +1,4 @@
-"""The documents say what is so: their code runs, their tables are made from the code."""
+"""The documentation matches the code: its examples run, and its tables list what the code has."""
 
 from __future__ import annotations
 
@@ -237,20 +237,21 @@ def test_keys_chapter(tmp_path: Path) -> None:
         assert not shown or re.fullmatch(as_pattern(shown), output), f"{command}\n{output}"
 
 
-def test_minted_format() -> None:
-    """The README's expression is the package's, and its function tells what was minted from what was not."""
-    assert f"`{PATTERN}`" in KEYS
-    (snippet,) = [code for language, code in BLOCK.findall(KEYS) if language == "python"]
+def test_generated_secret_format() -> None:
+    """The expression in docs/keys.md is the package's, and its function recognizes generated secrets."""
+    text = (ROOT / "docs" / "keys.md").read_text()
+    assert f"```text\n{PATTERN}\n```" in text
+    (snippet,) = [code for language, code in BLOCK.findall(text) if language == "python"]
     names: dict[str, Any] = {}
     exec(snippet, names)
     for prefix in ("sk", "id", "acme_live", "x" * 32):
-        minted = generate(prefix)
-        assert re.fullmatch(PATTERN, minted)
-        assert names["is_minted"](minted)
-        for place in range(len(prefix) + 1, len(minted)):
-            changed = minted[:place] + ("a" if minted[place] != "a" else "b") + minted[place + 1 :]
+        secret = generate(prefix)
+        assert re.fullmatch(PATTERN, secret)
+        assert names["is_generated"](secret)
+        for place in range(len(prefix) + 1, len(secret)):
+            changed = secret[:place] + ("a" if secret[place] != "a" else "b") + secret[place + 1 :]
             assert classify(changed) is SecretShape.BAD_CHECKSUM
-            assert not names["is_minted"](changed)
+            assert not names["is_generated"](changed)
 
 
 # --- docs/logging.md
@@ -393,15 +394,17 @@ def row(option: Option) -> str:
 
 
 def test_settings_table() -> None:
-    """The README lists every setting with its default and its help, in order, and nothing else."""
-    table = README.partition("<!-- settings:")[2].partition("<!-- end of settings -->")[0]
+    """docs/settings.md lists every setting with its default and its help, in order, and nothing else."""
+    text = (ROOT / "docs" / "settings.md").read_text()
+    table = text.partition("<!-- settings:")[2].partition("<!-- end of settings -->")[0]
 
     assert [row(option) for option in FIELDS] == table.strip().splitlines()[3:]
 
 
-def test_every_answer_is_listed() -> None:
-    """The README's table of answers has every code that an error of ours can give a client."""
-    listed = set(re.findall(r"^\| (\d{3}) \| `(\w+)` \|", README, re.MULTILINE))
+def test_every_code_is_listed() -> None:
+    """docs/errors.md lists every code that an error of the package can give a client."""
+    text = (ROOT / "docs" / "errors.md").read_text()
+    listed = set(re.findall(r"^\| (\d{3}) \| `(\w+)` \|", text, re.MULTILINE))
     codes = {
         (str(kind.status), kind.code)
         for name in errors.__all__
