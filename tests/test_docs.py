@@ -24,7 +24,11 @@ from basicauth_mw.settings import FIELDS, Option
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "tests" / "TRUST.md",
+]
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -412,6 +416,26 @@ def test_every_code_is_listed() -> None:
     }
 
     assert listed == codes | {("500", "internal_error"), ("504", "timeout")}
+
+
+def test_map_of_the_code() -> None:
+    """CONTRIBUTING.md has one line for each folder and module of the package, each with a description."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    ((_, tree),) = BLOCK.findall(text.partition("<!-- map:")[2].partition("<!-- end of map -->")[0])
+    listed, folders = [], [""]
+    for line in tree.splitlines()[1:]:
+        indent, name = re.fullmatch(r"( +)(\S+) +\S.*", line).groups()
+        depth = len(indent) // 2
+        del folders[depth:]
+        listed.append("".join([*folders, name]))
+        if name.endswith("/"):
+            folders.append(name)
+    package = ROOT / "basicauth_mw"
+    modules = [path.relative_to(package) for path in package.rglob("*.py")]
+    names = {str(path) for path in modules if path.name != "__init__.py"}
+    names |= {f"{path.parent}/" for path in modules if path.name == "__init__.py" and path.parent.name}
+
+    assert sorted(listed) == sorted(names)
 
 
 def test_links() -> None:
