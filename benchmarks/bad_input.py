@@ -24,7 +24,7 @@ from report import Goal, Outcome, Table, main
 
 from basicauth_mw import Settings, encode_basic
 from basicauth_mw.backends.backend import Backend
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.keys.model import Key, Secret
 
 if TYPE_CHECKING:

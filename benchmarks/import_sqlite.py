@@ -16,8 +16,8 @@ from contextlib import closing
 from pathlib import Path
 
 from basicauth_mw.backends import dump_key
-from basicauth_mw.backends._sqlite_schema import _KEYS
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.schema import _KEYS
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.keys.generated_secrets import ID_PREFIX, generate
 from basicauth_mw.keys.hashing import Hasher
 from basicauth_mw.keys.model import Key, Secret, utcnow

@@ -27,7 +27,7 @@ from basicauth_mw import Settings, encode_basic
 from basicauth_mw.backends import passwords
 from basicauth_mw.backends.backend import Backend
 from basicauth_mw.backends.redis.store import RedisStore
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

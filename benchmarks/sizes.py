@@ -24,7 +24,7 @@ from basicauth_mw.auth.cache import VerdictCache
 from basicauth_mw.auth.runner import run
 from basicauth_mw.auth.verifier import PendingVerification, Verifier
 from basicauth_mw.backends.reader import StoreReader
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.keys.generated_secrets import ID_PREFIX, generate
 from basicauth_mw.keys.hashing import Hasher
 from basicauth_mw.keys.model import Allow, Key, Secret

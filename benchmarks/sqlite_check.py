@@ -31,7 +31,7 @@ from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.auth.runner import arun
 from basicauth_mw.backends import dump_key
 from basicauth_mw.backends.codec import load_found
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.keys.credentials import parse_basic
 from basicauth_mw.keys.generated_secrets import classify, generate
 from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS, Hasher

@@ -31,7 +31,7 @@ ENTRY_POINTS = "basicauth_mw.backends"
 _BUILT_IN = {
     "env": ".env:EnvStore",
     "memory": ".memory:MemoryStore",
-    "sqlite": ".sqlite:SqliteStore",
+    "sqlite": ".sqlite.store:SqliteStore",
     "redis": ".redis.store:RedisStore",
     "rediss": ".redis.store:RedisStore",
     "redis+sentinel": ".redis.store:RedisStore",

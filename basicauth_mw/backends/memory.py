@@ -94,9 +94,6 @@ class MemoryStore:
                 has_password_hashes=bool(self._password_ids),
             )
 
-    def holds_slow(self) -> bool:
-        return bool(self._password_ids)
-
     def record_uses(self, uses: Sequence[Use], /) -> None:
         with self._lock:
             for use in uses:

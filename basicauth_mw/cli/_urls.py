@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 from ..backends import ENTRY_POINTS
-from ..backends._sqlite_file import path_of
+from ..backends.sqlite.files import path_of
 from ..backends.redis.url import parse_url
 from ..errors import ConfigurationError
 

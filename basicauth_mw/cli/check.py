@@ -111,8 +111,8 @@ def _problems_of(backend: Backend, scan: KeyScan, advance: partial[None]) -> Ite
     failure: Iterator[Finding] = iter(())
     try:
         backend.get(generate(ID_PREFIX))  # an unknown id: it only matters whether the store responds
-        has_password_hashes = getattr(backend.store, "holds_slow", None)
-        if has_password_hashes is not None and has_password_hashes() and find_spec("argon2") is None:
+        backend.feed.refresh()
+        if backend.feed.has_password_hashes and find_spec("argon2") is None:
             yield Finding(
                 MissingExtra.code,
                 "the backend holds password hashes, which cannot be verified without argon2-cffi",

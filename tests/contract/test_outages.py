@@ -395,7 +395,7 @@ OUTAGES = [
     ),
     pytest.param(damaged(Path.unlink, "No such file"), id="sqlite-missing", marks=pytest.mark.proves("F17")),
     pytest.param(
-        damaged(lambda file: os.truncate(file, 0), "holds no keys yet"),
+        damaged(lambda file: os.truncate(file, 0), "contains no keys yet"),
         id="sqlite-emptied",
         marks=pytest.mark.proves("F17"),
     ),

@@ -23,9 +23,9 @@ from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.auth.cache import VerdictCache
 from basicauth_mw.auth.runner import arun, run
 from basicauth_mw.auth.verifier import Verifier
-from basicauth_mw.backends import _sqlite_logs
 from basicauth_mw.backends.reader import StoreReader
-from basicauth_mw.backends.sqlite import CHANGES_KEPT, SqliteStore
+from basicauth_mw.backends.sqlite import wal
+from basicauth_mw.backends.sqlite.store import CHANGES_KEPT, SqliteStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError, UnreadableRecord
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import Deny, Key, Secret
@@ -194,7 +194,7 @@ def test_a_restored_dump(store: SqliteStore, path: Path) -> None:
     with closing(SqliteStore(f"sqlite:///{restored}")) as opened:
         with pytest.raises(BackendUnavailable, match=r"restored from a dump.*keys list --limit 1"):
             opened.get("id")
-        assert opened.upgrade() == f"{restored} was restored from a dump and has its version again"
+        assert opened.upgrade() == f"{restored} was restored from a dump; its version has been set"
         assert opened.upgrade() is None
         assert name_of(opened) == "new"
         assert opened.put(Key("id", name="newer", version=3), 2)
@@ -226,7 +226,7 @@ def test_sqlites_name_for_memory_is_no_file(
 
 IN_A_BIND_MOUNT = """
 import sys
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BasicAuthError
 from basicauth_mw.keys.model import Key
 
@@ -290,7 +290,7 @@ def test_a_file_that_is_mounted_alone_is_not_changed(store: SqliteStore, path: P
 
 @pytest.mark.proves("F19")
 def test_a_file_that_cannot_be_looked_at(store: SqliteStore, path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot be looked at"):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
         SqliteStore(f"sqlite:///{path}/keys.db")
     path.unlink()
     with pytest.raises(BackendUnavailable):
@@ -300,7 +300,7 @@ def test_a_file_that_cannot_be_looked_at(store: SqliteStore, path: Path) -> None
 def test_two_processes_create_at_once(path: Path) -> None:
     script = (
         "import sys;"
-        "from basicauth_mw.backends.sqlite import SqliteStore;"
+        "from basicauth_mw.backends.sqlite.store import SqliteStore;"
         "from basicauth_mw.keys.model import Key;"
         "sys.stdin.readline();"
         "print(SqliteStore(sys.argv[1], create=True).put(Key(sys.argv[2]), None))"
@@ -384,7 +384,11 @@ def test_a_file_that_is_not_ours(make: Callable[[Path], None], message: str, pat
     make(path)
     before = path.read_bytes()
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
-        for call in (lambda: store.get("id"), lambda: store.put(Key("id"), None), store.holds_slow):
+        for call in (
+            lambda: store.get("id"),
+            lambda: store.put(Key("id"), None),
+            lambda: store.changes(None),
+        ):
             with pytest.raises(BackendUnavailable, match=message):
                 call()
     with pytest.raises(ConfigurationError, match=message):
@@ -454,11 +458,11 @@ def test_a_process_leaves_a_replaced_file_as_a_whole(store: SqliteStore, path: P
             begun.set()
             go_on.wait(10)
 
-        thread = threading.Thread(target=busy._lines.ask, args=(ask,))
+        thread = threading.Thread(target=busy._connections.read, args=(ask,))
         thread.start()
         assert begun.wait(10)
         with pytest.raises(BlockingIOError, match="still reads the old file"):
-            store._lines.ask(lambda _execute: None, look=True)
+            store._connections.read(lambda _execute: None, compare=True)
         go_on.set()
         thread.join(10)
         store.changes(None)
@@ -474,7 +478,7 @@ def test_a_process_leaves_a_replaced_file_as_a_whole(store: SqliteStore, path: P
 
 HOLDS = """
 import sys
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.store import SqliteStore
 store = SqliteStore(sys.argv[1])
 print(store.get("id").name, flush=True)
 sys.stdin.readline()
@@ -524,7 +528,7 @@ def test_a_file_that_is_replaced_during_a_change_is_noticed(
     store: SqliteStore, path: Path, tmp_path: Path
 ) -> None:
     new = other_file(tmp_path, "new")
-    store._lines.change(lambda _execute: new.rename(path))
+    store._connections.write(lambda _execute: new.rename(path))
     assert eventually(lambda: name_of(store) == "new") < NOTICED_WITHIN_S
 
 
@@ -627,7 +631,7 @@ def test_a_log_that_was_removed_is_noticed(
     store.close()
     with closing(SqliteStore(f"sqlite:///{request.getfixturevalue(through)}")) as opened:
         log = path.with_name("keys.db-wal")
-        eventually(lambda: name_of(opened) == "old" and opened._lines._log == log.stat().st_ino)
+        eventually(lambda: name_of(opened) == "old" and opened._connections._log == log.stat().st_ino)
         before = path.stat()
         held = log.open("rb")  # so that the new one has another inode
         log.unlink()
@@ -750,7 +754,7 @@ def test_a_damaged_record_is_one_clients_trouble(store: SqliteStore, path: Path,
     """Whatever its octets are: the other keys work, it can be deleted, and no hash is in the error."""
     assert store.put(Key("later"), None)
     damage(path, f"UPDATE keys SET record = {record} WHERE client_id = 'id'")
-    line = store._lines._lines.mine().connection
+    line = store._connections._connections.get().raw
     for call in (store.get, store.get_nowait, lambda _: store.scan("", "", 10)):
         with pytest.raises(UnreadableRecord) as caught:
             call("id")
@@ -758,7 +762,7 @@ def test_a_damaged_record_is_one_clients_trouble(store: SqliteStore, path: Path,
         assert "canary" not in f"{caught.value} {caught.value.__cause__}"
     assert [key.client_id for key in store.scan("", "id", 10)] == ["later"]
     assert store.put(Key("later", name="changed", version=1), 0)
-    assert store._lines._lines.mine().connection is line is not None
+    assert store._connections._connections.get().raw is line is not None
     assert store.delete("id")
     assert [key.client_id for key in store.scan("", "", 10)] == ["later"]
 
@@ -799,7 +803,7 @@ def test_what_the_driver_says_is_not_passed_on(store: SqliteStore) -> None:
     def fail(_execute: object) -> None:
         raise sqlite3.OperationalError("Could not decode to UTF-8 column 'record' with text '$bamw1$canary'")
 
-    for call in (store._lines.ask, store._lines.change):
+    for call in (store._connections.read, store._connections.write):
         with pytest.raises(BackendUnavailable, match="OperationalError") as caught:
             call(fail)
         assert "canary" not in str(caught.value)
@@ -837,8 +841,8 @@ def test_a_locked_file(store: SqliteStore, path: Path) -> None:
 
 def test_one_thread_looks_at_the_file_at_a_time(store: SqliteStore) -> None:
     store.close()
-    store._lines._look_at = float("-inf")
-    with store._lines._looking, pytest.raises(BlockingIOError):
+    store._connections._compare_at = float("-inf")
+    with store._connections._comparing, pytest.raises(BlockingIOError):
         store.get_nowait("id")
     assert store.get_nowait("id") is not None
 
@@ -901,7 +905,7 @@ def test_a_change_reaches_the_disk_before_it_is_reported(
     if write == "upgrade":
         shutil.copyfile(Path(__file__).parents[1] / "data" / "sqlite-v1.db", path)
     statements: list[str] = []
-    connect = _sqlite_logs.connect
+    connect = wal.connect
 
     def lazy(*args: Any, **options: Any) -> sqlite3.Connection:
         connection = connect(*args, **options)
@@ -909,7 +913,7 @@ def test_a_change_reaches_the_disk_before_it_is_reported(
         connection.set_trace_callback(statements.append)
         return connection
 
-    monkeypatch.setattr(_sqlite_logs, "connect", lazy)
+    monkeypatch.setattr(wal, "connect", lazy)
     assert WRITES[write](store)
     begin = statements.index("BEGIN IMMEDIATE")
     assert "COMMIT" in statements[begin:]
@@ -964,7 +968,7 @@ def test_threads_leave_nothing_open(store: SqliteStore, path: Path) -> None:
         in_threads(4, lambda: store.get("id"))
         # SQLite keeps a closed connection's descriptor for the next one while another holds a lock.
         assert open_files(path) <= 1 + 4
-    assert len(store._lines._lines.all()) == 1
+    assert len(store._connections._connections.values()) == 1
     store.close()
     assert open_files(path) == 0
 
@@ -1042,9 +1046,9 @@ def test_a_prefix_is_looked_for_in_the_index(path: Path) -> None:
     with closing(SqliteStore(f"sqlite:///{path}", create=True)) as store:
         asked: list[str] = []
         store.scan("x", "", 1)
-        execute = store._lines._lines.mine().connection.execute  # type: ignore[union-attr]
+        execute = store._connections._connections.get().raw.execute  # type: ignore[union-attr]
         execute("SELECT 1")
-        store._lines._lines.mine().connection.set_trace_callback(asked.append)  # type: ignore[union-attr]
+        store._connections._connections.get().raw.set_trace_callback(asked.append)  # type: ignore[union-attr]
         for prefix, after in (("x", ""), ("x", "xa"), ("", "xa"), ("", "")):
             store.scan(prefix, after, 10)
         queries = [query for query in asked if query.startswith("SELECT client_id, record")]

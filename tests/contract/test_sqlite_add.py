@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw.backends import BulkStore
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.generated_secrets import ID_PREFIX, generate
 from basicauth_mw.keys.hashing import Hasher
@@ -70,9 +70,9 @@ def test_slow_hashes_are_noted(store: SqliteStore) -> None:
     assert store.put(*keys("taken"), None)
     store.add(keys("fast"))
     store.add(keys("taken", hashed=SLOW))
-    assert not store.holds_slow()
+    assert not store.changes(None).has_password_hashes
     store.add([*keys("another"), *keys("slow", hashed=SLOW)])
-    assert store.holds_slow()
+    assert store.changes(None).has_password_hashes
 
 
 def test_new_keys_are_no_news(store: SqliteStore) -> None:
@@ -96,7 +96,7 @@ def test_all_or_nothing(store: SqliteStore, path: Path) -> None:
         with pytest.raises(BackendUnavailable):
             store.add(keys(*(f"k{number}" for number in range(1000)), hashed=SLOW))
         assert connection.execute("SELECT count(*) FROM keys").fetchone() == (0,)
-        assert not store.holds_slow()
+        assert not store.changes(None).has_password_hashes
         connection.execute("DROP TRIGGER full")
     assert all(store.add(keys(*(f"k{number}" for number in range(1000)))))
 

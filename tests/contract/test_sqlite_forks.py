@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Settings, open_backend
-from basicauth_mw.backends import Use, _sqlite_forks, _sqlite_lines
-from basicauth_mw.backends._sqlite_forks import briefly, forks
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends import Use
+from basicauth_mw.backends.sqlite import connections
+from basicauth_mw.backends.sqlite import forks as sqlite_forks
+from basicauth_mw.backends.sqlite.forks import forks, short_connection
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key, Secret
 from basicauth_mw.runtime.fork import before_fork
@@ -225,7 +227,7 @@ def test_a_thread_may_fork_in_the_middle_of_a_question(store: SqliteStore, path:
         assert open_files(path) == set()
         assert store.get("id") is not None
 
-    store._lines.ask(lambda _execute: children.append(start(child)))
+    store._connections.read(lambda _execute: children.append(start(child)))
 
     assert ended_well(*children)
     assert store.get("id") is not None
@@ -259,7 +261,7 @@ def test_nothing_is_opened_while_a_fork_goes_on(store: SqliteStore, path: Path) 
     waiting.join(LIMIT_S)
 
     assert ended_well(child)
-    assert told == ["the process forks"]
+    assert told == ["the process is forking"]
     assert [key and key.client_id for key in found] == ["id"]
 
 
@@ -268,7 +270,7 @@ def test_a_child_that_cannot_lock_the_file_says_so(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread hangs on its disk, and so the fork did not wait for it. The child must not trust any lock."""
-    monkeypatch.setattr(_sqlite_lines, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(connections, "LONGEST_WAIT_S", 0.05)
 
     def refused() -> None:
         for call in (lambda: store.get("id"), lambda: store.put(Key("x"), None)):
@@ -279,7 +281,7 @@ def test_a_child_that_cannot_lock_the_file_says_so(
         refused()
         assert ended_well(start(refused))
 
-    with inside(store._lines.ask):
+    with inside(store._connections.read):
         assert ended_well(start(child))
     assert store.put(Key("x"), None)
     assert ended_well(start(lambda: store.get("id")))
@@ -288,19 +290,19 @@ def test_a_child_that_cannot_lock_the_file_says_so(
 def test_a_fork_does_not_wait_for_ever_for_a_brief_connection(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sqlite_forks, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(sqlite_forks, "LONGEST_WAIT_S", 0.05)
 
     def hang(stay: Callable[[], object]) -> None:
-        with briefly(path):
+        with short_connection(path):
             stay()
 
     def child() -> None:
-        with briefly(path):
+        with short_connection(path):
             assert store.get("id") is not None
 
     with inside(hang):
         assert ended_well(start(child))
-        assert not forks.going_on
-        assert not forks.brief.acquire(blocking=False), "it is still held"
-    with briefly(path):
+        assert not forks.in_progress
+        assert not forks.short_lock.acquire(blocking=False), "it is still held"
+    with short_connection(path):
         assert store.get("id") is not None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw.backends import Use
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key, Secret, utcnow
 
@@ -34,7 +34,7 @@ HEAD = f"""
 import json, os, resource, sys
 from dataclasses import replace
 from basicauth_mw.backends import Use
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key, Secret, utcnow
 
@@ -171,7 +171,7 @@ def test_no_room_for_last_uses(path: Path) -> None:
 def test_sqlites_own_word_for_a_full_disk(path: Path) -> None:
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
         assert store.get("id")
-        connection = store._lines._lines.mine().connection
+        connection = store._connections._connections.get().raw
         assert connection is not None
         connection.execute("PRAGMA max_page_count = 8").fetchall()
         with pytest.raises(BackendUnavailable, match="make room on the disk"):
@@ -230,7 +230,7 @@ def test_a_directory_that_may_not_be_written(path: Path, directory: Path) -> Non
     )
     for each in refused[:-1]:
         assert "write access to it and to its directory" in each
-    assert "keys.db.last-used cannot be made" in refused[-1]
+    assert "keys.db.last-used cannot be created" in refused[-1]
     assert warned == ["sqlite_file_mode", "sqlite_directory_not_writable"]
     assert sorted(each.name for each in directory.iterdir()) == ["keys.db"]
 
@@ -259,7 +259,7 @@ def test_nothing_may_be_made_there(path: Path, directory: Path) -> None:
         "drop_rights()",
         f"attempt(lambda: SqliteStore('sqlite:///{directory}/new.db', create=True))",
     )
-    assert "new.db cannot be made: Permission denied" in refused
+    assert "new.db cannot be created: Permission denied" in refused
 
 
 @pytest.mark.proves("F19")

@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from basicauth_mw.backends import _sqlite_lines, _sqlite_logs
-from basicauth_mw.backends import sqlite as sqlite_module
-from basicauth_mw.backends._sqlite_logs import (
-    Still,
+from basicauth_mw.backends.sqlite import checks, connections, wal
+from basicauth_mw.backends.sqlite.store import SqliteStore
+from basicauth_mw.backends.sqlite.wal import (
+    UnchangedFile,
     index_of,
     log_of,
     open_watched,
     share_logs,
     unwritable_logs,
 )
-from basicauth_mw.backends.sqlite import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key
 
@@ -47,8 +46,8 @@ USER = """
 import json, os, sqlite3, sys, time
 from contextlib import closing
 from dataclasses import replace
-from basicauth_mw.backends import _sqlite_logs, sqlite
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite import checks, wal
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key
 
@@ -58,7 +57,7 @@ if os.geteuid() == 0:
     os.setgid(user)
     os.setuid(user)
 elif not may_write:
-    _sqlite_logs.may_write = sqlite.may_write = lambda _path: False
+    wal.may_write = checks.may_write = lambda _path: False
 store = SqliteStore(f"sqlite:///{path}", deadline_s=2)
 
 def version():
@@ -79,7 +78,7 @@ def follow(seconds):
 def write(sql, *values):
     '''To the log alone.'''
     version()
-    return store._lines._lines.mine().connection.execute(sql, values).rowcount
+    return store._connections._connections.get().raw.execute(sql, values).rowcount
 
 def hold():
     '''As an earlier release did.'''
@@ -229,7 +228,7 @@ def test_changes_that_are_in_the_log_alone(path: Path, owner: User, reader: User
     assert reader("version()") == 7
     path.with_name("keys.db-shm").rename(path.with_name("kept"))
     reader("store.close()")
-    assert "may write to the file can:  basicauth-mw keys list" in reader("version()")
+    assert "with write access can:  basicauth-mw keys list" in reader("version()")
     assert beside(path) == ["-wal", "kept"]
     with closing(SqliteStore(f"sqlite:///{path}")) as store:  # as that command does
         assert len(store.scan("", "", 1)) == 1
@@ -256,7 +255,7 @@ def test_logs_of_another_are_told_to_the_owner(path: Path, owner: User, reader: 
         for log in logs:
             log.chmod(0o440)
     said = owner("change()")
-    assert "no key can be changed" in said
+    assert "keys cannot be changed" in said
     warned = [(code, remedy) for code, _, remedy in owner("store.warnings()")]
     command = said.rpartition(":  ")[2]
     assert warned[-1] == ("sqlite_log_not_writable", f"as root, run  {command}")
@@ -288,7 +287,7 @@ def test_logs_have_the_group_of_the_file(path: Path, stack: ExitStack, group: in
 
 @pytest.fixture
 def reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
-    monkeypatch.setattr(_sqlite_logs, "may_write", lambda _path: False)
+    monkeypatch.setattr(wal, "may_write", lambda _path: False)
     with closing(SqliteStore(f"sqlite:///{path}", deadline_s=0.5)) as store:
         yield store
 
@@ -303,7 +302,7 @@ def test_an_answer_that_is_out_of_date_does_not_count(path: Path, reading: Sqlit
     """Not even one that was asked for before the change was reported."""
     assert reading.get("id") is not None
     with pytest.raises(BlockingIOError):
-        reading._lines.ask(lambda _execute: rewrite(path, '"n":1', '"n":2'))
+        reading._connections.read(lambda _execute: rewrite(path, '"n":1', '"n":2'))
     with pytest.raises(BlockingIOError):  # too soon to tell one change from the next
         reading.get_nowait("id")
     found = reading.get("id")
@@ -319,7 +318,7 @@ def test_an_error_of_a_file_that_was_changed_meanwhile_does_not_count(
         raise sqlite3.DatabaseError("database disk image is malformed")
 
     with pytest.raises(BlockingIOError):
-        reading._lines.ask(torn)
+        reading._connections.read(torn)
 
     def other(_connection: object) -> None:
         rewrite(path, '"n":2', '"n":3')
@@ -327,9 +326,9 @@ def test_an_error_of_a_file_that_was_changed_meanwhile_does_not_count(
 
     time.sleep(0.05)
     with monkeypatch.context() as patched:
-        patched.setattr(_sqlite_lines, "check_is_current", other)
+        patched.setattr(connections, "check_is_current", other)
         with pytest.raises(BlockingIOError):
-            reading._lines.ask(torn)
+            reading._connections.read(torn)
     found = reading.get("id")
     assert found is not None
     assert found.version == 3
@@ -350,7 +349,7 @@ def test_a_reader_sees_that_the_file_was_replaced(path: Path, reading: SqliteSto
     with pytest.raises(BackendUnavailable):
         reading.get("id")
     with pytest.raises(BlockingIOError):
-        Still(path)
+        UnchangedFile(path)
 
 
 @pytest.mark.parametrize("is_mine", [True, False])
@@ -362,14 +361,14 @@ def test_a_log_that_is_removed_as_it_is_opened(
     log = path.with_name("keys.db-wal")
     log.write_bytes(b"x")
     path.with_name("keys.db-shm").touch()
-    connect = _sqlite_logs.connect
+    connect = wal.connect
 
     def late(*args: Any, **options: Any) -> sqlite3.Connection:
         log.rename(path.with_name("gone"))
         return connect(*args, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_sqlite_logs, "connect", late)
+        patched.setattr(wal, "connect", late)
         if not is_mine:
             patched.setattr(os, "geteuid", lambda: -1)
         with pytest.raises(BlockingIOError):
@@ -411,14 +410,14 @@ def test_what_may_not_be_written_is_told(path: Path, monkeypatch: pytest.MonkeyP
     """Of all that is there, to somebody who may write to the file alone."""
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
         assert store.get("id") is not None
-        for module in (_sqlite_logs, sqlite_module):
+        for module in (wal, checks):
             monkeypatch.setattr(module, "may_write", lambda asked: asked == path)
         told = {code: remedy for code, _, remedy in store.warnings()}
         assert set(told) == {"sqlite_directory_not_writable", "sqlite_log_not_writable"}
         command = told["sqlite_log_not_writable"].removeprefix("as root, run  ")
         assert command.startswith(f"chown --reference={path} {path}-wal {path}-shm")
         refused = sqlite3.OperationalError("attempt to write a readonly database")
-        assert str(store._lines.failed(refused)).endswith(f"root can put it right:  {command}")
+        assert str(store._connections.error(refused)).endswith(f"root can fix it:  {command}")
 
 
 def test_a_log_of_this_process_gets_the_group_of_the_file(

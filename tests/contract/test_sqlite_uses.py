@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw.backends import UsageStore, Use
-from basicauth_mw.backends.sqlite import SqliteStore
+from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key, Secret
 
@@ -104,7 +104,7 @@ def test_connections_stay_open(store: SqliteStore, path: Path) -> None:
     """What others note must not look like a file that was replaced."""
     with closing(SqliteStore(f"sqlite:///{path}")) as other:
         assert other.get("id")
-        connection = other._lines._lines.mine().connection
+        connection = other._connections._connections.get().raw
         end = time.monotonic() + 1.5  # longer than from one look at the file to the next
         minute = NOON
         while time.monotonic() < end:
@@ -112,7 +112,7 @@ def test_connections_stay_open(store: SqliteStore, path: Path) -> None:
             store.record_uses([Use("id", FIRST, minute)])
             assert other.get("id")
         assert connection is not None
-        assert other._lines._lines.mine().connection is connection
+        assert other._connections._connections.get().raw is connection
 
 
 def test_uses_of_secrets_that_are_gone_are_dropped(store: SqliteStore) -> None:
@@ -265,7 +265,7 @@ def test_there_is_no_place_for_it(store: SqliteStore, path: Path, uses: Path) ->
     assert store.last_uses(["id"]) == []
     uses.unlink()
     shutil.rmtree(path.parent)
-    with pytest.raises(BackendUnavailable, match="cannot be made: No such file"):
+    with pytest.raises(BackendUnavailable, match="cannot be created: No such file"):
         store.record_uses([Use("id", FIRST, NOON)])
 
 

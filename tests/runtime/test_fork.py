@@ -13,11 +13,11 @@ import pytest
 
 from basicauth_mw.auth.cache import VerdictCache
 from basicauth_mw.auth.throttle import FailureThrottle
-from basicauth_mw.backends._threads import PerThread
 from basicauth_mw.keys.model import Allow, Principal, utcnow
 from basicauth_mw.runtime import fork as _fork
 from basicauth_mw.runtime.fork import after_fork, after_fork_in_parent, before_fork
 from basicauth_mw.runtime.pool import WorkerPool
+from basicauth_mw.runtime.thread_local import ThreadLocalRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,28 +154,28 @@ def test_a_child_closes_no_connection_of_its_parent(tmp_path: Path) -> None:
     """The threads are gone in the child, but closing their connections would close them for the parent."""
     closed = tmp_path / "closed"
     closed.touch()
-    lines = PerThread(lambda: Connection(closed))
+    lines = ThreadLocalRegistry(lambda: Connection(closed))
     asked, go_on = threading.Event(), threading.Event()
 
     def ask() -> None:
-        lines.mine()
+        lines.get()
         asked.set()
         go_on.wait(LIMIT_S)
 
     thread = threading.Thread(target=ask)
     thread.start()
     assert asked.wait(LIMIT_S)
-    lines.mine()
+    lines.get()
 
     def work() -> None:
-        assert lines.all() == []
+        assert lines.values() == []
         _fork._kept_alive.clear()  # as at the end of an interpreter
         gc.collect()
 
     assert child_ends_well(work)
     assert closed.read_text() == ""
-    assert len(lines.all()) == 2
+    assert len(lines.values()) == 2
     go_on.set()
     thread.join(LIMIT_S)
     assert closed.read_text() == "closed\n"
-    assert len(lines.all()) == 1
+    assert len(lines.values()) == 1

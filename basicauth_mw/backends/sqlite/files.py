@@ -1,4 +1,4 @@
-"""What is common to every SQLite file here: where it is, how it is opened, and what its errors mean."""
+"""SQLite files: URLs, opening, single-file mounts, and what SQLite's errors mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote
 
-from ..errors import BackendUnavailable, ConfigurationError
+from ...errors import BackendUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,13 +25,13 @@ _OCTAL: Final = re.compile(rb"\\([0-3][0-7][0-7])")
 
 _REMEDIES: Final = {
     sqlite3.SQLITE_FULL: "make room on the disk",
-    sqlite3.SQLITE_IOERR: "see whether the disk is full or failing",
+    sqlite3.SQLITE_IOERR: "check whether the disk is full or failing",
     sqlite3.SQLITE_READONLY: "give this user write access to it and to its directory",
     sqlite3.SQLITE_CANTOPEN: "give this user write access to it and to its directory, where the log is",
     sqlite3.SQLITE_CORRUPT: "if it was just replaced, wait a second; else restore it from a backup",
 }
 
-# A quota that is used up, for one, which SQLite does not call full.
+# SQLite reports a used-up quota, for example, by these and not by SQLITE_FULL.
 _CANNOT_WRITE: Final = (
     sqlite3.SQLITE_IOERR_WRITE,
     sqlite3.SQLITE_IOERR_FSYNC,
@@ -40,11 +40,7 @@ _CANNOT_WRITE: Final = (
 
 
 def path_of(url: str) -> Path:
-    """The path that a ``sqlite:`` URL names, absolute: it must mean the same file after a chdir.
-
-    Raises:
-        ConfigurationError: It is not such a URL.
-    """
+    """The absolute path in a ``sqlite:`` URL, so that it names the same file after a ``chdir``."""
     form = "a SQLite backend is sqlite:///relative.db or sqlite:////absolute.db"
     scheme, _, rest = url.partition(":")
     if scheme.lower() != "sqlite" or not rest.startswith("///"):
@@ -53,40 +49,33 @@ def path_of(url: str) -> Path:
     if not path.strip("/") or "\0" in path:
         raise ConfigurationError(f"{form}: the path is missing")
     if "?" in path:
-        raise ConfigurationError(f"{form}: there are no options behind a ? to set")
-    if path == ":memory:":  # SQLite's own spelling, which would be the name of a file here
+        raise ConfigurationError(f"{form}: options after a ? are not supported")
+    if path == ":memory:":  # SQLite's own spelling, which would be a file name here
         raise ConfigurationError(f"{form}; for keys in memory, use memory:")
     return Path(path).absolute()
 
 
 def check_is_file(path: Path) -> None:
-    """Make sure that there is a file.
-
-    Raises:
-        ConfigurationError: There is none, or something else.
-    """
+    """Raise ``ConfigurationError`` unless there is a file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise ConfigurationError(
-            f"there is no file {path}: check the path; a new one is made by  basicauth-mw keys create, or "
-            "open_backend(url, create=True)"
+            f"there is no file {path}: check the path; basicauth-mw keys create and open_backend(url, "
+            "create=True) create a new one"
         ) from None
     except OSError as exc:
-        raise ConfigurationError(f"{path} cannot be looked at: {exc.strerror}") from None
+        raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from None
     if not stat.S_ISREG(mode):
-        raise ConfigurationError(f"{path} is not a file: name one, and basicauth-mw keys create makes it")
+        raise ConfigurationError(f"{path} is not a file: use another path, and basicauth-mw keys create")
 
 
 def connect(path: Path, *, wait_s: float = 0, options: str = "mode=rw") -> sqlite3.Connection:
-    """Open a file that is there; a missing one is an error, never a new empty one.
+    """Open an existing file; a missing one is an error, never a new empty one.
 
-    Text is given as octets: the driver cannot say which row it was that it could not decode, but shows it.
+    Text is returned as bytes: the driver's error for undecodable text shows the text.
 
-    Args:
-        path: Of the file.
-        wait_s: Seconds that SQLite waits for a lock.
-        options: As SQLite takes them in a URI.
+    ``wait_s`` is how long SQLite waits for a lock; ``options`` are those of a SQLite URI.
     """
     uri = f"file://{quote(os.fsencode(path))}?{options}"
     connection = sqlite3.connect(uri, uri=True, timeout=wait_s, isolation_level=None, check_same_thread=False)
@@ -97,25 +86,21 @@ def connect(path: Path, *, wait_s: float = 0, options: str = "mode=rw") -> sqlit
 def is_mounted_alone(path: Path) -> bool:
     """Whether a file is a mount point of its own, as with ``docker run -v ./keys.db:/app/keys.db``.
 
-    SQLite keeps its log and its locks beside the file, in a directory that is not visible from the
-    other side of such a mount. Two writers then overwrite each other's pages.
+    SQLite keeps its log and its locks beside the file, in a directory that the other side of such a mount
+    does not see. Two writers then overwrite each other's pages.
     """
     try:
         mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:  # not Linux, where there are no mounts of one file
+    except OSError:  # not Linux, which alone has such mounts
         return False
     real = os.fsencode(os.path.realpath(path))
-    # The fifth field is the mount point, with white space and backslashes in octal (proc_pid_mountinfo(5)).
+    # The fifth field is the mount point, with spaces and backslashes in octal (proc_pid_mountinfo(5)).
     points = (fields[4] for line in mounts if len(fields := line.split(b" ")) > 4)
     return any(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), point) == real for point in points)
 
 
-def check_may_be_changed(path: Path) -> None:
-    """Make sure that every process that writes to a file sees the same log.
-
-    Raises:
-        BackendUnavailable: The file is a mount point of its own.
-    """
+def check_writable_mount(path: Path) -> None:
+    """Raise ``BackendUnavailable`` if other processes may not see the same log."""
     if is_mounted_alone(path):
         raise BackendUnavailable(
             f"{path} is mounted as a single file, so other processes do not see the log beside it, and a "
@@ -124,50 +109,42 @@ def check_may_be_changed(path: Path) -> None:
 
 
 def signature(path: Path) -> tuple[int, int, int, int]:
-    """What changes with a file: device, inode, size, and when it was written to last, in nanoseconds."""
+    """Device, inode, size, and time of the last write in nanoseconds: different after a change."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def has_tables(connection: sqlite3.Connection) -> bool:
-    """Whether there is anything in the file."""
+    """Whether the file has any table."""
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
 
 
 def is_locked(exc: sqlite3.Error) -> bool:
-    """Whether trying again will do."""
+    """Whether a retry can help."""
     return _primary_code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def is_no_room(exc: sqlite3.Error) -> bool:
-    """Whether the disk took no more. What is there can be read as before."""
+def disk_full(exc: sqlite3.Error) -> bool:
+    """Whether the disk accepts no more. What is stored can be read as before."""
     code = getattr(exc, "sqlite_errorcode", 0)
     return _primary_code(exc) == sqlite3.SQLITE_FULL or code in _CANNOT_WRITE
 
 
-def is_doubtful(exc: sqlite3.Error) -> bool:
-    """Whether it may be true of a connection alone, since the file was replaced, or given other rights."""
+def maybe_replaced(exc: sqlite3.Error) -> bool:
+    """Whether the error may concern a single connection, after the file was replaced or its mode changed."""
     return _primary_code(exc) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY)
 
 
 def explain(exc: sqlite3.Error) -> str:
-    """What SQLite says, and what to do about it where that is known."""
-    if not hasattr(exc, "sqlite_errorcode"):  # the driver says so, whose text may hold what is stored
+    """SQLite's message, with a remedy if there is one."""
+    if not hasattr(exc, "sqlite_errorcode"):  # an error of the driver, whose text may contain what is stored
         return f"the driver failed ({type(exc).__name__})"
     remedy = _REMEDIES.get(_primary_code(exc))
     return f"{exc}: {remedy}" if remedy else str(exc)
 
 
-def patiently(attempt: Callable[[], T], limit_s: float) -> T:
-    """Try again for as long as the file is locked.
-
-    Args:
-        attempt: Raises ``BlockingIOError`` while it is.
-        limit_s: Seconds.
-
-    Raises:
-        BackendUnavailable: It still is.
-    """
+def retry_while_locked(attempt: Callable[[], T], limit_s: float) -> T:
+    """Call ``attempt`` until it raises no ``BlockingIOError``, for up to ``limit_s`` seconds."""
     end = time.monotonic() + limit_s
     pause_s = _FIRST_PAUSE_S
     while True:
@@ -181,5 +158,5 @@ def patiently(attempt: Callable[[], T], limit_s: float) -> T:
 
 
 def _primary_code(exc: sqlite3.Error) -> int:
-    # The low octet is the primary result code; the rest says more about it. Errors of the driver have none.
+    # The low byte is the primary result code. Errors of the driver have none.
     return int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF

@@ -1,10 +1,11 @@
-"""The tables of a SQLite file of keys, and the way from older ones to these.
+"""The tables of a file of keys, and the upgrade of older ones.
 
-Version 1 kept whole records in the primary key's own tree. New ids are random, so each new key dirtied a
-page of its own, and long records left room for few branches in a page. Version 2 appends records to a table
-and keeps the ids apart, in an index a fifth as large: the same look-up, half the writing for an import. Its
-changes are marked, so that a cursor is known to be of another file, even of one that was copied over this
-one. When secrets were last used is in a file of its own since; see ``_sqlite_uses``.
+Version 1 kept whole records in the tree of the primary key. Generated ids are random, so each new key changed
+another page, and long records left room for few branches in a page. Version 2 appends records to a table and
+keeps the ids apart, in an index a fifth as large: the same lookup, half the writing for an import. Its
+changes are marked, so that a cursor is recognized as that of another file, even of one that was copied over
+this one.
+When secrets were last used is in a file of its own since then; see ``last_used.py``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from ..errors import BackendUnavailable
-from ._sqlite_file import has_tables
+from ...errors import BackendUnavailable
+from .files import has_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 APPLICATION_ID: Final = int.from_bytes(b"bamw")
 SCHEMA_VERSION: Final = 2
 
-# TEXT with the BINARY collation is ordered by its octets in UTF-8.
+# TEXT with the BINARY collation is ordered by its UTF-8 bytes.
 _KEYS: Final = (
     "CREATE TABLE keys (client_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, record TEXT NOT NULL)"
 )
-# AUTOINCREMENT grows for ever, whatever is pruned. A mark tells a change from one with the same number in
-# another history of the file. One without a client id is of interest to nobody; the first is such a one, so
-# that there is always one to begin at.
+# AUTOINCREMENT never reuses a number, whatever is pruned. A mark tells a change from one with the same number
+# in another history of the file. A change without a client id concerns no cache; the first row is one, so
+# that there is always a change to start from.
 _CHANGES: Final = (
     "CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT, "
     "mark INTEGER NOT NULL DEFAULT (random()))"
@@ -48,7 +49,7 @@ _SCHEMA: Final = (
     *_MARKS,
 )
 
-# From each version that was ever released to the next. Nothing was written to version 1's last_used.
+# From each released version to the next. Version 1 never wrote to its last_used.
 _UPGRADES: Final = {
     1: (
         "ALTER TABLE keys RENAME TO keys_1",
@@ -67,7 +68,7 @@ _UPGRADES: Final = {
 
 
 def is_restored(connection: sqlite3.Connection) -> bool:
-    """Whether a file has these tables but not their version: SQLite's ``.dump`` leaves it out."""
+    """Whether a file has these tables but not their version, which SQLite's ``.dump`` omits."""
     if connection.execute("PRAGMA application_id").fetchone()[0]:
         return False
     tables = connection.execute("SELECT sql FROM sqlite_master WHERE name IN ('keys', 'changes')").fetchall()
@@ -75,14 +76,7 @@ def is_restored(connection: sqlite3.Connection) -> bool:
 
 
 def check_is_ours(connection: sqlite3.Connection) -> int:
-    """Make sure that a file is one of ours, of this version or one that can be brought to it.
-
-    Returns:
-        Its version.
-
-    Raises:
-        BackendUnavailable: It is not.
-    """
+    """Return the version of a file of keys; raise ``BackendUnavailable`` if this release cannot use it."""
     ((application,),) = connection.execute("PRAGMA application_id").fetchall()
     ((version,),) = connection.execute("PRAGMA user_version").fetchall()
     if is_restored(connection):
@@ -92,9 +86,9 @@ def check_is_ours(connection: sqlite3.Connection) -> int:
         )
     if application != APPLICATION_ID:
         raise BackendUnavailable(
-            "the SQLite file holds something else, not keys of basicauth_mw"
+            "the SQLite file contains something else, not keys of basicauth_mw"
             if application or has_tables(connection)
-            else "the SQLite file holds no keys yet: basicauth-mw keys create makes it ready"
+            else "the SQLite file contains no keys yet: basicauth-mw keys create prepares it"
         )
     if version > SCHEMA_VERSION:
         raise BackendUnavailable(
@@ -109,11 +103,7 @@ def check_is_ours(connection: sqlite3.Connection) -> int:
 
 
 def check_is_current(connection: sqlite3.Connection) -> None:
-    """Make sure that a file is one of ours and of this version.
-
-    Raises:
-        BackendUnavailable: It is not.
-    """
+    """Raise ``BackendUnavailable`` unless a file is a file of keys of this version."""
     if (version := check_is_ours(connection)) != SCHEMA_VERSION:
         raise BackendUnavailable(
             f"the SQLite file has schema version {version}, of an older release of basicauth_mw; this one "
@@ -121,8 +111,8 @@ def check_is_current(connection: sqlite3.Connection) -> None:
         )
 
 
-def make(connection: sqlite3.Connection) -> None:
-    """Fill an empty file; one that another process has filled meanwhile is left alone."""
+def create(connection: sqlite3.Connection) -> None:
+    """Create the tables, unless another process has created them meanwhile."""
 
     def fill() -> None:
         if not has_tables(connection):
@@ -131,37 +121,30 @@ def make(connection: sqlite3.Connection) -> None:
     _atomically(connection, fill)
 
 
-def needs_upgrade(connection: sqlite3.Connection) -> bool:
-    """Whether ``upgrade`` has anything to do.
+def migrate(connection: sqlite3.Connection) -> int | None:
+    """Upgrade an older file in one transaction, or mark a file that was restored from a dump.
 
-    Raises:
-        BackendUnavailable: The file is not one of ours, or of a newer version.
+    Returns the version it had, 0 for a restored one; None if there was nothing to do. Raises
+    ``BackendUnavailable`` as ``check_is_ours`` does.
     """
-    return is_restored(connection) or check_is_ours(connection) != SCHEMA_VERSION
+    migrated: list[int] = []
 
-
-def upgrade(connection: sqlite3.Connection) -> int | None:
-    """Bring an older file to this version, in one transaction, or mark a file that was restored from a dump.
-
-    Returns:
-        The version it had, 0 for a restored one; None: another process was first.
-
-    Raises:
-        BackendUnavailable: It is not one of ours, or of a newer version.
-    """
-    done: list[int] = []
-
-    def climb() -> None:
+    def run() -> None:
         if is_restored(connection):
             _run(connection, _MARKS)
-            done.append(0)
+            migrated.append(0)
         while (version := check_is_ours(connection)) != SCHEMA_VERSION:
             _run(connection, _UPGRADES[version])
-            done.append(version)
+            migrated.append(version)
 
-    connection.execute("PRAGMA journal_mode = WAL").fetchall()  # a dump lacks that, too
-    _atomically(connection, climb)
-    return done[0] if done else None
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()  # a dump omits this as well
+    _atomically(connection, run)
+    return migrated[0] if migrated else None
+
+
+def needs_migration(connection: sqlite3.Connection) -> bool:
+    """Whether ``migrate`` has anything to do. Raises as it does."""
+    return is_restored(connection) or check_is_ours(connection) != SCHEMA_VERSION
 
 
 def _atomically(connection: sqlite3.Connection, work: Callable[[], None]) -> None:

@@ -1,0 +1,1 @@
+"""``sqlite:``: keys in one SQLite file, the embedded default."""

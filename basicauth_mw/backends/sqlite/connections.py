@@ -1,0 +1,273 @@
+"""Connections to a file of keys, one for each thread, that follow the file when it is replaced.
+
+A connection goes on reading a file that was renamed over, and keeps cached pages of a file that was written
+over.
+So the path is compared with the open file once a second, and before every change. When they differ, every
+connection of the process to the old file is closed before one to the new file is opened: SQLite finds the log
+and its index by path, so both files would share them, and the process would lose its locks, or die of SIGBUS
+when the index is truncated under a reader.
+
+Nothing waits here. A lock is reported as ``BlockingIOError``, and the caller retries.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from ...errors import BackendUnavailable
+from ...runtime.fork import after_fork, before_fork
+from ...runtime.thread_local import ThreadLocalRegistry
+from .files import check_writable_mount, disk_full, explain, is_locked, maybe_replaced, signature
+from .forks import LONGEST_WAIT_S, forks
+from .schema import check_is_current
+from .wal import inode_of, log_of, open_watched, share_logs, unwritable_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .wal import UnchangedFile
+
+    Execute = Callable[..., sqlite3.Cursor]
+
+T = TypeVar("T")
+
+_COMPARE_EVERY_S: Final = 1.0
+
+# Of this process: SQLite's locks belong to the process, not to a connection.
+_managers: Final[weakref.WeakValueDictionary[int, ConnectionManager]] = weakref.WeakValueDictionary()
+
+
+class _Connection:
+    """One thread's connection; ``lock`` is held while it is used."""
+
+    __slots__ = ("lock", "maybe_replaced", "raw", "unchanged")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # a signal handler may fork while its thread reads
+        self.raw: sqlite3.Connection | None = None
+        self.unchanged: UnchangedFile | None = None  # what is read without locks
+        self.maybe_replaced = False  # whether the last error may concern this connection alone
+
+    def close(self) -> None:
+        with self.lock:
+            self.unchanged = None
+            raw, self.raw = self.raw, None
+            if raw is not None:
+                with suppress(sqlite3.Error):
+                    raw.close()
+
+
+class ConnectionManager:
+    """Reads and changes the file at a path. Safe to share between threads, and across a fork."""
+
+    _real: Path  # of the open file; the log is beside it, not beside a link
+    _signature: tuple[int, ...]  # of the open file, when it was opened or last changed from here
+    _log: int | None  # inode of its log
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_shared = False
+        before_fork(self._close_before_fork)
+        after_fork(self._reset_in_child)  # before the hook of the registry: it reads the parent's connections
+        self._connections: ThreadLocalRegistry[_Connection] = ThreadLocalRegistry(_Connection)
+        self._reset()
+        _managers[id(self)] = self
+
+    @property
+    def file(self) -> str:
+        """Device and inode of the open file; empty if unknown at the moment."""
+        return ".".join(str(number) for number in self._signature[:2])
+
+    def read(self, query: Callable[[Execute], T], *, compare: bool = False) -> T:
+        """Read the file that is at the path now, or was a second ago; with ``compare``, the one that is now.
+
+        ``query`` may be called twice.
+
+        Raises:
+            BlockingIOError: The file is locked at the moment.
+            BackendUnavailable: It cannot be used.
+        """
+        connection = self._connections.get()
+        with connection.lock:
+            try:
+                if compare:
+                    self._reopen_if_replaced(connection)
+                result = query(self._connected(connection))
+            except sqlite3.Error as exc:
+                self._check_unchanged(connection)
+                raise self._error(connection, exc) from exc
+            self._check_unchanged(connection)
+            connection.maybe_replaced = False
+            return result
+
+    def write(self, change: Callable[[Execute], T]) -> T:
+        """Change the file that is at the path now, in one transaction that is on disk afterwards.
+
+        Raises as ``read`` does.
+        """
+        connection = self._connections.get()
+        with connection.lock:
+            try:
+                self._reopen_if_replaced(connection)
+                check_writable_mount(self._real)
+                execute = self._connected(connection)
+                execute("BEGIN IMMEDIATE")
+                try:
+                    result = change(execute)
+                    execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as exc:
+                raise self._error(connection, exc) from exc
+            connection.maybe_replaced = False
+            checkpoint(execute)
+            with suppress(OSError):
+                now = signature(self._real)
+                if now[:2] == self._signature[:2]:
+                    self._signature = now  # this change made the difference
+        return result
+
+    def close(self) -> None:
+        """Close every connection; the next use opens one."""
+        for connection in self._connections.values():
+            connection.close()
+
+    def error(self, exc: sqlite3.Error) -> Exception:
+        """The exception to raise for an error of SQLite."""
+        if is_locked(exc):
+            return BlockingIOError("the SQLite file is locked")
+        if not disk_full(exc):  # then there may be no room to open anything again
+            self._signature = ()  # the file may be repaired or replaced in place: open it again
+            self._compare_at = float("-inf")
+        if (found := unwritable_logs(self._real)) is not None:
+            return BackendUnavailable("SQLite cannot use the file: {}; root can fix it:  {}".format(*found))
+        return BackendUnavailable(f"SQLite cannot use the file: {explain(exc)}")
+
+    def _error(self, connection: _Connection, exc: sqlite3.Error) -> Exception:
+        """``error``, or a retry the first time, as it may be the connection that is wrong and not the file.
+
+        A file that was just renamed over another is opened with the log of the old one, as long as another
+        process has that open.
+        """
+        error = self.error(exc)
+        connection.maybe_replaced = not connection.maybe_replaced and maybe_replaced(exc)
+        if connection.maybe_replaced:
+            return BlockingIOError("the SQLite file may have been replaced")
+        return error
+
+    def _reset(self) -> None:
+        self._comparing = threading.Lock()
+        self._compare_at = float("-inf")
+        self._real = self._path
+        self._signature = ()
+        self._log = None
+
+    def _close_before_fork(self) -> None:
+        """Close every connection that is or gets free soon. None is opened until the fork is over."""
+        end = time.monotonic() + LONGEST_WAIT_S
+        for connection in self._connections.values():
+            if connection.lock.acquire(timeout=max(0, end - time.monotonic())):
+                try:
+                    connection.close()
+                finally:
+                    connection.lock.release()
+        self._log = None  # the last connection has removed it
+
+    def _reset_in_child(self) -> None:
+        self._is_shared |= any(connection.raw is not None for connection in self._connections.values())
+        self._reset()
+
+    def _connected(self, connection: _Connection) -> Execute:
+        """Open a connection, whose lock is held, on the current file unless it is open."""
+        if time.monotonic() >= self._compare_at:
+            self._reopen_if_replaced(connection)
+        if connection.raw is None:
+            if forks.in_progress:
+                raise BlockingIOError("the process is forking")
+            if self._is_shared:
+                raise BackendUnavailable(
+                    "this process was forked while the SQLite file was in use, so that it cannot lock it: "
+                    "fork before the first request"
+                )
+            connection.raw, connection.unchanged = open_watched(self._real)
+            try:
+                check_is_current(connection.raw)
+                # A commit is on disk before it is reported.
+                connection.raw.execute("PRAGMA synchronous = FULL")
+                share_logs(self._real)
+            except BaseException:
+                try:
+                    self._check_unchanged(connection)  # the error may be due to a change in progress
+                finally:
+                    connection.close()
+                raise
+        return connection.raw.execute
+
+    def _check_unchanged(self, connection: _Connection) -> None:
+        """After an unlocked read: raise if the file has changed meanwhile."""
+        if connection.unchanged is not None and not connection.unchanged.is_unchanged():
+            connection.close()
+            self._compare_at = float("-inf")
+            raise BlockingIOError("the SQLite file was changed while it was read")
+
+    def _reopen_if_replaced(self, mine: _Connection) -> None:
+        """Compare the path with the open file. The lock of ``mine``, the thread's connection, is held."""
+        if not self._comparing.acquire(blocking=False):
+            raise BlockingIOError("another thread compares the file")
+        try:
+            try:
+                real = Path(os.path.realpath(self._path, strict=True))
+                now = signature(real)
+            except OSError as exc:
+                self.close_all(mine)
+                raise BackendUnavailable(f"the SQLite file cannot be opened: {exc.strerror}") from exc
+            if now[2] == 0:
+                self.close_all(mine)
+                raise BackendUnavailable("the SQLite file is empty")
+            log = inode_of(log_of(real))
+            if (real, now) != (self._real, self._signature) or (self._log is not None and log != self._log):
+                self.close_all(mine)
+                for other in filter(None, [ref() for ref in _managers.valuerefs()]):
+                    if other is not self and other.is_outdated(real, now, log):
+                        other.close_all(mine)
+                self._real, self._signature = real, now
+                log = None  # the next connection creates it, and the next comparison sees it
+            self._log = log
+            self._compare_at = time.monotonic() + _COMPARE_EVERY_S
+        finally:
+            self._comparing.release()
+
+    def is_outdated(self, real: Path, now: tuple[int, ...], log: int | None) -> bool:
+        """Whether a connection may be open on a file, or a log, that was at this path before."""
+        return self._real == real and (self._signature[:2] != now[:2] or self._log not in (None, log))
+
+    def close_all(self, mine: _Connection) -> None:
+        """Close every connection, ``mine`` without waiting for its lock.
+
+        Raises ``BlockingIOError`` if another thread uses one.
+        """
+        self._compare_at = float("-inf")
+        mine.close()
+        for connection in self._connections.values():
+            if connection is not mine:
+                if not connection.lock.acquire(blocking=False):
+                    raise BlockingIOError("another thread still reads the old file")
+                try:
+                    connection.close()
+                finally:
+                    connection.lock.release()
+
+
+def checkpoint(execute: Execute) -> None:
+    """Move the log into the file. If that fails, the changes are safe in the log until the next time."""
+    with suppress(sqlite3.Error):
+        execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,0 +1,179 @@
+"""When secrets were last used: a small file beside the file of keys.
+
+Every busy process writes it every second. In the file of keys that would delay changes of keys, and other
+processes would take the file for a replaced one. A use is no change of a key, so it may be lost: no error
+here keeps a key from being read or changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ...errors import BackendUnavailable
+from ..codec import load_uses, to_microseconds, to_minutes
+from .files import connect, explain, has_tables
+from .forks import short_connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from ...keys.model import Key
+    from ..base import Use
+
+APPLICATION_ID: Final = int.from_bytes(b"bamu")
+SCHEMA_VERSION: Final = 1
+
+_WAIT_S: Final = 1.0
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+# ``secret`` is when that secret was created, in microseconds, and ``minute`` when it was last used, in
+# minutes, both since the epoch.
+_TABLE: Final = (
+    "CREATE TABLE last_used (client_id TEXT NOT NULL, secret INTEGER NOT NULL, minute INTEGER NOT NULL, "
+    "PRIMARY KEY (client_id, secret)) WITHOUT ROWID"
+)
+
+
+class LastUsedFile:
+    """Records uses in ``<file of keys>.last-used``, which is created with the first one.
+
+    A connection lives for one call: calls are rare, so there is nothing to look after between them. A failure
+    to delete uses is ignored: the key has been changed, which must not look like a failure.
+    """
+
+    def __init__(self, keys: Path) -> None:
+        self._keys = keys
+
+    @property
+    def path(self) -> Path:
+        """Path of the file; it is beside the file of keys, not beside a link to it."""
+        return Path(f"{os.path.realpath(self._keys)}.last-used")
+
+    def record(self, uses: Sequence[Use], stored: Callable[[Collection[str]], Collection[str]]) -> None:
+        """Record uses that are later than the recorded ones. Raises ``BackendUnavailable``.
+
+        ``stored`` returns which client ids have a key. It is called while this file is locked, so that a key
+        that is deleted meanwhile leaves nothing behind.
+        """
+        if not uses:
+            return
+        self._create()
+        with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if not _has_table(connection):
+                connection.execute(_TABLE)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            known = stored({use.client_id for use in uses})
+            connection.executemany(
+                "INSERT INTO last_used VALUES (?, ?, ?) ON CONFLICT (client_id, secret) "
+                "DO UPDATE SET minute = excluded.minute WHERE excluded.minute > minute",
+                [
+                    (use.client_id, to_microseconds(use.secret_created_at), to_minutes(use.at))
+                    for use in uses
+                    if use.client_id in known
+                ],
+            )
+            connection.execute("COMMIT")
+
+    def last(self, client_ids: Sequence[str]) -> list[Use]:
+        """The last use of every secret of these clients; none if the file cannot be read."""
+        try:
+            with self._open_existing() as connection:
+                if connection is not None:
+                    return [use for client_id in client_ids for use in _uses(client_id, connection)]
+        except BackendUnavailable:
+            pass
+        return []
+
+    def prune(self, key: Key) -> None:
+        """Delete the uses of secrets that a key no longer has, except its latest use."""
+        with suppress(BackendUnavailable), self._open_existing() as connection:
+            if connection is not None:
+                uses = list(_uses(key.client_id, connection))
+                kept = {secret.created_at for secret in key.secrets}
+                latest = max((use.at for use in uses), default=_EPOCH)
+                connection.executemany(
+                    "DELETE FROM last_used WHERE client_id = ? AND secret = ?",
+                    [
+                        (key.client_id, to_microseconds(use.secret_created_at))
+                        for use in uses
+                        if use.secret_created_at not in kept and use.at < latest
+                    ],
+                )
+
+    def forget(self, client_id: str) -> None:
+        """Delete the uses of a client."""
+        with suppress(BackendUnavailable), self._open_existing() as connection:
+            if connection is not None:
+                connection.execute("DELETE FROM last_used WHERE client_id = ?", (client_id,))
+
+    def check(self) -> None:
+        """Raise ``BackendUnavailable`` if uses cannot be read."""
+        with self._open_existing():
+            pass
+
+    @contextmanager
+    def _open_existing(self) -> Iterator[sqlite3.Connection | None]:
+        """Open the file if it exists and has its table; None if not."""
+        try:
+            self.path.stat()
+        except OSError:
+            yield None
+            return
+        with self._open() as connection:
+            yield connection if _has_table(connection) else None
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with short_connection(self.path, partial(connect, wait_s=_WAIT_S)) as connection:
+                yield connection
+        except sqlite3.Error as exc:
+            raise BackendUnavailable(
+                f"{self.path.name}, with last-used times, cannot be used: {explain(exc)}"
+            ) from exc
+
+    def _create(self) -> None:
+        """Create a missing file with the owner and the mode of the file of keys."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return
+        except OSError as exc:
+            raise BackendUnavailable(f"{self.path.name} cannot be created: {exc.strerror}") from exc
+        try:
+            if hasattr(os, "fchown"):  # not on Windows, where a file inherits its access rights
+                keys = self._keys.stat()
+                with suppress(PermissionError):  # only root may, and needs to
+                    os.fchown(descriptor, keys.st_uid, keys.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(keys.st_mode) & 0o666)
+        except OSError as exc:
+            raise BackendUnavailable(f"{self.path.name} cannot be created: {exc.strerror}") from exc
+        finally:
+            os.close(descriptor)
+
+
+def _uses(client_id: str, connection: sqlite3.Connection) -> Iterator[Use]:
+    query = "SELECT secret, minute FROM last_used WHERE client_id = ?"
+    return load_uses(client_id, connection.execute(query, (client_id,)))
+
+
+def _has_table(connection: sqlite3.Connection) -> bool:
+    ((application,),) = connection.execute("PRAGMA application_id").fetchall()
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    if (application, version) == (APPLICATION_ID, SCHEMA_VERSION):
+        return True
+    if application or has_tables(connection):
+        raise BackendUnavailable(
+            "the file of last-used times was not written by this release of basicauth_mw: delete it, and a "
+            "new one is created"
+        )
+    return False
