@@ -6,8 +6,8 @@ from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 from ..backends import ENTRY_POINTS
-from ..backends.sqlite.files import path_of
 from ..backends.redis.url import parse_url
+from ..backends.sqlite.files import path_of
 from ..errors import ConfigurationError
 
 _PASSWORD_BEFORE_HOST = re.compile(r"\A[^:]*:/*[^@]*:[^@]*@")

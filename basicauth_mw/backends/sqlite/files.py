@@ -61,8 +61,8 @@ def check_is_file(path: Path) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise ConfigurationError(
-            f"there is no file {path}: check the path; basicauth-mw keys create and open_backend(url, "
-            "create=True) create a new one"
+            f"there is no file {path}: check the path; a new one is created by  basicauth-mw keys create, or "
+            "by open_backend(url, create=True)"
         ) from None
     except OSError as exc:
         raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from None
