@@ -69,6 +69,8 @@ class RefusalStats:
 
     def _advance_minute(self) -> None:
         minute = int(self._wall_clock()) // 60
+        if minute == self._minute:
+            return
         # At most an hour of zeros. A clock that was set back adds to the last minute.
         for _ in range(min(minute - self._minute, MINUTES)):
             self._minutes.append(0)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 async def send_response(scope: Scope, send: Send, response: Response, *, prefix: str = "") -> None:
     """Send a whole response; ``prefix`` is ``websocket.`` for the response to a handshake."""
-    kind = f"{prefix}http.response"
-    await send({"type": f"{kind}.start", "status": response.status, "headers": response.raw_headers})
+    kind = f"{prefix}http.response.start"
+    await send({"type": kind, "status": response.status, "headers": response.raw_headers})
     body = b"" if scope.get("method") == "HEAD" else response.body
-    await send({"type": f"{kind}.body", "body": body})
+    await send({"type": f"{prefix}http.response.body", "body": body})
 
 
 async def try_send_response(scope: Scope, send: Send, response: Response) -> None:
