@@ -14,6 +14,7 @@ from .keys.model import Allow, Deny
 from .responses.asgi_errors import handle_exception, run_with_timeout
 from .responses.asgi_guard import HandshakeGuard, HoldTimers, ResponseGuard
 from .responses.asgi_send import refuse
+from .runtime.fork import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -79,6 +80,8 @@ class BasicAuthMiddleware:
         self._timeout_s = used.timeout_s
         self._guards = used.map_errors or used.timeout_s is not None
         self._timers = HoldTimers(used.start_hold_s) if used.map_errors and used.start_hold_s else None
+        if self._timers is not None:
+            after_fork(self._timers.forget)
 
     @property
     def authenticator(self) -> Authenticator[Scope]:

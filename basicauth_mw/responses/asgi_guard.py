@@ -40,6 +40,10 @@ class HoldTimers(threading.local):
     def __init__(self, hold_s: float) -> None:
         self.hold_s = hold_s
 
+    def forget(self) -> None:
+        """Forget the timer of an event loop that runs in the parent process, and not in this one."""
+        self.timer = None
+
 
 class HoldTimer:
     """Releases starts that were held when the timer last went off.

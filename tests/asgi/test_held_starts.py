@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
 from contextvars import ContextVar
 from threading import Thread
@@ -272,3 +273,34 @@ def test_a_held_start_is_dropped_where_the_apps_own_handler_responds(
 
     assert [message.get("status") for message in server.messages] == [500, None]
     assert server.messages[1]["body"] == b"own"
+
+
+def test_a_fork_while_a_loop_runs_does_not_stop_late_releases(backend: Backend, issued: Issued) -> None:
+    """The child has an event loop of its own, in which the timer of the parent's never goes off."""
+    servers: list[Server] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(OK_START)
+        await servers[-1].reached.wait()
+        await send(OK_BODY)
+
+    middleware = BasicAuthMiddleware(app, backend, settings=Settings(start_hold_s=SOON_S))
+
+    async def serve() -> None:
+        servers.append(Server())
+        async with asyncio.timeout(LIMIT_S):
+            await middleware(http_scope(issued.authorization), None, servers[-1].send)  # type: ignore[arg-type]
+
+    async def serve_and_fork() -> int:
+        await serve()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with suppress(BaseException):
+                asyncio.run(serve())
+                code = 0
+            os._exit(code)
+        return child
+
+    child = asyncio.run(serve_and_fork())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
