@@ -203,7 +203,7 @@ class LoopClients:
 async def _close(readers: Sequence[NodeReader]) -> None:
     """Close connections at once, also if the caller is cancelled, then wait for the tasks that used them."""
     for reader in readers:
-        await reader.disconnect()
+        await abort(reader.connection)
     if tasks := [reader.sending for reader in readers if reader.sending is not None]:
         for task in tasks:
             task.cancel()
@@ -226,7 +226,7 @@ class NodeReader:
 
     def __init__(self, pool: Any, *, timeout_s: float, on_failure: Callable[[], None]) -> None:
         self._pool = pool  # connections refer to it weakly
-        self._connection = pool.make_connection()
+        self.connection = pool.make_connection()
         self._timeout_s = timeout_s
         self._on_failure = on_failure
         self._waiting: dict[tuple[Command, ...], list[asyncio.Future[Any]]] = {}
@@ -245,10 +245,6 @@ class NodeReader:
             self.sending = loop.create_task(self._send(), context=Context())
             self.sending.add_done_callback(self._end)
         return cast("list[Any] | Exception", await future)
-
-    async def disconnect(self) -> None:
-        """Close the connection at once. Does not suspend, so it cannot be cancelled."""
-        await abort(self._connection)
 
     async def _send(self) -> None:
         while self._waiting:
@@ -269,12 +265,13 @@ class NodeReader:
         return await self._attempt(commands)
 
     async def _attempt(self, commands: list[Command]) -> list[Any]:
-        connection = self._connection
+        connection = self.connection
         answered = False
         try:
             async with asyncio.timeout(self._timeout_s):
                 if connection.is_connected and await connection.can_read():
-                    await self.disconnect()  # closed by the server, or there is a reply to nothing
+                    # Closed by the server, or it sent what was not requested.
+                    await connection.disconnect(nowait=True)
                 if not connection.is_connected:
                     await connection.connect()
                 packed = connection.pack_commands(commands)
@@ -284,11 +281,11 @@ class NodeReader:
             return replies
         finally:
             if not answered:  # out of step with the replies, or not logged in yet
-                await self.disconnect()
+                await connection.disconnect(nowait=True)
 
     async def _reply(self) -> Any:
         try:
-            return await self._connection.read_response()
+            return await self.connection.read_response()
         except exceptions.ResponseError as exc:
             return exc
 
