@@ -9,7 +9,6 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
 
 from basicauth_mw.backends.redis.cluster import Cluster, Node
-from basicauth_mw.backends.redis.errors import parse_redirect
 from basicauth_mw.errors import BackendUnavailable
 from tests.redis_server import SLOTS
 
@@ -58,21 +57,16 @@ def test_redirections_end() -> None:
         play(cluster, [GET], answers)
 
 
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        (MovedError(f"{X} b:2"), ("b", 2, False)),
-        (AskError(f"{X} b:2"), ("b", 2, True)),
-        (ResponseError(f"MOVED {X} b:2"), ("b", 2, False)),
-        (ResponseError(f"ASK {X} 2001:db8::1:2"), ("2001:db8::1", 2, True)),
-        (ResponseError("unknown command"), None),
-        (b"MOVED 1 b:2", None),
-        (None, None),
-    ],
-)
-def test_redirections_of_every_redis_py(reply: Any, expected: Any) -> None:
-    """Earlier releases do not tell them from other errors."""
-    assert parse_redirect(reply) == expected
+def test_a_redirection_to_an_ipv6_address() -> None:
+    answers = [[ALL_AT_A], [AskError(f"{X} 2001:db8::1:2")], [b"OK", b"found"]]
+    replies, asked = play(Cluster([("a", 1)]), [GET], answers)
+    assert replies == [b"found"]
+    assert asked[2] == (Node(("2001:db8::1", 2)), [("ASKING",), GET])
+
+
+@pytest.mark.parametrize("reply", [ResponseError("unknown command"), b"MOVED 1 b:2", None])
+def test_other_replies_are_no_redirections(reply: Any) -> None:
+    assert play(Cluster([("a", 1)]), [GET], [[ALL_AT_A], [reply]])[0] == [reply]
 
 
 def test_a_redirection_without_a_host_is_another_port() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import BackendUnavailable
 from ...runtime.extras import require
-from .errors import parse_redirect
+from .errors import exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Sequence
@@ -132,14 +132,13 @@ class Cluster:
                     if index in asking:
                         next(received)
                     reply = replies[index] = next(received)
-                    if (redirection := parse_redirect(reply)) is None:
-                        continue
-                    pending.append(index)
-                    target = _node_at(redirection.host, redirection.port, node)
-                    if redirection.once:
-                        redirected[index] = target
-                    else:
-                        self._move(slots[index], target)
+                    if isinstance(reply, exceptions.AskError):  # of which MovedError is a subclass
+                        pending.append(index)
+                        target = _node_at(reply.host, reply.port, node)
+                        if isinstance(reply, exceptions.MovedError):
+                            self._move(slots[index], target)
+                        else:
+                            redirected[index] = target
             if not pending:
                 return replies
             asking = redirected

@@ -1,11 +1,11 @@
-"""What the errors of Redis and of redis-py mean, in words that hold no text of theirs."""
+"""Translates the errors of Redis and of redis-py, without their texts, which may hold a password."""
 
 from __future__ import annotations
 
 import re
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ...errors import BackendUnavailable
 from ...runtime.extras import require
@@ -21,12 +21,11 @@ _AsyncMasterNotFoundError = require("redis.asyncio.sentinel", extra="redis").Mas
 _ERROR_CODE = re.compile(
     r"\b(BUSY|CLUSTERDOWN|CROSSSLOT|LOADING|MASTERDOWN|MISCONF|MOVED|NOREPLICAS|OOM|READONLY|WRONGTYPE)\b"
 )
-_REDIRECTION = re.compile(r"(?:(MOVED|ASK) )?\d+ (.*):(\d{1,5})")
 _DENIED_IN_A_SCRIPT = re.compile(r"user executing the script can't|ACL failure in script")  # 6.2; 7.0 and up
 _LOGIN: Final = "refused the user or the password: check the backend URL and the ACL"
 _NO_TLS: Final = "cannot be reached: the TLS handshake failed: does this port speak TLS?"
 
-# redis-py takes the code off the text of these, and makes it the class.
+# redis-py removes the code from the text of these errors: it is their class.
 _CODES: Final = {
     "BusyLoadingError": "LOADING",
     "ClusterDownError": "CLUSTERDOWN",
@@ -40,37 +39,11 @@ _HAS_EXPIRED: Final = 10
 _OTHER_NAME: Final = (62, 64)
 
 
-class Redirection(NamedTuple):
-    """Where a node of a cluster says that a key is.
-
-    Attributes:
-        host: Empty: that of the node.
-        port: On it.
-        once: For this command only (ASK); else from now on (MOVED).
-    """
-
-    host: str
-    port: int
-    once: bool
-
-
-def parse_redirect(reply: Any) -> Redirection | None:
-    """The redirection that a reply is; None: it is something else."""
-    if not isinstance(reply, exceptions.ResponseError):
-        return None
-    # redis-py takes the first word off, and makes it the class.
-    found = _REDIRECTION.fullmatch(str(reply))
-    if found is None:
-        return None
-    word = found[1] or ("MOVED" if isinstance(reply, exceptions.MovedError) else "ASK")
-    return Redirection(found[2], int(found[3]), word == "ASK")
-
-
 def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavailable:
-    """Say what went wrong: which server, which kind of trouble, and where it is known what to do.
+    """Name the server, the cause, and the remedy if it is known.
 
     Args:
-        exc: What redis-py raised or returned. Its text is left out: it may hold a password.
+        exc: What redis-py raised or returned.
         server: The server, with host and port.
     """
     match exc:
@@ -84,7 +57,7 @@ def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavail
             text = f"{server} {_LOGIN}"
         case exceptions.ResponseError() if _DENIED_IN_A_SCRIPT.search(str(exc)):
             text = f"{server} {_LOGIN}"
-        case exceptions.ResponseError() if parse_redirect(exc):
+        case exceptions.AskError():  # of which MovedError is a subclass
             text = f"{server} is a node of a cluster, whose URL begins with redis+cluster://"
         case exceptions.ResponseError() | exceptions.BusyLoadingError():
             found = _ERROR_CODE.search(str(exc))
