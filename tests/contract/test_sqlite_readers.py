@@ -298,6 +298,33 @@ def rewrite(path: Path, *values: object) -> None:
         connection.execute("UPDATE keys SET record = replace(record, ?, ?)", values)
 
 
+def test_a_journal_that_was_left_behind_is_an_outage(path: Path, reading: SqliteStore) -> None:
+    """The file may contain half of a transaction. A user with write access rolls it back."""
+    assert reading.get("id") is not None
+    leave_journal = (
+        "import os, signal, sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('PRAGMA journal_mode = DELETE')\n"
+        "connection.execute('PRAGMA cache_size = 1')\n"
+        "connection.execute('BEGIN')\n"
+        "connection.execute('UPDATE keys SET version = 7')\n"
+        "connection.execute('CREATE TABLE filler AS SELECT zeroblob(100000)')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", leave_journal, str(path)], check=False, timeout=30)
+    assert path.with_name("keys.db-journal").stat().st_size > 0
+    with pytest.raises(BackendUnavailable, match=r"keys\.db-journal was left by a write that did not finish"):
+        reading.get("id")
+    with pytest.raises(BackendUnavailable, match=r"keys\.db-journal"):
+        reading.changes(None)
+
+    with closing(sqlite3.connect(path)) as writer:
+        assert writer.execute("SELECT version FROM keys").fetchone() == (1,)
+    found = reading.get("id")
+    assert found is not None
+    assert found.version == 1
+
+
 def test_an_answer_that_is_out_of_date_does_not_count(path: Path, reading: SqliteStore) -> None:
     """Not even one that was asked for before the change was reported."""
     assert reading.get("id") is not None

@@ -38,8 +38,17 @@ def index_of(path: Path) -> Path:
 
 def log_size(path: Path) -> int:
     """Bytes in the log of a file; 0 if there is none."""
+    return _size(log_of(path))
+
+
+def journal_of(path: Path) -> Path:
+    """Path of the rollback journal of a file, which another program may leave behind."""
+    return path.with_name(f"{path.name}-journal")
+
+
+def _size(path: Path) -> int:
     try:
-        return log_of(path).stat().st_size
+        return path.stat().st_size
     except FileNotFoundError:
         return 0
 
@@ -58,7 +67,7 @@ def may_write(path: Path) -> bool:
 
 
 class UnchangedFile:
-    """A file with an empty log that was not written to since now.
+    """A file with an empty log and no rollback journal that was not written to since now.
 
     Raises ``BlockingIOError`` if it was written to a moment ago: then its time would not show the next write.
     """
@@ -76,7 +85,8 @@ class UnchangedFile:
         """Whether everything that was read until now is one state of the file."""
         with suppress(OSError):
             # In this order: a change is in the file before it leaves the log.
-            return not log_size(self._path) and signature(self._path) == self._signature
+            logged = log_size(self._path) or _size(journal_of(self._path))
+            return not logged and signature(self._path) == self._signature
         return False
 
 
@@ -90,10 +100,16 @@ def open_watched(path: Path) -> tuple[sqlite3.Connection, UnchangedFile | None]:
 
     Raises:
         BlockingIOError: The file can be opened in a moment.
-        BackendUnavailable: This user may not read the log.
+        BackendUnavailable: This user may not read the log, or there is a rollback journal.
     """
     if may_write(path):
         return connect(path), None
+    if _size(journal_of(path)):
+        # The file may contain half of a transaction, which only a connection with write access rolls back.
+        raise BackendUnavailable(
+            f"{journal_of(path)} was left by a write that did not finish, and this user may not roll it "
+            "back; a user with write access can:  basicauth-mw keys list --limit 1"
+        )
     if not log_size(path):
         unchanged = UnchangedFile(path)
         return connect(path, options="mode=ro&immutable=1"), unchanged
