@@ -15,10 +15,15 @@ from typer import echo
 
 from ..errors import BasicAuthError
 from ..keys import lifecycle
-from ..keys.model import Key, utcnow
+from ..keys.model import Key, Secret, utcnow
 
 # The random part of a generated secret, whatever its prefix. Client ids of the earlier, long form are public.
 _GENERATED = re.compile(r"(?<=_)(?<!\bid_)[0-9A-Za-z]{49}(?![0-9A-Za-z])", re.ASCII)
+
+_KEY_FIELDS = (
+    *("client_id", "name", "scopes", "created_at", "expires_at", "revoked_at", "disabled", "last_used_at"),
+    *("metadata", "secrets"),
+)
 
 
 class CommandError(BasicAuthError):
@@ -59,8 +64,16 @@ def echo_json(fields: Mapping[str, Any]) -> None:
 
 
 def _encode(value: object) -> object:
-    # A third-party store may return read-only metadata.
-    return dict(value) if isinstance(value, Mapping) else str(value)
+    match value:
+        case datetime():
+            return isoformat(value)
+        case Secret():
+            return {name: getattr(value, name) for name in ("created_at", "expires_at", "last_used_at")}
+        case frozenset():
+            return sorted(value)
+        case Mapping():  # a third-party store may return read-only metadata
+            return dict(value)
+    return str(value)
 
 
 def isoformat(value: datetime | None) -> str | None:
@@ -80,25 +93,7 @@ def count_keys(count: int) -> str:
 
 def key_fields(key: Key) -> dict[str, Any]:
     """A key as ``--json`` prints it, without hashes."""
-    return {
-        "client_id": key.client_id,
-        "name": key.name,
-        "scopes": sorted(key.scopes),
-        "created_at": isoformat(key.created_at),
-        "expires_at": isoformat(key.expires_at),
-        "revoked_at": isoformat(key.revoked_at),
-        "disabled": key.disabled,
-        "last_used_at": isoformat(key.last_used_at),
-        "metadata": dict(key.metadata),
-        "secrets": [
-            {
-                "created_at": isoformat(secret.created_at),
-                "expires_at": isoformat(secret.expires_at),
-                "last_used_at": isoformat(secret.last_used_at),
-            }
-            for secret in key.secrets
-        ],
-    }
+    return {name: getattr(key, name) for name in _KEY_FIELDS}
 
 
 def echo_key(key: Key) -> None:

@@ -27,11 +27,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def parse_expires(text: str) -> datetime | None:
-    """Parse ``--expires``: a duration from now such as ``90d``, a time in RFC 3339, or ``never``.
-
-    Raises:
-        typer.BadParameter: It is none of them.
-    """
+    """Parse ``--expires``: a duration from now such as ``90d``, a time in RFC 3339, or ``never``."""
     if text == "never":
         return None
     advice = "expected 90d, 12h, 30m, 45s or 2w, a time with its zone such as 2030-01-31T12:00:00Z, or never"
@@ -50,11 +46,7 @@ def parse_expires(text: str) -> datetime | None:
 
 
 def parse_overlap(text: str) -> int:
-    """Parse ``--overlap``, a duration; returns seconds.
-
-    Raises:
-        typer.BadParameter: It is not a duration.
-    """
+    """Parse ``--overlap``, a duration; returns seconds."""
     if (seconds := duration_s(text)) is None:
         raise typer.BadParameter(
             "expected a duration such as 24h, 30m, 45s, 7d, 2w or 0", param_hint="'--overlap'"
@@ -63,11 +55,7 @@ def parse_overlap(text: str) -> int:
 
 
 def parse_metadata(text: str) -> dict[str, Any]:
-    """Parse ``--metadata``, a JSON object.
-
-    Raises:
-        typer.BadParameter: It is not one.
-    """
+    """Parse ``--metadata``, a JSON object."""
     problem = 'expected a JSON object such as {"team": "search"}'
     try:
         value = strict_json_loads(text)
@@ -83,12 +71,7 @@ def parse_metadata(text: str) -> dict[str, Any]:
 
 
 def read_secret(*, from_stdin: bool, from_prompt: bool) -> str | None:
-    """Read a secret as ``--secret-stdin`` or ``--secret-prompt`` ask for; None without either.
-
-    Raises:
-        typer.BadParameter: Both are given.
-        InvalidKey: There is no secret, or it is not text.
-    """
+    """Read a secret as ``--secret-stdin`` or ``--secret-prompt`` ask for; None without either."""
     if from_stdin and from_prompt:
         raise typer.BadParameter("--secret-stdin and --secret-prompt cannot be combined")
     if from_stdin:
@@ -97,12 +80,7 @@ def read_secret(*, from_stdin: bool, from_prompt: bool) -> str | None:
 
 
 def secret_from_stdin() -> str:
-    """Read a secret from stdin, without a byte order mark and one final newline. Prompts on a terminal.
-
-    Raises:
-        InvalidKey: There is no secret, or it is not UTF-8.
-        CommandError: stdin is closed.
-    """
+    """Read a secret from stdin, without a byte order mark and one final newline. Prompts on a terminal."""
     if stdin_is_terminal():
         return _prompt("Secret: ")
     data = stdin().read(_MAX_SECRET_BYTES + 1)
@@ -119,16 +97,7 @@ def secret_from_stdin() -> str:
 
 
 def secret_from_prompt(*, confirm: bool) -> str:
-    """Prompt for a secret on the terminal, without echo.
-
-    Args:
-        confirm: Prompt twice and compare.
-
-    Raises:
-        typer.BadParameter: stdin is not a terminal.
-        InvalidKey: Nothing was typed, or two different secrets.
-        CommandError: stdin is closed.
-    """
+    """Prompt for a secret on the terminal, without echo."""
     stdin()
     if not stdin_is_terminal():
         raise typer.BadParameter("stdin is not a terminal: use --secret-stdin")
@@ -144,11 +113,7 @@ def stdin_is_terminal() -> bool:
 
 
 def stdin() -> BinaryIO:
-    """Return the standard input.
-
-    Raises:
-        CommandError: It is closed.
-    """
+    """Return the standard input."""
     if sys.stdin is None:
         raise CommandError("standard input is closed")
     return sys.stdin.buffer

@@ -36,12 +36,7 @@ class _IdSample:
 
 
 class KeyScan:
-    """Finds keys that cannot be verified, and whether any key works.
-
-    Args:
-        backend: The backend.
-        budget_s: Seconds after which the scan stops; None: no limit.
-    """
+    """Finds keys that cannot be verified, and whether any key works."""
 
     def __init__(self, backend: Backend, *, budget_s: float | None) -> None:
         self._backend = backend
@@ -56,11 +51,7 @@ class KeyScan:
         self._without_pepper = _IdSample()
 
     def run(self, advance: Callable[[int], object]) -> None:
-        """Scan the keys, at least the first one.
-
-        Args:
-            advance: Called with the number of keys scanned since the last call.
-        """
+        """Scan the keys, at least the first one."""
         start = time.monotonic()
         try:
             for record in iter_records(self._backend):

@@ -1,14 +1,12 @@
 """All keys of a backend, including records that cannot be read, and the table of ``keys list``."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
-from operator import add
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 from typer import echo
 
@@ -16,9 +14,6 @@ from ..backends.backend import Backend
 from ..errors import UnreadableRecord
 from ..keys.model import Key
 from ._echo import escape_control, state_of
-
-# Wider than any table: an id that is to be copied must not be cut or wrapped.
-_UNLIMITED_COLUMNS = 1_000_000
 
 _ROWS_PER_PART = 500
 
@@ -30,17 +25,7 @@ _STYLES = {"active": "green", "expired": "yellow", "disabled": "yellow", "revoke
 def iter_records(
     backend: Backend, *, prefix: str = "", after: str = "", limit: int | None = None
 ) -> Iterator[Key | UnreadableRecord]:
-    """Iterate over all keys in the order of their ids, and over the errors of those that cannot be read.
-
-    Args:
-        backend: The backend.
-        prefix: As for ``Backend.iter_keys``.
-        after: As for ``Backend.iter_keys``.
-        limit: As for ``Backend.iter_keys``; counts readable keys.
-
-    Raises:
-        UnreadableRecord: A record without a client id cannot be read, so it cannot be skipped.
-    """
+    """Iterate over all keys in the order of their ids, and over the errors of those that cannot be read."""
     one_by_one = False  # from the start of a page with such a record up to that record
     while True:
         start = after
@@ -62,53 +47,33 @@ def iter_records(
 
 
 def print_table(keys: Iterable[Key]) -> None:
-    """Print a table of any number of keys.
-
-    Rich lays out the first part. It takes hundreds of microseconds per row, because every cell might wrap, so
-    the rows of later parts are formatted here.
-    """
-    console = Console(file=sys.stdout, width=_UNLIMITED_COLUMNS, highlight=False, markup=False, emoji=False)
+    """Print a table of any number of keys, in parts. A later part may be wider, but never narrower."""
+    console = Console(file=sys.stdout, highlight=False)
+    states = {state: _styled(console, state, style) for state, style in _STYLES.items()}
     remaining = iter(keys)
     widths = list(map(cell_len, _COLUMNS))
-    is_first = True
-    while rows := list(map(_row, islice(remaining, _ROWS_PER_PART))):
-        # A part may be wider than those above it, but never narrower.
+    header = [_COLUMNS]
+    while rows := [*header, *map(_row, islice(remaining, _ROWS_PER_PART))]:
+        if rows == [_COLUMNS]:
+            echo("no keys")
+            return
         columns = zip(*rows, strict=True)
         widths = [max(width, *map(_cells, texts)) for width, texts in zip(widths, columns, strict=True)]
-        if is_first:
-            console.print(_table(rows), soft_wrap=True)
-        else:
-            sys.stdout.writelines(_lines(rows, widths, console))
-        is_first = False
-    if is_first:
-        echo("no keys")
+        for row in rows:
+            cells = [text + " " * (width - _cells(text)) for text, width in zip(row, widths, strict=True)]
+            if row is _COLUMNS:
+                sys.stdout.write(_styled(console, "  ".join(cells), "bold") + "\n")
+            else:
+                cells[_STATE] = cells[_STATE].replace(row[_STATE], states[row[_STATE]])
+                sys.stdout.write("  ".join(cells) + "\n")
+        header = []
 
 
-def _table(rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(
-        *(Column(name, no_wrap=True, overflow="ignore") for name in _COLUMNS),
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for texts in rows:
-        styles = (_STYLES[text] if column == _STATE else "" for column, text in enumerate(texts))
-        table.add_row(*map(Text, texts, styles))
-    return table
-
-
-def _lines(rows: Iterable[Sequence[str]], widths: Sequence[int], console: Console) -> Iterator[str]:
-    """The same as ``_table``, without the header."""
-    styled: dict[str, str] = {}
-    for state, style in _STYLES.items():
-        with console.capture() as capture:
-            console.print(Text(state, style=style), end="")
-        styled[state] = capture.get()
-    for texts in rows:
-        cells = list(texts)
-        cells[_STATE] = styled[texts[_STATE]]
-        padding = [" " * (width - _cells(text)) for text, width in zip(texts, widths, strict=True)]
-        yield "  ".join(map(add, cells, padding)) + "\n"
+def _styled(console: Console, text: str, style: str) -> str:
+    """Text with the escape codes of a style, if stdout supports them."""
+    with console.capture() as capture:
+        console.print(Text(text, style=style), end="", soft_wrap=True)
+    return capture.get()
 
 
 def _cells(text: str) -> int:

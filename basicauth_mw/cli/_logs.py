@@ -22,14 +22,7 @@ _lost: list[tuple[str, str]] = []
 
 
 def configure_logging(path: Path) -> None:
-    """Configure logging from a file. Loggers that it does not name are unchanged unless it says otherwise.
-
-    Args:
-        path: A JSON object as for ``logging.config.dictConfig``.
-
-    Raises:
-        CommandError: It cannot be read or used. The message contains none of its values.
-    """
+    """Configure logging from a file. Loggers that it does not name are unchanged unless it says otherwise."""
     try:
         with path.open("rb") as stream:
             data = stream.read(_MAX_BYTES + 1)

@@ -38,7 +38,18 @@ BackendUrl = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-ClientId = Annotated[str, typer.Argument(metavar="ID", help="The client id.", show_default=False)]
+ClientId = Annotated[str, typer.Argument(metavar="ID", help="The client id.")]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="A description, up to 200 characters.")]
+Scopes = Annotated[
+    list[str] | None, typer.Option("--scope", metavar="SCOPE", help="A scope; can be repeated.")
+]
+Expires = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN", help="When the key expires: 90d, 12h, 30m, 2w, 2030-01-31T12:00:00Z, or never."
+    ),
+]
+Metadata = Annotated[str | None, typer.Option(metavar="JSON", help="A JSON object, up to 4 KiB.")]
 SecretStdin = Annotated[
     bool, typer.Option("--secret-stdin", help="Read the secret from stdin, without its final newline.")
 ]
@@ -52,16 +63,7 @@ def remember_backend(ctx: typer.Context, url: str | None) -> None:
 
 @contextmanager
 def open_for(ctx: typer.Context, url: str | None, *, create: bool = False) -> Iterator[Backend]:
-    """Open the backend of a command, upgrade its store if necessary, and close it afterwards.
-
-    Args:
-        ctx: Of the command; has the ``--backend`` that preceded it.
-        url: The ``--backend`` after the command, which takes precedence.
-        create: The command writes new keys. The first one creates a missing SQLite file.
-
-    Raises:
-        CommandError: Keys would not outlive the command, or a link points to a missing file.
-    """
+    """Open the backend of a command, upgrade its store if necessary, and close it afterwards."""
     backend = _for_new_keys(url or ctx.obj) if create else open_backend(url or ctx.obj)
     backend.actor = _user()
     try:

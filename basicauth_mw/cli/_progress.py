@@ -21,12 +21,7 @@ _KEYS = (TextColumn("{task.completed:,} keys"), TimeElapsedColumn())
 
 @contextmanager
 def progress_bar(*, in_bytes: bool = False, shown: bool = True) -> Iterator[Progress]:
-    """Show progress while the block runs.
-
-    Args:
-        in_bytes: Count bytes instead of keys.
-        shown: False hides it even on a terminal.
-    """
+    """Show progress while the block runs."""
     counts: tuple[ProgressColumn, ...] = _BYTES if in_bytes else _KEYS
     progress = Progress(
         TextColumn("{task.description}"),

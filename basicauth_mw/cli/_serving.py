@@ -27,11 +27,7 @@ def serve(app: Any, listener: socket.socket) -> None:
 
 @contextmanager
 def listening(port: int) -> Iterator[socket.socket]:
-    """Listen on a port. Requests wait until the server has started.
-
-    Raises:
-        CommandError: The port cannot be used.
-    """
+    """Listen on a port. Requests wait until the server has started."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -86,14 +86,7 @@ def root(
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line.
-
-    Args:
-        arguments: Without the program's name; None: ``sys.argv``.
-
-    Returns:
-        The exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted.
-    """
+    """Run a command line."""
     if sys.stdout is None or sys.stderr is None:
         return FAILED  # closed by the caller: a new secret, which is shown once, would be lost
     for stream in (sys.stdout, sys.stderr):

@@ -43,9 +43,10 @@ def check(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the configuration and the keys, and print problems with their remedies.
+    """Check the settings, the backend and its keys.
 
-    Checks keys for up to 10 seconds unless --all is given. Exits with status 1 if there is a problem.
+    Prints problems and warnings, each with its remedy, and exits with status 1 if there is a problem. Checks
+    keys for up to 10 seconds unless --all is given.
     """
     url = backend or ctx.obj
     if app and url:
@@ -88,11 +89,7 @@ def check(
 
 
 def _configured_in(target: str) -> tuple[Settings, Backend]:
-    """The settings and the backend of the middleware of an app.
-
-    Raises:
-        ConfigurationError: There is no such app, or it is not protected.
-    """
+    """The settings and the backend of the middleware of an app."""
     if "" not in sys.path:
         sys.path.insert(0, "")
     found, is_call = load(target, "--app")

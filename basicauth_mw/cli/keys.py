@@ -13,7 +13,18 @@ from . import secrets
 from ._echo import CommandError, echo_error, echo_json, echo_key, echo_secrets, escape_control, key_fields
 from ._input import confirm, parse_expires, parse_metadata
 from ._listing import iter_records, print_table
-from ._options import AsJson, BackendUrl, ClientId, Yes, open_for, remember_backend
+from ._options import (
+    AsJson,
+    BackendUrl,
+    ClientId,
+    Expires,
+    Metadata,
+    Name,
+    Scopes,
+    Yes,
+    open_for,
+    remember_backend,
+)
 from .transfer import commands as transfer
 
 app = typer.Typer(no_args_is_help=True)
@@ -32,15 +43,9 @@ def keys(ctx: typer.Context, backend: BackendUrl = None) -> None:
 def list_keys(
     ctx: typer.Context,
     *,
-    prefix: Annotated[
-        str, typer.Option(metavar="PREFIX", help="Only ids with this prefix.", show_default=False)
-    ] = "",
-    after: Annotated[
-        str, typer.Option(metavar="ID", help="Only ids after this one.", show_default=False)
-    ] = "",
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Maximum number of keys.", show_default=False)
-    ] = None,
+    prefix: Annotated[str, typer.Option(metavar="PREFIX", help="Only ids with this prefix.")] = "",
+    after: Annotated[str, typer.Option(metavar="ID", help="Only ids after this one.")] = "",
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Maximum number of keys.")] = None,
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -73,7 +78,7 @@ def list_keys(
 def show(
     ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
 ) -> None:
-    """Show a key, and when each of its secrets expires and was last used."""
+    """Show a key, and the times of its secrets."""
     with open_for(ctx, backend) as store:
         key = _get(store, client_id)
     if as_json:
@@ -88,41 +93,22 @@ def update(
     ctx: typer.Context,
     client_id: ClientId,
     *,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The new name.", show_default=False)
-    ] = None,
-    scope: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SCOPE",
-            help="A scope to grant; can be repeated. Replaces all scopes of the key.",
-            show_default=False,
-        ),
-    ] = None,
+    name: Name = None,
+    scopes: Scopes = None,
     no_scopes: Annotated[bool, typer.Option("--no-scopes", help="Remove all scopes.")] = False,
-    expires: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHEN",
-            help="A duration (90d, 12h), a time (2030-01-31T12:00:00Z), or never.",
-            show_default=False,
-        ),
-    ] = None,
-    metadata: Annotated[
-        str | None,
-        typer.Option(metavar="JSON", help="A JSON object; replaces the metadata.", show_default=False),
-    ] = None,
+    expires: Expires = None,
+    metadata: Metadata = None,
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a key. Omitted options are unchanged."""
-    if scope and no_scopes:
+    """Change a key. Omitted options are unchanged; --scope and --metadata replace all earlier values."""
+    if scopes and no_scopes:
         raise typer.BadParameter("--scope and --no-scopes cannot be combined")
     fields: dict[str, Any] = {}
     if name is not None:
         fields["name"] = name
-    if scope or no_scopes:
-        fields["scopes"] = scope or ()
+    if scopes or no_scopes:
+        fields["scopes"] = scopes or ()
     if expires is not None:
         fields["expires_at"] = parse_expires(expires)
     if metadata is not None:

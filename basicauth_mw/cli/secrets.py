@@ -1,6 +1,6 @@
 """``basicauth-mw keys create`` and ``rotate``: new secrets, each of which is shown once."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import echo
@@ -19,7 +19,18 @@ from ._echo import (
     reason_of,
 )
 from ._input import parse_expires, parse_metadata, parse_overlap, read_secret
-from ._options import AsJson, BackendUrl, ClientId, SecretPrompt, SecretStdin, open_for
+from ._options import (
+    AsJson,
+    BackendUrl,
+    ClientId,
+    Expires,
+    Metadata,
+    Name,
+    Scopes,
+    SecretPrompt,
+    SecretStdin,
+    open_for,
+)
 from .tokens import curl_command
 
 _EXAMPLE_URL = "http://127.0.0.1:8000/"
@@ -28,27 +39,13 @@ _EXAMPLE_URL = "http://127.0.0.1:8000/"
 def create(
     ctx: typer.Context,
     *,
-    name: Annotated[
-        str, typer.Option(metavar="NAME", help="A description, up to 200 characters.", show_default=False)
-    ] = "",
-    scope: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SCOPE", help="A scope to grant; can be repeated.", show_default=False),
-    ] = None,
-    expires: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHEN",
-            help="A duration (90d, 12h, 30m, 45s, 2w), a time (2030-01-31T12:00:00Z), or never.",
-            show_default="never",
-        ),
-    ] = None,
+    name: Name = None,
+    scopes: Scopes = None,
+    expires: Expires = None,
     client_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The client id.", show_default="generated")
     ] = None,
-    metadata: Annotated[
-        str | None, typer.Option(metavar="JSON", help="A JSON object, up to 4 KiB.", show_default=False)
-    ] = None,
+    metadata: Metadata = None,
     secret_stdin: SecretStdin = False,
     secret_prompt: SecretPrompt = False,
     backend: BackendUrl = None,
@@ -56,21 +53,19 @@ def create(
 ) -> None:
     """Create a key and show its secret, once.
 
-    The secret is generated unless --secret-stdin or --secret-prompt is given. A missing SQLite file is
-    created.
+    The secret is generated unless --secret-stdin or --secret-prompt is given. The key never expires unless
+    --expires is given. A missing SQLite file is created.
     """
-    expires_at = None if expires is None else parse_expires(expires)
-    fields = None if metadata is None else parse_metadata(metadata)
-    secret = read_secret(from_stdin=secret_stdin, from_prompt=secret_prompt)
+    fields: dict[str, Any] = {
+        "name": name or "",
+        "scopes": scopes or (),
+        "expires_at": None if expires is None else parse_expires(expires),
+        "metadata": None if metadata is None else parse_metadata(metadata),
+        "client_id": client_id,
+        "secret": read_secret(from_stdin=secret_stdin, from_prompt=secret_prompt),
+    }
     with open_for(ctx, backend, create=True) as keys:
-        issued = keys.create(
-            name=name,
-            scopes=scope or (),
-            expires_at=expires_at,
-            client_id=client_id,
-            secret=secret,
-            metadata=fields,
-        )
+        issued = keys.create(**fields)
         try:
             _show(issued, was_typed=secret_prompt, as_json=as_json)
         except OSError as exc:
@@ -111,11 +106,7 @@ def rotate(
 
 
 def _show(issued: Issued, *, was_typed: bool, as_json: bool, note: str = "") -> None:
-    """Print a new secret, except one that was typed at the prompt.
-
-    Raises:
-        OSError: It was not printed completely.
-    """
+    """Print a new secret, except one that was typed at the prompt."""
     if is_short_password(issued.secret):
         echo_error(
             f"warning: a password of fewer than {SHORT_PASSWORD} characters can be guessed: rotate the key "

@@ -53,17 +53,7 @@ def curl(
 
 
 def curl_command(url: str, client_id: str, secret: str, *options: str) -> str:
-    """Return a ``curl`` command that sends credentials, quoted for a shell.
-
-    Args:
-        url: The URL to request.
-        client_id: The client id.
-        secret: The secret.
-        *options: More arguments of curl, put before the credentials.
-
-    Raises:
-        InvalidKey: The credentials cannot be sent.
-    """
+    """Return a ``curl`` command that sends credentials, quoted for a shell."""
     authorization = encode_basic(client_id, secret)
     pair = f"{client_id}:{secret}"
     if pair.isascii():

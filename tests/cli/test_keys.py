@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from rich.table import Table
 
 from basicauth_mw.backends import UsageStore, Use
 from basicauth_mw.backends.backend import open_backend
@@ -110,7 +109,7 @@ def test_a_long_list_is_one_table(cli: Callable[..., Done], url: str) -> None:
 def test_a_long_list_is_laid_out_as_a_short_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], colours: bool
 ) -> None:
-    """Rich, which takes its time for each cell, sees the first part only; nothing else tells them apart."""
+    """The parts in which it is printed are not visible."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("FORCE_COLOR", "1" if colours else "")
@@ -123,20 +122,15 @@ def test_a_long_list_is_laid_out_as_a_short_one(
         {"expires_at": past, "last_used_at": past, "name": "[red]e\u0301[/red]"},
     ]
     keys = [Key(f"{number % 7 * ' '}{number:04}", **kinds[number % 5]) for number in range(1201)]
-    added: list[None] = []
-    add_row = Table.add_row
-    monkeypatch.setattr(Table, "add_row", lambda *cells: (added.append(None), add_row(*cells)))
 
     print_table(keys)
     printed = capsys.readouterr().out
-    laid_out = len(added)
     monkeypatch.setattr("basicauth_mw.cli._listing._ROWS_PER_PART", 10_000)
     print_table(keys)
 
     assert printed == capsys.readouterr().out
     assert printed.count("\n") == 1202
     assert ("\x1b[32mactive" in printed) == colours
-    assert (laid_out, len(added)) == (500, 1701)
     assert "\n 0001  " in printed
 
 

@@ -30,7 +30,7 @@ def export(
     ctx: typer.Context,
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="The file, readable by its owner only.", show_default="stdout"),
+        typer.Argument(metavar="FILE", help="The file, readable by its owner only.", show_default="stdout"),
     ] = None,
     *,
     backend: BackendUrl = None,

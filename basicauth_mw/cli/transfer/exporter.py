@@ -25,17 +25,7 @@ def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], objec
 
     A key that changes meanwhile is written either as it was or as it is.
 
-    Args:
-        backend: The source.
-        out: The destination.
-        progress: Called with the number of keys written since the last call.
 
-    Returns:
-        The number of keys.
-
-    Raises:
-        TransferError: The keys of this backend exist in this process only.
-        BackendUnavailable: Some keys could not be read, perhaps because a record is damaged.
     """
     if getattr(backend.store, "volatile", False) is True:
         raise TransferError(
@@ -60,20 +50,7 @@ def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], objec
 
 
 def export_file(backend: Backend, path: Path, progress: Callable[[int], object]) -> int:
-    """Export to a file that only its owner can read. The file is complete, or is not there.
-
-    Args:
-        backend: The source.
-        path: An earlier export is replaced; if this one fails, the earlier one remains.
-        progress: As for ``export_keys``.
-
-    Returns:
-        The number of keys.
-
-    Raises:
-        TransferError: ``path`` exists and is not an export.
-        OSError: The file cannot be written.
-    """
+    """Export to a file that only its owner can read. The file is complete, or is not there."""
     _check_replaceable(path)
     path = Path(os.path.realpath(path))  # only now: the name of a pipe has no real path
     with _atomic_write(path) as out:

@@ -86,20 +86,13 @@ class LineCounter:
         return key
 
     def check(self) -> None:
-        """Make sure that no line is missing before a last one.
-
-        Raises:
-            InvalidKey: Some are.
-        """
+        """Make sure that no line is missing before a last one."""
         if self._end not in (None, self._lines):
             raise InvalidKey(f"the last line of {self._end}, but there are {self._lines}: some are missing")
 
 
 class CsvParser:
     """Parses rows of ``id,secret``, or of the columns that the first row names.
-
-    Args:
-        hasher: Hashes generated secrets.
 
     Attributes:
         saw_plaintext: Whether a secret was not hashed.
@@ -185,11 +178,7 @@ def parse_htpasswd(text: str) -> Key | None:
 
 
 def split_row(text: str) -> list[str]:
-    """Split a line of CSV.
-
-    Raises:
-        InvalidKey: The line is not CSV.
-    """
+    """Split a line of CSV."""
     # Without quotes, every comma ends a value, and this is several times as fast as the csv module.
     if '"' not in text and "\r" not in text and len(text) <= csv.field_size_limit():
         return text.split(",")
@@ -203,11 +192,7 @@ def split_row(text: str) -> list[str]:
 
 
 def _parse_header(row: Sequence[str], text: str) -> dict[str, int] | None:
-    """The index of each column, if the row names them, else None.
-
-    Raises:
-        InvalidKey: The row may be a header or a key: without quotes, one of its two values is a known name.
-    """
+    """The index of each column, if the row names them, else None."""
     names = [value.strip().lower() for value in row]
     secrets = [index for index, name in enumerate(names) if name in _SECRET_COLUMNS]
     ids = [index for index, name in enumerate(names) if name in _ID_COLUMNS]

@@ -55,12 +55,7 @@ class ImportReport:
         self.saw_plaintext = False
 
     def on_start(self, work: str, size: int | None) -> None:
-        """A pass over the file starts.
-
-        Args:
-            work: ``checking`` or ``importing``.
-            size: Bytes to read; None if unknown.
-        """
+        """A pass over the file starts."""
 
     def on_progress(self, size: int) -> None:
         """Called with the number of bytes processed since the last call."""
@@ -73,12 +68,7 @@ class ImportReport:
         """A key was written. ``imported`` includes its whole batch already."""
 
     def on_refused(self, line: int, reason: str) -> None:
-        """A line was not imported.
-
-        Args:
-            line: Its number, from 1.
-            reason: Contains nothing of the line, except for a client id that exists already.
-        """
+        """A line was not imported. The reason repeats nothing of it but a client id that is taken."""
         self.refused += 1
 
 
@@ -93,17 +83,6 @@ def import_keys(
 
     Each key is written completely or not at all. Existing keys are never changed.
 
-    Args:
-        backend: The destination.
-        source: The input.
-        report: Gets the outcome of every line.
-        partial: Import the valid lines of a damaged export.
-
-    Raises:
-        TransferError: The export is damaged; its lines were reported, and nothing was written.
-        BackendUnavailable: The backend failed.
-        ReadOnlyBackend: The backend cannot be written to.
-        MissingExtra: There is a password, and argon2-cffi is not installed.
     """
     backend.add([])  # raises ReadOnlyBackend before any work is done
     if source.format == "export" and not partial:

@@ -61,12 +61,7 @@ class DuplicateName(ValueError):
 
 
 def dump_line(key: Key, *, end: int | None = None) -> str:
-    """Encode a key, including its hashes, as one line without a line break.
-
-    Args:
-        key: The key.
-        end: For the last line, the number of lines in the export.
-    """
+    """Encode a key, including its hashes, as one line without a line break."""
     fields = {"v": FORMAT, **_fields_of(key, _KEY_TYPES)}
     if end is not None:
         fields["end"] = end
@@ -74,14 +69,7 @@ def dump_line(key: Key, *, end: int | None = None) -> str:
 
 
 def load_line(text: str) -> tuple[Key, int | None]:
-    """Decode a line made by ``dump_line``.
-
-    Returns:
-        The key, whose values have the right types but are not validated (see ``Backend.check``), and ``end``.
-
-    Raises:
-        InvalidKey: The text is something else. The message says what is wrong, without any value.
-    """
+    """Decode a line made by ``dump_line``: a key, which is not validated yet, and ``end``."""
     try:
         fields = strict_json_loads(text)
     except DuplicateName:
@@ -103,13 +91,7 @@ def load_line(text: str) -> tuple[Key, int | None]:
 
 
 def strict_json_loads(text: str) -> Any:
-    """Decode JSON, and refuse what other parsers might read differently.
-
-    Raises:
-        DuplicateName: An object has two members with the same name (RFC 8259 section 4).
-        ValueError: The text is not JSON.
-        RecursionError: It is nested too deep.
-    """
+    """Decode JSON, and refuse what other parsers might read differently."""
     check_depth(text)
     return _DECODER.decode(text)
 

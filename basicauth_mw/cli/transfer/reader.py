@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from contextlib import nullcontext
+from itertools import chain
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -29,21 +29,12 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 class InputFile:
-    """Numbered lines of a format.
-
-    Args:
-        stream: Read from its current position. An export is read twice; a pipe is copied to a temporary file
-            for that.
-        format: One of ``FORMATS``; None: detected from the first line that is neither blank nor a comment.
-
-    Raises:
-        TransferError: No format was detected.
-    """
+    """Numbered lines of a format, which is detected unless it is given."""
 
     def __init__(self, stream: BinaryIO, *, format: str | None = None) -> None:  # noqa: A002 - as in --format
         self._stream = stream
         self._start = stream.tell() if stream.seekable() else None
-        self._kept: deque[bytes] = deque()
+        self._kept: list[bytes] = []  # lines that were read to detect the format
         self.format = format or self._detect_format()
 
     @property
@@ -57,14 +48,9 @@ class InputFile:
         return end - self._start
 
     def lines(self, copy_to: BinaryIO | None = None) -> Iterator[tuple[int, bytes]]:
-        """Yield each line with its number, from 1. A line that is too long is cut to ``MAX_LINE_BYTES + 1``.
-
-        Args:
-            copy_to: Gets every line that is read.
-        """
-        number = 0
-        while line := self._kept.popleft() if self._kept else self._read_line():
-            number += 1
+        """Yield each line with its number, from 1; one that is too long is cut to ``MAX_LINE_BYTES + 1``."""
+        lines = chain(self._kept, iter(self._read_line, b""))
+        for number, line in enumerate(lines, 1):
             if copy_to is not None:
                 copy_to.write(line)
             yield number, line
@@ -74,11 +60,7 @@ class InputFile:
         return nullcontext() if self._start is not None else TemporaryFile()
 
     def rewound(self, copy: BinaryIO | None) -> InputFile:
-        """Return a reader at the first line.
-
-        Args:
-            copy: The copy of the stream, if it cannot be read again.
-        """
+        """Return a reader at the first line."""
         if copy is not None:
             copy.seek(0)
             return InputFile(copy, format=self.format)
@@ -86,8 +68,7 @@ class InputFile:
         return InputFile(self._stream, format=self.format)
 
     def _read_line(self) -> bytes:
-        line = self._stream.readline(MAX_LINE_BYTES + 1)
-        rest = line
+        line = rest = self._stream.readline(MAX_LINE_BYTES + 1)
         while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
             rest = self._stream.readline(MAX_LINE_BYTES + 1)
         return line
@@ -121,15 +102,7 @@ class InputFile:
 
 
 def decode_line(line: bytes, *, first: bool) -> str:
-    """Return the text of a line without its line break; empty if it is blank.
-
-    Args:
-        line: As read.
-        first: Whether it is the first one, which may start with a byte order mark.
-
-    Raises:
-        InvalidKey: The line is too long, or is not text.
-    """
+    """Return the text of a line without its line break; empty if it is blank."""
     if len(line) > MAX_LINE_BYTES:
         raise InvalidKey(f"longer than {MAX_LINE_BYTES} bytes")
     try:
