@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.test_docs import BLOCK, EXAMPLES, ROOT
+from tests.waiting import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 LIMIT_S = 30.0
@@ -75,26 +74,21 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def free_port() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
-
-
 @pytest.mark.parametrize(
     ("source", "words", "does"),
     CASES,
     ids=[f"{source}-{words[0]}-{words[1:2]}" for source, words, _ in CASES],
 )
 def test_no_loader_serves_the_bare_app(
-    tmp_path: Path, free_port: int, source: str, words: tuple[str, ...], does: str
+    tmp_path: Path, source: str, words: tuple[str, ...], does: str
 ) -> None:
     (tmp_path / "app.py").write_text(SOURCES[source])
+    port = free_port()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
     environ |= {"BASICAUTH_KEYS": "demo:p@55w0rd", "PYTHONPATH": str(tmp_path)}
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", *(word.format(port=free_port) for word in words)],
+            [sys.executable, "-m", *(word.format(port=port) for word in words)],
             cwd=tmp_path,
             env=environ,
             stdin=subprocess.DEVNULL,
@@ -102,7 +96,7 @@ def test_no_loader_serves_the_bare_app(
             stderr=log,
         )
         try:
-            status = status_of(f"http://127.0.0.1:{free_port}/hello", server)
+            status = status_of(f"http://127.0.0.1:{port}/hello", server)
         finally:
             server.terminate()
             server.wait(LIMIT_S)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pty
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -66,15 +65,6 @@ def terminal() -> Iterator[tuple[int, int]]:
     yield ours, theirs
     for end in (ours, theirs):
         os.close(end)
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

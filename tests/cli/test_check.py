@@ -25,6 +25,7 @@ from basicauth_mw.keys.hashing import Hasher, hash_secret
 from basicauth_mw.keys.model import Key, Secret, utcnow
 from tests.cli.helpers import LIMIT_S, ROOT, Done, ended, fill, process, put, stranger
 from tests.redis_server import RedisServer
+from tests.waiting import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,9 +186,9 @@ def test_check_tells_every_bad_setting(cli: Callable[..., Done], monkeypatch: py
 
 @pytest.mark.proves("F1")
 def test_check_tells_a_backend_that_is_down(
-    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, free_port: int
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BASICAUTH_BACKEND", f"redis://user:hunter2@127.0.0.1:{free_port}/0")
+    monkeypatch.setenv("BASICAUTH_BACKEND", f"redis://user:hunter2@127.0.0.1:{free_port()}/0")
 
     for options in (("--json",), ()):
         done = cli("check", *options)

@@ -28,6 +28,7 @@ from tests.cli.helpers import (
     put,
     stranger,
 )
+from tests.waiting import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -334,8 +335,8 @@ def test_failures_are_one_line(cli: Callable[..., Done], monkeypatch: pytest.Mon
         cli("keys", *verb.split(), "--backend", "env:").failed_with("")
 
 
-def test_a_backend_that_is_down_is_one_line(free_port: int) -> None:
-    ended("keys", "list", "--backend", f"redis://127.0.0.1:{free_port}").failed_with("")
+def test_a_backend_that_is_down_is_one_line() -> None:
+    ended("keys", "list", "--backend", f"redis://127.0.0.1:{free_port()}").failed_with("")
 
 
 def test_a_bug_is_one_line_without_its_text(

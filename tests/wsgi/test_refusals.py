@@ -23,6 +23,7 @@ from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import hash_password
 from basicauth_mw.keys.model import Key, Secret, utcnow
 from basicauth_mw.wsgi import BasicAuthMiddleware
+from tests.waiting import wait_until
 from tests.wsgi.helpers import (
     LIMIT_S,
     Untouchable,
@@ -71,14 +72,6 @@ def app() -> App:
 @pytest.fixture
 def middleware(app: App, backend: Backend) -> BasicAuthMiddleware:
     return BasicAuthMiddleware(validator(app), backend, settings=Settings())
-
-
-def wait_until(condition: Any, what: str) -> None:
-    """Wait for something that must happen."""
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
 
 
 # --- refusals
@@ -427,7 +420,7 @@ def test_a_hanging_backend_is_a_503_within_the_deadline(app: App) -> None:
 
     assert {status for status, _ in answers} == {503}
     assert max(duration_s for _, duration_s in answers) < 1.5
-    wait_until(lambda: call(middleware, field).status == 401, "the store is asked again")
+    wait_until(lambda: call(middleware, field).status == 401)
 
 
 def test_a_store_that_can_be_interrupted_is(app: App) -> None:
@@ -455,7 +448,7 @@ def test_a_store_that_can_be_interrupted_is(app: App) -> None:
 
     assert statuses == {503}
     hangs = False
-    wait_until(lambda: call(middleware, field).status == 401, "threads are free again")
+    wait_until(lambda: call(middleware, field).status == 401)
 
 
 def test_an_asynchronous_backend(app: App) -> None:

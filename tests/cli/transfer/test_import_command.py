@@ -1,0 +1,352 @@
+"""``keys import``: the three formats, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.hashing import hash_secret
+from basicauth_mw.keys.model import Key
+from tests.cli.helpers import KEY_FIELDS, Done, put
+from tests.cli.transfer.helpers import BCRYPT, CANARY, keys_of, minted_lines, works
+from tests.waiting import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"a,%s\nb,%s\n",
+        b"id,secret\na,%s\nb,%s",
+        b"ID,Secret\r\na,%s\r\nb,%s\r\n",
+        b'"client_id","client_secret"\n"a","%s"\n"b",%s\n',
+        b"\xef\xbb\xbfid,secret\n\na,%s\n\nb,%s\n\n",
+    ],
+    ids=["bare", "header", "windows", "quotes", "bom"],
+)
+@pytest.mark.parametrize("piped", [True, False])
+def test_csv(cli: Callable[..., Done], url: str, file: Path, text: bytes, piped: bool) -> None:
+    secrets = [generate("sk") for _ in "ab"]
+    file.write_bytes(text % tuple(secret.encode() for secret in secrets))
+
+    done = cli("keys", "import", "-", stdin=file.read_bytes()) if piped else cli("keys", "import", str(file))
+
+    assert (done.status, done.out, done.err) == (0, "imported 2 keys\n", "")
+    assert [key.client_id for key in keys_of(url)] == ["a", "b"]
+    for client_id, secret in zip("ab", secrets, strict=True):
+        assert works(url, client_id, secret)
+
+
+def test_import_json_is_a_line_a_key(cli: Callable[..., Done], file: Path) -> None:
+    file.write_bytes(minted_lines(2) + b"nonsense\n")
+
+    done = cli("keys", "import", str(file), "--json")
+
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [list(line) for line in lines] == [KEY_FIELDS] * 2
+    assert done.status == 1
+    assert done.err.splitlines()[0] == "error: line 3: expected the columns id,secret"
+
+
+def test_chosen_secrets_and_hashes(cli: Callable[..., Done], url: str, file: Path) -> None:
+    argon2 = hash_secret("correct horse")
+    file.write_text(
+        f'a,"with, a comma"\nb,{BCRYPT.decode()}\nc,"{argon2}"\nd,{hash_secret(generate("sk"))}\n'
+    )
+
+    assert cli("keys", "import", str(file)).out == "imported 4 keys\n"
+
+    stored = {key.client_id: key.secrets[0].hash for key in keys_of(url)}
+    assert stored["a"].startswith("$argon2id$")
+    assert stored["b"] == BCRYPT.decode()
+    assert stored["c"] == argon2
+    assert stored["d"].startswith("$bamw1$")
+
+
+def test_htpasswd(cli: Callable[..., Done], url: str, file: Path) -> None:
+    """What is bcrypt comes in; everything else is refused line by line, by the name of its scheme."""
+    file.write_bytes(
+        b"# users of the wiki\n\n"
+        b"good:%s\n"
+        b"apr:$apr1$gVvtdYlg$%s\n"
+        b"sha:{SHA}%s\n"
+        b"des:rlxIBmyj3Cr4E\n"
+        b"sha512:$6$salt$%s\n"
+        b"plain:%s\n"
+        b"nonsense\n"
+        b"nginx:%s:a comment\n" % (BCRYPT, *[CANARY.encode()] * 4, BCRYPT)
+    )
+
+    done = cli("keys", "import", str(file))
+
+    assert (done.status, done.out) == (1, "imported 2 keys\n")
+    refused = "hashes of this kind are not accepted, only Argon2id and bcrypt (as of htpasswd -B)"
+    assert [line.partition("; ")[0] for line in done.err.splitlines()] == [
+        f"error: line 4: {refused}: Apache MD5 (apr1)",
+        f"error: line 5: {refused}: unsalted SHA-1",
+        f"error: line 6: {refused}: crypt (DES)",
+        f"error: line 7: {refused}: SHA-512-crypt",
+        "error: line 8: plain text, or an unsupported hash: create the entry again with  htpasswd -B",
+        "error: line 9: not user:hash",
+        "error: 6 lines were not imported, see above",
+    ]
+    assert CANARY not in done.err
+    assert [(key.client_id, key.secrets[0].hash) for key in keys_of(url)] == [
+        ("good", BCRYPT.decode()),
+        ("nginx", BCRYPT.decode()),
+    ]
+
+
+def test_the_format_can_be_named(cli: Callable[..., Done], file: Path) -> None:
+    file.write_bytes(b"a:b,%s\n" % BCRYPT)  # reads as either
+
+    assert "not JSON" in cli("keys", "import", str(file), "--format", "export").err
+    assert "colon" in cli("keys", "import", str(file), "--format", "csv").err
+    assert "plain text" in cli("keys", "import", str(file), "--format", "htpasswd").err
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("username,password", "User,Pass", "Client ID , API_KEY", "login,passwd", "name,token", "key,key"),
+        *('"key_id","apikey"', "\ufeffclientId,secret", "\nuser_name,client_secret"),
+    ],
+)
+def test_a_header_is_no_key(cli: Callable[..., Done], url: str, file: Path, header: str) -> None:
+    """Whatever its columns are called, in any case, with blanks; else all could guess that key."""
+    file.write_text(f"{header}\na,{generate('sk')}\n")
+
+    done = cli("keys", "import", str(file))
+
+    assert (done.status, done.out, done.err) == (0, "imported 1 key\n", "")
+    assert [key.client_id for key in keys_of(url)] == ["a"]
+
+
+@pytest.mark.parametrize("before", ["# made by hand", "\ufeff# id,secret", "Our users, in 2030,", ",x"])
+def test_a_header_behind_what_cannot_be_used_is_no_key(
+    cli: Callable[..., Done], url: str, file: Path, before: str
+) -> None:
+    file.write_text(f"{before}\nid,secret\na,{generate('sk')}\n")
+
+    done = cli("keys", "import", str(file))
+
+    assert (done.status, done.out) == (1, "imported 1 key\n")
+    assert done.err.startswith("error: line 1: ")
+    assert [key.client_id for key in keys_of(url)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "line", ["username,hunter2_canary", "hunter2_canary,Password", '"user",hunter2_canary']
+)
+def test_half_a_header_is_refused(cli: Callable[..., Done], url: str, file: Path, line: str) -> None:
+    file.write_text(f"{line}\na,{generate('sk')}\n")
+
+    done = cli("keys", "import", str(file))
+
+    assert (done.status, done.out) == (1, "imported 1 key\n")
+    assert done.err.startswith(
+        "error: line 1: looks like a header; if it is a key, put quotes around both values\n"
+    )
+    assert CANARY not in done.err
+    assert [key.client_id for key in keys_of(url)] == ["a"]
+
+
+def test_a_key_may_be_called_like_a_column(cli: Callable[..., Done], url: str, file: Path) -> None:
+    """In quotes, with a minted secret, with a hash, or behind the first line."""
+    for number, line in enumerate(
+        (
+            '"user","a secret"',
+            f"login,{generate('sk')}",
+            f"name,{BCRYPT.decode()}",
+            f"a,{generate('sk')}\nkey,x-y",
+        )
+    ):
+        file.write_text(f"{line}\n")
+        assert cli("keys", "import", str(file)).status == 0, number
+
+    assert {key.client_id for key in keys_of(url)} == {"user", "login", "name", "a", "key"}
+
+
+LINES = {
+    "one column": f"{CANARY}\n",
+    "three columns": f"x,{CANARY},y\n",
+    "quoted wrongly": f'x,"{CANARY}\n',
+    "quote in the middle": f'x,"{CANARY}"y\n',
+    "colon in the id": f"x:y,{CANARY}\n",
+    "no id": f",{CANARY}\n",
+    "long id": f"{CANARY * 20},{generate('sk')}\n",
+    "no secret": f"{CANARY},\n",
+    "long secret": f"x,{CANARY * 100}\n",
+    "mistyped": f"x,{generate(CANARY)[:-4]}0000\n",
+    "control character": f"x,{CANARY}\x07\n",
+    "escape sequence": f"\x1b[2J{CANARY},x\n",
+    "blank before": f"x, {CANARY}\n",
+    "blank behind": f"x,{CANARY} \n",
+    "comment": f"#x,{CANARY}\n",
+    "nul": f"x,{CANARY}\0\n",
+    "weak hash": f"x,{{SHA}}{CANARY}\n",
+    "weaker hash": f"x,$apr1${CANARY}\n",
+    "damaged hash": f"x,$2y$04${CANARY}\n",
+    "hash in columns": f"x,$argon2id$v=19$m=19456,t=2,p=1${CANARY}\n",
+    "far too long": f"x,{CANARY * 50_000}\n",
+    "lone carriage return": f"x,{CANARY}\ry,z\n",
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_a_bad_line_is_named_and_not_repeated(
+    cli: Callable[..., Done], url: str, file: Path, line: str
+) -> None:
+    """The rest is imported; what stood in the line is nowhere, in no form that a terminal obeys."""
+    file.write_text(f"good,{generate('sk')}\n{line}fine,{generate('sk')}\n")
+
+    done = cli("keys", "import", str(file))
+
+    assert (done.status, done.out) == (1, "imported 2 keys\n")
+    first, last = done.err.splitlines()
+    assert first.startswith("error: line 2: ")
+    assert last == "error: 1 line was not imported, see above"
+    assert CANARY not in done.err
+    assert done.err.replace("\n", "").isprintable()
+    assert [key.client_id for key in keys_of(url)] == ["fine", "good"]
+
+
+@pytest.mark.parametrize("line", [f"x,{CANARY * 15_000}", f"{CANARY * 15_000},x"], ids=["secret", "id"])
+def test_a_field_that_is_far_too_long_is_told_as_such(
+    cli: Callable[..., Done], file: Path, line: str
+) -> None:
+    """Where the reader of CSV gives up already."""
+    file.write_text(f"good,{generate('sk')}\n{line}\n")
+
+    done = cli("keys", "import", str(file))
+
+    assert done.err.startswith("error: line 2: a value is far longer than an id or a secret may be\n")
+    assert CANARY not in done.err
+
+
+def test_octets_that_are_no_text_are_refused(cli: Callable[..., Done], file: Path) -> None:
+    file.write_bytes(b"good,%s\nx,\xff\xfe\n" % generate("sk").encode())
+
+    done = cli("keys", "import", str(file))
+
+    assert done.out == "imported 1 key\n"
+    assert "line 2: not UTF-8" in done.err
+
+
+def test_taken_ids_are_left_alone(cli: Callable[..., Done], url: str, file: Path) -> None:
+    """Once in the backend, once earlier in the same file, chosen or minted."""
+    put(url, Key("a", name="mine"))
+    file.write_text(f"a,{generate('sk')}\na,chosen\nb,{generate('sk')}\nb,{generate('sk')}\n")
+    before = keys_of(url)
+
+    done = cli("keys", "import", str(file))
+
+    assert (done.status, done.out) == (1, "imported 1 key\n")
+    assert done.err.splitlines()[:-1] == [
+        "error: line 1: its client id 'a' is taken",
+        "error: line 2: its client id 'a' is taken: line 1 has it too",
+        "error: line 4: its client id 'b' is taken: line 3 has it too",
+    ]
+    assert keys_of(url)[:1] == before
+
+
+def test_of_many_errors_some_are_shown(cli: Callable[..., Done], file: Path) -> None:
+    file.write_bytes(b"a,b,c\n" * 25)
+
+    people = cli("keys", "import", str(file)).err.splitlines()
+    program = cli("keys", "import", str(file), "--json").err.splitlines()
+
+    assert len(people) == 22
+    assert people[20] == "error: and 5 more lines (--json prints all)"
+    assert people[21] == program[25] == "error: 25 lines were not imported, see above"
+    assert len(program) == 26
+
+
+ALIENS = {
+    "empty": b"",
+    "blank": b"\n \n\r\n",
+    "comments": b"# nothing\n# yet\n",
+    "endless comments": b"# nothing\n" * 20_000 + b"id,secret\n",
+    "png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    "nul": b"a,b\0\n",
+    "utf-16": "id,secret\n".encode("utf-16"),
+    "gzip": b"\x1f\x8b\x08\0\0\0\0\0",
+    "json array": b'[{"client_id": "hunter2_canary"}]',
+    "html": b"<!DOCTYPE html>\n<p>a, b: hunter2_canary",
+    "prose": b"hunter2_canary\n",
+    "json": b'{"client_id": "hunter2_canary"}\n',
+    "newer": b'{"v": 2, "client_id": "hunter2_canary"}\n',
+    "one endless line": b"x" * 3_000_000,
+}
+
+
+@pytest.mark.parametrize("octets", ALIENS.values(), ids=ALIENS)
+@pytest.mark.parametrize("piped", [True, False])
+def test_an_alien_file_is_refused_whole(
+    cli: Callable[..., Done], database: Path, file: Path, octets: bytes, piped: bool
+) -> None:
+    file.write_bytes(octets)
+
+    done = cli("keys", "import", "-", stdin=octets) if piped else cli("keys", "import", str(file))
+
+    assert (done.status, done.out) == (1, "")
+    assert 1 <= len(done.err.splitlines()) <= 2
+    assert CANARY not in done.err
+    assert not database.exists()
+
+
+def test_a_file_that_cannot_be_read(cli: Callable[..., Done], database: Path, tmp_path: Path) -> None:
+    cli("keys", "import", str(tmp_path / "nothing")).failed_with("nothing: no such file")
+    cli("keys", "import", str(tmp_path)).failed_with("is a directory")
+    assert not database.exists()
+
+
+def test_a_read_only_backend_is_told_before_the_work(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    monkeypatch.setenv("BASICAUTH_KEYS", "robot:hunter2")
+    file.write_bytes(minted_lines(1))
+
+    cli("keys", "import", str(file), "--backend", "env:").failed_with(
+        "this backend is read-only: edit its source (env: the variable or file with its keys), or use"
+    )
+
+
+def test_a_backend_that_is_down(cli: Callable[..., Done], file: Path) -> None:
+    file.write_bytes(minted_lines(1))
+
+    cli("keys", "import", str(file), "--backend", f"redis://127.0.0.1:{free_port()}").failed_with("")
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "warned"),
+    [
+        (0o644, "a,{minted}\n", True),
+        (0o640, "a,{minted}\n", True),
+        (0o600, "a,{minted}\n", False),
+        (0o644, "a,{hashed}\n", False),
+        (0o644, "a:{hashed}\nb:plain\n", False),
+        (0o644, "root:x:0:0:root:/root:/bin/sh\n", False),
+        (0o644, "Prose, with commas\nNothing, but prose\n", False),
+        (0o644, "id,secret\na:b,plain\n", True),
+        (0o644, "a, plain\n", False),
+        (0o644, "id,secret\na, plain\n", True),
+        (0o644, "a,{minted},name\n", True),
+        (0o644, "id,secret\n", False),
+    ],
+)
+def test_secrets_in_clear_that_others_may_read(
+    cli: Callable[..., Done], file: Path, mode: int, text: str, warned: bool
+) -> None:
+    file.write_text(text.format(minted=generate("sk"), hashed=BCRYPT.decode()))
+    file.chmod(mode)
+
+    done = cli("keys", "import", str(file))
+
+    assert ("warning: other users can read" in done.err) == warned

@@ -1,0 +1,296 @@
+"""Import and export on a terminal, interrupted, on a full disk, and of many keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw.keys.model import Key
+from tests.cli.helpers import LIMIT_S, ROOT, Done, ended, fill, process, put, stranger
+from tests.cli.transfer.helpers import FLAT_WITHIN_KIB, keys_of, minted_lines
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def test_a_bar_on_a_terminal_and_nowhere_else(
+    url: str, other: str, file: Path, tmp_path: Path, terminal: tuple[int, int]
+) -> None:
+    file.write_bytes(minted_lines(1500))
+    exported = tmp_path / "export"
+    ours, theirs = terminal
+    os.set_blocking(ours, False)
+    stdout = subprocess.DEVNULL
+
+    for words, work in (
+        (("import", str(file), "--backend", url), b"importing"),
+        (("export", str(exported), "--backend", url), b"exporting"),
+        (("import", str(exported), "--backend", other), b"checking"),
+        (("import", str(exported), "--backend", other, "--json"), b""),
+    ):
+        with process("keys", *words, stdout=stdout, stderr=theirs, env={"TERM": "xterm"}) as child:
+            shown = _shown(ours, child)
+        assert child.returncode == 0
+        assert work in shown
+        assert bool(work) == bool(shown)
+    piped = ended("keys", "import", str(exported), "--backend", f"{other}2")
+    assert (piped.status, piped.out, piped.err) == (0, "imported 1500 keys\n", "")
+
+
+def _shown(terminal: int, child: subprocess.Popen[bytes]) -> bytes:
+    """All that a program writes to the terminal until it ends."""
+    shown = b""
+
+    def is_done() -> bool:
+        nonlocal shown
+        has_ended = child.poll() is not None
+        try:
+            shown += os.read(terminal, 1_000_000)
+        except BlockingIOError:
+            return has_ended
+        return False
+
+    wait_until(is_done)
+    return shown
+
+
+def test_an_export_to_a_terminal_has_no_bar(url: str, terminal: tuple[int, int]) -> None:
+    put(url, Key("a"))
+    ours, theirs = terminal
+
+    with process("keys", "export", "--backend", url, stdout=theirs, stderr=theirs) as child:
+        child.communicate(timeout=LIMIT_S)
+
+    assert json.loads(os.read(ours, 10_000))["client_id"] == "a"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_import_says_how_far_it_came(url: str, number: int) -> None:
+    put(url, Key("z"))
+    with process("keys", "import", "-", "--backend", url, stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        child.stdin.write(minted_lines(2500))
+        child.stdin.flush()
+        wait_until(lambda: len(keys_of(url)) == 2001)  # two batches; the rest waits for more of the pipe
+        child.send_signal(number)
+        out, err = child.communicate(timeout=LIMIT_S)
+
+    assert (child.returncode, out) == (130, b"")
+    assert err == b"stopped after importing 2000 keys; the import can be repeated\n"
+    assert len(keys_of(url)) == 2001
+
+
+def hooked_store(folder: Path, monkeypatch: pytest.MonkeyPatch, *put: str) -> None:
+    """Install a store whose ``put`` runs some lines; ``closed`` is set when it is closed."""
+    stranger(
+        folder,
+        monkeypatch,
+        "import os, signal, threading",
+        "closed = threading.Event()",
+        "sent = False",
+        "def get(self, client_id): return None",
+        "def put(self, record, expect_version):",
+        *put,
+        "    return True",
+        "def close(self): Strange.closed.set()",
+        "delete = scan = changes = lambda *arguments: None",
+    )
+
+
+def test_a_batch_that_is_being_written_is_finished_and_counted(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path
+) -> None:
+    """Ctrl-C waits for the end of the batch."""
+    file.write_bytes(minted_lines(1500))
+    hooked_store(
+        tmp_path,
+        monkeypatch,
+        "    if not Strange.sent:",
+        "        Strange.sent = True",
+        "        Strange.os.kill(Strange.os.getpid(), Strange.signal.SIGINT)",
+    )
+
+    done = cli("keys", "import", str(file), "--backend", "strange:")
+
+    assert (done.status, done.out) == (130, "")
+    assert done.err == "stopped after importing 1000 keys; the import can be repeated\n"
+
+
+def test_a_second_signal_does_not_wait_for_a_store_that_hangs(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path
+) -> None:
+    file.write_bytes(minted_lines(1500))
+    hooked_store(
+        tmp_path,
+        monkeypatch,
+        "    if not Strange.sent:",
+        "        Strange.sent = True",
+        "        interrupts = Strange.signal.getsignal(Strange.signal.SIGINT).__self__",
+        "        Strange.os.kill(Strange.os.getpid(), Strange.signal.SIGINT)",
+        "        while not interrupts.has_signal: pass",
+        "        Strange.os.kill(Strange.os.getpid(), Strange.signal.SIGINT)",
+        f"        assert Strange.closed.wait({LIMIT_S})",
+    )
+
+    done = cli("keys", "import", str(file), "--backend", "strange:")
+
+    assert (done.status, done.out) == (130, "")
+    assert done.err == "stopped after importing 0 keys; the import can be repeated\n"
+
+
+def test_an_import_whose_reader_is_gone_counts_what_it_stored(url: str, file: Path) -> None:
+    """Not what it could print of it."""
+    file.write_bytes(minted_lines(1500))
+
+    with process("keys", "import", str(file), "--json", "--backend", url) as child:
+        assert child.stdout is not None
+        child.stdout.close()
+        _, err = child.communicate(timeout=LIMIT_S)
+
+    assert child.returncode == 1
+    assert err == b"stopped after importing 1000 keys; the import can be repeated\n"
+    assert len(keys_of(url)) == 1000
+
+
+def test_an_import_that_is_killed_leaves_whole_keys(url: str, file: Path) -> None:
+    put(url, Key("z"))
+    file.write_bytes(minted_lines(20_000))
+
+    with process("keys", "import", str(file), "--backend", url) as child:
+        wait_until(lambda: len(keys_of(url)) > 1000)
+        child.kill()
+
+    left = keys_of(url)
+    assert 1000 < len(left) < 20_000
+    assert all(len(key.secrets) == 1 for key in left if key.client_id != "z")
+
+
+def test_an_export_that_is_killed_leaves_the_earlier_one(url: str, file: Path) -> None:
+    fill(url, 20_000)
+    file.write_text('{"v":1}')
+
+    with process("keys", "export", str(file), "--backend", url) as child:
+        wait_until(lambda: any(each.stat().st_size for each in _temporary(file)))
+        child.kill()
+
+    assert file.read_text() == '{"v":1}'
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_export_leaves_nothing_else(url: str, file: Path, number: int) -> None:
+    fill(url, 20_000)
+    file.unlink()
+
+    with process("keys", "export", str(file), "--backend", url) as child:
+        wait_until(lambda: any(each.stat().st_size for each in _temporary(file)))
+        child.send_signal(number)
+        out, err = child.communicate(timeout=LIMIT_S)
+
+    assert (child.returncode, out, err) == (130, b"", b"")
+    assert not file.exists()
+    assert not list(_temporary(file))
+
+
+def _temporary(file: Path) -> Iterator[Path]:
+    return file.parent.glob(f".{file.name}.*")
+
+
+def test_a_full_disk_leaves_the_earlier_export(url: str, file: Path) -> None:
+    fill(url, 6000)
+    file.write_text('{"v":1}')
+
+    done = ended("keys", "export", str(file), "--backend", url, preexec_fn=_no_file_over_1_mb)
+
+    done.failed_with(f"{file}: file too large")
+    assert file.read_text() == '{"v":1}'
+    assert not list(_temporary(file))
+
+
+def test_a_full_disk_during_an_import(url: str, file: Path) -> None:
+    """One line, and as many whole keys as it says."""
+    file.write_bytes(minted_lines(5000))
+
+    done = ended("keys", "import", str(file), "--backend", url, preexec_fn=_no_file_over_1_mb)
+
+    assert (done.status, done.out) == (1, "")
+    told, error = done.err.splitlines()
+    assert told == f"stopped after importing {len(keys_of(url))} keys; the import can be repeated"
+    assert error.startswith("error: ")
+
+
+def test_a_pipe_that_cannot_be_kept(url: str, file: Path, cli: Callable[..., Done]) -> None:
+    """An export from a pipe is spooled, and that needs room."""
+    fill(url, 6000)
+    cli("keys", "export", str(file))
+
+    done = ended(
+        *("keys", "import", "-", "--backend", url),
+        stdin=file.read_bytes(),
+        preexec_fn=_no_file_over_1_mb,
+    )
+
+    done.failed_with("too large")
+
+
+def _no_file_over_1_mb() -> None:
+    # No less: where coverage is measured, its data file of the process has to fit as well.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+
+def test_an_export_to_a_full_disk_is_one_line(url: str) -> None:
+    fill(url, 200)
+
+    with Path("/dev/full").open("wb") as full:
+        done = ended("keys", "export", "--backend", url, stdout=full)
+
+    done.failed_with("no space left")
+
+
+def peak_kib(*arguments: str, **options: Any) -> int:
+    """The most memory that a command line took."""
+    code = (
+        "import re, sys; from basicauth_mw.cli.app import run; status = run(sys.argv[1:]); "
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1], file=sys.stderr); "
+        "sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=6 * LIMIT_S,
+        check=True,
+        **options,
+    )
+    return int(done.stderr)
+
+
+def test_memory_does_not_grow_with_the_number_of_keys(
+    url: str, other: str, file: Path, tmp_path: Path
+) -> None:
+    """Forty thousand take what a thousand take: from a file, to a file, and through a pipe."""
+    exported = tmp_path / "export"
+
+    def peaks(count: int) -> list[int]:
+        file.write_bytes(minted_lines(count))
+        names = [f"{each}-{count}" for each in (url, other)]
+        found = [
+            peak_kib("keys", "import", str(file), "--backend", names[0]),
+            peak_kib("keys", "export", str(exported), "--backend", names[0]),
+        ]
+        with subprocess.Popen(["cat", exported], stdout=subprocess.PIPE) as cat:
+            found.append(peak_kib("keys", "import", "-", "--backend", names[1], stdin=cat.stdout))
+        return found
+
+    few = peaks(1000)
+    many = peaks(40_000)
+
+    assert all(much - little < FLAT_WITHIN_KIB for much, little in zip(many, few, strict=True)), (few, many)
