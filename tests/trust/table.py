@@ -1,7 +1,7 @@
-"""What is promised, row by row, and the tests that prove it: ``python -m tests.trust.table`` writes TRUST.md.
+"""Write TRUST.md, which lists the guarantees and the tests that verify each: ``python -m tests.trust.table``.
 
-The rows are in the TOML files beside this one: an id, and what holds. A test says which rows it proves with
-``@pytest.mark.proves("H4", "B10")``, on itself, its class, its module (``pytestmark``) or one
+The rows are in the TOML files beside this one: an id, and a guarantee. A test names the rows that it verifies
+with ``@pytest.mark.proves("H4", "B10")``, on itself, its class, its module (``pytestmark``) or one
 ``pytest.param`` of its table; a helper that makes the latter takes the id first, and ``marks=``. The marks
 are read from the source, so nothing is imported or collected.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parents[1]
 
-# File, its title, and what the letters of its ids stand for.
+# Each file, its title, and the heading for each letter of its ids.
 PARTS = {
     "standards": (
         "Standards",
@@ -31,16 +31,16 @@ PARTS = {
             "P": "Problem details: RFC 9457",
             "A": "ASGI 3",
             "W": "WSGI: PEP 3333",
-            "O": "What OWASP asks for",
+            "O": "OWASP cheat sheets",
         },
     ),
-    "failures": ("What went wrong elsewhere", {"X": "Failures of others, and why they cannot happen here"}),
-    "faults": ("When a store fails", {"F": "Faults, and what is promised meanwhile"}),
+    "failures": ("Failures of other projects", {"X": "Vulnerabilities and bugs that must not happen here"}),
+    "faults": ("When a store fails", {"F": "Faults, and the behaviour during each"}),
 }
 
-HEAD = """# What is promised, and the tests that prove it
+HEAD = """# Guarantees, and the tests that verify them
 
-Made by `python -m tests.trust.table` from `tests/trust/*.toml` and the marks `proves` on the tests.
+Written by `python -m tests.trust.table` from `tests/trust/*.toml` and the marks `proves` on the tests.
 Do not edit.
 """
 
@@ -59,7 +59,7 @@ class Mark:
 
 
 def load(folder: Path) -> dict[str, dict[str, Row]]:
-    """The rows of each part whose file is there: a plain text, or a table with the fields of Row."""
+    """Load the rows of each file that exists. A row is a text, or a table with the fields of Row."""
     parts = {}
     for part in PARTS:
         path = folder / f"{part}.toml"
@@ -77,7 +77,7 @@ def _is_mark(node: ast.AST) -> bool:
 
 
 def _case(call: ast.Call) -> str:
-    """The id that a call gives to a row of a table, with a star for what is computed of it."""
+    """Return the id that a call gives to a test case; computed parts become a star."""
     named = {each.arg: each.value for each in call.keywords}
     given = named.get("id")
     if given is None and "marks" in named and call.args and ast.unparse(call.func) != "pytest.param":
@@ -89,7 +89,7 @@ def _case(call: ast.Call) -> str:
 
 @dataclass
 class Source:
-    """One file of tests: what its names stand for."""
+    """One test file, with what its names refer to."""
 
     path: Path
     name: str
@@ -115,7 +115,7 @@ class Source:
         return ast.parse(self.path.read_text(encoding="utf-8"))
 
     def tests(self) -> Iterator[tuple[str, list[ast.AST]]]:
-        """Every place where a mark can stand, and the expressions that put it there."""
+        """Yield every place that can have a mark, with the expressions that set it."""
         own = self.assigned.get("pytestmark", [])
         for names, node in _tests(self.tree.body):
             if own:
@@ -127,7 +127,7 @@ class Source:
 
 
 def _tests(body: list[ast.stmt]) -> Iterator[tuple[list[str], list]]:
-    """The tests that pytest would collect, with the classes round them."""
+    """Yield the tests that pytest would collect, with their classes."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
             yield [node.name], [node]
@@ -143,7 +143,7 @@ def _assigns_pytestmark(node: ast.stmt) -> bool:
 
 
 class Reader:
-    """Finds the marks of all tests, and what is wrong with marks."""
+    """Finds the marks of all tests, and problems with them."""
 
     def __init__(self, tests: Path) -> None:
         paths = sorted(path for path in tests.rglob("*.py") if path.parent.name != "trust")
@@ -167,7 +167,7 @@ class Reader:
             ]
 
     def _read(self, source: Source, node: ast.AST, place: str, seen: set[tuple[str, str, str]]) -> None:
-        """Take the marks in an expression, and in the tables that it names, here or in another file."""
+        """Collect the marks in an expression, and in the tables that it refers to, in any test file."""
         if isinstance(node, ast.Call) and _is_mark(node.func):
             self._reached.add(node.func)
             rows = [each.value for each in node.args if isinstance(each, ast.Constant)]
@@ -192,7 +192,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All rows, and the places of the tests that prove each."""
+    """All rows, and the tests that verify each."""
 
     parts: dict[str, dict[str, Row]]
     proofs: dict[str, list[str]]
@@ -200,7 +200,7 @@ class Table:
 
 
 def table(tests: Path = TESTS) -> Table:
-    """Read the rows and the marks of a folder of tests."""
+    """Read the rows and marks of a folder of tests."""
     parts = load(tests / "trust")
     reader = Reader(tests)
     problems = list(reader.problems)
@@ -238,7 +238,7 @@ def _cell(text: str) -> str:
 
 
 def _links(places: list[str]) -> str:
-    """A link for each test, with the ids of those of its cases that were marked."""
+    """Link each test, with the ids of its marked cases."""
     cases: dict[str, list[str]] = {}
     for place in places:
         test, _, case = place.partition("[")
@@ -250,13 +250,13 @@ def _links(places: list[str]) -> str:
 
 
 def render(read: Table) -> str:
-    """TRUST.md, from the tests' folder: each row with links to the files of its tests."""
+    """Render TRUST.md: each row with links to its tests, relative to the tests folder."""
     lines = [HEAD]
     for part, rows in read.parts.items():
         title, letters = PARTS[part]
         lines += [f"## {title}", ""]
         for letter, heading in letters.items():
-            lines += [f"### {heading}", "", "| | What holds | Proved by |", "|---|---|---|"]
+            lines += [f"### {heading}", "", "| | Guarantee | Verified by |", "|---|---|---|"]
             for name, row in rows.items():
                 if name[0] == letter:
                     says = f"{row.says} ({row.source})" if row.source else row.says
