@@ -19,7 +19,7 @@ from ..auth.frameworks import is_starlette_500
 from .asgi_send import deny_handshake, refuse, try_send_response
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Task
+    from asyncio import AbstractEventLoop, Future, Task
 
     from ..auth.problems import Response
     from .asgi_send import Message, Receive, Scope, Send
@@ -89,17 +89,18 @@ class ResponseGuard:
     Attributes:
         request: A copy of the scope from before the app was called, for responses of ours.
         begun: Whether something was sent that cannot be taken back, or a response of ours is.
-        held: Not None while a start is held, or a late release has not been awaited.
+        held: Not None while a start is held or being sent, or a late release has not been awaited.
     """
 
     __slots__ = (
-        *("_body", "_context", "_releasing", "_send", "_start", "_timers"),
+        *("_body", "_context", "_releasing", "_send", "_start", "_started", "_timers"),
         *("begun", "held", "request", "scope"),
     )
 
-    _body: Message | None  # this and _context are set when a start is held
+    _body: Message | None  # this and the next three are set when a start is held
     _context: Context
-    _releasing: Task[None]  # set by a late release
+    _releasing: Task[None] | None  # a late release
+    _started: Future[None] | None  # set if a task of the app waits until another has sent the start
 
     def __init__(self, send: Send, scope: Scope, timers: HoldTimers | None) -> None:
         self.scope = scope
@@ -139,10 +140,14 @@ class ResponseGuard:
         else:
             self.begun = True  # before the first await: nothing else may begin a response
             self.held.discard(self)  # type: ignore[union-attr]  # a start is held
-            self.held = None
-            await send(start)
-            if self._body is not None:
-                await send(self._body)
+            try:
+                await send(start)
+                if self._body is not None:
+                    await send(self._body)
+            finally:
+                self.held = None
+                if self._started is not None:
+                    self._started.set_result(None)
             await send(message)
 
     async def release(self) -> None:
@@ -153,11 +158,11 @@ class ResponseGuard:
         """
         if self.held is None:
             return
-        if self.begun:
-            await self._releasing
-        else:
+        if not self.begun:
             self._begin()
             await self._send_held()
+        elif self._releasing is not None:
+            await self._releasing
 
     def release_late(self, loop: AbstractEventLoop) -> None:
         """Send what is held in a task, as the app does not send its next message."""
@@ -182,8 +187,7 @@ class ResponseGuard:
 
         if not self.begun:
             self._begin()
-        elif self.held is not None:
-            releasing = self._releasing
+        elif self.held is not None and (releasing := self._releasing) is not None:
             if not isinstance(exc, Exception):
                 releasing.cancel()
             if not isinstance(exc, GeneratorExit):  # which allows no await
@@ -210,7 +214,7 @@ class ResponseGuard:
         if not timer.is_set:
             timer.set()
         self._start = start
-        self._body = None
+        self._body = self._releasing = self._started = None
         self._context = copy_context()
         held = self.held = timer.newest
         held.add(self)
@@ -230,11 +234,16 @@ class ResponseGuard:
             raise
 
     async def _wait_for_release(self) -> None:
-        """Await a late release, whose failure is raised here."""
-        from asyncio import shield  # another task of the app may wait for the same
+        """Wait until the start is sent, by the timer's task or by another task of the app."""
+        from asyncio import get_running_loop, shield
 
+        if self._releasing is None:
+            if self._started is None:
+                self._started = get_running_loop().create_future()
+            await shield(self._started)
+            return
         try:
-            await shield(self._releasing)
+            await shield(self._releasing)  # raises what the server's send has raised
         finally:
             if self._releasing.done():
                 self.held = None

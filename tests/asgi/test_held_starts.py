@@ -304,3 +304,33 @@ def test_a_fork_while_a_loop_runs_does_not_stop_late_releases(backend: Backend, 
 
     child = asyncio.run(serve_and_fork())
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_messages_of_several_tasks_keep_their_order(
+    held: Callable[..., Awaitable[None]], fails: bool
+) -> None:
+    """The first message sends the start as well, and the others wait for that."""
+    parts: list[Message] = [
+        {"type": "http.response.body", "body": bytes([number]), "more_body": True} for number in range(3)
+    ]
+    sent: list[Message] = []
+
+    class SlowStart(Server):
+        async def send(self, message: Message) -> None:
+            for _ in range(5 if message is OK_START else 1):
+                await asyncio.sleep(0)
+            if fails and message is OK_START:
+                raise Gone
+            sent.append(message)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(OK_START)
+        async with asyncio.timeout(LIMIT_S):
+            results = await asyncio.gather(*map(send, parts), return_exceptions=True)
+        assert [type(result) for result in results] == [Gone if fails else type(None), *[type(None)] * 2]
+        await send(OK_BODY)
+
+    asyncio.run(held(app, SlowStart(), start_hold_s=LATE_S))
+
+    assert sent == ([*parts[1:], OK_BODY] if fails else [OK_START, *parts, OK_BODY])
