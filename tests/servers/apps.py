@@ -82,6 +82,6 @@ def _wsgi_who(_environ: object, start_response: Callable[..., object]) -> list[b
     return [b"%010d" % os.getpid()]
 
 
-# Which worker answers.
+# The response names the worker.
 who_app = BasicAuthMiddleware(_who)
 wsgi_who_app = WSGIBasicAuthMiddleware(_wsgi_who)

@@ -1,4 +1,4 @@
-"""Real server processes on 127.0.0.1, each on a free port, stopped by their process."""
+"""Real server processes on 127.0.0.1, each on a free port."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 20.0
 
-# Placement and server: the words behind ``python -m``.
+# The arguments of ``python -m`` for each placement and server.
 SERVERS = {
     "fastapi-round-h11": ("uvicorn", "tests.servers.apps:round_app", "--http=h11"),
     "fastapi-inside-httptools": ("uvicorn", "tests.servers.apps:inside_app", "--http=httptools"),
     "flask-waitress": ("waitress", "tests.servers.apps:flask_app"),
 }
 
-# Those that tell which of their workers answers.
+# Servers whose responses name the worker.
 WORKERS = {
     "uvicorn-4-workers": ("uvicorn", "tests.servers.apps:who_app", "--workers=4"),
     "gunicorn-4-workers": ("gunicorn", "tests.servers.apps:wsgi_who_app", "--workers=4", "--threads=4"),
@@ -40,7 +40,7 @@ WORKERS = {
     ),
 }
 
-# Those that have a test of their own.
+# Servers for single tests.
 OTHERS = {
     "fastapi-dashboard": ("uvicorn", "tests.servers.dashboards:fastapi_app"),
     "flask-dashboard": ("waitress", "tests.servers.dashboards:flask_app"),
@@ -62,9 +62,9 @@ class Served:
     """A running server.
 
     Attributes:
-        port: Where it listens.
-        log: What it has written to stdout and stderr.
-        process: To be signalled.
+        port: The port that it listens on.
+        log: The file with its stdout and stderr.
+        process: The process.
     """
 
     port: int
@@ -72,12 +72,12 @@ class Served:
     process: subprocess.Popen[bytes]
 
     def request(self, method: str, path: str, **more: object) -> httpx.Response:
-        """One request on a connection of its own."""
+        """Send one request on a new connection."""
         with httpx.Client(trust_env=False, timeout=LIMIT_S) as client:
             return client.request(method, f"http://127.0.0.1:{self.port}{path}", **more)  # type: ignore[arg-type]
 
     def raw(self, octets: bytes) -> bytes:
-        """Send octets as they are; give what comes back until the server closes, or a whole head and body."""
+        """Send raw bytes; return the data until the server closes, or one complete response."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S) as connection:
             connection.sendall(octets)
             connection.shutdown(socket.SHUT_WR)
@@ -89,7 +89,7 @@ class Served:
 
 @contextmanager
 def servers(directory: Path) -> Iterator[Callable[..., Served]]:
-    """Start servers by name with settings of their own; all are stopped at the end."""
+    """Start servers by name, with additional settings; all are stopped at the end."""
     with ExitStack() as stack:
 
         def start(name: str, **settings: str) -> Served:
@@ -116,7 +116,7 @@ def servers(directory: Path) -> Iterator[Callable[..., Served]]:
                     start_new_session=True,
                 )
             )
-            stack.callback(kill_group, process.pid)  # its workers, too
+            stack.callback(kill_group, process.pid)  # includes its workers
             wait_until(lambda: listens(port) or process.poll() is not None)
             assert process.poll() is None, log.read_text()
             return Served(port, log, process)
@@ -126,11 +126,11 @@ def servers(directory: Path) -> Iterator[Callable[..., Served]]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Start servers by name with settings of their own; all are stopped when the test ends."""
+    """Start servers by name, with additional settings; all are stopped after the test."""
     with servers(tmp_path) as start:
         yield start
 
 
 def kill_group(process_id: int) -> None:
-    with suppress(ProcessLookupError):  # it has ended
+    with suppress(ProcessLookupError):  # it has already ended
         os.killpg(process_id, signal.SIGKILL)

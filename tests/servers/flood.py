@@ -1,7 +1,7 @@
 """``python -m tests.servers.flood PORT KIND CONNECTIONS``: a flood, from 127.0.0.2, until stdin ends.
 
-Each connection asks again as soon as it has its answer; of the kind ``held`` it only begins to, and leaves it
-at that. At the end it tells how many answers of each status there were.
+Each connection sends the next request as soon as it has a response; with the kind ``held`` it sends only the
+beginning of it. At the end it prints how many responses of each status there were.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ATTACKER = "127.0.0.2"
-KNOWN = "known"  # the id of a key that there is
+KNOWN = "known"  # the id of an existing key
 
-# Kind: the Authorization of the request of that number.
+# Kind: the Authorization header of a request, by its number.
 KINDS: dict[str, Callable[[int], str]] = {
     "slow-hashes": lambda number: encode_basic(f"person-{number}", f"guess {number}"),
     "random-ids": lambda number: encode_basic(f"id_{number:x}", SECRETS[number % 64]),
@@ -30,7 +30,7 @@ KINDS: dict[str, Callable[[int], str]] = {
     "held": lambda number: encode_basic(f"id_{number:x}", SECRETS[number % 64]),
     "malformed": lambda number: f"Basic {number:x}!",
 }
-SECRETS = [generate("sk") for _ in range(64)]  # minting costs more than sending
+SECRETS = [generate("sk") for _ in range(64)]  # generating a secret takes longer than sending it
 
 
 class Connection(asyncio.Protocol):
@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
         self._held = held
         self._requests = requests
         self._statuses = statuses
-        self._octets = b""
+        self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -46,10 +46,10 @@ class Connection(asyncio.Protocol):
         transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
-        self._octets += data
-        head, end, body = self._octets.partition(b"\r\n\r\n")
+        self._buffer += data
+        head, end, body = self._buffer.partition(b"\r\n\r\n")
         if end and len(body) >= int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]):
-            self._octets = b""
+            self._buffer = b""
             self._statuses[int(head[9:12])] += 1
             request = next(self._requests)
             self._transport.write(request[:30] if self._held else request)
@@ -63,7 +63,9 @@ async def main(port: int, kind: str, connections: int) -> None:
     loop, statuses, open_ones = asyncio.get_running_loop(), Counter[int](), []
     print("begins", flush=True)
     for opened in range(connections):
-        while kind == "held" and opened - statuses.total() >= 32:  # no more at once than of the other kinds
+        while (
+            kind == "held" and opened - statuses.total() >= 32
+        ):  # no more in progress than with the other kinds
             await asyncio.sleep(0.001)
         transport, _ = await loop.create_connection(
             lambda: Connection(requests, statuses, held=kind == "held"),

@@ -1,4 +1,4 @@
-"""A measured WSGI app that tells which worker answers, and in any worker the metrics of all."""
+"""An instrumented WSGI app. Its responses name the worker, and each worker serves the metrics of all."""
 
 from __future__ import annotations
 

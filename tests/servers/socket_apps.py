@@ -1,6 +1,6 @@
 """Flask with websockets, wrapped and not, for servers whose socket an app can take over.
 
-``python -m tests.servers.socket_apps KIND PORT`` serves it where the server has no command of its own.
+``python -m tests.servers.socket_apps KIND PORT`` serves it if the server has no command.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Apps that stream: an MCP server, sse-starlette, Starlette and Quart, each behind the middleware.
+"""Apps that stream: an MCP server, sse-starlette, Starlette and Quart, each with the middleware.
 
-``/events`` and ``/text`` send their first chunk when somebody has posted to ``/publish``, and so does
-``/events/greeting`` with its second chunk.
+``/events`` and ``/text`` send their first chunk after a POST to ``/publish``; ``/events/greeting`` sends its
+second chunk then.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def announce(ctx: Context[Any, Any]) -> str:
 
 @server.tool()
 async def work(ctx: Context[Any, Any]) -> str:
-    """Report progress, do nothing for longer than the time limit, and return who called."""
+    """Report progress, do nothing for longer than the time limit, and return the caller."""
     await ctx.report_progress(1, 2)
     await asyncio.sleep(2 * TIMEOUT_S)
     await ctx.report_progress(2, 2)

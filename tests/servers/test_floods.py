@@ -1,9 +1,9 @@
-"""Floods of refused requests, against a real server: who has a key goes on being served, and nothing grows.
+"""Floods of refused requests against a real server: clients with a key are still served, and nothing grows.
 
-The server is one process with one event loop, and a flood takes its share of that, as a flood on any page
-does: each of its connections asks again as soon as it was answered. So what is compared is this: honest
-clients who ask at a steady pace, which together is far below what the server can give, and how many of their
-requests are answered in the same time with the flood and without it.
+The server is one process with one event loop, and a flood takes its share of it, as a flood of any page does:
+each of its connections sends the next request as soon as it has a response. So the tests compare the number
+of responses that honest clients get in the same time with the flood and without it. Honest clients send
+requests at a steady pace, together far below the capacity of the server.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
     from tests.servers.conftest import Served
 
-CHOSEN = "chosen by a person"
-PACE_S = 0.05  # of each honest client: twenty requests a second
+PASSWORD = "chosen by a person"
+PACE_S = 0.05  # twenty requests a second for each honest client
 SPAN_S = 1.0
 WORST_TICK_S = 0.05
-GROWTH_OCTETS = 20 << 20
+GROWTH_BYTES = 20 << 20
 SLOW_HASH_WORKERS = 1
 TRIES = 3
 
 
 @dataclass
 class Site:
-    """The server, and who may use it.
+    """The server, and valid credentials for it.
 
     Attributes:
-        cached: Credentials that were proved before: a minted one and one that somebody chose.
-        fresh: Minted ones that nobody has sent yet.
+        cached: Cached credentials, one with a generated secret and one with a password.
+        fresh: Credentials with generated secrets that are not cached.
     """
 
     served: Served
@@ -57,11 +57,11 @@ class Site:
     fresh: Iterator[str]
 
     def state(self) -> Any:
-        """The worst since it was asked last: what the event loop was late, and the memory."""
+        """The maxima since the last call: delay of the event loop, and memory."""
         return self.served.request("GET", "/state").json()
 
     def ask(self, authorization: str) -> tuple[int, str]:
-        """The status, and the code of the problem if there is one."""
+        """Send a request; return the status, and the code of the problem if there is one."""
         answer = self.served.request("GET", "/", headers={"Authorization": authorization})
         return answer.status_code, answer.json()["code"] if answer.status_code != 200 else ""
 
@@ -74,11 +74,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("floods")
     url = f"sqlite:///{directory / 'keys.db'}"
     secrets = {f"fresh-{number}": generate("sk") for number in range(2000)}
-    chosen = (Secret(hash_secret(CHOSEN)),)
+    chosen = (Secret(hash_secret(PASSWORD)),)
     by_people = [Key(each, secrets=chosen) for each in ("person", *map("late-{}".format, KINDS))]
     with open_backend(url, settings=Settings(), create=True) as keys:
         keys.create(client_id=KNOWN)
-        cached = [keys.create().authorization, encode_basic("person", CHOSEN)]
+        cached = [keys.create().authorization, encode_basic("person", PASSWORD)]
         fresh = [Key(each, secrets=(Secret(hash_secret(secret)),)) for each, secret in secrets.items()]
         keys.store.add(by_people + fresh)
     settings = {
@@ -96,10 +96,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @dataclass
 class Honest:
-    """A client that keeps a connection, and asks at a steady pace; being late is not made up for.
+    """A client with a persistent connection and a steady pace, which does not catch up after a delay.
 
     Attributes:
-        statuses: Of all answers.
+        statuses: The statuses of all responses.
     """
 
     port: int
@@ -121,7 +121,7 @@ class Honest:
 
 
 def serve_honest(site: Site) -> list[int]:
-    """How many requests of each honest client were answered; all of them by a 200."""
+    """The number of responses that each honest client gets; all must be a 200."""
     clients = [Honest(site.served.port, each) for each in (*map(repeat, site.cached), site.fresh)]
     ends_at = time.monotonic() + SPAN_S
     threads = [threading.Thread(target=client.run, args=(ends_at,)) for client in clients]
@@ -135,7 +135,7 @@ def serve_honest(site: Site) -> list[int]:
 
 @contextmanager
 def flood(site: Site, kind: str, connections: int) -> Iterator[dict[str, int]]:
-    """A flood while it lasts; afterwards, how many answers of each status it had."""
+    """Run a flood; yields a dict that has the number of its responses by status at the end."""
     statuses: dict[str, int] = {}
     words = [sys.executable, "-m", "tests.servers.flood", str(site.served.port), kind, str(connections)]
     with (
@@ -152,10 +152,10 @@ def flood(site: Site, kind: str, connections: int) -> Iterator[dict[str, int]]:
 
 
 def at_last(measure: Callable[[], None]) -> None:
-    """Measure up to three times, until it is well.
+    """Measure up to three times, until it succeeds.
 
-    What the package does to a server it does every time, so one good run shows that it does not; and whatever
-    else goes on in the machine makes a run worse and never better.
+    An effect of the package would show in every run, and other processes of the machine can only make a run
+    worse. So one successful run is a proof.
     """
     for tries_left in reversed(range(TRIES)):
         try:
@@ -167,7 +167,7 @@ def at_last(measure: Callable[[], None]) -> None:
             return
 
 
-# Kind, connections, and how it is answered.
+# Kind, connections, and statuses of the responses.
 FLOODS = [
     pytest.param("slow-hashes", 32, {"401", "503"}, id="slow-hashes", marks=pytest.mark.proves("F28", "F30")),
     pytest.param("random-ids", 32, {"401", "429"}, id="random-ids", marks=pytest.mark.proves("F29")),
@@ -180,7 +180,7 @@ FLOODS = [
 @pytest.mark.parametrize(("kind", "connections", "expected"), FLOODS)
 def test_a_flood(site: Site, kind: str, connections: int, expected: set[str]) -> None:
     """Every honest client gets at least half of its usual rate, and the event loop never blocks."""
-    late = encode_basic(f"late-{kind}", CHOSEN)
+    late = encode_basic(f"late-{kind}", PASSWORD)
 
     def measure() -> None:
         site.state()
@@ -189,15 +189,15 @@ def test_a_flood(site: Site, kind: str, connections: int, expected: set[str]) ->
         with flood(site, kind, connections) as statuses:
             served = serve_honest(site)
             stormy = site.state()
-            came = site.ask(late)
+            uncached = site.ask(late)
         assert set(statuses) <= expected
-        assert sum(statuses.values()) > 3 * sum(served), "it was no flood"
+        assert sum(statuses.values()) > 3 * sum(served), "the flood was too small"
         assert all(with_it >= without / 2 for with_it, without in zip(served, alone, strict=True))
         assert stormy["worst_s"] < WORST_TICK_S
         hashing = SLOW_HASH_WORKERS * ARGON2_MEMORY_KIB << 10
-        assert stormy["most_octets"] < calm["most_octets"] + hashing + GROWTH_OCTETS
-        # Whose secret has to be hashed slowly may be told to come again, and nothing else.
-        assert came == (200, "") or (kind, came) == ("slow-hashes", (503, "overloaded"))
+        assert stormy["most_bytes"] < calm["most_bytes"] + hashing + GROWTH_BYTES
+        # Only a request that needs a password hash may get a 503.
+        assert uncached == (200, "") or (kind, uncached) == ("slow-hashes", (503, "overloaded"))
         wait_until(lambda: site.ask(late)[0] == 200)
 
     at_last(measure)

@@ -1,4 +1,4 @@
-"""Clients who hang up in the middle of a look-up leave nothing behind for those who come next."""
+"""Clients that disconnect during a lookup do not affect later requests."""
 
 from __future__ import annotations
 

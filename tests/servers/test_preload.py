@@ -1,4 +1,4 @@
-"""Workers forked from a master that had asked the store: nobody is given what another has asked."""
+"""Workers forked from a master that has done a lookup: no client gets the response to another request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The common request octet by octet, from every kind of store, and heads that no client sends."""
+"""The common request as raw bytes, with every kind of store, and requests that no real client sends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ every_server = pytest.mark.parametrize("name", SERVERS)
 
 
 class Connection:
-    """One TCP connection, for octets as they are. What hangs fails by time-out."""
+    """One TCP connection for raw bytes. A request without a response fails with a timeout."""
 
     def __init__(self, served: Served) -> None:
         self._socket = socket.create_connection(("127.0.0.1", served.port), timeout=LIMIT_S)
@@ -44,7 +44,7 @@ class Connection:
         self._socket.close()
 
     def ask(self, octets: bytes, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
-        """Send a whole request and read the answer to it."""
+        """Send a complete request and read the response."""
         self._socket.sendall(octets)
         with HTTPResponse(self._socket, method=method) as response:
             response.begin()
@@ -53,7 +53,7 @@ class Connection:
 
 
 def common_request(authorization: str | None) -> bytes:
-    """Every field as a common client sends it."""
+    """The headers that a common client sends."""
     fields = [
         "POST /echo HTTP/1.1",
         "Host: 127.0.0.1",
@@ -87,7 +87,7 @@ def demo_key(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 
 @every_server
 def test_the_common_request(serve: Callable[..., Served], name: str, demo_key: dict[str, str]) -> None:
-    """From every kind of store, with the default throttle: one key works, its neighbours do not."""
+    """With every kind of store and the default throttle: one key works, similar ones do not."""
     served = serve(name, **demo_key)
     dice = random.Random(7)
 
@@ -104,7 +104,7 @@ def test_the_common_request(serve: Callable[..., Served], name: str, demo_key: d
 
 @every_server
 def test_a_connection_is_reused(serve: Callable[..., Served], name: str) -> None:
-    """No response leaves anything behind for the next one on the same connection."""
+    """A response does not affect the next one on the same connection."""
     served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd")
     broken = f"GET /broken HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {TOKEN}\r\n\r\n".encode()
     right, wrong, none = (common_request(field) for field in (f"Basic {TOKEN}", f"Basic {WRONG}", None))
@@ -151,7 +151,7 @@ def head(
 
 
 def odd_heads() -> Iterator[bytes]:
-    """Sizes, counts, repetitions, methods and targets at which a parser may stumble."""
+    """Sizes, counts, repetitions, methods and targets that are difficult to parse."""
     good = f"Basic {TOKEN}".encode()
     yield from (head(None), head(b""), head(good + b"\0"), head(good[:10] + b"\0" + good[10:]))
     yield from (head(b"Basic\t" + good[6:]), head(good + b"\rX"), head(b"Basic" + b" " * 65_536 + good[6:]))

@@ -1,4 +1,4 @@
-"""A revoke is refused by every worker of a real server, within a quarter of a second."""
+"""Every worker of a real server refuses a revoked key within a quarter of a second."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def keys(url: str) -> Iterator[Backend]:
 
 
 def ask(connection: HTTPConnection, authorization: str) -> tuple[int, int]:
-    """Status, and which worker answered, if it let us in."""
+    """The status, and the process id of the worker if the status is 200."""
     connection.request("GET", "/", headers={"Authorization": authorization})
     answer = connection.getresponse()
     body = answer.read()
@@ -46,7 +46,7 @@ def ask(connection: HTTPConnection, authorization: str) -> tuple[int, int]:
 
 
 def reach_all(port: int, authorization: str, stack: ExitStack) -> dict[int, HTTPConnection]:
-    """A connection to each worker; who accepts one is for the kernel to say, so some take many tries."""
+    """Open a connection to each worker. The kernel selects the worker, so this takes several tries."""
     reached: dict[int, HTTPConnection] = {}
     end = time.monotonic() + LIMIT_S
     while len(reached) < 4:
@@ -64,14 +64,14 @@ def reach_all(port: int, authorization: str, stack: ExitStack) -> dict[int, HTTP
 def test_every_worker_refuses_a_revoked_key(
     server: str, url: str, keys: Backend, serve: Callable[..., Served]
 ) -> None:
-    """The cache would keep the key for an hour. The bound holds at the median, as machines pause."""
+    """The cache would keep the key for an hour. The median must be below the limit, since machines pause."""
     served = serve(server, BASICAUTH_BACKEND=url, BASICAUTH_CACHE_TTL_S="3600")
     taken: list[float] = []
     with ExitStack() as stack:
         workers = reach_all(served.port, keys.create().authorization, stack).values()
         for _ in range(ROUNDS):
             issued = keys.create()
-            for connection in workers:  # now each of them remembers it
+            for connection in workers:  # now the key is cached in each worker
                 assert ask(connection, issued.authorization)[0] == 200
             keys.revoke(issued.client_id)
             begin = time.monotonic()

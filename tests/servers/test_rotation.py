@@ -28,7 +28,7 @@ CLIENTS = 4
 ROTATIONS = 5
 OVERLAP_S = 6
 TTL_S = 1.0
-REQUESTS_BETWEEN = 25  # of each client, from one rotation to the next
+REQUESTS_BETWEEN = 25  # requests of each client between two rotations
 LAG = 10  # requests that a client still sends with its old secret
 
 DEPLOYMENTS = {
@@ -39,12 +39,12 @@ DEPLOYMENTS = {
 
 @dataclass
 class Client:
-    """One that keeps a connection and asks again and again.
+    """A client that sends requests continuously on a persistent connection.
 
     Attributes:
-        port: Of the server.
-        authorization: What it sends; may be changed while it runs.
-        asked: When it sent each request, and what the answer was.
+        port: The port of the server.
+        authorization: The header that it sends; may be changed while it runs.
+        asked: The time and the status of each request.
     """
 
     port: int
@@ -65,7 +65,7 @@ class Client:
             self.failure = exc
 
     def go_on_for(self, requests: int) -> None:
-        """Wait until so many more were answered."""
+        """Wait for this number of further responses."""
         end = len(self.asked) + requests
         wait_until(lambda: len(self.asked) >= end or self.failure is not None)
         assert self.failure is None
@@ -73,7 +73,7 @@ class Client:
 
 @contextmanager
 def under_load(port: int, authorization: str) -> Iterator[list[Client]]:
-    """Several clients at once, on connections of their own."""
+    """Run several clients at once, each with its own connection."""
     stop = threading.Event()
     clients = [Client(port, authorization) for _ in range(CLIENTS)]
     threads = [threading.Thread(target=client.run, args=(stop,)) for client in clients]
@@ -88,7 +88,7 @@ def under_load(port: int, authorization: str) -> Iterator[list[Client]]:
 
 
 def keys(url: str, *arguments: str) -> Any:
-    """Run ``basicauth-mw keys``, in a process of its own."""
+    """Run ``basicauth-mw keys`` in a new process."""
     done = subprocess.run(
         [sys.executable, "-m", "basicauth_mw", "keys", *arguments, "--backend", url, "--json"],
         cwd=ROOT,
@@ -122,7 +122,7 @@ def test_rotation_under_load(
         for _ in range(ROTATIONS):
             used.append(keys(url, "rotate", "ci", "--overlap", f"{OVERLAP_S}s")["authorization"])
             rotated_at = time.monotonic()
-            for client in clients:  # one after the other, as a fleet is rolled
+            for client in clients:  # one after the other, as in a rolling update
                 client.go_on_for(LAG)
                 client.authorization = used[-1]
             assert time.monotonic() < rotated_at + OVERLAP_S, "the machine was too slow for this test"

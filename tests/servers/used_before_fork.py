@@ -1,4 +1,4 @@
-"""An app that has asked its store before its server forks, so that the master's connection is open then."""
+"""An app that does a lookup before its server forks, so that the master's connection is open then."""
 
 import os
 from collections.abc import Callable
