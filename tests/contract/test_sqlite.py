@@ -122,7 +122,7 @@ def test_the_path_is_taken_literally(name: str, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.proves("F17")
-def test_a_missing_file_is_never_made(path: Path) -> None:
+def test_a_missing_file_is_never_created(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="basicauth-mw keys create"):
         SqliteStore(f"sqlite:///{path}")
     with pytest.raises(ConfigurationError, match="not a file"):
@@ -132,8 +132,8 @@ def test_a_missing_file_is_never_made(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_constructing_opens_nothing(path: Path) -> None:
-    """The file is looked at, so a broken one does not stop the start."""
+def test_the_constructor_opens_nothing(path: Path) -> None:
+    """The file is checked but not opened, so a damaged one does not stop the start."""
     path.write_bytes(b"not a database")
     store = SqliteStore(f"sqlite:///{path}")
     with pytest.raises(BackendUnavailable):
@@ -154,8 +154,8 @@ def test_warnings(store: SqliteStore, path: Path) -> None:
     assert remedy == f"chmod 600 {path}"
 
 
-def test_a_file_of_a_group_is_as_documented(store: SqliteStore, path: Path) -> None:
-    """The documented modes for several users who change keys, 660 and 2770, are no reason to warn."""
+def test_a_group_file_with_the_documented_modes(store: SqliteStore, path: Path) -> None:
+    """The documented modes for several users who change keys, 660 and 2770, give no warning."""
     path.parent.chmod(0o2770)
     path.chmod(0o660)
     assert store.warnings() == []
@@ -186,7 +186,7 @@ def test_a_copy_lacks_what_is_in_the_log(store: SqliteStore, path: Path) -> None
 
 
 def test_a_restored_dump(store: SqliteStore, path: Path) -> None:
-    """``.dump`` leaves out the version: a server says what to do, and the command line does it."""
+    """``.dump`` omits the version: a server says what to do, and the command line does it."""
     assert store.put(Key("id", name="new", version=2), 1)
     restored = path.with_name("restored.db")
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(restored)) as target:
@@ -215,9 +215,7 @@ def test_tables_of_another_program_are_not_a_restored_dump(path: Path) -> None:
 
 
 @pytest.mark.parametrize("create", [True, False])
-def test_sqlites_name_for_memory_is_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, create: bool
-) -> None:
+def test_the_name_memory_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, create: bool) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="use memory:"):
         SqliteStore("sqlite:///:memory:", create=create)
@@ -289,7 +287,7 @@ def test_a_file_that_is_mounted_alone_is_not_changed(store: SqliteStore, path: P
 
 
 @pytest.mark.proves("F19")
-def test_a_file_that_cannot_be_looked_at(store: SqliteStore, path: Path) -> None:
+def test_a_path_that_cannot_be_read(store: SqliteStore, path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         SqliteStore(f"sqlite:///{path}/keys.db")
     path.unlink()
@@ -342,7 +340,7 @@ def test_create_fills_an_empty_file(path: Path) -> None:
         assert before.get("id") is None
 
 
-def test_create_leaves_a_good_file_alone(store: SqliteStore, path: Path) -> None:
+def test_create_leaves_an_existing_file_unchanged(store: SqliteStore, path: Path) -> None:
     store.close()
     before = path.read_bytes()
     SqliteStore(f"sqlite:///{path}", create=True).close()
@@ -401,7 +399,7 @@ def test_a_file_that_is_not_ours(make: Callable[[Path], None], message: str, pat
 
 @pytest.mark.proves("F16")
 def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
-    """Also by a thread that had read the old one and did nothing since."""
+    """Also by a thread that read the old one and has been idle since."""
     cursor = store.changes(None).cursor
     go_on, asked, seen = threading.Event(), threading.Event(), []
 
@@ -429,10 +427,10 @@ def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path, tmp_path: Pa
 
 
 @pytest.mark.proves("F16")
-def test_who_follows_changes_hears_of_a_replaced_file_at_once(
+def test_the_change_feed_notices_a_replaced_file_at_once(
     store: SqliteStore, path: Path, tmp_path: Path
 ) -> None:
-    """And whoever asks for a key from then on is told what is in the new one."""
+    """Lookups read the new file from then on."""
     new = other_file(tmp_path, "new")
     cursor = store.changes(None).cursor
     assert name_of(store) == "old"
@@ -442,11 +440,11 @@ def test_who_follows_changes_hears_of_a_replaced_file_at_once(
 
 
 @pytest.mark.proves("F16")
-def test_a_process_leaves_a_replaced_file_as_a_whole(store: SqliteStore, path: Path, tmp_path: Path) -> None:
-    """Every store in it that has the file open, as SQLite's locks on the log are those of the process.
+def test_a_process_closes_a_replaced_file_as_a_whole(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    """Every store in it that has the file open, since SQLite's locks on the log belong to the process.
 
-    Or one that lets go of the old file later would let go of the locks that the others hold by then, and they
-    would read an index that somebody empties meanwhile: SIGBUS.
+    A store that closed the old file later would drop the locks that the others hold by then, and they would
+    read an index that another process truncates: SIGBUS.
     """
     with closing(SqliteStore(f"sqlite:///{path}")) as idle, closing(SqliteStore(f"sqlite:///{path}")) as busy:
         assert name_of(idle) == name_of(busy) == name_of(store) == "old"
@@ -495,10 +493,10 @@ def is_refused(store: SqliteStore) -> bool:
 
 @pytest.mark.proves("F16")
 @pytest.mark.parametrize("first", ["get", "put"])
-def test_a_replaced_file_that_is_still_held_by_others(
+def test_a_replaced_file_that_is_still_open_elsewhere(
     store: SqliteStore, path: Path, tmp_path: Path, first: str
 ) -> None:
-    """The log of the old one is still there, and tells of fewer pages than the new one has."""
+    """The log of the old one is still there, and describes fewer pages than the new one has."""
     new = other_file(tmp_path, "new", keys=300)
     other = subprocess.Popen(
         [sys.executable, "-c", HOLDS, f"sqlite:///{path}"],
@@ -533,7 +531,7 @@ def test_a_file_that_is_replaced_during_a_change_is_noticed(
 
 
 @pytest.mark.proves("F16")
-def test_a_file_that_was_written_over_is_noticed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+def test_an_overwritten_file_is_noticed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
     """As ``cp backup.db keys.db`` does, which keeps the inode; the copy is larger."""
     assert name_of(store) == "old"
     shutil.copyfile(other_file(tmp_path, "new", keys=100), path)
@@ -541,10 +539,10 @@ def test_a_file_that_was_written_over_is_noticed(store: SqliteStore, path: Path,
     assert len(store.scan("", "", 1000)) == 100
 
 
-def test_a_cursor_does_not_outlive_what_was_written_over(
+def test_a_cursor_does_not_outlive_an_overwritten_file(
     store: SqliteStore, path: Path, tmp_path: Path
 ) -> None:
-    """Its number may well be there in the other file, and the inode is the same."""
+    """Its number may exist in the other file, and the inode is the same."""
     store.put(Key("second"), None)
     cursor = store.changes(None).cursor
     shutil.copyfile(other_file(tmp_path, "new", keys=100), path)
@@ -555,7 +553,7 @@ def test_a_cursor_does_not_outlive_what_was_written_over(
 @pytest.mark.proves("F16")
 @pytest.mark.parametrize("change", ["put", "add"])
 def test_a_cursor_does_not_outlive_a_restored_backup(store: SqliteStore, path: Path, change: str) -> None:
-    """The inode and all changes up to the backup are the same, but what came after it is not there."""
+    """The inode and all changes up to the backup are the same, but those after it are gone."""
     backup = path.read_bytes()
     if change == "put":
         assert store.put(Key("gone"), None)
@@ -569,8 +567,8 @@ def test_a_cursor_does_not_outlive_a_restored_backup(store: SqliteStore, path: P
     assert store.changes(cursor).gap
 
 
-def test_a_restored_copy_is_complete(store: SqliteStore, path: Path, tmp_path: Path) -> None:
-    """Every write is in the file itself, so that a plain copy is a backup."""
+def test_a_copy_is_complete_without_its_log(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    """Every change is in the file itself."""
     copied = tmp_path / "copy.db"
     shutil.copyfile(path, copied)
     with closing(SqliteStore(f"sqlite:///{copied}")) as copy:
@@ -605,8 +603,8 @@ def test_a_link_that_is_changed_is_noticed(
         assert eventually(lambda: name_of(linked) == "old") < NOTICED_WITHIN_S
 
 
-def test_where_the_log_of_a_linked_file_is(store: SqliteStore, link: Path) -> None:
-    """A directory in which the file's log cannot be written is named, not that of the link."""
+def test_the_log_of_a_linked_file(store: SqliteStore, link: Path) -> None:
+    """The error names the directory of the file, not that of the link."""
     with closing(SqliteStore(f"sqlite:///{link}")) as linked:
         assert name_of(linked) == "old"
         assert [each.name for each in link.parent.iterdir()] == [link.name]
@@ -624,10 +622,10 @@ sys.stdin.readline()
 
 
 @pytest.mark.parametrize("through", ["path", "link"])
-def test_a_log_that_was_removed_is_noticed(
+def test_a_removed_log_is_noticed(
     store: SqliteStore, path: Path, through: str, request: pytest.FixtureRequest
 ) -> None:
-    """Others then write to a new one: here it is all that changes, the file itself stays as it was."""
+    """Other processes then write to a new one, and the file itself stays as it was."""
     store.close()
     with closing(SqliteStore(f"sqlite:///{request.getfixturevalue(through)}")) as opened:
         log = path.with_name("keys.db-wal")
@@ -659,7 +657,7 @@ def test_a_log_that_was_removed_is_noticed(
 @pytest.mark.parametrize(
     "damage", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["missing", "emptied"]
 )
-def test_a_file_that_is_gone_comes_back(
+def test_a_missing_file_that_comes_back(
     store: SqliteStore, path: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     assert name_of(store) == "old"
@@ -704,8 +702,8 @@ def test_a_damaged_record_is_not_an_unknown_id(store: SqliteStore, path: Path) -
 
 @pytest.mark.proves("F18")
 @pytest.mark.parametrize("name", ["7", "null", '["a"]'])
-def test_damage_beside_the_hashes_lets_nobody_in(path: Path, name: str) -> None:
-    """It is an outage for who proves a secret and for who asks for the key; a guess is refused as always."""
+def test_damage_beside_the_hashes_accepts_nothing(path: Path, name: str) -> None:
+    """It is an outage for the right secret and for reading the key; a guess is refused as always."""
     with closing(open_backend(f"sqlite:///{path}", settings=Settings(), create=True)) as backend:
         issued = backend.create(name="damaged", metadata={"long": "x" * 1000})
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -732,7 +730,7 @@ def test_damage_beside_the_hashes_lets_nobody_in(path: Path, name: str) -> None:
         assert backend.get(issued.client_id) is None
 
 
-def test_metadata_of_one_look_up_are_not_those_of_the_next(store: SqliteStore) -> None:
+def test_metadata_is_not_shared_between_lookups(store: SqliteStore) -> None:
     assert store.put(Key("meta", metadata={"a": 1}), None)
     found: Any = store.get("meta")
     found.metadata["a"] = 2
@@ -750,8 +748,8 @@ NO_TEXT = "CAST(CAST(replace(record, 'old', 'o') AS BLOB) || x'a4' AS TEXT)"
 
 
 @pytest.mark.parametrize("record", [NO_TEXT, "x'ff00'", "'{'", "''"], ids=["text", "blob", "cut", "empty"])
-def test_a_damaged_record_is_one_clients_trouble(store: SqliteStore, path: Path, record: str) -> None:
-    """Whatever its octets are: the other keys work, it can be deleted, and no hash is in the error."""
+def test_a_damaged_record_affects_one_client(store: SqliteStore, path: Path, record: str) -> None:
+    """Whatever its bytes are: the other keys work, it can be deleted, and no hash is in the error."""
     assert store.put(Key("later"), None)
     damage(path, f"UPDATE keys SET record = {record} WHERE client_id = 'id'")
     line = store._connections._connections.get().raw
@@ -767,8 +765,8 @@ def test_a_damaged_record_is_one_clients_trouble(store: SqliteStore, path: Path,
     assert [key.client_id for key in store.scan("", "", 10)] == ["later"]
 
 
-def test_a_record_that_is_missing_is_not_an_unknown_id(store: SqliteStore, path: Path) -> None:
-    """As one octet of its row can make of it."""
+def test_a_missing_record_is_not_an_unknown_id(store: SqliteStore, path: Path) -> None:
+    """One changed byte of its row can cause it."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute(
@@ -780,7 +778,7 @@ def test_a_record_that_is_missing_is_not_an_unknown_id(store: SqliteStore, path:
 
 
 def test_a_damaged_client_id_hides_no_other_key(store: SqliteStore, path: Path) -> None:
-    """It can be no one's, so it is passed over, and the administrator is told."""
+    """It is skipped, and the administrator is warned."""
     for number in range(3):
         assert store.put(Key(f"k{number}"), None)
     cursor = store.changes(None).cursor
@@ -797,8 +795,8 @@ def test_a_damaged_client_id_hides_no_other_key(store: SqliteStore, path: Path) 
     assert not store.changes(store.changes(cursor).cursor).gap
 
 
-def test_what_the_driver_says_is_not_passed_on(store: SqliteStore) -> None:
-    """Without a code of SQLite it may hold what is stored."""
+def test_the_drivers_message_is_not_passed_on(store: SqliteStore) -> None:
+    """Without an error code of SQLite it may contain stored text."""
 
     def fail(_execute: object) -> None:
         raise sqlite3.OperationalError("Could not decode to UTF-8 column 'record' with text '$bamw1$canary'")
@@ -809,7 +807,7 @@ def test_what_the_driver_says_is_not_passed_on(store: SqliteStore) -> None:
         assert "canary" not in str(caught.value)
 
 
-def test_errors_hold_no_hash(store: SqliteStore, path: Path) -> None:
+def test_errors_contain_no_hash(store: SqliteStore, path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE keys SET record = replace(record, '\"v\":1', '\"v\":9')")
     with pytest.raises(UnreadableRecord) as caught:
@@ -822,7 +820,7 @@ def test_errors_hold_no_hash(store: SqliteStore, path: Path) -> None:
 
 @pytest.mark.proves("F13")
 def test_a_locked_file(store: SqliteStore, path: Path) -> None:
-    """At once for who must not wait, at the deadline for who may, and never a wrong answer."""
+    """At once for a caller that must not wait, at the deadline for one that may, and never a wrong result."""
     store.get("id")
     store.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as locker:
@@ -839,7 +837,7 @@ def test_a_locked_file(store: SqliteStore, path: Path) -> None:
     assert name_of(store) == "old"
 
 
-def test_one_thread_looks_at_the_file_at_a_time(store: SqliteStore) -> None:
+def test_one_thread_compares_the_file_at_a_time(store: SqliteStore) -> None:
     store.close()
     store._connections._compare_at = float("-inf")
     with store._connections._comparing, pytest.raises(BlockingIOError):
@@ -865,7 +863,7 @@ def test_get_waits_for_a_short_lock(store: SqliteStore, path: Path) -> None:
 
 
 @pytest.mark.proves("F14")
-def test_a_writer_does_not_hold_up_readers(store: SqliteStore, path: Path) -> None:
+def test_a_writer_does_not_delay_readers(store: SqliteStore, path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE keys SET record = 'x'")
@@ -897,10 +895,10 @@ WRITES: dict[str, Callable[[SqliteStore], object]] = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_change_reaches_the_disk_before_it_is_reported(
+def test_a_change_is_on_disk_before_it_is_reported(
     store: SqliteStore, path: Path, write: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the default of this SQLite is: some are built to write to the disk later, in this mode."""
+    """Whatever this build of SQLite defaults to: some write to the disk later in WAL mode."""
     store.close()
     if write == "upgrade":
         shutil.copyfile(Path(__file__).parents[1] / "data" / "sqlite-v1.db", path)
@@ -973,7 +971,7 @@ def test_threads_leave_nothing_open(store: SqliteStore, path: Path) -> None:
     assert open_files(path) == 0
 
 
-def test_a_store_that_is_let_go_closes(path: Path) -> None:
+def test_a_collected_store_closes(path: Path) -> None:
     store = SqliteStore(f"sqlite:///{path}", create=True)
     store.get("id")
     del store
@@ -1007,7 +1005,7 @@ def test_close_while_others_read(store: SqliteStore) -> None:
 @pytest.mark.proves("X55", "F31")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(store: SqliteStore) -> None:
-    """And leaves those of its parent alone, of every thread."""
+    """It leaves those of every thread of its parent alone."""
     go_on, asked = threading.Event(), threading.Event()
     seen: list[str] = []
 
@@ -1041,8 +1039,8 @@ def test_a_forked_child_has_connections_of_its_own(store: SqliteStore) -> None:
     assert store.put(Key("id", name="parent", version=3), 2)
 
 
-def test_a_prefix_is_looked_for_in_the_index(path: Path) -> None:
-    """Nothing before it is read: the time of a page does not grow with the keys that stand before."""
+def test_a_prefix_is_searched_in_the_index(path: Path) -> None:
+    """The time of a page does not grow with the keys before it."""
     with closing(SqliteStore(f"sqlite:///{path}", create=True)) as store:
         asked: list[str] = []
         store.scan("x", "", 1)

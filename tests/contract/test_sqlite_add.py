@@ -39,8 +39,8 @@ def keys(*ids: str, hashed: str = FAST, name: str = "") -> list[Key]:
     return [Key(client_id, name=name, version=1, secrets=(Secret(hashed),)) for client_id in ids]
 
 
-def test_answers_are_in_the_order_of_the_records(store: SqliteStore) -> None:
-    """Whatever order they are written in; what is taken, also by an earlier one of the same call, stays."""
+def test_results_are_in_the_order_of_the_records(store: SqliteStore) -> None:
+    """Whatever order they are written in; a taken id, also by an earlier record of the call, is unchanged."""
     assert isinstance(store, BulkStore)
     assert store.put(*keys("m", name="before"), None)
 
@@ -54,7 +54,7 @@ def test_answers_are_in_the_order_of_the_records(store: SqliteStore) -> None:
     assert store.add(keys("a", "b")) == [False, False]
 
 
-def test_added_keys_are_as_good_as_others(store: SqliteStore) -> None:
+def test_added_keys_are_like_any_other(store: SqliteStore) -> None:
     secret = generate("sk")
     (new,) = keys(generate(ID_PREFIX), hashed=Hasher().digest_secret(secret))
     assert store.add([new]) == [True]
@@ -66,7 +66,7 @@ def test_added_keys_are_as_good_as_others(store: SqliteStore) -> None:
     assert store.delete(new.client_id)
 
 
-def test_slow_hashes_are_noted(store: SqliteStore) -> None:
+def test_password_hashes_are_noted(store: SqliteStore) -> None:
     assert store.put(*keys("taken"), None)
     store.add(keys("fast"))
     store.add(keys("taken", hashed=SLOW))
@@ -75,8 +75,8 @@ def test_slow_hashes_are_noted(store: SqliteStore) -> None:
     assert store.changes(None).has_password_hashes
 
 
-def test_new_keys_are_no_news(store: SqliteStore) -> None:
-    """Nobody can hold anything of a key that was not there; what follows is told as ever."""
+def test_new_keys_are_not_announced(store: SqliteStore) -> None:
+    """No cache can hold a key that did not exist; later changes are announced as usual."""
     cursor = store.changes(None).cursor
     store.add(keys("a", "b"))
     seen = store.changes(cursor)

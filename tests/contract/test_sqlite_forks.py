@@ -112,8 +112,8 @@ def inside(within: Callable[[Callable[..., object]], object]) -> Iterator[None]:
 
 @pytest.mark.proves("X55", "F31")
 @pytest.mark.parametrize("parent", ["closes", "goes on"])
-def test_a_worker_sees_what_others_revoke(path: Path, parent: str) -> None:
-    """The master has used its gate before it forks, as with ``gunicorn --preload``."""
+def test_a_worker_notices_revocations(path: Path, parent: str) -> None:
+    """The master has used its middleware before it forks, as with ``gunicorn --preload``."""
     settings = Settings(backend=f"sqlite:///{path}")
     backend = open_backend(settings=settings, create=True)
     revoked, good = backend.create(client_id="revoked"), backend.create(client_id="good")
@@ -163,7 +163,7 @@ def test_a_worker_sees_what_others_revoke(path: Path, parent: str) -> None:
 
 @pytest.mark.proves("F31")
 def test_many_children_write_at_once(store: SqliteStore, path: Path) -> None:
-    """From the first moment on, while their parent closes and writes as well."""
+    """From the start, while their parent closes and writes as well."""
 
     def write(name: str) -> None:
         for number in range(20):
@@ -180,7 +180,7 @@ def test_many_children_write_at_once(store: SqliteStore, path: Path) -> None:
 
 @pytest.mark.proves("F31")
 def test_nothing_is_open_in_a_child_whatever_threads_do(store: SqliteStore, path: Path) -> None:
-    """Of threads that look up, change and note uses all the time, none fails and none hangs."""
+    """Threads look up, change and record uses all the time; none fails and none hangs."""
     stop = threading.Event()
     failures: list[BaseException] = []
     rounds: list[int] = []
@@ -219,7 +219,7 @@ def test_nothing_is_open_in_a_child_whatever_threads_do(store: SqliteStore, path
     assert min(rounds) > 1
 
 
-def test_a_thread_may_fork_in_the_middle_of_a_question(store: SqliteStore, path: Path) -> None:
+def test_a_thread_may_fork_during_a_read(store: SqliteStore, path: Path) -> None:
     """As a signal handler does."""
     children = []
 
@@ -233,8 +233,8 @@ def test_a_thread_may_fork_in_the_middle_of_a_question(store: SqliteStore, path:
     assert store.get("id") is not None
 
 
-def test_nothing_is_opened_while_a_fork_goes_on(store: SqliteStore, path: Path) -> None:
-    """Who must not wait is told so, and who may is answered as soon as it is over."""
+def test_nothing_is_opened_during_a_fork(store: SqliteStore, path: Path) -> None:
+    """A caller that must not wait gets an error, and one that may wait gets its result after the fork."""
     told: list[object] = []
     found: list[Key | None] = []
     waiting = threading.Thread(target=lambda: found.append(store.get("id")))
@@ -266,10 +266,10 @@ def test_nothing_is_opened_while_a_fork_goes_on(store: SqliteStore, path: Path) 
 
 
 @pytest.mark.proves("F31")
-def test_a_child_that_cannot_lock_the_file_says_so(
+def test_a_child_that_cannot_lock_the_file_raises(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread hangs on its disk, and so the fork did not wait for it. The child must not trust any lock."""
+    """A thread hangs on its disk, so the fork did not wait for it. The child must not trust any lock."""
     monkeypatch.setattr(connections, "LONGEST_WAIT_S", 0.05)
 
     def refused() -> None:
@@ -287,7 +287,7 @@ def test_a_child_that_cannot_lock_the_file_says_so(
     assert ended_well(start(lambda: store.get("id")))
 
 
-def test_a_fork_does_not_wait_for_ever_for_a_brief_connection(
+def test_a_fork_does_not_wait_forever_for_a_short_connection(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_forks, "LONGEST_WAIT_S", 0.05)

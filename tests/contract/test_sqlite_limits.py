@@ -100,7 +100,7 @@ def outcomes(path: Path, *lines: str) -> list[Any]:
 
 @pytest.mark.proves("F15")
 def test_a_full_disk(path: Path) -> None:
-    """What was there stays, what does not fit is refused whole, and it goes on when there is room again."""
+    """Stored keys stay, what does not fit is refused whole, and changes work when there is room again."""
     before, full, kept, taken, late = outcomes(
         path,
         "attempt(name)",
@@ -137,7 +137,7 @@ def test_no_room_for_a_single_change(path: Path) -> None:
 
 @pytest.mark.proves("F15")
 def test_room_for_the_log_but_not_for_the_file(path: Path) -> None:
-    """The change is safe: it is in the log until there is room."""
+    """The change is safe in the log until there is room."""
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
         store.add([Key(f"a{number}", name="x" * 200) for number in range(500)])
     size = path.stat().st_size
@@ -168,7 +168,7 @@ def test_no_room_for_last_uses(path: Path) -> None:
 
 
 @pytest.mark.proves("F15")
-def test_sqlites_own_word_for_a_full_disk(path: Path) -> None:
+def test_the_error_code_for_a_full_disk(path: Path) -> None:
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
         assert store.get("id")
         connection = store._connections._connections.get().raw
@@ -197,7 +197,7 @@ def test_an_upgrade_on_a_full_disk(path: Path) -> None:
 
 
 @pytest.mark.proves("F19")
-def test_a_file_that_may_not_be_written(path: Path) -> None:
+def test_a_file_without_write_access(path: Path) -> None:
     path.chmod(0o444)
     found, put, added, deleted, warned = outcomes(
         path,
@@ -215,7 +215,7 @@ def test_a_file_that_may_not_be_written(path: Path) -> None:
 
 
 @pytest.mark.proves("F19")
-def test_a_directory_that_may_not_be_written(path: Path, directory: Path) -> None:
+def test_a_directory_without_write_access(path: Path, directory: Path) -> None:
     """SQLite keeps its log there."""
     directory.chmod(0o555)
     *refused, warned = outcomes(
@@ -235,8 +235,8 @@ def test_a_directory_that_may_not_be_written(path: Path, directory: Path) -> Non
     assert sorted(each.name for each in directory.iterdir()) == ["keys.db"]
 
 
-def test_who_asks_for_warnings_matters(path: Path, directory: Path) -> None:
-    """The same in this process, which is another user meanwhile if it is root's."""
+def test_warnings_depend_on_the_user(path: Path, directory: Path) -> None:
+    """The same in this process, which becomes another user if it is root's."""
     path.chmod(0o400)
     directory.chmod(0o555)
     store = SqliteStore(f"sqlite:///{path}")
@@ -251,7 +251,7 @@ def test_who_asks_for_warnings_matters(path: Path, directory: Path) -> None:
 
 
 @pytest.mark.proves("F19")
-def test_nothing_may_be_made_there(path: Path, directory: Path) -> None:
+def test_a_file_cannot_be_created(path: Path, directory: Path) -> None:
     directory.chmod(0o555)
     (refused,) = outcomes(
         path,
@@ -263,7 +263,7 @@ def test_nothing_may_be_made_there(path: Path, directory: Path) -> None:
 
 
 @pytest.mark.proves("F19")
-def test_a_file_that_may_not_be_read(path: Path) -> None:
+def test_a_file_without_read_access(path: Path) -> None:
     path.chmod(0o600)
     os.chown(path, os.geteuid(), os.getegid())
     if os.geteuid() != 0:
@@ -272,7 +272,7 @@ def test_a_file_that_may_not_be_read(path: Path) -> None:
     assert "give this user write access" in refused
 
 
-def test_uses_in_a_file_that_may_not_be_written(path: Path) -> None:
+def test_uses_in_a_file_without_write_access(path: Path) -> None:
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
         key = store.get("id")
         assert key is not None
@@ -290,8 +290,8 @@ def test_uses_in_a_file_that_may_not_be_written(path: Path) -> None:
     assert "write access" in noted
 
 
-def test_a_file_that_may_not_be_opened_is_not_made_ready(path: Path) -> None:
-    """As when the command line is run by the wrong user."""
+def test_a_file_that_cannot_be_opened_is_not_filled(path: Path) -> None:
+    """As when the wrong user runs the command line."""
     path.chmod(0o600 if os.geteuid() == 0 else 0)
     (text,) = outcomes(
         path,

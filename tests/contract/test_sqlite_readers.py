@@ -171,8 +171,8 @@ def beside(path: Path) -> list[str]:
 
 
 @pytest.mark.proves("F19")
-def test_a_reader_makes_no_log(path: Path, owner: User, reader: User) -> None:
-    """So the owner may change keys, while it reads and after it ended; it sees that at once."""
+def test_a_reader_creates_no_log(path: Path, owner: User, reader: User) -> None:
+    """So the owner can change keys, during and after its reads, which see the change at once."""
     assert reader("[version(), len(store.scan('', '', 9)), store.changes(None).gap, store.upgrade()]") == [
         *(1, 1, False, None)
     ]
@@ -185,8 +185,8 @@ def test_a_reader_makes_no_log(path: Path, owner: User, reader: User) -> None:
     assert beside(path) == []
 
 
-def test_a_reader_that_opens_first_or_last_or_in_between(path: Path, owner: User, reader: User) -> None:
-    """What it sees is never older than the last change that was reported."""
+def test_a_reader_that_opens_first_last_or_in_between(path: Path, owner: User, reader: User) -> None:
+    """What it reads is never older than the last reported change."""
     assert reader("version()") == 1
     for number in range(2, 8):
         assert owner("change()") is True
@@ -196,7 +196,7 @@ def test_a_reader_that_opens_first_or_last_or_in_between(path: Path, owner: User
     assert reader("store.changes(None).cursor == store.changes(store.changes(None).cursor).cursor") is True
 
 
-def test_a_reader_hears_of_changes(owner: User, reader: User) -> None:
+def test_a_reader_notices_changes(owner: User, reader: User) -> None:
     cursor = reader("store.changes(None).cursor")
     assert owner("change()") is True
     assert reader(f"store.changes({cursor!r}).client_ids") == ["id"]
@@ -205,7 +205,7 @@ def test_a_reader_hears_of_changes(owner: User, reader: User) -> None:
 
 @pytest.mark.parametrize("closes", ["", "store.close() or "], ids=["open", "closed"])
 def test_a_reader_of_a_file_that_changes_all_the_time(owner: User, reader: User, closes: str) -> None:
-    """Every answer is one state of the file, and none is older than the one before."""
+    """Every result is one state of the file, and none is older than the one before."""
     assert owner("change()") is True
     reader.begin("follow(3)")
     owner.begin(f"[{closes}change() or time.sleep(0.03) for _ in range(60)].count(True)")
@@ -217,8 +217,8 @@ def test_a_reader_of_a_file_that_changes_all_the_time(owner: User, reader: User,
     assert reader("version()") == 62
 
 
-def test_changes_that_are_in_the_log_alone(path: Path, owner: User, reader: User) -> None:
-    """Left by who was killed before they were brought into the file."""
+def test_changes_that_are_only_in_the_log(path: Path, owner: User, reader: User) -> None:
+    """Left by a process that was killed before the checkpoint."""
     assert reader("version()") == 1
     assert owner("write('UPDATE keys SET record = replace(record, ?, ?)', '\"n\":1', '\"n\":7')") == 1
     owner.kill()
@@ -236,8 +236,8 @@ def test_changes_that_are_in_the_log_alone(path: Path, owner: User, reader: User
 
 
 @pytest.mark.proves("F19")
-def test_a_log_that_may_not_be_read(path: Path, owner: User, reader: User) -> None:
-    """The error says which, and what to do."""
+def test_a_log_without_read_access(path: Path, owner: User, reader: User) -> None:
+    """The error names it and says what to do."""
     assert owner("write('DELETE FROM keys')") == 1
     log = path.with_name("keys.db-wal")
     assert log.stat().st_size
@@ -247,8 +247,8 @@ def test_a_log_that_may_not_be_read(path: Path, owner: User, reader: User) -> No
     assert said.rpartition(":  ")[2] == f"chown --reference={path} {log} && chmod g+s {path.parent}"
 
 
-def test_logs_of_another_are_told_to_the_owner(path: Path, owner: User, reader: User) -> None:
-    """As a reader of an earlier release made them. The remedy works while they are in use."""
+def test_the_owner_is_told_of_another_users_logs(path: Path, owner: User, reader: User) -> None:
+    """As a reader of an earlier release created them. The remedy works while they are in use."""
     assert reader("hold()") == 1
     logs = [path.with_name("keys.db-wal"), path.with_name("keys.db-shm")]
     if not IS_ROOT:
@@ -267,7 +267,7 @@ def test_logs_of_another_are_told_to_the_owner(path: Path, owner: User, reader: 
 
 @pytest.mark.parametrize("group", [GROUP, None])
 def test_logs_have_the_group_of_the_file(path: Path, stack: ExitStack, group: int | None) -> None:
-    """Also where the directory does not see to that: all who may write to the file may write to them."""
+    """Also where the directory does not cause that: every writer of the file can write to them."""
     path.chmod(0o660)
     path.parent.chmod(0o777)
     if IS_ROOT and group is None:
@@ -325,8 +325,8 @@ def test_a_journal_that_was_left_behind_is_an_outage(path: Path, reading: Sqlite
     assert found.version == 1
 
 
-def test_an_answer_that_is_out_of_date_does_not_count(path: Path, reading: SqliteStore) -> None:
-    """Not even one that was asked for before the change was reported."""
+def test_an_outdated_result_is_discarded(path: Path, reading: SqliteStore) -> None:
+    """Even one that was read before the change was reported."""
     assert reading.get("id") is not None
     with pytest.raises(BlockingIOError):
         reading._connections.read(lambda _execute: rewrite(path, '"n":1', '"n":2'))
@@ -337,7 +337,7 @@ def test_an_answer_that_is_out_of_date_does_not_count(path: Path, reading: Sqlit
     assert found.version == 2
 
 
-def test_an_error_of_a_file_that_was_changed_meanwhile_does_not_count(
+def test_an_error_of_a_file_that_has_changed_is_discarded(
     path: Path, reading: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def torn(_execute: object) -> None:
@@ -362,7 +362,7 @@ def test_an_error_of_a_file_that_was_changed_meanwhile_does_not_count(
 
 
 @pytest.mark.proves("F16")
-def test_a_reader_sees_that_the_file_was_replaced(path: Path, reading: SqliteStore) -> None:
+def test_a_reader_notices_a_replaced_file(path: Path, reading: SqliteStore) -> None:
     cursor = reading.changes(None).cursor
     new = path.with_name("new.db")
     shutil.copyfile(path, new)
@@ -383,7 +383,7 @@ def test_a_reader_sees_that_the_file_was_replaced(path: Path, reading: SqliteSto
 def test_a_log_that_is_removed_as_it_is_opened(
     path: Path, reading: SqliteStore, monkeypatch: pytest.MonkeyPatch, is_mine: bool
 ) -> None:
-    """SQLite makes one then, which is taken away again, if it was not another who did."""
+    """SQLite then creates one, which is removed again unless another process created it."""
     os.chown(path, os.geteuid(), os.getegid())  # root's logs are those of the file's owner
     log = path.with_name("keys.db-wal")
     log.write_bytes(b"x")
@@ -412,7 +412,7 @@ def test_a_log_that_cannot_be_opened(path: Path, reading: SqliteStore) -> None:
         reading.get("id")
 
 
-def test_what_is_in_the_log_is_read(
+def test_the_log_is_read(
     path: Path, reading: SqliteStore, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or the error says who can help."""
@@ -433,8 +433,8 @@ def test_what_is_in_the_log_is_read(
     path.with_name("kept").rename(path.with_name("keys.db-shm"))
 
 
-def test_what_may_not_be_written_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all that is there, to somebody who may write to the file alone."""
+def test_unwritable_files_are_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, to a user who may write to the file alone."""
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
         assert store.get("id") is not None
         for module in (wal, checks):
@@ -472,7 +472,9 @@ def test_a_log_of_this_process_gets_the_group_of_the_file(
 
 
 def test_links_in_place_of_the_log_are_left_alone(path: Path, tmp_path: Path) -> None:
-    """Whoever may write to the directory can plant one; what it names is not changed, nor is that advised."""
+    """A user with write access to the directory can plant one; its target is not changed, and no advice
+    changes it.
+    """
     victim = tmp_path / "victim"
     victim.write_bytes(b"x")
     victim.chmod(0o600)

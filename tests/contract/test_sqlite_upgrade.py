@@ -137,14 +137,14 @@ def test_an_upgraded_file_is_like_a_new_one(store: SqliteStore, path: Path, tmp_
     assert version_of(path) == version_of(new) == SCHEMA_VERSION
 
 
-def test_what_another_process_has_filled_is_left_alone(path: Path) -> None:
+def test_tables_of_another_process_are_left_unchanged(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         create(connection)
     assert version_of(path) == 1
     assert len(rows_of(path)) == 6
 
 
-def test_every_change_goes_on(path: Path) -> None:
+def test_every_change_works_afterwards(path: Path) -> None:
     with open_backend(f"sqlite:///{path}", settings=Settings()) as backend:
         assert backend.store.upgrade()
         backend.rotate("minted")
@@ -156,14 +156,14 @@ def test_every_change_goes_on(path: Path) -> None:
         )
 
 
-def test_there_is_nothing_to_do_twice(store: SqliteStore, path: Path) -> None:
+def test_a_second_upgrade_does_nothing(store: SqliteStore, path: Path) -> None:
     assert store.upgrade()
     before = path.read_bytes()
     assert store.upgrade() is None
     assert path.read_bytes() == before
 
 
-def test_a_server_refuses_it_and_says_what_to_do(store: SqliteStore, path: Path) -> None:
+def test_a_server_refuses_an_old_file_and_says_what_to_do(store: SqliteStore, path: Path) -> None:
     before = path.read_bytes()
     for call in (
         lambda: store.get("minted"),
@@ -180,7 +180,7 @@ def test_a_server_refuses_it_and_says_what_to_do(store: SqliteStore, path: Path)
 
 
 def test_opening_upgrades_nothing(path: Path) -> None:
-    """The command line opens, upgrades, and uses; also where it would make a missing file."""
+    """The command line opens, upgrades and uses a file; also where it would create a missing one."""
     before = path.read_bytes()
     opened = open_store(f"sqlite:///{path}", create=True)
     assert isinstance(opened, SqliteStore)
@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_upgraded(store: SqliteStore, path: Path, version:
     assert path.read_bytes() == before
 
 
-def test_a_file_that_is_not_ours_is_not_upgraded(store: SqliteStore, path: Path) -> None:
+def test_a_foreign_file_is_not_upgraded(store: SqliteStore, path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(BackendUnavailable, match="keys create"):
         store.upgrade()
@@ -222,7 +222,9 @@ def test_a_file_that_is_not_ours_is_not_upgraded(store: SqliteStore, path: Path)
     assert not path.exists()
 
 
-def test_another_process_is_at_it(store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_is_upgrading(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("basicauth_mw.backends.sqlite.store._WRITE_WAIT_S", 0.2)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -245,8 +247,8 @@ def test_a_failed_upgrade_leaves_the_old_file(store: SqliteStore, path: Path) ->
     assert store.upgrade()
 
 
-def test_servers_that_waited_for_it(store: SqliteStore, path: Path) -> None:
-    """A server that was started too early serves as soon as the file is upgraded, by another process."""
+def test_servers_that_waited_for_the_upgrade(store: SqliteStore, path: Path) -> None:
+    """A server that was started too early serves as soon as another process has upgraded the file."""
     with pytest.raises(BackendUnavailable):
         store.get("minted")
     code = (
@@ -275,7 +277,7 @@ def test_servers_that_waited_for_it(store: SqliteStore, path: Path) -> None:
 
 
 def test_cursors_of_the_old_file(store: SqliteStore, path: Path) -> None:
-    """A gap: what was cached under the old file is looked up anew. Then changes are told as ever."""
+    """A gap: what was cached from the old file is looked up again. Later changes are announced as usual."""
     status = path.stat()
     store.upgrade()
     for seq in (0, 1, 9):
@@ -336,7 +338,7 @@ def test_a_kill_leaves_the_old_version_or_the_new_one(path: Path, tmp_path: Path
 
 
 def test_a_large_file_needs_little_memory(path: Path) -> None:
-    """In a process of its own, whose memory is limited."""
+    """In a process whose memory is limited."""
     larger(path, 100_000)
     size = path.stat().st_size
     code = (

@@ -70,7 +70,7 @@ def test_the_last_use_of_each_secret(store: SqliteStore) -> None:
     assert store.last_uses([]) == []
 
 
-def test_it_is_kept_to_the_minute(store: SqliteStore) -> None:
+def test_it_is_stored_to_the_minute(store: SqliteStore) -> None:
     store.record_uses([Use("id", FIRST, NOON + timedelta(seconds=59, microseconds=999_999))])
     assert known(store) == {("id", FIRST, NOON)}
 
@@ -101,7 +101,7 @@ def test_it_is_no_change_of_the_key(store: SqliteStore, path: Path) -> None:
 
 
 def test_connections_stay_open(store: SqliteStore, path: Path) -> None:
-    """What others note must not look like a file that was replaced."""
+    """A recorded use must not look like a replaced file."""
     with closing(SqliteStore(f"sqlite:///{path}")) as other:
         assert other.get("id")
         connection = other._connections._connections.get().raw
@@ -115,8 +115,8 @@ def test_connections_stay_open(store: SqliteStore, path: Path) -> None:
         assert other._connections._connections.get().raw is connection
 
 
-def test_uses_of_secrets_that_are_gone_are_dropped(store: SqliteStore) -> None:
-    """But not the latest of all: it tells when the key was last used."""
+def test_uses_of_dropped_secrets_are_deleted(store: SqliteStore) -> None:
+    """Except the latest of all, which is when the key was last used."""
     store.record_uses([Use("id", FIRST, NOON + MINUTE), Use("id", SECOND, NOON)])
     assert store.put(key("id", THIRD, version=2), 1)
     assert known(store) == {("id", FIRST, NOON + MINUTE)}
@@ -126,14 +126,14 @@ def test_uses_of_secrets_that_are_gone_are_dropped(store: SqliteStore) -> None:
     assert known(store) == {("id", THIRD, NOON + 2 * MINUTE)}
 
 
-def test_a_put_that_was_refused_drops_nothing(store: SqliteStore) -> None:
+def test_a_refused_put_deletes_nothing(store: SqliteStore) -> None:
     store.record_uses([Use("id", FIRST, NOON), Use("id", SECOND, NOON + MINUTE)])
     assert not store.put(key("id", THIRD, version=9), 8)
     assert not store.delete("nobody")
     assert len(known(store)) == 2
 
 
-def test_delete_drops_all(store: SqliteStore) -> None:
+def test_delete_deletes_all_uses(store: SqliteStore) -> None:
     assert store.put(key("other", FIRST), None)
     store.record_uses([Use("id", FIRST, NOON), Use("id", SECOND, NOON), Use("other", FIRST, NOON)])
     assert store.delete("id")
@@ -152,8 +152,8 @@ def test_only_the_owner_may_read_it(store: SqliteStore, path: Path, uses: Path) 
     assert str(uses) in message
 
 
-def test_it_belongs_to_whoever_the_keys_belong_to(store: SqliteStore, path: Path, uses: Path) -> None:
-    """Or a command that root ran would lock the server out."""
+def test_it_has_the_owner_of_the_keys(store: SqliteStore, path: Path, uses: Path) -> None:
+    """Or a command run by root would lock the server out."""
     path.chmod(0o660)
     if os.geteuid() == 0:
         os.chown(path, 65534, 65533)
@@ -222,8 +222,8 @@ def test_a_damaged_row_hides_nothing_else(store: SqliteStore, uses: Path, row: t
     assert store.delete("id")
 
 
-def test_they_lie_beside_the_file_that_a_link_names(store: SqliteStore, path: Path, uses: Path) -> None:
-    """So who opens the file by its own name knows of them, and a link may name another file later."""
+def test_they_are_beside_the_target_of_a_link(store: SqliteStore, path: Path, uses: Path) -> None:
+    """A process that opens the target by its own name finds them, and a link may point elsewhere later."""
     links, other = path.parent / "links", path.parent / "other.db"
     links.mkdir()
     link = links / "linked.db"
@@ -240,7 +240,7 @@ def test_they_lie_beside_the_file_that_a_link_names(store: SqliteStore, path: Pa
 
 
 def test_an_empty_file_is_filled(store: SqliteStore, uses: Path) -> None:
-    """As a process leaves it that is killed between making it and filling it."""
+    """A process that is killed between creating and filling it leaves one."""
     uses.touch(0o600)
     assert store.last_uses(["id"]) == []
     assert store.put(key("id", FIRST, version=2), 1)
@@ -249,7 +249,7 @@ def test_an_empty_file_is_filled(store: SqliteStore, uses: Path) -> None:
     assert known(store) == {("id", FIRST, NOON)}
 
 
-def test_it_is_not_made_for_nothing(store: SqliteStore, path: Path, uses: Path) -> None:
+def test_it_is_created_with_the_first_use(store: SqliteStore, path: Path, uses: Path) -> None:
     store.record_uses([])
     store.delete("id")
     assert not uses.exists()
@@ -258,7 +258,7 @@ def test_it_is_not_made_for_nothing(store: SqliteStore, path: Path, uses: Path) 
         store.record_uses([Use("id", FIRST, NOON)])
 
 
-def test_there_is_no_place_for_it(store: SqliteStore, path: Path, uses: Path) -> None:
+def test_it_cannot_be_created(store: SqliteStore, path: Path, uses: Path) -> None:
     uses.symlink_to(path.parent / "none" / "x")
     with pytest.raises(BackendUnavailable, match="last-used"):
         store.record_uses([Use("id", FIRST, NOON)])
@@ -279,7 +279,7 @@ def test_a_restored_backup_keeps_them(store: SqliteStore, path: Path, tmp_path: 
 
 
 def test_many_threads(store: SqliteStore) -> None:
-    """Four write, one deletes and makes the key again: no error, and the last word is right."""
+    """Four write, one deletes and creates the key again: no error, and the last state is right."""
     failures: list[BaseException] = []
 
     def work(number: int) -> None:
