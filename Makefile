@@ -1,11 +1,11 @@
-# Needs Python 3.11 or later and make; every target sets up what it needs in .venv.
+# Needs Python 3.11 or newer and make. Every target installs what it needs in .venv.
 
 PYTHON ?= python3
 PORT ?= 8000
 
-# pip wants a home for its cache even where there is none.
+# pip needs a home directory for its cache, even if the user has none.
 export HOME := $(or $(HOME),$(CURDIR)/.make/home)
-# Settings of whoever calls make are not for the tests.
+# The caller's Python settings must not affect the tests.
 unexport PYTHONPATH PYTHONHOME PYTHONUNBUFFERED
 
 BIN := .venv/bin
@@ -21,13 +21,13 @@ GUIDED_READY := .venv/.guided-ready
 soak: MINUTES ?= 30
 fuzz fuzz-guided: MINUTES ?= 5
 
-help: ## Show this
+help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: $(READY) ## Serve the FastAPI example with a new key and print curl lines; PORT=8000
+demo: $(READY) ## Serve the FastAPI example with a new key, and print curl commands; PORT=8000
 	@$(BIN)/basicauth-mw demo --port $(PORT)
 
-test: $(READY) ## Lint, type-check and test; or run a part of the tests: T=tests/auth/test_cache.py
+test: $(READY) ## Lint, type-check and run all tests; T=tests/auth/test_cache.py runs only these
 ifeq ($(origin T),command line)
 	$(BIN)/pytest $(T)
 else
@@ -38,47 +38,47 @@ else
 	$(BIN)/pytest -n 2
 endif
 
-coverage: $(READY) ## Test with branch coverage; takes a quarter longer
+coverage: $(READY) ## Run all tests and report branch coverage
 	$(BIN)/pytest -n 2 --cov=basicauth_mw
 
-test-system: $(SYSTEM_READY) ## Test what needs nginx, Caddy and Chromium
+test-system: $(SYSTEM_READY) ## Run the tests that need nginx, Caddy and Chromium
 	@missing=; for name in $(SYSTEM_COMMANDS); do command -v $$name >/dev/null || missing="$$missing $$name"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "error: not installed:$$missing. Run:  apt-get install --no-install-recommends$$missing" >&2; exit 1; \
 	fi
 	$(BIN)/pytest -n 2 tests/system
 
-bench: $(BENCH_READY) ## Measure everything beside other packages and write benchmarks/RESULTS.md; BENCH_ARGS=--quick
+bench: $(BENCH_READY) ## Compare performance with other packages; writes benchmarks/RESULTS.md; BENCH_ARGS=--quick
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
-timing: $(READY) ## Tell whether the time of a refusal tells what was refused; BENCH_ARGS=--quick
+timing: $(READY) ## Test whether the time of a refusal reveals its reason; BENCH_ARGS=--quick
 	$(BIN)/python benchmarks/timing.py $(BENCH_ARGS)
 
-soak: $(READY) ## Full traffic, faults and changed keys for MINUTES=30, and a verdict; SOAK_ARGS='--seed 7 --write'
+soak: $(READY) ## Run real servers under load, faults and key changes; MINUTES=30 SOAK_ARGS='--seed 7 --write'
 	$(BIN)/python -m tests.soak.soak --minutes $(MINUTES) $(SOAK_ARGS)
 
-fuzz: $(READY) ## Throw random input at the parser and both middlewares; MINUTES=5 or FUZZ_ARGS='--inputs 50000000'
+fuzz: $(READY) ## Send random input to the parser and both middlewares; MINUTES=5 or FUZZ_ARGS='--inputs 50000000'
 	$(BIN)/python -m tests.fuzz.fuzz $(if $(FUZZ_ARGS),$(FUZZ_ARGS),--minutes $(MINUTES))
 
-fuzz-guided: $(GUIDED_READY) ## The same for the parser alone, guided by coverage; MINUTES=5
+fuzz-guided: $(GUIDED_READY) ## Send random input to the parser alone, guided by coverage; MINUTES=5
 	@mkdir -p .make/fuzz
 	$(BIN)/python -m tests.fuzz.guided -max_len=300 -max_total_time=$$(($(MINUTES) * 60)) .make/fuzz tests/fuzz/corpus
 
-mutate: $(MUTATE_READY) ## Change the code that decides and list what no test notices; MUTANTS='basicauth_mw.auth.excluded_paths*'
+mutate: $(MUTATE_READY) ## List changes to the deciding code that no test detects; MUTANTS='basicauth_mw.auth.excluded_paths*'
 	set -f; $(BIN)/mutmut run --max-children 2 $(MUTANTS)
 	$(BIN)/mutmut results | grep -v 'not checked' || echo "no survivors"
 
-format: $(READY) ## Rewrite the code in the project's style
+format: $(READY) ## Fix lint errors and format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-clean: ## Remove everything that make made
+clean: ## Remove everything that make created
 	rm -rf .venv .make mutants .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is written last: an interrupted set-up is taken up again.
+# The stamp file is written last, so that an interrupted installation is repeated.
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed; name one: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is required; choose one with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[standard]' --group dev
