@@ -97,7 +97,7 @@ def test_the_names_of_the_keys(store: RedisStore, admin: redis.Redis) -> None:
     assert names == {"index", "changes", "{id}", "{index}", "{changes}", "{facts}", "{}}", "{{}"}
 
 
-def test_what_is_no_client_id_is_passed_over(
+def test_index_members_that_are_not_client_ids_are_omitted(
     store: RedisStore, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In lists; who administers the keys is told, with a command that takes it away."""
@@ -160,7 +160,7 @@ def test_junk_among_the_uses(store: RedisStore, admin: redis.Redis) -> None:
     assert not admin.exists(used)
 
 
-def test_metadata_of_one_look_up_are_not_those_of_the_next(store: RedisStore) -> None:
+def test_lookups_do_not_share_metadata(store: RedisStore) -> None:
     assert store.put(Key("meta", metadata={"a": 1}), None)
     found: Any = store.get("meta")
     found.metadata["a"] = 2
@@ -169,7 +169,7 @@ def test_metadata_of_one_look_up_are_not_those_of_the_next(store: RedisStore) ->
     assert again.metadata == {"a": 1}
 
 
-def test_prefixes_are_apart(redis_server: RedisServer, redis_url: str, store: RedisStore) -> None:
+def test_prefixes_are_separate(redis_server: RedisServer, redis_url: str, store: RedisStore) -> None:
     with closing(RedisStore(f"{redis_url}-other", deadline_s=5)) as other:
         assert other.get("id") is None
         assert other.scan("", "", 10) == []
@@ -200,7 +200,7 @@ def test_the_wrong_type_is_not_an_unknown_id(store: RedisStore, admin: redis.Red
 
 
 @pytest.mark.proves("X50", "F12")
-def test_a_record_of_another_id_is_not_taken(store: RedisStore, admin: Any) -> None:
+def test_a_record_of_another_id_is_rejected(store: RedisStore, admin: Any) -> None:
     admin.execute_command("COPY", name_in(store, "{id}"), name_in(store, "{other}"))
     with pytest.raises(UnreadableRecord):
         store.get("other")
@@ -236,7 +236,7 @@ def test_a_flushed_server_is_a_gap(own: RedisStore, own_redis_server: RedisServe
     assert own.changes(seen.cursor).client_ids == ("new",)
 
 
-def test_the_index_may_name_what_is_gone(store: RedisStore, admin: redis.Redis) -> None:
+def test_the_index_may_list_missing_keys(store: RedisStore, admin: redis.Redis) -> None:
     for number in range(6):
         assert store.put(Key(f"k{number}"), None)
     for number in (0, 1, 3):
@@ -304,7 +304,7 @@ def test_the_password_is_in_no_error(own_redis_server: RedisServer) -> None:
 
 
 @pytest.mark.proves("F8")
-def test_a_user_who_may_only_read(own: RedisStore, own_redis_server: RedisServer) -> None:
+def test_a_read_only_user(own: RedisStore, own_redis_server: RedisServer) -> None:
     """GET is all that a look-up needs; CONFIG is not needed by anything."""
     with redis.Redis(port=own_redis_server.port) as admin:
         admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~basicauth:1:*", "+@read", "+select")
@@ -447,7 +447,7 @@ def test_a_loop_has_few_connections(store: RedisStore, admin: redis.Redis) -> No
 
 
 @pytest.mark.proves("A11", "X50", "F11")
-def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
+def test_cancelled_lookups_never_mix_replies(store: RedisStore) -> None:
     """A look-up that is given up at any moment leaves no answer for another one."""
     names = [f"k{number}" for number in range(20)]
     for name in names[::2]:
@@ -481,7 +481,7 @@ def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
 
 
 @pytest.mark.proves("X50", "F2", "F11")
-def test_a_time_limit_round_a_look_up(own: RedisStore, own_redis_server: RedisServer) -> None:
+def test_a_lookup_inside_a_shorter_timeout(own: RedisStore, own_redis_server: RedisServer) -> None:
     """The caller's own limit, shorter than ours, and the answer that still came is nobody's."""
 
     async def steps() -> None:
@@ -524,7 +524,7 @@ def test_two_event_loops_at_once(store: RedisStore) -> None:
 
 
 @pytest.mark.proves("F32")
-def test_event_loops_that_ended_are_let_go(store: RedisStore) -> None:
+def test_event_loops_that_ended_are_released(store: RedisStore) -> None:
     """Also without ``aclose``: their connections close as they end."""
 
     async def ask() -> None:
@@ -558,7 +558,7 @@ def test_a_loop_whose_tasks_were_all_cancelled(store: RedisStore) -> None:
 
 
 @pytest.mark.proves("X51")
-def test_a_server_that_hangs_up_on_a_question() -> None:
+def test_a_server_that_closes_the_connection_on_a_command() -> None:
     """Asked once more on a new connection, and an outage if that one breaks as well."""
     questions: list[int] = []
 
@@ -658,7 +658,7 @@ def test_threads_share_connections(store: RedisStore, admin: redis.Redis) -> Non
     wait_until(lambda: len(admin.client_list()) < before)
 
 
-def test_nothing_is_open_before_it_is_asked(redis_server: RedisServer) -> None:
+def test_nothing_is_opened_before_the_first_use(redis_server: RedisServer) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     store = RedisStore(redis_server.url())
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

@@ -239,7 +239,7 @@ def test_a_user_of_a_cluster(redis_cluster: RedisCluster) -> None:
         assert all("ACL" in said for said in refused(store))
 
 
-def test_a_user_who_may_not_ask_for_the_slots(redis_cluster: RedisCluster) -> None:
+def test_a_user_without_the_right_to_read_the_slots(redis_cluster: RedisCluster) -> None:
     for node in redis_cluster.nodes:
         ask(node, "ACL", "SETUSER", "lost", "on", f">{PASSWORD}", "~*", "+get")
     url = redis_cluster.url().replace("//", f"//lost:{IN_URL}@")

@@ -90,7 +90,7 @@ def in_slot(slot: int, count: int) -> list[str]:
 # --- where things are
 
 
-def test_one_client_lies_in_one_slot() -> None:
+def test_one_client_is_in_one_slot() -> None:
     names = KeyNames("basicauth")
     for octets in (b"ci", b"{", b"a{b}c", b"a}", "日本".encode()):
         assert key_slot(names.record(octets)) == key_slot(names.used(octets))
@@ -111,7 +111,7 @@ def test_ids_that_leave_the_braces_empty(store: RedisStore) -> None:
         assert store.last_uses([client_id]) == []
 
 
-def test_a_turns_look_ups_go_out_together(store: RedisStore, redis_cluster: RedisCluster) -> None:
+def test_lookups_of_one_iteration_are_sent_together(store: RedisStore, redis_cluster: RedisCluster) -> None:
     """In few packets to each node, over few connections."""
     names = [f"k{number}" for number in range(600)]
     assert store.add([Key(name) for name in names]) == [True] * 600
@@ -137,7 +137,7 @@ def test_a_turns_look_ups_go_out_together(store: RedisStore, redis_cluster: Redi
     on_loop(store, main())
 
 
-def test_one_question_is_asked_once(store: RedisStore, redis_cluster: RedisCluster) -> None:
+def test_equal_lookups_are_sent_once(store: RedisStore, redis_cluster: RedisCluster) -> None:
     """However many requests of one client come at once."""
     assert store.put(Key("id"), None)
     node = redis_cluster.node_of(store._names.record(b"id"))
@@ -155,7 +155,7 @@ def test_one_question_is_asked_once(store: RedisStore, redis_cluster: RedisClust
     on_loop(store, main())
 
 
-def test_any_node_of_the_url_will_do(redis_cluster: RedisCluster) -> None:
+def test_one_reachable_node_of_the_url_is_enough(redis_cluster: RedisCluster) -> None:
     for node in redis_cluster.nodes:
         url = f"redis+cluster://127.0.0.1:{find_port()},127.0.0.1:{node.port}/?prefix={secrets.token_hex(4)}"
         with closing(RedisStore(url, deadline_s=5)) as store:
@@ -165,7 +165,7 @@ def test_any_node_of_the_url_will_do(redis_cluster: RedisCluster) -> None:
 
 
 @pytest.mark.proves("F6")
-def test_it_is_no_cluster(redis_server: RedisServer) -> None:
+def test_a_single_server_is_not_a_cluster(redis_server: RedisServer) -> None:
     with closing(RedisStore(f"redis+cluster://127.0.0.1:{redis_server.port}", deadline_s=5)) as store:
         with pytest.raises(BackendUnavailable, match="redis://"):
             store.get("id")
@@ -418,7 +418,7 @@ def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) 
         on_loop(store, main())
 
 
-def test_without_a_place_for_its_announcement_nothing_changes(
+def test_a_change_that_cannot_be_announced_is_not_made(
     own_cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node of the stream is silent: a change is refused before anything is changed."""
@@ -453,7 +453,7 @@ def test_without_a_place_for_its_announcement_nothing_changes(
 
 
 @pytest.mark.proves("X50", "F11")
-def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
+def test_cancelled_lookups_never_mix_replies(store: RedisStore) -> None:
     """A look-up that is given up at any moment leaves no answer for another one."""
     names = [f"k{number}" for number in range(20)]
     assert store.add([Key(name) for name in names[::2]]) == [True] * 10
@@ -484,9 +484,7 @@ def test_cancelled_look_ups_never_cross(store: RedisStore) -> None:
     assert 200 < on_loop(store, main()) < 1200
 
 
-def test_one_cancelled_lookup_costs_nobody_else_theirs(
-    store: RedisStore, redis_cluster: RedisCluster
-) -> None:
+def test_a_cancelled_lookup_does_not_affect_others(store: RedisStore, redis_cluster: RedisCluster) -> None:
     """Nor does a map that has to be refreshed make each lookup open a connection."""
 
     def clients() -> int:
@@ -541,7 +539,7 @@ def test_a_forked_child_has_connections_of_its_own(store: RedisStore, redis_clus
     on_loop(store, main())
 
 
-def test_who_left_the_cluster_is_let_go(store: RedisStore) -> None:
+def test_connections_to_removed_nodes_are_closed(store: RedisStore) -> None:
     """Connections to nodes that the map no longer has are closed, by threads and by event loops."""
     router: Any = store._router
 

@@ -93,7 +93,7 @@ def stored_as(key: Key | None) -> bytes:
 
 
 @pytest.mark.proves("F33")
-def test_who_is_killed_in_a_change_leaves_nothing_untold(
+def test_a_process_killed_in_a_change_leaves_no_unannounced_change(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At any step: what is stored can be found and its slow hashes are known of; what changed was told."""
@@ -131,7 +131,7 @@ def test_who_is_killed_in_a_change_leaves_nothing_untold(
             assert steps >= 3  # nobody was killed any more
 
 
-def test_a_change_is_told_after_it_was_made(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_is_announced_after_it_was_made(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too: whoever was told before may have read the old record again."""
     cursor, do = "", store._do
 
@@ -156,7 +156,7 @@ def test_a_swap_that_is_lost_changes_nothing(store: RedisStore) -> None:
     assert len(store.scan("", "", 9)) == 1
 
 
-def test_an_id_made_and_deleted_at_once(
+def test_an_id_created_and_deleted_at_the_same_time(
     store: RedisStore, redis_cluster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between any two steps of one change another one takes place: what is stored is in the index."""
@@ -185,7 +185,7 @@ def test_an_id_made_and_deleted_at_once(
                 run_with(lambda: other.delete("id"), step, change)
 
 
-def test_made_and_deleted_by_many(store: RedisStore) -> None:
+def test_keys_created_and_deleted_by_many_threads(store: RedisStore) -> None:
     """Whatever is stored in the end is in the index, too."""
     names = [f"k{number}" for number in range(4)]
     done: list[str] = []

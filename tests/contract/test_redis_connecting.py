@@ -133,7 +133,7 @@ def test_an_error_names_the_cause_the_host_and_the_port(
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
-def test_a_missing_file_for_tls_is_found_at_once(tmp_path: Path, option: str) -> None:
+def test_a_missing_tls_file_is_reported_when_the_store_opens(tmp_path: Path, option: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{option} .*No such file"):
         RedisStore(f"rediss://127.0.0.1/?{option}={tmp_path / 'missing.pem'}")
 
@@ -219,7 +219,7 @@ def test_all_addresses_are_dead(addresses: list[int], ask: Callable[[RedisStore]
         assert time.monotonic() - start < DEADLINE_S + SLACK_S
 
 
-def test_a_slow_name_server_holds_no_event_loop_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_name_server_does_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: answer.wait(20) and [])
     with closing(RedisStore("redis://keys.test:11", deadline_s=DEADLINE_S)) as store:
@@ -252,7 +252,7 @@ def test_tls_to_a_name_with_a_dead_address(
         assert server.in_clear == 0
 
 
-def test_the_server_is_seen_to_answer(own_redis_server: RedisServer) -> None:
+def test_the_server_of_these_tests_runs(own_redis_server: RedisServer) -> None:
     """The other tests of this file would pass with a server that does not run."""
     with redis.Redis(port=own_redis_server.port) as admin:
         assert admin.ping()

@@ -74,7 +74,7 @@ def admin(own_redis_server: RedisServer) -> Iterator[redis.Redis]:
 # --- what goes out together
 
 
-def test_lookups_of_one_turn_go_out_together(store: RedisStore, admin: redis.Redis) -> None:
+def test_lookups_of_one_iteration_are_one_batch(store: RedisStore, admin: redis.Redis) -> None:
     async def main() -> None:
         await store.aget("k0")
         for _ in range(3):
@@ -88,7 +88,7 @@ def test_lookups_of_one_turn_go_out_together(store: RedisStore, admin: redis.Red
     on_loop(store, main)
 
 
-def test_those_that_wait_for_a_reply_go_out_together(
+def test_lookups_during_a_pending_reply_are_one_batch(
     store: RedisStore, own_redis_server: RedisServer, admin: redis.Redis
 ) -> None:
     async def main() -> None:
@@ -108,7 +108,7 @@ def test_those_that_wait_for_a_reply_go_out_together(
 
 
 @pytest.mark.parametrize("gives_up", [(), (0,), (0, 1), (0, 1, 2, 3)], ids=["nobody", "one", "two", "all"])
-def test_equal_lookups_of_one_turn_are_one(
+def test_equal_lookups_of_one_iteration_are_sent_once(
     store: RedisStore, admin: redis.Redis, gives_up: tuple[int, ...]
 ) -> None:
     """Whichever callers are cancelled, the others get the reply."""
@@ -188,7 +188,7 @@ def test_a_lookup_ends_with_its_deadline(store: RedisStore, own_redis_server: Re
     on_loop(store, main)
 
 
-def test_one_that_is_thawed_in_time_answers(store: RedisStore, own_redis_server: RedisServer) -> None:
+def test_a_server_that_thaws_in_time_replies(store: RedisStore, own_redis_server: RedisServer) -> None:
     """Also those who asked while another lookup waited."""
 
     async def main() -> None:
@@ -254,7 +254,7 @@ def nil(connection: socket.socket, await_get: Callable[[], None]) -> None:
 @pytest.mark.proves("X50", "F11")
 @pytest.mark.parametrize("extra", [b"$-1\r\n", b"$-1", b"+", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 @pytest.mark.parametrize("together", [True, False])
-def test_what_nobody_asked_for_is_nobodys_answer(extra: bytes, *, together: bool) -> None:
+def test_an_unsolicited_reply_is_never_used(extra: bytes, *, together: bool) -> None:
     """The connection is given up, and the next look-up has the reply to its own question."""
     sent = threading.Event()
 
@@ -285,7 +285,7 @@ def test_what_nobody_asked_for_is_nobodys_answer(extra: bytes, *, together: bool
         on_loop(store, main)
 
 
-def test_those_who_ask_while_a_connection_fails_have_another() -> None:
+def test_lookups_while_a_connection_fails_get_another() -> None:
     go_on = threading.Event()
 
     def hang_up(connection: socket.socket, _await_get: Callable[[], None]) -> None:
@@ -315,7 +315,7 @@ def test_those_who_ask_while_a_connection_fails_have_another() -> None:
 
 
 @pytest.mark.parametrize("says", [b"-ERR no\r\n", b"+PONG\r\n"])
-def test_a_greeting_that_is_not_returned(says: bytes) -> None:
+def test_a_refused_handshake(says: bytes) -> None:
     def act(connection: socket.socket, _await_get: Callable[[], None]) -> None:
         connection.recv(1000)
         connection.sendall(says)
@@ -330,7 +330,7 @@ def test_a_greeting_that_is_not_returned(says: bytes) -> None:
         on_loop(store, main)
 
 
-def test_a_greeting(own_redis_server: RedisServer) -> None:
+def test_the_handshake_uses_every_option_of_the_url(own_redis_server: RedisServer) -> None:
     """All that a URL says of a connection."""
     with redis.Redis(port=own_redis_server.port, db=3) as admin:
         admin.config_set("requirepass", "pass")
@@ -346,7 +346,7 @@ def test_a_greeting(own_redis_server: RedisServer) -> None:
 
 
 @pytest.mark.proves("F3")
-def test_a_connection_that_a_firewall_forgot_is_noticed(
+def test_keepalive_detects_a_connection_that_a_firewall_dropped(
     store: RedisStore, own_redis_server: RedisServer
 ) -> None:
     """By TCP keepalive, whatever redis-py's version sets by itself."""

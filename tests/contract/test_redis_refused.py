@@ -300,6 +300,6 @@ def test_a_revocation_travels_behind_a_foreign_announcement(place: Place, fields
 
 
 @pytest.mark.parametrize("reply", [None, 7, [7], [[b"1-0"]], [[None, []]], [[b"\xff", []]]])
-def test_what_is_no_stream_is_an_outage(store: RedisStore, reply: object) -> None:
+def test_an_invalid_stream_is_an_outage(store: RedisStore, reply: object) -> None:
     with pytest.raises(BackendUnavailable):
         store._entries(reply)

@@ -93,7 +93,7 @@ def test_a_moved_slot_is_looked_up_where_it_went(monkeypatch: pytest.MonkeyPatch
     assert play(cluster, [GET, GET], [[b"1", b"2"]]) == ([b"1", b"2"], [(B, [GET, GET])])
 
 
-def test_a_lost_node_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_does_not_reply_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what only one node can say is no reason to ask others, nor is a write to be repeated."""
     lost = ConnectionError("lost")
     cluster = Cluster([("a", 1), ("c", 3)])
@@ -117,7 +117,7 @@ def test_a_lost_node_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_what_a_lost_node_served_is_asked_of_its_successor() -> None:
+def test_slots_of_a_lost_node_are_read_from_its_successor() -> None:
     """In the same question, if it may be repeated; and the map is not asked of the node that was lost."""
     cluster = Cluster([("a", 1), ("c", 3)])
     play(cluster, [GET], [[ALL_AT_A], [b"found"]])
@@ -126,7 +126,7 @@ def test_what_a_lost_node_served_is_asked_of_its_successor() -> None:
     assert play(cluster, [GET], answers) == ([b"found"], [(A, [GET]), (C, [SLOTS_OF]), (C, [GET])])
 
 
-def test_a_question_that_is_given_up_is_a_doubt() -> None:
+def test_an_abandoned_lookup_marks_the_slot_map_stale() -> None:
     """The next one does not wait for the same node to say what the map is."""
     cluster = Cluster([("a", 1), ("c", 3)])
     play(cluster, [GET], [[ALL_AT_A], [b"found"]])
@@ -140,6 +140,6 @@ def test_a_question_that_is_given_up_is_a_doubt() -> None:
 @pytest.mark.parametrize(
     "reply", [None, b"", 7, [], [[1]], [[0, 1, []]], [[0, 1, [b"\xff", 1]]], [[0, 1, 2]], ResponseError("x")]
 )
-def test_what_is_no_map_is_not_believed(reply: Any) -> None:
+def test_an_invalid_slot_map_is_ignored(reply: Any) -> None:
     cluster = Cluster([("a", 1), ("c", 3)])
     assert play(cluster, [GET], [[reply], [ALL_AT_A], [b"found"]])[0] == [b"found"]

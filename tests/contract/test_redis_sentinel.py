@@ -122,7 +122,7 @@ def test_the_master_steps_down(pair: WatchedPair, store: RedisStore) -> None:
 
 
 @pytest.mark.proves("F4")
-def test_a_master_that_is_none_any_more(pair: WatchedPair, store: RedisStore) -> None:
+def test_a_demoted_master_is_rejected(pair: WatchedPair, store: RedisStore) -> None:
     """Though the Sentinel still says so: not connected to, and a refused change ends the connection to it."""
     assert store.get("id") is not None
     ask(pair.master, "REPLICAOF", "127.0.0.1", str(pair.replica.port))  # which follows us: a circle
@@ -135,7 +135,7 @@ def test_a_master_that_is_none_any_more(pair: WatchedPair, store: RedisStore) ->
 
 
 @pytest.mark.parametrize("kind", ["down", "silent", "knows-nothing"])
-def test_sentinels_are_asked_in_turn(pair: WatchedPair, kind: str) -> None:
+def test_sentinels_are_tried_in_turn(pair: WatchedPair, kind: str) -> None:
     """One that is of no help costs a part of the time limit, once."""
     with socket.create_server(("127.0.0.1", 0)) as silent, Sentinel("others", pair.master.port) as other:
         port = {"down": find_port(), "silent": silent.getsockname()[1], "knows-nothing": other.port}[kind]
@@ -154,7 +154,7 @@ def test_sentinels_are_asked_in_turn(pair: WatchedPair, kind: str) -> None:
                 assert time.monotonic() - start < DEADLINE_S / 3
 
 
-def test_threads_look_for_the_master_at_once(pair: WatchedPair) -> None:
+def test_threads_look_for_the_master_concurrently(pair: WatchedPair) -> None:
     """Each asks every sentinel, though the first is silent, and whatever the others find meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(6) as pool:
         hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{pair.sentinel.port}"
@@ -202,7 +202,7 @@ def test_passwords_of_both(pair: WatchedPair) -> None:
                     assert "canary" not in f"{found!r} {store!r}"
 
 
-def test_the_database_is_the_masters(pair: WatchedPair) -> None:
+def test_the_database_is_selected_on_the_master(pair: WatchedPair) -> None:
     """Sentinels have none."""
     url = f"redis+sentinel://127.0.0.1:{pair.sentinel.port}/keys/3"
     with closing(RedisStore(url, deadline_s=5)) as store:
@@ -217,7 +217,7 @@ def test_warnings_are_of_the_master(pair: WatchedPair, store: RedisStore) -> Non
     assert {code for code, _, _ in store.warnings()} == {"redis_not_persistent", "redis_evicts"}
 
 
-def test_a_master_that_cannot_be_reached_is_told_as_such(store: RedisStore, pair: WatchedPair) -> None:
+def test_an_unreachable_master_is_reported_as_unreachable(store: RedisStore, pair: WatchedPair) -> None:
     pair.master.stop()
     assert "cannot be reached" in str(attempt(lambda: store.get("id")))
 

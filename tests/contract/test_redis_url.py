@@ -67,7 +67,7 @@ def test_urls_that_are_refused(url: str) -> None:
     assert caught.value.__cause__ is caught.value.__context__ is None
 
 
-def test_all_problems_of_a_url_are_told_at_once() -> None:
+def test_all_problems_of_a_url_are_reported_together() -> None:
     with pytest.raises(ConfigurationError) as caught:
         RedisStore("redis+sentinel://h,,i/a b/x?ssl_cert_reqs=none&prefix=&db=x&nope=1&db=y")
     assert len(caught.value.problems) == 10
@@ -91,7 +91,7 @@ def test_all_problems_of_a_url_are_told_at_once() -> None:
         "REDISS+CLUSTER://h:7000,i:7001/0?ssl_cert_reqs=required",
     ],
 )
-def test_urls_that_are_taken(url: str) -> None:
+def test_urls_that_are_accepted(url: str) -> None:
     """Without a server: constructing connects to nothing."""
     store = RedisStore(url)
     assert "p@ss" not in repr(store)

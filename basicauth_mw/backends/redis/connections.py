@@ -29,13 +29,6 @@ if TYPE_CHECKING:
 
     from .url import Address, Target
 
-# A connection that a firewall has forgotten is detected after 45 s without traffic, not after hours.
-_KEEPALIVE: Final = {
-    getattr(socket, name): value
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
-    if hasattr(socket, name)
-}
-
 
 class Connector:
     """Makes the connection pools of a store; connects nothing.
@@ -291,7 +284,6 @@ class _Driver(NamedTuple):
         kind = options.get("connection_class", self.module.Connection)
         if kind in self.connections:
             options["connection_class"] = self.connections[kind]
-            options |= {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
         return options | {
             "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
