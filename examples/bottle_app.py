@@ -1,6 +1,6 @@
-"""A Bottle app behind API keys.
+"""A Bottle app protected by API keys.
 
-Make a key, then serve::
+Create a key, then serve::
 
     export BASICAUTH_BACKEND=sqlite:///keys.db
     basicauth-mw keys create --name me
@@ -16,7 +16,7 @@ app = bottle.Bottle()
 
 @app.get("/hello")
 def hello() -> dict[str, str]:
-    """Who is calling is in the environ."""
+    """The environ has the client."""
     return {"client_id": bottle.request.environ["basicauth_mw.principal"].client_id}
 
 

@@ -1,6 +1,6 @@
-"""A Django project in one file, behind API keys.
+"""A Django project in one file, protected by API keys.
 
-Make a key, then serve::
+Create a key, then serve::
 
     export BASICAUTH_BACKEND=sqlite:///keys.db
     basicauth-mw keys create --name me
@@ -29,7 +29,7 @@ settings.configure(
 
 
 def hello(request: HttpRequest) -> JsonResponse:
-    """Who is calling is in ``request.principal``."""
+    """``request.principal`` is the client."""
     return JsonResponse({"client_id": request.principal.client_id})
 
 

@@ -1,6 +1,6 @@
-"""A Falcon app behind API keys.
+"""A Falcon app protected by API keys.
 
-Make a key, then serve::
+Create a key, then serve::
 
     export BASICAUTH_BACKEND=sqlite:///keys.db
     basicauth-mw keys create --name me
@@ -14,7 +14,7 @@ from basicauth_mw.wsgi import BasicAuthMiddleware
 
 class Hello:
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Who is calling is in the environ."""
+        """The environ has the client."""
         response.media = {"client_id": request.env["basicauth_mw.principal"].client_id}
 
 

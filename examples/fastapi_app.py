@@ -1,6 +1,6 @@
-"""A FastAPI app behind API keys.
+"""A FastAPI app protected by API keys.
 
-Make a key, then serve::
+Create a key, then serve::
 
     export BASICAUTH_BACKEND=sqlite:///keys.db
     basicauth-mw keys create --name me
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from basicauth_mw.integrations.fastapi import install
 
 app = FastAPI(title="Echo")
-# Where the keys are, and every other setting, comes from BASICAUTH_* in the environment.
+# The backend and every other setting are read from BASICAUTH_* in the environment.
 install(app, exclude=("/health",), timeout_s=1)
 
 
@@ -26,19 +26,19 @@ class Message(BaseModel):
 
 @app.post("/echo")
 async def echo(message: Message, request: Request) -> dict[str, str]:
-    """Who is calling is in ``request.user``: the key's id, name, scopes and metadata."""
+    """``request.user`` is the client: the key's id, name, scopes and metadata."""
     return {"client_id": request.user.client_id, "text": message.text}
 
 
 @app.get("/missing")
 async def missing() -> JSONResponse:
-    """An answer of the app's own passes through untouched, whatever its status."""
+    """The app's own response is passed on unchanged, whatever its status."""
     return JSONResponse({"error": "no such thing here"}, status_code=404)
 
 
 @app.get("/broken")
 async def broken() -> None:
-    """An exception becomes a JSON 500 that tells the caller nothing; the traceback goes to the log."""
+    """An exception becomes a JSON 500 without details; the traceback goes to the log."""
     raise RuntimeError("something broke")
 
 

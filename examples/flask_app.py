@@ -1,6 +1,6 @@
-"""A Flask app behind API keys: the twin of ``fastapi_app.py``.
+"""A Flask app protected by API keys, like ``fastapi_app.py``.
 
-Make a key, then serve::
+Create a key, then serve::
 
     export BASICAUTH_BACKEND=sqlite:///keys.db
     basicauth-mw keys create --name me
@@ -16,32 +16,32 @@ app = Flask(__name__)
 
 @app.post("/echo")
 def echo() -> Response:
-    """Who is calling is in the environ: the key's id, name, scopes and metadata."""
+    """The environ has the client: the key's id, name, scopes and metadata."""
     caller = request.environ["basicauth_mw.principal"]
     return jsonify(client_id=caller.client_id, text=request.get_json()["text"])
 
 
 @app.get("/missing")
 def missing() -> tuple[Response, int]:
-    """An answer of the app's own passes through untouched, whatever its status."""
+    """The app's own response is passed on unchanged, whatever its status."""
     return jsonify(error="no such thing here"), 404
 
 
 @app.get("/broken")
 def broken() -> Response:
-    """An exception becomes a JSON 500 that tells the caller nothing; the traceback goes to the log."""
+    """An exception becomes a JSON 500 without details; the traceback goes to the log."""
     raise RuntimeError("something broke")
 
 
-# There is no /slow here: a WSGI app runs in a thread, which cannot be stopped, so timeout_s is ASGI's alone.
-# Under WSGI the server's own time limit, such as gunicorn's --timeout, is the one to set.
+# There is no /slow here: a WSGI app runs in a thread, which cannot be stopped, so timeout_s is for ASGI only.
+# Under WSGI, set the server's own time limit, such as gunicorn's --timeout.
 
 
 @app.get("/health")
 def health() -> Response:
-    """Open to everybody: it is excluded below."""
+    """Open: it is excluded below."""
     return jsonify(status="ok")
 
 
-# Where the keys are, and every other setting, comes from BASICAUTH_* in the environment.
+# The backend and every other setting are read from BASICAUTH_* in the environment.
 app.wsgi_app = BasicAuthMiddleware(app.wsgi_app, exclude=("/health",))

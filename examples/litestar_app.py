@@ -1,6 +1,6 @@
-"""A Litestar app behind API keys.
+"""A Litestar app protected by API keys.
 
-Make a key, then serve::
+Create a key, then serve::
 
     export BASICAUTH_BACKEND=sqlite:///keys.db
     basicauth-mw keys create --name me
@@ -17,7 +17,7 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 
 @get("/hello")
 async def hello(request: Request[Principal, Any, Any]) -> dict[str, str]:
-    """Who is calling is in ``request.user``."""
+    """``request.user`` is the client."""
     return {"client_id": request.user.client_id}
 
 

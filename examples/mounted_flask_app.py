@@ -1,6 +1,6 @@
-"""A Flask app mounted in a FastAPI app, all behind the same API keys.
+"""A Flask app mounted in a FastAPI app, both protected by the same API keys.
 
-Make a key, then serve::
+Create a key, then serve::
 
     export BASICAUTH_BACKEND=sqlite:///keys.db
     basicauth-mw keys create --name me
@@ -18,8 +18,8 @@ from basicauth_mw.integrations.flask import BasicAuth, current_principal
 keys = open_backend()
 
 legacy = Flask(__name__)
-# The gate of FastAPI protects all that is mounted in it. This one is for Flask to know who is calling; to
-# check the key again costs some microseconds.
+# FastAPI's middleware protects everything that is mounted in it. This one makes current_principal available
+# in Flask; verifying the key again takes a few microseconds.
 BasicAuth(legacy, keys)
 
 

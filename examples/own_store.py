@@ -1,8 +1,8 @@
-"""A key store of one's own: a TOML file that people edit.
+"""A store of your own: a TOML file that people edit.
 
 Write ``teams.toml``, then serve::
 
-    # python -c "from basicauth_mw import hash_secret; print(hash_secret(input()))" makes a hash
+    # python -c "from basicauth_mw import hash_secret; print(hash_secret(input()))" prints a hash
     [team-a]
     name = "Team A"
     scopes = ["read"]
@@ -22,9 +22,9 @@ from basicauth_mw.integrations.fastapi import CurrentPrincipal, install
 
 
 class TomlStore:
-    """All that a store needs is ``get``; it is asked in a thread, so it may block.
+    """A store only needs ``get``. It is called in a thread, so it may block.
 
-    What it raises, as it cannot read the file or make sense of it, becomes a 503: nobody gets in by accident.
+    Any exception, for example because the file cannot be read, becomes a 503, and no request is accepted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,7 @@ class TomlStore:
 
 
 app = FastAPI()
-# Nobody tells the gate of a change of the file: for that long it may go on with what it knows.
+# This store announces no changes, so a change takes effect within cache_ttl_s.
 install(app, TomlStore(Path(os.environ.get("TEAMS", "teams.toml"))), cache_ttl_s=5)
 
 

@@ -1,6 +1,6 @@
-"""A Quart app behind API keys.
+"""A Quart app protected by API keys.
 
-Make a key, then serve::
+Create a key, then serve::
 
     export BASICAUTH_BACKEND=sqlite:///keys.db
     basicauth-mw keys create --name me
@@ -16,7 +16,7 @@ app = Quart(__name__)
 
 @app.get("/hello")
 async def hello() -> dict[str, str]:
-    """Who is calling is in the ASGI scope."""
+    """The ASGI scope has the client."""
     return {"client_id": request.scope["user"].client_id}
 
 

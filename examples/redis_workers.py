@@ -1,6 +1,6 @@
 """Several workers, or servers, that share keys in Redis.
 
-Make a key, then serve::
+Create a key, then serve::
 
     export BASICAUTH_BACKEND=redis://localhost:6379/0
     basicauth-mw keys create --name me
@@ -16,7 +16,7 @@ from fastapi import FastAPI, Response
 from basicauth_mw import open_backend
 from basicauth_mw.integrations.fastapi import CurrentPrincipal, install
 
-keys = open_backend()  # nothing is connected before a worker needs it
+keys = open_backend()  # it connects on first use
 
 app = FastAPI()
 install(app, keys, exclude=["/ready"])
@@ -29,5 +29,5 @@ async def hello(caller: CurrentPrincipal) -> dict[str, str | int]:
 
 @app.get("/ready")
 async def ready() -> Response:
-    """For a load balancer: whether Redis can be asked."""
+    """For a load balancer: whether Redis is available."""
     return Response(status_code=204 if await keys.aready() else 503)

@@ -1,6 +1,6 @@
-"""A Starlette app with a websocket behind API keys.
+"""A Starlette app with a websocket protected by API keys.
 
-Make a key, then serve::
+Create a key, then serve::
 
     export BASICAUTH_BACKEND=sqlite:///keys.db
     basicauth-mw keys create --name me
@@ -18,12 +18,12 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 
 
 async def hello(request: Request) -> JSONResponse:
-    """Who is calling is in ``request.user``."""
+    """``request.user`` is the client."""
     return JSONResponse({"client_id": request.user.client_id})
 
 
 async def echo(websocket: WebSocket) -> None:
-    """And in ``websocket.user``. Without a key, the handshake is answered by a 401."""
+    """``websocket.user`` is the client. Without a key, the response to the handshake is a 401."""
     await websocket.accept()
     async for text in websocket.iter_text():
         await websocket.send_json({"client_id": websocket.user.client_id, "text": text})
