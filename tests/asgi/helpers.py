@@ -28,7 +28,7 @@ LIMIT_S = 10  # for what must happen; reached only when it does not
 
 @dataclass
 class Exchange:
-    """What reached the server, and what was raised on to it."""
+    """What reached the server, and what was re-raised to it."""
 
     messages: list[Message] = field(default_factory=list)
     raised: BaseException | None = None

@@ -54,7 +54,7 @@ def middleware(app: App, backend: Backend) -> BasicAuthMiddleware:
     return BasicAuthMiddleware(app, backend, settings=Settings())
 
 
-# --- the app's own answer
+# --- the app's own response
 
 
 ANSWERS: dict[str, list[Message]] = {
@@ -102,7 +102,7 @@ ANSWERS: dict[str, list[Message]] = {
 @pytest.mark.parametrize("timeout_s", [None, 5])
 @pytest.mark.parametrize("map_errors", [True, False])
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
-def test_the_apps_answer_passes_unchanged(
+def test_the_response_of_the_app_passes_unchanged(
     backend: Backend, issued: Issued, answer: list[Message], map_errors: bool, timeout_s: float | None
 ) -> None:
     """Whatever events the app sends reach the server as they are, in order, and nothing else does."""
@@ -183,7 +183,7 @@ def test_a_websocket_is_the_apps(backend: Backend, issued: Issued) -> None:
 # --- who it is
 
 
-def test_the_app_learns_who_it_is(middleware: BasicAuthMiddleware, app: App, issued: Issued) -> None:
+def test_the_app_sees_the_principal(middleware: BasicAuthMiddleware, app: App, issued: Issued) -> None:
     """``scope["user"]`` is the principal, with what Starlette expects of a user; ``auth`` has the scopes."""
     call(middleware, http_scope(issued.authorization))
     (scope,) = app.scopes
@@ -303,7 +303,7 @@ def test_headers_that_can_be_read_once_are_left_for_the_app(
 
 
 @pytest.mark.proves("B9")
-def test_the_authorization_field_can_be_hidden_from_the_app(
+def test_the_authorization_header_can_be_hidden_from_the_app(
     app: App, backend: Backend, issued: Issued
 ) -> None:
     """Under any spelling of its name, and also where nothing is verified; everything else stays."""
@@ -319,7 +319,7 @@ def test_the_authorization_field_can_be_hidden_from_the_app(
     assert [scope["headers"] for scope in app.scopes] == [others, others]
 
 
-def test_the_authorization_field_is_the_apps_to_read_by_default(
+def test_the_authorization_header_is_the_apps_to_read_by_default(
     middleware: BasicAuthMiddleware, app: App, issued: Issued
 ) -> None:
     """Header fields are left alone unless asked otherwise."""
@@ -330,7 +330,7 @@ def test_the_authorization_field_is_the_apps_to_read_by_default(
 
 
 def test_starlettes_requires_gives_starlettes_403(backend: Backend, issued: Issued) -> None:
-    """``requires`` reads ``scope["auth"]``; its refusal is an answer and passes."""
+    """``requires`` reads ``scope["auth"]``; its refusal is a response and passes."""
 
     @requires("read")
     async def read(request: Request) -> PlainTextResponse:
@@ -473,7 +473,7 @@ def test_lifespan_is_the_apps(
 
 
 @pytest.mark.proves("A13")
-def test_a_backend_of_ours_opens_and_closes_with_the_app(strange_store: Any) -> None:
+def test_an_own_backend_opens_and_closes_with_the_app(strange_store: Any) -> None:
     """Asked once before the app starts, closed once it has stopped; not touched when it was only built."""
     middleware = BasicAuthMiddleware(LifespanApp(), "strange://up", settings=Settings())
     (store,) = strange_store.opened
@@ -483,7 +483,7 @@ def test_a_backend_of_ours_opens_and_closes_with_the_app(strange_store: Any) -> 
     assert store.events == ["get", "close"]
 
 
-def test_a_backend_of_ours_is_closed_when_the_gate_is_gone(strange_store: Any) -> None:
+def test_an_own_backend_is_closed_with_the_middleware(strange_store: Any) -> None:
     """Also without a lifespan."""
     middleware = BasicAuthMiddleware(App(), "strange://up", settings=Settings())
     (store,) = strange_store.opened

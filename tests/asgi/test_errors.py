@@ -75,7 +75,7 @@ class Plain(BasicAuthError):
 
 @pytest.fixture
 def ask(backend: Backend, issued: Issued) -> Callable[..., Exchange]:
-    """Call an app behind a gate, with the right credentials."""
+    """Call an app behind a middleware, with the right credentials."""
 
     def ask(app: Any, *, method: str = "GET", **settings: Any) -> Exchange:
         middleware = BasicAuthMiddleware(app, backend, settings=Settings(**settings))
@@ -127,7 +127,7 @@ STARTS: dict[str, list[Message]] = {
 @pytest.mark.proves("P5", "P7", "A7", "A8")
 @pytest.mark.parametrize("sent", STARTS.values(), ids=STARTS.keys())
 @pytest.mark.parametrize(("exc", "status", "code"), MAPPED.values(), ids=MAPPED.keys())
-def test_an_exception_becomes_an_answer_and_is_raised_on(
+def test_an_exception_becomes_a_response_and_is_reraised(
     ask: Callable[..., Exchange],
     caplog: pytest.LogCaptureFixture,
     sent: list[Message],
@@ -161,7 +161,7 @@ def test_an_exception_becomes_an_answer_and_is_raised_on(
 
 @pytest.mark.parametrize("sent", STARTS.values(), ids=STARTS.keys())
 @pytest.mark.parametrize(("exc", "status", "code"), ROUTINE.values(), ids=ROUTINE.keys())
-def test_a_refusal_by_the_app_is_only_an_answer(
+def test_a_refusal_by_the_app_becomes_a_response_and_is_not_reraised(
     ask: Callable[..., Exchange],
     caplog: pytest.LogCaptureFixture,
     sent: list[Message],
@@ -169,7 +169,7 @@ def test_a_refusal_by_the_app_is_only_an_answer(
     status: int,
     code: str,
 ) -> None:
-    """Nobody's error: not raised on, not logged as one; a challenge with a 401 and with nothing else."""
+    """Nobody's error: not re-raised, not logged as one; a challenge with a 401 and with nothing else."""
     seen = ask(sending(sent, exc))
 
     assert seen.raised is None
@@ -215,7 +215,7 @@ GOING_DOWN = [
 @pytest.mark.parametrize("timeout_s", [None, LATE_S])
 @pytest.mark.parametrize("sent", [[], [OK_START]], ids=["nothing sent", "start held"])
 @pytest.mark.parametrize("exc", GOING_DOWN, ids=repr)
-def test_what_ends_the_process_or_the_task_is_never_answered(
+def test_exceptions_that_end_the_process_or_task_are_only_reraised(
     backend: Backend, issued: Issued, exc: BaseException, sent: list[Message], timeout_s: float | None
 ) -> None:
     """Raised on untouched, with nothing sent; driven by hand, as a loop would end."""
@@ -238,7 +238,7 @@ def test_what_ends_the_process_or_the_task_is_never_answered(
 
 
 @pytest.mark.parametrize("scope_user", ["replaced", "removed"])
-def test_a_missing_scope_is_answered_whatever_the_app_did_to_its_scope(
+def test_a_missing_scope_is_a_403_even_if_the_app_changed_its_scope(
     backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture, scope_user: str
 ) -> None:
     """Starlette's own AuthenticationMiddleware, for one, puts another user there."""
@@ -260,8 +260,8 @@ def test_a_missing_scope_is_answered_whatever_the_app_did_to_its_scope(
 
 
 @pytest.mark.parametrize("change", ["replace", "mutate", "empty"])
-def test_the_answer_is_to_the_request_that_came_in(backend: Backend, issued: Issued, change: str) -> None:
-    """Layers inside rewrite the method or the fields in place; the answer is still to what was asked."""
+def test_the_response_is_for_the_request_as_received(backend: Backend, issued: Issued, change: str) -> None:
+    """Layers inside rewrite the method or the fields in place; the response is still to what was asked."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["method"] = "GET"
@@ -282,7 +282,7 @@ def test_the_answer_is_to_the_request_that_came_in(backend: Backend, issued: Iss
     assert seen.body == b""
 
 
-# --- after the answer began
+# --- after the response began
 
 
 BEGUN: dict[str, list[Message]] = {
@@ -303,10 +303,10 @@ BEGUN: dict[str, list[Message]] = {
 @pytest.mark.proves("A7")
 @pytest.mark.parametrize("exc", [Boom(), TimeoutError(), InsufficientScope(), Throttled()], ids=repr)
 @pytest.mark.parametrize("sent", BEGUN.values(), ids=BEGUN.keys())
-def test_an_answer_that_began_is_broken_off(
+def test_a_response_that_began_is_broken_off(
     ask: Callable[..., Exchange], sent: list[Message], exc: Exception
 ) -> None:
-    """No second start, no end added: raised on, so that the server breaks the connection."""
+    """No second start, no end added: re-raised, so that the server breaks the connection."""
     seen = ask(App(*sent, raises=exc))
 
     assert seen.messages == sent
@@ -325,7 +325,7 @@ def test_mapping_can_be_turned_off(ask: Callable[..., Exchange], sent: list[Mess
 
 
 def test_errors_in_a_websocket_are_the_apps(backend: Backend, issued: Issued) -> None:
-    """There is no answer to replace."""
+    """There is no response to replace."""
     boom = Boom()
     scope = http_scope(issued.authorization, type="websocket", scheme="ws", extensions={})
     middleware = BasicAuthMiddleware(Raising(boom), backend, settings=Settings(timeout_s=LATE_S))
@@ -421,7 +421,7 @@ def test_a_gone_client_is_no_error_of_the_app(
 
 @pytest.mark.proves("A10")
 @pytest.mark.parametrize("sent", [[], [OK_START]])
-def test_a_client_that_goes_during_our_answer_hides_no_exception(
+def test_a_client_that_disconnects_during_our_response_hides_no_exception(
     backend: Backend, issued: Issued, sent: list[Message]
 ) -> None:
     """The app's exception comes out, not the server's."""

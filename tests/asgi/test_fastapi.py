@@ -1,5 +1,5 @@
 """Real FastAPI and Starlette apps, behind and around the middleware: exceptions become JSON in every place,
-and whatever an app answers for itself stays its answer."""
+and whatever an app answers for itself stays its response."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def get(place: Place, issued: Issued) -> Callable[..., Exchange]:
 
 
 @pytest.mark.proves("X34")
-def test_an_app_is_protected_and_learns_who_it_is(
+def test_an_app_is_protected_and_sees_the_principal(
     get: Callable[..., Exchange], place: Place, backend: Backend
 ) -> None:
     """The documentation pages and unknown paths are no exception."""
@@ -212,7 +212,7 @@ def test_a_missing_scope_is_a_403(get: Callable[..., Exchange], path: str) -> No
 
 
 @pytest.mark.parametrize("path", ["/http-exception", "/http-500", "/plain-500", "/json-500", "/typed"])
-def test_answers_stay_what_they_are(get: Callable[..., Exchange], issued: Issued, path: str) -> None:
+def test_responses_of_the_app_pass_unchanged(get: Callable[..., Exchange], issued: Issued, path: str) -> None:
     """HTTPException, validation errors, any 500 that is answered: byte for byte the app's own."""
     seen = get(path)
     bare = call(routes(FastAPI()), http_scope(path=path))
@@ -231,7 +231,7 @@ def test_a_stream_that_fails_is_broken_off(get: Callable[..., Exchange]) -> None
     assert seen.raised is not None
 
 
-def test_a_background_task_that_fails_does_not_touch_the_answer(get: Callable[..., Exchange]) -> None:
+def test_a_failing_background_task_does_not_change_the_response(get: Callable[..., Exchange]) -> None:
     """The answer is out already; the exception still reaches the server."""
     seen = get("/background")
 
@@ -240,8 +240,8 @@ def test_a_background_task_that_fails_does_not_touch_the_answer(get: Callable[..
 
 
 @pytest.mark.parametrize("status", [200, 500])
-def test_an_answer_does_not_wait_for_its_background_task(place: Place, issued: Issued, status: int) -> None:
-    """The whole answer reaches the server before the task ends: the task waits for exactly that."""
+def test_a_response_does_not_wait_for_its_background_task(place: Place, issued: Issued, status: int) -> None:
+    """The whole response reaches the server before the task ends: the task waits for exactly that."""
     app = FastAPI()
     order: list[str] = []
 
@@ -305,7 +305,7 @@ def test_a_handler_that_the_app_registered_wins(
 
 
 def test_a_handler_for_one_exception_wins(get: Callable[..., Exchange]) -> None:
-    """Its answer is an answer like any other, and nothing is raised."""
+    """Its answer is a response like any other, and nothing is raised."""
     app = FastAPI()
 
     @app.exception_handler(Boom)
@@ -401,7 +401,7 @@ def test_an_app_with_users_of_its_own(backend: Backend, issued: Issued) -> None:
     assert (seen.status, seen.raised) == (403, None)
 
 
-def test_a_sync_route_that_is_too_slow_is_answered_for(backend: Backend, issued: Issued) -> None:
+def test_a_slow_sync_route_gets_a_504(backend: Backend, issued: Issued) -> None:
     """504 while the thread still runs; its result is dropped."""
     go_on = threading.Event()
     answered_first = []
@@ -476,7 +476,7 @@ def test_lifespan_handlers_run_once(place: Place) -> None:
     ]
 
 
-def test_a_broken_configuration_lets_nobody_in(issued: Issued) -> None:
+def test_a_broken_configuration_lets_no_request_through(issued: Issued) -> None:
     """Starlette builds middleware late and serves on: every request fails then, with or without a key."""
     app = routes(FastAPI())
     app.add_middleware(BasicAuthMiddleware, backend="nonsense://x", settings=Settings())
@@ -488,7 +488,7 @@ def test_a_broken_configuration_lets_nobody_in(issued: Issued) -> None:
             assert b"ci" not in seen.body
 
 
-def test_one_gate_in_a_router(backend: Backend, issued: Issued) -> None:
+def test_middleware_in_a_router(backend: Backend, issued: Issued) -> None:
     """A part of an app can be protected alone, a bare ASGI callable in Starlette's Mount for one."""
     app = Starlette(
         routes=[
@@ -574,7 +574,7 @@ def outside_round(backend: Backend) -> AnyApp:
         "outside-round",
     ],
 )
-def test_cors_inside_the_gate_is_said_once_at_start(
+def test_cors_inside_the_middleware_is_logged_once_at_startup(
     make: Callable[[Backend], AnyApp], says: str | None, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make(backend)
@@ -595,13 +595,13 @@ def test_cors_inside_the_gate_is_said_once_at_start(
     assert [each.endswith(says or "?") for each in said] == [True] * (says is not None)
 
 
-def test_what_only_looks_like_starlette_is_no_cors() -> None:
+def test_an_app_that_only_resembles_starlette_has_no_cors() -> None:
     app = App()
     app.middleware_stack = None  # type: ignore[attr-defined]
     assert not wraps_cors(app)
 
 
-def test_what_leads_round_in_a_circle_is_no_cors() -> None:
+def test_a_cycle_of_wrappers_ends() -> None:
     app = App()
     app.app = app  # type: ignore[attr-defined]
     assert not wraps_cors(app)

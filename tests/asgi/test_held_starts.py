@@ -69,7 +69,7 @@ class Server:
 
 @pytest.fixture
 def held(backend: Backend, issued: Issued) -> Callable[..., Awaitable[None]]:
-    """Call an app behind the middleware."""
+    """Call an app inside the middleware."""
 
     async def call(app: Any, server: Server, **settings: Any) -> None:
         middleware = BasicAuthMiddleware(

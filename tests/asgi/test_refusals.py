@@ -134,7 +134,7 @@ def bad_fields(keys: dict[str, Issued]) -> Iterator[tuple[str, list[tuple[bytes,
 
 @pytest.mark.proves("H1", "H8", "H11", "B2", "P8", "O4", "X2", "X5", "X14", "X22", "X23", "X25", "X26")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_all_that_is_wrong_looks_the_same(
+def test_every_refusal_looks_the_same(
     app: App, backend: Backend, keys: dict[str, Issued], method: str
 ) -> None:
     """Status, headers and body of a refusal tell nothing, not even whether it was malformed."""
@@ -195,7 +195,7 @@ def test_a_refusal_is_a_problem_document(middleware: BasicAuthMiddleware, issued
     ],
     ids=repr,
 )
-def test_no_credentials_are_missing_ones(
+def test_an_empty_or_absent_header_is_missing_credentials(
     middleware: BasicAuthMiddleware, app: App, issued: Issued, headers: list[tuple[bytes, bytes]]
 ) -> None:
     """Empty is the same as absent, and only one field counts."""
@@ -223,7 +223,7 @@ def test_good_credentials_in_any_legal_spelling(
 
 @pytest.mark.proves("B5", "B6", "X27")
 def test_ids_and_secrets_of_any_script(app: App, backend: Backend) -> None:
-    """Compared as octets: no normalisation, and the other normal form is another secret."""
+    """Compared as bytes: no normalisation, and the other normal form is another secret."""
     backend.create(client_id="Zoë-東京", secret="pässword: пароль")
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
 
@@ -258,7 +258,7 @@ def test_head_has_the_same_headers_and_no_body(middleware: BasicAuthMiddleware) 
 
 
 @pytest.mark.parametrize("sent", ["a", "A-Z.a_z-09", "x" * 128, "."])
-def test_a_fit_request_id_is_repeated(middleware: BasicAuthMiddleware, sent: str) -> None:
+def test_a_harmless_request_id_is_repeated(middleware: BasicAuthMiddleware, sent: str) -> None:
     """In the header and in the body."""
     seen = call(middleware, http_scope(headers=[(b"X-Request-Id", sent.encode())]))
 
@@ -268,7 +268,7 @@ def test_a_fit_request_id_is_repeated(middleware: BasicAuthMiddleware, sent: str
 @pytest.mark.parametrize(
     "sent", [b"", b"x" * 129, b"a b", b"a\n", b"\xff", b"a\r\nx: y", b'"', b"<b>", "é".encode(), b"a/b"]
 )
-def test_an_unfit_request_id_is_replaced(middleware: BasicAuthMiddleware, sent: bytes) -> None:
+def test_any_other_request_id_is_replaced(middleware: BasicAuthMiddleware, sent: bytes) -> None:
     """By a new one each time."""
     ids = [
         call(middleware, http_scope(headers=[(b"x-request-id", sent)])).headers["x-request-id"]
@@ -302,7 +302,7 @@ def test_two_request_ids_are_none(middleware: BasicAuthMiddleware) -> None:
     ],
 )
 def test_the_realm_is_a_quoted_string(app: App, backend: Backend, realm: str, written: str) -> None:
-    """RFC 9110 section 11.5; octets of UTF-8 where it is not ASCII."""
+    """RFC 9110 section 11.5; bytes of UTF-8 where it is not ASCII."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(realm=realm))
 
     assert (
@@ -341,7 +341,7 @@ def test_fetch_opens_no_password_dialog(
 
 @pytest.mark.proves("H1", "A5", "A6", "X35")
 @pytest.mark.parametrize("value", [None, "Basic x"])
-def test_a_refused_websocket_gets_the_same_answer(
+def test_a_refused_websocket_gets_the_same_response(
     middleware: BasicAuthMiddleware, app: App, value: str | None
 ) -> None:
     """As a denial response where the server offers one; nothing else is sent."""
@@ -414,7 +414,7 @@ def live(middleware: BasicAuthMiddleware, scope: Any = LIFESPAN) -> Exchange:
 def test_a_known_key_reaches_the_app_without_one_suspension(
     app: App, backend: Backend, issued: Issued, overrides: dict[str, Any]
 ) -> None:
-    """Not even for a memory store's first look-up, and never for a cached key: no loop is running here."""
+    """Not even for a memory store's first lookup, and never for a cached key: no loop is running here."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(), **overrides)
     sent = []
 
@@ -503,7 +503,7 @@ _paths = st.text(max_size=30) | st.sampled_from(["/open", "/docs/x", "/docs/\ud8
     method=st.text(max_size=10) | st.sampled_from(["GET", "OPTIONS", "HEAD"]),
     client=st.none() | st.tuples(st.text(max_size=10), st.none() | st.integers()),
 )
-def test_whatever_comes_in_there_is_an_answer(
+def test_any_request_gets_a_response(
     headers: list[tuple[bytes, bytes]],
     path: str,
     raw_path: bytes | None,

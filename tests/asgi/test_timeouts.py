@@ -92,7 +92,7 @@ class Server:
 
 @pytest.fixture
 def timed(backend: Backend, issued: Issued) -> Callable[..., Awaitable[None]]:
-    """Call an app behind a gate with a time limit."""
+    """Call an app behind a middleware with a time limit."""
 
     def timed(app: Any, server: Server, timeout_s: float = SOON_S, **settings: Any) -> Awaitable[None]:
         middleware = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=timeout_s, **settings))
@@ -113,13 +113,13 @@ def errors_in(caplog: pytest.LogCaptureFixture) -> Iterator[logging.LogRecord]:
     [[], [{"type": "http.response.early_hint", "links": []}]],
     ids=["nothing sent", "hint sent"],
 )
-def test_an_app_that_is_too_slow_is_answered_for(
+def test_a_slow_app_gets_a_504(
     timed: Callable[..., Awaitable[None]],
     caplog: pytest.LogCaptureFixture,
     sent: list[Message],
     map_errors: bool,
 ) -> None:
-    """504, logged once, cancelled and awaited, not raised on; the task goes on as if nothing had been."""
+    """504, logged once, cancelled and awaited, not re-raised; the task goes on as if nothing had been."""
     ended = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,7 +175,7 @@ def test_a_start_ends_the_time_limit(
 
 @pytest.mark.proves("A12")
 @pytest.mark.parametrize("ending", ["sends", "raises", "raises scope"])
-def test_the_answer_does_not_wait_for_a_handler_that_will_not_stop(
+def test_the_504_does_not_wait_for_a_handler_that_ignores_cancellation(
     timed: Callable[..., Awaitable[None]], caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
     """504 at once; the handler is awaited, and whatever it still does is dropped."""
@@ -214,7 +214,7 @@ def test_the_answer_does_not_wait_for_a_handler_that_will_not_stop(
 
 
 @pytest.mark.proves("A12")
-def test_a_handler_in_a_thread_is_answered_for(timed: Callable[..., Awaitable[None]]) -> None:
+def test_a_slow_handler_in_a_thread_gets_a_504(timed: Callable[..., Awaitable[None]]) -> None:
     """It cannot be stopped; its result is dropped."""
     go_on = threading.Event()
 
@@ -336,7 +336,7 @@ def test_a_websocket_has_no_time_limit(backend: Backend, issued: Issued, first: 
 
 
 @pytest.mark.parametrize("exc", [None, Boom()], ids=repr)
-def test_no_timer_is_left_behind(timed: Callable[..., Awaitable[None]], exc: Exception | None) -> None:
+def test_no_timer_is_left_after(timed: Callable[..., Awaitable[None]], exc: Exception | None) -> None:
     """An app that ends in time, in any way, is not cancelled later; its task may go on for long."""
 
     async def main() -> None:
@@ -357,7 +357,7 @@ def test_no_timer_is_left_behind(timed: Callable[..., Awaitable[None]], exc: Exc
 
 
 def test_an_apps_own_cancellation_is_not_a_time_out(timed: Callable[..., Awaitable[None]]) -> None:
-    """A CancelledError that the app raises by itself is raised on, with nothing sent."""
+    """A CancelledError that the app raises by itself is re-raised, with nothing sent."""
     server_seen: list[Message] = []
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""What the tests of both shells share: a backend with one key, and an environment without settings."""
+"""What the tests of both middlewares share: a backend with one key, and an environment without settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two shells agree: the same octets in the Authorization field, the same answer."""
+"""The two middlewares agree: the same bytes in the Authorization header, the same response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEMO = b"Basic ZGVtbzpwQDU1dzByZA=="
 REQUEST_ID = "r-1"
 
-# Status, header fields with lower-case names, body.
+# Status, headers with lower-case names, body.
 Outcome = tuple[int, dict[str, str], bytes]
 
 
@@ -172,7 +172,7 @@ def row(name: str, status: int, code: str, field: bytes | None) -> Any:
         row("long-blanks", 401, "invalid_credentials", b"Basic " + b" " * 10_000 + b"ZGVtbzpwQDU1dzByZA=="),
     ],
 )
-def test_a_field_has_one_answer(both: Both, field: bytes | None, status: int, code: str) -> None:
+def test_a_header_gets_one_response(both: Both, field: bytes | None, status: int, code: str) -> None:
     got, headers, body = both.outcome(field)
 
     assert got == status
@@ -182,7 +182,7 @@ def test_a_field_has_one_answer(both: Both, field: bytes | None, status: int, co
 
 
 @pytest.mark.proves("P8")
-def test_keys_that_have_ended_have_one_answer(both: Both) -> None:
+def test_ended_keys_get_one_response(both: Both) -> None:
     ended: list[Issued] = [both.disabled, both.revoked, both.expired]
     wrong = both.outcome(basic("demo:p@55w0re"))
 
@@ -204,7 +204,7 @@ def test_keys_that_have_ended_have_one_answer(both: Both) -> None:
 )
 @example(field=DEMO)
 @example(field=b"")
-def test_any_octets_have_one_answer(both: Both, field: bytes) -> None:
+def test_any_bytes_get_one_response(both: Both, field: bytes) -> None:
     """And only the one good credential is accepted, in any spelling of its scheme."""
     status, _, body = both.outcome(field)
 
@@ -217,8 +217,8 @@ def test_any_octets_have_one_answer(both: Both, field: bytes) -> None:
 
 
 @pytest.mark.proves("F34")
-def test_an_outage_has_one_answer() -> None:
-    """A store that raises: the same 503 from both, and what needs no look-up is a 401 from both."""
+def test_an_outage_gets_one_response() -> None:
+    """A store that raises: the same 503 from both, and what needs no lookup is a 401 from both."""
 
     class Broken:
         def get(self, _client_id: str) -> None:

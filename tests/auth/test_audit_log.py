@@ -73,7 +73,7 @@ def raising(exc: BaseException) -> Callable[[], Any]:
 
 @dataclass
 class Client:
-    """Asks a gate from one address."""
+    """Asks a middleware from one address."""
 
     middleware: BasicAuthMiddleware
     address: Any = ("192.0.2.1", 1)
@@ -103,7 +103,7 @@ def events(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 @pytest.mark.proves("O6")
-def test_every_refusal_is_told_with_its_reason(
+def test_every_refusal_is_logged_with_its_reason(
     app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Event, id as claimed, reason, address and request id; what was missing at DEBUG, the rest at INFO."""
@@ -178,7 +178,7 @@ def test_which_mistake_it_was_is_for_the_log_alone(
     assert (seen.status, seen.body, seen.headers) == (wrong.status, wrong.body, wrong.headers)
 
 
-def test_outages_and_missing_scopes_are_told(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+def test_outages_and_missing_scopes_are_logged(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """With the id that was claimed, or proved."""
     caplog.set_level(logging.INFO, AUDIT)
     call(
@@ -193,7 +193,7 @@ def test_outages_and_missing_scopes_are_told(backend: Backend, caplog: pytest.Lo
     ]
 
 
-def test_good_requests_are_not_told(
+def test_allowed_requests_are_not_logged(
     app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
     """There would be too many of them."""
@@ -205,7 +205,7 @@ def test_good_requests_are_not_told(
     assert [record for record in caplog.records if record.name.startswith("basicauth_mw")] == []
 
 
-def test_a_throttled_pair_is_told_once(throttled: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_throttled_pair_is_logged_once(throttled: Client, caplog: pytest.LogCaptureFixture) -> None:
     """At INFO, not for every request of a flood."""
     caplog.set_level(logging.INFO, AUDIT)
     for _ in range(10):
@@ -221,7 +221,7 @@ def test_a_throttled_pair_is_told_once(throttled: Client, caplog: pytest.LogCapt
 def test_the_id_that_is_logged_is_the_id_that_was_sent(
     throttled: Client, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """Whoever reports a problem quotes the id from the answer."""
+    """Whoever reports a problem quotes the id from the response."""
     caplog.set_level(logging.INFO, AUDIT)
     for _ in range(3 if kind == "throttled" else 0):
         throttled.ask(WRONG)
@@ -299,7 +299,7 @@ def spellings(canary: str) -> list[str]:
 def test_no_secret_leaves(
     backend: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by a log record at any level, a ``repr``, an answer or the text of a traceback."""
+    """Not by a log record at any level, a ``repr``, a response or the text of a traceback."""
     caplog.set_level(logging.DEBUG)
     canary = generate("sk")
     chosen = "canary-chosen-by-a-person"

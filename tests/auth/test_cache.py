@@ -104,9 +104,7 @@ def test_an_entry_ends_with_its_key(cache: VerdictCache, clock: Clock) -> None:
 
 
 @pytest.mark.proves("F23")
-def test_a_clock_set_back_revives_nothing_for_longer_than_the_cache_time(
-    cache: VerdictCache, clock: Clock
-) -> None:
+def test_a_clock_set_back_revives_no_entry_beyond_the_cache_time(cache: VerdictCache, clock: Clock) -> None:
     """The entry's age is monotonic."""
     put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
     clock.wall_now -= 10_000
@@ -148,8 +146,8 @@ def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerdictCache) -> 
     assert cache.get(b"2") is None
 
 
-def test_the_longest_field_is_kept(cache: VerdictCache) -> None:
-    """One octet more is refused unread, so it is not even looked for."""
+def test_the_longest_header_is_kept(cache: VerdictCache) -> None:
+    """One byte more is refused unread, so it is not even looked for."""
     longest = b"x" * MAX_FIELD_OCTETS
     put(cache, longest, allow())
     put(cache, longest + b"x", allow())
@@ -169,7 +167,7 @@ def test_the_longest_field_is_kept(cache: VerdictCache) -> None:
     ],
 )
 @pytest.mark.parametrize("before", [0, 1, 2])
-def test_a_fill_outlives_nothing_that_was_forgotten(
+def test_a_put_with_an_old_stamp_stores_nothing(
     cache: VerdictCache, before: int, forgotten: list[str | None]
 ) -> None:
     """Whatever was forgotten earlier: what was stamp before is not kept after."""
@@ -253,7 +251,7 @@ def test_everything_can_be_forgotten(cache: VerdictCache) -> None:
 @pytest.mark.proves("F24")
 @pytest.mark.parametrize("event", ["forget it", "forget another", "clear"])
 def test_what_was_looked_up_before_a_change_is_not_kept(cache: VerdictCache, event: str) -> None:
-    """The look-up may have read what was there before the change."""
+    """The lookup may have read what was there before the change."""
     stamp = cache.stamp()
     if event == "clear":
         cache.clear()
@@ -395,7 +393,7 @@ CacheMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=3
 TestCacheMachine = CacheMachine.TestCase
 
 
-def test_hits_are_told_once_each_with_their_age(cache: VerdictCache, clock: Clock) -> None:
+def test_each_hit_is_reported_once_with_its_age(cache: VerdictCache, clock: Clock) -> None:
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("b"))
     assert cache.drain_hits() == []  # proving is no hit

@@ -282,7 +282,7 @@ def test_a_missing_driver_names_the_command_that_installs_it(
 
 
 @pytest.mark.proves("O8")
-def test_what_is_open_is_said_at_the_start(
+def test_excluded_paths_are_logged_at_startup(
     app: App, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line; none if nothing is."""
@@ -312,7 +312,7 @@ def test_a_store_that_is_down_does_not_stop_the_start(app: App) -> None:
 
 
 @pytest.mark.proves("A14", "F31")
-def test_a_gate_works_on_many_loops_and_after_a_fork(app: App, tmp_path: Path) -> None:
+def test_a_middleware_works_on_many_loops_and_after_a_fork(app: App, tmp_path: Path) -> None:
     """Threads belong to the process that started them."""
     middleware = BasicAuthMiddleware(app, Doing(lambda: GOOD), settings=Settings(cache_ttl_s=0))
     assert [call(middleware, http_scope(AUTHORIZATION)).status for _ in range(3)] == [200] * 3

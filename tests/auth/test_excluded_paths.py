@@ -197,7 +197,7 @@ def test_a_mount_that_is_set(path: str, root: str, is_open: bool) -> None:
 
 @pytest.mark.parametrize("path", ["/health", "/api/health", "/docs/x", "/", "/docs/x/api/admin"])
 @pytest.mark.parametrize("root", ["/api", "/health", "/docs", "/", "x", "/api/", "/docs/x"])
-def test_a_mount_that_is_not_set_opens_nothing(path: str, root: str) -> None:
+def test_an_unset_mount_point_excludes_nothing(path: str, root: str) -> None:
     """Routers disagree about what is left of the path, and with some servers the client sets the mount."""
     assert not OPEN.is_open(path, root=root)
     assert OPEN.is_open("/health", root="")
@@ -215,7 +215,7 @@ def test_accepted_mounts(path: str) -> None:
 
 
 @pytest.mark.proves("O8")
-def test_nothing_is_open_by_default() -> None:
+def test_nothing_is_excluded_by_default() -> None:
     """Without entries every path is protected."""
     nothing = ExcludedPaths(())
 
@@ -406,7 +406,7 @@ def test_any_path_has_a_verdict(path: str, root: str, raw: bytes) -> None:
     )
 )
 @example("//*")
-def test_an_entry_is_refused_or_opens_something(entry: str) -> None:
+def test_an_entry_is_refused_or_excludes_something(entry: str) -> None:
     """No entry is accepted that could never match, and none that opens everything."""
     if path_entry_error(entry):
         return

@@ -96,7 +96,7 @@ def below_root_path(app: Any) -> Any:
     return server
 
 
-# Each has its open paths at /api/health and /api/open/*; where the gate does not stand, there is nothing.
+# Each has its open paths at /api/health and /api/open/*; elsewhere there is nothing.
 ASGI: dict[str, Callable[[Backend], Any]] = {
     "below a mount": lambda keys: Starlette(routes=[Mount("/api", mounted(in_starlette(), keys))]),
     "below two mounts": lambda keys: Starlette(
@@ -201,11 +201,11 @@ def test_what_is_open_stays_all_that_is(
     for target in STOPPED:
         status, body = ask(app, target, tells=tells)
         if tells or body != "reached open":
-            # The rest is of what stands in front of the gate, and has nothing to show.
+            # The rest is of what stands in front of the middleware, and has nothing to show.
             assert status in (401, 307, 404, 405), (target, body)
             assert "reached" not in body, target
         else:
-            # Not told how it was sent, the app reads what the gate has read: exactly an open path.
+            # Not told how it was sent, the app reads what the middleware has read: exactly an open path.
             sent = unquote_to_bytes(target.partition("?")[0].partition("#")[0]).decode()
             assert sent == "/api/health" or sent.startswith("/api/open/"), target
             assert not {"..", ".", ""} & set(sent.split("/")[1:]), target

@@ -234,7 +234,7 @@ def test_a_store_that_was_cancelled_inside_is_an_outage(app: App) -> None:
 @pytest.mark.proves("X50", "F34")
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
-def test_a_wrong_answer_is_an_outage(app: App, store: Any, answer: Any) -> None:
+def test_a_wrong_result_of_a_store_is_an_outage(app: App, store: Any, answer: Any) -> None:
     """Only a Key, and only of the client that was asked for, is one; only None means unknown."""
     middleware = BasicAuthMiddleware(app, store(lambda: answer), settings=Settings())
 
@@ -318,7 +318,7 @@ def test_a_store_that_hangs_in_a_thread_is_given_up(app: App, released: threadin
 
 @pytest.mark.proves("F2")
 def test_a_store_that_hangs_on_the_loop_is_given_up(app: App) -> None:
-    """Its look-up is cancelled at the deadline."""
+    """Its lookup is cancelled at the deadline."""
     cancelled = []
 
     class Hanging:
@@ -337,7 +337,7 @@ def test_a_store_that_hangs_on_the_loop_is_given_up(app: App) -> None:
 
 @pytest.mark.proves("A11", "F11")
 def test_a_request_that_is_cancelled_stays_cancelled(app: App) -> None:
-    """The look-up with it; nothing is answered."""
+    """The lookup with it; nothing is answered."""
 
     async def main() -> None:
         asked = asyncio.Event()
@@ -389,7 +389,7 @@ def test_the_deadline_is_for_all_questions_together(app: App, released: threadin
         *(basic("ci:x\x7f"), basic("x" * 256 + ":y"), basic("ci:" + "x" * 1025)),
     ],
 )
-def test_what_needs_no_look_up_is_still_refused_during_an_outage(app: App, value: str | None) -> None:
+def test_requests_without_a_lookup_are_still_refused_during_an_outage(app: App, value: str | None) -> None:
     """401, and the store is not asked."""
     store = Doing(raising(OSError()))
     middleware = BasicAuthMiddleware(app, store, settings=Settings())
@@ -401,7 +401,7 @@ def test_what_needs_no_look_up_is_still_refused_during_an_outage(app: App, value
 @pytest.mark.proves("B10")
 @pytest.mark.parametrize("pair", [":", "ci:", ":x"])
 @pytest.mark.parametrize("slow", [True, False])
-def test_an_empty_half_lets_nobody_in(app: App, pair: str, slow: bool) -> None:
+def test_an_empty_id_or_secret_never_authenticates(app: App, pair: str, slow: bool) -> None:
     """Though a store has a key for just that."""
     client_id, secret = pair.split(":")
     stored = Secret(hash_password(secret) if slow else Hasher().digest_secret(secret))
@@ -416,7 +416,7 @@ def test_an_empty_half_lets_nobody_in(app: App, pair: str, slow: bool) -> None:
 
 
 def test_a_mistyped_secret_is_refused_during_an_outage(app: App) -> None:
-    """Its checksum tells, without a look-up."""
+    """Its checksum tells, without a lookup."""
     store = Doing(raising(OSError()))
     middleware = BasicAuthMiddleware(app, store, settings=Settings())
     mistyped = SECRET[:-1] + ("a" if SECRET[-1] != "a" else "b")
@@ -450,7 +450,7 @@ class Switch:
 
 
 @pytest.mark.proves("F25")
-def test_a_proved_credential_outlives_an_outage_for_a_while(app: App) -> None:
+def test_a_cached_credential_works_during_an_outage_until_it_expires(app: App) -> None:
     """Until ``cache_ttl_s`` is over; no other credential does, and none of the same client either."""
     store = Switch()
     ttl_s = 0.4
@@ -477,7 +477,7 @@ def test_a_proved_credential_outlives_an_outage_for_a_while(app: App) -> None:
 
 
 @pytest.mark.proves("F25")
-def test_without_a_cache_every_request_asks(app: App) -> None:
+def test_without_a_cache_every_request_is_looked_up(app: App) -> None:
     """``cache_ttl_s=0``."""
     store = Switch()
     middleware = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=0))
@@ -537,8 +537,8 @@ def test_expiry_is_looked_at_on_every_request(app: App) -> None:
 
 
 @pytest.mark.proves("X18", "F28", "F30")
-def test_a_full_pool_of_slow_hashes_is_said_at_once(app: App) -> None:
-    """503 overloaded; a minted secret is not held up by it."""
+def test_a_full_pool_of_password_hashes_is_refused_at_once(app: App) -> None:
+    """503 overloaded; a generated secret is not held up by it."""
     chosen = Key("person", secrets=(Secret(hash_secret("chosen by a person")),))
 
     class Store:

@@ -52,7 +52,7 @@ def rendered(problem: Problem) -> dict[str, str]:
 
 @pytest.mark.proves("H2", "P4")
 @pytest.mark.parametrize("kind", CLASSES)
-def test_every_error_has_a_published_answer(kind: type[BasicAuthError]) -> None:
+def test_every_error_has_a_published_response(kind: type[BasicAuthError]) -> None:
     """A status and a code of the contract, and its message stays inside."""
     problem = to_problem(kind("inner words"))
 
@@ -63,7 +63,7 @@ def test_every_error_has_a_published_answer(kind: type[BasicAuthError]) -> None:
 
 @pytest.mark.proves("P7")
 @pytest.mark.parametrize("exc", [ValueError("inner"), OSError(5, "inner", "/etc/x"), KeyError("inner")])
-def test_a_strangers_exception_is_an_internal_error(exc: Exception) -> None:
+def test_a_foreign_exception_is_an_internal_error(exc: Exception) -> None:
     """Nothing of it is told, its class neither."""
     answer = render(to_problem(exc), request_id="r", challenge="c")
 
@@ -133,7 +133,7 @@ def test_an_apps_own_error() -> None:
 
 @pytest.mark.proves("H14", "P1")
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503, 504])
-def test_the_fields_of_an_answer(status: int) -> None:
+def test_the_headers_of_a_response(status: int) -> None:
     """Never stored, never sniffed; a challenge with a 401 and with nothing else."""
     problem = Problem(status, "code", "Detail.", 7 if status == 503 else None)
     headers = rendered(problem)

@@ -1,4 +1,4 @@
-"""What holds of every request, whatever is in it: found by Hypothesis, for both shells at once."""
+"""What holds of every request, whatever is in it: found by Hypothesis, for both middlewares at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Request(NamedTuple):
     """A request before a server has made a scope or an environ of it.
 
     Attributes:
-        headers: Names in lower case, and values, in octets.
+        headers: Names in lower case, and values, in bytes.
         path: Decoded once, below the mount point.
         query: As it was sent.
     """
@@ -81,7 +81,7 @@ class Outcome(NamedTuple):
 
 
 class Both:
-    """One set of settings, both shells."""
+    """One set of settings, both middlewares."""
 
     loop: ClassVar[asyncio.Runner]
 
@@ -174,7 +174,7 @@ _METHODS = st.sampled_from(["GET", "HEAD", "OPTIONS", "POST", "TRACE", "CONNECT"
 _PATHS = st.sampled_from(
     [b"/", b"/x", b"/open", b"/docs/x", b"/docs", b"/docs/../x", b"//open", b"/\xc3\xbc", b"/\xfc", b"", b"*"]
 ) | st.binary(max_size=12).map(b"/docs/".__add__)
-# Read by the gate: at most once each in a request, as a server joins them its own way.
+# Read by the middleware: at most once each in a request, as a server joins them its own way.
 _READ = st.fixed_dictionaries(
     {},
     optional={
@@ -224,8 +224,8 @@ def requests(draw: st.DrawFn) -> Request:
 @examples(max_examples=300, deadline=None)
 @given(request=requests())
 @example(request=Request(((b"authorization", _GOOD),)))
-def test_the_shells_agree_on_every_request(name: str, request: Request) -> None:
-    """Verdict, status, header fields, body, and who the app is told has come in."""
+def test_the_middlewares_agree_on_every_request(name: str, request: Request) -> None:
+    """Verdict, status, headers, body, and who the app is told has come in."""
     outcome = BOTH[name].ask(request)
     fields = [value for key, value in request.headers if key == b"authorization"]
 
@@ -246,8 +246,8 @@ def test_the_shells_agree_on_every_request(name: str, request: Request) -> None:
 @pytest.mark.parametrize("name", BOTH)
 @examples(max_examples=200, deadline=None)
 @given(request=requests(), others=_OTHERS, at=st.integers(0, 8))
-def test_other_fields_change_nothing(name: str, request: Request, others: Any, at: int) -> None:
-    """Nothing but the Authorization field, and what the settings say is read, has a say."""
+def test_other_headers_change_nothing(name: str, request: Request, others: Any, at: int) -> None:
+    """Nothing but the Authorization header, and what the settings say is read, has a say."""
     headers = (*request.headers[:at], *others, *request.headers[at:])
 
     assert BOTH[name].ask(request._replace(headers=headers)) == BOTH[name].ask(request)
@@ -262,7 +262,7 @@ def test_other_fields_change_nothing(name: str, request: Request, others: Any, a
     [_GOOD.decode(), _GOOD[6:].decode(), _SECRET, f"ci:{_SECRET}"],
     ids=["field", "token", "secret", "pair"],
 )
-def test_a_secret_in_the_address_lets_nobody_in(name: str, value: str) -> None:
+def test_a_secret_in_the_query_never_authenticates(name: str, value: str) -> None:
     """Addresses end up in logs and histories, so none is read for a secret."""
     outcome = BOTH["defaults"].ask(Request(query=f"{name}={quote(value)}"))
 
@@ -301,7 +301,7 @@ def test_the_method_changes_nothing_on_any_path(request: Request, method: str) -
 @example(realm='", charset="latin-1')
 @example(realm="\ud800")
 def test_any_realm_is_refused_at_the_start_or_sent_safely(realm: str) -> None:
-    """RFC 9110 section 5.6.4: what goes over the wire is one quoted-string of the realm's octets."""
+    """RFC 9110 section 5.6.4: what goes over the wire is one quoted-string of the realm's bytes."""
     try:
         settings = Settings(realm=realm)
     except ConfigurationError:
@@ -321,8 +321,8 @@ _PREFLIGHT = {b"origin": b"https://a.example", b"access-control-request-method":
 
 
 @pytest.mark.parametrize("twice", [b"origin", b"access-control-request-method", b"sec-fetch-mode"])
-def test_a_field_that_comes_twice_is_none(twice: bytes) -> None:
-    """None of those that are read may hold a comma, so the shells can agree."""
+def test_a_repeated_header_is_absent(twice: bytes) -> None:
+    """None of those that are read may hold a comma, so the middlewares can agree."""
     fields = {**_PREFLIGHT, b"sec-fetch-mode": b"cors"}
     if twice == b"sec-fetch-mode":
         del fields[b"origin"]

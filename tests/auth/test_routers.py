@@ -247,7 +247,7 @@ def test_an_own_setting_goes_before_that_of_a_fastapi_app(backend: Backend) -> N
     assert visit(app, "", "/api/health")[0] == 401
 
 
-def test_an_unknown_mount_point_is_told_once(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_mount_point_is_logged_once(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     app = BasicAuthMiddleware(starlette(), backend, settings=SETTINGS)
     with caplog.at_level(logging.WARNING, "basicauth_mw"):
         visit(app, "", "/health")

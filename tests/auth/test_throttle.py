@@ -212,7 +212,7 @@ def test_no_period_ever_holds_twice_the_limit(pauses_s: list[float], limit: int)
 
 
 @given(st.lists(st.tuples(st.floats(0, 200), st.integers(1, 8)), min_size=1, max_size=30), st.integers(1, 5))
-def test_waiting_as_told_is_enough(steps: list[tuple[float, int]], limit: int) -> None:
+def test_waiting_for_retry_after_is_enough(steps: list[tuple[float, int]], limit: int) -> None:
     """The seconds told are whole, at least 1, never more than two periods, and after them the key is free."""
     clock = Clock()
     throttle = Throttle(limit, 60.0, clock=clock)
@@ -231,7 +231,7 @@ def test_waiting_as_told_is_enough(steps: list[tuple[float, int]], limit: int) -
 # --- whether to ask at all
 
 
-def test_nobody_need_be_asked_about_while_nobody_is_over(clock: Clock) -> None:
+def test_the_throttle_is_inactive_while_no_key_is_over_the_limit(clock: Clock) -> None:
     """``active`` rises with the first key over its limit and falls when the last one's time is up,
     whoever asks first."""
     throttle = Throttle(2, 60.0, clock=clock)
@@ -248,7 +248,7 @@ def test_nobody_need_be_asked_about_while_nobody_is_over(clock: Clock) -> None:
     assert throttle.retry_after_s(OTHER) == 0
 
 
-def test_asking_changes_nothing(clock: Clock) -> None:
+def test_check_counts_nothing(clock: Clock) -> None:
     """A look at a key that never failed, or is over its limit, does not count."""
     throttle = Throttle(2, 60.0, clock=clock)
     throttle.record(KEY)
@@ -424,7 +424,7 @@ def test_the_clock_is_monotonic_by_default() -> None:
 # --- what is worth a line in the log
 
 
-def test_a_refusal_is_news_once_a_block(clock: Clock) -> None:
+def test_each_block_has_one_first_refusal(clock: Clock) -> None:
     """The first refusal of each block is told from the others; below the limit there is none."""
     throttle = Throttle(2, 60.0, clock=clock)
     throttle.record(KEY)
@@ -439,7 +439,7 @@ def test_a_refusal_is_news_once_a_block(clock: Clock) -> None:
     assert [throttle.take_first_refusal(KEY) for _ in range(3)] == [True, False, False]
 
 
-def test_news_of_a_block_that_ended_is_no_news(clock: Clock) -> None:
+def test_a_block_that_has_ended_has_no_first_refusal(clock: Clock) -> None:
     """A block that nobody met before it ended is forgotten with it."""
     throttle = Throttle(1, 60.0, clock=clock)
     throttle.record(KEY)
@@ -449,7 +449,7 @@ def test_news_of_a_block_that_ended_is_no_news(clock: Clock) -> None:
     assert not throttle.take_first_refusal(KEY)
 
 
-# --- both limits of a gate
+# --- both limits of a middleware
 
 ADDRESS, CLIENT_ID = KEY
 
@@ -515,7 +515,7 @@ def test_unreadable_credentials_count_for_the_address_alone() -> None:
     assert limits.check(ADDRESS, None) is None
 
 
-def test_pairs_are_told_apart() -> None:
+def test_pairs_are_distinct() -> None:
     """An address and an id are two values: no two pairs run together."""
     limits = FailureThrottle("1/hour", "")
     limits.record("10.0.0.1", "1x")
@@ -524,7 +524,7 @@ def test_pairs_are_told_apart() -> None:
     assert limits.check("10.0.0.11", "x") is None
 
 
-def test_when_the_block_ends_nobody_need_be_asked_about() -> None:
+def test_the_throttle_is_inactive_when_the_block_has_ended() -> None:
     """``active`` falls back once whoever was blocked is seen to be free again."""
     limits = FailureThrottle("1/second", "1/second")
     limits.record(ADDRESS, CLIENT_ID)

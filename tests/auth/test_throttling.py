@@ -63,7 +63,7 @@ class Switch:
 
 @dataclass
 class Client:
-    """Asks a gate from one address."""
+    """Asks a middleware from one address."""
 
     middleware: BasicAuthMiddleware
     address: Any = ("192.0.2.1", 1)
@@ -103,7 +103,7 @@ def test_past_the_limit_a_pair_gets_429_whatever_it_sends(throttled: Client, iss
     assert Client(throttled.middleware, ("192.0.2.1", 2)).ask(issued.authorization).status == 429
 
 
-def test_a_throttled_pair_is_told_before_any_look_up(app: App) -> None:
+def test_a_throttled_pair_is_refused_before_any_lookup(app: App) -> None:
     """Also during an outage."""
     store = Switch()
     client = Client(BasicAuthMiddleware(app, store, settings=Settings(throttle="2/minute")))
@@ -116,7 +116,7 @@ def test_a_throttled_pair_is_told_before_any_look_up(app: App) -> None:
 
 
 def test_a_throttled_websocket(throttled: Client) -> None:
-    """The same answer as over http."""
+    """The same response as over http."""
     for _ in range(3):
         throttled.ask(WRONG)
 
@@ -216,7 +216,7 @@ def test_the_default_limit(app: App, backend: Backend, issued: Issued) -> None:
     assert [client.ask(WRONG).status for _ in range(21)] == [401] * 20 + [429]
 
 
-def test_the_counter_of_an_address_spares_credentials_that_were_proved(
+def test_the_shared_counter_of_an_address_spares_cached_credentials(
     app: App, backend: Backend, issued: Issued
 ) -> None:
     """Failures with ever new ids block ids without a counter of their own, and none that is in the cache."""

@@ -84,7 +84,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 
 @pytest.fixture(params=["sqlite", "redis"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path, work: Work) -> Iterator[Backend]:
-    """A key of every kind. What has ended has the right secrets, a minted one and a chosen one."""
+    """A key of every kind. What has ended has the right secrets, a generated one and a chosen one."""
     url = (
         f"sqlite:///{tmp_path}/keys.db"
         if request.param == "sqlite"
@@ -117,7 +117,7 @@ REFUSED = ("unknown", "minted", "chosen", "eight", "no secret", "bcrypt", "revok
 
 @pytest.fixture(params=["asgi", "wsgi"])
 def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[str], int]]:
-    """Ask a gate; what it answers."""
+    """Ask a middleware; what it answers."""
     if request.param == "wsgi":
         wsgi = WSGIGate(lambda _environ, start: start("200 OK", []) and [], backend, settings=SETTINGS)
         yield lambda authorization: wsgi_helpers.call(wsgi, authorization).status
@@ -147,7 +147,7 @@ def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[
 def test_a_refusal_is_the_same_work_whatever_is_found(
     ask: Callable[[str], int], work: Work, secret: str, expected: Counter[str]
 ) -> None:
-    """One look-up, one fast hash, one slow one for what a person may have chosen; none of it if too long."""
+    """One lookup, one fast hash, one slow one for what a person may have chosen; none of it if too long."""
     # By hand, as encode_basic makes none that is too long.
     fields = {
         client_id: "Basic " + b64encode(f"{client_id}:{secret}".encode()).decode() for client_id in REFUSED
@@ -164,7 +164,7 @@ def test_a_refusal_is_the_same_work_whatever_is_found(
 
 @pytest.mark.proves("X1", "X7")
 @pytest.mark.parametrize("client_id", REFUSED)
-def test_the_first_request_of_a_process_does_not_tell_either(
+def test_the_first_request_of_a_process_reveals_nothing_either(
     ask: Callable[[str], int], work: Work, client_id: str
 ) -> None:
     """Whoever comes first pays for the decoy, also if it is not needed."""
@@ -203,7 +203,7 @@ def test_many_at_once_are_the_same_work_whatever_is_found(backend: Backend, work
 
 @pytest.mark.proves("X16", "X17")
 @pytest.mark.parametrize("secret", [GENERATED, CHOSEN], ids=["minted", "chosen"])
-def test_what_was_proved_costs_no_hash_and_proves_nothing_else(
+def test_a_cached_credential_costs_no_hash_and_authenticates_no_other(
     ask: Callable[[str], int], work: Work, secret: str
 ) -> None:
     """Until it is forgotten; every other secret of that id is looked at as if nothing had been proved."""
@@ -219,7 +219,7 @@ def test_what_was_proved_costs_no_hash_and_proves_nothing_else(
 
 
 @pytest.mark.proves("X17", "X18")
-def test_a_slow_hash_holds_up_nobody_else(backend: Backend, work: Work) -> None:
+def test_a_password_hash_delays_no_other_request(backend: Backend, work: Work) -> None:
     """It is never run on the event loop: while many are, others are answered there."""
     middleware = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
     work.held = threading.Event()
@@ -271,7 +271,7 @@ class Name(bytes):
     "name", [b"x-%020d", b"x-%011d", b"authorization"], ids=["other", "as long", "the same"]
 )
 @pytest.mark.parametrize("strip", [False, True])
-def test_many_fields_are_read_a_fixed_number_of_times(name: bytes, *, strip: bool) -> None:
+def test_many_headers_are_read_a_fixed_number_of_times(name: bytes, *, strip: bool) -> None:
     """A hundred or ten thousand: each is looked at as often."""
     middleware = BasicAuthMiddleware(
         App(),

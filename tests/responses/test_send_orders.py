@@ -1,7 +1,7 @@
-"""All orders of events between an app, a shell and a server, against small reference models.
+"""All orders of events between an app, a middleware and a server, against small reference models.
 
 A model says for each order what the client may see. Beside it stand a few laws that need no model: at most
-one answer, never a clean end of a broken one, nothing changed for an app that does as it should.
+one response, never a clean end of a broken one, nothing changed for an app that does as it should.
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ class Line(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What a gate and its surroundings are set to."""
+    """What a middleware and its surroundings are set to."""
 
     maps: bool = True
     timed: bool = True
-    handler: str = ""  # the app has its own handler for errors: "inside" the gate, or "outside"
+    handler: str = ""  # the app has its own handler for errors: "inside" the middleware, or "outside"
     stubborn: bool = False  # the app goes on whatever send raises
 
 
@@ -123,7 +123,7 @@ class Model(NamedTuple):
     """The send guard.
 
     Attributes:
-        stage: fresh; held: a start is; whole: Starlette's whole answer is; out: the app's own answer goes
+        stage: fresh; held: a start is; whole: Starlette's whole response is; out: the app's own response goes
             through; ours: we have answered.
     """
 
@@ -235,7 +235,7 @@ class Stage:
         self.line: Line = Line()
 
     async def play(self, events: tuple[str, ...], end: str) -> tuple[Line, str]:
-        """What reaches the client, and what is raised on to the server."""
+        """What reaches the client, and what is re-raised to the server."""
         self._events, self._end, self.line = events, end, Line()
         raised = ""
         try:
@@ -305,7 +305,7 @@ def assert_laws(events: tuple[str, ...], end: str, line: Line, raised: str, rule
     assert len(starts) <= 1, case
     assert len(set(starts) & {"403", "500", "504"}) == line.taken.count("problem"), case
     if "problem" in line.taken:
-        assert set(line.taken) <= {"hint", *starts, "problem"}, case  # nothing of the app's own answer
+        assert set(line.taken) <= {"hint", *starts, "problem"}, case  # nothing of the app's own response
         return
     if raised:  # an end is the app's own
         assert line.state != "done" or {"final", "body500"} & set(events), case
@@ -370,7 +370,7 @@ class Snapshot(NamedTuple):
 
     Attributes:
         status: Of the last start; empty: none.
-        body: All octets, written ones and chunks; an answer of ours as ``problem``.
+        body: All bytes, written ones and chunks; a response of ours as ``problem``.
         chunks: How many chunks, empty ones included.
     """
 
@@ -465,7 +465,7 @@ class WsgiStage:
         self.body: Any = None
 
     def play(self, events: tuple[str, ...], end: str, *, as_list: bool = False) -> tuple[Snapshot, str]:
-        """What the server got, and what was raised on to it."""
+        """What the server got, and what was re-raised to it."""
         self._events, self._end, self._as_list = events, end, as_list
         self._seen, self.status_at_return, self.too_late, self.body = Snapshot(), "", False, None
         most = sum(event in ("chunk", "empty") for event in events) if end == "leave" else -1
@@ -589,7 +589,7 @@ def test_wsgi_orders(
             seen, raised = stage.play(order, end)
             expected, raises = model.end(end)
             if software:
-                # What is taken from the app before its first octet: empty chunks, or its end, are not seen.
+                # What is taken from the app before its first byte: empty chunks, or its end, are not seen.
                 seen, expected = seen._replace(chunks=0), expected._replace(chunks=0)
                 if raises == "SystemExit" and not seen.status:
                     expected = expected._replace(status="")
@@ -646,8 +646,8 @@ def test_what_is_no_exception_closes_the_body_under_granian(
     assert body.closed == 1
 
 
-def test_what_was_written_behind_a_second_start_is_out(backend: Backend, issued: Issued) -> None:
-    """A server that forgives a start behind octets must not be given one."""
+def test_data_written_after_a_second_start_is_sent(backend: Backend, issued: Issued) -> None:
+    """A server that forgives a start behind bytes must not be given one."""
     stage = WsgiStage(backend, issued, software="", in_close=None)
 
     assert stage.play((RETURN, "start", "empty", "restart", "write"), "raise")[1] == "Boom"

@@ -66,13 +66,13 @@ def middleware(app: App, backend: Backend) -> BasicAuthMiddleware:
     return BasicAuthMiddleware(validator(app), backend, settings=Settings())
 
 
-# --- the app's own answer, byte for byte
+# --- the app's own response, byte for byte
 
 
 @pytest.mark.proves("H16", "W13")
 @pytest.mark.parametrize("status", ["200 OK", "404 Nothing Here", "500 My Own Words", "401 Unauthorized"])
-def test_the_app_s_answer_is_untouched(backend: Backend, issued: Issued, status: str) -> None:
-    """Status line, header fields in order, duplicates and latin-1 values arrive as the app gave them."""
+def test_the_response_of_the_app_passes_unchanged(backend: Backend, issued: Issued, status: str) -> None:
+    """Status line, headers in order, duplicates and latin-1 values arrive as the app gave them."""
     app = App([b"one", b"", b"\xfftwo"], status)
     app.headers = [
         ("Content-Type", "text/plain"),
@@ -211,7 +211,7 @@ def test_write_works(backend: Backend, issued: Issued) -> None:
     assert len(answer.starts) == 1
 
 
-def test_an_app_may_correct_its_own_answer(backend: Backend, issued: Issued) -> None:
+def test_an_app_may_replace_its_own_response(backend: Backend, issued: Issued) -> None:
     """A second start_response with exc_info replaces the first while nothing is out."""
 
     def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
@@ -230,7 +230,7 @@ def test_an_app_may_correct_its_own_answer(backend: Backend, issued: Issued) -> 
     assert (answer.status_line, answer.body) == ("503 Mine", b"mine")
 
 
-def test_an_app_may_correct_its_own_answer_after_an_empty_chunk(backend: Backend, issued: Issued) -> None:
+def test_an_app_may_replace_its_own_response_after_an_empty_chunk(backend: Backend, issued: Issued) -> None:
     def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         yield b""
@@ -326,7 +326,7 @@ def test_the_identity(middleware: BasicAuthMiddleware, app: App, issued: Issued)
 
 @pytest.mark.proves("B5", "W1")
 def test_remote_user_is_utf8_as_latin1(backend: Backend, middleware: BasicAuthMiddleware, app: App) -> None:
-    """PEP 3333: octets as code points; the id is UTF-8."""
+    """PEP 3333: bytes as code points; the id is UTF-8."""
     issued = backend.create(client_id="z\u00fcrich-\u6771\u4eac")
 
     answer = call_validated(middleware, issued.authorization)
@@ -413,7 +413,7 @@ def test_an_open_path_verifies_nothing(backend: Backend, issued: Issued, app: Ap
     assert not any("REMOTE_USER" in seen or "AUTH_TYPE" in seen for seen in app.seen)
 
 
-def test_header_fields_are_left_alone(middleware: BasicAuthMiddleware, app: App, issued: Issued) -> None:
+def test_header_headers_are_left_alone(middleware: BasicAuthMiddleware, app: App, issued: Issued) -> None:
     call_validated(middleware, issued.authorization, HTTP_REMOTE_USER="x", HTTP_X_CLIENT_ID="y")
 
     (seen,) = app.seen
@@ -422,7 +422,7 @@ def test_header_fields_are_left_alone(middleware: BasicAuthMiddleware, app: App,
 
 
 @pytest.mark.proves("B9")
-def test_the_field_can_be_hidden_from_the_app(backend: Backend, issued: Issued, app: App) -> None:
+def test_the_header_can_be_hidden_from_the_app(backend: Backend, issued: Issued, app: App) -> None:
     """On open paths as well."""
     middleware = BasicAuthMiddleware(
         validator(app), backend, settings=Settings(), strip_authorization=True, exclude=("/open",)

@@ -143,7 +143,7 @@ early = pytest.mark.parametrize("raising", EARLY, ids=lambda make: make.__name__
         ),
     ],
 )
-def test_an_early_exception_becomes_an_answer(
+def test_an_early_exception_becomes_a_response(
     backend: Backend,
     issued: Issued,
     caplog: pytest.LogCaptureFixture,
@@ -152,7 +152,7 @@ def test_an_early_exception_becomes_an_answer(
     line: str,
     code: str,
 ) -> None:
-    """Whatever was started, while no octet is out. The exception goes to the server, and to the log."""
+    """Whatever was started, while no byte is out. The exception goes to the server, and to the log."""
     answer = call_validated(protect(raising(exc), backend), issued.authorization)
 
     assert answer.code == code
@@ -176,7 +176,7 @@ def test_an_early_exception_becomes_an_answer(
 
 @pytest.mark.proves("H12")
 @early
-def test_a_head_request_gets_the_fields_alone(
+def test_a_head_request_gets_only_the_headers(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp]
 ) -> None:
     middleware = protect(raising(Boom()), backend)
@@ -257,7 +257,7 @@ def test_a_scope_that_is_missing(backend: Backend, issued: Issued, caplog: pytes
     }
 
 
-def test_an_app_cannot_change_whom_the_log_names(
+def test_an_app_cannot_change_the_client_id_in_the_log(
     backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What our own responses need is captured before the app is called."""
@@ -413,7 +413,7 @@ def test_gunicorn_s_stop_iteration_reaches_it(backend: Backend, issued: Issued, 
     ],
     ids=["no-socket", "no-websocket", "refused"],
 )
-def test_a_handshake_that_takes_nothing_over_gets_its_response(
+def test_a_handshake_without_a_takeover_gets_its_response(
     backend: Backend, issued: Issued, exc: Exception, more: Environ, code: str
 ) -> None:
     assert call(protect(at_once(exc), backend), issued.authorization, **more).code == code
@@ -428,7 +428,7 @@ def test_starting_twice_without_exc_info_is_a_500(backend: Backend, issued: Issu
     assert call_validated(protect(app, backend), issued.authorization).code == "internal_error"
 
 
-def test_starting_again_behind_data_fails(backend: Backend, issued: Issued) -> None:
+def test_starting_again_after_data_fails(backend: Backend, issued: Issued) -> None:
     def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", list(PLAIN))
         yield b"x"
@@ -441,7 +441,7 @@ def test_starting_again_behind_data_fails(backend: Backend, issued: Issued) -> N
     assert answer.chunks == [b"x"]
 
 
-def test_header_fields_that_the_server_refuses_are_a_500(backend: Backend, issued: Issued) -> None:
+def test_header_headers_that_the_server_refuses_are_a_500(backend: Backend, issued: Issued) -> None:
     """It complains when the start is released, behind the app's back."""
     for result in ([b"x"], iter([b"x"])):
 

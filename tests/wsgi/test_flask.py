@@ -112,7 +112,7 @@ def test_what_werkzeug_cannot_read_never_reaches_it(app: Flask, backend: Backend
     assert seen == []
 
 
-def test_a_view_answers(wrapped: WsgiApp, issued: Issued) -> None:
+def test_a_view_responds(wrapped: WsgiApp, issued: Issued) -> None:
     good = call_validated(wrapped, issued.authorization)
 
     assert (good.status_line, good.body) == ("200 OK", b"hello ci")
@@ -209,10 +209,10 @@ def test_a_handler_that_raises_is_an_exception(app: Flask, wrapped: WsgiApp, iss
     assert call_validated(wrapped, issued.authorization, path="/raise").code == "internal_error"
 
 
-def test_an_answer_of_500_is_an_answer(
+def test_a_500_that_a_view_returns_passes_unchanged(
     wrapped: WsgiApp, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By abort, by return, and even Werkzeug's own page, octet for octet."""
+    """By abort, by return, and even Werkzeug's own page, byte for byte."""
     bodies = {
         path: call_validated(wrapped, issued.authorization, path=path)
         for path in ("/abort", "/returned", "/returned-default")
@@ -226,7 +226,7 @@ def test_an_answer_of_500_is_an_answer(
 
 
 @pytest.mark.parametrize("setting", ["DEBUG", "TESTING", "PROPAGATE_EXCEPTIONS"])
-def test_where_flask_lets_it_out_it_is_raised_on(
+def test_an_exception_that_flask_reraises_is_reraised(
     app: Flask, wrapped: WsgiApp, issued: Issued, setting: str
 ) -> None:
     """The debugger and ``pytest.raises`` get to see it; a missing scope is 403 all the same."""
@@ -278,7 +278,7 @@ def test_the_signal_still_reaches_others(app: Flask, wrapped: WsgiApp, issued: I
     assert [type(exc) for exc in heard] == [Boom]
 
 
-def test_a_hook_may_add_header_fields(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
+def test_a_hook_may_add_header_headers(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
     """The page is still Werkzeug's own."""
 
     @app.after_request
@@ -312,7 +312,7 @@ def test_a_stream_that_fails_at_once_becomes_json(wrapped: WsgiApp, issued: Issu
 
 
 def test_teardown_and_close_run_once(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
-    """Also of the answer that was thrown away."""
+    """Also of the response that was thrown away."""
     counted: list[str] = []
 
     @app.teardown_request
@@ -362,7 +362,7 @@ def test_a_hook_before_and_a_teardown_that_fail(app: Flask, wrapped: WsgiApp, is
 
 
 def test_threads_keep_their_exceptions_apart(app: Flask, backend: Backend, issued: Issued) -> None:
-    """One raises while the other answers 500 of its own, both in the middle of their requests at once."""
+    """One raises while the other responses 500 of its own, both in the middle of their requests at once."""
     both = threading.Barrier(2)
 
     @app.get("/raise-together")
@@ -420,7 +420,7 @@ def test_one_flask_inside_another(backend: Backend, issued: Issued) -> None:
 
 
 def test_twice_protected(app: Flask, backend: Backend, issued: Issued) -> None:
-    """Two middlewares round one app: the inner one answers, the outer one finds an answer."""
+    """Two middlewares round one app: the inner one answers, the outer one finds a response."""
     app.wsgi_app = BasicAuthMiddleware(app.wsgi_app, backend, settings=Settings())  # type: ignore[method-assign]
     wrapped = BasicAuthMiddleware(app, backend, settings=Settings())
 

@@ -196,7 +196,7 @@ def test_a_late_exception_is_raised_on(
     assert answer.body == b"data"
 
 
-def test_an_exception_behind_the_end_is_not_swallowed(backend: Backend, issued: Issued) -> None:
+def test_an_exception_after_the_end_is_not_swallowed(backend: Backend, issued: Issued) -> None:
     """An iterable that goes on after its replacement was sent is not asked again."""
     body = Body([Boom(), b"more"])
 
@@ -239,7 +239,7 @@ def test_too_late_for_the_server_is_too_late(backend: Backend, issued: Issued) -
     ids=["first", "empty", "late", "base"],
 )
 @pytest.mark.parametrize("in_close", [None, ValueError("in close")], ids=["closes", "fails"])
-def test_close_is_called_once_behind_an_error(
+def test_close_is_called_once_after_an_error(
     backend: Backend,
     issued: Issued,
     chunks: list[Any],
@@ -291,7 +291,7 @@ def test_the_validator_sees_the_body_closed(
 
 
 @pytest.mark.proves("W4")
-def test_nothing_is_kept_behind_a_request(backend: Backend, issued: Issued) -> None:
+def test_nothing_is_kept_after_a_request(backend: Backend, issued: Issued) -> None:
     """The exception, whose frames hold the request, is gone without help of the garbage collector."""
 
     class Precious:
@@ -323,7 +323,7 @@ def test_nothing_is_kept_behind_a_request(backend: Backend, issued: Issued) -> N
 
 
 def status_at_return(middleware: WsgiApp, authorization: str) -> tuple[str, Response]:
-    """What Granian would send as status line, and the answer in the end."""
+    """What Granian would send as status line, and the response in the end."""
     server = Server()
     result: Any = middleware(
         make_environ(authorization, SERVER_SOFTWARE="Granian/2.8"), server.start_response

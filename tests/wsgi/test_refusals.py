@@ -136,7 +136,7 @@ def test_every_method_is_checked(backend: Backend, app: App, method: str) -> Non
 
 @pytest.mark.proves("H12")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_head_has_the_fields_of_get_and_no_body(middleware: BasicAuthMiddleware, method: str) -> None:
+def test_head_has_the_headers_of_get_and_no_body(middleware: BasicAuthMiddleware, method: str) -> None:
     answer = call_validated(middleware, REQUEST_METHOD=method)
 
     assert answer.headers == call_validated(middleware).headers
@@ -202,7 +202,7 @@ def test_too_many_failures_are_throttled(backend: Backend, issued: Issued, app: 
     assert call(middleware, issued.authorization, REMOTE_ADDR="192.0.2.2").status == 200
 
 
-def test_without_an_address_nobody_is_throttled(
+def test_without_an_address_no_client_is_throttled(
     backend: Backend, issued: Issued, app: App, caplog: pytest.LogCaptureFixture
 ) -> None:
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="1/hour")
@@ -239,7 +239,7 @@ def test_without_an_address_nobody_is_throttled(
     ],
 )
 def test_open_paths(backend: Backend, app: App, path: str, status: int) -> None:
-    """PATH_INFO is octets as latin-1; whatever is odd about it, it is protected and never an error."""
+    """PATH_INFO is bytes as latin-1; whatever is odd about it, it is protected and never an error."""
     middleware = BasicAuthMiddleware(
         app, backend, settings=Settings(), exclude=("/health", "/docs/*", "/caf\u00e9")
     )
@@ -322,10 +322,10 @@ def test_plain_http_can_be_refused(backend: Backend, issued: Issued, app: App) -
     request_id=st.text(max_size=20),
     raw=st.text(max_size=30),
 )
-def test_garbage_is_refused_and_nothing_worse(
+def test_random_input_is_refused_without_an_error(
     field: str | None, path: str, method: str, request_id: str, raw: str
 ) -> None:
-    """Whatever a server makes of octets from outside, code points over 255 included."""
+    """Whatever a server makes of bytes from outside, code points over 255 included."""
     app = App()
     middleware = BasicAuthMiddleware(
         app,
@@ -390,7 +390,7 @@ def test_a_broken_backend_is_a_503(app: App, get: Any, caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize("field", [None, "Basic !"])
-def test_during_an_outage_what_needs_no_look_up_is_still_a_401(app: App, field: str | None) -> None:
+def test_requests_without_a_lookup_are_still_401_during_an_outage(app: App, field: str | None) -> None:
     middleware = BasicAuthMiddleware(app, FakeStore(raising(OSError())), settings=Settings())
 
     assert call(middleware, field).status == 401
@@ -470,7 +470,7 @@ def test_an_asynchronous_backend(app: App) -> None:
 
 
 def test_an_asynchronous_backend_that_hangs_frees_its_threads(app: App) -> None:
-    """A coroutine can be cancelled: more hanging look-ups than there are threads do no lasting harm."""
+    """A coroutine can be cancelled: more hanging lookups than there are threads do no lasting harm."""
     hangs = True
 
     class Asynchronous:
@@ -495,7 +495,7 @@ def test_an_asynchronous_backend_that_hangs_frees_its_threads(app: App) -> None:
         assert time.monotonic() < deadline, f"still {status}: the threads hang for ever"
 
 
-def test_a_cancelled_asynchronous_look_up_is_a_503(app: App) -> None:
+def test_a_cancelled_asynchronous_lookup_is_a_503(app: App) -> None:
     """A driver may let CancelledError out; in a thread there is nobody who was cancelled."""
 
     class Asynchronous:
@@ -512,7 +512,7 @@ def test_a_cancelled_asynchronous_look_up_is_a_503(app: App) -> None:
     assert answer.status == 503
 
 
-def test_a_full_pool_of_slow_hashes_is_a_503_at_once(app: App) -> None:
+def test_a_full_pool_of_password_hashes_is_a_503_at_once(app: App) -> None:
     """One worker, eight that wait; all others are told at once and not after their turn."""
     # A client each: what one client asks for at once is one check.
     stored = {f"ci-{number}": basic_key(f"ci-{number}", "password") for number in range(40)}
@@ -539,7 +539,7 @@ def test_a_full_pool_of_slow_hashes_is_a_503_at_once(app: App) -> None:
     assert min(duration_s for _, duration_s in refused) < max(good_s)
 
 
-def test_a_proved_credential_lives_through_an_outage(app: App) -> None:
+def test_a_cached_credential_works_during_an_outage(app: App) -> None:
     """Nothing else does."""
     down = False
     stored = {name: basic_key(name, "password") for name in ("ci", "di")}
