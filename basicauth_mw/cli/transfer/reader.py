@@ -35,6 +35,7 @@ class InputFile:
         self._stream = stream
         self._start = stream.tell() if stream.seekable() else None
         self._kept: list[bytes] = []  # lines that were read to detect the format
+        self._is_cut = False  # the last line was read in part
         self.format = format or self._detect_format()
 
     @property
@@ -68,10 +69,14 @@ class InputFile:
         return InputFile(self._stream, format=self.format)
 
     def _read_line(self) -> bytes:
-        line = rest = self._stream.readline(MAX_LINE_BYTES + 1)
-        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = self._stream.readline(MAX_LINE_BYTES + 1)
-        return line
+        while self._is_cut:  # skip the rest of a long line only now: it may have no end
+            self._read_part()
+        return self._read_part()
+
+    def _read_part(self) -> bytes:
+        part = self._stream.readline(MAX_LINE_BYTES + 1)
+        self._is_cut = len(part) > MAX_LINE_BYTES and not part.endswith(b"\n")
+        return part
 
     def _detect_format(self) -> str:
         size = 0

@@ -378,6 +378,11 @@ def test_an_overlong_line_costs_no_memory(backend: Backend) -> None:
     assert report.imported == 1
 
 
+def test_a_line_without_end_is_no_format() -> None:
+    with Path("/dev/zero").open("rb") as endless, pytest.raises(TransferError, match="line 1 is longer"):
+        InputFile(endless)
+
+
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
