@@ -1,4 +1,4 @@
-"""What ``basicauth-mw check`` says about Redis: settings that lose keys, and foreign members of the index."""
+"""Warnings of ``basicauth-mw check``: settings that lose keys, and members of the index that are not ids."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ CONFIG: Final[Sequence[Command]] = [("CONFIG", "GET", name) for name in _SETTING
 
 
 def config_warnings(answers: Sequence[object]) -> Iterator[Advice]:
-    """What the answers of one server after another to ``CONFIG`` mean."""
+    """Warnings for the replies of one or more servers to ``CONFIG``."""
     for start in range(0, len(answers), len(CONFIG)):
         yield from _of_one(answers[start : start + len(CONFIG)])
 
 
 def foreign_warning(index: bytes, found: Iterable[bytes]) -> Iterator[Advice]:
-    """How to remove members of the index that are no client ids, if there are any."""
+    """A warning if the index has members that are not client IDs."""
     if foreign := list(found):
         name = index.decode()
         members = " ".join(map(_quoted, foreign[:_MEMBERS_SHOWN]))
         yield (
             "redis_foreign_ids",
-            f"{name} in Redis holds what is no client id ({len(foreign)} times); it is passed over",
+            f"{len(foreign)} members of {name} in Redis are not client IDs; they are ignored",
             f"in redis-cli (with -c for a cluster), run  ZREM {name} {members}",
         )
 
@@ -51,7 +51,7 @@ def _of_one(answers: Sequence[object]) -> Iterator[Advice]:
     if config.get("save") == "" and config.get("appendonly") == "no":
         yield (
             "redis_not_persistent",
-            "Redis keeps nothing on disk: a restart loses every key",
+            "Redis stores nothing on disk: a restart loses every key",
             "set appendonly to yes",
         )
 

@@ -1,10 +1,10 @@
-"""Key names and scripts. The one that decides is the compare and swap of one record.
+"""Key names and scripts. A change of a key is a compare and swap of its record.
 
-A cluster keeps records, index, changes and facts on different nodes, so no script can reach them all there.
-The record alone decides, and everything else is written around it: what must never be missing before the
-swap, what may be superfluous after it. On one server the swap announces the change itself. All that Redis may
-refuse (a missing right, something foreign under one of these names, no memory) comes before the record is
-written, so a change that failed was not made.
+A cluster keeps records, index, changes and facts on different nodes, so no script can write all of them. The
+other writes surround the swap: entries that must never be missing are written before it, and entries that are
+no longer needed are removed after it. On one server the swap announces the change itself. Everything that
+Redis may refuse (a missing right, a value of another type, no memory) precedes the write of the record, so a
+change that failed was not made.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CHANGES_KEPT: Final = 10_000
 
-# Stands for a stored value that is no string, and so cannot be compared.
+# Represents a stored value of another type, which cannot be compared.
 NOT_A_STRING: Final = b"\0"
 
 # KEYS: the record; on one server also the changes and the index. ARGV: what must be stored now (empty:
@@ -39,8 +39,7 @@ end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2]) end
 return 1
 """
-# KEYS: records that are to be new. ARGV: their values. One script, because the client needs three times as
-# long for as many commands.
+# KEYS: new records. ARGV: their values. A pipeline of SET commands takes the client three times as long.
 _SET_NEW: Final = """
 local done = {}
 for i, name in ipairs(KEYS) do done[i] = redis.call('SET', name, ARGV[i], 'NX') and 1 or 0 end
@@ -56,11 +55,10 @@ end
 
 
 class KeyNames:
-    """The names under which Redis keeps what is ours, and the commands on them.
+    """The names in Redis, and the commands on them.
 
-    Args:
-        prefix: What they begin with. The braces around an id keep it apart from the other names, and, in a
-            cluster, put all of one client into one slot (but for ids that begin with a brace).
+    The braces around an id keep it apart from the other names, and put everything of one client into one slot
+    of a cluster (except for ids that begin with a brace).
     """
 
     def __init__(self, prefix: str) -> None:
@@ -92,11 +90,11 @@ class KeyNames:
         return ("EVAL", _SET_NEW, len(records), *map(self.record, client_ids), *values)
 
     def record_uses(self, client_id: bytes, uses: Mapping[int, int]) -> Command:
-        """Note for each secret the minute of its last use, unless a later one is noted already."""
+        """Store the minute of the last use of each secret, unless a later one is stored."""
         return ("EVAL", _RECORD_USES, 1, self.used(client_id), *chain.from_iterable(uses.items()))
 
     def announce(self, client_id: bytes) -> Command:
-        """Tell every process that a key has changed."""
+        """Announce to every process that a key has changed."""
         return ("XADD", self.changes, "MAXLEN", "~", CHANGES_KEPT, "*", "id", client_id)
 
     def index_add(self, client_ids: Sequence[bytes]) -> Command:
@@ -109,5 +107,5 @@ class KeyNames:
         return ("ZREM", self.index, client_id)
 
     def note_password(self) -> Command:
-        """Note for every process that the store holds a password hash."""
+        """Record that the store contains a password hash."""
         return ("HSET", self.facts, "slow", 1)
