@@ -197,7 +197,7 @@ class GuardedBody:
     """The app's body, chunk by chunk. Its response is started just before the first chunk.
 
     Attributes:
-        first: The chunk that ``peek`` has taken; None if there is none.
+        first: The first chunk, once ``peek`` has taken it; None if there is none.
     """
 
     __slots__ = ("_chunks", "_closed", "_guard", "_result", "_source", "first")
@@ -232,15 +232,15 @@ class GuardedBody:
             substitute = self._substitute(exc)
         yield from substitute
 
-    def peek(self, *, until_not_empty: bool = False) -> None:
-        """Take the first chunk, or all up to the first that is not empty, before the server iterates."""
+    def peek(self) -> None:
+        """Take all chunks up to the first that is not empty, before the server iterates."""
         if self._source is not None:
             return
         taken: list[bytes] = []
         try:
             rest = iter(self._result)
             taken.append(next(rest))
-            while until_not_empty and not taken[-1]:
+            while not taken[-1]:
                 taken.append(next(rest))
             self._source = chain(taken, rest)
         except StopIteration:
@@ -255,7 +255,7 @@ class GuardedBody:
 
     def start(self) -> None:
         """Start the response that the body will end with, for Granian, which sends its status at once."""
-        self.peek(until_not_empty=True)
+        self.peek()
         try:
             self._guard.release()
         except Exception as exc:
