@@ -21,7 +21,7 @@ from rounds import Call, measure, ratios, spread, us
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.auth.runner import arun
-from basicauth_mw.backends.codec import load_found
+from basicauth_mw.backends.codec import load_for_lookup
 from basicauth_mw.keys.model import Allow
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -54,7 +54,7 @@ async def find(quick: bool, url: str, port: int) -> Outcome:
 
     async def decode() -> None:
         for client_id in ids[:AT_ONCE]:
-            load_found(stored[client_id], client_id)
+            load_for_lookup(stored[client_id], client_id)
 
     async def nothing(_name: str) -> None:
         pass
@@ -65,7 +65,7 @@ async def find(quick: bool, url: str, port: int) -> Outcome:
 
     calls: dict[str, tuple[Any, list[Any]]] = {
         "plain GET": (plain.get, names),
-        "look-up": (store.aget, ids),
+        "look-up": (store.aget_stored, ids),
         "look-up, not decoded": (get, [name.encode() for name in names]),
         "check": (check, requests),
     }

@@ -43,9 +43,11 @@ class RefusalStats:
 
 def counting(store, counts: RefusalStats):
     """The store itself, with its look-ups counted."""
-    for name in ("get_nowait", "aget", "get"):
+    for name in ("get_nowait_stored", "aget_stored", "get_stored"):
         ask = getattr(store, name, None)
-        if ask is None or (name == "get" and hasattr(store, "get_nowait")):  # its get asks get_nowait
+        if ask is None or (
+            name == "get_stored" and hasattr(store, "get_nowait")
+        ):  # it calls get_nowait_stored
             continue
 
         def counted(client_id, ask=ask):

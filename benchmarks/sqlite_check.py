@@ -30,7 +30,7 @@ from sizes import select
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.auth.runner import arun
 from basicauth_mw.backends import dump_key
-from basicauth_mw.backends.codec import load_found
+from basicauth_mw.backends.codec import load_for_lookup
 from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.keys.credentials import parse_basic
 from basicauth_mw.keys.generated_secrets import classify, generate
@@ -249,7 +249,7 @@ def parts_of(url: str, ids: list[str], secret: str) -> dict[str, Call]:
     return {
         "parse_basic": part(parse_basic, field),
         "classify": part(classify, secret),
-        "load_found": part(load_found, record, key.client_id),
+        "load_for_lookup": part(load_for_lookup, record, key.client_id),
         "verify_digest": part(backend.hasher.verify_digest, secret, key.secrets),
         "UsageRecorder.record_use": part(backend.usage.record_use, key.client_id, key.secrets[0], secret),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..backends.codec import StoredRecord, as_key
 from ..errors import BackendError, InvalidCredentials, MalformedCredentials, UnreadableRecord
 from ..keys.credentials import is_usual_spelling, split_basic
 from ..keys.generated_secrets import SecretShape, classify
@@ -16,10 +17,10 @@ from ..keys.model import Allow, Decision, Deny, Key, Principal, Secret, utcnow
 from ..keys.validation import MAX_ID_OCTETS, MAX_SECRET_OCTETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
     from datetime import datetime
 
-    from ..keys.hashing import Hasher
+    from ..keys.hashing import Hashed, Hasher
     from .cache import LookupStamp, VerdictCache
 
 _MALFORMED: Final = MalformedCredentials()
@@ -153,16 +154,17 @@ class Verifier:
             asked: When the check began.
         """
         try:
-            key = yield Lookup(client_id, not is_generated)
-            if not (key is None or isinstance(key, Key)):
-                raise TypeError("a look-up answers with a Key or None")
-            stored = self._hasher.decoy_secrets if key is None else key.secrets
+            found = yield Lookup(client_id, not is_generated)
+            if not (found is None or isinstance(found, Key | StoredRecord)):
+                raise TypeError("the result of a lookup is a key or None")
+            stored: Sequence[Hashed] = self._hasher.decoy_secrets if found is None else found.secrets
             match = self._hasher.verify_digest(secret, stored, is_generated=is_generated)
             if match is None and not is_generated:
-                match = yield from self._match_slow(secret, stored)
+                match = yield from self._verify_password(secret, stored)
+            key = None if match is None else as_key(found)
             if key is None or match is None:
-                return Deny(InvalidCredentials(), "unknown" if key is None else "wrong_secret", client_id)
-            return self._verdict(field, key, match, secret, asked)
+                return Deny(InvalidCredentials(), "unknown" if found is None else "wrong_secret", client_id)
+            return self._verdict(field, key, key.secrets[stored.index(match)], secret, asked)
         except BackendError as exc:
             # Without its frames, which hold the secret.
             return Deny(exc.with_traceback(None), "backend_unavailable", client_id)
@@ -192,9 +194,9 @@ class Verifier:
             self._on_verified(client_id, match, secret)
         return allow
 
-    def _match_slow(
-        self, secret: str, stored: tuple[Secret, ...]
-    ) -> Generator[Effect, object, Secret | None]:
+    def _verify_password(
+        self, secret: str, stored: Sequence[Hashed]
+    ) -> Generator[Effect, object, Hashed | None]:
         slow = [candidate for candidate in stored if is_slow(candidate.hash)]
         if len(slow) > 1:
             raise UnreadableRecord("it holds more than one slow hash, and each would cost its own")

@@ -27,7 +27,7 @@ from ..keys import audit, lifecycle
 from ..keys.credentials import encode_basic
 from ..keys.generated_secrets import ID_PREFIX, generate, generate_id
 from ..keys.hashing import Hasher
-from ..keys.model import Key, Secret, of_version, utcnow, whole_key
+from ..keys.model import Key, Secret, utcnow, with_version
 from ..keys.records import check_key
 from ..keys.validation import (
     SHORT_PASSWORD,
@@ -45,6 +45,7 @@ from ..keys.validation import (
 from ..settings import Settings
 from . import Store, UsageStore, open_store
 from .change_feed import ChangeFeed
+from .codec import as_key
 from .reader import StoreReader
 from .usage import UsageRecorder, attach_last_used, uses_of
 from .writes import add_confirmed, announce, apply_and_confirm, change_key, put_confirmed
@@ -147,18 +148,18 @@ class Backend:
             UnreadableRecord: The record is damaged.
         """
         ends_at = self._reader.deadline()
-        key = self._reader.lookup(check_text(client_id, "a client id"), ends_at)
+        key = as_key(self._reader.lookup(check_text(client_id, "a client id"), ends_at))
         if key is None or not isinstance(self.store, UsageStore):
             return key
-        return self._reader.call(partial(attach_last_used, self.store, [whole_key(key)]), ends_at)[0]
+        return self._reader.call(partial(attach_last_used, self.store, [key]), ends_at)[0]
 
     async def aget(self, client_id: str) -> Key | None:
         """``get`` for an event loop."""
         ends_at = self._reader.deadline()
-        key = await self._reader.alookup(check_text(client_id, "a client id"), ends_at)
+        key = as_key(await self._reader.alookup(check_text(client_id, "a client id"), ends_at))
         if key is None or not isinstance(self.store, UsageStore):
             return key
-        call = partial(attach_last_used, self.store, [whole_key(key)])
+        call = partial(attach_last_used, self.store, [key])
         return (await self._reader.acall(call, ends_at))[0]
 
     def ready(self) -> bool:
@@ -386,7 +387,6 @@ class Backend:
         store = self._writable()
         try:
             key = store.get(check_client_id(client_id))
-            key = key and whole_key(key)
         except UnreadableRecord:
             key = Key(client_id)
         if key is None:
@@ -443,7 +443,7 @@ class Backend:
             except InvalidKey as exc:
                 outcomes[index] = exc.with_traceback(None)
             else:
-                records[index] = of_version(key, version)
+                records[index] = with_version(key, version)
 
         def notify(stored: Iterable[Key]) -> None:
             self._notify("key.imported", [key.client_id for key in stored], actor)

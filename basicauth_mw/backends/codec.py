@@ -1,7 +1,11 @@
-"""Key <-> JSON text: the one stored form of a key, shared by every store that writes octets.
+"""Key <-> JSON text: the stored form of a key in every store that writes bytes.
 
 Version 1 is an object with short names; times are whole microseconds since the epoch, UTC. ``last_used_at``
-is not part of it: it is written apart, so that it never competes with a change of the key.
+is not part of it: it is written separately, so that it never competes with a change of the key.
+
+How long a refusal takes must not reveal whether an id exists, or what its key holds. So decoding has two
+stages: a lookup decodes the secrets alone (``StoredRecord``), found without parsing the rest of the text, and
+an unknown id decodes a decoy. Only an accepted secret decodes the rest (``StoredRecord.load_key``).
 """
 
 from __future__ import annotations
@@ -9,12 +13,11 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from json.encoder import encode_basestring as _quoted
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import UnreadableRecord
-from ..keys.model import Key, Secret, begun_key, begun_secret, complete_key, complete_secret
+from ..keys.model import Key, Secret
 from ..keys.validation import check_depth
 from .base import Use
 
@@ -23,18 +26,16 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
-SHORT = 512  # a record of up to so many characters is decoded whole as quickly as a long one in part
-
-# In bytes, twice the size of the longest key that the rules allow: this bounds the cost of a refusal.
+# In bytes, twice the size of the longest valid key: this bounds the cost of a refusal.
 MAX_RECORD = 65_536
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_decode = json.JSONDecoder().raw_decode  # json.loads less its looking for encodings and blanks
+_decode = json.JSONDecoder().raw_decode  # json.loads without detecting encodings and skipping whitespace
 
 _BLANKS = " \t\n\r"
 _SECRETS = ',"secrets":['
 
-# What decoding may come to where a record is damaged.
+# What decoding a damaged record may raise.
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -47,7 +48,7 @@ def dump_key(key: Key) -> str:
     scopes = ",".join(map(_quoted, sorted(key.scopes))) if key.scopes else ""
     secrets = ",".join([_dump_secret(each) for each in key.secrets])
     text = (
-        f'{_head(key.client_id)}{key.version},"name":{_quoted(key.name)},"scopes":[{scopes}],'
+        f'{_prefix(key.client_id)}{key.version},"name":{_quoted(key.name)},"scopes":[{scopes}],'
         f'"created":{to_microseconds(key.created_at)}{_SECRETS}{secrets}]'
     )
     if key.expires_at is not None:
@@ -66,18 +67,106 @@ def _dump_secret(secret: Secret) -> str:
     return f"[{_quoted(secret.hash)},{to_microseconds(secret.created_at)},{expires}]"
 
 
-def load_found(text: str | bytes | None, client_id: str) -> Key | None:
-    """``load_key`` of what a look-up has found, as far as a refusal needs it; None is an unknown id.
+class StoredSecret(NamedTuple):
+    """One secret of a stored record; its times are decoded with the rest of the key."""
 
-    How long a refusal takes must not tell whether an id is known, or what its key holds. So an unknown one
-    costs as much as a usual one, which is short and decoded at once. Of a long one only the id and the hashes
-    are: the rest not before a field of it is read, which is not done for who has no secret of it, and raises
-    ``UnreadableRecord`` if it is damaged.
+    hash: str
+    created: object
+    expires: object
+
+
+class StoredRecord(NamedTuple):
+    """A stored key of which only the secrets are decoded, which is all that a refusal needs.
+
+    Attributes:
+        client_id: ID of the key.
+        secrets: Its secrets, in order.
+        details: The record, with null in place of the secrets.
     """
+
+    client_id: str
+    secrets: tuple[StoredSecret, ...]
+    details: str
+
+    def load_key(self) -> Key:
+        """Decode the rest.
+
+        Raises:
+            UnreadableRecord: The record is damaged.
+        """
+        try:
+            record = _members(self.details, self.client_id)
+            if record["secrets"] is not None:  # a second list, hidden from the first stage
+                raise ValueError
+            name, version, scopes = record["name"], record["n"], record["scopes"]
+            disabled, metadata = record.get("disabled", False), record.get("meta", {})
+            if (type(name), type(version), type(scopes), type(disabled), type(metadata)) != _TYPES:
+                raise TypeError
+            if not _TEXT_ONLY.issuperset(map(type, scopes)):
+                raise TypeError
+            return Key(
+                self.client_id,
+                name,
+                frozenset(scopes),
+                _datetime(record["created"]),
+                _datetime_or_none(record.get("expires")),
+                _datetime_or_none(record.get("revoked")),
+                disabled,
+                None,
+                metadata,
+                tuple(
+                    [
+                        Secret(hashed, _datetime(created), _datetime_or_none(expires))
+                        for hashed, created, expires in self.secrets
+                    ]
+                ),
+                version,
+            )
+        except _DAMAGE as exc:
+            raise _unreadable(self.client_id, exc) from None
+
+
+def load_record(text: str | bytes, client_id: str) -> StoredRecord:
+    """Decode the secrets of what ``dump_key`` made, and nothing else.
+
+    Args:
+        text: The stored record.
+        client_id: The id that was looked up, which the record must have.
+
+    Raises:
+        UnreadableRecord: The record is damaged, of another version, or of another client.
+    """
+    try:
+        if len(text) > MAX_RECORD:
+            raise ValueError
+        if isinstance(text, bytes):
+            text = text.decode()
+        # In what dump_key writes, the first match is the list itself: inside a JSON string a backslash
+        # precedes each quote.
+        start = text.find(_SECRETS) + len(_SECRETS) - 1
+        if start < len(_SECRETS) or not text.startswith(_prefix(client_id)) or not text.endswith("}"):
+            members = _members(text, client_id)  # edited by hand, or damaged
+            listed = members["secrets"]
+            if type(listed) is not list:
+                raise TypeError
+            details = _ENCODER.encode({**members, "secrets": None})
+        else:
+            listed, end = _decode(text, start)
+            details = f"{text[:start]}null{text[end:]}"
+        secrets = tuple([StoredSecret(*each) for each in listed])
+        if not _TEXT_ONLY.issuperset([type(each.hash) for each in secrets]):
+            raise TypeError
+    except _DAMAGE as exc:
+        raise _unreadable(client_id, exc) from None
+    return StoredRecord(client_id, secrets, details)
+
+
+def load_for_lookup(text: str | bytes | None, client_id: str) -> StoredRecord | None:
+    """``load_record`` of what a lookup has found; for an unknown id (None) it decodes a decoy instead."""
     if text is None:
-        load_key(_USUAL, _NOBODY)
+        load_record(_DECOY_RECORD, _DECOY_ID)
         return None
-    return load_key(text, client_id) if len(text) <= SHORT else _begun(text, client_id)
+    return load_record(text, client_id)
 
 
 def load_key(text: str | bytes, client_id: str) -> Key:
@@ -85,74 +174,25 @@ def load_key(text: str | bytes, client_id: str) -> Key:
 
     Args:
         text: The stored record.
-        client_id: Whose it must be: a store's answer is bound to the question.
+        client_id: The id that was looked up, which the record must have.
 
     Raises:
-        UnreadableRecord: Damaged, of another version, or of another client.
+        UnreadableRecord: The record is damaged, of another version, or of another client.
     """
-    try:
-        record = _record(_text(text), client_id)
-        secrets = tuple(
-            [
-                Secret(_str(hashed), _moment(created), _moment_or_none(expires))
-                for hashed, created, expires in _list(record["secrets"])
-            ]
-        )
-        name, scopes, created_at, expires_at, revoked_at, disabled, metadata, version = _rest(record)
-        # fmt: off
-        return Key(
-            client_id, name, scopes, created_at, expires_at, revoked_at, disabled, None, metadata, secrets,
-            version,
-        )
-        # fmt: on
-    except _DAMAGE as exc:
-        raise _unreadable(client_id, exc) from None
+    return load_record(text, client_id).load_key()
 
 
-def _begun(text: str | bytes, client_id: str) -> Key:
-    """Decode the id and the secrets, which are found without a look at what is between and behind them."""
-    try:
-        text = _text(text)
-        # In the form of dump_key this is nowhere before the secrets: what it finds does not begin within a
-        # text, where a quote has a backslash before it, and no member before the secrets is an object.
-        start = text.find(_SECRETS) + len(_SECRETS) - 1
-        if start < len(_SECRETS) or not text.startswith(_head(client_id)) or not text.endswith("}"):
-            return load_key(text, client_id)  # in another form, or damaged
-        listed, _ = _decode(text, start)
-        secrets = tuple(
-            [
-                begun_secret(_str(hashed), partial(_complete_secret, client_id, created, expires))
-                for hashed, created, expires in listed
-            ]
-        )
-        return begun_key(client_id, secrets, partial(_complete_key, text, listed))
-    except _DAMAGE as exc:
-        raise _unreadable(client_id, exc) from None
+def as_key(found: Key | StoredRecord | None) -> Key | None:
+    """The whole key of what a lookup has found.
+
+    Raises:
+        UnreadableRecord: The record is damaged.
+    """
+    return found.load_key() if isinstance(found, StoredRecord) else found
 
 
-def _complete_key(text: str, listed: list[Any], key: Key) -> None:
-    """Decode what ``_begun`` left of a key, its secrets included: damage to one of them is damage to it."""
-    try:
-        record = _record(text, key.client_id)
-        if record["secrets"] != listed:
-            raise ValueError
-        for secret, (_, created, expires) in zip(key.secrets, listed, strict=True):
-            complete_secret(secret, _moment(created), _moment_or_none(expires))
-        complete_key(key, *_rest(record))
-    except _DAMAGE as exc:
-        raise _unreadable(key.client_id, exc) from None
-
-
-def _complete_secret(client_id: str, created: object, expires: object, secret: Secret) -> None:
-    """Decode what ``_begun`` left of a secret."""
-    try:
-        complete_secret(secret, _moment(created), _moment_or_none(expires))
-    except _DAMAGE as exc:
-        raise _unreadable(client_id, exc) from None
-
-
-def _record(text: str, client_id: str) -> dict[str, Any]:
-    """The members of a record, if it is of this version and of this client."""
+def _members(text: str, client_id: str) -> dict[str, Any]:
+    """Decode a record; check its version and its client."""
     text = text.strip(_BLANKS)
     check_depth(text)
     record, end = _decode(text, 0)
@@ -174,90 +214,61 @@ def _record(text: str, client_id: str) -> dict[str, Any]:
     return members
 
 
-# One stored form, and no other: a record that was damaged must not come out as another key.
-
-
-def _list(value: object) -> list[Any]:
-    if type(value) is not list:
-        raise TypeError
-    return value
-
-
-def _str(value: object) -> str:
-    if type(value) is not str:
-        raise TypeError
-    return value
-
-
-def _rest(record: dict[str, Any]) -> tuple[Any, ...]:
-    """The fields of a key but for its id and its secrets, in the order of ``complete_key``."""
-    name, version, scopes = record["name"], record["n"], record["scopes"]
-    disabled, metadata = record.get("disabled", False), record.get("meta", {})
-    if (type(name), type(version), type(scopes), type(disabled), type(metadata)) != _TYPES:
-        raise TypeError
-    if not _TEXT_ONLY.issuperset(map(type, scopes)):
-        raise TypeError
-    created, expires = _moment(record["created"]), _moment_or_none(record.get("expires"))
-    revoked = _moment_or_none(record.get("revoked"))
-    return name, frozenset(scopes), created, expires, revoked, disabled, metadata, version
-
-
+# Types are exact: a damaged record must not be read as another key.
 _TYPES = (str, int, list, bool, dict)
 _TEXT_ONLY = frozenset({str})
 
 
-def _moment(microseconds: object) -> datetime:
+def _datetime(microseconds: object) -> datetime:
     if type(microseconds) is not int:
         raise TypeError
     return _EPOCH + microseconds * _MICROSECOND
 
 
-def _moment_or_none(microseconds: object) -> datetime | None:
-    return None if microseconds is None else _moment(microseconds)
+def _datetime_or_none(microseconds: object) -> datetime | None:
+    return None if microseconds is None else _datetime(microseconds)
 
 
 def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[Use]:
-    """Decode when the secrets of a client were used last.
+    """Decode when the secrets of a client were last used.
 
     Args:
-        client_id: Whose they are.
-        rows: For each secret, when it was made, in microseconds, and used, in minutes, since the epoch. One
-            that cannot be read is left out: a use that is lost is no reason to hide a key.
+        client_id: ID of the key.
+        rows: For each secret, when it was created (microseconds since the epoch) and last used (minutes since
+            the epoch). Unreadable rows are skipped: a lost use is no reason to hide a key.
     """
     for secret, minute in rows:
         with suppress(TypeError, ValueError, OverflowError):
             yield Use(client_id, _EPOCH + int(secret) * _MICROSECOND, _EPOCH + int(minute) * _MINUTE)
 
 
-def _head(client_id: str) -> str:
-    """How a record begins, up to its version."""
+def _prefix(client_id: str) -> str:
+    """The beginning of a record, up to the version of the key."""
     return f'{{"v":{FORMAT},"id":{_quoted(client_id)},"n":'
 
 
-def _text(text: str | bytes) -> str:
-    if len(text) > MAX_RECORD:
-        raise ValueError
-    return text if isinstance(text, str) else text.decode()
-
-
 def _unreadable(client_id: str, exc: Exception) -> UnreadableRecord:
-    # Neither the text nor its values: both may hold hashes.
+    # Without the text and its values: both may contain hashes.
     return UnreadableRecord(
         f"the stored key of {client_id!r} cannot be read ({type(exc).__name__})", client_id=client_id
     )
 
 
-def to_microseconds(moment: datetime) -> int:
+def to_microseconds(time: datetime) -> int:
     """Since the epoch."""
-    return (moment - _EPOCH) // _MICROSECOND
+    return (time - _EPOCH) // _MICROSECOND
 
 
-def to_minutes(moment: datetime) -> int:
+def to_minutes(time: datetime) -> int:
     """Since the epoch."""
-    return (moment - _EPOCH) // _MINUTE
+    return (time - _EPOCH) // _MINUTE
 
 
-_NOBODY: Final = f"id_{'0' * 49}"
-_USUAL: Final = dump_key(
-    Key(_NOBODY, name="a usual name", secrets=(Secret(f"$bamw1$0${'A' * 16}${'A' * 43}", created_at=_EPOCH),))
+_DECOY_ID: Final = f"id_{'0' * 49}"
+_DECOY_RECORD: Final = dump_key(
+    Key(
+        _DECOY_ID,
+        name="a usual name",
+        secrets=(Secret(f"$bamw1$0${'A' * 16}${'A' * 43}", created_at=_EPOCH),),
+    )
 )

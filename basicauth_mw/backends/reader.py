@@ -23,6 +23,7 @@ from ..runtime.breaker import Breaker
 from ..runtime.deadline import await_until
 from ..runtime.pool import QueueFull, WorkerPool
 from ..runtime.single_flight import SingleFlight
+from .codec import StoredRecord
 from .passwords import PasswordPool
 
 if TYPE_CHECKING:
@@ -88,9 +89,10 @@ class StoreReader:
         feed: ChangeFeed | None = None,
         caches: bool = True,
     ) -> None:
-        self._get: Callable[[str], object] | None = getattr(store, "get", None)
-        self._get_nowait: Callable[[str], object] | None = getattr(store, "get_nowait", None)
-        self._aget: Callable[[str], Awaitable[object]] | None = getattr(store, "aget", None)
+        # The built-in stores have these methods also in a form that decodes only what verification needs.
+        self._get: Callable[[str], object] | None = _method(store, "get")
+        self._get_nowait: Callable[[str], object] | None = _method(store, "get_nowait")
+        self._aget: Callable[[str], Awaitable[object]] | None = _method(store, "aget")
         self._interrupt: Callable[[int], None] | None = getattr(store, "interrupt", None)
         self._deadline_s = deadline_s
         self._keeps_deadline = getattr(store, "deadline_s", math.inf) <= deadline_s
@@ -126,7 +128,7 @@ class StoreReader:
             return False
         return not (for_password and self.has_password_hashes())
 
-    def lookup_inline(self, client_id: str) -> Key | None:
+    def lookup_inline(self, client_id: str) -> Key | StoredRecord | None:
         """``lookup`` in a store that cannot wait. Raises ``BlockingIOError`` if it has to after all."""
         try:
             found = self._read_nowait(client_id)
@@ -136,7 +138,9 @@ class StoreReader:
             raise BlockingIOError
         return self._check_found(found, client_id)
 
-    def lookup(self, client_id: str, ends_at: float, *, for_password: bool = False) -> Key | None:
+    def lookup(
+        self, client_id: str, ends_at: float, *, for_password: bool = False
+    ) -> Key | StoredRecord | None:
         """Look up one key, blocking until ``ends_at`` by the monotonic clock.
 
         With ``for_password``, ``has_password_hashes`` is up to date afterwards.
@@ -155,7 +159,9 @@ class StoreReader:
             raise self.failed(exc) from None
         return self._check_found(found, client_id)
 
-    async def alookup(self, client_id: str, ends_at: float, *, for_password: bool = False) -> Key | None:
+    async def alookup(
+        self, client_id: str, ends_at: float, *, for_password: bool = False
+    ) -> Key | StoredRecord | None:
         """``lookup`` for an event loop. Suspends only if the store has to wait."""
         try:
             is_ready = self._is_ready(for_password)
@@ -280,8 +286,12 @@ class StoreReader:
         ends_at = self.deadline()
         self._call_unchecked(partial(self._read_blocking, generate(ID_PREFIX), ends_at), ends_at)
 
-    def _check_found(self, found: object, client_id: str) -> Key | None:
-        if found is not None and not (isinstance(found, Key) and found.client_id == client_id):
+    def _check_found(self, found: object, client_id: str) -> Key | StoredRecord | None:
+        if found is not None and not (isinstance(found, Key | StoredRecord) and found.client_id == client_id):
             raise self.failed(TypeError("the store returned something other than the key"))
         self.breaker.record_success()
         return found
+
+
+def _method(store: Any, name: str) -> Callable[[str], Any] | None:
+    return getattr(store, f"{name}_stored", None) or getattr(store, name, None)

@@ -23,7 +23,7 @@ from binascii import a2b_base64, b2a_base64
 from datetime import UTC, datetime
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from ..errors import InvalidKey, UnreadableRecord
 from ..runtime.extras import require
@@ -36,6 +36,15 @@ if TYPE_CHECKING:
 
     from .model import Key
 
+
+class Hashed(Protocol):
+    """A secret as it is stored: a ``Secret``, or one that is decoded in part."""
+
+    @property
+    def hash(self) -> str: ...
+
+
+H = TypeVar("H", bound=Hashed)
 
 MAX_LIVE_SECRETS: Final = 8
 MAX_SECRETS: Final = 16  # with those that have ended
@@ -218,9 +227,7 @@ class Hasher:
         """
         return self._hash_fast(secret, self._newest, salt)
 
-    def verify_digest(
-        self, secret: str, stored: Sequence[Secret], *, is_generated: bool = False
-    ) -> Secret | None:
+    def verify_digest(self, secret: str, stored: Sequence[H], *, is_generated: bool = False) -> H | None:
         """Find the stored secret that ``secret`` is, among those with a fast hash.
 
         It always costs one hash for each pepper in force and ``MAX_LIVE_SECRETS`` comparisons for each; only
@@ -243,7 +250,7 @@ class Hasher:
         passed_over = self._chosen_heads if is_generated else _SLOW
         if is_generated and self._chosen is not None:
             del decoys[self._chosen]
-        found = None
+        found: H | None = None
         compared = 0
         for candidate in stored:
             text = candidate.hash

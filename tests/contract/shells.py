@@ -56,6 +56,8 @@ class Shell:
         self.asked: list[str] = []
         self.served: list[str] = []
         for name in ("get", "get_nowait", "aget"):
+            if hasattr(self.backend.store, f"{name}_stored"):
+                name = f"{name}_stored"
             if question := getattr(self.backend.store, name, None):
                 setattr(self.backend.store, name, self._counting(question))
 

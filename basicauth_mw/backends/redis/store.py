@@ -19,7 +19,7 @@ from ...errors import BackendUnavailable, UnreadableRecord
 from ...keys.hashing import has_slow_hash
 from ...runtime.fork import after_fork
 from ..base import Changes, Use
-from ..codec import dump_key, load_found, load_uses, to_microseconds, to_minutes
+from ..codec import as_key, dump_key, load_for_lookup, load_uses, to_microseconds, to_minutes
 from .checks import CONFIG, config_warnings, foreign_warning
 from .clients import LoopClients, ThreadClients
 from .cluster import Cluster, Node, SingleServer
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ...keys.model import Key
+    from ..codec import StoredRecord
     from .cluster import Command, Router, Steps
 
 T = TypeVar("T")
@@ -77,17 +78,25 @@ class RedisStore:
     # --- looking up
 
     def get(self, client_id: str, /) -> Key | None:
-        return self._key(self._read(self._names.get(_encoded(client_id)))[0], client_id)
+        return as_key(self.get_stored(client_id))
 
     async def aget(self, client_id: str, /) -> Key | None:
         """``get`` over the connections of the running event loop. May be cancelled at any time."""
+        return as_key(await self.aget_stored(client_id))
+
+    def get_stored(self, client_id: str, /) -> StoredRecord | None:
+        """``get`` without decoding more than the secrets."""
+        return self._record(self._read(self._names.get(_encoded(client_id)))[0], client_id)
+
+    async def aget_stored(self, client_id: str, /) -> StoredRecord | None:
+        """``aget`` without decoding more than the secrets."""
         loop = get_running_loop()
         try:
             clients = self._loops.get(loop) or await self._open(loop)
             reply = await clients.get(self._names.record(_encoded(client_id)))
         except Exception as exc:
             raise translate_error(exc, self._server) from None
-        return self._key(reply, client_id)
+        return self._record(reply, client_id)
 
     def holds_slow(self) -> bool:
         """Whether a password hash was ever stored."""
@@ -354,12 +363,15 @@ class RedisStore:
             first = b"(" + page[-1] if page else first
 
     def _key(self, reply: object, client_id: str) -> Key | None:
+        return as_key(self._record(reply, client_id))
+
+    def _record(self, reply: object, client_id: str) -> StoredRecord | None:
         if _is_wrong_type(reply):
             raise UnreadableRecord(
                 f"the stored key of {client_id!r} cannot be read: Redis holds another type there",
                 client_id=client_id,
             )
-        return load_found(None if reply is None else self._answer(reply, bytes), client_id)
+        return load_for_lookup(None if reply is None else self._answer(reply, bytes), client_id)
 
     def _entries(self, reply: object) -> list[tuple[str, str | None]]:
         """Stream ID and client ID of each entry; None: this package did not write the entry."""

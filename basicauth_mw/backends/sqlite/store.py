@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ...errors import BackendUnavailable, ConfigurationError
 from ...keys.hashing import has_slow_hash
 from ..base import Changes
-from ..codec import dump_key, load_found, load_key
+from ..codec import as_key, dump_key, load_for_lookup, load_key
 from . import schema
 from .checks import check_files
 from .connections import ConnectionManager, checkpoint
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from ...keys.model import Key
     from ..base import Use
+    from ..codec import StoredRecord
     from .connections import Execute
 
 T = TypeVar("T")
@@ -79,15 +80,23 @@ class SqliteStore:
         self._last_used = LastUsedFile(self._path)
 
     def get(self, client_id: str, /) -> Key | None:
-        return retry_while_locked(partial(self.get_nowait, client_id), self._deadline_s)
+        return as_key(self.get_stored(client_id))
 
     def get_nowait(self, client_id: str, /) -> Key | None:
         """``get`` without waiting. Raises ``BlockingIOError`` if the file is locked at the moment."""
+        return as_key(self.get_nowait_stored(client_id))
+
+    def get_stored(self, client_id: str, /) -> StoredRecord | None:
+        """``get`` without decoding more than the secrets."""
+        return retry_while_locked(partial(self.get_nowait_stored, client_id), self._deadline_s)
+
+    def get_nowait_stored(self, client_id: str, /) -> StoredRecord | None:
+        """``get_nowait`` without decoding more than the secrets."""
         try:
             row = self._connections.read(partial(_get, client_id))
         except UnicodeEncodeError:  # no id contains a lone surrogate
             return None
-        return load_found(None if row is None else row[0] or b"", client_id)  # NULL is no record
+        return load_for_lookup(None if row is None else row[0] or b"", client_id)  # NULL is no record
 
     def put(self, record: Key, /, expect_version: int | None) -> bool:
         written = self._write(partial(_put, record, expect_version))
