@@ -66,7 +66,7 @@ class Breaker:
             self._log_transition(available=True)
 
     def record_failure(self, reason: Exception, *, waited: bool) -> None:
-        """The store failed; ``waited`` says whether the next call may have to wait in vain as well."""
+        """The store failed; ``waited`` says whether the next call may also have to wait."""
         if self._available:
             self._log_transition(available=False, reason=reason)
         if not waited or self._probe is None:

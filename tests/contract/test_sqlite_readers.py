@@ -203,6 +203,57 @@ def test_a_reader_notices_changes(owner: User, reader: User) -> None:
     assert reader(f"store.changes({cursor!r}).gap") is False
 
 
+# What Litestream does: it keeps a read transaction open, so that no other process truncates the log,
+# checkpoints the log itself, and writes to tables of its own.
+REPLICATOR = """
+import os, sqlite3, sys, time
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(int(sys.argv[3]))
+    os.setuid(int(sys.argv[2]))
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=5)
+connection.execute("PRAGMA wal_autocheckpoint = 0")
+connection.execute("CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)")
+connection.execute("CREATE TABLE _litestream_lock (id INTEGER)")
+print("ready", flush=True)
+while True:
+    connection.execute("BEGIN")
+    connection.execute("SELECT COUNT(1) FROM _litestream_seq").fetchall()
+    time.sleep(0.05)
+    connection.execute("ROLLBACK")
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    connection.execute(
+        "INSERT INTO _litestream_seq VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET seq = seq + 1"
+    )
+"""
+
+
+@pytest.fixture
+def replicator(path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", REPLICATOR, str(path), str(OWNER), str(GROUP)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def test_a_file_that_is_replicated(
+    path: Path, owner: User, reader: User, replicator: subprocess.Popen[str]
+) -> None:
+    """Every change is made and noticed, while another program holds the log and checkpoints it."""
+    cursor = reader("store.changes(None).cursor")
+    for number in range(2, 32):
+        assert owner("change()") is True
+        assert owner("version()") == number
+        assert reader("version()") == number
+    changes = reader(f"[store.changes({cursor!r}).client_ids, store.changes({cursor!r}).gap]")
+    assert changes == [["id"] * 30, False]
+    assert replicator.poll() is None
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 @pytest.mark.parametrize("closes", ["", "store.close() or "], ids=["open", "closed"])
 def test_a_reader_of_a_file_that_changes_all_the_time(owner: User, reader: User, closes: str) -> None:
     """Every result is one state of the file, and none is older than the one before."""

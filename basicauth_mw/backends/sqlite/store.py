@@ -118,10 +118,10 @@ class SqliteStore:
         return [index in added for index in range(len(records))]
 
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
-        start, behind = prefix.encode(), after.encode()
+        start, previous = prefix.encode(), after.encode()
         # A single lower bound: given two, SQLite may start at the lower one. CAST leaves the bytes as they
         # are, so the upper bound need not be valid UTF-8.
-        lower, operator = (behind, ">") if behind >= start else (start, ">=")
+        lower, operator = (previous, ">") if previous >= start else (start, ">=")
         upper, bounds = (" AND client_id < CAST(? AS TEXT)", (_prefix_end(start),)) if start else ("", ())
         found: list[Key] = []
         while True:
