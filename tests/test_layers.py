@@ -62,7 +62,7 @@ LAYERS = [
     ["auth.requests"],
     ["auth.excluded_paths", "auth.throttle", "auth.stats", "auth.problems", "auth.frameworks", "auth.cache"],
     ["auth.verifier", "auth.flask_refusals"],
-    ["auth.runner"],
+    ["auth.runner", "auth.configuration"],
     ["auth.authenticator"],
     ["auth.discovery"],
     # responses: how a response reaches the server

@@ -8,18 +8,14 @@ middleware then calls the app, or sends the response that ``refuse`` makes.
 from __future__ import annotations
 
 import logging
-import os
 import time
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from ..backends import open_store
-from ..backends.backend import Backend
 from ..backends.reader import StoreReader
 from ..errors import (
     BasicAuthError,
-    ConfigurationError,
     HttpsRequired,
     InsufficientScope,
     MalformedCredentials,
@@ -31,9 +27,8 @@ from ..keys import audit
 from ..keys.credentials import challenge, parse_basic
 from ..keys.generated_secrets import ID_PREFIX, generate
 from ..keys.model import ANONYMOUS, Decision, Deny
-from ..settings import Settings
-from ..settings.sources import ENV_PREFIX
 from .cache import VerdictCache
+from .configuration import resolve
 from .excluded_paths import ExcludedPaths
 from .problems import TIMEOUT, Problem, Response, is_refusal, render, request_id_of, to_problem, unwrap_group
 from .runner import arun, run
@@ -46,7 +41,7 @@ if TYPE_CHECKING:
 
     from ..backends.reader import MetricsHook
     from ..keys.model import Allow
-    from ..settings import Overrides
+    from ..settings import Overrides, Settings
     from .requests import RequestAdapter
 
 R = TypeVar("R")
@@ -85,7 +80,7 @@ class Authenticator(Generic[R]):
         *,
         root_path: str | None = None,
     ) -> None:
-        self.settings, self.backend, self.owns_backend = _configure(backend, settings, overrides)
+        self.settings, self.backend, self.owns_backend = resolve(backend, settings, overrides)
         settings = self.settings
         self._adapter = adapter
         self._authorization = adapter.authorization
@@ -314,36 +309,3 @@ class Authenticator(Generic[R]):
                 deny.error,
                 request_id,
             )
-
-
-def _configure(
-    backend: Any, settings: Settings | None, overrides: Overrides
-) -> tuple[Settings, Backend, bool]:
-    """Settings, backend, and whether the backend was opened here. Reports every problem at once."""
-    problems: list[str] = []
-    resolved = None
-    if not (settings is None or isinstance(settings, Settings)):
-        raise ConfigurationError("settings is a Settings: Settings.from_mapping makes one of a mapping")
-    try:
-        resolved = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
-    except ConfigurationError as exc:
-        problems += exc.problems
-    if backend is None:
-        fallback = settings or resolved
-        backend = fallback.backend if fallback else os.environ.get(f"{ENV_PREFIX}BACKEND", "env:")
-    owned = isinstance(backend, str)
-    # An empty URL in invalid settings is among the problems already.
-    if isinstance(backend, str) and (backend or resolved):
-        try:
-            backend = open_store(backend, deadline_s=resolved.backend_deadline_s if resolved else 1.0)
-        except ConfigurationError as exc:
-            if not problems:
-                raise
-            problems += exc.problems
-    elif isinstance(backend, type) or not (hasattr(backend, "get") or hasattr(backend, "aget")):
-        problems.append("backend is a URL, or an object with get or aget: see open_backend")
-    if problems or resolved is None:
-        raise ConfigurationError(problems)
-    if not isinstance(backend, Backend):
-        backend = Backend(backend, settings=resolved)
-    return resolved, backend, owned

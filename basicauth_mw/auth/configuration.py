@@ -1,0 +1,58 @@
+"""Resolve the settings and the backend of a middleware, and report every problem at once."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..backends import open_store
+from ..backends.backend import Backend
+from ..errors import ConfigurationError
+from ..settings import Settings
+from ..settings.sources import ENV_PREFIX
+
+if TYPE_CHECKING:
+    from ..settings import Overrides
+
+
+def resolve(backend: Any, settings: Settings | None, overrides: Overrides) -> tuple[Settings, Backend, bool]:
+    """Make the settings and the backend of what a middleware was given.
+
+    Args:
+        backend: A ``Backend``, a store, a URL, or None for ``settings.backend``.
+        settings: None means ``Settings.from_env()``.
+        overrides: Fields of ``Settings``, which take precedence over everything else.
+
+    Returns:
+        Settings, backend, and whether the backend was opened here.
+
+    Raises:
+        ConfigurationError: Names every problem.
+    """
+    problems: list[str] = []
+    resolved = None
+    if not (settings is None or isinstance(settings, Settings)):
+        raise ConfigurationError("settings is a Settings: Settings.from_mapping makes one of a mapping")
+    try:
+        resolved = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
+    except ConfigurationError as exc:
+        problems += exc.problems
+    if backend is None:
+        fallback = settings or resolved
+        backend = fallback.backend if fallback else os.environ.get(f"{ENV_PREFIX}BACKEND", "env:")
+    owned = isinstance(backend, str)
+    # An empty URL in invalid settings is among the problems already.
+    if isinstance(backend, str) and (backend or resolved):
+        try:
+            backend = open_store(backend, deadline_s=resolved.backend_deadline_s if resolved else 1.0)
+        except ConfigurationError as exc:
+            if not problems:
+                raise
+            problems += exc.problems
+    elif isinstance(backend, type) or not (hasattr(backend, "get") or hasattr(backend, "aget")):
+        problems.append("backend is a URL, or an object with get or aget: see open_backend")
+    if problems or resolved is None:
+        raise ConfigurationError(problems)
+    if not isinstance(backend, Backend):
+        backend = Backend(backend, settings=resolved)
+    return resolved, backend, owned
