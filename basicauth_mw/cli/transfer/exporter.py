@@ -25,7 +25,6 @@ def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], objec
 
     A key that changes meanwhile is written either as it was or as it is.
 
-
     """
     if getattr(backend.store, "volatile", False) is True:
         raise TransferError(

@@ -31,10 +31,7 @@ _ID_COLUMNS: Final = frozenset(
     }
 )
 _SECRET_COLUMNS: Final = frozenset(
-    {
-        *("secret", "client_secret", "password", "pass", "passwd"),
-        *("api_key", "apikey", "key", "token"),
-    }
+    {*("secret", "client_secret", "password", "pass", "passwd"), *("api_key", "apikey", "key", "token")}
 )
 _OTHER_COLUMNS: Final = {
     **dict.fromkeys(("name", "label", "description"), "name"),

@@ -72,17 +72,10 @@ class ImportReport:
         self.refused += 1
 
 
-def import_keys(
-    backend: Backend,
-    source: InputFile,
-    report: ImportReport,
-    *,
-    partial: bool = False,
-) -> None:
+def import_keys(backend: Backend, source: InputFile, report: ImportReport, *, partial: bool = False) -> None:
     """Write the keys that do not exist yet. An import that was interrupted can be repeated.
 
     Each key is written completely or not at all. Existing keys are never changed.
-
     """
     backend.add([])  # raises ReadOnlyBackend before any work is done
     if source.format == "export" and not partial:

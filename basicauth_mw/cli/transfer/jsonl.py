@@ -30,12 +30,7 @@ _KEY_TYPES: Final = {
     "metadata": dict,
     "secrets": list,
 }
-_SECRET_TYPES: Final = {
-    "hash": str,
-    "created_at": datetime,
-    "expires_at": datetime,
-    "last_used_at": datetime,
-}
+_SECRET_TYPES: Final = {"hash": str, "created_at": datetime, "expires_at": datetime, "last_used_at": datetime}
 _NULLABLE: Final = frozenset({"expires_at", "revoked_at", "last_used_at"})
 _TYPE_NAMES: Final = {
     str: "a string",
