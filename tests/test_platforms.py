@@ -83,7 +83,7 @@ def test_only_the_standard_library_of_windows_is_needed(tmp_path: Path) -> None:
 
 def test_tests_pass_where_interrupts_are_ignored() -> None:
     """``nohup make test &`` and some CI runners start everything with SIGINT ignored."""
-    interrupting = "tests/cli/test_program.py::test_ctrl_c_between_two_parts_is_no_traceback"
+    interrupting = "tests/cli/test_program.py::test_ctrl_c_outside_of_a_command_prints_no_traceback"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         started = subprocess.Popen(

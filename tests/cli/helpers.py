@@ -89,7 +89,7 @@ def ended(*arguments: str, stdin: bytes | None = None, **options: Any) -> Done:
 
 
 def put(url: str, *keys: Key) -> None:
-    """Store keys as somebody else might have, past every check."""
+    """Store keys directly, without validation."""
     with open_backend(url, create=True) as backend:
         for key in keys:
             assert backend.store.put(key, None)
@@ -103,7 +103,7 @@ def fill(url: str, count: int) -> None:
 
 
 def stranger(folder: Path, monkeypatch: pytest.MonkeyPatch, *methods: str) -> None:
-    """Install somebody else's store, found by the scheme ``strange:``."""
+    """Install a third-party store with the scheme ``strange:``."""
     lines = ["class Strange:", *(f"    {method}" for method in ("def __init__(self, url): pass", *methods))]
     (folder / "strange_store.py").write_text("\n".join(lines))
     distribution = folder / "strange_store-1.dist-info"

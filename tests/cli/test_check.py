@@ -89,7 +89,7 @@ def test_check_looks_at_an_app(
     ("name", "message"),
     [("bare", "answers every request without a key"), ("nowhere", "has no attribute"), ("no:way:", "--app")],
 )
-def test_check_tells_an_app_that_is_not_protected(
+def test_check_reports_an_app_that_is_not_protected(
     cli: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
     (tmp_path / "checked_apps.py").write_text(APPS)
@@ -114,7 +114,7 @@ def test_check_warns_of_short_passwords_and_plain_http(
     assert "canary" not in done.out
 
 
-def test_a_short_password_is_told_when_it_is_made(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_short_password_is_logged_when_it_is_set(caplog: pytest.LogCaptureFixture) -> None:
     with open_backend("memory:", settings=Settings()) as backend:
         backend.create(client_id="a", secret="canary")
         backend.rotate("a", secret="canary two", overlap_s=0)
@@ -125,7 +125,7 @@ def test_a_short_password_is_told_when_it_is_made(caplog: pytest.LogCaptureFixtu
     assert "canary" not in caplog.text
 
 
-def test_check_is_content(cli: Callable[..., Done], url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_finds_no_problem(cli: Callable[..., Done], url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cli("keys", "create")
     monkeypatch.setenv("BASICAUTH_PEPPER", "hunter2")
 
@@ -143,7 +143,7 @@ def test_check_is_content(cli: Callable[..., Done], url: str, monkeypatch: pytes
 
 @pytest.mark.proves("F17")
 @pytest.mark.parametrize("as_json", [True, False])
-def test_check_tells_a_missing_file(cli: Callable[..., Done], as_json: bool) -> None:
+def test_check_reports_a_missing_file(cli: Callable[..., Done], as_json: bool) -> None:
     done = cli("check", "--json") if as_json else cli("check")
 
     assert done.status == 1
@@ -173,7 +173,7 @@ def test_check_wants_a_key_that_works(cli: Callable[..., Done], url: str, keys: 
     assert "keys create" in problem["remedy"]
 
 
-def test_check_tells_every_bad_setting(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reports_every_bad_setting(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASICAUTH_CACHE_SIZE", "hunter2")
     monkeypatch.setenv("BASICAUTH_TIMEOUT_S", "hunter2")
 
@@ -185,7 +185,7 @@ def test_check_tells_every_bad_setting(cli: Callable[..., Done], monkeypatch: py
 
 
 @pytest.mark.proves("F1")
-def test_check_tells_a_backend_that_is_down(
+def test_check_reports_a_backend_that_is_down(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BASICAUTH_BACKEND", f"redis://user:hunter2@127.0.0.1:{free_port()}/0")
@@ -224,7 +224,7 @@ def test_check_shows_what_is_set_and_warns(
     assert re.search(r"^exclude +/health, /docs/\*$", said.out, re.MULTILINE)
 
 
-def test_check_tells_bad_settings_to_people(
+def test_check_prints_bad_settings_for_people(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BASICAUTH_CACHE_SIZE", "hunter2")
@@ -245,7 +245,7 @@ def test_check_works_on_a_store_that_cannot_list_its_keys(
     cli("keys", "list", "--backend", "strange:").failed_with("list")
 
 
-def test_check_tells_that_slow_hashes_cannot_be_checked(
+def test_check_reports_password_hashes_that_cannot_be_verified(
     cli: Callable[..., Done], url: str, without: Callable[..., Callable[..., Done]]
 ) -> None:
     cli("keys", "create", "--secret-stdin", stdin=b"chosen by a person")
@@ -257,7 +257,7 @@ def test_check_tells_that_slow_hashes_cannot_be_checked(
     assert "basicauth_mw[passwords]" in problem["remedy"]
 
 
-def test_check_tells_a_missing_driver(without: Callable[..., Callable[..., Done]]) -> None:
+def test_check_reports_a_missing_driver(without: Callable[..., Callable[..., Done]]) -> None:
     done = without("redis")("check", "--json", "--backend", "redis://127.0.0.1")
 
     (problem,) = done.json["problems"]
@@ -302,7 +302,7 @@ def test_check_never_shows_a_password_however_the_url_is_written(url: str) -> No
         ["", "h", "h:1/0", "a:1,b:2/main/0", "/run/redis.sock", "[::1]:1", "h/0?prefix=x", "?@h"]
     ),
 )
-def test_check_shows_nothing_of_who_logs_in(
+def test_check_never_shows_user_and_password(
     scheme: str, parts: list[str], userinfo: str, behind: str
 ) -> None:
     """Wherever before the @ a secret stands, and whatever of it would have to be encoded."""
@@ -337,7 +337,7 @@ def test_check_shows_the_backend_where_that_is_harmless(
     assert without_secrets(url) == shown
 
 
-def test_check_tells_the_same_advice_once(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_prints_the_same_remedy_once(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CACHE_SIZE", "TIMEOUT_S", "CACHE_TTL_S"):
         monkeypatch.setenv(f"BASICAUTH_{name}", "hunter2")
 
@@ -366,7 +366,9 @@ def test_check_wants_the_pepper_of_the_keys(
 
 
 @pytest.mark.proves("F12")
-def test_check_tells_a_record_that_cannot_be_read(cli: Callable[..., Done], url: str, database: Path) -> None:
+def test_check_reports_a_record_that_cannot_be_read(
+    cli: Callable[..., Done], url: str, database: Path
+) -> None:
     put(url, Key("a"))
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE keys SET record = '{'")
@@ -380,7 +382,7 @@ def test_check_tells_a_record_that_cannot_be_read(cli: Callable[..., Done], url:
 def test_check_looks_at_all_keys(
     cli: Callable[..., Done], url: str, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind keys that work, over several pages: what cannot be checked, counted, and a few of it named."""
+    """On every page: keys that cannot be verified are counted, and the first few are named."""
     monkeypatch.setenv("BASICAUTH_PEPPER", "hunter2")
     for name in ("000", "zzz"):
         cli("keys", "create", "--client-id", name)
@@ -419,7 +421,7 @@ def test_check_looks_at_all_keys(
 
 
 def test_check_names_no_secret_that_is_an_id(cli: Callable[..., Done], url: str) -> None:
-    """Somebody took the one for the other."""
+    """The id and the secret were swapped."""
     secret = generate("sk")
     put(url, Key(secret, secrets=(Secret("$bamw1$"),)))
 
@@ -451,7 +453,7 @@ def test_check_says_when_it_has_not_looked_at_all_keys(
     assert "3 stored keys" in cli("check", "--json", "--all").json["problems"][0]["message"]
 
 
-def test_check_tells_what_it_saw_before_the_store_failed(
+def test_check_reports_what_it_found_before_the_store_failed(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stranger(
@@ -484,7 +486,7 @@ def test_check_shows_a_bar_on_a_terminal(url: str, terminal: tuple[int, int]) ->
     assert b"checking" in os.read(ours, 1_000_000)
 
 
-def test_check_tells_what_an_older_file_needs(cli: Callable[..., Done], database: Path) -> None:
+def test_check_reports_what_an_older_file_needs(cli: Callable[..., Done], database: Path) -> None:
     """It changes nothing; every other command brings the file to this release's form, and says so."""
     shutil.copy(ROOT / "tests" / "data" / "sqlite-v1.db", database)
     database.chmod(0o600)
@@ -502,7 +504,7 @@ def test_check_tells_what_an_older_file_needs(cli: Callable[..., Done], database
     assert cli("keys", "list", "--json").err == ""
 
 
-def test_check_tells_a_newer_file(cli: Callable[..., Done], database: Path) -> None:
+def test_check_reports_a_newer_file(cli: Callable[..., Done], database: Path) -> None:
     cli("keys", "create")
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -514,7 +516,7 @@ def test_check_tells_a_newer_file(cli: Callable[..., Done], database: Path) -> N
 
 
 def checked_by_nobody(cli: Callable[..., Done], mode: int) -> Done:
-    """``check`` by who may not write to the directory."""
+    """Run ``check`` as a user who cannot write to the directory."""
     with TemporaryDirectory(prefix="basicauth-") as folder:
         path = Path(folder, "keys.db")
         url = f"sqlite:///{path}"
@@ -527,7 +529,7 @@ def checked_by_nobody(cli: Callable[..., Done], mode: int) -> Done:
 
 
 @pytest.mark.proves("F19")
-def test_check_tells_once_what_cannot_be_written(cli: Callable[..., Done]) -> None:
+def test_check_reports_once_what_cannot_be_written(cli: Callable[..., Done]) -> None:
     """A write-ahead log has no place in such a directory; the problem that SQLite sees says so."""
     done = checked_by_nobody(cli, 0o666)
 
@@ -538,7 +540,7 @@ def test_check_tells_once_what_cannot_be_written(cli: Callable[..., Done]) -> No
     assert [warning["code"] for warning in done.json["warnings"]] == ["sqlite_file_mode"]
 
 
-def test_check_is_content_with_a_file_that_may_only_be_read(cli: Callable[..., Done]) -> None:
+def test_check_accepts_a_read_only_file(cli: Callable[..., Done]) -> None:
     """Nothing has to be written to check keys."""
     done = checked_by_nobody(cli, 0o444)
 
@@ -579,7 +581,7 @@ def as_nobody(cli: Callable[..., Done], *arguments: str) -> Done:
         ((), "redis_not_persistent"),
     ],
 )
-def test_check_warns_of_a_redis_that_forgets(
+def test_check_warns_about_a_redis_that_loses_keys(
     cli: Callable[..., Done], options: tuple[str, ...], code: str
 ) -> None:
     with RedisServer(*options) as server:
@@ -591,8 +593,8 @@ def test_check_warns_of_a_redis_that_forgets(
     assert done.json["warnings"][0]["remedy"]
 
 
-def test_check_tells_what_can_be_done_about_junk_in_redis(cli: Callable[..., Done], redis_url: str) -> None:
-    """``keys delete`` is no remedy where it cannot work."""
+def test_check_reports_remedies_for_junk_in_redis(cli: Callable[..., Done], redis_url: str) -> None:
+    """``keys delete`` is only suggested where it works."""
     index = f"{redis_url.rpartition('=')[2]}:1:index"
     cli("keys", "create", "--backend", redis_url)
     with Redis.from_url(redis_url.partition("?")[0]) as admin:

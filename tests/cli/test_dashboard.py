@@ -70,7 +70,7 @@ def test_dashboard_says_when_its_port_is_taken(url: str) -> None:
 @pytest.mark.parametrize(
     ("package", "says"), [("jinja2", "basicauth_mw[dashboard]"), ("uvicorn", "pip install uvicorn")]
 )
-def test_dashboard_tells_what_to_install(
+def test_dashboard_names_what_to_install(
     without: Callable[..., Callable[..., Done]], package: str, says: str
 ) -> None:
     without(package)("dashboard").failed_with(says)

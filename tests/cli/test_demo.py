@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_demo_tells_what_to_install(without: Callable[..., Callable[..., Done]]) -> None:
+def test_demo_names_what_to_install(without: Callable[..., Callable[..., Done]]) -> None:
     without("fastapi", "uvicorn")("demo").failed_with("pip install fastapi uvicorn")
 
 

@@ -170,7 +170,7 @@ def test_a_bad_record_can_be_deleted(cli: Callable[..., Done], url: str, databas
     assert cli("keys", "list").out == "no keys\n"
 
 
-def test_a_bad_record_of_nobody_ends_a_list(
+def test_a_bad_record_without_an_id_ends_a_list(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What cannot be named cannot be stepped over."""
@@ -186,7 +186,7 @@ def test_a_bad_record_of_nobody_ends_a_list(
 
 
 def test_when_keys_were_last_used(cli: Callable[..., Done], url: str) -> None:
-    """The list tells it of keys, ``show`` of each secret that is live."""
+    """The list shows it for keys, ``show`` for each active secret."""
     made = utcnow() - timedelta(days=9)
     times = [made + timedelta(days=day) for day in range(4)]
     minute = utcnow().replace(second=0, microsecond=0)
@@ -326,7 +326,7 @@ def test_read_only_metadata_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["metadata"] == {"team": {"id": 7}}
 
 
-def test_an_unspellable_name_is_no_error(url: str) -> None:
+def test_a_name_that_the_locale_cannot_encode_is_escaped(url: str) -> None:
     put(url, Key("robot", name="\u540d\u524d"))
 
     done = ended("keys", "list", "--backend", url, env={"PYTHONIOENCODING": "ascii"})

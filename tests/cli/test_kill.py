@@ -72,7 +72,7 @@ def check_file(url: str) -> None:
 
 
 def parsed(said: str) -> Any:
-    """What a command has told with ``--json``; None: nothing, or not to its end."""
+    """What a command printed with ``--json``; None if that was incomplete."""
     try:
         return json.loads(said)
     except ValueError:

@@ -185,7 +185,7 @@ def test_what_cannot_be_formatted_is_found_before_anything_is_done(
     ],
     ids=["full disk", "full disk behind another", "handler", "formatter"],
 )
-def test_a_change_that_is_not_recorded_is_told(
+def test_a_change_that_is_not_recorded_is_reported(
     logged: Callable[..., Done], url: str, tmp_path: Path, config: dict[str, object], reason: str
 ) -> None:
     """The key is there, so its secret is shown; and the one line says what is missing."""
@@ -203,7 +203,7 @@ def test_a_change_that_is_not_recorded_is_told(
         assert len(list(backend.iter_keys())) == 4
 
 
-def test_what_fails_when_all_is_written_out_is_told(logged: Callable[..., Done]) -> None:
+def test_a_failure_of_the_last_flush_is_reported(logged: Callable[..., Done]) -> None:
     config = config_of({}, {"class": "faulty_logs.Keeps"})
 
     done = logged(config, "keys", "create")
@@ -211,7 +211,7 @@ def test_what_fails_when_all_is_written_out_is_told(logged: Callable[..., Done])
     assert (done.status, done.err) == (1, "error: changed, but not recorded in the audit log: LookupError\n")
 
 
-def test_an_export_that_is_not_recorded_is_told(logged: Callable[..., Done], url: str) -> None:
+def test_an_export_that_is_not_recorded_is_reported(logged: Callable[..., Done], url: str) -> None:
     put(url, Key("ci"))
 
     done = logged(config_of({}, FULL), "keys", "export")
@@ -225,7 +225,7 @@ def test_an_export_that_is_not_recorded_is_told(logged: Callable[..., Done], url
     [{"filters": ["AddUser"], "filename": "{}"}, {"filters": ["Refuse"]}, {"level": "ERROR"}],
     ids=["a filter adds it", "a filter refuses it", "another level"],
 )
-def test_what_is_recorded_elsewhere_is_no_fault(
+def test_filtered_records_are_not_lost_records(
     logged: Callable[..., Done], tmp_path: Path, handler: dict[str, object]
 ) -> None:
     log = tmp_path / "audit.log"
@@ -238,7 +238,7 @@ def test_what_is_recorded_elsewhere_is_no_fault(
     assert not log.exists() or log.read_text().startswith("me event='key.created'")
 
 
-def test_what_others_log_to_a_full_disk_is_no_fault(
+def test_lost_records_of_other_loggers_are_not_reported(
     logged: Callable[..., Done], tmp_path: Path, url: str
 ) -> None:
     """Nothing is said of it, not even by logging itself."""

@@ -107,7 +107,7 @@ if os.environ["CTRL_C_AT"] == "exit":
 @pytest.mark.parametrize(
     "at", ["basicauth_mw.errors", "basicauth_mw.cli", "typer", "rich.table", "basicauth_mw.cli.keys", "exit"]
 )
-def test_ctrl_c_is_no_traceback_at_any_moment(tmp_path: Path, command: list[str], at: str) -> None:
+def test_ctrl_c_never_prints_a_traceback(tmp_path: Path, command: list[str], at: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(CTRL_C)
 
     done = subprocess.run(
@@ -124,7 +124,7 @@ def test_ctrl_c_is_no_traceback_at_any_moment(tmp_path: Path, command: list[str]
     assert bool(done.stdout) == (at == "exit")
 
 
-def test_who_may_not_be_interrupted_is_not(tmp_path: Path) -> None:
+def test_an_ignored_sigint_stays_ignored(tmp_path: Path) -> None:
     """As nohup and what runs in the background of a script have it."""
     (tmp_path / "sitecustomize.py").write_text(CTRL_C)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "CTRL_C_AT": "typer"}
@@ -142,7 +142,7 @@ def test_who_may_not_be_interrupted_is_not(tmp_path: Path) -> None:
     assert done.stdout
 
 
-def test_ctrl_c_between_two_parts_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_outside_of_a_command_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("basicauth_mw.cli.app.run", lambda: signal.raise_signal(signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_parsed_is_status_2(cli: Callable[..., Done], arguments: 
 
 
 @pytest.mark.parametrize("extra", ["ci", "nightly-build", "build.2"])
-def test_an_id_without_its_option_is_told_how(cli: Callable[..., Done], extra: str) -> None:
+def test_an_id_without_its_option_gets_a_hint(cli: Callable[..., Done], extra: str) -> None:
     done = cli("keys", "create", extra)
 
     done.failed_with(f"use --client-id {extra} (see", status=2)
@@ -235,7 +235,7 @@ def test_what_may_be_a_secret_is_not_repeated(cli: Callable[..., Done], extra: s
         "keys show my_{}",
     ],
 )
-def test_a_minted_secret_is_repeated_nowhere(cli: Callable[..., Done], url: str, words: str) -> None:
+def test_a_generated_secret_is_never_repeated(cli: Callable[..., Done], url: str, words: str) -> None:
     """It was typed where something else belongs."""
     put(url, Key("robot"))
     secret = generate("sk")
@@ -247,7 +247,7 @@ def test_a_minted_secret_is_repeated_nowhere(cli: Callable[..., Done], url: str,
     assert secret[3:] not in done.out + done.err
 
 
-def test_a_minted_id_is_repeated(cli: Callable[..., Done], url: str) -> None:
+def test_a_long_generated_id_is_repeated(cli: Callable[..., Done], url: str) -> None:
     put(url, Key("robot"))
     client_id = generate("id")
 
@@ -255,7 +255,7 @@ def test_a_minted_id_is_repeated(cli: Callable[..., Done], url: str) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "before the command", "behind"])
-def test_backend_is_accepted_before_and_behind_the_command(
+def test_backend_is_accepted_before_and_after_the_command(
     cli: Callable[..., Done], tmp_path: Path, place: int
 ) -> None:
     put(f"sqlite:///{tmp_path}/other.db", Key("other"))
@@ -342,7 +342,7 @@ def test_a_backend_that_is_down_is_one_line() -> None:
 def test_a_bug_is_one_line_without_its_text(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whatever somebody else's store raises, its text may hold the URL, and that a password."""
+    """The text of a third-party store's exception may contain the URL, and that a password."""
     stranger(
         tmp_path,
         monkeypatch,
@@ -372,13 +372,13 @@ def test_every_problem_of_the_settings_has_a_line(
     assert "hunter2" not in done.err
 
 
-def test_a_file_that_is_no_database_is_one_line(cli: Callable[..., Done], database: Path) -> None:
+def test_a_file_that_is_not_a_database_is_one_line(cli: Callable[..., Done], database: Path) -> None:
     database.write_bytes(b"hello" * 1000)
 
     cli("keys", "list").failed_with("")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(url: str) -> None:
+def test_a_closed_pipe_is_not_an_error(url: str) -> None:
     fill(url, 500)
 
     for options in ((), ("--json",)):
@@ -414,7 +414,7 @@ def test_a_closed_stdin_is_one_line(url: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["revoke", "delete"])
-def test_nobody_is_asked_on_a_closed_stdin(url: str, verb: str) -> None:
+def test_there_is_no_question_on_a_closed_stdin(url: str, verb: str) -> None:
     put(url, Key("robot"))
 
     done = closed("keys", verb, "robot", url=url)

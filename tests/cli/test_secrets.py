@@ -206,7 +206,7 @@ def test_a_short_password_is_a_warning(cli: Callable[..., Done], command: tuple[
     assert "s3cret" not in done.err
 
 
-def test_a_byte_order_mark_is_no_part_of_a_secret(cli: Callable[..., Done]) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_secret(cli: Callable[..., Done]) -> None:
     made = cli("keys", "create", "--json", "--secret-stdin", stdin=b"\xef\xbb\xbfchosen by a person\r\n")
 
     assert made.json["secret"] == "chosen by a person"
@@ -289,7 +289,7 @@ def test_an_interrupted_prompt_ends_quietly(url: str, terminal: tuple[int, int])
     assert (child.returncode, out, err.strip()) == (130, b"", b"")
 
 
-def test_a_secret_that_could_not_be_shown_is_told(url: str) -> None:
+def test_a_secret_that_could_not_be_shown_is_reported(url: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = ended("keys", "create", "--client-id", "robot", "--backend", url, stdout=full)
 
@@ -405,8 +405,8 @@ def test_an_overlap_beyond_all_calendars_is_refused(cli: Callable[..., Done]) ->
     cli("keys", "rotate", "robot", "--overlap", "999999999w").failed_with("range")
 
 
-def test_a_chosen_secret_takes_the_place_of_another(cli: Callable[..., Done]) -> None:
-    """There is one at a time, so there is no overlap between two."""
+def test_a_password_replaces_another_without_overlap(cli: Callable[..., Done]) -> None:
+    """A key has one password at a time, so two passwords cannot overlap."""
     cli("keys", "create", "--client-id", "robot", "--secret-stdin", stdin=b"one by a person")
 
     rotate = ("keys", "rotate", "robot", "--secret-stdin")
@@ -416,7 +416,7 @@ def test_a_chosen_secret_takes_the_place_of_another(cli: Callable[..., Done]) ->
     assert done.json["secret"] == "two by a person"
 
 
-def test_rotating_nobody_is_refused(cli: Callable[..., Done]) -> None:
+def test_rotating_an_unknown_key_is_refused(cli: Callable[..., Done]) -> None:
     cli("keys", "create")
 
     cli("keys", "rotate", "nobody").failed_with("'nobody'")
@@ -457,7 +457,7 @@ def test_a_prompted_secret_is_not_in_the_json(url: str, terminal: tuple[int, int
     assert secret not in done.out + done.err
 
 
-def test_a_rotated_secret_that_could_not_be_shown_is_told(url: str, cli: Callable[..., Done]) -> None:
+def test_a_rotated_secret_that_could_not_be_shown_is_reported(url: str, cli: Callable[..., Done]) -> None:
     cli("keys", "create", "--client-id", "robot")
 
     with Path("/dev/full").open("wb") as full:
@@ -499,7 +499,7 @@ def test_what_is_refused_makes_no_file(
     assert not database.exists()
 
 
-def test_a_chosen_secret_that_cannot_be_hashed_makes_no_file(
+def test_a_password_that_cannot_be_hashed_creates_no_file(
     database: Path, url: str, without: Callable[..., Callable[..., Done]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BASICAUTH_BACKEND", url)
@@ -527,7 +527,7 @@ def test_nothing_is_made_where_a_link_leads(
 
 
 @pytest.mark.parametrize("depth", [33, 975, 10_000])
-def test_metadata_that_is_nested_too_deep_is_told_as_such(cli: Callable[..., Done], depth: int) -> None:
+def test_the_error_says_that_metadata_is_nested_too_deep(cli: Callable[..., Done], depth: int) -> None:
     """Whoever finds it: the rule, or the reader of JSON."""
     text = '{"a":' * depth + "{}" + "}" * depth
 

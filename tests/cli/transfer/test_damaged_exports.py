@@ -78,7 +78,7 @@ def test_what_is_left_of_an_export_can_be_saved(
 def test_the_rest_of_an_export_is_missed(
     cli: Callable[..., Done], file: Path, other: str, export: bytes
 ) -> None:
-    """Cut off between two lines, or without one of them: what is there comes in, and what is not is told."""
+    """Cut off between two lines, or with a line missing: the rest is imported, and the loss is reported."""
     lines = export.splitlines(keepends=True)
     file.write_bytes(b"".join(lines[:2]))
 
@@ -129,7 +129,7 @@ def test_what_ends_with_the_command_takes_no_keys(cli: Callable[..., Done], file
 
 
 def test_exports_can_be_joined(cli: Callable[..., Done], file: Path, other: str, export: bytes) -> None:
-    """With Windows line ends and blank lines, too; the second half is there already, and that is no error."""
+    """With Windows line ends and blank lines; keys that are already present are not an error."""
     file.write_bytes(export.replace(b"\n", b"\r\n") + b"\r\n" + export)
 
     done = cli("keys", "import", str(file), "--backend", other)

@@ -141,7 +141,7 @@ def test_what_means_nothing_elsewhere_is_not_exported(
     assert file.read_bytes() == b""
 
 
-def test_an_export_with_a_hole_is_none(
+def test_an_export_with_an_unreadable_record_fails(
     cli: Callable[..., Done], url: str, file: Path, database: Path
 ) -> None:
     put(url, *(Key(name) for name in ("a", "b", "c")))

@@ -54,7 +54,7 @@ def test_import_json_is_a_line_a_key(cli: Callable[..., Done], file: Path) -> No
     assert done.err.splitlines()[0] == "error: line 3: expected the columns id,secret"
 
 
-def test_chosen_secrets_and_hashes(cli: Callable[..., Done], url: str, file: Path) -> None:
+def test_passwords_and_hashes(cli: Callable[..., Done], url: str, file: Path) -> None:
     argon2 = hash_secret("correct horse")
     file.write_text(
         f'a,"with, a comma"\nb,{BCRYPT.decode()}\nc,"{argon2}"\nd,{hash_secret(generate("sk"))}\n'
@@ -118,7 +118,7 @@ def test_the_format_can_be_named(cli: Callable[..., Done], file: Path) -> None:
         *('"key_id","apikey"', "\ufeffclientId,secret", "\nuser_name,client_secret"),
     ],
 )
-def test_a_header_is_no_key(cli: Callable[..., Done], url: str, file: Path, header: str) -> None:
+def test_a_header_is_not_a_key(cli: Callable[..., Done], url: str, file: Path, header: str) -> None:
     """Whatever its columns are called, in any case, with blanks; else all could guess that key."""
     file.write_text(f"{header}\na,{generate('sk')}\n")
 
@@ -129,7 +129,7 @@ def test_a_header_is_no_key(cli: Callable[..., Done], url: str, file: Path, head
 
 
 @pytest.mark.parametrize("before", ["# made by hand", "\ufeff# id,secret", "Our users, in 2030,", ",x"])
-def test_a_header_behind_what_cannot_be_used_is_no_key(
+def test_a_header_after_invalid_lines_is_not_a_key(
     cli: Callable[..., Done], url: str, file: Path, before: str
 ) -> None:
     file.write_text(f"{before}\nid,secret\na,{generate('sk')}\n")
@@ -158,7 +158,7 @@ def test_half_a_header_is_refused(cli: Callable[..., Done], url: str, file: Path
 
 
 def test_a_key_may_be_called_like_a_column(cli: Callable[..., Done], url: str, file: Path) -> None:
-    """In quotes, with a minted secret, with a hash, or behind the first line."""
+    """In quotes, with a generated secret, with a hash, or after the first line."""
     for number, line in enumerate(
         (
             '"user","a secret"',
@@ -218,7 +218,7 @@ def test_a_bad_line_is_named_and_not_repeated(
 
 
 @pytest.mark.parametrize("line", [f"x,{CANARY * 15_000}", f"{CANARY * 15_000},x"], ids=["secret", "id"])
-def test_a_field_that_is_far_too_long_is_told_as_such(
+def test_a_field_that_is_far_too_long_is_named_as_such(
     cli: Callable[..., Done], file: Path, line: str
 ) -> None:
     """Where the reader of CSV gives up already."""
@@ -230,7 +230,7 @@ def test_a_field_that_is_far_too_long_is_told_as_such(
     assert CANARY not in done.err
 
 
-def test_octets_that_are_no_text_are_refused(cli: Callable[..., Done], file: Path) -> None:
+def test_bytes_that_are_not_text_are_refused(cli: Callable[..., Done], file: Path) -> None:
     file.write_bytes(b"good,%s\nx,\xff\xfe\n" % generate("sk").encode())
 
     done = cli("keys", "import", str(file))
@@ -240,7 +240,7 @@ def test_octets_that_are_no_text_are_refused(cli: Callable[..., Done], file: Pat
 
 
 def test_taken_ids_are_left_alone(cli: Callable[..., Done], url: str, file: Path) -> None:
-    """Once in the backend, once earlier in the same file, chosen or minted."""
+    """In the backend or earlier in the same file, with a password or a generated secret."""
     put(url, Key("a", name="mine"))
     file.write_text(f"a,{generate('sk')}\na,chosen\nb,{generate('sk')}\nb,{generate('sk')}\n")
     before = keys_of(url)
@@ -288,7 +288,7 @@ ALIENS = {
 
 @pytest.mark.parametrize("octets", ALIENS.values(), ids=ALIENS)
 @pytest.mark.parametrize("piped", [True, False])
-def test_an_alien_file_is_refused_whole(
+def test_a_file_of_another_kind_is_refused_as_a_whole(
     cli: Callable[..., Done], database: Path, file: Path, octets: bytes, piped: bool
 ) -> None:
     file.write_bytes(octets)
@@ -307,7 +307,7 @@ def test_a_file_that_cannot_be_read(cli: Callable[..., Done], database: Path, tm
     assert not database.exists()
 
 
-def test_a_read_only_backend_is_told_before_the_work(
+def test_a_read_only_backend_is_refused_before_any_work(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
     monkeypatch.setenv("BASICAUTH_KEYS", "robot:hunter2")

@@ -42,7 +42,7 @@ PEPPERS = Settings(pepper=("new", "old"), backend_deadline_s=5)
 
 
 class Kept(ImportReport):
-    """Keeps what it is told."""
+    """Records what is reported."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ def test_a_round_trip_loses_nothing(some: list[Key], redis_server: RedisServer) 
                     assert last.hasher.verify_digest(GENERATED[number], stored.secrets) == secret
 
 
-def test_a_pepper_that_is_not_there_is_told(sqlite: Backend, backend: Backend) -> None:
+def test_a_missing_pepper_is_reported(sqlite: Backend, backend: Backend) -> None:
     """The keys would never work; better to know before they are counted on."""
     sqlite.create()
 
@@ -204,8 +204,8 @@ def test_the_last_line_of_an_export_counts_them(sqlite: Backend) -> None:
     assert sum(counted) == 1200
 
 
-def test_a_secret_is_no_id_and_is_not_repeated(backend: Backend) -> None:
-    """Columns in the wrong order: what would be the id is what somebody keeps secret."""
+def test_a_secret_is_not_accepted_as_an_id_and_not_repeated(backend: Backend) -> None:
+    """With swapped columns, the id would be the secret."""
     secret, long = generate("sk"), "\u202e" * 80
     lines = "".join(f"{client_id},{generate('sk')}\n" for client_id in (secret, secret, long, long))
 
@@ -221,7 +221,7 @@ def test_a_secret_is_no_id_and_is_not_repeated(backend: Backend) -> None:
 # --- in
 
 
-def test_progress_covers_every_octet(backend: Backend) -> None:
+def test_progress_covers_every_byte(backend: Backend) -> None:
     minted = "".join(f"{number},{generate('sk')}\n" for number in range(2500)).encode()
 
     assert imported(backend, minted).passes == [("importing", len(minted), len(minted))]
@@ -267,7 +267,7 @@ def test_a_stream_is_read_from_where_it_stands(sqlite: Backend) -> None:
 
 
 @pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
-def test_an_entry_may_stand_behind_many_comments(backend: Backend, stream: type[io.BytesIO]) -> None:
+def test_an_entry_may_follow_many_comments(backend: Backend, stream: type[io.BytesIO]) -> None:
     text = b"# users of the wiki, and when they were last seen\n\n" * 3000 + b"good:$2y$04$" + b"." * 53
 
     report = Kept()
@@ -319,7 +319,7 @@ def test_lines_are_reported_in_their_order(backend: Backend) -> None:
     assert told == ["slow", 2, 3, 4, "fast", 6]
 
 
-def test_chosen_secrets_are_hashed_side_by_side(sqlite: Backend) -> None:
+def test_passwords_are_hashed_in_parallel(sqlite: Backend) -> None:
     """In a few threads, that end with the import."""
     text = "".join(f"{number},chosen {number}\n" for number in range(50))
 
@@ -378,7 +378,7 @@ def test_an_overlong_line_costs_no_memory(backend: Backend) -> None:
     assert report.imported == 1
 
 
-def test_a_line_without_end_is_no_format() -> None:
+def test_a_line_without_end_has_no_format() -> None:
     with Path("/dev/zero").open("rb") as endless, pytest.raises(TransferError, match="line 1 is longer"):
         InputFile(endless)
 
@@ -398,12 +398,12 @@ def test_a_line_without_end_is_no_format() -> None:
         ("a,b:$2y$05$x", "htpasswd"),
     ],
 )
-def test_the_format_is_told_by_the_content(head: str, expected: str) -> None:
+def test_the_format_is_detected_from_the_content(head: str, expected: str) -> None:
     assert InputFile(io.BytesIO(head.encode())).format == expected
 
 
 @given(st.binary(max_size=300))
-def test_any_octets_are_refused_or_imported(octets: bytes) -> None:
+def test_any_bytes_are_refused_or_imported(octets: bytes) -> None:
     """Nothing but TransferError ends an import of garbage."""
     backend = open_backend("memory:", settings=Settings())
     for format in (None, "export", "csv", "htpasswd"):  # noqa: A001
@@ -438,7 +438,7 @@ def test_an_export_is_on_the_disk_before_it_appears(
     assert done == [("fsync", *whole), ("replace", *whole), ("fsync", tmp_path.stat().st_ino, 0)]
 
 
-def test_an_export_leaves_no_file_behind_when_it_fails(sqlite: Backend, tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_file(sqlite: Backend, tmp_path: Path) -> None:
     sqlite.create()
 
     def fail(_count: int) -> None:
@@ -464,7 +464,7 @@ def test_a_line_is_split_as_csv_is(text: str) -> None:
         assert split_row(text) == expected
 
 
-def test_a_value_that_is_too_long_is_told_as_such() -> None:
+def test_a_value_that_is_too_long_is_named_as_such() -> None:
     with pytest.raises(InvalidKey, match="far longer"):
         split_row(f"id,{'x' * (csv.field_size_limit() + 1)}")
 
@@ -484,7 +484,7 @@ def test_every_imported_secret_has_its_own_salt(backend: Backend) -> None:
         assert backend.hasher.verify_digest(secrets[key.client_id], key.secrets) is not None
 
 
-def test_a_bad_id_is_told_of_whatever_its_secret_is(backend: Backend) -> None:
+def test_a_bad_id_is_reported_whatever_its_secret_is(backend: Backend) -> None:
     """It is checked once, with the rest of the key or before its secret is hashed slowly."""
     told: list[tuple[int, str]] = []
 
@@ -563,7 +563,7 @@ def test_an_htpasswd_with_a_line_in_another_encoding(backend: Backend) -> None:
 
 
 def test_an_export_follows_no_link_to_nowhere(sqlite: Backend, tmp_path: Path) -> None:
-    """As no key is created through one: somebody else may have put it there."""
+    """Another user may have created the link."""
     link = tmp_path / "link.jsonl"
     link.symlink_to(tmp_path / "nowhere.jsonl")
     with pytest.raises(TransferError, match="does not exist"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-def test_a_bar_on_a_terminal_and_nowhere_else(
+def test_progress_is_shown_on_a_terminal_only(
     url: str, other: str, file: Path, tmp_path: Path, terminal: tuple[int, int]
 ) -> None:
     file.write_bytes(minted_lines(1500))
