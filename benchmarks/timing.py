@@ -338,7 +338,7 @@ class Sloppy(Hasher):
     def verify_digest(self, secret: str, stored: Any, **shape: Any) -> Any:
         if stored is not self.decoy_secrets:
             return super().verify_digest(secret, stored, **shape)
-        self._digest(secret.encode(), next(reversed(self._peppers)), "A" * 16)
+        self._blake2b(secret.encode(), next(reversed(self._peppers)), "A" * 16)
         return None
 
 

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from basicauth_mw import Secret
-from basicauth_mw.keys import hashing
-from basicauth_mw.keys.hashing import Hasher
+from basicauth_mw.keys.hashing import Hasher, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +31,7 @@ NOT_ASKED = {"cli", "env.py"}
 HARMLESS = {
     ("credentials.py", "b2a_base64(octets, newline=False) != token"): "both are what was sent",
     ("credentials.py", "b',' in token"): "what was sent, before anything is looked up",
-    ("hashing.py", "head not in hashed"): "pepper and salt, without the digest",
+    ("digest.py", "prefix not in hashed"): "pepper and salt, without the digest",
     ("usage.py", "each.hash == stored"): "both are stored, and the caller is in",
     ("usage.py", "each.hash != stored"): "both are stored, and the caller is in",
     (
@@ -109,14 +108,14 @@ def test_compared_values_have_one_length(secret: str, peppered: bool) -> None:
     hasher = Hasher([b"pepper"] if peppered else [])
     stored = [Secret(hasher.digest_secret("the right one"))]
     lengths = set()
-    compare = hashing.compare_digest
+    compare = digest.compare_digest
 
     def watching(one: str, other: str) -> bool:
         lengths.add((len(one), len(other)))
         return compare(one, other)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hashing, "compare_digest", watching)
+        patch.setattr(digest, "compare_digest", watching)
         assert hasher.verify_digest(secret, stored) is None
 
     whole = len(stored[0].hash)

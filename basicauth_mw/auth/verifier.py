@@ -12,7 +12,7 @@ from ..backends.codec import StoredRecord, as_key
 from ..errors import BackendError, InvalidCredentials, MalformedCredentials, UnreadableRecord
 from ..keys.credentials import is_usual_spelling, split_basic
 from ..keys.generated_secrets import SecretShape, classify
-from ..keys.hashing import is_slow
+from ..keys.hashing import is_password_hash
 from ..keys.model import Allow, Decision, Deny, Key, Principal, Secret, utcnow
 from ..keys.validation import MAX_ID_OCTETS, MAX_SECRET_OCTETS
 
@@ -197,7 +197,7 @@ class Verifier:
     def _verify_password(
         self, secret: str, stored: Sequence[Hashed]
     ) -> Generator[Effect, object, Hashed | None]:
-        slow = [candidate for candidate in stored if is_slow(candidate.hash)]
+        slow = [candidate for candidate in stored if is_password_hash(candidate.hash)]
         if len(slow) > 1:
             raise UnreadableRecord("it holds more than one slow hash, and each would cost its own")
         if not slow and not self._has_password_hashes():

@@ -8,7 +8,7 @@ import re
 from typing import Any, ClassVar, Final
 
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
-from ..keys.hashing import Hasher, check_hash, has_slow_hash, is_slow, looks_hashed
+from ..keys.hashing import Hasher, check_hash, has_password_hash, is_password_hash, looks_hashed
 from ..keys.model import Key, Secret
 from ..keys.validation import (
     SHORT_PASSWORD,
@@ -73,7 +73,7 @@ class EnvStore:
         return [key for key in found if key.client_id.encode() > after.encode()][:limit]
 
     def has_password_hashes(self) -> bool:
-        return any(map(has_slow_hash, self._keys.values()))
+        return any(map(has_password_hash, self._keys.values()))
 
     def warnings(self) -> list[tuple[str, str, str]]:
         """What works but should be changed: code, message and remedy."""
@@ -187,7 +187,7 @@ def _key(client_id: str, fields: Any, hasher: Hasher) -> Key:
 def _hash(secret: str, hasher: Hasher) -> str:
     if isinstance(secret, str) and looks_hashed(secret):
         check_hash(secret)
-        if is_slow(secret):
+        if is_password_hash(secret):
             require("argon2", extra="passwords")  # for the dummy hash
             require("bcrypt", extra="passwords")
         return secret

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..errors import ConfigurationError
-from ..keys.hashing import has_slow_hash
+from ..keys.hashing import has_password_hash
 from .base import Changes, Use
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class MemoryStore:
             if (stored.version if stored else None) != expect_version:
                 return False
             self._keys[record.client_id] = record
-            if has_slow_hash(record):
+            if has_password_hash(record):
                 self._password_ids.add(record.client_id)
             else:
                 self._password_ids.discard(record.client_id)

@@ -83,7 +83,7 @@ class UsageRecorder:
         if (
             self._store is not None
             and ref not in self._rehash_attempted
-            and not self._hasher.is_current(stored.hash)
+            and self._hasher.needs_rehash(stored.hash)
         ):
             self._put(self._rehash_queue, ref, (stored.hash, secret))
             self._wake()

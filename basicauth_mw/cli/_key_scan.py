@@ -119,7 +119,7 @@ class KeyScan:
         hashes = [secret.hash for secret in record.secrets]
         if any(map(_is_damaged, hashes)):
             self._damaged.add(record.client_id)
-        elif not all(map(self._backend.hasher.is_known, hashes)):
+        elif not all(map(self._backend.hasher.has_pepper, hashes)):
             self._without_pepper.add(record.client_id)
         elif state_of(record) == "active":
             self._has_active = True

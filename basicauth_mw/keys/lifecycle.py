@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import InvalidKey, KeyRevoked, UnreadableRecord
-from .hashing import MAX_LIVE_SECRETS, is_slow, salt_of, verify_password
+from .hashing import MAX_LIVE_SECRETS, is_password_hash, salt_of, verify_password
 from .model import Key, Secret
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class NewSecret:
     def hash(self, salt: str | None) -> str:
         """What to store of it; ``salt`` is for a fast hash."""
         hashed = self._slow or self._hasher.hash(self._plain, salt=salt)
-        if is_slow(hashed):
+        if is_password_hash(hashed):
             self._slow = hashed
         return hashed
 
@@ -96,7 +96,7 @@ class NewSecret:
         if self._hasher.verify_digest(self._plain, secrets) is not None:
             return True
         for each in secrets:
-            if is_slow(each.hash) and each.hash not in self._differs_from:
+            if is_password_hash(each.hash) and each.hash not in self._differs_from:
                 if verify_password(self._plain, each.hash):
                     return True
                 self._differs_from.add(each.hash)

@@ -58,7 +58,7 @@ def _check_secrets(secrets: Sequence[Secret], hasher: Hasher, *, now: datetime) 
             if moment is not None:
                 check_moment(moment, "each time of a secret")
         check_hash(secret.hash)
-        if not hasher.is_known(secret.hash):
+        if not hasher.has_pepper(secret.hash):
             raise InvalidKey("a hash was made with a pepper that is not configured here: add it to pepper")
     if len(secrets) < 2:
         return

@@ -1384,7 +1384,7 @@ def test_an_imported_bcrypt_hash_becomes_a_better_one(
     assert authenticator.ask(right).status == 200
     wait_until(lambda: hash_of(backend, "moved") != old)
     better = hash_of(backend, "moved")
-    assert Hasher().is_current(better) or place.url == "memory:"
+    assert not Hasher().needs_rehash(better) or place.url == "memory:"
     assert better.startswith("$bamw1$" if place.url == "memory:" else "$argon2id$v=19$m=19456,t=2,p=1$")
     found = stored(backend, "moved")
     assert replace(found, last_used_at=None, secrets=()) == replace(key, secrets=())

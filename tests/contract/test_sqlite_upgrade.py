@@ -22,7 +22,7 @@ from basicauth_mw.backends import dump_key, open_store
 from basicauth_mw.backends.sqlite.schema import SCHEMA_VERSION, create
 from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError
-from basicauth_mw.keys.hashing import Hasher, is_slow, verify_password
+from basicauth_mw.keys.hashing import Hasher, is_password_hash, verify_password
 from basicauth_mw.keys.model import Key, Secret
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def test_every_key_survives(store: SqliteStore, path: Path, secrets: dict[str, s
     for client_id, key in found.items():
         assert store.get(client_id) == key
         (stored,) = key.secrets
-        if is_slow(stored.hash):
+        if is_password_hash(stored.hash):
             assert verify_password(secrets[client_id], stored.hash)
         else:
             assert Hasher().verify_digest(secrets[client_id], key.secrets) == stored

@@ -14,7 +14,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from basicauth_mw.errors import InvalidKey, MissingExtra, UnreadableRecord
-from basicauth_mw.keys import hashing
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import (
     ARGON2_LANES,
@@ -24,11 +23,13 @@ from basicauth_mw.keys.hashing import (
     MAX_LIVE_SECRETS,
     Hasher,
     check_hash,
+    digest,
     dummy_password_hash,
     hash_password,
     hash_secret,
-    is_slow,
+    is_password_hash,
     looks_hashed,
+    password,
     pepper_id,
     salt_of,
     verify_password,
@@ -76,7 +77,7 @@ def test_fast_round_trip(peppers: list[bytes]) -> None:
     assert hasher.verify_digest(secret, [stored]) is stored
     for wrong in ("", secret[:-1], secret + "0", secret.swapcase(), generate("sk"), stored.hash):
         assert hasher.verify_digest(wrong, [stored]) is None
-    assert not is_slow(stored.hash)
+    assert not is_password_hash(stored.hash)
     check_hash(stored.hash)
 
 
@@ -148,13 +149,13 @@ def test_is_current_tells_what_would_be_made_today() -> None:
     """A hash of an older pepper, of none, or of a scheme from elsewhere may be replaced after a login."""
     hasher = Hasher([NEW, OLD])
 
-    assert hasher.is_current(hasher.digest_secret("secret"))
-    assert not hasher.is_current(Hasher([OLD]).digest_secret("secret"))
-    assert not hasher.is_current(Hasher().digest_secret("secret"))
-    assert Hasher().is_current(Hasher().digest_secret("secret"))
-    assert hasher.is_current(dummy_password_hash())
-    assert not hasher.is_current(CHEAP_ARGON2)
-    assert not hasher.is_current(BCRYPT_2B)
+    assert not hasher.needs_rehash(hasher.digest_secret("secret"))
+    assert hasher.needs_rehash(Hasher([OLD]).digest_secret("secret"))
+    assert hasher.needs_rehash(Hasher().digest_secret("secret"))
+    assert not Hasher().needs_rehash(Hasher().digest_secret("secret"))
+    assert not hasher.needs_rehash(dummy_password_hash())
+    assert hasher.needs_rehash(CHEAP_ARGON2)
+    assert hasher.needs_rehash(BCRYPT_2B)
 
 
 @pytest.mark.proves("B8")
@@ -164,23 +165,23 @@ def test_the_shape_of_a_secret_chooses_its_hash() -> None:
     minted = generate("sk")
 
     assert stored.hash(minted).startswith(f"$bamw1${pepper_id(NEW)}$")
-    assert is_slow(stored.hash("chosen"))
+    assert is_password_hash(stored.hash("chosen"))
     for secret in (minted, "chosen"):
         hashed = Secret(volatile.hash(secret, salt=SALT))
-        assert not is_slow(hashed.hash)
+        assert not is_password_hash(hashed.hash)
         assert f"${SALT}$" in hashed.hash
         assert volatile.verify_digest(secret, [hashed]) is hashed
-        assert volatile.is_current(hashed.hash)
+        assert not volatile.needs_rehash(hashed.hash)
         assert volatile.is_password(hashed.hash) is (secret == "chosen")
-        assert not stored.is_known(hashed.hash)
+        assert not stored.has_pepper(hashed.hash)
     assert stored.is_password(stored.hash("chosen"))
     assert not stored.is_password(stored.hash(minted))
 
 
 def test_is_known_tells_whether_a_hash_can_be_checked() -> None:
-    assert Hasher([NEW]).is_known(Hasher().digest_secret("secret"))
-    assert Hasher([NEW]).is_known(CHEAP_ARGON2)
-    assert not Hasher([NEW]).is_known(Hasher([OLD]).digest_secret("secret"))
+    assert Hasher([NEW]).has_pepper(Hasher().digest_secret("secret"))
+    assert Hasher([NEW]).has_pepper(CHEAP_ARGON2)
+    assert not Hasher([NEW]).has_pepper(Hasher([OLD]).digest_secret("secret"))
 
 
 def test_salt_of_the_first_fast_hash() -> None:
@@ -251,7 +252,7 @@ def test_only_the_same_secret_matches(secret: str, other: str) -> None:
 def fast_hashes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How many fast hashes were computed since it was last asked; they are computed all the same."""
     counted = 0
-    computed = hashing.blake2b
+    computed = digest.blake2b
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         nonlocal counted
@@ -263,7 +264,7 @@ def fast_hashes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         number, counted = counted, 0
         return number
 
-    monkeypatch.setattr(hashing, "blake2b", counting)
+    monkeypatch.setattr(digest, "blake2b", counting)
     return since
 
 
@@ -271,13 +272,13 @@ def fast_hashes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """One element for each comparison in constant time; they are made all the same."""
     made: list[None] = []
-    compare = hashing.compare_digest
+    compare = digest.compare_digest
 
     def counting(one: str, other: str) -> bool:
         made.append(None)
         return compare(one, other)
 
-    monkeypatch.setattr(hashing, "compare_digest", counting)
+    monkeypatch.setattr(digest, "compare_digest", counting)
     return made
 
 
@@ -328,13 +329,13 @@ def test_it_costs_the_same_where_all_hashes_are_fast(
 ) -> None:
     """One for each kind that it can be, however many secrets of either kind a key has."""
     read: list[None] = []
-    parts = Hasher._parts
+    parts = Hasher._parse_prefix
 
     def counting(hasher: Hasher, head: str) -> tuple[str, str]:
         read.append(None)
         return parts(hasher, head)
 
-    monkeypatch.setattr(Hasher, "_parts", counting)
+    monkeypatch.setattr(Hasher, "_parse_prefix", counting)
     hasher = Hasher(volatile=True)
     chosen = [Secret(hasher.hash(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
     minted = [Secret(hasher.hash(generate("sk"), salt=SALT)) for _ in range(MAX_LIVE_SECRETS)]
@@ -389,7 +390,7 @@ def test_slow_round_trip() -> None:
     stored = hash_password("p@55w0rd")
 
     assert stored.startswith(f"$argon2id$v=19$m={ARGON2_MEMORY_KIB},t={ARGON2_TIME_COST},p={ARGON2_LANES}$")
-    assert is_slow(stored)
+    assert is_password_hash(stored)
     check_hash(stored)
     assert verify_password("p@55w0rd", stored)
     assert not verify_password("p@55w0rD", stored)
@@ -422,7 +423,7 @@ def test_the_cost_is_owasp_s_minimum() -> None:
 def test_imported_hashes_match(stored: str, secret: str) -> None:
     """Hashes that other software made are accepted and match their secret alone, never the hash itself."""
     check_hash(stored)
-    assert is_slow(stored)
+    assert is_password_hash(stored)
     assert looks_hashed(stored)
     assert verify_password(secret, stored)
     for wrong in ("", secret[:-1], secret + "x", secret.swapcase() + "!", stored):
@@ -571,7 +572,7 @@ def test_a_text_that_is_accepted_can_be_checked(stored: str) -> None:
         check_hash(stored)
     except InvalidKey:
         return
-    if is_slow(stored):
+    if is_password_hash(stored):
         assert verify_password("guess", stored) is False
     else:
         assert Hasher().verify_digest("guess", [Secret(stored)]) is None
@@ -604,9 +605,9 @@ def test_the_decoy_costs_what_a_hash_of_today_costs() -> None:
 @pytest.mark.proves("X4")
 def test_the_decoy_follows_what_new_hashes_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is one place for the cost, and no other number beside it."""
-    monkeypatch.setattr(hashing, "_decoy", None)
-    monkeypatch.setattr(hashing, "ARGON2_TIME_COST", 3)
-    monkeypatch.setattr(hashing, "ARGON2_MEMORY_KIB", 64)
+    monkeypatch.setattr(password, "_decoy", None)
+    monkeypatch.setattr(password, "ARGON2_TIME_COST", 3)
+    monkeypatch.setattr(password, "ARGON2_MEMORY_KIB", 64)
 
     assert dummy_password_hash().startswith("$argon2id$v=19$m=64,t=3,p=1$")
     assert hash_password("p@55w0rd").startswith("$argon2id$v=19$m=64,t=3,p=1$")
@@ -649,7 +650,7 @@ def test_hash_secret_takes_the_pepper_of_the_settings(pepper: Any) -> None:
     hasher = Hasher([each.encode() for each in Settings(pepper=pepper).pepper])
 
     assert hasher.verify_digest(secret, [stored]) is stored
-    assert hasher.is_current(stored.hash)
+    assert not hasher.needs_rehash(stored.hash)
 
 
 def test_hash_secret_takes_no_single_text_for_a_list_of_peppers() -> None:

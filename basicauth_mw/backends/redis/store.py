@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ...errors import BackendUnavailable, UnreadableRecord
-from ...keys.hashing import has_slow_hash
+from ...keys.hashing import has_password_hash
 from ...runtime.fork import after_fork
 from ..base import Changes, Use
 from ..codec import as_key, dump_key, load_for_lookup, load_uses, to_microseconds, to_minutes
@@ -130,7 +130,7 @@ class RedisStore:
             batch = records[start : start + _BATCH]
             client_ids = [record.client_id.encode() for record in batch]
             index_add = self._names.index_add(client_ids)  # before and after, as for a swap
-            note = [self._names.note_password()] if any(map(has_slow_hash, batch)) else []
+            note = [self._names.note_password()] if any(map(has_password_hash, batch)) else []
             self._do(*note, index_add)
             rows = [
                 (client_id, dump_key(record).encode())
@@ -154,7 +154,7 @@ class RedisStore:
         announcement = [] if self.in_one_place else [names.announce(client_id)]
         if record is not None:
             before = [names.index_add([client_id])]
-            if has_slow_hash(record):
+            if has_password_hash(record):
                 before.append(names.note_password())
             value = dump_key(record).encode()
         else:

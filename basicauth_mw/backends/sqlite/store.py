@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ...errors import BackendUnavailable, ConfigurationError
-from ...keys.hashing import has_slow_hash
+from ...keys.hashing import has_password_hash
 from ..base import Changes
 from ..codec import as_key, dump_key, load_for_lookup, load_key
 from . import schema
@@ -113,7 +113,7 @@ class SqliteStore:
     def add(self, records: Sequence[Key], /) -> list[bool]:
         # In the order of the ids, so that each page of the index changes once.
         indices = sorted(range(len(records)), key=lambda index: records[index].client_id)
-        rows = [(index, _row(records[index]), has_slow_hash(records[index])) for index in indices]
+        rows = [(index, _row(records[index]), has_password_hash(records[index])) for index in indices]
         added = self._write(partial(_add, rows))
         return [index in added for index in range(len(records))]
 
@@ -264,7 +264,7 @@ def _put(record: Key, expect_version: int | None, execute: Execute) -> bool:
         "DO UPDATE SET version = excluded.version, record = excluded.record",
         _row(record),
     )
-    if has_slow_hash(record):
+    if has_password_hash(record):
         _note_password(execute)
     _announce(execute, record.client_id)
     return True
