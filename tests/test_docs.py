@@ -32,7 +32,7 @@ DOCS = [
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-# What the README's curl lines use, for machines without it.
+# Stands in for curl on machines without it.
 CURL = """#!{python}
 import sys, urllib.request, urllib.error, base64
 arguments = sys.argv[1:]
@@ -46,8 +46,8 @@ except urllib.error.HTTPError as answer:
 """
 
 
-# Appended to a block: whatever a server could be given by name, or make by a factory, refuses a request
-# without a key. An app is recognised by the parameters of its call.
+# Appended to a block: every app in it that a server could load, by name or from a factory, must refuse a
+# request without a key. An app is recognized by the parameters of its call.
 CHECK_APPS = """
 
 def _check_apps(names):
@@ -126,7 +126,7 @@ def _python_blocks() -> list[object]:
 
 @pytest.mark.parametrize("code", python_blocks())
 def test_python_block_runs(code: str, tmp_path: Path) -> None:
-    """Every Python block and example runs as it stands, and leaves no app that answers without a key."""
+    """Every Python block and example runs unchanged, and leaves no app that allows requests without a key."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
     environ["BASICAUTH_KEYS"] = "demo:p@55w0rd"
 
@@ -143,7 +143,7 @@ def test_python_block_runs(code: str, tmp_path: Path) -> None:
 
 
 def test_first_screen(tmp_path: Path) -> None:
-    """The README's first three blocks do what they show: a key, an app, a 200 and a 401 with its body."""
+    """The README's first three blocks work as shown: a key, an app, a 200, and a 401 with its body."""
     (_, install), (_, app), (_, requests) = BLOCK.findall(README)[:3]
     assert README[: README.index("invalid_credentials")].count("\n") < 30
     (tmp_path / "app.py").write_text(app)
@@ -198,7 +198,7 @@ KEYS = README.partition("\n## Keys\n")[2].partition("\n## ")[0]
 
 
 def console_steps(chapter: str) -> list[tuple[str, list[str]]]:
-    """Every command of a chapter's console blocks, with the lines that are shown under it."""
+    """Return every command in a chapter's console blocks, with its output."""
     steps: list[tuple[str, list[str]]] = []
     for language, block in BLOCK.findall(chapter):
         if language == "console":
@@ -211,7 +211,7 @@ def console_steps(chapter: str) -> list[tuple[str, list[str]]]:
 
 
 def as_pattern(lines: list[str]) -> str:
-    """What the shown lines stand for: ``...`` for anything in a line, or for any lines; columns may shift."""
+    """Return a pattern for output: ``...`` matches anything in a line, or any lines; columns may shift."""
     patterns = []
     for line in lines:
         if line == "...":
@@ -223,7 +223,7 @@ def as_pattern(lines: list[str]) -> str:
 
 
 def test_keys_chapter(tmp_path: Path) -> None:
-    """The commands of the README's chapter on keys run as they stand, one after the other, and print that."""
+    """The commands in the README's chapter on keys run in order and print the output shown."""
     steps = console_steps(KEYS)
     assert len(steps) > 10
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
@@ -262,7 +262,7 @@ def test_generated_secret_format() -> None:
 
 LOGGING = (ROOT / "docs" / "logging.md").read_text()
 
-# What a recipe is to record.
+# Events that a recipe must record.
 AUDITED = """
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.wsgi import BasicAuthMiddleware
@@ -275,7 +275,7 @@ BasicAuthMiddleware(None, keys, settings=Settings())(environ, lambda status, hea
 
 
 def recipe(heading: str) -> str:
-    """The Python block under a heading of docs/logging.md."""
+    """Return the Python block under a heading of docs/logging.md."""
     ((_, code),) = BLOCK.findall(LOGGING.partition(f"\n## {heading}\n")[2].partition("\n## ")[0])
     return str(code)
 
@@ -317,7 +317,7 @@ def test_json_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["udp", "unix"])
 def test_syslog_recipe(tmp_path: Path, kind: str) -> None:
-    """A syslog server, of which this is one, gets a datagram a record."""
+    """A syslog server gets one datagram per record."""
     code = recipe("syslog")
     assert code.count('("127.0.0.1", 514)') == 1
     family = socket.AF_INET if kind == "udp" else socket.AF_UNIX
@@ -339,7 +339,7 @@ def test_syslog_recipe(tmp_path: Path, kind: str) -> None:
 
 
 def test_every_event_is_listed() -> None:
-    """docs/logging.md has every event and reason that the code has, and no other."""
+    """docs/logging.md lists exactly the events and reasons that are in the code."""
     source = "".join(path.read_text() for path in (ROOT / "basicauth_mw").rglob("*.py"))
     table = LOGGING.partition("| event |")[2].partition("\n\n")[0]
     kinds = r"(?:key|auth)\.[a-z]+"
@@ -362,7 +362,7 @@ def wait_for_port(port: int) -> None:
 
 
 def test_testing_guide(tmp_path: Path) -> None:
-    """The tests in docs/testing.md are tests, and pass."""
+    """The tests in docs/testing.md run and pass."""
     text = (ROOT / "docs" / "testing.md").read_text()
     blocks = [code for language, code in BLOCK.findall(text) if language == "python"]
     for number, code in enumerate(blocks):
@@ -438,15 +438,23 @@ def test_map_of_the_code() -> None:
     assert sorted(listed) == sorted(names)
 
 
+def anchors(page: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links() -> None:
-    """Every relative link leads to a file."""
+    """Every relative link leads to a file, and to a heading in it."""
     for path in DOCS:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
+        for target, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", path.read_text()):
+            there = path.parent / target if target else path
+            assert there.exists(), f"{path.name}: {target}"
+            assert not anchor or anchor in anchors(there.read_text()), f"{path.name}: {target}#{anchor}"
 
 
-def test_the_figures_are_those_of_the_results() -> None:
-    """The README gives what was measured last, and the results were made by the benchmarks that are here."""
+def test_figures_match_the_results() -> None:
+    """The README's figures are those of benchmarks/RESULTS.md."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         figures = importlib.import_module("figures")
@@ -458,9 +466,9 @@ def test_the_figures_are_those_of_the_results() -> None:
 
 
 def test_an_app_is_imported_without_keys(tmp_path: Path) -> None:
-    """By the line of docs/testing.md, and refuses everything; without it, the error names that line.
+    """With the variable from docs/testing.md, an app is imported without keys, and refuses all requests.
 
-    All examples and blocks run in one process, each in a module of its own.
+    Without the variable, the error names it. All examples and blocks run in one process, each in its own module.
     """
     line = next(
         block.removeprefix("$ export ").strip()
@@ -499,7 +507,7 @@ def test_an_app_is_imported_without_keys(tmp_path: Path) -> None:
 
 
 def test_a_later_file_config_silences_the_audit(tmp_path: Path) -> None:
-    """As docs/logging.md says; with its argument, records are written."""
+    """``fileConfig`` silences the audit log, and the argument in docs/logging.md prevents that."""
     ((_, code),) = BLOCK.findall(LOGGING.partition("\n## A later `fileConfig`\n")[2].partition("\n## ")[0])
     without = code.replace(", disable_existing_loggers=False", "").replace("assert not", "assert")
     assert without != code

@@ -1,4 +1,4 @@
-"""Whatever loads a file that was copied from the documents serves the protected app, or refuses to serve."""
+"""Servers that load a file copied from the documentation serve the protected app, or refuse to serve."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT_S = 30.0
 
 
 def first_block(name: str, text: str) -> str:
-    """The Python block of a document that holds a text."""
+    """Return the first Python block of a document that contains a text."""
     blocks = [code for language, code in BLOCK.findall((ROOT / name).read_text()) if language == "python"]
     return next(code for code in blocks if text in code)
 
@@ -44,7 +44,7 @@ SOURCES = {
     "example-bottle": example("bottle_app"),
     "example-quart": example("quart_app"),
 }
-# The words after ``python -m``, for a file app.py. Those marked with a star may refuse to serve instead.
+# Arguments of ``python -m`` that load a file app.py.
 FASTAPI_RUN = ("fastapi_cli", "run", "app.py", "--port={port}")
 FASTAPI_DEV = ("fastapi_cli", "dev", "app.py", "--port={port}", "--no-reload")
 FLASK_RUN = ("flask", "run", "--port={port}")
@@ -58,7 +58,7 @@ CASES = [
     ("readme", FASTAPI_DEV, "serves"),
     ("readme", UVICORN, "serves"),
     ("readme", HYPERCORN, "serves"),
-    ("readme", ITSELF, "refuses"),  # a module without a server in it ends at once
+    ("readme", ITSELF, "refuses"),  # a module that starts no server
     ("readme-added", FASTAPI_RUN, "serves"),
     ("readme-flask", FLASK_RUN, "serves"),
     ("readme-flask", GUNICORN, "serves"),
@@ -100,17 +100,17 @@ def test_no_loader_serves_the_bare_app(
         finally:
             server.terminate()
             server.wait(LIMIT_S)
-    said = (tmp_path / "log").read_text()
-    assert status == (401 if does == "serves" else None), said
+    log_text = (tmp_path / "log").read_text()
+    assert status == (401 if does == "serves" else None), log_text
     if does == "refuses" and words != ITSELF:
-        assert re.search("app", said), said
+        assert re.search("app", log_text), log_text
 
 
 def status_of(url: str, server: subprocess.Popen[bytes]) -> int | None:
-    """The status without a key; None: the process ended without serving."""
+    """Return the status without a key; None if the process ended without serving."""
     ends = time.monotonic() + LIMIT_S
     while server.poll() is None:
-        assert time.monotonic() < ends, "it neither serves nor ends"
+        assert time.monotonic() < ends, "the process neither serves nor ends"
         try:
             return int(urllib.request.urlopen(url, timeout=LIMIT_S).status)
         except urllib.error.HTTPError as answer:
@@ -121,7 +121,7 @@ def status_of(url: str, server: subprocess.Popen[bytes]) -> int | None:
 
 
 def test_no_document_keeps_an_unprotected_name() -> None:
-    """No block gives an app a second name that is served without credentials."""
+    """No block keeps an unprotected app under a second name."""
     for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *EXAMPLES):
         for outer, inner in re.findall(
             r"^(\w+) = \w*BasicAuth\w*\((\w+)[,)]", path.read_text(), re.MULTILINE
