@@ -468,7 +468,8 @@ def test_figures_match_the_results() -> None:
 def test_an_app_is_imported_without_keys(tmp_path: Path) -> None:
     """With the variable from docs/testing.md, an app is imported without keys, and refuses all requests.
 
-    Without the variable, the error names it. All examples and blocks run in one process, each in its own module.
+    Without the variable, the error names it. All examples and blocks run in one process, each in its own
+    module.
     """
     line = next(
         block.removeprefix("$ export ").strip()
