@@ -53,7 +53,7 @@ async def run_with_timeout(
     The app stays in the current task, so that its context variables and its cancellation are what they would
     be without us. The 504 is sent by a task of its own, as a handler may ignore its cancellation.
     """
-    from asyncio import CancelledError, create_task, current_task, get_running_loop
+    from asyncio import CancelledError, create_task, current_task, get_running_loop, wait
 
     task = cast("Task[None]", current_task())
     cancelling = task.cancelling()
@@ -71,8 +71,12 @@ async def run_with_timeout(
     try:
         await running
     except CancelledError:
-        if responding is None or task.uncancel() > cancelling:
-            raise  # cancelled from outside, perhaps as well
+        if responding is None:
+            raise
+        if task.uncancel() > cancelling:  # cancelled from outside as well
+            responding.cancel()
+            await wait([responding])
+            raise
     except Exception:
         if responding is None:
             raise

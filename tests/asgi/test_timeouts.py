@@ -274,6 +274,35 @@ def test_cancelling_from_outside_stays_a_cancellation(
     assert asyncio.run(main()).statuses == ([504] if when == "after" else [])
 
 
+def test_cancelling_from_outside_ends_a_504_that_is_being_sent(
+    timed: Callable[..., Awaitable[None]],
+) -> None:
+    """No task outlives the request, not even one that waits for a slow client."""
+
+    class BlockedServer(Server):
+        async def send(self, message: Message) -> None:
+            await super().send(message)
+            await asyncio.Event().wait()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        server = BlockedServer()
+        running = asyncio.ensure_future(timed(app, server, SOON_S))
+        async with asyncio.timeout(LIMIT_S):
+            await server.until(lambda: server.statuses == [504])
+            running.cancel()
+            await asyncio.wait([running])
+        assert running.cancelled()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
 def test_a_limit_of_the_callers_own_still_works(timed: Callable[..., Awaitable[None]]) -> None:
     """``asyncio.timeout`` round the whole app counts cancellations, and so must we."""
 
