@@ -1,17 +1,17 @@
 """Write the keys of a file to a backend. Memory does not grow with their number.
 
-The input is read in batches: while a thread writes one batch, the caller's thread reads the next. Only one
-batch at a time is being written, and it is reported before the next one is written, so the report always says
-how far the import has come. An export is read twice: nothing is written until it has been checked to its last
-line. In the other formats, every line stands for itself. Errors give line numbers and reasons, never a secret
-or a hash.
+The input is read in batches. Each one is written and reported before the next one is read, so the report
+always says how far the import has come. Only passwords are hashed in other threads: parsing in one thread and
+writing in another was measured to be slower, with SQLite and with Redis. An export is read twice: nothing is
+written until it has been checked to its last line. In the other formats, every line stands for itself. Errors
+give line numbers and reasons, never a secret or a hash.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -24,7 +24,6 @@ from .jsonl import TransferError
 from .reader import decode_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from ...backends.backend import Backend
@@ -61,7 +60,7 @@ class ImportReport:
         """Called with the number of bytes processed since the last call."""
 
     def deferring(self) -> AbstractContextManager[object]:
-        """A context in which an interrupt should be deferred: a batch is started, or awaited and reported."""
+        """A context in which an interrupt should be deferred: a batch is written and reported."""
         return nullcontext()
 
     def on_imported(self, key: Key) -> None:
@@ -81,9 +80,9 @@ def import_keys(backend: Backend, source: InputFile, report: ImportReport, *, pa
     if source.format == "export" and not partial:
         with source.spool() as copy:
             _check_export(backend, source, report, copy)
-            _Importer(backend, source.format, report).run(source.rewound(copy))
+            _Importer(backend, source.rewound(copy), report).run()
     else:
-        _Importer(backend, source.format, report).run(source)
+        _Importer(backend, source, report).run()
 
 
 def _check_export(backend: Backend, source: InputFile, report: ImportReport, copy: BinaryIO | None) -> None:
@@ -111,14 +110,8 @@ def _check_export(backend: Backend, source: InputFile, report: ImportReport, cop
         )
 
 
-class _Unchanged(KeyExists):
-    """The same key is stored already."""
-
-
-_Resolved = Key | BasicAuthError
-
 # What became of a line: a key, why there is none, or what returns the key when its password has been hashed.
-_Entry = _Resolved | Callable[[], Key]
+_Entry = Key | BasicAuthError | Callable[[], Key]
 
 
 @dataclass(slots=True)
@@ -131,30 +124,22 @@ class _Batch:
 
 
 class _Importer:
-    def __init__(
-        self,
-        backend: Backend,
-        format: str,  # noqa: A002 - as in --format
-        report: ImportReport,
-    ) -> None:
+    def __init__(self, backend: Backend, source: InputFile, report: ImportReport) -> None:
         self._backend = backend
+        self._source = source
         self._report = report
-        self._is_export = format == "export"
         self._counter = LineCounter()
         self._csv = CsvParser(backend.hasher)
-        self._parse = {"export": self._counter.parse, "csv": self._csv.parse, "htpasswd": parse_htpasswd}[
-            format
-        ]
+        parsers = {"export": self._counter.parse, "csv": self._csv.parse, "htpasswd": parse_htpasswd}
+        self._parse = parsers[source.format]
         self._batch = _Batch()
-        self._writing: tuple[_Batch, list[_Resolved], Future[list[BasicAuthError | None]]] | None = None
-        self._writer = ThreadPoolExecutor(1, "basicauth-import-writer")
         self._hashers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "basicauth-import-hasher")
 
-    def run(self, source: InputFile) -> None:
-        self._report.on_start("importing", source.size)
+    def run(self) -> None:
+        self._report.on_start("importing", self._source.size)
         number = 0
         try:
-            for number, line in source.lines():
+            for number, line in self._source.lines():
                 self._add_line(number, line)
                 if self._batch.room <= 0 or self._batch.size > _BATCH_BYTES:
                     self._write_batch()
@@ -165,12 +150,6 @@ class _Importer:
         finally:
             self._report.saw_plaintext = self._csv.saw_plaintext
             self._hashers.shutdown(cancel_futures=True)
-            is_idle = False
-            try:
-                self._report_batch()
-                is_idle = True
-            finally:
-                self._writer.shutdown(wait=is_idle)  # a second Ctrl-C does not wait for a write that hangs
 
     def _add_line(self, number: int, line: bytes) -> None:
         batch = self._batch
@@ -196,33 +175,14 @@ class _Importer:
         return lambda: make_key(row.client_id, future.result(), **row.fields)
 
     def _write_batch(self) -> None:
-        """Pass the batch on to the writer, when it is done with the previous one."""
+        """Write the batch, and report every line of it."""
         batch, self._batch = self._batch, _Batch()
         entries = [entry() if callable(entry) else entry for _, _, entry in batch.lines]
         keys = [entry for entry in entries if isinstance(entry, Key)]
-        self._report_batch()
-        with self._report.deferring():  # an interrupt in between would leave a batch that is never reported
-            self._writing = (batch, entries, self._writer.submit(self._write, keys))
-
-    def _write(self, keys: Sequence[Key]) -> list[BasicAuthError | None]:
-        """Write keys, in the writer's thread. Returns for each why it was not written, or None."""
-        problems = self._backend.add(keys)
-        if not self._is_export:
-            return problems
-        return [
-            _Unchanged() if isinstance(problem, KeyExists) and _is_stored(self._backend, key) else problem
-            for key, problem in zip(keys, problems, strict=True)
-        ]
-
-    def _report_batch(self) -> None:
-        """Wait for the batch that is being written, and report it."""
-        if self._writing is None:
-            return
         report = self._report
         first_lines: dict[str | None, int] = {}
         with report.deferring():
-            (batch, entries, future), self._writing = self._writing, None
-            problems = future.result()
+            problems = self._backend.add(keys)
             report.imported += problems.count(None)  # first: reporting may fail half-way
             outcomes = iter(problems)
             for (number, client_id, _), entry in zip(batch.lines, entries, strict=True):
@@ -230,7 +190,7 @@ class _Importer:
                 first = first_lines.setdefault(client_id, number)
                 if problem is None and isinstance(entry, Key):
                     report.on_imported(entry)
-                elif isinstance(problem, _Unchanged):
+                elif isinstance(problem, KeyExists) and self._is_stored(entry):
                     report.unchanged += 1
                 elif isinstance(problem, KeyExists):
                     too = f": line {first} has it too" if first < number else ""
@@ -239,11 +199,12 @@ class _Importer:
                     report.on_refused(number, str(problem))
             report.on_progress(batch.size)
 
-
-def _is_stored(backend: Backend, key: Key) -> bool:
-    """Whether the same key is stored, regardless of when it was last used."""
-    stored = backend.get(key.client_id)
-    return stored is not None and _without_last_use(stored) == _without_last_use(key)
+    def _is_stored(self, entry: _Entry) -> bool:
+        """Whether the same key of an export is stored, regardless of when it was last used."""
+        if self._source.format != "export" or not isinstance(entry, Key):
+            return False
+        stored = self._backend.get(entry.client_id)
+        return stored is not None and _without_last_use(stored) == _without_last_use(entry)
 
 
 def _without_last_use(key: Key) -> Key:
