@@ -8,15 +8,11 @@ from typing import Self
 
 
 class Interrupts:
-    """Turns Ctrl-C, SIGTERM and SIGHUP into a KeyboardInterrupt. Use as a context manager.
-
-    Attributes:
-        has_signal: Whether there was one.
-    """
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a KeyboardInterrupt. Use as a context manager."""
 
     def __enter__(self) -> Self:
         self._is_deferring = False
-        self.has_signal = False
+        self._has_signal = False
         self._previous = {
             number: signal.signal(number, self._on_signal)
             for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -37,10 +33,10 @@ class Interrupts:
             yield
         finally:
             self._is_deferring = False
-        if self.has_signal:
+        if self._has_signal:
             raise KeyboardInterrupt
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        is_first, self.has_signal = not self.has_signal, True
+        is_first, self._has_signal = not self._has_signal, True
         if not (self._is_deferring and is_first):
             raise KeyboardInterrupt
