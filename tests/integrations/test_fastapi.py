@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from basicauth_mw import Backend, ConfigurationError, Issued, Principal, Settings
 from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.auth import authenticator as authenticator
+from basicauth_mw.auth import configuration
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.integrations.fastapi import CurrentPrincipal, install, requires
 from tests.asgi.helpers import Exchange, call, connect, http_scope, websocket_scope
@@ -187,7 +187,7 @@ def test_a_backend_from_a_url_is_opened_once_and_closed_with_the_app(
         events.append("opened")
         return Watched(events)
 
-    monkeypatch.setattr(authenticator, "open_store", open_store)
+    monkeypatch.setattr(configuration, "open_store", open_store)
     app = make_app()
     install(app, "memory:" if given == "url" else Watched(events), settings=Settings())
 
