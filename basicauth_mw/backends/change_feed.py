@@ -161,8 +161,6 @@ class ChangeFeed:
 
     def _learn(self, changes: Changes) -> None:
         known = changes.has_password_hashes
-        if known is None and (holds_slow := getattr(self._store, "holds_slow", None)):
-            known = holds_slow() is not False
         if known is not None:
             self.has_password_hashes = known
         self._polled_at = time.monotonic()

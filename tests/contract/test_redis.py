@@ -137,8 +137,9 @@ def split_args(line: str) -> list[bytes]:
 @pytest.mark.proves("F12")
 def test_junk_among_our_names_is_an_outage(store: RedisStore, admin: redis.Redis) -> None:
     admin.set(name_in(store, "facts"), "x")
+    assert store.changes(None).has_password_hashes is None
     with pytest.raises(UnreadableRecord):
-        store.holds_slow()
+        store.warnings()
 
 
 def test_junk_among_the_uses(store: RedisStore, admin: redis.Redis) -> None:
@@ -311,7 +312,7 @@ def test_a_read_only_user(own: RedisStore, own_redis_server: RedisServer) -> Non
     with closing(RedisStore(f"redis://reader:pw@127.0.0.1:{own_redis_server.port}", deadline_s=5)) as store:
         assert both(store) == [own.get("id")] * 2
         assert store.changes(None) == own.changes(None)
-        assert store.holds_slow() is False
+        assert store.changes(None).has_password_hashes is False
         assert store.warnings() == []
         with pytest.raises(BackendUnavailable):
             store.put(Key("x"), None)

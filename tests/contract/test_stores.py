@@ -226,8 +226,6 @@ def test_a_foreign_cursor_is_a_gap(store: Store, cursor: str) -> None:
 
 
 def holds_passwords(store: Any) -> bool:
-    if hasattr(store, "holds_slow"):
-        return bool(store.holds_slow())
     return bool(store.changes(None).has_password_hashes)
 
 

@@ -66,6 +66,7 @@ class KeyNames:
         self.index = self.prefix + b"index"
         self.changes = self.prefix + b"changes"
         self.facts = self.prefix + b"facts"
+        self.has_password_hashes: Command = ("HEXISTS", self.facts, "slow")
 
     def record(self, client_id: bytes) -> bytes:
         return self.prefix + b"{%b}" % client_id

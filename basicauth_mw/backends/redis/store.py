@@ -98,10 +98,6 @@ class RedisStore:
             raise translate_error(exc, self._server) from None
         return self._record(reply, client_id)
 
-    def holds_slow(self) -> bool:
-        """Whether a password hash was ever stored."""
-        return self._answer(self._read(("HEXISTS", self._names.facts, "slow"))[0], int) > 0
-
     # --- changing
 
     def put(self, record: Key, /, expect_version: int | None) -> bool:
@@ -200,14 +196,22 @@ class RedisStore:
 
     def changes(self, since: str | None) -> Changes:
         start = since if since is not None and _STREAM_ID.fullmatch(since) else ""
-        newest, entries = self._read(
+        commands: list[Command] = [
             ("XREVRANGE", self._names.changes, "+", "-", "COUNT", 1),
             # A change that arrives between the two commands is reported twice, which does no harm.
             ("XRANGE", self._names.changes, start or "+", "+"),
-        )
+        ]
+        if self.in_one_place:
+            newest, entries, fact = self._read(*commands, self._names.has_password_hashes)
+        else:
+            newest, entries = self._read(*commands)
+            fact = None
+            with suppress(BackendUnavailable):  # another node than that of the changes may be down
+                (fact,) = self._read(self._names.has_password_hashes)
+        has_passwords = fact > 0 if isinstance(fact, int) else None
         cursor = self._entries(newest)[0][0] if newest else _NO_CHANGE_YET
         if since is None:
-            return Changes(cursor)
+            return Changes(cursor, has_password_hashes=has_passwords)
         found = self._entries(entries)
         if start == _NO_CHANGE_YET:
             is_complete = len(found) < CHANGES_KEPT
@@ -218,8 +222,8 @@ class RedisStore:
         client_ids = [client_id for client_id, _ in groupby(map(itemgetter(1), found))]
         known = tuple(client_id for client_id in client_ids if client_id is not None)
         if not is_complete or len(known) < len(client_ids):
-            return Changes(cursor, gap=True)
-        return Changes(found[-1][0] if found else start, known)
+            return Changes(cursor, gap=True, has_password_hashes=has_passwords)
+        return Changes(found[-1][0] if found else start, known, has_password_hashes=has_passwords)
 
     # --- last uses
 
@@ -286,9 +290,11 @@ class RedisStore:
 
         Raises:
             BackendUnavailable: The server cannot be reached.
+            UnreadableRecord: Another program has overwritten a name of this package.
         """
         answers = self._run(self._admin, self._router.route_all(CONFIG))
         found = dict.fromkeys(config_warnings(answers))
+        self._answer(self._read(self._names.has_password_hashes)[0], int)  # raises for a foreign value
         with suppress(BackendUnavailable):  # listing keys reports that the index cannot be read
             found |= dict.fromkeys(foreign_warning(self._names.index, self._foreign()))
         return list(found)
