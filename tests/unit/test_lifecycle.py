@@ -94,7 +94,7 @@ def test_eight_live_secrets_and_no_more() -> None:
     full = key()
     for _ in range(MAX_LIVE_SECRETS):
         full = rotated(full)
-    with pytest.raises(InvalidKey, match="at most 8 live secrets"):
+    with pytest.raises(InvalidKey, match="at most 8 active secrets"):
         rotated(full)
     assert len(rotated(full, overlap=timedelta(0)).secrets) == 1
     assert len(rotated(full, now=NOW + 2 * HOUR).secrets) == 2  # all but the newest have ended
@@ -103,7 +103,7 @@ def test_eight_live_secrets_and_no_more() -> None:
 @pytest.mark.parametrize("hasher", [HASHER, Hasher(volatile=True)], ids=["stored", "volatile"])
 def test_one_chosen_secret_at_a_time(hasher: Hasher) -> None:
     old = key(Secret(hasher.hash("chosen once"), created_at=NOW - HOUR))
-    with pytest.raises(InvalidKey, match="one chosen secret at a time"):
+    with pytest.raises(InvalidKey, match="at most one password"):
         lifecycle.rotated(old, NewSecret("chosen twice", hasher), overlap=HOUR, now=NOW)
     instead = lifecycle.rotated(old, NewSecret("chosen twice", hasher), overlap=timedelta(0), now=NOW)
     assert len(instead.secrets) == 1

@@ -66,8 +66,8 @@ def test_good(key: Key) -> None:
 @pytest.mark.parametrize(
     ("key", "why"),
     [
-        pytest.param("text", "is a Key", id="no-key"),
-        pytest.param(replace(GOOD, client_id="canary:1"), "no colon", id="id"),
+        pytest.param("text", "must be a Key", id="no-key"),
+        pytest.param(replace(GOOD, client_id="canary:1"), "must not contain a colon", id="id"),
         pytest.param(replace(GOOD, name="canary\n"), "control", id="name"),
         pytest.param(replace(GOOD, scopes=frozenset({"canary 1"})), "scope", id="scope"),
         pytest.param(replace(GOOD, metadata={"canary": object()}), "metadata", id="metadata"),
@@ -85,16 +85,18 @@ def test_good(key: Key) -> None:
         pytest.param(replace(GOOD, expires_at=LATE), "out of range", id="expires-late"),
         pytest.param(replace(GOOD, last_used_at=LATE), "out of range", id="used-late"),
         pytest.param(replace(GOOD, secrets=(fast(expires_at=LATE),)), "out of range", id="secret-late"),
-        pytest.param(replace(GOOD, secrets=("canary",)), "is a Secret", id="no-secret"),
-        pytest.param(replace(GOOD, secrets=(Secret(b"canary"),)), "is a Secret", id="octets"),
+        pytest.param(replace(GOOD, secrets=("canary",)), "must be a Secret", id="no-secret"),
+        pytest.param(replace(GOOD, secrets=(Secret(b"canary"),)), "must be a Secret", id="octets"),
         pytest.param(replace(GOOD, secrets=(fast(expires_at=NAIVE),)), "timezone", id="secret-expires"),
         pytest.param(replace(GOOD, secrets=(fast(last_used_at=NAIVE),)), "timezone", id="secret-used"),
         pytest.param(replace(GOOD, secrets=(Secret("canary"),)), "not a hash", id="plain"),
         pytest.param(replace(GOOD, secrets=(Secret("$apr1$canary"),)), "Apache MD5", id="weak"),
         pytest.param(replace(GOOD, secrets=(fast(hasher=Hasher([b"?"])),)), "pepper", id="pepper"),
-        pytest.param(replace(GOOD, secrets=(fast(), fast())), "same microsecond", id="same-moment"),
+        pytest.param(replace(GOOD, secrets=(fast(), fast())), "same created_at", id="same-moment"),
         pytest.param(
-            replace(GOOD, secrets=tuple(map(fast, range(MAX_LIVE_SECRETS + 1)))), "at most 8 live", id="nine"
+            replace(GOOD, secrets=tuple(map(fast, range(MAX_LIVE_SECRETS + 1)))),
+            "at most 8 active",
+            id="nine",
         ),
         pytest.param(
             replace(GOOD, secrets=tuple(fast(number, expires_at=NOW) for number in range(MAX_SECRETS + 1))),

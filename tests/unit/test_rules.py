@@ -59,15 +59,15 @@ def test_allowed_texts(check: Callable[[str], str], value: str) -> None:
         (check_client_id, "a\nb", "control"),
         (check_client_id, "a\x7f", "control"),
         (check_client_id, "\ud800", "UTF-8"),
-        (check_client_id, b"a", "text"),
+        (check_client_id, b"a", "must be a string"),
         (check_secret, "", "1 to 1024"),
         (check_secret, "canary" * 171, "1026"),
         (check_secret, "canary\x00", "control"),
         (check_secret, "sk_" + "0" * 49, "mistyped"),
-        (check_secret, None, "text"),
+        (check_secret, None, "must be a string"),
         (check_name, "n" * 201, "201"),
         (check_name, "a\x1b[2J", "control"),
-        (check_name, 5, "text"),
+        (check_name, 5, "must be a string"),
     ],
 )
 def test_refused_texts(check: Callable[[Any], str], value: Any, said: str) -> None:
@@ -178,7 +178,7 @@ def test_metadata_is_nested_at_most_32_deep(kind: Any) -> None:
     """Or a record could be stored that no reader can follow, and its key would be an outage of its own."""
     assert check_metadata(nested(32, kind)) == nested(32)
     for depth in (33, 975, 100_000):
-        with pytest.raises(InvalidKey, match="at most 32 deep"):
+        with pytest.raises(InvalidKey, match="at most 32 levels"):
             check_metadata(nested(depth, kind))
 
 

@@ -19,7 +19,7 @@ from basicauth_mw.keys.credentials import encode_basic
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_password
 from basicauth_mw.keys.model import Allow, Decision, Deny, Key, Principal, Secret
-from basicauth_mw.keys.validation import MAX_ID_OCTETS, MAX_SECRET_OCTETS
+from basicauth_mw.keys.validation import MAX_ID_BYTES, MAX_SECRET_BYTES
 from tests.waiting import Clock
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -39,7 +39,7 @@ def verifier(clock: Clock | None = None, *, has_password_hashes: bool = True) ->
 
 def decide(asked: Verifier, client_id: str, secret: str, key: Key | None) -> tuple[Decision, list[Any]]:
     """Run the steps; also what they asked for, in order."""
-    check = asked.begin(encode_basic(client_id, secret).encode())
+    check = asked.parse(encode_basic(client_id, secret).encode())
     effects: list[Any] = []
     if isinstance(check, Deny):
         return check, effects
@@ -58,7 +58,7 @@ def decide(asked: Verifier, client_id: str, secret: str, key: Key | None) -> tup
 
 
 def begin(asked: Verifier, field: bytes) -> Steps:
-    check = asked.begin(field)
+    check = asked.parse(field)
     assert isinstance(check, PendingVerification)
     return iter(check)
 
@@ -138,9 +138,9 @@ def test_a_store_without_slow_hashes_never_runs_one(name: str) -> None:
         pytest.param(
             "ci", SECRET[:-1] + ("a" if SECRET[-1] != "a" else "b"), InvalidCredentials, id="mistyped"
         ),
-        pytest.param("i" * (MAX_ID_OCTETS + 1), "x", MalformedCredentials, id="long id"),
-        pytest.param("é" * (MAX_ID_OCTETS // 2 + 1), "x", MalformedCredentials, id="id of long octets"),
-        pytest.param("ci", "x" * (MAX_SECRET_OCTETS + 1), MalformedCredentials, id="long secret"),
+        pytest.param("i" * (MAX_ID_BYTES + 1), "x", MalformedCredentials, id="long id"),
+        pytest.param("é" * (MAX_ID_BYTES // 2 + 1), "x", MalformedCredentials, id="id of long octets"),
+        pytest.param("ci", "x" * (MAX_SECRET_BYTES + 1), MalformedCredentials, id="long secret"),
     ],
 )
 def test_what_no_key_can_be_is_refused_before_any_look_up(
@@ -153,14 +153,14 @@ def test_what_no_key_can_be_is_refused_before_any_look_up(
 
 
 def test_the_longest_id_and_secret_are_looked_up() -> None:
-    decision, effects = decide(verifier(), "i" * MAX_ID_OCTETS, "x" * MAX_SECRET_OCTETS, None)
+    decision, effects = decide(verifier(), "i" * MAX_ID_BYTES, "x" * MAX_SECRET_BYTES, None)
 
-    assert effects[0] == Lookup("i" * MAX_ID_OCTETS, True)
-    assert_denied(decision, InvalidCredentials, "unknown", "i" * MAX_ID_OCTETS)
+    assert effects[0] == Lookup("i" * MAX_ID_BYTES, True)
+    assert_denied(decision, InvalidCredentials, "unknown", "i" * MAX_ID_BYTES)
 
 
 def test_what_cannot_be_read_names_no_client() -> None:
-    assert_denied(verifier().begin(b"Basic ?"), MalformedCredentials, "malformed", None)  # type: ignore[arg-type]
+    assert_denied(verifier().parse(b"Basic ?"), MalformedCredentials, "malformed", None)  # type: ignore[arg-type]
 
 
 class Told(Hasher):
@@ -241,7 +241,7 @@ def test_an_answer_of_the_wrong_type_is_no_way_in(answer: object, name: str) -> 
 
 def test_a_check_that_cannot_be_run_is_no_refusal() -> None:
     """Of whoever waited for an equal one, say."""
-    check = verifier().begin(encode_basic("ci", SECRET).encode())
+    check = verifier().parse(encode_basic("ci", SECRET).encode())
     assert isinstance(check, PendingVerification)
     try:
         raise BackendUnavailable("gone")
@@ -254,21 +254,21 @@ def test_a_check_that_cannot_be_run_is_no_refusal() -> None:
 
 def test_a_check_finds_what_was_proved_since_it_began() -> None:
     asked = verifier()
-    check = asked.begin(encode_basic("ci", SECRET).encode())
+    check = asked.parse(encode_basic("ci", SECRET).encode())
     assert isinstance(check, PendingVerification)
-    assert check.known() is None
+    assert check.cached() is None
     decision, _ = decide(asked, "ci", SECRET, KEYS["good"])
 
-    assert check.known() == decision
+    assert check.cached() == decision
 
 
 def test_only_the_same_field_at_the_same_time_shares_a_verdict() -> None:
     asked, other = verifier(), generate("sk")
 
     def flight(secret: str) -> object:
-        check = asked.begin(encode_basic("ci", secret).encode())
+        check = asked.parse(encode_basic("ci", secret).encode())
         assert isinstance(check, PendingVerification)
-        return check.flight
+        return check.share_key
 
     first = flight(SECRET)
     assert first is not None
@@ -279,10 +279,10 @@ def test_only_the_same_field_at_the_same_time_shares_a_verdict() -> None:
 
 
 def test_who_wants_nothing_remembered_shares_nothing() -> None:
-    check = Verifier(HASHER, VerdictCache(0, 10)).begin(encode_basic("ci", SECRET).encode())
+    check = Verifier(HASHER, VerdictCache(0, 10)).parse(encode_basic("ci", SECRET).encode())
 
     assert isinstance(check, PendingVerification)
-    assert check.flight is None
+    assert check.share_key is None
 
 
 def test_what_is_kept_knows_its_secret_and_its_end() -> None:
