@@ -148,7 +148,7 @@ def test_a_worker_notices_revocations(path: Path, parent: str) -> None:
     if parent == "closes":
         backend.close()
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, f"sqlite:///{path}"]
-    subprocess.run(command, check=True, timeout=LIMIT_S, cwd=Path(__file__).parents[2])
+    subprocess.run(command, check=True, timeout=LIMIT_S, cwd=Path(__file__).parents[3])
     changed.set()
 
     assert ended_well(process)

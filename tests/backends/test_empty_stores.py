@@ -10,7 +10,7 @@ import pytest
 from basicauth_mw import Key, Secret, Settings, open_backend
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_password
-from tests.contract.test_life import SHELLS
+from tests.backends.life.helpers import SHELLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,7 +21,7 @@ import pytest
 from basicauth_mw import Backend, Key, Settings, open_backend
 from basicauth_mw.backends import dump_key, load_key
 from basicauth_mw.keys.hashing import Hasher
-from tests.contract.kill_writer import IDS
+from tests.backends.kill_writer import IDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ class Writer:
     """
 
     def __init__(self, url: str) -> None:
-        self.process = start("-m", "tests.contract.kill_writer", url)
+        self.process = start("-m", "tests.backends.kill_writer", url)
         self.keys: dict[str, str] = {}
         self.secrets: dict[str, str] = {}
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.redis_server import RedisServer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEADLINE_S = 0.3
 NAMES = [f"k{number}" for number in range(32)]
 
@@ -163,7 +163,10 @@ import redis.utils, pytest
 assert not redis.utils.HIREDIS_AVAILABLE
 sys.exit(pytest.main(sys.argv[1:]))
 """
-    files = ("tests/contract/test_stores.py", "tests/contract/test_redis.py")  # a test of each kind of reply
+    files = (
+        "tests/backends/test_stores.py",
+        "tests/backends/redis/test_store.py",
+    )  # a test of each kind of reply
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "-k", CASES)
     done = subprocess.run(
         [sys.executable, "-c", code, *options, *files], cwd=ROOT, capture_output=True, text=True, timeout=300

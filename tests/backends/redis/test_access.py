@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
-DOCS = Path(__file__).parents[2] / "docs" / "backends.md"
+DOCS = Path(__file__).parents[3] / "docs" / "backends.md"
 PASSWORD = "p@ss,/:#%?&canary"
 IN_URL = "p%40ss%2C%2F%3A%23%25%3F%26canary"
 SLOW = "$2b$12$" + "A" * 53

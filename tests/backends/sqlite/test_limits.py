@@ -26,7 +26,7 @@ from basicauth_mw.keys.model import Key, Secret, utcnow
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NOBODY = 65534
 
 # Every line of a test is tried by itself; what it gives, or why it does not, is printed.

@@ -37,7 +37,7 @@ from basicauth_mw.keys.model import Key
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OWNER, READER, GROUP = 61_001, 61_002, 61_003
 IS_ROOT = os.geteuid() == 0
 

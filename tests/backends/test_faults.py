@@ -26,12 +26,12 @@ import redis
 
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.backends import sqlite
+from basicauth_mw.backends.sqlite import store as sqlite
 from basicauth_mw.cli.app import run
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.generated_secrets import generate
 from tests.asgi.helpers import http_scope
-from tests.contract.shells import Asgi, Wsgi
+from tests.backends.servers_in_process import Asgi, Wsgi
 from tests.forwarder import Forwarder
 from tests.redis_server import RedisServer, WatchedPair, ask
 from tests.waiting import wait_until
@@ -135,7 +135,7 @@ def sqlite_file_limit(path: Path) -> Iterator[Hindrance]:
             f"sqlite:///{path / 'keys.db'}",
             lambda: limit(100),
             lambda: limit(soft),
-            "see whether the disk is full|make room on the disk",
+            "check whether the disk is full|make room on the disk",
         )
     finally:
         limit(soft)
@@ -165,7 +165,7 @@ def sqlite_full_disk(path: Path) -> Iterator[Hindrance]:
             f"sqlite:///{small / 'keys.db'}",
             inject,
             filler.unlink,
-            "see whether the disk is full|make room on the disk",
+            "check whether the disk is full|make room on the disk",
         )
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -25,7 +25,7 @@ import redis
 
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.keys.generated_secrets import generate
-from tests.contract.shells import Asgi, Wsgi
+from tests.backends.servers_in_process import Asgi, Wsgi
 from tests.forwarder import Forwarder
 from tests.redis_server import SLOTS, RedisServer, ask
 from tests.waiting import wait_until
@@ -33,7 +33,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.contract.shells import Shell, Snapshot
+    from tests.backends.servers_in_process import Shell, Snapshot
     from tests.forwarder import Fate
 
 DEADLINE_S = 0.6

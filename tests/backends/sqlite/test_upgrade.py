@@ -28,7 +28,7 @@ from basicauth_mw.keys.model import Key, Secret
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
 OLDER = "basicauth-mw keys list --limit 1"
 

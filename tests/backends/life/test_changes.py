@@ -1,0 +1,259 @@
+"""Keys are disabled, revoked, deleted, updated, and expire."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from basicauth_mw import Backend, Principal
+from basicauth_mw.errors import InvalidKey, KeyNotFound, KeyRevoked
+from basicauth_mw.keys.model import utcnow
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+from tests.backends.life.helpers import (
+    CHANGES,
+    OVERLAP_S,
+    AnyShell,
+    Snapshot,
+    bad_fields,
+    changed,
+    cursor,
+    soon,
+    stored,
+)
+
+
+def test_disabled_until_enabled(
+    backend: Backend, here: AnyShell, elsewhere: AnyShell, events: Callable[..., Any]
+) -> None:
+    """At once in this process, also when cached; soon in others. Both are idempotent."""
+    issued = backend.create(client_id="ci")
+    for shell in (here, elsewhere):
+        assert shell.ask(issued.authorization).status == 200
+    events()
+
+    assert backend.disable("ci").disabled
+    assert backend.disable("ci").disabled
+    assert events() == [changed("key.disabled", "ci")]
+    assert here.ask(issued.authorization) == Snapshot(401, None)
+    soon(lambda: elsewhere.ask(issued.authorization).status == 401)
+    events()
+
+    assert not backend.enable("ci").disabled
+    assert not backend.enable("ci").disabled
+    assert events() == [changed("key.enabled", "ci")]
+    for shell in (here, elsewhere):
+        assert shell.ask(issued.authorization).status == 200
+
+
+@pytest.mark.proves("O2")
+def test_a_revocation_is_final(
+    backend: Backend,
+    here: AnyShell,
+    elsewhere: AnyShell,
+    events: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is idempotent, and keeps the time of the first one."""
+    monkeypatch.setattr(
+        "basicauth_mw.backends.usage._GATHER_S", 60
+    )  # a use that is written changes what is compared
+    old = backend.create(client_id="ci")
+    new = backend.rotate("ci")
+    for shell in (here, elsewhere):
+        assert [shell.ask(each.authorization).status for each in (old, new)] == [200, 200]
+    events()
+
+    before = utcnow()
+    revoked_at = backend.revoke("ci").revoked_at
+    assert revoked_at is not None
+    assert before <= revoked_at <= utcnow()
+    key = stored(backend, "ci")
+    assert backend.revoke("ci") == key
+    assert key.revoked_at == revoked_at
+    assert events() == [changed("key.revoked", "ci")]
+    assert [here.ask(each.authorization).status for each in (old, new)] == [401, 401]
+    soon(lambda: [elsewhere.ask(each.authorization).status for each in (old, new)] == [401, 401])
+    events()
+
+    for change in (
+        lambda: backend.enable("ci"),
+        lambda: backend.rotate("ci"),
+        lambda: backend.rotate("ci", overlap_s=0),
+        lambda: backend.update("ci", name="back"),
+        lambda: backend.update("ci", expires_at=None),
+    ):
+        with pytest.raises(KeyRevoked, match="final"):
+            change()
+    assert (stored(backend, "ci"), events()) == (key, [])
+    backend.disable("ci")
+    assert stored(backend, "ci") == replace(key, disabled=True)
+    assert here.ask(new.authorization).status == 401
+
+
+def test_delete_frees_the_id(
+    backend: Backend, here: AnyShell, elsewhere: AnyShell, events: Callable[..., Any]
+) -> None:
+    """A new key with the id has nothing of the old one."""
+    old = backend.create(client_id="ci", name="old", scopes=["admin"])
+    for shell in (here, elsewhere):
+        assert shell.ask(old.authorization).status == 200
+    backend.revoke("ci")
+    events()
+
+    assert backend.delete("ci").name == "old"
+    assert events() == [changed("key.deleted", "ci")]
+    assert (backend.get("ci"), list(backend.iter_keys())) == (None, [])
+    assert here.ask(old.authorization).status == 401
+    new = backend.create(client_id="ci")
+    assert here.ask(new.authorization) == Snapshot(200, Principal("ci"))
+    assert here.ask(old.authorization).status == 401
+    soon(lambda: elsewhere.ask(old.authorization).status == 401)
+    assert elsewhere.ask(new.authorization) == Snapshot(200, Principal("ci"))
+
+
+every_change = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+
+
+@every_change
+def test_a_change_of_an_unknown_key_is_refused(
+    backend: Backend, events: Callable[..., Any], change: Callable[[Backend], object]
+) -> None:
+    with pytest.raises(KeyNotFound, match="'ci'"):
+        change(backend)
+
+    assert (list(backend.iter_keys()), events()) == ([], [])
+
+
+def test_updates_reach_the_next_request(
+    backend: Backend, here: AnyShell, elsewhere: AnyShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the process that makes them, also when cached; in others soon."""
+    monkeypatch.setattr("basicauth_mw.backends.usage._GATHER_S", 60)  # no use is written between two reads
+    issued = backend.create(client_id="ci", name="old", scopes=["read"], metadata={"a": 1})
+    for shell in (here, elsewhere):
+        assert shell.ask(issued.authorization).status == 200
+    caller = Principal("ci", "old", frozenset({"read"}), {"a": 1})
+
+    for fields in (
+        {"scopes": ["read", "write"]},
+        {"scopes": []},
+        {"name": "néw"},
+        {"metadata": {"b": [None, "ö"]}},
+        {"name": "", "scopes": ["admin"], "metadata": None},
+    ):
+        key = backend.update("ci", **fields)
+        caller = replace(
+            caller,
+            **{**fields, "scopes": key.scopes, "metadata": fields.get("metadata", caller.metadata) or {}},
+        )
+        assert (key.name, key.scopes, key.metadata) == (caller.name, caller.scopes, caller.metadata)
+        assert stored(backend, "ci") == key
+        assert here.ask(issued.authorization) == Snapshot(200, caller)
+    assert caller == Principal("ci", "", frozenset({"admin"}), {})
+    soon(lambda: elsewhere.ask(issued.authorization) == Snapshot(200, caller))
+
+
+def test_an_update_leaves_omitted_fields_unchanged(backend: Backend, events: Callable[..., Any]) -> None:
+    expires_at = utcnow() + timedelta(days=1)
+    key = backend.create(client_id="ci", name="n", scopes=["s"], expires_at=expires_at, metadata={"a": 1}).key
+    events()
+
+    for fields in (
+        {"name": "m"},
+        {"scopes": frozenset({"t"})},
+        {"expires_at": None},
+        {"expires_at": utcnow() + timedelta(days=2)},
+        {"metadata": {"b": 2}},
+    ):
+        before = stored(backend, "ci")
+        key = replace(key, **fields)
+        updated = backend.update("ci", **fields)
+        assert updated == stored(backend, "ci") == key
+        assert updated.version > before.version
+        assert events() == [changed("key.updated", "ci")]
+
+
+def test_an_update_of_nothing_is_no_change(backend: Backend, events: Callable[..., Any]) -> None:
+    """No new version, no audit record, and no announcement, unless an earlier one may be lost."""
+    expires_at = utcnow() + timedelta(days=1)
+    backend.create(client_id="ci", name="n", scopes=["s"], expires_at=expires_at, metadata={"a": 1})
+    before, news = stored(backend, "ci").version, cursor(backend)
+    events()
+
+    backend.update("ci")
+    backend.update("ci", name="n", scopes=["s", "s"], expires_at=expires_at, metadata={"a": 1})
+
+    assert stored(backend, "ci").version == before
+    assert (cursor(backend) == news) is not hasattr(backend.store, "announce")
+    assert events() == []
+
+
+@pytest.mark.parametrize("value", [True, 1.0], ids=["true", "1.0"])
+def test_json_values_that_are_equal_only_in_python(backend: Backend, value: Any) -> None:
+    """1, 1.0 and true are three values in JSON."""
+    backend.create(client_id="ci", metadata={"limits": [1]})
+    backend.update("ci", metadata={"limits": [value]})
+
+    assert json.dumps(stored(backend, "ci").metadata) == json.dumps({"limits": [value]})
+
+
+def test_metadata_is_a_copy(backend: Backend) -> None:
+    given = {"a": [1]}
+    backend.create(client_id="ci", metadata=given)
+    given["a"].append(2)
+    assert stored(backend, "ci").metadata == {"a": [1]}
+    given = {"b": [1]}
+    backend.update("ci", metadata=given)
+    given["b"].append(2)
+    assert stored(backend, "ci").metadata == {"b": [1]}
+
+
+@bad_fields
+def test_an_update_with_a_bad_field_is_refused(
+    backend: Backend, events: Callable[..., Any], field: str, value: Any
+) -> None:
+    """Its valid fields are not changed either."""
+    before = backend.create(client_id="ci", name="n", scopes=["s"], metadata={"a": 1}).key
+    events()
+    with pytest.raises(InvalidKey):
+        backend.update("ci", **{"name": "m", "scopes": ["t"], field: value})
+
+    assert (stored(backend, "ci"), events()) == (before, [])
+
+
+@pytest.mark.proves("O2", "F23")
+def test_an_expiry_ends_cached_verdicts(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
+    """To the second, although the caches would keep them longer."""
+    issued = backend.create(client_id="ci", expires_at=utcnow() + timedelta(seconds=OVERLAP_S))
+    assert issued.key.expires_at is not None
+    served_at = utcnow()
+    for shell in (here, elsewhere):
+        assert shell.ask(issued.authorization).status == 200
+    assert served_at < issued.key.expires_at
+
+    wait_until(lambda: utcnow() >= issued.key.expires_at)
+    for shell in (here, elsewhere):
+        assert shell.ask(issued.authorization).status == 401
+    backend.update("ci", expires_at=None)
+    for shell in (here, elsewhere):
+        assert shell.ask(issued.authorization).status == 200
+
+
+def test_an_expiry_may_be_moved_forward(backend: Backend, here: AnyShell) -> None:
+    issued = backend.create(client_id="ci")
+    assert here.ask(issued.authorization).status == 200
+    end = utcnow() + timedelta(seconds=OVERLAP_S)
+    backend.update("ci", expires_at=end)
+    while utcnow() < end:
+        status = here.ask(issued.authorization).status
+        assert status == 200 or utcnow() >= end
+
+    assert here.ask(issued.authorization).status == 401
