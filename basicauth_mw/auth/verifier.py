@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .cache import LookupStamp, VerdictCache
 
 _MALFORMED: Final = MalformedCredentials()
+_FOUND: Final = (Key, StoredRecord)  # a union would be built anew for each lookup
 
 
 class Lookup(NamedTuple):
@@ -155,7 +156,7 @@ class Verifier:
         """
         try:
             found = yield Lookup(client_id, not is_generated)
-            if not (found is None or isinstance(found, Key | StoredRecord)):
+            if not (found is None or isinstance(found, _FOUND)):
                 raise TypeError("the result of a lookup is a key or None")
             stored: Sequence[Hashed] = self._hasher.decoy_secrets if found is None else found.secrets
             match = self._hasher.verify_digest(secret, stored, is_generated=is_generated)

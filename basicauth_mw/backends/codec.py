@@ -32,7 +32,7 @@ MAX_RECORD = 65_536
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _decode = json.JSONDecoder().raw_decode  # json.loads without detecting encodings and skipping whitespace
 
-_BLANKS = " \t\n\r"
+_WHITESPACE = " \t\n\r"
 _SECRETS = ',"secrets":['
 
 # What decoding a damaged record may raise.
@@ -145,7 +145,7 @@ def load_record(text: str | bytes, client_id: str) -> StoredRecord:
         # precedes each quote.
         start = text.find(_SECRETS) + len(_SECRETS) - 1
         if start < len(_SECRETS) or not text.startswith(_prefix(client_id)) or not text.endswith("}"):
-            members = _members(text, client_id)  # edited by hand, or damaged
+            members = _members(text.strip(_WHITESPACE), client_id)  # edited by hand, or damaged
             listed = members["secrets"]
             if type(listed) is not list:
                 raise TypeError
@@ -153,9 +153,10 @@ def load_record(text: str | bytes, client_id: str) -> StoredRecord:
         else:
             listed, end = _decode(text, start)
             details = f"{text[:start]}null{text[end:]}"
-        secrets = tuple([StoredSecret(*each) for each in listed])
-        if not _TEXT_ONLY.issuperset([type(each.hash) for each in secrets]):
-            raise TypeError
+        secrets = tuple([StoredSecret(hashed, created, expires) for hashed, created, expires in listed])
+        for each in secrets:
+            if type(each.hash) is not str:
+                raise TypeError
     except _DAMAGE as exc:
         raise _unreadable(client_id, exc) from None
     return StoredRecord(client_id, secrets, details)
@@ -193,7 +194,6 @@ def as_key(found: Key | StoredRecord | None) -> Key | None:
 
 def _members(text: str, client_id: str) -> dict[str, Any]:
     """Decode a record; check its version and its client."""
-    text = text.strip(_BLANKS)
     check_depth(text)
     record, end = _decode(text, 0)
     if end != len(text):

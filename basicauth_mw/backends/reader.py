@@ -38,6 +38,7 @@ LOOKUP_WORKERS: Final = 8
 MAX_LOOKUP_QUEUE: Final = 256
 
 _WOULD_BLOCK: Final = object()
+_FOUND: Final = (Key, StoredRecord)  # a union would be built anew for each lookup
 _NOT_TIMED: Final = nullcontext()
 
 
@@ -287,7 +288,7 @@ class StoreReader:
         self._call_unchecked(partial(self._read_blocking, generate(ID_PREFIX), ends_at), ends_at)
 
     def _check_found(self, found: object, client_id: str) -> Key | StoredRecord | None:
-        if found is not None and not (isinstance(found, Key | StoredRecord) and found.client_id == client_id):
+        if found is not None and not (isinstance(found, _FOUND) and found.client_id == client_id):
             raise self.failed(TypeError("the store returned something other than the key"))
         self.breaker.record_success()
         return found
