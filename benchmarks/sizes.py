@@ -82,7 +82,7 @@ def check(store: SqliteStore, ids: list[str], secret: str) -> Call:
     pick = random.Random(1).choice
 
     async def call() -> None:
-        begun = verifier.begin(pick(fields))
+        begun = verifier.parse(pick(fields))
         if not isinstance(begun, PendingVerification) or type(run(begun, reader)) is not Allow:
             raise RuntimeError("a good credential was refused")
 

@@ -135,7 +135,7 @@ class Authenticator(Generic[R]):
                 return decision
             if (allow := self._cached(field)) is not None:
                 return allow
-        return self._verifier.begin(field)
+        return self._verifier.parse(field)
 
     def verify(self, pending: PendingVerification) -> Decision:
         """Complete what ``decide`` has returned. Blocks for the backend and for a password hash."""
@@ -151,7 +151,7 @@ class Authenticator(Generic[R]):
         self._count_refusal(deny.reason)
         if deny.reason in _COUNTED and self._throttle:
             self._count_failure(request, deny.client_id)
-        if deny.first_refusal and deny.reason in _AUDITED and audit.is_wanted(deny.reason):
+        if deny.first_refusal and deny.reason in _AUDITED and audit.is_enabled(deny.reason):
             audit.record(
                 "auth.throttled" if deny.reason == "throttled" else "auth.refused",
                 client_id=deny.client_id,
@@ -179,7 +179,7 @@ class Authenticator(Generic[R]):
                 logger.warning(
                     "the server mounts the app under %r, and routers disagree about the path that is left: "
                     "nothing is excluded there; set root_path (BASICAUTH_ROOT_PATH) to it",
-                    audit.printable(root),
+                    audit.sanitize(root),
                 )
             if self._excluded.is_open(path, root=root, raw=raw):
                 return ANONYMOUS
@@ -305,7 +305,7 @@ class Authenticator(Generic[R]):
             self._unreadable_logged_at = now
             logger.error(
                 "the key of %r cannot be read: %s request_id=%s (said at most once a minute)",
-                audit.printable(deny.client_id),
+                audit.sanitize(deny.client_id),
                 deny.error,
                 request_id,
             )

@@ -17,7 +17,7 @@ from collections import deque
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..keys.credentials import MAX_FIELD_OCTETS
+from ..keys.credentials import MAX_FIELD_BYTES
 from ..runtime.fork import after_fork
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class VerdictCache:
 
     def get(self, field: bytes) -> Allow | None:
         """The verdict on a header value that was verified before, or None. Called for every request."""
-        if len(field) > MAX_FIELD_OCTETS:
+        if len(field) > MAX_FIELD_BYTES:
             return None
         keyed = self._keyed.copy()
         keyed.update(field)

@@ -38,12 +38,12 @@ def _run_shared(check: PendingVerification, reader: StoreReader) -> Decision:
 
     def verify() -> Decision:
         # Another verification may have filled the cache before this one became the shared one.
-        return check.known() or _run(iter(check), partial(_perform, reader, ends_at))
+        return check.cached() or _run(iter(check), partial(_perform, reader, ends_at))
 
-    if check.flight is None:
+    if check.share_key is None:
         return verify()
     try:
-        shared: Decision = reader.single_flight.do(check.flight, verify, _wait_limit(check, ends_at))
+        shared: Decision = reader.single_flight.do(check.share_key, verify, _wait_limit(check, ends_at))
     except TimeoutError as exc:
         return check.failed(reader.failed(exc))
     return shared
@@ -55,10 +55,12 @@ async def _arun_shared(check: PendingVerification, reader: StoreReader) -> Decis
     def verify() -> Awaitable[Decision]:
         return _arun(iter(check), partial(_aperform, reader, ends_at))
 
-    if check.flight is None:
+    if check.share_key is None:
         return await verify()
     try:
-        shared: Decision = await reader.single_flight.ado(check.flight, verify, _wait_limit(check, ends_at))
+        shared: Decision = await reader.single_flight.ado(
+            check.share_key, verify, _wait_limit(check, ends_at)
+        )
     except TimeoutError as exc:
         return check.failed(reader.failed(exc))
     return shared

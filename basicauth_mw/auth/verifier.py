@@ -1,6 +1,13 @@
-"""The verdict, without I/O: what has to be asked is yielded, and the answer sent back in.
+"""Decide on an Authorization header without I/O.
 
-``runner.py`` runs the steps for the synchronous and the asynchronous world; nothing here knows of either.
+The verifier is sans-I/O, and one implementation serves threads and event loops. ``Verifier.parse`` refuses a
+header that no key can have, or returns a ``PendingVerification``. Iterating over that runs a generator: it
+yields an effect, ``Lookup`` or ``VerifyPassword``, receives its result with ``send`` (a ``BackendError`` with
+``throw``), and returns the decision. ``runner.py`` performs the effects.
+
+Every refusal takes all steps, whatever the lookup found: one lookup, the digests, and for a password one
+password hash if the store has any. Only then is the state of the key considered. So neither the time nor the
+response reveals whether an id exists.
 """
 
 from __future__ import annotations
@@ -8,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..backends.codec import StoredRecord, as_key
+from ..backends.codec import StoredRecord
 from ..errors import BackendError, InvalidCredentials, MalformedCredentials, UnreadableRecord
-from ..keys.credentials import is_usual_spelling, split_basic
+from ..keys.credentials import decode_basic, is_canonical
 from ..keys.generated_secrets import SecretShape, classify
 from ..keys.hashing import is_password_hash
 from ..keys.model import Allow, Decision, Deny, Key, Principal, Secret, utcnow
-from ..keys.validation import MAX_ID_OCTETS, MAX_SECRET_OCTETS
+from ..keys.validation import MAX_ID_BYTES, MAX_SECRET_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -40,16 +47,16 @@ class Lookup(NamedTuple):
 
 
 class VerifyPassword(NamedTuple):
-    """Compare a secret with slow hashes, or with a decoy if there are none, off the event loop.
+    """Effect: verify a secret against password hashes, or against a decoy if there are none.
 
-    The answer is the index of the hash that matches, or None.
+    The result is the index of the hash that matches, or None. It must not run on an event loop.
     """
 
     secret: str
     hashes: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return "SlowCheck(...)"
+        return "VerifyPassword(...)"
 
 
 Effect = Lookup | VerifyPassword
@@ -57,16 +64,16 @@ Steps = Generator[Effect, object, Decision]
 
 
 class PendingVerification:
-    """A well-formed credential that nothing is known of yet. Each iteration runs the steps anew.
+    """Well-formed credentials that are not in the cache. Each iteration runs the verification anew.
 
     Attributes:
-        client_id: Whose it is said to be.
-        is_minted: Whether its secret looks like a minted one: then it needs a look-up and no slow hash.
-        flight: Checks that are equal in this, and are under way at once, may share one verdict: those of one
-            field value, as far as nothing has changed between them. None: it is not shared.
+        client_id: The client id that was sent.
+        is_generated: Whether the secret has the shape of a generated one, which needs no password hash.
+        share_key: Verifications with the same key that run at the same time may share one decision: the same
+            header, with no change of keys in between. None: it is not shared.
     """
 
-    __slots__ = ("_asked", "_field", "_secret", "_verifier", "client_id", "flight", "is_generated")
+    __slots__ = ("_field", "_secret", "_stamp", "_verifier", "client_id", "is_generated", "share_key")
 
     def __init__(
         self, verifier: Verifier, field: bytes, client_id: str, secret: str, *, is_generated: bool
@@ -75,37 +82,37 @@ class PendingVerification:
         self._verifier = verifier
         self._field = field
         self._secret = secret
-        self._asked = asked = cache.stamp()
+        self._stamp = stamp = cache.stamp()
         self.client_id = client_id
         self.is_generated = is_generated
-        # Who wants nothing remembered is not given what was asked for an earlier request either.
-        self.flight: Hashable = (asked.epoch, field) if cache.enabled else None
+        # With the cache off, decisions are not shared between concurrent requests either.
+        self.share_key: Hashable = (stamp.epoch, field) if cache.enabled else None
 
     def __repr__(self) -> str:
-        return f"<Check of {self.client_id!r}>"
+        return f"<PendingVerification of {self.client_id!r}>"
 
     def __iter__(self) -> Steps:
-        return self._verifier.steps(self._field, self.client_id, self._secret, self.is_generated, self._asked)
+        return self._verifier.steps(self._field, self.client_id, self._secret, self.is_generated, self._stamp)
 
-    def known(self) -> Allow | None:
-        """What was proved meanwhile."""
+    def cached(self) -> Allow | None:
+        """The decision, if it was cached in the meantime."""
         return self._verifier.cache.get(self._field)
 
     def failed(self, error: BackendError) -> Deny:
-        """The verdict if the store cannot be asked."""
-        # Without its frames, which hold the secret.
+        """The decision if the store is unavailable."""
+        # Without its traceback, whose frames hold the secret.
         return Deny(error.with_traceback(None), "backend_unavailable", self.client_id)
 
 
 class Verifier:
-    """Turns the value of an Authorization field into a verdict.
+    """Turns the value of an Authorization header into a decision.
 
     Args:
-        hasher: Checks fast hashes.
-        cache: Remembers good verdicts.
+        hasher: Verifies digests.
+        cache: Caches decisions that allow a request.
         has_password_hashes: Whether the store may hold a password hash.
-        on_verified: Called with every verified secret: client id, stored secret, secret in clear.
-        now: The time, timezone-aware.
+        on_verified: Called with every verified secret: client id, stored secret, secret in plain text.
+        now: Returns the current time, timezone-aware.
     """
 
     def __init__(
@@ -123,13 +130,13 @@ class Verifier:
         self._on_verified = on_verified
         self._now = now
 
-    def begin(self, field: bytes) -> Deny | PendingVerification:
-        """Look at a field value that is not in the cache: refuse it if no key can have it."""
+    def parse(self, field: bytes) -> Deny | PendingVerification:
+        """Parse a header value that is not in the cache; refuse it if no key can have it."""
         try:
-            client_id, secret = split_basic(field)
+            client_id, secret = decode_basic(field)
         except MalformedCredentials as exc:
             return Deny(_MALFORMED, "malformed", detail=str(exc))
-        if len(client_id.encode()) > MAX_ID_OCTETS or len(secret.encode()) > MAX_SECRET_OCTETS:
+        if len(client_id.encode()) > MAX_ID_BYTES or len(secret.encode()) > MAX_SECRET_BYTES:
             return Deny(_MALFORMED, "malformed", client_id, detail="too long")
         shape = classify(secret)
         if shape is SecretShape.BAD_CHECKSUM:
@@ -139,21 +146,9 @@ class Verifier:
         )
 
     def steps(
-        self, field: bytes, client_id: str, secret: str, is_generated: bool, asked: LookupStamp
+        self, field: bytes, client_id: str, secret: str, is_generated: bool, stamp: LookupStamp
     ) -> Steps:
-        """Decide on a well-formed credential.
-
-        Each goes the whole way, whatever is found: one look-up, the fast hashes, and, if its secret was
-        chosen by a person and the store holds slow hashes at all, one slow hash. Only then is it asked
-        whether the key is revoked, disabled or expired.
-
-        Args:
-            field: The field value.
-            client_id: Of it.
-            secret: Of it.
-            is_minted: Whether the secret looks like a minted one.
-            asked: When the check began.
-        """
+        """Verify parsed credentials; see ``PendingVerification``."""
         try:
             found = yield Lookup(client_id, not is_generated)
             if not (found is None or isinstance(found, _FOUND)):
@@ -162,20 +157,20 @@ class Verifier:
             match = self._hasher.verify_digest(secret, stored, is_generated=is_generated)
             if match is None and not is_generated:
                 match = yield from self._verify_password(secret, stored)
-            key = None if match is None else as_key(found)
-            if key is None or match is None:
+            if found is None or match is None:
                 return Deny(InvalidCredentials(), "unknown" if found is None else "wrong_secret", client_id)
-            return self._verdict(field, key, key.secrets[stored.index(match)], secret, asked)
+            key = found if isinstance(found, Key) else found.load_key()
+            return self._decide(field, key, key.secrets[stored.index(match)], secret, stamp)
         except BackendError as exc:
-            # Without its frames, which hold the secret.
+            # Without its traceback, whose frames hold the secret.
             return Deny(exc.with_traceback(None), "backend_unavailable", client_id)
         except (AttributeError, TypeError, ValueError) as exc:
-            # A Key of somebody's own making that is not what its types say: it never authenticates.
-            error = UnreadableRecord(f"its key is not made as it should be ({type(exc).__name__})")
+            # A Key from a third-party store with fields of wrong types never authenticates.
+            error = UnreadableRecord(f"the store returned an invalid key ({type(exc).__name__})")
             return Deny(error, "backend_unavailable", client_id)
 
-    def _verdict(self, field: bytes, key: Key, match: Secret, secret: str, asked: LookupStamp) -> Decision:
-        """On a secret that is the key's."""
+    def _decide(self, field: bytes, key: Key, match: Secret, secret: str, stamp: LookupStamp) -> Decision:
+        """Decide by the state of the key, once the secret is verified."""
         client_id = key.client_id
         if key.revoked_at is not None:
             return Deny(InvalidCredentials(), "revoked", client_id)
@@ -187,9 +182,9 @@ class Verifier:
         if expires_at is not None and expires_at <= self._now():
             return Deny(InvalidCredentials(), "expired", client_id)
         allow = Allow(Principal(client_id, key.name, key.scopes, key.metadata))
-        if is_usual_spelling(field):
+        if is_canonical(field):
             self.cache.put(
-                field, allow, secret_created_at=match.created_at, expires_at=expires_at, stamp=asked
+                field, allow, secret_created_at=match.created_at, expires_at=expires_at, stamp=stamp
             )
         if self._on_verified is not None:
             self._on_verified(client_id, match, secret)
@@ -198,10 +193,10 @@ class Verifier:
     def _verify_password(
         self, secret: str, stored: Sequence[Hashed]
     ) -> Generator[Effect, object, Hashed | None]:
-        slow = [candidate for candidate in stored if is_password_hash(candidate.hash)]
-        if len(slow) > 1:
-            raise UnreadableRecord("it holds more than one slow hash, and each would cost its own")
-        if not slow and not self._has_password_hashes():
+        candidates = [each for each in stored if is_password_hash(each.hash)]
+        if len(candidates) > 1:
+            raise UnreadableRecord("the key has more than one password hash, and each makes a refusal slower")
+        if not candidates and not self._has_password_hashes():
             return None
-        index = yield VerifyPassword(secret, tuple(candidate.hash for candidate in slow))
-        return slow[index] if type(index) is int else None
+        index = yield VerifyPassword(secret, tuple(each.hash for each in candidates))
+        return candidates[index] if type(index) is int else None

@@ -508,7 +508,7 @@ class Backend:
     def _notify(self, event: str, client_ids: Sequence[str], actor: str | None) -> None:
         """Publish changes to the caches of this process, and write audit records."""
         self.feed.publish(*client_ids)
-        if audit.is_wanted():
+        if audit.is_enabled():
             for client_id in client_ids:
                 audit.record(event, client_id=client_id, actor=actor or self.actor)
 

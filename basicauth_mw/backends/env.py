@@ -18,7 +18,7 @@ from ..keys.validation import (
     check_scopes,
     check_secret,
     is_short_password,
-    parse_moment,
+    parse_datetime,
 )
 from ..runtime.extras import require
 from ..settings.sources import read_entry
@@ -179,7 +179,7 @@ def _key(client_id: str, fields: Any, hasher: Hasher) -> Key:
         client_id=check_new_client_id(client_id),
         name=check_name(fields.get("name", "")),
         scopes=check_scopes(fields.get("scopes", ())),
-        expires_at=None if expires_at is None else parse_moment(expires_at, "expires_at"),
+        expires_at=None if expires_at is None else parse_datetime(expires_at, "expires_at"),
         secrets=(Secret(_hash(fields["secret"], hasher)),),
     )
 

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InvalidKey
 from ..keys.model import utcnow
-from ..keys.validation import duration_s
+from ..keys.validation import parse_duration
 from ._echo import CommandError, escape_control
 from .transfer.jsonl import DuplicateName, strict_json_loads
 
@@ -32,7 +32,7 @@ def parse_expires(text: str) -> datetime | None:
         return None
     advice = "expected 90d, 12h, 30m, 45s or 2w, a time with its zone such as 2030-01-31T12:00:00Z, or never"
     try:
-        if (seconds := duration_s(text)) is not None:
+        if (seconds := parse_duration(text)) is not None:
             return utcnow() + timedelta(seconds=seconds)
         if _RFC_3339.fullmatch(text):
             return datetime.fromisoformat(text.upper()).astimezone(UTC)
@@ -47,7 +47,7 @@ def parse_expires(text: str) -> datetime | None:
 
 def parse_overlap(text: str) -> int:
     """Parse ``--overlap``, a duration; returns seconds."""
-    if (seconds := duration_s(text)) is None:
+    if (seconds := parse_duration(text)) is None:
         raise typer.BadParameter(
             "expected a duration such as 24h, 30m, 45s, 7d, 2w or 0", param_hint="'--overlap'"
         )

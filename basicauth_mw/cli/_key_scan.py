@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ..backends import Store
 from ..backends.backend import Backend
 from ..errors import InvalidKey, ReadOnlyBackend, UnreadableRecord
-from ..keys.audit import printable
+from ..keys.audit import sanitize
 from ..keys.hashing import check_hash
 from ..keys.model import Key
 from ._echo import count_keys, state_of
@@ -28,7 +28,7 @@ class _IdSample:
     def add(self, client_id: str | None) -> None:
         self.count += 1
         if len(self.names) < _IDS_NAMED:
-            self.names.append(repr(printable(client_id)))
+            self.names.append(repr(sanitize(client_id)))
 
     def __str__(self) -> str:
         more = self.count - len(self.names)

@@ -73,7 +73,7 @@ def lost_audit_records() -> str | None:
 
 def _audit_handlers() -> Iterator[logging.Handler]:
     """Every handler of audit records, including the targets of memory handlers."""
-    if not audit.is_wanted(None):
+    if not audit.is_enabled(None):
         return
     logger: logging.Logger | None = audit.logger
     while logger is not None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import InvalidKey
-from ..keys.validation import check_client_id, check_expires_at, check_name, check_scopes, duration_s
+from ..keys.validation import check_client_id, check_expires_at, check_name, check_scopes, parse_duration
 from .strings import LIFETIMES
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _parse_expiry(choice: str, until: str, now: datetime) -> datetime | None:
     if choice == "never":
         return None
     if choice in LIFETIMES:
-        return now + timedelta(seconds=duration_s(choice) or 0)
+        return now + timedelta(seconds=parse_duration(choice) or 0)
     if choice != "until":
         raise InvalidKey("choose one of these options")
     try:

@@ -14,7 +14,7 @@ from ..backends import Store
 from ..errors import InvalidKey, KeyExists, KeyNotFound, ReadOnlyBackend, UnreadableRecord
 from ..keys.credentials import parse_basic
 from ..keys.generated_secrets import generate_id
-from ..keys.validation import duration_s
+from ..keys.validation import parse_duration
 from .calls import call_context, check_fields
 from .csrf import CsrfTokens
 from .forms import FIELDS, parse_new_key
@@ -212,7 +212,7 @@ class Handlers:
             version = self._check_token(request, client_id)
         except ExpiredToken as exc:
             return self.confirm("rotate", request, exc, choice)
-        overlap_s = duration_s(request.field("other").strip() if choice == "other" else choice)
+        overlap_s = parse_duration(request.field("other").strip() if choice == "other" else choice)
         if overlap_s is None:
             error = "enter a duration such as 45s, 30m, 36h, 3d or 2w"
             return self.confirm("rotate", request, overlap=choice, error=error)

@@ -1,7 +1,7 @@
-"""One structured record for every change of a key and every refusal, on the logger ``basicauth_mw.audit``.
+"""Log one structured record for every change of a key and every refusal, to ``basicauth_mw.audit``.
 
 A record carries an attribute ``basicauth``: a dict of ``event``, ``client_id``, ``reason``, ``detail``,
-``address``, ``request_id`` and ``actor``. It never holds a secret, a hash, or the Authorization field.
+``address``, ``request_id`` and ``actor``. It never contains a secret, a hash, or the Authorization header.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ logger = logging.getLogger("basicauth_mw.audit")
 MAX_CHARACTERS: Final = 255
 
 
-def is_wanted(reason: str | None = None) -> bool:
-    """Whether anybody listens to refusals for this reason, or (None) to changes of keys."""
+def is_enabled(reason: str | None = None) -> bool:
+    """Whether refusals for this reason are logged, or (None) changes of keys."""
     return logger.isEnabledFor(_level(reason))
 
 
@@ -31,40 +31,40 @@ def record(
     request_id: str | None = None,
     actor: str | None = None,
 ) -> None:
-    """Write one event.
+    """Log one event.
 
     Args:
         event: ``key.created``, ``auth.refused`` and the like.
-        client_id: Whose; as claimed, so it is escaped and cut.
-        reason: Of a refusal, one of a closed set.
-        detail: Of malformed credentials, which mistake; one of a closed set.
-        address: The client's, as the server told it.
-        request_id: Of the request.
+        client_id: ID of the key, as the client sent it; it is escaped and truncated.
+        reason: Why a request was refused; one of a fixed set.
+        detail: Why credentials were malformed; one of a fixed set.
+        address: The address of the client, as reported by the server.
+        request_id: ID of the request.
         actor: Who changed a key: a client id, or a user of the operating system.
     """
-    if not is_wanted(reason):
+    if not is_enabled(reason):
         return
-    facts = {
+    fields = {
         "event": event,
-        "client_id": printable(client_id),
+        "client_id": sanitize(client_id),
         "reason": reason,
         "detail": detail,
-        "address": printable(address),
+        "address": sanitize(address),
         "request_id": request_id,
-        "actor": printable(actor),
+        "actor": sanitize(actor),
     }
-    text = " ".join(f"{name}={value!r}" for name, value in facts.items() if value is not None)
-    logger.log(_level(reason), "%s", text, extra={"basicauth": facts})
+    text = " ".join(f"{name}={value!r}" for name, value in fields.items() if value is not None)
+    logger.log(_level(reason), "%s", text, extra={"basicauth": fields})
 
 
 def _level(reason: str | None) -> int:
     return logging.DEBUG if reason == "missing" else logging.INFO
 
 
-def printable(text: str | None) -> str | None:
-    """What a client sent, fit for a log: at most 255 characters, nothing that moves a cursor or a line.
+def sanitize(text: str | None) -> str | None:
+    """Make text from a client safe to log: at most 255 characters, without control characters.
 
-    A minted secret in the place of a client id (somebody took the one for the other) is cut to its prefix.
+    A generated secret that was sent as a client id by mistake is cut to its prefix.
     """
     if text is not None and is_secret(text):
         return f"{text.rpartition('_')[0]}_..."

@@ -1,4 +1,4 @@
-"""What each change makes of a key: pure functions, so that a change may be tried again after a lost race."""
+"""The changes of a key, as pure functions, so that a change can be repeated after a lost race."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 def first_version(now: datetime) -> int:
-    """The version of a new key: above that of any that was deleted under the same client id."""
+    """The version of a new key: higher than that of any deleted key with the same client id."""
     return int(now.timestamp() * 1_000_000)
 
 
 def is_live(secret: Secret, now: datetime) -> bool:
-    """Tell whether a secret has not ended."""
+    """Whether a secret has not expired."""
     return secret.expires_at is None or secret.expires_at > now
 
 
@@ -42,57 +42,49 @@ def state_of(key: Key, now: datetime) -> str:
 
 
 def updated(key: Key, fields: dict[str, Any]) -> Key:
-    """With other fields, which were checked before.
-
-    Raises:
-        KeyRevoked: It was revoked.
-    """
+    """Replace fields, which are already validated. Raises ``KeyRevoked`` for a revoked key."""
     _refuse_revoked(key)
     return replace(key, **fields)
 
 
 def enabled(key: Key) -> Key:
-    """Not disabled.
-
-    Raises:
-        KeyRevoked: It was revoked.
-    """
+    """Enable the key. Raises ``KeyRevoked`` for a revoked key."""
     _refuse_revoked(key)
     return replace(key, disabled=False)
 
 
 def revoked(key: Key, now: datetime) -> Key:
-    """Revoked, at the moment at which it first was."""
+    """Revoke the key; an earlier revocation keeps its time."""
     return key if key.revoked_at else replace(key, revoked_at=now)
 
 
 class NewSecret:
-    """A secret to be added to a key. What takes long is done once, however often the change has to be tried.
+    """A secret to add to a key. Password hashes are computed once, even if the change is repeated.
 
     Args:
-        plain: Itself.
+        plain: The secret in plain text.
         hasher: Hashes it.
     """
 
     def __init__(self, plain: str, hasher: Hasher) -> None:
         self._plain = plain
         self._hasher = hasher
-        self._slow: str | None = None
+        self._password_hash: str | None = None
         self._differs_from: set[str] = set()
 
     def hash(self, salt: str | None) -> str:
-        """What to store of it; ``salt`` is for a fast hash."""
-        hashed = self._slow or self._hasher.hash(self._plain, salt=salt)
+        """The hash to store; ``salt`` is for a digest."""
+        hashed = self._password_hash or self._hasher.hash(self._plain, salt=salt)
         if is_password_hash(hashed):
-            self._slow = hashed
+            self._password_hash = hashed
         return hashed
 
     def is_password(self, hashed: str) -> bool:
-        """Whether a hash is that of a chosen secret."""
+        """Whether a hash is that of a password."""
         return self._hasher.is_password(hashed)
 
-    def is_among(self, secrets: Sequence[Secret]) -> bool:
-        """Whether it is one of these."""
+    def matches_any(self, secrets: Sequence[Secret]) -> bool:
+        """Whether it is one of these secrets."""
         if self._hasher.verify_digest(self._plain, secrets) is not None:
             return True
         for each in secrets:
@@ -104,67 +96,68 @@ class NewSecret:
 
 
 def rotated(key: Key, secret: NewSecret, *, overlap: timedelta, now: datetime) -> Key:
-    """With one more secret; the earlier ones end when the overlap is over, or sooner, and ended ones go.
+    """Add a secret. Earlier secrets expire after the overlap, or sooner; expired ones are removed.
 
     Args:
-        key: As it is stored.
-        secret: The new one.
-        overlap: From now on; none of it leaves no earlier secret.
-        now: The time.
+        key: The stored key.
+        secret: The new secret.
+        overlap: How long earlier secrets remain valid; zero removes them.
+        now: The current time.
 
     Raises:
-        KeyRevoked: It was revoked.
-        InvalidKey: It has this secret, another chosen one, or as many as it may have.
-        UnreadableRecord: One of the secrets that would go on cannot be read.
+        KeyRevoked: The key is revoked.
+        InvalidKey: The key has this secret already, or another password, or the maximum number of secrets.
+        UnreadableRecord: A secret that would remain valid is damaged.
     """
     _refuse_revoked(key)
     live = [each for each in key.secrets if is_live(each, now)]
     try:
-        is_there = secret.is_among(live)
+        is_there = secret.matches_any(live)
     except UnreadableRecord as exc:
         if overlap:
-            raise UnreadableRecord(f"{exc}: rotate without an overlap, which ends it") from None
-        is_there = any(_is_surely(secret, each) for each in live)  # this is how to be rid of it
+            raise UnreadableRecord(f"{exc}: rotate without an overlap, which removes it") from None
+        # A rotation without overlap removes the damaged secret.
+        is_there = any(_matches_or_false(secret, each) for each in live)
     if is_there:
-        raise InvalidKey("the key has this secret already: give another")
-    kept = [_ended(each, now + overlap) for each in live] if overlap else []
+        raise InvalidKey("the key already has this secret: choose another")
+    kept = [_cap_expiry(each, now + overlap) for each in live] if overlap else []
     if len(kept) >= MAX_LIVE_SECRETS:
         raise InvalidKey(
-            f"a key has at most {MAX_LIVE_SECRETS} live secrets: rotate without an overlap, or wait until an "
-            "earlier one ends"
+            f"a key has at most {MAX_LIVE_SECRETS} active secrets: rotate without an overlap, or wait until "
+            "an earlier one expires"
         )
-    new = Secret(secret.hash(salt_of(kept)), created_at=_moment_beside(key.secrets, now))
+    new = Secret(secret.hash(salt_of(kept)), created_at=_unique_created_at(key.secrets, now))
     if secret.is_password(new.hash) and any(secret.is_password(each.hash) for each in kept):
         raise InvalidKey(
-            "a key has one chosen secret at a time: rotate without an overlap, which ends the old one now, "
-            "or let the new one be minted"
+            "a key has at most one password: rotate without an overlap, which ends the old one now, "
+            "or use a generated secret"
         )
     return replace(key, secrets=(*kept, new))
 
 
-def _is_surely(secret: NewSecret, stored: Secret) -> bool:
+def _matches_or_false(secret: NewSecret, stored: Secret) -> bool:
     try:
-        return secret.is_among([stored])
+        return secret.matches_any([stored])
     except UnreadableRecord:
         return False
 
 
-def _moment_beside(secrets: Sequence[Secret], now: datetime) -> datetime:
-    """When one more secret is made: never at the moment of another, which is what tells them apart.
+def _unique_created_at(secrets: Sequence[Secret], now: datetime) -> datetime:
+    """A creation time that no other secret of the key has, since it identifies the secret within the key.
 
-    Later than each, also when the clock was set back; but for one that claims the end of time.
+    It is later than all others, even if the clock was set back, except for one at the end of time.
     """
     taken = {each.created_at for each in secrets}
     latest = max(taken, default=now - _TICK)
-    moment = now if latest == _LAST else max(now, latest + _TICK)
-    while moment in taken:
-        moment += _TICK
-    return moment
+    created_at = now if latest == _LAST else max(now, latest + _TICK)
+    while created_at in taken:
+        created_at += _TICK
+    return created_at
 
 
-def _ended(secret: Secret, end: datetime) -> Secret:
-    sooner = secret.expires_at is not None and secret.expires_at <= end
-    return secret if sooner else replace(secret, expires_at=end)
+def _cap_expiry(secret: Secret, end: datetime) -> Secret:
+    expires_sooner = secret.expires_at is not None and secret.expires_at <= end
+    return secret if expires_sooner else replace(secret, expires_at=end)
 
 
 def _refuse_revoked(key: Key) -> None:

@@ -1,8 +1,8 @@
-"""The frozen values that everything else passes around."""
+"""The values that the rest of the package passes around, as frozen classes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003 - at run time for who reads the annotations
+from collections.abc import Mapping  # noqa: TC003 - at run time for readers of the annotations
 from dataclasses import FrozenInstanceError, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def utcnow() -> datetime:
-    """The time, timezone-aware, in UTC."""
+    """The current time, timezone-aware, in UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """One secret of a key, as it is stored. All times are timezone-aware UTC.
+    """One stored secret of a key. All times are timezone-aware, in UTC.
 
     Attributes:
-        hash: As ``hash_secret`` makes it, or an imported ``$argon2id$`` or bcrypt hash. Hidden in ``repr``.
-        created_at: When it was made.
-        expires_at: From when on it is refused; None: never.
-        last_used_at: To the minute, best effort; None: never seen.
+        hash: The result of ``hash_secret``, or an imported Argon2id or bcrypt hash. Hidden in ``repr``.
+        created_at: When the secret was created; identifies it within its key.
+        expires_at: When the secret expires; None means never.
+        last_used_at: When the secret was last used, to the minute, best effort; None if no use is known.
     """
 
     hash: str = field(repr=False)
@@ -37,20 +37,24 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One client: who it is, what it may do, and the secrets that prove it. All times are UTC.
+    """One client with its scopes and secrets. All times are timezone-aware, in UTC.
 
     Attributes:
-        client_id: Public; up to 255 octets of UTF-8, no colon, no control character.
-        name: For people; up to 200 characters.
-        scopes: Scope tokens of RFC 6749 section 3.3.
-        created_at: When the key was made.
-        expires_at: From when on every secret of it is refused; None: never.
-        revoked_at: When it was revoked, which is final; None: it was not.
-        disabled: Refused until it is enabled again.
-        last_used_at: The latest of its secrets' ``last_used_at``.
-        metadata: JSON values, up to 4 KiB encoded.
-        secrets: At most 8 live ones, and 16 in all.
-        version: Grows with every stored change; what a store compares and swaps on.
+        client_id: Public id; 1 to 255 bytes of UTF-8, no colon, no control characters.
+        name: Display name; up to 200 characters.
+        scopes: Up to 100 scope tokens of RFC 6749 section 3.3.
+        created_at: When the key was created.
+        expires_at: When the key expires with all its secrets; None means never.
+        revoked_at: When the key was revoked, which is final; None if it is not revoked.
+        disabled: Whether the key is refused until it is enabled again.
+        last_used_at: The latest ``last_used_at`` of its secrets.
+        metadata: A JSON object; up to 4 KiB encoded.
+        secrets: At most 8 active secrets, 16 including expired ones.
+        version: Increases with every stored change; stores compare and swap on it.
+
+    Example::
+
+        Key("ci", name="CI server", secrets=(Secret(hash_secret(secret)),))
     """
 
     client_id: str
@@ -65,7 +69,7 @@ class Key:
     secrets: tuple[Secret, ...] = ()
     version: int = field(default=0, repr=False, compare=False)
 
-    if TYPE_CHECKING:  # the one that there is, but for what it takes as scopes and secrets
+    if TYPE_CHECKING:  # the generated __init__, but with any iterable as scopes and secrets
 
         def __init__(
             self,
@@ -83,7 +87,7 @@ class Key:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        # Whoever writes a store may hand over any iterable; everybody else may rely on these two types.
+        # A third-party store may pass any iterable; the rest of the package relies on these two types.
         if type(self.scopes) is not frozenset:
             object.__setattr__(self, "scopes", frozenset(self.scopes))
         if type(self.secrets) is not tuple:
@@ -91,7 +95,7 @@ class Key:
 
 
 def with_version(key: Key, version: int) -> Key:
-    """The same key with another version; in a fraction of the time that ``replace`` takes."""
+    """The same key with another version; much faster than ``replace``."""
     # fmt: off
     return Key(
         key.client_id, key.name, key.scopes, key.created_at, key.expires_at, key.revoked_at, key.disabled,
@@ -102,15 +106,21 @@ def with_version(key: Key, version: int) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who the caller is, as the app sees it.
+    """The authenticated caller, as the app sees it.
 
-    Has what Starlette expects of a user: ``is_authenticated``, ``display_name``, ``identity``.
+    Has the attributes of a Starlette user: ``is_authenticated``, ``display_name``, ``identity``.
 
     Attributes:
-        client_id: Empty for the anonymous principal, and for no other.
-        name: The key's name.
-        scopes: The key's scopes.
-        metadata: The key's metadata; shared between requests, so do not change it.
+        client_id: ID of the key; empty only for the anonymous principal.
+        name: The name of the key.
+        scopes: The scopes of the key.
+        metadata: The metadata of the key; shared between requests, so do not change it.
+
+    Example::
+
+        principal = scope["user"]  # WSGI: environ["basicauth_mw.principal"]
+        if principal.is_authenticated:
+            print(principal.display_name)
     """
 
     client_id: str
@@ -120,17 +130,17 @@ class Principal:
 
     @classmethod
     def anonymous(cls) -> Principal:
-        """The principal of a request on which nothing was verified."""
+        """The principal of a request without verified credentials."""
         return _ANONYMOUS
 
     @property
     def is_authenticated(self) -> bool:
-        """Whether a credential was verified."""
+        """Whether credentials were verified."""
         return self.client_id != ""
 
     @property
     def display_name(self) -> str:
-        """The name, or the client id where there is none."""
+        """The name, or the client id if there is no name."""
         return self.name or self.client_id
 
     @property
@@ -143,7 +153,7 @@ def _refuse_to_change(self: object, name: str, _value: object = None) -> None:
     raise FrozenInstanceError(f"cannot assign to {name!r}: {type(self).__name__} is immutable")
 
 
-# What dataclasses makes of frozen and slots together raises TypeError for a name that is no field
+# With frozen and slots together, dataclasses raise TypeError for a name that is not a field
 # (https://github.com/python/cpython/issues/90562).
 for _frozen in (Secret, Key, Principal):
     _frozen.__setattr__ = _frozen.__delattr__ = _refuse_to_change  # type: ignore[method-assign]
@@ -155,21 +165,21 @@ class Allow(NamedTuple):
     """The request may reach the app.
 
     Attributes:
-        principal: Who it is.
+        principal: The caller.
     """
 
     principal: Principal
 
 
 class Deny(NamedTuple):
-    """The request is answered by us.
+    """The middleware responds with an error.
 
     Attributes:
-        error: What the client is told: its ``status``, ``code`` and ``detail``.
-        reason: What the audit log is told, one of a closed set.
-        client_id: The id that was claimed, if one could be read.
-        first_refusal: False: the audit log has had it, and need not have it for every request of a flood.
-        detail: For the audit log, which mistake made the credentials malformed, one of a closed set.
+        error: The error for the client: its ``status``, ``code`` and ``detail``.
+        reason: The reason for the audit log; one of a fixed set.
+        client_id: The id that the client sent, if it could be read.
+        first_refusal: False if the audit log already has this refusal, so that a flood is logged once.
+        detail: Why the credentials were malformed, for the audit log; one of a fixed set.
     """
 
     error: BasicAuthError

@@ -1,4 +1,4 @@
-"""Whether a caller may do what it asks for."""
+"""Authorization by scopes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ if TYPE_CHECKING:
 
 
 def require_scopes(principal: Principal | None, *scopes: str) -> None:
-    """Make sure that the caller has every one of ``scopes``.
+    """Raise an error unless the caller has all of the scopes.
 
     Args:
-        principal: ``scope["user"]`` or ``environ["basicauth_mw.principal"]``; None has no scope.
-        *scopes: What is needed.
+        principal: ``scope["user"]`` or ``environ["basicauth_mw.principal"]``; None has no scopes.
+        *scopes: The required scopes.
 
     Raises:
-        InsufficientScope: One is missing. Uncaught, it becomes a 403 answer.
+        InsufficientScope: A scope is missing. If the app does not catch it, the response is a 403.
+
+    Example::
+
+        require_scopes(request.user, "orders:read")
     """
     held = principal.scopes if principal is not None else frozenset()
     if not held.issuperset(scopes):

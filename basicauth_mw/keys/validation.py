@@ -1,4 +1,4 @@
-"""What the fields of a key may hold. Each check returns the value in its stored form or raises InvalidKey."""
+"""Validate the fields of a key. Each check returns the value in its stored form or raises ``InvalidKey``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from ..errors import InvalidKey
-from .credentials import CONTROLS
+from .credentials import CONTROL_CHARS
 from .generated_secrets import SecretShape, classify, is_secret
 
-MAX_ID_OCTETS: Final = 255
-MAX_SECRET_OCTETS: Final = 1024
+MAX_ID_BYTES: Final = 255
+MAX_SECRET_BYTES: Final = 1024
 MAX_NAME: Final = 200
-MAX_METADATA_OCTETS: Final = 4096
+MAX_METADATA_BYTES: Final = 4096
 MAX_METADATA_DEPTH: Final = 32
-MAX_JSON_DEPTH: Final = 64  # of anything else: a record or a line of an export holds metadata and little more
+MAX_JSON_DEPTH: Final = 64  # of a stored record or an exported line, which contain metadata and little more
 MAX_SCOPES: Final = 100
-MAX_SCOPE_OCTETS: Final = 255
+MAX_SCOPE_BYTES: Final = 255
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"0|([0-9]{1,9})([smhdw])")
@@ -30,14 +30,14 @@ _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
 def check_client_id(client_id: str) -> str:
-    """1 to 255 octets of UTF-8, no colon (RFC 7617 section 2), no control character."""
-    octets = _octets(client_id, "a client id")
-    if not 0 < len(octets) <= MAX_ID_OCTETS:
-        raise InvalidKey(f"a client id has 1 to {MAX_ID_OCTETS} octets; this one has {len(octets)}")
+    """1 to 255 bytes of UTF-8, no colon (RFC 7617 section 2), no control characters."""
+    encoded = _encode(client_id, "a client id")
+    if not 0 < len(encoded) <= MAX_ID_BYTES:
+        raise InvalidKey(f"a client id has 1 to {MAX_ID_BYTES} bytes; this one has {len(encoded)}")
     if ":" in client_id:
-        raise InvalidKey("a client id holds no colon: HTTP Basic ends it there")
-    if len(octets.translate(None, CONTROLS)) != len(octets):
-        raise InvalidKey("a client id holds no control characters")
+        raise InvalidKey("a client id must not contain a colon: HTTP Basic ends it there")
+    if len(encoded.translate(None, CONTROL_CHARS)) != len(encoded):
+        raise InvalidKey("a client id must not contain control characters")
     return client_id
 
 
@@ -45,7 +45,7 @@ def check_new_client_id(client_id: str) -> str:
     """``check_client_id`` for a stored key: a generated secret is not a valid id, since ids are shown."""
     check_client_id(client_id)
     if is_secret(client_id):
-        raise InvalidKey("the client id is a generated secret: are id and secret in each other's place?")
+        raise InvalidKey("the client id is a generated secret: are id and secret swapped?")
     return client_id
 
 
@@ -53,108 +53,103 @@ SHORT_PASSWORD: Final = 12
 
 
 def is_short_password(secret: str) -> bool:
-    """Whether a secret is a chosen password that is too short to resist guessing."""
+    """Whether a secret is a password that is too short to resist guessing."""
     return len(secret) < SHORT_PASSWORD and classify(secret) is SecretShape.OTHER
 
 
 def check_secret(secret: str) -> str:
-    """1 to 1024 octets of UTF-8, no control character; minted ones with a right checksum."""
-    octets = _octets(secret, "a secret")
-    if not 0 < len(octets) <= MAX_SECRET_OCTETS:
-        raise InvalidKey(f"a secret has 1 to {MAX_SECRET_OCTETS} octets; this one has {len(octets)}")
-    if len(octets.translate(None, CONTROLS)) != len(octets):
-        raise InvalidKey("a secret holds no control characters")
+    """1 to 1024 bytes of UTF-8, no control characters; the checksum of a generated secret must be right."""
+    encoded = _encode(secret, "a secret")
+    if not 0 < len(encoded) <= MAX_SECRET_BYTES:
+        raise InvalidKey(f"a secret has 1 to {MAX_SECRET_BYTES} bytes; this one has {len(encoded)}")
+    if len(encoded.translate(None, CONTROL_CHARS)) != len(encoded):
+        raise InvalidKey("a secret must not contain control characters")
     if classify(secret) is SecretShape.BAD_CHECKSUM:
-        raise InvalidKey("the secret looks minted but its checksum is wrong: it was mistyped")
+        raise InvalidKey("the secret looks generated but its checksum is wrong: it is mistyped")
     return secret
 
 
 def check_name(name: str) -> str:
-    """Up to 200 characters, no control character."""
+    """Up to 200 characters, no control characters."""
     if name == "":
         return name
-    octets = _octets(name, "a name")
+    encoded = _encode(name, "a name")
     if len(name) > MAX_NAME:
         raise InvalidKey(f"a name has up to {MAX_NAME} characters; this one has {len(name)}")
-    if len(octets.translate(None, CONTROLS)) != len(octets):
-        raise InvalidKey("a name holds no control characters")
+    if len(encoded.translate(None, CONTROL_CHARS)) != len(encoded):
+        raise InvalidKey("a name must not contain control characters")
     return name
 
 
 def check_scopes(scopes: Iterable[str]) -> frozenset[str]:
-    """Scope tokens of RFC 6749 section 3.3, at most 100 of up to 255 octets."""
+    """Scope tokens of RFC 6749 section 3.3, at most 100 of up to 255 bytes."""
     if type(scopes) is frozenset and not scopes:
         return scopes
     if isinstance(scopes, str) or not isinstance(scopes, Iterable):
-        raise InvalidKey("scopes are a list of texts, not one text")
+        raise InvalidKey("scopes must be a list of strings, not one string")
     tokens = tuple(scopes)
     if len(tokens) > MAX_SCOPES:
         raise InvalidKey(f"a key has at most {MAX_SCOPES} scopes")
     for token in tokens:
-        if not isinstance(token, str) or not _SCOPE.fullmatch(token) or len(token) > MAX_SCOPE_OCTETS:
+        if not isinstance(token, str) or not _SCOPE.fullmatch(token) or len(token) > MAX_SCOPE_BYTES:
             raise InvalidKey(
-                f'a scope is 1 to {MAX_SCOPE_OCTETS} visible ASCII characters without spaces, " and \\'
+                f'a scope is 1 to {MAX_SCOPE_BYTES} visible ASCII characters without spaces, " and \\'
             )
     return frozenset(tokens)
 
 
 def check_expires_at(expires_at: datetime | None, *, now: datetime) -> datetime | None:
-    """A timezone-aware moment in the future, or None for never. In UTC."""
+    """A timezone-aware time in the future, converted to UTC, or None for never."""
     if expires_at is None:
         return None
-    expires_at = check_moment(expires_at, "an expiry")
+    expires_at = check_datetime(expires_at, "an expiry")
     if expires_at <= now:
         raise InvalidKey("the expiry is in the past")
     return expires_at
 
 
-def check_moment(moment: datetime, what: str) -> datetime:
-    """A timezone-aware moment that has a place in UTC. In UTC."""
-    if isinstance(moment, datetime) and moment.tzinfo is UTC:
-        return moment
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:
-        raise InvalidKey(f"{what} is a datetime with a timezone")
+def check_datetime(time: datetime, what: str) -> datetime:
+    """A timezone-aware time, converted to UTC."""
+    if isinstance(time, datetime) and time.tzinfo is UTC:
+        return time
+    if not isinstance(time, datetime) or time.utcoffset() is None:
+        raise InvalidKey(f"{what} must be a datetime with a timezone")
     try:
-        return moment.astimezone(UTC)
+        return time.astimezone(UTC)
     except OverflowError:
         raise InvalidKey(f"{what} is out of range") from None
 
 
 def check_overlap(overlap_s: float | timedelta, *, now: datetime) -> timedelta:
-    """A finite number of seconds, or a timedelta, 0 or more, that does not lead beyond the year 9999."""
+    """A finite number of seconds, or a timedelta, 0 or more, that ends before the year 9999."""
     if isinstance(overlap_s, timedelta):
         overlap_s = overlap_s.total_seconds()
     if isinstance(overlap_s, bool) or not isinstance(overlap_s, int | float) or not 0 <= overlap_s < math.inf:
-        raise InvalidKey("an overlap is a number of seconds, or a timedelta, 0 or more")
+        raise InvalidKey("an overlap must be a number of seconds, or a timedelta, 0 or more")
     try:
         overlap = timedelta(seconds=overlap_s)
-        now + overlap + timedelta(days=1)  # a day to spare: it is added to a later moment
+        now + overlap + timedelta(days=1)  # one day of margin, since it is added to a later time
     except OverflowError:
         raise InvalidKey("the overlap is out of range") from None
     return overlap
 
 
-def parse_moment(text: object, what: str) -> datetime:
-    """A time in RFC 3339 with its zone, in UTC.
-
-    Args:
-        text: Such as ``2030-01-31T12:00:00Z``.
-        what: What to call it in an error.
-    """
+def parse_datetime(text: object, what: str) -> datetime:
+    """Parse a time such as ``2030-01-31T12:00:00Z`` (RFC 3339); ``what`` names it in errors."""
     try:
-        moment = datetime.fromisoformat(text)  # type: ignore[arg-type]
+        time = datetime.fromisoformat(text)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        raise InvalidKey(f"{what} is a moment as in 2030-01-31T12:00:00Z") from None
-    if moment.utcoffset() is None:
+        raise InvalidKey(f"{what} must be a time such as 2030-01-31T12:00:00Z") from None
+    if time.utcoffset() is None:
         raise InvalidKey(f"{what} needs a timezone, as in 2030-01-31T12:00:00Z")
-    return check_moment(moment, what)
+    return check_datetime(time, what)
 
 
-def duration_s(text: str) -> int | None:
-    """Read a duration as people write it, ``90d``, ``12h``, ``30m``, ``45s``, ``2w`` or ``0``, in seconds.
+def parse_duration(text: str) -> int | None:
+    """Parse a duration such as ``90d``, ``12h``, ``30m``, ``45s``, ``2w`` or ``0``.
 
     Returns:
-        Whole seconds; None: it is something else.
+        Whole seconds; None if the text is not a duration.
     """
     duration = _DURATION.fullmatch(text)
     if duration is None:
@@ -167,24 +162,24 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     if metadata is None or (type(metadata) is dict and not metadata):
         return {}
     if not isinstance(metadata, Mapping) or not all(isinstance(name, str) for name in metadata):
-        raise InvalidKey("metadata is a JSON object: a mapping with text as its names")
+        raise InvalidKey("metadata must be a JSON object: a mapping with strings as names")
     try:
         text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
-        octets = len(text.encode())
+        encoded = len(text.encode())
         check_depth(text, MAX_METADATA_DEPTH)
     except RecursionError:
         raise InvalidKey(_TOO_DEEP) from None
     except (TypeError, ValueError):  # UnicodeEncodeError is a ValueError
         raise InvalidKey(
-            "metadata holds only what JSON can: texts, numbers, booleans, null, lists, objects"
+            "metadata must contain only JSON values: strings, numbers, booleans, null, lists, objects"
         ) from None
-    if octets > MAX_METADATA_OCTETS:
-        raise InvalidKey(f"metadata has up to {MAX_METADATA_OCTETS} octets of JSON; this has {octets}")
+    if encoded > MAX_METADATA_BYTES:
+        raise InvalidKey(f"metadata has up to {MAX_METADATA_BYTES} bytes of JSON; this has {encoded}")
     copied: dict[str, Any] = json.loads(text)
     return copied
 
 
-_TOO_DEEP: Final = f"metadata is nested too deep: lists and objects go at most {MAX_METADATA_DEPTH} deep"
+_TOO_DEEP: Final = f"metadata is nested too deep: at most {MAX_METADATA_DEPTH} levels of lists and objects"
 
 
 def check_depth(text: str, most: int = MAX_JSON_DEPTH) -> None:
@@ -193,8 +188,8 @@ def check_depth(text: str, most: int = MAX_JSON_DEPTH) -> None:
     The interpreter's own limit is not reliable: it depends on the Python version and on the stack in use.
 
     Args:
-        text: JSON, or something else, of which the decoder complains.
-        most: Lists and objects within one another.
+        text: JSON; anything else is left to the decoder.
+        most: Maximum number of levels of lists and objects.
 
     Raises:
         RecursionError: It is nested deeper.
@@ -208,20 +203,20 @@ def check_depth(text: str, most: int = MAX_JSON_DEPTH) -> None:
             raise RecursionError(f"JSON is nested more than {most} deep")
 
 
-# A bracket, or a string, for which findall gives "": what looks like a bracket in there is none.
+# Matches brackets, and whole strings (as ""), so that brackets inside a string are not counted.
 _MARKS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|([\[\]{}])', re.DOTALL)
 _DEEPER: Final = {"[": 1, "{": 1, "]": -1, "}": -1, "": 0}
 
 
 def check_text(text: str, what: str) -> str:
-    """Text that can be encoded as UTF-8."""
-    _octets(text, what)
+    """A string that can be encoded as UTF-8."""
+    _encode(text, what)
     return text
 
 
-def _octets(text: str, what: str) -> bytes:
+def _encode(text: str, what: str) -> bytes:
     if not isinstance(text, str):
-        raise InvalidKey(f"{what} is text")
+        raise InvalidKey(f"{what} must be a string")
     try:
         return text.encode()
     except UnicodeEncodeError:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from basicauth_mw.auth.cache import VerdictCache
-from basicauth_mw.keys.credentials import MAX_FIELD_OCTETS, encode_basic
+from basicauth_mw.keys.credentials import MAX_FIELD_BYTES, encode_basic
 from basicauth_mw.keys.model import Allow, Principal
 from tests.waiting import Clock
 
@@ -148,7 +148,7 @@ def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerdictCache) -> 
 
 def test_the_longest_header_is_kept(cache: VerdictCache) -> None:
     """One byte more is refused unread, so it is not even looked for."""
-    longest = b"x" * MAX_FIELD_OCTETS
+    longest = b"x" * MAX_FIELD_BYTES
     put(cache, longest, allow())
     put(cache, longest + b"x", allow())
 
@@ -211,7 +211,7 @@ def test_nothing_grows_with_many_clients(cache: VerdictCache) -> None:
 
 def test_a_value_that_is_too_long_is_not_looked_at(cache: VerdictCache) -> None:
     """Hashing it would cost what the bound is there to save."""
-    assert cache.get(b"x" * (MAX_FIELD_OCTETS + 1)) is None
+    assert cache.get(b"x" * (MAX_FIELD_BYTES + 1)) is None
 
 
 def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerdictCache) -> None:

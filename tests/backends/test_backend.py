@@ -285,7 +285,7 @@ def test_an_id_of_the_earlier_form_and_one_that_is_a_secret(backend: Backend) ->
         generate("id_live"),
         generate("sk")[:-6] + "000000",
     ):
-        with pytest.raises(InvalidKey, match="each other's place"):
+        with pytest.raises(InvalidKey, match="swapped"):
             backend.create(client_id=secret)
         (refused,) = backend.add([Key(secret)])
         assert isinstance(refused, InvalidKey)

@@ -141,8 +141,8 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pytest.param("a:1,canary", "entry 2: is not id:secret", id="second without colon"),
         pytest.param("#canary:a long secret", "entry 1: starts with # or [", id="comment"),
         pytest.param('["a:canary"]', "entry 1: starts with # or [", id="JSON list"),
-        pytest.param("canary:", "1 to 1024 octets", id="empty secret"),
-        pytest.param(":canary", "1 to 255 octets", id="empty id"),
+        pytest.param("canary:", "1 to 1024 bytes", id="empty secret"),
+        pytest.param(":canary", "1 to 255 bytes", id="empty id"),
         pytest.param("canary:1,canary:2", "entry 2: the client id occurs twice", id="twice"),
         pytest.param("a: canary", "space beside the colon", id="space after the colon"),
         pytest.param("a :canary", "space beside the colon", id="space before the colon"),
@@ -162,10 +162,12 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pytest.param('{"a": ["canary"]}', "neither a secret nor an object", id="list"),
         pytest.param('{"a": {"name": "canary"}}', "must have secret", id="object without secret"),
         pytest.param('{"a": {"secret": "canary", "scope": "x"}}', "must have secret", id="unknown field"),
-        pytest.param('{"a": {"secret": 5}}', "text", id="secret is a number"),
+        pytest.param('{"a": {"secret": 5}}', "must be a string", id="secret is a number"),
         pytest.param('{"a": {"secret": "canary", "scopes": "read"}}', "list", id="scopes as text"),
-        pytest.param('{"a": {"secret": "canary", "name": 5}}', "text", id="name is a number"),
-        pytest.param('{"a": {"secret": "canary", "expires_at": 5}}', "moment", id="expiry is a number"),
+        pytest.param('{"a": {"secret": "canary", "name": 5}}', "must be a string", id="name is a number"),
+        pytest.param(
+            '{"a": {"secret": "canary", "expires_at": 5}}', "must be a time", id="expiry is a number"
+        ),
         pytest.param(
             '{"a": {"secret": "canary", "expires_at": "2030-01-01T00:00:00"}}', "timezone", id="naive"
         ),

@@ -110,7 +110,7 @@ def test_a_faulty_parser_is_found(
     if where == "parser":
         monkeypatch.setattr(credentials, "parse_basic", parser)
     else:
-        monkeypatch.setattr(verifier, "split_basic", lambda field: astuple(parser(field)))
+        monkeypatch.setattr(verifier, "decode_basic", lambda field: astuple(parser(field)))
     failure = found(target, "1")
 
     assert isinstance(failure, fuzz.Failure)

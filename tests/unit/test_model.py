@@ -175,7 +175,7 @@ class World:
         if allow is not None:
             self._check_remembered(process, credential, allow)
             return
-        check = process.verifier.begin(credential.field)
+        check = process.verifier.parse(credential.field)
         assert isinstance(check, PendingVerification)
         steps = iter(check)
         next(steps)

@@ -17,7 +17,7 @@ from ...errors import InvalidKey
 from ...keys.generated_secrets import SecretShape, classify, is_secret
 from ...keys.hashing import Hasher, looks_hashed, salts, unsupported_scheme
 from ...keys.model import Key, Secret, utcnow
-from ...keys.validation import check_new_client_id, check_secret, parse_moment
+from ...keys.validation import check_new_client_id, check_secret, parse_datetime
 from .jsonl import load_line
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class CsvParser:
                 continue
             match column:
                 case "expires_at":
-                    fields[column] = parse_moment(value, column)
+                    fields[column] = parse_datetime(value, column)
                 case "scopes":
                     fields[column] = value.split()
                 case _:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from ...errors import BasicAuthError, InvalidKey, KeyExists
-from ...keys.audit import printable
+from ...keys.audit import sanitize
 from ...keys.model import Key
 from .formats import CsvParser, LineCounter, PasswordRow, make_key, parse_htpasswd
 from .jsonl import TransferError
@@ -194,7 +194,7 @@ class _Importer:
                     report.unchanged += 1
                 elif isinstance(problem, KeyExists):
                     too = f": line {first} has it too" if first < number else ""
-                    report.on_refused(number, f"its client id {printable(client_id)!r} is taken{too}")
+                    report.on_refused(number, f"its client id {sanitize(client_id)!r} is taken{too}")
                 else:
                     report.on_refused(number, str(problem))
             report.on_progress(batch.size)

@@ -25,7 +25,7 @@ from .formats import unsupported_scheme as unsupported_scheme
 from .password import ARGON2_LANES as ARGON2_LANES
 from .password import ARGON2_MEMORY_KIB as ARGON2_MEMORY_KIB
 from .password import ARGON2_TIME_COST as ARGON2_TIME_COST
-from .password import BCRYPT_MAX_OCTETS as BCRYPT_MAX_OCTETS
+from .password import BCRYPT_MAX_BYTES as BCRYPT_MAX_BYTES
 from .password import dummy_password_hash as dummy_password_hash
 from .password import hash_password as hash_password
 from .password import verify_password as verify_password

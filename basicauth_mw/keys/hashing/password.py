@@ -18,7 +18,7 @@ ARGON2_TIME_COST: Final = 2
 ARGON2_MEMORY_KIB: Final = 19 * 1024
 ARGON2_LANES: Final = 1
 
-BCRYPT_MAX_OCTETS: Final = 72
+BCRYPT_MAX_BYTES: Final = 72
 
 
 def hash_password(secret: str) -> str:
@@ -49,10 +49,10 @@ def verify_password(secret: str, stored: str) -> bool:
         bcrypt = require("bcrypt", extra="passwords")
         # bcrypt ignores everything after 72 bytes, so a longer secret is refused, at the cost of any refusal.
         try:
-            matches: bool = bcrypt.checkpw(encoded[:BCRYPT_MAX_OCTETS], stored.encode())
+            matches: bool = bcrypt.checkpw(encoded[:BCRYPT_MAX_BYTES], stored.encode())
         except ValueError:
             raise UnreadableRecord("a stored bcrypt hash cannot be checked") from None
-        return matches and len(encoded) <= BCRYPT_MAX_OCTETS
+        return matches and len(encoded) <= BCRYPT_MAX_BYTES
     argon2 = require("argon2", extra="passwords")
     try:
         return bool(argon2.low_level.verify_secret(stored.encode(), encoded, argon2.low_level.Type.ID))

@@ -76,8 +76,8 @@ def test_damage_beside_the_hashes_accepts_nothing(path: Path, name: str) -> None
         for secret in (issued.secret, generate("sk")):
             field = encode_basic(issued.client_id, secret).encode()
             for decision in (
-                run(verifier.begin(field), reader),
-                asyncio.run(arun(verifier.begin(field), reader)),
+                run(verifier.parse(field), reader),
+                asyncio.run(arun(verifier.parse(field), reader)),
             ):
                 assert isinstance(decision, Deny)
                 reasons.append(decision.reason)

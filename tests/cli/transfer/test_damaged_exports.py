@@ -116,7 +116,7 @@ def test_a_key_that_does_not_fit_makes_no_file(
     done = cli("keys", "import", str(file), "--partial", "--backend", other)
 
     assert (done.status, done.out) == (1, "imported 0 keys\n")
-    assert "line 1: a client id holds no colon" in done.err
+    assert "line 1: a client id must not contain a colon" in done.err
     assert not Path(other.removeprefix("sqlite:///")).exists()
 
 

@@ -502,7 +502,7 @@ def test_a_bad_id_is_reported_whatever_its_secret_is(backend: Backend) -> None:
     text = "".join(f"{'x' * 256},{secret}\n" for secret in secrets)
     import_keys(backend, InputFile(io.BytesIO(text.encode())), Told())
 
-    assert told == [(line, "a client id has 1 to 255 octets; this one has 256") for line in range(1, 5)]
+    assert told == [(line, "a client id has 1 to 255 bytes; this one has 256") for line in range(1, 5)]
 
 
 @pytest.mark.parametrize(
@@ -535,7 +535,7 @@ def test_a_header_says_where_the_columns_are(backend: Backend, text: str) -> Non
     [
         ("id,secret,colour\n", "a header may name"),
         ("id,secret,name,label\n", "each once"),
-        ("id,secret,expires_at\nci,{secret},tomorrow\n", "expires_at is a moment"),
+        ("id,secret,expires_at\nci,{secret},tomorrow\n", "expires_at must be a time"),
         ("id,secret,expires_at\nci,{secret},2030-01-01T00:00:00\n", "timezone"),
         ("id,secret,name\nci,{secret}\n", "expected the columns id,secret,name"),
         ("id,secret,scopes\nci,{secret},a\\b\n", "scope"),

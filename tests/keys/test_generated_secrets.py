@@ -1,4 +1,4 @@
-"""Minted values: their form is a promise to secret scanners, and a typing error is never taken for one."""
+"""Generated values: their form is stable for secret scanners, and typing errors are detected."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def number(digits: str) -> int:
 
 @pytest.mark.proves("O2")
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_minted_values_have_the_published_form(prefix: str) -> None:
-    """Prefix, 43 base62 digits of a 256-bit number, and the CRC-32 of all that in 6 more."""
+def test_generated_values_have_the_documented_form(prefix: str) -> None:
+    """Prefix, 43 base62 digits of a 256-bit number, and 6 digits of the CRC-32 of both."""
     value = generate(prefix)
 
     assert re.fullmatch(PATTERN, value)
@@ -53,8 +53,8 @@ def test_minted_values_have_the_published_form(prefix: str) -> None:
 
 
 @pytest.mark.proves("O2")
-def test_no_two_minted_values_are_equal() -> None:
-    """Random bits are in every value, the highest ones among them."""
+def test_generated_values_are_unique() -> None:
+    """All values have random bits, including the highest ones."""
     bits = [number(generate("sk")[-49:-6]) for _ in range(400)]
 
     assert len(set(bits)) == 400
@@ -63,20 +63,20 @@ def test_no_two_minted_values_are_equal() -> None:
 
 
 @pytest.mark.parametrize("value", GOLDEN)
-def test_the_form_never_changes(value: str) -> None:
-    """Values that were minted before are still told from others."""
+def test_values_of_earlier_releases_are_recognised(value: str) -> None:
+    """The form never changes."""
     assert classify(value) is SecretShape.GENERATED
     assert re.fullmatch(PATTERN, value)
 
 
-def test_ids_are_minted_too() -> None:
-    """A minted id is of the same form as a secret, under its own prefix."""
+def test_generated_ids_have_the_same_form() -> None:
+    """With a prefix of their own."""
     assert ID_PREFIX == "id"
     assert classify(generate(ID_PREFIX)) is SecretShape.GENERATED
 
 
-def test_any_single_change_is_noticed() -> None:
-    """No value with one character replaced passes for minted, wherever and whatever the character."""
+def test_any_single_change_is_detected() -> None:
+    """No value with one replaced character has a valid checksum."""
     value = generate("my_app")
 
     for place, right in enumerate(value):
@@ -86,8 +86,8 @@ def test_any_single_change_is_noticed() -> None:
                 assert classify(changed) is not SecretShape.GENERATED, (place, wrong)
 
 
-def test_a_wrong_digit_is_told_from_another_kind_of_secret() -> None:
-    """A digit mistyped behind the prefix keeps the shape, so that it is refused without a look-up."""
+def test_a_wrong_digit_gives_a_bad_checksum() -> None:
+    """A mistyped digit after the prefix keeps the shape, so the secret is refused without a lookup."""
     value = generate("sk")
 
     for place in range(len("sk_"), len(value)):
@@ -95,8 +95,8 @@ def test_a_wrong_digit_is_told_from_another_kind_of_secret() -> None:
         assert classify(value[:place] + wrong + value[place + 1 :]) is SecretShape.BAD_CHECKSUM
 
 
-def test_swapped_neighbours_are_noticed() -> None:
-    """Two neighbours in the wrong order never pass for minted."""
+def test_swapped_neighbours_are_detected() -> None:
+    """Swapping two neighbours breaks the checksum."""
     value = generate("sk")
 
     for place in range(len(value) - 1):
@@ -120,8 +120,8 @@ def test_swapped_neighbours_are_noticed() -> None:
         pytest.param(lambda value: value * 2, id="twice"),
     ],
 )
-def test_spoilt_values_are_not_minted(spoil: object) -> None:
-    """A value that was cut, padded or edited is not taken for minted."""
+def test_edited_values_are_not_recognised(spoil: object) -> None:
+    """A truncated, padded or edited value is not a generated one."""
     assert callable(spoil)
     assert classify(spoil(generate("sk"))) is not SecretShape.GENERATED
 
@@ -143,27 +143,27 @@ def test_spoilt_values_are_not_minted(spoil: object) -> None:
     ],
     ids=ascii,
 )
-def test_other_secrets_are_other(value: str) -> None:
-    """What a person would choose is neither minted nor mistyped."""
+def test_passwords_have_another_shape(value: str) -> None:
+    """A password has no checksum to be wrong."""
     assert classify(value) is SecretShape.OTHER
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_allowed_prefixes(prefix: str) -> None:
+def test_valid_prefixes(prefix: str) -> None:
     """Up to 32 ASCII letters and digits, words joined by one underscore."""
     assert is_prefix(prefix)
 
 
 @pytest.mark.parametrize("prefix", NOT_PREFIXES, ids=ascii)
-def test_refused_prefixes(prefix: str) -> None:
-    """Nothing else, and nothing that stands behind such a prefix is taken for minted or mistyped."""
+def test_invalid_prefixes(prefix: str) -> None:
+    """A value with such a prefix is not recognised either."""
     assert not is_prefix(prefix)
     assert classify(f"{prefix}_{'0' * 49}") is SecretShape.OTHER
 
 
 @given(st.one_of(st.text(), st.from_regex(PATTERN, fullmatch=True)))
 def test_any_text_has_one_shape(value: str) -> None:
-    """Whatever the text is, it has a shape; minted means that PATTERN and the checksum agree."""
+    """A generated value matches PATTERN and has a valid checksum."""
     shape = classify(value)
 
     assert isinstance(shape, SecretShape)

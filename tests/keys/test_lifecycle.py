@@ -1,4 +1,4 @@
-"""What each change makes of a key, told by the values alone."""
+"""The changes of a key as pure functions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rotated(old: Key, plain: str | None = None, overlap: timedelta = HOUR, now: 
         pytest.param(NOW + HOUR, NOW + HOUR, id="with-the-overlap"),
     ],
 )
-def test_an_earlier_secret_keeps_the_sooner_end(ends: datetime | None, kept: datetime) -> None:
+def test_an_overlap_does_not_extend_an_expiry(ends: datetime | None, kept: datetime) -> None:
     old = secret(generate("sk"), ends=ends)
     first, second = rotated(key(old)).secrets
     assert first == replace(old, expires_at=kept)
@@ -49,24 +49,24 @@ def test_an_earlier_secret_keeps_the_sooner_end(ends: datetime | None, kept: dat
 
 
 @pytest.mark.parametrize("ends", [NOW, NOW - HOUR], ids=["now", "before"])
-def test_what_has_ended_goes(ends: datetime) -> None:
+def test_rotation_removes_expired_secrets(ends: datetime) -> None:
     assert len(rotated(key(secret(generate("sk"), ends=ends))).secrets) == 1
 
 
-def test_without_an_overlap_the_earlier_ones_go() -> None:
+def test_rotation_without_overlap_removes_earlier_secrets() -> None:
     (only,) = rotated(key(secret(generate("sk"))), overlap=timedelta(0)).secrets
     assert only.created_at == NOW
 
 
-def test_no_two_secrets_are_made_at_one_moment() -> None:
-    """Also when the clock was set back."""
+def test_secrets_have_distinct_creation_times() -> None:
+    """Even if the clock was set back."""
     old = key(secret(generate("sk"), made=NOW))
     assert len({each.created_at for each in rotated(rotated(old)).secrets}) == 3
     assert rotated(key(secret(generate("sk"), made=NOW + HOUR))).secrets[1].created_at > NOW + HOUR
 
 
-def test_a_secret_that_claims_the_end_of_time_can_be_rotated() -> None:
-    """From a store of somebody's own: there is no later moment, so the new one has another that is free."""
+def test_a_secret_created_at_the_end_of_time_can_be_rotated() -> None:
+    """There is no later time, so the new secret gets another unused one."""
     last = datetime.max.replace(tzinfo=UTC)
     old = key(secret(generate("sk"), made=last), secret(generate("sk"), made=NOW))
     new = rotated(rotated(old))
@@ -74,13 +74,13 @@ def test_a_secret_that_claims_the_end_of_time_can_be_rotated() -> None:
     assert [each.created_at for each in new.secrets[2:]] == [NOW + timedelta(microseconds=n) for n in (1, 2)]
 
 
-def test_minted_secrets_share_a_salt() -> None:
-    """So that refusing the key costs one hash, however many it has."""
+def test_generated_secrets_share_a_salt() -> None:
+    """So a refusal computes one digest, however many secrets the key has."""
     new = rotated(rotated(key(secret(generate("sk")))))
     assert len({salt_of([each]) for each in new.secrets}) == 1
 
 
-def test_the_new_secret_is_hashed_with_the_newest_pepper() -> None:
+def test_the_new_secret_uses_the_first_pepper() -> None:
     old = Secret(Hasher([b"old"]).hash(generate("sk")), created_at=NOW - HOUR)
     both = Hasher([b"new", b"old"])
     plain = generate("sk")
@@ -90,31 +90,31 @@ def test_the_new_secret_is_hashed_with_the_newest_pepper() -> None:
     assert salt_of(new.secrets[:1]) == salt_of(new.secrets[1:])
 
 
-def test_eight_live_secrets_and_no_more() -> None:
+def test_at_most_eight_active_secrets() -> None:
     full = key()
     for _ in range(MAX_LIVE_SECRETS):
         full = rotated(full)
-    with pytest.raises(InvalidKey, match="at most 8 live secrets"):
+    with pytest.raises(InvalidKey, match="at most 8 active secrets"):
         rotated(full)
     assert len(rotated(full, overlap=timedelta(0)).secrets) == 1
     assert len(rotated(full, now=NOW + 2 * HOUR).secrets) == 2  # all but the newest have ended
 
 
 @pytest.mark.parametrize("hasher", [HASHER, Hasher(volatile=True)], ids=["stored", "volatile"])
-def test_one_chosen_secret_at_a_time(hasher: Hasher) -> None:
-    old = key(Secret(hasher.hash("chosen once"), created_at=NOW - HOUR))
-    with pytest.raises(InvalidKey, match="one chosen secret at a time"):
-        lifecycle.rotated(old, NewSecret("chosen twice", hasher), overlap=HOUR, now=NOW)
-    instead = lifecycle.rotated(old, NewSecret("chosen twice", hasher), overlap=timedelta(0), now=NOW)
+def test_at_most_one_password(hasher: Hasher) -> None:
+    old = key(Secret(hasher.hash("password once"), created_at=NOW - HOUR))
+    with pytest.raises(InvalidKey, match="at most one password"):
+        lifecycle.rotated(old, NewSecret("password twice", hasher), overlap=HOUR, now=NOW)
+    instead = lifecycle.rotated(old, NewSecret("password twice", hasher), overlap=timedelta(0), now=NOW)
     assert len(instead.secrets) == 1
     beside = lifecycle.rotated(old, NewSecret(generate("sk"), hasher), overlap=HOUR, now=NOW)
     assert len(beside.secrets) == 2
 
 
 @pytest.mark.parametrize("hasher", [HASHER, Hasher(volatile=True)], ids=["stored", "volatile"])
-@pytest.mark.parametrize("plain", ["chosen", generate("sk")], ids=["chosen", "minted"])
+@pytest.mark.parametrize("plain", ["password", generate("sk")], ids=["password", "generated"])
 @pytest.mark.parametrize("overlap", [timedelta(0), HOUR], ids=["none", "hour"])
-def test_the_same_secret_is_no_rotation(hasher: Hasher, plain: str, overlap: timedelta) -> None:
+def test_rotation_refuses_the_same_secret(hasher: Hasher, plain: str, overlap: timedelta) -> None:
     old = key(Secret(hasher.hash(plain), created_at=NOW - HOUR))
     with pytest.raises(InvalidKey, match="already") as raised:
         lifecycle.rotated(old, NewSecret(plain, hasher), overlap=overlap, now=NOW)
@@ -125,12 +125,12 @@ UNREADABLE = {
     "a lost pepper": Hasher([b"lost"]).hash(generate("sk")),
     "another scheme": "$bamw2$0$",
     "cut off": HASHER.hash(generate("sk"))[:-1],
-    "slow and damaged": "$argon2id$v=19$",
+    "damaged password hash": "$argon2id$v=19$",
 }
 
 
 @pytest.mark.parametrize("hashed", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_cannot_be_read_can_be_rotated_away(hashed: str) -> None:
+def test_rotation_without_overlap_removes_a_damaged_secret(hashed: str) -> None:
     """Without an overlap all earlier secrets end, so nothing of them has to be understood."""
     plain = generate("sk")
     old = key(Secret(hashed, created_at=NOW - 2 * HOUR), secret(plain))
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_can_be_rotated_away(hashed: str) -> None:
     assert only.created_at == NOW
 
 
-def test_revoked_is_final() -> None:
+def test_revocation_is_final() -> None:
     gone = lifecycle.revoked(key(secret(generate("sk"))), NOW)
     assert gone.revoked_at == NOW
     assert lifecycle.revoked(gone, NOW + HOUR) is gone
@@ -163,7 +163,7 @@ def test_a_retried_change_does_not_hash_a_password_again(monkeypatch: pytest.Mon
         real = getattr(module, name)
         counted = lambda *args, real=real, name=name: (calls.append(name), real(*args))[1]  # noqa: E731
         monkeypatch.setattr(module, name, counted)
-    old = key(Secret(hash_password("chosen"), created_at=NOW - HOUR))
+    old = key(Secret(hash_password("password"), created_at=NOW - HOUR))
     new = NewSecret("another", HASHER)
     calls.clear()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The Authorization field: one strict parser, one spelling of each credential, and the challenge."""
+"""The Authorization header: a strict parser, one canonical form of each credential, and the challenge."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from basicauth_mw import Principal, require_scopes
 from basicauth_mw.errors import InsufficientScope, InvalidKey, MalformedCredentials
 from basicauth_mw.keys.credentials import (
-    MAX_FIELD_OCTETS,
+    MAX_FIELD_BYTES,
     Credentials,
     challenge,
     encode_basic,
-    is_usual_spelling,
+    is_canonical,
     parse_basic,
 )
 
@@ -79,7 +79,7 @@ ACCEPTED = [
     row("blank-secret", basic("a: "), "a", " "),
     row("blank-id", basic(" :b"), " ", "b"),
     row("blanks-kept", basic(" a : b "), " a ", " b "),
-    row("one-octet-halves", basic("a:b"), "a", "b"),
+    row("one-byte-parts", basic("a:b"), "a", "b"),
     row(
         "id-greek",
         basic("\u03ba\u03bb\u03b5\u03b9\u03b4\u03af:\u03bc\u03c5\u03c3\u03c4\u03b9\u03ba\u03cc"),
@@ -103,18 +103,18 @@ ACCEPTED = [
 
 @pytest.mark.proves("X27")
 @pytest.mark.parametrize(("value", "client_id", "secret"), ACCEPTED)
-def test_accepts(value: bytes, client_id: str, secret: str) -> None:
-    """A well-formed credential is read exactly, from octets and from latin-1 code points alike."""
+def test_well_formed_credentials(value: bytes, client_id: str, secret: str) -> None:
+    """Read exactly, from bytes and from latin-1 text alike."""
     assert parse_basic(value) == Credentials(client_id, secret)
     assert parse_basic(value.decode("latin-1")) == Credentials(client_id, secret)
 
 
 @pytest.mark.proves("O3", "X11")
-def test_accepts_a_field_of_exactly_the_longest_length() -> None:
-    """8192 octets pass and 8193 do not, spaces counted."""
+def test_the_maximum_length() -> None:
+    """8192 bytes are accepted and 8193 are not, including spaces."""
     token = b64encode(b"a:" + b"b" * 6136)
-    longest = b"Basic" + b" " * (MAX_FIELD_OCTETS - 5 - len(token)) + token
-    assert MAX_FIELD_OCTETS == 8192
+    longest = b"Basic" + b" " * (MAX_FIELD_BYTES - 5 - len(token)) + token
+    assert MAX_FIELD_BYTES == 8192
     assert len(longest) == 8192
 
     assert parse_basic(longest).secret == "b" * 6136
@@ -150,7 +150,7 @@ REFUSED = [
     row("sep-lf", b"Basic\n" + DEMO, marks=H10),
     row("sep-cr", b"Basic\r" + DEMO, marks=H10),
     row("sep-nul", b"Basic\x00" + DEMO, marks=H10),
-    *(row(f"sep-{octet:02x}", b"Basic" + bytes([octet]) + DEMO, marks=H4) for octet in range(0x1C, 0x20)),
+    *(row(f"sep-{byte:02x}", b"Basic" + bytes([byte]) + DEMO, marks=H4) for byte in range(0x1C, 0x20)),
     row("sep-space-vt", b"Basic \x0b" + DEMO, marks=H4),
     row("sep-colon", b"Basic: " + DEMO, marks=H4),
     row("sep-equals", b"Basic=" + DEMO, marks=H4),
@@ -166,7 +166,7 @@ REFUSED = [
     row("token-junk-inside", b"Basic " + DEMO[:4] + b"!" + DEMO[4:], marks=H5),
     row("token-junk-before", b"Basic *" + DEMO, marks=H5),
     row("token-junk-behind", b"Basic " + DEMO + b"*", marks=H5),
-    row("token-high-octet", b"Basic " + DEMO[:4] + b"\xff" + DEMO[4:]),
+    row("token-high-byte", b"Basic " + DEMO[:4] + b"\xff" + DEMO[4:]),
     row("token-quoted", b'Basic "' + DEMO + b'"'),
     row("token-percent", b"Basic " + DEMO.replace(b"=", b"%3D")),
     row("token-plain-pair", b"Basic demo:p@55w0rd"),
@@ -205,8 +205,8 @@ REFUSED = [
     row("utf8-surrogate", basic(b"a:\xed\xa0\x80"), marks=B2),
     row("utf8-surrogate-pair", basic(b"a:\xed\xa0\xbd\xed\xb4\x91"), marks=B2),
     row("utf8-above-10ffff", basic(b"a:\xf4\x90\x80\x80"), marks=B2),
-    *(row(f"ctl-id-{octet:02x}", basic(bytes([97, octet, 98]) + b":c"), marks=B3) for octet in CONTROLS),
-    *(row(f"ctl-secret-{octet:02x}", basic(b"a:b" + bytes([octet]) + b"c"), marks=B3) for octet in CONTROLS),
+    *(row(f"ctl-id-{byte:02x}", basic(bytes([97, byte, 98]) + b":c"), marks=B3) for byte in CONTROLS),
+    *(row(f"ctl-secret-{byte:02x}", basic(b"a:b" + bytes([byte]) + b"c"), marks=B3) for byte in CONTROLS),
     row("ctl-nul-truncates", basic(b"demo:p@55w0rd\x00junk"), marks=B3),
     row("ctl-at-the-end", basic(b"demo:p@55w0rd\n"), marks=B3),
     row("joined-same", b"Basic " + DEMO + b", Basic " + DEMO, marks=H8),
@@ -217,8 +217,8 @@ REFUSED = [
     row("joined-empty-behind", b"Basic " + DEMO + b",", marks=H8),
     row("joined-empty-before", b", Basic " + DEMO, marks=H8),
     row("two-tokens", b"Basic " + DEMO + b" " + DEMO, marks=H8),
-    row("too-long-spaces", b"Basic " + b" " * MAX_FIELD_OCTETS + DEMO, marks=O3),
-    row("too-long-outer-blanks", b"Basic " + DEMO + b" " * MAX_FIELD_OCTETS, marks=O3),
+    row("too-long-spaces", b"Basic " + b" " * MAX_FIELD_BYTES + DEMO, marks=O3),
+    row("too-long-outer-blanks", b"Basic " + DEMO + b" " * MAX_FIELD_BYTES, marks=O3),
     row("too-long-secret", basic(b"a:" + b"b" * 6200), marks=O3),
     row("too-long-megabyte", basic(b"a:" + b"b" * 1_000_000), marks=O3),
 ]
@@ -226,8 +226,8 @@ REFUSED = [
 
 @pytest.mark.proves("X11", "X19", "X21", "X22", "X25", "X26")
 @pytest.mark.parametrize("value", REFUSED)
-def test_refuses(value: bytes) -> None:
-    """Anything but one canonical credential is malformed, as octets and as latin-1 code points alike."""
+def test_malformed_credentials(value: bytes) -> None:
+    """Anything but one canonical credential is malformed, as bytes and as latin-1 text alike."""
     with pytest.raises(MalformedCredentials):
         parse_basic(value)
     with pytest.raises(MalformedCredentials):
@@ -241,13 +241,13 @@ def test_refuses(value: bytes) -> None:
         row("above-latin-1", "Basic \u0100"),
         row("non-latin-pair", "Basic \u5bc6:\u94a5"),
         row("lone-surrogate", "Basic " + DEMO.decode() + "\udcff"),
-        row("fullwidth-token", "Basic " + "".join(chr(0xFEE0 + octet) for octet in DEMO)),
+        row("fullwidth-token", "Basic " + "".join(chr(0xFEE0 + byte) for byte in DEMO)),
         row("kelvin-sign", "Bas\u212ac " + DEMO.decode()),
         row("em-space", "Basic\u2003" + DEMO.decode()),
     ],
 )
-def test_refuses_text_that_is_no_latin_1(value: str) -> None:
-    """A text that cannot have come from octets is malformed, not a UnicodeEncodeError (PEP 3333)."""
+def test_text_outside_latin_1_is_malformed(value: str) -> None:
+    """It is not a UnicodeEncodeError (PEP 3333)."""
     with pytest.raises(MalformedCredentials):
         parse_basic(value)
 
@@ -261,8 +261,8 @@ def test_refuses_text_that_is_no_latin_1(value: str) -> None:
         row("no-colon", basic(b"canary-secret")),
     ],
 )
-def test_a_refusal_tells_nothing_of_the_field(value: bytes) -> None:
-    """Neither the message nor the printed traceback shows what was sent, in clear or encoded."""
+def test_an_error_shows_nothing_of_the_header(value: bytes) -> None:
+    """Neither the message nor the traceback contains the value, decoded or encoded."""
     with pytest.raises(MalformedCredentials) as refusal:
         parse_basic(value)
 
@@ -279,7 +279,7 @@ _SCHEMES = st.sampled_from(
 _TOKENS = st.one_of(
     st.binary(max_size=40),
     st.binary(max_size=40).map(b64encode),
-    st.binary(max_size=40).map(lambda octets: b64encode(b"a:" + octets)),
+    st.binary(max_size=40).map(lambda data: b64encode(b"a:" + data)),
     st.text(st.sampled_from("YTpiMDAwQ+/-_= \t,=\n"), max_size=16).map(str.encode),
 )
 FIELDS = st.one_of(
@@ -289,7 +289,7 @@ FIELDS = st.one_of(
     ),
 )
 LEGAL = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters=[chr(octet) for octet in CONTROLS]),
+    st.characters(exclude_categories=["Cs"], exclude_characters=[chr(byte) for byte in CONTROLS]),
     min_size=1,
     max_size=60,
 )
@@ -300,8 +300,8 @@ LEGAL_IDS = LEGAL.filter(lambda text: ":" not in text)
 @given(st.one_of(FIELDS, st.text(max_size=60), st.text(max_size=30).map("Basic ".__add__)))
 @example(b"Basic \xff")
 @example("Basic \ud800")
-def test_any_input_gives_credentials_or_malformed(value: bytes | str) -> None:
-    """Whatever the value is, there are usable credentials or MalformedCredentials, and nothing else."""
+def test_any_input_gives_credentials_or_malformed_credentials(value: bytes | str) -> None:
+    """Any value gives usable credentials or MalformedCredentials, and nothing else."""
     try:
         credentials = parse_basic(value)
     except MalformedCredentials:
@@ -314,8 +314,8 @@ def test_any_input_gives_credentials_or_malformed(value: bytes | str) -> None:
 
 
 @given(FIELDS)
-def test_octets_and_latin_1_text_are_read_alike(value: bytes) -> None:
-    """ASGI hands over octets and WSGI their latin-1 code points: the verdict is the same."""
+def test_bytes_and_latin_1_text_give_the_same_result(value: bytes) -> None:
+    """ASGI passes bytes, WSGI latin-1 text."""
 
     def outcome(field: bytes | str) -> Credentials | None:
         try:
@@ -329,8 +329,8 @@ def test_octets_and_latin_1_text_are_read_alike(value: bytes) -> None:
 @pytest.mark.proves("H4", "H5", "B11", "X21")
 @given(FIELDS)
 @example(b" \tbASIC   " + DEMO + b" \t")
-def test_a_credential_has_one_spelling(value: bytes) -> None:
-    """What is accepted is what encode_basic makes, up to the case of the scheme and the blanks round it."""
+def test_credentials_have_one_canonical_form(value: bytes) -> None:
+    """Only what encode_basic writes is accepted, up to the case of the scheme and spaces around the token."""
     try:
         credentials = parse_basic(value)
     except MalformedCredentials:
@@ -344,14 +344,14 @@ def test_a_credential_has_one_spelling(value: bytes) -> None:
 @given(LEGAL_IDS, LEGAL)
 @example("a", ":")
 @example("\ufeff", "\u0080")
-def test_what_is_encoded_is_read_back(client_id: str, secret: str) -> None:
+def test_every_valid_pair_round_trips(client_id: str, secret: str) -> None:
     """Every legal pair survives the way there and back, character for character."""
     assert parse_basic(encode_basic(client_id, secret)) == Credentials(client_id, secret)
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_any_pair_is_encoded_or_invalid(client_id: str, secret: str) -> None:
-    """encode_basic gives a value that reads back as the pair, or InvalidKey, and nothing else."""
+    """encode_basic returns a value that parses to the same pair, or raises InvalidKey, and nothing else."""
     try:
         value = encode_basic(client_id, secret)
     except InvalidKey:
@@ -362,7 +362,7 @@ def test_any_pair_is_encoded_or_invalid(client_id: str, secret: str) -> None:
 # --- encoding
 
 
-def test_encodes_the_documented_example() -> None:
+def test_encode_basic_documented_example() -> None:
     """The value in the documentation is the value that is made."""
     assert encode_basic("demo", "p@55w0rd") == "Basic ZGVtbzpwQDU1dzByZA=="
 
@@ -382,14 +382,14 @@ def test_encodes_the_documented_example() -> None:
         row("surrogate-in-id", "\ud800", "secret"),
         row("surrogate-in-secret", "demo", "canary\udcff"),
         row("too-long", "demo", "x" * 6200),
-        row("octets-as-id", b"demo", "canary"),
-        row("octets-as-secret", "demo", b"canary"),
+        row("bytes-as-id", b"demo", "canary"),
+        row("bytes-as-secret", "demo", b"canary"),
         row("no-secret", "demo", None),
         row("number-as-id", 1, "canary"),
     ],
 )
-def test_does_not_encode_what_would_not_read_back(client_id: str, secret: str) -> None:
-    """A pair that no parser could give back is InvalidKey, whose text does not hold the secret."""
+def test_encode_basic_refuses_what_parse_basic_refuses(client_id: str, secret: str) -> None:
+    """InvalidKey, whose message does not contain the secret."""
     with pytest.raises(InvalidKey) as refusal:
         encode_basic(client_id, secret)
     assert "canary" not in "".join(traceback.format_exception(refusal.value))
@@ -408,8 +408,8 @@ def test_repr_hides_the_secret() -> None:
 
 
 @pytest.mark.proves("X41", "X42")
-def test_what_was_read_is_not_who_was_proved() -> None:
-    """Reading is no proof: the outcome has nothing of a caller, and is none where one is asked for."""
+def test_parsed_credentials_are_not_a_principal() -> None:
+    """Parsing proves nothing: the result has no attribute of a caller, and is not accepted as one."""
     read = parse_basic(encode_basic("ci", "whatever"))
 
     assert not isinstance(read, Principal)
@@ -423,8 +423,8 @@ def test_what_was_read_is_not_who_was_proved() -> None:
         require_scopes(None, "read")
 
 
-def test_credentials_are_frozen_values() -> None:
-    """Credentials compare by content and cannot be changed."""
+def test_credentials_are_immutable_values() -> None:
+    """They compare by content and cannot be changed."""
     credentials = Credentials("demo", "secret")
 
     assert credentials == Credentials("demo", "secret")
@@ -467,7 +467,7 @@ def read_challenge(field: str) -> tuple[str, dict[str, str]]:
     ],
 )
 def test_challenge_quotes_the_realm(realm: str, field: str) -> None:
-    """The realm is written as a quoted-string: no realm can end it, or add a parameter."""
+    """The realm is a quoted-string: no realm can end it, or add a parameter."""
     assert challenge(realm) == field
 
 
@@ -476,14 +476,14 @@ def test_challenge_quotes_the_realm(realm: str, field: str) -> None:
 @example('"')
 @example("\\")
 @example('\\", realm="x')
-def test_any_realm_reads_back(realm: str) -> None:
-    """Whatever the realm is, a reader of quoted strings gets it back, and each parameter once."""
+def test_every_realm_round_trips(realm: str) -> None:
+    """A parser of quoted strings reads the same realm, and each parameter once."""
     assert read_challenge(challenge(realm)) == ("Basic", {"realm": realm, "charset": "UTF-8"})
 
 
 @pytest.mark.proves("H7")
-def test_challenge_takes_another_scheme() -> None:
-    """A scheme that browsers do not know changes nothing but the scheme."""
+def test_challenge_with_another_scheme() -> None:
+    """Only the scheme changes."""
     assert read_challenge(challenge("api", scheme="xBasic")) == (
         "xBasic",
         {"realm": "api", "charset": "UTF-8"},
@@ -504,7 +504,7 @@ def test_challenge_takes_another_scheme() -> None:
         row("tab-behind", b"Basic YTpi\t", False),
     ],
 )
-def test_the_usual_spellings_are_few(value: bytes, usual: bool) -> None:
-    """Every spelling is accepted, and only those that programs use are worth remembering."""
+def test_is_canonical(value: bytes, usual: bool) -> None:
+    """Every form is accepted, but only the usual ones are cached."""
     assert parse_basic(value) == (Credentials("_", "W") if b"X" in value else Credentials("a", "b"))
-    assert is_usual_spelling(value) is usual
+    assert is_canonical(value) is usual

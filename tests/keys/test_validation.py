@@ -1,4 +1,4 @@
-"""What a key may hold: every bound at its edge."""
+"""The fields of a key: every limit at its edge."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
         (check_secret, "x"),
         (check_secret, "x" * 1024),
         (check_secret, "with:colon and ünicode"),
-        pytest.param(check_secret, generate("sk"), id="minted"),
-        pytest.param(check_secret, generate("acme_live"), id="minted with another prefix"),
+        pytest.param(check_secret, generate("sk"), id="generated"),
+        pytest.param(check_secret, generate("acme_live"), id="generated with another prefix"),
         (check_name, ""),
         (check_name, "n" * 200),
         (check_name, "ü" * 200),
         (check_name, "<script>"),
     ],
 )
-def test_allowed_texts(check: Callable[[str], str], value: str) -> None:
-    """They come back as they are: nothing is trimmed, nothing is normalised."""
+def test_valid_strings(check: Callable[[str], str], value: str) -> None:
+    """They are returned unchanged: not trimmed, not normalised."""
     assert check(value) == value
 
 
@@ -59,18 +59,18 @@ def test_allowed_texts(check: Callable[[str], str], value: str) -> None:
         (check_client_id, "a\nb", "control"),
         (check_client_id, "a\x7f", "control"),
         (check_client_id, "\ud800", "UTF-8"),
-        (check_client_id, b"a", "text"),
+        (check_client_id, b"a", "must be a string"),
         (check_secret, "", "1 to 1024"),
         (check_secret, "canary" * 171, "1026"),
         (check_secret, "canary\x00", "control"),
         (check_secret, "sk_" + "0" * 49, "mistyped"),
-        (check_secret, None, "text"),
+        (check_secret, None, "must be a string"),
         (check_name, "n" * 201, "201"),
         (check_name, "a\x1b[2J", "control"),
-        (check_name, 5, "text"),
+        (check_name, 5, "must be a string"),
     ],
 )
-def test_refused_texts(check: Callable[[Any], str], value: Any, said: str) -> None:
+def test_invalid_strings(check: Callable[[Any], str], value: Any, said: str) -> None:
     with pytest.raises(InvalidKey, match=said) as refusal:
         check(value)
 
@@ -80,7 +80,7 @@ def test_refused_texts(check: Callable[[Any], str], value: Any, said: str) -> No
 @pytest.mark.parametrize(
     "scopes", [(), ["read"], {"a", "b"}, ["!", "~", "a:b/c"], [f"s{n}" for n in range(100)]]
 )
-def test_allowed_scopes(scopes: Any) -> None:
+def test_valid_scopes(scopes: Any) -> None:
     """The tokens of RFC 6749 section 3.3."""
     assert check_scopes(scopes) == frozenset(scopes)
 
@@ -103,13 +103,13 @@ def test_allowed_scopes(scopes: Any) -> None:
     ],
     ids=lambda scopes: repr(scopes)[:20],
 )
-def test_refused_scopes(scopes: Any) -> None:
+def test_invalid_scopes(scopes: Any) -> None:
     with pytest.raises(InvalidKey):
         check_scopes(scopes)
 
 
-def test_expiry() -> None:
-    """A moment in the future, in UTC whatever zone it came in."""
+def test_valid_expiry() -> None:
+    """A time in the future, converted to UTC."""
     later = NOW + timedelta(microseconds=1)
     assert check_expires_at(None, now=NOW) is None
     assert check_expires_at(later, now=NOW) == later
@@ -130,7 +130,7 @@ def test_expiry() -> None:
     ],
     ids=["now", "past", "naive", "text", "out of range"],
 )
-def test_refused_expiry(expires_at: Any) -> None:
+def test_invalid_expiry(expires_at: Any) -> None:
     with pytest.raises(InvalidKey):
         check_expires_at(expires_at, now=NOW)
 
@@ -160,7 +160,7 @@ def test_metadata_is_copied() -> None:
     ],
     ids=lambda metadata: repr(metadata)[:20],
 )
-def test_refused_metadata(metadata: Any) -> None:
+def test_invalid_metadata(metadata: Any) -> None:
     with pytest.raises(InvalidKey):
         check_metadata(metadata)
 
@@ -175,10 +175,10 @@ def nested(depth: int, kind: Any = list) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_metadata_is_nested_at_most_32_deep(kind: Any) -> None:
-    """Or a record could be stored that no reader can follow, and its key would be an outage of its own."""
+    """Otherwise a record could be stored that cannot be read."""
     assert check_metadata(nested(32, kind)) == nested(32)
     for depth in (33, 975, 100_000):
-        with pytest.raises(InvalidKey, match="at most 32 deep"):
+        with pytest.raises(InvalidKey, match="at most 32 levels"):
             check_metadata(nested(depth, kind))
 
 
@@ -197,8 +197,8 @@ def test_metadata_is_nested_at_most_32_deep(kind: Any) -> None:
         ("]" * 100 + "[" * 100, 0),
     ],
 )
-def test_how_deep_json_may_be_nested(text: str, depth: int) -> None:
-    """A rule of our own: how deep the interpreter can follow differs between versions of Python."""
+def test_check_depth(text: str, depth: int) -> None:
+    """The limit of the interpreter differs between versions of Python."""
     check_depth(text, max(depth, 1))
     for most in (64, depth - 1):
         if depth > most >= 1:
@@ -206,15 +206,15 @@ def test_how_deep_json_may_be_nested(text: str, depth: int) -> None:
                 check_depth(text, most)
 
 
-def test_brackets_cost_no_more_than_their_number() -> None:
-    """Not even those in a string that never ends."""
+def test_check_depth_takes_linear_time() -> None:
+    """Even for brackets in an unterminated string."""
     began = time.perf_counter()
     for text in ('"\\"' * 200_000, "[]" * 200_000):
         check_depth(text)
     assert time.perf_counter() - began < 2
 
 
-def test_metadata_without_end() -> None:
+def test_cyclic_metadata() -> None:
     endless: dict[str, Any] = {}
     endless["a"] = endless
     with pytest.raises(InvalidKey):

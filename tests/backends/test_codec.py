@@ -1,4 +1,4 @@
-"""The stored form of a key: what is written is read back, and damage never authenticates."""
+"""The stored form of a key: it round-trips, and a damaged record never authenticates."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ KEY = Key(
 )
 
 
-def test_the_stored_form_never_changes() -> None:
-    """Version 1, written down: what an earlier release stored is read, and nothing else is stored."""
+def test_the_stored_form_of_version_1() -> None:
+    """Records of earlier releases are read, and new records have the same form."""
     stored = (
         '{"v":1,"id":"démo","n":7,"name":"CI","scopes":["read","write"],"created":1767323045678901,'
         '"secrets":[["$bamw1$0$canary",1767323045678901,1767495845678901],["$argon2id$canary",1767323045678902,null]],'
@@ -60,8 +60,8 @@ def test_the_stored_form_never_changes() -> None:
     assert load_key(stored, "démo").version == 7
 
 
-def test_what_is_absent_is_not_stored() -> None:
-    """A plain key is a short record."""
+def test_empty_fields_are_not_stored() -> None:
+    """A key without optional fields is a short record."""
     key = Key("a", created_at=CREATED)
 
     assert (
@@ -71,8 +71,8 @@ def test_what_is_absent_is_not_stored() -> None:
     assert load_key(dump_key(key), "a") == key
 
 
-def test_last_use_is_not_part_of_the_record() -> None:
-    """It is written apart, so that it never competes with a change of the key."""
+def test_the_record_does_not_include_last_used_at() -> None:
+    """It is written separately, so that it never competes with a change of the key."""
     used = Key("a", created_at=CREATED, last_used_at=CREATED, secrets=(Secret("h", CREATED, None, CREATED),))
     unused = Key("a", created_at=CREATED, secrets=(Secret("h", CREATED),))
 
@@ -80,8 +80,8 @@ def test_last_use_is_not_part_of_the_record() -> None:
     assert load_key(dump_key(used), "a") == unused
 
 
-def test_times_are_read_as_utc() -> None:
-    """A moment of another zone is the same moment in UTC; the year 1 and the year 9999 are kept."""
+def test_times_are_converted_to_utc() -> None:
+    """A time of another zone is the same time in UTC; the years 1 and 9999 are valid."""
     zone = timezone(timedelta(hours=-11))
     key = Key(
         "a",
@@ -123,7 +123,7 @@ KEYS = st.builds(
 @given(KEYS)
 @example(KEY)
 def test_the_stored_form_is_compact_json(key: Key) -> None:
-    """Byte for byte what the standard library makes of the same members, in the order of version 1."""
+    """Byte for byte what ``json`` writes for the same members, in the order of version 1."""
     stored = dump_key(key)
 
     assert json.dumps(json.loads(stored), ensure_ascii=False, separators=(",", ":")) == stored
@@ -139,8 +139,8 @@ def test_the_stored_form_is_compact_json(key: Key) -> None:
 
 @given(KEYS)
 @example(KEY)
-def test_what_is_written_is_read_back(key: Key) -> None:
-    """Every key comes back equal, its version too, as text and as octets."""
+def test_every_key_round_trips(key: Key) -> None:
+    """Every key is read back equal, including its version, as str and as bytes."""
     stored = dump_key(key)
 
     for form in (stored, stored.encode()):
@@ -160,7 +160,7 @@ HASH = "$bamw1$0$canary"
 
 DAMAGED = [
     row("empty", ""),
-    row("empty-octets", b""),
+    row("empty-bytes", b""),
     row("no-json", "canary"),
     row("cut", dump_key(KEY)[:-1]),
     row("longer", dump_key(KEY) + "}"),
@@ -231,21 +231,21 @@ DAMAGED = [
 
 @pytest.mark.proves("F12", "F18")
 @pytest.mark.parametrize("stored", DAMAGED)
-def test_damage_is_an_outage(stored: str | bytes) -> None:
-    """A record that is not what was written is unreadable: 503, no key, and no content in the message."""
+def test_a_damaged_record_is_unreadable(stored: str | bytes) -> None:
+    """It gives a 503 and no key, and the message contains nothing of the record."""
     with pytest.raises(UnreadableRecord) as refusal:
         load_key(stored, "démo")
     assert isinstance(refusal.value, BackendUnavailable)
     assert "canary" not in str(refusal.value)
 
 
-def test_the_undamaged_record_is_read() -> None:
-    """The rows above fail for what they change and for nothing else."""
+def test_the_record_without_damage_is_read() -> None:
+    """The cases above fail only because of what they change."""
     assert load_key(damaged(), "démo") == KEY
 
 
-def test_members_of_a_later_release_are_ignored() -> None:
-    """Version 1 may gain members: what is not known here is no damage."""
+def test_unknown_members_are_ignored() -> None:
+    """A later release may add members to version 1."""
     assert load_key(damaged(colour="red"), "démo") == KEY
 
 
@@ -261,7 +261,7 @@ def test_members_of_a_later_release_are_ignored() -> None:
     ),
 )
 def test_any_record_is_a_key_or_unreadable(text: str | bytes, changes: dict[str, Any]) -> None:
-    """Whatever is stored, there is the key asked for, or UnreadableRecord, and nothing else."""
+    """Any stored text gives the key with the right id, or UnreadableRecord, and nothing else."""
     for stored in (text, damaged(**changes)):
         try:
             key = load_key(stored, "démo")
@@ -278,7 +278,7 @@ def test_any_record_is_a_key_or_unreadable(text: str | bytes, changes: dict[str,
 
 @given(KEYS)
 @example(KEY)
-def test_the_secrets_are_decoded_first_and_the_key_from_them(key: Key) -> None:
+def test_a_stored_record_loads_the_same_key(key: Key) -> None:
     for form in (dump_key(key), dump_key(key).encode()):
         record = load_record(form, key.client_id)
         assert record == load_for_lookup(form, key.client_id)
@@ -291,7 +291,7 @@ def test_the_secrets_are_decoded_first_and_the_key_from_them(key: Key) -> None:
 @pytest.mark.parametrize(
     "text", ['"secrets":[', ',"secrets":[', '","secrets":[[', ",", "\\", '\\","secrets":[', "]}"]
 )
-def test_no_text_is_taken_for_the_secrets(text: str) -> None:
+def test_text_like_the_secrets_member_is_not_mistaken_for_it(text: str) -> None:
     key = Key(text, name=text, scopes=frozenset({text, "a"}), created_at=CREATED, secrets=KEY.secrets)
 
     record = load_record(dump_key(key), text)
@@ -301,8 +301,8 @@ def test_no_text_is_taken_for_the_secrets(text: str) -> None:
 
 
 @pytest.mark.parametrize("stored", DAMAGED)
-def test_damage_in_canonical_json_is_an_outage(stored: str | bytes) -> None:
-    """Whichever stage finds it, there is never a whole key."""
+def test_a_damaged_record_in_compact_json_is_unreadable(stored: str | bytes) -> None:
+    """Either stage finds the damage, so that there is never a key."""
     if isinstance(stored, str):
         with suppress(ValueError, RecursionError):
             stored = json.dumps(json.loads(stored), ensure_ascii=False, separators=(",", ":"))
@@ -321,8 +321,8 @@ def test_damage_in_canonical_json_is_an_outage(stored: str | bytes) -> None:
         row("another list after the secrets", lambda text: text.replace("]],", "]][],")),
     ],
 )
-def test_damage_around_the_secrets_is_an_outage(damage: Callable[[str], str]) -> None:
-    """The secrets are cut out of the record, but what is left must be a record by itself."""
+def test_damage_next_to_the_secrets_is_found(damage: Callable[[str], str]) -> None:
+    """The secrets are replaced by null in the rest of the record, which must be valid by itself."""
     stored = damage(dump_key(KEY))
 
     assert stored != dump_key(KEY)
@@ -331,7 +331,7 @@ def test_damage_around_the_secrets_is_an_outage(damage: Callable[[str], str]) ->
 
 
 def test_whitespace_between_members_is_accepted() -> None:
-    """An editor may have added it."""
+    """An editor may add it."""
     for stored in (f" {dump_key(KEY)}\n", json.dumps(json.loads(dump_key(KEY)), indent=1)):
         assert load_key(stored, "démo") == KEY
 
@@ -377,7 +377,7 @@ def test_a_refusal_decodes_the_secrets_alone(key: Key, decoded: list[object]) ->
 
 
 def test_an_unknown_id_costs_as_much_as_a_known_one(decoded: list[object]) -> None:
-    """It decodes a decoy of the usual size: the secrets alone, once."""
+    """It decodes the secrets of a decoy of the usual size, once."""
     key = Key("démo", secrets=(Secret(Hasher().digest_secret("secret"), CREATED),))
     assert load_for_lookup(None, "démo") is None
     assert load_for_lookup(dump_key(key), "démo") is not None
@@ -398,8 +398,8 @@ def test_an_accepted_secret_decodes_each_part_once(decoded: list[object]) -> Non
     assert decoded[1]["secrets"] is None
 
 
-def test_a_record_longer_than_any_key_is_refused_undecoded() -> None:
-    """A key with 1,200 secrets must not cost more to refuse than others."""
+def test_a_record_longer_than_any_key_is_not_decoded() -> None:
+    """A key with 1,200 secrets must not be slower to refuse than others."""
     secrets = tuple(
         Secret(
             "$bamw1$0$" + "A" * 60,

@@ -1,4 +1,4 @@
-"""Stored hashes: what is accepted, what matches, and that a refusal costs the same whatever was found."""
+"""Stored hashes: which are accepted and match, and that every refusal costs the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from basicauth_mw.keys.hashing import (
     ARGON2_LANES,
     ARGON2_MEMORY_KIB,
     ARGON2_TIME_COST,
-    BCRYPT_MAX_OCTETS,
+    BCRYPT_MAX_BYTES,
     MAX_LIVE_SECRETS,
     Hasher,
     check_hash,
@@ -61,14 +61,14 @@ def cheap_argon2(secret: str, *, salt: bytes = b"somesalt") -> str:
 CHEAP_ARGON2 = cheap_argon2("p@55w0rd")
 
 
-# --- the fast hash
+# --- digests
 
 
 @pytest.mark.proves("X5", "X13", "X14")
 @pytest.mark.parametrize(
     "peppers", [row("none", []), row("one", [NEW]), row("two", [NEW, OLD]), row("long", [b"x" * 1000])]
 )
-def test_fast_round_trip(peppers: list[bytes]) -> None:
+def test_a_digest_matches_its_secret_only(peppers: list[bytes]) -> None:
     """What was hashed matches, and nothing else does."""
     hasher = Hasher(peppers)
     secret = generate("sk")
@@ -92,14 +92,14 @@ def test_fast_round_trip(peppers: list[bytes]) -> None:
         ),
     ],
 )
-def test_the_stored_form_never_changes(peppers: list[bytes], stored: str) -> None:
-    """Hashes that were stored before still match: the form is versioned, and this is version 1."""
+def test_the_stored_form_of_version_1(peppers: list[bytes], stored: str) -> None:
+    """Digests of earlier releases still match."""
     assert Hasher(peppers).digest_secret("secret", salt=SALT) == stored
     assert Hasher(peppers).verify_digest("secret", [Secret(stored)])
 
 
-def test_the_fast_hash_is_the_documented_one() -> None:
-    """Keyed, salted BLAKE2b of RFC 7693, which anybody can compute again."""
+def test_the_digest_is_keyed_salted_blake2b() -> None:
+    """As documented (RFC 7693), so that anyone can compute it."""
     key = blake2b(b"pepper", digest_size=32).digest()
     digest = blake2b(
         b"secret", digest_size=32, key=key, salt=SALT.encode(), person=b"basicauth_mw/1"
@@ -112,8 +112,8 @@ def test_the_fast_hash_is_the_documented_one() -> None:
 
 
 @pytest.mark.proves("B8")
-def test_every_hash_has_its_own_salt() -> None:
-    """One secret hashed twice gives two texts, unless a salt is shared on purpose."""
+def test_every_digest_has_its_own_salt() -> None:
+    """Two digests of one secret differ, unless they share a salt on purpose."""
     hasher = Hasher()
 
     assert len({hasher.digest_secret("secret") for _ in range(100)}) == 100
@@ -121,8 +121,8 @@ def test_every_hash_has_its_own_salt() -> None:
 
 
 @pytest.mark.proves("O2")
-def test_a_pepper_is_needed_to_match() -> None:
-    """The same secret and salt under another pepper give another digest."""
+def test_a_digest_matches_only_with_its_pepper() -> None:
+    """The same secret and salt with another pepper give another digest."""
     digests = {
         Hasher(peppers).digest_secret("secret", salt=SALT).rpartition("$")[2]
         for peppers in ([], [NEW], [OLD], [b""])
@@ -130,8 +130,8 @@ def test_a_pepper_is_needed_to_match() -> None:
     assert len(digests) == 4
 
 
-def test_the_newest_pepper_makes_hashes_and_all_of_them_match() -> None:
-    """While a pepper is changed, hashes made with the old one, or with none, stay valid."""
+def test_new_digests_use_the_first_pepper_and_all_are_tried() -> None:
+    """While a pepper is replaced, digests made with the old one, or with none, stay valid."""
     both = Hasher([NEW, OLD])
     of_old = Secret(Hasher([OLD]).digest_secret("secret"))
     of_none = Secret(Hasher().digest_secret("secret"))
@@ -145,8 +145,8 @@ def test_the_newest_pepper_makes_hashes_and_all_of_them_match() -> None:
     assert Hasher([OLD, NEW]).verify_digest("secret", [of_both]) is of_both
 
 
-def test_is_current_tells_what_would_be_made_today() -> None:
-    """A hash of an older pepper, of none, or of a scheme from elsewhere may be replaced after a login."""
+def test_needs_rehash() -> None:
+    """True for a digest of an older pepper or of none, and for other schemes and costs."""
     hasher = Hasher([NEW, OLD])
 
     assert not hasher.needs_rehash(hasher.digest_secret("secret"))
@@ -159,36 +159,36 @@ def test_is_current_tells_what_would_be_made_today() -> None:
 
 
 @pytest.mark.proves("B8")
-def test_the_shape_of_a_secret_chooses_its_hash() -> None:
-    """Where hashes outlive the process; else all are fast, and a chosen secret can be told all the same."""
+def test_the_shape_of_a_secret_selects_its_hash() -> None:
+    """In a volatile store passwords are digests too, and can still be recognised."""
     stored, volatile = Hasher([NEW]), Hasher([NEW], volatile=True)
-    minted = generate("sk")
+    generated = generate("sk")
 
-    assert stored.hash(minted).startswith(f"$bamw1${pepper_id(NEW)}$")
-    assert is_password_hash(stored.hash("chosen"))
-    for secret in (minted, "chosen"):
+    assert stored.hash(generated).startswith(f"$bamw1${pepper_id(NEW)}$")
+    assert is_password_hash(stored.hash("password"))
+    for secret in (generated, "password"):
         hashed = Secret(volatile.hash(secret, salt=SALT))
         assert not is_password_hash(hashed.hash)
         assert f"${SALT}$" in hashed.hash
         assert volatile.verify_digest(secret, [hashed]) is hashed
         assert not volatile.needs_rehash(hashed.hash)
-        assert volatile.is_password(hashed.hash) is (secret == "chosen")
+        assert volatile.is_password(hashed.hash) is (secret == "password")
         assert not stored.has_pepper(hashed.hash)
-    assert stored.is_password(stored.hash("chosen"))
-    assert not stored.is_password(stored.hash(minted))
+    assert stored.is_password(stored.hash("password"))
+    assert not stored.is_password(stored.hash(generated))
 
 
-def test_is_known_tells_whether_a_hash_can_be_checked() -> None:
+def test_has_pepper() -> None:
     assert Hasher([NEW]).has_pepper(Hasher().digest_secret("secret"))
     assert Hasher([NEW]).has_pepper(CHEAP_ARGON2)
     assert not Hasher([NEW]).has_pepper(Hasher([OLD]).digest_secret("secret"))
 
 
-def test_salt_of_the_first_fast_hash() -> None:
-    fast = Secret(Hasher().digest_secret("secret", salt=SALT))
+def test_salt_of_returns_the_salt_of_the_first_digest() -> None:
+    digested = Secret(Hasher().digest_secret("secret", salt=SALT))
     assert salt_of([]) is None
     assert salt_of([Secret(CHEAP_ARGON2)]) is None
-    assert salt_of([Secret(CHEAP_ARGON2), fast, Secret(Hasher().digest_secret("secret"))]) == SALT
+    assert salt_of([Secret(CHEAP_ARGON2), digested, Secret(Hasher().digest_secret("secret"))]) == SALT
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_salt_of_the_first_fast_hash() -> None:
         row("bare", "$bamw1$"),
     ],
 )
-def test_a_hash_that_cannot_be_read_is_an_outage(stored: str) -> None:
-    """It raises, alone or beside a good hash: no damage is ever answered as a wrong secret."""
+def test_a_damaged_digest_is_unreadable(stored: str) -> None:
+    """Alone or beside a valid one, it never counts as a wrong secret."""
     hasher = Hasher([NEW])
     good = Secret(hasher.digest_secret("other"))
 
@@ -218,16 +218,16 @@ def test_a_hash_that_cannot_be_read_is_an_outage(stored: str) -> None:
         assert "A" * 10 not in str(refusal.value)
 
 
-def test_slow_hashes_are_left_to_the_slow_check() -> None:
-    """A secret that a person chose is never compared with the fast hash's means."""
+def test_verify_digest_ignores_password_hashes() -> None:
+    """They are left to verify_password."""
     hasher = Hasher()
-    fast = Secret(hasher.digest_secret("secret"))
+    digested = Secret(hasher.digest_secret("secret"))
 
-    assert hasher.verify_digest("secret", [Secret(CHEAP_ARGON2), fast, Secret(BCRYPT_2B)]) is fast
+    assert hasher.verify_digest("secret", [Secret(CHEAP_ARGON2), digested, Secret(BCRYPT_2B)]) is digested
     assert hasher.verify_digest("p@55w0rd", [Secret(CHEAP_ARGON2)]) is None
 
 
-def test_repr_shows_no_pepper() -> None:
+def test_repr_does_not_show_a_pepper() -> None:
     """A hasher can be printed."""
     assert "canary" not in repr(Hasher([b"canary"]))
 
@@ -237,7 +237,7 @@ def test_repr_shows_no_pepper() -> None:
 @example("a", "a\0")
 @example("", "\0")
 def test_only_the_same_secret_matches(secret: str, other: str) -> None:
-    """Two secrets match exactly if they are equal: nothing is cut, folded or normalised."""
+    """Two secrets match only if they are equal: nothing is truncated, case-folded or normalised."""
     hasher = Hasher([NEW])
 
     assert (hasher.verify_digest(other, [Secret(hasher.digest_secret(secret))]) is not None) == (
@@ -250,7 +250,7 @@ def test_only_the_same_secret_matches(secret: str, other: str) -> None:
 
 @pytest.fixture
 def fast_hashes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many fast hashes were computed since it was last asked; they are computed all the same."""
+    """Returns how many digests were computed since the last call."""
     counted = 0
     computed = digest.blake2b
 
@@ -290,8 +290,8 @@ def records(*peppers: bytes) -> dict[str, list[Secret]]:
         "one": [Secret(newest.digest_secret("other"))],
         "one-unpeppered": [Secret(none.digest_secret("other"))],
         "many": [Secret(newest.digest_secret(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)],
-        "slow": [Secret(CHEAP_ARGON2)],
-        "slow-and-fast": [Secret(BCRYPT_2B), Secret(newest.digest_secret("other"))],
+        "password": [Secret(CHEAP_ARGON2)],
+        "password-and-digested": [Secret(BCRYPT_2B), Secret(newest.digest_secret("other"))],
         "every-pepper": [
             *(Secret(Hasher([pepper]).digest_secret("other", salt=SALT)) for pepper in peppers),
             Secret(none.digest_secret("other", salt=SALT)),
@@ -305,7 +305,7 @@ def records(*peppers: bytes) -> dict[str, list[Secret]]:
 def test_a_refusal_costs_the_same_whatever_was_found(
     peppers: list[bytes], fast_hashes: Callable[[], int], comparisons: list[None]
 ) -> None:
-    """One fast hash for each pepper in force, and one for none: unknown id, one secret, many, old ones."""
+    """One digest for each pepper and one without, for unknown ids and for any number and age of secrets."""
     hasher = Hasher(peppers)
     costs = {}
     for name, record in records(*peppers).items():
@@ -318,8 +318,8 @@ def test_a_refusal_costs_the_same_whatever_was_found(
 
 
 @pytest.mark.proves("O4", "X1", "X6")
-@pytest.mark.parametrize(("is_generated", "kinds"), [row("minted", True, 2), row("chosen", False, 3)])
-def test_it_costs_the_same_where_all_hashes_are_fast(
+@pytest.mark.parametrize(("is_generated", "kinds"), [row("generated", True, 2), row("password", False, 3)])
+def test_a_refusal_costs_the_same_in_a_volatile_store(
     fast_hashes: Callable[[], int],
     comparisons: list[None],
     monkeypatch: pytest.MonkeyPatch,
@@ -327,7 +327,7 @@ def test_it_costs_the_same_where_all_hashes_are_fast(
     is_generated: bool,
     kinds: int,
 ) -> None:
-    """One for each kind that it can be, however many secrets of either kind a key has."""
+    """One digest for each possible kind, however many secrets of either kind a key has."""
     read: list[None] = []
     parts = Hasher._parse_prefix
 
@@ -337,18 +337,18 @@ def test_it_costs_the_same_where_all_hashes_are_fast(
 
     monkeypatch.setattr(Hasher, "_parse_prefix", counting)
     hasher = Hasher(volatile=True)
-    chosen = [Secret(hasher.hash(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
-    minted = [Secret(hasher.hash(generate("sk"), salt=SALT)) for _ in range(MAX_LIVE_SECRETS)]
+    passwords = [Secret(hasher.hash(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
+    generated = [Secret(hasher.hash(generate("sk"), salt=SALT)) for _ in range(MAX_LIVE_SECRETS)]
     kept = {
         "unknown": hasher.decoy_secrets,
         "none": [],
-        "minted": minted[:1],
-        "chosen": chosen[:1],
-        "many minted": minted,
-        "many chosen": chosen,
-        "both": [*chosen[:4], *minted[:4]],
+        "generated": generated[:1],
+        "password": passwords[:1],
+        "many generated": generated,
+        "many passwords": passwords,
+        "both": [*passwords[:4], *generated[:4]],
         "imported": [Secret(Hasher().digest_secret("other"))],
-        "slow": [Secret(CHEAP_ARGON2)],
+        "imported password": [Secret(CHEAP_ARGON2)],
     }
     secret = generate("sk") if is_generated else "wrong"
     costs = {}
@@ -363,16 +363,16 @@ def test_it_costs_the_same_where_all_hashes_are_fast(
 
 
 @pytest.mark.parametrize("place", range(MAX_LIVE_SECRETS))
-def test_any_live_secret_is_found(place: int) -> None:
-    """As many secrets as a key may have are all tried, whatever their order."""
+def test_any_active_secret_is_found(place: int) -> None:
+    """All secrets of a key are tried, in any order."""
     hasher = Hasher([NEW])
     record = [Secret(hasher.digest_secret(f"secret {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
 
     assert hasher.verify_digest(f"secret {place}", record) is record[place]
 
 
-def test_mixed_salts_are_all_tried() -> None:
-    """A record from elsewhere, each secret with its own salt, works too."""
+def test_secrets_with_different_salts_are_all_tried() -> None:
+    """A record from elsewhere may have them."""
     hasher = Hasher([NEW])
     record = [Secret(hasher.digest_secret(f"secret {n}")) for n in range(MAX_LIVE_SECRETS)]
 
@@ -381,12 +381,12 @@ def test_mixed_salts_are_all_tried() -> None:
     assert hasher.verify_digest("wrong", record) is None
 
 
-# --- the slow hashes
+# --- password hashes
 
 
 @pytest.mark.proves("B8", "O1")
-def test_slow_round_trip() -> None:
-    """A chosen secret is stored as Argon2id with the stated parameters, under a salt of its own."""
+def test_a_password_is_hashed_with_argon2id() -> None:
+    """With the documented parameters and a salt of its own."""
     stored = hash_password("p@55w0rd")
 
     assert stored.startswith(f"$argon2id$v=19$m={ARGON2_MEMORY_KIB},t={ARGON2_TIME_COST},p={ARGON2_LANES}$")
@@ -398,7 +398,7 @@ def test_slow_round_trip() -> None:
 
 
 @pytest.mark.proves("O1")
-def test_the_cost_is_owasp_s_minimum() -> None:
+def test_the_cost_is_the_owasp_minimum() -> None:
     """At least 19 MiB and two passes (OWASP Password Storage Cheat Sheet)."""
     assert ARGON2_MEMORY_KIB >= 19 * 1024
     assert ARGON2_TIME_COST >= 2
@@ -417,11 +417,11 @@ def test_the_cost_is_owasp_s_minimum() -> None:
         row("bcrypt-2y", BCRYPT_2Y, "U*U"),
         row("bcrypt-2a", BCRYPT_2B.replace("$2b$", "$2a$"), "U*U"),
         row("bcrypt-72", bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode(), "x" * 72),
-        row("bcrypt-72-octets", bcrypt.hashpw("é".encode() * 36, bcrypt.gensalt(4)).decode(), "é" * 36),
+        row("bcrypt-72-bytes", bcrypt.hashpw("é".encode() * 36, bcrypt.gensalt(4)).decode(), "é" * 36),
     ],
 )
-def test_imported_hashes_match(stored: str, secret: str) -> None:
-    """Hashes that other software made are accepted and match their secret alone, never the hash itself."""
+def test_hashes_of_other_software_match(stored: str, secret: str) -> None:
+    """They match their secret only, and never the hash itself."""
     check_hash(stored)
     assert is_password_hash(stored)
     assert looks_hashed(stored)
@@ -432,9 +432,9 @@ def test_imported_hashes_match(stored: str, secret: str) -> None:
 
 @pytest.mark.proves("O1", "X8", "X9", "X10")
 @pytest.mark.parametrize("longer", ["x" * 73, "x" * 200, "x" * 72 + "é", "x" * 72 + " "], ids=len)
-def test_a_secret_over_72_octets_never_matches_bcrypt(longer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """bcrypt would match it by its first 72 octets; it is refused, for the price of one bcrypt."""
-    stored = bcrypt.hashpw(b"x" * BCRYPT_MAX_OCTETS, bcrypt.gensalt(4)).decode()
+def test_a_secret_over_72_bytes_never_matches_bcrypt(longer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bcrypt ignores the rest, so the secret is refused, at the cost of one bcrypt."""
+    stored = bcrypt.hashpw(b"x" * BCRYPT_MAX_BYTES, bcrypt.gensalt(4)).decode()
     checked = []
     check = bcrypt.checkpw
 
@@ -445,7 +445,7 @@ def test_a_secret_over_72_octets_never_matches_bcrypt(longer: str, monkeypatch: 
     monkeypatch.setattr(bcrypt, "checkpw", counting)
 
     assert not verify_password(longer, stored)
-    assert checked == [BCRYPT_MAX_OCTETS]
+    assert checked == [BCRYPT_MAX_BYTES]
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ def test_a_secret_over_72_octets_never_matches_bcrypt(longer: str, monkeypatch: 
         row("empty", ""),
         row("plain-secret", "p@55w0rd"),
         row("unknown-scheme", "$y$j9T$abc$def"),
-        row("fast", Hasher().digest_secret("secret")[:-1]),
+        row("digested", Hasher().digest_secret("secret")[:-1]),
         row("weak", "$1$"),
         row("bcrypt-short", BCRYPT_2B[:-1]),
         row("bcrypt-long", BCRYPT_2B + "A"),
@@ -469,8 +469,8 @@ def test_a_secret_over_72_octets_never_matches_bcrypt(longer: str, monkeypatch: 
         row("argon2id-newline", CHEAP_ARGON2 + "\n"),
     ],
 )
-def test_a_slow_hash_that_cannot_be_read_is_an_outage(stored: str) -> None:
-    """It raises UnreadableRecord and nothing else, and never matches."""
+def test_a_damaged_password_hash_is_unreadable(stored: str) -> None:
+    """It raises UnreadableRecord only, and never matches."""
     with pytest.raises(UnreadableRecord):
         verify_password("p@55w0rd", stored)
 
@@ -492,8 +492,8 @@ def test_a_slow_hash_that_cannot_be_read_is_an_outage(stored: str) -> None:
         row("ssha1", "{SSHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "SHA-1"),
     ],
 )
-def test_other_schemes_are_refused_by_name(stored: str, named: str) -> None:
-    """Who imports such a hash learns which kind it is, without the hash being printed."""
+def test_unsupported_schemes_are_named(stored: str, named: str) -> None:
+    """The error names the scheme without printing the hash."""
     assert looks_hashed(stored)
     with pytest.raises(InvalidKey, match=named) as refusal:
         check_hash(stored)
@@ -516,7 +516,7 @@ def argon2_of(memory: object, time: object, lanes: object) -> str:
     ],
 )
 def test_hashes_within_bounds_are_accepted(stored: str) -> None:
-    """Every cost that is common elsewhere can be imported."""
+    """Every common cost can be imported."""
     check_hash(stored)
 
 
@@ -526,8 +526,8 @@ def test_hashes_within_bounds_are_accepted(stored: str) -> None:
         row("empty", ""),
         row("plain-secret", "p@55w0rd"),
         row("yescrypt", "$y$j9T$abc$def"),
-        row("fast-of-no-version", f"$bamw2$0${SALT}${'A' * 43}"),
-        row("fast-damaged", f"$bamw1$0${SALT}${'A' * 42}"),
+        row("digested-of-no-version", f"$bamw2$0${SALT}${'A' * 43}"),
+        row("digested-damaged", f"$bamw1$0${SALT}${'A' * 42}"),
         row("argon2id-memory", argon2_of(262145, 1, 1)),
         row("argon2id-time", argon2_of(8, 17, 1)),
         row("argon2id-time-zero", argon2_of(8, 0, 1)),
@@ -547,8 +547,8 @@ def test_hashes_within_bounds_are_accepted(stored: str) -> None:
         row("bcrypt-newline", BCRYPT_2B + "\n"),
     ],
 )
-def test_hashes_that_could_not_be_checked_are_refused(stored: str) -> None:
-    """Damaged, unknown and too costly hashes are turned away when they are imported, not at a login."""
+def test_check_hash_refuses_damaged_and_costly_hashes(stored: str) -> None:
+    """They are refused on import, not at the first login."""
     with pytest.raises(InvalidKey):
         check_hash(stored)
 
@@ -566,8 +566,8 @@ def test_hashes_that_could_not_be_checked_are_refused(stored: str) -> None:
         st.from_regex(r"\$2[by]\$04\$[./A-Za-z0-9]{53}", fullmatch=True),
     )
 )
-def test_a_text_that_is_accepted_can_be_checked(stored: str) -> None:
-    """Any text is refused with InvalidKey, or is a hash that a secret can be compared with."""
+def test_every_accepted_hash_can_be_verified(stored: str) -> None:
+    """Any text raises InvalidKey, or is a hash that a secret can be compared with."""
     try:
         check_hash(stored)
     except InvalidKey:
@@ -579,7 +579,7 @@ def test_a_text_that_is_accepted_can_be_checked(stored: str) -> None:
 
 
 def test_plain_secrets_do_not_look_hashed() -> None:
-    """What a person would choose, or what was minted, is no hash."""
+    """Neither passwords nor generated secrets do."""
     for secret in (generate("sk"), "p@55w0rd", "$ecret", "", "2b", "{secret}"):
         assert not looks_hashed(secret)
 
@@ -588,8 +588,8 @@ def test_plain_secrets_do_not_look_hashed() -> None:
 
 
 @pytest.mark.proves("O4", "X1", "X4")
-def test_the_decoy_costs_what_a_hash_of_today_costs() -> None:
-    """It is a valid hash with the parameters of hash_slow, one for the process, and nobody's."""
+def test_the_dummy_hash_costs_as_much_as_a_new_hash() -> None:
+    """It has the parameters of hash_password; there is one for each process."""
     decoy = dummy_password_hash()
 
     check_hash(decoy)
@@ -603,7 +603,7 @@ def test_the_decoy_costs_what_a_hash_of_today_costs() -> None:
 
 
 @pytest.mark.proves("X4")
-def test_the_decoy_follows_what_new_hashes_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dummy_hash_follows_the_cost_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is one place for the cost, and no other number beside it."""
     monkeypatch.setattr(password, "_decoy", None)
     monkeypatch.setattr(password, "ARGON2_TIME_COST", 3)
@@ -616,17 +616,17 @@ def test_the_decoy_follows_what_new_hashes_cost(monkeypatch: pytest.MonkeyPatch)
 # --- for those who write a store
 
 
-def test_hash_secret_chooses_by_shape() -> None:
-    """Minted secrets get the fast hash, chosen ones Argon2id."""
+def test_hash_secret_selects_by_shape() -> None:
+    """Generated secrets become digests, passwords Argon2id hashes."""
     secret = generate("sk")
 
-    fast = Secret(hash_secret(secret))
-    assert Hasher().verify_digest(secret, [fast]) is fast
+    digested = Secret(hash_secret(secret))
+    assert Hasher().verify_digest(secret, [digested]) is digested
     assert verify_password("p@55w0rd", hash_secret("p@55w0rd"))
 
 
-def test_hash_secret_refuses_a_mistyped_one() -> None:
-    """A wrong checksum is told to who gives the secret, without showing it."""
+def test_hash_secret_refuses_a_wrong_checksum() -> None:
+    """The error does not show the secret."""
     secret = generate("sk")
     mistyped = secret[:-1] + ("0" if secret[-1] != "0" else "1")
 
@@ -643,8 +643,8 @@ def test_hash_secret_refuses_a_mistyped_one() -> None:
         row("list", ["new", "old"]),
     ],
 )
-def test_hash_secret_takes_the_pepper_of_the_settings(pepper: Any) -> None:
-    """Given what the settings are given, it makes the hash that a gate with those settings reads."""
+def test_hash_secret_accepts_settings_pepper(pepper: Any) -> None:
+    """The hash matches in a middleware with the same settings."""
     secret = generate("sk")
     stored = Secret(hash_secret(secret, pepper=pepper))
     hasher = Hasher([each.encode() for each in Settings(pepper=pepper).pepper])
@@ -653,15 +653,15 @@ def test_hash_secret_takes_the_pepper_of_the_settings(pepper: Any) -> None:
     assert not hasher.needs_rehash(stored.hash)
 
 
-def test_hash_secret_takes_no_single_text_for_a_list_of_peppers() -> None:
-    """One text could mean one pepper, or several with commas: it is refused, before anything is stored."""
+def test_hash_secret_refuses_a_string_as_peppers() -> None:
+    """It could mean one pepper, or several with commas."""
     with pytest.raises(InvalidKey, match="list"):
         hash_secret(generate("sk"), pepper="new,old")
 
 
 @pytest.mark.parametrize("secret", ["canary\udcff"], ids=ascii)
-def test_hash_secret_refuses_what_is_no_utf_8(secret: str) -> None:
-    """A text that no client could send is InvalidKey."""
+def test_hash_secret_refuses_lone_surrogates(secret: str) -> None:
+    """No client can send them."""
     with pytest.raises(InvalidKey) as refusal:
         hash_secret(secret)
     assert "canary" not in str(refusal.value)
@@ -676,10 +676,10 @@ def test_hash_secret_refuses_what_is_no_utf_8(secret: str) -> None:
         row("hash-secret", "argon2", lambda: hash_secret("p@55w0rd")),
     ],
 )
-def test_without_the_libraries_the_extra_is_named(
+def test_a_missing_library_names_its_extra(
     module: str, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever lacks the library is told what to install."""
+    """The error says what to install."""
     monkeypatch.setitem(sys.modules, module, None)  # what an import finds when it is not installed
 
     with pytest.raises(MissingExtra, match=r"pip install 'basicauth_mw\[passwords\]'"):
