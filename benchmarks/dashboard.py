@@ -24,7 +24,7 @@ from rounds import Call, Times, measure, ratios, spread, us
 
 from basicauth_mw import Principal, Settings, encode_basic, open_backend
 from basicauth_mw.auth.requests import PRINCIPAL
-from basicauth_mw.backends import Use
+from basicauth_mw.backends import LastUse
 from basicauth_mw.dashboard import ADMIN_SCOPE
 from basicauth_mw.dashboard.app import DashboardApp
 from basicauth_mw.dashboard.request import DashboardRequest
@@ -82,7 +82,7 @@ def fill(backend: Backend, size: int) -> list[str]:
                 for client_id in ids
             ]
         )
-        backend.store.record_uses([Use(client_id, now, now) for client_id in ids[::USED_ONE_IN]])
+        backend.store.record_uses([LastUse(client_id, now, now) for client_id in ids[::USED_ONE_IN]])
         asked += ids[:: max(1, size // ASKED)]
     return asked
 

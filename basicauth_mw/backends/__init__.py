@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import BasicAuthError, ConfigurationError
-from .base import BulkStore, Changes, ReadableStore, Store, UsageStore, Use
+from .base import BulkStore, Changes, LastUse, ReadableStore, Store, UsageStore
 from .codec import dump_key, load_key
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "ReadableStore",
     "Store",
     "UsageStore",
-    "Use",
+    "LastUse",
     "dump_key",
     "load_key",
     "open_store",

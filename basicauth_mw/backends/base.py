@@ -19,18 +19,18 @@ class Changes:
     Attributes:
         cursor: The end of these changes; pass it as ``since`` next time.
         client_ids: IDs of keys that were changed or deleted, in order; an id may occur more than once.
-        gap: Whether older changes were asked for than are kept. Then any key may have changed.
+        incomplete: Whether older changes were asked for than are kept. Then any key may have changed.
         has_password_hashes: Whether the store may hold a password hash; None if it does not know.
     """
 
     cursor: str
     client_ids: tuple[str, ...] = ()
-    gap: bool = False
+    incomplete: bool = False
     has_password_hashes: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class LastUse:
     """The last use of a secret.
 
     Attributes:
@@ -58,7 +58,7 @@ class ReadableStore(Protocol):
     call.
     - ``has_password_hashes() -> bool``: whether any key has a password hash, for a read-only store; a
       ``Store`` says it in ``Changes``. Without either it is assumed if argon2-cffi is installed.
-    - ``in_one_place = False``: parts of the store can fail alone, like the nodes of a cluster, so failures
+    - ``single_server = False``: parts of the store can fail alone, like the nodes of a cluster, so failures
     for
       some ids do not block lookups of others.
     """
@@ -140,11 +140,11 @@ class UsageStore(Store, Protocol):
     Recording a use changes no key: ``changes`` and ``version`` stay the same.
     """
 
-    def record_uses(self, uses: Sequence[Use], /) -> None:
+    def record_uses(self, uses: Sequence[LastUse], /) -> None:
         """Record uses. A use that is older than the recorded one, or of an unknown key, is ignored."""
         ...
 
-    def last_uses(self, client_ids: Sequence[str], /) -> Sequence[Use]:
+    def last_uses(self, client_ids: Sequence[str], /) -> Sequence[LastUse]:
         """Return the last use of every secret of these clients, in any order.
 
         Secrets that a key no longer has may be omitted, except the client's most recent use.

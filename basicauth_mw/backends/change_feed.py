@@ -155,7 +155,7 @@ class ChangeFeed:
         since = self._cursor
         changes = self._store.changes(since)
         # What was cached before there was a cursor may have changed since.
-        self._publish(None if changes.gap or since is None else set(changes.client_ids))
+        self._publish(None if changes.incomplete or since is None else set(changes.client_ids))
         self._cursor = changes.cursor
         self._learn(changes)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ..errors import UnreadableRecord
 from ..keys.model import Key, Secret
 from ..keys.validation import check_depth
-from .base import Use
+from .base import LastUse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -229,7 +229,7 @@ def _datetime_or_none(microseconds: object) -> datetime | None:
     return None if microseconds is None else _datetime(microseconds)
 
 
-def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[Use]:
+def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[LastUse]:
     """Decode when the secrets of a client were last used.
 
     Args:
@@ -239,7 +239,7 @@ def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[Use]:
     """
     for secret, minute in rows:
         with suppress(TypeError, ValueError, OverflowError):
-            yield Use(client_id, _EPOCH + int(secret) * _MICROSECOND, _EPOCH + int(minute) * _MINUTE)
+            yield LastUse(client_id, _EPOCH + int(secret) * _MICROSECOND, _EPOCH + int(minute) * _MINUTE)
 
 
 def _prefix(client_id: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..errors import ConfigurationError
 from ..keys.hashing import has_password_hash
-from .base import Changes, Use
+from .base import Changes, LastUse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,21 +90,21 @@ class MemoryStore:
             return Changes(
                 str(end),
                 () if since is None or is_gap else tuple(self._changed[start - self._dropped :]),
-                gap=is_gap,
+                incomplete=is_gap,
                 has_password_hashes=bool(self._password_ids),
             )
 
-    def record_uses(self, uses: Sequence[Use], /) -> None:
+    def record_uses(self, uses: Sequence[LastUse], /) -> None:
         with self._lock:
             for use in uses:
                 if use.client_id in self._keys:
                     used = self._used.setdefault(use.client_id, {})
                     used[use.secret_created_at] = max(use.at, used.get(use.secret_created_at, use.at))
 
-    def last_uses(self, client_ids: Sequence[str], /) -> list[Use]:
+    def last_uses(self, client_ids: Sequence[str], /) -> list[LastUse]:
         with self._lock:
             return [
-                Use(client_id, created_at, at)
+                LastUse(client_id, created_at, at)
                 for client_id in client_ids
                 for created_at, at in self._used.get(client_id, {}).items()
             ]

@@ -104,7 +104,7 @@ class StoreReader:
         self._lookups = WorkerPool("lookup", workers=LOOKUP_WORKERS, max_queue=MAX_LOOKUP_QUEUE)
         self.passwords = PasswordPool(slow_hash_workers)
         # Where one part of a store can fail alone, failures say nothing about the other parts.
-        probe = self._probe if getattr(store, "in_one_place", True) else None
+        probe = self._probe if getattr(store, "single_server", True) else None
         self.breaker = Breaker(probe, silence_s=deadline_s)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from ..errors import KeyNotFound
 from ..keys.hashing import salt_of
 from ..runtime.background import BackgroundThread
 from ..runtime.fork import after_fork
-from . import Store, UsageStore, Use
+from . import LastUse, Store, UsageStore
 from .writes import change_key
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class UsageRecorder:
         while left and self._usage is not None:
             batch = left[:MAX_BATCH]
             uses = [
-                Use(client_id, created_at, datetime.fromtimestamp(minute * _MINUTE_S, UTC))
+                LastUse(client_id, created_at, datetime.fromtimestamp(minute * _MINUTE_S, UTC))
                 for (client_id, created_at), minute in batch
             ]
             try:
@@ -223,10 +223,10 @@ def _bounded_add(known: dict[SecretRef, V], ref: SecretRef, value: V) -> None:
     known[ref] = value
 
 
-def uses_of(keys: Iterable[Key]) -> list[Use]:
+def uses_of(keys: Iterable[Key]) -> list[LastUse]:
     """The last uses that keys carry."""
     return [
-        Use(key.client_id, secret.created_at, secret.last_used_at)
+        LastUse(key.client_id, secret.created_at, secret.last_used_at)
         for key in keys
         for secret in key.secrets
         if secret.last_used_at is not None

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..backends import Use, open_store
+from ..backends import LastUse, open_store
 from ..backends.backend import Backend, open_backend
 from ..keys.model import Key
 from ..settings import Settings
@@ -118,11 +118,11 @@ class _CreatedOnWrite:
     def add(self, records: Sequence[Key], /) -> list[bool]:
         return list(self._store.add(records)) if records else []
 
-    def record_uses(self, uses: Sequence[Use], /) -> None:
+    def record_uses(self, uses: Sequence[LastUse], /) -> None:
         if uses:
             self._store.record_uses(uses)
 
-    def last_uses(self, client_ids: Sequence[str], /) -> list[Use]:
+    def last_uses(self, client_ids: Sequence[str], /) -> list[LastUse]:
         return list(self._store.last_uses(client_ids))
 
     def close(self) -> None:

@@ -243,4 +243,4 @@ def test_processes_that_change_one_key_lose_nothing(url: str, backend: Backend) 
     assert after.version == before.version + 4 * TIMES
     seen = store.changes(cursor)
     assert set(seen.client_ids) == {"shared"}
-    assert not seen.gap
+    assert not seen.incomplete

@@ -11,7 +11,7 @@ import pytest
 
 from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware as ASGIGate
-from basicauth_mw.backends import UsageStore, Use
+from basicauth_mw.backends import LastUse, UsageStore
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.keys.model import utcnow
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
@@ -167,7 +167,7 @@ def test_last_uses_clear_no_cache(keys: Backend, mine: Backend, server: Server) 
     assert isinstance(keys.store, UsageStore)
     marker = keys.create()
     for change in (keys.disable, keys.enable) * 2:
-        keys.store.record_uses([Use(issued.client_id, issued.key.secrets[0].created_at, utcnow())])
+        keys.store.record_uses([LastUse(issued.client_id, issued.key.secrets[0].created_at, utcnow())])
         heard = len(flushes.heard)
         change(marker.client_id)  # once this is heard of, the feed has been read behind the uses
         wait_for(lambda heard=heard: len(flushes.heard) > heard)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from basicauth_mw.backends import BulkStore, Store, UsageStore, Use, open_store
+from basicauth_mw.backends import BulkStore, LastUse, Store, UsageStore, open_store
 from basicauth_mw.keys.model import Key, Secret
 
 if TYPE_CHECKING:
@@ -201,17 +201,17 @@ def test_changes_since_a_cursor(store: Store) -> None:
     seen = store.changes(cursor)
 
     assert seen.client_ids == ("a", "b", "a", "b")
-    assert not seen.gap
+    assert not seen.incomplete
     assert store.changes(seen.cursor) == replace(seen, client_ids=())
 
 
 def test_changes_of_an_empty_store(store: Store) -> None:
     start = store.changes(None)
-    assert not start.gap
+    assert not start.incomplete
     assert store.changes(start.cursor) == start
     fill(store, "a")
     assert store.changes(start.cursor).client_ids == ("a",)
-    assert not store.changes(start.cursor).gap
+    assert not store.changes(start.cursor).incomplete
 
 
 @pytest.mark.parametrize(
@@ -220,9 +220,9 @@ def test_changes_of_an_empty_store(store: Store) -> None:
 def test_a_foreign_cursor_is_a_gap(store: Store, cursor: str) -> None:
     fill(store, "a")
     seen = store.changes(cursor)
-    assert seen.gap
+    assert seen.incomplete
     assert seen.cursor == store.changes(None).cursor
-    assert not store.changes(seen.cursor).gap
+    assert not store.changes(seen.cursor).incomplete
 
 
 def holds_passwords(store: Any) -> bool:
@@ -359,7 +359,7 @@ def test_add_writes_new_keys(store: Store) -> None:
         assert store.get(record.client_id) == record
     news = store.changes(cursor)  # a new key need not be among them: nobody can have cached anything of it
     assert set(news.client_ids) <= {"b", "a", *IDS[-3:]}
-    assert not news.gap
+    assert not news.incomplete
     assert store.add(records) == [False] * 7
     assert store.add([]) == []
     assert store.changes(news.cursor) == replace(news, client_ids=())
@@ -397,7 +397,7 @@ FIRST = datetime(2024, 1, 1, tzinfo=UTC)
 SECOND = FIRST + timedelta(microseconds=1)
 
 
-def in_order(uses: Any) -> list[Use]:
+def in_order(uses: Any) -> list[LastUse]:
     return sorted(uses, key=lambda use: (use.client_id.encode(), use.secret_created_at))
 
 
@@ -412,13 +412,15 @@ def usage(store: Store) -> UsageStore:
 
 def test_a_use_is_recorded_for_each_secret(usage: UsageStore) -> None:
     assert list(usage.last_uses(["ci", "other", "nobody"])) == []
-    usage.record_uses([Use("ci", FIRST, at(1)), Use("ci", SECOND, at(2)), Use("other", FIRST, at(3))])
+    usage.record_uses(
+        [LastUse("ci", FIRST, at(1)), LastUse("ci", SECOND, at(2)), LastUse("other", FIRST, at(3))]
+    )
 
-    assert in_order(usage.last_uses(["ci"])) == [Use("ci", FIRST, at(1)), Use("ci", SECOND, at(2))]
+    assert in_order(usage.last_uses(["ci"])) == [LastUse("ci", FIRST, at(1)), LastUse("ci", SECOND, at(2))]
     assert in_order(usage.last_uses(["other", "nobody", "ci"])) == [
-        Use("ci", FIRST, at(1)),
-        Use("ci", SECOND, at(2)),
-        Use("other", FIRST, at(3)),
+        LastUse("ci", FIRST, at(1)),
+        LastUse("ci", SECOND, at(2)),
+        LastUse("other", FIRST, at(3)),
     ]
     assert list(usage.last_uses([])) == []
     usage.record_uses([])
@@ -426,26 +428,28 @@ def test_a_use_is_recorded_for_each_secret(usage: UsageStore) -> None:
 
 def test_the_latest_use_is_kept(usage: UsageStore) -> None:
     """In whatever order uses arrive, together or apart."""
-    usage.record_uses([Use("ci", FIRST, at(minute)) for minute in (2, 5, 3)])
-    assert list(usage.last_uses(["ci"])) == [Use("ci", FIRST, at(5))]
-    usage.record_uses([Use("ci", FIRST, at(4))])
-    assert list(usage.last_uses(["ci"])) == [Use("ci", FIRST, at(5))]
-    usage.record_uses([Use("ci", FIRST, at(6))])
-    assert list(usage.last_uses(["ci"])) == [Use("ci", FIRST, at(6))]
+    usage.record_uses([LastUse("ci", FIRST, at(minute)) for minute in (2, 5, 3)])
+    assert list(usage.last_uses(["ci"])) == [LastUse("ci", FIRST, at(5))]
+    usage.record_uses([LastUse("ci", FIRST, at(4))])
+    assert list(usage.last_uses(["ci"])) == [LastUse("ci", FIRST, at(5))]
+    usage.record_uses([LastUse("ci", FIRST, at(6))])
+    assert list(usage.last_uses(["ci"])) == [LastUse("ci", FIRST, at(6))]
 
 
 def test_a_use_of_an_unknown_key_is_ignored(usage: Any) -> None:
     """The rest of the batch is recorded."""
     usage.delete("other")
-    usage.record_uses([Use("other", FIRST, at(1)), Use("nobody", FIRST, at(1)), Use("ci", FIRST, at(1))])
+    usage.record_uses(
+        [LastUse("other", FIRST, at(1)), LastUse("nobody", FIRST, at(1)), LastUse("ci", FIRST, at(1))]
+    )
 
-    assert list(usage.last_uses(["other", "nobody", "ci"])) == [Use("ci", FIRST, at(1))]
+    assert list(usage.last_uses(["other", "nobody", "ci"])) == [LastUse("ci", FIRST, at(1))]
     fill(usage, "nobody", "other")
     assert list(usage.last_uses(["other", "nobody"])) == []
 
 
 def test_uses_are_deleted_with_the_key(usage: Any) -> None:
-    usage.record_uses([Use("ci", FIRST, at(1))])
+    usage.record_uses([LastUse("ci", FIRST, at(1))])
     usage.delete("ci")
     assert list(usage.last_uses(["ci"])) == []
     fill(usage, "ci")
@@ -455,18 +459,18 @@ def test_uses_are_deleted_with_the_key(usage: Any) -> None:
 def test_a_use_is_no_change(usage: Any) -> None:
     """Neither the record, its version nor the change feed changes, and no put removes the use."""
     before, cursor = usage.get("ci"), usage.changes(None).cursor
-    usage.record_uses([Use("ci", FIRST, at(1)), Use("ci", SECOND, at(2))])
+    usage.record_uses([LastUse("ci", FIRST, at(1)), LastUse("ci", SECOND, at(2))])
     after = usage.get("ci")
     assert (after.version, after.secrets, after.name) == (before.version, before.secrets, before.name)
     assert usage.changes(cursor).client_ids == ()
 
     assert usage.put(replace(before, version=2, secrets=before.secrets[1:]), before.version)
     assert usage.changes(cursor).client_ids == ("ci",)
-    assert Use("ci", SECOND, at(2)) in list(usage.last_uses(["ci"]))
+    assert LastUse("ci", SECOND, at(2)) in list(usage.last_uses(["ci"]))
 
 
 def test_the_latest_use_outlives_its_secret(usage: Any) -> None:
-    usage.record_uses([Use("ci", FIRST, at(9)), Use("ci", SECOND, at(2))])
+    usage.record_uses([LastUse("ci", FIRST, at(9)), LastUse("ci", SECOND, at(2))])
     assert usage.put(replace(usage.get("ci"), version=2, secrets=(Secret(FAST, SECOND),)), 1)
     assert usage.put(replace(usage.get("ci"), version=3, secrets=(Secret(FAST, at(10)),)), 2)
 
@@ -476,8 +480,8 @@ def test_the_latest_use_outlives_its_secret(usage: Any) -> None:
 @pytest.mark.parametrize("client_id", IDS)
 def test_uses_of_odd_ids(store: Any, client_id: str) -> None:
     fill(store, client_id, "other")
-    store.record_uses([Use(client_id, FIRST, at(1))])
-    assert list(store.last_uses([client_id])) == [Use(client_id, FIRST, at(1))]
+    store.record_uses([LastUse(client_id, FIRST, at(1))])
+    assert list(store.last_uses([client_id])) == [LastUse(client_id, FIRST, at(1))]
     assert list(store.last_uses(["other"])) == []
 
 
@@ -485,7 +489,7 @@ def test_uses_of_many(store: Any) -> None:
     """More than fit into one statement or one round trip."""
     names = [f"{number:05}" for number in range(3000)]
     assert all(store.add([key(name) for name in names]))
-    uses = [Use(name, FIRST, at(number % 60)) for number, name in enumerate(names)]
+    uses = [LastUse(name, FIRST, at(number % 60)) for number, name in enumerate(names)]
     store.record_uses(uses)
     assert in_order(store.last_uses(names)) == uses
 
@@ -495,7 +499,7 @@ def test_threads_record_uses(usage: Any) -> None:
 
     def note(first: int) -> None:
         for minute in range(first, 60, 4):
-            usage.record_uses([Use("ci", FIRST, at(minute)), Use("other", FIRST, at(minute))])
+            usage.record_uses([LastUse("ci", FIRST, at(minute)), LastUse("other", FIRST, at(minute))])
 
     def change() -> None:
         for version in range(1, 21):
@@ -509,16 +513,16 @@ def test_threads_record_uses(usage: Any) -> None:
         thread.join(60)
     assert usage.get("other").name == "20"
     assert in_order(usage.last_uses(["ci", "other"])) == [
-        Use("ci", FIRST, at(59)),
-        Use("other", FIRST, at(59)),
+        LastUse("ci", FIRST, at(59)),
+        LastUse("other", FIRST, at(59)),
     ]
 
 
 def test_uses_are_durable(url: str, usage: Any) -> None:
     if url == "memory:":
         return  # keeps nothing
-    usage.record_uses([Use("ci", SECOND, at(1))])
+    usage.record_uses([LastUse("ci", SECOND, at(1))])
     usage.close()
     again: Any = open_store(url, deadline_s=5.0)
-    assert list(again.last_uses(["ci"])) == [Use("ci", SECOND, at(1))]
+    assert list(again.last_uses(["ci"])) == [LastUse("ci", SECOND, at(1))]
     again.close()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from basicauth_mw.backends import UsageStore, Use
+from basicauth_mw.backends import LastUse, UsageStore
 from basicauth_mw.backends.backend import open_backend
 from basicauth_mw.cli._echo import echo_json, isoformat, key_fields
 from basicauth_mw.cli._listing import print_table
@@ -204,8 +204,8 @@ def test_when_keys_were_last_used(cli: Callable[..., Done], url: str) -> None:
     )
     with open_backend(url) as backend:
         assert isinstance(backend.store, UsageStore)
-        backend.store.record_uses([Use("robot", times[0], minute - timedelta(days=1))])
-        backend.store.record_uses([Use("robot", times[1], minute)])
+        backend.store.record_uses([LastUse("robot", times[0], minute - timedelta(days=1))])
+        backend.store.record_uses([LastUse("robot", times[1], minute)])
 
     shown = cli("keys", "show", "robot")
     secrets = [line for line in shown.out.splitlines() if line.startswith("secret ")]

@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from basicauth_mw import Settings, encode_basic, open_backend
-from basicauth_mw.backends import Use
+from basicauth_mw.backends import LastUse
 from basicauth_mw.dashboard import ADMIN_SCOPE
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import Key, Secret, utcnow
@@ -385,7 +385,7 @@ def prepare(site: Site) -> None:
     for client_id, age in ages.items():
         key = backend.get(client_id)
         assert key is not None
-        uses += [Use(client_id, secret.created_at, now - timedelta(days=age)) for secret in key.secrets]
+        uses += [LastUse(client_id, secret.created_at, now - timedelta(days=age)) for secret in key.secrets]
     backend.store.record_uses(uses)
     for client_id, secret, times in (("grafana", "wrong", 7), ("nobody", "x", 12), ("data-lake", "x", 3)):
         for _ in range(times):

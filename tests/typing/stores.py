@@ -60,7 +60,7 @@ class WholeStore:
         return [load_key(text, name) for name, text in self._texts.items() if name.startswith(prefix)][:limit]
 
     def changes(self, since: str | None) -> Changes:
-        return Changes(cursor="0", client_ids=(), gap=since is not None)
+        return Changes(cursor="0", client_ids=(), incomplete=since is not None)
 
     def close(self) -> None:
         self._texts.clear()

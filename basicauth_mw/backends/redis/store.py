@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ...errors import BackendUnavailable, UnreadableRecord
 from ...keys.hashing import has_password_hash
 from ...runtime.fork import after_fork
-from ..base import Changes, Use
+from ..base import Changes, LastUse
 from ..codec import as_key, dump_key, load_for_lookup, load_uses, to_microseconds, to_minutes
 from .checks import CONFIG, config_warnings, foreign_warning
 from .clients import LoopClients, ThreadClients
@@ -63,12 +63,12 @@ class RedisStore:
 
     def __init__(self, url: str, *, deadline_s: float = 1.0, create: bool = False) -> None:
         target = parse_url(url)
-        self.in_one_place = target.form != "cluster"
+        self.single_server = target.form != "cluster"
         self._names = KeyNames(target.prefix)
         self._connector = Connector(target)
         self._server = self._connector.server(Node())
         self._attempt_s = deadline_s / 2
-        self._router: Router = SingleServer() if self.in_one_place else Cluster(target.addresses)
+        self._router: Router = SingleServer() if self.single_server else Cluster(target.addresses)
         self._lookups = ThreadClients(self._router, self._connector, timeout_s=self._attempt_s, retry=True)
         # No retry: when the reply to a swap is lost, the swap may have been made.
         self._admin = ThreadClients(self._router, self._connector, timeout_s=_ADMIN_TIMEOUT_S, retry=False)
@@ -133,7 +133,7 @@ class RedisStore:
                 for client_id, record in zip(client_ids, batch, strict=True)
             ]
             # One command for each group of records that is on one server.
-            groups = [rows] if self.in_one_place else [[row] for row in rows]
+            groups = [rows] if self.single_server else [[row] for row in rows]
             replies = self._do(*map(self._names.set_new, groups), retry=False)
             self._do(index_add)
             made += map(bool, chain.from_iterable(replies))
@@ -147,7 +147,7 @@ class RedisStore:
         names = self._names
         # A cluster announces a change before the swap, since this process may be killed right after it, and
         # again afterwards: another process may have read the old record after the first announcement.
-        announcement = [] if self.in_one_place else [names.announce(client_id)]
+        announcement = [] if self.single_server else [names.announce(client_id)]
         if record is not None:
             before = [names.index_add([client_id])]
             if has_password_hash(record):
@@ -155,10 +155,10 @@ class RedisStore:
             value = dump_key(record).encode()
         else:
             # No id is empty: this only fails early if ZREM is not allowed, as the script for one server does.
-            before = [] if self.in_one_place else [names.index_remove(b"")]
+            before = [] if self.single_server else [names.index_remove(b"")]
             value = b""
         self._do(*before, *announcement)
-        (done,) = self._do(names.swap(client_id, stored, value, announce=self.in_one_place), retry=False)
+        (done,) = self._do(names.swap(client_id, stored, value, announce=self.single_server), retry=False)
         if not done:
             return False
         if record is None:
@@ -201,7 +201,7 @@ class RedisStore:
             # A change that arrives between the two commands is reported twice, which does no harm.
             ("XRANGE", self._names.changes, start or "+", "+"),
         ]
-        if self.in_one_place:
+        if self.single_server:
             newest, entries, fact = self._read(*commands, self._names.has_password_hashes)
         else:
             newest, entries = self._read(*commands)
@@ -222,12 +222,12 @@ class RedisStore:
         client_ids = [client_id for client_id, _ in groupby(map(itemgetter(1), found))]
         known = tuple(client_id for client_id in client_ids if client_id is not None)
         if not is_complete or len(known) < len(client_ids):
-            return Changes(cursor, gap=True, has_password_hashes=has_passwords)
+            return Changes(cursor, incomplete=True, has_password_hashes=has_passwords)
         return Changes(found[-1][0] if found else start, known, has_password_hashes=has_passwords)
 
     # --- last uses
 
-    def record_uses(self, uses: Sequence[Use], /) -> None:
+    def record_uses(self, uses: Sequence[LastUse], /) -> None:
         newest: dict[bytes, dict[int, int]] = {}
         for use in uses:
             minutes = newest.setdefault(_encoded(use.client_id), {})
@@ -246,10 +246,10 @@ class RedisStore:
                 )
             )
 
-    def last_uses(self, client_ids: Sequence[str], /) -> list[Use]:
+    def last_uses(self, client_ids: Sequence[str], /) -> list[LastUse]:
         commands = [("HGETALL", self._names.used(_encoded(client_id))) for client_id in client_ids]
         replies = self._read(*commands) if commands else []
-        found: list[Use] = []
+        found: list[LastUse] = []
         for client_id, reply in zip(client_ids, replies, strict=True):
             with suppress(UnreadableRecord):  # a use that is lost is no reason to hide a key
                 fields = iter(self._answer(reply, list))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from ...keys.model import Key
-    from ..base import Use
+    from ..base import LastUse
 
 APPLICATION_ID: Final = int.from_bytes(b"bamu")
 SCHEMA_VERSION: Final = 1
@@ -56,7 +56,7 @@ class LastUsedFile:
         """Path of the file; it is beside the file of keys, not beside a link to it."""
         return Path(f"{os.path.realpath(self._keys)}.last-used")
 
-    def record(self, uses: Sequence[Use], stored: Callable[[Collection[str]], Collection[str]]) -> None:
+    def record(self, uses: Sequence[LastUse], stored: Callable[[Collection[str]], Collection[str]]) -> None:
         """Record uses that are later than the recorded ones. Raises ``BackendUnavailable``.
 
         ``stored`` returns which client ids have a key. It is called while this file is locked, so that a key
@@ -83,7 +83,7 @@ class LastUsedFile:
             )
             connection.execute("COMMIT")
 
-    def last(self, client_ids: Sequence[str]) -> list[Use]:
+    def last(self, client_ids: Sequence[str]) -> list[LastUse]:
         """The last use of every secret of these clients; none if the file cannot be read."""
         try:
             with self._open_existing() as connection:
@@ -161,7 +161,7 @@ class LastUsedFile:
             os.close(descriptor)
 
 
-def _uses(client_id: str, connection: sqlite3.Connection) -> Iterator[Use]:
+def _uses(client_id: str, connection: sqlite3.Connection) -> Iterator[LastUse]:
     query = "SELECT secret, minute FROM last_used WHERE client_id = ?"
     return load_uses(client_id, connection.execute(query, (client_id,)))
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...keys.model import Key
-    from ..base import Use
+    from ..base import LastUse
     from ..codec import StoredRecord
     from .connections import Execute
 
@@ -155,19 +155,21 @@ class SqliteStore:
                     encoded = [client_id for _, _, client_id in rows[1:] if client_id is not None]
                     ids = tuple(client_id for each in encoded if (client_id := _decode(each)) is not None)
                     # An id that cannot be decoded may be any.
-                    gap = len(ids) < len(encoded)
-                    return Changes(f"{file}.{seq}.{mark}", ids, gap=gap, has_password_hashes=has_passwords)
+                    incomplete = len(ids) < len(encoded)
+                    return Changes(
+                        f"{file}.{seq}.{mark}", ids, incomplete=incomplete, has_password_hashes=has_passwords
+                    )
             seq, mark = execute("SELECT max(seq), mark FROM changes").fetchone()
-            gap = since is not None
-            return Changes(f"{file}.{seq}.{mark}", gap=gap, has_password_hashes=has_passwords)
+            incomplete = since is not None
+            return Changes(f"{file}.{seq}.{mark}", incomplete=incomplete, has_password_hashes=has_passwords)
 
         # Lookups compare the file once a second; here a replaced file is a change like any other.
         return retry_while_locked(partial(self._connections.read, query, compare=True), self._deadline_s)
 
-    def record_uses(self, uses: Sequence[Use], /) -> None:
+    def record_uses(self, uses: Sequence[LastUse], /) -> None:
         self._last_used.record(uses, self._stored)
 
-    def last_uses(self, client_ids: Sequence[str], /) -> list[Use]:
+    def last_uses(self, client_ids: Sequence[str], /) -> list[LastUse]:
         return self._last_used.last(client_ids)
 
     def close(self) -> None:

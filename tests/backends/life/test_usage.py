@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Backend, Key, Secret, encode_basic
-from basicauth_mw.backends import Use
+from basicauth_mw.backends import LastUse
 from basicauth_mw.backends import usage as usage_module
 from basicauth_mw.errors import KeyExists
 from basicauth_mw.keys.generated_secrets import generate
@@ -225,7 +225,7 @@ def test_uses_from_many_processes(place: Place, kind: str) -> None:
     made = stored(backend, "ci").secrets[0].created_at
     minutes = [datetime(2031, 1, 1, 0, minute, tzinfo=UTC) for minute in (5, 9, 2)]
     for minute in minutes:
-        backend.store.record_uses([Use("ci", made, minute), Use("nobody", made, minute)])  # type: ignore[attr-defined]
+        backend.store.record_uses([LastUse("ci", made, minute), LastUse("nobody", made, minute)])  # type: ignore[attr-defined]
 
     assert stored(backend, "ci").last_used_at == max(minutes)
     assert backend.get("nobody") is None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw.backends import Use
+from basicauth_mw.backends import LastUse
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key, Secret
@@ -50,7 +50,7 @@ def live(store: RedisStore) -> None:
     """All that is ever asked."""
     old, new = (Secret(SLOW, datetime(year, 1, 1, tzinfo=UTC)) for year in (2024, 2025))
     key = Key("id", secrets=(old, new), version=1)
-    uses = [Use("id", each.created_at, each.created_at.replace(hour=12)) for each in (old, new)]
+    uses = [LastUse("id", each.created_at, each.created_at.replace(hour=12)) for each in (old, new)]
     names = [f"k{number}" for number in range(20)]
 
     async def main() -> list[Key | None]:
@@ -182,7 +182,7 @@ def test_what_the_documentation_grants_is_enough(own_redis_server: RedisServer) 
                 lambda: reader.put(Key("x"), None),
                 lambda: reader.delete("id"),
                 lambda: reader.add([Key("x")]),
-                lambda: reader.record_uses([Use("id", datetime.now(UTC), datetime.now(UTC))]),
+                lambda: reader.record_uses([LastUse("id", datetime.now(UTC), datetime.now(UTC))]),
             ):
                 with pytest.raises(BackendUnavailable, match="ACL"):
                     change()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.crc import key_slot
 
-from basicauth_mw.backends import Use
+from basicauth_mw.backends import LastUse
 from basicauth_mw.backends.redis.cluster import Node
 from basicauth_mw.backends.redis.scripts import KeyNames
 from basicauth_mw.backends.redis.store import RedisStore
@@ -100,7 +100,7 @@ def test_ids_that_leave_the_braces_empty(store: RedisStore) -> None:
     """Redis hashes the whole name then, so that a record and its uses are apart."""
     for client_id in ("}", "}}", "}a", "}{b}"):
         key = Key(client_id, secrets=(Secret("x", datetime(2024, 1, 1, tzinfo=UTC)),), version=1)
-        use = Use(client_id, key.secrets[0].created_at, datetime(2031, 1, 1, 12, tzinfo=UTC))
+        use = LastUse(client_id, key.secrets[0].created_at, datetime(2031, 1, 1, 12, tzinfo=UTC))
         assert store.put(key, None)
         assert on_loop(store, store.aget(client_id)) == key
         store.record_uses([use])
@@ -247,7 +247,7 @@ def test_a_slot_that_is_half_moved(store: RedisStore, redis_cluster: RedisCluste
     names = in_slot(slot, 6)
     moved = Reshard(redis_cluster, slot)
     assert store.add([Key(name, version=1) for name in names[:4]]) == [True] * 4
-    use = Use(names[0], datetime(2024, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, 12, tzinfo=UTC))
+    use = LastUse(names[0], datetime(2024, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, 12, tzinfo=UTC))
 
     def all_is_well(version: int) -> None:
         found = on_loop(store, _gather(store, names))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from basicauth_mw import Settings, open_backend
-from basicauth_mw.backends import Use
+from basicauth_mw.backends import LastUse
 from basicauth_mw.backends.redis.scripts import NOT_A_STRING
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
@@ -29,7 +29,7 @@ OLD, NEW = (Secret("$2b$12$" + "A" * 53, datetime(year, 1, 1, tzinfo=UTC)) for y
 BEFORE = Key("id", secrets=(OLD, NEW), version=1)
 AFTER = replace(BEFORE, secrets=(NEW,), version=2)
 FRESH = Key("fresh", secrets=(NEW,), version=1)
-USES = [Use("id", each.created_at, each.created_at.replace(hour=12)) for each in (OLD, NEW)]
+USES = [LastUse("id", each.created_at, each.created_at.replace(hour=12)) for each in (OLD, NEW)]
 
 
 @dataclass
@@ -272,13 +272,13 @@ def test_a_foreign_announcement_is_a_gap(place: Place, store: RedisStore, fields
         for key in behind:
             assert store.put(key, None)
         seen = store.changes(cursor)
-        assert seen.gap
+        assert seen.incomplete
         assert seen.cursor == store.changes(None).cursor
         after = store.changes(seen.cursor)
-        assert (after.gap, after.client_ids) == (False, ())
+        assert (after.incomplete, after.client_ids) == (False, ())
     assert store.delete("fresh")
     after = store.changes(seen.cursor)
-    assert (after.gap, set(after.client_ids)) == (False, {"fresh"})
+    assert (after.incomplete, set(after.client_ids)) == (False, {"fresh"})
 
 
 @pytest.mark.parametrize("fields", FOREIGN)

@@ -212,7 +212,7 @@ def test_trimmed_changes_are_a_gap(store: RedisStore, admin: redis.Redis) -> Non
     assert store.put(Key("a"), None)
     admin.xtrim(name_in(store, "changes"), maxlen=1, approximate=False)
     seen = store.changes(cursor)
-    assert seen.gap
+    assert seen.incomplete
     assert store.changes(seen.cursor).client_ids == ()
 
 
@@ -230,10 +230,10 @@ def test_a_flushed_server_is_a_gap(own: RedisStore, own_redis_server: RedisServe
     own_redis_server.stop()
     own_redis_server.start()
     seen = own.changes(cursor)
-    assert seen.gap
-    assert not own.changes(seen.cursor).gap
+    assert seen.incomplete
+    assert not own.changes(seen.cursor).incomplete
     assert own.put(Key("new"), None)
-    assert own.changes(cursor).gap
+    assert own.changes(cursor).incomplete
     assert own.changes(seen.cursor).client_ids == ("new",)
 
 

@@ -81,7 +81,7 @@ def test_new_keys_are_not_announced(store: SqliteStore) -> None:
     store.add(keys("a", "b"))
     seen = store.changes(cursor)
     assert seen.client_ids == ()
-    assert not seen.gap
+    assert not seen.incomplete
     assert store.put(Key("a", version=2), 1)
     assert store.changes(cursor).client_ids == ("a",)
     assert store.changes(seen.cursor).client_ids == ("a",)

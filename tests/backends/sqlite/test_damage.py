@@ -148,8 +148,8 @@ def test_a_damaged_client_id_hides_no_other_key(store: SqliteStore, path: Path) 
     assert code == "sqlite_damaged_ids"
     assert "(1)" in message
     damage(path, "UPDATE changes SET client_id = CAST(x'ff' AS TEXT) WHERE client_id = 'ké'")
-    assert store.changes(cursor).gap
-    assert not store.changes(store.changes(cursor).cursor).gap
+    assert store.changes(cursor).incomplete
+    assert not store.changes(store.changes(cursor).cursor).incomplete
 
 
 def test_the_drivers_message_is_not_passed_on(store: SqliteStore) -> None:

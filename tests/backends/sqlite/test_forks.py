@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Settings, open_backend
-from basicauth_mw.backends import Use
+from basicauth_mw.backends import LastUse
 from basicauth_mw.backends.sqlite import connections
 from basicauth_mw.backends.sqlite import forks as sqlite_forks
 from basicauth_mw.backends.sqlite.forks import forks, short_connection
@@ -198,7 +198,7 @@ def test_nothing_is_open_in_a_child_whatever_threads_do(store: SqliteStore, path
     jobs: list[Callable[[int], object]] = [
         lambda _: store.get("id"),
         lambda turn: store.put(Key(f"new {turn}"), None),
-        lambda turn: store.record_uses([Use("id", MADE, datetime.fromtimestamp(60 * turn, UTC))]),
+        lambda turn: store.record_uses([LastUse("id", MADE, datetime.fromtimestamp(60 * turn, UTC))]),
         lambda _: store.last_uses(["id"]),
     ]
     threads = [threading.Thread(target=until_stopped, args=(job,)) for job in jobs]
@@ -208,7 +208,7 @@ def test_nothing_is_open_in_a_child_whatever_threads_do(store: SqliteStore, path
     def child() -> None:
         assert open_files(path) == set()
         assert store.get("id") is not None
-        store.record_uses([Use("id", MADE, MADE)])
+        store.record_uses([LastUse("id", MADE, MADE)])
 
     assert all(ended_well(start(child)) for _ in range(20))
     stop.set()

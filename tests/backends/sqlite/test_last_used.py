@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from basicauth_mw.backends import UsageStore, Use
+from basicauth_mw.backends import LastUse, UsageStore
 from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key, Secret
@@ -62,7 +62,9 @@ def test_the_last_use_of_each_secret(store: SqliteStore) -> None:
     assert store.put(key("ключ", FIRST), None)
     assert store.last_uses(["id"]) == []
 
-    store.record_uses([Use("id", FIRST, NOON), Use("id", SECOND, NOON + MINUTE), Use("ключ", FIRST, NOON)])
+    store.record_uses(
+        [LastUse("id", FIRST, NOON), LastUse("id", SECOND, NOON + MINUTE), LastUse("ключ", FIRST, NOON)]
+    )
 
     assert known(store) == {("id", FIRST, NOON), ("id", SECOND, NOON + MINUTE)}
     assert known(store, "ключ", "nobody") == {("ключ", FIRST, NOON)}
@@ -71,20 +73,20 @@ def test_the_last_use_of_each_secret(store: SqliteStore) -> None:
 
 
 def test_it_is_stored_to_the_minute(store: SqliteStore) -> None:
-    store.record_uses([Use("id", FIRST, NOON + timedelta(seconds=59, microseconds=999_999))])
+    store.record_uses([LastUse("id", FIRST, NOON + timedelta(seconds=59, microseconds=999_999))])
     assert known(store) == {("id", FIRST, NOON)}
 
 
 def test_it_never_goes_back(store: SqliteStore) -> None:
-    store.record_uses([Use("id", FIRST, NOON)])
-    store.record_uses([Use("id", FIRST, NOON - MINUTE)])
+    store.record_uses([LastUse("id", FIRST, NOON)])
+    store.record_uses([LastUse("id", FIRST, NOON - MINUTE)])
     assert known(store) == {("id", FIRST, NOON)}
-    store.record_uses([Use("id", FIRST, NOON + 2 * MINUTE), Use("id", FIRST, NOON + MINUTE)])
+    store.record_uses([LastUse("id", FIRST, NOON + 2 * MINUTE), LastUse("id", FIRST, NOON + MINUTE)])
     assert known(store) == {("id", FIRST, NOON + 2 * MINUTE)}
 
 
 def test_only_of_keys_that_are_stored(store: SqliteStore) -> None:
-    store.record_uses([Use("nobody", FIRST, NOON), Use("id", FIRST, NOON)])
+    store.record_uses([LastUse("nobody", FIRST, NOON), LastUse("id", FIRST, NOON)])
     assert known(store, "nobody", "id") == {("id", FIRST, NOON)}
     assert store.put(key("nobody", FIRST), None)
     assert known(store, "nobody") == set()
@@ -93,10 +95,10 @@ def test_only_of_keys_that_are_stored(store: SqliteStore) -> None:
 def test_it_is_no_change_of_the_key(store: SqliteStore, path: Path) -> None:
     cursor = store.changes(None).cursor
     before = path.read_bytes(), path.stat().st_mtime_ns
-    store.record_uses([Use("id", FIRST, NOON)])
+    store.record_uses([LastUse("id", FIRST, NOON)])
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     seen = store.changes(cursor)
-    assert (seen.cursor, seen.client_ids, seen.gap) == (cursor, (), False)
+    assert (seen.cursor, seen.client_ids, seen.incomplete) == (cursor, (), False)
     assert store.put(key("id", FIRST, version=2), 1)
 
 
@@ -109,7 +111,7 @@ def test_connections_stay_open(store: SqliteStore, path: Path) -> None:
         minute = NOON
         while time.monotonic() < end:
             minute += MINUTE
-            store.record_uses([Use("id", FIRST, minute)])
+            store.record_uses([LastUse("id", FIRST, minute)])
             assert other.get("id")
         assert connection is not None
         assert other._connections._connections.get().raw is connection
@@ -117,17 +119,17 @@ def test_connections_stay_open(store: SqliteStore, path: Path) -> None:
 
 def test_uses_of_dropped_secrets_are_deleted(store: SqliteStore) -> None:
     """Except the latest of all, which is when the key was last used."""
-    store.record_uses([Use("id", FIRST, NOON + MINUTE), Use("id", SECOND, NOON)])
+    store.record_uses([LastUse("id", FIRST, NOON + MINUTE), LastUse("id", SECOND, NOON)])
     assert store.put(key("id", THIRD, version=2), 1)
     assert known(store) == {("id", FIRST, NOON + MINUTE)}
-    store.record_uses([Use("id", THIRD, NOON + 2 * MINUTE)])
+    store.record_uses([LastUse("id", THIRD, NOON + 2 * MINUTE)])
     assert known(store) == {("id", FIRST, NOON + MINUTE), ("id", THIRD, NOON + 2 * MINUTE)}
     assert store.put(key("id", THIRD, version=3), 2)
     assert known(store) == {("id", THIRD, NOON + 2 * MINUTE)}
 
 
 def test_a_refused_put_deletes_nothing(store: SqliteStore) -> None:
-    store.record_uses([Use("id", FIRST, NOON), Use("id", SECOND, NOON + MINUTE)])
+    store.record_uses([LastUse("id", FIRST, NOON), LastUse("id", SECOND, NOON + MINUTE)])
     assert not store.put(key("id", THIRD, version=9), 8)
     assert not store.delete("nobody")
     assert len(known(store)) == 2
@@ -135,7 +137,9 @@ def test_a_refused_put_deletes_nothing(store: SqliteStore) -> None:
 
 def test_delete_deletes_all_uses(store: SqliteStore) -> None:
     assert store.put(key("other", FIRST), None)
-    store.record_uses([Use("id", FIRST, NOON), Use("id", SECOND, NOON), Use("other", FIRST, NOON)])
+    store.record_uses(
+        [LastUse("id", FIRST, NOON), LastUse("id", SECOND, NOON), LastUse("other", FIRST, NOON)]
+    )
     assert store.delete("id")
     assert store.put(key("id", FIRST), None)
     assert known(store, "id", "other") == {("other", FIRST, NOON)}
@@ -143,7 +147,7 @@ def test_delete_deletes_all_uses(store: SqliteStore) -> None:
 
 def test_only_the_owner_may_read_it(store: SqliteStore, path: Path, uses: Path) -> None:
     assert not uses.exists()
-    store.record_uses([Use("id", FIRST, NOON)])
+    store.record_uses([LastUse("id", FIRST, NOON)])
     assert stat.S_IMODE(uses.stat().st_mode) == 0o600
     assert store.warnings() == []
     uses.chmod(0o640)
@@ -157,7 +161,7 @@ def test_it_has_the_owner_of_the_keys(store: SqliteStore, path: Path, uses: Path
     path.chmod(0o660)
     if os.geteuid() == 0:
         os.chown(path, 65534, 65533)
-    store.record_uses([Use("id", FIRST, NOON)])
+    store.record_uses([LastUse("id", FIRST, NOON)])
     keys, made = path.stat(), uses.stat()
     assert (made.st_uid, made.st_gid) == (keys.st_uid, keys.st_gid)
     assert stat.S_IMODE(made.st_mode) == 0o660
@@ -187,7 +191,7 @@ def directory(uses: Path) -> None:
 def test_damage_to_it_does_no_harm_to_keys(
     store: SqliteStore, uses: Path, damage: Callable[[Path], None]
 ) -> None:
-    store.record_uses([Use("id", FIRST, NOON)])
+    store.record_uses([LastUse("id", FIRST, NOON)])
     damage(uses)
 
     assert store.last_uses(["id"]) == []
@@ -195,13 +199,13 @@ def test_damage_to_it_does_no_harm_to_keys(
     assert store.delete("id")
     assert store.put(key("id", FIRST), None)
     with pytest.raises(BackendUnavailable, match="last"):
-        store.record_uses([Use("id", FIRST, NOON)])
+        store.record_uses([LastUse("id", FIRST, NOON)])
     ((code, message, remedy),) = store.warnings()
     assert (code, remedy) == ("sqlite_last_used", f"rm {uses}")
     assert "last" in message
 
     uses.rmdir() if uses.is_dir() else uses.unlink()
-    store.record_uses([Use("id", FIRST, NOON)])
+    store.record_uses([LastUse("id", FIRST, NOON)])
     assert known(store) == {("id", FIRST, NOON)}
     assert store.warnings() == []
 
@@ -212,7 +216,7 @@ def test_damage_to_it_does_no_harm_to_keys(
     ids=["secret", "minute", "text-secret", "text-minute", "octets", "real"],
 )
 def test_a_damaged_row_hides_nothing_else(store: SqliteStore, uses: Path, row: tuple[Any, Any]) -> None:
-    store.record_uses([Use("id", FIRST, NOON), Use("id", SECOND, NOON + MINUTE)])
+    store.record_uses([LastUse("id", FIRST, NOON), LastUse("id", SECOND, NOON + MINUTE)])
     with closing(sqlite3.connect(uses, isolation_level=None)) as connection:
         connection.execute("INSERT INTO last_used VALUES ('id', ?, ?)", row)
 
@@ -229,7 +233,7 @@ def test_they_are_beside_the_target_of_a_link(store: SqliteStore, path: Path, us
     link = links / "linked.db"
     link.symlink_to(path)
     with closing(SqliteStore(f"sqlite:///{link}")) as linked:
-        linked.record_uses([Use("id", FIRST, NOON)])
+        linked.record_uses([LastUse("id", FIRST, NOON)])
         assert known(store) == known(linked) == {("id", FIRST, NOON)}
         assert list(links.iterdir()) == [link]
         shutil.copyfile(path, other)
@@ -245,7 +249,7 @@ def test_an_empty_file_is_filled(store: SqliteStore, uses: Path) -> None:
     assert store.last_uses(["id"]) == []
     assert store.put(key("id", FIRST, version=2), 1)
     assert store.warnings() == []
-    store.record_uses([Use("id", FIRST, NOON)])
+    store.record_uses([LastUse("id", FIRST, NOON)])
     assert known(store) == {("id", FIRST, NOON)}
 
 
@@ -255,24 +259,24 @@ def test_it_is_created_with_the_first_use(store: SqliteStore, path: Path, uses: 
     assert not uses.exists()
     path.unlink()
     with pytest.raises(BackendUnavailable):
-        store.record_uses([Use("id", FIRST, NOON)])
+        store.record_uses([LastUse("id", FIRST, NOON)])
 
 
 def test_it_cannot_be_created(store: SqliteStore, path: Path, uses: Path) -> None:
     uses.symlink_to(path.parent / "none" / "x")
     with pytest.raises(BackendUnavailable, match="last-used"):
-        store.record_uses([Use("id", FIRST, NOON)])
+        store.record_uses([LastUse("id", FIRST, NOON)])
     assert store.last_uses(["id"]) == []
     uses.unlink()
     shutil.rmtree(path.parent)
     with pytest.raises(BackendUnavailable, match="cannot be created: No such file"):
-        store.record_uses([Use("id", FIRST, NOON)])
+        store.record_uses([LastUse("id", FIRST, NOON)])
 
 
 def test_a_restored_backup_keeps_them(store: SqliteStore, path: Path, tmp_path: Path) -> None:
     backup = tmp_path / "backup.db"
     shutil.copyfile(path, backup)
-    store.record_uses([Use("id", FIRST, NOON)])
+    store.record_uses([LastUse("id", FIRST, NOON)])
     backup.rename(path)
     with closing(SqliteStore(f"sqlite:///{path}")) as restored:
         assert known(restored) == {("id", FIRST, NOON)}
@@ -285,7 +289,7 @@ def test_many_threads(store: SqliteStore) -> None:
     def work(number: int) -> None:
         try:
             for step in range(20):
-                store.record_uses([Use("id", FIRST, NOON + (number + 4 * step) * MINUTE)])
+                store.record_uses([LastUse("id", FIRST, NOON + (number + 4 * step) * MINUTE)])
         except BaseException as exc:
             failures.append(exc)
 
@@ -304,5 +308,5 @@ def test_many_threads(store: SqliteStore) -> None:
     for thread in threads:
         thread.join(60)
     assert not failures
-    store.record_uses([Use("id", FIRST, NOON + 1000 * MINUTE)])
+    store.record_uses([LastUse("id", FIRST, NOON + 1000 * MINUTE)])
     assert known(store) == {("id", FIRST, NOON + 1000 * MINUTE)}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from basicauth_mw.backends import Use
+from basicauth_mw.backends import LastUse
 from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key, Secret, utcnow
@@ -276,7 +276,7 @@ def test_uses_in_a_file_without_write_access(path: Path) -> None:
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
         key = store.get("id")
         assert key is not None
-        store.record_uses([Use("id", key.secrets[0].created_at, utcnow())])
+        store.record_uses([LastUse("id", key.secrets[0].created_at, utcnow())])
     uses = path.with_name("keys.db.last-used")
     uses.chmod(0o444)
     read, noted, put = outcomes(

@@ -422,7 +422,7 @@ def test_a_reader_notices_a_replaced_file(path: Path, reading: SqliteStore) -> N
     found = reading.get("id")
     assert found is not None
     assert found.version == 5
-    assert reading.changes(cursor).gap
+    assert reading.changes(cursor).incomplete
     path.unlink()
     with pytest.raises(BackendUnavailable):
         reading.get("id")

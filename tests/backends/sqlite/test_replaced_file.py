@@ -62,7 +62,7 @@ def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path, tmp_path: Pa
 
     assert took_s < NOTICED_WITHIN_S
     assert seen == ["old", "new"]
-    assert store.changes(cursor).gap
+    assert store.changes(cursor).incomplete
     assert store.put(Key("id", name="newer", version=2), 1)
     assert name_of(store) == "newer"
 
@@ -76,7 +76,7 @@ def test_the_change_feed_notices_a_replaced_file_at_once(
     cursor = store.changes(None).cursor
     assert name_of(store) == "old"
     new.rename(path)
-    assert store.changes(cursor).gap
+    assert store.changes(cursor).incomplete
     assert name_of(store) == "new"
 
 
@@ -188,7 +188,7 @@ def test_a_cursor_does_not_outlive_an_overwritten_file(
     cursor = store.changes(None).cursor
     shutil.copyfile(other_file(tmp_path, "new", keys=100), path)
     eventually(lambda: name_of(store) == "new")
-    assert store.changes(cursor).gap
+    assert store.changes(cursor).incomplete
 
 
 @pytest.mark.proves("F16")
@@ -201,11 +201,11 @@ def test_a_cursor_does_not_outlive_a_restored_backup(store: SqliteStore, path: P
     else:
         assert store.add([Key("gone")]) == [True]
     cursor = store.changes(None).cursor
-    assert not store.changes(cursor).gap
+    assert not store.changes(cursor).incomplete
     path.write_bytes(backup)
     eventually(lambda: store.get("gone") is None)
     assert store.put(Key("other"), None)
-    assert store.changes(cursor).gap
+    assert store.changes(cursor).incomplete
 
 
 def test_a_copy_is_complete_without_its_log(store: SqliteStore, path: Path, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_link_that_is_changed_is_noticed(
         link.unlink()
         link.symlink_to(other_file(tmp_path, "new"))
         assert eventually(lambda: name_of(linked) == "new") < NOTICED_WITHIN_S
-        assert linked.changes(cursor).gap
+        assert linked.changes(cursor).incomplete
         assert linked.put(Key("id", name="newer", version=2), 1)
         link.unlink()
         link.symlink_to(link)

@@ -282,8 +282,8 @@ def test_cursors_of_the_old_file(store: SqliteStore, path: Path) -> None:
     store.upgrade()
     for seq in (0, 1, 9):
         seen = store.changes(f"{status.st_dev}.{status.st_ino}.{seq}")
-        assert seen.gap
-        assert not store.changes(seen.cursor).gap
+        assert seen.incomplete
+        assert not store.changes(seen.cursor).incomplete
     store.delete("minted")
     assert store.changes(seen.cursor).client_ids == ("minted",)
 
