@@ -29,7 +29,7 @@ NOT_ASKED = {"cli", "env.py"}
 
 # Module, expression, and why it tells nobody anything.
 HARMLESS = {
-    ("credentials.py", "b2a_base64(octets, newline=False) != token"): "both are what was sent",
+    ("credentials.py", "b2a_base64(encoded, newline=False) != token"): "both are what was sent",
     ("credentials.py", "b',' in token"): "what was sent, before anything is looked up",
     ("digest.py", "prefix not in hashed"): "pepper and salt, without the digest",
     ("usage.py", "each.hash == stored"): "both are stored, and the caller is in",

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..backends.codec import StoredRecord
+from ..backends.codec import StoredRecord, load_decoy_details
 from ..errors import BackendError, InvalidCredentials, MalformedCredentials, UnreadableRecord
 from ..keys.credentials import decode_basic, is_canonical
 from ..keys.generated_secrets import SecretShape, classify
@@ -157,6 +157,8 @@ class Verifier:
             match = self._hasher.verify_digest(secret, stored, is_generated=is_generated)
             if match is None and not is_generated:
                 match = yield from self._verify_password(secret, stored)
+            if match is None and isinstance(found, StoredRecord):
+                load_decoy_details()  # the right secret of a revoked key decodes its details
             if found is None or match is None:
                 return Deny(InvalidCredentials(), "unknown" if found is None else "wrong_secret", client_id)
             key = found if isinstance(found, Key) else found.load_key()

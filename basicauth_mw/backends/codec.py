@@ -4,8 +4,9 @@ Version 1 is an object with short names; times are whole microseconds since the 
 is not part of it: it is written separately, so that it never competes with a change of the key.
 
 How long a refusal takes must not reveal whether an id exists, or what its key holds. So decoding has two
-stages: a lookup decodes the secrets alone (``StoredRecord``), found without parsing the rest of the text, and
-an unknown id decodes a decoy. Only an accepted secret decodes the rest (``StoredRecord.load_key``).
+stages: a lookup decodes the secrets alone (``StoredRecord``), found without parsing the rest of the text.
+Only the right secret decodes the rest (``StoredRecord.load_key``). A wrong secret decodes the rest of a decoy
+instead, and an unknown id a whole decoy.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def load_record(text: str | bytes, client_id: str) -> StoredRecord:
 def load_for_lookup(text: str | bytes | None, client_id: str) -> StoredRecord | None:
     """``load_record`` of what a lookup has found; for an unknown id (None) it decodes a decoy instead."""
     if text is None:
-        load_record(_DECOY_RECORD, _DECOY_ID)
+        load_key(_DECOY_RECORD, _DECOY_ID)
         return None
     return load_record(text, client_id)
 
@@ -181,6 +182,11 @@ def load_key(text: str | bytes, client_id: str) -> Key:
         UnreadableRecord: The record is damaged, of another version, or of another client.
     """
     return load_record(text, client_id).load_key()
+
+
+def load_decoy_details() -> None:
+    """Do the work of ``StoredRecord.load_key`` for a record of usual size."""
+    _DECOY.load_key()
 
 
 def as_key(found: Key | StoredRecord | None) -> Key | None:
@@ -272,3 +278,4 @@ _DECOY_RECORD: Final = dump_key(
         secrets=(Secret(f"$bamw1$0${'A' * 16}${'A' * 43}", created_at=_EPOCH),),
     )
 )
+_DECOY: Final = load_record(_DECOY_RECORD, _DECOY_ID)
