@@ -186,7 +186,7 @@ def test_many_changes_at_once_are_all_noticed(keys: Backend, server: Server) -> 
 def test_more_changes_than_are_kept_clear_the_cache(
     keys: Backend, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cursor points to a change that is gone: a gap."""
+    """The cursor points to a change that is gone, so the changes are incomplete."""
     issued = keys.create()
     assert server.status(issued) == 200
     assert server.status(issued) == 200

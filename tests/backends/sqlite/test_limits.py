@@ -33,7 +33,7 @@ NOBODY = 65534
 HEAD = f"""
 import json, os, resource, sys
 from dataclasses import replace
-from basicauth_mw.backends import Use
+from basicauth_mw.backends import LastUse
 from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key, Secret, utcnow
@@ -158,7 +158,7 @@ def test_no_room_for_last_uses(path: Path) -> None:
     noted, kept, put = outcomes(
         path,
         "name(); limit(5000)",
-        "attempt(lambda: store.record_uses([Use('id', store.get('id').secrets[0].created_at, utcnow())]))",
+        "attempt(lambda: store.record_uses([LastUse('id', store.get('id').secrets[0].created_at, utcnow())]))",
         "attempt(lambda: len(store.last_uses(['id'])))",
         "limit(resource.RLIM_INFINITY)",
         "attempt(lambda: store.put(replace(store.get('id'), version=2), 1))",
@@ -225,7 +225,7 @@ def test_a_directory_without_write_access(path: Path, directory: Path) -> None:
         "attempt(lambda: store.put(Key('new', version=2), None))",
         "attempt(lambda: many(1))",
         "attempt(store.upgrade)",
-        "attempt(lambda: store.record_uses([Use('id', utcnow(), utcnow())]))",
+        "attempt(lambda: store.record_uses([LastUse('id', utcnow(), utcnow())]))",
         "attempt(lambda: [code for code, _, _ in store.warnings()])",
     )
     for each in refused[:-1]:
@@ -283,7 +283,7 @@ def test_uses_in_a_file_without_write_access(path: Path) -> None:
         path,
         "drop_rights()",
         "attempt(lambda: len(store.last_uses(['id'])))",
-        "attempt(lambda: store.record_uses([Use('id', utcnow(), utcnow())]))",
+        "attempt(lambda: store.record_uses([LastUse('id', utcnow(), utcnow())]))",
         "attempt(lambda: store.put(replace(store.get('id'), version=2), 1))",
     )
     assert (read, put) == (1, True)

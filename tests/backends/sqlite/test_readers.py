@@ -173,9 +173,9 @@ def beside(path: Path) -> list[str]:
 @pytest.mark.proves("F19")
 def test_a_reader_creates_no_log(path: Path, owner: User, reader: User) -> None:
     """So the owner can change keys, during and after its reads, which see the change at once."""
-    assert reader("[version(), len(store.scan('', '', 9)), store.changes(None).gap, store.upgrade()]") == [
-        *(1, 1, False, None)
-    ]
+    assert reader(
+        "[version(), len(store.scan('', '', 9)), store.changes(None).incomplete, store.upgrade()]"
+    ) == [*(1, 1, False, None)]
     assert beside(path) == []
     assert owner("change()") is True
     owner.leave()
@@ -200,7 +200,7 @@ def test_a_reader_notices_changes(owner: User, reader: User) -> None:
     cursor = reader("store.changes(None).cursor")
     assert owner("change()") is True
     assert reader(f"store.changes({cursor!r}).client_ids") == ["id"]
-    assert reader(f"store.changes({cursor!r}).gap") is False
+    assert reader(f"store.changes({cursor!r}).incomplete") is False
 
 
 # What Litestream does: it keeps a read transaction open, so that no other process truncates the log,
@@ -247,7 +247,7 @@ def test_a_file_that_is_replicated(
         assert owner("change()") is True
         assert owner("version()") == number
         assert reader("version()") == number
-    changes = reader(f"[store.changes({cursor!r}).client_ids, store.changes({cursor!r}).gap]")
+    changes = reader(f"[store.changes({cursor!r}).client_ids, store.changes({cursor!r}).incomplete]")
     assert changes == [["id"] * 30, False]
     assert replicator.poll() is None
     with closing(sqlite3.connect(path)) as connection:

@@ -277,7 +277,7 @@ def test_servers_that_waited_for_the_upgrade(store: SqliteStore, path: Path) -> 
 
 
 def test_cursors_of_the_old_file(store: SqliteStore, path: Path) -> None:
-    """A gap: what was cached from the old file is looked up again. Later changes are announced as usual."""
+    """Incomplete: what was cached from the old file is looked up again. Later changes are announced."""
     status = path.stat()
     store.upgrade()
     for seq in (0, 1, 9):
