@@ -58,6 +58,9 @@ def attempt(do):
 def name():
     return store.get("id").name
 
+def created_at():
+    return store.get("id").secrets[0].created_at
+
 def many(count):
     return sum(store.add([Key(f"k{{n}}", name="x" * 200, version=1) for n in range(count)]))
 """
@@ -158,7 +161,7 @@ def test_no_room_for_last_uses(path: Path) -> None:
     noted, kept, put = outcomes(
         path,
         "name(); limit(5000)",
-        "attempt(lambda: store.record_uses([LastUse('id', store.get('id').secrets[0].created_at, utcnow())]))",
+        "attempt(lambda: store.record_uses([LastUse('id', created_at(), utcnow())]))",
         "attempt(lambda: len(store.last_uses(['id'])))",
         "limit(resource.RLIM_INFINITY)",
         "attempt(lambda: store.put(replace(store.get('id'), version=2), 1))",
