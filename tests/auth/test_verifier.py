@@ -9,6 +9,7 @@ import pytest
 
 from basicauth_mw.auth.cache import VerdictCache
 from basicauth_mw.auth.verifier import Lookup, PendingVerification, Steps, Verifier, VerifyPassword
+from basicauth_mw.backends import codec
 from basicauth_mw.errors import (
     BackendUnavailable,
     InvalidCredentials,
@@ -359,3 +360,25 @@ def test_on_verified_is_called_for_verified_secrets_only() -> None:
     decide(checker, "nobody", SECRET, None)
 
     assert seen == [("id", DIGEST, SECRET)]
+
+
+def test_every_refusal_decodes_as_much_of_a_stored_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong secret as much as the right secret of a revoked key."""
+    decoded: list[type] = []
+    decode = codec._decode
+
+    def counted(text: str, start: int) -> tuple[Any, int]:
+        value, end = decode(text, start)
+        decoded.append(type(value))
+        return value, end
+
+    monkeypatch.setattr(codec, "_decode", counted)
+    stored = codec.dump_key(Key("ci", revoked_at=PAST, secrets=(DIGEST,)))
+    for text, secret in ((None, SECRET), (stored, generate("sk")), (stored, SECRET)):
+        decoded.clear()
+        steps = begin(verifier(), encode_basic("ci", secret).encode())
+        next(steps)
+        with pytest.raises(StopIteration) as done:
+            steps.send(codec.load_for_lookup(text, "ci"))
+        assert isinstance(done.value.value, Deny)
+        assert decoded == [list, dict]
