@@ -1,4 +1,4 @@
-"""What the tests of both middlewares share: a backend with one key, and an environment without settings."""
+"""Fixtures for the tests of both middlewares: a backend with one key, and an environment without settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def backend() -> Iterator[Backend]:
-    """A backend in memory; it never blocks, so no thread is started for it."""
+    """An in-memory backend; it never blocks, so it starts no thread."""
     with Backend(MemoryStore(), settings=Settings()) as backend:
         yield backend
 

@@ -1,4 +1,4 @@
-"""The two middlewares agree: the same bytes in the Authorization header, the same response."""
+"""The ASGI and the WSGI middleware give the same response to the same Authorization header."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Outcome = tuple[int, dict[str, str], bytes]
 
 
 class Both:
-    """One backend, wrapped both ways; the apps answer with who came in."""
+    """One backend after both middlewares; the apps return the client id."""
 
     def __init__(self, loop: asyncio.Runner) -> None:
         self._loop = loop
@@ -40,7 +40,7 @@ class Both:
         make = self.backend.create
         make(client_id="demo", secret="p@55w0rd")
         make(client_id="j\u00fcrgen-\u6771\u4eac", secret="\u5bc6\u78bc:\u00fc")
-        self.minted = make(client_id="minted")
+        self.generated = make(client_id="generated")
         self.disabled, self.revoked, self.expired = (
             make(client_id=name) for name in ("disabled", "revoked", "expired")
         )
@@ -97,12 +97,12 @@ class Both:
         return start["status"], named, body["body"]
 
     def by_wsgi(self, field: bytes | None) -> Outcome:
-        answer = call(self._wsgi, None if field is None else field.decode("latin-1"))
-        assert answer.raised is None
-        return answer.status, {name.lower(): value for name, value in answer.headers}, answer.body
+        response = call(self._wsgi, None if field is None else field.decode("latin-1"))
+        assert response.raised is None
+        return response.status, {name.lower(): value for name, value in response.headers}, response.body
 
     def outcome(self, field: bytes | None) -> Outcome:
-        """What both say; asked twice, as the second time something may be remembered."""
+        """The outcome of both; each is called twice, because the first result may be cached."""
         first = self.by_asgi(field)
         assert self.by_wsgi(field) == first
         assert self.by_wsgi(field) == first
@@ -140,11 +140,11 @@ def row(name: str, status: int, code: str, field: bytes | None) -> Any:
         row("wrong", 401, "invalid_credentials", basic("demo:p@55w0re")),
         row("wrong-case", 401, "invalid_credentials", basic("demo:P@55w0rd")),
         row("unknown", 401, "invalid_credentials", basic("nobody:p@55w0rd")),
-        row("unknown-minted", 401, "invalid_credentials", basic(f"nobody:{generate('sk')}")),
-        row("mistyped", 401, "invalid_credentials", basic(f"minted:{generate('sk')[:-1]}_")),
+        row("unknown-generated", 401, "invalid_credentials", basic(f"nobody:{generate('sk')}")),
+        row("mistyped", 401, "invalid_credentials", basic(f"generated:{generate('sk')[:-1]}_")),
         row("prefix", 401, "invalid_credentials", basic("demo:p@55w0r")),
         row("longer", 401, "invalid_credentials", basic("demo:p@55w0rdx")),
-        row("blank-behind", 401, "invalid_credentials", basic("demo:p@55w0rd ")),
+        row("blank-after", 401, "invalid_credentials", basic("demo:p@55w0rd ")),
         row("decomposed", 401, "invalid_credentials", basic("ju\u0308rgen-\u6771\u4eac:\u5bc6\u78bc:\u00fc")),
         row("latin-1", 401, "invalid_credentials", basic("j\u00fcrgen:x".encode("latin-1"))),
         row("scheme-alone", 401, "invalid_credentials", b"Basic"),
@@ -161,13 +161,13 @@ def row(name: str, status: int, code: str, field: bytes | None) -> Any:
         row("no-colon", 401, "invalid_credentials", basic("demo")),
         row("no-id", 401, "invalid_credentials", basic(":p@55w0rd")),
         row("no-secret", 401, "invalid_credentials", basic("demo:")),
-        row("nul-behind", 401, "invalid_credentials", basic("demo:p@55w0rd\0")),
+        row("nul-after", 401, "invalid_credentials", basic("demo:p@55w0rd\0")),
         row("control", 401, "invalid_credentials", basic("demo:p@55\x7fw0rd")),
         row("raw-nul", 401, "invalid_credentials", DEMO + b"\0"),
         row("raw-line", 401, "invalid_credentials", DEMO + b"\r\n"),
-        row("high-octets", 401, "invalid_credentials", b"Basic \xff\xfe\x80"),
+        row("high-bytes", 401, "invalid_credentials", b"Basic \xff\xfe\x80"),
         row("nbsp", 401, "invalid_credentials", b"Basic\xa0ZGVtbzpwQDU1dzByZA=="),
-        row("nel-behind", 401, "invalid_credentials", DEMO + b"\x85"),
+        row("nel-after", 401, "invalid_credentials", DEMO + b"\x85"),
         row("long", 401, "invalid_credentials", b"Basic " + b"A" * 100_000),
         row("long-blanks", 401, "invalid_credentials", b"Basic " + b" " * 10_000 + b"ZGVtbzpwQDU1dzByZA=="),
     ],
@@ -186,7 +186,7 @@ def test_ended_keys_get_one_response(both: Both) -> None:
     ended: list[Issued] = [both.disabled, both.revoked, both.expired]
     wrong = both.outcome(basic("demo:p@55w0re"))
 
-    assert both.outcome(both.minted.authorization.encode())[0] == 200
+    assert both.outcome(both.generated.authorization.encode())[0] == 200
     assert [both.outcome(issued.authorization.encode()) for issued in ended] == [wrong] * 3
 
 
@@ -205,7 +205,7 @@ def test_ended_keys_get_one_response(both: Both) -> None:
 @example(field=DEMO)
 @example(field=b"")
 def test_any_bytes_get_one_response(both: Both, field: bytes) -> None:
-    """And only the one good credential is accepted, in any spelling of its scheme."""
+    """Only the valid credentials are accepted, with any spelling of the scheme."""
     status, _, body = both.outcome(field)
 
     assert status in (200, 401)
@@ -218,7 +218,7 @@ def test_any_bytes_get_one_response(both: Both, field: bytes) -> None:
 
 @pytest.mark.proves("F34")
 def test_an_outage_gets_one_response() -> None:
-    """A store that raises: the same 503 from both, and what needs no lookup is a 401 from both."""
+    """A store that raises: both return the same 503, and a 401 where no lookup is needed."""
 
     class Broken:
         def get(self, _client_id: str) -> None:
@@ -226,7 +226,7 @@ def test_an_outage_gets_one_response() -> None:
 
     settings = Settings(throttle="")
 
-    async def ask(field: bytes) -> tuple[int, bytes]:
+    async def request(field: bytes) -> tuple[int, bytes]:
         sent: list[dict[str, Any]] = []
 
         async def send(message: Any) -> None:
@@ -238,8 +238,8 @@ def test_an_outage_gets_one_response() -> None:
         return sent[0]["status"], sent[1]["body"]
 
     for field, status in ((DEMO, 503), (b"Basic !", 401)):
-        answer = call(
+        response = call(
             wsgi.BasicAuthMiddleware(Both._wsgi_app, Broken(), settings=settings), field.decode("latin-1")
         )
-        assert asyncio.run(ask(field)) == (answer.status, answer.body)
-        assert answer.status == status
+        assert asyncio.run(request(field)) == (response.status, response.body)
+        assert response.status == status

@@ -1,4 +1,4 @@
-"""What the audit log says about each refusal, and what no log or response ever contains."""
+"""What the audit log says about each refusal, and that no log or response contains a secret."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ GOOD = Key("ci", secrets=(Secret(HASH),))
 
 @dataclass
 class Doing:
-    """A third party's store, in a thread."""
+    """A third-party store that runs in a thread."""
 
     do: Callable[[], Any]
-    asked: int = 0
+    calls: int = 0
 
     def get(self, client_id: str) -> Any:
-        self.asked += 1
+        self.calls += 1
         return self.do()
 
 
@@ -73,12 +73,12 @@ def raising(exc: BaseException) -> Callable[[], Any]:
 
 @dataclass
 class Client:
-    """Asks a middleware from one address."""
+    """A client that sends requests from one address."""
 
     middleware: BasicAuthMiddleware
     address: Any = ("192.0.2.1", 1)
 
-    def ask(self, authorization: str | None, **more: Any) -> Exchange:
+    def request(self, authorization: str | None, **more: Any) -> Exchange:
         return call(self.middleware, http_scope(authorization, client=self.address, **more))
 
 
@@ -106,7 +106,7 @@ def events(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_every_refusal_is_logged_with_its_reason(
     app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Event, id as claimed, reason, address and request id; what was missing at DEBUG, the rest at INFO."""
+    """Event, claimed id, reason, address and request id; missing credentials at DEBUG, others at INFO."""
     caplog.set_level(logging.DEBUG, AUDIT)
     for client_id in ("disabled", "revoked", "expired"):
         made = backend.create(client_id=client_id, secret=issued.secret)
@@ -179,7 +179,7 @@ def test_which_mistake_it_was_is_for_the_log_alone(
 
 
 def test_outages_and_missing_scopes_are_logged(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
-    """With the id that was claimed, or proved."""
+    """With the claimed id, or the verified one."""
     caplog.set_level(logging.INFO, AUDIT)
     call(
         BasicAuthMiddleware(App(), Doing(raising(OSError())), settings=Settings()), http_scope(AUTHORIZATION)
@@ -196,7 +196,7 @@ def test_outages_and_missing_scopes_are_logged(backend: Backend, caplog: pytest.
 def test_allowed_requests_are_not_logged(
     app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There would be too many of them."""
+    """They would be too many."""
     caplog.set_level(logging.DEBUG)
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
     caplog.clear()
@@ -206,10 +206,10 @@ def test_allowed_requests_are_not_logged(
 
 
 def test_a_throttled_pair_is_logged_once(throttled: Client, caplog: pytest.LogCaptureFixture) -> None:
-    """At INFO, not for every request of a flood."""
+    """At INFO, once, not for every request of a flood."""
     caplog.set_level(logging.INFO, AUDIT)
     for _ in range(10):
-        throttled.ask(WRONG)
+        throttled.request(WRONG)
 
     told = [event for event in events(caplog) if event["event"] == "auth.throttled"]
     assert len(told) == 1
@@ -221,11 +221,11 @@ def test_a_throttled_pair_is_logged_once(throttled: Client, caplog: pytest.LogCa
 def test_the_id_that_is_logged_is_the_id_that_was_sent(
     throttled: Client, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """Whoever reports a problem quotes the id from the response."""
+    """It is the request id of the response, which a user can quote."""
     caplog.set_level(logging.INFO, AUDIT)
     for _ in range(3 if kind == "throttled" else 0):
-        throttled.ask(WRONG)
-    seen = throttled.ask(WRONG)
+        throttled.request(WRONG)
+    seen = throttled.request(WRONG)
 
     assert events(caplog)[-1]["event"] == f"auth.{kind}"
     assert events(caplog)[-1]["request_id"] == seen.headers["x-request-id"] == seen.problem["request_id"]
@@ -250,7 +250,7 @@ def test_the_id_that_is_logged_is_the_id_that_was_sent(
 def test_a_hostile_id_cannot_forge_the_log(
     app: App, backend: Backend, caplog: pytest.LogCaptureFixture, hostile: str
 ) -> None:
-    """One line, printable characters only, of bounded length."""
+    """One line of printable characters, of bounded length."""
     caplog.set_level(logging.INFO, AUDIT)
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
     call(middleware, http_scope(basic(f"{hostile}:x")))
@@ -268,12 +268,12 @@ def test_a_hostile_id_cannot_forge_the_log(
 @pytest.mark.parametrize(
     "secret",
     [generate("sk"), generate("my_app"), f"sk_{'A' * 49}"],
-    ids=["minted", "other-prefix", "mistyped"],
+    ids=["generated", "other-prefix", "mistyped"],
 )
 def test_a_secret_in_the_place_of_the_id_is_not_logged(
     app: App, backend: Backend, caplog: pytest.LogCaptureFixture, secret: str
 ) -> None:
-    """Somebody took the one for the other: ``curl -u SECRET:ID``."""
+    """Some users swap id and secret: ``curl -u SECRET:ID``."""
     caplog.set_level(logging.INFO, AUDIT)
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
     call(middleware, http_scope(basic(f"{secret}:ci")))
@@ -283,11 +283,11 @@ def test_a_secret_in_the_place_of_the_id_is_not_logged(
     assert secret[5:20] not in record.getMessage()
 
 
-# --- secrets stay inside
+# --- secrets stay inside the process
 
 
 def spellings(canary: str) -> list[str]:
-    """How a secret may turn up: plain, in base64 at any offset, percent-encoded, backwards."""
+    """The encodings in which a secret may appear: plain, base64 at any offset, percent-encoded, reversed."""
     found = [canary, canary[::-1]]
     for before in ("", "x", "xx"):
         token = b64encode(f"{before}{canary}".encode()).decode()
@@ -299,16 +299,16 @@ def spellings(canary: str) -> list[str]:
 def test_no_secret_leaves(
     backend: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by a log record at any level, a ``repr``, a response or the text of a traceback."""
+    """Not in a log record of any level, a ``repr``, a response or the text of a traceback."""
     caplog.set_level(logging.DEBUG)
     canary = generate("sk")
-    chosen = "canary-chosen-by-a-person"
+    password = "canary-password-by-a-person"
     issued = backend.create(client_id="canary", secret=canary)
     output = io.StringIO()
     monkeypatch.setattr(sys, "stderr", output)
 
     boom = RuntimeError("boom")
-    down = Doing(raising(RuntimeError(f"cannot send {canary} {chosen} to the store")))
+    down = Doing(raising(RuntimeError(f"cannot send {canary} {password} to the store")))
     told: list[object] = [issued, issued.key, backend]
     for each, store in (
         (App(), backend),
@@ -316,7 +316,7 @@ def test_no_secret_leaves(
         (App(), down),
     ):
         middleware = BasicAuthMiddleware(
-            each, store, settings=Settings(pepper=(canary, chosen), throttle="2/minute", timeout_s=5)
+            each, store, settings=Settings(pepper=(canary, password), throttle="2/minute", timeout_s=5)
         )
         told += [
             middleware,
@@ -329,11 +329,11 @@ def test_no_secret_leaves(
             issued.authorization,
             issued.authorization + "!",
             encode_basic("other", canary),
-            basic(f"canary:{chosen}"),
+            basic(f"canary:{password}"),
             basic(f"canary:{canary}x"),
             basic(f"{canary}"),
             "Bearer " + canary,
-            *[basic(f"canary:{chosen}")] * 3,
+            *[basic(f"canary:{password}")] * 3,
         ):
             seen = call(middleware, http_scope(field))
             told += seen.messages
@@ -345,12 +345,12 @@ def test_no_secret_leaves(
     text = "\n".join(part if isinstance(part, str) else repr(part) for part in told)
 
     assert "backend_unavailable" in text
-    assert [found for secret in (canary, chosen) for found in spellings(secret) if found in text] == []
+    assert [found for secret in (canary, password) for found in spellings(secret) if found in text] == []
 
 
 @pytest.mark.proves("X43")
 def test_a_password_in_a_url_is_in_no_repr(app: App) -> None:
-    """Settings are what people print first when something does not work."""
+    """Users print the settings first when something does not work."""
     settings = Settings(backend="redis://user:canary@192.0.2.1/0", pepper=("canary",))
     middleware = BasicAuthMiddleware(app, settings=settings)
 

@@ -1,4 +1,4 @@
-"""The cache of proved credentials: bounded, exact, forgetful when told to be, and without a secret inside."""
+"""The cache of verified credentials: bounded in size and time, exact, and without secrets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def put(cache: VerdictCache, value: bytes, verdict: Allow, expires_at: datetime 
 
 @pytest.mark.proves("X2", "X16")
 def test_only_the_very_value_is_found(cache: VerdictCache) -> None:
-    """No prefix, no other case, no concatenation of it."""
+    """No prefix, other case or concatenation of it."""
     put(cache, b"Basic abcd", allow())
 
     assert cache.get(b"Basic abcd") == allow()
@@ -60,7 +60,7 @@ _PARTS = st.text("ab:.", min_size=1, max_size=4)
 )
 @example([("a", "bc"), ("ab", "c"), ("abc", "c"), ("a", "b:c"), ("a.b", ":c")])
 def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None:
-    """However alike an id and a secret are to others when they are put together."""
+    """Even if an id and a secret give the same bytes when they are concatenated."""
     cache = VerdictCache(30, 100)
     fields = [encode_basic(client_id, secret).encode() for client_id, secret in pairs]
     for number, (value, (client_id, _)) in enumerate(zip(fields, pairs, strict=True)):
@@ -73,7 +73,7 @@ def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None
 
 @pytest.mark.proves("X5", "X15")
 def test_two_caches_share_nothing(cache: VerdictCache) -> None:
-    """Each is keyed by itself: what is learnt of one says nothing of another."""
+    """Each has a key of its own: the keys of one cache reveal nothing about another."""
     other = VerdictCache(30, 3)
     put(cache, b"x", allow())
     put(other, b"x", allow())
@@ -83,7 +83,7 @@ def test_two_caches_share_nothing(cache: VerdictCache) -> None:
 
 @pytest.mark.proves("F24")
 def test_an_entry_ends_with_its_time(cache: VerdictCache, clock: Clock) -> None:
-    """At the very second; a hit does not prolong it, a new proof does."""
+    """At the exact second; a hit does not extend it, a new verification does."""
     put(cache, b"x", allow())
     clock.now += 29.9
     assert cache.get(b"x")
@@ -95,7 +95,7 @@ def test_an_entry_ends_with_its_time(cache: VerdictCache, clock: Clock) -> None:
 
 @pytest.mark.proves("F23")
 def test_an_entry_ends_with_its_key(cache: VerdictCache, clock: Clock) -> None:
-    """By the wall clock, whatever the monotonic one says."""
+    """By the wall clock, regardless of the monotonic one."""
     put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
     clock.wall_now += 4.9
     assert cache.get(b"x")
@@ -105,7 +105,7 @@ def test_an_entry_ends_with_its_key(cache: VerdictCache, clock: Clock) -> None:
 
 @pytest.mark.proves("F23")
 def test_a_clock_set_back_revives_no_entry_beyond_the_cache_time(cache: VerdictCache, clock: Clock) -> None:
-    """The entry's age is monotonic."""
+    """The age of an entry is monotonic."""
     put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
     clock.wall_now -= 10_000
     clock.now += 30
@@ -114,7 +114,7 @@ def test_a_clock_set_back_revives_no_entry_beyond_the_cache_time(cache: VerdictC
 
 @pytest.mark.proves("F23")
 def test_unless_others_are_given_its_clocks_are_the_machines() -> None:
-    """An age by the monotonic one, which nobody can set; an end by the wall clock."""
+    """The age uses the monotonic clock, which cannot be set; the expiry uses the wall clock."""
     cache = VerdictCache(30, 3)
     before = time.monotonic()
     assert before <= cache.stamp().at <= time.monotonic()
@@ -134,7 +134,7 @@ def test_no_time_is_no_cache(clock: Clock) -> None:
 
 
 def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerdictCache) -> None:
-    """One of its entries makes room: what is left of it can still be forgotten."""
+    """If one of its entries is evicted, the others can still be invalidated."""
     put(cache, b"1", allow())
     put(cache, b"2", allow())
     put(cache, b"3", allow("b"))
@@ -147,7 +147,7 @@ def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerdictCache) -> 
 
 
 def test_the_longest_header_is_kept(cache: VerdictCache) -> None:
-    """One byte more is refused unread, so it is not even looked for."""
+    """A header that is one byte longer is refused before the lookup, so it is never cached."""
     longest = b"x" * MAX_FIELD_BYTES
     put(cache, longest, allow())
     put(cache, longest + b"x", allow())
@@ -170,7 +170,7 @@ def test_the_longest_header_is_kept(cache: VerdictCache) -> None:
 def test_a_put_with_an_old_stamp_stores_nothing(
     cache: VerdictCache, before: int, forgotten: list[str | None]
 ) -> None:
-    """Whatever was forgotten earlier: what was stamp before is not kept after."""
+    """A result is not cached if it was looked up before an invalidation."""
     for _ in range(before):
         cache.invalidate("c")
     stamp = cache.stamp()
@@ -186,7 +186,7 @@ def test_a_put_with_an_old_stamp_stores_nothing(
 
 
 def test_the_oldest_makes_room(cache: VerdictCache) -> None:
-    """Never more entries than the size; proving one again adds none."""
+    """There are never more entries than the size; verifying a credential again adds none."""
     for value in (b"1", b"2", b"2", b"3", b"2"):
         put(cache, value, allow())
     assert [bool(cache.get(value)) for value in (b"1", b"2", b"3")] == [True] * 3
@@ -198,7 +198,7 @@ def test_the_oldest_makes_room(cache: VerdictCache) -> None:
 
 @pytest.mark.proves("F29")
 def test_nothing_grows_with_many_clients(cache: VerdictCache) -> None:
-    """Neither entries nor what is kept beside them, forgotten clients included."""
+    """Neither the entries nor their bookkeeping, invalidated clients included."""
     for number in range(1000):
         client_id = f"client-{number}"
         put(cache, b"%d" % number, allow(client_id))
@@ -210,12 +210,12 @@ def test_nothing_grows_with_many_clients(cache: VerdictCache) -> None:
 
 
 def test_a_value_that_is_too_long_is_not_looked_at(cache: VerdictCache) -> None:
-    """Hashing it would cost what the bound is there to save."""
+    """Hashing it would cost what the limit saves."""
     assert cache.get(b"x" * (MAX_FIELD_BYTES + 1)) is None
 
 
 def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerdictCache) -> None:
-    """And nobody else is."""
+    """No other client is affected."""
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("a"))
     put(cache, b"3", allow("b"))
@@ -228,7 +228,7 @@ def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerdictCache)
 
 
 def test_a_proof_of_a_changed_key_ends_the_older_ones(cache: VerdictCache) -> None:
-    """Two entries of one client never disagree on its scopes."""
+    """Two entries of one client never have different scopes."""
     put(cache, b"1", allow("a", "read"))
     put(cache, b"2", allow("a", "read", "write"))
 
@@ -251,7 +251,7 @@ def test_everything_can_be_forgotten(cache: VerdictCache) -> None:
 @pytest.mark.proves("F24")
 @pytest.mark.parametrize("event", ["forget it", "forget another", "clear"])
 def test_what_was_looked_up_before_a_change_is_not_kept(cache: VerdictCache, event: str) -> None:
-    """The lookup may have read what was there before the change."""
+    """The lookup may have read the old record."""
     stamp = cache.stamp()
     if event == "clear":
         cache.clear()
@@ -263,7 +263,7 @@ def test_what_was_looked_up_before_a_change_is_not_kept(cache: VerdictCache, eve
 
 
 def test_no_secret_is_kept(cache: VerdictCache) -> None:
-    """Nothing that can be reached from the cache holds the field's value."""
+    """No object that is reachable from the cache contains the header's value."""
     canary = b"Basic canary-canary-canary"
     put(cache, canary, allow())
     seen: set[int] = set()
@@ -282,7 +282,7 @@ def test_no_secret_is_kept(cache: VerdictCache) -> None:
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    """Whatever is found is the verdict on that very value, while others write and forget."""
+    """A lookup gives the verdict for exactly that value, while other threads write and invalidate."""
     cache = VerdictCache(30, 50)
     wrong: list[object] = []
     start = threading.Barrier(4)
@@ -315,7 +315,7 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 @dataclass
 class Model:
-    """What a cache may answer, kept the slow and obvious way."""
+    """A simple reference model of what a cache may return."""
 
     clock: Clock
     entries: dict[bytes, tuple[Allow, float, float | None]] = field(default_factory=dict)
@@ -328,9 +328,9 @@ class Model:
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Any order of proofs, changes and time; a verdict must be one that the model holds as well.
+    """Random orders of verifications, changes and time; the model has every verdict that the cache returns.
 
-    The cache may forget more than the model (its size is bounded), never less.
+    The cache may forget more than the model because its size is bounded, but never less.
     """
 
     values = Bundle("values")
@@ -396,7 +396,7 @@ TestCacheMachine = CacheMachine.TestCase
 def test_each_hit_is_reported_once_with_its_age(cache: VerdictCache, clock: Clock) -> None:
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("b"))
-    assert cache.drain_hits() == []  # proving is no hit
+    assert cache.drain_hits() == []  # the first verification is not a hit
 
     cache.get(b"1")
     clock.now += 5

@@ -1,4 +1,4 @@
-"""Building a middleware: the order of settings, every problem at once, and no I/O."""
+"""Constructing a middleware: the precedence of settings, all problems in one error, and no I/O."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ GOOD = Key("ci", secrets=(Secret(HASH),))
 
 @dataclass
 class Doing:
-    """A third party's store, in a thread."""
+    """A third-party store that runs in a thread."""
 
     do: Callable[[], Any]
-    asked: int = 0
+    calls: int = 0
 
     def get(self, client_id: str) -> Any:
-        self.asked += 1
+        self.calls += 1
         return self.do()
 
 
@@ -69,14 +69,14 @@ def assert_unavailable(seen: Exchange, code: str = "backend_unavailable") -> Non
 
 
 class Switch:
-    """A store that can be turned off."""
+    """A store that can be switched off."""
 
     def __init__(self) -> None:
         self.on = True
-        self.asked = 0
+        self.calls = 0
 
     def get(self, client_id: str) -> Key | None:
-        self.asked += 1
+        self.calls += 1
         if not self.on:
             raise ConnectionRefusedError("redis.internal")
         return GOOD if client_id == "ci" else None
@@ -103,17 +103,17 @@ def environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 def test_construction_touches_nothing(
     app: App, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str
 ) -> None:
-    """No socket, no thread, no task: workers are forked later, loops come and go."""
+    """No socket, no thread, no task: workers are forked later, and event loops come and go."""
     monkeypatch.setenv("KEYS_OF_A_TEST", "ci:secret")
     url = url.format(tmp_path)
     open_backend(url, settings=Settings(), create=True).close()
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
-        pytest.fail("a socket was asked for")
+        pytest.fail("a socket was created")
 
     for name in ("socket", "create_connection", "getaddrinfo", "socketpair"):
         monkeypatch.setattr(socket, name, refuse)
-    threads = set(threading.enumerate())  # some, of other tests, may be about to end
+    threads = set(threading.enumerate())  # threads of other tests may be about to end
     BasicAuthMiddleware(app, url, settings=Settings())
     assert set(threading.enumerate()) <= threads
     monkeypatch.undo()
@@ -128,7 +128,7 @@ def test_construction_touches_nothing(
 
 
 def test_sources_of_settings_have_an_order(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Overrides before ``settings=`` before the environment; the backend argument before them all."""
+    """Overrides before ``settings=`` before the environment; the backend argument before all of them."""
     environment(monkeypatch, KEYS="env:secret", REALM="env", TIMEOUT_S="7")
     monkeypatch.setenv("OTHER", "other:secret")
 
@@ -153,7 +153,7 @@ def test_sources_of_settings_have_an_order(app: App, monkeypatch: pytest.MonkeyP
 
 
 def test_given_settings_keep_the_environment_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However broken it is."""
+    """Even if the environment is invalid."""
     environment(monkeypatch, TIMEOUT_S="soon", REALN="x", BACKEND="nonsense")
 
     BasicAuthMiddleware(app, "memory:", settings=Settings())
@@ -171,7 +171,7 @@ def problems(*args: Any, **kwargs: Any) -> tuple[str, ...]:
 
 
 def test_every_problem_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the environment, the overrides and the backend together."""
+    """Problems of the environment, the overrides and the backend in one error."""
     environment(monkeypatch, TIMEOUT_S="soon", REALN="x", PEPPER="canary", PEPPER_FILE="/canary")
     found = problems(
         "nonsense://user:canary@host", realm="a\nb", exclude=["/*"], cache_tll_s=3, challenge="canary"
@@ -200,7 +200,7 @@ def test_every_problem_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     [("exlude", "exclude"), ("require_http", "require_https"), ("timeout", "timeout_s"), ("Realm", "realm")],
 )
 def test_a_near_miss_is_named(name: str, meant: str) -> None:
-    """So is a name that is like nothing."""
+    """A name that resembles no setting is reported too."""
     (found,) = problems("memory:", settings=Settings(), **{name: "1"})
     assert name in found
     assert meant in found
@@ -225,7 +225,7 @@ def test_a_near_miss_is_named(name: str, meant: str) -> None:
     ],
 )
 def test_an_unusable_url_is_never_shown(url: str) -> None:
-    """It may hold a password; what is expected is."""
+    """It may contain a password; the message shows what is expected."""
     for text in (
         problems(url, settings=Settings()),
         problems(url, settings=Settings(), zzz=1),
@@ -238,7 +238,7 @@ def test_an_unusable_url_is_never_shown(url: str) -> None:
     "keys", ["", "canary", "id:", ":canary", '{"a": "canary"', '{"a": 1}', "a:canary,a:canary"]
 )
 def test_unusable_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
-    """Entries are named by number."""
+    """Entries are identified by number."""
     environment(monkeypatch, KEYS=keys)
 
     assert "canary" not in "\n".join(problems(settings=Settings()))
@@ -250,7 +250,7 @@ def test_unusable_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch, keys: st
     ids=lambda thing: type(thing).__name__,
 )
 def test_a_backend_that_is_none(thing: Any) -> None:
-    """Neither a URL nor an object that can be asked."""
+    """Neither a URL nor an object with a lookup method."""
     (found,) = problems(thing, settings=Settings())
 
     assert "backend" in found
@@ -268,7 +268,7 @@ class NotInstalled:
 def test_a_missing_driver_names_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, extra: list[tuple[str, Any]]
 ) -> None:
-    """Also an ImportError when it is the only problem."""
+    """It is an ImportError as well if it is the only problem."""
     ours = "basicauth_mw.backends.redis"
     for name in [name for name in sys.modules if name.startswith(("redis", ours))]:
         monkeypatch.delitem(sys.modules, name)
@@ -285,7 +285,7 @@ def test_a_missing_driver_names_the_command_that_installs_it(
 def test_excluded_paths_are_logged_at_startup(
     app: App, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line; none if nothing is."""
+    """In one line; there is none if nothing is excluded."""
     caplog.set_level(logging.INFO, "basicauth_mw")
     BasicAuthMiddleware(app, backend, settings=Settings())
     assert caplog.records == []
@@ -298,7 +298,7 @@ def test_excluded_paths_are_logged_at_startup(
 
 @pytest.mark.proves("A13", "F1")
 def test_a_store_that_is_down_does_not_stop_the_start(app: App) -> None:
-    """503 until it is up, then 200 without a restart."""
+    """503 while it is down, then 200 without a restart."""
     store = Switch()
     store.on = False
     middleware = BasicAuthMiddleware(App({"type": "lifespan.startup.complete"}), store, settings=Settings())
@@ -318,7 +318,7 @@ def test_a_middleware_works_on_many_loops_and_after_a_fork(app: App, tmp_path: P
     assert [call(middleware, http_scope(AUTHORIZATION)).status for _ in range(3)] == [200] * 3
 
     child = os.fork()
-    if child == 0:  # no pytest in here
+    if child == 0:  # no pytest in the child
         status = 1
         try:
             status = 0 if call(middleware, http_scope(AUTHORIZATION)).status == 200 else 2

@@ -1,4 +1,4 @@
-"""Which paths are open: exact or below a folder, and any doubt means protected."""
+"""Excluded paths are open: exact paths or folders; any ambiguity means protected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def row(name: str, *values: object) -> Any:
 
 
 def by_code(path: str) -> str:
-    """A name for a case that any shell and tool can take."""
+    """A test id that every shell and tool accepts."""
     return "".join(c if c.isascii() and c.isalnum() else f".{ord(c):x}." for c in path)
 
 
@@ -51,7 +51,7 @@ OPEN = ExcludedPaths(["/health", "/docs/*", "/a/b/c", "/caf\u00e9", "/", "/dir/"
     ],
 )
 def test_open(path: str) -> None:
-    """What is listed needs no credentials."""
+    """Excluded paths need no credentials."""
     assert OPEN.is_open(path)
 
 
@@ -77,22 +77,22 @@ def test_open(path: str) -> None:
         row("nfd", "/cafe\u0301"),
         row("fullwidth", "/\uff48ealth"),
         row("space-before", " /health"),
-        row("space-behind", "/health "),
-        # odd: two readers might disagree
+        row("space-after", "/health "),
+        # ambiguous: two readers might disagree
         row("no-slash", "health"),
         row("star-form", "*"),
         row("absolute-uri", "http://evil/health"),
         row("authority", "evil:443"),
         row("double-slash-before", "//health"),
         row("double-slash-inside", "/docs//x"),
-        row("double-slash-behind", "/docs/x//"),
+        row("double-slash-after", "/docs/x//"),
         row("network-path", "//evil/docs/x"),
         row("dot", "/docs/./x"),
-        row("dot-behind", "/docs/x/."),
+        row("dot-after", "/docs/x/."),
         row("dot-alone", "/docs/."),
         row("dots", "/docs/../admin"),
         row("dots-and-back", "/docs/../docs/x"),
-        row("dots-behind", "/docs/x/.."),
+        row("dots-after", "/docs/x/.."),
         row("dots-alone", "/docs/.."),
         row("dots-first", "/../docs/x"),
         row("dot-first", "/./docs/x"),
@@ -118,7 +118,7 @@ def test_open(path: str) -> None:
     ],
 )
 def test_protected(path: str) -> None:
-    """Everything else is protected, and so is a listed path that is odd in any way."""
+    """All other paths are protected, and so is an excluded path with anything ambiguous in it."""
     assert not OPEN.is_open(path)
     assert not OPEN.is_open(
         path, raw=path.encode("utf-8", "surrogateescape" if "\udcff" in path else "strict")
@@ -128,7 +128,7 @@ def test_protected(path: str) -> None:
 @pytest.mark.proves("X29", "X32")
 @pytest.mark.parametrize("triplet", ["2f", "5c", "2e", "25", "00", "3f", "23", "3b"])
 def test_odd_encodings_are_protected(triplet: str) -> None:
-    """The path as it was sent is looked at too, where the server tells it: in either case of the digits."""
+    """The raw path is checked too if the server provides it, with hex digits in either case."""
     for raw in (
         f"/docs/%{triplet}x",
         f"/docs/%{triplet.upper()}x",
@@ -140,7 +140,7 @@ def test_odd_encodings_are_protected(triplet: str) -> None:
 
 @pytest.mark.parametrize("odd", [";a", "\\a", "#a", "\0a", "\x1fa", "\x7fa"], ids=by_code)
 def test_what_a_server_has_cut_off_protects(odd: str) -> None:
-    """Some servers drop a fragment or a control from the path: who reads it as it was sent sees another."""
+    """Some servers remove a fragment or a control character from the path; other readers do not."""
     assert not OPEN.is_open("/docs/x", raw=f"/docs/x{odd}".encode())
     assert not OPEN.is_open("/health", raw=f"/health{odd}".encode())
 
@@ -149,15 +149,15 @@ def test_what_a_server_has_cut_off_protects(odd: str) -> None:
     ("path", "raw"),
     [
         row("plain", "/docs/x", b"/docs/x"),
-        row("not-told", "/docs/x", b""),
+        row("no-raw-path", "/docs/x", b""),
         row("utf-8", "/caf\u00e9", b"/caf%C3%A9"),
         row("space", "/docs/a b", b"/docs/a%20b"),
         row("needless", "/health", b"/%68ealth"),
-        row("octets", "/caf\u00e9", b"/caf\xc3\xa9"),
+        row("utf-8", "/caf\u00e9", b"/caf\xc3\xa9"),
     ],
 )
 def test_harmless_encodings_are_open(path: str, raw: bytes) -> None:
-    """An encoding that only one thing can be read from changes nothing."""
+    """An encoding that has only one reading changes nothing."""
     assert OPEN.is_open(path, raw=raw)
 
 
@@ -167,9 +167,9 @@ def test_harmless_encodings_are_open(path: str, raw: bytes) -> None:
     [
         row("in-path", "/api/health", "/api", True),
         row("in-path-folder", "/api/docs/x", "/api", True),
-        row("in-path-server-tells-nothing", "/api/health", "", True),
+        row("in-path-no-mount-from-server", "/api/health", "", True),
         row("not-in-path", "/health", "/api", True),
-        row("not-in-path-server-tells-nothing", "/health", "", True),
+        row("not-in-path-no-mount-from-server", "/health", "", True),
         row("twice", "/api/api/health", "/api", False),
         row("no-segment", "/apihealth", "/api", False),
         row("no-segment-2", "/apix/health", "/api", False),
@@ -177,7 +177,7 @@ def test_harmless_encodings_are_open(path: str, raw: bytes) -> None:
         row("and-slash", "/api/", "/api", True),  # "/" is listed
         row("other-case", "/API/health", "/api", False),
         row("not-in-front", "/docs/x/api/admin", "/api", False),
-        row("not-in-front-server-tells-nothing", "/docs/x/api/admin", "", False),
+        row("not-in-front-no-mount-from-server", "/docs/x/api/admin", "", False),
         row("part-of-a-segment", "/docs/x-/apis", "/api", False),
         row("then-odd", "/api//health", "/api", False),
         row("then-dots", "/api/../health", "/api", False),
@@ -190,7 +190,7 @@ def test_harmless_encodings_are_open(path: str, raw: bytes) -> None:
     ],
 )
 def test_a_mount_that_is_set(path: str, root: str, is_open: bool) -> None:
-    """The mount point is taken off the front as a whole segment; anything that is unclear is protected."""
+    """The mount point is removed as whole segments; anything unclear is protected."""
     mounted = ExcludedPaths(OPEN.entries, "/api")
     assert mounted.is_open(path, root=root) is is_open
 
@@ -198,7 +198,7 @@ def test_a_mount_that_is_set(path: str, root: str, is_open: bool) -> None:
 @pytest.mark.parametrize("path", ["/health", "/api/health", "/docs/x", "/", "/docs/x/api/admin"])
 @pytest.mark.parametrize("root", ["/api", "/health", "/docs", "/", "x", "/api/", "/docs/x"])
 def test_an_unset_mount_point_excludes_nothing(path: str, root: str) -> None:
-    """Routers disagree about what is left of the path, and with some servers the client sets the mount."""
+    """Routers disagree about the rest of the path, and with some servers the client sets the mount point."""
     assert not OPEN.is_open(path, root=root)
     assert OPEN.is_open("/health", root="")
 
@@ -267,7 +267,7 @@ def test_allowed_entries(entry: str) -> None:
     ids=by_code,
 )
 def test_refused_entries(entry: str) -> None:
-    """Everything at once, patterns, and what could never match are turned away with a reason."""
+    """Entries for all paths, patterns, and entries that could never match are refused with a reason."""
     assert path_entry_error(entry)
 
 
@@ -300,7 +300,7 @@ _ODD = st.sampled_from(
 @pytest.mark.proves("X29", "X30")
 @given(_OPEN_PATHS, _ODD, st.data())
 def test_an_odd_sequence_protects_an_open_path(path: str, odd: str, data: st.DataObject) -> None:
-    """Wherever it stands in it, anything odd makes an open path a protected one."""
+    """An ambiguous sequence anywhere in an open path makes it a protected one."""
     assert OPEN.is_open(path)
 
     place = data.draw(st.integers(0, len(path)))
@@ -310,17 +310,17 @@ def test_an_odd_sequence_protects_an_open_path(path: str, odd: str, data: st.Dat
 @pytest.mark.proves("X30")
 @given(_OPEN_PATHS, st.sampled_from(["/.", "/..", "/./", "/../x"]))
 def test_a_dot_segment_at_the_end_protects_too(path: str, odd: str) -> None:
-    """A path that ends in a dot segment is odd without a slash behind it."""
+    """A path that ends in a dot segment is ambiguous even without a final slash."""
     assert not OPEN.is_open(path + odd)
 
 
 def _normalised(path: str) -> str:
-    """By ``posixpath``, which drops a final slash; that is no other path to a router that keeps it."""
+    """Uses ``posixpath``, which drops a final slash; routers that keep it see another path."""
     flat = posixpath.normpath(path)
     return flat if flat == "/" or not path.endswith("/") else flat + "/"
 
 
-# How another reader may understand a path: a proxy, a router, a file server.
+# How other readers may interpret a path: a proxy, a router, a file server.
 READERS: dict[str, Callable[[str], str]] = {
     "normpath": _normalised,
     "unquote": unquote,
@@ -355,7 +355,7 @@ _HOSTILE = st.lists(_PIECES, max_size=8).map("".join)
 @example("/docs/..\\admin")
 @example("/docs/x\0")
 def test_every_reader_of_an_open_path_reads_the_same(path: str) -> None:
-    """Where any usual way to read a path would find another one, it is protected."""
+    """If any common interpretation of a path gives another path, it is protected."""
     if OPEN.is_open(path):
         assert {name: read(path) for name, read in READERS.items()} == dict.fromkeys(READERS, path)
 
@@ -372,12 +372,12 @@ def test_every_reader_of_an_open_path_reads_the_same(path: str) -> None:
 @example("/docs/%2e%2e/admin")
 @example("/docs/%252e%252e/admin")
 def test_every_reader_of_a_path_as_sent_reads_the_same(raw: str) -> None:
-    """The server decodes it once; whoever decodes it later, or again, or takes it apart first, agrees."""
-    octets = raw.encode()
-    path = unquote_to_bytes(octets.partition(b"?")[0].partition(b"#")[0]).decode("utf-8", "replace")
-    if not OPEN.is_open(path, raw=octets.partition(b"?")[0]):
+    """The server decodes it once; readers that decode it later, twice, or after splitting it, agree."""
+    encoded = raw.encode()
+    path = unquote_to_bytes(encoded.partition(b"?")[0].partition(b"#")[0]).decode("utf-8", "replace")
+    if not OPEN.is_open(path, raw=encoded.partition(b"?")[0]):
         return
-    # Who takes it apart first and then decodes the parts.
+    # Readers that split the path first and then decode the parts.
     split = [unquote(part) for part in raw.partition("?")[0].split("/")]
     assert "/".join(split) == path
     assert {name: read(path) for name, read in READERS.items()} == dict.fromkeys(READERS, path)
@@ -389,7 +389,7 @@ def test_every_reader_of_a_path_as_sent_reads_the_same(raw: str) -> None:
 @example("/docs", "", b"")
 @example("", "/", b"")
 def test_any_path_has_a_verdict(path: str, root: str, raw: bytes) -> None:
-    """Whatever the path, mount and raw path, there is a verdict; open ones are listed below their mount."""
+    """Any path, mount point and raw path gives a verdict; only excluded paths are open."""
     for exclude in (OPEN, ExcludedPaths(OPEN.entries, "/api")):
         if exclude.is_open(path, root=root, raw=raw):
             assert root in ("", exclude.root_path)
@@ -407,7 +407,7 @@ def test_any_path_has_a_verdict(path: str, root: str, raw: bytes) -> None:
 )
 @example("//*")
 def test_an_entry_is_refused_or_excludes_something(entry: str) -> None:
-    """No entry is accepted that could never match, and none that opens everything."""
+    """No accepted entry could never match, and none opens everything."""
     if path_entry_error(entry):
         return
     exclude = ExcludedPaths([entry])

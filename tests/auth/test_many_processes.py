@@ -1,13 +1,13 @@
 """Caches of several processes against a small model: 10,000 random orders of events.
 
-Keys are made, changed and ended by one process or another; credentials are verified by all, look-ups take
-their time, the feed is polled now and then, clocks move, the store goes away and comes back. The model knows
-every state that a key has had and says which verdicts are allowed:
+Keys are created, changed and revoked by any process; all processes verify credentials, lookups take time,
+the change feed is polled now and then, clocks move, the store becomes unavailable and recovers. The model
+knows every state that a key has had, and which verdicts are allowed:
 
-- What was looked up is judged by the state that was read, and by the clock at the verdict.
-- What is remembered must have been true at a moment that this process cannot know to be over: not before it
-  last heard of changes, not before its own last change, and not longer ago than the cache keeps anything.
-- What was proved is remembered, unless a change was heard of while it was looked up.
+- A verdict after a lookup must match the record that was read, at the clock time of the verdict.
+- A cached verdict must have been valid at some moment that is not before the process last polled the feed,
+  not before its own last change, and not longer ago than the cache keeps entries.
+- A verified credential is cached, unless a change was reported during the lookup.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ IDS = ["a", "b", "c"]
 
 
 class Store(MemoryStore):
-    """One that can be away, and remembers every state that a key has had."""
+    """A store that can be unavailable, and records every state that a key has had."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Store(MemoryStore):
 
 @dataclass
 class Past:
-    """From ``moment`` on, ``key`` was stored."""
+    """The record stored from ``moment`` on."""
 
     moment: int
     at_s: float
@@ -85,7 +85,7 @@ class Credential:
 
 @dataclass
 class Request:
-    """One that is under way."""
+    """A request in progress."""
 
     process: Process
     credential: Credential
@@ -107,7 +107,7 @@ class Process:
 
 
 class World:
-    """Everything, and the clock of it all."""
+    """All processes, the store, and the clock."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -155,10 +155,10 @@ class World:
                     self._remember(issued.client_id, issued.secret, issued.authorization)
                 case "revoke" | "disable" | "enable" | "delete" if self.store.get(client_id) is not None:
                     getattr(self.backend, act)(client_id)
-        except (KeyRevoked, ValueError):  # as many secrets as it may have, or an expiry that is past by now
+        except (KeyRevoked, ValueError):  # too many secrets, or an expiry that is in the past by now
             return
         if self.moment > before and self.random.random() < 0.3:
-            # It was made through one of the processes, which tells its own cache.
+            # The change was made in one of the processes, which invalidates its own cache.
             process = self.random.choice(self.processes)
             process.feed.publish(client_id)
             process.changed[client_id] = self.moment
@@ -173,7 +173,7 @@ class World:
         credential = self.random.choice(self.credentials[-6:])
         allow = process.cache.get(credential.field)
         if allow is not None:
-            self._check_remembered(process, credential, allow)
+            self._check_cached(process, credential, allow)
             return
         check = process.verifier.parse(credential.field)
         assert isinstance(check, PendingVerification)
@@ -198,9 +198,9 @@ class World:
             elif request.read is not None:
                 request.steps.send(request.read[0])
         except StopIteration as done:
-            self._check_asked(request, done.value)
+            self._check_looked_up(request, done.value)
         else:
-            raise AssertionError("minted secrets need one look-up and nothing else")
+            raise AssertionError("generated secrets need one lookup and nothing else")
 
     def poll(self) -> None:
         process = self.random.choice(self.processes)
@@ -214,9 +214,9 @@ class World:
     def outage(self) -> None:
         self.store.away = not self.store.away
 
-    # --- what may be
+    # --- allowed verdicts
 
-    def _check_asked(self, request: Request, decision: Decision) -> None:
+    def _check_looked_up(self, request: Request, decision: Decision) -> None:
         if request.failed:
             assert isinstance(decision, Deny)
             assert decision.reason == "backend_unavailable"
@@ -227,12 +227,12 @@ class World:
         assert isinstance(decision, Allow) == good
         cache = request.process.cache
         if good and cache.stamp().epoch == request.epoch and self.now_s < request.began_s + TTL_S:
-            # Nothing was heard of meanwhile: it is remembered, and needs no store from here on.
+            # No change was reported meanwhile: it is cached, and from here on needs no store.
             assert cache.get(request.credential.field) == decision
         if isinstance(decision, Deny):
             assert decision.error.code == "invalid_credentials"
 
-    def _check_remembered(self, process: Process, credential: Credential, allow: Allow) -> None:
+    def _check_cached(self, process: Process, credential: Credential, allow: Allow) -> None:
         assert allow.principal.client_id == credential.client_id
         since = max(process.heard, process.changed.get(credential.client_id, 0))
         states = [past for past in self.history if past.client_id == credential.client_id]
@@ -258,7 +258,7 @@ EVENT_WEIGHTS: dict[str, int] = {"change": 4, "request": 8, "proceed": 10, "poll
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_no_order_of_events_lets_anybody_in_wrongly(chunk: int) -> None:
+def test_no_order_of_events_gives_a_wrong_verdict(chunk: int) -> None:
     size = SEQUENCES // CHUNKS
     for seed in range(chunk * size, (chunk + 1) * size):
         world = World(seed)
@@ -272,12 +272,12 @@ def test_no_order_of_events_lets_anybody_in_wrongly(chunk: int) -> None:
 
 
 class Plain(Principal):
-    """Derived, without slots."""
+    """A subclass without slots."""
 
 
 @dataclass(frozen=True)
 class Member(Principal):
-    """Derived, with a field more."""
+    """A subclass with an additional field."""
 
     team: str = ""
 

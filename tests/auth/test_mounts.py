@@ -1,4 +1,4 @@
-"""Open paths below and above the mounts of frameworks: nothing else is reached by any spelling of a path."""
+"""Open paths below and above the mount points of frameworks: no spelling of a path reaches anything else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from basicauth_mw import Backend, Settings
 from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIBasicAuth
 from tests.asgi.helpers import call, http_scope
 from tests.wsgi import helpers as wsgi_helpers
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.proves("X28", "X29", "X30", "X31", "X33")
 
 
 def in_starlette(path: str = "") -> Starlette:
-    """An app that says what was reached, at any path."""
+    """An app whose response names the route, at any path."""
 
     def route(name: str, pattern: str) -> Route:
         async def endpoint(_request: Request) -> PlainTextResponse:
@@ -69,13 +69,13 @@ def asgi(app: Any, backend: Backend, *entries: str) -> BasicAuthMiddleware:
 
 
 def mounted(app: Any, backend: Backend) -> BasicAuthMiddleware:
-    """One that stands below ``/api``, and is told so."""
+    """A middleware below ``/api`` that is configured for this mount point."""
     settings = SETTINGS.replace(exclude=OPEN, root_path="/api")
     return BasicAuthMiddleware(app, backend, settings=settings)
 
 
-def wsgi(app: Any, backend: Backend, *entries: str) -> WSGIGate:
-    return WSGIGate(app, backend, settings=SETTINGS.replace(exclude=entries or OPEN))
+def wsgi(app: Any, backend: Backend, *entries: str) -> WSGIBasicAuth:
+    return WSGIBasicAuth(app, backend, settings=SETTINGS.replace(exclude=entries or OPEN))
 
 
 def added(backend: Backend) -> FastAPI:
@@ -88,7 +88,7 @@ def added(backend: Backend) -> FastAPI:
 
 
 def below_root_path(app: Any) -> Any:
-    """As a server calls it that was told where its app is seen from outside."""
+    """Call an app as a server with a configured root path does."""
 
     async def server(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "root_path": "/api"}, receive, send)
@@ -96,7 +96,7 @@ def below_root_path(app: Any) -> Any:
     return server
 
 
-# Each has its open paths at /api/health and /api/open/*; elsewhere there is nothing.
+# Each has its open paths at /api/health and /api/open/*; no other path is open.
 ASGI: dict[str, Callable[[Backend], Any]] = {
     "below a mount": lambda keys: Starlette(routes=[Mount("/api", mounted(in_starlette(), keys))]),
     "below two mounts": lambda keys: Starlette(
@@ -143,7 +143,7 @@ STOPPED = [
     *("/health/api", "/api/api/health", "/api/secret?/api/health", "/secret?/health"),
     *("http://evil/api/health", "http://api/health", "http://evil/health", "/api/secret/health"),
 ]
-# What other software takes for the path, the mount or the method.
+# Headers that other software reads as the path, the mount point or the method.
 FORGED = {
     "Host": "x/api/health?",
     "X-Original-URL": "/api/health",
@@ -155,57 +155,57 @@ FORGED = {
 }
 
 
-def ask_asgi(
-    app: Any, target: str, authorization: str | None = None, *, tells: bool = True
+def request_asgi(
+    app: Any, target: str, authorization: str | None = None, *, has_raw: bool = True
 ) -> tuple[int, str]:
     raw, _, query = target.partition("?")
-    path = unquote_to_bytes(raw.partition("#")[0] if not tells else raw).decode("utf-8", "replace")
+    path = unquote_to_bytes(raw.partition("#")[0] if not has_raw else raw).decode("utf-8", "replace")
     scope = http_scope(
         authorization, headers=[(name.lower().encode(), value.encode()) for name, value in FORGED.items()]
     )
-    scope |= {"path": path, "raw_path": raw.encode() if tells else None, "query_string": query.encode()}
+    scope |= {"path": path, "raw_path": raw.encode() if has_raw else None, "query_string": query.encode()}
     seen = call(app, scope)
     assert seen.raised is None
     return seen.status, seen.body.decode()
 
 
-def ask_wsgi(
-    app: Any, target: str, authorization: str | None = None, *, tells: bool = True
+def request_wsgi(
+    app: Any, target: str, authorization: str | None = None, *, has_raw: bool = True
 ) -> tuple[int, str]:
     raw, _, query = target.partition("?")
-    path = unquote_to_bytes(raw.partition("#")[0] if not tells else raw).decode("latin-1")
+    path = unquote_to_bytes(raw.partition("#")[0] if not has_raw else raw).decode("latin-1")
     forged = {"HTTP_" + name.upper().replace("-", "_"): value for name, value in FORGED.items()}
-    told = {"RAW_URI": target} if tells else {}
-    seen = wsgi_helpers.call(app, authorization, path=path, QUERY_STRING=query, **forged, **told)
+    raw_fields = {"RAW_URI": target} if has_raw else {}
+    seen = wsgi_helpers.call(app, authorization, path=path, QUERY_STRING=query, **forged, **raw_fields)
     assert seen.raised is None
     return seen.status, seen.body.decode()
 
 
 EVERY = [
-    *(pytest.param(make, ask_asgi, id=f"asgi, {name}") for name, make in ASGI.items()),
-    *(pytest.param(make, ask_wsgi, id=f"wsgi, {name}") for name, make in WSGI.items()),
+    *(pytest.param(make, request_asgi, id=f"asgi, {name}") for name, make in ASGI.items()),
+    *(pytest.param(make, request_wsgi, id=f"wsgi, {name}") for name, make in WSGI.items()),
 ]
 
 
-@pytest.mark.parametrize("tells", [True, False], ids=["the path as sent is told", "it is not"])
-@pytest.mark.parametrize(("make", "ask"), EVERY)
-def test_what_is_open_stays_all_that_is(
-    backend: Backend, issued: Issued, make: Callable[[Backend], Any], ask: Any, *, tells: bool
+@pytest.mark.parametrize("has_raw", [True, False], ids=["raw path", "no raw path"])
+@pytest.mark.parametrize(("make", "send"), EVERY)
+def test_nothing_but_the_excluded_paths_is_open(
+    backend: Backend, issued: Issued, make: Callable[[Backend], Any], send: Any, *, has_raw: bool
 ) -> None:
-    """Every spelling that another reader might take for an open path is refused, or no path at all."""
+    """Every spelling that another reader might take for an open path is refused, or is not a path."""
     app = make(backend)
 
-    assert ask(app, "/api/secret", issued.authorization, tells=tells) == (200, "reached secret")
+    assert send(app, "/api/secret", issued.authorization, has_raw=has_raw) == (200, "reached secret")
     for target in REACHED:
-        assert ask(app, target, tells=tells) == (200, "reached open"), target
+        assert send(app, target, has_raw=has_raw) == (200, "reached open"), target
     for target in STOPPED:
-        status, body = ask(app, target, tells=tells)
-        if tells or body != "reached open":
-            # The rest is of what stands in front of the middleware, and has nothing to show.
+        status, body = send(app, target, has_raw=has_raw)
+        if has_raw or body != "reached open":
+            # The rest concerns layers in front of the middleware, and proves nothing here.
             assert status in (401, 307, 404, 405), (target, body)
             assert "reached" not in body, target
         else:
-            # Not told how it was sent, the app reads what the middleware has read: exactly an open path.
+            # Without the raw path, the app reads the same path as the middleware: exactly an open path.
             sent = unquote_to_bytes(target.partition("?")[0].partition("#")[0]).decode()
             assert sent == "/api/health" or sent.startswith("/api/open/"), target
             assert not {"..", ".", ""} & set(sent.split("/")[1:]), target

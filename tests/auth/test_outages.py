@@ -1,4 +1,4 @@
-"""Stores that fail, hang, or return something else: a 503 within the deadline."""
+"""Stores that fail, hang, or return a wrong result give a 503 within the deadline."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tests.asgi.helpers import Exchange
 
 
-SHORT_S = 0.1  # a deadline that is meant to pass
+SHORT_S = 0.1  # a deadline that is meant to expire
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def basic(pair: str) -> str:
     return "Basic " + b64encode(pair.encode()).decode()
 
 
-# --- a backend that cannot be asked
+# --- a backend that is unavailable
 
 
 SECRET = generate("sk")
@@ -58,18 +58,18 @@ GOOD = Key("ci", secrets=(Secret(HASH),))
 
 @dataclass
 class Doing:
-    """A third party's store, in a thread."""
+    """A third-party store that runs in a thread."""
 
     do: Callable[[], Any]
-    asked: int = 0
+    calls: int = 0
 
     def get(self, client_id: str) -> Any:
-        self.asked += 1
+        self.calls += 1
         return self.do()
 
 
 class DoingNowait(Doing):
-    """One that says that it never blocks."""
+    """A store that declares that it never blocks."""
 
     def get_nowait(self, client_id: str) -> Any:
         return self.get(client_id)
@@ -77,13 +77,13 @@ class DoingNowait(Doing):
 
 @dataclass
 class DoingAsync:
-    """One with an asynchronous driver."""
+    """A store with an asynchronous driver."""
 
     do: Callable[[], Any]
-    asked: int = 0
+    calls: int = 0
 
     async def aget(self, client_id: str) -> Any:
-        self.asked += 1
+        self.calls += 1
         return self.do()
 
 
@@ -98,14 +98,14 @@ def raising(exc: BaseException) -> Callable[[], Any]:
 
 
 class AlmostKey:
-    """Has every field of a key, and is none."""
+    """Has every attribute of a key, but is not a Key."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(GOOD, name)
 
 
 class Truthy:
-    """Equal to everything and true."""
+    """Equal to everything, and true."""
 
     client_id = "ci"
     __hash__ = None  # type: ignore[assignment]
@@ -132,7 +132,7 @@ EXCEPTIONS: list[Exception] = [
     ExceptionGroup("a", [ValueError()]),
     BlockingIOError(),
 ]
-ANSWERS: list[Any] = [
+RESULTS: list[Any] = [
     True,
     False,
     0,
@@ -153,7 +153,7 @@ ANSWERS: list[Any] = [
     replace(GOOD, client_id="other"),
     replace(GOOD, client_id="CI"),
 ]
-# Keys by type, which cannot be read: a store is somebody else's code.
+# Key objects with unreadable contents, because a third party wrote the store.
 DAMAGED: dict[str, Key] = {
     "naive expiry": replace(GOOD, expires_at=datetime(2999, 1, 1)),  # noqa: DTZ001
     "expiry as text": replace(GOOD, expires_at="2999-01-01"),  # type: ignore[arg-type]
@@ -164,7 +164,7 @@ DAMAGED: dict[str, Key] = {
     ),
     "hashes instead of secrets": replace(GOOD, secrets=(HASH,)),  # type: ignore[arg-type]
     "nothing as hash": replace(GOOD, secrets=(Secret(None),)),  # type: ignore[arg-type]
-    "octets as hash": replace(GOOD, secrets=(Secret(HASH.encode()),)),  # type: ignore[arg-type]
+    "bytes as hash": replace(GOOD, secrets=(Secret(HASH.encode()),)),  # type: ignore[arg-type]
     "cut hash": replace(GOOD, secrets=(Secret(HASH[:-1]),)),
     "unknown version": replace(GOOD, secrets=(Secret(HASH.replace("$bamw1$", "$bamw9$")),)),
     "unknown pepper": replace(GOOD, secrets=(Secret(HASH.replace("$0$", "$deadbeef$")),)),
@@ -184,7 +184,7 @@ def assert_unavailable(seen: Exchange, code: str = "backend_unavailable") -> Non
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("exc", EXCEPTIONS, ids=repr)
 def test_whatever_a_store_raises_is_an_outage(app: App, store: Any, exc: Exception) -> None:
-    """503 at once, never 401, never 500, never the app."""
+    """503 at once, never 401, never 500, and the app is not called."""
     backend = store(raising(exc))
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(backend_deadline_s=2))
     began = time.monotonic()
@@ -192,8 +192,8 @@ def test_whatever_a_store_raises_is_an_outage(app: App, store: Any, exc: Excepti
 
     assert_unavailable(seen)
     assert app.scopes == []
-    assert backend.asked >= 1
-    assert time.monotonic() - began < 1, "what was raised is told, not waited for"
+    assert backend.calls >= 1
+    assert time.monotonic() - began < 1, "an exception ends the wait"
 
 
 @pytest.mark.proves("F34")
@@ -203,7 +203,7 @@ def test_whatever_a_store_raises_is_an_outage(app: App, store: Any, exc: Excepti
     ids=repr,
 )
 def test_a_thread_of_a_store_cannot_end_the_server(app: App, exc: BaseException) -> None:
-    """What means "end" in the main thread is one more failure in a worker."""
+    """Exceptions that end the main thread are an outage in a worker thread."""
     middleware = BasicAuthMiddleware(
         app, Doing(raising(exc)), settings=Settings(backend_deadline_s=LIMIT_S / 2)
     )
@@ -233,10 +233,10 @@ def test_a_store_that_was_cancelled_inside_is_an_outage(app: App) -> None:
 
 @pytest.mark.proves("X50", "F34")
 @pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
-def test_a_wrong_result_of_a_store_is_an_outage(app: App, store: Any, answer: Any) -> None:
-    """Only a Key, and only of the client that was asked for, is one; only None means unknown."""
-    middleware = BasicAuthMiddleware(app, store(lambda: answer), settings=Settings())
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
+def test_a_wrong_result_of_a_store_is_an_outage(app: App, store: Any, result: Any) -> None:
+    """Only a Key of the requested client is a match, and only None means unknown."""
+    middleware = BasicAuthMiddleware(app, store(lambda: result), settings=Settings())
 
     assert_unavailable(call(middleware, http_scope(AUTHORIZATION)))
     assert app.scopes == []
@@ -246,7 +246,7 @@ def test_a_wrong_result_of_a_store_is_an_outage(app: App, store: Any, answer: An
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("key", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_key_that_cannot_be_read_is_an_outage(app: App, store: Any, key: Key) -> None:
-    """It lets nobody in, and it is not the caller's fault."""
+    """It accepts no client, and it is not the client's fault."""
     middleware = BasicAuthMiddleware(app, store(lambda: key), settings=Settings())
 
     assert_unavailable(call(middleware, http_scope(AUTHORIZATION)))
@@ -255,7 +255,7 @@ def test_a_key_that_cannot_be_read_is_an_outage(app: App, store: Any, key: Key) 
 
 @pytest.mark.proves("F34")
 def test_a_coroutine_is_no_key(app: App) -> None:
-    """A ``get`` that is ``async`` by mistake: an un-awaited coroutine is true, and still nobody."""
+    """A ``get`` that is ``async`` by mistake returns a coroutine, which is true but not a Key."""
 
     async def later() -> Key:
         return GOOD
@@ -275,8 +275,8 @@ def test_a_coroutine_is_no_key(app: App) -> None:
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_a_good_key_of_a_third_party_is_good(app: App, store: Any) -> None:
-    """The same stores, answering as they should; None is unknown and a 401."""
+def test_a_valid_key_of_a_third_party_store_is_accepted(app: App, store: Any) -> None:
+    """The same stores with correct results; None means unknown and gives a 401."""
     assert (
         call(
             BasicAuthMiddleware(app, store(lambda: GOOD), settings=Settings()), http_scope(AUTHORIZATION)
@@ -293,7 +293,7 @@ def test_a_good_key_of_a_third_party_is_good(app: App, store: Any) -> None:
 
 @pytest.fixture
 def released() -> Iterator[threading.Event]:
-    """Lets hanging threads go on when the test is over."""
+    """Releases hanging threads at the end of the test."""
     event = threading.Event()
     yield event
     event.set()
@@ -301,7 +301,7 @@ def released() -> Iterator[threading.Event]:
 
 @pytest.mark.proves("F2", "F9")
 def test_a_store_that_hangs_in_a_thread_is_given_up(app: App, released: threading.Event) -> None:
-    """At the deadline, for many requests at once, more than there are threads."""
+    """At the deadline, for more concurrent requests than there are threads."""
     middleware = BasicAuthMiddleware(
         app, Doing(lambda: released.wait(LIMIT_S)), settings=Settings(backend_deadline_s=SHORT_S)
     )
@@ -337,21 +337,21 @@ def test_a_store_that_hangs_on_the_loop_is_given_up(app: App) -> None:
 
 @pytest.mark.proves("A11", "F11")
 def test_a_request_that_is_cancelled_stays_cancelled(app: App) -> None:
-    """The lookup with it; nothing is answered."""
+    """Its lookup is cancelled too, and no response is sent."""
 
     async def main() -> None:
-        asked = asyncio.Event()
+        calls = asyncio.Event()
 
         class Hanging:
             async def aget(self, client_id: str) -> Any:
-                asked.set()
+                calls.set()
                 await asyncio.Event().wait()
 
         middleware = BasicAuthMiddleware(app, Hanging(), settings=Settings())
         sent: list[Any] = []
         running = asyncio.ensure_future(exchange(middleware, http_scope(AUTHORIZATION), send=sent.append))
         async with asyncio.timeout(LIMIT_S):
-            await asked.wait()
+            await calls.wait()
             running.cancel()
             await asyncio.wait([running])
         assert running.cancelled()
@@ -361,8 +361,8 @@ def test_a_request_that_is_cancelled_stays_cancelled(app: App) -> None:
 
 
 @pytest.mark.proves("F2")
-def test_the_deadline_is_for_all_questions_together(app: App, released: threading.Event) -> None:
-    """A store that is slow to say what it holds has no second deadline of its own."""
+def test_all_calls_to_a_store_share_one_deadline(app: App, released: threading.Event) -> None:
+    """``has_password_hashes`` of a slow store has no second deadline of its own."""
     deadline_s = 1.0
 
     class Slow:
@@ -390,19 +390,19 @@ def test_the_deadline_is_for_all_questions_together(app: App, released: threadin
     ],
 )
 def test_requests_without_a_lookup_are_still_refused_during_an_outage(app: App, value: str | None) -> None:
-    """401, and the store is not asked."""
+    """401, and the store is not called."""
     store = Doing(raising(OSError()))
     middleware = BasicAuthMiddleware(app, store, settings=Settings())
 
     assert call(middleware, http_scope(value)).status == 401
-    assert store.asked == 0
+    assert store.calls == 0
 
 
 @pytest.mark.proves("B10")
 @pytest.mark.parametrize("pair", [":", "ci:", ":x"])
 @pytest.mark.parametrize("slow", [True, False])
 def test_an_empty_id_or_secret_never_authenticates(app: App, pair: str, slow: bool) -> None:
-    """Though a store has a key for just that."""
+    """Even if a store has a key for them."""
     client_id, secret = pair.split(":")
     stored = Secret(hash_password(secret) if slow else Hasher().digest_secret(secret))
     middleware = BasicAuthMiddleware(
@@ -416,18 +416,18 @@ def test_an_empty_id_or_secret_never_authenticates(app: App, pair: str, slow: bo
 
 
 def test_a_mistyped_secret_is_refused_during_an_outage(app: App) -> None:
-    """Its checksum tells, without a lookup."""
+    """Its checksum shows that it is wrong, without a lookup."""
     store = Doing(raising(OSError()))
     middleware = BasicAuthMiddleware(app, store, settings=Settings())
     mistyped = SECRET[:-1] + ("a" if SECRET[-1] != "a" else "b")
 
     assert call(middleware, http_scope(basic(f"ci:{mistyped}"))).status == 401
-    assert store.asked == 0
+    assert store.calls == 0
 
 
 @pytest.mark.proves("F1")
 def test_a_refused_websocket_during_an_outage(app: App) -> None:
-    """503 as a denial response, Retry-After included."""
+    """503 as a denial response, with Retry-After."""
     middleware = BasicAuthMiddleware(app, Doing(raising(OSError())), settings=Settings())
     seen = connect(middleware, websocket_scope(AUTHORIZATION))
 
@@ -436,14 +436,14 @@ def test_a_refused_websocket_during_an_outage(app: App) -> None:
 
 
 class Switch:
-    """A store that can be turned off."""
+    """A store that can be switched off."""
 
     def __init__(self) -> None:
         self.on = True
-        self.asked = 0
+        self.calls = 0
 
     def get(self, client_id: str) -> Key | None:
-        self.asked += 1
+        self.calls += 1
         if not self.on:
             raise ConnectionRefusedError("redis.internal")
         return GOOD if client_id == "ci" else None
@@ -451,7 +451,7 @@ class Switch:
 
 @pytest.mark.proves("F25")
 def test_a_cached_credential_works_during_an_outage_until_it_expires(app: App) -> None:
-    """Until ``cache_ttl_s`` is over; no other credential does, and none of the same client either."""
+    """Until ``cache_ttl_s`` is over; no other credential is accepted, of the same client either."""
     store = Switch()
     ttl_s = 0.4
     middleware = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=ttl_s))
@@ -482,7 +482,7 @@ def test_without_a_cache_every_request_is_looked_up(app: App) -> None:
     store = Switch()
     middleware = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=0))
     assert [call(middleware, http_scope(AUTHORIZATION)).status for _ in range(3)] == [200] * 3
-    assert store.asked == 3
+    assert store.calls == 3
     store.on = False
 
     assert_unavailable(call(middleware, http_scope(AUTHORIZATION)))
@@ -490,7 +490,7 @@ def test_without_a_cache_every_request_is_looked_up(app: App) -> None:
 
 @pytest.mark.proves("F1")
 def test_an_outage_is_logged_once_for_each_change(app: App, caplog: pytest.LogCaptureFixture) -> None:
-    """Not per request; and the end of it too."""
+    """Not for every request; its end is logged too."""
     store = Switch()
     middleware = BasicAuthMiddleware(app, store, settings=Settings(cache_ttl_s=0))
     caplog.set_level(logging.WARNING, "basicauth_mw")
@@ -507,7 +507,7 @@ def test_an_outage_is_logged_once_for_each_change(app: App, caplog: pytest.LogCa
 def test_a_change_through_the_backend_reaches_the_cache_at_once(
     app: App, backend: Backend, issued: Issued
 ) -> None:
-    """Revoked and deleted keys are refused although they were proved before."""
+    """Revoked and deleted keys are refused although they are cached."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
     assert call(middleware, http_scope(issued.authorization)).status == 200
     backend.disable("ci")
@@ -522,7 +522,7 @@ def test_a_change_through_the_backend_reaches_the_cache_at_once(
 
 @pytest.mark.proves("F23")
 def test_expiry_is_looked_at_on_every_request(app: App) -> None:
-    """A cached credential ends when its key does."""
+    """A cached credential expires with its key."""
     ends = utcnow() + timedelta(seconds=0.3)
     middleware = BasicAuthMiddleware(
         app, Doing(lambda: replace(GOOD, expires_at=ends)), settings=Settings(throttle="")
@@ -538,12 +538,12 @@ def test_expiry_is_looked_at_on_every_request(app: App) -> None:
 
 @pytest.mark.proves("X18", "F28", "F30")
 def test_a_full_pool_of_password_hashes_is_refused_at_once(app: App) -> None:
-    """503 overloaded; a generated secret is not held up by it."""
-    chosen = Key("person", secrets=(Secret(hash_secret("chosen by a person")),))
+    """503 overloaded; a request with a generated secret is not delayed by it."""
+    person = Key("person", secrets=(Secret(hash_secret("chosen by a person")),))
 
     class Store:
         def get(self, client_id: str) -> Key | None:
-            return chosen if client_id == "person" else GOOD
+            return person if client_id == "person" else GOOD
 
     middleware = BasicAuthMiddleware(
         app, Store(), settings=Settings(slow_hash_workers=1, throttle="", backend_deadline_s=LIMIT_S)
@@ -553,9 +553,9 @@ def test_a_full_pool_of_password_hashes_is_refused_at_once(app: App) -> None:
         wrong = (exchange(middleware, http_scope(basic(f"person:guess {n}"))) for n in range(30))
         return await asyncio.gather(*wrong, exchange(middleware, http_scope(AUTHORIZATION)))
 
-    *seen, minted = asyncio.run(main())
+    *seen, generated = asyncio.run(main())
 
-    assert minted.status == 200
+    assert generated.status == 200
     assert {each.status for each in seen} == {401, 503}
     for each in seen:
         if each.status == 503:
@@ -566,7 +566,7 @@ def test_a_full_pool_of_password_hashes_is_refused_at_once(app: App) -> None:
 def test_a_record_with_more_secrets_than_a_key_may_have_is_unreadable(
     app: App, caplog: pytest.LogCaptureFixture, ended: bool
 ) -> None:
-    """Each would cost a comparison at every refusal. Even the right one gets a 503, and the log says why."""
+    """Each secret costs a comparison in every refusal. Even a valid one gets a 503, and it is logged."""
     made = utcnow()
     expires_at = made if ended else None
     secrets = [

@@ -1,4 +1,4 @@
-"""Errors as answers: what a client is told, and that it is told nothing else."""
+"""Errors as problem documents: what the client gets, and nothing else."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ CLASSES = [
 
 
 def rendered(problem: Problem) -> dict[str, str]:
-    answer = render(problem, request_id="r", challenge="Basic x")
-    assert len({name.lower() for name, _ in answer.headers}) == len(answer.headers)
-    return dict(answer.headers)
+    response = render(problem, request_id="r", challenge="Basic x")
+    assert len({name.lower() for name, _ in response.headers}) == len(response.headers)
+    return dict(response.headers)
 
 
 @pytest.mark.proves("H2", "P4")
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_has_a_published_response(kind: type[BasicAuthError]) -> None:
-    """A status and a code of the contract, and its message stays inside."""
+    """A status and a code of the contract; the exception's message is not in the response."""
     problem = to_problem(kind("inner words"))
 
     assert CODES[problem.code] == problem.status
@@ -64,13 +64,13 @@ def test_every_error_has_a_published_response(kind: type[BasicAuthError]) -> Non
 @pytest.mark.proves("P7")
 @pytest.mark.parametrize("exc", [ValueError("inner"), OSError(5, "inner", "/etc/x"), KeyError("inner")])
 def test_a_foreign_exception_is_an_internal_error(exc: Exception) -> None:
-    """Nothing of it is told, its class neither."""
-    answer = render(to_problem(exc), request_id="r", challenge="c")
+    """No detail of it is in the response, its class name neither."""
+    response = render(to_problem(exc), request_id="r", challenge="c")
 
-    assert answer.status == 500
-    assert json.loads(answer.body)["code"] == "internal_error"
+    assert response.status == 500
+    assert json.loads(response.body)["code"] == "internal_error"
     for inner in ("inner", "/etc/x", type(exc).__name__):
-        assert inner not in answer.body.decode()
+        assert inner not in response.body.decode()
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_a_foreign_exception_is_an_internal_error(exc: Exception) -> None:
     ],
 )
 def test_a_group_of_one_is_that_one(exc: Exception, status: int) -> None:
-    """A task group wraps a handler's single error; a group of several says nothing certain."""
+    """A task group wraps a handler's single error; a group of several errors has no single cause."""
     assert to_problem(exc).status == status
     assert is_refusal(exc) == (status == 403)
 
 
 def test_the_one_in_a_group() -> None:
-    """Any depth; the group itself if there are more."""
+    """At any depth; the group itself if it has more than one."""
     one = ValueError()
     pair = ExceptionGroup("a", [one, one])
 
@@ -102,7 +102,7 @@ def test_the_one_in_a_group() -> None:
 
 
 def test_only_a_refusal_with_a_status_is_routine() -> None:
-    """One that becomes a 500 is somebody's error and must be heard of."""
+    """An error that becomes a 500 is a bug and must be reported."""
     assert is_refusal(InsufficientScope())
     assert is_refusal(Throttled())
     assert not is_refusal(errors.BackendUnavailable())
@@ -111,17 +111,17 @@ def test_only_a_refusal_with_a_status_is_routine() -> None:
 
 
 def test_an_apps_own_error() -> None:
-    """Status, code and detail are its own, a status without a name included."""
+    """Status, code and detail are those of the app's class, even for a status without a standard phrase."""
 
     class Own(BasicAuthError):
         code: ClassVar[str] = "own"
         status: ClassVar[int | None] = 499
         detail: ClassVar[str] = 'Says "é".'
 
-    answer = render(to_problem(Own("inner")), request_id="r", challenge="c")
+    response = render(to_problem(Own("inner")), request_id="r", challenge="c")
 
-    assert (answer.status, answer.phrase) == (499, "Error")
-    assert json.loads(answer.body) == {
+    assert (response.status, response.phrase) == (499, "Error")
+    assert json.loads(response.body) == {
         "type": "about:blank",
         "title": "Error",
         "status": 499,
@@ -134,7 +134,7 @@ def test_an_apps_own_error() -> None:
 @pytest.mark.proves("H14", "P1")
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503, 504])
 def test_the_headers_of_a_response(status: int) -> None:
-    """Never stored, never sniffed; a challenge with a 401 and with nothing else."""
+    """no-store and nosniff always; a challenge with a 401 only."""
     problem = Problem(status, "code", "Detail.", 7 if status == 503 else None)
     headers = rendered(problem)
 
@@ -150,7 +150,7 @@ def test_the_headers_of_a_response(status: int) -> None:
 
 @pytest.mark.proves("H13")
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("error_s", "header_s"),
     [
         (0, 1),
         (-5, 1),
@@ -162,14 +162,14 @@ def test_the_headers_of_a_response(status: int) -> None:
         pytest.param(10**5000, 2**31 - 1, id="huge"),
     ],
 )
-def test_retry_after_is_at_least_one(asked: int, told: int) -> None:
-    """Whatever the error says, and never more than readers can hold."""
-    assert rendered(to_problem(Throttled(retry_after_s=asked)))["Retry-After"] == str(told)
+def test_retry_after_is_at_least_one(error_s: int, header_s: int) -> None:
+    """Whatever the error says, and never more than clients can represent."""
+    assert rendered(to_problem(Throttled(retry_after_s=error_s)))["Retry-After"] == str(header_s)
 
 
 @pytest.mark.proves("H13")
 def test_retry_after_is_a_whole_number() -> None:
-    """An app may raise the error with a fraction; a field of digits is what clients read."""
+    """An app may raise the error with a fraction; clients parse digits only."""
     assert re.fullmatch(r"[0-9]+", rendered(to_problem(Throttled(retry_after_s=1.5)))["Retry-After"])  # type: ignore[arg-type]
 
 
@@ -182,7 +182,7 @@ _EXCEPTIONS = st.recursive(
         )("inner words"),
         st.none() | st.integers(100, 599),
         st.text(max_size=20),
-        st.text(st.characters(), max_size=40),  # lone surrogates included
+        st.text(st.characters(), max_size=40),  # includes lone surrogates
         st.none() | st.integers() | st.floats(),
     )
     | st.sampled_from([TimeoutError("inner words"), ValueError("inner words"), OSError(5, "inner words")])
@@ -197,10 +197,10 @@ _EXCEPTIONS = st.recursive(
 @pytest.mark.proves("P1", "P2", "P3", "P4", "P5", "P6", "A4")
 @given(_EXCEPTIONS, st.none() | st.text(max_size=20), st.sampled_from([Settings().realm, 'q"\\', "é 東"]))
 def test_any_error_is_a_problem(exc: Exception, request_id: str | None, realm: str) -> None:
-    """RFC 9457: one JSON object in UTF-8, members of the right types, the real status, no inner word."""
-    told = request_id_of(request_id)
-    answer = render(to_problem(exc), request_id=told, challenge=challenge(realm).encode().decode("latin-1"))
-    members = json.loads(answer.body.decode())
+    """RFC 9457: one JSON object in UTF-8, members of the right types, the real status, no internal detail."""
+    sent = request_id_of(request_id)
+    response = render(to_problem(exc), request_id=sent, challenge=challenge(realm).encode().decode("latin-1"))
+    members = json.loads(response.body.decode())
 
     assert {name: type(value) for name, value in members.items()} == {
         "type": str,
@@ -212,19 +212,19 @@ def test_any_error_is_a_problem(exc: Exception, request_id: str | None, realm: s
     }
     assert (members["type"], members["status"], members["title"]) == (
         "about:blank",
-        answer.status,
-        answer.phrase,
+        response.status,
+        response.phrase,
     )
-    assert members["request_id"] == told
-    assert b"inner words" not in answer.body
-    fields = dict(answer.headers)
-    assert len(fields) == len(answer.headers) == len(answer.raw_headers)
-    assert fields["Content-Length"] == str(len(answer.body))
-    assert ("WWW-Authenticate" in fields) == (answer.status == 401)
+    assert members["request_id"] == sent
+    assert b"inner words" not in response.body
+    fields = dict(response.headers)
+    assert len(fields) == len(response.headers) == len(response.raw_headers)
+    assert fields["Content-Length"] == str(len(response.body))
+    assert ("WWW-Authenticate" in fields) == (response.status == 401)
     assert re.fullmatch(r"[1-9][0-9]{0,9}", fields.get("Retry-After", "1"))
-    for name, value in answer.raw_headers:
+    for name, value in response.raw_headers:
         assert re.fullmatch(rb"[a-z-]+", name)
-        assert re.fullmatch(rb"[\x20-\x7e\x80-\xff]+", value)  # RFC 9110 section 5.5, no blank at an end
+        assert re.fullmatch(rb"[\x20-\x7e\x80-\xff]+", value)  # RFC 9110 section 5.5
         assert value == value.strip()
 
 
@@ -234,18 +234,18 @@ def test_a_time_out() -> None:
 
 @given(st.none() | st.text(max_size=140) | st.from_regex(r"[A-Za-z0-9._-]{1,128}", fullmatch=True))
 def test_a_request_id_is_repeated_only_if_it_is_safe(sent: str | None) -> None:
-    """Everything else is replaced by one that would be."""
+    """Any other id is replaced by a generated one, which would be safe."""
     form = re.compile(r"[A-Za-z0-9._-]{1,128}")
-    told = request_id_of(sent)
+    used = request_id_of(sent)
 
-    assert form.fullmatch(told)
-    assert (told == sent) == (sent is not None and form.fullmatch(sent) is not None)
-    body = json.loads(render(TIMEOUT, request_id=told, challenge="c").body)
-    assert body["request_id"] == told
+    assert form.fullmatch(used)
+    assert (used == sent) == (sent is not None and form.fullmatch(sent) is not None)
+    body = json.loads(render(TIMEOUT, request_id=used, challenge="c").body)
+    assert body["request_id"] == used
 
 
 def test_new_request_ids_differ_in_a_forked_child() -> None:
-    """The child must not count on where its parent was."""
+    """The child must not continue the parent's sequence."""
     before = request_id_of(None)
     reading, writing = os.pipe()
     child = os.fork()
@@ -265,13 +265,13 @@ def test_new_request_ids_differ_in_a_forked_child() -> None:
 
 
 def test_a_403_names_the_missing_scopes() -> None:
-    """Only a caller with a key sees it. Anything else has no such member."""
+    """Only a client with a valid key sees them. Other responses have no such member."""
     with pytest.raises(InsufficientScope) as caught:
         require_scopes(Principal("ci", scopes=frozenset({"read"})), "write", "read", "admin")
     assert caught.value.scopes == ("admin", "write")
     copied = pickle.loads(pickle.dumps(caught.value))
     assert (copied.scopes, str(copied)) == (caught.value.scopes, str(caught.value))
     for exc, scopes in ((caught.value, ["admin", "write"]), (InsufficientScope("no"), None)):
-        answer = render(to_problem(exc), request_id="r", challenge="")
-        assert json.loads(answer.body).get("scopes") == scopes
-        assert dict(answer.headers)["Content-Length"] == str(len(answer.body))
+        response = render(to_problem(exc), request_id="r", challenge="")
+        assert json.loads(response.body).get("scopes") == scopes
+        assert dict(response.headers)["Content-Length"] == str(len(response.body))

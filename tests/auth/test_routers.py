@@ -1,4 +1,4 @@
-"""What the middleware takes for an open path, and where real routers go with the same scope."""
+"""Which paths the middleware takes for open, and where real routers send the same scope."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SETTINGS = Settings(throttle="", exclude=("/health", "/static/*"))
 
-# As a client may set it through Daphne-Root-Path, SCRIPT_NAME or a proxy.
+# Mount points that a client may set through Daphne-Root-Path, SCRIPT_NAME or a proxy.
 ROOTS = [
     "",
     "/",
@@ -116,7 +116,7 @@ def quart() -> Quart:
 
     app.add_url_rule("/health", "health", give_open)
     app.add_url_rule("/static/<path:rest>", "below", give_open)
-    # Not for any path: Quart makes " " of one that is not below its mount point.
+    # Not for any path: Quart changes a path that is not below its mount point to " ".
     app.add_url_rule("/", "root", give_secret)
     app.add_url_rule("/admin", "admin", give_secret)
     app.add_url_rule("/<any(admin, api, health, a):first>/<path:rest>", "secret", give_secret)
@@ -159,15 +159,15 @@ ROUTERS: dict[str, Callable[[], Any]] = {
     "falcon": falcon_app,
     "a2wsgi": flask_in_a2wsgi,
 }
-# Those that take the mount point off the path when a server such as uvicorn --root-path gives both.
+# Frameworks that remove the mount point from the path if a server such as uvicorn --root-path gives both.
 MOUNTED = ["starlette", "fastapi", "litestar", "quart", "a2wsgi"]
 
 
-# FastAPI deprecates it in favour of the server's own, and goes on supporting it.
+# FastAPI deprecates it in favour of the server's option, but still supports it.
 OWN_ROOT_PATH = pytest.mark.filterwarnings("ignore:(?s).*root_path")
 
 
-def visit(app: Any, root: str, path: str) -> tuple[int, str]:
+def request(app: Any, root: str, path: str) -> tuple[int, str]:
     scope = http_scope(path=path, root_path=root)
     scope["raw_path"] = path.encode()
     seen = call(app, scope)
@@ -176,31 +176,31 @@ def visit(app: Any, root: str, path: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("name", ROUTERS)
 def test_no_mount_point_opens_what_is_not_excluded(name: str, backend: Backend) -> None:
-    """Not configured, any mount point protects every path, and without one what is excluded is open."""
+    """Without the setting, paths below a mount point are protected; excluded paths are open at the root."""
     app = BasicAuthMiddleware(ROUTERS[name](), backend, settings=SETTINGS)
     for root, path in itertools.product(ROOTS, PATHS):
-        status, body = visit(app, root, path)
+        status, body = request(app, root, path)
         assert status in ((200, 404) if root == "" else ()) or status == 401, (root, path, body)
         assert body != "secret", (root, path)
-    assert visit(app, "", "/health") == (200, "open")
-    assert visit(app, "", "/static/x") == (200, "open")
+    assert request(app, "", "/health") == (200, "open")
+    assert request(app, "", "/static/x") == (200, "open")
 
 
 @pytest.mark.parametrize("name", MOUNTED)
 def test_a_mount_point_that_is_set(name: str, backend: Backend) -> None:
-    """Under ``--root-path /api`` the excluded paths are open below it, and no router goes anywhere else."""
+    """Under ``--root-path /api`` excluded paths are open below it, and no router goes anywhere else."""
     app = BasicAuthMiddleware(ROUTERS[name](), backend, settings=SETTINGS.replace(root_path="/api"))
     for root, path in itertools.product(ROOTS, PATHS):
         if root == "" and path.startswith("/api/"):
-            continue  # the server was not told of the mount point, but the setting says that there is one
-        status, body = visit(app, root, path)
+            continue  # the setting names a mount point that the server does not have
+        status, body = request(app, root, path)
         assert status in (200, 401, 404), (root, path, body)
         assert body != "secret", (root, path)
         if root not in ("", "/api"):
             assert status == 401, (root, path)
-    assert visit(app, "/api", "/api/health") == (200, "open")
-    assert visit(app, "/api", "/api/static/x") == (200, "open")
-    assert visit(app, "/api", "/static/x/api/admin")[0] == 401
+    assert request(app, "/api", "/api/health") == (200, "open")
+    assert request(app, "/api", "/api/static/x") == (200, "open")
+    assert request(app, "/api", "/static/x/api/admin")[0] == 401
 
 
 def installed(app: FastAPI, backend: Backend) -> Any:
@@ -215,44 +215,44 @@ def wrapped(app: FastAPI, backend: Backend) -> Any:
 @OWN_ROOT_PATH
 @pytest.mark.parametrize("made", [installed, wrapped])
 def test_an_app_whose_mount_point_looks_like_an_excluded_folder(made: Any, backend: Backend) -> None:
-    """FastAPI takes ``/static`` off ``/static/admin``, and routes it to ``/admin``."""
+    """FastAPI removes ``/static`` from ``/static/admin``, and routes it to ``/admin``."""
     app = FastAPI(root_path="/static", openapi_url=None)
     app.router.routes = list(starlette().router.routes)
     app = made(app, backend)
     for path in ("/static/admin", "/admin", "/static/health/x"):
-        assert visit(app, "", path)[0] == 401, path
+        assert request(app, "", path)[0] == 401, path
     for path in ("/static/static/x", "/static/health", "/health"):
-        assert visit(app, "", path)[0] in (200, 401), path
+        assert request(app, "", path)[0] in (200, 401), path
 
 
 @OWN_ROOT_PATH
 @pytest.mark.parametrize("made", [installed, wrapped])
 def test_the_mount_point_of_a_fastapi_app(made: Any, backend: Backend) -> None:
-    """It is taken from the app, whether the proxy takes it off the path or not."""
+    """It is taken from the app, whether the proxy removes it from the path or not."""
     app = FastAPI(root_path="/api", openapi_url=None)
     app.router.routes = list(starlette().router.routes)
     app = made(app, backend)
     for path in ("/health", "/api/health", "/static/x", "/api/static/x"):
-        assert visit(app, "", path) == (200, "open"), path
+        assert request(app, "", path) == (200, "open"), path
     for path in ("/admin", "/api/admin", "/static/x/api/admin", "/api"):
-        assert visit(app, "", path)[0] == 401, path
-    assert visit(app, "/admin", "/health")[0] in (200, 401)
+        assert request(app, "", path)[0] == 401, path
+    assert request(app, "/admin", "/health")[0] in (200, 401)
 
 
 @OWN_ROOT_PATH
-def test_an_own_setting_goes_before_that_of_a_fastapi_app(backend: Backend) -> None:
+def test_the_setting_takes_precedence_over_a_fastapi_app(backend: Backend) -> None:
     app = FastAPI(root_path="/api", openapi_url=None)
     app.router.routes = list(starlette().router.routes)
     install(app, backend, settings=SETTINGS, root_path="/v1")
-    assert visit(app, "", "/api/health")[0] == 401
+    assert request(app, "", "/api/health")[0] == 401
 
 
 def test_an_unknown_mount_point_is_logged_once(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     app = BasicAuthMiddleware(starlette(), backend, settings=SETTINGS)
     with caplog.at_level(logging.WARNING, "basicauth_mw"):
-        visit(app, "", "/health")
-        visit(app, "/api\n", "/api/health")
-        visit(app, "/other", "/health")
+        request(app, "", "/health")
+        request(app, "/api\n", "/api/health")
+        request(app, "/other", "/health")
     (record,) = caplog.records
     assert "BASICAUTH_ROOT_PATH" in record.getMessage()
     assert "\n" not in record.getMessage()
@@ -260,7 +260,7 @@ def test_an_unknown_mount_point_is_logged_once(backend: Backend, caplog: pytest.
 
 @pytest.mark.parametrize("framework", ["quart", "flask"])
 def test_the_directory_of_a_module_is_no_mount_point(backend: Backend, framework: str) -> None:
-    """Flask and Quart call the directory of the app's module ``root_path``, too."""
+    """Flask and Quart also have ``root_path``, the directory of the app's module."""
     app: Any = (
         Quart("app", root_path="/srv/app") if framework == "quart" else Flask("app", root_path="/srv/app")
     )

@@ -1,4 +1,4 @@
-"""Checks asked for at once: equal ones share a verdict, and nobody can tell by it whether an id exists."""
+"""Concurrent verifications: equal ones share a verdict, and this never reveals whether an id exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import hash_password
 from basicauth_mw.keys.model import ANONYMOUS
-from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
 from tests.asgi.helpers import App, exchange, http_scope
 from tests.waiting import wait_until
 
@@ -31,7 +31,7 @@ SETTINGS = Settings(slow_hash_workers=1)
 
 
 class Counter:
-    """Counts the slow hashes that are really run, and lets none end before it is told to."""
+    """Counts the password hashes that are really computed, and blocks them until they are released."""
 
     def __init__(self) -> None:
         self.run: list[str] = []
@@ -47,7 +47,7 @@ class Counter:
 
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
-    """Wrapped round the real hash."""
+    """Wraps the real hash function."""
     counter = Counter()
     monkeypatch.setattr(passwords, "_verify_any", counter.check)
     yield counter
@@ -56,7 +56,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
 
 @pytest.fixture
 def authenticator() -> BasicAuthMiddleware:
-    """With a client ``ci`` whose secret somebody chose, and one worker for slow hashes."""
+    """A middleware with a client ``ci`` that has a password, and one worker for password hashes."""
     store = MemoryStore()
     store.put(Key("ci", secrets=(Secret(HASH),)), None)
     return BasicAuthMiddleware(App(), Backend(store, settings=SETTINGS), settings=SETTINGS)
@@ -74,11 +74,11 @@ async def turns() -> None:
 async def at_once(
     authenticator: BasicAuthMiddleware, counter: Counter, authorizations: list[str]
 ) -> list[int]:
-    """Send requests while no hash can end, and let it end when all are under way."""
-    asked = [asyncio.create_task(status(authenticator, each)) for each in authorizations]
+    """Send requests while hashes are blocked; release them when all requests are in progress."""
+    tasks = [asyncio.create_task(status(authenticator, each)) for each in authorizations]
     await turns()
     counter.go_on.set()
-    return await asyncio.gather(*asked)
+    return await asyncio.gather(*tasks)
 
 
 @pytest.mark.proves("X17", "F27")
@@ -125,7 +125,7 @@ def test_a_cancelled_request_does_not_cancel_the_others(
 
 @pytest.mark.proves("A11", "F28")
 def test_a_cancelled_request_leaves_the_queue(authenticator: BasicAuthMiddleware, counter: Counter) -> None:
-    """A flood of clients that hang up must not keep the worker busy."""
+    """A flood of clients that disconnect must not keep the worker busy."""
 
     async def main() -> None:
         busy = asyncio.create_task(status(authenticator, encode_basic("ci", "first")))
@@ -149,18 +149,18 @@ def test_a_cancelled_request_leaves_the_queue(authenticator: BasicAuthMiddleware
 def test_different_passwords_share_no_hash(
     authenticator: BasicAuthMiddleware, counter: Counter, client_id: str
 ) -> None:
-    """Nor does one password tried on many ids, whether these exist or not."""
-    asked = [encode_basic(client_id, f"guess {number}") for number in range(3)]
-    asked += [encode_basic(f"{client_id}-{number}", "guess") for number in range(2)]
+    """Nor does one password for many ids, whether these exist or not."""
+    sent = [encode_basic(client_id, f"guess {number}") for number in range(3)]
+    sent += [encode_basic(f"{client_id}-{number}", "guess") for number in range(2)]
 
-    assert asyncio.run(at_once(authenticator, counter, asked)) == [401] * 5
+    assert asyncio.run(at_once(authenticator, counter, sent)) == [401] * 5
     assert sorted(counter.run) == ["guess", "guess", "guess 0", "guess 1", "guess 2"]
 
 
 @pytest.mark.proves("F27")
 @pytest.mark.parametrize("secret", [SECRET, "guess"])
 def test_threads_share_one_hash(counter: Counter, secret: str) -> None:
-    """And one lookup; a thread that comes later finds the cached verdict."""
+    """They share one lookup too; a later thread finds the cached verdict."""
     store = Counted()
     store.put(Key("ci", secrets=(Secret(HASH),)), None)
     statuses: list[str] = []
@@ -169,13 +169,13 @@ def test_threads_share_one_hash(counter: Counter, secret: str) -> None:
         start_response("200 OK", [])
         return []
 
-    authenticator = WSGIGate(app, Backend(store, settings=SETTINGS), settings=SETTINGS)
+    authenticator = WSGIMiddleware(app, Backend(store, settings=SETTINGS), settings=SETTINGS)
 
-    def ask() -> None:
+    def send() -> None:
         environ = {"HTTP_AUTHORIZATION": encode_basic("ci", secret), "REQUEST_METHOD": "GET"}
         list(authenticator(environ, lambda status, _headers, _exc_info=None: statuses.append(status)))
 
-    threads = [threading.Thread(target=ask) for _ in range(32)]
+    threads = [threading.Thread(target=send) for _ in range(32)]
     for thread in threads:
         thread.start()
     wait_until(lambda: counter.run)
@@ -191,7 +191,7 @@ def test_threads_share_one_hash(counter: Counter, secret: str) -> None:
 
 
 class Counted(MemoryStore):
-    """Counts its look-ups, and has to wait for each."""
+    """A store that counts its lookups, and blocks in each."""
 
     get_nowait = None  # type: ignore[assignment]
 
@@ -204,8 +204,8 @@ class Counted(MemoryStore):
         return super().get(client_id)
 
 
-class Gated:
-    """A store whose look-ups can be held up, and are counted."""
+class HeldStore:
+    """A store that counts its lookups, which can be held up."""
 
     volatile = True
 
@@ -218,7 +218,7 @@ class Gated:
 
     async def aget(self, client_id: str) -> Key | None:
         self.looked_up.append(client_id)
-        found = self.inner.get(client_id)  # as it was when it was asked for
+        found = self.inner.get(client_id)  # as it was when the lookup began
         await self.go_on.wait()
         return found
 
@@ -226,14 +226,14 @@ class Gated:
 @pytest.mark.proves("F27")
 def test_one_lookup_for_concurrent_requests_with_one_credential() -> None:
     async def run() -> None:
-        store = Gated()
+        store = HeldStore()
         keys = Backend(store, settings=Settings())
         issued = keys.create()
         authenticator = BasicAuthMiddleware(App(), keys, settings=Settings())
-        asked = [asyncio.create_task(status(authenticator, issued.authorization)) for _ in range(32)]
+        tasks = [asyncio.create_task(status(authenticator, issued.authorization)) for _ in range(32)]
         await turns()
         store.go_on.set()
-        assert set(await asyncio.gather(*asked)) == {200}
+        assert set(await asyncio.gather(*tasks)) == {200}
         assert store.looked_up == [issued.client_id]
 
     asyncio.run(run())
@@ -242,15 +242,15 @@ def test_one_lookup_for_concurrent_requests_with_one_credential() -> None:
 @pytest.mark.proves("X2", "X16", "F27")
 def test_different_secrets_of_one_client_share_no_lookup() -> None:
     async def run() -> None:
-        store = Gated()
+        store = HeldStore()
         keys = Backend(store, settings=Settings())
         issued = keys.create()
         authenticator = BasicAuthMiddleware(App(), keys, settings=Settings())
         wrong = [encode_basic(issued.client_id, generate("sk")) for _ in range(2)]
-        asked = [asyncio.create_task(status(authenticator, each)) for each in (issued.authorization, *wrong)]
+        tasks = [asyncio.create_task(status(authenticator, each)) for each in (issued.authorization, *wrong)]
         await turns()
         store.go_on.set()
-        assert await asyncio.gather(*asked) == [200, 401, 401]
+        assert await asyncio.gather(*tasks) == [200, 401, 401]
         assert len(store.looked_up) == 3
 
     asyncio.run(run())
@@ -262,7 +262,7 @@ def test_no_lookup_is_shared_across_a_change(ttl_s: float) -> None:
     """A request after a revocation does not get a verdict from before it."""
 
     async def run() -> None:
-        store = Gated()
+        store = HeldStore()
         keys = Backend(store, settings=Settings())
         issued = keys.create()
         authenticator = BasicAuthMiddleware(App(), keys, settings=Settings(cache_ttl_s=ttl_s))
@@ -279,10 +279,10 @@ def test_no_lookup_is_shared_across_a_change(ttl_s: float) -> None:
 
 
 def test_without_a_cache_nothing_is_shared() -> None:
-    """Every request sees, for example, a change that another process made before it."""
+    """For example, every request sees a change that another process has made before it."""
 
     async def run() -> None:
-        store = Gated()
+        store = HeldStore()
         keys = Backend(store, settings=Settings())
         issued = keys.create()
         authenticator = BasicAuthMiddleware(App(), keys, settings=Settings(cache_ttl_s=0))
@@ -298,7 +298,7 @@ def test_without_a_cache_nothing_is_shared() -> None:
 
 
 def test_the_first_password_works_at_once() -> None:
-    """Although the store held no password hash a moment ago, which is believed for a second."""
+    """Even if the store had no password hash a moment ago, which is cached for a second."""
     settings = Settings(throttle="")
     keys = Backend(MemoryLike(), settings=settings)
     authenticator = BasicAuthMiddleware(App(), keys, settings=settings)
@@ -314,7 +314,7 @@ def test_the_first_password_works_at_once() -> None:
 
 @pytest.mark.proves("F34")
 def test_no_stop_iteration_becomes_a_verdict(authenticator: BasicAuthMiddleware) -> None:
-    """Raised while an effect is performed, by a filter of the logging configuration, for example."""
+    """For example, if a filter of the logging configuration raises it while an effect is performed."""
     check = authenticator.authenticator.decide(http_scope(encode_basic("ci", SECRET)))
     assert isinstance(check, PendingVerification)
 
@@ -331,6 +331,6 @@ def test_no_stop_iteration_becomes_a_verdict(authenticator: BasicAuthMiddleware)
 
 
 class MemoryLike(MemoryStore):
-    """Keeps hashes as a file does: slow ones for chosen secrets."""
+    """Stores password hashes as a file does."""
 
     volatile = False

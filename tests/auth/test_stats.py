@@ -1,4 +1,4 @@
-"""``RefusalStats``: what a process refused."""
+"""``RefusalStats``: the refusals of a process."""
 
 from __future__ import annotations
 

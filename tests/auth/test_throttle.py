@@ -1,4 +1,4 @@
-"""The count of failures: a sliding limit, told in whole seconds, in bounded memory."""
+"""The failure counter: a sliding limit, whole seconds, and bounded memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def clock() -> Clock:
 
 
 class Throttle:
-    """The throttle that is tested, with an address and an id as the key."""
+    """The throttle under test, with an address and an id as the key."""
 
     def __init__(self, limit: int, period_s: float, **clock: Any) -> None:
         self._throttle = module.Throttle(limit, period_s, **clock)
@@ -78,7 +78,7 @@ def fail(throttle: Throttle, key: tuple[str, str], times: int) -> None:
     ],
 )
 def test_rates(rate: str, parsed: tuple[int, float] | None) -> None:
-    """A count and a period; an empty text is no limit."""
+    """A count and a period; an empty string disables the limit."""
     assert parse_rate(rate) == parsed
 
 
@@ -106,7 +106,7 @@ def test_rates(rate: str, parsed: tuple[int, float] | None) -> None:
     ids=ascii,
 )
 def test_other_rates_are_refused(rate: str) -> None:
-    """Everything else is an error that says what is expected, and not what was given."""
+    """Any other value is an error that says what is expected, and not what was given."""
     with pytest.raises(ValueError, match="as in 20/minute") as refusal:
         parse_rate(rate)
     assert rate not in str(refusal.value).replace("20/minute", "")
@@ -114,7 +114,7 @@ def test_other_rates_are_refused(rate: str) -> None:
 
 @given(st.one_of(st.text(), st.from_regex(r"\s*\d{1,12}\s*/\s*[a-z]{3,6}\s*", fullmatch=True)))
 def test_any_rate_is_parsed_or_refused(rate: str) -> None:
-    """Any text is no limit, a usable limit, or a ValueError."""
+    """Any string is no limit, a usable limit, or a ValueError."""
     try:
         parsed = parse_rate(rate)
     except ValueError:
@@ -127,7 +127,7 @@ def test_any_rate_is_parsed_or_refused(rate: str) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 20])
 def test_the_limit_is_what_is_allowed(limit: int, clock: Clock) -> None:
-    """So many failures are looked at, and then no more until the period is over."""
+    """So many failures are allowed, and then no more until the period is over."""
     throttle = Throttle(limit, 60.0, clock=clock)
 
     fail(throttle, KEY, limit - 1)
@@ -141,7 +141,7 @@ def test_the_limit_is_what_is_allowed(limit: int, clock: Clock) -> None:
 
 
 def test_keys_do_not_affect_each_other(clock: Clock) -> None:
-    """One address that fails takes nothing from another, though they claim the same id."""
+    """Failures from one address do not affect another, even if both claim the same id."""
     throttle = Throttle(2, 60.0, clock=clock)
     fail(throttle, KEY, 5)
     throttle.record(OTHER)
@@ -152,13 +152,13 @@ def test_keys_do_not_affect_each_other(clock: Clock) -> None:
 
 
 def test_the_window_slides(clock: Clock) -> None:
-    """What failed in the period before still counts, and fades evenly."""
+    """Failures of the previous period still count, and decrease evenly."""
     throttle = Throttle(20, 60.0, clock=clock)
     fail(throttle, KEY, 20)
 
     clock.now += 60
     assert throttle.retry_after_s(KEY) == 0
-    throttle.record(KEY)  # 20 of the period before, none of them faded yet
+    throttle.record(KEY)  # 20 of the previous period, all of them still counted
     assert throttle.retry_after_s(KEY) == 3
     clock.now += 3
     assert throttle.retry_after_s(KEY) == 0
@@ -170,7 +170,7 @@ def test_the_window_slides(clock: Clock) -> None:
 
 
 def test_an_idle_key_starts_again(clock: Clock) -> None:
-    """After two periods without a failure nothing is held against anybody."""
+    """After two periods without a failure, no failure counts any more."""
     throttle = Throttle(20, 60.0, clock=clock)
     fail(throttle, KEY, 20)
 
@@ -182,20 +182,20 @@ def test_an_idle_key_starts_again(clock: Clock) -> None:
 
 
 def test_failures_under_way_at_the_limit_lengthen_the_block(clock: Clock) -> None:
-    """Requests let in before the limit was reached may fail after it: they count too."""
+    """Requests that began before the limit was reached may fail after it: they count too."""
     throttle = Throttle(10, 60.0, clock=clock)
     fail(throttle, KEY, 10)
     assert throttle.retry_after_s(KEY) == 60
     fail(throttle, KEY, 10)
 
-    assert throttle.retry_after_s(KEY) == 90  # half of the 20 have to fade in the period behind
+    assert throttle.retry_after_s(KEY) == 90  # half of the 20 must fade in the following period
 
 
 @given(st.lists(st.floats(0, 90), min_size=1, max_size=150), st.integers(1, 5))
 @example([0.0] * 50, 3)
 @example([0.0, 59.9, 0.0, 0.0, 0.1, 0.0, 0.0, 0.0], 3)
 def test_no_period_ever_holds_twice_the_limit(pauses_s: list[float], limit: int) -> None:
-    """Trying as often as allowed gives at most twice the limit in any period, and the limit on average."""
+    """A client that retries as soon as possible fails at most twice the limit in any period."""
     clock = Clock()
     throttle = Throttle(limit, 60.0, clock=clock)
     began_s = clock.now
@@ -213,7 +213,7 @@ def test_no_period_ever_holds_twice_the_limit(pauses_s: list[float], limit: int)
 
 @given(st.lists(st.tuples(st.floats(0, 200), st.integers(1, 8)), min_size=1, max_size=30), st.integers(1, 5))
 def test_waiting_for_retry_after_is_enough(steps: list[tuple[float, int]], limit: int) -> None:
-    """The seconds told are whole, at least 1, never more than two periods, and after them the key is free."""
+    """A whole number of seconds, from 1 to two periods; then the key is no longer blocked."""
     clock = Clock()
     throttle = Throttle(limit, 60.0, clock=clock)
     for pause_s, failures in steps:
@@ -228,12 +228,12 @@ def test_waiting_for_retry_after_is_enough(steps: list[tuple[float, int]], limit
             assert throttle.retry_after_s(KEY) == 0
 
 
-# --- whether to ask at all
+# --- the ``active`` attribute
 
 
 def test_the_throttle_is_inactive_while_no_key_is_over_the_limit(clock: Clock) -> None:
-    """``active`` rises with the first key over its limit and falls when the last one's time is up,
-    whoever asks first."""
+    """``active`` becomes true with the first key over its limit, and false when the last block ends,
+    whichever key is checked first."""
     throttle = Throttle(2, 60.0, clock=clock)
     assert not throttle.active
     throttle.record(KEY)
@@ -249,7 +249,7 @@ def test_the_throttle_is_inactive_while_no_key_is_over_the_limit(clock: Clock) -
 
 
 def test_check_counts_nothing(clock: Clock) -> None:
-    """A look at a key that never failed, or is over its limit, does not count."""
+    """Checking a key does not count, whether it never failed or is over its limit."""
     throttle = Throttle(2, 60.0, clock=clock)
     throttle.record(KEY)
 
@@ -260,7 +260,7 @@ def test_check_counts_nothing(clock: Clock) -> None:
 
 
 def test_a_failure_counted_while_a_block_ends_is_not_lost() -> None:
-    """A thread that sees a block end does not undo the block that another thread sets at that moment."""
+    """A thread that sees a block end does not undo a block that another thread sets at that moment."""
     now_s = 0.0
     between: list[Callable[[], None]] = []
 
@@ -276,7 +276,7 @@ def test_a_failure_counted_while_a_block_ends_is_not_lost() -> None:
 
     def record_meanwhile() -> None:
         other_thread.start()
-        other_thread.join(0.2)  # not for ever: it may have to wait for a lock that is held here
+        other_thread.join(0.2)  # with a timeout: it may have to wait for a lock that is held here
 
     between.append(record_meanwhile)
     throttle.check(*KEY)
@@ -315,7 +315,7 @@ def test_threads_lose_no_failure() -> None:
     ("limit", "keys"), [pytest.param(5, 50_000, id="tracked"), pytest.param(1, 5_000, id="over")]
 )
 def test_random_keys_take_bounded_memory(limit: int, keys: int, clock: Clock) -> None:
-    """Failures from ever new addresses fill a table of fixed size, and then push out older ones."""
+    """Failures from new addresses fill a table of fixed size, and then evict older ones."""
     throttle = Throttle(limit, 60.0, clock=clock)
     fill(throttle, range(MAX_TRACKED))
     tracemalloc.start()
@@ -326,7 +326,7 @@ def test_random_keys_take_bounded_memory(limit: int, keys: int, clock: Clock) ->
     finally:
         tracemalloc.stop()
 
-    # tracemalloc does not see the keys of the first filling go, so up to a table's worth may seem new.
+    # tracemalloc does not see the keys of the first filling freed, so up to a table's worth may seem new.
     assert after - before < 400 * MAX_TRACKED
 
 
@@ -336,7 +336,7 @@ def fill(throttle: Throttle, numbers: range) -> None:
 
 
 def test_a_key_that_keeps_failing_is_not_pushed_out(clock: Clock) -> None:
-    """Room is made by the keys that have been idle longest."""
+    """The keys that have been idle longest are evicted."""
     throttle = Throttle(10, 3600.0, clock=clock)
     for round_ in range(10):
         throttle.record(KEY)
@@ -346,7 +346,7 @@ def test_a_key_that_keeps_failing_is_not_pushed_out(clock: Clock) -> None:
 
 
 def test_a_full_table_of_blocks_gives_way(clock: Clock) -> None:
-    """The address that has been idle longest makes room."""
+    """The address that has been idle longest is evicted."""
     throttle = Throttle(1, 60.0, clock=clock)
     fill(throttle, range(MAX_TRACKED))
     throttle.record(KEY)
@@ -361,7 +361,7 @@ def test_a_full_table_of_blocks_gives_way(clock: Clock) -> None:
 
 
 def test_one_address_cannot_push_out_its_own_counter(clock: Clock) -> None:
-    """Guesses at one id are counted, however many failures with other ids come in between."""
+    """Guesses for one id are counted, however many failures with other ids come in between."""
     throttle = Throttle(20, 60.0, clock=clock)
     fail(throttle, KEY, 19)
     for number in range(MAX_TRACKED + 1):
@@ -372,21 +372,21 @@ def test_one_address_cannot_push_out_its_own_counter(clock: Clock) -> None:
 
 
 def test_guesses_after_the_share_was_taken_count_as_well(clock: Clock) -> None:
-    """An id that finds no counter left is counted with all others of its address that have none."""
+    """An id without a counter shares one with the other such ids of its address."""
     throttle = Throttle(20, 60.0, clock=clock)
     for number in range(SHARE):
         throttle.record((KEY[0], f"cheap-{number}"))
     fail(throttle, KEY, 20)
 
     assert throttle.retry_after_s(KEY) == 60
-    assert throttle.retry_after_s((KEY[0], "stranger")) == 60
+    assert throttle.retry_after_s((KEY[0], "unknown")) == 60
     assert throttle.retry_after_s((KEY[0], "cheap-0")) == 0, "it has a counter of its own"
     assert throttle.retry_after_s(OTHER) == 0
     clock.now += 120
     throttle.record(KEY)
     fail(throttle, KEY, 19)
     assert throttle.retry_after_s(KEY) == 60, "a counter of its own, once the others have faded"
-    assert throttle.retry_after_s((KEY[0], "stranger")) == 0
+    assert throttle.retry_after_s((KEY[0], "unknown")) == 0
 
 
 def test_few_addresses_cannot_push_out_a_counter(clock: Clock) -> None:
@@ -402,7 +402,7 @@ def test_few_addresses_cannot_push_out_a_counter(clock: Clock) -> None:
 
 
 def test_counters_that_have_faded_are_dropped(clock: Clock) -> None:
-    """A failure that no longer counts takes no memory once anything else is counted."""
+    """A failure that no longer counts takes no memory once another one is counted."""
     throttle = Throttle(1, 60.0, clock=clock)
     fill(throttle, range(100))
     clock.now += 120
@@ -414,18 +414,18 @@ def test_counters_that_have_faded_are_dropped(clock: Clock) -> None:
 
 
 def test_the_clock_is_monotonic_by_default() -> None:
-    """Without a clock of a test it counts real seconds."""
+    """Without an injected clock it uses real seconds."""
     throttle: Any = Throttle(1, 3600.0)
     throttle.record(KEY)
 
     assert 3590 <= throttle.retry_after_s(KEY) <= 3600
 
 
-# --- what is worth a line in the log
+# --- which refusals are logged
 
 
 def test_each_block_has_one_first_refusal(clock: Clock) -> None:
-    """The first refusal of each block is told from the others; below the limit there is none."""
+    """The first refusal of each block is distinguished from later ones; there is none below the limit."""
     throttle = Throttle(2, 60.0, clock=clock)
     throttle.record(KEY)
     assert not throttle.take_first_refusal(KEY)
@@ -440,7 +440,7 @@ def test_each_block_has_one_first_refusal(clock: Clock) -> None:
 
 
 def test_a_block_that_has_ended_has_no_first_refusal(clock: Clock) -> None:
-    """A block that nobody met before it ended is forgotten with it."""
+    """A block that ended before any refusal is dropped."""
     throttle = Throttle(1, 60.0, clock=clock)
     throttle.record(KEY)
 
@@ -459,7 +459,7 @@ ADDRESS, CLIENT_ID = KEY
     [("", "", False), ("20/minute", "", True), ("", "20/minute", True), ("20/minute", "20/minute", True)],
 )
 def test_limits_may_be_off(by_pair: str, by_address: str, on: bool) -> None:
-    """An empty rate is no limit; with neither there is nothing to count."""
+    """An empty rate disables a limit; without limits nothing is counted."""
     limits = FailureThrottle(by_pair, by_address)
 
     assert bool(limits) is on
@@ -474,7 +474,7 @@ def test_limits_may_be_off(by_pair: str, by_address: str, on: bool) -> None:
 
 @pytest.mark.proves("O5")
 def test_the_limit_by_pair_affects_no_other_pair() -> None:
-    """Whoever fails is kept out under that id, from that address, and nobody else is."""
+    """Failures block that id from that address, and no other pair."""
     limits = FailureThrottle("2/hour", "")
     for _ in range(2):
         limits.record(ADDRESS, CLIENT_ID)
@@ -493,7 +493,7 @@ def test_the_limit_by_pair_affects_no_other_pair() -> None:
 
 
 def test_the_limit_by_address_counts_every_id() -> None:
-    """Ids tried one after the other, and fields that hold none, add up; another address is not affected."""
+    """Failures with different ids, and headers without an id, add up; another address is not affected."""
     limits = FailureThrottle("2/hour", "3/hour")
     limits.record(ADDRESS, "a")
     limits.record(ADDRESS, "b")
@@ -506,7 +506,7 @@ def test_the_limit_by_address_counts_every_id() -> None:
 
 
 def test_unreadable_credentials_count_for_the_address_alone() -> None:
-    """Where no id could be read there is no pair."""
+    """Without a readable id there is no pair."""
     limits = FailureThrottle("1/hour", "")
     for _ in range(5):
         limits.record(ADDRESS, None)
@@ -516,7 +516,7 @@ def test_unreadable_credentials_count_for_the_address_alone() -> None:
 
 
 def test_pairs_are_distinct() -> None:
-    """An address and an id are two values: no two pairs run together."""
+    """An address and an id are separate values: no two pairs give the same key."""
     limits = FailureThrottle("1/hour", "")
     limits.record("10.0.0.1", "1x")
 
@@ -525,7 +525,7 @@ def test_pairs_are_distinct() -> None:
 
 
 def test_the_throttle_is_inactive_when_the_block_has_ended() -> None:
-    """``active`` falls back once whoever was blocked is seen to be free again."""
+    """``active`` becomes false once an ended block is noticed."""
     limits = FailureThrottle("1/second", "1/second")
     limits.record(ADDRESS, CLIENT_ID)
     assert limits.active
@@ -537,7 +537,7 @@ def test_the_throttle_is_inactive_when_the_block_has_ended() -> None:
     assert not limits.active
 
 
-# --- who a client is
+# --- the address of a client
 
 
 @pytest.mark.parametrize(
@@ -555,7 +555,7 @@ def test_the_throttle_is_inactive_when_the_block_has_ended() -> None:
     ],
 )
 def test_addresses_of_one_client(address: str, same: str) -> None:
-    """Ports, zones, spellings and the addresses of one /64 make no other client."""
+    """Ports, zones, spellings and the addresses of one /64 are one client."""
     assert client_of(address) == client_of(same)
     limits = FailureThrottle("2/hour", "")
     limits.record(address, "a")
@@ -580,7 +580,7 @@ def test_addresses_of_one_client(address: str, same: str) -> None:
     ids=lambda text: ascii(text[:20]),
 )
 def test_addresses_of_two_clients(address: str, other: str) -> None:
-    """Anything else is told apart, whether it is an address or not."""
+    """All other values are different clients, whether they are addresses or not."""
     limits = FailureThrottle("1/hour", "1/hour")
     limits.record(address, "a")
     assert limits.check(address, "a") is not None
@@ -594,7 +594,7 @@ def test_any_text_names_a_client(address: str) -> None:
 
 
 def test_long_ids_and_addresses_take_a_fixed_number_of_bytes() -> None:
-    """Counters hold digests, not what the client sent."""
+    """Counters store digests, not what the client sent."""
     limits = FailureThrottle("1/hour", "1/hour")
     tracemalloc.start()
     try:

@@ -45,14 +45,14 @@ GOOD = Key("ci", secrets=(Secret(HASH),))
 
 
 class Switch:
-    """A store that can be turned off."""
+    """A store that can be switched off."""
 
     def __init__(self) -> None:
         self.on = True
-        self.asked = 0
+        self.calls = 0
 
     def get(self, client_id: str) -> Key | None:
-        self.asked += 1
+        self.calls += 1
         if not self.on:
             raise ConnectionRefusedError("redis.internal")
         return GOOD if client_id == "ci" else None
@@ -63,12 +63,12 @@ class Switch:
 
 @dataclass
 class Client:
-    """Asks a middleware from one address."""
+    """A client that sends requests from one address."""
 
     middleware: BasicAuthMiddleware
     address: Any = ("192.0.2.1", 1)
 
-    def ask(self, authorization: str | None, **more: Any) -> Exchange:
+    def request(self, authorization: str | None, **more: Any) -> Exchange:
         return call(self.middleware, http_scope(authorization, client=self.address, **more))
 
 
@@ -90,54 +90,54 @@ def assert_throttled(seen: Exchange) -> None:
 
 @pytest.mark.proves("O5", "X54")
 def test_past_the_limit_a_pair_gets_429_whatever_it_sends(throttled: Client, issued: Issued) -> None:
-    """Right or wrong, cached or not; nobody else is affected."""
-    assert throttled.ask(issued.authorization).status == 200, "cached from here on"
-    assert [throttled.ask(WRONG).status for _ in range(3)] == [401] * 3
+    """Valid or not, cached or not; no other client is affected."""
+    assert throttled.request(issued.authorization).status == 200, "cached from here on"
+    assert [throttled.request(WRONG).status for _ in range(3)] == [401] * 3
 
-    assert_throttled(throttled.ask(WRONG))
-    assert_throttled(throttled.ask(issued.authorization))
-    assert_throttled(throttled.ask(basic("ci:another shape")))
-    assert throttled.ask(None).status == 401
-    assert throttled.ask(encode_basic("other", generate("sk"))).status == 401
-    assert Client(throttled.middleware, ("192.0.2.2", 1)).ask(issued.authorization).status == 200
-    assert Client(throttled.middleware, ("192.0.2.1", 2)).ask(issued.authorization).status == 429
+    assert_throttled(throttled.request(WRONG))
+    assert_throttled(throttled.request(issued.authorization))
+    assert_throttled(throttled.request(basic("ci:another shape")))
+    assert throttled.request(None).status == 401
+    assert throttled.request(encode_basic("other", generate("sk"))).status == 401
+    assert Client(throttled.middleware, ("192.0.2.2", 1)).request(issued.authorization).status == 200
+    assert Client(throttled.middleware, ("192.0.2.1", 2)).request(issued.authorization).status == 429
 
 
 def test_a_throttled_pair_is_refused_before_any_lookup(app: App) -> None:
-    """Also during an outage."""
+    """Even during an outage."""
     store = Switch()
     client = Client(BasicAuthMiddleware(app, store, settings=Settings(throttle="2/minute")))
     for _ in range(2):
-        client.ask(WRONG)
-    store.on, asked = False, store.asked
+        client.request(WRONG)
+    store.on, calls = False, store.calls
 
-    assert_throttled(client.ask(WRONG))
-    assert store.asked == asked
+    assert_throttled(client.request(WRONG))
+    assert store.calls == calls
 
 
 def test_a_throttled_websocket(throttled: Client) -> None:
-    """The same response as over http."""
+    """The same response as over HTTP."""
     for _ in range(3):
-        throttled.ask(WRONG)
+        throttled.request(WRONG)
 
     assert_throttled(connect(throttled.middleware, websocket_scope(WRONG, client=throttled.address)))
 
 
 def test_missing_credentials_and_outages_do_not_count(app: App) -> None:
-    """They say nothing about who sends them."""
+    """They do not reveal whether the client guesses."""
     store = Switch()
     client = Client(BasicAuthMiddleware(app, store, settings=Settings(throttle="2/minute", cache_ttl_s=0)))
     store.on = False
     for _ in range(5):
-        assert client.ask(None).status == 401
-        assert client.ask(AUTHORIZATION).status == 503
+        assert client.request(None).status == 401
+        assert client.request(AUTHORIZATION).status == 503
     store.on = True
 
-    assert client.ask(AUTHORIZATION).status == 200
+    assert client.request(AUTHORIZATION).status == 200
 
 
 def test_success_and_missing_scopes_do_not_count(backend: Backend, issued: Issued) -> None:
-    """Only failures to prove who one is do."""
+    """Only failed authentications count."""
     client = Client(
         BasicAuthMiddleware(
             App({"type": "http.response.debug"}, raises=InsufficientScope()),
@@ -146,37 +146,37 @@ def test_success_and_missing_scopes_do_not_count(backend: Backend, issued: Issue
         )
     )
 
-    assert [client.ask(issued.authorization).status for _ in range(5)] == [403] * 5
+    assert [client.request(issued.authorization).status for _ in range(5)] == [403] * 5
 
 
 @pytest.mark.parametrize("reason", ["disabled", "revoked"])
-def test_right_secrets_of_dead_keys_count(
+def test_valid_secrets_of_expired_or_revoked_keys_count(
     throttled: Client, backend: Backend, issued: Issued, reason: str
 ) -> None:
-    """A refusal is a refusal, or the count would tell them apart."""
+    """If they did not, the count would distinguish them from wrong secrets."""
     getattr(backend, {"disabled": "disable", "revoked": "revoke"}[reason])("ci")
 
-    assert [throttled.ask(issued.authorization).status for _ in range(4)] == [401, 401, 401, 429]
+    assert [throttled.request(issued.authorization).status for _ in range(4)] == [401, 401, 401, 429]
 
 
 @pytest.mark.proves("O4", "X54")
 def test_unknown_ids_count_like_known_ones(throttled: Client) -> None:
-    """Or 429 would tell who exists."""
+    """If they did not, a 429 would reveal which ids exist."""
     unknown = encode_basic("nobody", generate("sk"))
 
-    assert [throttled.ask(unknown).status for _ in range(4)] == [401, 401, 401, 429]
+    assert [throttled.request(unknown).status for _ in range(4)] == [401, 401, 401, 429]
 
 
 @pytest.mark.parametrize("address", [None, ("", 1), (None, 1), []])
 def test_without_an_address_nothing_is_throttled(
     app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture, address: Any
 ) -> None:
-    """All callers would be one; the operator is warned once."""
+    """All clients would share one counter; a warning is logged once."""
     middleware = BasicAuthMiddleware(
         app, backend, settings=Settings(throttle="2/minute", throttle_address="2/minute")
     )
     client = Client(middleware, address)
-    assert [client.ask(WRONG).status for _ in range(6)] == [401] * 6
+    assert [client.request(WRONG).status for _ in range(6)] == [401] * 6
     scope = http_scope(WRONG)
     del scope["client"]
     assert call(middleware, scope).status == 401
@@ -187,59 +187,59 @@ def test_without_an_address_nothing_is_throttled(
 
 @pytest.mark.proves("O5", "X54")
 def test_an_address_can_be_throttled_alone(app: App, backend: Backend, issued: Issued) -> None:
-    """Whatever ids it tries, and malformed fields too."""
+    """Whatever ids it tries, malformed headers included."""
     middleware = BasicAuthMiddleware(
         app, backend, settings=Settings(throttle="", throttle_address="3/minute")
     )
     client = Client(middleware)
-    for field in (encode_basic("a", generate("sk")), encode_basic("b", generate("sk")), "Basic x"):
-        assert client.ask(field).status == 401
+    for header in (encode_basic("a", generate("sk")), encode_basic("b", generate("sk")), "Basic x"):
+        assert client.request(header).status == 401
 
-    assert_throttled(client.ask(issued.authorization))
-    assert_throttled(client.ask("Basic x"))
-    assert client.ask(None).status == 401
-    assert Client(middleware, ("192.0.2.2", 1)).ask(issued.authorization).status == 200
+    assert_throttled(client.request(issued.authorization))
+    assert_throttled(client.request("Basic x"))
+    assert client.request(None).status == 401
+    assert Client(middleware, ("192.0.2.2", 1)).request(issued.authorization).status == 200
 
 
 def test_throttling_can_be_turned_off(app: App, backend: Backend, issued: Issued) -> None:
-    """By an empty rate."""
+    """With an empty rate."""
     client = Client(BasicAuthMiddleware(app, backend, settings=Settings(throttle="")))
 
-    assert {client.ask(WRONG).status for _ in range(50)} == {401}
+    assert {client.request(WRONG).status for _ in range(50)} == {401}
 
 
 @pytest.mark.proves("X54")
 def test_the_default_limit(app: App, backend: Backend, issued: Issued) -> None:
-    """20 failures are looked at, the next is not."""
+    """20 failures get a 401, the next one a 429."""
     client = Client(BasicAuthMiddleware(app, backend, settings=Settings()))
 
-    assert [client.ask(WRONG).status for _ in range(21)] == [401] * 20 + [429]
+    assert [client.request(WRONG).status for _ in range(21)] == [401] * 20 + [429]
 
 
 def test_the_shared_counter_of_an_address_spares_cached_credentials(
     app: App, backend: Backend, issued: Issued
 ) -> None:
-    """Failures with ever new ids block ids without a counter of their own, and none that is in the cache."""
+    """Failures with new ids block ids without a counter of their own, but no cached credential."""
     client = Client(BasicAuthMiddleware(app, backend, settings=Settings(throttle="3/minute")))
-    assert client.ask(issued.authorization).status == 200
+    assert client.request(issued.authorization).status == 200
     for number in range(SHARE + 3):
-        assert client.ask(encode_basic(f"invented-{number}", generate("sk"))).status == 401
+        assert client.request(encode_basic(f"invented-{number}", generate("sk"))).status == 401
 
-    assert_throttled(client.ask(encode_basic("invented", generate("sk"))))
-    assert client.ask(issued.authorization).status == 200
-    assert_throttled(client.ask(WRONG))
-    assert client.ask(encode_basic("invented-1", generate("sk"))).status == 401
-    assert Client(client.middleware, ("192.0.2.2", 1)).ask(WRONG).status == 401
+    assert_throttled(client.request(encode_basic("invented", generate("sk"))))
+    assert client.request(issued.authorization).status == 200
+    assert_throttled(client.request(WRONG))
+    assert client.request(encode_basic("invented-1", generate("sk"))).status == 401
+    assert Client(client.middleware, ("192.0.2.2", 1)).request(WRONG).status == 401
 
 
-def test_a_throttled_pair_comes_back(app: App, backend: Backend, issued: Issued) -> None:
-    """When the time it was told is over."""
+def test_a_throttled_pair_is_accepted_after_the_block(app: App, backend: Backend, issued: Issued) -> None:
+    """After the time in Retry-After."""
     client = Client(BasicAuthMiddleware(app, backend, settings=Settings(throttle="1/second")))
-    client.ask(WRONG)
-    assert_throttled(client.ask(issued.authorization))
+    client.request(WRONG)
+    assert_throttled(client.request(issued.authorization))
 
     end = time.monotonic() + LIMIT_S
-    while client.ask(issued.authorization).status == 429:
+    while client.request(issued.authorization).status == 429:
         assert time.monotonic() < end
         time.sleep(0.02)
-    assert client.ask(issued.authorization).status == 200
+    assert client.request(issued.authorization).status == 200

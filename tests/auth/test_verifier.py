@@ -45,17 +45,17 @@ def decide(checker: Verifier, client_id: str, secret: str, key: Key | None) -> t
     if isinstance(check, Deny):
         return check, effects
     steps = iter(check)
-    answer: Any = None
+    result: Any = None
     while True:
         try:
-            effect = steps.send(answer)
+            effect = steps.send(result)
         except StopIteration as done:
             return done.value, effects
         effects.append(effect)
         if isinstance(effect, Lookup):
-            answer = key
+            result = key
         else:
-            answer = 0 if effect.secret == PASSWORD and effect.hashes else None
+            result = 0 if effect.secret == PASSWORD and effect.hashes else None
 
 
 def begin(checker: Verifier, field: bytes) -> Steps:
@@ -164,7 +164,7 @@ def test_unreadable_credentials_have_no_client_id() -> None:
     assert_denied(verifier().parse(b"Basic ?"), MalformedCredentials, "malformed", None)  # type: ignore[arg-type]
 
 
-class Told(Hasher):
+class RecordingHasher(Hasher):
     """Records ``is_generated`` of every call."""
 
     def __init__(self) -> None:
@@ -178,7 +178,7 @@ class Told(Hasher):
 
 def test_the_hasher_is_passed_the_shape_of_the_secret() -> None:
     """So that it skips the digests of passwords for a generated secret."""
-    hasher = Told()
+    hasher = RecordingHasher()
     checker = Verifier(hasher, VerdictCache(30, 10), now=lambda: NOW)
     decide(checker, "ci", SECRET, KEYS["good"])
     decide(checker, "ci", PASSWORD, KEYS["good"])
@@ -186,14 +186,14 @@ def test_the_hasher_is_passed_the_shape_of_the_secret() -> None:
     assert hasher.shapes == [True, False]
 
 
-@pytest.mark.parametrize("answer", [None, True, False, "0", 0.0], ids=repr)
-def test_only_an_index_counts_as_a_match(answer: object) -> None:
+@pytest.mark.parametrize("result", [None, True, False, "0", 0.0], ids=repr)
+def test_only_an_index_counts_as_a_match(result: object) -> None:
     """Any other result of a password verification is a refusal."""
     steps = begin(verifier(), encode_basic("ci", PASSWORD).encode())
     next(steps)
     steps.send(KEYS["good"])
     with pytest.raises(StopIteration) as done:
-        steps.send(answer)
+        steps.send(result)
 
     assert_denied(done.value.value, InvalidCredentials, "wrong_secret", "ci")
 
@@ -219,7 +219,7 @@ def test_an_outage_is_not_a_refusal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "name"),
+    ("result", "name"),
     [
         pytest.param("a key", "TypeError", id="no key"),
         pytest.param(True, "TypeError", id="true"),
@@ -229,12 +229,12 @@ def test_an_outage_is_not_a_refusal() -> None:
         ),
     ],
 )
-def test_a_lookup_result_of_the_wrong_type_never_authenticates(answer: object, name: str) -> None:
+def test_a_lookup_result_of_the_wrong_type_never_authenticates(result: object, name: str) -> None:
     """The error describes it without its values."""
     steps = begin(verifier(), encode_basic("ci", SECRET).encode())
     next(steps)
     with pytest.raises(StopIteration) as done:
-        steps.send(answer)
+        steps.send(result)
 
     assert_denied(done.value.value, UnreadableRecord, "backend_unavailable", "ci")
     assert name in str(done.value.value.error)
@@ -266,17 +266,17 @@ def test_a_verification_finds_a_decision_cached_in_the_meantime() -> None:
 def test_only_equal_headers_share_a_decision() -> None:
     checker, other = verifier(), generate("sk")
 
-    def flight(secret: str) -> object:
+    def share_key(secret: str) -> object:
         check = checker.parse(encode_basic("ci", secret).encode())
         assert isinstance(check, PendingVerification)
         return check.share_key
 
-    first = flight(SECRET)
+    first = share_key(SECRET)
     assert first is not None
-    assert flight(SECRET) == first
-    assert flight(other) != first
+    assert share_key(SECRET) == first
+    assert share_key(other) != first
     checker.cache.invalidate("ci")  # a change: later requests do not share the decision
-    assert flight(SECRET) != first
+    assert share_key(SECRET) != first
 
 
 def test_nothing_is_shared_with_the_cache_off() -> None:

@@ -1,4 +1,4 @@
-"""The work of a request, counted: the same for all equal refusals, none for a cached verification."""
+"""The work of a request, counted: equal for all equivalent refusals, and none for a cached verification."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from basicauth_mw.keys import hashing
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import digest, password
 from basicauth_mw.keys.model import utcnow
-from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
 from tests.asgi.helpers import App, call, exchange, http_scope
 from tests.wsgi import helpers as wsgi_helpers
 
@@ -42,7 +42,7 @@ NOTHING: Counter[str] = Counter()
 
 
 class Work:
-    """Everything that takes time and could depend on what is found; it is done all the same."""
+    """Counts the calls that take time and could depend on what is found; they still run."""
 
     def __init__(self) -> None:
         self._done: list[str] = []
@@ -60,14 +60,14 @@ class Work:
         return counted
 
     def since(self) -> Counter[str]:
-        """The work since the last call."""
+        """The calls since it was last called."""
         done, self._done = self._done, []
         return Counter(done)
 
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
-    """Argon2id is real, and cheap: it is counted, not timed."""
+    """Argon2id is real, with cheap parameters, because it is counted and not timed."""
     monkeypatch.setattr(password, "ARGON2_MEMORY_KIB", 8)
     monkeypatch.setattr(password, "ARGON2_TIME_COST", 1)
     monkeypatch.setattr(password, "_decoy", None)
@@ -85,7 +85,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 
 @pytest.fixture(params=["sqlite", "redis"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path, work: Work) -> Iterator[Backend]:
-    """A key of every kind. Revoked, disabled and expired keys have the right secrets of both kinds."""
+    """A key of every kind. Revoked, disabled and expired keys have valid secrets of both kinds."""
     url = (
         f"sqlite:///{tmp_path}/keys.db"
         if request.param == "sqlite"
@@ -127,10 +127,10 @@ REFUSED = (
 
 
 @pytest.fixture(params=["asgi", "wsgi"])
-def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[str], int]]:
-    """Ask a middleware; what it answers."""
+def send(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[str], int]]:
+    """Send a request to a middleware; return the status."""
     if request.param == "wsgi":
-        wsgi = WSGIGate(lambda _environ, start: start("200 OK", []) and [], backend, settings=SETTINGS)
+        wsgi = WSGIMiddleware(lambda _environ, start: start("200 OK", []) and [], backend, settings=SETTINGS)
         yield lambda authorization: wsgi_helpers.call(wsgi, authorization).status
     else:
         asgi = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
@@ -156,18 +156,18 @@ def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[
 )
 @pytest.mark.proves("O4", "X1", "X3", "X6", "X7", "X8", "X11")
 def test_a_refusal_is_the_same_work_whatever_is_found(
-    ask: Callable[[str], int], work: Work, secret: str, expected: Counter[str]
+    send: Callable[[str], int], work: Work, secret: str, expected: Counter[str]
 ) -> None:
-    """One lookup and one digest, one password hash for a password, and nothing if it is too long."""
-    # By hand, as encode_basic makes none that is too long.
+    """One lookup and one digest, one password hash for a password, and no work if it is too long."""
+    # By hand, because encode_basic refuses a secret that is too long.
     fields = {
         client_id: "Basic " + b64encode(f"{client_id}:{secret}".encode()).decode() for client_id in REFUSED
     }
-    ask(encode_basic("nobody", PASSWORD))  # makes the decoy
+    send(encode_basic("nobody", PASSWORD))  # creates the decoy
     work.since()
     done = {}
     for client_id, field in fields.items():
-        assert ask(field) == 401
+        assert send(field) == 401
         done[client_id] = work.since()
 
     assert done == dict.fromkeys(REFUSED, expected)
@@ -176,18 +176,20 @@ def test_a_refusal_is_the_same_work_whatever_is_found(
 @pytest.mark.proves("X1", "X7")
 @pytest.mark.parametrize("client_id", REFUSED)
 def test_the_first_request_of_a_process_reveals_nothing_either(
-    ask: Callable[[str], int], work: Work, client_id: str
+    send: Callable[[str], int], work: Work, client_id: str
 ) -> None:
-    """Whoever comes first pays for the decoy, also if it is not needed."""
+    """The first request always creates the decoy, even if it is not needed."""
     work.since()
-    assert ask(encode_basic(client_id, PASSWORD)) == 401
+    assert send(encode_basic(client_id, PASSWORD)) == 401
     assert work.since() == ONE_PASSWORD_HASH + Counter(made=1)
 
 
 @pytest.mark.proves("X3")
 @pytest.mark.parametrize("secret", [GENERATED, PASSWORD], ids=["generated", "password"])
-def test_many_at_once_are_the_same_work_whatever_is_found(backend: Backend, work: Work, secret: str) -> None:
-    """Fifty that are equal share what they share, and fifty that are not share nothing, known id or not."""
+def test_concurrent_refusals_are_the_same_work_whatever_is_found(
+    backend: Backend, work: Work, secret: str
+) -> None:
+    """Fifty equal requests share the same work, and fifty different ones share none, known id or not."""
     different = [generate("sk") if secret == GENERATED else f"guess {number}" for number in range(AT_ONCE)]
     bursts = {"equal": [secret] * AT_ONCE, "different": different}
     middleware = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
@@ -198,8 +200,8 @@ def test_many_at_once_are_the_same_work_whatever_is_found(backend: Backend, work
         for name, sent in bursts.items():
             for client_id in REFUSED:
                 work.since()
-                asked = [exchange(middleware, http_scope(encode_basic(client_id, each))) for each in sent]
-                assert {seen.status for seen in await asyncio.gather(*asked)} == {401}
+                exchanges = [exchange(middleware, http_scope(encode_basic(client_id, each))) for each in sent]
+                assert {seen.status for seen in await asyncio.gather(*exchanges)} == {401}
                 done.setdefault(name, set()).add(tuple(sorted(work.since().items())))
         await backend.aclose()
         return done
@@ -215,23 +217,23 @@ def test_many_at_once_are_the_same_work_whatever_is_found(backend: Backend, work
 @pytest.mark.proves("X16", "X17")
 @pytest.mark.parametrize("secret", [GENERATED, PASSWORD], ids=["generated", "password"])
 def test_a_cached_credential_costs_no_hash_and_authenticates_no_other(
-    ask: Callable[[str], int], work: Work, secret: str
+    send: Callable[[str], int], work: Work, secret: str
 ) -> None:
-    """Until it is forgotten; every other secret of that id is looked at as if nothing had been proved."""
-    assert ask(encode_basic("right", secret)) == 200
+    """Until it is invalidated; every other secret of that id is verified in full."""
+    assert send(encode_basic("right", secret)) == 200
     work.since()
 
-    assert ask(encode_basic("right", secret)) == 200
+    assert send(encode_basic("right", secret)) == 200
     assert work.since() == NOTHING
     for wrong in (secret[:-1], secret + "x", "x", generate("sk"), PASSWORD.upper()):
-        assert ask(encode_basic("right", wrong)) == 401
-        assert ask(encode_basic("password", secret)) == 401
-    assert ask(encode_basic("right", secret)) == 200
+        assert send(encode_basic("right", wrong)) == 401
+        assert send(encode_basic("password", secret)) == 401
+    assert send(encode_basic("right", secret)) == 200
 
 
 @pytest.mark.proves("X17", "X18")
 def test_a_password_hash_delays_no_other_request(backend: Backend, work: Work) -> None:
-    """It is never run on the event loop: while many are, others are answered there."""
+    """It never runs on the event loop, which sends other responses meanwhile."""
     middleware = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
     work.held = threading.Event()
 
@@ -264,7 +266,7 @@ def test_a_password_hash_delays_no_other_request(backend: Backend, work: Work) -
 
 
 class Name(bytes):
-    """A field's name that counts how often it is looked at."""
+    """A header's name that counts how often it is read."""
 
     looks = 0
 
@@ -283,7 +285,7 @@ class Name(bytes):
 )
 @pytest.mark.parametrize("strip", [False, True])
 def test_many_headers_are_read_a_fixed_number_of_times(name: bytes, *, strip: bool) -> None:
-    """A hundred or ten thousand: each is looked at as often."""
+    """A hundred or ten thousand: each is read equally often."""
     middleware = BasicAuthMiddleware(
         App(),
         "memory:",
@@ -301,6 +303,6 @@ def test_many_headers_are_read_a_fixed_number_of_times(name: bytes, *, strip: bo
             looks[path, many] = Name.looks / many
 
     for path in ("/", "/open"):
-        least, *_, most = sorted(each for (asked, _), each in looks.items() if asked == path)
+        least, *_, most = sorted(each for (requested, _), each in looks.items() if requested == path)
         assert most - least < 0.1
         assert (path == "/") <= most <= 12
