@@ -38,7 +38,7 @@ BackendUrl = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-ClientId = Annotated[str, typer.Argument(metavar="ID", help="The client id.")]
+ClientId = Annotated[str, typer.Argument(metavar="ID", help="The client ID.")]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="A description, up to 200 characters.")]
 Scopes = Annotated[
     list[str] | None, typer.Option("--scope", metavar="SCOPE", help="A scope; can be repeated.")

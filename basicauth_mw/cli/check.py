@@ -36,9 +36,7 @@ def check(
     all_keys: Annotated[bool, typer.Option("--all", help="Check every key, however long it takes.")] = False,
     app: Annotated[
         str,
-        typer.Option(
-            "--app", metavar="MODULE:APP", help="Check the configuration of this app, which is imported."
-        ),
+        typer.Option("--app", metavar="MODULE:APP", help="Import this app and check its configuration."),
     ] = "",
     backend: BackendUrl = None,
     as_json: AsJson = False,

@@ -43,13 +43,13 @@ def keys(ctx: typer.Context, backend: BackendUrl = None) -> None:
 def list_keys(
     ctx: typer.Context,
     *,
-    prefix: Annotated[str, typer.Option(metavar="PREFIX", help="Only ids with this prefix.")] = "",
-    after: Annotated[str, typer.Option(metavar="ID", help="Only ids after this one.")] = "",
+    prefix: Annotated[str, typer.Option(metavar="PREFIX", help="Only IDs with this prefix.")] = "",
+    after: Annotated[str, typer.Option(metavar="ID", help="Only IDs after this one.")] = "",
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Maximum number of keys.")] = None,
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List keys in the order of their ids."""
+    """List keys, sorted by ID."""
     unreadable = 0
 
     def readable() -> Iterator[Key]:
@@ -78,7 +78,7 @@ def list_keys(
 def show(
     ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
 ) -> None:
-    """Show a key, and the times of its secrets."""
+    """Show a key and when its secrets were last used."""
     with open_for(ctx, backend) as store:
         key = _get(store, client_id)
     if as_json:
@@ -101,7 +101,10 @@ def update(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a key. Omitted options are unchanged; --scope and --metadata replace all earlier values."""
+    """Change a key.
+
+    Omitted values remain unchanged. --scope and --metadata replace all earlier values.
+    """
     if scopes and no_scopes:
         raise typer.BadParameter("--scope and --no-scopes cannot be combined")
     fields: dict[str, Any] = {}
@@ -123,7 +126,7 @@ def update(
 def disable(
     ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
 ) -> None:
-    """Refuse a key until it is enabled again."""
+    """Disable a key until it is enabled again."""
     _change(ctx, Backend.disable, client_id, backend, as_json=as_json)
 
 
@@ -131,7 +134,7 @@ def disable(
 def enable(
     ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
 ) -> None:
-    """Accept a disabled key again."""
+    """Enable a disabled key again."""
     _change(ctx, Backend.enable, client_id, backend, as_json=as_json)
 
 
@@ -143,7 +146,7 @@ def revoke(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Revoke a key permanently. It remains listed.
+    """Revoke a key permanently. It stays in the list.
 
     Asks for confirmation if stdin is a terminal.
     """
@@ -158,7 +161,7 @@ def delete(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a key, so that its id can be used again.
+    """Delete a key, so that its ID can be used again.
 
     Asks for confirmation if stdin is a terminal.
     """

@@ -43,7 +43,7 @@ def create(
     scopes: Scopes = None,
     expires: Expires = None,
     client_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="The client id.", show_default="generated")
+        str | None, typer.Option(metavar="ID", help="The client ID.", show_default="generated")
     ] = None,
     metadata: Metadata = None,
     secret_stdin: SecretStdin = False,
@@ -51,7 +51,7 @@ def create(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a key and show its secret, once.
+    """Create a key and show its secret once.
 
     The secret is generated unless --secret-stdin or --secret-prompt is given. The key never expires unless
     --expires is given. A missing SQLite file is created.
@@ -87,9 +87,9 @@ def rotate(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a key a new secret and show it, once.
+    """Give a key a new secret and show it once.
 
-    The old secrets remain valid for the overlap. The new one is generated unless --secret-stdin or
+    The old secrets remain valid until the overlap ends. The new one is generated unless --secret-stdin or
     --secret-prompt is given.
     """
     overlap_s = parse_overlap(overlap)

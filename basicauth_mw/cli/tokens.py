@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def token() -> None:
-    """Encode credentials."""
+    """Encode the credentials of a key."""
 
 
 @app.command()
@@ -38,7 +38,7 @@ def curl(
     secret_stdin: SecretStdin = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print a curl command that sends a key.
+    """Print a curl command for a request with a key.
 
     Prompts for the secret unless --secret-stdin is given.
     """

@@ -38,7 +38,7 @@ def export(
 ) -> None:
     """Export all keys, with their hashes, as JSON lines.
 
-    The file appears when the export is complete. An earlier export with the same name is replaced.
+    The file is created when the export is complete, and replaces an earlier export with the same name.
     """
     to_file = file is not None and str(file) != "-" and not _is_stdout(file)
     with (
@@ -67,7 +67,7 @@ def import_(
         str,
         typer.Argument(
             metavar="FILE",
-            help="An export, a CSV of id,secret, or an htpasswd file; - for stdin.",
+            help="An export, a CSV file (id,secret) or an htpasswd file; - for stdin.",
             show_default=False,
         ),
     ],
@@ -84,7 +84,7 @@ def import_(
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import the keys of a file. Existing keys are unchanged.
+    """Import keys from a file. Existing keys are unchanged.
 
     A missing SQLite file is created.
     """
