@@ -1,4 +1,4 @@
-"""Drives an ASGI app by hand: no server, no client library, every event visible."""
+"""Calls an ASGI app directly: no server, no client library, every event visible."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ OK_START = {
 }
 OK_BODY = {"type": "http.response.body", "body": b"hello"}
 
-LIMIT_S = 10  # for what must happen; reached only when it does not
+LIMIT_S = 10  # a timeout for events that must happen; reached only in a failure
 
 
 @dataclass
 class Exchange:
-    """What reached the server, and what was re-raised to it."""
+    """The messages sent to the server, and the exception that was raised."""
 
     messages: list[Message] = field(default_factory=list)
     raised: BaseException | None = None
@@ -64,7 +64,7 @@ class Exchange:
 
 
 class App:
-    """Answers with the messages it was given, and keeps every scope that it saw."""
+    """Sends the given messages, and keeps the scope of each call."""
 
     def __init__(self, *messages: Message, raises: BaseException | None = None) -> None:
         self.messages = messages or (OK_START, OK_BODY)
@@ -119,7 +119,7 @@ def websocket_scope(authorization: bytes | str | None = None, *, denial: bool = 
 
 
 async def exchange(app: AnyApp, scope: Scope, *incoming: Message, send: Send | None = None) -> Exchange:
-    """Call an app in the running loop; receive hangs once ``incoming`` is used up, as a server's does."""
+    """Call an app in the running loop; receive blocks after ``incoming``, as in a server."""
     seen = Exchange()
     waiting = list(incoming or [{"type": "http.request", "body": b"", "more_body": False}])
 
@@ -140,7 +140,7 @@ async def exchange(app: AnyApp, scope: Scope, *incoming: Message, send: Send | N
 
 
 def call(app: AnyApp, scope: Scope, *incoming: Message) -> Exchange:
-    """``exchange`` in a loop of its own."""
+    """``exchange`` in a new event loop."""
     return asyncio.run(exchange(app, scope, *incoming))
 
 

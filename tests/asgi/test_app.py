@@ -1,4 +1,4 @@
-"""What the app gets and sends: its response unchanged, the caller in the scope, and its lifespan."""
+"""What the app gets and sends: its response unchanged, the identity in the scope, and its lifespan."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def middleware(app: App, backend: Backend) -> BasicAuthMiddleware:
 # --- the app's own response
 
 
-ANSWERS: dict[str, list[Message]] = {
+RESPONSES: dict[str, list[Message]] = {
     "one body": [OK_START, OK_BODY],
     "no body key": [OK_START, {"type": "http.response.body"}],
     "many chunks": [
@@ -101,18 +101,18 @@ ANSWERS: dict[str, list[Message]] = {
 @pytest.mark.proves("H16", "A18")
 @pytest.mark.parametrize("timeout_s", [None, 5])
 @pytest.mark.parametrize("map_errors", [True, False])
-@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+@pytest.mark.parametrize("messages", RESPONSES.values(), ids=RESPONSES.keys())
 def test_the_response_of_the_app_passes_unchanged(
-    backend: Backend, issued: Issued, answer: list[Message], map_errors: bool, timeout_s: float | None
+    backend: Backend, issued: Issued, messages: list[Message], map_errors: bool, timeout_s: float | None
 ) -> None:
-    """Whatever events the app sends reach the server as they are, in order, and nothing else does."""
+    """All events of the app reach the server unchanged, in order, without additional ones."""
     middleware = BasicAuthMiddleware(
-        App(*answer), backend, settings=Settings(map_errors=map_errors, timeout_s=timeout_s)
+        App(*messages), backend, settings=Settings(map_errors=map_errors, timeout_s=timeout_s)
     )
 
     seen = call(middleware, http_scope(issued.authorization))
 
-    assert seen.messages == answer
+    assert seen.messages == messages
     assert seen.raised is None
 
 
@@ -137,10 +137,10 @@ def test_the_request_body_reaches_the_app(backend: Backend, issued: Issued) -> N
 
 @pytest.mark.proves("A16")
 def test_a_refused_request_body_is_not_read(middleware: BasicAuthMiddleware) -> None:
-    """A refusal does not wait for the body, however long."""
+    """A refusal does not wait for the body, however long it is."""
 
     async def receive() -> Message:
-        pytest.fail("the body was asked for")
+        pytest.fail("the body was read")
 
     sent = []
 
@@ -153,7 +153,7 @@ def test_a_refused_request_body_is_not_read(middleware: BasicAuthMiddleware) -> 
 
 
 def test_a_websocket_is_the_apps(backend: Backend, issued: Issued) -> None:
-    """Accept, echo and close pass through; the scope tells who it is."""
+    """Accept, echo and close pass through; the scope has the identity."""
     users = []
 
     async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -180,11 +180,11 @@ def test_a_websocket_is_the_apps(backend: Backend, issued: Issued) -> None:
     assert users[0].client_id == "ci"
 
 
-# --- who it is
+# --- identity
 
 
 def test_the_app_sees_the_principal(middleware: BasicAuthMiddleware, app: App, issued: Issued) -> None:
-    """``scope["user"]`` is the principal, with what Starlette expects of a user; ``auth`` has the scopes."""
+    """``scope["user"]`` is the principal, as Starlette expects it; ``auth`` has the scopes."""
     call(middleware, http_scope(issued.authorization))
     (scope,) = app.scopes
 
@@ -200,7 +200,7 @@ def test_the_app_sees_the_principal(middleware: BasicAuthMiddleware, app: App, i
 def test_an_identity_that_came_in_is_replaced(
     app: App, backend: Backend, issued: Issued, kind: str, open_path: bool
 ) -> None:
-    """What an outer layer or a forger put there never survives, on an open path neither."""
+    """An identity set by an outer layer or a client never survives, on an open path neither."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/open",)))
     forged = Principal("root", scopes=frozenset({"admin"}))
     make = http_scope if kind == "http" else websocket_scope
@@ -226,7 +226,7 @@ def test_an_identity_that_came_in_is_replaced(
 def test_the_servers_scope_is_not_changed(
     app: App, backend: Backend, issued: Issued, authorization: str | None
 ) -> None:
-    """The scope is updated in place; the values in it, ``state`` above all, are the same objects."""
+    """The scope is updated in place; the values in it, above all ``state``, are the same objects."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(strip_authorization=True))
     value = {"good": issued.authorization, "bad": "Basic !", None: None}[authorization]
     scope = http_scope(value, extensions={"http.response.push": {}})
@@ -274,7 +274,7 @@ def test_the_user_can_be_left_to_others(
 def test_layers_outside_see_no_forged_identity_of_a_refused_request(
     middleware: BasicAuthMiddleware, kind: str
 ) -> None:
-    """What came in under the names of the identity is removed, since those layers share the scope."""
+    """Identity keys of the scope are removed, because outer layers share the scope."""
     make = http_scope if kind == "http" else websocket_scope
     forged = Principal("root")
     scope = make(user=forged, auth=forged, **{"basicauth_mw.principal": forged})
@@ -306,7 +306,7 @@ def test_headers_that_can_be_read_once_are_left_for_the_app(
 def test_the_authorization_header_can_be_hidden_from_the_app(
     app: App, backend: Backend, issued: Issued
 ) -> None:
-    """Under any spelling of its name, and also where nothing is verified; everything else stays."""
+    """With any spelling of its name, and also where nothing is verified; other headers are unchanged."""
     middleware = BasicAuthMiddleware(
         app, backend, settings=Settings(strip_authorization=True, exclude=("/open",))
     )
@@ -322,7 +322,7 @@ def test_the_authorization_header_can_be_hidden_from_the_app(
 def test_the_authorization_header_is_the_apps_to_read_by_default(
     middleware: BasicAuthMiddleware, app: App, issued: Issued
 ) -> None:
-    """Header fields are left alone unless asked otherwise."""
+    """Headers are unchanged by default."""
     scope = http_scope(issued.authorization)
     call(middleware, scope)
 
@@ -330,7 +330,7 @@ def test_the_authorization_header_is_the_apps_to_read_by_default(
 
 
 def test_starlettes_requires_gives_starlettes_403(backend: Backend, issued: Issued) -> None:
-    """``requires`` reads ``scope["auth"]``; its refusal is a response and passes."""
+    """``requires`` reads ``scope["auth"]``; its refusal is a normal response and passes through."""
 
     @requires("read")
     async def read(request: Request) -> PlainTextResponse:
@@ -353,7 +353,7 @@ def test_starlettes_requires_gives_starlettes_403(backend: Backend, issued: Issu
 
 @pytest.mark.proves("H11")
 def test_a_missing_scope_is_a_403_without_a_challenge(backend: Backend, issued: Issued) -> None:
-    """``require_scopes`` names what is missing, a raised ``InsufficientScope`` nothing; nobody's error."""
+    """``require_scopes`` names the missing scopes; neither it nor ``InsufficientScope`` is an error."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/raised":
@@ -407,7 +407,7 @@ class Store:
 
 @pytest.fixture
 def strange_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A third party's installed package with a store that says what happens to it."""
+    """An installed third-party package with a store that records the calls of its methods."""
     (tmp_path / "strange_store_for_tests.py").write_text(STRANGE_STORE)
     info = tmp_path / "strange_store-1.0.dist-info"
     info.mkdir()
@@ -420,15 +420,15 @@ def strange_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield strange_store_for_tests
     for store in strange_store_for_tests.opened:
-        store.url = "strange://up"  # what goes wrong later, when the garbage is collected, hits other tests
+        store.url = "strange://up"  # a later failure during garbage collection would hit other tests
     del sys.modules["strange_store_for_tests"]
 
 
 class LifespanApp:
-    """Answers a lifespan as it is told to, and keeps what it saw."""
+    """Answers lifespan messages as configured, and records what it receives."""
 
     def __init__(self, *, startup: str = "complete", shutdown: str = "complete") -> None:
-        self.answers = {"startup": startup, "shutdown": shutdown}
+        self.outcomes = {"startup": startup, "shutdown": shutdown}
         self.seen: list[str] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -436,8 +436,8 @@ class LifespanApp:
         for phase in ("startup", "shutdown"):
             message = await receive()
             self.seen.append(message["type"])
-            await send({"type": f"lifespan.{phase}.{self.answers[phase]}", "message": "mine"})
-            if self.answers[phase] == "failed":
+            await send({"type": f"lifespan.{phase}.{self.outcomes[phase]}", "message": "mine"})
+            if self.outcomes[phase] == "failed":
                 return
 
 
@@ -462,7 +462,7 @@ def live(middleware: BasicAuthMiddleware, scope: Any = LIFESPAN) -> Exchange:
 def test_lifespan_is_the_apps(
     strange_store: Any, url: str, startup: str, shutdown: str, expected: list[str]
 ) -> None:
-    """Its messages pass in both directions and are nobody else's, also while the store is down."""
+    """Its messages pass in both directions, and are the only ones, even while the store is unavailable."""
     app = LifespanApp(startup=startup, shutdown=shutdown)
     middleware = BasicAuthMiddleware(app, url, settings=Settings())
     seen = live(middleware)
@@ -474,7 +474,7 @@ def test_lifespan_is_the_apps(
 
 @pytest.mark.proves("A13")
 def test_an_own_backend_opens_and_closes_with_the_app(strange_store: Any) -> None:
-    """Asked once before the app starts, closed once it has stopped; not touched when it was only built."""
+    """Called once before the app starts, closed after it has stopped; unused if only constructed."""
     middleware = BasicAuthMiddleware(LifespanApp(), "strange://up", settings=Settings())
     (store,) = strange_store.opened
 
@@ -494,7 +494,7 @@ def test_an_own_backend_is_closed_with_the_middleware(strange_store: Any) -> Non
 
 @pytest.mark.proves("A13")
 def test_a_store_that_fails_to_close_does_not_eat_the_apps_message(strange_store: Any) -> None:
-    """The app has stopped properly, and says so."""
+    """The app's message that it has stopped is still sent."""
     middleware = BasicAuthMiddleware(LifespanApp(), "strange://rude", settings=Settings())
     seen = live(middleware)
 
@@ -507,7 +507,7 @@ def test_a_store_that_fails_to_close_does_not_eat_the_apps_message(strange_store
 
 @pytest.mark.usefixtures("strange_store")
 def test_a_third_partys_error_does_not_show_its_url() -> None:
-    """It ends up on the screen of whoever starts the server, chained exceptions included."""
+    """The error is printed when the server starts, with chained exceptions."""
     with pytest.raises(ConfigurationError) as caught:
         BasicAuthMiddleware(App(), "strange://user:canary@broken", settings=Settings())
 
@@ -531,7 +531,7 @@ def test_a_given_object_is_never_closed(strange_store: Any) -> None:
 
 @pytest.mark.proves("A13")
 def test_an_app_without_lifespan_says_so_itself(backend: Backend) -> None:
-    """Servers take the exception for "not supported"."""
+    """Servers interpret the exception as "not supported"."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError("no lifespan here")
@@ -544,7 +544,7 @@ def test_an_app_without_lifespan_says_so_itself(backend: Backend) -> None:
 
 @pytest.mark.proves("A1", "A17")
 def test_lifespan_scope_is_passed_as_it_is(backend: Backend) -> None:
-    """State set there must reach the server's dict."""
+    """State that is set there must reach the server's dict."""
     app = App({"type": "lifespan.startup.complete"})
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
     live(middleware, LIFESPAN)
@@ -557,7 +557,7 @@ def test_lifespan_scope_is_passed_as_it_is(backend: Backend) -> None:
 def test_an_unknown_kind_of_scope_never_reaches_the_app(
     middleware: BasicAuthMiddleware, app: App, issued: Issued, kind: Any
 ) -> None:
-    """What cannot be checked is not let through."""
+    """A scope that cannot be verified is not passed on."""
     seen = call(middleware, http_scope(issued.authorization, type=kind))
 
     assert isinstance(seen.raised, RuntimeError)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.asgi.helpers import Exchange, Message, Receive, Scope, Send
 
 
-LATE_S = 60.0  # one that is not
+LATE_S = 60.0  # a limit that never expires
 
 
 MORE = {"type": "http.response.body", "body": b"part", "more_body": True}
@@ -51,11 +51,11 @@ STARLETTE_BODY = {"type": "http.response.body", "body": b"Internal Server Error"
 
 
 class Boom(Exception):
-    """What an app raises."""
+    """The exception that the apps raise."""
 
 
 def sending(messages: Iterable[Message], exc: BaseException | None = None) -> App:
-    """An app that sends these messages, or none, and raises."""
+    """An app that sends these messages, if any, and raises."""
     app = App(raises=exc)
     app.messages = tuple(messages)
     return app
@@ -70,22 +70,22 @@ class OwnError(BasicAuthError):
 
 
 class Plain(BasicAuthError):
-    """One without a status."""
+    """An error without a status."""
 
 
 @pytest.fixture
-def ask(backend: Backend, issued: Issued) -> Callable[..., Exchange]:
-    """Call an app behind a middleware, with the right credentials."""
+def send_request(backend: Backend, issued: Issued) -> Callable[..., Exchange]:
+    """Call an app behind a middleware, with valid credentials."""
 
-    def ask(app: Any, *, method: str = "GET", **settings: Any) -> Exchange:
+    def send_request(app: Any, *, method: str = "GET", **settings: Any) -> Exchange:
         middleware = BasicAuthMiddleware(app, backend, settings=Settings(**settings))
         headers = [(b"x-request-id", b"req-1")]
         return call(middleware, http_scope(issued.authorization, method=method, headers=headers))
 
-    return ask
+    return send_request
 
 
-# --- which answer
+# --- which response
 
 
 MAPPED = {
@@ -128,15 +128,15 @@ STARTS: dict[str, list[Message]] = {
 @pytest.mark.parametrize("sent", STARTS.values(), ids=STARTS.keys())
 @pytest.mark.parametrize(("exc", "status", "code"), MAPPED.values(), ids=MAPPED.keys())
 def test_an_exception_becomes_a_response_and_is_reraised(
-    ask: Callable[..., Exchange],
+    send_request: Callable[..., Exchange],
     caplog: pytest.LogCaptureFixture,
     sent: list[Message],
     exc: Exception,
     status: int,
     code: str,
 ) -> None:
-    """The client gets a problem without a word of the inside; the server gets the very exception."""
-    seen = ask(sending(sent, exc))
+    """The client gets a problem document without internal details; the server gets the same exception."""
+    seen = send_request(sending(sent, exc))
     early = [message for message in sent if message["type"] == "http.response.early_hint"]
 
     assert seen.raised is exc
@@ -153,24 +153,24 @@ def test_an_exception_becomes_a_response_and_is_reraised(
     assert ("retry-after" in seen.headers) == (status == 503)
     for inner in ("words", "shadow", "internal:", "db.", type(exc).__name__, "Traceback"):
         assert inner not in seen.body.decode()
-    told = caplog.records
-    assert [record.levelno for record in told] == [logging.WARNING], "error monitors report the exception"
-    assert "req-1" in told[0].getMessage()
-    assert told[0].exc_info is None, "the server logs the traceback"
+    records = caplog.records
+    assert [record.levelno for record in records] == [logging.WARNING], "error monitors report the exception"
+    assert "req-1" in records[0].getMessage()
+    assert records[0].exc_info is None, "the server logs the traceback"
 
 
 @pytest.mark.parametrize("sent", STARTS.values(), ids=STARTS.keys())
 @pytest.mark.parametrize(("exc", "status", "code"), ROUTINE.values(), ids=ROUTINE.keys())
 def test_a_refusal_by_the_app_becomes_a_response_and_is_not_reraised(
-    ask: Callable[..., Exchange],
+    send_request: Callable[..., Exchange],
     caplog: pytest.LogCaptureFixture,
     sent: list[Message],
     exc: Exception,
     status: int,
     code: str,
 ) -> None:
-    """Nobody's error: not re-raised, not logged as one; a challenge with a 401 and with nothing else."""
-    seen = ask(sending(sent, exc))
+    """It is not an error of the app: not re-raised, not logged as one; a challenge with a 401 only."""
+    seen = send_request(sending(sent, exc))
 
     assert seen.raised is None
     assert (seen.status, seen.problem["code"]) == (status, code)
@@ -182,16 +182,16 @@ def test_a_refusal_by_the_app_becomes_a_response_and_is_not_reraised(
 
 
 @pytest.mark.proves("H12")
-def test_head_errors_have_no_body(ask: Callable[..., Exchange]) -> None:
-    """And the same headers."""
-    get, head = (ask(Raising(Boom()), method=method) for method in ("GET", "HEAD"))
+def test_head_errors_have_no_body(send_request: Callable[..., Exchange]) -> None:
+    """The headers are the same."""
+    get, head = (send_request(Raising(Boom()), method=method) for method in ("GET", "HEAD"))
 
     assert head.starts == get.starts
     assert head.body == b""
 
 
 class Raising:
-    """Raises and sends nothing."""
+    """Raises without sending anything."""
 
     def __init__(self, exc: BaseException) -> None:
         self.exc = exc
@@ -218,7 +218,7 @@ GOING_DOWN = [
 def test_exceptions_that_end_the_process_or_task_are_only_reraised(
     backend: Backend, issued: Issued, exc: BaseException, sent: list[Message], timeout_s: float | None
 ) -> None:
-    """Raised on untouched, with nothing sent; driven by hand, as a loop would end."""
+    """Re-raised unchanged, with nothing sent; the coroutine is driven by hand, since a loop would stop."""
     app = sending(sent, exc)
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=timeout_s))
     reached = []
@@ -241,7 +241,7 @@ def test_exceptions_that_end_the_process_or_task_are_only_reraised(
 def test_a_missing_scope_is_a_403_even_if_the_app_changed_its_scope(
     backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture, scope_user: str
 ) -> None:
-    """Starlette's own AuthenticationMiddleware, for one, puts another user there."""
+    """For example, Starlette's AuthenticationMiddleware replaces the user."""
     caplog.set_level(logging.INFO, "basicauth_mw.audit")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -261,7 +261,7 @@ def test_a_missing_scope_is_a_403_even_if_the_app_changed_its_scope(
 
 @pytest.mark.parametrize("change", ["replace", "mutate", "empty"])
 def test_the_response_is_for_the_request_as_received(backend: Backend, issued: Issued, change: str) -> None:
-    """Layers inside rewrite the method or the fields in place; the response is still to what was asked."""
+    """Inner layers change the method or the headers in place; the response is for the original request."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["method"] = "GET"
@@ -282,7 +282,7 @@ def test_the_response_is_for_the_request_as_received(backend: Backend, issued: I
     assert seen.body == b""
 
 
-# --- after the response began
+# --- after the response has started
 
 
 BEGUN: dict[str, list[Message]] = {
@@ -304,21 +304,21 @@ BEGUN: dict[str, list[Message]] = {
 @pytest.mark.parametrize("exc", [Boom(), TimeoutError(), InsufficientScope(), Throttled()], ids=repr)
 @pytest.mark.parametrize("sent", BEGUN.values(), ids=BEGUN.keys())
 def test_a_response_that_began_is_broken_off(
-    ask: Callable[..., Exchange], sent: list[Message], exc: Exception
+    send_request: Callable[..., Exchange], sent: list[Message], exc: Exception
 ) -> None:
-    """No second start, no end added: re-raised, so that the server breaks the connection."""
-    seen = ask(App(*sent, raises=exc))
+    """No second start, no added end: the exception is re-raised, so that the server breaks the connection."""
+    seen = send_request(App(*sent, raises=exc))
 
     assert seen.messages == sent
     assert seen.raised is exc
 
 
 @pytest.mark.parametrize("sent", [*STARTS.values(), *BEGUN.values()], ids=[*STARTS, *BEGUN])
-def test_mapping_can_be_turned_off(ask: Callable[..., Exchange], sent: list[Message]) -> None:
-    """Then everything is as without the middleware: what was sent, and the exception."""
+def test_mapping_can_be_turned_off(send_request: Callable[..., Exchange], sent: list[Message]) -> None:
+    """Everything is as without the middleware: the sent messages, and the exception."""
     app = sending(sent, Boom())
     for timeout_s in (None, LATE_S):
-        seen = ask(app, map_errors=False, timeout_s=timeout_s)
+        seen = send_request(app, map_errors=False, timeout_s=timeout_s)
 
         assert seen.messages == sent
         assert seen.raised is app.raises
@@ -340,7 +340,7 @@ def test_errors_in_a_websocket_are_the_apps(backend: Backend, issued: Issued) ->
 def test_a_websocket_handler_that_refuses_before_it_accepts(
     backend: Backend, issued: Issued, denial: bool, received: bool
 ) -> None:
-    """A missing scope is a 403 there too, or a close before accept; nobody's error."""
+    """A missing scope, or a close before accept, is a 403 there too; neither is an error."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if received:
@@ -359,7 +359,7 @@ def test_a_websocket_handler_that_refuses_before_it_accepts(
 
 @pytest.mark.parametrize("case", ["accepted", "not mapped", "gone"])
 def test_a_websocket_handler_that_refuses_too_late(backend: Backend, issued: Issued, case: str) -> None:
-    """After the handshake is answered, or its client has gone, there is nothing to be said."""
+    """After the handshake, or after the client has disconnected, no response can be sent."""
     accept = {"type": "websocket.accept"}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -379,11 +379,11 @@ def test_a_websocket_handler_that_refuses_too_late(backend: Backend, issued: Iss
     assert isinstance(seen.raised, InsufficientScope) or case == "gone"
 
 
-# --- a client that has gone
+# --- a client that has disconnected
 
 
 class Gone(OSError):
-    """What a server raises from send when the client has gone (ASGI 2.4)."""
+    """What a server raises from send after the client has disconnected (ASGI 2.4)."""
 
 
 @pytest.mark.proves("A10")
@@ -404,7 +404,7 @@ def test_a_gone_client_is_no_error_of_the_app(
     sent: list[Message],
     timeout_s: float | None,
 ) -> None:
-    """No answer is tried, nothing is logged; the app has seen the exception and raised it on."""
+    """No response is sent, nothing is logged; the app has seen the exception and re-raised it."""
     tried = []
 
     async def send(message: Message) -> None:
@@ -424,7 +424,7 @@ def test_a_gone_client_is_no_error_of_the_app(
 def test_a_client_that_disconnects_during_our_response_hides_no_exception(
     backend: Backend, issued: Issued, sent: list[Message]
 ) -> None:
-    """The app's exception comes out, not the server's."""
+    """The app's exception is raised, not the server's."""
     boom = Boom()
     app = sending(sent, boom)
 

@@ -1,5 +1,5 @@
-"""Real FastAPI and Starlette apps, behind and around the middleware: exceptions become JSON in every place,
-and whatever an app answers for itself stays its response."""
+"""Real FastAPI and Starlette apps, inside and around the middleware: exceptions become JSON everywhere,
+and responses of the app itself are unchanged."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ PLAIN = "Internal Server Error"
 
 
 class Boom(Exception):
-    """What a route raises."""
+    """The exception that the routes raise."""
 
 
 def routes(app: FastAPI) -> FastAPI:
-    """One route for each way to end."""
+    """One route for each outcome."""
 
     @app.get("/ok")
     async def ok(request: Request) -> dict[str, Any]:
@@ -117,23 +117,23 @@ def routes(app: FastAPI) -> FastAPI:
     return app
 
 
-@pytest.fixture(params=["round", "inside"])
+@pytest.fixture(params=["wrapped", "inside"])
 def place(request: pytest.FixtureRequest, backend: Backend) -> Place:
-    """Protect an app: wrapped from outside, or by ``add_middleware``."""
+    """Protect an app: wrapped, or by ``add_middleware``."""
 
-    def round_it(app: FastAPI) -> AnyApp:
+    def wrap(app: FastAPI) -> AnyApp:
         return BasicAuthMiddleware(app, backend, settings=Settings())
 
     def inside(app: FastAPI) -> AnyApp:
         app.add_middleware(BasicAuthMiddleware, backend=backend, settings=Settings())
         return app
 
-    return round_it if request.param == "round" else inside
+    return wrap if request.param == "wrapped" else inside
 
 
 @pytest.fixture
 def get(place: Place, issued: Issued) -> Callable[..., Exchange]:
-    """Ask a protected app with the good credentials."""
+    """Send a request with valid credentials to a protected app."""
 
     def get(path: str, app: FastAPI | None = None, **more: Any) -> Exchange:
         protected = place(routes(FastAPI() if app is None else app))
@@ -147,7 +147,7 @@ def get(place: Place, issued: Issued) -> Callable[..., Exchange]:
 def test_an_app_is_protected_and_sees_the_principal(
     get: Callable[..., Exchange], place: Place, backend: Backend
 ) -> None:
-    """The documentation pages and unknown paths are no exception."""
+    """The documentation pages and unknown paths are protected too."""
     assert json.loads(get("/ok").body) == {"id": "ci", "scopes": ["read"]}
     app = place(routes(FastAPI()))
     for path in ("/ok", "/docs", "/openapi.json", "/nowhere", "/"):
@@ -155,7 +155,7 @@ def test_an_app_is_protected_and_sees_the_principal(
 
 
 def test_the_documentation_can_be_opened(backend: Backend, issued: Issued) -> None:
-    """By ``exclude``, also below a mount."""
+    """By ``exclude``, also below a mount point."""
     inner = routes(FastAPI())
     inner.add_middleware(
         BasicAuthMiddleware,
@@ -175,7 +175,7 @@ def test_the_documentation_can_be_opened(backend: Backend, issued: Issued) -> No
 def test_an_exception_becomes_json_and_is_raised_on(
     get: Callable[..., Exchange], caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
-    """FastAPI's plain 500 is replaced; the exception still reaches the server, where monitors look."""
+    """FastAPI's plain 500 is replaced; the exception still reaches the server, for error monitors."""
     seen = get(path)
 
     assert seen.problem == {
@@ -188,13 +188,13 @@ def test_an_exception_becomes_json_and_is_raised_on(
     }
     assert len(seen.messages) == 2
     assert isinstance(seen.raised, Boom)
-    # Whoever catches the exception reports it as an error.
-    told = [(record.name, record.levelname) for record in caplog.records if record.levelno >= logging.INFO]
-    assert told == [("basicauth_mw", "WARNING")]
+    # The outer layer that catches the exception reports it as an error.
+    records = [(record.name, record.levelname) for record in caplog.records if record.levelno >= logging.INFO]
+    assert records == [("basicauth_mw", "WARNING")]
 
 
 def test_a_time_out_in_a_route_is_a_504(get: Callable[..., Exchange]) -> None:
-    """As on a bare app."""
+    """As with a bare app."""
     seen = get("/timeout")
 
     assert (seen.status, seen.problem["code"]) == (504, "timeout")
@@ -203,7 +203,7 @@ def test_a_time_out_in_a_route_is_a_504(get: Callable[..., Exchange]) -> None:
 
 @pytest.mark.parametrize("path", ["/scope", "/scope-dependency"])
 def test_a_missing_scope_is_a_403(get: Callable[..., Exchange], path: str) -> None:
-    """From a route or a dependency; nobody's error."""
+    """From a route or a dependency; it is not logged as an error."""
     seen = get(path)
 
     assert (seen.status, seen.problem["code"]) == (403, "insufficient_scope")
@@ -213,7 +213,7 @@ def test_a_missing_scope_is_a_403(get: Callable[..., Exchange], path: str) -> No
 
 @pytest.mark.parametrize("path", ["/http-exception", "/http-500", "/plain-500", "/json-500", "/typed"])
 def test_responses_of_the_app_pass_unchanged(get: Callable[..., Exchange], issued: Issued, path: str) -> None:
-    """HTTPException, validation errors, any 500 that is answered: byte for byte the app's own."""
+    """HTTPException, validation errors, any 500 response: byte for byte the app's own."""
     seen = get(path)
     bare = call(routes(FastAPI()), http_scope(path=path))
 
@@ -222,7 +222,7 @@ def test_responses_of_the_app_pass_unchanged(get: Callable[..., Exchange], issue
 
 
 def test_a_stream_that_fails_is_broken_off(get: Callable[..., Exchange]) -> None:
-    """What was sent stays, no end is added, the exception comes out."""
+    """The sent part is unchanged, no end is added, and the exception is raised."""
     seen = get("/stream")
 
     assert seen.status == 200
@@ -232,7 +232,7 @@ def test_a_stream_that_fails_is_broken_off(get: Callable[..., Exchange]) -> None
 
 
 def test_a_failing_background_task_does_not_change_the_response(get: Callable[..., Exchange]) -> None:
-    """The answer is out already; the exception still reaches the server."""
+    """The response is already sent; the exception still reaches the server."""
     seen = get("/background")
 
     assert (seen.status, json.loads(seen.body)) == (200, {"done": True})
@@ -241,7 +241,7 @@ def test_a_failing_background_task_does_not_change_the_response(get: Callable[..
 
 @pytest.mark.parametrize("status", [200, 500])
 def test_a_response_does_not_wait_for_its_background_task(place: Place, issued: Issued, status: int) -> None:
-    """The whole response reaches the server before the task ends: the task waits for exactly that."""
+    """The whole response reaches the server before the task ends: the task waits for it."""
     app = FastAPI()
     order: list[str] = []
 
@@ -258,7 +258,7 @@ def test_a_response_does_not_wait_for_its_background_task(place: Place, issued: 
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body"):
-                order.append("answer arrived")
+                order.append("response arrived")
                 arrived.set()
 
         async with asyncio.timeout(LIMIT_S):
@@ -267,11 +267,11 @@ def test_a_response_does_not_wait_for_its_background_task(place: Place, issued: 
 
     asyncio.run(main())
 
-    assert order == ["answer arrived", "task ended"]
+    assert order == ["response arrived", "task ended"]
 
 
 def test_a_returned_default_500_waits_for_the_app_and_goes_out(place: Place, issued: Issued) -> None:
-    """It looks like Starlette's own, so it is held; when the app has returned it is what it was."""
+    """It looks like Starlette's own, so it is held; it is sent after the app has returned."""
     app = FastAPI()
     ran = []
 
@@ -291,7 +291,7 @@ def test_a_returned_default_500_waits_for_the_app_and_goes_out(place: Place, iss
 def test_a_handler_that_the_app_registered_wins(
     get: Callable[..., Exchange], caught: int | type[Exception], path: str, body: str
 ) -> None:
-    """For 500 or Exception; even if what it answers is exactly Starlette's default."""
+    """A handler for 500 or Exception; even if its response equals Starlette's default."""
     app = FastAPI()
 
     @app.exception_handler(caught)
@@ -305,7 +305,7 @@ def test_a_handler_that_the_app_registered_wins(
 
 
 def test_a_handler_for_one_exception_wins(get: Callable[..., Exchange]) -> None:
-    """Its answer is a response like any other, and nothing is raised."""
+    """Its response is like any other, and nothing is raised."""
     app = FastAPI()
 
     @app.exception_handler(Boom)
@@ -321,7 +321,7 @@ def test_a_handler_for_one_exception_wins(get: Callable[..., Exchange]) -> None:
 
 
 def test_the_debug_page_wins(get: Callable[..., Exchange]) -> None:
-    """A developer wants the traceback."""
+    """A developer needs the traceback."""
     seen = get("/boom", FastAPI(debug=True))
 
     assert seen.status == 500
@@ -330,7 +330,7 @@ def test_the_debug_page_wins(get: Callable[..., Exchange]) -> None:
 
 
 def test_mapping_turned_off_leaves_the_plain_500(backend: Backend, issued: Issued) -> None:
-    """And the exception."""
+    """The exception is still raised."""
     app = BasicAuthMiddleware(routes(FastAPI()), backend, settings=Settings(map_errors=False))
     seen = call(app, http_scope(issued.authorization, path="/boom"))
 
@@ -340,7 +340,7 @@ def test_mapping_turned_off_leaves_the_plain_500(backend: Backend, issued: Issue
 
 @pytest.mark.parametrize("where", ["sub-app wrapped", "sub-app by add_middleware", "parent wrapped"])
 def test_a_mounted_app(backend: Backend, issued: Issued, where: str) -> None:
-    """The same answers below a mount, wherever the middleware sits."""
+    """The same responses below a mount point, wherever the middleware is."""
     inner = routes(FastAPI())
     outer: AnyApp
     parent = FastAPI()
@@ -383,7 +383,7 @@ def test_below_other_middleware(place: Place, issued: Issued) -> None:
 
 
 def test_an_app_with_users_of_its_own(backend: Backend, issued: Issued) -> None:
-    """Starlette's AuthenticationMiddleware puts its user over ours; a missing scope is still a 403."""
+    """Starlette's AuthenticationMiddleware replaces our user; a missing scope is still a 403."""
 
     class Own(AuthenticationBackend):
         async def authenticate(self, conn: Any) -> tuple[AuthCredentials, SimpleUser]:
@@ -434,7 +434,7 @@ def test_a_slow_sync_route_gets_a_504(backend: Backend, issued: Issued) -> None:
 
 @pytest.mark.proves("X35")
 def test_a_websocket_route(place: Place, issued: Issued) -> None:
-    """Checked like any other request; the route knows who it talks to."""
+    """Verified like any other request; the route gets the identity."""
     app = FastAPI()
 
     @app.websocket("/ws")
@@ -452,7 +452,7 @@ def test_a_websocket_route(place: Place, issued: Issued) -> None:
 
 
 def test_lifespan_handlers_run_once(place: Place) -> None:
-    """Start and stop, with the state that they yield."""
+    """Startup and shutdown, with the state that they yield."""
     from contextlib import asynccontextmanager
 
     order = []
@@ -477,7 +477,7 @@ def test_lifespan_handlers_run_once(place: Place) -> None:
 
 
 def test_a_broken_configuration_lets_no_request_through(issued: Issued) -> None:
-    """Starlette builds middleware late and serves on: every request fails then, with or without a key."""
+    """Starlette builds middleware late and continues: every request fails then, with or without a key."""
     app = routes(FastAPI())
     app.add_middleware(BasicAuthMiddleware, backend="nonsense://x", settings=Settings())
     for authorization in (None, issued.authorization):
@@ -489,7 +489,7 @@ def test_a_broken_configuration_lets_no_request_through(issued: Issued) -> None:
 
 
 def test_middleware_in_a_router(backend: Backend, issued: Issued) -> None:
-    """A part of an app can be protected alone, a bare ASGI callable in Starlette's Mount for one."""
+    """A part of an app can be protected alone, for example an ASGI callable in Starlette's Mount."""
     app = Starlette(
         routes=[
             Mount("/private", app=BasicAuthMiddleware(App(), backend, settings=Settings())),
@@ -506,7 +506,7 @@ def test_middleware_in_a_router(backend: Backend, issued: Issued) -> None:
 
 
 class CORSMiddleware:
-    """As Starlette's is called."""
+    """Has the name of Starlette's class."""
 
     def __init__(self, app: AnyApp, **_settings: object) -> None:
         self.app = app
@@ -515,7 +515,7 @@ class CORSMiddleware:
         await self.app(scope, receive, send)
 
 
-def inside_round(backend: Backend, **settings: Any) -> AnyApp:
+def inside_wrapped(backend: Backend, **settings: Any) -> AnyApp:
     app = FastAPI()
     app.add_middleware(CORSMiddleware)
     return BasicAuthMiddleware(app, backend, settings=Settings(**settings))
@@ -529,7 +529,7 @@ def inside_added(backend: Backend) -> AnyApp:
 
 
 def inside_handled(backend: Backend) -> AnyApp:
-    """With a handler for a 500, which stands beside the rest of the app."""
+    """With a handler for 500, which is outside the rest of the app."""
     app = FastAPI(exception_handlers={Exception: lambda _request, _exc: Response(status_code=500)})
     app.add_middleware(CORSMiddleware)
     return BasicAuthMiddleware(app, backend, settings=Settings())
@@ -546,32 +546,32 @@ def outside_added(backend: Backend) -> AnyApp:
     return app
 
 
-def outside_round(backend: Backend) -> AnyApp:
+def outside_wrapped(backend: Backend) -> AnyApp:
     return CORSMiddleware(BasicAuthMiddleware(FastAPI(), backend, settings=Settings()))
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (inside_round, "and preflights are refused; put CORSMiddleware outside"),
+        (inside_wrapped, "and preflights are refused; put CORSMiddleware outside"),
         (inside_added, "and preflights are refused; put CORSMiddleware outside"),
         (inside_handled, "and preflights are refused; put CORSMiddleware outside"),
         (inside_bare, "and preflights are refused; put CORSMiddleware outside"),
         (
-            lambda backend: inside_round(backend, allow_preflight=True),
+            lambda backend: inside_wrapped(backend, allow_preflight=True),
             " of BasicAuthMiddleware; put CORSMiddleware outside",
         ),
         (outside_added, None),
-        (outside_round, None),
+        (outside_wrapped, None),
     ],
     ids=[
-        "inside-round",
+        "inside-wrapped",
         "inside-added",
         "inside-handled",
         "inside-bare",
         "inside-preflights",
         "outside-added",
-        "outside-round",
+        "outside-wrapped",
     ],
 )
 def test_cors_inside_the_middleware_is_logged_once_at_startup(
@@ -587,7 +587,7 @@ def test_cors_inside_the_middleware_is_logged_once_at_startup(
         pass
 
     scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
-    if isinstance(getattr(app, "app", None), CORSMiddleware):  # round a bare app, which knows no lifespan
+    if isinstance(getattr(app, "app", None), CORSMiddleware):  # around a bare app, which has no lifespan
         app.app.app = Starlette()  # type: ignore[attr-defined]
     asyncio.run(app(scope, receive, send))
 

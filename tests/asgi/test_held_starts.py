@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from tests.asgi.helpers import Message, Receive, Scope, Send
 
-SOON_S = 0.02  # a limit that is meant to pass
-LATE_S = 60.0  # one that is not
+SOON_S = 0.02  # a limit that is meant to expire
+LATE_S = 60.0  # a limit that never expires
 
 EVENTS = [(b"Content-Type", b"Text/Event-Stream; charset=utf-8")]
 STARLETTE_500: list[Message] = [
@@ -39,15 +39,15 @@ CALLER: ContextVar[str] = ContextVar("CALLER", default="")
 
 
 class Boom(Exception):
-    """What an app raises."""
+    """The exception that the apps raise."""
 
 
 class Gone(OSError):
-    """What a server raises when the client has gone."""
+    """What a server raises after the client has disconnected."""
 
 
 class Server:
-    """Keeps what is sent, and lets an app wait for it."""
+    """Records the sent messages, and lets an app wait for them."""
 
     def __init__(self, raises: BaseException | None = None, blocks: bool = False) -> None:
         self.messages: list[Message] = []
@@ -98,7 +98,7 @@ def held(backend: Backend, issued: Issued) -> Callable[..., Awaitable[None]]:
 def test_a_client_that_waits_for_the_head_gets_it(
     held: Callable[..., Awaitable[None]], start: list[Message], settings: dict[str, Any], end: str
 ) -> None:
-    """The app sends its start, waits until that has reached the client, and goes on; the order stays."""
+    """The app sends its start, waits until the client has it, and continues; the order is unchanged."""
     rest = [{"type": "http.response.body", "body": b"part", "more_body": True}, OK_BODY]
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,7 +125,7 @@ def test_a_client_that_waits_for_the_head_gets_it(
 
 @pytest.mark.parametrize("after", ["sends", "returns", "raises", "is cancelled"])
 def test_the_next_send_waits_for_the_release(held: Callable[..., Awaitable[None]], after: str) -> None:
-    """A release that the server keeps waiting is over before anything else happens."""
+    """The release of a start is complete before any later message, even if the server blocks it."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(OK_START)
@@ -154,7 +154,7 @@ def test_the_next_send_waits_for_the_release(held: Callable[..., Awaitable[None]
 def test_the_error_of_a_release_reaches_the_app(
     held: Callable[..., Awaitable[None]], caplog: pytest.LogCaptureFixture, after: str
 ) -> None:
-    """By its next send; without one, the server gets it; what the app raises itself comes first."""
+    """By its next send, or to the server if there is none; the app's own exception takes precedence."""
     caught = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -180,7 +180,7 @@ def test_the_error_of_a_release_reaches_the_app(
 
 
 def test_a_cancelled_request_releases_nothing(held: Callable[..., Awaitable[None]]) -> None:
-    """Its start is dropped: the server has ended the request."""
+    """Its start is dropped, because the server has ended the request."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(OK_START)
@@ -210,7 +210,7 @@ def test_an_exception_within_the_limit_is_still_a_500(held: Callable[..., Awaita
 
 
 def test_event_loops_in_several_threads(backend: Backend, issued: Issued) -> None:
-    """One middleware serves loops in several threads, one after the other in each."""
+    """One middleware serves event loops in several threads, one after the other in each."""
     done = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -247,7 +247,7 @@ def test_event_loops_in_several_threads(backend: Backend, issued: Issued) -> Non
 def test_a_held_start_is_dropped_where_the_apps_own_handler_responds(
     backend: Backend, issued: Issued
 ) -> None:
-    """Starlette's handler outside of the middleware sends its response alone, however long one waits."""
+    """Starlette's handler outside the middleware sends its response alone, however long it takes."""
 
     async def endpoint(_request: object) -> StreamingResponse:
         async def chunks() -> AsyncIterator[bytes]:
@@ -276,7 +276,7 @@ def test_a_held_start_is_dropped_where_the_apps_own_handler_responds(
 
 
 def test_a_fork_while_a_loop_runs_does_not_stop_late_releases(backend: Backend, issued: Issued) -> None:
-    """The child has an event loop of its own, in which the timer of the parent's never goes off."""
+    """The child has an event loop of its own, in which the parent's timer never fires."""
     servers: list[Server] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -310,7 +310,7 @@ def test_a_fork_while_a_loop_runs_does_not_stop_late_releases(backend: Backend, 
 def test_messages_of_several_tasks_keep_their_order(
     held: Callable[..., Awaitable[None]], fails: bool
 ) -> None:
-    """The first message sends the start as well, and the others wait for that."""
+    """The first message sends the start as well, and the others wait for it."""
     parts: list[Message] = [
         {"type": "http.response.body", "body": bytes([number]), "more_body": True} for number in range(3)
     ]

@@ -51,8 +51,8 @@ REQUEST_ID = (b"x-request-id", b"req-1")
 
 
 def basic(pair: bytes | str) -> bytes:
-    octets = pair.encode() if isinstance(pair, str) else pair
-    return b"Basic " + b64encode(octets)
+    encoded = pair.encode() if isinstance(pair, str) else pair
+    return b"Basic " + b64encode(encoded)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def middleware(app: App, backend: Backend) -> BasicAuthMiddleware:
 
 @pytest.fixture
 def keys(backend: Backend, issued: Issued) -> dict[str, Issued]:
-    """One key for each way in which a good secret is refused."""
+    """One key for each reason to refuse a valid secret."""
     made = {"live": issued}
     for client_id in ("disabled", "revoked", "expired"):
         made[client_id] = backend.create(client_id=client_id)
@@ -84,7 +84,7 @@ def keys(backend: Backend, issued: Issued) -> dict[str, Issued]:
 
 
 def bad_fields(keys: dict[str, Issued]) -> Iterator[tuple[str, list[tuple[bytes, bytes]]]]:
-    """What is refused as invalid, whatever is wrong with it."""
+    """Headers that are refused as invalid for different reasons."""
     good = keys["live"].authorization.encode()
     token = good[6:]
     secret = keys["live"].secret
@@ -137,16 +137,18 @@ def bad_fields(keys: dict[str, Issued]) -> Iterator[tuple[str, list[tuple[bytes,
 def test_every_refusal_looks_the_same(
     app: App, backend: Backend, keys: dict[str, Issued], method: str
 ) -> None:
-    """Status, headers and body of a refusal tell nothing, not even whether it was malformed."""
+    """Status, headers and body reveal no reason, not even whether the header was malformed."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(throttle=""))
-    answers = {
+    exchanges = {
         name: call(middleware, http_scope(method=method, headers=[*fields, REQUEST_ID]))
         for name, fields in bad_fields(keys)
     }
-    first = answers["unknown"]
+    first = exchanges["unknown"]
 
-    assert {name: seen.messages for name, seen in answers.items()} == dict.fromkeys(answers, first.messages)
-    assert all(seen.raised is None for seen in answers.values())
+    assert {name: seen.messages for name, seen in exchanges.items()} == dict.fromkeys(
+        exchanges, first.messages
+    )
+    assert all(seen.raised is None for seen in exchanges.values())
     assert first.status == 401
     assert first.headers["www-authenticate"] == CHALLENGE
     assert app.scopes == []
@@ -154,7 +156,7 @@ def test_every_refusal_looks_the_same(
 
 @pytest.mark.proves("P1", "P6", "A4", "X48")
 def test_a_refusal_is_a_problem_document(middleware: BasicAuthMiddleware, issued: Issued) -> None:
-    """RFC 9457, not to be stored, sniffed or taken for anything else."""
+    """RFC 9457, not to be stored or sniffed."""
     for value, code in ((None, "missing_credentials"), ("Basic x", "invalid_credentials")):
         seen = call(middleware, http_scope(value, headers=[REQUEST_ID]))
 
@@ -198,7 +200,7 @@ def test_a_refusal_is_a_problem_document(middleware: BasicAuthMiddleware, issued
 def test_an_empty_or_absent_header_is_missing_credentials(
     middleware: BasicAuthMiddleware, app: App, issued: Issued, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """Empty is the same as absent, and only one field counts."""
+    """An empty header equals an absent one, and only one header counts."""
     fields = [(name, value.replace(b"<good>", issued.authorization.encode())) for name, value in headers]
     seen = call(middleware, http_scope(headers=fields))
 
@@ -214,7 +216,7 @@ def test_an_empty_or_absent_header_is_missing_credentials(
 def test_good_credentials_in_any_legal_spelling(
     middleware: BasicAuthMiddleware, app: App, issued: Issued, name: bytes, spelling: str
 ) -> None:
-    """Header name and scheme have no case; white space round the field and before the token is free."""
+    """Header name and scheme are case-insensitive; whitespace around value and token is ignored."""
     value = spelling.format(issued.authorization[6:]).encode()
 
     assert call(middleware, http_scope(headers=[(name, value)])).status == 200
@@ -223,7 +225,7 @@ def test_good_credentials_in_any_legal_spelling(
 
 @pytest.mark.proves("B5", "B6", "X27")
 def test_ids_and_secrets_of_any_script(app: App, backend: Backend) -> None:
-    """Compared as bytes: no normalisation, and the other normal form is another secret."""
+    """Compared as bytes without normalisation, so another normal form is another secret."""
     backend.create(client_id="Zoë-東京", secret="pässword: пароль")
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
 
@@ -236,7 +238,7 @@ def test_ids_and_secrets_of_any_script(app: App, backend: Backend) -> None:
 def test_every_method_is_checked(
     middleware: BasicAuthMiddleware, app: App, issued: Issued, method: str
 ) -> None:
-    """There is no list of methods anywhere."""
+    """The middleware has no list of methods."""
     assert call(middleware, http_scope(method=method)).status == 401
     assert app.scopes == []
     assert call(middleware, http_scope(issued.authorization, method=method)).status == 200
@@ -280,7 +282,7 @@ def test_any_other_request_id_is_replaced(middleware: BasicAuthMiddleware, sent:
 
 
 def test_two_request_ids_are_none(middleware: BasicAuthMiddleware) -> None:
-    """Nobody can tell which of them is meant."""
+    """It is unclear which of them is meant."""
     seen = call(middleware, http_scope(headers=[(b"x-request-id", b"a"), (b"x-request-id", b"b")]))
 
     assert seen.headers["x-request-id"] not in {"a", "b", "a, b"}
@@ -302,7 +304,7 @@ def test_two_request_ids_are_none(middleware: BasicAuthMiddleware) -> None:
     ],
 )
 def test_the_realm_is_a_quoted_string(app: App, backend: Backend, realm: str, written: str) -> None:
-    """RFC 9110 section 11.5; bytes of UTF-8 where it is not ASCII."""
+    """RFC 9110 section 11.5; UTF-8 bytes for non-ASCII characters."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(realm=realm))
 
     assert (
@@ -328,7 +330,7 @@ def test_the_realm_is_a_quoted_string(app: App, backend: Backend, realm: str, wr
 def test_fetch_opens_no_password_dialog(
     app: App, backend: Backend, setting: str, mode: str | None, scheme: str
 ) -> None:
-    """Under ``navigations`` a scheme that browsers do not know; everybody else is challenged as always."""
+    """With ``navigations`` it gets a scheme unknown to browsers; other requests get the usual one."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(challenge=setting))
     headers = [] if mode is None else [(b"Sec-Fetch-Mode", mode.encode())]
     seen = call(middleware, http_scope(headers=headers))
@@ -344,7 +346,7 @@ def test_fetch_opens_no_password_dialog(
 def test_a_refused_websocket_gets_the_same_response(
     middleware: BasicAuthMiddleware, app: App, value: str | None
 ) -> None:
-    """As a denial response where the server offers one; nothing else is sent."""
+    """As a denial response if the server supports it; nothing else is sent."""
     seen = connect(middleware, websocket_scope(value, headers=[REQUEST_ID]))
     over_http = call(middleware, http_scope(value, headers=[REQUEST_ID]))
 
@@ -361,7 +363,7 @@ def test_a_refused_websocket_gets_the_same_response(
 def test_a_refused_websocket_is_closed_before_it_is_accepted(
     middleware: BasicAuthMiddleware, app: App, extensions: Any
 ) -> None:
-    """Where no denial response is offered: servers make a 403 of it."""
+    """If the server does not support denial responses, it makes a 403 of it."""
     scope = websocket_scope()
     if extensions == "absent":
         del scope["extensions"]
@@ -376,7 +378,7 @@ def test_a_refused_websocket_is_closed_before_it_is_accepted(
 @pytest.mark.proves("A5")
 @pytest.mark.parametrize("denial", [True, False])
 def test_the_handshake_is_consumed_before_the_refusal(middleware: BasicAuthMiddleware, denial: bool) -> None:
-    """ASGI wants ``websocket.connect`` received first; a client that is gone already gets nothing."""
+    """ASGI requires that ``websocket.connect`` is received first; a disconnected client gets no response."""
     order: list[str] = []
 
     def drive(first: str) -> list[str]:
@@ -414,7 +416,7 @@ def live(middleware: BasicAuthMiddleware, scope: Any = LIFESPAN) -> Exchange:
 def test_a_known_key_reaches_the_app_without_one_suspension(
     app: App, backend: Backend, issued: Issued, overrides: dict[str, Any]
 ) -> None:
-    """Not even for a memory store's first lookup, and never for a cached key: no loop is running here."""
+    """Neither for the first lookup in a memory store nor for a cached key: no loop is running here."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(), **overrides)
     sent = []
 
@@ -432,7 +434,7 @@ def test_a_known_key_reaches_the_app_without_one_suspension(
 def test_a_cached_key_does_not_wait_for_a_store_that_blocks(
     app: App, issued: Issued, backend: Backend
 ) -> None:
-    """The first request may wait for a thread; the second does not, although the store would."""
+    """The first request may wait for a thread; the second does not, although the store would block."""
 
     class Blocking:
         volatile = True  # its digests are those of the memory store
@@ -451,7 +453,7 @@ def test_a_cached_key_does_not_wait_for_a_store_that_blocks(
 
 
 def test_many_requests_at_once_do_not_mix(backend: Backend) -> None:
-    """Everybody is who they are, on the first request and on cached ones."""
+    """Each request gets its own identity, for a first lookup and for a cached one."""
     keys = [backend.create(client_id=f"client-{number}") for number in range(20)]
 
     async def whoami(scope: Scope, receive: Receive, send: Send) -> None:
@@ -494,7 +496,7 @@ _paths = st.text(max_size=30) | st.sampled_from(["/open", "/docs/x", "/docs/\ud8
 
 
 @pytest.mark.proves("A3", "A15", "X19", "X42")
-@examples(deadline=None)  # a loop is made for each example
+@examples(deadline=None)  # each example creates a loop
 @given(
     headers=st.lists(st.tuples(_names, _values), max_size=4),
     path=_paths,
@@ -511,7 +513,7 @@ def test_any_request_gets_a_response(
     method: str,
     client: Any,
 ) -> None:
-    """The app's own or a whole 401, never an exception; and the right credential is the only way in."""
+    """The app's own or a complete 401, never an exception; and only the valid credential is accepted."""
     scope = http_scope(method=method, headers=headers, client=client)
     scope.update(path=path, raw_path=raw_path, root_path=root_path)
     seen = call(_authenticator, scope)
@@ -531,7 +533,7 @@ def test_any_request_gets_a_response(
 
 
 def test_trio_is_refused_at_startup(middleware: BasicAuthMiddleware, app: App, issued: Issued) -> None:
-    """With one clear sentence; where a server has no lifespan, the request says the same."""
+    """With one clear sentence; if the server has no lifespan, the response to a request says the same."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -550,7 +552,7 @@ def test_trio_is_refused_at_startup(middleware: BasicAuthMiddleware, app: App, i
 
 
 def test_hypercorn_with_trio_does_not_start() -> None:
-    """The server ends, with status 0 as it always does, and says why."""
+    """The server exits, with status 0 as always, and prints the reason."""
     done = subprocess.run(
         [
             sys.executable,

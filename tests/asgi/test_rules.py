@@ -76,7 +76,7 @@ def test_only_what_is_excluded_is_open(
     raw_path: bytes | None,
     is_open: bool,
 ) -> None:
-    """Exact, or below a folder; a path that two readers may understand differently is protected."""
+    """An exact path, or one below a folder; a path with two possible readings is protected."""
     settings = Settings(exclude=("/health", "/docs/*"), root_path=root_path or None)
     middleware = BasicAuthMiddleware(app, backend, settings=settings)
     scope = http_scope(path="/", headers=[(b"host", b"x/health?")])
@@ -90,7 +90,7 @@ def test_only_what_is_excluded_is_open(
 
 @pytest.mark.proves("X41")
 def test_credentials_on_an_open_path_are_not_looked_at(app: App, backend: Backend, issued: Issued) -> None:
-    """Bad ones do not shut it, good ones do not make it somebody."""
+    """Invalid ones are not refused, and valid ones give no identity."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/open",)))
     for value in ("Basic !", encode_basic("ci", "wrong"), issued.authorization):
         assert call(middleware, http_scope(value, path="/open")).status == 200
@@ -123,7 +123,7 @@ def test_only_a_real_preflight_may_pass(
     allow: bool,
     passes: bool,
 ) -> None:
-    """OPTIONS with both fields of the Fetch standard, and only where it is allowed."""
+    """OPTIONS with both headers of the Fetch standard, and only where it is allowed."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(allow_preflight=allow))
 
     assert call(middleware, http_scope(method=method, headers=headers)).status == (200 if passes else 401)
@@ -148,7 +148,7 @@ def test_only_a_real_preflight_may_pass(
 def test_plain_http_can_be_refused(
     app: App, backend: Backend, issued: Issued, kind: str, scheme: str | None, allowed: bool
 ) -> None:
-    """Before the credentials are read, good or bad, websockets too; without a challenge or a redirect."""
+    """Before the credentials are read, valid or not, websockets too; without a challenge or a redirect."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(require_https=True))
     for value in (issued.authorization, "Basic x", None):
         make = http_scope if kind == "http" else websocket_scope

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tests.asgi.helpers import Message, Receive, Scope, Send
 
 
-SOON_S = 0.02  # a time limit that is meant to pass
-LATE_S = 60.0  # one that is not
+SOON_S = 0.02  # a time limit that is meant to expire
+LATE_S = 60.0  # a time limit that never expires
 
 
 MORE = {"type": "http.response.body", "body": b"part", "more_body": True}
@@ -37,18 +37,18 @@ FINAL = {"type": "http.response.body", "body": b"end"}
 
 
 class Boom(Exception):
-    """What an app raises."""
+    """The exception that the apps raise."""
 
 
 def sending(messages: Iterable[Message], exc: BaseException | None = None) -> App:
-    """An app that sends these messages, or none, and raises."""
+    """An app that sends these messages, if any, and raises."""
     app = App(raises=exc)
     app.messages = tuple(messages)
     return app
 
 
 class Raising:
-    """Raises and sends nothing."""
+    """Raises without sending anything."""
 
     def __init__(self, exc: BaseException) -> None:
         self.exc = exc
@@ -58,14 +58,14 @@ class Raising:
 
 
 class Gone(OSError):
-    """What a server raises from send when the client has gone (ASGI 2.4)."""
+    """What a server raises from send after the client has disconnected (ASGI 2.4)."""
 
 
-# --- time-outs
+# --- timeouts
 
 
 class Server:
-    """Keeps what is sent and lets a test wait for it."""
+    """Records the sent messages and lets a test wait for them."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -82,7 +82,7 @@ class Server:
                 await self._changed.wait()
 
     @property
-    def answered(self) -> bool:
+    def has_response(self) -> bool:
         return len(self.messages) == 2
 
     @property
@@ -119,7 +119,7 @@ def test_a_slow_app_gets_a_504(
     sent: list[Message],
     map_errors: bool,
 ) -> None:
-    """504, logged once, cancelled and awaited, not re-raised; the task goes on as if nothing had been."""
+    """504, logged once, cancelled and awaited, not re-raised; the task can continue normally."""
     ended = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,15 +151,15 @@ def test_a_slow_app_gets_a_504(
         "http.response.start",
         "http.response.body",
     ]
-    (told,) = errors_in(caplog)
-    assert "req-1" in told.getMessage()
+    (record,) = errors_in(caplog)
+    assert "req-1" in record.getMessage()
 
 
 @pytest.mark.parametrize("map_errors", [True, False])
 def test_a_start_ends_the_time_limit(
     timed: Callable[..., Awaitable[None]], caplog: pytest.LogCaptureFixture, map_errors: bool
 ) -> None:
-    """A response that has sent its start may then take as long as it likes."""
+    """After its start, a response may take any time."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(OK_START)
@@ -178,7 +178,7 @@ def test_a_start_ends_the_time_limit(
 def test_the_504_does_not_wait_for_a_handler_that_ignores_cancellation(
     timed: Callable[..., Awaitable[None]], caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
-    """504 at once; the handler is awaited, and whatever it still does is dropped."""
+    """The 504 is sent at once; the handler is awaited, and its later messages are dropped."""
 
     async def main() -> Server:
         server, release = Server(), asyncio.Event()
@@ -198,7 +198,7 @@ def test_the_504_does_not_wait_for_a_handler_that_ignores_cancellation(
                     raise InsufficientScope
 
         running = asyncio.ensure_future(timed(app, server))
-        await server.until(lambda: server.answered)
+        await server.until(lambda: server.has_response)
         assert not running.done(), "the handler is still at it, and awaited"
         release.set()
         async with asyncio.timeout(LIMIT_S) as limit:
@@ -209,7 +209,7 @@ def test_the_504_does_not_wait_for_a_handler_that_ignores_cancellation(
     server = asyncio.run(main())
 
     assert server.statuses == [504]
-    assert server.answered
+    assert server.has_response
     assert len(list(errors_in(caplog))) == 1
 
 
@@ -226,7 +226,7 @@ def test_a_slow_handler_in_a_thread_gets_a_504(timed: Callable[..., Awaitable[No
     async def main() -> Server:
         server = Server()
         running = asyncio.ensure_future(timed(app, server))
-        await server.until(lambda: server.answered)
+        await server.until(lambda: server.has_response)
         go_on.set()
         async with asyncio.timeout(LIMIT_S):
             await running
@@ -238,7 +238,7 @@ def test_a_slow_handler_in_a_thread_gets_a_504(timed: Callable[..., Awaitable[No
         go_on.set()
 
     assert server.statuses == [504]
-    assert server.answered
+    assert server.has_response
 
 
 @pytest.mark.proves("A9")
@@ -246,7 +246,7 @@ def test_a_slow_handler_in_a_thread_gets_a_504(timed: Callable[..., Awaitable[No
 def test_cancelling_from_outside_stays_a_cancellation(
     timed: Callable[..., Awaitable[None]], when: str
 ) -> None:
-    """Before the time-out nothing is answered; after it the 504 stands; the task ends as cancelled."""
+    """Before the timeout nothing is sent; after it the 504 remains; the task ends as cancelled."""
 
     async def main() -> Server:
         server, inside = Server(), asyncio.Event()
@@ -263,7 +263,7 @@ def test_cancelling_from_outside_stays_a_cancellation(
         running = asyncio.ensure_future(timed(app, server, SOON_S if when == "after" else LATE_S))
         async with asyncio.timeout(LIMIT_S):
             if when == "after":
-                await server.until(lambda: server.answered)
+                await server.until(lambda: server.has_response)
             else:
                 await inside.wait()
             running.cancel()
@@ -304,7 +304,7 @@ def test_cancelling_from_outside_ends_a_504_that_is_being_sent(
 
 
 def test_a_limit_of_the_callers_own_still_works(timed: Callable[..., Awaitable[None]]) -> None:
-    """``asyncio.timeout`` round the whole app counts cancellations, and so must we."""
+    """``asyncio.timeout`` around the whole app counts cancellations, so the middleware must too."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.Event().wait()
@@ -328,7 +328,7 @@ def test_a_limit_of_the_callers_own_still_works(timed: Callable[..., Awaitable[N
 def test_the_first_body_event_stops_the_clock(
     timed: Callable[..., Awaitable[None]], caplog: pytest.LogCaptureFixture, first: Message
 ) -> None:
-    """A stream may then take as long as it likes."""
+    """A stream may take any time after it."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(OK_START)
@@ -348,7 +348,7 @@ def test_the_first_body_event_stops_the_clock(
 @pytest.mark.proves("A12")
 @pytest.mark.parametrize("first", [[], [{"type": "websocket.accept"}]], ids=["waits", "accepts"])
 def test_a_websocket_has_no_time_limit(backend: Backend, issued: Issued, first: list[Message]) -> None:
-    """Whether it is accepted soon, late or never."""
+    """Whether it is accepted early, late or never."""
     last = {"type": "websocket.close", "code": 1000}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -366,7 +366,7 @@ def test_a_websocket_has_no_time_limit(backend: Backend, issued: Issued, first: 
 
 @pytest.mark.parametrize("exc", [None, Boom()], ids=repr)
 def test_no_timer_is_left_after(timed: Callable[..., Awaitable[None]], exc: Exception | None) -> None:
-    """An app that ends in time, in any way, is not cancelled later; its task may go on for long."""
+    """An app that ends in time, in any way, is not cancelled later, even if its task continues."""
 
     async def main() -> None:
         server = Server()
@@ -386,7 +386,7 @@ def test_no_timer_is_left_after(timed: Callable[..., Awaitable[None]], exc: Exce
 
 
 def test_an_apps_own_cancellation_is_not_a_time_out(timed: Callable[..., Awaitable[None]]) -> None:
-    """A CancelledError that the app raises by itself is re-raised, with nothing sent."""
+    """A CancelledError that the app raises itself is re-raised, with nothing sent."""
     server_seen: list[Message] = []
 
     async def main() -> None:
@@ -400,7 +400,7 @@ def test_an_apps_own_cancellation_is_not_a_time_out(timed: Callable[..., Awaitab
 
 
 def test_a_time_out_meets_a_client_that_has_gone(timed: Callable[..., Awaitable[None]]) -> None:
-    """The 504 cannot be sent, and that is nobody's error."""
+    """The 504 cannot be sent, and that is not an error."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.Event().wait()

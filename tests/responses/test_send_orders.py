@@ -1,7 +1,7 @@
 """All orders of events between an app, a middleware and a server, against small reference models.
 
-A model says for each order what the client may see. Beside it stand a few laws that need no model: at most
-one response, never a clean end of a broken one, nothing changed for an app that does as it should.
+A model gives for each order what the client may see. In addition, a few laws hold without a model: at most
+one response, never a clean end of a broken one, no change for an app that follows the protocol.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _without_logging() -> Iterator[None]:
-    """Hundreds of thousands of failures are made on purpose."""
+    """Hundreds of thousands of failures are raised on purpose."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -33,7 +33,7 @@ def _without_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _without_tracing(most: int) -> Iterator[None]:
-    """Measuring coverage would take far longer than the test; the shallow ones reach the same lines."""
+    """Measuring coverage would take far longer than the test; the shallow runs reach the same lines."""
     tracer = sys.gettrace()
     if most > SHALLOW:
         sys.settrace(None)
@@ -43,7 +43,7 @@ def _without_tracing(most: int) -> Iterator[None]:
 
 @pytest.fixture
 def most() -> int:
-    """How long the orders are, where a test does not say."""
+    """The length of the orders, unless a test sets it."""
     return SHALLOW
 
 
@@ -52,11 +52,11 @@ TIMEOUT_S = 60.0
 
 
 class Boom(Exception):
-    """What an app raises."""
+    """The exception that the apps raise."""
 
 
 class Gone(OSError):
-    """What a server raises from send when the client has gone (ASGI 2.4)."""
+    """What a server raises from send after the client has disconnected (ASGI 2.4)."""
 
 
 # --- ASGI
@@ -64,7 +64,7 @@ class Gone(OSError):
 MESSAGES: dict[str, Message] = {
     "hint": {"type": "http.response.early_hint", "links": [b"</a>"]},
     "start": {"type": "http.response.start", "status": 200, "headers": [(b"x-app", b"1")]},
-    "start500": {  # Starlette's own, to which body500 belongs
+    "start500": {  # Starlette's own, with body500 as its body
         "type": "http.response.start",
         "status": 500,
         "headers": [(b"content-length", b"21"), (b"content-type", b"text/plain; charset=utf-8")],
@@ -75,17 +75,17 @@ MESSAGES: dict[str, Message] = {
     "final": {"type": "http.response.body", "body": b"end"},
 }
 NAMES = {id(message): name for name, message in MESSAGES.items()}
-# Besides: the client goes away; the time limit passes, and the app obeys its cancellation, or goes on.
+# Other events: the client disconnects; the time limit expires, and the app is cancelled or goes on.
 GONE, LATE, LATE_IGNORED = "gone", "late", "late, ignored"
 ENDS = ("return", "raise", "refuse", "cancel")
 
 
 class Line(NamedTuple):
-    """What a strict server has taken for one response.
+    """What a strict server has accepted for one response.
 
     Attributes:
         state: new, started, done.
-        taken: Names of messages; one of ours by its status, its body as ``problem``.
+        taken: Names of messages; one of ours as its status, its body as ``problem``.
         gone: Nothing reaches the client any more.
     """
 
@@ -94,7 +94,7 @@ class Line(NamedTuple):
     gone: bool = False
 
     def after(self, name: str) -> Line | str:
-        """The line with one message more, or the name of what the server raises."""
+        """The line with one more message, or the name of the exception that the server raises."""
         if self.gone:
             return "Gone"
         kind = "start" if name.startswith("start") or name.isdigit() else "hint" if name == "hint" else "body"
@@ -111,20 +111,20 @@ class Line(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What a middleware and its surroundings are set to."""
+    """The configuration of a middleware and its surroundings."""
 
     maps: bool = True
     timed: bool = True
-    handler: str = ""  # the app has its own handler for errors: "inside" the middleware, or "outside"
-    stubborn: bool = False  # the app goes on whatever send raises
+    handler: str = ""  # where the app's own handler for errors is: "inside" the middleware, or "outside"
+    stubborn: bool = False  # the app continues after an exception from send
 
 
 class Model(NamedTuple):
     """The send guard.
 
     Attributes:
-        stage: fresh; held: a start is; whole: Starlette's whole response is; out: the app's own response goes
-            through; ours: we have answered.
+        stage: fresh; held: a start is held; whole: Starlette's whole response is held; out: the app's own
+            response passes through; ours: the middleware has responded.
     """
 
     rules: Rules
@@ -132,10 +132,10 @@ class Model(NamedTuple):
     stage: str = "fresh"
     held: tuple[str, ...] = ()
     timer: bool = True
-    failed: str = ""  # what has ended the app before its end
+    failed: str = ""  # the exception that ended the app early
 
     def step(self, event: str) -> Model:
-        """What one event of the app, or round it, does."""
+        """The effect of one event of the app, or around it."""
         if event == GONE:
             return self._replace(line=self.line._replace(gone=True))
         if event in (LATE, LATE_IGNORED):
@@ -143,7 +143,7 @@ class Model(NamedTuple):
             model = self._replace(timer=False)
             if not fires:
                 return model
-            return model.answered("504")._replace(failed="" if event == LATE_IGNORED else "late")
+            return model.responded("504")._replace(failed="" if event == LATE_IGNORED else "late")
         if self.stage == "ours":
             return self
         if self.stage == "fresh" and event.startswith("start") and not self.rules.maps:
@@ -154,7 +154,7 @@ class Model(NamedTuple):
             return self._replace(stage="whole", held=("start500", "body500"))
         if self.stage == "fresh":
             model = self.passed(event)
-            # Who is told that the client has gone cannot be answered for; a refused message changes nothing.
+            # After the client has disconnected no response is possible; a refused message changes nothing.
             return model._replace(stage="out") if self.line.gone else model
         return self._replace(stage="out", held=()).passed(*self.held, event)
 
@@ -167,7 +167,7 @@ class Model(NamedTuple):
             model = model._replace(line=line)
         return model
 
-    def answered(self, status: str) -> Model:
+    def responded(self, status: str) -> Model:
         line = self.line
         for name in (status, "problem"):
             after = line.after(name)
@@ -175,7 +175,7 @@ class Model(NamedTuple):
         return self._replace(stage="ours", held=(), line=line)
 
     def end(self, how: str) -> tuple[Line, str]:
-        """What has reached the client when the app has ended, and what the server gets raised."""
+        """What has reached the client when the app has ended, and the exception that the server gets."""
         if self.stage == "ours":
             return self.line, ""
         raised = {"raise": "Boom", "refuse": "InsufficientScope", "cancel": "CancelledError"}.get(how, "")
@@ -192,11 +192,11 @@ class Model(NamedTuple):
             return model.line, model.failed or raised
         if rules.handler == "outside" and not routine:
             return self.line, raised
-        return self.answered("403" if routine else "500").line, "" if routine else raised
+        return self.responded("403" if routine else "500").line, "" if routine else raised
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """A loop whose timer for the time limit goes off when it is told, and that of held starts never."""
+    """A loop whose timer for the time limit fires on request, and that of held starts never."""
 
     timer: asyncio.TimerHandle | None = None
 
@@ -213,14 +213,14 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 class Handling:
-    """What scope["app"] is where an app handles its errors itself."""
+    """The value of scope["app"] if an app handles its errors itself."""
 
     exception_handlers = {Exception: print}  # noqa: RUF012
     debug = False
 
 
 class Stage:
-    """One gate, on which any order can be played."""
+    """One middleware that can play any order."""
 
     def __init__(self, rules: Rules, backend: Backend, issued: Issued, loop: Loop) -> None:
         self._rules = rules
@@ -283,7 +283,7 @@ class Stage:
 
 
 def orders(model: Model, events: Iterable[str], most: int) -> Iterator[tuple[tuple[str, ...], Model]]:
-    """Every order of at most so many events that the app lives to see, and what has become of the model."""
+    """Every possible order of at most so many events, and the model after it."""
     alphabet = tuple(events)
     stack: list[tuple[tuple[str, ...], Model]] = [((), model)]
     while stack:
@@ -294,12 +294,12 @@ def orders(model: Model, events: Iterable[str], most: int) -> Iterator[tuple[tup
                 if event == GONE and model.line.gone:
                     continue
                 if event in (LATE, LATE_IGNORED) and not model.timer:
-                    continue  # a timer goes off once
+                    continue  # a timer fires once
                 stack.append(((*done, event), model.step(event)))
 
 
 def assert_laws(events: tuple[str, ...], end: str, line: Line, raised: str, rules: Rules) -> None:
-    """What holds whatever the model says."""
+    """Properties that hold whatever the model says."""
     case = (events, end, line, raised)
     starts = [name for name in line.taken if name.startswith("start") or name.isdigit()]
     assert len(starts) <= 1, case
@@ -307,7 +307,7 @@ def assert_laws(events: tuple[str, ...], end: str, line: Line, raised: str, rule
     if "problem" in line.taken:
         assert set(line.taken) <= {"hint", *starts, "problem"}, case  # nothing of the app's own response
         return
-    if raised:  # an end is the app's own
+    if raised:  # the end belongs to the app
         assert line.state != "done" or {"final", "body500"} & set(events), case
     plain = end == "return" and not raised and not {GONE, LATE, LATE_IGNORED} & set(events)
     if plain and not rules.stubborn:
@@ -330,7 +330,7 @@ def assert_laws(events: tuple[str, ...], end: str, line: Line, raised: str, rule
     ],
 )
 def test_asgi_orders(rules: Rules, most: int, backend: Backend, issued: Issued) -> None:
-    """Whatever an app sends in whatever order, and however it ends, the client sees what the model says."""
+    """For any order of messages and any end of the app, the client sees what the model says."""
     events = [*MESSAGES, GONE, *([LATE, LATE_IGNORED] if rules.timed else [])]
 
     async def play_all(loop: Loop) -> int:
@@ -339,7 +339,7 @@ def test_asgi_orders(rules: Rules, most: int, backend: Backend, issued: Issued) 
         assert task is not None
         played = 0
         for order, model in orders(Model(rules), events, most):
-            # An app that send has ended cannot choose its end.
+            # An app that an exception from send has ended cannot choose its end.
             for end in ("return",) if model.failed else ENDS:
                 line, raised = await stage.play(order, end)
                 assert (line, raised) == model.end(end), (order, end)
@@ -357,11 +357,11 @@ def test_asgi_orders(rules: Rules, most: int, backend: Backend, issued: Issued) 
 
 # --- WSGI
 
-RETURN = "return"  # the callable gives its body; before it stands what it does itself, behind it the body
-STARTS = {"start": "200 OK", "restart": "599 Own"}  # the second with exc_info
-OCTETS = {"write": b"w", "write nothing": b"", "chunk": b"c", "empty": b""}
-WSGI_EVENTS = [*STARTS, *OCTETS, RETURN]
-# The last: the client goes away when it has the last chunk. "exit": what is no Exception.
+RETURN = "return"  # the callable returns its body; earlier events are its own, later ones the body's
+STARTS = {"start": "200 OK", "restart": "599 Own"}  # the second one with exc_info
+DATA = {"write": b"w", "write nothing": b"", "chunk": b"c", "empty": b""}
+WSGI_EVENTS = [*STARTS, *DATA, RETURN]
+# The last: the client disconnects after the last chunk. "exit": a BaseException that is not an Exception.
 WSGI_ENDS = ("end", "raise", "refuse", "exit", "leave")
 
 
@@ -371,7 +371,7 @@ class Snapshot(NamedTuple):
     Attributes:
         status: Of the last start; empty: none.
         body: All bytes, written ones and chunks; a response of ours as ``problem``.
-        chunks: How many chunks, empty ones included.
+        chunks: The number of chunks, empty ones included.
     """
 
     status: str = ""
@@ -403,12 +403,12 @@ class WsgiModel(NamedTuple):
             if self.seen.headers_are_out:
                 return self._replace(failed="Gone")  # what the app has given as exc_info
             return self._replace(seen=self.seen._replace(status=STARTS[event]))
-        if not begun:  # there is nothing to write with; and no chunk may come before a start
+        if not begun:  # write() does not exist yet, and no chunk may come before a start
             return self._replace(failed="TypeError" if event.startswith("write") else "RuntimeError")
-        octets = (OCTETS[event],) if OCTETS[event] else ()
+        data = (DATA[event],) if DATA[event] else ()
         chunks = self.seen.chunks + (not event.startswith("write"))
         return self._replace(
-            held="", seen=Snapshot(self.seen.status or self.held, self.seen.body + octets, chunks)
+            held="", seen=Snapshot(self.seen.status or self.held, self.seen.body + data, chunks)
         )
 
     def end(self, how: str) -> tuple[Snapshot, str]:
@@ -426,7 +426,7 @@ class WsgiModel(NamedTuple):
 
 
 class Playing:
-    """An app's body that plays what is left of an order, and its server's place."""
+    """An app's body that plays the rest of an order, and acts as its server."""
 
     def __init__(self, script: Generator[bytes | None, None, None], in_close: BaseException | None) -> None:
         self._script = script
@@ -448,7 +448,7 @@ class Playing:
 
 
 class WsgiStage:
-    """One gate, on which any order can be played."""
+    """One middleware that can play any order."""
 
     def __init__(
         self, backend: Backend, issued: Issued, *, software: str, in_close: BaseException | None
@@ -461,7 +461,7 @@ class WsgiStage:
         self._as_list = False
         self._seen = Snapshot()
         self.status_at_return = ""
-        self.too_late = False  # the shell tried to replace what was out
+        self.too_late = False  # the middleware tried to replace a response that was already sent
         self.body: Any = None
 
     def play(self, events: tuple[str, ...], end: str, *, as_list: bool = False) -> tuple[Snapshot, str]:
@@ -507,9 +507,9 @@ class WsgiStage:
                     except Gone as exc:
                         write = start_response(STARTS[event], [], (Gone, exc, None))
                 case "write" | "write nothing":
-                    write(OCTETS[event])
+                    write(DATA[event])
                 case _:
-                    yield OCTETS[event]
+                    yield DATA[event]
         match self._end:
             case "raise":
                 raise Boom
@@ -527,16 +527,16 @@ class WsgiStage:
         self._seen = self._seen._replace(status=status)
         return self._take
 
-    def _take(self, octets: bytes, *, chunks: int = 0) -> None:
-        assert self._seen.status, "octets before a start"
-        if octets.startswith(b'{"type": "about:blank"'):
-            octets = b"problem"
-        body = (*self._seen.body, octets) if octets else self._seen.body
+    def _take(self, data: bytes, *, chunks: int = 0) -> None:
+        assert self._seen.status, "bytes before a start"
+        if data.startswith(b'{"type": "about:blank"'):
+            data = b"problem"
+        body = (*self._seen.body, data) if data else self._seen.body
         self._seen = self._seen._replace(body=body, chunks=self._seen.chunks + chunks)
 
 
 def wsgi_orders(most: int) -> Iterator[tuple[tuple[str, ...], WsgiModel]]:
-    """Every order that an app lives to see, of at most so many events besides its return."""
+    """Every possible order of at most so many events besides the return."""
     stack: list[tuple[tuple[str, ...], WsgiModel]] = [((), WsgiModel())]
     while stack:
         done, model = stack.pop()
@@ -556,7 +556,7 @@ def wsgi_orders(most: int) -> Iterator[tuple[tuple[str, ...], WsgiModel]]:
 def wsgi_ends(order: tuple[str, ...], model: WsgiModel) -> Iterator[str]:
     for end in WSGI_ENDS:
         if model.failed:
-            possible = end == "end"  # one that was ended cannot choose
+            possible = end == "end"  # an app that was ended cannot choose
         elif end == "leave":
             possible = bool(order) and order[-1] in ("chunk", "empty")
         else:
@@ -580,7 +580,7 @@ def wsgi_ends(order: tuple[str, ...], model: WsgiModel) -> Iterator[str]:
 def test_wsgi_orders(
     software: str, in_close: BaseException | None, most: int, backend: Backend, issued: Issued
 ) -> None:
-    """Whatever an app starts, writes, yields and raises in whatever order, the server sees what the
+    """For any order of starts, writes, chunks and exceptions of the app, the server sees what the
     model says, and the body is closed once."""
     stage = WsgiStage(backend, issued, software=software, in_close=in_close)
     played = 0
@@ -589,7 +589,7 @@ def test_wsgi_orders(
             seen, raised = stage.play(order, end)
             expected, raises = model.end(end)
             if software:
-                # What is taken from the app before its first byte: empty chunks, or its end, are not seen.
+                # What is read from the app before its first byte, empty chunks or its end, is not seen.
                 seen, expected = seen._replace(chunks=0), expected._replace(chunks=0)
                 if raises == "SystemExit" and not seen.status:
                     expected = expected._replace(status="")
@@ -604,9 +604,9 @@ def test_wsgi_orders(
 
 
 def test_wsgi_orders_with_a_list(backend: Backend, issued: Issued) -> None:
-    """A list is given to the server as it is, unless there is nothing to send it with.
+    """A list is passed to the server unchanged, unless there was no start.
 
-    An empty one that was never started says that the app has taken the socket over.
+    An empty one without a start means that the app has taken over the socket.
     """
     stage = WsgiStage(backend, issued, software="", in_close=None)
     played = 0
@@ -632,7 +632,7 @@ def test_wsgi_orders_with_a_list(backend: Backend, issued: Issued) -> None:
 def test_what_is_no_exception_closes_the_body_under_granian(
     backend: Backend, issued: Issued, exc: type[BaseException]
 ) -> None:
-    """PEP 3333 asks for close() however a request ends; the server never sees this body."""
+    """PEP 3333 requires close() however a request ends; the server never sees this body."""
     body = Body([exc()])
 
     def app(_environ: Any, start_response: Any) -> Iterable[bytes]:
@@ -647,7 +647,7 @@ def test_what_is_no_exception_closes_the_body_under_granian(
 
 
 def test_data_written_after_a_second_start_is_sent(backend: Backend, issued: Issued) -> None:
-    """A server that forgives a start behind bytes must not be given one."""
+    """A server that accepts a start after bytes must not be given one."""
     stage = WsgiStage(backend, issued, software="", in_close=None)
 
     assert stage.play((RETURN, "start", "empty", "restart", "write"), "raise")[1] == "Boom"

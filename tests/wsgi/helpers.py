@@ -1,4 +1,4 @@
-"""A WSGI server without sockets: strict where PEP 3333 is, and every call that reaches it is recorded."""
+"""A strict WSGI server without sockets, which checks PEP 3333 and records every call."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     Headers = list[tuple[str, str]]
     WsgiApp = Callable[[Environ, Any], Iterable[bytes]]
 
-LIMIT_S = 10.0  # for what must happen; reached only when it does not
+LIMIT_S = 10.0  # a timeout for events that must happen; reached only in a failure
 
 
 class Untouchable:
-    """A request body that nobody may read."""
+    """A request body that must not be read."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"wsgi.input.{name} was used")
 
 
 class FileWrapper:
-    """What a server offers as ``wsgi.file_wrapper``: a class, as in wsgiref and waitress."""
+    """A ``wsgi.file_wrapper`` of a server: a class, as in wsgiref and waitress."""
 
-    def __init__(self, file: Any, block_octets: int = 8192) -> None:
+    def __init__(self, file: Any, block_size: int = 8192) -> None:
         self.file = file
-        self.block_octets = block_octets
+        self.block_size = block_size
         self.closed = 0
 
     def __iter__(self) -> FileWrapper:
         return self
 
     def __next__(self) -> bytes:
-        block: bytes = self.file.read(self.block_octets)
+        block: bytes = self.file.read(self.block_size)
         if not block:
             raise StopIteration
         return block
@@ -53,7 +53,7 @@ class Body:
     """An app's iterable that counts its ``close`` calls.
 
     Args:
-        chunks: What it yields; an exception among them is raised.
+        chunks: The chunks; an exception among them is raised.
         before: Called when iteration begins.
         in_close: Raised by ``close``.
     """
@@ -125,7 +125,7 @@ class Response:
 
     @property
     def problem(self) -> dict[str, Any]:
-        """The body as one of our problems, with everything checked that all of them have in common."""
+        """The body as a problem document, after checking the properties that all of them share."""
         named = self.named
         assert self.raised is None
         assert named["Content-Type"] == "application/problem+json"
@@ -154,15 +154,15 @@ class Response:
 
 
 class Server:
-    """Calls an app the way PEP 3333 says, and fails on what the PEP forbids an app to do."""
+    """Calls an app as PEP 3333 defines, and fails if the app breaks the PEP."""
 
     def __init__(self) -> None:
-        self.answer = Response()
+        self.response = Response()
 
     def start_response(
         self, status: str, headers: Headers, exc_info: Any = None, /
     ) -> Callable[[bytes], object]:
-        answer = self.answer
+        response = self.response
         assert type(status) is str
         assert type(headers) is list
         assert all(type(pair) is tuple and list(map(type, pair)) == [str, str] for pair in headers)
@@ -171,42 +171,42 @@ class Server:
             assert not is_hop_by_hop(name)
             assert not re.search(r"[\x00-\x1f\x7f]", status + name + value)
         if exc_info is None:
-            assert not answer.starts, "start_response was called twice without exc_info"
-        elif answer.headers_are_out:
+            assert not response.starts, "start_response was called twice without exc_info"
+        elif response.headers_are_out:
             raise exc_info[1].with_traceback(exc_info[2])
-        answer.starts.append((status, headers, exc_info))
+        response.starts.append((status, headers, exc_info))
         return self.write
 
     def write(self, data: bytes) -> None:
-        assert self.answer.starts, "write() before start_response"
-        self.answer.headers_are_out = self.answer.headers_are_out or bool(data)
-        self.answer.written.append(data)
+        assert self.response.starts, "write() before start_response"
+        self.response.headers_are_out = self.response.headers_are_out or bool(data)
+        self.response.written.append(data)
 
     def run(self, app: WsgiApp, environ: Environ, *, chunks: int | None = None) -> Response:
-        """Serve one request. The client goes away after ``chunks`` chunks; None: it stays."""
-        answer = self.answer
+        """Serve one request. The client disconnects after ``chunks`` chunks; None: never."""
+        response = self.response
         result = None
         try:
             result = app(environ, self.start_response)
-            answer.result = result
+            response.result = result
             if chunks != 0:
                 for chunk in result:
                     assert type(chunk) is bytes
-                    assert answer.starts, "a chunk before start_response"
-                    answer.chunks.append(chunk)
-                    answer.headers_are_out = answer.headers_are_out or bool(chunk)
-                    if len(answer.chunks) == chunks:
+                    assert response.starts, "a chunk before start_response"
+                    response.chunks.append(chunk)
+                    response.headers_are_out = response.headers_are_out or bool(chunk)
+                    if len(response.chunks) == chunks:
                         break
-        except BaseException as exc:  # a server has to live with it; the test looks at it
-            answer.raised = exc
+        except BaseException as exc:  # a server must handle any exception; the test checks it
+            response.raised = exc
         finally:
             close = getattr(result, "close", None)
             if close is not None:
                 try:
                     close()
                 except BaseException as exc:
-                    answer.raised = answer.raised or exc
-        return answer
+                    response.raised = response.raised or exc
+        return response
 
 
 def make_environ(authorization: str | None = None, path: str = "/", **more: Any) -> Environ:
@@ -234,5 +234,5 @@ def call(app: WsgiApp, authorization: str | None = None, *, path: str = "/", **m
 def call_validated(
     app: WsgiApp, authorization: str | None = None, *, path: str = "/", **more: Any
 ) -> Response:
-    """``call``, with ``wsgiref.validate`` between the server and us."""
+    """``call``, with ``wsgiref.validate`` between the server and the middleware."""
     return Server().run(validator(app), make_environ(authorization, path, **more))

@@ -1,4 +1,4 @@
-"""What the app gets and sends: its response unchanged, and the caller in the environ."""
+"""What the app gets and sends: its response unchanged, and the identity in the environ."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PRINCIPAL = "basicauth_mw.principal"
 
 
 class App:
-    """An app that remembers the environ of each call and answers with ``result``."""
+    """An app that records the environ of each call and returns ``result``."""
 
     def __init__(self, result: Any = (b"hello",), status: str = "200 OK") -> None:
         self.seen: list[Environ] = []
@@ -50,7 +50,7 @@ class App:
 
 
 class FakeStore:
-    """Somebody else's store: only a ``get``, which does what the test says."""
+    """A third-party store with only a ``get``, which the test defines."""
 
     def __init__(self, get: Any) -> None:
         self.get = get
@@ -72,7 +72,7 @@ def middleware(app: App, backend: Backend) -> BasicAuthMiddleware:
 @pytest.mark.proves("H16", "W13")
 @pytest.mark.parametrize("status", ["200 OK", "404 Nothing Here", "500 My Own Words", "401 Unauthorized"])
 def test_the_response_of_the_app_passes_unchanged(backend: Backend, issued: Issued, status: str) -> None:
-    """Status line, headers in order, duplicates and latin-1 values arrive as the app gave them."""
+    """Status line, order of headers, duplicates and latin-1 values are unchanged."""
     app = App([b"one", b"", b"\xfftwo"], status)
     app.headers = [
         ("Content-Type", "text/plain"),
@@ -83,13 +83,13 @@ def test_the_response_of_the_app_passes_unchanged(backend: Backend, issued: Issu
         ("WWW-Authenticate", 'Bearer realm="mine"'),
     ]
 
-    answer = call_validated(
+    response = call_validated(
         BasicAuthMiddleware(validator(app), backend, settings=Settings()), issued.authorization
     )
 
-    assert answer.raised is None
-    assert answer.starts == [(status, app.headers, None)]
-    assert answer.chunks == [b"one", b"", b"\xfftwo"]
+    assert response.raised is None
+    assert response.starts == [(status, app.headers, None)]
+    assert response.chunks == [b"one", b"", b"\xfftwo"]
 
 
 @pytest.mark.proves("W11")
@@ -97,27 +97,27 @@ def test_the_response_of_the_app_passes_unchanged(backend: Backend, issued: Issu
 def test_a_finished_result_is_the_same_object(backend: Backend, issued: Issued, result: Any) -> None:
     middleware = BasicAuthMiddleware(App(result), backend, settings=Settings())
 
-    answer = call(middleware, issued.authorization)
+    response = call(middleware, issued.authorization)
 
-    assert answer.result is result
-    assert answer.status_line == "200 OK"
+    assert response.result is result
+    assert response.status_line == "200 OK"
 
 
 @pytest.mark.proves("W11")
 def test_a_file_wrapper_is_the_same_object(backend: Backend, issued: Issued) -> None:
-    """The server recognises its own wrapper and may send the file by the operating system's means."""
+    """The server recognizes its own wrapper and may send the file with sendfile."""
     wrapper = FileWrapper(BytesIO(b"x" * 20_000))
     middleware = BasicAuthMiddleware(App(wrapper), backend, settings=Settings())
 
-    answer = call(middleware, issued.authorization, **{"wsgi.file_wrapper": FileWrapper})
+    response = call(middleware, issued.authorization, **{"wsgi.file_wrapper": FileWrapper})
 
-    assert answer.result is wrapper
-    assert answer.body == b"x" * 20_000
+    assert response.result is wrapper
+    assert response.body == b"x" * 20_000
     assert wrapper.closed == 1
 
 
 def test_the_result_of_a_file_wrapper_function_is_the_same_object(backend: Backend, issued: Issued) -> None:
-    """uWSGI's wrapper returns the file that it was given, and the server compares what comes back with it."""
+    """uWSGI's wrapper returns the file that it was given, and the server compares the result with it."""
     file = BytesIO(b"x\n" * 1_000)
     wrapped: list[tuple[Any, ...]] = []
 
@@ -130,9 +130,9 @@ def test_the_result_of_a_file_wrapper_function_is_the_same_object(backend: Backe
         return environ["wsgi.file_wrapper"](file, 8192)
 
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
-    answer = call(middleware, issued.authorization, **{"wsgi.file_wrapper": wrap})
+    response = call(middleware, issued.authorization, **{"wsgi.file_wrapper": wrap})
 
-    assert answer.result is file
+    assert response.result is file
     assert wrapped == [(file, 8192)]
 
 
@@ -149,7 +149,7 @@ def test_what_a_file_wrapper_function_did_not_return_is_guarded(backend: Backend
 
 @pytest.mark.proves("W5")
 def test_a_generator_stays_lazy(backend: Backend, issued: Issued) -> None:
-    """One chunk of the app's is one chunk of ours, taken when the server asks for it and not before."""
+    """One chunk of the app is one chunk of the middleware, taken when the server requests it."""
     body = Body([b"1", b"", b"2", b"3"])
     answered: list[int] = []
 
@@ -173,27 +173,27 @@ def test_start_response_may_come_late(backend: Backend, issued: Issued) -> None:
         start_response("201 Created", [("Content-Type", "text/plain")])
         yield b"late"
 
-    answer = call_validated(
+    response = call_validated(
         BasicAuthMiddleware(validator(app), backend, settings=Settings()), issued.authorization
     )
 
-    assert (answer.status_line, answer.body) == ("201 Created", b"late")
+    assert (response.status_line, response.body) == ("201 Created", b"late")
 
 
 def test_an_empty_body_has_a_start(backend: Backend, issued: Issued) -> None:
-    answer = call(
+    response = call(
         BasicAuthMiddleware(App(Body([]), "204 No Content"), backend, settings=Settings()),
         issued.authorization,
     )
 
-    assert answer.raised is None
-    assert answer.status_line == "204 No Content"
-    assert answer.chunks == []
+    assert response.raised is None
+    assert response.status_line == "204 No Content"
+    assert response.chunks == []
 
 
 @pytest.mark.proves("W8", "W13")
 def test_write_works(backend: Backend, issued: Issued) -> None:
-    """The old way to send a body, with and without an iterable behind it."""
+    """The old way to send a body, with and without an iterable after it."""
 
     def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
         write = start_response("200 OK", [("Content-Type", "text/plain")])
@@ -201,18 +201,18 @@ def test_write_works(backend: Backend, issued: Issued) -> None:
         write(b"written ")
         return [b"returned"]
 
-    answer = call_validated(
+    response = call_validated(
         BasicAuthMiddleware(validator(app), backend, settings=Settings()), issued.authorization
     )
 
-    assert answer.raised is None
-    assert answer.written == [b"", b"written "]
-    assert answer.body == b"written returned"
-    assert len(answer.starts) == 1
+    assert response.raised is None
+    assert response.written == [b"", b"written "]
+    assert response.body == b"written returned"
+    assert len(response.starts) == 1
 
 
 def test_an_app_may_replace_its_own_response(backend: Backend, issued: Issued) -> None:
-    """A second start_response with exc_info replaces the first while nothing is out."""
+    """A second start_response with exc_info replaces the first while nothing has been sent."""
 
     def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
@@ -222,12 +222,12 @@ def test_an_app_may_replace_its_own_response(backend: Backend, issued: Issued) -
             start_response("503 Mine", [("Content-Type", "text/html")], sys.exc_info())
         return [b"mine"]
 
-    answer = call_validated(
+    response = call_validated(
         BasicAuthMiddleware(validator(app), backend, settings=Settings()), issued.authorization
     )
 
-    assert answer.raised is None
-    assert (answer.status_line, answer.body) == ("503 Mine", b"mine")
+    assert response.raised is None
+    assert (response.status_line, response.body) == ("503 Mine", b"mine")
 
 
 def test_an_app_may_replace_its_own_response_after_an_empty_chunk(backend: Backend, issued: Issued) -> None:
@@ -240,27 +240,27 @@ def test_an_app_may_replace_its_own_response_after_an_empty_chunk(backend: Backe
             start_response("503 Mine", [("Content-Type", "text/html")], sys.exc_info())
         yield b"mine"
 
-    answer = call_validated(
+    response = call_validated(
         BasicAuthMiddleware(validator(app), backend, settings=Settings()), issued.authorization
     )
 
-    assert answer.raised is None
-    assert (answer.status_line, answer.body) == ("503 Mine", b"mine")
+    assert response.raised is None
+    assert (response.status_line, response.body) == ("503 Mine", b"mine")
 
 
 @pytest.mark.proves("W6")
 @pytest.mark.parametrize("chunks", [0, 1, 2, None], ids=["before", "first", "second", "all"])
 def test_close_is_called_once(backend: Backend, issued: Issued, chunks: int | None) -> None:
-    """Also when the client goes away before the body has begun, or in the middle of it."""
+    """Also if the client disconnects before the body has started, or during it."""
     from tests.wsgi.helpers import Server
 
     body = Body([b"1", b"2", b"3"])
     middleware = BasicAuthMiddleware(App(body), backend, settings=Settings())
 
-    answer = Server().run(middleware, make_environ(issued.authorization), chunks=chunks)
+    response = Server().run(middleware, make_environ(issued.authorization), chunks=chunks)
 
-    assert answer.raised is None
-    assert len(answer.chunks) == (3 if chunks is None else chunks)
+    assert response.raised is None
+    assert len(response.chunks) == (3 if chunks is None else chunks)
     assert body.closed == 1
 
 
@@ -280,13 +280,13 @@ def test_close_twice_closes_once(backend: Backend, issued: Issued) -> None:
 def test_an_error_in_close_is_logged(
     backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer is complete by then."""
+    """The response is complete by then."""
     body = Body([b"1", b"2"], in_close=ValueError("in close"))
 
-    answer = call(BasicAuthMiddleware(App(body), backend, settings=Settings()), issued.authorization)
+    response = call(BasicAuthMiddleware(App(body), backend, settings=Settings()), issued.authorization)
 
-    assert answer.raised is None
-    assert answer.chunks == [b"1", b"2"]
+    assert response.raised is None
+    assert response.chunks == [b"1", b"2"]
     assert body.closed == 1
     (record,) = caplog.records
     assert record.name == "basicauth_mw"
@@ -298,17 +298,17 @@ def test_head_of_a_good_request_is_the_app_s(backend: Backend, issued: Issued, a
     app.result = []
     app.headers = [("Content-Type", "text/plain"), ("Content-Length", "5")]
 
-    answer = call_validated(
+    response = call_validated(
         BasicAuthMiddleware(validator(app), backend, settings=Settings()),
         issued.authorization,
         REQUEST_METHOD="HEAD",
     )
 
-    assert answer.headers == app.headers
-    assert answer.body == b""
+    assert response.headers == app.headers
+    assert response.body == b""
 
 
-# --- the identity
+# --- identity
 
 
 @pytest.mark.proves("W13", "W16")
@@ -329,9 +329,9 @@ def test_remote_user_is_utf8_as_latin1(backend: Backend, middleware: BasicAuthMi
     """PEP 3333: bytes as code points; the id is UTF-8."""
     issued = backend.create(client_id="z\u00fcrich-\u6771\u4eac")
 
-    answer = call_validated(middleware, issued.authorization)
+    response = call_validated(middleware, issued.authorization)
 
-    assert answer.status == 200
+    assert response.status == 200
     remote_user = app.seen[0]["REMOTE_USER"]
     assert remote_user.encode("latin-1").decode() == "z\u00fcrich-\u6771\u4eac"
 
@@ -358,7 +358,7 @@ def test_a_forged_identity_is_removed(backend: Backend, issued: Issued, app: App
 
 
 def test_a_refusal_removes_a_forged_identity(middleware: BasicAuthMiddleware) -> None:
-    """What the server logs about a refused request names no user either."""
+    """The server's log of a refused request contains no user either."""
     environ = make_environ("Basic !", REMOTE_USER="root", AUTH_TYPE="Forged", **{PRINCIPAL: "root"})
 
     middleware(environ, lambda *_: lambda _data: None)
@@ -382,7 +382,7 @@ def test_the_user_can_be_left_to_others(backend: Backend, issued: Issued, app: A
 
 
 def test_the_environ_is_updated_in_place(backend: Backend, issued: Issued) -> None:
-    """The app gets the server's own dict, so layers outside see the caller, and what the app adds."""
+    """The app gets the server's own dict, so outer layers see the identity and what the app adds."""
     received = []
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -404,7 +404,7 @@ def test_the_environ_is_updated_in_place(backend: Backend, issued: Issued) -> No
 
 @pytest.mark.proves("W16")
 def test_an_open_path_verifies_nothing(backend: Backend, issued: Issued, app: App) -> None:
-    """Not even good credentials give an identity there."""
+    """Even valid credentials give no identity there."""
     middleware = BasicAuthMiddleware(validator(app), backend, settings=Settings(), exclude=("/open",))
 
     assert call_validated(middleware, issued.authorization, path="/open").status == 200
@@ -433,7 +433,7 @@ def test_the_header_can_be_hidden_from_the_app(backend: Backend, issued: Issued,
     assert ["HTTP_AUTHORIZATION" in seen for seen in app.seen] == [False, False]
 
 
-# --- threads, forks, life
+# --- threads, forks, life cycle
 
 
 def test_many_threads_see_their_own_identity(backend: Backend) -> None:
@@ -503,7 +503,7 @@ print("done")
 
 
 def test_a_fork_after_the_first_request_works() -> None:
-    """Threads are left behind by a fork, and locks may be held by them."""
+    """A fork does not copy threads, and they may hold locks."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK],
         check=False,
@@ -539,7 +539,7 @@ def test_a_given_backend_is_not_closed(app: App) -> None:
 
 
 def test_any_callable_and_any_url(monkeypatch: pytest.MonkeyPatch, app: WsgiApp) -> None:
-    """The plain form: everything from the environment."""
+    """The simplest form: all settings come from the environment."""
     monkeypatch.setenv("BASICAUTH_KEYS", "demo:p@55w0rd")
 
     middleware = BasicAuthMiddleware(app)

@@ -1,4 +1,4 @@
-"""Exceptions of a WSGI app: which response they become before its body has begun."""
+"""Exceptions of a WSGI app: which response they become before its body has started."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PLAIN = [("Content-Type", "text/plain")]
 
 
 class Boom(Exception):
-    """What the apps here raise."""
+    """The exception that the apps raise."""
 
 
 class NotMine(BaseException):
-    """What no middleware may map."""
+    """An exception that no middleware may map."""
 
 
 def protect(app: WsgiApp, backend: Backend, **overrides: Any) -> BasicAuthMiddleware:
@@ -152,15 +152,15 @@ def test_an_early_exception_becomes_a_response(
     line: str,
     code: str,
 ) -> None:
-    """Whatever was started, while no byte is out. The exception goes to the server, and to the log."""
-    answer = call_validated(protect(raising(exc), backend), issued.authorization)
+    """Whatever was started, while no byte is sent. The exception goes to the server, and to the log."""
+    response = call_validated(protect(raising(exc), backend), issued.authorization)
 
-    assert answer.code == code
-    assert answer.status_line == line
-    assert answer.problem["request_id"] == "r-1"
-    assert b"inside" not in answer.body
-    exc_info = answer.starts[-1][2]
-    if len(answer.starts) > 1 or not isinstance(exc, InsufficientScope):
+    assert response.code == code
+    assert response.status_line == line
+    assert response.problem["request_id"] == "r-1"
+    assert b"inside" not in response.body
+    exc_info = response.starts[-1][2]
+    if len(response.starts) > 1 or not isinstance(exc, InsufficientScope):
         assert exc_info[:2] == (type(exc), exc)
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     if isinstance(exc, InsufficientScope):
@@ -197,11 +197,11 @@ def test_what_is_no_exception_of_the_app_is_never_mapped(
     raising: Callable[[BaseException], WsgiApp],
     exc: BaseException,
 ) -> None:
-    answer = call(protect(raising(exc), backend), issued.authorization)
+    response = call(protect(raising(exc), backend), issued.authorization)
 
-    assert answer.raised is exc
-    assert answer.chunks in ([], [b""])
-    assert all(start[2] is None for start in answer.starts)
+    assert response.raised is exc
+    assert response.chunks in ([], [b""])
+    assert all(start[2] is None for start in response.starts)
     assert caplog.records == []
 
 
@@ -214,10 +214,10 @@ def test_map_errors_off_leaves_everything_to_the_server(
 ) -> None:
     exc = Boom()
 
-    answer = call(protect(raising(exc), backend, map_errors=False), issued.authorization)
+    response = call(protect(raising(exc), backend, map_errors=False), issued.authorization)
 
-    assert answer.raised is exc
-    assert answer.chunks in ([], [b""])
+    assert response.raised is exc
+    assert response.chunks in ([], [b""])
     assert caplog.records == []
 
 
@@ -225,9 +225,9 @@ def test_map_errors_off_leaves_everything_to_the_server(
 def test_an_open_path_is_guarded_as_well(
     backend: Backend, raising: Callable[[BaseException], WsgiApp]
 ) -> None:
-    answer = call(protect(raising(Boom()), backend, exclude=("/open",)), path="/open")
+    response = call(protect(raising(Boom()), backend, exclude=("/open",)), path="/open")
 
-    assert answer.code == "internal_error"
+    assert response.code == "internal_error"
 
 
 @pytest.mark.proves("H11")
@@ -240,10 +240,10 @@ def test_a_scope_that_is_missing(backend: Backend, issued: Issued, caplog: pytes
         require_scopes(environ["basicauth_mw.principal"], "read", "write")
         raise AssertionError("not reached")
 
-    answer = call_validated(protect(validator(app), backend), issued.authorization)
+    response = call_validated(protect(validator(app), backend), issued.authorization)
 
-    assert answer.code == "insufficient_scope"
-    assert answer.problem["scopes"] == ["write"]
+    assert response.code == "insufficient_scope"
+    assert response.problem["scopes"] == ["write"]
     (record,) = caplog.records
     assert record.name == "basicauth_mw.audit"
     assert record.basicauth == {  # type: ignore[attr-defined]
@@ -260,44 +260,44 @@ def test_a_scope_that_is_missing(backend: Backend, issued: Issued, caplog: pytes
 def test_an_app_cannot_change_the_client_id_in_the_log(
     backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What our own responses need is captured before the app is called."""
+    """The data for our own responses is captured before the app is called."""
     caplog.set_level(logging.INFO, "basicauth_mw.audit")
 
     def app(environ: Environ, _start_response: Any) -> Iterable[bytes]:
         environ.clear()
         raise InsufficientScope
 
-    answer = call(protect(app, backend), issued.authorization)
+    response = call(protect(app, backend), issued.authorization)
 
-    assert answer.code == "insufficient_scope"
-    assert answer.problem["request_id"] == "r-1"
+    assert response.code == "insufficient_scope"
+    assert response.problem["request_id"] == "r-1"
     (record,) = caplog.records
     fields = record.basicauth  # type: ignore[attr-defined]
     assert (fields["client_id"], fields["address"], fields["request_id"]) == ("ci", "192.0.2.1", "r-1")
 
 
 def test_an_app_cannot_change_how_we_respond(backend: Backend, issued: Issued) -> None:
-    """Neither to which method, nor with which challenge."""
+    """Neither the method nor the challenge of our response."""
 
     def app(environ: Environ, _start_response: Any) -> Iterable[bytes]:
         environ.update(REQUEST_METHOD="GET", HTTP_SEC_FETCH_MODE="navigate")
         raise InvalidCredentials
 
-    answer = call(
+    response = call(
         protect(app, backend, challenge="navigations"),
         issued.authorization,
         REQUEST_METHOD="HEAD",
         HTTP_SEC_FETCH_MODE="cors",
     )
 
-    assert answer.body == b""
-    assert answer.named["WWW-Authenticate"].startswith("xBasic ")
+    assert response.body == b""
+    assert response.named["WWW-Authenticate"].startswith("xBasic ")
 
 
 @pytest.mark.proves("W14")
 @pytest.mark.parametrize("lazy", [True, False], ids=["generator", "list"])
 def test_an_app_may_take_its_time(backend: Backend, issued: Issued, lazy: bool) -> None:
-    """A thread cannot be stopped, so ``timeout_s`` is for ASGI alone."""
+    """A thread cannot be stopped, so ``timeout_s`` applies to ASGI only."""
 
     def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", list(PLAIN))
@@ -307,9 +307,9 @@ def test_an_app_may_take_its_time(backend: Backend, issued: Issued, lazy: bool) 
     def generator(environ: Environ, start_response: Any) -> Iterable[bytes]:
         yield from app(environ, start_response)
 
-    answer = call(protect(generator if lazy else app, backend, timeout_s=0.01), issued.authorization)
+    response = call(protect(generator if lazy else app, backend, timeout_s=0.01), issued.authorization)
 
-    assert (answer.status, answer.body) == (200, b"late")
+    assert (response.status, response.body) == (200, b"late")
 
 
 # --- an app that breaks PEP 3333
@@ -320,10 +320,10 @@ def test_an_app_may_take_its_time(backend: Backend, issued: Issued, lazy: bool) 
     "result", [[b"x"], (), Body([b"x"]), Body([])], ids=["list", "none", "iter", "empty"]
 )
 def test_no_start_response_at_all_is_a_500(backend: Backend, issued: Issued, result: Any) -> None:
-    answer = call_validated(protect(lambda _environ, _start: result, backend), issued.authorization)
+    response = call_validated(protect(lambda _environ, _start: result, backend), issued.authorization)
 
-    assert answer.code == "internal_error"
-    assert answer.status == 500
+    assert response.code == "internal_error"
+    assert response.status == 500
 
 
 @pytest.mark.proves("W12")
@@ -336,12 +336,12 @@ def test_a_result_that_is_no_iterable_is_a_500(backend: Backend, issued: Issued,
     assert call_validated(protect(app, backend), issued.authorization).code == "internal_error"
 
 
-# --- an app that takes the socket over
+# --- an app that takes over the socket
 
 
 HANDSHAKE = {"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "Upgrade"}
 SOCKET = object()
-TAKEN = object()  # what an ending of gunicorn's looks like: it is no iterable
+TAKEN = object()  # like the end of a gunicorn websocket: it is not iterable
 
 
 @pytest.mark.parametrize(
@@ -358,10 +358,10 @@ TAKEN = object()  # what an ending of gunicorn's looks like: it is no iterable
 def test_the_ending_of_a_websocket_reaches_the_server(
     backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture, result: Any, more: Environ
 ) -> None:
-    answer = call(protect(lambda _environ, _start: result, backend), issued.authorization, **more)
+    response = call(protect(lambda _environ, _start: result, backend), issued.authorization, **more)
 
-    assert answer.result is result
-    assert answer.starts == []
+    assert response.result is result
+    assert response.starts == []
     assert caplog.records == []
 
 
@@ -374,14 +374,14 @@ def test_the_ending_of_a_websocket_reaches_the_server(
 def test_what_a_websocket_handler_raises_reaches_the_server(
     backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture, more: Environ, lazy: bool
 ) -> None:
-    """The socket may be a websocket by then: a response of ours would end up among its frames."""
+    """The socket may be a websocket by then: a response of the middleware would end up among its frames."""
     exc = ConnectionError("taken over")
     raising = before_its_start if lazy else at_once
 
-    answer = call(protect(raising(exc), backend), issued.authorization, **more)
+    response = call(protect(raising(exc), backend), issued.authorization, **more)
 
-    assert answer.raised is exc
-    assert answer.starts == []
+    assert response.raised is exc
+    assert response.starts == []
     assert caplog.records == []
 
 
@@ -389,9 +389,9 @@ def test_a_generator_that_served_a_websocket_ends_without_a_start(
     backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
     more = HANDSHAKE | {"wsgi.websocket": SOCKET}
-    answer = call(protect(lambda _environ, _start: iter([]), backend), issued.authorization, **more)
+    response = call(protect(lambda _environ, _start: iter([]), backend), issued.authorization, **more)
 
-    assert (answer.raised, answer.starts, answer.chunks) == (None, [], [])
+    assert (response.raised, response.starts, response.chunks) == (None, [], [])
     assert caplog.records == []
 
 
@@ -435,14 +435,14 @@ def test_starting_again_after_data_fails(backend: Backend, issued: Issued) -> No
         start_response("201 Created", list(PLAIN))
         yield b"y"
 
-    answer = call(protect(app, backend), issued.authorization)
+    response = call(protect(app, backend), issued.authorization)
 
-    assert isinstance(answer.raised, AssertionError)
-    assert answer.chunks == [b"x"]
+    assert isinstance(response.raised, AssertionError)
+    assert response.chunks == [b"x"]
 
 
 def test_header_headers_that_the_server_refuses_are_a_500(backend: Backend, issued: Issued) -> None:
-    """It complains when the start is released, behind the app's back."""
+    """It raises when the start is released, after the app has returned."""
     for result in ([b"x"], iter([b"x"])):
 
         def app(_environ: Environ, start_response: Any, result: Any = result) -> Iterable[bytes]:

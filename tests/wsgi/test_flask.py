@@ -1,4 +1,4 @@
-"""Flask, which answers a view's exception itself and raises nothing: ours or its own, and never both."""
+"""Flask, which handles exceptions of views itself and raises nothing: one response, ours or its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT_PAGE = InternalServerError().get_body().encode()
 
 
 class Boom(ValueError):
-    """What the views here raise."""
+    """The exception that the views raise."""
 
 
 @pytest.fixture
@@ -81,10 +81,10 @@ def app() -> Flask:
     return app
 
 
-@pytest.fixture(params=["wsgi_app", "round"])
+@pytest.fixture(params=["wsgi_app", "wrapped"])
 def wrapped(request: pytest.FixtureRequest, app: Flask, backend: Backend) -> WsgiApp:
-    """The app as its server gets it: by ``app.wsgi_app = ...``, or the middleware round the app."""
-    if request.param == "round":
+    """The app as its server gets it: by ``app.wsgi_app = ...``, or wrapped as a whole."""
+    if request.param == "wrapped":
         return BasicAuthMiddleware(app, backend, settings=Settings())
     app.wsgi_app = BasicAuthMiddleware(app.wsgi_app, backend, settings=Settings())  # type: ignore[method-assign]
     return app
@@ -95,7 +95,7 @@ def wrapped(request: pytest.FixtureRequest, app: Flask, backend: Backend) -> Wsg
     "field", ["Basic \xff\xfe", "Basic é:x", "Basic ZGVtbzp\xa0", "Basic " + "\x80" * 40]
 )
 def test_what_werkzeug_cannot_read_never_reaches_it(app: Flask, backend: Backend, field: str) -> None:
-    """Its ``request.authorization`` takes a token for ASCII, and a view that looks at it would be a 500."""
+    """Its ``request.authorization`` decodes a token as ASCII, and a view that reads it would be a 500."""
     seen: list[object] = []
     inner = app.wsgi_app
 
@@ -127,11 +127,11 @@ def test_a_view_responds(wrapped: WsgiApp, issued: Issued) -> None:
 def test_an_exception_becomes_json(
     wrapped: WsgiApp, issued: Issued, path: str, status: int, code: str
 ) -> None:
-    answer = call_validated(wrapped, issued.authorization, path=path)
+    response = call_validated(wrapped, issued.authorization, path=path)
 
-    assert (answer.status, answer.code) == (status, code)
-    assert len(answer.starts) == 1, "Flask's own page never reached the server"
-    assert b"inside" not in answer.body
+    assert (response.status, response.code) == (status, code)
+    assert len(response.starts) == 1, "Flask's own page never reached the server"
+    assert b"inside" not in response.body
 
 
 def test_the_exception_is_logged(wrapped: WsgiApp, issued: Issued, caplog: pytest.LogCaptureFixture) -> None:
@@ -160,20 +160,20 @@ def test_a_handler_of_the_app_wins(
     def mine(_exc: Exception) -> tuple[str, int]:
         return "mine", 500
 
-    answer = call_validated(wrapped, issued.authorization, path="/raise", REQUEST_METHOD=method)
+    response = call_validated(wrapped, issued.authorization, path="/raise", REQUEST_METHOD=method)
 
-    assert answer.status == 500
-    assert answer.named["Content-Length"] == "4"
-    assert answer.body == (b"mine" if method == "GET" else b"")
+    assert response.status == 500
+    assert response.named["Content-Length"] == "4"
+    assert response.body == (b"mine" if method == "GET" else b"")
 
 
 def test_a_handler_wins_under_granian(app: Flask, backend: Backend, issued: Issued) -> None:
-    """The first chunk is taken early for it, and has been already, to see whether the page is Flask's own."""
+    """The first chunk is read early, once for Granian and once to detect Flask's own page."""
     app.register_error_handler(500, lambda _exc: ("mine", 500))
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
-    answer = call(middleware, issued.authorization, path="/raise", SERVER_SOFTWARE="Granian")
+    response = call(middleware, issued.authorization, path="/raise", SERVER_SOFTWARE="Granian")
 
-    assert (answer.status, answer.body) == (500, b"mine")
+    assert (response.status, response.body) == (500, b"mine")
 
 
 def test_a_handler_of_a_blueprint_wins_there(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
@@ -218,7 +218,7 @@ def test_a_500_that_a_view_returns_passes_unchanged(
         for path in ("/abort", "/returned", "/returned-default")
     }
 
-    assert {answer.status_line for answer in bodies.values()} == {"500 INTERNAL SERVER ERROR"}
+    assert {response.status_line for response in bodies.values()} == {"500 INTERNAL SERVER ERROR"}
     assert bodies["/abort"].body == DEFAULT_PAGE
     assert bodies["/returned"].body == b"mine"
     assert bodies["/returned-default"].body == DEFAULT_PAGE
@@ -229,7 +229,7 @@ def test_a_500_that_a_view_returns_passes_unchanged(
 def test_an_exception_that_flask_reraises_is_reraised(
     app: Flask, wrapped: WsgiApp, issued: Issued, setting: str
 ) -> None:
-    """The debugger and ``pytest.raises`` get to see it; a missing scope is 403 all the same."""
+    """The debugger and ``pytest.raises`` see it; a missing scope is still a 403."""
     app.config[setting] = True
 
     raised = call(wrapped, issued.authorization, path="/raise")
@@ -242,7 +242,7 @@ def test_an_exception_that_flask_reraises_is_reraised(
 
 
 def test_the_test_client_works(app: Flask, backend: Backend, issued: Issued) -> None:
-    """It raises whatever it is given as exc_info, so what Flask itself would not raise is not passed so."""
+    """It raises any exc_info, so the middleware passes none if Flask itself would not raise."""
     app.wsgi_app = BasicAuthMiddleware(app.wsgi_app, backend, settings=Settings())  # type: ignore[method-assign]
     client = app.test_client()
     headers = {"Authorization": issued.authorization}
@@ -265,7 +265,7 @@ def test_map_errors_off_leaves_flask_alone(app: Flask, backend: Backend, issued:
 
 
 def test_the_signal_still_reaches_others(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
-    """Error monitors listen to it."""
+    """Error monitors use it."""
     heard: list[Exception] = []
 
     def receiver(_sender: Flask, exception: Exception, **_more: Any) -> None:
@@ -300,10 +300,10 @@ def test_a_hook_that_makes_the_page_its_own_wins(app: Flask, wrapped: WsgiApp, i
 
 
 def test_a_stream_that_fails_late_is_broken_off(wrapped: WsgiApp, issued: Issued) -> None:
-    answer = call(wrapped, issued.authorization, path="/late")
+    response = call(wrapped, issued.authorization, path="/late")
 
-    assert isinstance(answer.raised, Boom)
-    assert (answer.status_line, answer.body) == ("200 OK", b"data")
+    assert isinstance(response.raised, Boom)
+    assert (response.status_line, response.body) == ("200 OK", b"data")
 
 
 def test_a_stream_that_fails_at_once_becomes_json(wrapped: WsgiApp, issued: Issued) -> None:
@@ -312,7 +312,7 @@ def test_a_stream_that_fails_at_once_becomes_json(wrapped: WsgiApp, issued: Issu
 
 
 def test_teardown_and_close_run_once(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
-    """Also of the response that was thrown away."""
+    """Also for the response that was discarded."""
     counted: list[str] = []
 
     @app.teardown_request
@@ -335,7 +335,7 @@ def test_teardown_and_close_run_once(app: Flask, wrapped: WsgiApp, issued: Issue
 
 
 def test_a_hook_before_and_a_teardown_that_fail(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
-    """What Flask cannot answer reaches us like any app's exception."""
+    """Exceptions that Flask does not handle reach the middleware like those of any app."""
     fails = ["before"]
 
     @app.before_request
@@ -362,7 +362,7 @@ def test_a_hook_before_and_a_teardown_that_fail(app: Flask, wrapped: WsgiApp, is
 
 
 def test_threads_keep_their_exceptions_apart(app: Flask, backend: Backend, issued: Issued) -> None:
-    """One raises while the other responses 500 of its own, both in the middle of their requests at once."""
+    """One raises while the other returns 500 itself, both at once."""
     both = threading.Barrier(2)
 
     @app.get("/raise-together")
@@ -378,18 +378,18 @@ def test_threads_keep_their_exceptions_apart(app: Flask, backend: Backend, issue
     logging.getLogger(app.name).disabled = True
     app.wsgi_app = BasicAuthMiddleware(app.wsgi_app, backend, settings=Settings())  # type: ignore[method-assign]
 
-    def ask(path: str) -> Response:
+    def send_request(path: str) -> Response:
         return call(app, issued.authorization, path=path)
 
     with ThreadPoolExecutor(2) as pool:
         for _ in range(200):
-            raised, aborted = pool.map(ask, ("/raise-together", "/abort-together"))
+            raised, aborted = pool.map(send_request, ("/raise-together", "/abort-together"))
             assert raised.code == "internal_error"
             assert aborted.body == DEFAULT_PAGE
 
 
 def test_one_flask_inside_another(backend: Backend, issued: Issued) -> None:
-    """An exception that the inner app answered is not the outer one's."""
+    """An exception that the inner app handled does not belong to the outer one."""
     inner = Flask("inner")
     outer = Flask("outer")
 
@@ -420,11 +420,11 @@ def test_one_flask_inside_another(backend: Backend, issued: Issued) -> None:
 
 
 def test_twice_protected(app: Flask, backend: Backend, issued: Issued) -> None:
-    """Two middlewares round one app: the inner one answers, the outer one finds a response."""
+    """Two middlewares around one app: the inner one creates the response, and the outer one passes it on."""
     app.wsgi_app = BasicAuthMiddleware(app.wsgi_app, backend, settings=Settings())  # type: ignore[method-assign]
     wrapped = BasicAuthMiddleware(app, backend, settings=Settings())
 
-    answer = call_validated(wrapped, issued.authorization, path="/raise")
+    response = call_validated(wrapped, issued.authorization, path="/raise")
 
-    assert answer.code == "internal_error"
-    assert len(answer.starts) == 1
+    assert response.code == "internal_error"
+    assert len(response.starts) == 1

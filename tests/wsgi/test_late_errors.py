@@ -1,4 +1,4 @@
-"""Exceptions of a WSGI app after its body has begun, and the closing of its body."""
+"""Exceptions of a WSGI app after its body has started, and the closing of its body."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PLAIN = [("Content-Type", "text/plain")]
 
 
 class Boom(Exception):
-    """What the apps here raise."""
+    """The exception that the apps raise."""
 
 
 class NotMine(BaseException):
-    """What no middleware may map."""
+    """An exception that no middleware may map."""
 
 
 def protect(app: WsgiApp, backend: Backend, **overrides: Any) -> BasicAuthMiddleware:
@@ -189,44 +189,44 @@ def test_a_late_exception_is_raised_on(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp], exc: BaseException
 ) -> None:
     """Neither a second start nor a clean end: the server breaks the connection."""
-    answer = call(protect(raising(exc), backend), issued.authorization)
+    response = call(protect(raising(exc), backend), issued.authorization)
 
-    assert answer.raised is exc
-    assert answer.status_line == "200 OK"
-    assert answer.body == b"data"
+    assert response.raised is exc
+    assert response.status_line == "200 OK"
+    assert response.body == b"data"
 
 
 def test_an_exception_after_the_end_is_not_swallowed(backend: Backend, issued: Issued) -> None:
-    """An iterable that goes on after its replacement was sent is not asked again."""
+    """An iterable that continues after its replacement was sent is not read again."""
     body = Body([Boom(), b"more"])
 
     def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", list(PLAIN))
         return body
 
-    answer = call(protect(app, backend), issued.authorization)
+    response = call(protect(app, backend), issued.authorization)
 
-    assert answer.code == "internal_error"
-    assert len(answer.chunks) == 1
+    assert response.code == "internal_error"
+    assert len(response.chunks) == 1
     assert body.taken == 1
 
 
 @pytest.mark.proves("W4")
 def test_too_late_for_the_server_is_too_late(backend: Backend, issued: Issued) -> None:
-    """A server that sends the start for an empty chunk raises what is passed as exc_info; that flies."""
+    """A server that sends the start for an empty chunk raises the exc_info; that exception is not caught."""
     exc = Boom()
     server = Server()
     middleware = protect(after_an_empty_chunk(exc), backend)
     chunks: Any = middleware(make_environ(issued.authorization), server.start_response)
     assert next(iter(chunks)) == b""
-    server.answer.headers_are_out = True
+    server.response.headers_are_out = True
 
     with pytest.raises(Boom) as raised:
         next(chunks)
 
     assert raised.value is exc
     chunks.close()
-    assert len(server.answer.starts) == 1
+    assert len(server.response.starts) == 1
 
 
 # --- close()
@@ -252,13 +252,13 @@ def test_close_is_called_once_after_an_error(
         start_response("200 OK", list(PLAIN))
         return body
 
-    answer = call(protect(app, backend), issued.authorization)
+    response = call(protect(app, backend), issued.authorization)
 
     assert body.closed == 1
     if raised is None:
-        assert answer.code == "internal_error"
+        assert response.code == "internal_error"
     else:
-        assert isinstance(answer.raised, raised)
+        assert isinstance(response.raised, raised)
 
 
 @pytest.mark.proves("W6")
@@ -266,11 +266,11 @@ def test_close_is_called_once_after_an_error(
 def test_close_is_called_once_without_a_start(backend: Backend, issued: Issued, software: str) -> None:
     body = Body([b"x"])
 
-    answer = call(
+    response = call(
         protect(lambda _environ, _start: body, backend), issued.authorization, SERVER_SOFTWARE=software
     )
 
-    assert answer.code == "internal_error"
+    assert response.code == "internal_error"
     assert body.closed == 1
 
 
@@ -278,11 +278,11 @@ def test_close_is_called_once_without_a_start(backend: Backend, issued: Issued, 
 def test_the_validator_sees_the_body_closed(
     backend: Backend, issued: Issued, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It complains on stderr about an iterable that nobody closed, as soon as that is gone."""
+    """It complains on stderr about an iterable that was not closed, when that is garbage-collected."""
     caplog.set_level(logging.CRITICAL, "basicauth_mw")  # a record keeps its exception, and that the iterable
     for raising in EARLY:
         if raising is in_iter:
-            continue  # the validator's own wrapper stumbles over that
+            continue  # the validator's own wrapper fails there
         middleware = protect(validator(raising(Boom())), backend)
         assert call_validated(middleware, issued.authorization).status == 500
     gc.collect()
@@ -292,7 +292,7 @@ def test_the_validator_sees_the_body_closed(
 
 @pytest.mark.proves("W4")
 def test_nothing_is_kept_after_a_request(backend: Backend, issued: Issued) -> None:
-    """The exception, whose frames hold the request, is gone without help of the garbage collector."""
+    """The exception, whose frames hold the request, is freed without the garbage collector."""
 
     class Precious:
         pass
@@ -323,15 +323,15 @@ def test_nothing_is_kept_after_a_request(backend: Backend, issued: Issued) -> No
 
 
 def status_at_return(middleware: WsgiApp, authorization: str) -> tuple[str, Response]:
-    """What Granian would send as status line, and the response in the end."""
+    """The status line that Granian would send, and the final response."""
     server = Server()
     result: Any = middleware(
         make_environ(authorization, SERVER_SOFTWARE="Granian/2.8"), server.start_response
     )
-    line = server.answer.status_line
-    server.answer.chunks.extend(result)
+    line = server.response.status_line
+    server.response.chunks.extend(result)
     getattr(result, "close", lambda: None)()
-    return line, server.answer
+    return line, server.response
 
 
 @pytest.mark.proves("W7", "X56")
@@ -339,11 +339,11 @@ def status_at_return(middleware: WsgiApp, authorization: str) -> tuple[str, Resp
 def test_the_status_is_right_when_granian_asks(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp]
 ) -> None:
-    line, answer = status_at_return(protect(raising(Boom()), backend), issued.authorization)
+    line, response = status_at_return(protect(raising(Boom()), backend), issued.authorization)
 
     assert line == "500 Internal Server Error"
-    assert answer.code == "internal_error"
-    assert len(answer.starts) == 1
+    assert response.code == "internal_error"
+    assert len(response.starts) == 1
 
 
 @pytest.mark.proves("W7")
@@ -353,10 +353,10 @@ def test_peeking_for_granian_loses_nothing(backend: Backend, issued: Issued, chu
         start_response("202 Accepted", list(PLAIN))
         yield from chunks
 
-    line, answer = status_at_return(protect(app, backend), issued.authorization)
+    line, response = status_at_return(protect(app, backend), issued.authorization)
 
     assert line == "202 Accepted"
-    assert answer.chunks == chunks
+    assert response.chunks == chunks
 
 
 def test_peeking_for_granian_closes_once(backend: Backend, issued: Issued) -> None:
@@ -373,7 +373,7 @@ def test_peeking_for_granian_closes_once(backend: Backend, issued: Issued) -> No
 
 @pytest.mark.proves("W8")
 def test_granian_has_no_write(backend: Backend, issued: Issued) -> None:
-    """Its ``start_response`` gives None: an app that wants to write gets an exception, and so a JSON 500."""
+    """Its ``start_response`` returns None: an app that writes gets an exception, and so a JSON 500."""
     started: list[str] = []
 
     def start_response(status: str, _headers: object, _exc_info: object = None) -> None:

@@ -42,7 +42,7 @@ PRINCIPAL = "basicauth_mw.principal"
 
 
 class App:
-    """An app that remembers the environ of each call and answers with ``result``."""
+    """An app that records the environ of each call and returns ``result``."""
 
     def __init__(self, result: Any = (b"hello",), status: str = "200 OK") -> None:
         self.seen: list[Environ] = []
@@ -58,7 +58,7 @@ class App:
 
 
 class FakeStore:
-    """Somebody else's store: only a ``get``, which does what the test says."""
+    """A third-party store with only a ``get``, which the test defines."""
 
     def __init__(self, get: Any) -> None:
         self.get = get
@@ -80,18 +80,18 @@ def middleware(app: App, backend: Backend) -> BasicAuthMiddleware:
 @pytest.mark.proves("W2", "W3", "W13", "W15")
 @pytest.mark.parametrize("field", [None, "", " ", "\t \t"], ids=["absent", "empty", "blank", "blanks"])
 def test_no_credentials(middleware: BasicAuthMiddleware, app: App, field: str | None) -> None:
-    """Some servers hand over an empty field for one that they could not read."""
-    answer = call_validated(middleware, field)
+    """Some servers pass an empty header for one that they could not parse."""
+    response = call_validated(middleware, field)
 
-    assert answer.status_line == "401 Unauthorized"
-    assert answer.named["WWW-Authenticate"] == CHALLENGE
-    assert answer.code == "missing_credentials"
+    assert response.status_line == "401 Unauthorized"
+    assert response.named["WWW-Authenticate"] == CHALLENGE
+    assert response.code == "missing_credentials"
     assert app.seen == []
 
 
 @pytest.mark.proves("H11", "P8", "W1", "O4", "X19", "X23", "X26")
 def test_every_refusal_looks_the_same(middleware: BasicAuthMiddleware, backend: Backend, app: App) -> None:
-    """Malformed, unknown, wrong, expired, disabled and revoked cannot be told apart from outside."""
+    """Malformed, unknown, wrong, expired, disabled and revoked give the same response."""
     expired, disabled, revoked = (backend.create(client_id=name) for name in ("old", "off", "gone"))
     store = backend.store
     stored = store.get("old")
@@ -119,7 +119,7 @@ def test_every_refusal_looks_the_same(middleware: BasicAuthMiddleware, backend: 
 
     answers = {name: call(middleware, field) for name, field in fields.items()}
 
-    (one,) = {(answer.status_line, tuple(answer.headers), answer.body) for answer in answers.values()}
+    (one,) = {(response.status_line, tuple(response.headers), response.body) for response in answers.values()}
     assert one[0] == "401 Unauthorized"
     assert answers["unknown"].code == "invalid_credentials"
     assert app.seen == []
@@ -128,19 +128,19 @@ def test_every_refusal_looks_the_same(middleware: BasicAuthMiddleware, backend: 
 @pytest.mark.proves("H15", "X36", "X37")
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "get", "FOO", "TRACE", "CONNECT", ""])
 def test_every_method_is_checked(backend: Backend, app: App, method: str) -> None:
-    answer = call(BasicAuthMiddleware(app, backend, settings=Settings()), REQUEST_METHOD=method)
+    response = call(BasicAuthMiddleware(app, backend, settings=Settings()), REQUEST_METHOD=method)
 
-    assert answer.code == "missing_credentials"
+    assert response.code == "missing_credentials"
     assert app.seen == []
 
 
 @pytest.mark.proves("H12")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_head_has_the_headers_of_get_and_no_body(middleware: BasicAuthMiddleware, method: str) -> None:
-    answer = call_validated(middleware, REQUEST_METHOD=method)
+    response = call_validated(middleware, REQUEST_METHOD=method)
 
-    assert answer.headers == call_validated(middleware).headers
-    assert (answer.body == b"") == (method == "HEAD")
+    assert response.headers == call_validated(middleware).headers
+    assert (response.body == b"") == (method == "HEAD")
 
 
 @pytest.mark.proves("W10")
@@ -150,9 +150,9 @@ def test_a_refusal_does_not_touch_the_request_body(
 ) -> None:
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
 
-    answer = call(middleware, field, **{"wsgi.input": Untouchable(), "CONTENT_LENGTH": "100000000"})
+    response = call(middleware, field, **{"wsgi.input": Untouchable(), "CONTENT_LENGTH": "100000000"})
 
-    assert answer.status == 401
+    assert response.status == 401
 
 
 @pytest.mark.proves("H2")
@@ -163,8 +163,8 @@ def test_proxy_authorization_is_not_read(middleware: BasicAuthMiddleware, issued
 def test_the_request_id_comes_back_if_it_is_harmless(middleware: BasicAuthMiddleware) -> None:
     assert call(middleware, HTTP_X_REQUEST_ID="a.B-9_").problem["request_id"] == "a.B-9_"
     for odd in ("", "a b", "x" * 129, "caf\u00e9", "\u20ac", 'a"b'):
-        answer = call(middleware, HTTP_X_REQUEST_ID=odd)
-        assert answer.problem["request_id"] not in ("", odd)
+        response = call(middleware, HTTP_X_REQUEST_ID=odd)
+        assert response.problem["request_id"] not in ("", odd)
 
 
 @pytest.mark.proves("H6")
@@ -188,7 +188,7 @@ def test_a_fetch_opens_no_password_dialog(backend: Backend, app: App) -> None:
 
 @pytest.mark.proves("O5", "X54")
 def test_too_many_failures_are_throttled(backend: Backend, issued: Issued, app: App) -> None:
-    """That client id from that address, right or wrong; another address is not affected."""
+    """That client id from that address, valid or not; another address is not affected."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="3/hour")
     assert call(middleware, issued.authorization).status == 200
     wrong = encode_basic("ci", generate("sk"))
@@ -239,7 +239,7 @@ def test_without_an_address_no_client_is_throttled(
     ],
 )
 def test_open_paths(backend: Backend, app: App, path: str, status: int) -> None:
-    """PATH_INFO is bytes as latin-1; whatever is odd about it, it is protected and never an error."""
+    """PATH_INFO is bytes as latin-1; an ambiguous path is protected and never an error."""
     middleware = BasicAuthMiddleware(
         app, backend, settings=Settings(), exclude=("/health", "/docs/*", "/caf\u00e9")
     )
@@ -306,9 +306,9 @@ def test_plain_http_can_be_refused(backend: Backend, issued: Issued, app: App) -
     )
 
     for field in (None, "Basic !", issued.authorization):
-        answer = call_validated(middleware, field)
-        assert answer.status_line == "403 Forbidden"
-        assert answer.code == "https_required"
+        response = call_validated(middleware, field)
+        assert response.status_line == "403 Forbidden"
+        assert response.code == "https_required"
     assert app.seen == []
     assert call_validated(middleware, issued.authorization, **{"wsgi.url_scheme": "https"}).status == 200
     assert call_validated(middleware, path="/open").status == 200
@@ -325,7 +325,7 @@ def test_plain_http_can_be_refused(backend: Backend, issued: Issued, app: App) -
 def test_random_input_is_refused_without_an_error(
     field: str | None, path: str, method: str, request_id: str, raw: str
 ) -> None:
-    """Whatever a server makes of bytes from outside, code points over 255 included."""
+    """Whatever a server makes of bytes from a client, including code points over 255."""
     app = App()
     middleware = BasicAuthMiddleware(
         app,
@@ -336,13 +336,13 @@ def test_random_input_is_refused_without_an_error(
     )
     given = {"REQUEST_METHOD": method, "HTTP_X_REQUEST_ID": request_id, "RAW_URI": raw}
 
-    answer = call(middleware, field, path=path, **given)
+    response = call(middleware, field, path=path, **given)
 
-    assert answer.raised is None
-    assert answer.status == (200 if app.seen else 401)
+    assert response.raised is None
+    assert response.status == (200 if app.seen else 401)
 
 
-# --- backends that break
+# --- backends that fail
 
 
 def basic_key(client_id: str, secret: str) -> Key:
@@ -376,13 +376,13 @@ def raising(exc: BaseException) -> Any:
     ],
 )
 def test_a_broken_backend_is_a_503(app: App, get: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Never 401, never 500, never a way in; said once in the log, without the store's own words."""
+    """Never 401, never 500, never accepted; logged once, without the store's own message."""
     middleware = BasicAuthMiddleware(app, FakeStore(get), settings=Settings())
 
     answers = [call_validated(middleware, encode_basic("ci", "hunter2")) for _ in range(3)]
 
-    assert {answer.status_line for answer in answers} == {"503 Service Unavailable"}
-    assert {answer.code for answer in answers} == {"backend_unavailable"}
+    assert {response.status_line for response in answers} == {"503 Service Unavailable"}
+    assert {response.code for response in answers} == {"backend_unavailable"}
     assert int(answers[0].named["Retry-After"]) >= 1
     assert app.seen == []
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
@@ -398,7 +398,7 @@ def test_requests_without_a_lookup_are_still_401_during_an_outage(app: App, fiel
 
 @pytest.mark.proves("F2", "W14")
 def test_a_hanging_backend_is_a_503_within_the_deadline(app: App) -> None:
-    """Its threads are free again as soon as it answers, and then it is asked again."""
+    """Its threads are free again when it returns, and then it is called again."""
     hangs = threading.Event()
 
     def get(_client_id: str) -> Key | None:
@@ -424,7 +424,7 @@ def test_a_hanging_backend_is_a_503_within_the_deadline(app: App) -> None:
 
 
 def test_a_store_that_can_be_interrupted_is(app: App) -> None:
-    """``interrupt`` frees the threads of a store that would hang for ever."""
+    """``interrupt`` frees the threads of a store that would hang indefinitely."""
     hung: dict[int, threading.Event] = {}
     hangs = True
 
@@ -470,7 +470,7 @@ def test_an_asynchronous_backend(app: App) -> None:
 
 
 def test_an_asynchronous_backend_that_hangs_frees_its_threads(app: App) -> None:
-    """A coroutine can be cancelled: more hanging lookups than there are threads do no lasting harm."""
+    """A coroutine can be cancelled: more hanging lookups than threads cause no lasting damage."""
     hangs = True
 
     class Asynchronous:
@@ -496,7 +496,7 @@ def test_an_asynchronous_backend_that_hangs_frees_its_threads(app: App) -> None:
 
 
 def test_a_cancelled_asynchronous_lookup_is_a_503(app: App) -> None:
-    """A driver may let CancelledError out; in a thread there is nobody who was cancelled."""
+    """A driver may raise CancelledError; in a thread no caller was cancelled."""
 
     class Asynchronous:
         async def aget(self, _client_id: str) -> Key | None:
@@ -506,15 +506,15 @@ def test_a_cancelled_asynchronous_lookup_is_a_503(app: App) -> None:
 
     middleware = BasicAuthMiddleware(app, Asynchronous(), settings=Settings())
 
-    answer = call(middleware, encode_basic("nobody", generate("sk")))
+    response = call(middleware, encode_basic("nobody", generate("sk")))
 
-    assert answer.raised is None
-    assert answer.status == 503
+    assert response.raised is None
+    assert response.status == 503
 
 
 def test_a_full_pool_of_password_hashes_is_a_503_at_once(app: App) -> None:
-    """One worker, eight that wait; all others are told at once and not after their turn."""
-    # A client each: what one client asks for at once is one check.
+    """One worker, eight waiting; all others get a 503 at once."""
+    # A client each: concurrent requests of one client share one verification.
     stored = {f"ci-{number}": basic_key(f"ci-{number}", "password") for number in range(40)}
     middleware = BasicAuthMiddleware(
         app, FakeStore(stored.get), settings=Settings(throttle="", cache_ttl_s=0), slow_hash_workers=1
@@ -531,16 +531,16 @@ def test_a_full_pool_of_password_hashes_is_a_503_at_once(app: App) -> None:
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(timed, range(40)))
 
-    good_s = [duration_s for answer, duration_s in answers if answer.status == 200]
-    refused = [(answer, duration_s) for answer, duration_s in answers if answer.status != 200]
+    good_s = [duration_s for response, duration_s in answers if response.status == 200]
+    refused = [(response, duration_s) for response, duration_s in answers if response.status != 200]
     assert len(good_s) >= 9, "those that were queued are served"
-    assert {answer.code for answer, _ in refused} == {"overloaded"}
-    assert {answer.status_line for answer, _ in refused} == {"503 Service Unavailable"}
+    assert {response.code for response, _ in refused} == {"overloaded"}
+    assert {response.status_line for response, _ in refused} == {"503 Service Unavailable"}
     assert min(duration_s for _, duration_s in refused) < max(good_s)
 
 
 def test_a_cached_credential_works_during_an_outage(app: App) -> None:
-    """Nothing else does."""
+    """No other credential does."""
     down = False
     stored = {name: basic_key(name, "password") for name in ("ci", "di")}
 
