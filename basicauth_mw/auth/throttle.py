@@ -170,7 +170,7 @@ class FailureThrottle:
     """The two limits of an authenticator: by address and client id, and by address alone.
 
     Args:
-        by_pair: A rate such as ``20/min``; empty for no limit.
+        by_pair: A rate such as ``20/minute``; empty for no limit.
         by_address: The same.
         clock: Monotonic seconds.
 

@@ -124,6 +124,7 @@ class Backend:
         self._reader = StoreReader(
             store, deadline_s=settings.backend_deadline_s, slow_hash_workers=settings.slow_hash_workers
         )
+        weakref.finalize(self, self._reader.close)
 
     def __repr__(self) -> str:
         return f"<Backend over {type(self.store).__name__}>"
@@ -486,10 +487,12 @@ class Backend:
         """``close``, including the connections of the running event loop."""
         from asyncio import to_thread  # not needed without an event loop
 
-        await to_thread(self.usage.close)  # it may wait for the store
-        if aclose := getattr(self.store, "aclose", None):
-            await aclose()
-        self.close()
+        try:
+            await to_thread(self.usage.close)  # it may wait for the store
+            if aclose := getattr(self.store, "aclose", None):
+                await aclose()
+        finally:
+            self.close()
 
     def _writable(self) -> Store:
         if not isinstance(self.store, Store):

@@ -78,7 +78,7 @@ class ChangeFeed:
         self._keeps_s = max(self._keeps_s, keeps_s)
 
     def publish(self, *client_ids: str) -> None:
-        """Publish changes that this process made."""
+        """Invalidate changed keys in the caches of this process; other processes read the store's changes."""
         self._publish(client_ids)
 
     def is_ready(self, *, for_password: bool) -> bool:
@@ -117,6 +117,8 @@ class ChangeFeed:
 
     def mark_active(self) -> None:
         """Poll from now on, since a cache may hold an entry. Touches memory only: requests call it."""
+        if not self._keeps_s:
+            return  # no cache keeps anything
         self._active_at = time.monotonic()
         if self._idle:
             self._idle = False

@@ -203,7 +203,7 @@ class StoreReader:
         if isinstance(exc, UnreadableRecord):
             return exc
         # Any other exception may be caused by the id, which the client chooses: it must not open the breaker.
-        waited = isinstance(exc, TimeoutError | BackendUnavailable)
+        is_outage = isinstance(exc, TimeoutError | BackendUnavailable)
         if isinstance(exc, TimeoutError):
             exc = BackendUnavailable(f"no answer within {self._deadline_s:g} s")
         elif isinstance(exc, QueueFull):
@@ -211,7 +211,7 @@ class StoreReader:
         elif not isinstance(exc, BackendError):
             # The text of a third party's exception may contain a password, so it is not passed on.
             exc = BackendUnavailable(f"the store raised {type(exc).__name__}")
-        self.breaker.record_failure(exc, waited=waited)
+        self.breaker.record_failure(exc, is_outage=is_outage)
         return exc
 
     def _timed(self) -> AbstractContextManager[object]:

@@ -78,14 +78,16 @@ class UsageRecorder:
         if self._usage is not None:
             minute = int(time.time()) // _MINUTE_S
             if self._written.get(ref) != minute and self._used.get(ref) != minute:
-                self._put(self._used, ref, minute)
+                with self._lock:
+                    _put(self._used, ref, minute)
                 self._wake()
         if (
             self._store is not None
             and ref not in self._rehash_attempted
             and self._hasher.needs_rehash(stored.hash)
         ):
-            self._put(self._rehash_queue, ref, (stored.hash, secret))
+            with self._lock:
+                _put(self._rehash_queue, ref, (stored.hash, secret))
             self._wake()
 
     def add_hit_source(self, drain_hits: HitSource) -> None:
@@ -105,13 +107,6 @@ class UsageRecorder:
         if thread is not None:
             thread.join(_CLOSE_LIMIT_S)
 
-    def _put(self, table: dict[SecretRef, V], ref: SecretRef, value: V) -> None:
-        with self._lock:
-            table.pop(ref, None)
-            table[ref] = value
-            if len(table) > MAX_PENDING:
-                del table[next(iter(table))]  # the oldest
-
     def _wake(self) -> None:
         if not self._recorded.is_set():
             self._recorded.set()
@@ -120,7 +115,7 @@ class UsageRecorder:
     def _reset(self) -> None:
         self._used: dict[SecretRef, int] = {}
         self._rehash_queue: dict[SecretRef, tuple[str, str]] = {}
-        # Recently done work, cleared when full.
+        # Recent work, failed attempts included, that is not repeated; cleared when full.
         self._written: dict[SecretRef, int] = {}
         self._rehash_attempted: dict[SecretRef, None] = {}
         self._pause_s = 0.0
@@ -153,7 +148,8 @@ class UsageRecorder:
                 for client_id, created_at, ago_s in drain_hits():
                     minute = int(now - ago_s) // _MINUTE_S
                     if self._written.get((client_id, created_at)) != minute:
-                        self._put(self._used, (client_id, created_at), minute)
+                        with self._lock:
+                            _put(self._used, (client_id, created_at), minute)
 
     def _write(self, *, retry: bool) -> None:
         with self._lock:
@@ -215,6 +211,13 @@ class UsageRecorder:
         if self._store is not None:
             with suppress(KeyNotFound):
                 change_key(self._store, client_id, with_new_hash)
+
+
+def _put(table: dict[SecretRef, V], ref: SecretRef, value: V) -> None:
+    table.pop(ref, None)
+    table[ref] = value
+    if len(table) > MAX_PENDING:
+        del table[next(iter(table))]  # the oldest
 
 
 def _bounded_add(known: dict[SecretRef, V], ref: SecretRef, value: V) -> None:

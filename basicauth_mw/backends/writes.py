@@ -79,11 +79,19 @@ def add_confirmed(store: Store, keys: Sequence[Key], on_partial: Callable[[list[
     try:
         return store.add(keys) if isinstance(store, BulkStore) else [store.put(key, None) for key in keys]
     except BackendUnavailable as exc:
-        stored = [matches_stored(store, key, None) for key in keys]
+        stored = [_is_confirmed(store, key) for key in keys]
         if False not in stored:
             return [each is True for each in stored]
         on_partial([key for key, each in zip(keys, stored, strict=True) if each])
         raise BackendUnavailable(f"{stored.count(True)} of {len(keys)} keys were stored: {exc}") from exc
+
+
+def _is_confirmed(store: Store, key: Key) -> bool | None:
+    """``matches_stored`` for a new key; False too if the store cannot be read."""
+    try:
+        return matches_stored(store, key, None)
+    except BackendError:
+        return False
 
 
 def apply_and_confirm(

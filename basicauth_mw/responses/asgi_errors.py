@@ -70,21 +70,16 @@ async def run_with_timeout(
     timer = get_running_loop().call_later(timeout_s, time_out)
     try:
         await running
-    except CancelledError:
+    except (CancelledError, Exception):
         if responding is None:
             raise
-        if task.uncancel() > cancelling:  # cancelled from outside as well
-            responding.cancel()
-            await wait([responding])
-            raise
-    except Exception:
-        if responding is None:
-            raise
-        task.uncancel()  # the 504 is sent: ignore what the handler raises when it is cancelled
-    else:
-        if responding is not None:
-            task.uncancel()
+        # The 504 is sent: ignore what the handler raises when it is cancelled.
     finally:
         timer.cancel()
-    if responding is not None:
-        await responding
+    if responding is None:
+        return
+    if task.uncancel() > cancelling:  # cancelled from outside as well
+        responding.cancel()
+        await wait([responding])
+        raise CancelledError
+    await responding

@@ -12,6 +12,7 @@ the attributes of a guard, which they do not look into.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, cast
 
@@ -282,10 +283,11 @@ class HandshakeGuard(ResponseGuard):
         await self._send(message)
 
     async def respond(self, response: Response) -> None:
-        if self.is_received:
-            await deny_handshake(self.request, self._send, response)
-        else:
-            await refuse(self.request, self._receive, self._send, response)
+        with suppress(OSError):  # the client has gone
+            if self.is_received:
+                await deny_handshake(self.request, self._send, response)
+            else:
+                await refuse(self.request, self._receive, self._send, response)
 
 
 async def _drop(_message: Message) -> None:

@@ -251,7 +251,7 @@ class GuardedBody:
                 raise
             self._source = self._substitute(exc)
         else:
-            self.first = taken[0]
+            self.first = taken[-1]
 
     def start(self) -> None:
         """Start the response that the body will end with, for Granian, which sends its status at once."""
@@ -287,7 +287,7 @@ def _is_passed_through(result: Iterable[bytes], file_wrapper: Any) -> bool:
 
 
 def close_body(result: object) -> None:
-    """Close a body of the app's that the server does not get."""
+    """Close the app's body; a failure is logged."""
     close = getattr(result, "close", None)
     if close is None:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from .fork import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger("basicauth_mw")
 
 
 class BackgroundThread:
@@ -32,13 +35,23 @@ class BackgroundThread:
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(
-                    target=self._serve, args=(self._closing,), name=f"basicauth_mw {self._name}", daemon=True
+                    target=self._run, args=(self._closing,), name=f"basicauth_mw {self._name}", daemon=True
                 )
                 try:
                     thread.start()
                 except RuntimeError:  # the system cannot start more threads, or the interpreter exits
                     return
                 self._thread = thread
+
+    def _run(self, closing: threading.Event) -> None:
+        try:
+            self._serve(closing)
+        except Exception as exc:  # a fault of this package; its text may contain a secret
+            name = type(exc).__name__
+            logger.error("the %s thread failed (%s); it is restarted on demand", self._name, name)
+            with self._lock:
+                if self._closing is closing:
+                    self._thread = None
 
     def stop(self) -> threading.Thread | None:
         """Tell the thread to stop, and return it if it is running. The next ``start`` starts another."""

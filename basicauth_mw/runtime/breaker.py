@@ -65,22 +65,25 @@ class Breaker:
         if not self._available:
             self._log_transition(available=True)
 
-    def record_failure(self, reason: Exception, *, waited: bool) -> None:
-        """The store failed; ``waited`` says whether the next call may also have to wait."""
+    def record_failure(self, reason: Exception, *, is_outage: bool) -> None:
+        """The store failed; ``is_outage`` says whether the failure counts towards opening."""
         if self._available:
             self._log_transition(available=False, reason=reason)
-        if not waited or self._probe is None:
+        if not is_outage or self._probe is None:
             return
         self._failures += 1
         is_silent = time.monotonic() >= self._success_at + self._silence_s
         if self._failures >= FAILURES_TO_OPEN and is_silent and not self.is_open:
             self.is_open = True
             self._opened.set()
+        if self.is_open:
             self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread; later failures start it again."""
+        """Stop the thread, and close the breaker, which nothing else would; later failures open it again."""
         self._thread.stop()
+        self.is_open = False
+        self._failures = 0
         self._opened.set()
 
     def _log_transition(self, *, available: bool, reason: Exception | None = None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .fork import after_fork
 
@@ -24,7 +24,7 @@ class QueueFull(Exception):
     """Every thread is busy and the queue is full."""
 
 
-class Job(Future[T], Generic[T]):
+class Job(Future[T]):
     """One piece of work: queued, running or done."""
 
     def __init__(self, work: Callable[[], T]) -> None:
@@ -84,11 +84,9 @@ class WorkerPool:
         """Queue work. Raises ``QueueFull`` if there is no room."""
         job = Job(work)
         with self._changed:
-            if self._idle <= len(self._jobs):
-                if self._threads < self._workers:
-                    self._start_thread()
-                elif self._is_full() and not self._drop_cancelled():
-                    raise QueueFull(self._name)
+            is_busy = self._idle <= len(self._jobs) and not self._start_thread()
+            if is_busy and (self._threads == 0 or (self._is_full() and not self._drop_cancelled())):
+                raise QueueFull(self._name)
             self._jobs.append(job)
             self._changed.notify()
         return job
@@ -108,16 +106,18 @@ class WorkerPool:
         self._jobs = deque(job for job in self._jobs if not job.cancelled())
         return not self._is_full()
 
-    def _start_thread(self) -> None:
+    def _start_thread(self) -> bool:
+        """Start a thread, unless there are enough or the system has no more; returns whether it did."""
+        if self._threads >= self._workers:
+            return False
         number = self._threads + 1
         thread = threading.Thread(target=self._serve, name=f"basicauth_mw {self._name} {number}", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # the system cannot start more threads
-            if self._threads == 0:
-                raise QueueFull(self._name) from None
-        else:
-            self._threads = number
+        except RuntimeError:
+            return False
+        self._threads = number
+        return True
 
     def _serve(self) -> None:
         while True:

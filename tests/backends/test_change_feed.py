@@ -213,9 +213,17 @@ def test_a_wrong_return_value_of_a_store_does_not_stop_the_feed(
     assert follower.heard == ["a"]
 
 
-def test_close_stops_an_idle_thread(store: Watched, follower: Subscriber) -> None:
+def test_nothing_is_polled_for_a_cache_that_keeps_nothing(store: Watched, follower: Subscriber) -> None:
     feed = ChangeFeed(store)
     feed.subscribe(follower, keeps_s=0)
+    feed.refresh()
+    feed.mark_active()
+    assert feed._thread._thread is None
+
+
+def test_close_stops_an_idle_thread(store: Watched, follower: Subscriber) -> None:
+    feed = ChangeFeed(store)
+    feed.subscribe(follower, keeps_s=0.05)
     feed.refresh()
     feed.mark_active()
     wait_for(lambda: feed._idle)

@@ -249,6 +249,29 @@ def test_an_outdated_hash_is_replaced(store: MemoryStore, old: Callable[[str], s
     assert store.changes(cursor).client_ids == ("id",)
 
 
+def test_uses_that_are_recorded_during_a_write_are_written_too(
+    store: MemoryStore, recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that waited for the lock adds to the new table, not to the one that is being written."""
+    plain = generate("sk")
+    first, second = (stored(store, Hasher([b"old"]).hash(plain), client_id) for client_id in ("id", "other"))
+    rehash = recorder._rehash
+
+    def rehash_and_record(client_id: str, hashed: str, secret: str) -> None:
+        if client_id == "id":
+            recorder.record_use("other", second, plain)
+        rehash(client_id, hashed, secret)
+
+    monkeypatch.setattr(recorder, "_rehash", rehash_and_record)
+    recorder.record_use("id", first, plain)
+
+    def is_rehashed(client_id: str) -> bool:
+        key = store.get(client_id)
+        return key is not None and not Hasher().needs_rehash(key.secrets[0].hash)
+
+    wait_for(lambda: is_rehashed("id") and is_rehashed("other"))
+
+
 def test_a_new_hash_leaves_the_other_secrets_unchanged(store: MemoryStore, recorder: UsageRecorder) -> None:
     plain = generate("sk")
     old = Secret(Hasher([b"old"]).hash(plain), created_at=datetime(2025, 1, 1, tzinfo=UTC))

@@ -247,6 +247,24 @@ def test_some_of_many_keys(unsure: Unsure, events: Callable[[], list[tuple[str, 
     assert backend.get("b") is None
 
 
+def test_keys_of_an_unknown_fate_hide_no_other(
+    unsure: Unsure, events: Callable[[], list[tuple[str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store fails again while the keys are read back: those that were found are reported."""
+    get = unsure.get
+
+    def fail_for_b(client_id: str) -> Key | None:
+        if client_id == "b":
+            raise BackendUnavailable("down again")
+        return get(client_id)
+
+    monkeypatch.setattr(unsure, "get", fail_for_b)
+    backend = Backend(unsure, settings=SETTINGS)
+    with pytest.raises(BackendUnavailable, match="1 of 2 keys were stored: no answer"):
+        backend.add([Key("a"), Key("b")])
+    assert events() == [("key.imported", "a")]
+
+
 def test_an_unreachable_store_was_not_written_to(unsure: Unsure) -> None:
     """It is read before it is written, so this is certain."""
     unsure.failed, unsure.reads = True, False

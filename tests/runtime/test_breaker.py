@@ -51,9 +51,9 @@ def breaker(probe: Probe) -> Iterator[Breaker]:
     breaker.close()
 
 
-def fail(breaker: Breaker, times: int = FAILURES_TO_OPEN, *, waited: bool = True) -> None:
+def fail(breaker: Breaker, times: int = FAILURES_TO_OPEN, *, is_outage: bool = True) -> None:
     for _ in range(times):
-        breaker.record_failure(GONE, waited=waited)
+        breaker.record_failure(GONE, is_outage=is_outage)
 
 
 def test_it_opens_after_failures_in_a_row(breaker: Breaker) -> None:
@@ -68,8 +68,18 @@ def test_it_opens_after_failures_in_a_row(breaker: Breaker) -> None:
 
 def test_a_failure_without_a_wait_does_not_open_it(breaker: Breaker) -> None:
     """A client whose ids make a store raise must not shut out the others."""
-    fail(breaker, 100, waited=False)
+    fail(breaker, 100, is_outage=False)
     breaker.check()
+
+
+def test_a_breaker_that_is_closed_during_an_outage_can_be_used_again(breaker: Breaker, probe: Probe) -> None:
+    """Its thread has stopped, so nothing but the next lookup can notice the recovery."""
+    fail(breaker)
+    breaker.close()
+    breaker.check()
+    fail(breaker)
+    with pytest.raises(BackendUnavailable):
+        breaker.check()
 
 
 def test_it_stays_closed_while_other_lookups_succeed(probe: Probe) -> None:

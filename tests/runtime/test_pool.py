@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw.runtime.pool import QueueFull, WorkerPool
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -307,3 +308,22 @@ def test_a_thread_that_cannot_be_started_is_not_counted(
                 pool.submit(int)
 
     assert pool.submit(lambda: 1).result(LIMIT_S) == 1
+
+
+def test_the_queue_is_bounded_where_no_second_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = WorkerPool("few", workers=2, max_queue=3)
+    released = threading.Event()
+    first = pool.submit(lambda: released.wait(LIMIT_S))
+    wait_until(first.running)
+
+    def no_more(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more)
+        jobs = [pool.submit(int) for _ in range(3)]
+        with pytest.raises(QueueFull):
+            pool.submit(int)
+    released.set()
+    assert [job.result(LIMIT_S) for job in jobs] == [0, 0, 0]
+    pool.close()

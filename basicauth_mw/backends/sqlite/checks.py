@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ...errors import BackendUnavailable
@@ -32,7 +33,7 @@ def check_files(path: Path, last_used: LastUsedFile) -> Iterator[Finding]:
         yield "sqlite_file_mounted_alone", message, "mount its directory instead"
     if log_size(real):
         message = f"the newest changes are in {log_of(real)}, so a copy of the file alone lacks them"
-        yield "sqlite_log_not_empty", message, f'for a backup, run  sqlite3 {path} ".backup COPY"'
+        yield "sqlite_log_not_empty", message, f'for a backup, run  sqlite3 {quote(str(path))} ".backup COPY"'
     if not may_write(path):
         message = f"this user cannot write to {path}, so keys cannot be changed"
         yield "sqlite_file_not_writable", message, "give this user write access, if it is to change keys"
@@ -45,7 +46,7 @@ def check_files(path: Path, last_used: LastUsedFile) -> Iterator[Finding]:
         last_used.check()
     except BackendUnavailable as exc:
         message = f"it is not known when keys were last used: {exc}"
-        yield "sqlite_last_used", message, f"rm {last_used.path}"
+        yield "sqlite_last_used", message, f"rm {quote(str(last_used.path))}"
 
 
 def _check_mode(path: Path) -> Iterator[Finding]:
@@ -54,4 +55,4 @@ def _check_mode(path: Path) -> Iterator[Finding]:
     allowed = 0o660 if path.resolve().parent.stat().st_mode & stat.S_ISGID else 0o600
     if mode & 0o077 & ~allowed:
         message = f"other users may open {path} (mode {mode:04o})"
-        yield "sqlite_file_mode", message, f"chmod {allowed:o} {path}"
+        yield "sqlite_file_mode", message, f"chmod {allowed:o} {quote(str(path))}"

@@ -100,9 +100,11 @@ class ConnectionManager:
                 if compare:
                     self._reopen_if_replaced(connection)
                 result = query(self._connected(connection))
-            except sqlite3.Error as exc:
+            except Exception as exc:
                 self._check_unchanged(connection)
-                raise self._error(connection, exc) from exc
+                if isinstance(exc, sqlite3.Error):
+                    raise self._error(connection, exc) from exc
+                raise
             self._check_unchanged(connection)
             connection.maybe_replaced = False
             return result

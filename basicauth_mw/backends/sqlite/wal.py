@@ -13,6 +13,7 @@ import os
 import stat
 import time
 from contextlib import suppress
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from ...errors import BackendUnavailable
@@ -67,7 +68,7 @@ def may_write(path: Path) -> bool:
 
 
 class UnchangedFile:
-    """A file with an empty log and no rollback journal that was not written to since now.
+    """The state of a file at this time, to find out later whether it was changed.
 
     Raises ``BlockingIOError`` if it was written to a moment ago: then its time would not show the next write.
     """
@@ -128,14 +129,15 @@ def share_logs(path: Path) -> None:
 def unwritable_logs(path: Path) -> tuple[str, str] | None:
     """What keeps a user with write access to a file from changing it: message and command; None: nothing."""
     logs = (log_of(path), index_of(path))
-    links = " ".join(str(each) for each in logs if each.is_symlink())
+    links = " ".join(quote(str(each)) for each in logs if each.is_symlink())
     if links:  # chown and chmod would change the files that they point to
         return f"{links}: a symbolic link where SQLite keeps its log", f"rm {links}"
-    names = " ".join(str(each) for each in logs if each.exists() and not may_write(each))
+    names = " ".join(quote(str(each)) for each in logs if each.exists() and not may_write(each))
     if not names or not may_write(path):
         return None
     message = f"another user created {names}, and this one may not write there, so keys cannot be changed"
-    return message, f"chown --reference={path} {names} && chmod --reference={path} {names}"
+    model = f"--reference={quote(str(path))}"
+    return message, f"chown {model} {names} && chmod {model} {names}"
 
 
 def _open_with_log(path: Path) -> sqlite3.Connection:
@@ -149,7 +151,8 @@ def _open_with_log(path: Path) -> sqlite3.Connection:
         if not os.access(each, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
             raise BackendUnavailable(
                 f"this user may not read {each}, where the newest changes are; root can fix it:  "
-                f"chown --reference={path} {each} && chmod g+s {path.parent}"
+                f"chown --reference={quote(str(path))} {quote(str(each))} && "
+                f"chmod g+s {quote(str(path.parent))}"
             )
     before = inode_of(log)
     connection = connect(path, options="mode=ro&readonly_shm=1")
