@@ -112,7 +112,7 @@ class BasicAuthMiddleware:
                 decision = await authenticator.averify(decision)
             if isinstance(decision, Deny):
                 self._remove_identity(scope)
-                await refuse(scope, receive, send, authenticator.refuse(scope, decision))
+                await refuse(scope, receive, send, authenticator.refusal_response(scope, decision))
                 return
         # In place, so that layers outside, such as metrics and access logs, see the caller and what the app's
         # router adds.

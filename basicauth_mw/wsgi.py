@@ -97,7 +97,9 @@ class BasicAuthMiddleware:
                 decision = authenticator.verify(decision)
             if isinstance(decision, Deny):
                 self._remove_identity(environ)
-                return send_response(environ, start_response, authenticator.refuse(environ, decision))
+                return send_response(
+                    environ, start_response, authenticator.refusal_response(environ, decision)
+                )
         # The environ is updated in place, so that layers outside, such as an access log, see the caller. What
         # our own responses read is captured first.
         read = environ.get

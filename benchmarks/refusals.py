@@ -145,7 +145,7 @@ def parts_of(protected) -> dict[str, Call]:
         await arun(authenticator.decide(request), authenticator.reader)
 
     async def answer() -> None:
-        await send_response(request, drop, authenticator.refuse(request, deny))
+        await send_response(request, drop, authenticator.refusal_response(request, deny))
 
     return {VERIFY: verify, ANSWER: answer}
 

@@ -1,8 +1,8 @@
 """Decide on each request, for all middlewares: ``Authenticator``.
 
-``decide`` answers at once whatever needs no I/O: an excluded path, a cached key, a throttled client, a
-malformed header. Anything else is a ``PendingVerification``, which ``verify`` or ``averify`` completes. A
-middleware then calls the app, or sends the response that ``refuse`` makes.
+``decide`` returns at once what needs no I/O: an excluded path, a cached key, a throttled client, or a
+malformed header, which the verifier's parser refuses. Anything else is a ``PendingVerification``, which
+``verify`` or ``averify`` completes. A middleware then calls the app, or sends the ``refusal_response``.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Authenticator(Generic[R]):
         """``verify`` for an event loop. Suspends only if it has to wait."""
         return await arun(pending, self.reader)
 
-    def refuse(self, request: R, deny: Deny) -> Response:
+    def refusal_response(self, request: R, deny: Deny) -> Response:
         """The response to a refused request; counts and logs the refusal."""
         request_id = self.request_id(request)
         self._count_refusal(deny.reason)

@@ -509,8 +509,8 @@ class Backend:
         return attach_last_used(self.store, [key])[0]
 
     def _notify(self, event: str, client_ids: Sequence[str], actor: str | None) -> None:
-        """Publish changes to the caches of this process, and write audit records."""
-        self.feed.publish(*client_ids)
+        """Invalidate changed keys in the caches of this process, and write audit records."""
+        self.feed.invalidate(*client_ids)
         if audit.is_enabled():
             for client_id in client_ids:
                 audit.record(event, client_id=client_id, actor=actor or self.actor)

@@ -77,9 +77,9 @@ class ChangeFeed:
         self._subscribers.append(weakref.ref(subscriber))
         self._keeps_s = max(self._keeps_s, keeps_s)
 
-    def publish(self, *client_ids: str) -> None:
+    def invalidate(self, *client_ids: str) -> None:
         """Invalidate changed keys in the caches of this process; other processes read the store's changes."""
-        self._publish(client_ids)
+        self._invalidate(client_ids)
 
     def is_ready(self, *, for_password: bool) -> bool:
         """Whether a lookup can start.
@@ -133,7 +133,7 @@ class ChangeFeed:
         """
         if self._thread.stop() is not None:
             self._wake.set()
-        self._publish(None)
+        self._invalidate(None)
 
     # --- on the thread
 
@@ -143,7 +143,7 @@ class ChangeFeed:
             self._wait_while_idle(closing)
 
     def poll(self) -> None:
-        """Fetch changes once, and publish them."""
+        """Fetch changes once, and invalidate what they concern."""
         try:
             self._fetch()
         except Exception as exc:  # the cursor is unchanged: no change is lost
@@ -157,7 +157,7 @@ class ChangeFeed:
         since = self._cursor
         changes = self._store.changes(since)
         # What was cached before there was a cursor may have changed since.
-        self._publish(None if changes.incomplete or since is None else set(changes.client_ids))
+        self._invalidate(None if changes.incomplete or since is None else set(changes.client_ids))
         self._cursor = changes.cursor
         self._learn(changes)
 
@@ -167,7 +167,7 @@ class ChangeFeed:
             self.has_password_hashes = known
         self._polled_at = time.monotonic()
 
-    def _publish(self, client_ids: Iterable[str] | None) -> None:
+    def _invalidate(self, client_ids: Iterable[str] | None) -> None:
         """Publish changed ids; None if any key may have changed."""
         for known in self._subscribers:
             if (subscriber := known()) is None:

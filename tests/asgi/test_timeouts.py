@@ -242,7 +242,9 @@ def test_a_slow_handler_in_a_thread_gets_a_504(timed: Callable[..., Awaitable[No
 
 
 @pytest.mark.proves("A9")
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "when", ["before", "after", "after, and the handler raises", "after, and it returns"]
+)
 def test_cancelling_from_outside_stays_a_cancellation(
     timed: Callable[..., Awaitable[None]], when: str
 ) -> None:
@@ -258,20 +260,26 @@ def test_cancelling_from_outside_stays_a_cancellation(
             except asyncio.CancelledError:
                 if when == "before":
                     raise
-                await asyncio.Event().wait()
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    if "raises" in when:
+                        raise RuntimeError("in place of the cancellation") from None
+                    if "returns" not in when:
+                        raise
 
-        running = asyncio.ensure_future(timed(app, server, SOON_S if when == "after" else LATE_S))
+        running = asyncio.ensure_future(timed(app, server, LATE_S if when == "before" else SOON_S))
         async with asyncio.timeout(LIMIT_S):
-            if when == "after":
-                await server.until(lambda: server.has_response)
-            else:
+            if when == "before":
                 await inside.wait()
+            else:
+                await server.until(lambda: server.has_response)
             running.cancel()
             await asyncio.wait([running])
         assert running.cancelled()
         return server
 
-    assert asyncio.run(main()).statuses == ([504] if when == "after" else [])
+    assert asyncio.run(main()).statuses == ([] if when == "before" else [504])
 
 
 def test_cancelling_from_outside_ends_a_504_that_is_being_sent(

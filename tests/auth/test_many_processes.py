@@ -160,7 +160,7 @@ class World:
         if self.moment > before and self.random.random() < 0.3:
             # The change was made in one of the processes, which invalidates its own cache.
             process = self.random.choice(self.processes)
-            process.feed.publish(client_id)
+            process.feed.invalidate(client_id)
             process.changed[client_id] = self.moment
 
     def _remember(self, client_id: str, secret: str, authorization: str) -> None:

@@ -180,7 +180,7 @@ class BasicAuthMiddleware:
     def _apply(self, request: HttpRequest, decision: Decision) -> HttpResponse | None:
         """The response to a refused request; None after the request of a caller is prepared for the view."""
         if isinstance(decision, Deny):
-            return _to_django(request, self.authenticator.refuse(request, decision))
+            return _to_django(request, self.authenticator.refusal_response(request, decision))
         request.principal = decision.principal  # type: ignore[attr-defined]
         if self.authenticator.settings.set_user:
             # They do not come from a verified key, and RemoteUserMiddleware would trust them.
