@@ -179,13 +179,13 @@ class ReadOnlyBackend(BackendError):
 
 
 class KeyExists(BasicAuthError):
-    """A key with this client id already exists."""
+    """A key with this client ID already exists."""
 
     code = "key_exists"
 
 
 class KeyNotFound(BasicAuthError):
-    """No key has this client id."""
+    """No key has this client ID."""
 
     code = "key_not_found"
 

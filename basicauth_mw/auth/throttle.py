@@ -167,7 +167,7 @@ class Throttle:
 
 
 class FailureThrottle:
-    """The two limits of an authenticator: by address and client id, and by address alone.
+    """The two limits of an authenticator: by address and client ID, and by address alone.
 
     Args:
         by_pair: A rate such as ``20/minute``; empty for no limit.

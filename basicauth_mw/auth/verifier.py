@@ -67,7 +67,7 @@ class PendingVerification:
     """Well-formed credentials that are not in the cache. Each iteration runs the verification anew.
 
     Attributes:
-        client_id: The client id that was sent.
+        client_id: The client ID that was sent.
         is_generated: Whether the secret has the shape of a generated one, which needs no password hash.
         share_key: Verifications with the same key that run at the same time may share one decision: the same
             header, with no change of keys in between. None: it is not shared.
@@ -111,7 +111,7 @@ class Verifier:
         hasher: Verifies digests.
         cache: Caches decisions that allow a request.
         has_password_hashes: Whether the store may hold a password hash.
-        on_verified: Called with every verified secret: client id, stored secret, secret in plain text.
+        on_verified: Called with every verified secret: client ID, stored secret, secret in plain text.
         now: Returns the current time, timezone-aware.
     """
 

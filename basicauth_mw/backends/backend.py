@@ -86,7 +86,7 @@ class Issued:
 class Backend:
     """Creates, finds and ends keys.
 
-    Every method that changes a key takes ``actor``: who makes the change, for the audit log, as a client id
+    Every method that changes a key takes ``actor``: who makes the change, for the audit log, as a client ID
     or a user name; None means ``Backend.actor``. Each of them raises ``ReadOnlyBackend`` if the store cannot
     be written, raises ``BackendUnavailable`` if it cannot be reached, and writes an audit record.
 
@@ -149,7 +149,7 @@ class Backend:
             UnreadableRecord: The record is damaged.
         """
         ends_at = self._reader.deadline()
-        key = as_key(self._reader.lookup(check_text(client_id, "a client id"), ends_at))
+        key = as_key(self._reader.lookup(check_text(client_id, "a client ID"), ends_at))
         if key is None or not isinstance(self.store, UsageStore):
             return key
         return self._reader.call(partial(attach_last_used, self.store, [key]), ends_at)[0]
@@ -157,7 +157,7 @@ class Backend:
     async def aget(self, client_id: str) -> Key | None:
         """``get`` for an event loop."""
         ends_at = self._reader.deadline()
-        key = as_key(await self._reader.alookup(check_text(client_id, "a client id"), ends_at))
+        key = as_key(await self._reader.alookup(check_text(client_id, "a client ID"), ends_at))
         if key is None or not isinstance(self.store, UsageStore):
             return key
         call = partial(attach_last_used, self.store, [key])
@@ -242,7 +242,7 @@ class Backend:
 
         Raises:
             InvalidKey: An argument is invalid.
-            KeyExists: The client id is taken.
+            KeyExists: The client ID is taken.
             MissingExtra: The secret is a password, and argon2-cffi is not installed.
         """
         store = self._writable()
@@ -269,7 +269,7 @@ class Backend:
                 if put_confirmed(store, key, None):
                     break
             if client_id is not None:
-                raise KeyExists(f"there is already a key with the client id {client_id!r}")
+                raise KeyExists(f"there is already a key with the client ID {client_id!r}")
         self._notify("key.created", [key.client_id], actor)
         return Issued(key.client_id, plain, encode_basic(key.client_id, plain), key)
 
@@ -380,7 +380,7 @@ class Backend:
         """Remove a key and free its id.
 
         Returns:
-            The deleted key; only its client id if the record was damaged.
+            The deleted key; only its client ID if the record was damaged.
 
         Raises:
             KeyNotFound: There is no such key.
@@ -395,7 +395,7 @@ class Backend:
         if key is None or not apply_and_confirm(
             store, client_id, partial(store.delete, client_id), lambda: store.get(client_id) is None
         ):
-            raise KeyNotFound(f"there is no key with the client id {client_id!r}")
+            raise KeyNotFound(f"there is no key with the client ID {client_id!r}")
         self._notify("key.deleted", [client_id], actor)
         return key
 
@@ -426,7 +426,7 @@ class Backend:
             actor: Who imports them.
 
         Returns:
-            For each key, in order: None if it was stored, ``KeyExists`` if its client id is taken, or
+            For each key, in order: None if it was stored, ``KeyExists`` if its client ID is taken, or
             ``InvalidKey``.
 
         Raises:
@@ -452,7 +452,7 @@ class Backend:
         written = add_confirmed(store, list(records.values()), notify)
         for (index, key), done in zip(records.items(), written, strict=True):
             if not done:
-                outcomes[index] = KeyExists(f"there is already a key with the client id {key.client_id!r}")
+                outcomes[index] = KeyExists(f"there is already a key with the client ID {key.client_id!r}")
         stored = [key for index, key in records.items() if outcomes[index] is None]
         notify(stored)
         if isinstance(store, UsageStore):

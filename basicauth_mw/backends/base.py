@@ -125,7 +125,7 @@ class BulkStore(Store, Protocol):
         taken.
 
         Returns:
-            For each record, in order, whether it was written; False if its client id is taken.
+            For each record, in order, whether it was written; False if its client ID is taken.
 
         Raises:
             BackendUnavailable: Not all were written, or that is not known.

@@ -214,7 +214,7 @@ def _members(text: str, client_id: str) -> dict[str, Any]:
         )
     if record["id"] != client_id:
         raise UnreadableRecord(
-            f"the record of {client_id!r} belongs to another client id", client_id=client_id
+            f"the record of {client_id!r} belongs to another client ID", client_id=client_id
         )
     members: dict[str, Any] = record
     return members

@@ -98,7 +98,7 @@ def _parse(text: str, name: str, short: list[str]) -> dict[str, Key]:
         try:
             key = _key(client_id, fields, hasher)
             if key.client_id in keys:
-                raise InvalidKey("the client id occurs twice")
+                raise InvalidKey("the client ID occurs twice")
             keys[key.client_id] = key
             secret = fields["secret"] if isinstance(fields, dict) else fields
             if not looks_hashed(secret) and is_short_password(secret):

@@ -39,7 +39,7 @@ class MemoryStore:
         self._password_ids: set[str] = set()  # of keys with a password hash
         self._changed: list[str] = []
         self._dropped = 0  # how many changes are no longer kept
-        self._used: dict[str, dict[datetime, datetime]] = {}  # by client id: secret -> last use
+        self._used: dict[str, dict[datetime, datetime]] = {}  # by client ID: secret -> last use
         self._lock = threading.Lock()
 
     def get(self, client_id: str, /) -> Key | None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ..keys.hashing import Hasher
     from ..keys.model import Key, Secret
 
-    SecretRef = tuple[str, datetime]  # client id, and when the secret was created
-    HitSource = Callable[[], Iterable[tuple[str, datetime, float]]]  # client id, secret, seconds ago
+    SecretRef = tuple[str, datetime]  # client ID, and when the secret was created
+    HitSource = Callable[[], Iterable[tuple[str, datetime, float]]]  # client ID, secret, seconds ago
 
 V = TypeVar("V")
 

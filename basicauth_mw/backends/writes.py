@@ -43,7 +43,7 @@ def change_key(store: Store, client_id: str, change: Callable[[Key], Key]) -> tu
     while True:
         key = store.get(client_id)
         if key is None:
-            raise KeyNotFound(f"there is no key with the client id {client_id!r}")
+            raise KeyNotFound(f"there is no key with the client ID {client_id!r}")
         changed = change(key)
         # Compare what is stored: in Python, the 1, 1.0 and true of JSON metadata are equal.
         if dump_key(changed) == dump_key(key):
@@ -70,7 +70,7 @@ def put_confirmed(store: Store, key: Key, before: Key | None) -> bool:
 
 
 def add_confirmed(store: Store, keys: Sequence[Key], on_partial: Callable[[list[Key]], object]) -> list[bool]:
-    """Write new keys, in bulk where the store can; return for each whether its client id was free.
+    """Write new keys, in bulk where the store can; return for each whether its client ID was free.
 
     Raises:
         BackendUnavailable: Not all could be written, or that cannot be known. ``on_partial`` was called with

@@ -17,7 +17,7 @@ from ..errors import BasicAuthError
 from ..keys import lifecycle
 from ..keys.model import Key, Secret, utcnow
 
-# The random part of a generated secret, whatever its prefix. Client ids of the earlier, long form are public.
+# The random part of a generated secret, whatever its prefix. Client IDs of the earlier, long form are public.
 _GENERATED = re.compile(r"(?<=_)(?<!\bid_)[0-9A-Za-z]{49}(?![0-9A-Za-z])", re.ASCII)
 
 _KEY_FIELDS = (

@@ -20,7 +20,7 @@ _IDS_NAMED = 5
 
 @dataclass(slots=True)
 class _IdSample:
-    """Counts client ids, and keeps the first few to name them."""
+    """Counts client IDs, and keeps the first few to name them."""
 
     count: int = 0
     names: list[str] = field(default_factory=list)

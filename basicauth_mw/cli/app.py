@@ -160,7 +160,7 @@ def _report_usage(exc: Any) -> int:
     command = context.command_path if context else PROGRAM
     if "unexpected extra argument" in message:  # which may be a secret, so it is not repeated
         if command.endswith("keys create") and (extra := _PLAIN_ID.search(message)):
-            message = f"the client id is an option: use --client-id {extra[1]}"
+            message = f"the client ID is an option: use --client-id {extra[1]}"
         else:
             message = "too many arguments (secrets are never taken from the command line: use --secret-stdin)"
     if message.startswith("No such command 'remove'"):  # click suggests revoke, which is another thing

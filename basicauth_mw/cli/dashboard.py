@@ -33,9 +33,9 @@ def dashboard(
         else:
             echo(f"The dashboard is at {address} - stop with Ctrl-C.")
             if isinstance(keys.store, Store):
-                echo("Sign in with a client id and its secret. To create a key for the dashboard:")
+                echo("Sign in with a client ID and its secret. To create a key for the dashboard:")
                 echo(f'basicauth-mw keys create --name "dashboard" --scope {ADMIN_SCOPE}')
             else:
-                echo("Sign in with a client id and its secret.")
+                echo("Sign in with a client ID and its secret.")
                 echo(f"The key needs the scope {ADMIN_SCOPE}; add it where the backend reads the keys from.")
         serve(app, listener)

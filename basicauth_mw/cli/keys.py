@@ -196,7 +196,7 @@ def _change(
 def _get(store: Backend, client_id: str) -> Key:
     key = store.get(client_id)
     if key is None:
-        raise KeyNotFound(f"there is no key with the client id {client_id!r}")
+        raise KeyNotFound(f"there is no key with the client ID {client_id!r}")
     return key
 
 

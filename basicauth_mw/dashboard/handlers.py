@@ -130,7 +130,7 @@ class Handlers:
         except UnreadableRecord as exc:
             return view_of(UnreadableRecord(str(exc), client_id=client_id), request.now), "damaged"
         if key is None:
-            raise KeyNotFound(f"there is no key with the client id {client_id!r}")
+            raise KeyNotFound(f"there is no key with the client ID {client_id!r}")
         return view_of(key, request.now), str(key.version)
 
     def switch(self, request: DashboardRequest) -> Response:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     JsonObject = dict[str, Any]
 
 SCHEME: Final = "HTTPBasic"
-DESCRIPTION: Final = "An API key: its client id as the user name, its secret as the password."
+DESCRIPTION: Final = "An API key: its client ID as the user name, its secret as the password."
 
 _METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _PROBLEM: Final = "BasicAuthProblem"

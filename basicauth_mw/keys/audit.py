@@ -40,7 +40,7 @@ def record(
         detail: Why credentials were malformed; one of a fixed set.
         address: The address of the client, as reported by the server.
         request_id: ID of the request.
-        actor: Who changed a key: a client id, or a user of the operating system.
+        actor: Who changed a key: a client ID, or a user of the operating system.
     """
     if not is_enabled(reason):
         return
@@ -64,7 +64,7 @@ def _level(reason: str | None) -> int:
 def sanitize(text: str | None) -> str | None:
     """Make text from a client safe to log: at most 255 characters, without control characters.
 
-    A generated secret that was sent as a client id by mistake is cut to its prefix.
+    A generated secret that was sent as a client ID by mistake is cut to its prefix.
     """
     if text is not None and is_secret(text):
         return f"{text.rpartition('_')[0]}_..."

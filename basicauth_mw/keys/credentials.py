@@ -21,7 +21,7 @@ _CANONICAL_SCHEMES = (b"Basic ", b"basic ", b"BASIC ")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Client id and secret of an Authorization header, not yet verified.
+    """Client ID and secret of an Authorization header, not yet verified.
 
     Attributes:
         client_id: The part before the first colon; never empty.
@@ -44,7 +44,7 @@ def parse_basic(value: bytes | str) -> Credentials:
             latin-1, as in WSGI (PEP 3333).
 
     Returns:
-        Client id and secret, decoded as UTF-8.
+        Client ID and secret, decoded as UTF-8.
 
     Raises:
         MalformedCredentials: The value is anything else: another scheme, too long, not canonical base64, not
@@ -65,7 +65,7 @@ def parse_basic(value: bytes | str) -> Credentials:
 
 
 def decode_basic(value: bytes) -> tuple[str, str]:
-    """``parse_basic`` for the request path: client id and secret."""
+    """``parse_basic`` for the request path: client ID and secret."""
     if len(value) > MAX_FIELD_BYTES:
         raise MalformedCredentials("too long")
     value = value.strip(b" \t")  # optional whitespace around a value: RFC 9110 section 5.5
@@ -126,18 +126,18 @@ def encode_basic(client_id: str, secret: str) -> str:
         'Basic Y2k6c2VjcmV0'
     """
     if not (isinstance(client_id, str) and isinstance(secret, str)):
-        raise InvalidKey("client id and secret must be strings")
+        raise InvalidKey("client ID and secret must be strings")
     try:
         encoded = f"{client_id}:{secret}".encode()
     except UnicodeEncodeError:
-        raise InvalidKey("client id and secret must be encodable as UTF-8: no lone surrogates") from None
+        raise InvalidKey("client ID and secret must be encodable as UTF-8: no lone surrogates") from None
     value = b"Basic " + b2a_base64(encoded, newline=False)
     try:
         parsed = parse_basic(value)
     except MalformedCredentials as exc:
-        raise InvalidKey(f"client id and secret cannot be sent as Basic credentials: {exc}") from None
+        raise InvalidKey(f"client ID and secret cannot be sent as Basic credentials: {exc}") from None
     if parsed.client_id != client_id:
-        raise InvalidKey("a client id must not contain a colon: HTTP Basic ends it there")
+        raise InvalidKey("a client ID must not contain a colon: HTTP Basic ends it there")
     return value.decode("ascii")
 
 

@@ -43,14 +43,14 @@ def generate(prefix: str) -> str:
 
 
 def generate_id() -> str:
-    """Generate a client id such as ``id_4fK2pQ9sXw0a``. The caller checks that it is not taken."""
+    """Generate a client ID such as ``id_4fK2pQ9sXw0a``. The caller checks that it is not taken."""
     return f"{ID_PREFIX}_{_base62(secrets.randbelow(62**ID_DIGITS), ID_DIGITS)}"
 
 
 def is_secret(value: str) -> bool:
     """Whether a value is a generated secret, perhaps with a wrong checksum.
 
-    With the exact prefix ``id`` it is a client id of an earlier release; ``id_live_...`` is a secret.
+    With the exact prefix ``id`` it is a client ID of an earlier release; ``id_live_...`` is a secret.
     """
     return classify(value) is not SecretShape.OTHER and value.rpartition("_")[0] != ID_PREFIX
 

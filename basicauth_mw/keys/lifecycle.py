@@ -20,7 +20,7 @@ _LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 def first_version(now: datetime) -> int:
-    """The version of a new key: higher than that of any deleted key with the same client id."""
+    """The version of a new key: higher than that of any deleted key with the same client ID."""
     return int(now.timestamp() * 1_000_000)
 
 

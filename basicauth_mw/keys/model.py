@@ -140,12 +140,12 @@ class Principal:
 
     @property
     def display_name(self) -> str:
-        """The name, or the client id if there is no name."""
+        """The name, or the client ID if there is no name."""
         return self.name or self.client_id
 
     @property
     def identity(self) -> str:
-        """The client id."""
+        """The client ID."""
         return self.client_id
 
 

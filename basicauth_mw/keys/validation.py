@@ -31,13 +31,13 @@ _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 def check_client_id(client_id: str) -> str:
     """1 to 255 bytes of UTF-8, no colon (RFC 7617 section 2), no control characters."""
-    encoded = _encode(client_id, "a client id")
+    encoded = _encode(client_id, "a client ID")
     if not 0 < len(encoded) <= MAX_ID_BYTES:
-        raise InvalidKey(f"a client id has 1 to {MAX_ID_BYTES} bytes; this one has {len(encoded)}")
+        raise InvalidKey(f"a client ID has 1 to {MAX_ID_BYTES} bytes; this one has {len(encoded)}")
     if ":" in client_id:
-        raise InvalidKey("a client id must not contain a colon: HTTP Basic ends it there")
+        raise InvalidKey("a client ID must not contain a colon: HTTP Basic ends it there")
     if len(encoded.translate(None, CONTROL_CHARS)) != len(encoded):
-        raise InvalidKey("a client id must not contain control characters")
+        raise InvalidKey("a client ID must not contain control characters")
     return client_id
 
 
@@ -45,7 +45,7 @@ def check_new_client_id(client_id: str) -> str:
     """``check_client_id`` for a stored key: a generated secret is not a valid id, since ids are shown."""
     check_client_id(client_id)
     if is_secret(client_id):
-        raise InvalidKey("the client id is a generated secret: are id and secret swapped?")
+        raise InvalidKey("the client ID is a generated secret: are id and secret swapped?")
     return client_id
 
 

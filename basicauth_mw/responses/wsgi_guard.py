@@ -68,7 +68,7 @@ class ResponseGuard:
 
     Args:
         start_response: The server's.
-        origin: What a response of ours needs: the authenticator, the captured request, and the client id.
+        origin: What a response of ours needs: the authenticator, the captured request, and the client ID.
         flask_exceptions: Where Flask's signal puts the exceptions that Flask responds to itself.
         takes_socket: Whether the app may take the socket over, as long as it has started no response.
 

@@ -139,10 +139,10 @@ class Settings:
     throttle: str = _option(
         "text",
         "20/minute",
-        "Failures per address and client id before a 429; empty disables the limit.",
+        "Failures per address and client ID before a 429; empty disables the limit.",
     )
     throttle_address: str = _option(
-        "text", "", "Failures per address, whatever the client id; empty disables the limit."
+        "text", "", "Failures per address, whatever the client ID; empty disables the limit."
     )
     slow_hash_workers: int = _option(
         "count", min(4, os.cpu_count() or 1), "Maximum number of passwords verified at the same time."

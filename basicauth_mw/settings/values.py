@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 MAX_SECONDS: Final = 366 * 86400  # every clock and timer used here can represent it
-ID_PREFIX: Final = "id"  # of generated client ids
+ID_PREFIX: Final = "id"  # of generated client IDs
 MAX_PREFIX: Final = 32
 
 # Characters of a path that two readers may understand differently: an empty or dot segment, a second
@@ -216,8 +216,8 @@ def _check_backend(url: str) -> None:
 def _check_prefix(prefix: str) -> None:
     if not is_prefix(prefix):
         raise ValueError("must be 1 to 32 of A-Z a-z 0-9, words joined by _")
-    if prefix == ID_PREFIX:  # such a secret looks like a client id, which is shown and logged
-        raise ValueError("must not be 'id', the prefix of client ids")
+    if prefix == ID_PREFIX:  # such a secret looks like a client ID, which is shown and logged
+        raise ValueError("must not be 'id', the prefix of client IDs")
 
 
 CHECKS: Final[dict[str, Callable[[Any], object]]] = {

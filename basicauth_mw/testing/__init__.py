@@ -48,7 +48,7 @@ class BasicAuth:
         secret: Not empty, no control character.
 
     Raises:
-        InvalidKey: The client id or the secret is not allowed.
+        InvalidKey: The client ID or the secret is not allowed.
     """
 
     def __init__(self, client_id: str, secret: str) -> None:
@@ -84,7 +84,7 @@ def authenticated_as(
 
     Args:
         app: The app as it is served, or its test client; for Django the test client.
-        client_id: Client id of the principal.
+        client_id: Client ID of the principal.
         name: As for ``Backend.create``.
         scopes: As for ``Backend.create``.
         metadata: As for ``Backend.create``.

@@ -32,7 +32,7 @@ Outcome = tuple[int, dict[str, str], bytes]
 
 
 class Both:
-    """One backend after both middlewares; the apps return the client id."""
+    """One backend after both middlewares; the apps return the client ID."""
 
     def __init__(self, loop: asyncio.Runner) -> None:
         self._loop = loop

@@ -72,7 +72,7 @@ class Request(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a client sees, and the client id that the app got; None if the app was not called."""
+    """What a client sees, and the client ID that the app got; None if the app was not called."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -225,7 +225,7 @@ def requests(draw: st.DrawFn) -> Request:
 @given(request=requests())
 @example(request=Request(((b"authorization", _GOOD),)))
 def test_the_middlewares_agree_on_every_request(name: str, request: Request) -> None:
-    """Verdict, status, headers, body, and the client id that the app gets."""
+    """Verdict, status, headers, body, and the client ID that the app gets."""
     outcome = BOTH[name].outcome(request)
     fields = [value for key, value in request.headers if key == b"authorization"]
 

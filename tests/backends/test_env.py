@@ -143,7 +143,7 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pytest.param('["a:canary"]', "entry 1: starts with # or [", id="JSON list"),
         pytest.param("canary:", "1 to 1024 bytes", id="empty secret"),
         pytest.param(":canary", "1 to 255 bytes", id="empty id"),
-        pytest.param("canary:1,canary:2", "entry 2: the client id occurs twice", id="twice"),
+        pytest.param("canary:1,canary:2", "entry 2: the client ID occurs twice", id="twice"),
         pytest.param("a: canary", "space beside the colon", id="space after the colon"),
         pytest.param("a :canary", "space beside the colon", id="space before the colon"),
         pytest.param("a:canary,b:two\nc:three", "entry 1: mixes commas and lines", id="commas and lines"),

@@ -55,8 +55,8 @@ class Writer:
     """The process of ``kill_writer.py``, and what it has said.
 
     Attributes:
-        keys: By client id, the record as the last acknowledged change left it.
-        secrets: By client id, the secret that it has; empty: one that was never shown.
+        keys: By client ID, the record as the last acknowledged change left it.
+        secrets: By client ID, the secret that it has; empty: one that was never shown.
         changed: Whose keys the acknowledged changes of this round were, in order.
         begun: The change that was announced and not acknowledged.
     """

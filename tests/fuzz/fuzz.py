@@ -46,7 +46,7 @@ _PAIR = re.compile(r"([^:\x00-\x1f\x7f]+):([^\x00-\x1f\x7f]+)")
 
 
 def reference(field: bytes) -> tuple[str, str] | None:
-    """Client id and secret; None: malformed."""
+    """Client ID and secret; None: malformed."""
     form = _FORM.fullmatch(field)
     if form is None or len(field) > 8192:
         return None

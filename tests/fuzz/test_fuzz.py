@@ -92,7 +92,7 @@ def trimming(field: bytes | str) -> Credentials:
 
 
 def folding(field: bytes | str) -> Credentials:
-    """Ignores the case of the client id."""
+    """Ignores the case of the client ID."""
     parsed = parse_basic(field)
     return Credentials(parsed.client_id.lower(), parsed.secret)
 

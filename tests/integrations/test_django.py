@@ -461,7 +461,7 @@ class OwnBasicAuthentication(BasicAuthentication):
     ids=["default", "derived", "stripped", "not-installed"],
 )
 def test_rest_frameworks_own_authentication_is_warned_about(settings: dict[str, Any], ids: list[str]) -> None:
-    """Its default class looks for a user with the client id, and so refuses every key."""
+    """Its default class looks for a user with the client ID, and so refuses every key."""
     with override_settings(**{"REST_FRAMEWORK": {}, **settings}):
         assert found(check_settings()) == ids
 

@@ -352,7 +352,7 @@ def test_the_security_scheme_and_its_requirements(schema: dict[str, Any]) -> Non
         "HTTPBasic": {
             "type": "http",
             "scheme": "basic",
-            "description": "An API key: its client id as the user name, its secret as the password.",
+            "description": "An API key: its client ID as the user name, its secret as the password.",
         }
     }
     security = {path: item.popitem()[1].get("security") for path, item in schema["paths"].items()}

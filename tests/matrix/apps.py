@@ -1,6 +1,6 @@
 """The same app for ASGI and WSGI, without a framework, which could change responses.
 
-Every response of the app has ``X-Reached``: the client id of the caller, or ``anonymous``. A response without
+Every response of the app has ``X-Reached``: the client ID of the caller, or ``anonymous``. A response without
 it comes from the middleware or the server. Keys and settings come from the environment.
 """
 

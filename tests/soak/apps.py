@@ -1,6 +1,6 @@
 """The apps of the soak test, which respond with the principal that they get.
 
-The response of ``/who`` has the client id, its scopes and the number in the query, which shows whether two
+The response of ``/who`` has the client ID, its scopes and the number in the query, which shows whether two
 requests were mixed up. ``/raises`` raises, ``/slow`` times out, and ``/late`` responds after a pause.
 """
 

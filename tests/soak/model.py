@@ -85,7 +85,7 @@ class _Span:
 
 @dataclass
 class Entry:
-    """One client id with its history."""
+    """One client ID with its history."""
 
     client_id: str
     is_password: bool = False  # its secrets are passwords
@@ -201,7 +201,7 @@ class Keys:
             return list(self._entries.values())
 
     def gone(self) -> list[tuple[str, str]]:
-        """Client ids and secrets that have become inactive."""
+        """Client IDs and secrets that have become inactive."""
         with self._lock:
             return list(self._gone)
 
@@ -222,7 +222,7 @@ class Keys:
 
         Args:
             server: The server.
-            client_id: The client id, which may be unknown.
+            client_id: The client ID, which may be unknown.
             secret: The secret, which may be wrong.
             sent: When the request was sent.
             answered: When the response was received.

@@ -59,7 +59,7 @@ class Request:
     Attributes:
         kind: One of ``WEIGHTS``.
         field: The Authorization header; None: absent.
-        client_id: The client id in it.
+        client_id: The client ID in it.
         secret: The secret in it.
     """
 

@@ -321,7 +321,7 @@ def test_custom_status_codes_and_own_credentials(fastapi_site: Site, browser: Br
         assert json.loads(page.get_by_label("Body").input_value()) == {"text": "hello"}
         page.get_by_role("button", name="Send", exact=True).click()
         expect(page.locator("#call-problem")).to_contain_text("Enter the client ID")
-        page.get_by_label("Client id").fill("admin")
+        page.get_by_label("Client ID").fill("admin")
         page.get_by_label("Secret", exact=True).fill(site.admin.secret)
         expect(page.locator("#curl")).to_contain_text(site.admin.authorization)
         assert send(page) == "200"

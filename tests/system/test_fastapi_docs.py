@@ -62,7 +62,7 @@ def authorize(page: Page, client_id: str, secret: str) -> None:
     """Type a key where a person would."""
     page.locator(".auth-wrapper .btn.authorize").first.click()
     dialog = page.locator(".modal-ux")
-    expect(dialog).to_contain_text("its client id as the user name, its secret as the password")
+    expect(dialog).to_contain_text("its client ID as the user name, its secret as the password")
     dialog.get_by_label("Username").fill(client_id)
     dialog.get_by_label("Password").fill(secret)
     dialog.get_by_role("button", name="Apply credentials").click()

@@ -188,7 +188,7 @@ def test_a_fetch_opens_no_password_dialog(backend: Backend, app: App) -> None:
 
 @pytest.mark.proves("O5", "X54")
 def test_too_many_failures_are_throttled(backend: Backend, issued: Issued, app: App) -> None:
-    """That client id from that address, valid or not; another address is not affected."""
+    """That client ID from that address, valid or not; another address is not affected."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(), throttle="3/hour")
     assert call(middleware, issued.authorization).status == 200
     wrong = encode_basic("ci", generate("sk"))

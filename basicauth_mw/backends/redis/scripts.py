@@ -23,7 +23,7 @@ CHANGES_KEPT: Final = 10_000
 NOT_A_STRING: Final = b"\0"
 
 # KEYS: the record; on one server also the changes and the index. ARGV: what must be stored now (empty:
-# nothing), what to store (empty: nothing), the client id. A full server refuses XADD, but not in a script
+# nothing), what to store (empty: nothing), the client ID. A full server refuses XADD, but not in a script
 # that has called another command that writes: so keys can be deleted there. No id is empty.
 _SWAP: Final = f"""
 local stored = redis.pcall('GET', KEYS[1]) or ''
@@ -86,7 +86,7 @@ class KeyNames:
         return ("EVAL", _SWAP, len(keys), *keys, stored, record, client_id)
 
     def set_new(self, records: Sequence[tuple[bytes, bytes]]) -> Command:
-        """Store records whose client ids are new. Replies, for each, 1 if it was stored, else 0."""
+        """Store records whose client IDs are new. Replies, for each, 1 if it was stored, else 0."""
         client_ids, values = zip(*records, strict=True)
         return ("EVAL", _SET_NEW, len(records), *map(self.record, client_ids), *values)
 

@@ -1,6 +1,6 @@
 """``redis:`` - keys in Redis 6.2 and up, or Valkey: on one server, with Sentinels, or in a cluster.
 
-A key is a string, ``<prefix>:1:{<client id>}``. The last uses of its secrets are in a hash with ``:used``
+A key is a string, ``<prefix>:1:{<client ID>}``. The last uses of its secrets are in a hash with ``:used``
 added to that name: the microsecond in which a secret was created, and the minute of its use, since the epoch.
 ``<prefix>:1:index`` is a sorted set of ids, all with score 0, so ordered by bytes; ``<prefix>:1:changes`` is
 a stream, and ``<prefix>:1:facts`` a hash. The braces keep ids apart from these names.

@@ -59,7 +59,7 @@ class LastUsedFile:
     def record(self, uses: Sequence[LastUse], stored: Callable[[Collection[str]], Collection[str]]) -> None:
         """Record uses that are later than the recorded ones. Raises ``BackendUnavailable``.
 
-        ``stored`` returns which client ids have a key. It is called while this file is locked, so that a key
+        ``stored`` returns which client IDs have a key. It is called while this file is locked, so that a key
         that is deleted meanwhile leaves nothing behind.
         """
         if not uses:

@@ -221,7 +221,7 @@ class SqliteStore:
         return found
 
     def _undecodable_ids(self) -> int:
-        """The number of damaged client ids; 0 if the file cannot be read, which is reported elsewhere."""
+        """The number of damaged client IDs; 0 if the file cannot be read, which is reported elsewhere."""
         # Only ids beyond ASCII can be damaged, and few are.
         query = "SELECT client_id, NULL FROM keys WHERE client_id GLOB ?"
         try:
@@ -299,7 +299,7 @@ def _row(record: Key) -> tuple[str, int, str]:
 
 
 def _decode(encoded: bytes) -> str | None:
-    """A client id; None if it is damaged."""
+    """A client ID; None if it is damaged."""
     try:
         return encoded.decode()
     except UnicodeDecodeError:

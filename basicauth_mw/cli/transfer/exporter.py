@@ -21,7 +21,7 @@ _PROGRESS_EVERY: Final = 1000  # keys
 
 
 def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], object]) -> int:
-    """Write every key on a line, in the order of client ids, and one audit record for all of them.
+    """Write every key on a line, in the order of client IDs, and one audit record for all of them.
 
     A key that changes meanwhile is written either as it was or as it is.
 

@@ -67,7 +67,7 @@ class ImportReport:
         """A key was written. ``imported`` includes its whole batch already."""
 
     def on_refused(self, line: int, reason: str) -> None:
-        """A line was not imported. The reason repeats nothing of it but a client id that is taken."""
+        """A line was not imported. The reason repeats nothing of it but a client ID that is taken."""
         self.refused += 1
 
 
@@ -116,7 +116,7 @@ _Entry = Key | BasicAuthError | Callable[[], Key]
 
 @dataclass(slots=True)
 class _Batch:
-    """Lines that are written together: the number, the client id if there is one, and the entry of each."""
+    """Lines that are written together: the number, the client ID if there is one, and the entry of each."""
 
     lines: list[tuple[int, str | None, _Entry]] = field(default_factory=list)
     size: int = 0  # bytes
@@ -194,7 +194,7 @@ class _Importer:
                     report.unchanged += 1
                 elif isinstance(problem, KeyExists):
                     too = f": line {first} has it too" if first < number else ""
-                    report.on_refused(number, f"its client id {sanitize(client_id)!r} is taken{too}")
+                    report.on_refused(number, f"its client ID {sanitize(client_id)!r} is taken{too}")
                 else:
                     report.on_refused(number, str(problem))
             report.on_progress(batch.size)

@@ -128,5 +128,5 @@ def _format_of(text: str) -> str | None:
         return None
     before, colon, after = text.partition(":")
     if colon and ("," not in before or looks_hashed(after)):
-        return "htpasswd"  # a client id has no colon
+        return "htpasswd"  # a client ID has no colon
     return "csv" if "," in text else None

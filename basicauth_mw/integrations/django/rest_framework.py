@@ -47,14 +47,14 @@ class ApiUser:
 
     @property
     def pk(self) -> str:
-        """The client id, which the throttles of REST framework use."""
+        """The client ID, which the throttles of REST framework use."""
         return self.principal.client_id
 
     id = pk
     username = pk
 
     def get_username(self) -> str:
-        """The client id."""
+        """The client ID."""
         return self.principal.client_id
 
     def __str__(self) -> str:

@@ -58,7 +58,7 @@ def on_loop(store: RedisStore, main: Any) -> Any:
 
 
 def id_at(cluster: RedisCluster, store: RedisStore, node: RedisServer) -> str:
-    """A client id whose record lies on a node."""
+    """A client ID whose record lies on a node."""
     return next(
         name
         for name in (f"at-{number}" for number in range(10_000))

@@ -116,7 +116,7 @@ def test_a_key_that_does_not_fit_makes_no_file(
     done = cli("keys", "import", str(file), "--partial", "--backend", other)
 
     assert (done.status, done.out) == (1, "imported 0 keys\n")
-    assert "line 1: a client id must not contain a colon" in done.err
+    assert "line 1: a client ID must not contain a colon" in done.err
     assert not Path(other.removeprefix("sqlite:///")).exists()
 
 
@@ -147,5 +147,5 @@ def test_an_import_can_be_run_again(cli: Callable[..., Done], file: Path, url: s
     done = cli("keys", "import", str(file))
 
     assert (done.status, done.out) == (1, "imported 1 key; already present: 1\n")
-    assert done.err.splitlines()[0] == "error: line 2: its client id 'b' is taken"
+    assert done.err.splitlines()[0] == "error: line 2: its client ID 'b' is taken"
     assert keys_of(url)[:2] == before

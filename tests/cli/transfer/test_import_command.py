@@ -249,9 +249,9 @@ def test_taken_ids_are_left_alone(cli: Callable[..., Done], url: str, file: Path
 
     assert (done.status, done.out) == (1, "imported 1 key\n")
     assert done.err.splitlines()[:-1] == [
-        "error: line 1: its client id 'a' is taken",
-        "error: line 2: its client id 'a' is taken: line 1 has it too",
-        "error: line 4: its client id 'b' is taken: line 3 has it too",
+        "error: line 1: its client ID 'a' is taken",
+        "error: line 2: its client ID 'a' is taken: line 1 has it too",
+        "error: line 4: its client ID 'b' is taken: line 3 has it too",
     ]
     assert keys_of(url)[:1] == before
 

@@ -93,7 +93,7 @@ HASHER = Hasher([pepper.encode() for pepper in PEPPERS.pepper])
 
 MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 MINUTES = MOMENTS.map(lambda moment: moment.replace(second=0, microsecond=0))
-# What a client id, a name and metadata may hold.
+# What a client ID, a name and metadata may hold.
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20)
 IDS = TEXTS.filter(lambda text: text and ":" not in text)
 SALTS = st.text("ABCabc_-", min_size=16, max_size=16)
@@ -502,7 +502,7 @@ def test_a_bad_id_is_reported_whatever_its_secret_is(backend: Backend) -> None:
     text = "".join(f"{'x' * 256},{secret}\n" for secret in secrets)
     import_keys(backend, InputFile(io.BytesIO(text.encode())), Told())
 
-    assert told == [(line, "a client id has 1 to 255 bytes; this one has 256") for line in range(1, 5)]
+    assert told == [(line, "a client ID has 1 to 255 bytes; this one has 256") for line in range(1, 5)]
 
 
 @pytest.mark.parametrize(
