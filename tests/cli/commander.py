@@ -1,8 +1,8 @@
 """Runs command lines in processes that are killed: ``python -m tests.cli.commander``.
 
 A line of stdin is a JSON list: arguments, the path of a file, and after how many seconds to kill the command
-(null: not). A child is forked that runs it and writes to the file what it says; then it is told how it ended.
-Everything was imported before the fork, so that a kill hits the command and not the start of an interpreter.
+(null: never). A forked child runs it and writes its output to the file; the exit status goes to stdout.
+All modules are imported before the fork, so that a kill hits the command and not the interpreter's start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
         if killed_after_s is not None:
             ends = os.pidfd_open(pid)
             if not select.select([ends], [], [], killed_after_s)[0]:
-                os.kill(pid, signal.SIGKILL)  # or what is left of it: nobody has waited for it yet
+                os.kill(pid, signal.SIGKILL)  # it may have ended already, but it has not been waited for
             os.close(ends)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 

@@ -43,7 +43,7 @@ def url(database: Path) -> str:
 
 @pytest.fixture
 def cli(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Run a command line in this process, on the SQLite file of the test. ``hashes``: it may show some."""
+    """Run a command line in this process, on the SQLite file of the test. ``hashes``: it may print hashes."""
     monkeypatch.setenv("BASICAUTH_BACKEND", url)
 
     def call(*arguments: str, stdin: bytes = b"", hashes: bool = False) -> Done:
@@ -60,7 +60,7 @@ def cli(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, int]]:
-    """Both ends of a terminal: ours, and the one to start a program on."""
+    """Both ends of a terminal: ours, and the one for the program."""
     ours, theirs = pty.openpty()
     yield ours, theirs
     for end in (ours, theirs):
@@ -69,7 +69,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture
 def without(tmp_path: Path) -> Callable[..., Callable[..., Done]]:
-    """Gives the program in an environment where some packages are not installed."""
+    """Run the program in an environment where some packages are not installed."""
 
     def program(*packages: str) -> Callable[..., Done]:
         site = tmp_path / "site"

@@ -1,4 +1,4 @@
-"""Ways to run the command line, and to prepare what it finds."""
+"""Ways to run the command line, and to prepare its data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HASH = re.compile(r"\$(bamw1|argon2id|2[by])\$[^\s,]")
 
 
 class Done:
-    """How one command line ended."""
+    """The result of a command line."""
 
     def __init__(self, status: int, out: str, err: str) -> None:
         self.status, self.out, self.err = status, out, err
@@ -56,7 +56,7 @@ class Done:
 
 
 class Child(subprocess.Popen[bytes]):
-    """A process that does not outlive a test that has failed."""
+    """A process that is killed if its test fails."""
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
@@ -65,11 +65,11 @@ class Child(subprocess.Popen[bytes]):
 
 
 def process(*arguments: str, measured: bool = False, **options: Any) -> Child:
-    """Start the real thing, to be signalled.
+    """Start the command line in a process, which can be signalled.
 
     Args:
-        *arguments: Of the command line.
-        measured: Whether coverage is, which hangs if a signal handler raises while it holds its own lock.
+        *arguments: The arguments.
+        measured: Whether to measure coverage, which hangs if a signal handler raises while it holds its lock.
         **options: Of ``subprocess.Popen``.
     """
     environment = {**os.environ, **options.pop("env", {})}
@@ -80,7 +80,7 @@ def process(*arguments: str, measured: bool = False, **options: Any) -> Child:
 
 
 def ended(*arguments: str, stdin: bytes | None = None, **options: Any) -> Done:
-    """Run the real thing to its end."""
+    """Run the command line in a process to its end."""
     if stdin is not None:
         options["stdin"] = subprocess.PIPE
     with process(*arguments, measured=True, **options) as child:
@@ -96,13 +96,13 @@ def put(url: str, *keys: Key) -> None:
 
 
 def fill(url: str, count: int) -> None:
-    """Store so many keys at once: ``00000`` and so on, with long names."""
+    """Store this number of keys at once: ``00000`` and so on, with long names."""
     now = utcnow()
     with open_backend(url, create=True) as backend:
         backend.add([Key(f"{number:05}", name="n" * 200, created_at=now) for number in range(count)])
 
 
-def stranger(folder: Path, monkeypatch: pytest.MonkeyPatch, *methods: str) -> None:
+def install_third_party_store(folder: Path, monkeypatch: pytest.MonkeyPatch, *methods: str) -> None:
     """Install a third-party store with the scheme ``strange:``."""
     lines = ["class Strange:", *(f"    {method}" for method in ("def __init__(self, url): pass", *methods))]
     (folder / "strange_store.py").write_text("\n".join(lines))
@@ -116,17 +116,17 @@ def stranger(folder: Path, monkeypatch: pytest.MonkeyPatch, *methods: str) -> No
     monkeypatch.delitem(sys.modules, "strange_store", raising=False)
 
 
-def answered(terminal: tuple[int, int], *arguments: str, answers: dict[bytes, bytes]) -> Done:
-    """Run on a terminal and type each answer when its question is on stderr."""
+def run_with_prompts(terminal: tuple[int, int], *arguments: str, responses: dict[bytes, bytes]) -> Done:
+    """Run on a terminal and type each response when its prompt is on stderr."""
     ours, theirs = terminal
     with process(*arguments, stdin=theirs, start_new_session=True) as child:
         assert child.stderr is not None
-        asked = b""
-        for question, answer in answers.items():
-            while not asked.endswith(question):
-                octet = child.stderr.read(1)
-                assert octet, asked
-                asked += octet
-            os.write(ours, answer)
+        prompts = b""
+        for prompt, response in responses.items():
+            while not prompts.endswith(prompt):
+                byte = child.stderr.read(1)
+                assert byte, prompts
+                prompts += byte
+            os.write(ours, response)
         out, err = child.communicate(timeout=LIMIT_S)
-    return Done(child.returncode, out.decode(), (asked + err).decode())
+    return Done(child.returncode, out.decode(), (prompts + err).decode())

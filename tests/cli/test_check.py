@@ -1,4 +1,4 @@
-"""``check``: everything that may be wrong is said once, with what to do, and never a secret."""
+"""``check``: it reports every problem once, with a remedy, and never a secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from basicauth_mw.cli._urls import without_secrets
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_secret
 from basicauth_mw.keys.model import Key, Secret, utcnow
-from tests.cli.helpers import LIMIT_S, ROOT, Done, ended, fill, process, put, stranger
+from tests.cli.helpers import LIMIT_S, ROOT, Done, ended, fill, install_third_party_store, process, put
 from tests.redis_server import RedisServer
 from tests.waiting import free_port
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _https(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it, every check warns of plain http."""
+    """Without it, every check warns about plain HTTP."""
     monkeypatch.setenv("BASICAUTH_REQUIRE_HTTPS", "on")
 
 
@@ -73,7 +73,7 @@ def make():
 def test_check_looks_at_an_app(
     cli: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, expected: set[str]
 ) -> None:
-    """At its own settings and backend, and not at those of the environment."""
+    """With the app's own settings and backend, not those of the environment."""
     (tmp_path / "checked_apps.py").write_text(APPS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -239,7 +239,7 @@ def test_check_prints_bad_settings_for_people(
 def test_check_works_on_a_store_that_cannot_list_its_keys(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    stranger(tmp_path, monkeypatch, "def get(self, client_id): return None")
+    install_third_party_store(tmp_path, monkeypatch, "def get(self, client_id): return None")
 
     assert cli("check", "--json", "--backend", "strange:").json["ok"] is True
     cli("keys", "list", "--backend", "strange:").failed_with("list")
@@ -305,7 +305,7 @@ def test_check_never_shows_a_password_however_the_url_is_written(url: str) -> No
 def test_check_never_shows_user_and_password(
     scheme: str, parts: list[str], userinfo: str, behind: str
 ) -> None:
-    """Wherever before the @ a secret stands, and whatever of it would have to be encoded."""
+    """Wherever a secret is before the @, and whatever characters of it would have to be encoded."""
     secret = f"canary{'canary'.join(parts)}canary"
 
     assert "canary" not in without_secrets(f"{scheme}://{userinfo.format(secret)}@{behind}")
@@ -331,7 +331,7 @@ def test_check_never_shows_user_and_password(
 def test_check_shows_the_backend_where_that_is_harmless(
     url: str, shown: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    stranger(tmp_path, monkeypatch)
+    install_third_party_store(tmp_path, monkeypatch)
     monkeypatch.setenv("HOME", "/")
 
     assert without_secrets(url) == shown
@@ -446,7 +446,7 @@ def test_check_says_when_it_has_not_looked_at_all_keys(
     assert warning["message"] == "not every key was checked, only 1 key in 0 s"
     assert every.json["warnings"] == []
     cli("keys", "revoke", "a")
-    assert cli("check", "--json").json["problems"] == []  # there may be one behind it
+    assert cli("check", "--json").json["problems"] == []  # there may be one after it
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE keys SET record = '{'")
     assert "'a'" in cli("check", "--json").json["problems"][0]["message"]
@@ -456,7 +456,7 @@ def test_check_says_when_it_has_not_looked_at_all_keys(
 def test_check_reports_what_it_found_before_the_store_failed(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    stranger(
+    install_third_party_store(
         tmp_path,
         monkeypatch,
         "from basicauth_mw import Key, Secret",
@@ -487,7 +487,7 @@ def test_check_shows_a_bar_on_a_terminal(url: str, terminal: tuple[int, int]) ->
 
 
 def test_check_reports_what_an_older_file_needs(cli: Callable[..., Done], database: Path) -> None:
-    """It changes nothing; every other command brings the file to this release's form, and says so."""
+    """It changes nothing; every other command migrates the file, and reports it."""
     shutil.copy(ROOT / "tests" / "data" / "sqlite-v1.db", database)
     database.chmod(0o600)
     before = database.read_bytes()
@@ -515,7 +515,7 @@ def test_check_reports_a_newer_file(cli: Callable[..., Done], database: Path) ->
         assert "99" in done.out + done.err
 
 
-def checked_by_nobody(cli: Callable[..., Done], mode: int) -> Done:
+def checked_unprivileged(cli: Callable[..., Done], mode: int) -> Done:
     """Run ``check`` as a user who cannot write to the directory."""
     with TemporaryDirectory(prefix="basicauth-") as folder:
         path = Path(folder, "keys.db")
@@ -523,15 +523,15 @@ def checked_by_nobody(cli: Callable[..., Done], mode: int) -> Done:
         cli("keys", "create", "--backend", url)
         path.chmod(mode)
         Path(folder).chmod(0o555)
-        done = as_nobody(cli, "check", "--json", "--backend", url)
+        done = unprivileged(cli, "check", "--json", "--backend", url)
         Path(folder).chmod(0o755)
     return done
 
 
 @pytest.mark.proves("F19")
 def test_check_reports_once_what_cannot_be_written(cli: Callable[..., Done]) -> None:
-    """A write-ahead log has no place in such a directory; the problem that SQLite sees says so."""
-    done = checked_by_nobody(cli, 0o666)
+    """A write-ahead log cannot be created in such a directory; SQLite's message says so."""
+    done = checked_unprivileged(cli, 0o666)
 
     assert done.status == 1
     (problem,) = done.json["problems"]
@@ -541,16 +541,16 @@ def test_check_reports_once_what_cannot_be_written(cli: Callable[..., Done]) -> 
 
 
 def test_check_accepts_a_read_only_file(cli: Callable[..., Done]) -> None:
-    """Nothing has to be written to check keys."""
-    done = checked_by_nobody(cli, 0o444)
+    """Verifying keys needs no writes."""
+    done = checked_unprivileged(cli, 0o444)
 
     assert done.status == 0
     codes = [warning["code"] for warning in done.json["warnings"]]
     assert codes == ["sqlite_file_mode", "sqlite_file_not_writable"]
 
 
-def as_nobody(cli: Callable[..., Done], *arguments: str) -> Done:
-    """Run in a process that may do less than the tests, where these run as root."""
+def unprivileged(cli: Callable[..., Done], *arguments: str) -> Done:
+    """Run in a process with fewer permissions, if the tests run as root."""
     out, into = os.pipe()
     child = os.fork()
     if child == 0:

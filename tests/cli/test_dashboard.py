@@ -1,4 +1,4 @@
-"""``dashboard``: by itself, on this machine."""
+"""``dashboard``: it serves the dashboard alone, on this machine."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_dashboard_needs_a_server(cli: Callable[..., Done], monkeypatch: pytest.
 def test_demo_does_without_the_dashboard(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
-    """Its extra is not installed: the demo says what to do, and serves the rest."""
+    """If its extra is not installed, the demo prints the command, and serves the rest."""
     served: list[Any] = []
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "jinja2" else object())
     monkeypatch.setattr(demo, "serve", lambda app, _listener: served.append(app))

@@ -1,4 +1,4 @@
-"""``demo``, as far as it needs no server."""
+"""``demo``, the parts that need no server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``docs/keys.md``: its commands run as they stand, one after the other, and print what it says."""
+"""``docs/keys.md``: its commands run unchanged, in order, and print the output shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK = re.compile(r"^( *)```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 def test_the_commands_of_the_guide(tmp_path: Path) -> None:
-    """``...`` stands for anything; on a line of its own, for any lines."""
+    """``...`` matches any text; on a line of its own, any lines."""
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     transcript = "".join(
         textwrap.dedent(block) for _, block in BLOCK.findall((ROOT / "docs" / "keys.md").read_text())

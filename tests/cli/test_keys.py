@@ -1,4 +1,4 @@
-"""``keys list``, ``show``, ``update`` and what ends a key."""
+"""``keys list``, ``show``, ``update`` and the commands that end a key."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from basicauth_mw.keys.model import Key, Secret, utcnow
 from tests.cli.helpers import (
     KEY_FIELDS,
     Done,
-    answered,
     ended,
     fill,
+    install_third_party_store,
     put,
-    stranger,
+    run_with_prompts,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_revoke_and_delete_ask_on_a_terminal(
 ) -> None:
     put(url, Key("robot", name="\x1b[2Jci"))
 
-    done = answered(terminal, "keys", verb, "robot", "--backend", url, answers={b"[y/N] ": answer})
+    done = run_with_prompts(terminal, "keys", verb, "robot", "--backend", url, responses={b"[y/N] ": answer})
 
     assert "\x1b" not in done.err
     with open_backend(url) as backend:
@@ -54,10 +54,10 @@ def test_revoke_and_delete_ask_on_a_terminal(
     assert done.status == (0 if changed else 1)
 
 
-def test_yes_asks_nothing(url: str, terminal: tuple[int, int]) -> None:
+def test_yes_skips_the_prompt(url: str, terminal: tuple[int, int]) -> None:
     put(url, Key("robot"))
 
-    done = answered(terminal, "keys", "delete", "robot", "--yes", "--backend", url, answers={})
+    done = run_with_prompts(terminal, "keys", "delete", "robot", "--yes", "--backend", url, responses={})
 
     assert (done.status, done.err) == (0, "")
 
@@ -94,7 +94,7 @@ def test_a_listed_id_is_never_cut(cli: Callable[..., Done], url: str) -> None:
 
 
 def test_a_long_list_is_one_table(cli: Callable[..., Done], url: str) -> None:
-    """It is printed part by part: one header, and columns that stay where they are."""
+    """It is printed in parts: one header, and columns that keep their positions."""
     fill(url, 1001)
     put(url, Key("!" * 20, name="first"))
 
@@ -173,8 +173,8 @@ def test_a_bad_record_can_be_deleted(cli: Callable[..., Done], url: str, databas
 def test_a_bad_record_without_an_id_ends_a_list(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What cannot be named cannot be stepped over."""
-    stranger(
+    """A record without an id cannot be skipped."""
+    install_third_party_store(
         tmp_path,
         monkeypatch,
         "from basicauth_mw.errors import UnreadableRecord",
@@ -218,7 +218,7 @@ def test_when_keys_were_last_used(cli: Callable[..., Done], url: str) -> None:
     assert minute.strftime("%Y-%m-%d %H:%MZ") in cli("keys", "list").out
 
 
-def test_update_changes_what_is_named(cli: Callable[..., Done], url: str) -> None:
+def test_update_changes_the_given_options(cli: Callable[..., Done], url: str) -> None:
     put(url, Key("robot", name="ci", scopes=frozenset({"a"}), metadata={"n": 1}))
     before = cli("keys", "show", "robot", "--json").json
 
@@ -298,7 +298,7 @@ def test_revoke_and_delete_say_what_they_did(cli: Callable[..., Done], url: str)
     assert cli("keys", "delete", "robot").out == "deleted robot\n"
 
 
-def test_hostile_text_is_shown_and_not_obeyed(cli: Callable[..., Done], url: str) -> None:
+def test_control_characters_are_escaped(cli: Callable[..., Done], url: str) -> None:
     visible = HOSTILE.replace("\ud800", "")
     put(url, Key("id\u202e", name=visible, scopes=frozenset({"\x1b[1m"}), metadata={"\x1b": "\u202e"}))
 

@@ -1,4 +1,4 @@
-"""Commands that are killed: what they were asked to do was done, or was not, and nothing in between."""
+"""Commands that are killed: the change was made completely, or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KILLS = 12  # for each store and each way to rotate
 
 
 class Commander:
-    """Runs commands in processes of their own. Use as a context manager."""
+    """Runs commands in separate processes. Use as a context manager."""
 
     def __init__(self, url: str, output: Path) -> None:
         self._output = output
@@ -49,7 +49,7 @@ class Commander:
         self._process.communicate(timeout=LIMIT_S)
 
     def run(self, *arguments: str, killed_after_s: float | None = None) -> tuple[int, str]:
-        """How it ended, and what it had said by then."""
+        """Return the exit status, and the output so far."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([*arguments, str(self._output), killed_after_s]) + "\n")
@@ -72,7 +72,7 @@ def check_file(url: str) -> None:
 
 
 def parsed(said: str) -> Any:
-    """What a command printed with ``--json``; None if that was incomplete."""
+    """What a command printed with ``--json``; None if it is incomplete."""
     try:
         return json.loads(said)
     except ValueError:
@@ -82,7 +82,7 @@ def parsed(said: str) -> Any:
 @pytest.mark.proves("F33")
 @pytest.mark.parametrize("overlap", ["0s", "1h"])
 def test_a_rotation_that_is_killed(url: str, tmp_path: Path, overlap: str) -> None:
-    """Until the new secret is stored the old one works; what was shown works; and the next one succeeds."""
+    """Until the new secret is stored the old one works; a printed one works; the next rotation succeeds."""
     with (
         open_backend(url, settings=Settings(backend_deadline_s=5), create=True) as keys,
         Commander(url, tmp_path / "said") as commander,
@@ -111,12 +111,12 @@ def test_a_rotation_that_is_killed(url: str, tmp_path: Path, overlap: str) -> No
                 assert after == before
                 assert told is None, "what was shown is not stored"
                 assert Hasher().verify_digest(secret, after.secrets) is not None
-                patience_s *= 1.4  # so that it is killed about when it changes the key
+                patience_s *= 1.4  # so that it is killed at about the time of the change
                 continue
             patience_s *= 0.6
             assert (Hasher().verify_digest(secret, after.secrets) is not None) == (overlap == "1h")
             if told is not None:
                 assert Hasher().verify_digest(told["secret"], after.secrets) is not None
-            # Nobody may have seen the new one: one more, as an operator would make it.
+            # The new one may not have been printed: rotate once more, as an operator would.
             secret = keys.rotate("ci", overlap_s=0).secret
         assert set(outcomes) == {0, 1}

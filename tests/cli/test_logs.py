@@ -1,4 +1,4 @@
-"""``--log-config``: what the command line changes is recorded where a file says."""
+"""``--log-config``: changes by the command line are recorded as a file configures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECIPE = re.compile(r"^## The command line\n.*?^```json\n(.*?)^```$", re.MULTILI
 
 @pytest.mark.parametrize("by", ["option", "option after the command", "variable"])
 def test_the_recipe_records_changes(tmp_path: Path, url: str, by: str) -> None:
-    """The file of docs/logging.md, as it stands but for where it writes."""
+    """The file of docs/logging.md, unchanged except for the path of its output."""
     found = RECIPE.search((ROOT / "docs" / "logging.md").read_text())
     assert found is not None
     config = tmp_path / "log.json"
@@ -86,7 +86,7 @@ def test_a_missing_file_is_one_line(cli: Callable[..., Done], database: Path, tm
 
 
 def config_of(formatter: dict[str, object], *handlers: dict[str, object]) -> dict[str, object]:
-    """The last of these handlers for the audit log; those before it are there to be named."""
+    """The last of these handlers is for the audit log; the ones before it exist to be referenced."""
     names = [f"h{number}" for number in range(len(handlers))]
     return {
         "version": 1,
@@ -141,7 +141,7 @@ class Refuse(logging.Filter):
 
 @pytest.fixture
 def logged(tmp_path: Path, url: str) -> Callable[..., Done]:
-    """Runs a command line in a process of its own, with a configuration of logging."""
+    """Runs a command line in a separate process, with a logging configuration."""
     (tmp_path / "faulty_logs.py").write_text(FAULTY)
     path = tmp_path / "log.json"
 
@@ -163,7 +163,7 @@ def logged(tmp_path: Path, url: str) -> Callable[..., Done]:
         (config_of({"()": "faulty_logs.Never"}, FULL), "'h0' .* LookupError"),
         (config_of({}, FULL | {"filters": ["Fail"]}), "'h0' .* LookupError"),
     ],
-    ids=["field", "behind another", "formatter", "filter"],
+    ids=["field", "after another", "formatter", "filter"],
 )
 def test_what_cannot_be_formatted_is_found_before_anything_is_done(
     logged: Callable[..., Done], database: Path, config: dict[str, object], reason: str
@@ -183,12 +183,12 @@ def test_what_cannot_be_formatted_is_found_before_anything_is_done(
         (config_of({}, RAISES), "LookupError"),
         (config_of({"()": "faulty_logs.Later"}, FULL), "LookupError"),
     ],
-    ids=["full disk", "full disk behind another", "handler", "formatter"],
+    ids=["full disk", "full disk after another", "handler", "formatter"],
 )
 def test_a_change_that_is_not_recorded_is_reported(
     logged: Callable[..., Done], url: str, tmp_path: Path, config: dict[str, object], reason: str
 ) -> None:
-    """The key is there, so its secret is shown; and the one line says what is missing."""
+    """The key is created, so its secret is shown; and one line reports the missing record."""
     made = logged(config, "keys", "create", "--client-id", "ci", "--json")
 
     assert made.json["secret"]
@@ -241,7 +241,7 @@ def test_filtered_records_are_not_lost_records(
 def test_lost_records_of_other_loggers_are_not_reported(
     logged: Callable[..., Done], tmp_path: Path, url: str
 ) -> None:
-    """Nothing is said of it, not even by logging itself."""
+    """No output, not even from logging itself."""
     put(url, Key("ci"))
     (tmp_path / "faulty_logs.py").write_text(
         f"{FAULTY}\nimport atexit\natexit.register(logging.getLogger('other').error, 'text')\n"

@@ -1,4 +1,4 @@
-"""The program as a whole: its help, its exit statuses, which backend it means, how it fails."""
+"""The program as a whole: its help, its exit statuses, the backend that it selects, its errors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.cli.helpers import (
     Done,
     ended,
     fill,
+    install_third_party_store,
     process,
     put,
-    stranger,
 )
 from tests.waiting import free_port
 
@@ -44,7 +44,7 @@ def test_console_script_and_module_are_the_same_program() -> None:
 
 
 def test_without_the_extra_it_names_the_install_line() -> None:
-    """-S leaves out site-packages, and with it everything that an extra brings."""
+    """-S omits site-packages, and with it all packages of an extra."""
     done = subprocess.run(
         [sys.executable, "-S", "-m", "basicauth_mw", "keys", "list"],
         cwd=ROOT,
@@ -72,7 +72,7 @@ def test_help_lists_the_commands_and_every_setting(cli: Callable[..., Done]) -> 
     ["keys list", "keys create", "keys rotate", "keys update", "keys import", "check", "demo", "dashboard"],
 )
 def test_help_names_what_an_option_takes(cli: Callable[..., Done], command: str) -> None:
-    """By a word for people, and not by a type of Python."""
+    """A word for users, not a Python type."""
     done = cli(*command.split(), "--help")
 
     assert done.status == 0
@@ -85,7 +85,7 @@ def test_remove_suggests_delete(cli: Callable[..., Done]) -> None:
     cli("keys", "remove", "ci").failed_with("Did you mean 'delete'?", status=2)
 
 
-# Run by every Python that finds it: Ctrl-C comes when a module is looked for, or when everything is done.
+# Every Python that finds it runs it: it simulates Ctrl-C while a module is looked up, or at the end.
 CTRL_C = """
 import atexit, os, signal, sys
 
@@ -125,7 +125,7 @@ def test_ctrl_c_never_prints_a_traceback(tmp_path: Path, command: list[str], at:
 
 
 def test_an_ignored_sigint_stays_ignored(tmp_path: Path) -> None:
-    """As nohup and what runs in the background of a script have it."""
+    """As under nohup, and in the background of a script."""
     (tmp_path / "sitecustomize.py").write_text(CTRL_C)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "CTRL_C_AT": "typer"}
 
@@ -163,7 +163,7 @@ def test_ctrl_c_ends_at_once_where_there_is_nothing_to_clean_up(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("arguments", [(), ("keys",), ("token",)], ids=str)
-def test_without_a_command_it_helps(cli: Callable[..., Done], arguments: tuple[str, ...]) -> None:
+def test_without_a_command_it_prints_help(cli: Callable[..., Done], arguments: tuple[str, ...]) -> None:
     done = cli(*arguments)
 
     assert done.status == 2
@@ -236,7 +236,7 @@ def test_what_may_be_a_secret_is_not_repeated(cli: Callable[..., Done], extra: s
     ],
 )
 def test_a_generated_secret_is_never_repeated(cli: Callable[..., Done], url: str, words: str) -> None:
-    """It was typed where something else belongs."""
+    """It was typed in the wrong place."""
     put(url, Key("robot"))
     secret = generate("sk")
 
@@ -254,7 +254,7 @@ def test_a_long_generated_id_is_repeated(cli: Callable[..., Done], url: str) -> 
     cli("keys", "show", client_id).failed_with(repr(client_id))
 
 
-@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "before the command", "behind"])
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "before the command", "after"])
 def test_backend_is_accepted_before_and_after_the_command(
     cli: Callable[..., Done], tmp_path: Path, place: int
 ) -> None:
@@ -342,8 +342,8 @@ def test_a_backend_that_is_down_is_one_line() -> None:
 def test_a_bug_is_one_line_without_its_text(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The text of a third-party store's exception may contain the URL, and that a password."""
-    stranger(
+    """The message of a third-party store's exception may contain the URL, and so a password."""
+    install_third_party_store(
         tmp_path,
         monkeypatch,
         "def get(self, client_id): return None",

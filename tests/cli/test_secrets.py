@@ -1,4 +1,4 @@
-"""``keys create`` and ``rotate``: what is shown of a new secret, and what never is."""
+"""``keys create`` and ``rotate``: which part of a new secret is shown, and which never is."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from tests.cli.helpers import (
     LIMIT_S,
     ROOT,
     Done,
-    answered,
     ended,
     process,
+    run_with_prompts,
 )
 
 if TYPE_CHECKING:
@@ -146,11 +146,11 @@ def test_other_expiries_are_usage_errors(cli: Callable[..., Done], database: Pat
         ("tomorrow", "90d"),
     ],
 )
-def test_what_is_wrong_with_an_expiry_is_said(cli: Callable[..., Done], text: str, hint: str) -> None:
+def test_the_error_names_the_problem_of_an_expiry(cli: Callable[..., Done], text: str, hint: str) -> None:
     cli("keys", "create", "--expires", text).failed_with(hint, status=2)
 
 
-def test_a_key_may_end_never(cli: Callable[..., Done]) -> None:
+def test_a_key_may_never_expire(cli: Callable[..., Done]) -> None:
     assert cli("keys", "create", "--expires", "never", "--json").json["expires_at"] is None
 
 
@@ -170,7 +170,7 @@ def test_metadata_is_a_json_object(cli: Callable[..., Done], text: str) -> None:
     ],
     ids=lambda options: options[0],
 )
-def test_what_a_key_may_not_hold_is_refused(cli: Callable[..., Done], options: tuple[str, ...]) -> None:
+def test_invalid_fields_of_a_key_are_refused(cli: Callable[..., Done], options: tuple[str, ...]) -> None:
     done = cli("keys", "create", *options)
 
     assert done.status == 1
@@ -178,17 +178,17 @@ def test_what_a_key_may_not_hold_is_refused(cli: Callable[..., Done], options: t
     assert cli("keys", "list", "--json").out == ""
 
 
-def test_an_id_is_taken_once(cli: Callable[..., Done]) -> None:
+def test_an_existing_id_is_refused(cli: Callable[..., Done]) -> None:
     assert cli("keys", "create", "--client-id", "robot").status == 0
     cli("keys", "create", "--client-id", "robot").failed_with("robot")
 
 
 @pytest.mark.parametrize(
-    "octets", [b"", b"\n", b"\r\n", b"s3cret\n\n", b"s3\ncret", b"s3cret\r", b"\xff", b"x" * 70_000]
+    "data", [b"", b"\n", b"\r\n", b"s3cret\n\n", b"s3\ncret", b"s3cret\r", b"\xff", b"x" * 70_000]
 )
 @pytest.mark.parametrize("command", [("token", "encode", "robot"), ("keys", "create")], ids=" ".join)
-def test_other_secrets_are_refused(cli: Callable[..., Done], command: tuple[str, ...], octets: bytes) -> None:
-    done = cli(*command, "--secret-stdin", stdin=octets)
+def test_other_secrets_are_refused(cli: Callable[..., Done], command: tuple[str, ...], data: bytes) -> None:
+    done = cli(*command, "--secret-stdin", stdin=data)
 
     done.failed_with("")
     assert "cret" not in done.err.replace("secret", "")
@@ -231,7 +231,7 @@ def test_a_waiting_secret_is_in_no_process_list(url: str) -> None:
         ends = time.monotonic() + LIMIT_S
         while not (
             command_line := Path(f"/proc/{child.pid}/cmdline").read_bytes()
-        ):  # the kernel is at exec still
+        ):  # the kernel has not finished exec yet
             assert time.monotonic() < ends
         out, _ = child.communicate(timeout=LIMIT_S)
 
@@ -244,16 +244,16 @@ def test_a_waiting_secret_is_in_no_process_list(url: str) -> None:
 def test_a_prompted_secret_is_hidden_and_asked_for_twice(url: str, terminal: tuple[int, int]) -> None:
     secret = generate("sk").encode()
 
-    done = answered(
+    done = run_with_prompts(
         terminal,
         *("keys", "create", "--secret-prompt", "--client-id", "robot", "--backend", url),
-        answers={b"Secret: ": secret + b"\n", b"Repeat the secret: ": secret + b"\n"},
+        responses={b"Secret: ": secret + b"\n", b"Repeat the secret: ": secret + b"\n"},
     )
 
     assert done.status == 0
     assert secret.decode() not in done.out + done.err
     os.set_blocking(terminal[0], False)
-    with pytest.raises(BlockingIOError):  # nothing was echoed to the terminal either
+    with pytest.raises(BlockingIOError):  # the terminal echoed nothing either
         os.read(terminal[0], 1)
     with open_backend(url) as backend:
         key = backend.get("robot")
@@ -263,10 +263,10 @@ def test_a_prompted_secret_is_hidden_and_asked_for_twice(url: str, terminal: tup
 
 @pytest.mark.parametrize("second", [b"other\n", b"\n"])
 def test_two_prompts_must_agree(url: str, database: Path, terminal: tuple[int, int], second: bytes) -> None:
-    done = answered(
+    done = run_with_prompts(
         terminal,
         *("keys", "create", "--secret-prompt", "--backend", url),
-        answers={b"Secret: ": b"one\n", b"Repeat the secret: ": second},
+        responses={b"Secret: ": b"one\n", b"Repeat the secret: ": second},
     )
 
     assert done.status == 1
@@ -296,7 +296,7 @@ def test_a_secret_that_could_not_be_shown_is_reported(url: str) -> None:
     done.failed_with("robot was created, but its secret could not be shown")
 
 
-def test_nothing_is_made_that_cannot_be_shown(url: str, database: Path) -> None:
+def test_no_key_is_created_if_its_secret_cannot_be_shown(url: str, database: Path) -> None:
     words = [*COMMAND, "keys", "create", "--backend", url]
 
     done = subprocess.run(
@@ -311,11 +311,11 @@ def test_nothing_is_made_that_cannot_be_shown(url: str, database: Path) -> None:
     assert not database.exists()
 
 
-# --- another secret for the same key
+# --- a new secret for the same key
 
 
-def live(url: str, client_id: str) -> list[Secret]:
-    """The secrets of a key that are not over."""
+def active_secrets(url: str, client_id: str) -> list[Secret]:
+    """The active secrets of a key."""
     with open_backend(url) as backend:
         key = backend.get(client_id)
     assert key is not None
@@ -324,7 +324,7 @@ def live(url: str, client_id: str) -> list[Secret]:
 
 def works(url: str, client_id: str, secret: str) -> bool:
     with open_backend(url) as backend:
-        return backend.hasher.verify_digest(secret, live(url, client_id)) is not None
+        return backend.hasher.verify_digest(secret, active_secrets(url, client_id)) is not None
 
 
 def test_rotate_json_has_exactly_the_promised_fields(cli: Callable[..., Done], url: str) -> None:
@@ -335,7 +335,7 @@ def test_rotate_json_has_exactly_the_promised_fields(cli: Callable[..., Done], u
     assert list(new) == [*KEY_FIELDS, "secret", "authorization", "token"]
     changed = ("secret", "secrets", "authorization", "token")
     assert new == old | {name: new[name] for name in changed}
-    # A script sees when the old secret ends.
+    # A script sees when the old secret expires.
     ends = [each["expires_at"] for each in new["secrets"]]
     assert ends[1] is None
     assert datetime.fromisoformat(ends[0]) > utcnow()
@@ -371,7 +371,7 @@ def test_the_old_secret_works_for_the_overlap(
         (until,) = re.findall(r"^The old secret works until (\S+)\.$", said, re.MULTILINE)
         left = datetime.fromisoformat(until) - utcnow()
         assert abs(left - timedelta(seconds=overlap_s)) < timedelta(seconds=LIMIT_S)
-        assert live(url, "robot")[0].expires_at == datetime.fromisoformat(until)
+        assert active_secrets(url, "robot")[0].expires_at == datetime.fromisoformat(until)
     else:
         assert "The old secret no longer works." in said
 
@@ -383,7 +383,7 @@ def test_an_old_secret_never_outlives_its_key(cli: Callable[..., Done]) -> None:
     assert f"works until {ends}." in cli("keys", "rotate", "robot", "--overlap", "99999w").out
 
 
-def test_rotate_ends_with_lines_to_paste(cli: Callable[..., Done], url: str) -> None:
+def test_rotate_prints_code_samples(cli: Callable[..., Done], url: str) -> None:
     cli("keys", "create", "--client-id", "robot")
 
     curl, python, header = cli("keys", "rotate", "robot").out.splitlines()[-3:]
@@ -429,10 +429,10 @@ def test_a_prompted_secret_is_not_shown_by_rotate(
     secret = generate("sk")
     typed = f"{secret}\n".encode()
 
-    done = answered(
+    done = run_with_prompts(
         terminal,
         *("keys", "rotate", "robot", "--secret-prompt", "--backend", url),
-        answers={b"Secret: ": typed, b"Repeat the secret: ": typed},
+        responses={b"Secret: ": typed, b"Repeat the secret: ": typed},
     )
 
     assert done.status == 0
@@ -446,10 +446,10 @@ def test_a_prompted_secret_is_not_in_the_json(url: str, terminal: tuple[int, int
     secret = generate("sk")
     typed = f"{secret}\n".encode()
 
-    done = answered(
+    done = run_with_prompts(
         terminal,
         *("keys", "create", "--secret-prompt", "--json", "--backend", url),
-        answers={b"Secret: ": typed, b"Repeat the secret: ": typed},
+        responses={b"Secret: ": typed, b"Repeat the secret: ": typed},
     )
 
     assert done.json["secret"] is None
@@ -466,7 +466,9 @@ def test_a_rotated_secret_that_could_not_be_shown_is_reported(url: str, cli: Cal
     done.failed_with("rotate the key again")
 
 
-def test_a_lost_pepper_is_rotated_away(cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_replaces_a_secret_with_a_lost_pepper(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BASICAUTH_PEPPER", "hunter2")
     cli("keys", "create", "--client-id", "ci")
     monkeypatch.setenv("BASICAUTH_PEPPER", "another")
@@ -491,7 +493,7 @@ def test_a_lost_pepper_is_rotated_away(cli: Callable[..., Done], monkeypatch: py
         ("--secret-stdin", b"\x07"),
     ],
 )
-def test_what_is_refused_makes_no_file(
+def test_a_refused_command_creates_no_file(
     cli: Callable[..., Done], database: Path, words: str, stdin: bytes
 ) -> None:
     cli("keys", "create", *words.split(), stdin=stdin).failed_with("")
@@ -512,7 +514,7 @@ def test_a_password_that_cannot_be_hashed_creates_no_file(
 
 
 @pytest.mark.parametrize("words", [("create",), ("import", "-")])
-def test_nothing_is_made_where_a_link_leads(
+def test_no_file_is_created_at_the_target_of_a_link(
     cli: Callable[..., Done], database: Path, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     target = tmp_path / "elsewhere.db"
@@ -528,7 +530,7 @@ def test_nothing_is_made_where_a_link_leads(
 
 @pytest.mark.parametrize("depth", [33, 975, 10_000])
 def test_the_error_says_that_metadata_is_nested_too_deep(cli: Callable[..., Done], depth: int) -> None:
-    """Whoever finds it: the rule, or the reader of JSON."""
+    """Whether the rule finds it, or the JSON parser."""
     text = '{"a":' * depth + "{}" + "}" * depth
 
     done = cli("keys", "create", "--metadata", text)

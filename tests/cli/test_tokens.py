@@ -10,7 +10,7 @@ import pytest
 from basicauth_mw.keys.credentials import encode_basic
 from tests.cli.helpers import (
     Done,
-    answered,
+    run_with_prompts,
 )
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("octets", "secret"),
+    ("data", "secret"),
     [
         (b"s3cret", "s3cret"),
         (b"s3cret\n", "s3cret"),
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
         ("gehe\u0301im:\n".encode(), "gehe\u0301im:"),
     ],
 )
-def test_one_final_newline_of_stdin_is_dropped(cli: Callable[..., Done], octets: bytes, secret: str) -> None:
-    done = cli("token", "encode", "robot", "--secret-stdin", stdin=octets)
+def test_one_final_newline_of_stdin_is_dropped(cli: Callable[..., Done], data: bytes, secret: str) -> None:
+    done = cli("token", "encode", "robot", "--secret-stdin", stdin=data)
 
     assert done.out == f"{encode_basic('robot', secret)}\n"
 
@@ -70,6 +70,8 @@ def test_curl_wants_a_plain_url(cli: Callable[..., Done], target: str) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--secret-stdin",)], ids=str)
 def test_token_encode_asks_on_a_terminal(terminal: tuple[int, int], options: tuple[str, ...]) -> None:
-    done = answered(terminal, "token", "encode", "robot", *options, answers={b"Secret: ": b"s3cret\n"})
+    done = run_with_prompts(
+        terminal, "token", "encode", "robot", *options, responses={b"Secret: ": b"s3cret\n"}
+    )
 
     assert done.out == f"{encode_basic('robot', 's3cret')}\n"

@@ -53,7 +53,7 @@ def test_nothing_works_without_a_key(
         return [(key.client_id, key.version, key.secrets[0].hash) for key in backend.iter_keys()]
 
     before = keys()
-    stranger = visitor(keys=None if over == "its keys" else MemoryStore(), authorization="", throttle="")
+    anonymous = visitor(keys=None if over == "its keys" else MemoryStore(), authorization="", throttle="")
     fields = [
         None,
         "",
@@ -65,11 +65,11 @@ def test_nothing_works_without_a_key(
 
     for path in [*routes, *STATIC, "/nothing"]:
         for method in METHODS:
-            for stranger.authorization in fields[: 2 if method not in ("GET", "POST") else None]:
-                response = stranger.request(
+            for anonymous.authorization in fields[: 2 if method not in ("GET", "POST") else None]:
+                response = anonymous.request(
                     method, path, headers={"Sec-Fetch-Site": "same-origin", "Origin": BASE}
                 )
-                assert response.status_code == 401, (method, path, stranger.authorization)
+                assert response.status_code == 401, (method, path, anonymous.authorization)
                 assert response.headers["www-authenticate"].startswith("Basic ")
                 assert response.headers["cache-control"] == "no-store"
                 assert client_id not in response.text
@@ -97,12 +97,12 @@ def test_a_program_without_a_key_gets_json(visitor: Callable[..., Visitor]) -> N
 @pytest.mark.proves("X46")
 @pytest.mark.parametrize("setting", [{"exclude": ("/new", "/static/*")}, {"allow_preflight": True}], ids=str)
 def test_no_setting_bypasses_authentication(visitor: Callable[..., Visitor], setting: dict[str, Any]) -> None:
-    stranger = visitor(authorization="Basic eDp5", **setting)
+    anonymous = visitor(authorization="Basic eDp5", **setting)
     preflight = {"Origin": BASE, "Access-Control-Request-Method": "POST"}
 
-    assert stranger.get("/new").status_code == 401
-    assert stranger.get("/static/dashboard.js").status_code == 401
-    assert stranger.request("OPTIONS", "/new", headers=preflight).status_code == 401
+    assert anonymous.get("/new").status_code == 401
+    assert anonymous.get("/static/dashboard.js").status_code == 401
+    assert anonymous.request("OPTIONS", "/new", headers=preflight).status_code == 401
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/nothing"])

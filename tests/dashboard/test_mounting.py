@@ -110,14 +110,14 @@ def test_a_middleware_around_it_can_exclude_it(backend: Backend) -> None:
     issued = backend.create(scopes=[ADMIN_SCOPE])
     excluded = ("/keys/", "/keys/*")
     app = BasicAuthMiddleware(app_with_dashboard(backend), backend, settings=Settings(), exclude=excluded)
-    stranger, admin = Visitor(app, "asgi", None), Visitor(app, "asgi", issued.authorization)
+    anonymous, admin = Visitor(app, "asgi", None), Visitor(app, "asgi", issued.authorization)
 
     for path in ("/keys/", "/keys/new", "/keys/static/dashboard.js"):
         assert admin.get(path).status_code == 200
-        refused = stranger.get(path)
+        refused = anonymous.get(path)
         assert refused.status_code == 401
         assert "basicauth-mw keys create" in refused.text
-    assert stranger.get("/things/1").status_code == 401
+    assert anonymous.get("/things/1").status_code == 401
 
 
 def test_it_works_next_to_a_middleware_that_strips_the_header(backend: Backend) -> None:
@@ -207,10 +207,10 @@ def test_wsgi_works_inside_an_event_loop(backend: Backend) -> None:
         backend.create(scopes=[ADMIN_SCOPE]).authorization,
     )
 
-    async def ask() -> int:
+    async def request() -> int:
         return admin.get("/").status_code
 
-    assert asyncio.run(ask()) == 200
+    assert asyncio.run(request()) == 200
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "starlette"])

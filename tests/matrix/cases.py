@@ -46,7 +46,7 @@ class Case:
 
     Attributes:
         id: The name of the case.
-        octets: The bytes of the request.
+        raw: The bytes of the request.
         expected: The expected outcome.
         instead: Other outcomes, with the servers that have them.
         method: The method, which determines whether the response has a body.
@@ -54,14 +54,14 @@ class Case:
     """
 
     id: str
-    octets: bytes
+    raw: bytes
     expected: str
     instead: Mapping[str, frozenset[str] | Quirk] = field(default_factory=dict)
     method: str = "GET"
 
     @property
     def has_key(self) -> bool:
-        return TOKEN in self.octets
+        return TOKEN in self.raw
 
     def expected_of(self, server: str) -> str:
         for outcome, where in self.instead.items():
@@ -169,7 +169,7 @@ def fields() -> Iterator[Case]:
     del_passes = H11 | {"daphne", "cheroot", "werkzeug"}
     yield case("del-at-end", BAD_REQUEST, KEY + b"\x7f", instead={INVALID: del_passes})
     yield case(
-        "high-octets",
+        "high-bytes",
         INVALID,
         authorization(bytes(range(0x80, 0x100))),
         instead={BAD_REQUEST: frozenset({"daphne"}), MISSING: UNREADABLE_IS_EMPTY},
@@ -255,9 +255,9 @@ def methods() -> Iterator[Case]:
             ("wrong", (NO_KEY,), INVALID),
             ("right", (KEY,), APP),
         ):
-            octets = head(*lines, *body, method=name.encode())
+            raw = head(*lines, *body, method=name.encode())
             answer = "problem 401" if name == "HEAD" and expected != APP else expected
-            yield Case(f"{name}-{credentials}", octets, answer, refused, name)
+            yield Case(f"{name}-{credentials}", raw, answer, refused, name)
     # Not with the valid key: no app is a tunnel.
     for credentials, lines, expected in (("none", (), MISSING), ("wrong", (NO_KEY,), INVALID)):
         yield Case(

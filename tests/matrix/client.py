@@ -1,4 +1,4 @@
-"""Sends raw bytes over a new connection, and tells which component sent the response."""
+"""Sends raw bytes over a new connection, and detects which component sent the response."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def head(
     version: bytes = b"1.1",
     host: bool = True,
 ) -> bytes:
-    """The head of a request; each header is a whole line."""
+    """The request line and headers; each header is a whole line."""
     line = b"%b %b HTTP/%b" % (method, target, version)
     return b"\r\n".join([line, *([b"Host: localhost"] if host else []), *fields, b"", b""])
 
@@ -35,9 +35,9 @@ class Response:
     """A response.
 
     Attributes:
-        status: 0: the server hung up without an answer.
-        fields: Names in lower case, and values.
-        whole: The end of the body was where the head said that it would be.
+        status: 0: the server closed the connection without a response.
+        fields: Lower-case names, and values.
+        whole: The body ended where the headers said.
     """
 
     status: int
@@ -60,9 +60,9 @@ class Response:
     def outcome(self) -> str:
         """Which component responded, and how, in short.
 
-        ``app``: the app, for a caller that was verified. ``open``: the app, for nobody in particular.
-        A ``code`` of ours, or ``problem 401`` where no body tells it. ``server 400``: the server itself.
-        ``hangs up``: it closed without a word.
+        ``app``: the app, for a verified client. ``open``: the app, for an anonymous client.
+        A ``code`` of ours, or ``problem 401`` if the response has no body. ``server 400``: the server itself.
+        ``hangs up``: it closed the connection without a response.
         """
         if not self.status:
             return "hangs up"
@@ -99,14 +99,14 @@ def read(connection: socket.socket, method: str = "GET") -> Response:
             return Response(status, fields, b"", whole=False)
 
 
-def ask(server: Server, octets: bytes, method: str = "GET") -> Response:
+def send(server: Server, raw: bytes, method: str = "GET") -> Response:
     """Send one request on a new connection."""
     with connect(server) as connection:
-        connection.sendall(octets)
+        connection.sendall(raw)
         return read(connection, method)
 
 
 def get(server: Server, target: bytes = b"/hello", *fields: bytes, method: bytes = b"GET") -> Response:
     """Send one request with the valid key."""
     whole = head(b"Authorization: " + GOOD, *fields, method=method, target=target)
-    return ask(server, whole, method.decode())
+    return send(server, whole, method.decode())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STREAM = 1
 
 
-def ask(
+def send(
     server: Server,
     *fields: tuple[str, str],
     method: str = "GET",
@@ -61,8 +61,8 @@ def ask(
 def _receive(connection: socket.socket, state: H2Connection) -> list[Event]:
     """The events so far; ``state`` is closed at the end."""
     with suppress(ConnectionError, ProtocolError):  # a body that is too short, for example
-        if octets := connection.recv(65536):
-            return state.receive_data(octets)
+        if data := connection.recv(65536):
+            return state.receive_data(data)
     state.close_connection()
     return []
 

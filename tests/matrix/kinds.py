@@ -110,7 +110,7 @@ class Server:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The words behind ``python -m``."""
+        """The words after ``python -m``."""
         return SERVERS[self.name]
 
     @property

@@ -10,7 +10,7 @@ import pytest
 
 from basicauth_mw import encode_basic
 from tests.matrix.cases import KEY, NO_KEY
-from tests.matrix.client import Response, ask, connect, get, head, read
+from tests.matrix.client import Response, connect, get, head, read, send
 from tests.matrix.conftest import SETTINGS
 from tests.matrix.kinds import ASGI, SERVERS, WSGI, Server
 from tests.matrix.paths import OWN, TIMEOUT_S
@@ -58,8 +58,8 @@ def test_head(server: Server, target: str, line: bytes) -> None:
         once = (line, b"X-Request-ID: same", b"Connection: close")
         return head(*once, method=method.encode(), target=target.encode())
 
-    got = ask(server, request("GET"))
-    asked = ask(server, request("HEAD"), "HEAD")
+    got = send(server, request("GET"))
+    asked = send(server, request("HEAD"), "HEAD")
     with connect(server) as connection:
         connection.sendall(request("HEAD"))
         data = b""
@@ -91,7 +91,7 @@ def test_identity(server: Server) -> None:
     """The app gets the verified client only, even if an outer layer has set another identity."""
     forged = (b"Remote-User: forged", b"REMOTE_USER: forged", b"AUTH_TYPE: forged", b"User: forged")
     verified = get(server, b"/hello", *forged).json()
-    anonymous = ask(server, head(*forged, target=b"/health")).json()
+    anonymous = send(server, head(*forged, target=b"/health")).json()
 
     assert (verified["client_id"], anonymous["client_id"]) == ("demo", "")
     if server.is_asgi:
@@ -115,7 +115,7 @@ def test_names_with_underscores(server: Server) -> None:
 
 
 def test_headers_of_a_proxy(server: Server) -> None:
-    """Address and scheme are the connection's, unless the server trusts 127.0.0.1."""
+    """Address and scheme are those of the connection, unless the server trusts 127.0.0.1."""
     forwarded = (b"X-Forwarded-For: 203.0.113.9", b"X-Forwarded-Proto: https")
     seen = get(server, b"/hello", *forwarded).json()
     other = get(
@@ -129,7 +129,7 @@ def test_headers_of_a_proxy(server: Server) -> None:
 
 
 def test_a_connection_is_reused(server: Server) -> None:
-    """No response leaves anything behind for the next one on the same connection."""
+    """A response does not affect the next one on the same connection."""
     requests = [
         head(*line, target=target) for line in ((KEY,), (NO_KEY,), ()) for target in (b"/hello", b"/raise")
     ]
@@ -152,7 +152,7 @@ def test_a_connection_is_reused(server: Server) -> None:
 
 
 def test_streaming(server: Server, tmp_path: Path) -> None:
-    """Each chunk is sent when the app yields it: the second one waits until the client has seen the first."""
+    """Each chunk is sent when the app yields it: the second one waits until the client has read the first."""
     seen = tmp_path / "seen"
     with connect(server) as connection:
         connection.sendall(head(KEY, b"X-Wait-For: " + str(seen).encode(), target=b"/stream"))
@@ -172,7 +172,7 @@ def test_streaming(server: Server, tmp_path: Path) -> None:
 @pytest.mark.proves("W8")
 @only_wsgi
 def test_written(server: Server) -> None:
-    """``write()`` works where the server has it."""
+    """``write()`` works if the server supports it."""
     logged = server.log.stat().st_size
     response = get(server, b"/write")
 
@@ -227,7 +227,7 @@ def test_raised_by_a_generator(server: Server, path: str) -> None:
 @pytest.mark.proves("X56")
 @only_wsgi
 def test_raised_after_an_empty_chunk(server: Server) -> None:
-    """The JSON response if the headers are not sent yet, else a broken one. Never a clean 200."""
+    """The JSON response if the headers are not sent yet, otherwise a broken one. Never a clean 200."""
     response = get(server, b"/raise/empty-chunk")
 
     if server.name in EMPTY_CHUNK_STARTS.servers:
@@ -244,7 +244,7 @@ def test_raised_after_an_empty_chunk(server: Server) -> None:
 @pytest.mark.proves("A7", "W9")
 @pytest.mark.parametrize("path", ["/raise/late", "/raise/short"])
 def test_raised_after_the_first_chunk(server: Server, path: str) -> None:
-    """The client sees a broken response, with a length and without."""
+    """The client sees a broken response, with and without a length."""
     request = head(KEY, target=path.encode())
     if server.name in HANGS.servers:
         with connect(server) as connection:
@@ -257,7 +257,7 @@ def test_raised_after_the_first_chunk(server: Server, path: str) -> None:
             with pytest.raises(TimeoutError):
                 connection.recv(65536)
         return
-    response = ask(server, request)
+    response = send(server, request)
 
     if server.name in CLEAN_END.servers and path == "/raise/late":
         assert (response.status, response.body, response.whole) == (200, b"x" * 1000, True)
@@ -270,7 +270,7 @@ def test_raised_after_the_first_chunk(server: Server, path: str) -> None:
 
 @pytest.mark.parametrize("name", HANGS.servers)
 def test_a_hanging_response_is_ended_by_a_timeout(name: str, tmp_path: Path) -> None:
-    """Cleanly if it has no length: then a client believes that it is complete."""
+    """It ends cleanly if it has no length: then a client believes that it is complete."""
     with Server(name, tmp_path / "log", SETTINGS, ("--http-timeout", "2")) as server:
         response = get(server, b"/raise/late")
 
@@ -281,7 +281,7 @@ def test_a_hanging_response_is_ended_by_a_timeout(name: str, tmp_path: Path) -> 
 def test_raised_at_an_old_client(server: Server) -> None:
     """HTTP/1.0 has no chunks, so the client cannot know; some servers send chunks anyway."""
     request = head(KEY, target=b"/raise/late", version=b"1.0")
-    responses = (ask(server, request) for _ in range(100))
+    responses = (send(server, request) for _ in range(100))
     response = next(each for each in responses if each.body)  # the data before the broken connection
 
     chunked = response.value("transfer-encoding") == "chunked"
@@ -305,9 +305,9 @@ def test_too_slow(server: Server) -> None:
 def test_an_id_beyond_ascii(server: Server) -> None:
     """It is verified as UTF-8, and REMOTE_USER holds its bytes."""
     wrong = encode_basic("d\u00e9mo", "\u5bc6\u7801").encode()
-    assert ask(server, head(b"Authorization: " + wrong)).outcome == "invalid_credentials"
+    assert send(server, head(b"Authorization: " + wrong)).outcome == "invalid_credentials"
     right = encode_basic("d\u00e9mo", "\u5bc6\u7801\u5bc6\u7801").encode()
-    seen = json.loads(ask(server, head(b"Authorization: " + right, target=b"/hello")).body)
+    seen = json.loads(send(server, head(b"Authorization: " + right, target=b"/hello")).body)
     assert seen["client_id"] == "d\u00e9mo"
     if not server.is_asgi:
         assert seen["remote_user"].encode("latin-1").decode() == "d\u00e9mo"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.matrix.cases import KEY, NO_KEY
-from tests.matrix.client import ask, connect, get, head, read
+from tests.matrix.client import connect, get, head, read, send
 from tests.matrix.quirks import CONTINUES_AT_ONCE, LEAVES_CHUNKS, STOPS_READING, WAITS_FOR_BODY
 from tests.matrix.test_requests import check_refusal
 
@@ -35,11 +35,11 @@ refused = pytest.mark.parametrize(
 def upload(connection: socket.socket) -> threading.Thread:
     """Send a body in a thread, as clients do, because the server may have stopped reading."""
 
-    def send() -> None:
+    def send_body() -> None:
         with suppress(OSError):
             connection.sendall(BODY)
 
-    sending = threading.Thread(target=send)
+    sending = threading.Thread(target=send_body)
     sending.start()
     return sending
 
@@ -87,7 +87,7 @@ def test_refused_while_its_body_is_sent(server: Server) -> None:
 @pytest.mark.proves("A16")
 @refused
 def test_refused_before_its_body(server: Server, line: bytes, code: str) -> None:
-    """The client sends the headers and waits; servers that read the body first get it then."""
+    """The client sends the headers and waits; servers that read the body first get it after that."""
     with connect(server) as connection:
         connection.sendall(head(line, LENGTH, method=b"POST"))
         sending = None
@@ -109,7 +109,7 @@ def test_refused_before_its_body(server: Server, line: bytes, code: str) -> None
 @pytest.mark.proves("A16")
 @refused
 def test_refused_with_an_expectation(server: Server, line: bytes, code: str) -> None:
-    """``Expect: 100-continue``: the 401 at once, or after a 100 that the server sends on its own."""
+    """``Expect: 100-continue``: the 401 at once, or after a 100 that the server sends itself."""
     with connect(server) as connection:
         connection.sendall(head(line, LENGTH, EXPECT, method=b"POST"))
         begins = b""
@@ -145,7 +145,7 @@ def test_accepted_with_a_body(server: Server, lines: tuple[bytes, ...]) -> None:
 def test_refused_in_chunks(server: Server) -> None:
     """A body of unknown length makes no difference."""
     chunked = head(NO_KEY, b"Transfer-Encoding: chunked", method=b"POST") + b"5\r\nhello\r\n0\r\n\r\n"
-    response = ask(server, chunked, "POST")
+    response = send(server, chunked, "POST")
 
     assert response.outcome == "invalid_credentials"
     check_refusal(response)
@@ -154,7 +154,7 @@ def test_refused_in_chunks(server: Server) -> None:
 @pytest.mark.proves("A16")
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 def test_a_refused_body_is_no_request(server: Server, framing: str) -> None:
-    """The unread body of a refused request is not taken for the next request on its connection."""
+    """The unread body of a refused request is not parsed as the next request on its connection."""
     smuggled = head(KEY, target=b"/smuggled")
     if framing == "length":
         refusal = head(NO_KEY, b"Content-Length: %d" % len(smuggled), method=b"POST") + smuggled

@@ -39,19 +39,19 @@ REQUESTS = {
 @pytest.mark.proves("X23", "X24", "X25", "X40")
 @pytest.mark.parametrize(("fields", "expected"), REQUESTS.values(), ids=REQUESTS.keys())
 def test_request(server: Server, fields: tuple[tuple[str, str], ...], expected: str) -> None:
-    answer = http2.ask(server, *fields)
+    response = http2.send(server, *fields)
 
-    assert answer.outcome == expected
+    assert response.outcome == expected
     if expected in (MISSING, INVALID):
-        check_refusal(answer)
+        check_refusal(response)
 
 
 @pytest.mark.proves("X37")
 @pytest.mark.parametrize("method", ["HEAD", "DELETE", "OPTIONS", "TRACE", "FOO", "get"])
 def test_method(server: Server, method: str) -> None:
-    """Every method is checked."""
-    refused = http2.ask(server, NO_KEY, method=method)
-    let_in = http2.ask(server, KEY, method=method)
+    """Every method is verified."""
+    refused = http2.send(server, NO_KEY, method=method)
+    let_in = http2.send(server, KEY, method=method)
 
     assert (refused.status, let_in.outcome) == (401, APP)
     check_refusal(refused, method)
@@ -68,20 +68,20 @@ def test_method(server: Server, method: str) -> None:
 )
 def test_target(server: Server, target: str) -> None:
     """A target that only resembles an open path is protected."""
-    assert http2.ask(server, target=target).outcome in (MISSING, HANGS_UP)
+    assert http2.send(server, target=target).outcome in (MISSING, HANGS_UP)
 
 
 def test_open_target(server: Server) -> None:
-    assert http2.ask(server, target="/health").outcome == OPEN
-    fragment = http2.ask(server, target="/health#f").outcome
+    assert http2.send(server, target="/health").outcome == OPEN
+    fragment = http2.send(server, target="/health#f").outcome
     assert fragment == (OPEN if server.name in DROPS_FRAGMENT.servers else MISSING)
 
 
 def test_large_post(server: Server) -> None:
     """The 401 to an upload is complete; with a valid key the app gets the upload."""
     length = ("content-length", str(MEGABYTE))
-    refused = http2.ask(server, NO_KEY, length, method="POST", body=BODY)
-    let_in = http2.ask(server, KEY, length, method="POST", body=BODY)
+    refused = http2.send(server, NO_KEY, length, method="POST", body=BODY)
+    let_in = http2.send(server, KEY, length, method="POST", body=BODY)
 
     assert refused.outcome == INVALID
     check_refusal(refused)
@@ -91,24 +91,24 @@ def test_large_post(server: Server) -> None:
 @pytest.mark.parametrize("path", OWN)
 def test_the_apps_own_response(server: Server, path: str) -> None:
     status, _, body = OWN[path]
-    answer = http2.ask(server, KEY, target=path)
+    response = http2.send(server, KEY, target=path)
 
-    assert (answer.status, answer.body, answer.whole) == (status, body, True)
-    assert answer.value("x-own") == "kept"
+    assert (response.status, response.body, response.whole) == (status, body, True)
+    assert response.value("x-own") == "kept"
 
 
 @pytest.mark.parametrize("path", ["/raise", "/raise/started"])
 def test_raised_before_the_body(server: Server, path: str) -> None:
-    answer = http2.ask(server, KEY, target=path)
+    response = http2.send(server, KEY, target=path)
 
-    assert (answer.status, answer.outcome) == (500, "internal_error")
-    check_refusal(answer)
+    assert (response.status, response.outcome) == (500, "internal_error")
+    check_refusal(response)
 
 
 @pytest.mark.parametrize("path", ["/raise/late", "/raise/short"])
 def test_raised_after_the_first_chunk(server: Server, path: str) -> None:
-    """The client sees a broken response, with a length and without."""
-    answer = http2.ask(server, KEY, target=path)
+    """The client sees a broken response, with and without a length."""
+    response = http2.send(server, KEY, target=path)
 
-    assert answer.status in (200, 0)
-    assert answer.whole == (server.name in CLEAN_END.servers and path == "/raise/late")
+    assert response.status in (200, 0)
+    assert response.whole == (server.name in CLEAN_END.servers and path == "/raise/late")

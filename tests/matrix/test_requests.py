@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.matrix.cases import APP, CASES, MISSING, OPEN, Case
-from tests.matrix.client import Response, ask, head
+from tests.matrix.client import Response, head, send
 from tests.matrix.conftest import SETTINGS
 from tests.matrix.kinds import Server
 from tests.matrix.quirks import SCRIPT_NAME_FIELD
@@ -37,7 +37,7 @@ def test_no_mount_point_from_clients(name: str, tmp_path: Path) -> None:
     with Server(name, tmp_path / "log", SETTINGS, ("--forwarder-headers", "")) as server:
         for case in CASES:
             if case.id.startswith("script-name"):
-                assert ask(server, case.octets).outcome == case.expected
+                assert send(server, case.raw).outcome == case.expected
 
 
 # The options that set the mount point.
@@ -56,10 +56,10 @@ def test_a_mount_point(name: str, tmp_path: Path) -> None:
     settings = {**SETTINGS, "BASICAUTH_ROOT_PATH": "/x"}
     with Server(name, tmp_path / "log", settings, ROOT_PATH[name]) as server:
         # Some servers prepend the mount point to the path, others expect it there.
-        below = {target: ask(server, head(target=target)).outcome for target in (b"/health", b"/x/health")}
+        below = {target: send(server, head(target=target)).outcome for target in (b"/health", b"/x/health")}
         assert OPEN in below.values(), below
         for target in (b"/hello", b"/x/hello", b"/x", b"/xhealth", b"/X/health"):
-            outcome = ask(server, head(target=target)).outcome
+            outcome = send(server, head(target=target)).outcome
             assert outcome in (MISSING, "server 404"), (target, outcome)
 
 
@@ -68,9 +68,9 @@ def test_a_mount_point(name: str, tmp_path: Path) -> None:
 @pytest.mark.proves("X31", "X36", "X37", "X38", "X40", "X42", "X48")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_request(server: Server, case: Case) -> None:
-    """Whatever a server makes of it: without the key only open paths are served."""
+    """Without the key only open paths are served, however a server parses the request."""
     logged = server.log.stat().st_size
-    response = ask(server, case.octets, case.method)
+    response = send(server, case.raw, case.method)
     outcome = response.outcome
 
     # First the checks that matter for security, independent of the table.

@@ -12,7 +12,7 @@ import pytest
 from basicauth_mw import Key, Secret, Settings, open_backend
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_password
-from tests.matrix.client import ask, head
+from tests.matrix.client import head, send
 from tests.matrix.kinds import SERVERS, Server
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ WRONG = {
     "a NUL after it": ("generated", GENERATED + "\0"),
     "moved from the id": ("generate", f"d:{GENERATED}"),
     "without secrets": ("none", GENERATED),
-    "bcrypt of 200 octets": ("bcrypt", "x" * 200),
+    "bcrypt of 200 bytes": ("bcrypt", "x" * 200),
     "bcrypt cut in a letter": ("bcrypt", "x" * 71 + "é"),
     "the longest": ("password", "x" * 1024),
     "too long": ("password", "x" * 1025),
@@ -77,7 +77,7 @@ def test_only_the_right_secret_is_accepted(name: str, filled: Path, tmp_path: Pa
     with Server(name, tmp_path / "log", settings) as server:
 
         def outcomes(pairs: dict[str, tuple[str, str]]) -> dict[str, str]:
-            return {what: ask(server, head(field(*pair))).outcome for what, pair in pairs.items()}
+            return {what: send(server, head(field(*pair))).outcome for what, pair in pairs.items()}
 
         right = {client_id: (client_id, secret) for client_id, secret in RIGHT.items()}
         allowed = {client_id: f"app for {client_id!r}" for client_id in RIGHT}

@@ -12,7 +12,7 @@ import pytest
 
 from basicauth_mw import Settings, open_backend
 from tests.matrix.cases import KEY
-from tests.matrix.client import Response, ask, connect, head
+from tests.matrix.client import Response, connect, head, send
 from tests.matrix.conftest import SETTINGS
 from tests.matrix.kinds import SERVERS, Server
 from tests.matrix.quirks import STOPS_AT_ONCE
@@ -48,7 +48,7 @@ def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
     def press() -> None:
         while not done.is_set():
             with suppress(OSError):
-                answers.append(ask(server, request))
+                answers.append(send(server, request))
 
     with Server(name, tmp_path / "log", settings) as server:
         clients = [threading.Thread(target=press) for _ in range(4)]
@@ -65,9 +65,9 @@ def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
         assert not listens(server.port)
 
     assert status in (0, -signal.SIGTERM)
-    assert {answer.status for answer in answers} <= {200, 0}, "answered right, or not at all"
+    assert {response.status for response in answers} <= {200, 0}, "answered right, or not at all"
     if name not in STOPS_AT_ONCE.servers:
-        assert all(answer.whole for answer in answers if answer.status)
+        assert all(response.whole for response in answers if response.status)
     assert not NOISE.search(server.log.read_text()), server.log.read_text()
 
 
@@ -78,11 +78,11 @@ def test_stopped_during_a_response(name: str, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     with Server(name, tmp_path / "log", SETTINGS) as server, connect(server) as connection:
         connection.sendall(head(KEY, b"X-Wait-For: " + str(seen).encode(), target=b"/stream"))
-        octets = b""
-        while b"first" not in octets:
+        received = b""
+        while b"first" not in received:
             chunk = connection.recv(65536)
-            assert chunk, octets
-            octets += chunk
+            assert chunk, received
+            received += chunk
         server.process.send_signal(signal.SIGTERM)
         # Some servers stop listening at once, some when they exit. A second suffices to truncate responses.
         with suppress(AssertionError):
@@ -90,8 +90,8 @@ def test_stopped_during_a_response(name: str, tmp_path: Path) -> None:
         seen.touch()
         with suppress(ConnectionError):
             while chunk := connection.recv(65536):
-                octets += chunk
+                received += chunk
         server.process.wait(LIMIT_S)
 
-    assert octets.endswith(b"0\r\n\r\n") == (b"second" in octets) == (name not in STOPS_AT_ONCE.servers)
+    assert received.endswith(b"0\r\n\r\n") == (b"second" in received) == (name not in STOPS_AT_ONCE.servers)
     assert not NOISE.search(server.log.read_text()), server.log.read_text()

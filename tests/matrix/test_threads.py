@@ -10,7 +10,7 @@ import pytest
 
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.keys.generated_secrets import generate
-from tests.matrix.client import ask, head
+from tests.matrix.client import head, send
 from tests.matrix.kinds import Server
 from tests.waiting import LIMIT_S
 
@@ -23,7 +23,7 @@ CLIENTS = 32
 @pytest.mark.proves("F20")
 @pytest.mark.parametrize("name", ["gunicorn-gthread", "gunicorn-gevent", "waitress"])
 def test_thirty_two_at_once(name: str, tmp_path: Path) -> None:
-    """Each client has its own identity."""
+    """Each client gets its own identity."""
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     with open_backend(url, settings=Settings(), create=True) as keys:
         issued = [keys.create(client_id=f"client-{number}") for number in range(CLIENTS)]
@@ -35,12 +35,12 @@ def test_thirty_two_at_once(name: str, tmp_path: Path) -> None:
 
         def press(number: int) -> None:
             barrier.wait(LIMIT_S)
-            mine = issued[number]
+            own = issued[number]
             for _ in range(5):
-                answer = ask(server, head(b"Authorization: " + mine.authorization.encode()))
-                assert (answer.status, answer.value("x-reached")) == (200, mine.client_id)
-                wrong = encode_basic(mine.client_id, generate("sk")).encode()
-                assert ask(server, head(b"Authorization: " + wrong)).outcome == "invalid_credentials"
+                response = send(server, head(b"Authorization: " + own.authorization.encode()))
+                assert (response.status, response.value("x-reached")) == (200, own.client_id)
+                wrong = encode_basic(own.client_id, generate("sk")).encode()
+                assert send(server, head(b"Authorization: " + wrong)).outcome == "invalid_credentials"
 
         with ThreadPoolExecutor(CLIENTS) as pool:
             list(pool.map(press, range(CLIENTS)))

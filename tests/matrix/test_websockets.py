@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.matrix.cases import KEY, NO_KEY
-from tests.matrix.client import ask, connect, head
+from tests.matrix.client import connect, head, send
 from tests.matrix.kinds import ASGI, WSGI
 from tests.matrix.quirks import NO_DENIAL
 from tests.matrix.test_requests import check_refusal
@@ -42,14 +42,14 @@ def test_accepted(server: Server, line: bytes, target: bytes, reached: bytes) ->
     wanted = TEXT_FRAME + bytes([len(reached)]) + reached
     with connect(server) as connection:
         connection.sendall(handshake(line, target=target))
-        octets = b""
-        while wanted not in octets:
+        received = b""
+        while wanted not in received:
             chunk = connection.recv(65536)
-            assert chunk, octets
-            octets += chunk
+            assert chunk, received
+            received += chunk
 
-    assert octets.startswith(b"HTTP/1.1 101 ")
-    assert b"\r\n\r\n" + wanted in octets
+    assert received.startswith(b"HTTP/1.1 101 ")
+    assert b"\r\n\r\n" + wanted in received
 
 
 @pytest.mark.proves("H1", "A5", "X35")
@@ -65,21 +65,21 @@ def test_accepted(server: Server, line: bytes, target: bytes, reached: bytes) ->
 def test_refused(server: Server, lines: tuple[bytes, ...], code: str) -> None:
     """The same 401 as for any request; a bare 403 if the server cannot send one."""
     logged = server.log.stat().st_size
-    answer = ask(server, handshake(*lines))
+    response = send(server, handshake(*lines))
 
     if server.name in NO_DENIAL.servers:
-        assert (answer.outcome, answer.body) == ("server 403", b"")
-        assert answer.values("www-authenticate") == []
+        assert (response.outcome, response.body) == ("server 403", b"")
+        assert response.values("www-authenticate") == []
     else:
-        assert (answer.status, answer.outcome) == (401, code)
-        check_refusal(answer)
+        assert (response.status, response.outcome) == (401, code)
+        check_refusal(response)
     assert b"Traceback" not in server.log.read_bytes()[logged:]
 
 
 @pytest.mark.parametrize("server", WSGI, indirect=True)
 def test_no_websockets_in_wsgi(server: Server) -> None:
     """A WSGI server treats a handshake as a plain GET."""
-    assert ask(server, handshake(KEY)).outcome == "app"
+    assert send(server, handshake(KEY)).outcome == "app"
 
 
 @pytest.mark.proves("X35")
@@ -87,4 +87,4 @@ def test_no_websockets_in_wsgi(server: Server) -> None:
 def test_odd_target(server: Server) -> None:
     """A path that is not open is not open for a websocket either."""
     for target in (b"/open/../ws", b"/open/%2e%2e/ws", b"/openws", b"/open", b"//open/ws"):
-        assert ask(server, handshake(target=target)).status in (401, 403)
+        assert send(server, handshake(target=target)).status in (401, 403)

@@ -76,10 +76,10 @@ class Served:
         with httpx.Client(trust_env=False, timeout=LIMIT_S) as client:
             return client.request(method, f"http://127.0.0.1:{self.port}{path}", **more)  # type: ignore[arg-type]
 
-    def raw(self, octets: bytes) -> bytes:
+    def raw(self, data: bytes) -> bytes:
         """Send raw bytes; return the data until the server closes, or one complete response."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S) as connection:
-            connection.sendall(octets)
+            connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
             answer = b""
             while chunk := connection.recv(65536):

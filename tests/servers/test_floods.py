@@ -60,7 +60,7 @@ class Site:
         """The maxima since the last call: delay of the event loop, and memory."""
         return self.served.request("GET", "/state").json()
 
-    def ask(self, authorization: str) -> tuple[int, str]:
+    def request(self, authorization: str) -> tuple[int, str]:
         """Send a request; return the status, and the code of the problem if there is one."""
         answer = self.served.request("GET", "/", headers={"Authorization": authorization})
         return answer.status_code, answer.json()["code"] if answer.status_code != 200 else ""
@@ -89,7 +89,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with servers(directory) as start:
         made = Site(start("flooded", **settings), cached, starmap(encode_basic, secrets.items()))
         for authorization in cached:
-            assert made.ask(authorization) == (200, "")
+            assert made.request(authorization) == (200, "")
         yield made
         assert "Traceback" not in made.served.log.read_text()
 
@@ -189,7 +189,7 @@ def test_a_flood(site: Site, kind: str, connections: int, expected: set[str]) ->
         with flood(site, kind, connections) as statuses:
             served = serve_honest(site)
             stormy = site.state()
-            uncached = site.ask(late)
+            uncached = site.request(late)
         assert set(statuses) <= expected
         assert sum(statuses.values()) > 3 * sum(served), "the flood was too small"
         assert all(with_it >= without / 2 for with_it, without in zip(served, alone, strict=True))
@@ -198,6 +198,6 @@ def test_a_flood(site: Site, kind: str, connections: int, expected: set[str]) ->
         assert stormy["most_bytes"] < calm["most_bytes"] + hashing + GROWTH_BYTES
         # Only a request that needs a password hash may get a 503.
         assert uncached == (200, "") or (kind, uncached) == ("slow-hashes", (503, "overloaded"))
-        wait_until(lambda: site.ask(late)[0] == 200)
+        wait_until(lambda: site.request(late)[0] == 200)
 
     at_last(measure)

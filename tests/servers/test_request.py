@@ -43,9 +43,9 @@ class Connection:
     def __exit__(self, *_exc: object) -> None:
         self._socket.close()
 
-    def ask(self, octets: bytes, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+    def request(self, raw: bytes, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
         """Send a complete request and read the response."""
-        self._socket.sendall(octets)
+        self._socket.sendall(raw)
         with HTTPResponse(self._socket, method=method) as response:
             response.begin()
             headers = {name.lower(): value for name, value in response.getheaders()}
@@ -69,7 +69,7 @@ def common_request(authorization: str | None) -> bytes:
 
 def post(served: Served, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
     with Connection(served) as connection:
-        return connection.ask(common_request(authorization))
+        return connection.request(common_request(authorization))
 
 
 @pytest.fixture(params=["env", "sqlite", "redis"])
@@ -110,9 +110,9 @@ def test_a_connection_is_reused(serve: Callable[..., Served], name: str) -> None
     right, wrong, none = (common_request(field) for field in (f"Basic {TOKEN}", f"Basic {WRONG}", None))
 
     with Connection(served) as connection:
-        statuses = [connection.ask(octets)[0] for octets in (right, wrong, none, right)]
+        statuses = [connection.request(raw)[0] for raw in (right, wrong, none, right)]
     with Connection(served) as connection:
-        failed = connection.ask(broken)
+        failed = connection.request(broken)
 
     assert statuses == [200, 401, 401, 200]
     assert (failed[0], failed[1]["content-length"]) == (500, str(len(failed[2])))
@@ -168,9 +168,9 @@ def odd_heads() -> Iterator[bytes]:
         yield head(line=b"GET " + target + b" HTTP/1.1")
     yield from (head(line=b"GET /hello HTTP/1.0"), head(line=b"GET /hello HTTP/9.9"))
     dice = random.Random(4)
-    octets = bytes(octet for octet in range(256) if octet not in b"\r\n")
+    raw = bytes(octet for octet in range(256) if octet not in b"\r\n")
     for number in range(150):
-        noise = bytes(dice.choices(b"ABab01+/=-_ :" if number % 2 else octets, k=dice.randrange(60)))
+        noise = bytes(dice.choices(b"ABab01+/=-_ :" if number % 2 else raw, k=dice.randrange(60)))
         yield head(b"Basic " + noise if number % 3 else noise)
 
 
@@ -179,10 +179,10 @@ def test_odd_heads_get_a_response(serve: Callable[..., Served], name: str) -> No
     """401, or the server's own 400 or 431: always a response, at once, and never a 5xx."""
     served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd", BASICAUTH_THROTTLE="")
     seen: dict[int, Any] = {}
-    for octets in odd_heads():
+    for raw in odd_heads():
         with Connection(served) as connection:
-            status = connection.ask(octets)[0]
-        seen.setdefault(status, octets[:200])
+            status = connection.request(raw)[0]
+        seen.setdefault(status, raw[:200])
 
     assert seen.keys() <= {400, 401, 431}, seen
     assert post(served, f"Basic {TOKEN}")[0] == 200

@@ -37,7 +37,7 @@ def keys(url: str) -> Iterator[Backend]:
         yield opened
 
 
-def ask(connection: HTTPConnection, authorization: str) -> tuple[int, int]:
+def status_and_worker(connection: HTTPConnection, authorization: str) -> tuple[int, int]:
     """The status, and the process id of the worker if the status is 200."""
     connection.request("GET", "/", headers={"Authorization": authorization})
     answer = connection.getresponse()
@@ -53,7 +53,7 @@ def reach_all(port: int, authorization: str, stack: ExitStack) -> dict[int, HTTP
         assert time.monotonic() < end, f"only {len(reached)} workers were reached"
         connection = HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
         stack.callback(connection.close)
-        status, worker = ask(connection, authorization)
+        status, worker = status_and_worker(connection, authorization)
         assert status == 200
         reached.setdefault(worker, connection)
     return reached
@@ -72,11 +72,11 @@ def test_every_worker_refuses_a_revoked_key(
         for _ in range(ROUNDS):
             issued = keys.create()
             for connection in workers:  # now the key is cached in each worker
-                assert ask(connection, issued.authorization)[0] == 200
+                assert status_and_worker(connection, issued.authorization)[0] == 200
             keys.revoke(issued.client_id)
             begin = time.monotonic()
             left = list(workers)
-            while left := [each for each in left if ask(each, issued.authorization)[0] != 401]:
+            while left := [each for each in left if status_and_worker(each, issued.authorization)[0] != 401]:
                 assert time.monotonic() < begin + LIMIT_S, "it is still let in"
             taken.append(time.monotonic() - begin)
     assert sorted(taken)[ROUNDS // 2] < BOUND_S

@@ -45,12 +45,12 @@ class Client:
     Attributes:
         port: The port of the server.
         authorization: The header that it sends; may be changed while it runs.
-        asked: The time and the status of each request.
+        requests: The time and the status of each request.
     """
 
     port: int
     authorization: str
-    asked: list[tuple[float, int]] = field(default_factory=list)
+    requests: list[tuple[float, int]] = field(default_factory=list)
     failure: BaseException | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -61,14 +61,14 @@ class Client:
                     answer = connection.get(
                         f"http://127.0.0.1:{self.port}/hello", headers={"Authorization": self.authorization}
                     )
-                    self.asked.append((sent_at, answer.status_code))
+                    self.requests.append((sent_at, answer.status_code))
         except BaseException as exc:
             self.failure = exc
 
-    def go_on_for(self, requests: int) -> None:
+    def wait_for_responses(self, requests: int) -> None:
         """Wait for this number of further responses."""
-        end = len(self.asked) + requests
-        wait_until(lambda: len(self.asked) >= end or self.failure is not None)
+        end = len(self.requests) + requests
+        wait_until(lambda: len(self.requests) >= end or self.failure is not None)
         assert self.failure is None
 
 
@@ -124,26 +124,26 @@ def test_rotation_under_load(
             used.append(keys(url, "rotate", "ci", "--overlap", f"{OVERLAP_S}s")["authorization"])
             rotated_at = time.monotonic()
             for client in clients:  # one after the other, as in a rolling update
-                client.go_on_for(LAG)
+                client.wait_for_responses(LAG)
                 client.authorization = used[-1]
             assert time.monotonic() < rotated_at + OVERLAP_S, "the machine was too slow for this test"
             for client in clients:
-                client.go_on_for(REQUESTS_BETWEEN)
-        statuses = {status for client in clients for _, status in client.asked}
+                client.wait_for_responses(REQUESTS_BETWEEN)
+        statuses = {status for client in clients for _, status in client.requests}
         assert statuses == {200}
         assert len(set(used)) == ROTATIONS + 1
 
         keys(url, "revoke", "ci", "--yes")
         revoked_at = time.monotonic()
-        wait_until(lambda: all(client.asked[-1][1] == 401 for client in clients))
+        wait_until(lambda: all(client.requests[-1][1] == 401 for client in clients))
         for client in clients:
-            client.go_on_for(REQUESTS_BETWEEN)
+            client.wait_for_responses(REQUESTS_BETWEEN)
 
     for client in clients:
-        late = [status for sent_at, status in client.asked if sent_at >= revoked_at + TTL_S]
+        late = [status for sent_at, status in client.requests if sent_at >= revoked_at + TTL_S]
         assert set(late) <= {401}
-        assert {status for _, status in client.asked} == {200, 401}
-        statuses_in_order = [status for _, status in client.asked]
+        assert {status for _, status in client.requests} == {200, 401}
+        statuses_in_order = [status for _, status in client.requests]
         assert statuses_in_order == sorted(statuses_in_order), "what was refused once is not accepted again"
 
 
@@ -163,18 +163,18 @@ def test_the_old_secret_ends_with_the_overlap(
         BASICAUTH_THROTTLE="",
     )
     with under_load(served.port, old) as (first, *others):
-        first.go_on_for(LAG)
+        first.wait_for_responses(LAG)
         new = keys(url, "rotate", "ci", "--overlap", f"{SHORT_OVERLAP_S}s")["authorization"]
         rotated_at = time.monotonic()
         for client in others:
             client.authorization = new
-            client.go_on_for(LAG)
-        wait_until(lambda: first.asked[-1][1] == 401)
+            client.wait_for_responses(LAG)
+        wait_until(lambda: first.requests[-1][1] == 401)
         ended_at = time.monotonic()
         for client in others:
-            client.go_on_for(LAG)
+            client.wait_for_responses(LAG)
 
     assert ended_at < rotated_at + SHORT_OVERLAP_S + TTL_S + LIMIT_S / 10
     end = rotated_at + SHORT_OVERLAP_S + TTL_S
-    assert {status for sent_at, status in first.asked if sent_at >= end} <= {401}
-    assert {status for client in others for _, status in client.asked} == {200}
+    assert {status for sent_at, status in first.requests if sent_at >= end} <= {401}
+    assert {status for client in others for _, status in client.requests} == {200}

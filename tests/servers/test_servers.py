@@ -1,4 +1,4 @@
-"""The whole way, over sockets: real servers, real stores, the request that users send."""
+"""End to end over sockets: real servers, real stores, and a request as users send it."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def post(served: Served, authorization: str) -> httpx.Response:
     )
 
 
-def assert_problem(answer: httpx.Response, status: int, code: str) -> None:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
+def assert_problem(response: httpx.Response, status: int, code: str) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
     assert (problem["status"], problem["code"]) == (status, code)
-    assert problem["request_id"] == answer.headers["x-request-id"]
-    assert ("www-authenticate" in answer.headers) == (status == 401)
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert ("www-authenticate" in response.headers) == (status == 401)
     if status == 503:
-        assert int(answer.headers["retry-after"]) >= 1
+        assert int(response.headers["retry-after"]) >= 1
 
 
 @pytest.fixture
 def key_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A backend URL of the kind that the test asks for."""
+    """A backend URL of the kind that the test requests."""
     kind = request.param
     return f"sqlite:///{tmp_path}/keys.db" if kind == "sqlite" else request.getfixturevalue("redis_url")
 
@@ -73,7 +73,7 @@ def key_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.mark.proves("X42")
 @every_server
 def test_a_valid_key_and_every_wrong_one(serve: Callable[..., Served], name: str) -> None:
-    """The handler's own response; with any one character of the token changed, a 401 with a challenge."""
+    """The handler's own response; if any one character of the token is changed, a 401 with a challenge."""
     served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd", BASICAUTH_THROTTLE="")
     good = post(served, f"Basic {TOKEN}")
 
@@ -90,10 +90,10 @@ def test_a_valid_key_and_every_wrong_one(serve: Callable[..., Served], name: str
 def test_a_handler_that_raises(serve: Callable[..., Served], name: str) -> None:
     """A JSON 500 without details for the client, and a traceback in the server's log."""
     served = serve(name, BASICAUTH_KEYS="demo:p@55w0rd")
-    answer = served.request("GET", "/broken", auth=("demo", "p@55w0rd"))
+    response = served.request("GET", "/broken", auth=("demo", "p@55w0rd"))
 
-    assert_problem(answer, 500, "internal_error")
-    assert "canary" not in answer.text
+    assert_problem(response, 500, "internal_error")
+    assert "canary" not in response.text
     wait_until(lambda: "canary of the handler" in served.log.read_text())
     assert served.request("GET", "/hello", auth=("demo", "p@55w0rd")).status_code == 200
 
@@ -183,7 +183,7 @@ def test_redis_stops_and_starts(
         own_redis_server.thaw()
     else:
         own_redis_server.start()
-        with open_backend(url, settings=Settings()) as keys:  # it keeps nothing on disk
+        with open_backend(url, settings=Settings()) as keys:  # it stores nothing on disk
             other = keys.create(client_id="other")
     wait_until(lambda: post(served, other.authorization).status_code == 200, 5)
     said = [line for line in served.log.read_text().splitlines() if "key backend" in line]
@@ -191,15 +191,13 @@ def test_redis_stops_and_starts(
 
 
 def fields() -> list[bytes]:
-    """Authorization values and other heads that nobody sane sends; the same ones in every run."""
+    """Authorization values and other request heads that no real client sends; the same ones in every run."""
     chance = random.Random(20260101)
-    octets = [bytes(set(range(256)) - {10, 13})] + [
-        bytes([value]) * 8 for value in (0, 9, 11, 12, 0x7F, 0xFF)
-    ]
-    octets += [
+    raw = [bytes(set(range(256)) - {10, 13})] + [bytes([value]) * 8 for value in (0, 9, 11, 12, 0x7F, 0xFF)]
+    raw += [
         bytes(chance.choice(range(1, 256)) for _ in range(40)).translate(None, b"\r\n") for _ in range(20)
     ]
-    values = [b"Basic " + each for each in octets] + octets
+    values = [b"Basic " + each for each in raw] + raw
     heads = [b"Authorization: " + value for value in values]
     heads += [
         b"Authorization: Basic " + b"A" * 60_000,
@@ -223,11 +221,11 @@ def test_no_head_gets_through_or_breaks_anything(serve: Callable[..., Served], n
     requests += [
         method + b" /hello HTTP/1.1\r\nHost: x\r\n\r\n" for method in (b"FOO", b"get", b"OPTIONS", b"TRACE")
     ]
-    for octets in requests:
-        answer = served.raw(octets)
-        status = answer[9:12]
-        # 4xx of the server's own, or it hangs up on what is no HTTP.
-        assert status.startswith(b"4") or not answer, (octets[:200], answer[:200])
+    for raw in requests:
+        response = served.raw(raw)
+        status = response[9:12]
+        # The server's own 4xx, or it closes the connection if the data is not HTTP.
+        assert status.startswith(b"4") or not response, (raw[:200], response[:200])
 
     assert served.request("GET", "/hello", auth=("demo", "p@55w0rd")).status_code == 200
     assert "Traceback" not in served.log.read_text()

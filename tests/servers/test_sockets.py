@@ -33,11 +33,11 @@ COMMANDS = {
 KEY = b"Authorization: Basic " + b64encode(b"demo:p@55w0rd")
 MASK = b"\0\0\0\0"
 HELLO = b"\x81\x85" + MASK + b"hello"  # RFC 6455 5.2: whole, text, masked
-CLOSE = b"\x88\x82" + MASK + b"\x03\xe8"  # 1000: a normal end
-CLOSED = b"\x88"  # how a close frame begins
+CLOSE = b"\x88\x82" + MASK + b"\x03\xe8"  # 1000: a normal closure
+CLOSED = b"\x88"  # the start of a close frame
 END = b"\r\n\r\n"
-# The target, what has to arrive before we send frames, the frames, the last that the app sends, and the
-# server that does not offer it.
+# The target, what must arrive before we send frames, the frames, the last data that the app sends, and the
+# server that does not support it.
 FLASK_500 = b"error in the application.</p>\n"  # the end of it
 CASES = (
     (b"/echo", END, HELLO, CLOSED + b"\x02\x03\xe8", "gevent-websocket"),
@@ -64,7 +64,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def exchange(
     server: Server, target: bytes, first: bytes, sent: bytes, last: bytes, *, bare: bool = False
 ) -> bytes:
-    """Ask for a websocket, send frames, hang up when the app has sent its last, and return what arrived."""
+    """Request a websocket, send frames, close after the app's last data, and return what arrived."""
     lines = [
         b"GET " + target + b" HTTP/1.1",
         b"Host: 127.0.0.1",

@@ -16,9 +16,9 @@ def _who(environ: dict[str, object], start_response: Callable[..., object]) -> l
 
 app = BasicAuthMiddleware(_who)
 
-asked = {"HTTP_AUTHORIZATION": encode_basic("key-0", os.environ["SECRET"])}
-setup_testing_defaults(asked)
+environ_of_lookup = {"HTTP_AUTHORIZATION": encode_basic("key-0", os.environ["SECRET"])}
+setup_testing_defaults(environ_of_lookup)
 statuses: list[str] = []
-list(app(asked, lambda status, _headers, _exc_info=None: statuses.append(status)))  # type: ignore[arg-type, return-value]
+list(app(environ_of_lookup, lambda status, _headers, _exc_info=None: statuses.append(status)))  # type: ignore[arg-type, return-value]
 if statuses != ["200 OK"]:
-    raise RuntimeError(f"the store was not asked: {statuses}")
+    raise RuntimeError(f"the lookup failed: {statuses}")

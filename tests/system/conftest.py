@@ -1,4 +1,4 @@
-"""What needs the operating system's packages: a real browser, real proxies. ``make test-system`` runs it."""
+"""Tests with a real browser and real proxies. ``make test-system`` runs them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser
 
-# Nothing of its own to the network: Chromium asks its maker's servers of itself otherwise.
+# No requests of its own: otherwise Chromium contacts its vendor's servers.
 _QUIET = [
     "--disable-background-networking",
     "--disable-component-update",
@@ -27,11 +27,11 @@ _QUIET = [
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium, the operating system's."""
+    """Headless Chromium from the operating system."""
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
-            args=[*_QUIET, "--no-sandbox", "--disable-gpu"],  # root, as in continuous integration, has none
+            args=[*_QUIET, "--no-sandbox", "--disable-gpu"],  # root, as in CI, has no sandbox
         )
         yield opened
         opened.close()

@@ -1,4 +1,4 @@
-"""FastAPI apps that a browser is put before. Keys come from the environment."""
+"""FastAPI apps for tests with a browser. Keys come from the environment."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ documented = FastAPI()
 
 @documented.get("/hello")
 async def hello(caller: CurrentPrincipal) -> dict[str, str]:
-    """Who is calling."""
+    """Return the caller."""
     return {"hello": caller.client_id}
 
 
 install(documented, exclude=["/docs", "/openapi.json"])
 
 
-# --- CORS, for scripts of the origin ORIGIN
+# --- CORS, for scripts from the origin ORIGIN
 
 CORS: dict[str, Any] = {
     "allow_origins": [os.environ.get("ORIGIN", "")],

@@ -1,4 +1,4 @@
-"""What a real browser makes of the answers."""
+"""How a real browser handles the responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CREDENTIALS = {"username": "demo", "password": "p@55w0rd"}
 
 @pytest.mark.parametrize("path", ["/hello"])
 def test_a_browser_answers_the_challenge(browser: Browser, serve: Callable[..., Served], path: str) -> None:
-    """It sends credentials only on request, as UTF-8, and shows the app's own response."""
+    """It sends credentials after the challenge, as UTF-8, and shows the app's own response."""
     served = serve("fastapi-round-h11", **KEYS)
     page = browser.new_page(http_credentials=CREDENTIALS)
     answer = page.goto(f"http://127.0.0.1:{served.port}{path}")
@@ -32,7 +32,7 @@ def test_a_browser_answers_the_challenge(browser: Browser, serve: Callable[..., 
 def test_a_fetch_opens_no_dialog_with_navigations(
     browser: Browser, serve: Callable[..., Served], challenge: str, asked: str
 ) -> None:
-    """``challenge="navigations"``: a script that fetches sees the 401 with an unknown scheme."""
+    """``challenge="navigations"``: a script gets the 401 with an unknown scheme."""
     served = serve("fastapi-round-h11", **KEYS, BASICAUTH_CHALLENGE=challenge)
     page = browser.new_page()
     page.route("**/docs", lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))

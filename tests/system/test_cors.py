@@ -1,4 +1,4 @@
-"""A script of one origin, an API on another, and a real browser between them."""
+"""A script from one origin, an API on another, and a real browser between them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FETCH = """async ([url, authorization]) => {
 def fetch(
     browser: Browser, serve: Callable[..., Served], request: pytest.FixtureRequest
 ) -> Iterator[Callable[[str, str | None], Any]]:
-    """Fetches a path of the API that the test names, from a page of another origin."""
+    """Fetches a path of the API from a page of another origin."""
     pages = serve("fastapi-documented", BASICAUTH_KEYS="nobody:here")
     origin = f"http://127.0.0.1:{pages.port}"
     api = serve(request.param, ORIGIN=origin, **KEYS)
@@ -49,7 +49,7 @@ def fetch(
 
 @pytest.mark.parametrize("fetch", ["cors-installed", "cors-outside"], indirect=True)
 def test_outside_the_middleware_every_response_can_be_read(fetch: Callable[[str, str | None], Any]) -> None:
-    """The app's own, our 401s, and our 500."""
+    """The app's own responses, our 401s, and our 500."""
     status, body, _ = fetch("/hello", RIGHT)
     assert (status, body) == (200, {"hello": "demo"})
     for authorization, code in ((WRONG, "invalid_credentials"), (None, "missing_credentials")):
@@ -62,6 +62,6 @@ def test_outside_the_middleware_every_response_can_be_read(fetch: Callable[[str,
 
 @pytest.mark.parametrize("fetch", ["cors-inside"], indirect=True)
 def test_inside_the_middleware_none_can(fetch: Callable[[str, str | None], Any]) -> None:
-    """The warning is about this: the preflight is refused, and so is a request without a key."""
+    """This is what the warning is about: the preflight is refused, and so is a request without a key."""
     assert fetch("/hello", RIGHT) == "TypeError"
     assert fetch("/hello", None) == "TypeError"

@@ -1,4 +1,4 @@
-"""FastAPI's own documentation page in a real browser: its *Authorize* button takes a key, and uses it."""
+"""FastAPI's own documentation page in a real browser: its *Authorize* button accepts a key, and uses it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYS: Final = json.dumps({"demo": SECRET, "umlaut": NOT_ASCII})
 
 
 def swagger_ui() -> Path:
-    """The folder with the files of Swagger UI 5; found, not imported, as it belongs to a Django app."""
+    """The folder with the files of Swagger UI 5; found, not imported, because it belongs to a Django app."""
     package = find_spec("drf_spectacular_sidecar")
     assert package is not None
     assert package.origin is not None
@@ -34,13 +34,13 @@ def swagger_ui() -> Path:
 
 @pytest.fixture
 def docs(browser: Browser, serve: Callable[..., Served]) -> Iterator[Page]:
-    """``/docs`` as FastAPI makes it; what it has from elsewhere comes from the disk, or not at all."""
-    # With the usual challenge Chromium would ask for a password itself before the page sees a 401.
+    """``/docs`` as FastAPI generates it; external files come from the disk, or not at all."""
+    # With the usual challenge Chromium would ask for a password before the page sees a 401.
     served = serve("fastapi-documented", BASICAUTH_KEYS=KEYS, BASICAUTH_CHALLENGE="navigations")
     folder = swagger_ui()
     unknown: list[str] = []
 
-    def from_elsewhere(route: Route) -> None:
+    def serve_external(route: Route) -> None:
         url = route.request.url
         if url.startswith(CDN):
             route.fulfill(path=folder / Path(urlsplit(url).path).name)
@@ -51,7 +51,7 @@ def docs(browser: Browser, serve: Callable[..., Served]) -> Iterator[Page]:
 
     page = browser.new_page()
     page.set_default_timeout(20_000)
-    page.route(lambda url: urlsplit(url).hostname != "127.0.0.1", from_elsewhere)
+    page.route(lambda url: urlsplit(url).hostname != "127.0.0.1", serve_external)
     page.goto(f"http://127.0.0.1:{served.port}/docs")
     yield page
     page.close()
@@ -59,7 +59,7 @@ def docs(browser: Browser, serve: Callable[..., Served]) -> Iterator[Page]:
 
 
 def authorize(page: Page, client_id: str, secret: str) -> None:
-    """Type a key where a person would."""
+    """Enter a key as a user does."""
     page.locator(".auth-wrapper .btn.authorize").first.click()
     dialog = page.locator(".modal-ux")
     expect(dialog).to_contain_text("its client ID as the user name, its secret as the password")
@@ -71,7 +71,7 @@ def authorize(page: Page, client_id: str, secret: str) -> None:
 
 
 def try_out(page: Page, *, again: bool = False) -> Response:
-    """Press *Try it out* and *Execute*; give what the browser got."""
+    """Press *Try it out* and *Execute*; return the response that the browser got."""
     operation = page.locator(".opblock", has_text="/hello").first
     if not again:
         operation.locator(".opblock-summary").click()
@@ -82,7 +82,7 @@ def try_out(page: Page, *, again: bool = False) -> Response:
 
 
 def shown(page: Page) -> tuple[str, str]:
-    """Status and body of the answer, as the page shows them."""
+    """Status and body of the response, as the page shows them."""
     answer = page.locator(".live-responses-table .response")
     body = answer.locator(".highlight-code").first
     expect(body).to_be_visible()
@@ -105,7 +105,7 @@ def test_a_key_that_is_entered_gets_the_apps_response(docs: Page) -> None:
     [
         pytest.param(("demo", "wrong"), id="secret"),
         pytest.param(("nobody", SECRET), id="client-id"),
-        pytest.param(("umlaut", NOT_ASCII), id="not-ascii"),  # Swagger UI sends that as latin-1
+        pytest.param(("umlaut", NOT_ASCII), id="not-ascii"),  # Swagger UI sends it as latin-1
     ],
 )
 def test_a_wrong_one_gets_a_401(docs: Page, typed: tuple[str, str]) -> None:
@@ -122,7 +122,7 @@ def test_a_wrong_one_gets_a_401(docs: Page, typed: tuple[str, str]) -> None:
 
 
 def test_without_one_it_is_requested(docs: Page) -> None:
-    """Also after *Logout*. The document says so as well: the operation has a lock."""
+    """Also after *Logout*. The document says so too: the operation has a lock."""
     lock = docs.locator(".opblock").get_by_label("authorization button")
     expect(lock).to_have_accessible_name("authorization button unlocked")
     assert try_out(docs).status == 401

@@ -1,4 +1,4 @@
-"""The configurations of docs/gateways.md in a real nginx and a real Caddy, as they stand there."""
+"""The configurations of docs/gateways.md in a real nginx and a real Caddy, unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "gateways.md").read_text()
 LIMIT_S = 20.0
-# To CGI-like apps all of these are the same two fields.
+# To CGI-like apps all of these are the same two headers.
 SPOOFED = {
     name.replace(" ", first, 1).replace(" ", second, 1).replace(" ", "-"): value
     for name, value in {"X Auth Client Id": "root", "X Auth Scopes": "admin"}.items()
@@ -62,12 +62,12 @@ def block(language: str) -> str:
 
 @dataclass
 class Gateway:
-    """A proxy, the service that it asks, and the app behind it.
+    """A proxy, the verification service that it calls, and the app behind it.
 
     Attributes:
         kind: ``nginx`` or ``caddy``.
-        url: Where it listens.
-        keys: What the service looks keys up in.
+        url: The address that it listens on.
+        keys: The backend of the service.
         service: The service's process.
     """
 
@@ -177,7 +177,7 @@ def test_a_request_without_a_key_is_refused(gateway: Gateway) -> None:
 
 @pytest.mark.proves("X38", "X39")
 def test_identity_headers_of_a_client_are_removed(gateway: Gateway) -> None:
-    """In any spelling; also with a key without scopes, and on open paths."""
+    """With any spelling; also with a key without scopes, and on open paths."""
     issued = gateway.keys.create(client_id="bare")
 
     inside = gateway.get("/", issued.authorization, **SPOOFED).json()["fields"]
@@ -195,12 +195,12 @@ ODD = ["/health", "/admin/%2e%2e/health", "/admin/../health", "//health", "/%68e
 
 
 def test_only_one_path_is_open(gateway: Gateway) -> None:
-    """Proxies resolve a path before they compare it: the app must not get another path than was compared."""
+    """Proxies resolve a path before they compare it: the app must get the path that was compared."""
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     reached = {}
     with closing(HTTPConnection(host, int(port), timeout=LIMIT_S)) as connection:
         for path in ODD:
-            connection.request("GET", path)  # as it is, dots and all
+            connection.request("GET", path)  # unchanged, with dots
             answer = connection.getresponse()
             content = answer.read()
             reached[path] = None if answer.status == 401 else json.loads(content)["path"]
@@ -231,7 +231,7 @@ def test_a_response_of_the_app_is_unchanged(gateway: Gateway) -> None:
 
 
 def test_failures_are_throttled_by_the_clients_address(gateway: Gateway) -> None:
-    """As the proxy sees it: a forged header does not change it."""
+    """The proxy provides it: a forged header does not change it."""
     issued = gateway.keys.create(client_id="ci")
     statuses = [
         gateway.get("/", encode_basic("ci", "wrong"), **{"X-Forwarded-For": f"192.0.2.{number}"}).status_code
@@ -256,7 +256,7 @@ def test_without_the_service_every_request_is_refused(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("gateway", ["caddy"], indirect=True)  # nginx needs more lines for any websocket
 def test_a_websocket(gateway: Gateway) -> None:
-    """The proxy sends the handshake's own headers."""
+    """The proxy sends the headers of the handshake."""
     issued = gateway.keys.create(client_id="ci")
     url = gateway.url.replace("http", "ws")
     fields = {"Authorization": issued.authorization}

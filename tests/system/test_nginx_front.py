@@ -1,4 +1,4 @@
-"""``examples/nginx_front.conf`` in a real nginx: TLS ends there, and the gate is inside the app."""
+"""``examples/nginx_front.conf`` in a real nginx: TLS ends there, and the middleware is inside the app."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIGURATION = ROOT / "examples" / "nginx_front.conf"
 
 @pytest.fixture
 def front(tmp_path: Path) -> Iterator[tuple[httpx.Client, str, Issued]]:
-    """A client that trusts nginx, where the app itself listens, and a key."""
+    """A client that trusts nginx, the address that the app listens on, and a key."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/sbin")
     assert program, "nginx is missing: apt-get install -y nginx"
     port, app_port = free_port(), free_port()
@@ -106,7 +106,7 @@ def test_a_client_cannot_choose_its_address(front: tuple[httpx.Client, str, Issu
     assert statuses == [401, 401, 401, 429]
 
 
-# A proxy and an app read these in different ways, and either may undo an encoding.
+# A proxy and an app read these differently, and either may decode them.
 NOT_OPEN = [
     *("/missing%3f/health", "/health%3f", "/health%3F/missing", "/missing%23/health", "/health%23"),
     *("/health%2f..%2fmissing", "/health/..%2fmissing", "/missing/..%2fhealth", "/missing/../health"),
@@ -121,11 +121,11 @@ def test_no_encoding_of_a_path_is_open(front: tuple[httpx.Client, str, Issued]) 
     """nginx itself responds with 400."""
     client, _, issued = front
 
-    def ask(target: str, auth: tuple[str, str] | None = None) -> int:
+    def status_of(target: str, auth: tuple[str, str] | None = None) -> int:
         sent = client.build_request("GET", "/", extensions={"target": target.encode()})
         return client.send(sent, auth=auth).status_code
 
-    assert ask("/health") == ask("/%68ealth") == 200
-    assert ask("/missing", (issued.client_id, issued.secret)) == 404
+    assert status_of("/health") == status_of("/%68ealth") == 200
+    assert status_of("/missing", (issued.client_id, issued.secret)) == 404
     for target in NOT_OPEN:
-        assert ask(target) in (400, 401), target
+        assert status_of(target) in (400, 401), target

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw.keys.model import Key
-from tests.cli.helpers import LIMIT_S, ROOT, Done, ended, fill, process, put, stranger
+from tests.cli.helpers import LIMIT_S, ROOT, Done, ended, fill, install_third_party_store, process, put
 from tests.cli.transfer.helpers import FLAT_WITHIN_KIB, keys_of, minted_lines
 from tests.waiting import wait_until
 
@@ -100,7 +100,7 @@ def test_a_batch_that_is_being_written_is_finished_and_counted(
 ) -> None:
     """Ctrl-C waits for the end of the batch; a second one does not."""
     file.write_bytes(minted_lines(1500))
-    stranger(
+    install_third_party_store(
         tmp_path,
         monkeypatch,
         "import os, signal",
