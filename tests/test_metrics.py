@@ -1,4 +1,4 @@
-"""Prometheus metrics: what is counted, in one process and in several, and that a cache hit stays fast."""
+"""Prometheus metrics: the counts, in one process and in several, and that a cache hit stays fast."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Measured:
         return values_of(generate_latest(self.registry).decode())
 
     def added(self) -> dict[str, float]:
-        """How much each value has grown since the start."""
+        """The growth of each value since the start."""
         now = self.values()
         return {
             name: number - self.before[name] for name, number in now.items() if number - self.before[name]
@@ -221,7 +221,7 @@ def test_without_instrument_the_cache_is_called_directly() -> None:
 
 
 def test_a_hit_takes_no_lock() -> None:
-    """And calls nothing of prometheus-client: a scrape in another thread does not delay requests."""
+    """It calls nothing of prometheus-client: a scrape in another thread does not delay requests."""
     measured = Measured()
     measured.request(measured.authorization)
     hook: Any = measured.middleware.authenticator.reader.metrics
@@ -386,7 +386,7 @@ except ConfigurationError as exc:
 else:
     raise SystemExit("it was instrumented twice")
 
-def ask(authorization):
+def send_request(authorization):
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
     if authorization:
         environ["HTTP_AUTHORIZATION"] = authorization
@@ -409,14 +409,14 @@ def wait_for(name, number):
 
 ALLOWED, MISSING = ('basicauth_decisions_total{decision="%s",reason="%s"}' % each
                     for each in (("allow", "ok"), ("deny", "missing")))
-ask(None)
+send_request(None)
 wait_for(MISSING, 1)
-ask(right); ask(right)
+send_request(right); send_request(right)
 middleware.authenticator.reader.metrics.flush()
 assert (scraped(ALLOWED), scraped("basicauth_cache_hits_total")) == (2, 1)
 child = os.fork()
 if child == 0:
-    ask(right)
+    send_request(right)
     wait_for(ALLOWED, 3)  # its own, and what its parent has counted
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,4 +1,4 @@
-"""What the package takes for granted of the operating system, and of who starts the tests."""
+"""Assumptions of the package about the operating system, and of the tests about their environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 60.0
 
-# Runs without what Windows lacks. What the standard library itself needs is loaded before it is taken away.
+# Runs without modules that Windows lacks; those that the standard library needs are loaded first.
 WITHOUT_POSIX = '''
 import asyncio, importlib, multiprocessing, os, pkgutil, signal, socket, sqlite3, subprocess, sys, tempfile
 import click, fastapi, flask, prometheus_client, redis, rich.console, rich.table, typer, uvicorn

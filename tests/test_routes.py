@@ -1,4 +1,4 @@
-"""Every route of an app behind the gate asks for a key: those that it lists, and those nobody thinks of."""
+"""Every route of an app inside the middleware requires a key: listed routes and unlisted ones."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ METHODS = [
 ]
 
 
-class Door(NamedTuple):
-    """A path of an app, or a handshake at one."""
+class Endpoint(NamedTuple):
+    """A path of an app, or a websocket at one."""
 
     path: str
     websocket: bool = False
@@ -58,83 +58,89 @@ def filled(pattern: str) -> str:
     return re.sub(r"\{[^}]*\}|<[^>]*>", "1", pattern)
 
 
-def of_starlette(routes: Iterable[Any], prefix: str = "") -> Iterator[Door]:
-    """Those of FastAPI, too, and of what is mounted in it."""
+def of_starlette(routes: Iterable[Any], prefix: str = "") -> Iterator[Endpoint]:
+    """The routes of Starlette and FastAPI, mounted apps included."""
     for route in routes:
         if router := getattr(
             route, "original_router", None
-        ):  # included, as later releases of FastAPI have it
+        ):  # an included router, in later releases of FastAPI
             yield from of_starlette(router.routes, prefix)
             continue
         path = prefix + filled(route.path)
-        yield Door(path, isinstance(route, WebSocketRoute))
+        yield Endpoint(path, isinstance(route, WebSocketRoute))
         if isinstance(route, Mount):
             yield from of_starlette(route.routes or [], path)
-            yield from map(Door, (f"{path}/", f"{path}/x.css", f"{path}/1/2"))
+            yield from map(Endpoint, (f"{path}/", f"{path}/x.css", f"{path}/1/2"))
 
 
-def of_werkzeug(app: Any) -> Iterator[Door]:
-    """Those of Flask and Quart."""
-    return (Door(filled(rule.rule), rule.websocket) for rule in app.url_map.iter_rules())
+def of_werkzeug(app: Any) -> Iterator[Endpoint]:
+    """The routes of Flask and Quart."""
+    return (Endpoint(filled(rule.rule), rule.websocket) for rule in app.url_map.iter_rules())
 
 
-def check_asgi(app: Any, doors: Iterable[Door], is_open: frozenset[str]) -> set[str]:
-    """Knock at every door; those that were open."""
+def check_asgi(app: Any, endpoints: Iterable[Endpoint], is_open: frozenset[str]) -> set[str]:
+    """Send requests to all routes; return the open paths."""
     found = set()
-    for door in doors:
-        if door.websocket:
-            assert asgi_helpers.connect(app, asgi_helpers.websocket_scope(path=door.path)).status == 401
+    for endpoint in endpoints:
+        if endpoint.websocket:
+            assert asgi_helpers.connect(app, asgi_helpers.websocket_scope(path=endpoint.path)).status == 401
             continue
         for method in METHODS:
-            seen = asgi_helpers.call(app, asgi_helpers.http_scope(method=method, path=door.path))
-            if door.path in is_open:
-                found.add(door.path)
+            seen = asgi_helpers.call(app, asgi_helpers.http_scope(method=method, path=endpoint.path))
+            if endpoint.path in is_open:
+                found.add(endpoint.path)
                 assert seen.status != 401
             else:
-                assert (seen.status, seen.raised) == (401, None), (method, door)
+                assert (seen.status, seen.raised) == (401, None), (method, endpoint)
                 assert seen.headers["www-authenticate"].startswith("Basic ")
     return found
 
 
-def check_wsgi(app: Any, doors: Iterable[Door], is_open: frozenset[str]) -> set[str]:
+def check_wsgi(app: Any, endpoints: Iterable[Endpoint], is_open: frozenset[str]) -> set[str]:
     found = set()
-    for door in doors:
+    for endpoint in endpoints:
         for method in METHODS:
-            seen = wsgi_helpers.call(app, path=door.path, REQUEST_METHOD=method)
-            if door.path in is_open:
-                found.add(door.path)
+            seen = wsgi_helpers.call(app, path=endpoint.path, REQUEST_METHOD=method)
+            if endpoint.path in is_open:
+                found.add(endpoint.path)
                 assert seen.status != 401
             else:
-                assert (seen.status, seen.raised) == (401, None), (method, door)
+                assert (seen.status, seen.raised) == (401, None), (method, endpoint)
                 assert seen.named["WWW-Authenticate"].startswith("Basic ")
     return found
 
 
-NOBODY_THINKS_OF = [
-    Door(path) for path in ("/", "", "/nowhere", "/favicon.ico", "/robots.txt", "/.well-known/x", "*")
+UNLISTED = [
+    Endpoint(path) for path in ("/", "", "/nowhere", "/favicon.ico", "/robots.txt", "/.well-known/x", "*")
 ]
 
-# Of the examples: how to find the routes of the module, and how to knock.
-EXAMPLES: dict[str, tuple[Callable[[Any], Iterable[Door]], Any]] = {
+# For each example: how to find the routes of the module, and how to send requests.
+EXAMPLES: dict[str, tuple[Callable[[Any], Iterable[Endpoint]], Any]] = {
     "fastapi_app": (lambda module: of_starlette(module.app.routes), check_asgi),
     "starlette_app": (lambda module: of_starlette(module.app.routes), check_asgi),
     "mounted_flask_app": (
         lambda module: [
             *of_starlette(module.app.routes),
-            *(Door("/legacy" + door.path) for door in of_werkzeug(module.legacy)),
+            *(Endpoint("/legacy" + endpoint.path) for endpoint in of_werkzeug(module.legacy)),
         ],
         check_asgi,
     ),
     "redis_workers": (lambda module: of_starlette(module.app.routes), check_asgi),
     "own_store": (lambda module: of_starlette(module.app.routes), check_asgi),
     "litestar_app": (
-        lambda module: [Door(filled(route.path)) for route in module.app.app.routes],
+        lambda module: [Endpoint(filled(route.path)) for route in module.app.app.routes],
         check_asgi,
     ),
     "quart_app": (lambda module: of_werkzeug(module.app), check_asgi),
     "flask_app": (lambda module: of_werkzeug(module.app), check_wsgi),
-    "bottle_app": (lambda module: [Door(filled(route.rule)) for route in module.app.app.routes], check_wsgi),
-    "falcon_app": (lambda module: [Door(each.path) for each in inspect_routes(module.app.app)], check_wsgi),
+    "bottle_app": (
+        lambda module: [Endpoint(filled(route.rule)) for route in module.app.app.routes],
+        check_wsgi,
+    ),
+    "falcon_app": (
+        lambda module: [Endpoint(each.path) for each in inspect_routes(module.app.app)],
+        check_wsgi,
+    ),
 }
 OPEN_IN = {"fastapi_app": {"/health"}, "flask_app": {"/health"}, "redis_workers": {"/ready"}}
 
@@ -148,13 +154,13 @@ def _keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _logging_as_it_was() -> Iterator[None]:
-    """Litestar takes the root logger for itself when an app of it is made, and starts a thread for it."""
+    """Litestar configures the root logger when an app is created, and starts a thread for it."""
     root = logging.getLogger()
     level = root.level
     yield
     for handler in root.handlers[:]:
         if listener := getattr(handler, "listener", None):
-            atexit.unregister(listener.stop)  # twice is an error
+            atexit.unregister(listener.stop)  # calling it twice is an error
             listener.stop()
             root.removeHandler(handler)
     root.setLevel(level)
@@ -167,11 +173,11 @@ def test_every_route_of_an_example(name: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delitem(sys.modules, f"examples.{name}", raising=False)
     module = importlib.import_module(f"examples.{name}")
     listed, check = EXAMPLES[name]
-    doors = list(listed(module))
-    assert len(doors) >= 1
+    endpoints = list(listed(module))
+    assert len(endpoints) >= 1
     is_open = frozenset(OPEN_IN.get(name, ()))
 
-    assert check(module.app, [*doors, *NOBODY_THINKS_OF], is_open) == is_open
+    assert check(module.app, [*endpoints, *UNLISTED], is_open) == is_open
 
 
 def test_every_route_of_a_large_fastapi_app(tmp_path: Path) -> None:
@@ -194,15 +200,15 @@ def test_every_route_of_a_large_fastapi_app(tmp_path: Path) -> None:
     below.add_api_route("/hello", hello)
     below.mount("/deeper", FastAPI())
     app.mount("/below", below)
-    doors = list(of_starlette(app.routes))
+    endpoints = list(of_starlette(app.routes))
 
-    paths = {door.path for door in doors}
+    paths = {endpoint.path for endpoint in endpoints}
     assert paths >= {
         *("/docs", "/redoc", "/openapi.json", "/v1/items/1", "/static/x.css", "/below/hello"),
         "/below/deeper/docs",
     }
-    assert Door("/v1/talk/1", websocket=True) in doors
-    assert check_asgi(app, [*doors, *NOBODY_THINKS_OF], frozenset()) == set()
+    assert Endpoint("/v1/talk/1", websocket=True) in endpoints
+    assert check_asgi(app, [*endpoints, *UNLISTED], frozenset()) == set()
 
 
 def test_every_route_of_a_large_flask_app() -> None:
@@ -214,7 +220,12 @@ def test_every_route_of_a_large_flask_app() -> None:
     site.add_url_rule("/items/<int:item>", "item", lambda item: "hello", methods=["GET", "POST"])
     app.register_blueprint(site)
     app.add_url_rule("/late/<path:rest>", "late", lambda rest: "hello", provide_automatic_options=False)
-    doors = list(of_werkzeug(app))
+    endpoints = list(of_werkzeug(app))
 
-    assert {door.path for door in doors} == {"/static/1", "/v1/static/1", "/v1/items/1", "/late/1"}
-    assert check_wsgi(app, [*doors, *NOBODY_THINKS_OF], frozenset()) == set()
+    assert {endpoint.path for endpoint in endpoints} == {
+        "/static/1",
+        "/v1/static/1",
+        "/v1/items/1",
+        "/late/1",
+    }
+    assert check_wsgi(app, [*endpoints, *UNLISTED], frozenset()) == set()

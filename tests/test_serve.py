@@ -121,7 +121,7 @@ def make():
 
 @pytest.fixture(autouse=True)
 def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A module of apps; no protected app of an earlier test."""
+    """A module with apps; removes protected apps of earlier tests."""
     (tmp_path / "given_apps.py").write_text(MODULE)
     (tmp_path / "given_broken.py").write_text("import not_there_at_all")
     (tmp_path / "given_wrong.py").write_text("1 / 0")
@@ -290,7 +290,7 @@ def test_real_servers(server: list[str], target: str, tmp_path: Path) -> None:
             stderr=log,
         )
     try:
-        transport = httpx.HTTPTransport(retries=8)  # until the server listens, with growing pauses
+        transport = httpx.HTTPTransport(retries=8)  # until the server listens, with exponential backoff
         url = f"http://127.0.0.1:{port}"
         with httpx.Client(base_url=url, transport=transport, timeout=LIMIT_S) as client:
             good = client.post("/echo", json={"text": "x"}, auth=("ci", issued.secret))

@@ -164,10 +164,10 @@ def test_it_can_decorate_a_test(api_keys: Backend) -> None:
     app = asgi_app(api_keys)
 
     @authenticated_as(app)
-    def ask() -> int:
+    def send_request() -> int:
         return call(app, http_scope()).status
 
-    assert (ask(), ask(), call(app, http_scope()).status) == (200, 200, 401)
+    assert (send_request(), send_request(), call(app, http_scope()).status) == (200, 200, 401)
 
 
 def test_it_is_bound_to_one_app(api_keys: Backend) -> None:
@@ -230,7 +230,7 @@ from tests.asgi.helpers import App, call, http_scope
 app = BasicAuthMiddleware(App(), "memory:", settings=Settings())
 left_on = authenticated_as(app)
 
-def ask():
+def send_request():
     exchange = call(app, http_scope())
     return exchange.raised or exchange.status
 
@@ -239,11 +239,11 @@ class Test(unittest.TestCase):
         self.enterContext(authenticated_as(app))
 
     def test_it_is_on(self):
-        self.assertEqual(ask(), 200)
+        self.assertEqual(send_request(), 200)
 
     def test_in_a_thread(self):
         seen = []
-        thread = threading.Thread(target=lambda: seen.append(ask()))
+        thread = threading.Thread(target=lambda: seen.append(send_request()))
         thread.start()
         thread.join()
         self.assertEqual(seen, [200])
@@ -260,10 +260,10 @@ class TestAsync(unittest.IsolatedAsyncioTestCase):
 class TestLeftOn(unittest.TestCase):
     def test_1(self):
         left_on.__enter__()
-        self.assertEqual(ask(), 200)
+        self.assertEqual(send_request(), 200)
 
     def test_2(self):
-        self.assertIn("was not exited by __main__.TestLeftOn.test_1;", str(ask()))
+        self.assertIn("was not exited by __main__.TestLeftOn.test_1;", str(send_request()))
 
 class TestNone(unittest.TestCase):
     @classmethod
@@ -274,9 +274,9 @@ class TestNone(unittest.TestCase):
         pass
 
 result = unittest.main(exit=False).result
-assert isinstance(ask(), RuntimeError)
+assert isinstance(send_request(), RuntimeError)
 left_on.__exit__(None, None, None)
-assert ask() == 401
+assert send_request() == 401
 assert result.testsRun == 5, result
 (_, trace), = result.errors
 assert "only inside a running test of pytest or unittest" in trace, trace
@@ -323,22 +323,22 @@ def test_left_on_every_request_fails(api_keys: Backend, monkeypatch: pytest.Monk
     manager.__enter__()
     own = os.environ["PYTEST_CURRENT_TEST"]
 
-    def ask() -> Exchange:
+    def send_request() -> Exchange:
         return call(app, http_scope())
 
-    assert ask().status == 200
+    assert send_request().status == 200
     with monkeypatch.context() as patch:
         patch.setenv("PYTEST_CURRENT_TEST", "tests/other.py::test_other (call)")
-        assert f"was not exited by {own.rpartition(' (')[0]}" in str(ask().raised)
-        assert ask().messages == []
+        assert f"was not exited by {own.rpartition(' (')[0]}" in str(send_request().raised)
+        assert send_request().messages == []
     with monkeypatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST")
-        assert isinstance(ask().raised, RuntimeError)
+        assert isinstance(send_request().raised, RuntimeError)
     with monkeypatch.context() as patch:
         patch.setattr(testing.os, "getpid", lambda: 1)
-        assert isinstance(ask().raised, RuntimeError)
+        assert isinstance(send_request().raised, RuntimeError)
     manager.__exit__(None, None, None)
-    assert ask().status == 401
+    assert send_request().status == 401
 
 
 @pytest.fixture

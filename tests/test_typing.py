@@ -1,6 +1,6 @@
-"""What strangers write against the package passes their type checkers, both of them, at their strictest.
+"""Code that uses the package passes two type checkers in their strictest mode.
 
-The benchmarks, which take too long to be run by the tests, are held to fit the package in the same way.
+The benchmarks, which take too long for the tests, are type-checked too.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STRANGERS = ROOT / "tests" / "typing"
+PROGRAMS = ROOT / "tests" / "typing"
 
 CHECKERS = {
-    "mypy": ["mypy", "--strict", "--config-file=", "--warn-unreachable", *map(str, STRANGERS.glob("*.py"))],
+    "mypy": ["mypy", "--strict", "--config-file=", "--warn-unreachable", *map(str, PROGRAMS.glob("*.py"))],
     "pyright": ["pyright", f"--pythonpath={sys.executable}", f"--project={ROOT}"],
 }
 
@@ -53,7 +53,7 @@ MISTAKES = [
     "basicauth_mw.Settings.from_env(exlude=['/x'])",
     "basicauth_mw.Settings.from_mapping({}, exlude=['/x'])",
     "basicauth_mw.Settings().replace(exlude=['/x'])",
-    # What was sent is no caller, and an id is none either.
+    # An Authorization header is not a principal, and an id is not one either.
     "basicauth_mw.require_scopes(basicauth_mw.parse_basic(b''), 'read')",
     "basicauth_mw.require_scopes('ci', 'read')",
 ]
@@ -62,7 +62,7 @@ MISTAKES = [
 @pytest.mark.proves("X41")
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_mistakes_are_found(checker: str, tmp_path: Path) -> None:
-    """Types are there, and are not Any."""
+    """Types exist, and are not Any."""
     mistaken = tmp_path / "mistaken.py"
     modules = ("asgi", "wsgi", "dashboard", "forward_auth", "integrations.fastapi")
     names = ["fastapi", "starlette.middleware", "basicauth_mw", *(f"basicauth_mw.{each}" for each in modules)]
@@ -81,7 +81,7 @@ def test_mistakes_are_found(checker: str, tmp_path: Path) -> None:
 
 
 def test_the_benchmarks_match_the_package(tmp_path: Path) -> None:
-    """They are run by hand, so a renamed function would be noticed too late."""
+    """They are run by hand, so a renamed function would be noticed late."""
     benchmarks = ROOT / "benchmarks"
     done = subprocess.run(
         [

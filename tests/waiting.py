@@ -1,4 +1,4 @@
-"""Time in tests: a clock that a test moves, conditions that are waited for, and servers that start."""
+"""Time in tests: a clock that tests control, waiting for conditions, and waiting for servers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LIMIT_S = 60.0  # for what takes a second at most on a machine that is not busy
+LIMIT_S = 60.0  # for what takes a second at most on an idle machine
 
 
 class Clock:
-    """Two clocks, a monotonic one and the wall's, that stand still until a test moves them; in seconds."""
+    """Two clocks, a monotonic one and a wall clock, that stand still until a test moves them; in seconds."""
 
     def __init__(self, now: float = 1000.0, wall_now: float = 1_800_000_000.0) -> None:
         self.now = now
@@ -27,7 +27,7 @@ class Clock:
 
 
 def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    """Wait for something that must become true."""
+    """Wait until a condition is true."""
     ends = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < ends, "it did not become true in time"
@@ -35,7 +35,7 @@ def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> Non
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A free port on 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port

@@ -271,7 +271,7 @@ def test_the_user_can_be_left_to_others(
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-def test_layers_outside_see_no_forged_identity_of_a_refused_request(
+def test_outer_layers_see_no_forged_identity_of_a_refused_request(
     middleware: BasicAuthMiddleware, kind: str
 ) -> None:
     """Identity keys of the scope are removed, because outer layers share the scope."""
@@ -473,7 +473,7 @@ def test_lifespan_is_the_apps(
 
 
 @pytest.mark.proves("A13")
-def test_an_own_backend_opens_and_closes_with_the_app(strange_store: Any) -> None:
+def test_a_backend_from_a_url_opens_and_closes_with_the_app(strange_store: Any) -> None:
     """Called once before the app starts, closed after it has stopped; unused if only constructed."""
     middleware = BasicAuthMiddleware(LifespanApp(), "strange://up", settings=Settings())
     (store,) = strange_store.opened
@@ -483,7 +483,7 @@ def test_an_own_backend_opens_and_closes_with_the_app(strange_store: Any) -> Non
     assert store.events == ["get", "close"]
 
 
-def test_an_own_backend_is_closed_with_the_middleware(strange_store: Any) -> None:
+def test_a_backend_from_a_url_is_closed_with_the_middleware(strange_store: Any) -> None:
     """Also without a lifespan."""
     middleware = BasicAuthMiddleware(App(), "strange://up", settings=Settings())
     (store,) = strange_store.opened

@@ -172,7 +172,7 @@ def test_the_documentation_can_be_opened(backend: Backend, issued: Issued) -> No
 
 
 @pytest.mark.parametrize("path", ["/boom", "/boom-sync", "/stream-at-once"])
-def test_an_exception_becomes_json_and_is_raised_on(
+def test_an_exception_becomes_json_and_is_reraised(
     get: Callable[..., Exchange], caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     """FastAPI's plain 500 is replaced; the exception still reaches the server, for error monitors."""

@@ -562,7 +562,7 @@ def test_hypercorn_with_trio_does_not_start() -> None:
             "trio",
             "-b",
             "127.0.0.1:0",
-            "tests.servers.apps:round_app",
+            "tests.servers.apps:wrapped_app",
         ],
         env={**os.environ, "BASICAUTH_KEYS": "a:b", "BASICAUTH_BACKEND": "env:"},
         capture_output=True,

@@ -311,7 +311,7 @@ def test_cancelling_from_outside_ends_a_504_that_is_being_sent(
     asyncio.run(main())
 
 
-def test_a_limit_of_the_callers_own_still_works(timed: Callable[..., Awaitable[None]]) -> None:
+def test_a_timeout_of_the_caller_still_works(timed: Callable[..., Awaitable[None]]) -> None:
     """``asyncio.timeout`` around the whole app counts cancellations, so the middleware must too."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -393,7 +393,7 @@ def test_no_timer_is_left_after(timed: Callable[..., Awaitable[None]], exc: Exce
     asyncio.run(main())
 
 
-def test_an_apps_own_cancellation_is_not_a_time_out(timed: Callable[..., Awaitable[None]]) -> None:
+def test_an_apps_own_cancellation_is_not_a_timeout(timed: Callable[..., Awaitable[None]]) -> None:
     """A CancelledError that the app raises itself is re-raised, with nothing sent."""
     server_seen: list[Message] = []
 

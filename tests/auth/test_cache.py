@@ -124,7 +124,7 @@ def test_unless_others_are_given_its_clocks_are_the_machines() -> None:
     assert [cache.get(each) is None for each in (b"x", b"y")] == [True, False]
 
 
-def test_no_time_is_no_cache(clock: Clock) -> None:
+def test_a_ttl_of_zero_disables_the_cache(clock: Clock) -> None:
     """``cache_ttl_s=0``."""
     cache = VerdictCache(0, 3, clock=clock)
     put(cache, b"x", allow())
@@ -185,7 +185,7 @@ def test_a_put_with_an_old_stamp_stores_nothing(
     assert len(cache) == 0
 
 
-def test_the_oldest_makes_room(cache: VerdictCache) -> None:
+def test_the_oldest_entry_is_evicted(cache: VerdictCache) -> None:
     """There are never more entries than the size; verifying a credential again adds none."""
     for value in (b"1", b"2", b"2", b"3", b"2"):
         put(cache, value, allow())
@@ -250,7 +250,7 @@ def test_everything_can_be_forgotten(cache: VerdictCache) -> None:
 
 @pytest.mark.proves("F24")
 @pytest.mark.parametrize("event", ["forget it", "forget another", "clear"])
-def test_what_was_looked_up_before_a_change_is_not_kept(cache: VerdictCache, event: str) -> None:
+def test_a_result_from_before_a_change_is_not_cached(cache: VerdictCache, event: str) -> None:
     """The lookup may have read the old record."""
     stamp = cache.stamp()
     if event == "clear":
@@ -349,7 +349,7 @@ class CacheMachine(RuleBasedStateMachine):
         return b"%d" % number
 
     @rule(value=values, scope=st.sampled_from(["r", "w"]), ends_in=st.none() | st.integers(-5, 40))
-    def prove(self, value: bytes, scope: str, ends_in: int | None) -> None:
+    def verify(self, value: bytes, scope: str, ends_in: int | None) -> None:
         verdict = allow(f"client-{int(value) % 3}", scope)
         ends = None if ends_in is None else self.clock.wall_now + ends_in
         put(self.cache, value, verdict, None if ends is None else datetime.fromtimestamp(ends, UTC))

@@ -139,7 +139,7 @@ def test_odd_encodings_are_protected(triplet: str) -> None:
 
 
 @pytest.mark.parametrize("odd", [";a", "\\a", "#a", "\0a", "\x1fa", "\x7fa"], ids=by_code)
-def test_what_a_server_has_cut_off_protects(odd: str) -> None:
+def test_a_path_that_a_server_truncated_is_protected(odd: str) -> None:
     """Some servers remove a fragment or a control character from the path; other readers do not."""
     assert not OPEN.is_open("/docs/x", raw=f"/docs/x{odd}".encode())
     assert not OPEN.is_open("/health", raw=f"/health{odd}".encode())

@@ -83,7 +83,7 @@ def test_a_foreign_exception_is_an_internal_error(exc: Exception) -> None:
         (ExceptionGroup("a", [InsufficientScope(), ValueError()]), 500),
     ],
 )
-def test_a_group_of_one_is_that_one(exc: Exception, status: int) -> None:
+def test_a_group_of_one_counts_as_its_exception(exc: Exception, status: int) -> None:
     """A task group wraps a handler's single error; a group of several errors has no single cause."""
     assert to_problem(exc).status == status
     assert is_refusal(exc) == (status == 403)
@@ -228,7 +228,7 @@ def test_any_error_is_a_problem(exc: Exception, request_id: str | None, realm: s
         assert value == value.strip()
 
 
-def test_a_time_out() -> None:
+def test_a_timeout() -> None:
     assert (TIMEOUT.status, TIMEOUT.code, TIMEOUT.phrase) == (504, "timeout", "Gateway Timeout")
 
 

@@ -126,7 +126,7 @@ def test_any_rate_is_parsed_or_refused(rate: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 20])
-def test_the_limit_is_what_is_allowed(limit: int, clock: Clock) -> None:
+def test_the_limit_is_the_number_of_allowed_failures(limit: int, clock: Clock) -> None:
     """So many failures are allowed, and then no more until the period is over."""
     throttle = Throttle(limit, 60.0, clock=clock)
 
@@ -181,7 +181,7 @@ def test_an_idle_key_starts_again(clock: Clock) -> None:
     assert throttle.retry_after_s(KEY) > 0
 
 
-def test_failures_under_way_at_the_limit_lengthen_the_block(clock: Clock) -> None:
+def test_failures_in_progress_at_the_limit_extend_the_block(clock: Clock) -> None:
     """Requests that began before the limit was reached may fail after it: they count too."""
     throttle = Throttle(10, 60.0, clock=clock)
     fail(throttle, KEY, 10)
@@ -335,7 +335,7 @@ def fill(throttle: Throttle, numbers: range) -> None:
         throttle.record((f"address-{number}", "demo"))
 
 
-def test_a_key_that_keeps_failing_is_not_pushed_out(clock: Clock) -> None:
+def test_a_key_that_keeps_failing_is_not_evicted(clock: Clock) -> None:
     """The keys that have been idle longest are evicted."""
     throttle = Throttle(10, 3600.0, clock=clock)
     for round_ in range(10):
@@ -345,7 +345,7 @@ def test_a_key_that_keeps_failing_is_not_pushed_out(clock: Clock) -> None:
     assert throttle.retry_after_s(KEY) > 0
 
 
-def test_a_full_table_of_blocks_gives_way(clock: Clock) -> None:
+def test_a_full_table_of_blocks_evicts_the_oldest(clock: Clock) -> None:
     """The address that has been idle longest is evicted."""
     throttle = Throttle(1, 60.0, clock=clock)
     fill(throttle, range(MAX_TRACKED))
@@ -360,7 +360,7 @@ def test_a_full_table_of_blocks_gives_way(clock: Clock) -> None:
     assert throttle.retry_after_s(("address-2", "demo")) == 0
 
 
-def test_one_address_cannot_push_out_its_own_counter(clock: Clock) -> None:
+def test_one_address_cannot_evict_its_own_counter(clock: Clock) -> None:
     """Guesses for one id are counted, however many failures with other ids come in between."""
     throttle = Throttle(20, 60.0, clock=clock)
     fail(throttle, KEY, 19)
@@ -389,7 +389,7 @@ def test_guesses_after_the_share_was_taken_count_as_well(clock: Clock) -> None:
     assert throttle.retry_after_s((KEY[0], "unknown")) == 0
 
 
-def test_few_addresses_cannot_push_out_a_counter(clock: Clock) -> None:
+def test_few_addresses_cannot_evict_a_counter(clock: Clock) -> None:
     """A thousand addresses with a thousand ids each do not fill the table."""
     throttle = Throttle(20, 3600.0, clock=clock)
     fail(throttle, KEY, 19)

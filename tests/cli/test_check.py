@@ -70,7 +70,7 @@ def make():
         ("make()", {"plain_http", "short_password"}),
     ],
 )
-def test_check_looks_at_an_app(
+def test_check_inspects_an_app(
     cli: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, expected: set[str]
 ) -> None:
     """With the app's own settings and backend, not those of the environment."""
@@ -120,8 +120,8 @@ def test_a_short_password_is_logged_when_it_is_set(caplog: pytest.LogCaptureFixt
         backend.rotate("a", secret="canary two", overlap_s=0)
         backend.create(client_id="b", secret="long enough to be one")
         backend.create(client_id="c")
-    told = [record for record in caplog.records if record.name == "basicauth_mw"]
-    assert [record.levelname for record in told] == ["WARNING", "WARNING"]
+    records = [record for record in caplog.records if record.name == "basicauth_mw"]
+    assert [record.levelname for record in records] == ["WARNING", "WARNING"]
     assert "canary" not in caplog.text
 
 
@@ -160,7 +160,9 @@ def test_check_reports_a_missing_file(cli: Callable[..., Done], as_json: bool) -
 @pytest.mark.parametrize(
     ("keys", "word"), [([], "no key"), ([Key("a", disabled=True), Key("b", revoked_at=utcnow())], "only")]
 )
-def test_check_wants_a_key_that_works(cli: Callable[..., Done], url: str, keys: list[Key], word: str) -> None:
+def test_check_requires_a_key_that_works(
+    cli: Callable[..., Done], url: str, keys: list[Key], word: str
+) -> None:
     put(url, Key("x"), *keys)
     cli("keys", "delete", "x")
 
@@ -298,17 +300,17 @@ def test_check_never_shows_a_password_however_the_url_is_written(url: str) -> No
     scheme=st.sampled_from(sorted(_SCHEMES)),
     parts=st.lists(st.text(":/?#@[]%,&=.-_ 0123", max_size=4), min_size=1, max_size=4),
     userinfo=st.sampled_from(["{}", ":{}", "user:{}", "{}:pw", "{}:", "us@er:{}", "user:{}:1", "1:{}"]),
-    behind=st.sampled_from(
+    suffix=st.sampled_from(
         ["", "h", "h:1/0", "a:1,b:2/main/0", "/run/redis.sock", "[::1]:1", "h/0?prefix=x", "?@h"]
     ),
 )
 def test_check_never_shows_user_and_password(
-    scheme: str, parts: list[str], userinfo: str, behind: str
+    scheme: str, parts: list[str], userinfo: str, suffix: str
 ) -> None:
     """Wherever a secret is before the @, and whatever characters of it would have to be encoded."""
     secret = f"canary{'canary'.join(parts)}canary"
 
-    assert "canary" not in without_secrets(f"{scheme}://{userinfo.format(secret)}@{behind}")
+    assert "canary" not in without_secrets(f"{scheme}://{userinfo.format(secret)}@{suffix}")
 
 
 @pytest.mark.parametrize(
@@ -348,7 +350,7 @@ def test_check_prints_the_same_remedy_once(cli: Callable[..., Done], monkeypatch
     assert len({problem["remedy"] for problem in cli("check", "--json").json["problems"]}) == 1
 
 
-def test_check_wants_the_pepper_of_the_keys(
+def test_check_requires_the_pepper_of_the_keys(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BASICAUTH_PEPPER", "hunter2")
@@ -379,7 +381,7 @@ def test_check_reports_a_record_that_cannot_be_read(
     assert "keys delete" in problem["remedy"]
 
 
-def test_check_looks_at_all_keys(
+def test_check_reads_all_keys(
     cli: Callable[..., Done], url: str, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On every page: keys that cannot be verified are counted, and the first few are named."""
@@ -431,7 +433,7 @@ def test_check_names_no_secret_that_is_an_id(cli: Callable[..., Done], url: str)
     assert secret not in done.out
 
 
-def test_check_says_when_it_has_not_looked_at_all_keys(
+def test_check_reports_that_it_has_not_read_all_keys(
     cli: Callable[..., Done], url: str, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("basicauth_mw.cli.check._SCAN_BUDGET_S", 0)
@@ -529,7 +531,7 @@ def checked_unprivileged(cli: Callable[..., Done], mode: int) -> Done:
 
 
 @pytest.mark.proves("F19")
-def test_check_reports_once_what_cannot_be_written(cli: Callable[..., Done]) -> None:
+def test_check_reports_an_unwritable_directory_once(cli: Callable[..., Done]) -> None:
     """A write-ahead log cannot be created in such a directory; SQLite's message says so."""
     done = checked_unprivileged(cli, 0o666)
 

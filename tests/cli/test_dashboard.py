@@ -58,7 +58,7 @@ def test_dashboard_suggests_nothing_that_its_backend_refuses() -> None:
     assert ADMIN_SCOPE in lines[2]
 
 
-def test_dashboard_says_when_its_port_is_taken(url: str) -> None:
+def test_dashboard_reports_that_its_port_is_in_use(url: str) -> None:
     with open_backend(url, create=True), socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -70,7 +70,7 @@ def test_dashboard_says_when_its_port_is_taken(url: str) -> None:
 @pytest.mark.parametrize(
     ("package", "says"), [("jinja2", "basicauth_mw[dashboard]"), ("uvicorn", "pip install uvicorn")]
 )
-def test_dashboard_names_what_to_install(
+def test_dashboard_names_the_extra_to_install(
     without: Callable[..., Callable[..., Done]], package: str, says: str
 ) -> None:
     without(package)("dashboard").failed_with(says)

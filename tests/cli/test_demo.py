@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_demo_names_what_to_install(without: Callable[..., Callable[..., Done]]) -> None:
+def test_demo_names_the_extra_to_install(without: Callable[..., Callable[..., Done]]) -> None:
     without("fastapi", "uvicorn")("demo").failed_with("pip install fastapi uvicorn")
 
 
-def test_demo_says_when_its_port_is_taken(tmp_path: Path) -> None:
+def test_demo_reports_that_its_port_is_in_use(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -39,7 +39,7 @@ HOSTILE = "\x1b[31m\x9b2J\r\n\u202e[red]x[/red]\u2028:smile:\ud800\x07"
 
 @pytest.mark.parametrize("verb", ["revoke", "delete"])
 @pytest.mark.parametrize("answer", [b"y\n", b"n\n", b"\n"])
-def test_revoke_and_delete_ask_on_a_terminal(
+def test_revoke_and_delete_ask_for_confirmation_on_a_terminal(
     url: str, terminal: tuple[int, int], verb: str, answer: bytes
 ) -> None:
     put(url, Key("robot", name="\x1b[2Jci"))
@@ -85,7 +85,7 @@ def test_list_shows_states_by_word(cli: Callable[..., Done], url: str) -> None:
     assert lines[1].split()[-3:] == ["b", "x", "one"]
 
 
-def test_a_listed_id_is_never_cut(cli: Callable[..., Done], url: str) -> None:
+def test_a_listed_id_is_never_truncated(cli: Callable[..., Done], url: str) -> None:
     put(url, Key("i" * 255, name="n" * 200, scopes=frozenset({"s" * 255})))
 
     line = cli("keys", "list").out.splitlines()[1]
@@ -291,7 +291,7 @@ def test_show_revoke_and_delete(cli: Callable[..., Done], url: str) -> None:
         cli("keys", verb, "robot").failed_with("'robot'")
 
 
-def test_revoke_and_delete_say_what_they_did(cli: Callable[..., Done], url: str) -> None:
+def test_revoke_and_delete_report_the_change(cli: Callable[..., Done], url: str) -> None:
     put(url, Key("robot"))
 
     assert cli("keys", "revoke", "robot").out == "revoked robot\n"

@@ -106,17 +106,17 @@ def test_a_rotation_that_is_killed(url: str, tmp_path: Path, overlap: str) -> No
             assert before is not None
             assert after is not None
             outcomes.append(after.version - before.version)
-            told = parsed(said)
+            shown = parsed(said)
             if outcomes[-1] == 0:
                 assert after == before
-                assert told is None, "what was shown is not stored"
+                assert shown is None, "what was shown is not stored"
                 assert Hasher().verify_digest(secret, after.secrets) is not None
                 patience_s *= 1.4  # so that it is killed at about the time of the change
                 continue
             patience_s *= 0.6
             assert (Hasher().verify_digest(secret, after.secrets) is not None) == (overlap == "1h")
-            if told is not None:
-                assert Hasher().verify_digest(told["secret"], after.secrets) is not None
+            if shown is not None:
+                assert Hasher().verify_digest(shown["secret"], after.secrets) is not None
             # The new one may not have been printed: rotate once more, as an operator would.
             secret = keys.rotate("ci", overlap_s=0).secret
         assert set(outcomes) == {0, 1}

@@ -98,7 +98,7 @@ def config_of(formatter: dict[str, object], *handlers: dict[str, object]) -> dic
 
 
 FULL: dict[str, object] = {"class": "logging.FileHandler", "filename": "/dev/full", "formatter": "f"}
-BEHIND: dict[str, object] = {"class": "logging.handlers.MemoryHandler", "capacity": 100, "target": "h0"}
+AFTER: dict[str, object] = {"class": "logging.handlers.MemoryHandler", "capacity": 100, "target": "h0"}
 RAISES: dict[str, object] = {"class": "faulty_logs.Raises"}
 FAULTY = """
 import logging
@@ -159,13 +159,13 @@ def logged(tmp_path: Path, url: str) -> Callable[..., Done]:
     ("config", "reason"),
     [
         (config_of({"format": "%(user)s"}, FULL), "'h0' .* Formatting field not found in record: 'user'"),
-        (config_of({"format": "%(user)s"}, FULL, BEHIND), "'h0' .* 'user'"),
+        (config_of({"format": "%(user)s"}, FULL, AFTER), "'h0' .* 'user'"),
         (config_of({"()": "faulty_logs.Never"}, FULL), "'h0' .* LookupError"),
         (config_of({}, FULL | {"filters": ["Fail"]}), "'h0' .* LookupError"),
     ],
     ids=["field", "after another", "formatter", "filter"],
 )
-def test_what_cannot_be_formatted_is_found_before_anything_is_done(
+def test_a_format_error_is_found_before_any_change(
     logged: Callable[..., Done], database: Path, config: dict[str, object], reason: str
 ) -> None:
     done = logged(config, "keys", "create")
@@ -179,7 +179,7 @@ def test_what_cannot_be_formatted_is_found_before_anything_is_done(
     ("config", "reason"),
     [
         (config_of({}, FULL), "no space left on device"),
-        (config_of({}, FULL, BEHIND), "no space left on device"),
+        (config_of({}, FULL, AFTER), "no space left on device"),
         (config_of({}, RAISES), "LookupError"),
         (config_of({"()": "faulty_logs.Later"}, FULL), "LookupError"),
     ],

@@ -153,7 +153,7 @@ def test_ctrl_c_outside_of_a_command_prints_no_traceback(monkeypatch: pytest.Mon
     assert ended.value.code == 130
 
 
-def test_ctrl_c_ends_at_once_where_there_is_nothing_to_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_at_once_without_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
     statuses: list[int] = []
     monkeypatch.setattr(os, "_exit", statuses.append)
 
@@ -203,7 +203,7 @@ def test_without_a_command_it_prints_help(cli: Callable[..., Done], arguments: t
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_parsed_is_status_2(cli: Callable[..., Done], arguments: tuple[str, ...]) -> None:
+def test_a_usage_error_is_status_2(cli: Callable[..., Done], arguments: tuple[str, ...]) -> None:
     done = cli(*arguments)
 
     done.failed_with("--help", status=2)
@@ -219,7 +219,7 @@ def test_an_id_without_its_option_gets_a_hint(cli: Callable[..., Done], extra: s
 
 
 @pytest.mark.parametrize("extra", ["hunter2", "a:b", "Tr0ub4dor&3", "x" * 30, f"sk_{'a' * 49}"])
-def test_what_may_be_a_secret_is_not_repeated(cli: Callable[..., Done], extra: str) -> None:
+def test_a_possible_secret_is_not_repeated(cli: Callable[..., Done], extra: str) -> None:
     done = cli("keys", "create", extra)
 
     done.failed_with("secrets are never taken from the command line", status=2)
@@ -288,13 +288,13 @@ def test_the_backend_nearest_to_the_command_counts(cli: Callable[..., Done], url
         "redis://[::1:hunter2@x",
     ],
 )
-@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("after_command", [False, True])
 def test_a_password_in_backend_is_refused_and_not_repeated(
-    cli: Callable[..., Done], secretive: str, behind: bool
+    cli: Callable[..., Done], secretive: str, after_command: bool
 ) -> None:
     option = ("--backend", secretive)
 
-    done = cli("keys", "list", *option) if behind else cli(*option, "keys", "list")
+    done = cli("keys", "list", *option) if after_command else cli(*option, "keys", "list")
 
     done.failed_with("BASICAUTH_BACKEND", status=2)
     assert "hunter" not in done.err
@@ -305,7 +305,7 @@ def test_a_sqlite_path_may_look_like_a_password(cli: Callable[..., Done], tmp_pa
     assert cli("keys", "create", "--backend", f"sqlite:///{tmp_path}/a:b@c.db").status == 0
 
 
-def test_only_create_makes_a_missing_file(cli: Callable[..., Done], database: Path) -> None:
+def test_only_create_creates_a_missing_file(cli: Callable[..., Done], database: Path) -> None:
     for arguments in (
         ("keys", "list"),
         ("keys", "show", "a"),
@@ -414,7 +414,7 @@ def test_a_closed_stdin_is_one_line(url: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["revoke", "delete"])
-def test_there_is_no_question_on_a_closed_stdin(url: str, verb: str) -> None:
+def test_there_is_no_prompt_on_a_closed_stdin(url: str, verb: str) -> None:
     put(url, Key("robot"))
 
     done = closed("keys", verb, "robot", url=url)

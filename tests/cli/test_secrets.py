@@ -241,7 +241,7 @@ def test_a_waiting_secret_is_in_no_process_list(url: str) -> None:
     assert secret in out
 
 
-def test_a_prompted_secret_is_hidden_and_asked_for_twice(url: str, terminal: tuple[int, int]) -> None:
+def test_a_prompted_secret_is_hidden_and_entered_twice(url: str, terminal: tuple[int, int]) -> None:
     secret = generate("sk").encode()
 
     done = run_with_prompts(

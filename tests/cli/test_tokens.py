@@ -61,7 +61,7 @@ def test_curl_does_not_depend_on_the_locale(cli: Callable[..., Done]) -> None:
     "target",
     ["", "h", "-o", "ftp://h/", "http://", "http://[", "http://h/\x1b[2J", "http://h/ x", "http://u:p@h/"],
 )
-def test_curl_wants_a_plain_url(cli: Callable[..., Done], target: str) -> None:
+def test_curl_requires_a_plain_url(cli: Callable[..., Done], target: str) -> None:
     done = cli("curl", "--secret-stdin", "--", target, "robot", stdin=b"x")
 
     done.failed_with("URL", status=2)
@@ -69,7 +69,7 @@ def test_curl_wants_a_plain_url(cli: Callable[..., Done], target: str) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--secret-stdin",)], ids=str)
-def test_token_encode_asks_on_a_terminal(terminal: tuple[int, int], options: tuple[str, ...]) -> None:
+def test_token_encode_prompts_on_a_terminal(terminal: tuple[int, int], options: tuple[str, ...]) -> None:
     done = run_with_prompts(
         terminal, "token", "encode", "robot", *options, responses={b"Secret: ": b"s3cret\n"}
     )

@@ -120,8 +120,8 @@ def test_paths_start_with_the_root_path_or_the_server() -> None:
     assert endpoints_of({**paths, "servers": [{"url": "/other"}]}, "/api")[0].path == "/other/x"
 
 
-ROUND: dict[str, Any] = {}
-ROUND["self"] = ROUND
+CIRCULAR: dict[str, Any] = {}
+CIRCULAR["self"] = CIRCULAR
 
 
 DEEP: dict[str, Any] = {}
@@ -132,7 +132,7 @@ for _ in range(3000):
 @pytest.mark.parametrize(
     "given",
     [
-        {"example": ROUND},
+        {"example": CIRCULAR},
         {"example": DEEP},
         {"example": {("a", 1): 2}},
         {"example": 10**5000},

@@ -256,8 +256,8 @@ def methods() -> Iterator[Case]:
             ("right", (KEY,), APP),
         ):
             raw = head(*lines, *body, method=name.encode())
-            answer = "problem 401" if name == "HEAD" and expected != APP else expected
-            yield Case(f"{name}-{credentials}", raw, answer, refused, name)
+            outcome = "problem 401" if name == "HEAD" and expected != APP else expected
+            yield Case(f"{name}-{credentials}", raw, outcome, refused, name)
     # Not with the valid key: no app is a tunnel.
     for credentials, lines, expected in (("none", (), MISSING), ("wrong", (NO_KEY,), INVALID)):
         yield Case(

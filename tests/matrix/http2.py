@@ -32,7 +32,7 @@ def send(
     state.initiate_connection()
     pseudo = [(":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", target)]
     state.send_headers(STREAM, [*pseudo, *fields], end_stream=not body)
-    answer = Response(0, [], b"", whole=False)
+    response = Response(0, [], b"", whole=False)
     with connect(server) as connection:
         _send(connection, state)
         while True:
@@ -43,18 +43,18 @@ def send(
                     body = b""
             for event in _receive(connection, state):
                 if isinstance(event, ResponseReceived):
-                    answer.fields = [(str(name), str(value)) for name, value in event.headers]
-                    answer.status = int(answer.value(":status") or 0)
+                    response.fields = [(str(name), str(value)) for name, value in event.headers]
+                    response.status = int(response.value(":status") or 0)
                 elif isinstance(event, DataReceived):
-                    answer.body += event.data
+                    response.body += event.data
                     state.acknowledge_received_data(event.flow_controlled_length, STREAM)
                 elif isinstance(event, StreamEnded):
-                    answer.whole = True
-                    return answer
+                    response.whole = True
+                    return response
                 elif isinstance(event, StreamReset):
-                    return answer
+                    return response
             if state.state_machine.state is ConnectionState.CLOSED:
-                return answer
+                return response
             _send(connection, state)
 
 

@@ -58,16 +58,16 @@ def test_head(server: Server, target: str, line: bytes) -> None:
         once = (line, b"X-Request-ID: same", b"Connection: close")
         return head(*once, method=method.encode(), target=target.encode())
 
-    got = send(server, request("GET"))
-    asked = send(server, request("HEAD"), "HEAD")
+    get_response = send(server, request("GET"))
+    head_response = send(server, request("HEAD"), "HEAD")
     with connect(server) as connection:
         connection.sendall(request("HEAD"))
         data = b""
         while chunk := connection.recv(65536):
             data += chunk
 
-    assert asked.status == got.status
-    assert fields(asked) == fields(got)
+    assert head_response.status == get_response.status
+    assert fields(head_response) == fields(get_response)
     assert data.index(b"\r\n\r\n") == len(data) - 4
 
 

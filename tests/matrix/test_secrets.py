@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GENERATED = generate("sk")
-CHOSEN = "correct horse: battery staple"
+PASSWORD = "correct horse: battery staple"
 LONGEST = "x" * 72  # bcrypt uses only the first 72 bytes
 HASHES = {
     "generated": Hasher().digest_secret(GENERATED),
-    "password": hash_password(CHOSEN),
+    "password": hash_password(PASSWORD),
     "bcrypt": bcrypt.hashpw(LONGEST.encode(), bcrypt.gensalt(4)).decode(),
     # Hashes that no command stores.
     "empty": Hasher().digest_secret(""),
     "empty-slow": hash_password(""),
 }
-RIGHT = {"generated": GENERATED, "password": CHOSEN, "bcrypt": LONGEST}
+RIGHT = {"generated": GENERATED, "password": PASSWORD, "bcrypt": LONGEST}
 
 # None is malformed, so each takes a password hash, except for the generated secret. So there are few.
 NEAR = {

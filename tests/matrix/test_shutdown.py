@@ -42,20 +42,20 @@ def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
     # Without a cache, every request does a lookup.
     settings = {"BASICAUTH_BACKEND": redis_url, "BASICAUTH_CACHE_TTL_S": "0", **PATIENT}
     request = head(b"Authorization: " + authorization, b"Connection: close")
-    answers: list[Response] = []
+    responses: list[Response] = []
     done = threading.Event()
 
     def press() -> None:
         while not done.is_set():
             with suppress(OSError):
-                answers.append(send(server, request))
+                responses.append(send(server, request))
 
     with Server(name, tmp_path / "log", settings) as server:
         clients = [threading.Thread(target=press) for _ in range(4)]
         for client in clients:
             client.start()
         try:
-            wait_until(lambda: len(answers) > 50)
+            wait_until(lambda: len(responses) > 50)
             server.process.send_signal(signal.SIGTERM)
             status = server.process.wait(LIMIT_S)
         finally:
@@ -65,9 +65,9 @@ def test_stopped_under_load(name: str, redis_url: str, tmp_path: Path) -> None:
         assert not listens(server.port)
 
     assert status in (0, -signal.SIGTERM)
-    assert {response.status for response in answers} <= {200, 0}, "answered right, or not at all"
+    assert {response.status for response in responses} <= {200, 0}, "the right response, or none"
     if name not in STOPS_AT_ONCE.servers:
-        assert all(response.whole for response in answers if response.status)
+        assert all(response.whole for response in responses if response.status)
     assert not NOISE.search(server.log.read_text()), server.log.read_text()
 
 

@@ -629,7 +629,7 @@ def test_wsgi_orders_with_a_list(backend: Backend, issued: Issued) -> None:
 
 @pytest.mark.proves("W6")
 @pytest.mark.parametrize("exc", [SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_what_is_no_exception_closes_the_body_under_granian(
+def test_a_base_exception_closes_the_body_under_granian(
     backend: Backend, issued: Issued, exc: type[BaseException]
 ) -> None:
     """PEP 3333 requires close() however a request ends; the server never sees this body."""

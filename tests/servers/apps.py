@@ -45,7 +45,7 @@ def make_api() -> FastAPI:
     return api
 
 
-round_app = BasicAuthMiddleware(make_api(), timeout_s=1)
+wrapped_app = BasicAuthMiddleware(make_api(), timeout_s=1)
 
 inside_app = make_api()
 inside_app.add_middleware(BasicAuthMiddleware, timeout_s=1)

@@ -25,7 +25,7 @@ LIMIT_S = 20.0
 
 # The arguments of ``python -m`` for each placement and server.
 SERVERS = {
-    "fastapi-round-h11": ("uvicorn", "tests.servers.apps:round_app", "--http=h11"),
+    "fastapi-wrapped-h11": ("uvicorn", "tests.servers.apps:wrapped_app", "--http=h11"),
     "fastapi-inside-httptools": ("uvicorn", "tests.servers.apps:inside_app", "--http=httptools"),
     "flask-waitress": ("waitress", "tests.servers.apps:flask_app"),
 }
@@ -81,10 +81,10 @@ class Served:
         with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S) as connection:
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
-            answer = b""
+            response = b""
             while chunk := connection.recv(65536):
-                answer += chunk
-            return answer
+                response += chunk
+            return response
 
 
 @contextmanager

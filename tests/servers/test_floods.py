@@ -62,8 +62,8 @@ class Site:
 
     def request(self, authorization: str) -> tuple[int, str]:
         """Send a request; return the status, and the code of the problem if there is one."""
-        answer = self.served.request("GET", "/", headers={"Authorization": authorization})
-        return answer.status_code, answer.json()["code"] if answer.status_code != 200 else ""
+        response = self.served.request("GET", "/", headers={"Authorization": authorization})
+        return response.status_code, response.json()["code"] if response.status_code != 200 else ""
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("floods")
     url = f"sqlite:///{directory / 'keys.db'}"
     secrets = {f"fresh-{number}": generate("sk") for number in range(2000)}
-    chosen = (Secret(hash_secret(PASSWORD)),)
-    by_people = [Key(each, secrets=chosen) for each in ("person", *map("late-{}".format, KINDS))]
+    password = (Secret(hash_secret(PASSWORD)),)
+    by_people = [Key(each, secrets=password) for each in ("person", *map("late-{}".format, KINDS))]
     with open_backend(url, settings=Settings(), create=True) as keys:
         keys.create(client_id=KNOWN)
         cached = [keys.create().authorization, encode_basic("person", PASSWORD)]
@@ -114,9 +114,9 @@ class Honest:
                 time.sleep(due - now)
             due = max(due + PACE_S, now)
             connection.request("GET", "/", headers={"Authorization": next(self.authorizations)})
-            answer = connection.getresponse()
-            answer.read()
-            self.statuses.append(answer.status)
+            response = connection.getresponse()
+            response.read()
+            self.statuses.append(response.status)
         connection.close()
 
 

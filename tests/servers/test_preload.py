@@ -37,7 +37,7 @@ def test_no_response_belongs_to_another_client(serve: Callable[..., Served], red
     )
     mismatches: list[tuple[str, int, bytes]] = []
     workers: set[bytes] = set()
-    asked: list[None] = []
+    requests: list[None] = []
 
     def press(seed: int) -> None:
         chance = random.Random(seed)
@@ -50,14 +50,14 @@ def test_no_response_belongs_to_another_client(serve: Callable[..., Served], red
             ]
             secret = {"wrong": generate("sk"), "other's": secrets[other]}.get(kind, secrets[client_id])
             connection.request("GET", "/", headers={"Authorization": encode_basic(sent, secret)})
-            answer = connection.getresponse()
-            body = answer.read()
+            response = connection.getresponse()
+            body = response.read()
             who, _, worker = body.partition(b" ")
-            asked.append(None)
-            if kind == "right" and (answer.status, who) == (200, client_id.encode()):
+            requests.append(None)
+            if kind == "right" and (response.status, who) == (200, client_id.encode()):
                 workers.add(worker)
-            elif kind == "right" or answer.status != 401:
-                mismatches.append((kind, answer.status, body))
+            elif kind == "right" or response.status != 401:
+                mismatches.append((kind, response.status, body))
             if number % 25 == 24:  # another worker may take the next connection
                 connection.close()
         connection.close()
@@ -69,6 +69,6 @@ def test_no_response_belongs_to_another_client(serve: Callable[..., Served], red
         client.join()
 
     assert mismatches == []
-    assert len(asked) == REQUESTS
+    assert len(requests) == REQUESTS
     assert len(workers) == 4
     assert "Traceback" not in served.log.read_text()

@@ -40,9 +40,9 @@ def keys(url: str) -> Iterator[Backend]:
 def status_and_worker(connection: HTTPConnection, authorization: str) -> tuple[int, int]:
     """The status, and the process id of the worker if the status is 200."""
     connection.request("GET", "/", headers={"Authorization": authorization})
-    answer = connection.getresponse()
-    body = answer.read()
-    return answer.status, int(body) if answer.status == 200 else 0
+    response = connection.getresponse()
+    body = response.read()
+    return response.status, int(body) if response.status == 200 else 0
 
 
 def reach_all(port: int, authorization: str, stack: ExitStack) -> dict[int, HTTPConnection]:

@@ -33,7 +33,7 @@ REQUESTS_BETWEEN = 25  # requests of each client between two rotations
 LAG = 10  # requests that a client still sends with its old secret
 
 DEPLOYMENTS = {
-    "uvicorn-sqlite": ("fastapi-round-h11", "sqlite"),
+    "uvicorn-sqlite": ("fastapi-wrapped-h11", "sqlite"),
     "waitress-redis": ("flask-waitress", "redis"),
 }
 
@@ -58,10 +58,10 @@ class Client:
             with httpx.Client(trust_env=False, timeout=LIMIT_S) as connection:
                 while not stop.is_set():
                     sent_at = time.monotonic()
-                    answer = connection.get(
+                    response = connection.get(
                         f"http://127.0.0.1:{self.port}/hello", headers={"Authorization": self.authorization}
                     )
-                    self.requests.append((sent_at, answer.status_code))
+                    self.requests.append((sent_at, response.status_code))
         except BaseException as exc:
             self.failure = exc
 

@@ -155,7 +155,7 @@ def test_redis_stops_and_starts(
     """503 within the deadline for uncached keys, never 401; then 200 without a restart."""
     url = own_redis_server.url()
     with open_backend(url, settings=Settings()) as keys:
-        proved = keys.create(client_id="proved")
+        cached = keys.create(client_id="cached")
         other = keys.create(client_id="other")
     served = serve(
         name,
@@ -164,7 +164,7 @@ def test_redis_stops_and_starts(
         BASICAUTH_BACKEND_DEADLINE_S=str(DEADLINE_S),
         BASICAUTH_THROTTLE="",
     )
-    assert post(served, proved.authorization).status_code == 200
+    assert post(served, cached.authorization).status_code == 200
     proved_at = time.monotonic()
     own_redis_server.freeze() if outage == "frozen" else own_redis_server.stop()
 
@@ -176,8 +176,8 @@ def test_redis_stops_and_starts(
     assert_problem(post(served, "Basic !"), 401, "invalid_credentials")
     assert_problem(served.request("GET", "/hello"), 401, "missing_credentials")
     if time.monotonic() - proved_at < 3:
-        assert post(served, proved.authorization).status_code == 200
-    wait_until(lambda: post(served, proved.authorization).status_code == 503)
+        assert post(served, cached.authorization).status_code == 200
+    wait_until(lambda: post(served, cached.authorization).status_code == 503)
 
     if outage == "frozen":
         own_redis_server.thaw()

@@ -35,8 +35,8 @@ async def app(
         more = message.get("more_body", False)
     status = 500 if scope["path"] == "/boom" else 200
     seen = {"fields": fields, "body": body.decode(), "method": scope["method"], "path": scope["path"]}
-    answer = json.dumps(seen).encode()
+    content = json.dumps(seen).encode()
     await send(
         {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
     )
-    await send({"type": "http.response.body", "body": answer})
+    await send({"type": "http.response.body", "body": content})

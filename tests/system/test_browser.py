@@ -18,30 +18,32 @@ CREDENTIALS = {"username": "demo", "password": "p@55w0rd"}
 
 
 @pytest.mark.parametrize("path", ["/hello"])
-def test_a_browser_answers_the_challenge(browser: Browser, serve: Callable[..., Served], path: str) -> None:
+def test_a_browser_sends_credentials_after_the_challenge(
+    browser: Browser, serve: Callable[..., Served], path: str
+) -> None:
     """It sends credentials after the challenge, as UTF-8, and shows the app's own response."""
-    served = serve("fastapi-round-h11", **KEYS)
+    served = serve("fastapi-wrapped-h11", **KEYS)
     page = browser.new_page(http_credentials=CREDENTIALS)
-    answer = page.goto(f"http://127.0.0.1:{served.port}{path}")
-    assert answer is not None
-    assert (answer.status, answer.json()) == (200, {"client_id": "demo"})
+    response = page.goto(f"http://127.0.0.1:{served.port}{path}")
+    assert response is not None
+    assert (response.status, response.json()) == (200, {"client_id": "demo"})
     page.close()
 
 
-@pytest.mark.parametrize(("challenge", "asked"), [("always", "Basic"), ("navigations", "xBasic")])
+@pytest.mark.parametrize(("challenge", "scheme"), [("always", "Basic"), ("navigations", "xBasic")])
 def test_a_fetch_opens_no_dialog_with_navigations(
-    browser: Browser, serve: Callable[..., Served], challenge: str, asked: str
+    browser: Browser, serve: Callable[..., Served], challenge: str, scheme: str
 ) -> None:
     """``challenge="navigations"``: a script gets the 401 with an unknown scheme."""
-    served = serve("fastapi-round-h11", **KEYS, BASICAUTH_CHALLENGE=challenge)
+    served = serve("fastapi-wrapped-h11", **KEYS, BASICAUTH_CHALLENGE=challenge)
     page = browser.new_page()
     page.route("**/docs", lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))
     page.goto(f"http://127.0.0.1:{served.port}/docs")
     seen = page.evaluate(
         """async () => {
-            const answer = await fetch("/hello", {credentials: "omit"});
-            return [answer.status, answer.headers.get("www-authenticate").split(" ")[0]];
+            const response = await fetch("/hello", {credentials: "omit"});
+            return [response.status, response.headers.get("www-authenticate").split(" ")[0]];
         }"""
     )
-    assert seen == [401, asked]
+    assert seen == [401, scheme]
     page.close()

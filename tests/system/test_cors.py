@@ -21,8 +21,8 @@ WRONG = "Basic " + base64.b64encode(b"demo:wrong").decode()
 FETCH = """async ([url, authorization]) => {
     try {
         const headers = authorization ? {Authorization: authorization} : {};
-        const answer = await fetch(url, {headers});
-        return [answer.status, await answer.json(), answer.headers.get("x-request-id")];
+        const response = await fetch(url, {headers});
+        return [response.status, await response.json(), response.headers.get("x-request-id")];
     } catch (error) {
         return error.name;
     }

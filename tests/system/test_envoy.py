@@ -38,7 +38,7 @@ def cluster(name: str, port: int) -> dict[str, Any]:
 
 
 def listener(port: int, path_prefix: str, service_port: int) -> dict[str, Any]:
-    ask: dict[str, Any] = {
+    service: dict[str, Any] = {
         "server_uri": {"uri": f"http://127.0.0.1:{service_port}", "cluster": "service", "timeout": "5s"},
         "authorization_response": {
             "allowed_upstream_headers": {
@@ -47,7 +47,7 @@ def listener(port: int, path_prefix: str, service_port: int) -> dict[str, Any]:
         },
     }
     if path_prefix:
-        ask["path_prefix"] = path_prefix
+        service["path_prefix"] = path_prefix
     manager = {
         "@type": f"{EXTENSIONS}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "test",
@@ -65,7 +65,10 @@ def listener(port: int, path_prefix: str, service_port: int) -> dict[str, Any]:
         "http_filters": [
             {
                 "name": "envoy.filters.http.ext_authz",
-                "typed_config": {"@type": f"{EXTENSIONS}.http.ext_authz.v3.ExtAuthz", "http_service": ask},
+                "typed_config": {
+                    "@type": f"{EXTENSIONS}.http.ext_authz.v3.ExtAuthz",
+                    "http_service": service,
+                },
             },
             {
                 "name": "envoy.filters.http.router",

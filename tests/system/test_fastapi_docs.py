@@ -76,25 +76,25 @@ def try_out(page: Page, *, again: bool = False) -> Response:
     if not again:
         operation.locator(".opblock-summary").click()
         operation.get_by_role("button", name="Try it out").click()
-    with page.expect_response("**/hello") as answered:
+    with page.expect_response("**/hello") as response:
         operation.get_by_role("button", name="Execute").click()
-    return answered.value
+    return response.value
 
 
 def shown(page: Page) -> tuple[str, str]:
     """Status and body of the response, as the page shows them."""
-    answer = page.locator(".live-responses-table .response")
-    body = answer.locator(".highlight-code").first
+    response = page.locator(".live-responses-table .response")
+    body = response.locator(".highlight-code").first
     expect(body).to_be_visible()
-    return answer.locator(".response-col_status").inner_text().split()[0], body.inner_text()
+    return response.locator(".response-col_status").inner_text().split()[0], body.inner_text()
 
 
 def test_a_key_that_is_entered_gets_the_apps_response(docs: Page) -> None:
     authorize(docs, "demo", SECRET)
 
-    answer = try_out(docs)
+    response = try_out(docs)
 
-    assert (answer.status, answer.json()) == (200, {"hello": "demo"})
+    assert (response.status, response.json()) == (200, {"hello": "demo"})
     status, body = shown(docs)
     assert status == "200"
     assert '"hello": "demo"' in body
@@ -112,10 +112,10 @@ def test_a_wrong_one_gets_a_401(docs: Page, typed: tuple[str, str]) -> None:
     """The page shows it as a problem document."""
     authorize(docs, *typed)
 
-    answer = try_out(docs)
+    response = try_out(docs)
 
-    assert answer.status == 401
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert response.status == 401
+    assert response.headers["content-type"] == "application/problem+json"
     status, body = shown(docs)
     assert status == "401"
     assert '"code": "invalid_credentials"' in body

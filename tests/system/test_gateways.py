@@ -201,9 +201,9 @@ def test_only_one_path_is_open(gateway: Gateway) -> None:
     with closing(HTTPConnection(host, int(port), timeout=LIMIT_S)) as connection:
         for path in ODD:
             connection.request("GET", path)  # unchanged, with dots
-            answer = connection.getresponse()
-            content = answer.read()
-            reached[path] = None if answer.status == 401 else json.loads(content)["path"]
+            response = connection.getresponse()
+            content = response.read()
+            reached[path] = None if response.status == 401 else json.loads(content)["path"]
 
     assert reached["/health"] == "/health"
     assert set(reached.values()) <= {"/health", None}

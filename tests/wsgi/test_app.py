@@ -151,10 +151,10 @@ def test_what_a_file_wrapper_function_did_not_return_is_guarded(backend: Backend
 def test_a_generator_stays_lazy(backend: Backend, issued: Issued) -> None:
     """One chunk of the app is one chunk of the middleware, taken when the server requests it."""
     body = Body([b"1", b"", b"2", b"3"])
-    answered: list[int] = []
+    taken: list[int] = []
 
     def start_response(*_arguments: Any) -> Any:
-        answered.append(body.taken)
+        taken.append(body.taken)
 
     middleware = BasicAuthMiddleware(App(body), backend, settings=Settings())
     chunks = iter(middleware(make_environ(issued.authorization), start_response))
@@ -163,10 +163,10 @@ def test_a_generator_stays_lazy(backend: Backend, issued: Issued) -> None:
     seen = [(next(chunks), body.taken) for _ in range(4)]
     assert seen == [(b"1", 1), (b"", 2), (b"2", 3), (b"3", 4)]
     assert next(chunks, None) is None
-    assert answered == [1]
+    assert taken == [1]
 
 
-def test_start_response_may_come_late(backend: Backend, issued: Issued) -> None:
+def test_start_response_may_be_called_late(backend: Backend, issued: Issued) -> None:
     """A generator function calls it at its first step."""
 
     def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
@@ -294,7 +294,7 @@ def test_an_error_in_close_is_logged(
     assert "in close" in caplog.text
 
 
-def test_head_of_a_good_request_is_the_app_s(backend: Backend, issued: Issued, app: App) -> None:
+def test_head_of_an_accepted_request_is_the_apps_own(backend: Backend, issued: Issued, app: App) -> None:
     app.result = []
     app.headers = [("Content-Type", "text/plain"), ("Content-Length", "5")]
 
@@ -413,7 +413,9 @@ def test_an_open_path_verifies_nothing(backend: Backend, issued: Issued, app: Ap
     assert not any("REMOTE_USER" in seen or "AUTH_TYPE" in seen for seen in app.seen)
 
 
-def test_header_headers_are_left_alone(middleware: BasicAuthMiddleware, app: App, issued: Issued) -> None:
+def test_the_authorization_header_is_unchanged_by_default(
+    middleware: BasicAuthMiddleware, app: App, issued: Issued
+) -> None:
     call_validated(middleware, issued.authorization, HTTP_REMOTE_USER="x", HTTP_X_CLIENT_ID="y")
 
     (seen,) = app.seen
@@ -445,12 +447,12 @@ def test_many_threads_see_their_own_identity(backend: Backend) -> None:
 
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
 
-    def ask(number: int) -> bool:
+    def check_identity(number: int) -> bool:
         issued = keys[number % 8]
         return call(middleware, issued.authorization).body == issued.client_id.encode()
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(ask, range(400)))
+        assert all(pool.map(check_identity, range(400)))
 
 
 FORK = """
@@ -472,18 +474,20 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [environ["REMOTE_USER"].encode()]
 
-gate = BasicAuthMiddleware(app, Store(), settings=Settings(cache_ttl_s=0, throttle=""), slow_hash_workers=2)
+settings = Settings(cache_ttl_s=0, throttle="")
+middleware = BasicAuthMiddleware(app, Store(), settings=settings, slow_hash_workers=2)
 right, wrong = encode_basic("ci", "password"), encode_basic("ci", "passwore")
 
 def check():
-    statuses = [call(gate, field, HTTP_X_REQUEST_ID=None).status for field in (right, wrong, None, right)]
+    fields = (right, wrong, None, right)
+    statuses = [call(middleware, field, HTTP_X_REQUEST_ID=None).status for field in fields]
     assert statuses == [200, 401, 401, 200], statuses
 
 def ids():
-    return call(gate, HTTP_X_REQUEST_ID=None).problem["request_id"]
+    return call(middleware, HTTP_X_REQUEST_ID=None).problem["request_id"]
 
 check()
-assert threading.active_count() > 1, "threads were started, and fork leaves them behind"
+assert threading.active_count() > 1, "threads were started, and a fork does not copy them"
 for _ in range(3):
     parent_id = ids()
     child = os.fork()

@@ -190,7 +190,7 @@ def test_a_head_request_gets_only_the_headers(
 
 @early
 @pytest.mark.parametrize("exc", [NotMine(), KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
-def test_what_is_no_exception_of_the_app_is_never_mapped(
+def test_a_base_exception_is_never_mapped(
     backend: Backend,
     issued: Issued,
     caplog: pytest.LogCaptureFixture,
@@ -296,7 +296,7 @@ def test_an_app_cannot_change_how_we_respond(backend: Backend, issued: Issued) -
 
 @pytest.mark.proves("W14")
 @pytest.mark.parametrize("lazy", [True, False], ids=["generator", "list"])
-def test_an_app_may_take_its_time(backend: Backend, issued: Issued, lazy: bool) -> None:
+def test_a_slow_app_has_no_time_limit(backend: Backend, issued: Issued, lazy: bool) -> None:
     """A thread cannot be stopped, so ``timeout_s`` applies to ASGI only."""
 
     def app(_environ: Environ, start_response: Any) -> Iterable[bytes]:
@@ -396,7 +396,7 @@ def test_a_generator_that_served_a_websocket_ends_without_a_start(
 
 
 @pytest.mark.parametrize("more", [{}, {"HTTP_UPGRADE": "websocket"}], ids=["plain", "handshake"])
-def test_gunicorn_s_stop_iteration_reaches_it(backend: Backend, issued: Issued, more: Environ) -> None:
+def test_stop_iteration_reaches_gunicorn(backend: Backend, issued: Issued, more: Environ) -> None:
     exc = StopIteration()
     more = more | {"gunicorn.socket": SOCKET}
 
@@ -441,7 +441,7 @@ def test_starting_again_after_data_fails(backend: Backend, issued: Issued) -> No
     assert response.chunks == [b"x"]
 
 
-def test_header_headers_that_the_server_refuses_are_a_500(backend: Backend, issued: Issued) -> None:
+def test_headers_that_the_server_refuses_are_a_500(backend: Backend, issued: Issued) -> None:
     """It raises when the start is released, after the app has returned."""
     for result in ([b"x"], iter([b"x"])):
 

@@ -94,7 +94,9 @@ def wrapped(request: pytest.FixtureRequest, app: Flask, backend: Backend) -> Wsg
 @pytest.mark.parametrize(
     "field", ["Basic \xff\xfe", "Basic é:x", "Basic ZGVtbzp\xa0", "Basic " + "\x80" * 40]
 )
-def test_what_werkzeug_cannot_read_never_reaches_it(app: Flask, backend: Backend, field: str) -> None:
+def test_a_header_that_werkzeug_cannot_parse_never_reaches_it(
+    app: Flask, backend: Backend, field: str
+) -> None:
     """Its ``request.authorization`` decodes a token as ASCII, and a view that reads it would be a 500."""
     seen: list[object] = []
     inner = app.wsgi_app
@@ -278,7 +280,7 @@ def test_the_signal_still_reaches_others(app: Flask, wrapped: WsgiApp, issued: I
     assert [type(exc) for exc in heard] == [Boom]
 
 
-def test_a_hook_may_add_header_headers(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
+def test_a_hook_may_add_headers(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
     """The page is still Werkzeug's own."""
 
     @app.after_request
@@ -398,7 +400,7 @@ def test_one_flask_inside_another(backend: Backend, issued: Issued) -> None:
         raise Boom
 
     @outer.get("/")
-    def asks() -> str:
+    def view() -> str:
         inner.test_client().get("/raise")
         return "fine"
 

@@ -185,7 +185,7 @@ def written_after_a_correction_then(exc: BaseException) -> WsgiApp:
     ids=lambda make: make.__name__,
 )
 @pytest.mark.parametrize("exc", [Boom(), InsufficientScope(), TimeoutError(), NotMine()], ids=repr)
-def test_a_late_exception_is_raised_on(
+def test_a_late_exception_is_reraised(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp], exc: BaseException
 ) -> None:
     """Neither a second start nor a clean end: the server breaks the connection."""
@@ -336,7 +336,7 @@ def status_at_return(middleware: WsgiApp, authorization: str) -> tuple[str, Resp
 
 @pytest.mark.proves("W7", "X56")
 @pytest.mark.parametrize("raising", EARLY[:-1], ids=lambda make: make.__name__)
-def test_the_status_is_right_when_granian_asks(
+def test_the_status_is_right_when_granian_reads_it(
     backend: Backend, issued: Issued, raising: Callable[[BaseException], WsgiApp]
 ) -> None:
     line, response = status_at_return(protect(raising(Boom()), backend), issued.authorization)

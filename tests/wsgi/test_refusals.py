@@ -117,11 +117,13 @@ def test_every_refusal_looks_the_same(middleware: BasicAuthMiddleware, backend: 
         "latin-1": "Basic " + b64encode("j\u00fcrgen:x".encode("latin-1")).decode(),
     }
 
-    answers = {name: call(middleware, field) for name, field in fields.items()}
+    responses = {name: call(middleware, field) for name, field in fields.items()}
 
-    (one,) = {(response.status_line, tuple(response.headers), response.body) for response in answers.values()}
+    (one,) = {
+        (response.status_line, tuple(response.headers), response.body) for response in responses.values()
+    }
     assert one[0] == "401 Unauthorized"
-    assert answers["unknown"].code == "invalid_credentials"
+    assert responses["unknown"].code == "invalid_credentials"
     assert app.seen == []
 
 
@@ -160,7 +162,7 @@ def test_proxy_authorization_is_not_read(middleware: BasicAuthMiddleware, issued
     assert call(middleware, HTTP_PROXY_AUTHORIZATION=issued.authorization).status == 401
 
 
-def test_the_request_id_comes_back_if_it_is_harmless(middleware: BasicAuthMiddleware) -> None:
+def test_a_harmless_request_id_is_repeated(middleware: BasicAuthMiddleware) -> None:
     assert call(middleware, HTTP_X_REQUEST_ID="a.B-9_").problem["request_id"] == "a.B-9_"
     for odd in ("", "a b", "x" * 129, "caf\u00e9", "\u20ac", 'a"b'):
         response = call(middleware, HTTP_X_REQUEST_ID=odd)
@@ -259,7 +261,7 @@ def test_open_paths_are_below_the_mount_point(backend: Backend, app: App) -> Non
 
 @pytest.mark.proves("X29")
 @pytest.mark.parametrize("name", ["RAW_URI", "REQUEST_URI"])
-def test_the_path_as_sent_gets_a_second_look(backend: Backend, app: App, name: str) -> None:
+def test_the_raw_path_is_checked_too(backend: Backend, app: App, name: str) -> None:
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(), exclude=("/docs/*",))
 
     assert call(middleware, path="/docs/a", **{name: "/docs/a?x=%2f"}).status == 200
@@ -379,11 +381,11 @@ def test_a_broken_backend_is_a_503(app: App, get: Any, caplog: pytest.LogCapture
     """Never 401, never 500, never accepted; logged once, without the store's own message."""
     middleware = BasicAuthMiddleware(app, FakeStore(get), settings=Settings())
 
-    answers = [call_validated(middleware, encode_basic("ci", "hunter2")) for _ in range(3)]
+    responses = [call_validated(middleware, encode_basic("ci", "hunter2")) for _ in range(3)]
 
-    assert {response.status_line for response in answers} == {"503 Service Unavailable"}
-    assert {response.code for response in answers} == {"backend_unavailable"}
-    assert int(answers[0].named["Retry-After"]) >= 1
+    assert {response.status_line for response in responses} == {"503 Service Unavailable"}
+    assert {response.code for response in responses} == {"backend_unavailable"}
+    assert int(responses[0].named["Retry-After"]) >= 1
     assert app.seen == []
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
     assert "hunter2" not in caplog.text
@@ -415,11 +417,11 @@ def test_a_hanging_backend_is_a_503_within_the_deadline(app: App) -> None:
         return call(middleware, field).status, time.monotonic() - began
 
     with ThreadPoolExecutor(30) as pool:
-        answers = list(pool.map(timed, range(30)))
+        responses = list(pool.map(timed, range(30)))
     hangs.set()
 
-    assert {status for status, _ in answers} == {503}
-    assert max(duration_s for _, duration_s in answers) < 1.5
+    assert {status for status, _ in responses} == {503}
+    assert max(duration_s for _, duration_s in responses) < 1.5
     wait_until(lambda: call(middleware, field).status == 401)
 
 
@@ -529,10 +531,10 @@ def test_a_full_pool_of_password_hashes_is_a_503_at_once(app: App) -> None:
         return call(middleware, right), time.monotonic() - began
 
     with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(timed, range(40)))
+        responses = list(pool.map(timed, range(40)))
 
-    good_s = [duration_s for response, duration_s in answers if response.status == 200]
-    refused = [(response, duration_s) for response, duration_s in answers if response.status != 200]
+    good_s = [duration_s for response, duration_s in responses if response.status == 200]
+    refused = [(response, duration_s) for response, duration_s in responses if response.status != 200]
     assert len(good_s) >= 9, "those that were queued are served"
     assert {response.code for response, _ in refused} == {"overloaded"}
     assert {response.status_line for response, _ in refused} == {"503 Service Unavailable"}

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of import and export."""
+"""Fixtures for the tests of import and export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file that only its owner may read."""
+    """A file that only its owner can read."""
     path = tmp_path / "keys.txt"
     path.touch(0o600)
     return path
@@ -32,7 +32,7 @@ def other(tmp_path: Path) -> str:
 
 @pytest.fixture
 def export(cli: Callable[..., Done], url: str, file: Path) -> bytes:
-    """Of three keys."""
+    """Export three keys."""
     put(url, *(Key(name, secrets=(Secret(hash_secret(generate("sk"))),)) for name in ("a", "b", "c")))
     cli("keys", "export", str(file))
     return file.read_bytes()

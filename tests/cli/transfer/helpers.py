@@ -1,4 +1,4 @@
-"""What the tests of import and export share."""
+"""Helpers for the tests of import and export."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 BCRYPT = b"$2y$04$xN1CIAfc38yrARRjvNqyd.mpvVIU7s2YG3ZyAcpGRSJXe7xr8O8F2"  # of "secret"
 CANARY = "hunter2_canary"
 
-# The whole of what an import may take, in memory; a table of 100,000 keys would be several times that.
+# The memory limit of an import; a table of 100,000 keys would be several times as large.
 FLAT_WITHIN_KIB = 8 * 1024
 
 
@@ -29,5 +29,5 @@ def works(url: str, client_id: str, secret: str) -> bool:
         return backend.hasher.verify_digest(secret, key.secrets) is not None
 
 
-def minted_lines(count: int) -> bytes:
+def generated_lines(count: int) -> bytes:
     return b"".join(f"{generate('id')},{generate('sk')}\n".encode() for _ in range(count))

@@ -1,4 +1,4 @@
-"""``keys import`` of an export that is damaged or was cut off."""
+"""``keys import`` of an export that is damaged or truncated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.transfer.helpers import keys_of, minted_lines
+from tests.cli.transfer.helpers import generated_lines, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_every_truncation_is_noticed(cli: Callable[..., Done], file: Path, other: str, export: bytes) -> None:
-    """In the middle of a line, between two, and at the start."""
+    """In the middle of a line, between two lines, and at the start."""
     ends = [0, 1, 4, len(export) // 2, len(export) - 3]
     ends += [index + shift for index, octet in enumerate(export) if octet == 10 for shift in (0, 1)][:4]
 
@@ -64,7 +64,7 @@ def test_one_bad_line_stops_all_of_an_export(
     assert not Path(other.removeprefix("sqlite:///")).exists()
 
 
-def test_what_is_left_of_an_export_can_be_saved(
+def test_the_rest_of_an_export_can_be_imported(
     cli: Callable[..., Done], file: Path, other: str, export: bytes
 ) -> None:
     file.write_bytes(export[:-10])
@@ -75,10 +75,10 @@ def test_what_is_left_of_an_export_can_be_saved(
     assert "error: line 3: not JSON" in done.err
 
 
-def test_the_rest_of_an_export_is_missed(
+def test_a_missing_part_of_an_export_is_reported(
     cli: Callable[..., Done], file: Path, other: str, export: bytes
 ) -> None:
-    """Cut off between two lines, or with a line missing: the rest is imported, and the loss is reported."""
+    """Truncated between two lines, or with a line missing: the rest is imported, and the loss is reported."""
     lines = export.splitlines(keepends=True)
     file.write_bytes(b"".join(lines[:2]))
 
@@ -98,7 +98,7 @@ def test_the_rest_of_an_export_is_missed(
     "text",
     ["id,secret\n", "x:y,z\n", "x,{SHA}abc\n", f"x,{'y' * 1025}\n", "x:$2y$99$broken\n", '{"v":1}\n'],
 )
-def test_an_import_of_nothing_makes_no_file(
+def test_an_empty_import_creates_no_file(
     cli: Callable[..., Done], database: Path, file: Path, text: str
 ) -> None:
     file.write_text(text)
@@ -108,7 +108,7 @@ def test_an_import_of_nothing_makes_no_file(
     assert not database.exists()
 
 
-def test_a_key_that_does_not_fit_makes_no_file(
+def test_an_invalid_key_creates_no_file(
     cli: Callable[..., Done], file: Path, other: str, export: bytes
 ) -> None:
     file.write_bytes(export.splitlines(keepends=True)[0].replace(b'"a"', b'"a:b"'))
@@ -120,8 +120,8 @@ def test_a_key_that_does_not_fit_makes_no_file(
     assert not Path(other.removeprefix("sqlite:///")).exists()
 
 
-def test_what_ends_with_the_command_takes_no_keys(cli: Callable[..., Done], file: Path) -> None:
-    file.write_bytes(minted_lines(1))
+def test_a_backend_in_memory_is_refused(cli: Callable[..., Done], file: Path) -> None:
+    file.write_bytes(generated_lines(1))
     line = "the keys of memory: end with this command: use a backend that stores them"
 
     cli("keys", "import", str(file), "--backend", "memory:").failed_with(line)
@@ -138,7 +138,7 @@ def test_exports_can_be_joined(cli: Callable[..., Done], file: Path, other: str,
 
 
 def test_an_import_can_be_run_again(cli: Callable[..., Done], file: Path, url: str, export: bytes) -> None:
-    """Keys that are just the same are there already; one that is another is taken."""
+    """Identical keys are unchanged; a different key with the same id is an error."""
     assert cli("keys", "import", str(file)).out == "imported 0 keys; already present: 3\n"
     cli("keys", "update", "b", "--name", "changed")
     cli("keys", "delete", "c")

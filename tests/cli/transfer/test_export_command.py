@@ -1,4 +1,4 @@
-"""``keys export``: what is written, and where."""
+"""``keys export``: its content and its target."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_pipe_with_a_name_is_not_replaced(cli: Callable[..., Done], tmp_path: 
 
 
 def test_an_export_is_for_its_owner(cli: Callable[..., Done], file: Path) -> None:
-    """Also where an earlier one was for everybody, and through a link."""
+    """Also if an earlier one was readable by all users, and through a link."""
     cli("keys", "create")
     link = file.with_name("link")
     link.symlink_to(file)
@@ -122,7 +122,7 @@ def test_an_export_replaces_exports_only(
     assert len(keys_of(f"sqlite:///{database}")) == 1
 
 
-def test_no_keys_make_an_empty_export(cli: Callable[..., Done], file: Path) -> None:
+def test_a_store_without_keys_gives_an_empty_export(cli: Callable[..., Done], file: Path) -> None:
     cli("keys", "create", "--client-id", "a")
     cli("keys", "delete", "a")
 
@@ -131,7 +131,7 @@ def test_no_keys_make_an_empty_export(cli: Callable[..., Done], file: Path) -> N
 
 
 @pytest.mark.parametrize("backend", ["env:", "memory:"])
-def test_what_means_nothing_elsewhere_is_not_exported(
+def test_keys_in_env_and_memory_are_not_exported(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, file: Path, backend: str
 ) -> None:
     monkeypatch.setenv("BASICAUTH_KEYS", "robot:hunter2")

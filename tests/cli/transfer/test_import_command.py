@@ -11,7 +11,7 @@ from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import hash_secret
 from basicauth_mw.keys.model import Key
 from tests.cli.helpers import KEY_FIELDS, Done, put
-from tests.cli.transfer.helpers import BCRYPT, CANARY, keys_of, minted_lines, works
+from tests.cli.transfer.helpers import BCRYPT, CANARY, generated_lines, keys_of, works
 from tests.waiting import free_port
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_csv(cli: Callable[..., Done], url: str, file: Path, text: bytes, piped:
 
 
 def test_import_json_is_a_line_a_key(cli: Callable[..., Done], file: Path) -> None:
-    file.write_bytes(minted_lines(2) + b"nonsense\n")
+    file.write_bytes(generated_lines(2) + b"nonsense\n")
 
     done = cli("keys", "import", str(file), "--json")
 
@@ -70,7 +70,7 @@ def test_passwords_and_hashes(cli: Callable[..., Done], url: str, file: Path) ->
 
 
 def test_htpasswd(cli: Callable[..., Done], url: str, file: Path) -> None:
-    """What is bcrypt comes in; everything else is refused line by line, by the name of its scheme."""
+    """bcrypt hashes are imported; other lines are refused one by one, with the name of their scheme."""
     file.write_bytes(
         b"# users of the wiki\n\n"
         b"good:%s\n"
@@ -104,7 +104,7 @@ def test_htpasswd(cli: Callable[..., Done], url: str, file: Path) -> None:
 
 
 def test_the_format_can_be_named(cli: Callable[..., Done], file: Path) -> None:
-    file.write_bytes(b"a:b,%s\n" % BCRYPT)  # reads as either
+    file.write_bytes(b"a:b,%s\n" % BCRYPT)  # valid in both formats
 
     assert "not JSON" in cli("keys", "import", str(file), "--format", "export").err
     assert "colon" in cli("keys", "import", str(file), "--format", "csv").err
@@ -119,7 +119,7 @@ def test_the_format_can_be_named(cli: Callable[..., Done], file: Path) -> None:
     ],
 )
 def test_a_header_is_not_a_key(cli: Callable[..., Done], url: str, file: Path, header: str) -> None:
-    """Whatever its columns are called, in any case, with blanks; else all could guess that key."""
+    """Whatever the names of its columns, in any case, with blanks; such a key could be guessed by anyone."""
     file.write_text(f"{header}\na,{generate('sk')}\n")
 
     done = cli("keys", "import", str(file))
@@ -187,7 +187,7 @@ LINES = {
     "control character": f"x,{CANARY}\x07\n",
     "escape sequence": f"\x1b[2J{CANARY},x\n",
     "blank before": f"x, {CANARY}\n",
-    "blank behind": f"x,{CANARY} \n",
+    "blank after": f"x,{CANARY} \n",
     "comment": f"#x,{CANARY}\n",
     "nul": f"x,{CANARY}\0\n",
     "weak hash": f"x,{{SHA}}{CANARY}\n",
@@ -203,7 +203,7 @@ LINES = {
 def test_a_bad_line_is_named_and_not_repeated(
     cli: Callable[..., Done], url: str, file: Path, line: str
 ) -> None:
-    """The rest is imported; what stood in the line is nowhere, in no form that a terminal obeys."""
+    """The rest is imported; no output contains the line, in any form that a terminal interprets."""
     file.write_text(f"good,{generate('sk')}\n{line}fine,{generate('sk')}\n")
 
     done = cli("keys", "import", str(file))
@@ -221,7 +221,7 @@ def test_a_bad_line_is_named_and_not_repeated(
 def test_a_field_that_is_far_too_long_is_named_as_such(
     cli: Callable[..., Done], file: Path, line: str
 ) -> None:
-    """Where the reader of CSV gives up already."""
+    """The CSV reader itself fails on it."""
     file.write_text(f"good,{generate('sk')}\n{line}\n")
 
     done = cli("keys", "import", str(file))
@@ -268,7 +268,7 @@ def test_of_many_errors_some_are_shown(cli: Callable[..., Done], file: Path) -> 
     assert len(program) == 26
 
 
-ALIENS = {
+OTHER_FORMATS = {
     "empty": b"",
     "blank": b"\n \n\r\n",
     "comments": b"# nothing\n# yet\n",
@@ -286,14 +286,14 @@ ALIENS = {
 }
 
 
-@pytest.mark.parametrize("octets", ALIENS.values(), ids=ALIENS)
+@pytest.mark.parametrize("data", OTHER_FORMATS.values(), ids=OTHER_FORMATS)
 @pytest.mark.parametrize("piped", [True, False])
 def test_a_file_of_another_kind_is_refused_as_a_whole(
-    cli: Callable[..., Done], database: Path, file: Path, octets: bytes, piped: bool
+    cli: Callable[..., Done], database: Path, file: Path, data: bytes, piped: bool
 ) -> None:
-    file.write_bytes(octets)
+    file.write_bytes(data)
 
-    done = cli("keys", "import", "-", stdin=octets) if piped else cli("keys", "import", str(file))
+    done = cli("keys", "import", "-", stdin=data) if piped else cli("keys", "import", str(file))
 
     assert (done.status, done.out) == (1, "")
     assert 1 <= len(done.err.splitlines()) <= 2
@@ -311,7 +311,7 @@ def test_a_read_only_backend_is_refused_before_any_work(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
     monkeypatch.setenv("BASICAUTH_KEYS", "robot:hunter2")
-    file.write_bytes(minted_lines(1))
+    file.write_bytes(generated_lines(1))
 
     cli("keys", "import", str(file), "--backend", "env:").failed_with(
         "this backend is read-only: edit its source (env: the variable or file with its keys), or use"
@@ -319,7 +319,7 @@ def test_a_read_only_backend_is_refused_before_any_work(
 
 
 def test_a_backend_that_is_down(cli: Callable[..., Done], file: Path) -> None:
-    file.write_bytes(minted_lines(1))
+    file.write_bytes(generated_lines(1))
 
     cli("keys", "import", str(file), "--backend", f"redis://127.0.0.1:{free_port()}").failed_with("")
 
@@ -327,9 +327,9 @@ def test_a_backend_that_is_down(cli: Callable[..., Done], file: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "text", "warned"),
     [
-        (0o644, "a,{minted}\n", True),
-        (0o640, "a,{minted}\n", True),
-        (0o600, "a,{minted}\n", False),
+        (0o644, "a,{generated}\n", True),
+        (0o640, "a,{generated}\n", True),
+        (0o600, "a,{generated}\n", False),
         (0o644, "a,{hashed}\n", False),
         (0o644, "a:{hashed}\nb:plain\n", False),
         (0o644, "root:x:0:0:root:/root:/bin/sh\n", False),
@@ -337,14 +337,14 @@ def test_a_backend_that_is_down(cli: Callable[..., Done], file: Path) -> None:
         (0o644, "id,secret\na:b,plain\n", True),
         (0o644, "a, plain\n", False),
         (0o644, "id,secret\na, plain\n", True),
-        (0o644, "a,{minted},name\n", True),
+        (0o644, "a,{generated},name\n", True),
         (0o644, "id,secret\n", False),
     ],
 )
 def test_secrets_in_clear_that_others_may_read(
     cli: Callable[..., Done], file: Path, mode: int, text: str, warned: bool
 ) -> None:
-    file.write_text(text.format(minted=generate("sk"), hashed=BCRYPT.decode()))
+    file.write_text(text.format(generated=generate("sk"), hashed=BCRYPT.decode()))
     file.chmod(mode)
 
     done = cli("keys", "import", str(file))

@@ -1,4 +1,4 @@
-"""Exports and imports between backends, and what a source of lines does with odd streams."""
+"""Exports and imports between backends, and how unusual streams are read."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 PEPPERS = Settings(pepper=("new", "old"), backend_deadline_s=5)
 
 
-class Kept(ImportReport):
-    """Records what is reported."""
+class RecordingReport(ImportReport):
+    """Records the reports."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,9 +61,9 @@ class Kept(ImportReport):
         self.lines[line] = reason
 
 
-def imported(backend: Backend, octets: bytes, **options: bool) -> Kept:
-    report = Kept()
-    import_keys(backend, InputFile(io.BytesIO(octets)), report, **options)
+def imported(backend: Backend, data: bytes, **options: bool) -> RecordingReport:
+    report = RecordingReport()
+    import_keys(backend, InputFile(io.BytesIO(data)), report, **options)
     return report
 
 
@@ -87,13 +87,13 @@ def sqlite(tmp_path: Path) -> Iterator[Backend]:
 # --- round trips
 
 GENERATED = [generate("sk") for _ in range(3)]
-CHOSEN = "correct horse battery staple"
-ARGON2 = hash_secret(CHOSEN)
+PASSWORD = "correct horse battery staple"
+ARGON2 = hash_secret(PASSWORD)
 HASHER = Hasher([pepper.encode() for pepper in PEPPERS.pepper])
 
 MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 MINUTES = MOMENTS.map(lambda moment: moment.replace(second=0, microsecond=0))
-# What a client ID, a name and metadata may hold.
+# Valid client IDs, names and metadata.
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20)
 IDS = TEXTS.filter(lambda text: text and ":" not in text)
 SALTS = st.text("ABCabc_-", min_size=16, max_size=16)
@@ -101,7 +101,7 @@ SALTS = st.text("ABCabc_-", min_size=16, max_size=16)
 
 @st.composite
 def keys(draw: st.DrawFn) -> Key:
-    """Any key that may be stored; its secrets are the first of ``GENERATED``, and perhaps ``CHOSEN``."""
+    """Any valid key; its secrets are the first of ``GENERATED``, and perhaps ``PASSWORD``."""
     salt = draw(SALTS)
     hashes = [HASHER.digest_secret(secret, salt=salt) for secret in GENERATED[: draw(st.integers(0, 3))]]
     hashes += [ARGON2] if draw(st.booleans()) else []
@@ -125,7 +125,7 @@ def keys(draw: st.DrawFn) -> Key:
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(some=st.lists(keys(), min_size=1, max_size=5, unique_by=lambda key: key.client_id))
 def test_a_round_trip_loses_nothing(some: list[Key], redis_server: RedisServer) -> None:
-    """From SQLite to Redis and back: equal keys, and their secrets still prove them."""
+    """From SQLite to Redis and back: equal keys, and their secrets still match."""
     with TemporaryDirectory() as folder, ExitStack() as stack:
         urls = (
             f"sqlite:///{folder}/a.db",
@@ -149,23 +149,23 @@ def test_a_round_trip_loses_nothing(some: list[Key], redis_server: RedisServer) 
             assert stored.secrets == key.secrets
             for number, secret in enumerate(key.secrets):
                 if secret.hash == ARGON2:
-                    assert verify_password(CHOSEN, stored.secrets[number].hash)
+                    assert verify_password(PASSWORD, stored.secrets[number].hash)
                 else:
                     assert last.hasher.verify_digest(GENERATED[number], stored.secrets) == secret
 
 
 def test_a_missing_pepper_is_reported(sqlite: Backend, backend: Backend) -> None:
-    """The keys would never work; better to know before they are counted on."""
+    """The keys would never work, so it is reported early."""
     sqlite.create()
 
     with pytest.raises(TransferError):
-        import_keys(backend, InputFile(io.BytesIO(exported(sqlite))), report := Kept())
+        import_keys(backend, InputFile(io.BytesIO(exported(sqlite))), report := RecordingReport())
 
     assert "pepper" in report.lines[1]
     assert not report.imported
 
 
-def test_one_audit_record_an_export(
+def test_one_audit_record_per_export(
     sqlite: Backend, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -179,7 +179,7 @@ def test_one_audit_record_an_export(
     assert event["event"] == "key.exported"
 
 
-def test_one_audit_record_a_key_that_came_in(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_audit_record_per_imported_key(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     imported(backend, f"a,{generate('sk')}\nb,{generate('sk')}\na,{generate('sk')}\n".encode())
@@ -218,29 +218,29 @@ def test_a_secret_is_not_accepted_as_an_id_and_not_repeated(backend: Backend) ->
     assert report.lines[4].isprintable()
 
 
-# --- in
+# --- import
 
 
 def test_progress_covers_every_byte(backend: Backend) -> None:
-    minted = "".join(f"{number},{generate('sk')}\n" for number in range(2500)).encode()
+    generated = "".join(f"{number},{generate('sk')}\n" for number in range(2500)).encode()
 
-    assert imported(backend, minted).passes == [("importing", len(minted), len(minted))]
+    assert imported(backend, generated).passes == [("importing", len(generated), len(generated))]
 
 
 def test_an_export_is_read_twice(sqlite: Backend, tmp_path: Path) -> None:
-    """From the start both times, and from a pipe as well; it may be larger than what is read at once."""
+    """From the start both times, from a pipe as well; it may be larger than one read."""
     now = datetime.now(UTC)
     sqlite.add([Key(f"{number:05}", name="n" * 200, created_at=now) for number in range(5000)])
     text = exported(sqlite)
 
     for number, piped in enumerate((False, True)):
         with open_backend(f"sqlite:///{tmp_path}/{number}.db", settings=PEPPERS, create=True) as other:
-            report = Kept()
+            report = RecordingReport()
             import_keys(other, InputFile(Pipe(text) if piped else io.BytesIO(text)), report)
             assert exported(other) == text
-        octets = len(text)
-        checked = None if piped else octets
-        assert report.passes == [("checking", checked, octets), ("importing", octets, octets)]
+        size = len(text)
+        checked = None if piped else size
+        assert report.passes == [("checking", checked, size), ("importing", size, size)]
 
 
 class Pipe(io.BytesIO):
@@ -253,13 +253,13 @@ class Pipe(io.BytesIO):
     tell = seek
 
 
-def test_a_stream_is_read_from_where_it_stands(sqlite: Backend) -> None:
+def test_a_stream_is_read_from_its_current_position(sqlite: Backend) -> None:
     sqlite.create(client_id="a")
     text = exported(sqlite)
     stream = io.BytesIO(b"what came before\n" + text)
     stream.readline()
 
-    report = Kept()
+    report = RecordingReport()
     import_keys(sqlite, InputFile(stream), report)
 
     assert (report.unchanged, report.refused) == (1, 0)
@@ -270,7 +270,7 @@ def test_a_stream_is_read_from_where_it_stands(sqlite: Backend) -> None:
 def test_an_entry_may_follow_many_comments(backend: Backend, stream: type[io.BytesIO]) -> None:
     text = b"# users of the wiki, and when they were last seen\n\n" * 3000 + b"good:$2y$04$" + b"." * 53
 
-    report = Kept()
+    report = RecordingReport()
     import_keys(backend, InputFile(stream(text)), report)
 
     assert (report.imported, report.refused) == (1, 0)
@@ -279,8 +279,8 @@ def test_an_entry_may_follow_many_comments(backend: Backend, stream: type[io.Byt
 @pytest.mark.parametrize(
     ("line", "lines"), [(b"#" * (MAX_LINE_BYTES - 1) + b"\n", 4), (b"\n", 16_132)], ids=["long", "blank"]
 )
-def test_before_the_first_entry_not_everything_is_kept(backend: Backend, line: bytes, lines: int) -> None:
-    """The format is to be named then, and with its name any number of comments will do."""
+def test_comments_before_the_first_entry_are_limited(backend: Backend, line: bytes, lines: int) -> None:
+    """The format must be given then; with it, any number of comments is accepted."""
     text = line * 2 * lines + b"good:$2y$04$" + b"." * 53
 
     with pytest.raises(
@@ -288,7 +288,7 @@ def test_before_the_first_entry_not_everything_is_kept(backend: Backend, line: b
     ):
         InputFile(io.BytesIO(text))
 
-    report = Kept()
+    report = RecordingReport()
     import_keys(backend, InputFile(io.BytesIO(text), format="htpasswd"), report)
     assert (report.imported, report.refused) == (1, 0)
 
@@ -300,27 +300,27 @@ def test_nothing_to_import(text: bytes) -> None:
 
 
 def test_lines_are_reported_in_their_order(backend: Backend) -> None:
-    """Whether they are refused when read, when hashed or when written."""
+    """Whether they are refused when they are read, hashed or written."""
     backend.create(client_id="taken")
-    told: list[object] = []
+    reported: list[object] = []
 
     class Order(ImportReport):
         def on_imported(self, key: Key) -> None:
-            told.append(key.client_id)
+            reported.append(key.client_id)
 
         def on_refused(self, line: int, reason: str) -> None:
-            told.append(line)
+            reported.append(line)
 
     text = (
         f"slow,chosen\nbad\ntaken,{generate('sk')}\nlong,{'x' * 1025}\nfast,{generate('sk')}\ntaken,chosen\n"
     )
     import_keys(backend, InputFile(io.BytesIO(text.encode())), Order())
 
-    assert told == ["slow", 2, 3, 4, "fast", 6]
+    assert reported == ["slow", 2, 3, 4, "fast", 6]
 
 
 def test_passwords_are_hashed_in_parallel(sqlite: Backend) -> None:
-    """In a few threads, that end with the import."""
+    """In a few threads, which end with the import."""
     text = "".join(f"{number},chosen {number}\n" for number in range(50))
 
     assert imported(sqlite, text.encode()).imported == 50
@@ -337,8 +337,8 @@ def test_a_missing_library_ends_an_import(sqlite: Backend, monkeypatch: pytest.M
     assert list(sqlite.iter_keys()) == []
 
 
-def test_a_store_that_fails_on_the_way(sqlite: Backend) -> None:
-    """What was written before is counted."""
+def test_a_store_that_fails_during_an_import(sqlite: Backend) -> None:
+    """The keys that were written before are counted."""
     text = "".join(f"{number},{generate('sk')}\n" for number in range(BATCH + 1)).encode()
 
     class Failing(MemoryStore):
@@ -356,7 +356,7 @@ def test_a_store_that_fails_on_the_way(sqlite: Backend) -> None:
     assert report.imported == BATCH
 
 
-def test_what_cannot_be_changed_is_known_before_anything_is_read() -> None:
+def test_a_read_only_store_is_refused_before_reading() -> None:
     class Store:
         def get(self, client_id: str) -> Key | None:
             return None
@@ -366,10 +366,10 @@ def test_what_cannot_be_changed_is_known_before_anything_is_read() -> None:
 
 
 def test_an_overlong_line_costs_no_memory(backend: Backend) -> None:
-    """It is skipped to its end, however long, and the next line is the next."""
+    """It is skipped to its end, however long, and the next line is read normally."""
     text = b"a" * (5 * MAX_LINE_BYTES) + b"\nb," + generate("sk").encode() + b"\n"
 
-    report = Kept()
+    report = RecordingReport()
     import_keys(backend, InputFile(io.BytesIO(text), format="csv"), report)
 
     assert list(report.lines) == [1]
@@ -403,34 +403,34 @@ def test_the_format_is_detected_from_the_content(head: str, expected: str) -> No
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_refused_or_imported(octets: bytes) -> None:
-    """Nothing but TransferError ends an import of garbage."""
+def test_any_bytes_are_refused_or_imported(data: bytes) -> None:
+    """An import of garbage raises TransferError or nothing."""
     backend = open_backend("memory:", settings=Settings())
     for format in (None, "export", "csv", "htpasswd"):  # noqa: A001
         with suppress(TransferError):
-            import_keys(backend, InputFile(io.BytesIO(octets), format=format), ImportReport())
+            import_keys(backend, InputFile(io.BytesIO(data), format=format), ImportReport())
 
 
 def test_an_export_is_on_the_disk_before_it_appears(
     sqlite: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole, and then its name: a power cut leaves the earlier export or this one."""
+    """The content is synced before the rename: after a power cut there is the old export or the new one."""
     sqlite.create()
     done: list[tuple[str, int, int]] = []
     fsync, replace = os.fsync, Path.replace
 
-    def noted_fsync(descriptor: int) -> None:
+    def recording_fsync(descriptor: int) -> None:
         found = os.fstat(descriptor)
         done.append(("fsync", found.st_ino, 0 if stat.S_ISDIR(found.st_mode) else found.st_size))
         fsync(descriptor)
 
-    def noted_replace(new: Path, path: Path) -> Path:
+    def recording_replace(new: Path, path: Path) -> Path:
         done.append(("replace", new.stat().st_ino, new.stat().st_size))
         return replace(new, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", noted_fsync)
-        patched.setattr(Path, "replace", noted_replace)
+        patched.setattr(os, "fsync", recording_fsync)
+        patched.setattr(Path, "replace", recording_replace)
         export_file(sqlite, tmp_path / "e", lambda _count: None)
 
     found = (tmp_path / "e").stat()
@@ -449,12 +449,12 @@ def test_a_failed_export_leaves_no_file(sqlite: Backend, tmp_path: Path) -> None
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith((".e", "e"))] == []
 
 
-# --- the short ways of an import
+# --- the fast paths of an import
 
 
 @given(st.text(st.sampled_from("ab ,\"\r'#\t;é"), max_size=30).filter(bool))
 def test_a_line_is_split_as_csv_is(text: str) -> None:
-    """With quotes and without, there are the values that the standard library sees, or none."""
+    """With and without quotes, the values are those of the standard library, or there are none."""
     try:
         (expected,) = csv.reader([text], strict=True)
     except csv.Error:
@@ -470,7 +470,7 @@ def test_a_value_that_is_too_long_is_named_as_such() -> None:
 
 
 def test_every_imported_secret_has_its_own_salt(backend: Backend) -> None:
-    """Though salts are made for many at once; and each key is found by its secret."""
+    """Even if salts are generated in batches; and each key is found by its secret."""
     secrets = {f"id{number:04}": generate("sk") for number in range(BATCH + 2)}
     text = "".join(f"{client_id},{secret}\n" for client_id, secret in secrets.items())
     report = ImportReport()
@@ -485,12 +485,12 @@ def test_every_imported_secret_has_its_own_salt(backend: Backend) -> None:
 
 
 def test_a_bad_id_is_reported_whatever_its_secret_is(backend: Backend) -> None:
-    """It is checked once, with the rest of the key or before its secret is hashed slowly."""
-    told: list[tuple[int, str]] = []
+    """It is checked once, with the rest of the key or before its secret is hashed."""
+    reported: list[tuple[int, str]] = []
 
-    class Told(ImportReport):
+    class RefusalReport(ImportReport):
         def on_refused(self, line: int, reason: str) -> None:
-            told.append((line, reason))
+            reported.append((line, reason))
 
     wrong = generate("sk")[:-1]
     secrets = [
@@ -500,9 +500,9 @@ def test_a_bad_id_is_reported_whatever_its_secret_is(backend: Backend) -> None:
         wrong + ("a" if wrong[-1] != "a" else "b"),
     ]
     text = "".join(f"{'x' * 256},{secret}\n" for secret in secrets)
-    import_keys(backend, InputFile(io.BytesIO(text.encode())), Told())
+    import_keys(backend, InputFile(io.BytesIO(text.encode())), RefusalReport())
 
-    assert told == [(line, "a client ID has 1 to 255 bytes; this one has 256") for line in range(1, 5)]
+    assert reported == [(line, "a client ID has 1 to 255 bytes; this one has 256") for line in range(1, 5)]
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_a_bad_id_is_reported_whatever_its_secret_is(backend: Backend) -> None:
     ],
     ids=["swapped", "swapped-case-crlf", "all", "all-other-names", "bom-and-empty-columns"],
 )
-def test_a_header_says_where_the_columns_are(backend: Backend, text: str) -> None:
+def test_a_header_gives_the_order_of_the_columns(backend: Backend, text: str) -> None:
     secret = generate("sk")
     report = imported(backend, text.format(secret=secret).encode())
     assert (report.imported, report.refused) == (1, 0)
@@ -548,7 +548,7 @@ def test_a_row_that_does_not_fit_its_header(backend: Backend, text: str, said: s
 
 
 def test_an_htpasswd_with_a_line_in_another_encoding(backend: Backend) -> None:
-    """That line is named, wherever it is, and the rest is imported."""
+    """That line is reported, wherever it is, and the rest is imported."""
     hashed = bcrypt.hashpw(b"a password of some length", bcrypt.gensalt(4)).decode()
     for prefix in ("$2a$", "$2b$", "$2y$"):
         name = prefix.strip("$")
@@ -562,7 +562,7 @@ def test_an_htpasswd_with_a_line_in_another_encoding(backend: Backend) -> None:
         assert not verify_password("another password", key.secrets[0].hash)
 
 
-def test_an_export_follows_no_link_to_nowhere(sqlite: Backend, tmp_path: Path) -> None:
+def test_an_export_does_not_follow_a_dangling_link(sqlite: Backend, tmp_path: Path) -> None:
     """Another user may have created the link."""
     link = tmp_path / "link.jsonl"
     link.symlink_to(tmp_path / "nowhere.jsonl")

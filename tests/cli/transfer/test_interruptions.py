@@ -1,4 +1,4 @@
-"""Import and export on a terminal, interrupted, on a full disk, and of many keys."""
+"""Import and export on a terminal, interrupted, on a full disk, and with many keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from basicauth_mw.keys.model import Key
 from tests.cli.helpers import LIMIT_S, ROOT, Done, ended, fill, install_third_party_store, process, put
-from tests.cli.transfer.helpers import FLAT_WITHIN_KIB, keys_of, minted_lines
+from tests.cli.transfer.helpers import FLAT_WITHIN_KIB, generated_lines, keys_of
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def test_progress_is_shown_on_a_terminal_only(
     url: str, other: str, file: Path, tmp_path: Path, terminal: tuple[int, int]
 ) -> None:
-    file.write_bytes(minted_lines(1500))
+    file.write_bytes(generated_lines(1500))
     exported = tmp_path / "export"
     ours, theirs = terminal
     os.set_blocking(ours, False)
@@ -47,7 +47,7 @@ def test_progress_is_shown_on_a_terminal_only(
 
 
 def _shown(terminal: int, child: subprocess.Popen[bytes]) -> bytes:
-    """All that a program writes to the terminal until it ends."""
+    """The output of a program on the terminal until it ends."""
     shown = b""
 
     def is_done() -> bool:
@@ -74,13 +74,13 @@ def test_an_export_to_a_terminal_has_no_bar(url: str, terminal: tuple[int, int])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_import_says_how_far_it_came(url: str, number: int) -> None:
+def test_an_interrupted_import_reports_its_progress(url: str, number: int) -> None:
     put(url, Key("z"))
     with process("keys", "import", "-", "--backend", url, stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
-        child.stdin.write(minted_lines(2500))
+        child.stdin.write(generated_lines(2500))
         child.stdin.flush()
-        wait_until(lambda: len(keys_of(url)) == 2001)  # two batches; the rest waits for more of the pipe
+        wait_until(lambda: len(keys_of(url)) == 2001)  # two batches; the command waits for more input
         child.send_signal(number)
         out, err = child.communicate(timeout=LIMIT_S)
 
@@ -99,7 +99,7 @@ def test_a_batch_that_is_being_written_is_finished_and_counted(
     imported: int,
 ) -> None:
     """Ctrl-C waits for the end of the batch; a second one does not."""
-    file.write_bytes(minted_lines(1500))
+    file.write_bytes(generated_lines(1500))
     install_third_party_store(
         tmp_path,
         monkeypatch,
@@ -120,9 +120,9 @@ def test_a_batch_that_is_being_written_is_finished_and_counted(
     assert done.err == f"stopped after importing {imported} keys; the import can be repeated\n"
 
 
-def test_an_import_whose_reader_is_gone_counts_what_it_stored(url: str, file: Path) -> None:
-    """Not what it could print of it."""
-    file.write_bytes(minted_lines(1500))
+def test_an_import_whose_output_is_closed_counts_its_keys(url: str, file: Path) -> None:
+    """Not only the keys that it could print."""
+    file.write_bytes(generated_lines(1500))
 
     with process("keys", "import", str(file), "--json", "--backend", url) as child:
         assert child.stdout is not None
@@ -134,9 +134,9 @@ def test_an_import_whose_reader_is_gone_counts_what_it_stored(url: str, file: Pa
     assert len(keys_of(url)) == 1000
 
 
-def test_an_import_that_is_killed_leaves_whole_keys(url: str, file: Path) -> None:
+def test_a_killed_import_leaves_complete_keys(url: str, file: Path) -> None:
     put(url, Key("z"))
-    file.write_bytes(minted_lines(20_000))
+    file.write_bytes(generated_lines(20_000))
 
     with process("keys", "import", str(file), "--backend", url) as child:
         wait_until(lambda: len(keys_of(url)) > 1000)
@@ -147,7 +147,7 @@ def test_an_import_that_is_killed_leaves_whole_keys(url: str, file: Path) -> Non
     assert all(len(key.secrets) == 1 for key in left if key.client_id != "z")
 
 
-def test_an_export_that_is_killed_leaves_the_earlier_one(url: str, file: Path) -> None:
+def test_a_killed_export_leaves_the_earlier_one(url: str, file: Path) -> None:
     fill(url, 20_000)
     file.write_text('{"v":1}')
 
@@ -189,19 +189,19 @@ def test_a_full_disk_leaves_the_earlier_export(url: str, file: Path) -> None:
 
 
 def test_a_full_disk_during_an_import(url: str, file: Path) -> None:
-    """One line, and as many whole keys as it says."""
-    file.write_bytes(minted_lines(5000))
+    """One line, and the number of complete keys that it reports."""
+    file.write_bytes(generated_lines(5000))
 
     done = ended("keys", "import", str(file), "--backend", url, preexec_fn=_no_file_over_1_mb)
 
     assert (done.status, done.out) == (1, "")
-    told, error = done.err.splitlines()
-    assert told == f"stopped after importing {len(keys_of(url))} keys; the import can be repeated"
+    report, error = done.err.splitlines()
+    assert report == f"stopped after importing {len(keys_of(url))} keys; the import can be repeated"
     assert error.startswith("error: ")
 
 
-def test_a_pipe_that_cannot_be_kept(url: str, file: Path, cli: Callable[..., Done]) -> None:
-    """An export from a pipe is spooled, and that needs room."""
+def test_a_pipe_that_cannot_be_spooled(url: str, file: Path, cli: Callable[..., Done]) -> None:
+    """An export from a pipe is spooled, which needs disk space."""
     fill(url, 6000)
     cli("keys", "export", str(file))
 
@@ -215,7 +215,7 @@ def test_a_pipe_that_cannot_be_kept(url: str, file: Path, cli: Callable[..., Don
 
 
 def _no_file_over_1_mb() -> None:
-    # No less: where coverage is measured, its data file of the process has to fit as well.
+    # Not less: coverage's data file of the process must fit as well.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
 
@@ -229,7 +229,7 @@ def test_an_export_to_a_full_disk_is_one_line(url: str) -> None:
 
 
 def peak_kib(*arguments: str, **options: Any) -> int:
-    """The most memory that a command line took."""
+    """The peak memory of a command line."""
     code = (
         "import re, sys; from basicauth_mw.cli.app import run; status = run(sys.argv[1:]); "
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1], file=sys.stderr); "
@@ -249,11 +249,11 @@ def peak_kib(*arguments: str, **options: Any) -> int:
 def test_memory_does_not_grow_with_the_number_of_keys(
     url: str, other: str, file: Path, tmp_path: Path
 ) -> None:
-    """Forty thousand take what a thousand take: from a file, to a file, and through a pipe."""
+    """Forty thousand keys take as much as one thousand: from a file, to a file, and through a pipe."""
     exported = tmp_path / "export"
 
     def peaks(count: int) -> list[int]:
-        file.write_bytes(minted_lines(count))
+        file.write_bytes(generated_lines(count))
         names = [f"{each}-{count}" for each in (url, other)]
         found = [
             peak_kib("keys", "import", str(file), "--backend", names[0]),

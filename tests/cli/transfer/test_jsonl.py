@@ -1,4 +1,4 @@
-"""A line of an export: what is written is read back the same, and nothing else is read at all."""
+"""A line of an export: what is written is read back unchanged, and all other lines are refused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ KEYS = st.builds(
 
 
 def test_the_form_never_changes() -> None:
-    """A file from this release must be read by every later one."""
+    """Every later release must read a file of this one."""
     assert dump_line(KEY, end=7) == (
         '{"v":1,"client_id":"d\\u00e9mo","name":"a\\u2028b","scopes":["read","write"],'
         '"created_at":"2026-01-02T03:04:05.000000Z","expires_at":"2026-04-02T03:04:05.000000Z",'
@@ -74,7 +74,7 @@ def test_the_form_never_changes() -> None:
 
 @given(KEYS, st.none() | st.integers(min_value=1))
 def test_what_is_written_is_read_back(key: Key, end: int | None) -> None:
-    """Whatever a key holds; on one line, in ASCII."""
+    """Whatever a key contains; on one line, in ASCII."""
     line = dump_line(key, end=end)
 
     assert load_line(line) == (key, end)
@@ -156,7 +156,7 @@ def test_other_text_is_refused(text: str) -> None:
 
 @given(st.data())
 def test_damage_is_noticed_or_harmless(data: st.DataObject) -> None:
-    """One character changed or a piece cut out gives InvalidKey or some key, and nothing else."""
+    """One changed character or one missing part gives InvalidKey or some key, and no other result."""
     line = dump_line(KEY)
     start = data.draw(st.integers(0, len(line)))
     end = data.draw(st.integers(start, min(len(line), start + 20)))
