@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What other programs call the columns of a CSV file.
 _ID_COLUMNS: Final = frozenset(
     {
-        *("id", "client_id", "clientid", "client ID", "key", "key_id"),
+        *("id", "client_id", "clientid", "client id", "key", "key_id"),
         *("user", "username", "user_name", "login", "name"),
     }
 )
