@@ -14,7 +14,7 @@ async def app(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """All headers as JSON; ``/boom`` is a 500 of its own; a websocket gets the client id."""
+    """All headers as JSON; ``/boom`` is a 500 of its own; a websocket gets the client ID."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": f"{message['type']}.complete"})
