@@ -45,7 +45,7 @@ TIMED_OUT = "no answer within|did not answer in time"
 
 @dataclass
 class Fault:
-    """What can be done to a store, and undone.
+    """An outage of a store that can be caused and repaired.
 
     Attributes:
         url: Of the store.

@@ -1,4 +1,4 @@
-"""What one process changes, every other one hears of: through real stores, caches and shells."""
+"""Changes made by one process reach all others: with real stores, caches and middleware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every store that can be written does alike."""
+"""Behaviour shared by all writable stores."""
 
 from __future__ import annotations
 

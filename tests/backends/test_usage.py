@@ -1,4 +1,4 @@
-"""What is written behind a verification: in time, once, bounded, and never at the price of a request."""
+"""Writes after a verification: prompt, deduplicated, bounded, and never at the expense of a request."""
 
 from __future__ import annotations
 

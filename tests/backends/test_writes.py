@@ -1,4 +1,4 @@
-"""A change that was made is told as made, also if the answer to it was lost."""
+"""A change that was made is reported as made, even if the reply was lost."""
 
 from __future__ import annotations
 

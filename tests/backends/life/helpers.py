@@ -1,4 +1,4 @@
-"""A key through its life, seen by middleware in two processes with full caches.
+"""The life cycle of a key, observed by middleware in two processes with warm caches.
 
 A change is made through ``Backend``. The process that makes it must notice at once, another within 250 ms.
 """
@@ -43,7 +43,7 @@ OVERLAP_S = 1.5  # the shortest that outlasts a few requests on a busy machine
 
 
 class Snapshot(NamedTuple):
-    """What a request came to.
+    """The outcome of a request.
 
     Attributes:
         status: Of the answer.
@@ -55,7 +55,7 @@ class Snapshot(NamedTuple):
 
 
 class AsgiShell:
-    """An ASGI app behind the middleware, on one event loop from the first request to ``close``."""
+    """An ASGI app wrapped by the middleware, on one event loop from the first request to ``close``."""
 
     def __init__(self, backend: Any, settings: Settings) -> None:
         self._app = asgi_helpers.App()
@@ -77,7 +77,7 @@ class AsgiShell:
 
 
 class WsgiShell:
-    """A WSGI app behind the middleware."""
+    """A WSGI app wrapped by the middleware."""
 
     def __init__(self, backend: Any, settings: Settings) -> None:
         self._callers: list[Principal] = []

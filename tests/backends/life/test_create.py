@@ -1,4 +1,4 @@
-"""Keys are created: what works at once, and what is refused."""
+"""Creating keys: what takes effect immediately and which arguments are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A key gets a new secret: overlaps, limits, and what a rotation leaves unchanged."""
+"""Rotating keys: overlaps, limits, and what a rotation leaves unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways in: TLS, and users who may do no more than is needed, for one server, Sentinel and Cluster alike."""
+"""TLS and least-privilege ACL users, for a single server, Sentinel and Cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can happen to a Redis Cluster, done to a real one."""
+"""Failures and topology changes of a real Redis Cluster."""
 
 from __future__ import annotations
 
