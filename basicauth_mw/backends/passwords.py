@@ -80,8 +80,10 @@ def _verify_any(secret: str, hashes: tuple[str, ...]) -> int | None:
             return None
         return next((index for index, stored in enumerate(hashes) if verify_password(secret, stored)), None)
     except MissingExtra as exc:
-        raise UnreadableRecord(f"a stored hash cannot be verified: {exc}") from None
+        failure: BackendError = UnreadableRecord(f"a stored hash cannot be verified: {exc}")
     except BackendError:
         raise
-    except Exception as exc:  # out of memory, for example; the frames of the library hold the secret
-        raise Overloaded(f"the verification of a password failed ({type(exc).__name__})") from None
+    except Exception as exc:  # out of memory, for example
+        failure = Overloaded(f"the verification of a password failed ({type(exc).__name__})")
+    # Raised here, so that its context is not an exception whose frames hold the secret.
+    raise failure

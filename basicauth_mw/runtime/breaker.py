@@ -84,7 +84,9 @@ class Breaker:
         self._thread.stop()
         self.is_open = False
         self._failures = 0
-        self._opened.set()
+        # Another event for the next thread, so that this one cannot take its wake-up.
+        opened, self._opened = self._opened, threading.Event()
+        opened.set()
 
     def _log_transition(self, *, available: bool, reason: Exception | None = None) -> None:
         """Log a change of state, at most 20 times a minute."""
@@ -99,9 +101,10 @@ class Breaker:
             logger.error("the key backend is unavailable; requests get a 503 until it is back: %s", reason)
 
     def _serve(self, closing: threading.Event) -> None:
+        opened = self._opened
         while not closing.is_set():
-            self._opened.wait()
-            self._opened.clear()
+            opened.wait()
+            opened.clear()
             while self.is_open and not closing.wait(PROBE_EVERY_S):
                 if self._is_available():
                     self.record_success()

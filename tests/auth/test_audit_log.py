@@ -7,9 +7,9 @@ import logging
 import sys
 import traceback
 from base64 import b64encode
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,22 +17,22 @@ from basicauth_mw import (
     Backend,
     InsufficientScope,
     Issued,
-    Key,
-    Secret,
     Settings,
     encode_basic,
-    hash_secret,
 )
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import utcnow
 from tests.asgi.helpers import App, call, http_scope
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.asgi.helpers import Exchange
-
+from tests.auth.setup import (
+    AUTHORIZATION,
+    GOOD,
+    WRONG,
+    Client,
+    Doing,
+    basic,
+    raising,
+)
 
 AUDIT = "basicauth_mw.audit"
 
@@ -40,49 +40,6 @@ AUDIT = "basicauth_mw.audit"
 @pytest.fixture
 def app() -> App:
     return App()
-
-
-def basic(pair: str) -> str:
-    return "Basic " + b64encode(pair.encode()).decode()
-
-
-SECRET = generate("sk")
-AUTHORIZATION = encode_basic("ci", SECRET)
-HASH = hash_secret(SECRET)
-GOOD = Key("ci", secrets=(Secret(HASH),))
-
-
-@dataclass
-class Doing:
-    """A third-party store that runs in a thread."""
-
-    do: Callable[[], Any]
-    calls: int = 0
-
-    def get(self, client_id: str) -> Any:
-        self.calls += 1
-        return self.do()
-
-
-def raising(exc: BaseException) -> Callable[[], Any]:
-    def do() -> Any:
-        raise exc
-
-    return do
-
-
-@dataclass
-class Client:
-    """A client that sends requests from one address."""
-
-    middleware: BasicAuthMiddleware
-    address: Any = ("192.0.2.1", 1)
-
-    def request(self, authorization: str | None, **more: Any) -> Exchange:
-        return call(self.middleware, http_scope(authorization, client=self.address, **more))
-
-
-WRONG = encode_basic("ci", generate("sk"))
 
 
 @pytest.fixture

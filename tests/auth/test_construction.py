@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,70 +15,29 @@ import pytest
 from basicauth_mw import (
     Backend,
     ConfigurationError,
-    Key,
-    Secret,
     Settings,
     encode_basic,
-    hash_secret,
     open_backend,
 )
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import MissingExtra
-from basicauth_mw.keys.generated_secrets import generate
 from tests.asgi.helpers import App, call, http_scope
+from tests.auth.setup import (
+    AUTHORIZATION,
+    GOOD,
+    Doing,
+    Switch,
+    assert_unavailable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-    from tests.asgi.helpers import Exchange
 
 
 @pytest.fixture
 def app() -> App:
     return App()
-
-
-SECRET = generate("sk")
-AUTHORIZATION = encode_basic("ci", SECRET)
-HASH = hash_secret(SECRET)
-GOOD = Key("ci", secrets=(Secret(HASH),))
-
-
-@dataclass
-class Doing:
-    """A third-party store that runs in a thread."""
-
-    do: Callable[[], Any]
-    calls: int = 0
-
-    def get(self, client_id: str) -> Any:
-        self.calls += 1
-        return self.do()
-
-
-def assert_unavailable(seen: Exchange, code: str = "backend_unavailable") -> None:
-    assert seen.raised is None
-    assert seen.status == 503
-    assert seen.problem["code"] == code
-    assert "www-authenticate" not in seen.headers
-    assert int(seen.headers["retry-after"]) >= 1
-    assert "canary" not in seen.body.decode()
-
-
-class Switch:
-    """A store that can be switched off."""
-
-    def __init__(self) -> None:
-        self.on = True
-        self.calls = 0
-
-    def get(self, client_id: str) -> Key | None:
-        self.calls += 1
-        if not self.on:
-            raise ConnectionRefusedError("redis.internal")
-        return GOOD if client_id == "ci" else None
 
 
 # --- construction

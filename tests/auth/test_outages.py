@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 import time
-from base64 import b64encode
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,18 @@ from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_password
 from basicauth_mw.keys.model import utcnow
 from tests.asgi.helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
+from tests.auth.setup import (
+    AUTHORIZATION,
+    GOOD,
+    HASH,
+    SECRET,
+    WRONG,
+    Doing,
+    Switch,
+    assert_unavailable,
+    basic,
+    raising,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,29 +54,7 @@ def app() -> App:
     return App()
 
 
-def basic(pair: str) -> str:
-    return "Basic " + b64encode(pair.encode()).decode()
-
-
 # --- a backend that is unavailable
-
-
-SECRET = generate("sk")
-AUTHORIZATION = encode_basic("ci", SECRET)
-HASH = hash_secret(SECRET)
-GOOD = Key("ci", secrets=(Secret(HASH),))
-
-
-@dataclass
-class Doing:
-    """A third-party store that runs in a thread."""
-
-    do: Callable[[], Any]
-    calls: int = 0
-
-    def get(self, client_id: str) -> Any:
-        self.calls += 1
-        return self.do()
 
 
 class DoingNowait(Doing):
@@ -88,13 +77,6 @@ class DoingAsync:
 
 
 STORES = [Doing, DoingNowait, DoingAsync]
-
-
-def raising(exc: BaseException) -> Callable[[], Any]:
-    def do() -> Any:
-        raise exc
-
-    return do
 
 
 class AlmostKey:
@@ -169,15 +151,6 @@ DAMAGED: dict[str, Key] = {
     "unknown version": replace(GOOD, secrets=(Secret(HASH.replace("$bamw1$", "$bamw9$")),)),
     "unknown pepper": replace(GOOD, secrets=(Secret(HASH.replace("$0$", "$deadbeef$")),)),
 }
-
-
-def assert_unavailable(seen: Exchange, code: str = "backend_unavailable") -> None:
-    assert seen.raised is None
-    assert seen.status == 503
-    assert seen.problem["code"] == code
-    assert "www-authenticate" not in seen.headers
-    assert int(seen.headers["retry-after"]) >= 1
-    assert "canary" not in seen.body.decode()
 
 
 @pytest.mark.proves("H13", "F34")
@@ -435,20 +408,6 @@ def test_a_refused_websocket_during_an_outage(app: App) -> None:
     assert app.scopes == []
 
 
-class Switch:
-    """A store that can be switched off."""
-
-    def __init__(self) -> None:
-        self.on = True
-        self.calls = 0
-
-    def get(self, client_id: str) -> Key | None:
-        self.calls += 1
-        if not self.on:
-            raise ConnectionRefusedError("redis.internal")
-        return GOOD if client_id == "ci" else None
-
-
 @pytest.mark.proves("F25")
 def test_a_cached_credential_works_during_an_outage_until_it_expires(app: App) -> None:
     """Until ``cache_ttl_s`` is over; no other credential is accepted, of the same client either."""
@@ -581,6 +540,3 @@ def test_a_record_with_more_secrets_than_a_key_may_have_is_unreadable(
         seen = call(middleware, http_scope(value))
         assert (seen.status, seen.problem["code"]) == (503, "backend_unavailable")
     assert "more than 16 secrets" in caplog.text
-
-
-WRONG = encode_basic("ci", generate("sk"))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from base64 import b64encode
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,16 +12,20 @@ from basicauth_mw import (
     Backend,
     InsufficientScope,
     Issued,
-    Key,
-    Secret,
     Settings,
     encode_basic,
-    hash_secret,
 )
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.auth.throttle import SHARE
 from basicauth_mw.keys.generated_secrets import generate
 from tests.asgi.helpers import LIMIT_S, App, call, connect, http_scope, websocket_scope
+from tests.auth.setup import (
+    AUTHORIZATION,
+    WRONG,
+    Client,
+    Switch,
+    basic,
+)
 
 if TYPE_CHECKING:
     from tests.asgi.helpers import Exchange
@@ -34,45 +36,7 @@ def app() -> App:
     return App()
 
 
-def basic(pair: str) -> str:
-    return "Basic " + b64encode(pair.encode()).decode()
-
-
-SECRET = generate("sk")
-AUTHORIZATION = encode_basic("ci", SECRET)
-HASH = hash_secret(SECRET)
-GOOD = Key("ci", secrets=(Secret(HASH),))
-
-
-class Switch:
-    """A store that can be switched off."""
-
-    def __init__(self) -> None:
-        self.on = True
-        self.calls = 0
-
-    def get(self, client_id: str) -> Key | None:
-        self.calls += 1
-        if not self.on:
-            raise ConnectionRefusedError("redis.internal")
-        return GOOD if client_id == "ci" else None
-
-
 # --- throttling
-
-
-@dataclass
-class Client:
-    """A client that sends requests from one address."""
-
-    middleware: BasicAuthMiddleware
-    address: Any = ("192.0.2.1", 1)
-
-    def request(self, authorization: str | None, **more: Any) -> Exchange:
-        return call(self.middleware, http_scope(authorization, client=self.address, **more))
-
-
-WRONG = encode_basic("ci", generate("sk"))
 
 
 @pytest.fixture

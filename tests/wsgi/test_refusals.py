@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from wsgiref.validate import validator
 
 import pytest
@@ -30,38 +30,13 @@ from tests.wsgi.helpers import (
     call,
     call_validated,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from tests.wsgi.helpers import Environ
-
+from tests.wsgi.setup import (
+    PRINCIPAL,
+    App,
+    FakeStore,
+)
 
 CHALLENGE = 'Basic realm="api", charset="UTF-8"'
-PRINCIPAL = "basicauth_mw.principal"
-
-
-class App:
-    """An app that records the environ of each call and returns ``result``."""
-
-    def __init__(self, result: Any = (b"hello",), status: str = "200 OK") -> None:
-        self.seen: list[Environ] = []
-        self.result = result
-        self.status = status
-        self.headers = [("Content-Type", "text/plain")]
-
-    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        self.seen.append(environ)
-        start_response(self.status, list(self.headers))
-        result: Iterable[bytes] = self.result
-        return result
-
-
-class FakeStore:
-    """A third-party store with only a ``get``, which the test defines."""
-
-    def __init__(self, get: Any) -> None:
-        self.get = get
 
 
 @pytest.fixture
