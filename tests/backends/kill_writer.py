@@ -1,7 +1,7 @@
 """Changes keys until it is killed: the process that ``test_kill.py`` starts.
 
-For each line on its standard input it forks a child, which changes a few keys for ever. Each change
-is announced before it begins and acknowledged when it is done, in lines that are written whole or not
+For each line on its standard input it forks a child, which changes a few keys until it is killed. It
+announces each change before it starts and acknowledges it afterwards, in lines that are written whole or not
 at all.
 """
 
@@ -73,7 +73,7 @@ def perform(backend: Backend, change: str, client_id: str, value: str) -> tuple[
 
 
 def say(**fields: Any) -> None:
-    # One write of less than PIPE_BUF octets.
+    # One write of less than PIPE_BUF bytes.
     os.write(1, json.dumps(fields).encode() + b"\n")
 
 

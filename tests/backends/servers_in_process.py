@@ -1,4 +1,4 @@
-"""Both middlewares over one store, asked alike."""
+"""Both middlewares over one store, with one interface."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Snapshot(NamedTuple):
-    """One answer.
+    """A response.
 
     Attributes:
-        status: Of it.
-        code: Of its problem; empty: the app has answered.
-        fields: Its header fields, by lower-case name.
+        status: Its status.
+        code: The code of its problem; empty: it is the app's.
+        fields: Its headers, by lower-case name.
         took_s: Seconds.
     """
 
@@ -37,11 +37,11 @@ class Snapshot(NamedTuple):
 
 
 class Shell:
-    """A middleware over a store, and what it was asked. Use as a context manager.
+    """A middleware over a store that records its lookups. Use as a context manager.
 
     Attributes:
-        asked: For whom the store was asked, but for made-up ids: a breaker asks with such whether it is back.
-        served: Whom the app has seen.
+        asked: The ids that were looked up, except the random ids of the breaker's probe.
+        served: The client IDs that the app received.
     """
 
     def __init__(self, url: str, *, deadline_s: float = 5.0, cache_ttl_s: float = 300.0) -> None:

@@ -1,4 +1,4 @@
-"""Following a store: every change is heard of, none is missed, and idleness costs nothing."""
+"""The change feed: every change is noticed, and an idle feed costs nothing."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_an_outage_loses_no_change(
     assert follower.heard == []
     store.failure = None
     wait_for(lambda: follower.heard == ["a"])
-    assert not caplog.records  # whoever asks for a key has said so
+    assert not caplog.records  # lookups log an outage
 
 
 @pytest.mark.proves("F24")
@@ -163,7 +163,7 @@ def test_it_does_not_poll_while_no_cache_can_hold_an_entry(store: Watched, follo
     wait_for(lambda: feed._idle)
     polls = store.polls
     store.put(Key("meanwhile"), None)
-    time.sleep(3 * POLL_EVERY_S)  # in which it would have asked
+    time.sleep(3 * POLL_EVERY_S)  # in which it would have polled
     assert store.polls == polls
     feed.mark_active()
     wait_for(lambda: follower.heard == ["meanwhile"])

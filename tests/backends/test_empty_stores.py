@@ -1,4 +1,4 @@
-"""Whom no store lets in: anybody, while it holds no key; and whoever sends nothing, whatever it holds."""
+"""Requests that no store accepts: any while it has no key, and empty secrets whatever it has."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def backend(url: str) -> Iterator[Backend]:
 
 @pytest.fixture(params=SHELLS)
 def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[str], int]]:
-    """Send an id and a secret as they are; what is answered."""
+    """Send an id and a secret unchanged; return the status."""
     shell = SHELLS[request.param](backend, SETTINGS)
     yield lambda pair: shell.ask("Basic " + b64encode(pair.encode()).decode()).status
     shell.close()

@@ -1,4 +1,4 @@
-"""Faults that are no outage: some stop only who changes keys, some hurt one key alone, some an answer."""
+"""Faults that are no outage: some stop only changes, some affect a single key or a single response."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def both(url: str, stack: ExitStack, **settings: float) -> tuple[Asgi, Wsgi]:
 
 @dataclass
 class Hindrance:
-    """What can be done to a store, and undone.
+    """A fault of a store that can be caused and repaired.
 
     Attributes:
-        says: What who changes keys is told; words with bars between them.
+        says: Words of the error of a change, separated by bars.
     """
 
     url: str
@@ -91,7 +91,7 @@ def configured(says: str, inject: tuple[Any, ...], repair: tuple[Any, ...]) -> C
 
 @contextmanager
 def redis_cannot_save(_path: Path) -> Iterator[Hindrance]:
-    """MISCONF: it is told to save and cannot, as there is something else in the place of its file."""
+    """MISCONF: it cannot save, because a directory has the name of its file."""
     with RedisServer() as server:
         in_the_way = Path(server._directory.name) / "dump.rdb"
 
@@ -361,7 +361,7 @@ def test_a_thousand_requests_at_the_expiry_look_up_once(stack: ExitStack, shell:
         for line in ask(server, "INFO", "commandstats").splitlines()
         if line.startswith(b"cmdstat_get:")
     )
-    assert int(calls) <= 2 + took_s // ttl_s  # on a slow machine it expires again meanwhile
+    assert int(calls) <= 2 + took_s // ttl_s  # on a slow machine it may have expired again
 
 
 @pytest.mark.proves("F29")
@@ -399,7 +399,7 @@ async def refuse_to_be_called(*_arguments: object) -> Any:
     raise AssertionError
 
 
-# --- answers that cross
+# --- replies that could be swapped
 
 
 @pytest.mark.proves("F11")
@@ -581,7 +581,7 @@ def test_thirty_two_threads_each_get_their_own_response(
         assert list(pool.map(press, range(32))) == [[200, 401] * 5] * 32
 
 
-# --- time, environment, and stores that are not asked
+# --- time, environment, and stores that are not used
 
 
 @pytest.mark.proves("F23")

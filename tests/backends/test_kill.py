@@ -52,12 +52,12 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 class Writer:
-    """The process of ``kill_writer.py``, and what it has said.
+    """The process of ``kill_writer.py``, and what it has reported.
 
     Attributes:
         keys: By client ID, the record as the last acknowledged change left it.
-        secrets: By client ID, the secret that it has; empty: one that was never shown.
-        changed: Whose keys the acknowledged changes of this round were, in order.
+        secrets: By client ID, its secret; empty: one that was never shown.
+        changed: The ids of the acknowledged changes of this round, in order.
         begun: The change that was announced and not acknowledged.
     """
 
@@ -169,7 +169,7 @@ def test_a_kill_leaves_no_half_made_change(url: str, backend: Backend, writer: W
                 before = None if stored is None else load_key(stored, client_id)
                 assert is_result(begun["begins"], begun["value"], before, after)
                 changed.add(client_id)
-                # A new secret of it was shown to nobody.
+                # Its new secret was never shown.
                 secret = "" if begun["begins"] in ("create", "rotate") else None
                 writer.remember(client_id, None if after is None else dump_key(after), secret)
         assert set(store.changes(cursor).client_ids) == changed

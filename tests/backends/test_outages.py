@@ -1,8 +1,8 @@
-"""One table of outages, each brought about for real, and what holds in all of them, on both shells.
+"""One table of real outages, and what holds in all of them, with both middlewares.
 
-What was not proved just before is a 503 within the deadline, whatever it is; what can be refused without the
-store is a 401 as ever, and the store is not asked; the operator is told once; and when the fault is mended,
-all is well again within seconds, without a restart.
+A credential that is not cached gets a 503 within the deadline. A request that can be refused without the
+store gets a 401 as usual, without a lookup. The operator gets one log line, and when the fault is repaired,
+everything works again within seconds, without a restart.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Fault:
     """An outage of a store that can be caused and repaired.
 
     Attributes:
-        url: Of the store.
-        inject: Do it.
-        repair: Undo it, and be back when it is undone.
-        noticed_within_s: A file is looked at once a second; until then what was in it may still be told.
-        says: What the operator is told.
-        at_rest: It can be done only while nobody has the store open.
-        made_by: Where keys are made, if not there.
+        url: URL of the store.
+        inject: Causes the outage.
+        repair: Ends it, and returns when it has ended.
+        noticed_within_s: Seconds until it is noticed: a file is compared once a second.
+        says: Words of the log line.
+        at_rest: Whether it can be caused only while no process has the store open.
+        made_by: URL of the store in which keys are created, if it is another.
     """
 
     url: str
@@ -121,7 +121,7 @@ def redis_slow(_path: Path) -> Iterator[Fault]:
 
 @contextmanager
 def redis_masterdown(_path: Path) -> Iterator[Fault]:
-    """A replica that may not serve what is out of date, and has lost its master."""
+    """A replica that must not serve outdated data and has lost its master."""
     with RedisServer() as server:
 
         def inject() -> None:
@@ -173,7 +173,7 @@ def redis_password_changed(_path: Path) -> Iterator[Fault]:
 
 @contextmanager
 def redis_password_required(_path: Path) -> Iterator[Fault]:
-    """NOAUTH: by a server that asked for none."""
+    """NOAUTH, from a server that needed no password before."""
     with RedisServer() as server, redis.Redis(port=server.port) as admin:
 
         def require(password: str) -> None:
@@ -208,7 +208,7 @@ def redis_maxclients(_path: Path) -> Iterator[Fault]:
 
 @contextmanager
 def redis_loading(_path: Path) -> Iterator[Fault]:
-    """A server that was started and reads a large file; now and then it tells that it does."""
+    """A server that was started and loads a large file, and reports that from time to time."""
     with RedisServer("--rdbcompression", "no", "--key-load-delay", "100000") as server:
 
         def inject() -> None:
@@ -333,7 +333,10 @@ def replace_by_junk(file: Path) -> None:
 
 @contextmanager
 def sqlite_unreadable(_path: Path) -> Iterator[Fault]:
-    """Put anew by somebody else, who alone may read it: for another user than root, whom nothing stops."""
+    """A file of another user that only its owner may read.
+
+    Only for users other than root, who may read everything.
+    """
     directory = Path(tempfile.mkdtemp(prefix="basicauth-outage-"))
     directory.chmod(0o777)
     file, url = make_file(directory)
@@ -432,7 +435,7 @@ def assert_unavailable(seen: Snapshot, shell: Shell) -> None:
 
 @dataclass
 class Sent:
-    """What is asked for: a key that was proved before, one that was not, and what is neither."""
+    """The credentials of the requests: a cached key, an uncached one, and invalid ones."""
 
     proved: str
     other: str

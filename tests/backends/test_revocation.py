@@ -30,7 +30,7 @@ SETTINGS = Settings(cache_ttl_s=3600, throttle="")
 
 @pytest.fixture
 def keys(url: str) -> Iterator[Backend]:
-    """Where keys are changed: another process's, for all that the middleware can tell."""
+    """The backend that changes keys; the middleware takes it for another process."""
     with (
         Backend(MemoryStore(), settings=SETTINGS)
         if url == "memory:"
@@ -51,7 +51,7 @@ def mine(url: str, keys: Backend) -> Iterator[Backend]:
 
 
 class Server:
-    """An ASGI app behind the gate, on an event loop of its own that goes on between requests."""
+    """A protected ASGI app, on an event loop of its own that runs between requests."""
 
     def __init__(self, backend: Backend) -> None:
         self._authenticator = ASGIGate(App(), backend, settings=SETTINGS)
@@ -169,7 +169,7 @@ def test_last_uses_clear_no_cache(keys: Backend, mine: Backend, server: Server) 
     for change in (keys.disable, keys.enable) * 2:
         keys.store.record_uses([LastUse(issued.client_id, issued.key.secrets[0].created_at, utcnow())])
         heard = len(flushes.heard)
-        change(marker.client_id)  # once this is heard of, the feed has been read behind the uses
+        change(marker.client_id)  # when this change is noticed, the feed has been read after the uses
         wait_for(lambda heard=heard: len(flushes.heard) > heard)
     assert set(flushes.heard) == {marker.client_id}
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAST = "$bamw1$0$" + "A" * 16 + "$" + "B" * 43
 SLOW = "$2b$12$" + "A" * 53
 
-# In the order of their octets, which is not that of UTF-16, of a locale, or of any pattern.
+# In the order of their bytes, which is not that of UTF-16, of a locale, or of any pattern.
 IDS = [
     " leading",
     "%41",
@@ -357,7 +357,7 @@ def test_add_writes_new_keys(store: Store) -> None:
     assert store.get("taken") == before
     for record in (records[0], records[2], *records[4:]):
         assert store.get(record.client_id) == record
-    news = store.changes(cursor)  # a new key need not be among them: nobody can have cached anything of it
+    news = store.changes(cursor)  # a new key may be omitted: no cache can hold it
     assert set(news.client_ids) <= {"b", "a", *IDS[-3:]}
     assert not news.incomplete
     assert store.add(records) == [False] * 7

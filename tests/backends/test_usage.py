@@ -47,7 +47,7 @@ def threads() -> set[threading.Thread]:
 
 @pytest.fixture
 def others() -> set[threading.Thread]:
-    """Those of what other tests have left behind."""
+    """The threads that other tests have left running."""
     return threads()
 
 
@@ -141,7 +141,7 @@ def test_one_write_for_many_requests_of_a_minute(recorder: UsageRecorder, store:
         recorder.record_use("id", secret, plain)
     recorder.close()
 
-    assert 1 <= len(batches) <= 2  # two if a minute ended meanwhile
+    assert 1 <= len(batches) <= 2  # two if a minute has ended in between
     assert set(batches) == {1}
 
 

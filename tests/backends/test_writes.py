@@ -90,7 +90,7 @@ def way(redis_server: RedisServer, stack: ExitStack) -> LossyWay:
 
 @pytest.fixture
 def backend(way: LossyWay, redis_url: str, redis_server: RedisServer, stack: ExitStack) -> Backend:
-    """Whose answers may be lost."""
+    """A store whose replies may be lost."""
     url = redis_url.replace(f":{redis_server.port}/", f":{way.port}/")
     return stack.enter_context(open_backend(url, settings=SETTINGS))
 
@@ -163,12 +163,12 @@ def test_imported_keys_are_reported(
 
 
 class Unsure(MemoryStore):
-    """Cannot tell what became of a write.
+    """A store whose writes have an unknown outcome.
 
     Attributes:
-        writes: Whether it is done all the same.
-        reads: Whether it can be looked at afterwards.
-        then: Is done behind it.
+        writes: Whether the write is made all the same.
+        reads: Whether the store can be read afterwards.
+        then: Called after the write.
     """
 
     writes = reads = True

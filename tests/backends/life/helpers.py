@@ -46,8 +46,8 @@ class Snapshot(NamedTuple):
     """The outcome of a request.
 
     Attributes:
-        status: Of the answer.
-        caller: Whom the app saw; None: the app was not called.
+        status: The status of the response.
+        caller: The principal that the app received; None: the app was not called.
     """
 
     status: int
@@ -94,10 +94,10 @@ class WsgiShell:
         return Snapshot(answer.status, self._callers[0] if self._callers else None)
 
     def close(self) -> None:
-        """Nothing of it is left open."""
+        """There is nothing to close."""
 
 
-# A store in memory is seen by no other process, and keeps neither peppers nor slow hashes of its own making.
+# A store in memory belongs to one process, and keeps neither peppers nor password hashes of its own.
 beyond_memory = pytest.mark.parametrize("url", [name for name in STORES if name != "memory"], indirect=True)
 
 
@@ -155,7 +155,7 @@ def cursor(backend: Backend) -> str:
 
 
 def soon(condition: Callable[[], bool]) -> None:
-    """Wait until news has reached the other process."""
+    """Wait until the other process has noticed a change."""
     wait_until(condition, NEWS_S + SLACK_S)
 
 

@@ -62,9 +62,7 @@ def test_a_revocation_is_final(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is idempotent, and keeps the time of the first one."""
-    monkeypatch.setattr(
-        "basicauth_mw.backends.usage._GATHER_S", 60
-    )  # a use that is written changes what is compared
+    monkeypatch.setattr("basicauth_mw.backends.usage._GATHER_S", 60)  # a recorded use would change the key
     old = backend.create(client_id="ci")
     new = backend.rotate("ci")
     for shell in (here, elsewhere):

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def interrupt(backend: Backend, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Let others act once, between the moment at which a key is read and that at which it is written."""
+    """Call ``act`` once between the read and the write of a change."""
     read = backend.store.get
     acts = iter([act])
 
@@ -157,7 +157,7 @@ def test_one_of_many_concurrent_creations_succeeds(place: Place) -> None:
     assert stored(backends[0], "same") == made[0].key
 
 
-# A process of its own that, when it is told to, rotates the key and changes one field of it again and again.
+# A process that rotates the key and changes one field of it repeatedly when it reads a line.
 WRITER = """
 import sys
 from basicauth_mw import Settings, open_backend

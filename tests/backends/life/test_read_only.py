@@ -37,7 +37,7 @@ class Lookups:
 def read_only(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Backend]:
-    """A store with the one key ``ci:a chosen one``."""
+    """A store with a single key, ``ci:a chosen one``."""
     settings = Settings()
     if request.param == "third-party":
         hashed = Hasher().hash("a chosen one")

@@ -47,7 +47,7 @@ def encrypted_cluster(certificates: tuple[ssl.SSLContext, Path]) -> Iterator[Red
 
 
 def live(store: RedisStore) -> None:
-    """All that is ever asked."""
+    """Every operation of a store."""
     old, new = (Secret(SLOW, datetime(year, 1, 1, tzinfo=UTC)) for year in (2024, 2025))
     key = Key("id", secrets=(old, new), version=1)
     uses = [LastUse("id", each.created_at, each.created_at.replace(hour=12)) for each in (old, new)]
@@ -77,7 +77,7 @@ def live(store: RedisStore) -> None:
 
 
 def refused(store: RedisStore) -> list[str]:
-    """What each way to ask says."""
+    """The error of each kind of lookup."""
     said = []
 
     async def main() -> None:
@@ -110,14 +110,14 @@ def test_tls_to_one_server(
         with closing(RedisStore(f"{url}?ssl_cert_reqs=none&ssl_check_hostname=false", deadline_s=5)) as store:
             live(store)
         assert front.handshakes >= 4
-        for options in ("", f"?ssl_ca_certs={stranger}"):  # nobody vouches for it
+        for options in ("", f"?ssl_ca_certs={stranger}"):  # an unknown authority
             with closing(RedisStore(f"{url}{options}", deadline_s=5)) as store:
                 refused(store)
         assert front.in_clear == 0
 
 
 def test_tls_to_a_cluster(encrypted_cluster: RedisCluster, certificates: tuple[ssl.SSLContext, Path]) -> None:
-    """To every node of it, wherever it sends us."""
+    """To every node, also after a redirection."""
     url = encrypted_cluster.url("tls").replace("redis+", "rediss+")
     with closing(RedisStore(f"{url}&ssl_ca_certs={certificates[1]}", deadline_s=5)) as store:
         live(store)
@@ -130,7 +130,7 @@ def test_tls_to_a_cluster(encrypted_cluster: RedisCluster, certificates: tuple[s
 def test_tls_by_way_of_a_sentinel(
     own_redis_server: RedisServer, certificates: tuple[ssl.SSLContext, Path]
 ) -> None:
-    """To it, and to the master. The Sentinel itself watches in clear what it tells us of."""
+    """To the Sentinel and to the master. The Sentinel itself monitors the master without TLS."""
     context, authority = certificates
     with ExitStack() as stack:
         to_master = stack.enter_context(TlsFront(own_redis_server.port, context))
@@ -192,7 +192,7 @@ def test_what_the_documentation_grants_is_enough(own_redis_server: RedisServer) 
 
 
 def test_what_the_documentation_grants_is_needed(own_redis_server: RedisServer) -> None:
-    """Without any one of the commands something of it fails; without HDEL, a use is not forgotten."""
+    """Without any one of the commands an operation fails; without HDEL, a use is not deleted."""
     manager, _ = rules()
     name, *grants = manager
     url = f"redis://{name}:{IN_URL}@127.0.0.1:{own_redis_server.port}"

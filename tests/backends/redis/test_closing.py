@@ -61,7 +61,7 @@ def test_close_fails_pending_lookups_at_once() -> None:
 
 
 def test_lookups_while_the_store_closes(store: RedisStore) -> None:
-    """At any moment: a key, or an error that says that the store is closed."""
+    """At any time, a lookup returns a key or an error that says that the store is closed."""
     outcomes: list[Any] = []
     stop = threading.Event()
 
@@ -90,7 +90,7 @@ def test_lookups_while_the_store_closes(store: RedisStore) -> None:
 
 
 def test_aclose_during_lookups_leaves_nothing_open(store: RedisStore, own_redis_server: RedisServer) -> None:
-    """At any moment. Pending lookups get a key or an error."""
+    """At any time. Pending lookups get a key or an error."""
     with redis.Redis(port=own_redis_server.port) as admin:
         before = len(admin.client_list())
         for turns in range(12):

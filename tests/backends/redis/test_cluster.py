@@ -75,7 +75,7 @@ ENDINGS = {crc_hqx(ending, 0) % SLOTS: ending for ending in (b"%04x" % number fo
 
 
 def in_slot(slot: int, count: int) -> list[str]:
-    """New names in a slot, made and not tried out: whoever makes them must not keep all others waiting."""
+    """New names in a slot. They are computed: trying names out would block the other threads."""
     found: list[str] = []
     while len(found) < count:
         start = secrets.token_hex(6).encode()
@@ -229,7 +229,7 @@ class Reshard:
         ask(self.source, "CLUSTER", "SETSLOT", self._slot, "MIGRATING", self._ids[1])
 
     def move(self, count: int) -> int:
-        """Move some keys; tells how many there were."""
+        """Move some keys; returns how many there were."""
         names = ask(self.source, "CLUSTER", "GETKEYSINSLOT", self._slot, count)
         if names:
             ask(self.source, "MIGRATE", "127.0.0.1", self.target.port, "", 0, 5000, "KEYS", *names)
@@ -242,7 +242,7 @@ class Reshard:
 
 @pytest.mark.proves("F6")
 def test_a_slot_that_is_half_moved(store: RedisStore, redis_cluster: RedisCluster) -> None:
-    """ASK, for what has moved already and for what is new; then MOVED."""
+    """ASK for keys that have moved and for new ones; then MOVED."""
     slot = key_slot(b"moving")
     names = in_slot(slot, 6)
     moved = Reshard(redis_cluster, slot)
@@ -300,7 +300,7 @@ def test_moving_slots_loses_nothing(store: RedisStore, redis_cluster: RedisClust
         name = random.choice(counters)
         key = store.get(name)
         assert key is not None
-        assert store.put(replace(key, version=key.version + 1), key.version)  # nobody else does
+        assert store.put(replace(key, version=key.version + 1), key.version)  # no other client does
         counted[name] += 1
 
     def make() -> None:
@@ -309,7 +309,7 @@ def test_moving_slots_loses_nothing(store: RedisStore, redis_cluster: RedisClust
         made.extend(new)
 
     def go_on(failures: list[BaseException], more: int = 10) -> None:
-        """Let the work go on meanwhile."""
+        """Run the work in the background."""
         before = len(made)
         wait_until(lambda: failures or len(made) >= before + more, WORK_LIMIT_S)
 
@@ -336,7 +336,7 @@ def test_moving_slots_loses_nothing(store: RedisStore, redis_cluster: RedisClust
 
 @pytest.mark.proves("F2", "F6")
 def test_a_frozen_node(store: RedisStore, redis_cluster: RedisCluster) -> None:
-    """Its slots are an outage within the time limit; all others work meanwhile, and it does later."""
+    """Its slots are an outage within the deadline; all others work, and its own work again later."""
     frozen = redis_cluster.nodes[0]
     lost, fine = (id_at(redis_cluster, store, node) for node in redis_cluster.nodes[:2])
     assert store.add([Key(lost), Key(fine)]) == [True, True]
@@ -352,7 +352,7 @@ def test_a_frozen_node(store: RedisStore, redis_cluster: RedisCluster) -> None:
             outcomes = await asyncio.gather(*asked, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {BackendUnavailable}
             assert time.monotonic() - start < DEADLINE_S + SLACK_S
-            # Given up by the caller, and nobody gets its answer.
+            # Cancelled by the caller; no other lookup gets its reply.
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await store.aget(lost)
@@ -454,7 +454,7 @@ def test_a_change_that_cannot_be_announced_is_not_made(
 
 @pytest.mark.proves("X50", "F11")
 def test_cancelled_lookups_never_mix_replies(store: RedisStore) -> None:
-    """A look-up that is given up at any moment leaves no answer for another one."""
+    """A lookup that is cancelled at any time leaves no reply for another one."""
     names = [f"k{number}" for number in range(20)]
     assert store.add([Key(name) for name in names[::2]]) == [True] * 10
 

@@ -41,7 +41,7 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
     caplog: pytest.LogCaptureFixture,
     failures: int,
 ) -> None:
-    """It is made, so it is told and audited; who may not have heard of it hears by the next try."""
+    """It was made, so it is reported and audited; repeating it announces it again."""
     caplog.set_level(logging.INFO)
     with open_backend(redis_cluster_url, settings=Settings()) as backend:
         store = backend.store
@@ -77,11 +77,11 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
         assert len([each for each in caplog.records if hasattr(each, "basicauth")]) == 3
 
 
-# --- what a change leaves behind
+# --- the state after an interrupted change
 
 
 class KilledError(BaseException):
-    """Whoever made the change is no more."""
+    """The process that made the change was killed."""
 
 
 ONE = Key("id", version=1)
@@ -96,7 +96,7 @@ def stored_as(key: Key | None) -> bytes:
 def test_a_process_killed_in_a_change_leaves_no_unannounced_change(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At any step: what is stored can be found and its slow hashes are known of; what changed was told."""
+    """At any step: stored keys are listed, their password hashes are known, and changes were announced."""
     names, do = store._names, store._do
     for steps in range(6):
         store.delete("id")
@@ -128,11 +128,11 @@ def test_a_process_killed_in_a_change_leaves_no_unannounced_change(
             if not done:
                 break
         else:
-            assert steps >= 3  # nobody was killed any more
+            assert steps >= 3  # the change had fewer steps
 
 
 def test_a_change_is_announced_after_it_was_made(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too: whoever was told before may have read the old record again."""
+    """Not only before: another process may have read the old record again after the first announcement."""
     cursor, do = "", store._do
 
     def noting_the_moment(*commands: Any, retry: bool = True) -> list[Any]:
@@ -159,7 +159,7 @@ def test_a_swap_that_is_lost_changes_nothing(store: RedisStore) -> None:
 def test_an_id_created_and_deleted_at_the_same_time(
     store: RedisStore, redis_cluster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between any two steps of one change another one takes place: what is stored is in the index."""
+    """Another change happens between any two steps of one change: stored keys are in the index."""
     do = store._do
 
     def run_with(deed: Callable[[], Any], step: int, change: Callable[[], Any]) -> None:

@@ -143,7 +143,7 @@ def test_a_missing_tls_file_is_reported_when_the_store_opens(tmp_path: Path, opt
 
 @contextmanager
 def black_hole() -> Iterator[int]:
-    """A port that never answers a connection attempt: its queue is full."""
+    """A port that accepts no connection: its queue is full."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

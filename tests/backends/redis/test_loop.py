@@ -1,4 +1,4 @@
-"""How an event loop asks Redis: what goes out together, and which reply is whose, with a real server."""
+"""Lookups on an event loop: which commands are sent together, and which reply is whose, on a real server."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_equal_lookups_of_one_iteration_are_sent_once(
 
 
 def test_every_kind_of_reply_in_one_batch(store: RedisStore, own_redis_server: RedisServer) -> None:
-    """An id that is unknown, one that is damaged, and one of another type are each told as such."""
+    """An unknown id, a damaged record and a value of another type are distinguished."""
     with redis.Redis(port=own_redis_server.port) as admin:
         admin.set(b"basicauth:1:{k1}", b"{}")
         admin.delete(b"basicauth:1:{k2}")
@@ -192,7 +192,7 @@ def test_a_lookup_ends_with_its_deadline(store: RedisStore, own_redis_server: Re
 
 
 def test_a_server_that_thaws_in_time_replies(store: RedisStore, own_redis_server: RedisServer) -> None:
-    """Also those who asked while another lookup waited."""
+    """Also lookups that started while another one waited."""
 
     async def main() -> None:
         assert await store.aget("k0") is not None
@@ -211,7 +211,7 @@ def test_a_server_that_thaws_in_time_replies(store: RedisStore, own_redis_server
 
 
 class Scripted:
-    """Accepts connections one after another, and does with each what it is told.
+    """Accepts connections one after another, and handles each by its own function.
 
     Args:
         acts: What to do with the first connection, the second, and so on; each gets a function that waits for
@@ -258,7 +258,7 @@ def nil(connection: socket.socket, await_get: Callable[[], None]) -> None:
 @pytest.mark.parametrize("extra", [b"$-1\r\n", b"$-1", b"+", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 @pytest.mark.parametrize("together", [True, False])
 def test_an_unsolicited_reply_is_never_used(extra: bytes, *, together: bool) -> None:
-    """The connection is given up, and the next look-up has the reply to its own question."""
+    """The connection is closed, and the next lookup gets its own reply."""
     sent = threading.Event()
 
     def act(connection: socket.socket, await_get: Callable[[], None]) -> None:
@@ -378,7 +378,7 @@ def _peer(connected: socket.socket) -> int:
         return 0
 
 
-# --- what is broken off
+# --- broken connections
 
 
 @pytest.mark.proves("X50", "F11")

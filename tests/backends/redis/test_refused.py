@@ -34,10 +34,10 @@ USES = [LastUse("id", each.created_at, each.created_at.replace(hour=12)) for eac
 
 @dataclass
 class Place:
-    """Where the keys are.
+    """The Redis deployment of a test.
 
     Attributes:
-        servers: All of it.
+        servers: Every server of it.
         url: With a prefix of the test.
         whole: The server, or the cluster.
     """
@@ -64,7 +64,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 @pytest.fixture
 def store(place: Place) -> Iterator[RedisStore]:
-    """Of somebody who may do everything, with a key whose secrets were used."""
+    """Of a user with every right, with a key whose secrets were used."""
     with closing(RedisStore(place.url, deadline_s=5)) as opened:
         begin(opened)
         yield opened
@@ -81,9 +81,9 @@ class Change(NamedTuple):
     """One change.
 
     Attributes:
-        make: It.
-        told: Whose key has changed; empty: nobody has to be told.
-        left: What is stored then.
+        make: Makes the change.
+        told: ID of the changed key; empty if nothing has to be announced.
+        left: The keys that are stored afterwards.
     """
 
     make: Callable[[RedisStore], object]
@@ -100,7 +100,7 @@ CHANGES = {
 
 
 def stored(store: RedisStore) -> list[Key]:
-    """What look-ups find; all of it, and nothing else, is listed."""
+    """The keys that lookups find; exactly these are listed."""
     found = [key for key in map(store.get, ("fresh", "id")) if key is not None]
     assert store.scan("", "", 9) == found
     return found
@@ -125,13 +125,13 @@ def error_of(change: Change, by: RedisStore, seen_by: RedisStore) -> BackendUnav
     return error
 
 
-# --- what is no record
+# --- values that are no records
 
 
 @pytest.mark.proves("F12")
 @pytest.mark.parametrize("junk", ["HSET a b", "RPUSH a", "SADD a", "ZADD 0 a", "XADD * a b", "SET "])
 def test_it_is_named_and_can_be_deleted(place: Place, store: RedisStore, junk: str) -> None:
-    """Whatever it is; nobody else's key has trouble by it."""
+    """Whatever it is; no other key is affected."""
     assert store.put(FRESH, None)
     name = store._names.record(b"id")
     cursor = store.changes(None).cursor

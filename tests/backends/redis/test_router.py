@@ -17,7 +17,7 @@ ALL_AT_A = [[0, SLOTS - 1, [b"a", 1, b"id"]]]
 
 
 def play(cluster: Cluster, commands: list[Any], answers: list[Any], **how: Any) -> tuple[Any, list[Any]]:
-    """Answer one question after another; gives the replies and who was asked what."""
+    """Reply to one command after another; returns the replies, and the node of each command."""
     steps = cluster.route(commands, **how)
     asked: list[Any] = []
     answer = None
@@ -82,7 +82,7 @@ def test_a_node_that_does_not_know_its_name(host: bytes | None) -> None:
 
 
 def test_a_moved_slot_is_looked_up_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new node knows first; the map is asked for again, but not for every redirection."""
+    """The new node knows first; the slot map is fetched again, but not for every redirection."""
     monkeypatch.setattr("basicauth_mw.backends.redis.cluster._MAP_AGE_S", 0)
     cluster = Cluster([("a", 1), ("c", 3)])
     all_at_b = [[0, SLOTS - 1, [b"b", 2, b"id"]]]
@@ -94,7 +94,7 @@ def test_a_moved_slot_is_looked_up_where_it_went(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_node_that_does_not_reply_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what only one node can say is no reason to ask others, nor is a write to be repeated."""
+    """An error of a single node does not involve other nodes, and a write is not repeated."""
     lost = ConnectionError("lost")
     cluster = Cluster([("a", 1), ("c", 3)])
     play(cluster, [GET], [[ALL_AT_A], [b"found"]])
@@ -118,7 +118,7 @@ def test_a_node_that_does_not_reply_is_tried_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_slots_of_a_lost_node_are_read_from_its_successor() -> None:
-    """In the same question, if it may be repeated; and the map is not asked of the node that was lost."""
+    """In the same call, if it may be repeated; the slot map is not fetched from the lost node."""
     cluster = Cluster([("a", 1), ("c", 3)])
     play(cluster, [GET], [[ALL_AT_A], [b"found"]])
     cluster._refreshed_at = 0

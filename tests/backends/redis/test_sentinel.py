@@ -72,7 +72,7 @@ def attempt(question: Callable[[], Any]) -> Any:
 
 @pytest.mark.proves("F4")
 def test_the_master_is_killed(pair: WatchedPair, store: RedisStore) -> None:
-    """An outage while there is no master; then the next look-up and the next change find the new one."""
+    """An outage while there is no master; then the next lookup and the next change find the new one."""
 
     async def main() -> None:
         assert await store.aget("id") == store.get("id")
@@ -86,7 +86,7 @@ def test_the_master_is_killed(pair: WatchedPair, store: RedisStore) -> None:
 
         end = time.monotonic() + FAILOVER_S
         while not is_master(pair.replica):
-            # As long as there is none, no answer: never that there is no such key.
+            # While there is no master, a lookup fails: it never says that there is no such key.
             for found in (await outcome(store.aget("id")), attempt(lambda: store.get("id"))):
                 assert isinstance(found, BackendUnavailable) or found is not None
             assert time.monotonic() < end
@@ -155,7 +155,7 @@ def test_sentinels_are_tried_in_turn(pair: WatchedPair, kind: str) -> None:
 
 
 def test_threads_look_for_the_master_concurrently(pair: WatchedPair) -> None:
-    """Each asks every sentinel, though the first is silent, and whatever the others find meanwhile."""
+    """Each tries every sentinel, though the first is silent, and whatever the others find."""
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(6) as pool:
         hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{pair.sentinel.port}"
         with closing(RedisStore(f"redis+sentinel://{hosts}/keys", deadline_s=DEADLINE_S)) as store:
@@ -175,7 +175,7 @@ def test_no_sentinel_knows() -> None:
 
 
 def test_passwords_of_both(pair: WatchedPair) -> None:
-    """The sentinels' own, and the master's; neither is told to the other, or in an error."""
+    """Those of the sentinels and of the master; neither is sent to the other, or shown in an error."""
     ask(pair.sentinel, "SENTINEL", "SET", "keys", "auth-pass", "master-canary,/@")
     for server in (pair.master, pair.replica):
         ask(server, "CONFIG", "SET", "masterauth", "master-canary,/@")

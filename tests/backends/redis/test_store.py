@@ -62,7 +62,7 @@ def name_in(store: RedisStore, suffix: str) -> bytes:
 
 
 def run(store: RedisStore, *steps: Callable[[], Any]) -> list[Any]:
-    """The outcomes of some look-ups on one event loop, errors included."""
+    """The outcomes of lookups on one event loop, errors included."""
 
     async def all_steps() -> list[Any]:
         outcomes: list[Any] = []
@@ -85,7 +85,7 @@ def kill_connections(port: int) -> None:
         client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
-# --- what is stored
+# --- stored data
 
 
 def test_the_names_of_the_keys(store: RedisStore, admin: redis.Redis) -> None:
@@ -100,7 +100,7 @@ def test_the_names_of_the_keys(store: RedisStore, admin: redis.Redis) -> None:
 def test_index_members_that_are_not_client_ids_are_omitted(
     store: RedisStore, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In lists; who administers the keys is told, with a command that takes it away."""
+    """In listings; ``check`` reports it, with a command that removes it."""
     for number in range(4):
         assert store.put(Key(f"k{number}"), None)
     assert "redis_foreign_ids" not in {code for code, _, _ in store.warnings()}
@@ -124,7 +124,7 @@ def test_index_members_that_are_not_client_ids_are_omitted(
 
 
 def split_args(line: str) -> list[bytes]:
-    """As redis-cli does (``sdssplitargs``), of what is in double quotes or plain."""
+    """Split like redis-cli (``sdssplitargs``), for words in double quotes or without quotes."""
     words = re.findall(r'"((?:[^"\\]|\\x[0-9a-f]{2})*)"|(\S+)', line)
     return [
         re.sub(
@@ -306,7 +306,7 @@ def test_the_password_is_in_no_error(own_redis_server: RedisServer) -> None:
 
 @pytest.mark.proves("F8")
 def test_a_read_only_user(own: RedisStore, own_redis_server: RedisServer) -> None:
-    """GET is all that a look-up needs; CONFIG is not needed by anything."""
+    """A lookup needs only GET, and nothing needs CONFIG."""
     with redis.Redis(port=own_redis_server.port) as admin:
         admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~basicauth:1:*", "+@read", "+select")
     with closing(RedisStore(f"redis://reader:pw@127.0.0.1:{own_redis_server.port}", deadline_s=5)) as store:
@@ -354,7 +354,7 @@ def test_a_cluster_node_is_an_outage() -> None:
 
 @pytest.mark.proves("F6")
 def test_a_node_of_a_working_cluster_is_an_outage(redis_cluster: RedisCluster) -> None:
-    """For what is elsewhere, and the remedy is told."""
+    """For a key that is elsewhere, with the remedy."""
     (node, *_) = redis_cluster.nodes
     elsewhere = next(
         name
@@ -372,7 +372,7 @@ def test_a_node_of_a_working_cluster_is_an_outage(redis_cluster: RedisCluster) -
     "sends", [b"\x00", b"+", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$-2\r\n", b"*1\r\n", b":1\r\n"]
 )
 def test_something_else_on_the_port(sends: bytes) -> None:
-    """Never an answer, and never longer than the deadline on an event loop."""
+    """Never a result, and never longer than the deadline on an event loop."""
     dribbler = Dribbler(sends)
     store = RedisStore(f"redis://127.0.0.1:{dribbler.port}", deadline_s=DEADLINE_S)
     start = time.monotonic()
@@ -410,7 +410,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 
 @pytest.mark.proves("X51", "F1")
 def test_a_connection_that_the_server_closed(own: RedisStore, own_redis_server: RedisServer) -> None:
-    """Costs no look-up, however many there were."""
+    """No lookup fails, however many connections there were."""
 
     async def steps() -> None:
         hurts: list[Callable[[], None]] = [
@@ -449,7 +449,7 @@ def test_a_loop_has_few_connections(store: RedisStore, admin: redis.Redis) -> No
 
 @pytest.mark.proves("A11", "X50", "F11")
 def test_cancelled_lookups_never_mix_replies(store: RedisStore) -> None:
-    """A look-up that is given up at any moment leaves no answer for another one."""
+    """A lookup that is cancelled at any time leaves no reply for another one."""
     names = [f"k{number}" for number in range(20)]
     for name in names[::2]:
         assert store.put(Key(name), None)
@@ -483,7 +483,7 @@ def test_cancelled_lookups_never_mix_replies(store: RedisStore) -> None:
 
 @pytest.mark.proves("X50", "F2", "F11")
 def test_a_lookup_inside_a_shorter_timeout(own: RedisStore, own_redis_server: RedisServer) -> None:
-    """The caller's own limit, shorter than ours, and the answer that still came is nobody's."""
+    """The caller's own timeout is shorter, and the late reply is dropped."""
 
     async def steps() -> None:
         assert await own.aget("id") is not None
@@ -539,7 +539,7 @@ def test_event_loops_that_ended_are_released(store: RedisStore) -> None:
 
 @pytest.mark.proves("F11")
 def test_a_loop_whose_tasks_were_all_cancelled(store: RedisStore) -> None:
-    """As some apps do, or closed under way; a later look-up works."""
+    """As some apps do, or closed in between; a later lookup works."""
 
     async def steps() -> None:
         for number in range(20):
@@ -560,7 +560,7 @@ def test_a_loop_whose_tasks_were_all_cancelled(store: RedisStore) -> None:
 
 @pytest.mark.proves("X51")
 def test_a_server_that_closes_the_connection_on_a_command() -> None:
-    """Asked once more on a new connection, and an outage if that one breaks as well."""
+    """It is repeated once on a new connection, and an outage if that one breaks as well."""
     questions: list[int] = []
 
     def serve(listener: socket.socket) -> None:
@@ -627,7 +627,7 @@ def test_a_forked_child_has_connections_of_its_own(store: RedisStore, admin: red
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_fork_while_a_thread_takes_a_connection(store: RedisStore) -> None:
-    """The lock of redis-py's pool is held for ever in the child."""
+    """The lock of redis-py's pool is held forever in the child."""
     assert store.get("id") is not None
     (client,) = store._lookups._clients.values()
     with client.connection_pool._lock:

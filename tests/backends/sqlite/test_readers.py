@@ -1,7 +1,7 @@
-"""A server that may only read the file: it never keeps those who may write to it from doing so.
+"""A server with read access only: it never blocks users with write access.
 
-Owner and reader are users of their own where the tests run as root; else the reader is told that it may not
-write.
+Owner and reader are different users if the tests run as root; otherwise the reader is made to believe that it
+has no write access.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ store.close()
 
 
 class User:
-    """A process of somebody."""
+    """A process of one user."""
 
     def __init__(self, path: Path, user: int, *, may_write: bool) -> None:
         self._process = subprocess.Popen(
@@ -146,7 +146,7 @@ def path() -> Iterator[Path]:
         if IS_ROOT:
             os.chown(each, OWNER, GROUP)
         each.chmod(mode)
-    time.sleep(0.05)  # what was just changed is read a moment later
+    time.sleep(0.05)  # a file that was just changed is read a little later
     yield made
     shutil.rmtree(directory)
 
@@ -333,7 +333,7 @@ def test_logs_have_the_group_of_the_file(path: Path, stack: ExitStack, group: in
         assert stat.S_IMODE(found.st_mode) == stat.S_IMODE(path.stat().st_mode)
 
 
-# --- in this process, which is told that it may not write
+# --- in this process, which is made to believe that it has no write access
 
 
 @pytest.fixture
@@ -381,7 +381,7 @@ def test_an_outdated_result_is_discarded(path: Path, reading: SqliteStore) -> No
     assert reading.get("id") is not None
     with pytest.raises(BlockingIOError):
         reading._connections.read(lambda _execute: rewrite(path, '"n":1', '"n":2'))
-    with pytest.raises(BlockingIOError):  # too soon to tell one change from the next
+    with pytest.raises(BlockingIOError):  # too soon to distinguish one change from the next
         reading.get_nowait("id")
     found = reading.get("id")
     assert found is not None

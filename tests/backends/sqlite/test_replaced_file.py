@@ -112,7 +112,7 @@ def test_a_process_closes_a_replaced_file_as_a_whole(store: SqliteStore, path: P
         idle.changes(None)
         before = open_files(path)
         store.changes(None)
-        assert open_files(path) == before  # who has the new one is left alone
+        assert open_files(path) == before  # a store that has the new one is unaffected
 
 
 HOLDS = """
