@@ -1,4 +1,4 @@
-"""The circuit breaker: nobody waits for a store that is away, and its coming back is seen by itself."""
+"""The circuit breaker: no request waits for an unavailable store, and its recovery is noticed by itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GONE = BackendUnavailable("gone")
 
 
 class Probe:
-    """Asks a store that is away until it is told otherwise."""
+    """The probe of a store that is unavailable until the test changes it."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -116,7 +116,7 @@ def test_a_closed_breaker_does_not_probe(breaker: Breaker, probe: Probe) -> None
     asked = probe.asked
     fail(breaker, 1)
     breaker.record_success()
-    time.sleep(0.6)  # in which it would have been asked twice
+    time.sleep(0.6)  # in which it would have been probed twice
     assert probe.asked == asked
 
 
@@ -124,7 +124,7 @@ def test_close_stops_its_thread(probe: Probe) -> None:
     breaker = Breaker(probe, silence_s=0)
     before = set(threading.enumerate())
     fail(breaker)
-    started = set(threading.enumerate()) - before  # libraries may start threads meanwhile
+    started = set(threading.enumerate()) - before  # libraries may start threads in between
     (new,) = (thread for thread in started if thread.name == "basicauth_mw probe")
     breaker.close()
     new.join(10)
@@ -157,7 +157,7 @@ def test_each_transition_is_logged_once(
 
 
 class Stuck(MemoryStore):
-    """A store that does not answer, and holds whoever asks."""
+    """A store that does not reply, so that lookups wait."""
 
     get_nowait = None  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""What was held or open at the moment of a fork must harm neither the child nor its parent."""
+"""Locks and connections that are held during a fork harm neither the child nor its parent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single flight: one asks, all who ask the same at once have its answer, and nobody is dragged down."""
+"""Single flight: concurrent callers share one call, and a cancelled one does not cancel the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def later() -> float:
 
 
 class Question:
-    """Counts how often it is asked, and lets no answer out before it is told to."""
+    """Counts its calls, and returns when the test allows it."""
 
     def __init__(self, answer: Callable[[], str] = lambda: "answer") -> None:
         self.asked = 0

@@ -140,7 +140,7 @@ def test_overrides_take_precedence(name: str, default: Any, text: str, native: A
 
 
 def test_an_overridden_variable_is_not_validated() -> None:
-    """What is not used is not judged."""
+    """An unused value is not validated."""
     assert Settings.from_env({"BASICAUTH_CACHE_SIZE": "many"}, cache_size=5).cache_size == 5
 
 
