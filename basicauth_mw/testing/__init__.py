@@ -6,6 +6,7 @@ works only while a test runs.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -145,7 +146,15 @@ def _running_test() -> tuple[int, str] | None:
 
 def _all_frames() -> Iterator[FrameType]:
     """The frames of all threads, since the app under test may run in another thread than the test."""
-    for innermost in sys._current_frames().values():  # noqa: SLF001 - there is no public way
+    # CPython 3.11.7, for example, can deadlock if the garbage collector runs during this call (gh-106883).
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        current = sys._current_frames()  # noqa: SLF001 - there is no public way
+    finally:
+        if was_enabled:
+            gc.enable()
+    for innermost in current.values():
         frame: FrameType | None = innermost
         while frame is not None:
             yield frame
