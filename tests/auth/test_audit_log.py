@@ -24,7 +24,7 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import utcnow
 from tests.asgi.helpers import App, call, http_scope
-from tests.auth.setup import (
+from tests.auth.helpers import (
     AUTHORIZATION,
     GOOD,
     WRONG,

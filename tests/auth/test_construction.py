@@ -23,7 +23,7 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import MissingExtra
 from tests.asgi.helpers import App, call, http_scope
-from tests.auth.setup import (
+from tests.auth.helpers import (
     AUTHORIZATION,
     GOOD,
     Doing,

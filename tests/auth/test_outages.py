@@ -27,7 +27,7 @@ from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_password
 from basicauth_mw.keys.model import utcnow
 from tests.asgi.helpers import LIMIT_S, App, call, connect, exchange, http_scope, websocket_scope
-from tests.auth.setup import (
+from tests.auth.helpers import (
     AUTHORIZATION,
     GOOD,
     HASH,

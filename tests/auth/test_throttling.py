@@ -19,7 +19,7 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.auth.throttle import SHARE
 from basicauth_mw.keys.generated_secrets import generate
 from tests.asgi.helpers import LIMIT_S, App, call, connect, http_scope, websocket_scope
-from tests.auth.setup import (
+from tests.auth.helpers import (
     AUTHORIZATION,
     WRONG,
     Client,

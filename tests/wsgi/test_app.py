@@ -23,7 +23,7 @@ from tests.wsgi.helpers import (
     call_validated,
     make_environ,
 )
-from tests.wsgi.setup import (
+from tests.wsgi.recording_app import (
     PRINCIPAL,
     App,
     FakeStore,

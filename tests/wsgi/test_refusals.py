@@ -30,7 +30,7 @@ from tests.wsgi.helpers import (
     call,
     call_validated,
 )
-from tests.wsgi.setup import (
+from tests.wsgi.recording_app import (
     PRINCIPAL,
     App,
     FakeStore,

@@ -1,4 +1,4 @@
-"""What several tests of the decision share."""
+"""Credentials, clients and stores that several tests of the decision share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several tests of the WSGI middleware share."""
+"""An app that records its environs, and stores, for several tests of the WSGI middleware."""
 
 from __future__ import annotations
 
