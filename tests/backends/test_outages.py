@@ -220,7 +220,7 @@ def redis_loading(_path: Path) -> Iterator[Fault]:
             server.launch()
             wait_until(lambda: is_loading(server))
 
-        yield Fault(server.url(), inject, lambda: wait_until(server._answers), "LOADING|BusyLoadingError")
+        yield Fault(server.url(), inject, lambda: wait_until(server._responds), "LOADING|BusyLoadingError")
 
 
 def is_loading(server: RedisServer) -> bool:
