@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .settings import Overrides, Settings
 
     App = Callable[[Any, Any, Any], Awaitable[None]]
-    # In asgiref, Starlette, Litestar and Quart each of these has a type of its own, which fits no other.
+    # asgiref, Starlette, Litestar and Quart each define these types, and none accepts those of another.
     AnyReceive = Callable[[], Awaitable[Any]]
     AnySend = Callable[[Any], Awaitable[None]]
 

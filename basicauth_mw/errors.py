@@ -20,7 +20,7 @@
         └── MissingExtra           (also an ImportError)
 
 ``code`` is stable. ``status`` is the HTTP status of the response if a request handler raises the error, or
-None if the error is never a response of its own. ``detail`` is the only text that a client sees. The message
+None if the error never becomes a response. ``detail`` is the only text that a client sees. The message
 (``str(error)``) is for the operator and never contains a secret.
 """
 

@@ -129,7 +129,7 @@ class PrometheusHook:
     def _reset_in_child(self) -> None:
         self._lock = threading.Lock()
         self._flushed = self._count_hit() + 1
-        if not self._multiprocess:  # there, prometheus-client gives the child files of its own
+        if not self._multiprocess:  # there, prometheus-client gives the child separate files
             self._create_metrics()
 
     # --- on the request path

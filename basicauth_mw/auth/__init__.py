@@ -1,1 +1,1 @@
-"""The decision on a request, without I/O of its own."""
+"""Decide on requests. Only the runner performs I/O, through the reader of the backend."""

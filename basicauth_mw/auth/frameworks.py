@@ -111,7 +111,7 @@ _watched: Any = None
 
 
 def _on_exception(_sender: object, *, exception: Exception, **_more: object) -> None:
-    # Kept in the environ: a view may send a request to another app, which has an environ of its own.
+    # Kept in the environ: a view may send a request to another app, which has another environ.
     seen = sys.modules["flask"].request.environ.get(_SEEN)
     if seen is not None:
         seen.append(exception)

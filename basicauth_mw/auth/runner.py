@@ -80,7 +80,7 @@ def _run_inline(check: PendingVerification, reader: StoreReader) -> Decision | N
 
 
 def _wait_limit(check: PendingVerification, ends_at: float) -> float:
-    """How long to wait for an equal verification: that of a password has a time limit of its own."""
+    """How long to wait for an equal verification. A password has a separate time limit."""
     return ends_at if check.is_generated else ends_at + PASSWORD_LIMIT_S
 
 

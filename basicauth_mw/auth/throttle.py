@@ -1,12 +1,12 @@
 """Count failed requests, and block clients with too many: a sliding window, in bounded memory.
 
-The window slides by weighting the count of the period before, as if its failures had come evenly. So a
-counter takes the same few numbers whatever the limit.
+The window slides by weighting the count of the period before, as if its failures were evenly spread. So
+a counter takes the same few numbers whatever the limit.
 
-Counters belong to groups: those of one address. A group has at most ``SHARE`` counters of its own. Failures
-of further keys go into one counter that these keys share, so that no address can evict its own counters or
-those of others. While the table is half full, a new key gets a counter of its own only in a group that has
-fewer than ``SCARCE_SHARE``. A full table drops the group that has been idle longest.
+The counters of one address form a group. A group has at most ``SHARE`` counters. Failures of further keys are
+counted in one counter that these keys share, so that an address can evict neither its own counters nor those
+of others. Once the table is half full, a new key gets a separate counter only in a group with fewer than
+``SCARCE_SHARE``. A full table drops the group that has been idle longest.
 
 Keys and groups are short digests: a counter takes the same memory whatever the client sent.
 """

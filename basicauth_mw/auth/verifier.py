@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .cache import LookupStamp, VerdictCache
 
 _MALFORMED: Final = MalformedCredentials()
-_FOUND: Final = (Key, StoredRecord)  # a union would be built anew for each lookup
+_FOUND: Final = (Key, StoredRecord)  # isinstance would build a union again for each lookup
 
 
 class Lookup(NamedTuple):
@@ -64,7 +64,7 @@ Steps = Generator[Effect, object, Decision]
 
 
 class PendingVerification:
-    """Well-formed credentials that are not in the cache. Each iteration runs the verification anew.
+    """Well-formed credentials that are not in the cache. Each iteration runs the verification again.
 
     Attributes:
         client_id: The client ID that was sent.

@@ -38,7 +38,7 @@ LOOKUP_WORKERS: Final = 8
 MAX_LOOKUP_QUEUE: Final = 256
 
 _WOULD_BLOCK: Final = object()
-_FOUND: Final = (Key, StoredRecord)  # a union would be built anew for each lookup
+_FOUND: Final = (Key, StoredRecord)  # isinstance would build a union again for each lookup
 _NOT_TIMED: Final = nullcontext()
 
 
@@ -172,8 +172,7 @@ class StoreReader:
             if found is _WOULD_BLOCK and self._aget is not None:
                 self.breaker.check()
                 coroutine = self._aget(client_id)
-                # A store with a deadline of its own saves the timer, unless the refresh took some of the
-                # time.
+                # A store that keeps a deadline saves the timer, unless the refresh took some of the time.
                 in_time = is_ready and self._keeps_deadline
                 with self._timed():
                     found = await (coroutine if in_time else await_until(ends_at, coroutine))
@@ -255,8 +254,8 @@ class StoreReader:
             raise TypeError("a backend has get or aget")
         from asyncio import run
 
-        # An asynchronous store in a synchronous server: each lookup gets a loop of its own, since the store's
-        # connections may be bound to their loop.
+        # An asynchronous store in a synchronous server: each lookup runs in a new event loop, since the
+        # store's connections may be bound to their loop.
         return run(await_until(ends_at, self._aget(client_id)))
 
     def _call(self, function: Callable[[], T], ends_at: float) -> T:

@@ -64,7 +64,7 @@ def dashboard(
 ) -> ASGIDashboard:
     """Make the dashboard as an ASGI app: ``app.mount("/keys", dashboard(backend=...))``.
 
-    It has a middleware of its own over the same keys, and is open to keys with the scope ``basicauth:admin``
+    It has a separate middleware over the same keys, and is open to keys with the scope ``basicauth:admin``
     only. Settings that would let requests bypass it, such as ``exclude``, have no effect.
 
     Args:

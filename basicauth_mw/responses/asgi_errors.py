@@ -50,8 +50,8 @@ async def run_with_timeout(
 ) -> None:
     """Await the app; if it starts no response in time, send a 504 at once, then cancel the app and await it.
 
-    The app stays in the current task, so that its context variables and its cancellation are what they would
-    be without us. The 504 is sent by a task of its own, as a handler may ignore its cancellation.
+    The app stays in the current task, so that its context variables and its cancellation work as without the
+    middleware. A separate task sends the 504, since a handler may ignore its cancellation.
     """
     from asyncio import CancelledError, create_task, current_task, get_running_loop, wait
 

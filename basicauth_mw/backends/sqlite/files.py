@@ -84,7 +84,7 @@ def connect(path: Path, *, wait_s: float = 0, options: str = "mode=rw") -> sqlit
 
 
 def is_mounted_alone(path: Path) -> bool:
-    """Whether a file is a mount point of its own, as with ``docker run -v ./keys.db:/app/keys.db``.
+    """Whether the file itself is a mount point, as with ``docker run -v ./keys.db:/app/keys.db``.
 
     SQLite keeps its log and its locks beside the file, in a directory that the other side of such a mount
     does not see. Two writers then overwrite each other's pages.

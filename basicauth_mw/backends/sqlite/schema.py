@@ -4,8 +4,7 @@ Version 1 kept whole records in the tree of the primary key. Generated ids are r
 another page, and long records left room for few branches in a page. Version 2 appends records to a table and
 keeps the ids apart, in an index a fifth as large: the same lookup, half the writing for an import. Its
 changes are marked, so that a cursor is recognized as that of another file, even of one that was copied over
-this one.
-When secrets were last used is in a file of its own since then; see ``last_used.py``.
+this one. Last-used times have been in a separate file since then; see ``last_used.py``.
 """
 
 from __future__ import annotations
