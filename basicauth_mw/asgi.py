@@ -122,7 +122,7 @@ class BasicAuthMiddleware:
         if self._strips:  # a new list: the server may use its own again
             scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != AUTHORIZATION]
         # Error monitors record the local variables of each frame that an exception passes. So no frame of
-        # ours holds the scope, with the credential in it, while the app runs.
+        # this package holds the scope, with the credential in it, while the app runs.
         running: Awaitable[None]
         if not self._guards:
             running = self.app(scope, receive, send)
@@ -187,7 +187,7 @@ class BasicAuthMiddleware:
 
 
 def _runs_on_asyncio() -> bool:
-    """Whether the running task is one of asyncio. Outside of an event loop there is none of trio either."""
+    """Whether the running task belongs to asyncio and not to trio."""
     trio = sys.modules.get("trio")
     if trio is None:
         return True

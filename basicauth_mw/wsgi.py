@@ -121,7 +121,7 @@ class BasicAuthMiddleware:
         if self._strips:
             environ.pop("HTTP_AUTHORIZATION", None)
         # Error monitors record the local variables of each frame that an exception passes. So no frame of
-        # ours holds the environ, with the credential in it: what is popped as an argument is no local
+        # this package holds the environ, with the credential in it: what is popped as an argument is no local
         # variable.
         given = [environ]
         if not self._maps_errors:

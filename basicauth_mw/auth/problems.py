@@ -24,7 +24,7 @@ _LONGEST_RETRY_S: Final = 2**31 - 1  # what every reader of delta-seconds can ho
 
 
 class Problem(NamedTuple):
-    """What the client learns.
+    """The content of a problem document.
 
     Attributes:
         status: HTTP status code.
@@ -50,7 +50,7 @@ class Problem(NamedTuple):
 
 
 class Response(NamedTuple):
-    """A whole response of ours.
+    """A complete response of the middleware.
 
     Attributes:
         status: HTTP status code.
@@ -96,7 +96,7 @@ def unwrap_group(exc: BaseException) -> BaseException:
 
 
 def to_problem(exc: BaseException) -> Problem:
-    """The problem for an exception: ours by its status, a ``TimeoutError`` 504, anything else 500."""
+    """The problem for an exception: one of this package by its status, ``TimeoutError`` 504, others 500."""
     exc = unwrap_group(exc)
     if isinstance(exc, BasicAuthError) and exc.status is not None:
         retry_after_s = None
@@ -117,7 +117,7 @@ def render(problem: Problem, *, request_id: str, challenge: str) -> Response:
     """Make the response for a problem.
 
     Args:
-        problem: What the client learns.
+        problem: The content of the problem document.
         request_id: From ``request_id_of``.
         challenge: The value of WWW-Authenticate, which every 401 has and no other response.
     """

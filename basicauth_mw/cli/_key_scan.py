@@ -67,7 +67,7 @@ class KeyScan:
         self._is_complete = True
 
     def problems(self) -> Iterator[Finding]:
-        """What keeps keys from working."""
+        """Problems that keep keys from working."""
         if self._first_unreadable is not None:
             several = f"{self._unreadable.count} stored keys cannot be read: {self._unreadable}"
             yield Finding(

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 async def handle_exception(
     authenticator: Authenticator[Scope], guard: ResponseGuard, exc: BaseException, client_id: str
 ) -> bool:
-    """Respond to what the app raised, if it is ours to do.
+    """Respond to an exception of the app, unless the app or an outer layer does that.
 
     Returns:
         Whether the exception ends here. It does if it is a refusal such as ``InsufficientScope``; any other
-        is for the server and for error monitors as well.
+        is re-raised for the server and error monitors.
     """
     if guard.begun or not isinstance(exc, Exception):
         await guard.give_up(exc)

@@ -1,4 +1,4 @@
-"""Hold the start of an ASGI response back, so that an exception can still become a response of ours.
+"""Hold the start of an ASGI response back, so that an exception can still become an error response.
 
 ``ResponseGuard.send`` keeps the start until the app sends its next message. An app may take long to send
 that, and a client may wait for the start, so a start is held for a limited time. A timer for each response
@@ -42,17 +42,17 @@ class HoldTimers(threading.local):
         self.hold_s = hold_s
 
     def forget(self) -> None:
-        """Forget the timer of an event loop that runs in the parent process, and not in this one."""
+        """Drop the timer of an event loop that runs in the parent process only."""
         self.timer = None
 
 
 class HoldTimer:
-    """Releases starts that were held when the timer last went off.
+    """Releases the starts that were held when the timer last fired.
 
     Attributes:
         loop: The event loop.
-        is_set: Whether it will go off.
-        newest: Guards that have held a start since the timer last went off.
+        is_set: Whether it will fire.
+        newest: Guards that have held a start since the timer last fired.
     """
 
     def __init__(self, period_s: float) -> None:
@@ -65,7 +65,7 @@ class HoldTimer:
         self._period_s = period_s
 
     def set(self) -> None:
-        """Let it go off after its period."""
+        """Let it fire after its period."""
         self.is_set = True
         self._older, self.newest = self.newest, set()
         # In an empty context, not in that of the current request.
@@ -80,16 +80,16 @@ class HoldTimer:
 
 
 class ResponseGuard:
-    """What an app sends its response with.
+    """The ``send`` that the app gets: holds the start of its response.
 
     Args:
         send: The server's ``send``.
-        scope: What the app is given.
+        scope: The scope that the app gets.
         timers: None if starts are not held.
 
     Attributes:
-        request: A copy of the scope from before the app was called, for responses of ours.
-        begun: Whether something was sent that cannot be taken back, or a response of ours is.
+        request: A copy of the scope from before the app was called, for error responses.
+        begun: Whether something was sent that cannot be taken back, or the middleware responds.
         held: Not None while a start is held or being sent, or a late release has not been awaited.
     """
 
@@ -114,7 +114,7 @@ class ResponseGuard:
 
     @property
     def has_start(self) -> bool:
-        """Whether the app has started its response, or ours has begun."""
+        """Whether the app has started a response, or the middleware responds."""
         return self.begun or self._start is not None
 
     @property
@@ -173,13 +173,13 @@ class ResponseGuard:
         self._releasing = loop.create_task(self._send_held(), context=self._context)
 
     def take(self) -> Send:
-        """What to send a response of ours with. All that the app has sent, or still sends, is dropped."""
+        """Return the server's ``send``. Everything that the app has sent, or still sends, is dropped."""
         send, self._send = self._send, _drop
         self._begin()
         return send
 
     async def respond(self, response: Response) -> None:
-        """Send a response of ours instead of the app's."""
+        """Send a response instead of the app's."""
         await try_send_response(self.request, self.take(), response)
 
     async def give_up(self, exc: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""Send a response of ours to an ASGI server."""
+"""Send a response of the middleware to an ASGI server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold the start of a WSGI response back, so that an exception can still become a response of ours.
+"""Hold the start of a WSGI response back, so that an exception can still become an error response.
 
 ``start_response`` of ``ResponseGuard`` keeps the app's status and headers until the first chunk of the body
 that is not empty. Lists, tuples and file wrappers reach the server as they are, since nothing in them can
@@ -33,14 +33,14 @@ _CAPTURED: Final = ("REQUEST_METHOD", "REMOTE_ADDR", "HTTP_X_REQUEST_ID", "HTTP_
 
 
 def captured_request(captured: tuple[Any, ...]) -> Environ:
-    """The part of an environ that responses of ours need, as it was before the app was called."""
+    """The part of an environ that error responses need, as it was before the app was called."""
     return dict(zip(_CAPTURED, captured, strict=True))
 
 
 def send_response(
     request: Environ, start_response: StartResponse, response: Response, exc_info: Any = None
 ) -> Iterable[bytes]:
-    """Start a response of ours, and return its body."""
+    """Start a response of the middleware, and return its body."""
     start: tuple[Any, ...] = (f"{response.status} {response.phrase}", response.headers)
     start_response(*start) if exc_info is None else start_response(*start, exc_info)
     return [] if request.get("REQUEST_METHOD") == "HEAD" else [response.body]
@@ -68,7 +68,7 @@ class ResponseGuard:
 
     Args:
         start_response: The server's.
-        origin: What a response of ours needs: the authenticator, the captured request, and the client ID.
+        origin: What an error response needs: the authenticator, the captured request, and the client ID.
         flask_exceptions: Where Flask's signal puts the exceptions that Flask responds to itself.
         takes_socket: Whether the app may take the socket over, as long as it has started no response.
 
@@ -98,7 +98,7 @@ class ResponseGuard:
         self._write: Callable[[bytes], object] | None = None
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """What the app is given to start its response with."""
+        """The ``start_response`` that the app gets."""
         self.started = True
         start: tuple[Any, ...] = (status, headers)
         if exc_info is not None:
@@ -211,7 +211,7 @@ class GuardedBody:
         self.first: bytes | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._chunks  # the generator itself, so that no call of ours is between it and the server
+        return self._chunks  # the generator itself, without a call of this class around it
 
     def __next__(self) -> bytes:
         return next(self._chunks)  # for a server that does not call iter()

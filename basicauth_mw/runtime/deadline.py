@@ -17,7 +17,7 @@ async def await_until(ends_at: float, awaitable: Awaitable[T]) -> T:
     Raises:
         TimeoutError: The time is over.
         CancelledError: The calling task was cancelled.
-        RuntimeError: What was awaited was cancelled by itself.
+        RuntimeError: The awaited work was cancelled internally.
     """
     from asyncio import CancelledError, current_task, timeout
 

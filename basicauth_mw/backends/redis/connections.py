@@ -56,7 +56,7 @@ class Connector:
             raise ConfigurationError(problem)
 
     def server(self, node: Node) -> str:
-        """What to call a node in an error."""
+        """The name of a node in an error."""
         target = self._target
         if node.address is None and target.form != "node":
             kind = "Sentinels" if target.form == "sentinel" else "Cluster at"

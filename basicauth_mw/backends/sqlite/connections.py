@@ -174,7 +174,7 @@ class ConnectionManager:
         self._log = None
 
     def _close_before_fork(self) -> None:
-        """Close every connection that is or gets free soon. None is opened until the fork is over."""
+        """Close every connection that is free within the limit. None is opened until the fork is over."""
         end = time.monotonic() + LONGEST_WAIT_S
         for connection in self._connections.values():
             if connection.lock.acquire(timeout=max(0, end - time.monotonic())):

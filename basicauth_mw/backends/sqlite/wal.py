@@ -127,7 +127,7 @@ def share_logs(path: Path) -> None:
 
 
 def unwritable_logs(path: Path) -> tuple[str, str] | None:
-    """What keeps a user with write access to a file from changing it: message and command; None: nothing."""
+    """Why a user with write access to a file cannot change it: message and command; None if they can."""
     logs = (log_of(path), index_of(path))
     links = " ".join(quote(str(each)) for each in logs if each.is_symlink())
     if links:  # chown and chmod would change the files that they point to
