@@ -1,7 +1,6 @@
-"""The ASGI apps that are compared: bare ones, ours round them, and what else protects them.
+"""The ASGI apps that are compared: unprotected ones, ours around them, and other ways to protect them.
 
-All of them take the same credentials. ``bare``, ``floor`` and so on are what a server is pointed at; the ones
-that import a framework are made by functions, for ``uvicorn --factory`` and for whoever asks.
+All accept the same credentials. Servers start them through the functions whose names end in ``_app``.
 """
 
 from __future__ import annotations
@@ -12,14 +11,17 @@ import hmac
 import os
 import time
 from hashlib import blake2b, sha256
+from itertools import cycle
 
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
 
 CLIENT_ID = "id_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg3yO5DM"
 SECRET = "sk_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg1A7p0b"
+WRONG_SECRET = "sk_zyxwvutsrqponmlkjihgfedcbaZYXWVUTSRQPONMLKJ0zkyHD"
 FIELD = encode_basic(CLIENT_ID, SECRET).encode()
-WRONG_FIELD = encode_basic(CLIENT_ID, "sk_zyxwvutsrqponmlkjihgfedcbaZYXWVUTSRQPONMLKJ0zkyHD").encode()
+WRONG_FIELD = encode_basic(CLIENT_ID, WRONG_SECRET).encode()
+UNKNOWN_FIELD = encode_basic("id_of_nobody", WRONG_SECRET).encode()
 
 BODY = b'{"hello": "world"}'
 START = {
@@ -48,7 +50,7 @@ async def bare(scope, receive, send):
 
 
 async def lifespan(receive, send):
-    """Start and stop."""
+    """Complete startup and shutdown."""
     while True:
         message = await receive()
         await send({"type": message["type"] + ".complete"})
@@ -62,19 +64,24 @@ async def refuse(send):
 
 
 class Floor:
-    """The yardstick, the least that a correct gate can do, written by hand: all headers read, a second
-    Authorization refused, length capped, keyed digest from a copied state, constant-time compare, expiry,
-    principal in a copied scope. No error mapping, no settings, no parser, no store, one ready answer.
+    """The yardstick, written by hand: the least that a correct middleware with a cache can do.
 
-    ``holds``: the start of the app's answer is held until its body, which is the least that it takes to be
-    able to answer for an app that raises between the two."""
+    It reads all headers, refuses a second Authorization header and long values, looks a keyed digest up in
+    constant time, checks the expiry, and passes the principal on. It has no parser, store, settings or error
+    responses, and refuses with a constant.
 
-    def __init__(self, app, field: bytes = FIELD, *, holds: bool = False) -> None:
+    Args:
+        app: The app to protect.
+        holds: Hold the start of the app's response until its body. This is the least it takes to be able to
+            respond for an app that raises between the two.
+    """
+
+    def __init__(self, app, *, holds: bool = False) -> None:
         self.app = app
         self.holds = holds
         self.keyed = blake2b(key=os.urandom(32), digest_size=32)
         keyed = self.keyed.copy()
-        keyed.update(field)
+        keyed.update(FIELD)
         digest = keyed.digest()
         self.table = {digest: (digest, time.monotonic() + 3600, "demo")}
 
@@ -105,35 +112,35 @@ class Floor:
         if not self.holds:
             await self.app(scope, receive, send)
             return
-        held = Held(send)
+        held = HeldStart(send)
         await self.app(scope, receive, held.send)
-        if not held.begun:
+        if not held.sent:
             await send(held.start)
 
 
-class Held:
-    """Sends the start with the first body."""
+class HeldStart:
+    """Sends the response start together with the first body message."""
 
-    __slots__ = ("begun", "inner", "start")
+    __slots__ = ("inner", "sent", "start")
 
     def __init__(self, send) -> None:
         self.inner = send
         self.start = None
-        self.begun = False
+        self.sent = False
 
     async def send(self, message):
         if self.start is None:
             self.start = message
-        elif self.begun:
+        elif self.sent:
             await self.inner(message)
         else:
-            self.begun = True
+            self.sent = True
             await self.inner(self.start)
             await self.inner(message)
 
 
 class FloorWithoutCache:
-    """As ``Floor``, but the credentials are decoded and hashed each time."""
+    """Like ``Floor``, but it decodes and hashes the credentials each time."""
 
     def __init__(self, app) -> None:
         self.app = app
@@ -170,33 +177,21 @@ class FloorWithoutCache:
 
 
 def is_right(client_id: str, secret: str) -> bool:
-    """What the peers ask, as carefully as their documentation asks for."""
+    """How the peers verify credentials in this process: a constant-time comparison with constants."""
     return hmac.compare_digest(secret.encode(), SECRET.encode()) and client_id == CLIENT_ID
 
 
-def is_right_field(field: str) -> bool:
-    """What peers do with a field that hand it over whole."""
-    scheme, _, coded = field.partition(" ")
-    if scheme.lower() != "basic":
-        return False
-    try:
-        client_id, _, secret = base64.b64decode(coded).decode().partition(":")
-    except ValueError:
-        return False
-    return is_right(client_id, secret)
-
-
 def ours(app, backend=None, **overrides):
-    """This middleware; with a key in memory if no backend is given."""
-    settings = Settings(**{"cache_ttl_s": 3600, **overrides})
+    """This middleware with its default settings; without ``backend``, with one key in memory."""
+    settings = Settings(**overrides)
     if backend is None:
         backend = open_backend("memory:", settings=settings)
         backend.create(client_id=CLIENT_ID, secret=SECRET)
     return BasicAuthMiddleware(app, backend, settings=settings)
 
 
-def starlette(app):
-    """Starlette's AuthenticationMiddleware with its documentation's backend; a missing field is refused."""
+def starlette(app, verify=is_right):
+    """Starlette's AuthenticationMiddleware with its documentation's backend; refuses a missing header."""
     from starlette.authentication import (
         AuthCredentials,
         AuthenticationBackend,
@@ -213,7 +208,7 @@ def starlette(app):
             if scheme.lower() != "basic":
                 raise AuthenticationError("Invalid basic auth credentials")
             username, _, password = base64.b64decode(credentials).decode("ascii").partition(":")
-            if not is_right(username, password):
+            if not verify(username, password):
                 raise AuthenticationError("Invalid basic auth credentials")
             return AuthCredentials(["authenticated"]), SimpleUser(username)
 
@@ -221,61 +216,45 @@ def starlette(app):
 
 
 def base_http(app):
-    """Basic auth in a BaseHTTPMiddleware, as in many tutorials."""
+    """Basic authentication in a BaseHTTPMiddleware, as in many tutorials."""
     from starlette.middleware.base import BaseHTTPMiddleware
     from starlette.responses import JSONResponse
 
     class Basic(BaseHTTPMiddleware):
         async def dispatch(self, request, call_next):
-            if not is_right_field(request.headers.get("authorization", "")):
-                return JSONResponse(
-                    {"detail": "Unauthorized"}, 401, headers={"WWW-Authenticate": 'Basic realm="api"'}
-                )
+            scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+            client_id, _, secret = base64.b64decode(encoded).decode().partition(":")
+            if scheme.lower() != "basic" or not is_right(client_id, secret):
+                headers = {"WWW-Authenticate": 'Basic realm="api"'}
+                return JSONResponse({"detail": "Unauthorized"}, 401, headers=headers)
             return await call_next(request)
 
     return Basic(app)
 
 
-def fastapi(protected: bool = False):
-    """A FastAPI app with one ``async def`` route; protected: by a dependency on its HTTPBasic."""
+def fastapi(verify=None):
+    """A FastAPI app with one ``async def`` route, protected by a dependency on its HTTPBasic if ``verify``.
+
+    The dependency is ``async def``, so that it needs no thread: the fastest form, which blocks the event loop
+    while it verifies.
+    """
     from fastapi import Depends, FastAPI, HTTPException
     from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
     basic = Depends(HTTPBasic())
 
     async def check(credentials: HTTPBasicCredentials = basic) -> str:
-        if not is_right(credentials.username, credentials.password):
+        if not verify(credentials.username, credentials.password):
             raise HTTPException(401, headers={"WWW-Authenticate": "Basic"})
         return credentials.username
 
-    api = FastAPI(dependencies=[Depends(check)] if protected else [])
+    api = FastAPI(dependencies=[Depends(check)] if verify else [])
 
     @api.get("/")
     async def hello() -> dict[str, str]:
         return {"hello": "world"}
 
     return api
-
-
-def litestar(protected: bool = False):
-    """A Litestar app with one route; protected: by its AbstractAuthenticationMiddleware."""
-    from litestar import Litestar, get
-    from litestar.exceptions import NotAuthorizedException
-    from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
-
-    class Basic(AbstractAuthenticationMiddleware):
-        async def authenticate_request(self, connection):
-            if not is_right_field(connection.headers.get("authorization", "")):
-                raise NotAuthorizedException(headers={"WWW-Authenticate": "Basic"})
-            return AuthenticationResult(user=CLIENT_ID, auth=None)
-
-    @get("/")
-    async def hello() -> dict[str, str]:
-        return {"hello": "world"}
-
-    return Litestar(
-        [hello], middleware=[Basic] if protected else [], openapi_config=None, logging_config=None
-    )
 
 
 # --- for servers
@@ -289,52 +268,40 @@ def floor_app():
     return Floor(bare)
 
 
+def holding_floor_app():
+    return Floor(bare, holds=True)
+
+
 def ours_app():
     return ours(bare)
+
+
+def ours_unmapped_app():
+    return ours(bare, map_errors=False)
 
 
 def starlette_app():
     return starlette(bare)
 
 
-def base_http_app():
-    return base_http(bare)
-
-
 def fastapi_app():
     return fastapi()
 
 
-def floor_round_fastapi_app():
-    return Floor(fastapi())
+def holding_floor_fastapi_app():
+    return Floor(fastapi(), holds=True)
 
 
-def floor_round_litestar_app():
-    return Floor(litestar())
-
-
-def ours_round_fastapi_app():
+def ours_fastapi_app():
     return ours(fastapi())
 
 
-def fastapi_dependency_app():
-    return fastapi(protected=True)
-
-
-def litestar_app():
-    return litestar()
-
-
-def ours_round_litestar_app():
-    return ours(litestar())
-
-
-def litestar_middleware_app():
-    return litestar(protected=True)
+def dependency_fastapi_app():
+    return fastapi(is_right)
 
 
 def worker_app():
-    """Tells which process answered; keys and settings from the environment."""
+    """Responds with the ID of its process; settings from the environment."""
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
@@ -348,11 +315,14 @@ def worker_app():
     return BasicAuthMiddleware(app)
 
 
-# --- requests in process
+# --- requests in this process
+
+# So that failures of one address stay below the limit of the throttle.
+ADDRESSES = [(f"10.0.{number >> 8}.{number & 255}", 50000) for number in range(2048)]
 
 
 def scope(field: bytes | None = FIELD) -> dict:
-    """What uvicorn makes of curl's request, with or without an Authorization field."""
+    """What uvicorn makes of curl's request, with or without an Authorization header."""
     headers = [
         (b"host", b"127.0.0.1:8000"),
         (b"user-agent", b"curl/8.0"),
@@ -387,7 +357,7 @@ async def drop(message):
 
 
 async def status_of(app, request: dict) -> int:
-    """The status of the answer."""
+    """The status of the response."""
     statuses = []
 
     async def send(message):
@@ -398,17 +368,21 @@ async def status_of(app, request: dict) -> int:
     return statuses[0]
 
 
-async def request_of(app, field: bytes | None, status: int):
-    """A call that sends one request; made only if the answer is the expected one.
+async def request_of(app, field: bytes | None, status: int, addresses=ADDRESSES):
+    """Return a call that sends one request, from each address in turn.
 
-    Every request has a scope and a state of its own, as under a server: frameworks write into them.
+    Every request has its own scope and state, as under a server: frameworks write to them.
+
+    Raises:
+        RuntimeError: The response has another status.
     """
     request = scope(field)
-    answered = await status_of(app, request)
-    if answered != status:
-        raise RuntimeError(f"{app!r} answered {answered}, not {status}")
+    clients = cycle(addresses)
+    received = await status_of(app, {**request, "client": next(clients)})
+    if received != status:
+        raise RuntimeError(f"{app!r} responded with {received}, not {status}")
 
     async def call() -> None:
-        await app({**request, "state": {}}, receive, drop)
+        await app({**request, "client": next(clients), "state": {}}, receive, drop)
 
     return call

@@ -47,27 +47,29 @@ def measured(quick: bool) -> Outcome:
     says = "each client has a record, a principal and an id of its own; see the table"
     goals = [
         at_most(
-            "G12",
+            "memory",
             f"octets an entry, {entries:,} keys, a client each",
             Spread(own, own, own),
             LIMIT,
-            says=says,
+            unit="",
+            reason=says,
         ),
         at_most(
-            "G12",
+            "memory",
             f"octets an entry, {entries:,} secrets of one client",
             Spread(shared, shared, shared),
             LIMIT,
-            says=says,
+            unit="",
+            reason=says,
         ),
         Goal(
-            "G12",
+            "memory",
             f"entries after {offered:,} different keys",
             f"{bound[0]:,}, {bound[1] / 1e6:+.2f} MB",
             "10,000, flat within 1 MB",
             bound[0] == 10_000 and bound[1] < 1e6,
         ),
-        Goal("G12", "entries after 1,000 refusals", str(refusals), "0", refusals == 0),
+        Goal("memory", "entries after 1,000 refusals", str(refusals), "0", refusals == 0),
     ]
     return Outcome([table], goals)
 

@@ -1,4 +1,4 @@
-"""Draws what was measured. Figures come in as the benchmarks' series; see ``Outcome.series``."""
+"""The charts, drawn from the series of the benchmarks; see ``Outcome.series``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def cost(valid: dict[str, float], refused: dict[str, dict[str, float]], path: Pa
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6))
     names = sorted(valid, key=valid.__getitem__, reverse=True)
     _bars(left, names, [valid[name] for name in names], [_colour(name) for name in names])
-    left.set_title("valid credentials, seen before: added")
-    kinds = {"invalid": 0.2, "missing": -0.2}
+    left.set_title("valid, cached credentials: added")
+    kinds = {"wrong": 0.2, "missing": -0.2}
     for kind, shift in kinds.items():
         figures = [refused[kind][name] for name in names]
         places = [place + shift for place in range(len(names))]
-        alpha = 1 if kind == "invalid" else 0.55
+        alpha = 1 if kind == "wrong" else 0.55
         drawn = right.barh(places, figures, 0.38, color=[_colour(name) for name in names], alpha=alpha)
         right.bar_label(drawn, [f"{kind} {each:,.1f}" for each in figures], padding=3, fontsize=8)
     right.set_yticks(range(len(names)), [""] * len(names))
@@ -44,7 +44,7 @@ def keys(series: dict[str, dict[str, float]], path: Path) -> None:
     styles = {
         "check": ("uncached check, keys in SQLite", OURS, "o-"),
         "SELECT": ("bare SELECT on the same file", FLOOR, "s--"),
-        "cached": ("hit, so many keys cached (added to the app's)", PEER, "^-"),
+        "cached": ("hit with so many cached keys (added to the app)", PEER, "^-"),
     }
     for name, (label, colour, style) in styles.items():
         points = {int(size): figure_ for size, figure_ in series[name].items()}

@@ -133,11 +133,10 @@ def table(times: Times, store: str, sizes: list[int], rounds: int) -> Table:
 def goals_of(times: Times, store: str, sizes: list[int]) -> list[Goal]:
     return [
         at_most(
-            "G14",
+            "dashboard",
             f"{KINDS[kind]}: a page at {sizes[-1]:,} keys over {store} / at {sizes[0]:,}",
             spread(ratios(times[f"{store} {kind} {sizes[-1]:,}"], times[f"{store} {kind} {sizes[0]:,}"])),
             3,
-            unit=" x",
         )
         for kind in ("list", "prefix")
     ]

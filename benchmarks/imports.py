@@ -74,12 +74,11 @@ def measured(quick: bool) -> Outcome:
     ]
     needed = spread(ratios(seconds[NEEDED], seconds[PEER])).text(".2f")
     goal = at_most(
-        "G11",
+        "import",
         f"import {OURS} / import {PEER}",
         spread(ratios(seconds[OURS], seconds[PEER])),
         0.25,
-        unit=" x",
-        says=(
+        reason=(
             f"what it needs of the standard library ({NEEDED}) takes {needed}; the rest "
             f"is its own, most of it in {', '.join(name for name, _ in costliest[:5])}"
         ),

@@ -55,11 +55,10 @@ async def find(quick: bool) -> Outcome:
         f"{rounds} interleaved rounds, {count} calls of each in a round, over {ASKED:,} keys at random.",
     )
     goal = at_most(
-        "G6",
+        "hit",
         f"a hit with {last:,} cached keys / with {first:,}",
         spread(ratios(hits[last], hits[first])),
         1.7,
-        unit=" x",
     )
     series = {str(size): median(hits[size]) * 1e6 for size in sizes}
     return Outcome([table], [goal], {"cached": series})

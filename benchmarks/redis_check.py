@@ -114,21 +114,19 @@ async def find(quick: bool, url: str, port: int) -> Outcome:
     floor = spread(ratios(at_once["plain GET"], least))
     goals = [
         at_least(
-            "G8",
+            "check",
             f"Redis, {AT_ONCE} different keys at once: look-ups/s / gathered GETs'",
             spread(ratios(at_once["plain GET"], at_once["look-up"])),
             1,
-            unit=" x",
-            says=f"a plain GET gives octets, a look-up a decoded key, which without its decoding comes to "
+            reason=f"a plain GET gives octets, a look-up a decoded key, which without its decoding comes to "
             f"{octets.text()}; {MGET}, decoding and gather alone come to {floor.text()}, whole checks to "
             f"{checks.text()}",
         ),
         at_most(
-            "G8",
+            "check",
             "Redis, one alone: look-up / plain GET",
             spread(ratios(lone["look-up"], lone["plain GET"])),
             1.3,
-            unit=" x",
         ),
     ]
     return Outcome([table], goals)

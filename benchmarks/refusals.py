@@ -1,158 +1,176 @@
 """What does a refused ASGI request cost?
 
-The whole request, in process: a wrong secret for a known id, and no credentials at all. The peers that are
-part of a framework refuse inside it. Besides: what this middleware's own steps cost, one by one.
+Whole requests in this process, with default settings: a wrong secret, an unknown ID, no credentials, and a
+throttled client. The requests come from many addresses, so that failures are counted but not throttled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from contextlib import closing
+from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import uvloop
 from asgi_apps import (
+    ADDRESSES,
     CLIENT_ID,
+    SECRET,
+    UNKNOWN_FIELD,
     WRONG_FIELD,
     Floor,
     FloorWithoutCache,
     bare,
     base_http,
-    drop,
     fastapi,
-    litestar,
+    is_right,
     ours,
     request_of,
-    scope,
     starlette,
 )
-from hit import BASE_HTTP, FASTAPI, FLOOR, LITESTAR, OURS, PLAIN_FLOOR, STARLETTE
+from peers import BASE_HTTP, FASTAPI, FLOOR, MISSING_IN_ALL, OURS, STARLETTE, UNCACHED, leaves_out
 from report import Outcome, Table, at_most, main
 from rounds import Call, measure, ratios, spread, us
 
-from basicauth_mw import Settings, open_backend
-from basicauth_mw.auth.runner import arun
-from basicauth_mw.errors import InvalidCredentials
-from basicauth_mw.keys.model import Deny
-from basicauth_mw.responses.asgi_send import send_response
+from basicauth_mw import Backend, Settings, open_backend
+from basicauth_mw.keys.hashing import Hasher
+from basicauth_mw.keys.model import Key, Secret
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ONE_HASH = "basicauth_mw, dictionary store"
+MEMORY = "basicauth_mw, memory:"
+SQLITE = "basicauth_mw, SQLite"
 THROTTLED = "basicauth_mw, throttled: 429"
-UNKNOWN = "basicauth_mw, unknown id"
-VERIFY, ANSWER = "verify: parse, look up, hash, compare", "answer: count, log, render, send"
+# Starlette responds with 400 to what its backend refuses, unless it is configured otherwise.
+STATUS = {STARLETTE: 400}
 
 
-async def find(quick: bool) -> Outcome:
-    apps = {
-        FLOOR: Floor(bare),
-        PLAIN_FLOOR: FloorWithoutCache(bare),
-        OURS: ours(bare, throttle=""),
-        STARLETTE: starlette(bare),
-        BASE_HTTP: base_http(bare),
-        LITESTAR: litestar(protected=True),
-        FASTAPI: fastapi(protected=True),
-    }
-    invalid: dict[str, Call] = {}
-    missing: dict[str, Call] = {}
-    for name, app in apps.items():
-        # Starlette answers what its backend refuses with a 400 unless it is told otherwise.
-        status = 400 if name == STARLETTE else 401
-        invalid[name] = await request_of(app, WRONG_FIELD, status)
-        missing[name] = await request_of(app, None, status)
-    invalid[UNKNOWN] = await request_of(
-        ours(bare, open_backend("memory:", settings=Settings()), throttle=""), WRONG_FIELD, 401
-    )
-    throttled = ours(bare)
-    while not throttled._authenticator._throttle.active:
-        await request_of(throttled, WRONG_FIELD, 401)
-    invalid[THROTTLED] = await request_of(throttled, WRONG_FIELD, 429)
-    parts = parts_of(apps[OURS])
-    rounds, count = (9, 300) if quick else (61, 1000)
-    variants = {f"invalid {name}": call for name, call in invalid.items()}
-    variants |= {f"missing {name}": call for name, call in missing.items()}
-    times = await measure({**variants, **parts}, rounds=rounds, calls=count)
+class DictStore:
+    """Keys in a dictionary: the cost of a refusal without that of a lookup.
 
-    tables, whole = [], {}
-    for kind, named in (("invalid", invalid), ("missing", missing)):
-        whole[kind] = {
-            name: spread(ratios(times[f"{kind} {name}"], times[f"{kind} {FLOOR}"])) for name in named
+    Digests have no pepper, as in a file, so a refusal computes one.
+    """
+
+    def __init__(self, keys: Mapping[str, Key]) -> None:
+        self._keys = keys
+
+    def get(self, client_id: str, /) -> Key | None:
+        return self._keys.get(client_id)
+
+    get_nowait = get
+
+    def has_password_hashes(self) -> bool:
+        return False
+
+
+async def find(quick: bool, directory: Path) -> Outcome:
+    settings = Settings()
+    key = Key(CLIENT_ID, secrets=(Secret(Hasher().digest_secret(SECRET)),))
+    with closing(open_backend(f"sqlite:///{directory}/keys.db", settings=settings, create=True)) as sqlite:
+        sqlite.create(client_id=CLIENT_ID, secret=SECRET)
+        stores = {
+            ONE_HASH: ours(bare, Backend(DictStore({CLIENT_ID: key}), settings=settings)),
+            MEMORY: ours(bare),
+            SQLITE: ours(bare, sqlite),
         }
-        tables.append(
-            Table(
-                f"A request with {kind} credentials; ASGI, in process",
-                ["refused by", "us, whole", "x floor (quartiles)"],
-                [[name, us(times[f"{kind} {name}"]), whole[kind][name].text()] for name in named],
-                f"{rounds} interleaved rounds, at most {count} calls of each in a round. The floors send one"
-                " ready-made answer and write no log."
-                + (
-                    " The floor refuses whatever is not in its cache, unverified."
-                    if kind == "invalid"
-                    else ""
-                ),
-            )
-        )
-    tables.append(
-        Table(
-            "Parts of a refusal of ours",
-            ["part", "us", "x the floor's whole refusal"],
-            [
-                [name, us(times[name]), spread(ratios(times[name], times[f"invalid {FLOOR}"])).text()]
-                for name in parts
-            ],
-            "Of the same rounds. A refusal has to decode the field, tell a minted secret by its checksum, "
-            "ask the store, hash, compare with eight hashes whatever was found, count, log, and make an "
-            "answer with a request id.",
-        )
+        peers = {
+            FLOOR: Floor(bare),
+            UNCACHED: FloorWithoutCache(bare),
+            STARLETTE: starlette(bare),
+            BASE_HTTP: base_http(bare),
+            FASTAPI: fastapi(is_right),
+        }
+        kinds: dict[str, dict[str, Call]] = {"wrong": {}, "unknown": {}, "missing": {}}
+        fields = {"wrong": WRONG_FIELD, "unknown": UNKNOWN_FIELD, "missing": None}
+        for name, app in (stores | peers).items():
+            for kind, calls in kinds.items():
+                calls[name] = await request_of(app, fields[kind], STATUS.get(name, 401))
+        kinds["throttled"] = {THROTTLED: await throttled()}
+        variants = {f"{kind} {name}": call for kind, calls in kinds.items() for name, call in calls.items()}
+        rounds, count = (9, 200) if quick else (61, 500)
+        times = await measure(variants, rounds=rounds, calls=count)
+
+    def ratio(kind: str, name: str, base: str):
+        return spread(ratios(times[f"{kind} {name}"], times[base]))
+
+    peer = {kind: f"{kind} {STARLETTE}" for kind in fields}
+    rows = []
+    for name in [*stores, *peers]:
+        cells = [cell for kind in fields for cell in _cells(times, kind, name, peer[kind])]
+        rows.append([name, *cells, leaves_out(name)])
+    limited = times[f"throttled {THROTTLED}"]
+    to_missing = spread(ratios(limited, times[f"missing {ONE_HASH}"]))
+    columns = [cell for kind in fields for cell in (f"{kind}: us", "x Starlette's")]
+    table = Table(
+        "A refused request, whole; ASGI, in this process",
+        ["refused by", *columns, "leaves out"],
+        rows,
+        f"{rounds} interleaved rounds, at most {count} calls of each in a round; from "
+        f"{len(ADDRESSES):,} addresses in turn. Default settings: each failure is counted for the throttle. "
+        "The dictionary store and SQLite need one digest for a refusal, `memory:` two, since its keys have a "
+        f"pepper. A throttled request takes {us(limited)} us. {MISSING_IN_ALL}",
     )
-    verify, answer = (median(ratios(times[part], times[f"invalid {FLOOR}"])) for part in (VERIFY, ANSWER))
-    plain = whole["invalid"][PLAIN_FLOOR].middle
+    floor = {kind: ratio(kind, FLOOR, peer[kind]).text() for kind in fields}
+    memory = {kind: ratio(kind, MEMORY, peer[kind]).text() for kind in fields}
     goals = [
-        at_most(
-            "G3",
-            "invalid, in process: whole request / floor's",
-            whole["invalid"][OURS],
-            2,
-            unit=" x",
-            says=f"verifying is {verify:.1f} x floor, answer and send {answer:.1f}; a floor that "
-            f"verifies at all (one SHA-256, no look-up, no checksum) is {plain:.1f}",
+        *(
+            at_most(
+                "refusal",
+                f"{kind}, one digest: whole request / Starlette's",
+                ratio(kind, ONE_HASH, peer[kind]),
+                2,
+                reason=f"a floor that verifies has {ratio(kind, UNCACHED, peer[kind]).text()}, `memory:` "
+                f"{memory[kind]}; missing credentials, where only the response is made, take "
+                f"{us(times[f'missing {ONE_HASH}'])} of the {us(times[f'{kind} {ONE_HASH}'])} us",
+            )
+            for kind in ("wrong", "unknown")
         ),
         at_most(
-            "G3",
-            "missing, in process: whole request / floor's",
-            whole["missing"][OURS],
+            "refusal",
+            "missing: whole request / Starlette's",
+            ratio("missing", ONE_HASH, peer["missing"]),
+            1.05,
+            reason=f"the floor, with a constant response, has {floor['missing']}",
+        ),
+        at_most(
+            "refusal",
+            "throttled (429): whole request / missing's",
+            to_missing,
             1.5,
-            unit=" x",
-            says=f"the answer, with its request id, is made anew each time: {answer:.1f} x floor's invalid",
+            reason="the client ID is parsed and its counters are looked up before it is refused",
         ),
     ]
-    shown = (FLOOR, OURS, STARLETTE, LITESTAR, FASTAPI, BASE_HTTP)
-    return Outcome(
-        tables,
-        goals,
-        {
-            kind: {name: median(times[f"{kind} {name}"]) * 1e6 for name in shown}
-            for kind in ("invalid", "missing")
-        },
-    )
+    shown = {FLOOR: FLOOR, OURS: ONE_HASH, STARLETTE: STARLETTE, FASTAPI: FASTAPI, BASE_HTTP: BASE_HTTP}
+    series = {
+        kind: {label: median(times[f"{kind} {name}"]) * 1e6 for label, name in shown.items()}
+        for kind in ("wrong", "missing")
+    }
+    return Outcome([table], goals, series)
 
 
-def parts_of(protected) -> dict[str, Call]:
-    """The two halves of a refusal, each with everything in it."""
-    authenticator = protected._authenticator
-    request = scope(WRONG_FIELD)
+def _cells(times: dict[str, list[float]], kind: str, name: str, base: str) -> list[str]:
+    figures = times[f"{kind} {name}"]
+    return [us(figures), spread(ratios(figures, times[base])).text()]
 
-    deny = Deny(InvalidCredentials(), "wrong_secret", CLIENT_ID)
 
-    async def verify() -> None:
-        await arun(authenticator.decide(request), authenticator.reader)
-
-    async def answer() -> None:
-        await send_response(request, drop, authenticator.refusal_response(request, deny))
-
-    return {VERIFY: verify, ANSWER: answer}
+async def throttled() -> Call:
+    """A request of a client that has failed too often."""
+    app, one = ours(bare), ADDRESSES[:1]
+    for _ in range(20):  # the default limit
+        await request_of(app, WRONG_FIELD, 401, one)
+    return await request_of(app, WRONG_FIELD, 429, one)
 
 
 def measured(quick: bool) -> Outcome:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(find(quick))
+    with (
+        tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        return runner.run(find(quick, Path(directory)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a benchmark has found: tables, goals and series. Printed; or kept, for the whole run to gather."""
+"""The results of a benchmark: tables, goals, and series for charts; and its command line."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Table:
-    """A table.
+    """A table of results.
 
     Attributes:
-        title: What it shows.
-        columns: Their heads.
-        rows: As text, a cell for each column.
-        note: What has to be known to read it.
+        title: The caption.
+        columns: The header cells.
+        rows: The cells, as text.
+        note: How to read the table; printed below it.
     """
 
     title: str
@@ -31,16 +31,21 @@ class Table:
     note: str = ""
 
     def text(self) -> str:
-        """For a terminal."""
+        """Format the table for a terminal."""
         lines = [self.columns, *self.rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.columns))]
         cells = [
-            [cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(pairs)]
-            for pairs in (zip(line, widths, strict=True) for line in lines)
+            [
+                cell.rjust(width) if column else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ]
+            for line in lines
         ]
         return "\n".join([self.title, *("  ".join(line).rstrip() for line in cells), self.note]).rstrip()
 
     def markdown(self) -> str:
+        """Format the table for RESULTS.md."""
+
         def line(cells: list[str]) -> str:
             return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -51,37 +56,41 @@ class Table:
 
 @dataclass
 class Goal:
-    """One goal and what was measured.
+    """A goal, and what was measured.
 
     Attributes:
-        number: ``G1`` and so on.
-        what: Of what.
-        measured: The figure, with its quartiles.
-        goal: What it is to be.
-        holds: Whether it is; None: the run cannot tell.
-        says: Where it is not, what the measurement says of the cause.
+        subject: The part of the package, such as ``hit``.
+        what: The figure.
+        measured: Its median, with quartiles.
+        goal: The limit.
+        holds: Whether the figure is within the limit; None if the run was too noisy to say.
+        reason: If it does not hold: what the measurement says about the cause.
     """
 
-    number: str
+    subject: str
     what: str
     measured: str
     goal: str
     holds: bool | None
-    says: str = ""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.holds:
+            self.reason = ""
 
     @property
     def verdict(self) -> str:
-        return {True: "yes", False: "**no**", None: "void"}[self.holds]
+        return {True: "holds", False: "**no**", None: "void"}[self.holds]
 
 
 @dataclass
 class Outcome:
-    """All that one benchmark has found.
+    """Everything that one benchmark measured.
 
     Attributes:
-        tables: To be printed.
-        goals: To be marked.
-        series: Figures for the charts, by a name.
+        tables: The tables.
+        goals: The goals.
+        series: Figures for the charts, by name.
     """
 
     tables: list[Table] = field(default_factory=list)
@@ -93,46 +102,45 @@ class Outcome:
 
     @classmethod
     def load(cls, text: str) -> Outcome:
-        kept = json.loads(text)
-        tables = [Table(**table) for table in kept["tables"]]
-        return cls(tables, [Goal(**goal) for goal in kept["goals"]], kept["series"])
+        saved = json.loads(text)
+        tables = [Table(**table) for table in saved["tables"]]
+        return cls(tables, [Goal(**goal) for goal in saved["goals"]], saved["series"])
 
 
-def at_most(number: str, what: str, figures: Spread, limit: float, *, unit: str = "", says: str = "") -> Goal:
+def at_most(
+    subject: str, what: str, figures: Spread, limit: float, *, unit: str = " x", reason: str = ""
+) -> Goal:
     """A goal that holds if the median is at most ``limit``."""
     holds = figures.middle <= limit
-    return Goal(
-        number, what, figures.text(".3g") + unit, f"<= {limit:.3g}{unit}", holds, "" if holds else says
-    )
+    return Goal(subject, what, figures.text(".3g") + unit, f"<= {limit:.4g}{unit}", holds, reason)
 
 
 def at_least(
-    number: str, what: str, figures: Spread, limit: float, *, unit: str = "", says: str = ""
+    subject: str, what: str, figures: Spread, limit: float, *, unit: str = " x", reason: str = ""
 ) -> Goal:
     """A goal that holds if the median is at least ``limit``."""
     holds = figures.middle >= limit
-    return Goal(
-        number, what, figures.text(".3g") + unit, f">= {limit:.3g}{unit}", holds, "" if holds else says
-    )
+    return Goal(subject, what, figures.text(".3g") + unit, f">= {limit:.4g}{unit}", holds, reason)
 
 
 def main(measure: Callable[[bool], Outcome], doc: str | None) -> None:
-    """The command line of one benchmark.
+    """Run the command line of one benchmark.
 
     Args:
-        measure: Told whether to be quick.
-        doc: What it is about.
+        measure: The benchmark; its argument is whether to run only a few rounds.
+        doc: Its description.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="few rounds: shows that it runs, and little else"
+        "--quick", action="store_true", help="run a few rounds: shows that it works, and little else"
     )
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="write what was found to FILE as JSON, too")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="also write the results to FILE as JSON")
     arguments = parser.parse_args()
     outcome = measure(arguments.quick)
     for table in outcome.tables:
         print(table.text(), end="\n\n")
     for goal in outcome.goals:
-        print(f"{goal.number} {goal.what}: {goal.measured}, goal {goal.goal}: {goal.verdict.strip('*')}")
-    if arguments.keep:
-        arguments.keep.write_text(outcome.dump())
+        verdict = goal.verdict.strip("*") + (f": {goal.reason}" if goal.reason else "")
+        print(f"{goal.subject}: {goal.what}: {goal.measured}, goal {goal.goal}: {verdict}")
+    if arguments.save:
+        arguments.save.write_text(outcome.dump())

@@ -1,6 +1,6 @@
-"""Interleaved measuring for machines whose speed moves: many short rounds, the order turned each time.
+"""Interleaved measurements, for machines whose speed changes: many short rounds, in a rotating order.
 
-Only ratios taken within one round mean anything; absolute times are printed to give a feeling.
+Only ratios within one round are meaningful. Absolute times are printed to give an impression.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 Call = Callable[[], Awaitable[None]]
 Times = dict[str, list[float]]
 
-SAMPLE_S = 0.01  # longest sample: a slow variant must not stretch the round that all share
+SAMPLE_S = 0.01  # longest sample, so that a slow variant does not stretch the rounds of all
 
 
 class Spread(NamedTuple):
@@ -37,16 +37,16 @@ def spread(figures: Sequence[float]) -> Spread:
 
 
 async def measure(variants: dict[str, Call], *, rounds: int, calls: int) -> Times:
-    """Time every variant once a round.
+    """Time every variant once per round.
 
     Args:
         variants: What to await, by name.
-        rounds: How many rounds; one more is made first and thrown away.
-        calls: How often each variant is awaited in a round; a slow one less often, so that its sample takes
-            no longer than ``SAMPLE_S``.
+        rounds: Number of rounds; one more is run first, and ignored.
+        calls: How often each variant is awaited in a round; slow ones less often, so that a sample takes at
+            most ``SAMPLE_S``.
 
     Returns:
-        By name, seconds per call, one figure a round.
+        By name, seconds per call for each round.
     """
     times: Times = {name: [] for name in variants}
     names = list(variants)
@@ -70,7 +70,7 @@ async def measure(variants: dict[str, Call], *, rounds: int, calls: int) -> Time
 
 
 async def _calls(call: Call, most: int) -> int:
-    """How many calls fit into a sample, as far as a few of them tell."""
+    """How many calls fit into a sample, by the fastest of five."""
     taken = []
     for _ in range(5):
         begin = time.perf_counter()
@@ -80,12 +80,12 @@ async def _calls(call: Call, most: int) -> int:
 
 
 def added(times: Times, name: str, base: str) -> list[float]:
-    """What ``name`` adds to ``base``, round by round."""
+    """What ``name`` adds to ``base``, by round."""
     return [mine - bare for mine, bare in zip(times[name], times[base], strict=True)]
 
 
 def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
-    """Round by round; rounds in which the divisor drowned in noise are left out."""
+    """Ratios by round, without rounds in which the divisor was lost in noise."""
     return [mine / theirs for mine, theirs in zip(these, those, strict=True) if theirs > 0]
 
 

@@ -38,12 +38,10 @@ QUESTIONS = [
     "many_keys",
     "sqlite_check",
     "redis_check",
-    "same_key",
     "slow_hash",
     "imports",
     "cache_memory",
     "revoke",
-    "feed_cost",
     "bad_input",
     "dashboard",
 ]
@@ -57,7 +55,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--quick", action="store_true", help="few rounds: shows that it runs, and little else"
+        "--quick", action="store_true", help="few rounds: shows that it works, and little else"
     )
     parser.add_argument(
         "--to", type=Path, help="where to write; otherwise benchmarks/, and .make/bench/ if it is --quick"
@@ -73,7 +71,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory:
         for name in QUESTIONS:
             kept = Path(directory) / f"{name}.json"
-            options = ["--keep", str(kept), *(["--quick"] if arguments.quick else [])]
+            options = ["--save", str(kept), *(["--quick"] if arguments.quick else [])]
             if _run(name, options) is None:
                 failed.append(name)
             else:
@@ -215,12 +213,12 @@ def document(
 
 def _goals(goals: list[Goal]) -> str:
     def number(goal: Goal) -> int:
-        digits = goal.number.removeprefix("G")
+        digits = goal.subject.removeprefix("G")
         return int(digits) if digits.isdigit() else 99
 
     lines = ["| | what | measured | goal | holds | if not: what the measurement says |", "|---" * 6 + "|"]
     lines += [
-        f"| {goal.number} | {goal.what} | {goal.measured} | {goal.goal} | {goal.verdict} | {goal.says} |"
+        f"| {goal.subject} | {goal.what} | {goal.measured} | {goal.goal} | {goal.verdict} | {goal.reason} |"
         for goal in sorted(goals, key=number)
     ]
     return "\n".join(lines)

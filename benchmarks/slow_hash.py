@@ -94,7 +94,7 @@ async def find(quick: bool, directory: Path) -> Outcome:
         holds = True if most <= LIMIT_MS else None if control > LIMIT_MS else False
         goals.append(
             Goal(
-                "G10",
+                "password",
                 f"event loop held by {name}, most",
                 f"{most:.1f} ms (control {control:.1f})",
                 f"<= {LIMIT_MS:g} ms",

@@ -470,7 +470,7 @@ def judged(
             says = f"too few pairs, or too noisy, for {', '.join(finding.what for finding in vague)}"
         measured = f"worst: {worst.what}, {worst.interval} us"
         goal = f"within {LIMIT_US:g} us and 1 %"
-        outcome.goals.append(Goal("T", f"time of a refusal, {title}", measured, goal, holds, says))
+        outcome.goals.append(Goal("timing", f"time of a refusal, {title}", measured, goal, holds, says))
     shown = [
         [*finding.row()[:5], "yes" if finding.holds is False else "no", "yes" if wanted else "no"]
         for finding, wanted in controls

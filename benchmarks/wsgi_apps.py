@@ -1,6 +1,6 @@
-"""The WSGI apps that are compared: bare ones, ours round them, and what else protects them.
+"""The WSGI apps that are compared: unprotected ones, ours around them, and other ways to protect them.
 
-The same credentials as in ``asgi_apps``.
+They accept the same credentials as those in ``asgi_apps``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import io
 import os
 import time
 from hashlib import blake2b
+from itertools import cycle
 
-from asgi_apps import BODY, CLIENT_ID, FIELD, REFUSED_BODY, SECRET, is_right
+from asgi_apps import ADDRESSES, BODY, CLIENT_ID, FIELD, REFUSED_BODY, SECRET, is_right
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.wsgi import BasicAuthMiddleware
@@ -30,13 +31,13 @@ def bare(environ, start_response):
 
 
 class Floor:
-    """What ``asgi_apps.Floor`` does, in WSGI, where the server joins fields of one name by a comma."""
+    """Like ``asgi_apps.Floor``. The server has already joined repeated headers with a comma."""
 
-    def __init__(self, app, field: bytes = FIELD) -> None:
+    def __init__(self, app) -> None:
         self.app = app
         self.keyed = blake2b(key=os.urandom(32), digest_size=32)
         keyed = self.keyed.copy()
-        keyed.update(field)
+        keyed.update(FIELD)
         digest = keyed.digest()
         self.table = {digest: (digest, time.monotonic() + 3600, "demo")}
 
@@ -56,31 +57,17 @@ class Floor:
         return self.app(environ, start_response)
 
 
-def ours(app, **overrides):
-    """This middleware, with a key in memory."""
-    settings = Settings(**{"cache_ttl_s": 3600, **overrides})
-    backend = open_backend("memory:", settings=settings)
-    backend.create(client_id=CLIENT_ID, secret=SECRET)
+def ours(app, backend=None, **overrides):
+    """This middleware with its default settings; without ``backend``, with one key in memory."""
+    settings = Settings(**overrides)
+    if backend is None:
+        backend = open_backend("memory:", settings=settings)
+        backend.create(client_id=CLIENT_ID, secret=SECRET)
     return BasicAuthMiddleware(app, backend, settings=settings)
 
 
-def werkzeug(protected: bool = False):
-    """A Werkzeug app that looks at ``request.authorization`` if it is protected."""
-    from werkzeug.wrappers import Request, Response
-
-    @Request.application
-    def app(request):
-        if protected:
-            sent = request.authorization
-            if sent is None or sent.type != "basic" or not is_right(sent.username or "", sent.password or ""):
-                return Response(REFUSED_BODY, 401, {"WWW-Authenticate": 'Basic realm="api"'})
-        return Response(BODY, mimetype="application/json")
-
-    return app
-
-
-def flask(protected: bool = False):
-    """A Flask app with one view; protected: by Flask-HTTPAuth, which is given a plain comparison."""
+def flask(verify=None):
+    """A Flask app with one view, protected by Flask-HTTPAuth if ``verify``."""
     from flask import Flask
     from flask_httpauth import HTTPBasicAuth
 
@@ -88,100 +75,40 @@ def flask(protected: bool = False):
 
     @auth.verify_password
     def check(client_id, secret):
-        return client_id if is_right(client_id, secret) else None
+        return client_id if verify(client_id, secret) else None
 
     def hello():
         return {"hello": "world"}
 
-    app.add_url_rule("/", view_func=auth.login_required(hello) if protected else hello)
+    app.add_url_rule("/", view_func=auth.login_required(hello) if verify else hello)
     return app
-
-
-def django(protected: bool = False):
-    """A Django app with one view of Django REST framework; protected: by its BasicAuthentication."""
-    import logging
-    from types import ModuleType, SimpleNamespace
-
-    from django.conf import settings
-
-    if not settings.configured:
-        settings.configure(
-            ALLOWED_HOSTS=["*"],
-            ROOT_URLCONF=ModuleType("no_urls"),
-            REST_FRAMEWORK={"UNAUTHENTICATED_USER": None},
-            LOGGING_CONFIG=None,
-        )
-        import django as package
-
-        package.setup()
-        logging.getLogger("django.request").setLevel(logging.ERROR)  # a line on stderr for each refusal
-    from django.core.handlers.wsgi import WSGIHandler
-    from django.urls import path
-    from rest_framework.authentication import BasicAuthentication
-    from rest_framework.exceptions import AuthenticationFailed
-    from rest_framework.permissions import IsAuthenticated
-    from rest_framework.renderers import JSONRenderer
-    from rest_framework.response import Response
-    from rest_framework.views import APIView
-
-    class Authentication(BasicAuthentication):
-        def authenticate_credentials(self, userid, password, request=None):
-            if not is_right(userid, password):
-                raise AuthenticationFailed
-            return SimpleNamespace(is_authenticated=True, username=userid), None
-
-    class Hello(APIView):
-        authentication_classes = [Authentication] if protected else []
-        permission_classes = [IsAuthenticated] if protected else []
-        renderer_classes = (JSONRenderer,)
-
-        def get(self, request):
-            return Response({"hello": "world"})
-
-    urls = ModuleType("urls")
-    vars(urls)["urlpatterns"] = [path("", Hello.as_view())]
-
-    class Handler(WSGIHandler):
-        def get_response(self, request):
-            request.urlconf = urls  # each app its own: Django has one set of settings for a process
-            return super().get_response(request)
-
-    return Handler()
 
 
 # --- for servers
 
 
-def bare_app():
-    return bare
+def flask_app():
+    return flask()
 
 
-def flask_httpauth_app():
-    return flask(protected=True)
+def httpauth_flask_app():
+    return flask(is_right)
 
 
-def floor_app():
-    return Floor(bare)
-
-
-def ours_app():
-    return ours(bare)
-
-
-def floor_round_flask_app():
+def floor_flask_app():
     app = flask()
     app.wsgi_app = Floor(app.wsgi_app)
     return app
 
 
-def ours_round_flask_app():
+def ours_flask_app():
     app = flask()
     app.wsgi_app = ours(app.wsgi_app)
     return app
 
 
 def worker_app():
-    """Tells which process answered; keys and settings from the environment."""
+    """Responds with the ID of its process; settings from the environment."""
 
     def app(environ, start_response):
         body = b"%d" % os.getpid()
@@ -191,11 +118,11 @@ def worker_app():
     return BasicAuthMiddleware(app)
 
 
-# --- requests in process
+# --- requests in this process
 
 
 def environ(field: bytes | None = FIELD) -> dict:
-    """What a server makes of curl's request, with or without an Authorization field."""
+    """What a server makes of curl's request, with or without an Authorization header."""
     made = {
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",
@@ -228,19 +155,25 @@ def start_nothing(status, headers, exc_info=None):
 
 
 def request_of(app, field: bytes | None, status: int):
-    """A call that sends one request and reads its body; made only if the answer is the expected one."""
+    """Return a call that sends one request, from each address in turn, and reads the response.
+
+    Raises:
+        RuntimeError: The response has another status.
+    """
     template = environ(field)
+    addresses = cycle([address for address, _ in ADDRESSES])
     statuses = []
 
     def start(line, headers, exc_info=None):
         statuses.append(int(line[:3]))
 
-    consume(app({**template, "wsgi.input": io.BytesIO()}, start))
+    consume(app({**template, "REMOTE_ADDR": next(addresses), "wsgi.input": io.BytesIO()}, start))
     if statuses != [status]:
-        raise RuntimeError(f"{app!r} answered {statuses}, not {status}")
+        raise RuntimeError(f"{app!r} responded with {statuses}, not {status}")
 
     async def call() -> None:
-        consume(app({**template, "wsgi.input": io.BytesIO()}, start_nothing))
+        request = {**template, "REMOTE_ADDR": next(addresses), "wsgi.input": io.BytesIO()}
+        consume(app(request, start_nothing))
 
     return call
 
