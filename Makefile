@@ -64,7 +64,7 @@ fuzz-guided: $(GUIDED_READY) ## Send random input to the parser alone, guided by
 	@mkdir -p .make/fuzz
 	$(BIN)/python -m tests.fuzz.guided -max_len=300 -max_total_time=$$(($(MINUTES) * 60)) .make/fuzz tests/fuzz/corpus
 
-mutate: $(MUTATE_READY) ## List changes to the deciding code that no test detects; MUTANTS='basicauth_mw.auth.excluded_paths*'
+mutate: $(MUTATE_READY) ## List changes to the deciding code that no test detects; MUTANTS='basicauth_mw.auth.path_rules*'
 	set -f; $(BIN)/mutmut run --max-children 2 $(MUTANTS)
 	$(BIN)/mutmut results | grep -v 'not checked' || echo "no survivors"
 

@@ -47,14 +47,15 @@ def create_app(
     """Create the service; the arguments are those of ``BasicAuthMiddleware``.
 
     Raises:
-        ConfigurationError: The configuration is invalid, or has ``exclude`` or ``allow_preflight``. The
-            service does not know which path the client requested, so the proxy has to decide.
+        ConfigurationError: The configuration is invalid, or has ``include``, ``exclude``, ``optional``
+            or ``allow_preflight``. The service does not know which path the client requested, so the proxy
+            has to decide.
     """
     app = _Service(_send_identity, backend, settings=settings, **overrides)
     resolved = app.authenticator.settings
-    if resolved.exclude or resolved.allow_preflight:
+    if resolved.include or resolved.exclude or resolved.optional or resolved.allow_preflight:
         raise ConfigurationError(
-            "exclude and allow_preflight have no effect in forward_auth; "
+            "include, exclude, optional and allow_preflight have no effect in forward_auth; "
             "configure the proxy to skip the check for public paths"
         )
     return app

@@ -44,8 +44,8 @@ _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> None:
     """Record Prometheus metrics for one or more protected apps.
 
-    A request that is authenticated and then refused by ``require_scopes`` counts as both. Excluded paths and
-    preflights are not counted, because no credentials are verified there.
+    A request that is authenticated and then refused by ``require_scopes`` counts as both. Anonymous requests,
+    on open or optional paths, are not counted, because no credentials are verified for them.
 
     Args:
         *protected: A ``BasicAuthMiddleware``, or an app that has one: a FastAPI app after ``install``, a

@@ -47,10 +47,12 @@ except urllib.error.HTTPError as answer:
 
 
 # Appended to a block: every app in it that a server could load, by name or from a factory, must refuse a
-# request without a key. An app is recognized by the parameters of its call.
+# request without a key: on every path, or on those that a comment in the block names. An app is recognized by
+# the parameters of its call.
+ONLY = re.compile(r"# only (/\S+)/\* needs a key")
 CHECK_APPS = """
 
-def _check_apps(names):
+def _check_apps(names, paths):
     import asyncio, inspect
 
     def kind_of(found):
@@ -92,14 +94,21 @@ def _check_apps(names):
             app = app()  # as `flask run` does
         if (kind := kind_of(app)) is not None:
             found += 1
-            for path in ("/hello", "/socket.io/", "/admin/"):
+            for path in paths:
                 status = asyncio.run(status_of(app, path)) if kind == "ASGI" else call(app, path)
                 assert status == 401, f"{name}: {path}: {status} without a key"
     return found
 
 
-_APPS = _check_apps(dict(globals()))
+_APPS = _check_apps(dict(globals()), PATHS)
 """
+
+
+def with_check(code: str) -> str:
+    """A block with the check of its apps."""
+    paths = [f"{folder}/hello" for folder in ONLY.findall(code)] or ["/hello", "/socket.io/", "/admin/"]
+    return code + CHECK_APPS.replace("PATHS", repr(paths))
+
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -131,7 +140,7 @@ def test_python_block_runs(code: str, tmp_path: Path) -> None:
     environ["BASICAUTH_KEYS"] = "demo:p@55w0rd"
 
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code + CHECK_APPS],
+        [sys.executable, "-W", "error", "-c", with_check(code)],
         cwd=tmp_path,
         env=environ,
         capture_output=True,
@@ -487,16 +496,15 @@ def test_an_app_is_imported_without_keys(tmp_path: Path) -> None:
     blocks = [str(code) for each in python_blocks() for code in each.values if "django" not in str(code)]
     together = (
         "import json, sys, types\n"
-        "blocks, check = json.load(sys.stdin)\n"
         "def run(code):\n"
         "    module = sys.modules['app'] = types.ModuleType('app')\n"
-        "    exec(code + check, vars(module))\n"
+        "    exec(code, vars(module))\n"
         "    return module._APPS\n"
-        "print(json.dumps([run(code) for code in blocks]))\n"
+        "print(json.dumps([run(code) for code in json.load(sys.stdin)]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", together],
-        input=json.dumps([blocks, CHECK_APPS]),
+        input=json.dumps([*map(with_check, blocks)]),
         cwd=tmp_path,
         env={**environ, name: value},
         capture_output=True,

@@ -194,7 +194,16 @@ def test_lifespan() -> None:
     assert closed == []
 
 
-@pytest.mark.parametrize("setting", [{"exclude": ["/x"]}, {"allow_preflight": True}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"include": ["/x"]},
+        {"exclude": ["/x"]},
+        {"optional": ["/x"]},
+        {"allow_preflight": True},
+    ],
+    ids=str,
+)
 def test_excluded_paths_and_preflights_are_configuration_errors(
     setting: dict[str, Any], backend: Backend
 ) -> None:

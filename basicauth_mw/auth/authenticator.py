@@ -1,6 +1,6 @@
 """Decide on each request, for all middlewares: ``Authenticator``.
 
-``decide`` returns at once what needs no I/O: an excluded path, a cached key, a throttled client, or a
+``decide`` returns at once what needs no I/O: an open path, a cached key, a throttled client, or a
 malformed header, which the verifier's parser refuses. Anything else is a ``PendingVerification``, which
 ``verify`` or ``averify`` completes. A middleware then calls the app, or sends the ``refusal_response``.
 """
@@ -29,7 +29,7 @@ from ..keys.generated_secrets import ID_PREFIX, generate
 from ..keys.model import ANONYMOUS, Decision, Deny
 from .cache import VerdictCache
 from .configuration import resolve
-from .excluded_paths import ExcludedPaths
+from .path_rules import PathRules
 from .problems import TIMEOUT, Problem, Response, is_refusal, render, request_id_of, to_problem, unwrap_group
 from .runner import arun, run
 from .stats import refusal_stats
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..backends.reader import MetricsHook
     from ..keys.model import Allow
     from ..settings import Overrides, Settings
+    from .path_rules import Access
     from .requests import RequestAdapter
 
 R = TypeVar("R")
@@ -101,8 +102,13 @@ class Authenticator(Generic[R]):
         )
         self.backend.usage.add_hit_source(self._cache.drain_hits)
         self.backend.feed.subscribe(self._cache, keeps_s=settings.cache_ttl_s)
-        self._excluded = ExcludedPaths(settings.exclude, settings.root_path or root_path)
-        self._has_rules = bool(self._excluded or settings.require_https or settings.allow_preflight)
+        self._paths = PathRules(
+            include=settings.include,
+            exclude=settings.exclude,
+            optional=settings.optional,
+            root_path=settings.root_path or root_path,
+        )
+        self._has_rules = self._paths.has_open or settings.require_https or settings.allow_preflight
         self._throttle = FailureThrottle(settings.throttle, settings.throttle_address)
         self._warned_no_address = self._warned_of_root_path = False
         self._unreadable_logged_at = float("-inf")
@@ -113,8 +119,8 @@ class Authenticator(Generic[R]):
         weakref.finalize(self, self.reader.close)  # also at exit
         if self.owns_backend:
             weakref.finalize(self, self.backend.close)
-        if self._excluded:
-            logger.info("open without credentials: %s", ", ".join(map(repr, self._excluded.entries)))
+        for rule in self._paths.describe():
+            logger.info("%s", rule)
 
     # --- before the app
 
@@ -124,7 +130,7 @@ class Authenticator(Generic[R]):
             return decision
         field = self._authorization(request)
         if field is None:
-            return _MISSING
+            return ANONYMOUS if self.is_optional(request) else _MISSING
         throttling = self._throttle.active
         if not throttling and (allow := self._cached(field)) is not None:
             return allow
@@ -136,6 +142,10 @@ class Authenticator(Generic[R]):
             if (allow := self._cached(field)) is not None:
                 return allow
         return self._verifier.parse(field)
+
+    def is_optional(self, request: R) -> bool:
+        """Whether a request without credentials may reach the app as anonymous."""
+        return self._paths.has_optional and self._access(request) == "optional"
 
     def verify(self, pending: PendingVerification) -> Decision:
         """Complete what ``decide`` has returned. Blocks for the backend and for a password hash."""
@@ -172,17 +182,8 @@ class Authenticator(Generic[R]):
     def _exempt_or_https(self, request: R) -> Decision | None:
         """The decision if no credentials are needed, or if they must not be read over plain http."""
         adapter, settings = self._adapter, self.settings
-        if self._excluded:
-            path, root, raw = adapter.path(request)
-            if root and self._excluded.root_path is None and not self._warned_of_root_path:
-                self._warned_of_root_path = True
-                logger.warning(
-                    "the server mounts the app under %r, and routers disagree about the path that is left: "
-                    "nothing is excluded there; set root_path (BASICAUTH_ROOT_PATH) to it",
-                    audit.sanitize(root),
-                )
-            if self._excluded.is_open(path, root=root, raw=raw):
-                return ANONYMOUS
+        if self._paths.has_open and self._access(request) == "open":
+            return ANONYMOUS
         # A real CORS preflight (Fetch standard, section 3.3.2), not any OPTIONS.
         if (
             settings.allow_preflight
@@ -194,6 +195,17 @@ class Authenticator(Generic[R]):
         if settings.require_https and adapter.scheme(request) not in ("https", "wss"):
             return _HTTPS_REQUIRED
         return None
+
+    def _access(self, request: R) -> Access:
+        path, root, raw = self._adapter.path(request)
+        if root and self._paths.root_path is None and not self._warned_of_root_path:
+            self._warned_of_root_path = True
+            logger.warning(
+                "the server mounts the app under %r, and routers disagree about the path that is left: "
+                "every path needs credentials there; set root_path (BASICAUTH_ROOT_PATH) to it",
+                audit.sanitize(root),
+            )
+        return self._paths.access(path, root=root, raw=raw)
 
     # --- throttling
 
@@ -231,14 +243,19 @@ class Authenticator(Generic[R]):
     ) -> Response:
         """The response to an exception of the app; logs it.
 
+        If paths are ``optional``, an anonymous caller who lacks a scope gets the 401 for missing credentials.
+
         Args:
             request: The request as it came in.
             exc: What the app raised before it sent anything.
             client_id: The verified caller; None or empty if there is none.
             log_traceback: Whether the exception ends here, so that no server will log its traceback.
         """
+        is_insufficient = isinstance(unwrap_group(exc), InsufficientScope)
+        if is_insufficient and not client_id and self._paths.has_optional:
+            return self.refusal_response(request, _MISSING)
         request_id = self.request_id(request)
-        if isinstance(unwrap_group(exc), InsufficientScope):
+        if is_insufficient:
             self._count_refusal("insufficient_scope")
             audit.record(
                 "auth.refused",

@@ -34,7 +34,9 @@ PROBLEM: Final = "application/problem+json"
 
 # Settings of the middleware that would let requests bypass it, or remove what CSRF tokens depend on.
 FIXED_SETTINGS: Final[Overrides] = {
+    "include": (),
     "exclude": (),
+    "optional": (),
     "allow_preflight": False,
     "strip_authorization": False,
     "challenge": "always",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from ..auth.excluded_paths import ExcludedPaths
+from ..auth.path_rules import PathRules
 
 if TYPE_CHECKING:
+    from ..auth.path_rules import Access
     from ..settings import Settings
 
     JsonObject = dict[str, Any]
@@ -45,8 +46,9 @@ _FIELD_ERROR: Final = {
 def add_security(document: JsonObject, settings: Settings, *, validation_status: int | None) -> None:
     """Add the security scheme, and to each operation its requirements and the middleware's responses.
 
-    Responses that an operation declares itself are unchanged. An operation on an excluded path needs no key,
-    and only gets the responses to exceptions of the app.
+    Responses that an operation declares itself are unchanged. An operation on an open path needs no key, and
+    only gets the responses to exceptions of the app. On an optional path, it also accepts requests without a
+    key, unless it requires scopes.
 
     Args:
         document: Changed in place.
@@ -69,17 +71,17 @@ def add_security(document: JsonObject, settings: Settings, *, validation_status:
     if validation_status is not None:
         schemas[_VALIDATION] = _validation_schema()
         responses[_VALIDATION] = _response("The request is not valid.", _VALIDATION)
-    excluded = ExcludedPaths(settings.exclude)
+    rules = PathRules(include=settings.include, exclude=settings.exclude, optional=settings.optional)
     has_scopes = not str(document.get("openapi", "")).startswith("3.0")  # 3.0 allows them for OAuth only
     for path, item in document.get("paths", {}).items():
-        is_open = excluded.is_open(path)
+        access = rules.access(path)
         for operation in (item[method] for method in _METHODS if method in item):
-            _require_key(operation, is_open=is_open, has_scopes=has_scopes)
+            _require_key(operation, access, has_scopes=has_scopes)
             if validation_status is not None:
                 _replace_422(operation, validation_status)
             declared: JsonObject = operation.setdefault("responses", {})
             for status in statuses:
-                if not is_open or status in (500, 504):
+                if access != "open" or status in (500, 504):
                     declared.setdefault(str(status), {"$ref": f"#/components/responses/BasicAuth{status}"})
     if validation_status is not None:
         for name in ("HTTPValidationError", "ValidationError"):
@@ -99,16 +101,22 @@ def _statuses(settings: Settings) -> list[int]:
     ]
 
 
-def _require_key(operation: JsonObject, *, is_open: bool, has_scopes: bool) -> None:
-    """Add our scheme to every alternative of an operation's security; remove it on an excluded path."""
+def _require_key(operation: JsonObject, access: Access, *, has_scopes: bool) -> None:
+    """Add our scheme to every alternative of an operation's security; remove it on an open path."""
     declared: list[JsonObject] = operation.get("security", [])
-    others = [rest for each in declared if (rest := {k: v for k, v in each.items() if k != SCHEME})]
-    if is_open:
+    others: list[JsonObject] = []
+    for each in declared:
+        rest = {name: scopes for name, scopes in each.items() if name != SCHEME}
+        if rest and rest not in others:
+            others.append(rest)
+    if access == "open":
         if others or "security" in operation:
             operation["security"] = others
         return
-    scopes = sorted({scope for each in declared for scope in each.get(SCHEME, ())}) if has_scopes else []
-    operation["security"] = [{**rest, SCHEME: scopes} for rest in others or [{}]]
+    scopes = sorted({scope for each in declared for scope in each.get(SCHEME, ())})
+    with_key = [{**rest, SCHEME: scopes if has_scopes else []} for rest in others or [{}]]
+    without_key = (others or [{}]) if access == "optional" and not scopes else []
+    operation["security"] = [*with_key, *without_key]
 
 
 def _replace_422(operation: JsonObject, status: int) -> None:

@@ -50,8 +50,8 @@ def install(
     """Protect an app: every route, the documentation pages, mounted apps and unknown paths.
 
     The configuration is checked immediately; nothing is connected before the app starts. The OpenAPI document
-    gets the security scheme ``HTTPBasic``, which every operation on a path that is not excluded requires, and
-    the responses of the middleware.
+    gets the security scheme ``HTTPBasic``, which every operation on a protected path requires, and the
+    responses of the middleware.
 
     Args:
         app: The app, before it has started. Middleware that you add later runs outside this one.
@@ -126,8 +126,8 @@ CurrentPrincipal.__doc__ = """A dependency that returns the caller, a ``Principa
     @app.get("/me")
     async def me(caller: CurrentPrincipal): ...
 
-On an excluded path it is the anonymous principal, whose ``is_authenticated`` is False. Without the middleware
-it raises RuntimeError.
+On an open path, and on an optional path without a key, it is the anonymous principal, whose
+``is_authenticated`` is False. Without the middleware it raises RuntimeError.
 """
 
 
@@ -140,7 +140,8 @@ def requires(*scopes: str) -> Any:
     """Make a dependency that requires all ``scopes`` and returns the principal.
 
     Use ``dependencies=[requires("read")]`` for a route, a router or an app, or
-    ``caller: Annotated[Principal, requires("read")]``. A missing scope raises ``InsufficientScope``, a 403.
+    ``caller: Annotated[Principal, requires("read")]``. A missing scope raises ``InsufficientScope``, a 403
+    (for an anonymous caller on an optional path, a 401 with a challenge).
 
     Raises:
         ConfigurationError: There is no scope, or an invalid one.

@@ -106,8 +106,8 @@ class _CurrentPrincipal(LocalProxy[Principal]):
     def __doc__(self) -> str:  # type: ignore[override]
         return """The caller of the current request, a ``Principal``.
 
-        On an excluded path it is the anonymous principal, whose ``is_authenticated`` is False. Outside a
-        request, and without the middleware, it raises RuntimeError.
+        On an open path, and on an optional path without a key, it is the anonymous principal, whose
+        ``is_authenticated`` is False. Outside a request, and without the middleware, it raises RuntimeError.
         """
 
 
@@ -116,6 +116,8 @@ current_principal = cast("Principal", _CurrentPrincipal(_principal))
 
 def requires(*scopes: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a view to require all ``scopes``; other callers get a 403. Put it below ``@app.route``.
+
+    On an optional path, an anonymous caller gets a 401 with a challenge.
 
     Raises:
         ConfigurationError: There is no scope, or an invalid one.

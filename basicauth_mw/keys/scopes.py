@@ -18,7 +18,8 @@ def require_scopes(principal: Principal | None, *scopes: str) -> None:
         *scopes: The required scopes.
 
     Raises:
-        InsufficientScope: A scope is missing. If the app does not catch it, the response is a 403.
+        InsufficientScope: A scope is missing. If the app does not catch it, the response is a 403; for an
+            anonymous caller on an optional path, a 401 with a challenge.
 
     Example::
 

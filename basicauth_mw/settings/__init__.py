@@ -52,7 +52,9 @@ class Overrides(TypedDict, total=False):
     """
 
     realm: str
+    include: Iterable[str]
     exclude: Iterable[str]
+    optional: Iterable[str]
     root_path: str | None
     allow_preflight: bool | str
     require_https: bool | str
@@ -95,11 +97,23 @@ class Settings:
 
     backend: str = _option("url", "env:", "URL of the key backend.")
     realm: str = _option("text", "api", "Realm in the challenge of a 401 response.")
+    include: tuple[str, ...] = _option(
+        "list",
+        (),
+        "The only paths that need credentials: /path, or /folder/* for all below it too; empty: every path.",
+    )
     exclude: tuple[str, ...] = _option(
         "list", (), "Paths that need no credentials: exact, or everything below an entry that ends in /*."
     )
+    optional: tuple[str, ...] = _option(
+        "list",
+        (),
+        "Paths that also work without credentials; entries as for exclude. Credentials sent are verified.",
+    )
     root_path: str | None = _option(
-        "path?", None, "Path that an ASGI app is mounted under, as in uvicorn --root-path; used by exclude."
+        "path?",
+        None,
+        "Path that an ASGI app is mounted under, as in uvicorn --root-path; entries of path lists omit it.",
     )
     allow_preflight: bool = _option(
         "switch",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 MAX_SECONDS: Final = 366 * 86400  # every clock and timer used here can represent it
@@ -176,9 +177,14 @@ def is_prefix(prefix: str) -> bool:
     return prefix.isalnum() or all(map(str.isalnum, prefix.split("_")))
 
 
-def path_entry_error(entry: str) -> str:
-    """Say what is wrong with an entry of the ``exclude`` setting; empty if nothing is."""
-    if entry == "/*":
+def path_entry_error(entry: str, *, opens: bool = True) -> str:
+    """Say what is wrong with an entry of a list of paths; empty if nothing is.
+
+    Args:
+        entry: An exact path, or a folder that ends in ``/*``.
+        opens: Whether the list lets in requests without credentials, as ``exclude`` and ``optional`` do.
+    """
+    if opens and entry == "/*":
         return "would open everything: list the paths to open"
     path = entry.removesuffix("/*")
     if not path.startswith("/"):
@@ -197,8 +203,10 @@ def _check_realm(realm: str) -> None:
         raise ValueError("must be encodable as UTF-8")
 
 
-def _check_exclude(entries: tuple[str, ...]) -> None:
-    problems = [f"{entry!r} {problem}" for entry in entries if (problem := path_entry_error(entry))]
+def _check_paths(entries: tuple[str, ...], *, opens: bool = True) -> None:
+    problems = [
+        f"{entry!r} {problem}" for entry in entries if (problem := path_entry_error(entry, opens=opens))
+    ]
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -222,7 +230,9 @@ def _check_prefix(prefix: str) -> None:
 
 CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "realm": _check_realm,
-    "exclude": _check_exclude,
+    "include": partial(_check_paths, opens=False),
+    "exclude": _check_paths,
+    "optional": _check_paths,
     "challenge": _check_challenge,
     "backend": _check_backend,
     "secret_prefix": _check_prefix,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ..auth.discovery import find_authenticator
 from ..errors import ConfigurationError
 from ..keys.credentials import encode_basic
-from ..keys.model import Allow, Deny, Principal
+from ..keys.model import ANONYMOUS, Allow, Deny, Principal
 from ..keys.validation import check_client_id, check_metadata, check_name, check_scopes
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def authenticated_as(
 ) -> Iterator[Principal]:
     """Accept requests without credentials to one app, as the given caller, inside a ``with`` block.
 
-    Everything else works as usual: credentials in a request are verified, excluded paths are anonymous, and
+    Everything else works as usual: credentials in a request are verified, open paths are anonymous, and
     ``require_https`` applies.
 
     The bypass is bound to the process and to the pytest or unittest test that enables it. If it is still
@@ -118,6 +118,8 @@ def authenticated_as(
             )
         decision = original(request)
         if isinstance(decision, Deny) and decision.reason == "missing":
+            return Allow(principal)
+        if decision is ANONYMOUS and authenticator.is_optional(request):
             return Allow(principal)
         return decision
 

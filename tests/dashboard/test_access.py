@@ -95,7 +95,16 @@ def test_a_program_without_a_key_gets_json(visitor: Callable[..., Visitor]) -> N
 
 
 @pytest.mark.proves("X46")
-@pytest.mark.parametrize("setting", [{"exclude": ("/new", "/static/*")}, {"allow_preflight": True}], ids=str)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"include": ("/nothing",)},
+        {"exclude": ("/new", "/static/*")},
+        {"optional": ("/new", "/static/*")},
+        {"allow_preflight": True},
+    ],
+    ids=str,
+)
 def test_no_setting_bypasses_authentication(visitor: Callable[..., Visitor], setting: dict[str, Any]) -> None:
     anonymous = visitor(authorization="Basic eDp5", **setting)
     preflight = {"Origin": BASE, "Access-Control-Request-Method": "POST"}
@@ -103,6 +112,8 @@ def test_no_setting_bypasses_authentication(visitor: Callable[..., Visitor], set
     assert anonymous.get("/new").status_code == 401
     assert anonymous.get("/static/dashboard.js").status_code == 401
     assert anonymous.request("OPTIONS", "/new", headers=preflight).status_code == 401
+    anonymous.authorization = None
+    assert anonymous.get("/new").status_code == 401
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/nothing"])

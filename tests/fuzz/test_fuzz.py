@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw.auth import excluded_paths as exclude
 from basicauth_mw.auth import verifier
+from basicauth_mw.auth.path_rules import PathRules
 from basicauth_mw.errors import MalformedCredentials
 from basicauth_mw.keys import credentials
 from basicauth_mw.keys.credentials import Credentials, parse_basic
@@ -122,12 +122,12 @@ def test_a_faulty_parser_is_found(
 @pytest.mark.parametrize("harmless", ["//", r"/\.\.", ";", "%", r"\\", "\x00"])
 def test_an_open_path_is_found(monkeypatch: pytest.MonkeyPatch, target: fuzz.Target, harmless: str) -> None:
     """An unusual path that is excluded by mistake."""
-    is_open = exclude.ExcludedPaths.is_open
+    access = PathRules.access
 
-    def careless(self: exclude.ExcludedPaths, path: str, *, root: str = "", raw: bytes = b"") -> bool:
-        return is_open(self, re.sub(harmless, "/x", path) if path.startswith("/docs/") else path, root=root)
+    def careless(self: PathRules, path: str, *, root: str = "", raw: bytes = b"") -> str:
+        return access(self, re.sub(harmless, "/x", path) if path.startswith("/docs/") else path, root=root)
 
-    monkeypatch.setattr(exclude.ExcludedPaths, "is_open", careless)
+    monkeypatch.setattr(PathRules, "access", careless)
     failure = found(target, "1")
 
     assert isinstance(failure, fuzz.Failure)

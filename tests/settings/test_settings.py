@@ -30,7 +30,9 @@ def row(name: str, *values: object) -> Any:
 TABLE: list[tuple[str, Any, str, Any]] = [
     ("backend", "env:", "sqlite:///keys.db", "sqlite:///keys.db"),
     ("realm", "api", "Der Schlüssel", "Der Schlüssel"),
+    ("include", (), "/api, /v1/*", ("/api", "/v1/*")),
     ("exclude", (), "/health, /docs/* ,", ("/health", "/docs/*")),
+    ("optional", (), "/feed", ("/feed",)),
     ("root_path", None, "/api", "/api"),
     ("allow_preflight", False, "on", True),
     ("require_https", False, "TRUE", True),
@@ -238,6 +240,8 @@ def test_unreadable_files_are_problems(tmp_path: Path) -> None:
         ("BASICAUTH_BACKEND_URL", "backend"),
         ("BASICAUTH_BACKEND_DEADLINE", "backend_deadline_s"),
         ("BASICAUTH_EXCLUDES", "exclude"),
+        ("BASICAUTH_INCLUDED", "include"),
+        ("BASICAUTH_OPTIONALS", "optional"),
         ("BASICAUTH_REQUIRE_HTTP", "require_https"),
         ("BASICAUTH_PEPPERS", "pepper"),
         ("BASICAUTH_PEPER_FILE", "pepper"),
@@ -339,9 +343,12 @@ BAD_VALUES = [
     ),
     *(row(f"list-{value!r}", "exclude", value) for value in (1, None, [1], ["/a", None], b"/a")),
     *(
-        row(f"exclude-{value}", "exclude", value)
-        for value in ("health", "/*", "/a/../b", "/a*", "/a//b", "/a?b")
+        row(f"{name}-{value}", name, value)
+        for name in ("include", "exclude", "optional")
+        for value in ("health", "*", "/a/../b", "/a*", "/a//b", "/a?b")
     ),
+    row("exclude-all", "exclude", "/*"),
+    row("optional-all", "optional", "/*"),
     *(
         row(f"realm-{value!r}", "realm", value)
         for value in ("a\r\nb", "a\0", "\x1f", "\x7f", "\x85", "\ud800", None)

@@ -117,10 +117,10 @@ class DjangoRequest:
 class BasicAuthMiddleware:
     """Requires a valid API key for every request.
 
-    A view finds the caller in ``request.principal``, a ``Principal`` that is anonymous on an excluded path.
-    ``request.user`` is not changed. If a view raises an exception, the response is a JSON problem, unless
-    Django handles the exception itself (``Http404`` and others), the project has a ``handler500``, or
-    ``DEBUG`` is on.
+    A view finds the caller in ``request.principal``, a ``Principal`` that is anonymous on an open path, and
+    on an optional path without a key. ``request.user`` is not changed. If a view raises an exception, the
+    response is a JSON problem, unless Django handles the exception itself (``Http404`` and others), the
+    project has a ``handler500``, or ``DEBUG`` is on.
 
     ``REMOTE_USER`` and ``AUTH_TYPE`` are removed from ``request.META``, unless ``set_user`` is off.
 

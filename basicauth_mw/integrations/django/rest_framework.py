@@ -76,11 +76,11 @@ class ApiUser:
 class PrincipalAuthentication(BaseAuthentication):
     """Sets ``request.user`` to an ``ApiUser`` and ``request.auth`` to its ``Principal``.
 
-    The middleware has already verified the key. On an excluded path the request is not authenticated.
+    The middleware has already verified the key. An anonymous request is not authenticated.
     """
 
     def authenticate(self, request: Request) -> tuple[ApiUser, Principal] | None:
-        """The user and the principal; None on an excluded path.
+        """The user and the principal; None for an anonymous request.
 
         Raises:
             RuntimeError: The middleware did not process the request.

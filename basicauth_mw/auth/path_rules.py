@@ -1,0 +1,144 @@
+"""Which paths need credentials: the settings ``include``, ``exclude`` and ``optional``.
+
+Doubt protects. ``exclude`` and ``optional`` let requests in without credentials, so they match narrowly.
+``include`` leaves all other paths open, so it matches widely: also what some routers treat as the same path.
+An ambiguous path is always protected.
+
+The path is the one that the app's router will use: decoded, as the server gives it, below the mount point. It
+is never rebuilt from a URL or the Host header, never normalised, and never matched by a regular expression.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, Literal
+
+from ..settings.values import AMBIGUOUS_PATH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    Access = Literal["protected", "optional", "open"]
+
+# ``AMBIGUOUS_PATH`` for the path as sent, in which characters may still be encoded: / \ . % NUL ? # ; and
+# from which some servers have removed what looks like a fragment.
+_AMBIGUOUS_RAW: Final = re.compile(
+    rb"//|/\.{1,2}(?:/|\Z)|[;\\#\x00-\x1f\x7f]|%(?:2f|5c|2e|25|00|3f|23|3b)", re.IGNORECASE
+)
+
+
+class PathRules:
+    """The rules of one middleware.
+
+    If several rules match a path, ``optional`` takes precedence over ``exclude``, and that over ``include``.
+
+    Args:
+        include: Paths that need credentials; if there are any, all others are open. Each is ``/path``, with
+            or without a final slash, or ``/folder/*`` for a folder and everything below it, in any case.
+        exclude: Open paths. Each is ``/exact/path``, or ``/folder/*`` for everything below ``/folder/``.
+        optional: As for ``exclude``: paths where credentials are verified if a request has any.
+        root_path: The mount point of the app, as configured; None if it is unknown.
+
+    Attributes:
+        has_open: Whether any path is open.
+        has_optional: Whether credentials are optional on any path.
+        root_path: As configured.
+    """
+
+    def __init__(
+        self,
+        *,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        optional: Iterable[str] = (),
+        root_path: str | None = None,
+    ) -> None:
+        self._entries = {"include": tuple(include), "exclude": tuple(exclude), "optional": tuple(optional)}
+        self._include = _WideEntries(self._entries["include"])
+        self._exclude = _NarrowEntries(self._entries["exclude"])
+        self._optional = _NarrowEntries(self._entries["optional"])
+        self.has_open = bool(self._entries["include"] or self._entries["exclude"])
+        self.has_optional = bool(self._entries["optional"])
+        self.root_path = root_path
+
+    def access(self, path: str, *, root: str | None = None, raw: bytes = b"") -> Access:
+        """Whether a request needs credentials.
+
+        Args:
+            path: The decoded path, as the server gives it.
+            root: The mount point as an ASGI server gives it, which may be a part of ``path``; None if
+                ``path`` is below the mount point, as in WSGI.
+            raw: The path as sent, checked as well; empty if the server does not provide it.
+
+        Returns:
+            ``protected``: it needs credentials. ``optional``: they are verified if there are any. ``open``:
+            they are not read.
+        """
+        if not path.startswith("/") or AMBIGUOUS_PATH.search(path) or _AMBIGUOUS_RAW.search(raw):
+            return "protected"
+        below = path if root is None else self._below(path, root)
+        if below is None:
+            return "protected"
+        if below in self._optional:
+            return "optional"
+        if below in self._exclude or (self._entries["include"] and below not in self._include):
+            return "open"
+        return "protected"
+
+    def describe(self) -> Iterator[str]:
+        """One sentence for each rule that lets in requests without credentials, for logs."""
+        texts = {
+            "include": "open without credentials: every path except {}",
+            "exclude": "open without credentials: {}",
+            "optional": "credentials are optional: {}",
+        }
+        for name, entries in self._entries.items():
+            if entries:
+                yield texts[name].format(", ".join(map(repr, entries)))
+
+    def _below(self, path: str, root: str) -> str | None:
+        """The path below the mount point; None if two routers could disagree about it.
+
+        Starlette removes the mount point, other frameworks route the whole path, and with some servers the
+        client decides what the mount point is. So only the configured one counts, and only if all routers
+        agree on the remaining path.
+        """
+        mount = self.root_path
+        if mount is None:
+            return None if root else path
+        if root not in ("", mount):
+            return None
+        if path.startswith(f"{mount}/"):
+            return path[len(mount) :]
+        return None if mount.casefold() in path.casefold() else path
+
+
+class _NarrowEntries:
+    """Matches a path exactly, and everything below a folder."""
+
+    def __init__(self, entries: tuple[str, ...]) -> None:
+        self._exact = frozenset(entry for entry in entries if not entry.endswith("/*"))
+        self._folders = tuple(entry[:-1] for entry in entries if entry.endswith("/*"))
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._exact or any(
+            path.startswith(folder) and path != folder for folder in self._folders
+        )
+
+
+class _WideEntries:
+    """Matches a path with or without a final slash, and a folder with everything below it, in any case.
+
+    Routers redirect ``/api`` to ``/api/`` or serve both, and some serve ``/API``.
+    """
+
+    def __init__(self, entries: tuple[str, ...]) -> None:
+        paths = [entry.casefold().removesuffix("/*").removesuffix("/") for entry in entries]
+        self._exact = frozenset(each for path in paths for each in (path, f"{path}/"))
+        self._folders = tuple(
+            f"{path}/" for path, entry in zip(paths, entries, strict=True) if entry.endswith("/*")
+        )
+
+    def __contains__(self, path: str) -> bool:
+        folded = path.casefold()
+        return folded in self._exact or folded.startswith(self._folders)
