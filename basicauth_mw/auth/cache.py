@@ -22,7 +22,6 @@ from ..runtime.fork import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from ..keys.model import Allow
 
@@ -42,7 +41,7 @@ class _Entry:
     __slots__ = ("client", "expires_at", "reported", "secret_created_at", "until", "used_at")
 
     def __init__(
-        self, client: _Client, secret_created_at: datetime, until: float, expires_at: float | None
+        self, client: _Client, secret_created_at: int, until: float, expires_at: float | None
     ) -> None:
         self.client = client
         self.secret_created_at = secret_created_at
@@ -57,12 +56,12 @@ class CacheHit(NamedTuple):
 
     Attributes:
         client_id: The client.
-        secret_created_at: When its secret was created, which identifies it.
+        secret_created_at: When its secret was created, in microseconds, which identifies it.
         ago_s: Seconds since the use.
     """
 
     client_id: str
-    secret_created_at: datetime
+    secret_created_at: int
     ago_s: float
 
 
@@ -162,8 +161,8 @@ class VerdictCache:
         field: bytes,
         allow: Allow,
         *,
-        secret_created_at: datetime,
-        expires_at: datetime | None,
+        secret_created_at: int,
+        expires_at: float | None,
         stamp: LookupStamp,
     ) -> None:
         """Cache a verified credential, unless anything was invalidated since the stamp.
@@ -172,7 +171,7 @@ class VerdictCache:
             field: The header value that was verified.
             allow: The verdict.
             secret_created_at: Which of the client's secrets it holds.
-            expires_at: When the key or the secret expires, whichever is sooner.
+            expires_at: When the key or the secret expires, whichever is sooner, in seconds since the epoch.
             stamp: From before the lookup. The age of the entry counts from then.
         """
         if not self.enabled:
@@ -192,9 +191,7 @@ class VerdictCache:
             client = self._client(allow)
             client.entries += 1
             until = stamp.at + self._ttl_s
-            self._entries[digest] = _Entry(
-                client, secret_created_at, until, expires_at.timestamp() if expires_at else None
-            )
+            self._entries[digest] = _Entry(client, secret_created_at, until, expires_at)
 
     def invalidate(self, client_id: str) -> None:
         """End every entry of one client at once."""

@@ -1,30 +1,30 @@
 """Run a pending verification to its decision, on a thread or on an event loop.
 
-The verifier is a generator that yields effects. The two drivers perform them with a ``StoreReader`` and
-differ only in ``await``. Equal verifications that run at the same time share one.
+The verification itself does no I/O. The two drivers perform its lookup and its password hash with a
+``StoreReader`` and differ only in ``await``. Equal verifications that run at the same time share one.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ..backends.passwords import PASSWORD_LIMIT_S
 from ..errors import BackendError
 from ..keys.model import Allow
-from .verifier import Lookup
+from .verifier import VerifyPassword
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from ..backends.reader import StoreReader
     from ..keys.model import Decision
-    from .verifier import Effect, PendingVerification, Steps
+    from .verifier import PendingVerification
 
 
 def run(check: PendingVerification, reader: StoreReader) -> Decision:
     """Run a verification within the deadline, blocking."""
-    return _count_allow(_run_shared(check, reader), reader)
+    decision = _run_inline(check, reader)
+    return _count_allow(_run_shared(check, reader) if decision is None else decision, reader)
 
 
 async def arun(check: PendingVerification, reader: StoreReader) -> Decision:
@@ -33,12 +33,29 @@ async def arun(check: PendingVerification, reader: StoreReader) -> Decision:
     return _count_allow(await _arun_shared(check, reader) if decision is None else decision, reader)
 
 
+def _run_inline(check: PendingVerification, reader: StoreReader) -> Decision | None:
+    """Run a verification that needs only a lookup that cannot wait; None if it may need more.
+
+    It needs no sharing: it takes less time than to find out whether an equal one runs.
+    """
+    if not reader.may_run_inline(for_password=not check.is_generated):
+        return None
+    try:
+        decision = check.decide(reader.lookup_inline(check.client_id))
+    except BlockingIOError:
+        return None
+    except BackendError as exc:
+        return check.failed(exc)
+    # None: the first password hash was stored since may_run_inline.
+    return None if isinstance(decision, VerifyPassword) else decision
+
+
 def _run_shared(check: PendingVerification, reader: StoreReader) -> Decision:
     ends_at = reader.deadline()
 
     def verify() -> Decision:
         # Another verification may have filled the cache before this one became the shared one.
-        return check.cached() or _run(iter(check), partial(_perform, reader, ends_at))
+        return check.cached() or _run(check, reader, ends_at)
 
     if check.share_key is None:
         return verify()
@@ -53,7 +70,7 @@ async def _arun_shared(check: PendingVerification, reader: StoreReader) -> Decis
     ends_at = reader.deadline()
 
     def verify() -> Awaitable[Decision]:
-        return _arun(iter(check), partial(_aperform, reader, ends_at))
+        return _arun(check, reader, ends_at)
 
     if check.share_key is None:
         return await verify()
@@ -66,17 +83,26 @@ async def _arun_shared(check: PendingVerification, reader: StoreReader) -> Decis
     return shared
 
 
-def _run_inline(check: PendingVerification, reader: StoreReader) -> Decision | None:
-    """Run a verification that needs only a lookup that cannot wait; None if it may need more.
-
-    It needs no sharing: nothing else runs on this thread between its steps.
-    """
-    if not reader.may_run_inline(for_password=not check.is_generated):
-        return None
+def _run(check: PendingVerification, reader: StoreReader, ends_at: float) -> Decision:
     try:
-        return _run(iter(check), partial(_perform_inline, reader))
-    except BlockingIOError:
-        return None
+        found = reader.lookup(check.client_id, ends_at, for_password=not check.is_generated)
+        decision = check.decide(found)
+        if isinstance(decision, VerifyPassword):
+            decision = decision.conclude(reader.passwords.verify(decision.secret, decision.hashes))
+    except BackendError as exc:
+        return check.failed(exc)
+    return decision
+
+
+async def _arun(check: PendingVerification, reader: StoreReader, ends_at: float) -> Decision:
+    try:
+        found = await reader.alookup(check.client_id, ends_at, for_password=not check.is_generated)
+        decision = check.decide(found)
+        if isinstance(decision, VerifyPassword):
+            decision = decision.conclude(await reader.passwords.averify(decision.secret, decision.hashes))
+    except BackendError as exc:
+        return check.failed(exc)
+    return decision
 
 
 def _wait_limit(check: PendingVerification, ends_at: float) -> float:
@@ -88,57 +114,3 @@ def _count_allow(decision: Decision, reader: StoreReader) -> Decision:
     if reader.metrics is not None and type(decision) is Allow:
         reader.metrics.allowed()
     return decision
-
-
-# --- perform one effect
-
-
-def _perform(reader: StoreReader, ends_at: float, effect: Effect) -> object:
-    if isinstance(effect, Lookup):
-        return reader.lookup(effect.client_id, ends_at, for_password=effect.for_password)
-    return reader.passwords.verify(effect.secret, effect.hashes)
-
-
-async def _aperform(reader: StoreReader, ends_at: float, effect: Effect) -> object:
-    if isinstance(effect, Lookup):
-        return await reader.alookup(effect.client_id, ends_at, for_password=effect.for_password)
-    return await reader.passwords.averify(effect.secret, effect.hashes)
-
-
-def _perform_inline(reader: StoreReader, effect: Effect) -> object:
-    if isinstance(effect, Lookup):
-        return reader.lookup_inline(effect.client_id)
-    raise BlockingIOError  # the first password hash was stored since may_run_inline
-
-
-# --- drive the generator
-
-
-def _run(steps: Steps, perform: Callable[[Effect], object]) -> Decision:
-    try:
-        effect = next(steps)
-        while True:
-            try:
-                result = perform(effect)
-            except BackendError as exc:
-                effect = steps.throw(exc)  # the verifier decides what an outage means
-            except StopIteration:
-                raise RuntimeError("a step was not performed") from None  # or it would pass for a decision
-            else:
-                effect = steps.send(result)
-    except StopIteration as done:
-        return cast("Decision", done.value)
-
-
-async def _arun(steps: Steps, perform: Callable[[Effect], Awaitable[object]]) -> Decision:
-    try:
-        effect = next(steps)
-        while True:
-            try:
-                result = await perform(effect)
-            except BackendError as exc:
-                effect = steps.throw(exc)
-            else:
-                effect = steps.send(result)
-    except StopIteration as done:
-        return cast("Decision", done.value)

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from types import EllipsisType
 
+    from .codec import StoredSecret
+
 logger = logging.getLogger("basicauth_mw")
 
 PAGE_SIZE: Final = 500
@@ -462,7 +464,7 @@ class Backend:
 
     # --- verify
 
-    def on_verified(self, client_id: str, stored: Secret, secret: str) -> None:
+    def on_verified(self, client_id: str, stored: StoredSecret, secret: str) -> None:
         """Record a verified secret. Called on the request path: touches memory only.
 
         Args:

@@ -5,8 +5,8 @@ is not part of it: it is written separately, so that it never competes with a ch
 
 How long a refusal takes must not reveal whether an id exists, or what its key holds. So decoding has two
 stages: a lookup decodes the secrets alone (``StoredRecord``), found without parsing the rest of the text.
-Only the right secret decodes the rest (``StoredRecord.load_key``). A wrong secret decodes the rest of a decoy
-instead, and an unknown id a whole decoy.
+Only the right secret decodes the rest (``StoredRecord.load_state``). A wrong secret decodes the rest of a
+decoy instead, and an unknown id a whole decoy.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from json.encoder import encode_basestring as _quoted
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -23,7 +24,7 @@ from ..keys.validation import check_depth
 from .base import LastUse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FORMAT = 1
 
@@ -31,17 +32,20 @@ FORMAT = 1
 MAX_RECORD = 65_536
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_decode = json.JSONDecoder().raw_decode  # json.loads without detecting encodings and skipping whitespace
+# json.loads without detecting encodings and skipping whitespace. It raises StopIteration where text ends.
+_decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 _WHITESPACE = " \t\n\r"
 _SECRETS = ',"secrets":['
 
 # What decoding a damaged record may raise.
-_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, StopIteration)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MINUTE = timedelta(minutes=1)
+_FIRST_TIME = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST_TIME = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
 def dump_key(key: Key) -> str:
@@ -69,11 +73,34 @@ def _dump_secret(secret: Secret) -> str:
 
 
 class StoredSecret(NamedTuple):
-    """One secret of a stored record; its times are decoded with the rest of the key."""
+    """One secret as it is stored. Its times are in microseconds since the epoch.
+
+    Those of a ``StoredRecord`` are checked by its ``load_state``.
+    """
 
     hash: str
-    created: object
-    expires: object
+    created_at: int
+    expires_at: int | None
+
+
+class KeyState(NamedTuple):
+    """What decides on a request whose secret is verified, and what the app sees.
+
+    Attributes:
+        name: The name of the key.
+        scopes: Its scopes.
+        metadata: Its metadata.
+        is_revoked: Whether it was revoked.
+        is_disabled: Whether it is disabled.
+        expires_at: In microseconds since the epoch; None means never.
+    """
+
+    name: str
+    scopes: frozenset[str]
+    metadata: Mapping[str, Any]
+    is_revoked: bool
+    is_disabled: bool
+    expires_at: int | None
 
 
 class StoredRecord(NamedTuple):
@@ -89,42 +116,69 @@ class StoredRecord(NamedTuple):
     secrets: tuple[StoredSecret, ...]
     details: str
 
-    def load_key(self) -> Key:
-        """Decode the rest.
+    def load_state(self) -> KeyState:
+        """Decode and check the rest.
 
         Raises:
             UnreadableRecord: The record is damaged.
         """
+        return self._load()[0]
+
+    def load_key(self) -> Key:
+        """The whole key. Raises as ``load_state`` does."""
+        state, record = self._load()
+        return Key(
+            self.client_id,
+            state.name,
+            state.scopes,
+            from_microseconds(record["created"]),
+            _or_none(state.expires_at),
+            _or_none(record.get("revoked")),
+            state.is_disabled,
+            None,
+            state.metadata,
+            tuple(
+                [
+                    Secret(hashed, from_microseconds(created), _or_none(expires))
+                    for hashed, created, expires in self.secrets
+                ]
+            ),
+            record["n"],
+        )
+
+    def _load(self) -> tuple[KeyState, dict[str, Any]]:
         try:
             record = _members(self.details, self.client_id)
             if record["secrets"] is not None:  # a second list, hidden from the first stage
                 raise ValueError
             name, version, scopes = record["name"], record["n"], record["scopes"]
             disabled, metadata = record.get("disabled", False), record.get("meta", {})
+            expires, revoked = record.get("expires"), record.get("revoked")
             if (type(name), type(version), type(scopes), type(disabled), type(metadata)) != _TYPES:
                 raise TypeError
             if not _TEXT_ONLY.issuperset(map(type, scopes)):
                 raise TypeError
-            return Key(
-                self.client_id,
-                name,
-                frozenset(scopes),
-                _datetime(record["created"]),
-                _datetime_or_none(record.get("expires")),
-                _datetime_or_none(record.get("revoked")),
-                disabled,
-                None,
-                metadata,
-                tuple(
-                    [
-                        Secret(hashed, _datetime(created), _datetime_or_none(expires))
-                        for hashed, created, expires in self.secrets
-                    ]
-                ),
-                version,
-            )
+            for time in (record["created"], *[each.created_at for each in self.secrets]):
+                _check_time(time)
+            for time in (expires, revoked, *[each.expires_at for each in self.secrets]):
+                if time is not None:
+                    _check_time(time)
         except _DAMAGE as exc:
             raise _unreadable(self.client_id, exc) from None
+        state = KeyState(name, _shared(tuple(scopes)), metadata, revoked is not None, disabled, expires)
+        return state, record
+
+
+def state_of(key: Key) -> KeyState:
+    """What decides on a request, of a key that is already decoded."""
+    expires_at = None if key.expires_at is None else to_microseconds(key.expires_at)
+    return KeyState(key.name, key.scopes, key.metadata, key.revoked_at is not None, key.disabled, expires_at)
+
+
+def stored_secret(secret: Secret) -> StoredSecret:
+    """A secret as it is stored."""
+    expires_at = None if secret.expires_at is None else to_microseconds(secret.expires_at)
+    return StoredSecret(secret.hash, to_microseconds(secret.created_at), expires_at)
 
 
 def load_record(text: str | bytes, client_id: str) -> StoredRecord:
@@ -166,7 +220,7 @@ def load_record(text: str | bytes, client_id: str) -> StoredRecord:
 def load_for_lookup(text: str | bytes | None, client_id: str) -> StoredRecord | None:
     """``load_record`` of what a lookup has found; for an unknown id (None) it decodes a decoy instead."""
     if text is None:
-        load_key(_DECOY_RECORD, _DECOY_ID)
+        load_record(_DECOY_RECORD, _DECOY_ID).load_state()
         return None
     return load_record(text, client_id)
 
@@ -185,8 +239,8 @@ def load_key(text: str | bytes, client_id: str) -> Key:
 
 
 def load_decoy_details() -> None:
-    """Do the work of ``StoredRecord.load_key`` for a record of usual size."""
-    _DECOY.load_key()
+    """Do the work of ``StoredRecord.load_state`` for a record of usual size."""
+    _DECOY.load_state()
 
 
 def as_key(found: Key | StoredRecord | None) -> Key | None:
@@ -225,14 +279,19 @@ _TYPES = (str, int, list, bool, dict)
 _TEXT_ONLY = frozenset({str})
 
 
-def _datetime(microseconds: object) -> datetime:
-    if type(microseconds) is not int:
+def _check_time(microseconds: object) -> None:
+    if type(microseconds) is not int or not _FIRST_TIME <= microseconds <= _LAST_TIME:
         raise TypeError
-    return _EPOCH + microseconds * _MICROSECOND
 
 
-def _datetime_or_none(microseconds: object) -> datetime | None:
-    return None if microseconds is None else _datetime(microseconds)
+def _or_none(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else from_microseconds(microseconds)
+
+
+@lru_cache(maxsize=256)
+def _shared(scopes: tuple[str, ...]) -> frozenset[str]:
+    """The set of these scopes, of which equal keys share one: it takes 216 bytes or more."""
+    return frozenset(scopes)
 
 
 def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[LastUse]:
@@ -263,6 +322,11 @@ def _unreadable(client_id: str, exc: Exception) -> UnreadableRecord:
 def to_microseconds(time: datetime) -> int:
     """Since the epoch."""
     return (time - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(microseconds: int) -> datetime:
+    """The time, in UTC."""
+    return _EPOCH + microseconds * _MICROSECOND
 
 
 def to_minutes(time: datetime) -> int:

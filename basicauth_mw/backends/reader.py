@@ -131,12 +131,14 @@ class StoreReader:
 
     def lookup_inline(self, client_id: str) -> Key | StoredRecord | None:
         """``lookup`` in a store that cannot wait. Raises ``BlockingIOError`` if it has to after all."""
+        if self._get_nowait is None:
+            raise BlockingIOError
         try:
-            found = self._read_nowait(client_id)
+            found = self._get_nowait(client_id)
+        except BlockingIOError:
+            raise
         except Exception as exc:
             raise self.failed(exc) from None
-        if found is _WOULD_BLOCK:
-            raise BlockingIOError
         return self._check_found(found, client_id)
 
     def lookup(

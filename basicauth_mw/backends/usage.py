@@ -21,16 +21,19 @@ from ..keys.hashing import salt_of
 from ..runtime.background import BackgroundThread
 from ..runtime.fork import after_fork
 from . import LastUse, Store, UsageStore
+from .codec import from_microseconds
 from .writes import change_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ..keys.hashing import Hasher
-    from ..keys.model import Key, Secret
+    from ..keys.model import Key
+    from .codec import StoredSecret
 
-    SecretRef = tuple[str, datetime]  # client ID, and when the secret was created
-    HitSource = Callable[[], Iterable[tuple[str, datetime, float]]]  # client ID, secret, seconds ago
+    # Client ID, and when the secret was created: in microseconds, as the hash of a datetime takes long.
+    SecretRef = tuple[str, int]
+    HitSource = Callable[[], Iterable[tuple[str, int, float]]]  # client ID, secret, seconds ago
 
 V = TypeVar("V")
 
@@ -72,7 +75,7 @@ class UsageRecorder:
         after_fork(self._reset)
         _instances.add(self)
 
-    def record_use(self, client_id: str, stored: Secret, secret: str) -> None:
+    def record_use(self, client_id: str, stored: StoredSecret, secret: str) -> None:
         """Record that a secret was verified. Called on the request path: touches memory only."""
         ref = (client_id, stored.created_at)
         if self._usage is not None:
@@ -182,7 +185,9 @@ class UsageRecorder:
         while left and self._usage is not None:
             batch = left[:MAX_BATCH]
             uses = [
-                LastUse(client_id, created_at, datetime.fromtimestamp(minute * _MINUTE_S, UTC))
+                LastUse(
+                    client_id, from_microseconds(created_at), datetime.fromtimestamp(minute * _MINUTE_S, UTC)
+                )
                 for (client_id, created_at), minute in batch
             ]
             try:

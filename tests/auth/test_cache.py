@@ -18,7 +18,7 @@ from basicauth_mw.keys.credentials import MAX_FIELD_BYTES, encode_basic
 from basicauth_mw.keys.model import Allow, Principal
 from tests.waiting import Clock
 
-MADE = datetime(2025, 1, 1, tzinfo=UTC)
+MADE = 1_735_689_600_000_000
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def allow(client_id: str = "a", *scopes: str) -> Allow:
 
 
 def put(cache: VerdictCache, value: bytes, verdict: Allow, expires_at: datetime | None = None) -> None:
-    cache.put(value, verdict, secret_created_at=MADE, expires_at=expires_at, stamp=cache.stamp())
+    ends = None if expires_at is None else expires_at.timestamp()
+    cache.put(value, verdict, secret_created_at=MADE, expires_at=ends, stamp=cache.stamp())
 
 
 @pytest.mark.proves("X2", "X16")

@@ -23,7 +23,7 @@ import pytest
 
 from basicauth_mw import Backend, Principal, Secret, Settings
 from basicauth_mw.auth.cache import VerdictCache
-from basicauth_mw.auth.verifier import PendingVerification, Verifier
+from basicauth_mw.auth.verifier import PendingVerification, Verifier, VerifyPassword
 from basicauth_mw.backends.change_feed import ChangeFeed
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable, KeyRevoked
@@ -32,7 +32,6 @@ from basicauth_mw.keys.model import Allow, Decision, Deny, Key, utcnow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from basicauth_mw.auth.verifier import Steps
     from basicauth_mw.backends import Changes
 
 SEQUENCES = 10_000
@@ -89,7 +88,7 @@ class Request:
 
     process: Process
     credential: Credential
-    steps: Steps
+    check: PendingVerification
     epoch: int
     began_s: float
     read: tuple[Key | None] | None = None
@@ -177,9 +176,7 @@ class World:
             return
         check = process.verifier.parse(credential.field)
         assert isinstance(check, PendingVerification)
-        steps = iter(check)
-        next(steps)
-        self.under_way.append(Request(process, credential, steps, *process.cache.stamp()))
+        self.under_way.append(Request(process, credential, check, *process.cache.stamp()))
 
     def proceed(self) -> None:
         if not self.under_way:
@@ -192,15 +189,13 @@ class World:
                 request.read = (self.store.get(request.credential.client_id),)
             return
         self.under_way.remove(request)
-        try:
-            if request.failed:
-                request.steps.throw(BackendUnavailable("away"))
-            elif request.read is not None:
-                request.steps.send(request.read[0])
-        except StopIteration as done:
-            self._check_looked_up(request, done.value)
+        if request.failed:
+            decision = request.check.failed(BackendUnavailable("away"))
         else:
-            raise AssertionError("generated secrets need one lookup and nothing else")
+            assert request.read is not None
+            decision = request.check.decide(request.read[0])
+        assert not isinstance(decision, VerifyPassword), "generated secrets need one lookup and nothing else"
+        self._check_looked_up(request, decision)
 
     def poll(self) -> None:
         process = self.random.choice(self.processes)

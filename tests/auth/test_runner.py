@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,9 @@ import pytest
 
 from basicauth_mw import Backend, Key, Secret, Settings, encode_basic
 from basicauth_mw.asgi import BasicAuthMiddleware
-from basicauth_mw.auth import runner
-from basicauth_mw.auth.verifier import PendingVerification
 from basicauth_mw.backends import passwords
 from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import hash_password
 from basicauth_mw.keys.model import ANONYMOUS
@@ -312,22 +312,44 @@ def test_the_first_password_works_at_once() -> None:
     asyncio.run(main())
 
 
+class Stopped(MemoryStore):
+    """A store whose lookups raise ``StopIteration`` out of the handling of their failure."""
+
+    get_nowait = None  # type: ignore[assignment]
+
+    def get(self, _client_id: str, /) -> Key | None:
+        raise BackendUnavailable("away")
+
+
 @pytest.mark.proves("F34")
-def test_no_stop_iteration_becomes_a_verdict(authenticator: BasicAuthMiddleware) -> None:
-    """For example, if a filter of the logging configuration raises it while an effect is performed."""
-    check = authenticator.authenticator.decide(http_scope(encode_basic("ci", SECRET)))
-    assert isinstance(check, PendingVerification)
+def test_no_stop_iteration_becomes_a_verdict() -> None:
+    """For example, if a filter of the logging configuration raises it while a lookup is performed."""
+    log = logging.getLogger("basicauth_mw")
+    served: list[object] = []
 
-    def stop(_effect: object) -> object:
-        raise StopIteration(ANONYMOUS)
+    class Stop(logging.Filter):
+        def filter(self, _record: logging.LogRecord) -> bool:
+            raise StopIteration(ANONYMOUS)
 
-    async def astop(_effect: object) -> object:
-        raise StopIteration(ANONYMOUS)
+    def app(_environ: object, _start_response: object) -> list[bytes]:
+        served.append(1)
+        return []
 
-    with pytest.raises(RuntimeError):
-        runner._run(iter(check), stop)
-    with pytest.raises(RuntimeError):
-        asyncio.run(runner._arun(iter(check), astop))
+    settings = Settings(throttle="")
+    wsgi = WSGIMiddleware(app, Backend(Stopped(), settings=settings), settings=settings)
+    inner = App()
+    asgi = BasicAuthMiddleware(inner, Backend(Stopped(), settings=settings), settings=settings)
+    environ = {"HTTP_AUTHORIZATION": encode_basic("ci", SECRET), "REQUEST_METHOD": "GET"}
+    stop = Stop()
+    log.addFilter(stop)
+    try:
+        with pytest.raises(StopIteration):
+            wsgi(environ, lambda *_args: served.append(2))
+        seen = asyncio.run(exchange(asgi, http_scope(encode_basic("ci", SECRET))))
+    finally:
+        log.removeFilter(stop)
+    assert isinstance(seen.raised, RuntimeError)
+    assert (served, inner.scopes, seen.messages) == ([], [], [])
 
 
 class MemoryLike(MemoryStore):

@@ -17,6 +17,7 @@ import pytest
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.auth.cache import CacheHit
+from basicauth_mw.backends.codec import stored_secret, to_microseconds
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.backends.usage import MAX_PENDING, UsageRecorder
 from basicauth_mw.keys.generated_secrets import generate
@@ -74,7 +75,7 @@ def test_a_use_is_written_to_the_minute(store: MemoryStore, recorder: UsageRecor
     secret = stored(store, Hasher().hash(plain))
     before = this_minute()
 
-    recorder.record_use("id", secret, plain)
+    recorder.record_use("id", stored_secret(secret), plain)
 
     (use,) = wait_for(lambda: store.last_uses(["id"]))
     assert use.client_id == "id"
@@ -93,19 +94,19 @@ def test_close_writes_what_is_recorded(
 
     class VerdictCache:
         def drain_hits(self) -> list[CacheHit]:
-            return [CacheHit("id", other, 120.0)]
+            return [CacheHit("id", to_microseconds(other), 120.0)]
 
     cache = VerdictCache()
     recorder.add_hit_source(cache.drain_hits)
     now = time.time()
-    recorder.record_use("id", secret, plain)
+    recorder.record_use("id", stored_secret(secret), plain)
     recorder.close()
 
     uses = {use.secret_created_at: use.at for use in store.last_uses(["id"])}
     assert uses[secret.created_at] >= datetime.fromtimestamp(now // 60 * 60, UTC)
     assert uses[other] == datetime.fromtimestamp((now - 120) // 60 * 60, UTC)
     assert threads() <= others
-    recorder.record_use("id", replace(secret, created_at=other), plain)
+    recorder.record_use("id", stored_secret(replace(secret, created_at=other)), plain)
     recorder.close()
     assert {use.at for use in store.last_uses(["id"])} == {uses[secret.created_at]}
 
@@ -123,7 +124,7 @@ def test_a_cache_is_held_weakly(recorder: UsageRecorder, store: MemoryStore) -> 
     recorder.add_hit_source(VerdictCache().drain_hits)
     gc.collect()
     assert gone
-    recorder.record_use("id", stored(store, Hasher().hash(generate("sk"))), "secret")
+    recorder.record_use("id", stored_secret(stored(store, Hasher().hash(generate("sk")))), "secret")
     recorder.close()
 
 
@@ -135,10 +136,10 @@ def test_one_write_for_many_requests_of_a_minute(recorder: UsageRecorder, store:
     store.record_uses = lambda uses: (batches.append(len(uses)), record(uses))[1]  # type: ignore[method-assign]
 
     for _ in range(1000):
-        recorder.record_use("id", secret, plain)
+        recorder.record_use("id", stored_secret(secret), plain)
     recorder.close()
     for _ in range(1000):
-        recorder.record_use("id", secret, plain)
+        recorder.record_use("id", stored_secret(secret), plain)
     recorder.close()
 
     assert 1 <= len(batches) <= 2  # two if a minute has ended in between
@@ -156,11 +157,11 @@ def test_a_failed_write_pauses(store: MemoryStore, recorder: UsageRecorder) -> N
         raise OSError(f"no answer for {plain}")
 
     store.record_uses = fail  # type: ignore[method-assign,assignment]
-    recorder.record_use("id", secret, plain)
+    recorder.record_use("id", stored_secret(secret), plain)
     recorder.close()
     assert store.last_uses(["id"]) == []
     store.record_uses = record  # type: ignore[method-assign]
-    recorder.record_use("id", secret, plain)
+    recorder.record_use("id", stored_secret(secret), plain)
     recorder.close()
     assert len(store.last_uses(["id"])) == 1
 
@@ -182,10 +183,10 @@ def test_failed_writes_pause_longer_each_time(store: MemoryStore, monkeypatch: p
     numbers = itertools.count()
 
     def keep_using() -> bool:
-        recorder.record_use(f"other{next(numbers)}", secret, "")
+        recorder.record_use(f"other{next(numbers)}", stored_secret(secret), "")
         return len(attempts) >= 4
 
-    recorder.record_use("id", secret, "")
+    recorder.record_use("id", stored_secret(secret), "")
     wait_for(keep_using)
     pauses = [after - before for before, after in itertools.pairwise(attempts)]
     assert all(took >= least for took, least in zip(pauses, (0.1, 0.2, 0.4), strict=True)), pauses
@@ -208,11 +209,11 @@ def test_pending_uses_are_bounded_and_the_oldest_is_dropped(store: MemoryStore) 
     store.record_uses = record  # type: ignore[method-assign]
     recorder = UsageRecorder(store, Hasher())
     secret = Secret(Hasher().hash(generate("sk")))
-    recorder.record_use("first", secret, "")
+    recorder.record_use("first", stored_secret(secret), "")
     assert entered.wait(LIMIT_S)
 
     for number in range(MAX_PENDING + 10):
-        recorder.record_use(str(number), secret, "")
+        recorder.record_use(str(number), stored_secret(secret), "")
     held.set()
     recorder.close()
 
@@ -235,8 +236,8 @@ def test_an_outdated_hash_is_replaced(store: MemoryStore, old: Callable[[str], s
     secret = stored(store, old(plain))
     cursor = store.changes(None).cursor
 
-    recorder.record_use("id", secret, plain)
-    recorder.record_use("id", secret, plain)
+    recorder.record_use("id", stored_secret(secret), plain)
+    recorder.record_use("id", stored_secret(secret), plain)
     recorder.close()
 
     key = store.get("id")
@@ -259,11 +260,11 @@ def test_uses_that_are_recorded_during_a_write_are_written_too(
 
     def rehash_and_record(client_id: str, hashed: str, secret: str) -> None:
         if client_id == "id":
-            recorder.record_use("other", second, plain)
+            recorder.record_use("other", stored_secret(second), plain)
         rehash(client_id, hashed, secret)
 
     monkeypatch.setattr(recorder, "_rehash", rehash_and_record)
-    recorder.record_use("id", first, plain)
+    recorder.record_use("id", stored_secret(first), plain)
 
     def is_rehashed(client_id: str) -> bool:
         key = store.get(client_id)
@@ -279,7 +280,7 @@ def test_a_new_hash_leaves_the_other_secrets_unchanged(store: MemoryStore, recor
         Secret(Hasher().hash(generate("sk"), salt=salt_of([old])), created_at=utcnow()) for _ in range(2)
     ]
     assert store.put(Key("id", secrets=(others[0], old, others[1]), version=1), None)
-    recorder.record_use("id", old, plain)
+    recorder.record_use("id", stored_secret(old), plain)
     recorder.close()
     key = store.get("id")
     assert key is not None
@@ -296,8 +297,8 @@ def test_a_hash_that_has_changed_meanwhile_is_not_replaced(
     secret = stored(store, Hasher([b"old"]).hash(generate("sk")))
     other = Secret(Hasher().hash(generate("sk")))
     assert store.put(Key("id", secrets=(other,), version=2), 1)
-    recorder.record_use("id", secret, "plain")
-    recorder.record_use("gone", secret, "plain")
+    recorder.record_use("id", stored_secret(secret), "plain")
+    recorder.record_use("gone", stored_secret(secret), "plain")
     recorder.close()
     key = store.get("id")
     assert key is not None
@@ -317,7 +318,7 @@ def test_a_lost_race_is_retried(store: MemoryStore, recorder: UsageRecorder) -> 
         return put(record, expect_version)
 
     store.put = lose_once  # type: ignore[method-assign,assignment]
-    recorder.record_use("id", secret, plain)
+    recorder.record_use("id", stored_secret(secret), plain)
     recorder.close()
     key = store.get("id")
     assert key is not None
@@ -336,7 +337,7 @@ def test_no_secret_in_the_log(store: MemoryStore, caplog: pytest.LogCaptureFixtu
     store.put = fail  # type: ignore[method-assign]
     store.record_uses = fail  # type: ignore[method-assign,assignment]
     with caplog.at_level("DEBUG"):
-        recorder.record_use("id", secret, "canary")
+        recorder.record_use("id", stored_secret(secret), "canary")
         recorder.close()
     assert len(caplog.records) == 1
     assert "canary" not in caplog.text
@@ -349,7 +350,7 @@ def test_nothing_starts_over_a_store_that_cannot_be_written(others: set[threadin
             return None
 
     recorder = UsageRecorder(Reader(), Hasher())
-    recorder.record_use("id", Secret(Hasher([b"old"]).hash("secret")), "secret")
+    recorder.record_use("id", stored_secret(Secret(Hasher([b"old"]).hash("secret"))), "secret")
     assert threads() <= others
     recorder.close()
 
@@ -357,11 +358,11 @@ def test_nothing_starts_over_a_store_that_cannot_be_written(others: set[threadin
 def test_a_child_process_starts_its_own_thread(store: MemoryStore, recorder: UsageRecorder) -> None:
     plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
-    recorder.record_use("other", secret, plain)
+    recorder.record_use("other", stored_secret(secret), plain)
     pid = os.fork()
     if pid == 0:
         try:
-            recorder.record_use("id", secret, plain)
+            recorder.record_use("id", stored_secret(secret), plain)
             recorder.close()
             os._exit(0 if store.last_uses(["id"]) and len(threads()) == 0 else 1)
         except BaseException:
@@ -373,7 +374,7 @@ def test_the_thread_stops_with_its_backend(others: set[threading.Thread]) -> Non
     """A middleware and a backend without references leave nothing running."""
     keys = open_backend("memory:", settings=Settings())
     authenticator = BasicAuthMiddleware(object(), keys, settings=Settings())  # type: ignore[arg-type]
-    keys.usage.record_use("id", Secret("$bamw1$"), "")
+    keys.usage.record_use("id", stored_secret(Secret("$bamw1$")), "")
     assert threads() - others
     del keys, authenticator
     gc.collect()
@@ -392,7 +393,7 @@ def test_a_backend_that_is_collected_on_the_thread_itself_stops_it(others: set[t
         ended.set()
 
     keys.store.record_uses = record  # type: ignore[method-assign]
-    keys.usage.record_use("id", Secret(Hasher().hash(generate("sk"))), "")
+    keys.usage.record_use("id", stored_secret(Secret(Hasher().hash(generate("sk")))), "")
     del keys
     assert ended.wait(LIMIT_S)
     wait_for(lambda: threads() <= others)
@@ -410,7 +411,7 @@ def test_a_dropped_backend_does_not_wait(request: pytest.FixtureRequest) -> None
         held.wait(LIMIT_S)
 
     keys.store.record_uses = record  # type: ignore[method-assign]
-    keys.usage.record_use("id", Secret(Hasher().hash(generate("sk"))), "")
+    keys.usage.record_use("id", stored_secret(Secret(Hasher().hash(generate("sk")))), "")
     assert entered.wait(LIMIT_S)
     begin = time.monotonic()
     del keys
