@@ -17,7 +17,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ...errors import BackendUnavailable
-from ...runtime.extras import require
 from .connections import abort
 from .errors import exceptions, translate_error
 
@@ -27,15 +26,13 @@ if TYPE_CHECKING:
     from .cluster import Command, Node, Router, Steps
     from .connections import Connector
 
-_redis = require("redis", extra="redis")
-
 _NO_REPLY: Final = (exceptions.ConnectionError, exceptions.TimeoutError)
 
 _CLOSED: Final = "the store is closed"
 
 
 class ThreadClients:
-    """The redis-py clients that all threads of the process share, one for each node.
+    """The connection pools that all threads of the process share, one for each node.
 
     Args:
         router: Selects the node for each command.
@@ -49,7 +46,7 @@ class ThreadClients:
         self._connector = connector
         self._timeout_s = timeout_s
         self._attempts = 2 if retry else 1
-        self._clients: dict[Node, Any] = {}
+        self._pools: dict[Node, Any] = {}
         self._nodes = router.nodes
 
     def run(self, steps: Steps) -> list[Any]:
@@ -70,35 +67,30 @@ class ThreadClients:
 
     def close(self) -> None:
         """Close all connections, including those in use; the next command opens a new one."""
-        for client in self.reset().values():
-            client.connection_pool.disconnect()
+        for pool in self.reset().values():
+            pool.disconnect()
 
     def reset(self) -> dict[Node, Any]:
-        """Forget the clients without closing them, and return them."""
-        clients, self._clients = self._clients, {}
-        return clients
+        """Forget the pools without closing their connections, and return them."""
+        pools, self._pools = self._pools, {}
+        return pools
 
     def reconnect(self) -> None:
         """Close idle connections, so that the next command opens a new one."""
-        for client in list(self._clients.values()):
-            client.connection_pool.disconnect(inuse_connections=False)
+        for pool in list(self._pools.values()):
+            pool.disconnect(inuse_connections=False)
 
     def _execute(self, node: Node, commands: Sequence[Command]) -> list[Any] | BackendUnavailable:
-        clients = self._clients
-        if (client := clients.get(node)) is None:
-            pool = self._connector.pool(node, timeout_s=self._timeout_s)
-            client = clients.setdefault(node, _redis.Redis(connection_pool=pool))
+        pools = self._pools
+        if (pool := pools.get(node)) is None:
+            pool = pools.setdefault(node, self._connector.pool(node, timeout_s=self._timeout_s))
         attempt = 0
         while True:
             attempt += 1
-            pipeline = client.pipeline(transaction=False)
-            pipeline.response_callbacks = {}  # replies as they were sent
-            for command in commands:
-                pipeline.execute_command(*command)
             try:
-                return cast("list[Any]", pipeline.execute(raise_on_error=False))
+                return _exchange(pool, commands)
             except Exception as exc:
-                if clients is not self._clients:  # redis-py raises anything when its socket is closed
+                if pools is not self._pools:  # redis-py raises anything when its socket is closed
                     return BackendUnavailable(_CLOSED)
                 if attempt == self._attempts or not isinstance(exc, _NO_REPLY):
                     return translate_error(exc, self._connector.server(node))
@@ -106,10 +98,31 @@ class ThreadClients:
     def _drop_others(self, nodes: frozenset[Node]) -> None:
         if nodes is not self._nodes:
             self._nodes = nodes
-            for node in self._clients.keys() - nodes:
-                if (client := self._clients.pop(node, None)) is not None:
+            for node in self._pools.keys() - nodes:
+                if (pool := self._pools.pop(node, None)) is not None:
                     # Connections in use are closed when they are garbage collected.
-                    client.connection_pool.disconnect(inuse_connections=False)
+                    pool.disconnect(inuse_connections=False)
+
+
+def _exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
+    connection = pool.get_connection()
+    answered = False
+    try:
+        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        replies = [_reply(connection) for _ in commands]
+        answered = True
+        return replies
+    finally:
+        if not answered:  # out of step with the replies, also if a signal handler has raised
+            connection.disconnect()
+        pool.release(connection)
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except exceptions.ResponseError as exc:
+        return exc
 
 
 class LoopClients:

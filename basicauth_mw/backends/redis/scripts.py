@@ -39,10 +39,17 @@ end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2]) end
 return 1
 """
-# KEYS: new records. ARGV: their values. A pipeline of SET commands takes the client three times as long.
-_SET_NEW: Final = """
-local done = {}
-for i, name in ipairs(KEYS) do done[i] = redis.call('SET', name, ARGV[i], 'NX') and 1 or 0 end
+# KEYS: the index, the changes, and new records. ARGV: their client IDs, then their values. A pipeline of SET
+# commands takes the client three times as long.
+_ADD: Final = f"""
+local count = #KEYS - 2
+local members, done = {{}}, {{}}
+for i = 1, count do members[2 * i - 1], members[2 * i] = 0, ARGV[i] end
+redis.call('ZADD', KEYS[1], unpack(members))
+if redis.call('EXISTS', unpack(KEYS, 3)) < count then
+    redis.call('XADD', KEYS[2], 'MAXLEN', '~', {CHANGES_KEPT}, '*', 'id', '')
+end
+for i = 1, count do done[i] = redis.call('SET', KEYS[i + 2], ARGV[count + i], 'NX') and 1 or 0 end
 return done
 """
 # KEYS: the last uses of one client. ARGV: secret and minute, again and again; a later minute stays.
@@ -85,17 +92,29 @@ class KeyNames:
         keys = (self.record(client_id), *((self.changes, self.index) if announce else ()))
         return ("EVAL", _SWAP, len(keys), *keys, stored, record, client_id)
 
-    def set_new(self, records: Sequence[tuple[bytes, bytes]]) -> Command:
-        """Store records whose client IDs are new. Replies, for each, 1 if it was stored, else 0."""
-        client_ids, values = zip(*records, strict=True)
-        return ("EVAL", _SET_NEW, len(records), *map(self.record, client_ids), *values)
+    def add(self, client_ids: Sequence[bytes], records: Sequence[str]) -> Command:
+        """Store records whose client IDs are new, and announce an import. Replies, for each, 1 if it was
+        stored, else 0.
+
+        A cluster does not support this.
+        """
+        names = (self.index, self.changes, *map(self.record, client_ids))
+        return ("EVAL", _ADD, len(names), *names, *client_ids, *records)
+
+    def set_new(self, client_id: bytes, record: str) -> Command:
+        """Store a record if its client ID is new, else reply None."""
+        return ("SET", self.record(client_id), record, "NX")
 
     def record_uses(self, client_id: bytes, uses: Mapping[int, int]) -> Command:
         """Store the minute of the last use of each secret, unless a later one is stored."""
         return ("EVAL", _RECORD_USES, 1, self.used(client_id), *chain.from_iterable(uses.items()))
 
     def announce(self, client_id: bytes) -> Command:
-        """Announce to every process that a key has changed."""
+        """Announce to every process that a key has changed.
+
+        An empty ID concerns no key. It announces that keys were imported: no process has cached them yet, but
+        a store without them is then recognized as another one.
+        """
         return ("XADD", self.changes, "MAXLEN", "~", CHANGES_KEPT, "*", "id", client_id)
 
     def index_add(self, client_ids: Sequence[bytes]) -> Command:

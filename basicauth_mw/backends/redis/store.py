@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from asyncio import get_running_loop
 from contextlib import suppress
-from itertools import chain, groupby
+from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -95,8 +95,10 @@ class RedisStore:
             clients = self._loops.get(loop) or await self._open(loop)
             reply = await clients.get(self._names.record(_encoded(client_id)))
         except Exception as exc:
-            raise translate_error(exc, self._server) from None
-        return self._record(reply, client_id)
+            failure = translate_error(exc, self._server)
+        else:
+            return self._record(reply, client_id)
+        raise failure  # without a context: the frames of redis-py hold the password
 
     # --- changing
 
@@ -120,23 +122,25 @@ class RedisStore:
                 return True
 
     def add(self, records: Sequence[Key], /) -> list[bool]:
-        """Store new keys. They are not announced: no process can have cached them."""
+        """Store new keys. No id is announced: no process can have cached one of these keys."""
         made: list[bool] = []
+        names = self._names
         for start in range(0, len(records), _BATCH):
             batch = records[start : start + _BATCH]
             client_ids = [record.client_id.encode() for record in batch]
-            index_add = self._names.index_add(client_ids)  # before and after, as for a swap
-            note = [self._names.note_password()] if any(map(has_password_hash, batch)) else []
-            self._do(*note, index_add)
-            rows = [
-                (client_id, dump_key(record).encode())
-                for client_id, record in zip(client_ids, batch, strict=True)
-            ]
-            # One command for each group of records that is on one server.
-            groups = [rows] if self.single_server else [[row] for row in rows]
-            replies = self._do(*map(self._names.set_new, groups), retry=False)
-            self._do(index_add)
-            made += map(bool, chain.from_iterable(replies))
+            rows = [dump_key(record) for record in batch]
+            if any(map(has_password_hash, batch)):
+                self._do(names.note_password())
+            if self.single_server:
+                (reply,) = self._do(names.add(client_ids, rows), retry=False)
+                made += map(bool, self._answer(reply, list))
+            else:
+                index_add = names.index_add(client_ids)  # before and after, as for a swap
+                (_, *exist) = self._do(index_add, *(("EXISTS", names.record(each)) for each in client_ids))
+                if not all(exist):
+                    self._do(names.announce(b""))
+                made += map(bool, self._do(*map(names.set_new, client_ids, rows), retry=False))
+                self._do(index_add)
         return made
 
     def announce(self, client_id: str, /) -> None:
@@ -220,9 +224,9 @@ class RedisStore:
             is_complete = bool(found) and found.pop(0)[0] == start
         # A cluster announces a change twice in a row, before and after it is made.
         client_ids = [client_id for client_id, _ in groupby(map(itemgetter(1), found))]
-        known = tuple(client_id for client_id in client_ids if client_id is not None)
-        if not is_complete or len(known) < len(client_ids):
+        if not is_complete or None in client_ids:
             return Changes(cursor, incomplete=True, has_password_hashes=has_passwords)
+        known = tuple(filter(None, client_ids))  # not those of imports, which are empty
         return Changes(found[-1][0] if found else start, known, has_password_hashes=has_passwords)
 
     # --- last uses
@@ -335,8 +339,9 @@ class RedisStore:
         try:
             return clients.run(steps)
         except Exception as exc:
-            self._admin.reconnect()
-            raise translate_error(exc, self._server) from None
+            failure = translate_error(exc, self._server)
+        self._admin.reconnect()
+        raise failure  # without a context: the frames of redis-py hold the password
 
     def _answer(self, reply: Any, kind: type[T], name: bytes = b"one of our names") -> T:
         """Check the type of a reply.

@@ -548,7 +548,7 @@ def test_connections_to_removed_nodes_are_closed(store: RedisStore) -> None:
         assert await asyncio.gather(*map(store.aget, names)) == [None] * 20
         assert [store.get(name) for name in names] == [None] * 20
         (loop,) = store._loops.values()
-        threads = store._lookups._clients
+        threads = store._lookups._pools
         gone = next(node for node in threads if node not in router._seeds[:1])
         stays = next(name for name in names if router._map[slot_of(store, name)] != gone)
         assert {gone} < threads.keys() & loop._readers.keys()

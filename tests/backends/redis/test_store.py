@@ -629,8 +629,8 @@ def test_a_forked_child_has_connections_of_its_own(store: RedisStore, admin: red
 def test_a_fork_while_a_thread_takes_a_connection(store: RedisStore) -> None:
     """The lock of redis-py's pool is held forever in the child."""
     assert store.get("id") is not None
-    (client,) = store._lookups._clients.values()
-    with client.connection_pool._lock:
+    (pool,) = store._lookups._pools.values()
+    with pool._lock:
         process = multiprocessing.get_context("fork").Process(target=store.get, args=("id",))
         process.start()
     process.join(20)
