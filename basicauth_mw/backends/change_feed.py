@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from importlib.util import find_spec
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..errors import BackendError, BackendUnavailable
@@ -70,6 +71,8 @@ class ChangeFeed:
         self.has_password_hashes = self._ask_for_hashes is None and find_spec("argon2") is not None
         self._wake = threading.Event()
         self._lock = threading.Lock()
+        self._queries = count(1)
+        self._latest_query = 0  # the number of the query that ``has_password_hashes`` is from
 
     def subscribe(self, subscriber: Subscriber, *, keeps_s: float) -> None:
         """Publish changes to a cache, held weakly, which keeps an entry for ``keeps_s`` seconds."""
@@ -103,11 +106,10 @@ class ChangeFeed:
             if self._is_subscribed:
                 self._fetch()
             elif self._store is not None:
-                changes = self._store.changes(None)
+                changes = self._query(self._store, None)
                 with self._lock:
                     if self._cursor is None:
                         self._cursor = changes.cursor
-                self._learn(changes)
         except Exception:
             self.has_password_hashes |= self._polled_at == float("-inf")  # unknown, so assume it
             raise
@@ -155,17 +157,22 @@ class ChangeFeed:
                 self.has_password_hashes = self._ask_for_hashes() is not False
             return
         since = self._cursor
-        changes = self._store.changes(since)
+        changes = self._query(self._store, since)
         # What was cached before there was a cursor may have changed since.
         self._invalidate(None if changes.incomplete or since is None else set(changes.client_ids))
         self._cursor = changes.cursor
-        self._learn(changes)
 
-    def _learn(self, changes: Changes) -> None:
+    def _query(self, store: Store, since: str | None) -> Changes:
+        number = next(self._queries)
+        changes = store.changes(since)
         known = changes.has_password_hashes
-        if known is not None:
-            self.has_password_hashes = known
+        with self._lock:
+            # A query that started earlier may be answered later; its reply may be outdated.
+            if known is not None and number > self._latest_query:
+                self._latest_query = number
+                self.has_password_hashes = known
         self._polled_at = time.monotonic()
+        return changes
 
     def _invalidate(self, client_ids: Iterable[str] | None) -> None:
         """Publish changed ids; None if any key may have changed."""

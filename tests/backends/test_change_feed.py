@@ -13,7 +13,7 @@ from basicauth_mw.backends import Changes
 from basicauth_mw.backends.change_feed import POLL_EVERY_S, ChangeFeed
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
-from basicauth_mw.keys.model import Key
+from basicauth_mw.keys.model import Key, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,6 +81,35 @@ def test_changes_are_published(store: Watched, feed: ChangeFeed, follower: Subsc
     store.delete("a")
     store.put(Key("b"), None)
     wait_for(lambda: sorted(follower.heard) == ["a", "a", "b"])
+
+
+def test_an_older_reply_does_not_replace_a_newer_one(store: Watched, feed: ChangeFeed) -> None:
+    """Two queries at once, of which the first is answered last."""
+    feed.refresh()
+    assert not feed.has_password_hashes
+    outdated = store.changes(None)
+    started, answer = threading.Event(), threading.Event()
+    replies = iter([outdated])
+
+    def slow_once(since: str | None) -> Changes:
+        if (reply := next(replies, None)) is None:
+            return MemoryStore.changes(store, since)
+        started.set()
+        assert answer.wait(LIMIT_S)
+        return reply
+
+    store.changes = slow_once  # type: ignore[method-assign]
+    older = threading.Thread(target=feed.poll)
+    older.start()
+    assert started.wait(LIMIT_S)
+    store.put(Key("a", secrets=(Secret("$2b$12$" + "A" * 53),)), None)
+    feed.refresh()
+    assert feed.has_password_hashes
+    answer.set()
+    older.join(LIMIT_S)
+    assert feed.has_password_hashes
+    feed.poll()
+    assert feed.has_password_hashes
 
 
 def test_nothing_runs_before_a_verification(store: Watched, feed: ChangeFeed) -> None:
