@@ -120,8 +120,8 @@ class ConnectionManager:
                 self._reopen_if_replaced(connection)
                 check_writable_mount(self._real)
                 execute = self._connected(connection)
-                execute("BEGIN IMMEDIATE")
                 try:
+                    execute("BEGIN IMMEDIATE")  # in here, in case that a signal handler raises
                     result = change(execute)
                     execute("COMMIT")
                 except BaseException:
