@@ -109,12 +109,16 @@ class StoredRecord(NamedTuple):
     Attributes:
         client_id: ID of the key.
         secrets: Its secrets, in order.
-        details: The record, with null in place of the secrets.
+        text: The record.
+        start: Where the list of secrets begins in ``text``.
+        end: Where it ends.
     """
 
     client_id: str
     secrets: tuple[StoredSecret, ...]
-    details: str
+    text: str
+    start: int
+    end: int
 
     def load_state(self) -> KeyState:
         """Decode and check the rest.
@@ -148,7 +152,8 @@ class StoredRecord(NamedTuple):
 
     def _load(self) -> tuple[KeyState, dict[str, Any]]:
         try:
-            record = _members(self.details, self.client_id)
+            text = self.text
+            record = _members(f"{text[: self.start]}null{text[self.end :]}", self.client_id)
             if record["secrets"] is not None:  # a second list, hidden from the first stage
                 raise ValueError
             name, version, scopes = record["name"], record["n"], record["scopes"]
@@ -201,20 +206,20 @@ def load_record(text: str | bytes, client_id: str) -> StoredRecord:
         start = text.find(_SECRETS) + len(_SECRETS) - 1
         if start < len(_SECRETS) or not text.startswith(_prefix(client_id)) or not text.endswith("}"):
             members = _members(text.strip(_WHITESPACE), client_id)  # edited by hand, or damaged
-            listed = members["secrets"]
+            listed = members.pop("secrets")
             if type(listed) is not list:
                 raise TypeError
-            details = _ENCODER.encode({**members, "secrets": None})
+            text = _ENCODER.encode({**members, "secrets": []})
+            start, end = len(text) - len("[]}"), len(text) - len("}")
         else:
             listed, end = _decode(text, start)
-            details = f"{text[:start]}null{text[end:]}"
         secrets = tuple([StoredSecret(hashed, created, expires) for hashed, created, expires in listed])
         for each in secrets:
             if type(each.hash) is not str:
                 raise TypeError
     except _DAMAGE as exc:
         raise _unreadable(client_id, exc) from None
-    return StoredRecord(client_id, secrets, details)
+    return StoredRecord(client_id, secrets, text, start, end)
 
 
 def load_for_lookup(text: str | bytes | None, client_id: str) -> StoredRecord | None:
