@@ -20,11 +20,12 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # other. A name that ends in /* is a folder whose modules may import each other.
 LAYERS = [
     ["errors"],
+    ["runtime"],
+    ["runtime.tracebacks"],
     # settings: the configuration values
     ["settings.values", "settings.sources"],
     ["settings"],
     # runtime: threads, forks, optional imports; knows no keys and no requests
-    ["runtime"],
     ["runtime.extras", "runtime.fork", "runtime.deadline"],
     ["runtime.background", "runtime.pool", "runtime.single_flight", "runtime.thread_local"],
     ["runtime.breaker"],

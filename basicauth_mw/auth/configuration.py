@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..backends import open_store
 from ..backends.backend import Backend
 from ..errors import ConfigurationError
+from ..runtime.tracebacks import without_frames
 from ..settings import Settings
 from ..settings.sources import ENV_PREFIX
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ..settings import Overrides
 
 
+@without_frames
 def resolve(backend: Any, settings: Settings | None, overrides: Overrides) -> tuple[Settings, Backend, bool]:
     """Make the settings and the backend of what a middleware was given.
 

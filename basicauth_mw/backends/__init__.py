@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import BasicAuthError, ConfigurationError
+from ..runtime.tracebacks import without_frames
 from .base import BulkStore, Changes, LastUse, ReadableStore, Store, UsageStore
 from .codec import dump_key, load_key
 
@@ -42,6 +43,7 @@ _BUILT_IN = {
 }
 
 
+@without_frames
 def open_store(url: str, *, deadline_s: float = 1.0, create: bool = False) -> ReadableStore:
     """Open the store that a URL names. It connects on first use.
 

@@ -42,6 +42,7 @@ from ..keys.validation import (
     check_text,
     is_short_password,
 )
+from ..runtime.tracebacks import without_frames
 from ..settings import Settings
 from . import Store, UsageStore, open_store
 from .change_feed import ChangeFeed
@@ -528,6 +529,7 @@ def _checked(secret: str) -> str:
     return secret
 
 
+@without_frames
 def open_backend(
     url: str | None = None, *, settings: Settings | None = None, create: bool = False
 ) -> Backend:

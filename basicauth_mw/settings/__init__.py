@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from ..errors import ConfigurationError
+from ..runtime.tracebacks import without_frames
 from .sources import ENV_PREFIX, check_text, did_you_mean, misspelled, read_entry, strip_edges
 from .values import CHECKS, PARSERS
 
@@ -182,6 +183,7 @@ class Settings:
             raise ConfigurationError(problems)
 
     @classmethod
+    @without_frames
     def from_env(
         cls, environ: Mapping[str, str] | None = None, **overrides: Unpack[SettingsOverrides]
     ) -> Settings:
@@ -197,6 +199,7 @@ class Settings:
         return cls._read(os.environ if environ is None else environ, overrides)
 
     @classmethod
+    @without_frames
     def from_mapping(cls, mapping: Mapping[str, Any], **overrides: Unpack[SettingsOverrides]) -> Settings:
         """Read the ``BASICAUTH_<NAME>`` entries of a Flask config, Django settings or the like.
 
@@ -232,6 +235,7 @@ class Settings:
 
         return {"type": "function-plain", "function": {"type": "no-info", "function": validate}}
 
+    @without_frames
     def replace(self, **overrides: Unpack[SettingsOverrides]) -> Settings:
         """A copy with some fields changed.
 
