@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .auth.authenticator import Authenticator
 from .auth.frameworks import own_root_path, wraps_cors
-from .auth.requests import AUTHORIZATION, PRINCIPAL, ASGIRequest
+from .auth.requests import PRINCIPAL, ASGIRequest
 from .auth.verifier import PendingVerification
 from .keys.model import Allow, Deny
 from .responses.asgi_errors import handle_exception, run_with_timeout
@@ -76,7 +76,8 @@ class BasicAuthMiddleware:
         )
         used = self._authenticator.settings
         self._sets_user = used.set_user
-        self._strips = used.strip_authorization
+        headers = self._authenticator.credential_headers if used.strip_authorization else ()
+        self._stripped = frozenset(name.encode() for name in headers)
         self._timeout_s = used.timeout_s
         self._guards = used.map_errors or used.timeout_s is not None
         self._timers = HoldTimers(used.start_hold_s) if used.map_errors and used.start_hold_s else None
@@ -119,8 +120,8 @@ class BasicAuthMiddleware:
         principal = scope[PRINCIPAL] = decision.principal
         if self._sets_user:
             scope["user"] = scope["auth"] = principal
-        if self._strips:  # a new list: the server may use its own again
-            scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != AUTHORIZATION]
+        if self._stripped:  # a new list: the server may use its own again
+            scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in self._stripped]
         # Error monitors record the local variables of each frame that an exception passes. So no frame of
         # this package holds the scope, with the credential in it, while the app runs.
         running: Awaitable[None]

@@ -63,7 +63,7 @@ class BasicAuthError(Exception):
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int | None] = None
-    detail: ClassVar[str] = "The server could not handle the request."
+    detail: str = "The server could not handle the request."
     retry_after_s: float | None = None
 
 
@@ -72,7 +72,7 @@ class Rejected(BasicAuthError):
 
 
 class MissingCredentials(Rejected):
-    """The request has no Authorization header (RFC 9110 section 11.6.2)."""
+    """The request has no credentials (RFC 9110 section 11.6.2)."""
 
     code = "missing_credentials"
     status = 401

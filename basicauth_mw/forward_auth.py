@@ -80,7 +80,7 @@ class _Service(BasicAuthMiddleware):
                 await send({"type": "http.response.body", "body": b""})
                 return
             problem = to_problem(BackendUnavailable())
-        response = render(problem, request_id=self.authenticator.request_id(scope), challenge="")
+        response = render(problem, request_id=self.authenticator.request_id(scope))
         await refuse(scope, receive, send, response)
 
 

@@ -9,7 +9,8 @@ from .auth.authenticator import Authenticator
 from .auth.discovery import entry_of, open_layers
 from .auth.flask_refusals import handle_refusals
 from .auth.frameworks import flask_exceptions, may_take_socket
-from .auth.requests import PRINCIPAL, WSGIRequest
+from .auth.requests import PRINCIPAL, WSGIRequest, environ_key
+from .auth.schemes import BASIC_ONLY, auth_type
 from .auth.verifier import PendingVerification
 from .keys.model import ANONYMOUS, Allow, Deny
 from .responses.wsgi_guard import FileWrapper, ResponseGuard, captured_request, send_response
@@ -74,9 +75,12 @@ class BasicAuthMiddleware:
         self._authenticator: Authenticator[Environ] = Authenticator(
             WSGIRequest(), backend, settings, overrides
         )
-        self._strips = self._authenticator.settings.strip_authorization
-        self._maps_errors = self._authenticator.settings.map_errors
-        self._sets_user = self._authenticator.settings.set_user
+        used = self._authenticator.settings
+        headers = self._authenticator.credential_headers if used.strip_authorization else ()
+        self._stripped = tuple(map(environ_key, headers))
+        self._maps_errors = used.map_errors
+        self._sets_user = used.set_user
+        self._basic_only = used.schemes == BASIC_ONLY
         self.entry = entry_of(app)
         if self._maps_errors:
             handle_refusals(app, self.refusal_response)
@@ -117,9 +121,11 @@ class BasicAuthMiddleware:
             if self._sets_user:
                 user = principal.client_id
                 environ["REMOTE_USER"] = user if user.isascii() else user.encode().decode("latin-1")
-                environ["AUTH_TYPE"] = "Basic"
-        if self._strips:
-            environ.pop("HTTP_AUTHORIZATION", None)
+                environ["AUTH_TYPE"] = (
+                    "Basic" if self._basic_only else auth_type(authenticator.scheme(environ))
+                )
+        for key in self._stripped:
+            environ.pop(key, None)
         # Error monitors record the local variables of each frame that an exception passes. So no frame of
         # this package holds the environ, with the credential in it: what is popped as an argument is no local
         # variable.

@@ -312,6 +312,7 @@ def test_json_recipe(tmp_path: Path) -> None:
             "client_id",
             "reason",
             "detail",
+            "scheme",
             "address",
             "request_id",
             "actor",
@@ -341,8 +342,8 @@ def test_syslog_recipe(tmp_path: Path, kind: str) -> None:
     assert re.fullmatch(rf"{head}event='key.created' client_id='ci'\0", created)
     assert re.fullmatch(rf"{head}event='key.rotated' client_id='ci'\0", rotated)
     assert re.fullmatch(
-        rf"{head}event='auth.refused' client_id='ci' reason='wrong_secret' address='192.0.2.1' "
-        r"request_id='[0-9a-f]+'\0",
+        rf"{head}event='auth.refused' client_id='ci' reason='wrong_secret' scheme='basic' "
+        r"address='192.0.2.1' request_id='[0-9a-f]+'\0",
         refused,
     )
 
@@ -399,6 +400,8 @@ def row(option: Option) -> str:
         shown = "CPUs, at most 4"
     elif default is None or default in ("", ()):
         shown = ""
+    elif isinstance(default, tuple):
+        shown = f"`{','.join(default)}`"
     elif isinstance(default, bool):
         shown = "on" if default else "off"
     else:

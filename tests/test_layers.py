@@ -64,7 +64,15 @@ LAYERS = [
     # auth: the decision on a request, without I/O of its own
     ["auth"],
     ["auth.requests"],
-    ["auth.path_rules", "auth.throttle", "auth.stats", "auth.problems", "auth.frameworks", "auth.cache"],
+    [
+        "auth.schemes",
+        "auth.path_rules",
+        "auth.throttle",
+        "auth.stats",
+        "auth.problems",
+        "auth.frameworks",
+        "auth.cache",
+    ],
     ["auth.verifier", "auth.flask_refusals"],
     ["auth.runner", "auth.configuration"],
     ["auth.authenticator"],

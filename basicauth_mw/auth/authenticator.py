@@ -24,7 +24,7 @@ from ..errors import (
     UnreadableRecord,
 )
 from ..keys import audit
-from ..keys.credentials import challenge, parse_basic
+from ..keys.credentials import parse_basic
 from ..keys.generated_secrets import ID_PREFIX, generate
 from ..keys.model import ANONYMOUS, Decision, Deny
 from .cache import VerdictCache
@@ -32,6 +32,7 @@ from .configuration import resolve
 from .path_rules import PathRules
 from .problems import TIMEOUT, Problem, Response, is_refusal, render, request_id_of, to_problem, unwrap_group
 from .runner import arun, run
+from .schemes import BASIC_ONLY, CredentialReader, challenges, credential_headers, instructions
 from .stats import refusal_stats
 from .throttle import FailureThrottle
 from .verifier import PendingVerification, Verifier
@@ -54,7 +55,6 @@ _COUNTED: Final = frozenset({"malformed", "unknown", "wrong_secret", "expired", 
 _AUDITED: Final = _COUNTED | {"missing", "throttled", "backend_unavailable"}
 _UNREADABLE_LOG_S: Final = 60.0
 
-_MISSING: Final = Deny(MissingCredentials(), "missing")
 _HTTPS_REQUIRED: Final = Deny(HttpsRequired(), "https_required")
 
 
@@ -84,7 +84,14 @@ class Authenticator(Generic[R]):
         self.settings, self.backend, self.owns_backend = resolve(backend, settings, overrides)
         settings = self.settings
         self._adapter = adapter
-        self._authorization = adapter.authorization
+        self._credentials = CredentialReader(adapter, settings.schemes)
+        self._authorization = (
+            adapter.authorization if settings.schemes == BASIC_ONLY else self._credentials.read
+        )
+        self.credential_headers = credential_headers(settings.schemes)
+        missing = MissingCredentials()
+        missing.detail = instructions(settings.schemes)
+        self._missing = Deny(missing, "missing")
         self.reader = StoreReader(
             self.backend.store,
             deadline_s=settings.backend_deadline_s,
@@ -112,10 +119,8 @@ class Authenticator(Generic[R]):
         self._throttle = FailureThrottle(settings.throttle, settings.throttle_address)
         self._warned_no_address = self._warned_of_root_path = False
         self._unreadable_logged_at = float("-inf")
-        self._challenge, self._quiet_challenge = (
-            challenge(settings.realm, scheme=scheme).encode().decode("latin-1")
-            for scheme in ("Basic", "xBasic")
-        )
+        self.challenges = challenges(settings.schemes, settings.realm)
+        self._quiet_challenges = challenges(settings.schemes, settings.realm, opens_dialog=False)
         weakref.finalize(self, self.reader.close)  # also at exit
         if self.owns_backend:
             weakref.finalize(self, self.backend.close)
@@ -130,12 +135,12 @@ class Authenticator(Generic[R]):
             return decision
         field = self._authorization(request)
         if field is None:
-            return ANONYMOUS if self.is_optional(request) else _MISSING
+            return ANONYMOUS if self.is_optional(request) else self._missing
         throttling = self._throttle.active
         if not throttling and (allow := self._cached(field)) is not None:
             return allow
         if not field.strip(b" \t"):
-            return _MISSING  # some servers pass on an empty value for a header that they could not read
+            return self._missing  # some servers pass on an empty value for a header that they could not read
         if throttling:
             if (decision := self._throttled(request, field)) is not None:
                 return decision
@@ -146,6 +151,10 @@ class Authenticator(Generic[R]):
     def is_optional(self, request: R) -> bool:
         """Whether a request without credentials may reach the app as anonymous."""
         return self._paths.has_optional and self._access(request) == "optional"
+
+    def scheme(self, request: R) -> str | None:
+        """The scheme of the credentials in a request, as in the setting; None if there are none."""
+        return self._credentials.scheme(request)
 
     def verify(self, pending: PendingVerification) -> Decision:
         """Complete what ``decide`` has returned. Blocks for the backend and for a password hash."""
@@ -167,6 +176,7 @@ class Authenticator(Generic[R]):
                 client_id=deny.client_id,
                 reason=deny.reason,
                 detail=deny.detail,
+                scheme=self.scheme(request),
                 address=self._adapter.address(request) or None,
                 request_id=request_id,
             )
@@ -253,7 +263,7 @@ class Authenticator(Generic[R]):
         """
         is_insufficient = isinstance(unwrap_group(exc), InsufficientScope)
         if is_insufficient and not client_id and self._paths.has_optional:
-            return self.refusal_response(request, _MISSING)
+            return self.refusal_response(request, self._missing)
         request_id = self.request_id(request)
         if is_insufficient:
             self._count_refusal("insufficient_scope")
@@ -287,13 +297,13 @@ class Authenticator(Generic[R]):
         return request_id_of(self._adapter.header(request, "x-request-id"))
 
     def _render(self, request: R, problem: Problem, request_id: str) -> Response:
-        value = self._challenge
+        value = self.challenges
         if self.settings.challenge == "navigations":
             # Fetch Metadata: only a navigation may open the browser's password dialog.
             mode = self._adapter.header(request, "sec-fetch-mode")
             if mode is not None and mode != "navigate":
-                value = self._quiet_challenge
-        return render(problem, request_id=request_id, challenge=value)
+                value = self._quiet_challenges
+        return render(problem, request_id=request_id, challenges=value)
 
     # --- life cycle
 

@@ -113,15 +113,15 @@ def is_refusal(exc: BaseException) -> bool:
     return isinstance(exc, Rejected) and exc.status is not None
 
 
-def render(problem: Problem, *, request_id: str, challenge: str) -> Response:
+def render(problem: Problem, *, request_id: str, challenges: tuple[str, ...] = ()) -> Response:
     """Make the response for a problem.
 
     Args:
         problem: The content of the problem document.
         request_id: From ``request_id_of``.
-        challenge: The value of WWW-Authenticate, which every 401 has and no other response.
+        challenges: The values of WWW-Authenticate, which every 401 has and no other response.
     """
-    return Response(*_without_id(problem, challenge, len(request_id)), request_id)
+    return Response(*_without_id(problem, challenges, len(request_id)), request_id)
 
 
 def request_id_of(sent: str | None) -> str:
@@ -133,7 +133,7 @@ def request_id_of(sent: str | None) -> str:
 
 @lru_cache(maxsize=256)  # bounded: an app may raise its own errors with any text
 def _without_id(
-    problem: Problem, challenge: str, id_length: int
+    problem: Problem, challenges: tuple[str, ...], id_length: int
 ) -> tuple[int, str, tuple[tuple[str, str], ...], tuple[tuple[bytes, bytes], ...], bytes]:
     """A ``Response`` but for the request id, of which only the length matters here."""
     members: dict[str, object] = {
@@ -153,7 +153,7 @@ def _without_id(
         ("X-Content-Type-Options", "nosniff"),
     ]
     if problem.status == 401:
-        headers.append(("WWW-Authenticate", challenge))
+        headers += [("WWW-Authenticate", challenge) for challenge in challenges]
     if problem.retry_after_s is not None:
         headers.append(("Retry-After", str(problem.retry_after_s)))
     raw_headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers)

@@ -27,6 +27,10 @@ class RequestAdapter(Protocol[R_contra]):
         """The value of the Authorization header; None if it is absent."""
         ...
 
+    def credential_field(self, request: R_contra, name: str) -> bytes | None:
+        """The value of a header that may hold credentials, by its lower-case name; None if it is absent."""
+        ...
+
     def header(self, request: R_contra, name: str) -> str | None:
         """Another header by its lower-case name, as latin-1; None if it is absent or repeated."""
         ...
@@ -63,6 +67,12 @@ class ASGIRequest:
         return found
 
     @staticmethod
+    def credential_field(request: Scope, name: str) -> bytes | None:
+        wanted = name.encode()
+        found = [value for sent, value in request["headers"] if sent.lower() == wanted]
+        return b", ".join(found) if found else None
+
+    @staticmethod
     def header(request: Scope, name: str) -> str | None:
         wanted = name.encode()
         length = len(wanted)  # compared first, as that is cheaper
@@ -94,22 +104,28 @@ class ASGIRequest:
         return request["path"], request.get("root_path") or "", raw.partition(b"?")[0]
 
 
+def environ_key(name: str) -> str:
+    """The key of a header in a WSGI environ (RFC 3875 section 4.1.18)."""
+    return "HTTP_" + name.upper().replace("-", "_")
+
+
 class WSGIRequest:
     """Reads a WSGI environ, whose text is bytes decoded as latin-1 (PEP 3333, "Unicode Issues")."""
 
     @staticmethod
     def authorization(request: Environ) -> bytes | None:
         value: str | None = request.get("HTTP_AUTHORIZATION")
-        if value is None:
-            return None
-        try:
-            return value.encode("latin-1")
-        except UnicodeEncodeError:
-            return value.encode("utf-8", "replace")  # a server that breaks PEP 3333; never a credential
+        # A server may break PEP 3333; a question mark is never part of credentials.
+        return None if value is None else value.encode("latin-1", "replace")
+
+    @staticmethod
+    def credential_field(request: Environ, name: str) -> bytes | None:
+        value: str | None = request.get(environ_key(name))
+        return None if value is None else value.encode("latin-1", "replace")
 
     @staticmethod
     def header(request: Environ, name: str) -> str | None:
-        value: str | None = request.get("HTTP_" + name.upper().replace("-", "_"))
+        value: str | None = request.get(environ_key(name))
         return None if value is None or "," in value else value  # a comma: as for ASGI
 
     @staticmethod

@@ -128,6 +128,13 @@ def _warnings_about(settings: Settings) -> Iterator[Finding]:
             "keys are accepted over plain http, where others on the network can read them",
             "set BASICAUTH_REQUIRE_HTTPS=on, and configure the server to trust the proxy's X-Forwarded-Proto",
         )
+    if headers := [scheme.partition(":")[2] for scheme in settings.schemes if scheme.startswith("header:")]:
+        yield Finding(
+            "keys_in_other_headers",
+            f"shared caches may store responses to requests with {' or '.join(headers)}, and clients send "
+            "such a header to the target of a redirect on another host",
+            "send Cache-Control: private or no-store with every response that needs a key",
+        )
     if settings.allow_preflight:
         yield Finding(
             "preflights_run_handlers",

@@ -14,6 +14,7 @@ from starlette.routing import Match
 
 from ..errors import BasicAuthError
 from ..keys.credentials import challenge
+from ..settings import Settings
 from .handlers import Handlers
 from .problems import PageProblem, to_problem
 from .responses import STYLE_SOURCE, security_headers, see_other, static_file
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from ..backends.backend import Backend
-    from ..settings import Overrides, Settings
+    from ..settings import Overrides
     from .handlers import Document
     from .request import DashboardRequest
 
@@ -34,6 +35,7 @@ PROBLEM: Final = "application/problem+json"
 
 # Settings of the middleware that would let requests bypass it, or remove what CSRF tokens depend on.
 FIXED_SETTINGS: Final[Overrides] = {
+    "schemes": ("basic",),  # browsers can ask for these credentials
     "include": (),
     "exclude": (),
     "optional": (),
@@ -45,11 +47,19 @@ FIXED_SETTINGS: Final[Overrides] = {
 }
 
 
+def api_scheme(settings: Settings | None, overrides: Overrides) -> str:
+    """The first scheme that the app accepts, for code samples."""
+    own: Overrides = {"schemes": overrides["schemes"]} if "schemes" in overrides else {}
+    return (Settings.from_env() if settings is None else settings).replace(**own).schemes[0]
+
+
 class DashboardApp:
     """Responds to requests that the middleware has authenticated."""
 
-    def __init__(self, backend: Backend, settings: Settings, openapi: Document = None) -> None:
-        self._handlers = Handlers(backend, settings.pepper, openapi)
+    def __init__(
+        self, backend: Backend, settings: Settings, openapi: Document = None, scheme: str = "basic"
+    ) -> None:
+        self._handlers = Handlers(backend, settings.pepper, openapi, scheme)
         self._challenge = challenge(settings.realm).encode().decode("latin-1")
         self.routes = self._handlers.routes()
 

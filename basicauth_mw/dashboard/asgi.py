@@ -10,7 +10,7 @@ from starlette.routing import Router
 from starlette.websockets import WebSocketClose
 
 from ..asgi import BasicAuthMiddleware
-from .app import FIXED_SETTINGS, PROBLEM, DashboardApp
+from .app import FIXED_SETTINGS, PROBLEM, DashboardApp, api_scheme
 from .request import MAX_BODY_BYTES, DashboardRequest, header, wants_html
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class ASGIDashboard:
         fixed: Overrides = {**overrides, **FIXED_SETTINGS}
         self._middleware = BasicAuthMiddleware(self._serve, backend, settings=settings, **fixed)
         authenticator = self._middleware.authenticator
-        self._app = DashboardApp(authenticator.backend, authenticator.settings, openapi)
+        scheme = api_scheme(settings, overrides)
+        self._app = DashboardApp(authenticator.backend, authenticator.settings, openapi, scheme)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and wants_html(header(scope, "accept"), scope["method"]):
@@ -73,7 +74,8 @@ def dashboard(
         settings: None: ``Settings.from_env()``.
         openapi: The OpenAPI document of the app that the keys are for, or a function that returns it; None:
             that of the FastAPI app around the dashboard, if any.
-        **overrides: Any field of ``Settings``.
+        **overrides: Any field of ``Settings``. The first of ``schemes`` is how code samples send a key; users
+            always sign in with Basic credentials.
 
     Raises:
         ConfigurationError: Names every problem, and no secret.

@@ -34,9 +34,20 @@ class RequestDraft:
     url: str
     body: str = ""
     content_type: str = "application/json"
+    scheme: str = "basic"
     client_id: str = CLIENT_ID
     secret: str = field(default=SECRET, repr=False)
     token: str = field(default=TOKEN, repr=False)
+
+    @property
+    def header(self) -> str:
+        """The header that holds the token."""
+        return self.scheme.partition(":")[2] or "Authorization"
+
+    @property
+    def prefix(self) -> str:
+        """What precedes the token in the header."""
+        return "" if ":" in self.scheme else f"{self.scheme.capitalize()} "
 
     @property
     def sends_body(self) -> bool:
@@ -76,7 +87,12 @@ def check_fields(fields: Mapping[str, str]) -> None:
 
 
 def call_context(
-    fields: Mapping[str, str], endpoints: Sequence[Endpoint], origin: str, base: str, issued: Issued | None
+    fields: Mapping[str, str],
+    endpoints: Sequence[Endpoint],
+    origin: str,
+    base: str,
+    scheme: str,
+    issued: Issued | None,
 ) -> dict[str, Any]:
     """Return the variables of ``_call.html``. It must not fail: the page may show a new secret, only once.
 
@@ -93,6 +109,7 @@ def call_context(
         f"{origin}{quote(path, safe=_URL_SAFE)}",
         fields["body"].replace("\r\n", "\n") if "body" in fields else endpoint.body,
         fields.get("content_type") or endpoint.content_type,
+        scheme,
         client_id or CLIENT_ID,
         *((issued.secret, issued.token) if issued else ()),
     )

@@ -41,12 +41,13 @@ logger = logging.getLogger("basicauth_mw")
 
 
 class Handlers:
-    """The handlers of all pages; ``openapi`` is that of ``dashboard``."""
+    """The handlers of all pages; ``openapi`` is that of ``dashboard``, ``scheme`` how the app takes a key."""
 
-    def __init__(self, backend: Backend, peppers: Sequence[str], openapi: Document) -> None:
+    def __init__(self, backend: Backend, peppers: Sequence[str], openapi: Document, scheme: str) -> None:
         self._backend = backend
         self._peppers = peppers
         self._openapi = openapi
+        self._scheme = scheme
         self.writable = isinstance(backend.store, Store)
 
     def routes(self) -> list[Route]:
@@ -263,7 +264,8 @@ class Handlers:
     def _call_context(
         self, request: DashboardRequest, fields: Mapping[str, str], issued: Issued | None = None
     ) -> dict[str, Any]:
-        context = call_context(fields, self._endpoints(request), request.origin, request.base, issued)
+        endpoints = self._endpoints(request)
+        context = call_context(fields, endpoints, request.origin, request.base, self._scheme, issued)
         return {**context, "token": self._make_token(request, "/call")}
 
     def _endpoints(self, request: DashboardRequest) -> list[Endpoint]:

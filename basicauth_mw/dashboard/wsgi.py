@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..auth.requests import PRINCIPAL
 from ..wsgi import BasicAuthMiddleware
-from .app import FIXED_SETTINGS, PROBLEM, DashboardApp
+from .app import FIXED_SETTINGS, PROBLEM, DashboardApp, api_scheme
 from .request import MAX_BODY_BYTES, DashboardRequest, wants_html
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class WSGIDashboard:
         fixed: Overrides = {**overrides, **FIXED_SETTINGS}
         self._middleware = BasicAuthMiddleware(self._serve, backend, settings=settings, **fixed)
         self.authenticator = self._middleware.authenticator
-        self._app = DashboardApp(self.authenticator.backend, self.authenticator.settings, openapi)
+        scheme = api_scheme(settings, overrides)
+        self._app = DashboardApp(self.authenticator.backend, self.authenticator.settings, openapi, scheme)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if not wants_html(environ.get("HTTP_ACCEPT"), str(environ.get("REQUEST_METHOD", ""))):

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
     JsonObject = dict[str, Any]
 
-SCHEME: Final = "HTTPBasic"
+BASIC: Final = "HTTPBasic"
 DESCRIPTION: Final = "An API key: its client ID as the user name, its secret as the password."
+_BASE64_DESCRIPTION: Final = (
+    "The token of an API key: the base64 text of its client ID, a colon and its secret."
+)
 
 _METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _PROBLEM: Final = "BasicAuthProblem"
@@ -44,7 +47,7 @@ _FIELD_ERROR: Final = {
 
 
 def add_security(document: JsonObject, settings: Settings, *, validation_status: int | None) -> None:
-    """Add the security scheme, and to each operation its requirements and the middleware's responses.
+    """Add the security schemes, and to each operation its requirements and the middleware's responses.
 
     Responses that an operation declares itself are unchanged. An operation on an open path needs no key, and
     only gets the responses to exceptions of the app. On an optional path, it also accepts requests without a
@@ -56,11 +59,13 @@ def add_security(document: JsonObject, settings: Settings, *, validation_status:
         validation_status: Status of responses to validation errors; None: they are the framework's own.
     """
     components: JsonObject = document.setdefault("components", {})
-    components.setdefault("securitySchemes", {})[SCHEME] = {
-        "type": "http",
-        "scheme": "basic",
-        "description": DESCRIPTION,
-    }
+    schemes = dict(map(_security_scheme, settings.schemes))
+    documented: JsonObject = components.setdefault("securitySchemes", {})
+    ours = set(schemes)
+    if documented.get(BASIC, {}).get("description") == DESCRIPTION:  # FastAPI adds it for CurrentPrincipal
+        ours.add(BASIC)
+        del documented[BASIC]
+    documented.update(schemes)
     schemas: JsonObject = components.setdefault("schemas", {})
     responses: JsonObject = components.setdefault("responses", {})
     schemas[_PROBLEM] = _problem_schema()
@@ -76,7 +81,7 @@ def add_security(document: JsonObject, settings: Settings, *, validation_status:
     for path, item in document.get("paths", {}).items():
         access = rules.access(path)
         for operation in (item[method] for method in _METHODS if method in item):
-            _require_key(operation, access, has_scopes=has_scopes)
+            _require_key(operation, list(schemes), ours, access, has_scopes=has_scopes)
             if validation_status is not None:
                 _replace_422(operation, validation_status)
             declared: JsonObject = operation.setdefault("responses", {})
@@ -101,20 +106,33 @@ def _statuses(settings: Settings) -> list[int]:
     ]
 
 
-def _require_key(operation: JsonObject, access: Access, *, has_scopes: bool) -> None:
-    """Add our scheme to every alternative of an operation's security; remove it on an open path."""
+def _security_scheme(scheme: str) -> tuple[str, JsonObject]:
+    """The name and the Security Scheme Object of an entry of the ``schemes`` setting."""
+    if scheme == "basic":
+        return BASIC, {"type": "http", "scheme": "basic", "description": DESCRIPTION}
+    if scheme == "bearer":
+        return "HTTPBearer", {"type": "http", "scheme": "bearer", "description": _BASE64_DESCRIPTION}
+    header = scheme.partition(":")[2]
+    return header, {"type": "apiKey", "in": "header", "name": header, "description": _BASE64_DESCRIPTION}
+
+
+def _require_key(
+    operation: JsonObject, schemes: list[str], ours: set[str], access: Access, *, has_scopes: bool
+) -> None:
+    """Add our schemes to every alternative of an operation's security; remove them on an open path."""
     declared: list[JsonObject] = operation.get("security", [])
     others: list[JsonObject] = []
     for each in declared:
-        rest = {name: scopes for name, scopes in each.items() if name != SCHEME}
+        rest = {name: scopes for name, scopes in each.items() if name not in ours}
         if rest and rest not in others:
             others.append(rest)
     if access == "open":
         if others or "security" in operation:
             operation["security"] = others
         return
-    scopes = sorted({scope for each in declared for scope in each.get(SCHEME, ())})
-    with_key = [{**rest, SCHEME: scopes if has_scopes else []} for rest in others or [{}]]
+    scopes = sorted({scope for each in declared for name in ours for scope in each.get(name, ())})
+    shown = scopes if has_scopes else []
+    with_key = [{**rest, name: shown} for rest in others or [{}] for name in schemes]
     without_key = (others or [{}]) if access == "optional" and not scopes else []
     operation["security"] = [*with_key, *without_key]
 

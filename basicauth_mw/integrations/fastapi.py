@@ -23,7 +23,7 @@ from ..keys.model import Principal
 from ..keys.scopes import require_scopes
 from ..settings import Overrides, Settings
 from ._common import check_scopes_arg, require_framework
-from ._openapi import DESCRIPTION, SCHEME, add_security
+from ._openapi import BASIC, DESCRIPTION, add_security
 
 with require_framework("fastapi", "fastapi"):
     from fastapi import Depends, FastAPI, Security
@@ -50,8 +50,8 @@ def install(
     """Protect an app: every route, the documentation pages, mounted apps and unknown paths.
 
     The configuration is checked immediately; nothing is connected before the app starts. The OpenAPI document
-    gets the security scheme ``HTTPBasic``, which every operation on a protected path requires, and the
-    responses of the middleware.
+    gets the security schemes of the setting ``schemes``, such as ``HTTPBasic``, which every operation on a
+    protected path requires, and the responses of the middleware.
 
     Args:
         app: The app, before it has started. Middleware that you add later runs outside this one.
@@ -109,7 +109,7 @@ class _Scheme(SecurityBase):
 
     def __init__(self) -> None:
         self.model = HTTPBase(scheme="basic", description=DESCRIPTION)
-        self.scheme_name = SCHEME
+        self.scheme_name = BASIC
 
     async def __call__(self, connection: HTTPConnection) -> Principal:
         principal = connection.scope.get(PRINCIPAL)
@@ -164,7 +164,7 @@ def _validation_handler(status: int) -> Callable[[Request, Exception], Awaitable
 
     async def handle(request: Request, exc: Exception) -> Response:
         request_id = request_id_of(ASGIRequest.header(request.scope, "x-request-id"))
-        response = render(problem, request_id=request_id, challenge="")
+        response = render(problem, request_id=request_id)
         errors = exc.errors() if isinstance(exc, RequestValidationError) else ()
         members = json.loads(response.body)
         members["errors"] = [{name: each[name] for name in ("loc", "msg", "type")} for each in errors]

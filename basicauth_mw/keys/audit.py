@@ -1,7 +1,7 @@
 """Log one structured record for every change of a key and every refusal, to ``basicauth_mw.audit``.
 
 A record carries an attribute ``basicauth``: a dict of ``event``, ``client_id``, ``reason``, ``detail``,
-``address``, ``request_id`` and ``actor``. It never contains a secret, a hash, or the Authorization header.
+``scheme``, ``address``, ``request_id`` and ``actor``. It never contains a secret, a hash, or a token.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def record(
     client_id: str | None = None,
     reason: str | None = None,
     detail: str | None = None,
+    scheme: str | None = None,
     address: str | None = None,
     request_id: str | None = None,
     actor: str | None = None,
@@ -38,6 +39,7 @@ def record(
         client_id: ID of the key, as the client sent it; it is escaped and truncated.
         reason: Why a request was refused; one of a fixed set.
         detail: Why credentials were malformed; one of a fixed set.
+        scheme: How refused credentials were sent; an entry of the ``schemes`` setting.
         address: The address of the client, as reported by the server.
         request_id: ID of the request.
         actor: Who changed a key: a client ID, or a user of the operating system.
@@ -49,6 +51,7 @@ def record(
         "client_id": sanitize(client_id),
         "reason": reason,
         "detail": detail,
+        "scheme": scheme,
         "address": sanitize(address),
         "request_id": request_id,
         "actor": sanitize(actor),

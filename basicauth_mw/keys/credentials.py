@@ -142,14 +142,16 @@ def encode_basic(client_id: str, secret: str) -> str:
 
 
 def challenge(realm: str, *, scheme: str = "Basic") -> str:
-    """Create the value of a WWW-Authenticate header (RFC 7617 section 2, RFC 9110 section 11.6.1).
+    """Create the value of a WWW-Authenticate header (RFC 9110 section 11.6.1).
 
     Args:
         realm: Any text without control characters.
-        scheme: ``Basic``, or a name that browsers do not know, so that they open no login dialog.
+        scheme: ``Basic``; ``xBasic``, for which browsers open no login dialog; or another scheme, which gets
+            no charset (RFC 7617 section 2.1).
 
     Returns:
         The challenge, with the realm as a quoted-string.
     """
     quoted = realm.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{scheme} realm="{quoted}", charset="UTF-8"'
+    charset = ', charset="UTF-8"' if scheme in ("Basic", "xBasic") else ""
+    return f'{scheme} realm="{quoted}"{charset}'

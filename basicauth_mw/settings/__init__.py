@@ -30,7 +30,7 @@ class Option:
     Attributes:
         name: The field of ``Settings``.
         kind: ``text``, ``url``, ``switch``, ``seconds`` (``seconds0``: or zero, ``seconds?``: or none),
-            ``path?`` (or none), ``count``, ``list`` or ``secrets``.
+            ``path?`` (or none), ``count``, ``list``, ``schemes`` or ``secrets``.
         default: The default value.
         help: One line.
     """
@@ -53,6 +53,7 @@ class Overrides(TypedDict, total=False):
     """
 
     realm: str
+    schemes: Iterable[str]
     include: Iterable[str]
     exclude: Iterable[str]
     optional: Iterable[str]
@@ -98,6 +99,9 @@ class Settings:
 
     backend: str = _option("url", "env:", "URL of the key backend.")
     realm: str = _option("text", "api", "Realm in the challenge of a 401 response.")
+    schemes: tuple[str, ...] = _option(
+        "schemes", ("basic",), "How clients may send a key: basic, bearer, header:<name>, or several."
+    )
     include: tuple[str, ...] = _option(
         "list",
         (),

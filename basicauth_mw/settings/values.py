@@ -23,6 +23,16 @@ AMBIGUOUS_PATH: Final = re.compile(r"//|/\.{1,2}(?:/|\Z)|[;\\?#%\x00-\x1f\x7f-\x
 
 _PERIODS_S: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _RATE: Final = re.compile(r"\s*([0-9]{1,9})\s*/\s*(second|minute|hour|day)\s*", re.IGNORECASE | re.ASCII)
+_HEADER_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*", re.ASCII)
+# Headers that servers, proxies, browsers or this package read or change.
+_RESERVED_HEADERS: Final = frozenset(
+    (
+        *("authorization", "cookie", "host", "forwarded", "x-request-id", "x-real-ip", "x-auth-client-id"),
+        *("x-auth-scopes", "connection", "expect", "keep-alive", "te", "trailer", "transfer-encoding"),
+        *("upgrade", "origin"),
+    )
+)
+_RESERVED_HEADER_PREFIXES: Final = ("proxy-", "content-", "x-forwarded-", "sec-", "access-control-")
 _SWITCHES: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -116,6 +126,32 @@ def _json_list(text: str) -> tuple[str, ...] | None:
     return tuple(listed) if all(isinstance(each, str) for each in listed) else None
 
 
+def _schemes(value: object) -> tuple[str, ...]:
+    schemes = tuple(entry.strip().lower() for entry in _list(value))
+    if not schemes:
+        raise ValueError("must name at least one of basic, bearer, header:<name>")
+    if len(set(schemes)) < len(schemes):
+        raise ValueError("must not name a scheme twice")
+    for scheme in schemes:
+        kind, _, header = scheme.partition(":")
+        if scheme not in ("basic", "bearer") and (kind != "header" or not header):
+            raise ValueError(f"unknown scheme {scheme!r}; expected basic, bearer, or header:<name>")
+        if kind == "header" and (problem := _header_error(header)):
+            raise ValueError(f"the header of {scheme!r} {problem}")
+    return schemes
+
+
+def _header_error(name: str) -> str:
+    """Say why a header may not hold a key; empty if it may. The name is in lower case."""
+    if "_" in name:  # WSGI, and many proxies, cannot tell it from a hyphen
+        return "must not contain an underscore"
+    if not _HEADER_NAME.fullmatch(name):
+        return "must be letters, digits and hyphens, as in x-api-key"
+    if name in _RESERVED_HEADERS or name.startswith(_RESERVED_HEADER_PREFIXES):
+        return "has another meaning in HTTP: choose one of your own, such as x-api-key"
+    return ""
+
+
 def _secrets(value: object) -> tuple[str, ...]:
     if isinstance(value, frozenset | set):
         raise ValueError("must be a list: its order matters")
@@ -145,6 +181,7 @@ PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
     "path?": _path_or_none,
     "count": _count,
     "list": _list,
+    "schemes": _schemes,
     "secrets": _secrets,
 }
 

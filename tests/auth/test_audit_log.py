@@ -91,6 +91,7 @@ def test_every_refusal_is_logged_with_its_reason(
                 "client_id": client_id,
                 "reason": reason,
                 "detail": "not base64" if reason == "malformed" else None,
+                "scheme": None if reason == "missing" else "basic",
                 "address": "192.0.2.1",
                 "request_id": "req-1",
                 "actor": None,

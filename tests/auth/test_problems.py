@@ -23,8 +23,8 @@ from basicauth_mw.auth.problems import (
     to_problem,
     unwrap_group,
 )
+from basicauth_mw.auth.schemes import challenges
 from basicauth_mw.errors import BasicAuthError, InsufficientScope, Rejected, Throttled
-from basicauth_mw.keys.credentials import challenge
 
 CODES = {
     "missing_credentials": 401,
@@ -45,7 +45,7 @@ CLASSES = [
 
 
 def rendered(problem: Problem) -> dict[str, str]:
-    response = render(problem, request_id="r", challenge="Basic x")
+    response = render(problem, request_id="r", challenges=("Basic x",))
     assert len({name.lower() for name, _ in response.headers}) == len(response.headers)
     return dict(response.headers)
 
@@ -65,7 +65,7 @@ def test_every_error_has_a_published_response(kind: type[BasicAuthError]) -> Non
 @pytest.mark.parametrize("exc", [ValueError("inner"), OSError(5, "inner", "/etc/x"), KeyError("inner")])
 def test_a_foreign_exception_is_an_internal_error(exc: Exception) -> None:
     """No detail of it is in the response, its class name neither."""
-    response = render(to_problem(exc), request_id="r", challenge="c")
+    response = render(to_problem(exc), request_id="r", challenges=("c",))
 
     assert response.status == 500
     assert json.loads(response.body)["code"] == "internal_error"
@@ -118,7 +118,7 @@ def test_an_apps_own_error() -> None:
         status: ClassVar[int | None] = 499
         detail: ClassVar[str] = 'Says "é".'
 
-    response = render(to_problem(Own("inner")), request_id="r", challenge="c")
+    response = render(to_problem(Own("inner")), request_id="r", challenges=("c",))
 
     assert (response.status, response.phrase) == (499, "Error")
     assert json.loads(response.body) == {
@@ -144,7 +144,7 @@ def test_the_headers_of_a_response(status: int) -> None:
     assert headers["X-Request-ID"] == "r"
     assert headers.get("WWW-Authenticate") == ("Basic x" if status == 401 else None)
     assert headers.get("Retry-After") == ("7" if status == 503 else None)
-    body = render(problem, request_id="r", challenge="c").body
+    body = render(problem, request_id="r", challenges=("c",)).body
     assert headers["Content-Length"] == str(len(body))
 
 
@@ -199,7 +199,7 @@ _EXCEPTIONS = st.recursive(
 def test_any_error_is_a_problem(exc: Exception, request_id: str | None, realm: str) -> None:
     """RFC 9457: one JSON object in UTF-8, members of the right types, the real status, no internal detail."""
     sent = request_id_of(request_id)
-    response = render(to_problem(exc), request_id=sent, challenge=challenge(realm).encode().decode("latin-1"))
+    response = render(to_problem(exc), request_id=sent, challenges=challenges(("basic",), realm))
     members = json.loads(response.body.decode())
 
     assert {name: type(value) for name, value in members.items()} == {
@@ -240,7 +240,7 @@ def test_a_request_id_is_repeated_only_if_it_is_safe(sent: str | None) -> None:
 
     assert form.fullmatch(used)
     assert (used == sent) == (sent is not None and form.fullmatch(sent) is not None)
-    body = json.loads(render(TIMEOUT, request_id=used, challenge="c").body)
+    body = json.loads(render(TIMEOUT, request_id=used, challenges=("c",)).body)
     assert body["request_id"] == used
 
 
@@ -272,6 +272,6 @@ def test_a_403_names_the_missing_scopes() -> None:
     copied = pickle.loads(pickle.dumps(caught.value))
     assert (copied.scopes, str(copied)) == (caught.value.scopes, str(caught.value))
     for exc, scopes in ((caught.value, ["admin", "write"]), (InsufficientScope("no"), None)):
-        response = render(to_problem(exc), request_id="r", challenge="")
+        response = render(to_problem(exc), request_id="r", challenges=())
         assert json.loads(response.body).get("scopes") == scopes
         assert dict(response.headers)["Content-Length"] == str(len(response.body))

@@ -48,6 +48,22 @@ def test_curl_sends_the_request(text: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("scheme", "header", "value"),
+    [("bearer", "Authorization", "Bearer dG9rZW4="), ("header:x-api-key", "x-api-key", "dG9rZW4=")],
+)
+def test_code_samples_use_the_scheme_of_the_app(scheme: str, header: str, value: str) -> None:
+    draft = RequestDraft("GET", BASE, scheme=scheme, token="dG9rZW4=")
+    name = header if header.isalpha() else f'"{header}"'
+
+    assert f"-H '{header}: {value}'" in code_of(draft, "curl")
+    assert f'headers={{"{header}": "{value}"}}' in code_of(draft, "httpx")
+    assert f'headers: {{ {name}: "{value}" }}' in code_of(draft, "fetch")
+    prefix = value.removesuffix("dG9rZW4=")
+    assert f'headers = {{"{header}": f"{prefix}{{token}}"}}' in code_of(draft, "encode-python")
+    assert f"headers = {{ {name}: `{prefix}${{token}}` }}" in code_of(draft, "encode-javascript")
+
+
 def test_curl_options_for_special_requests() -> None:
     raw = RequestDraft("POST", f"{BASE}/a[1]{{b}}", "@name", "text/plain")
 

@@ -36,6 +36,7 @@ from rest_framework.test import APIRequestFactory
 
 from basicauth_mw import Backend, ConfigurationError, Issued, Principal, encode_basic
 from basicauth_mw.auth.discovery import find_authenticator
+from basicauth_mw.auth.requests import environ_key
 from basicauth_mw.integrations.django import BasicAuthMiddleware, rest_framework
 from basicauth_mw.integrations.django.checks import check_deployment, check_settings
 from tests.asgi.helpers import call, http_scope
@@ -231,6 +232,49 @@ def test_the_header_can_be_removed(get: Get) -> None:
         assert get("/me").json()["authorization"] == []
         with override_settings(MIDDLEWARE=["tests.integrations.test_django.looks", MIDDLEWARE_PATH]):
             assert get("/me").json()["authorization"] == []
+
+
+@pytest.mark.parametrize("handler", ["wsgi", "asgi"])
+@pytest.mark.parametrize("strips", [False, True])
+def test_a_key_in_another_scheme(handler: str, strips: bool, issued: Issued) -> None:
+    """The view sees the headers of enabled schemes, unless they are removed."""
+    seen: list[list[str]] = []
+
+    class Urls:
+        urlpatterns = (route("", lambda request: _note_headers(request, seen)),)
+
+    schemes = {"BASICAUTH_SCHEMES": "bearer,header:x-api-key", "BASICAUTH_STRIP_AUTHORIZATION": strips}
+    with override_settings(ROOT_URLCONF=Urls, **schemes):
+        for name, value in (("Authorization", f"Bearer {issued.token}"), ("X-API-Key", issued.token)):
+            if handler == "asgi":
+                headers = [(name.lower().encode(), value.encode())]
+                status = call(get_asgi_application(), http_scope(headers=headers)).status
+                refused = call(get_asgi_application(), http_scope()).headers["WWW-Authenticate"]
+            else:
+                environ = {environ_key(name): value}
+                status = call_validated(WSGIHandler(), **environ).status
+                refused = call_validated(WSGIHandler()).named["WWW-Authenticate"]
+            assert status == 200
+            assert refused == 'Bearer realm="api"'
+
+    assert seen == [[], []] if strips else [["Authorization"], ["X-Api-Key"]]
+
+
+def _note_headers(request: HttpRequest, seen: list[list[str]]) -> HttpResponse:
+    seen.append([name for name in ("Authorization", "X-Api-Key") if name in request.headers])
+    return HttpResponse()
+
+
+@pytest.mark.parametrize("handler", ["wsgi", "asgi"])
+def test_challenges_are_joined_in_one_header(handler: str) -> None:
+    """Django sends each header once; RFC 9110 section 11.6.1 allows a list."""
+    with override_settings(BASICAUTH_SCHEMES="bearer,basic"):
+        if handler == "asgi":
+            challenges = call(get_asgi_application(), http_scope()).headers["WWW-Authenticate"]
+        else:
+            challenges = call_validated(WSGIHandler()).named["WWW-Authenticate"]
+
+    assert challenges == 'Bearer realm="api", Basic realm="api", charset="UTF-8"'
 
 
 def looks(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
@@ -545,6 +589,13 @@ def test_rest_framework_sends_its_own_401_on_an_excluded_path(get: Get) -> None:
     assert refused.status_code == 401
     assert refused["Content-Type"] == "application/json"
     assert refused["WWW-Authenticate"].encode("latin-1") == 'Basic realm="\u3042", charset="UTF-8"'.encode()
+
+
+def test_rest_framework_sends_the_challenge_of_each_scheme(get: Get) -> None:
+    with override_settings(BASICAUTH_EXCLUDE=["/api"], BASICAUTH_SCHEMES="bearer,basic"):
+        refused = get("/api", None)
+
+    assert refused["WWW-Authenticate"] == 'Bearer realm="api", Basic realm="api", charset="UTF-8"'
 
 
 def test_rest_framework_and_scopes(get: Get) -> None:

@@ -424,6 +424,51 @@ def test_another_scheme_is_required_too(backend: Backend) -> None:
     assert paths["/open"]["get"]["security"] == [{"APIKeyHeader": []}]
 
 
+def test_each_scheme_is_an_alternative(backend: Backend) -> None:
+    app = make_app()
+    install(app, backend, settings=Settings(schemes=("bearer", "header:x-api-key", "basic")))
+
+    schema = app.openapi()
+    documented = schema["components"]["securitySchemes"]
+    assert {name: documented[name]["type"] for name in documented} == {
+        "HTTPBearer": "http",
+        "x-api-key": "apiKey",
+        "HTTPBasic": "http",
+    }
+    assert documented["HTTPBearer"]["scheme"] == "bearer"
+    assert (documented["x-api-key"]["in"], documented["x-api-key"]["name"]) == ("header", "x-api-key")
+    assert schema["paths"]["/read"]["get"]["security"] == [
+        {"HTTPBearer": ["read"]},
+        {"x-api-key": ["read"]},
+        {"HTTPBasic": ["read"]},
+    ]
+    first = json.dumps(schema)
+    assert json.dumps(app.openapi()) == first
+
+
+def test_a_scheme_that_is_not_enabled_is_not_documented(backend: Backend) -> None:
+    app = make_app()
+    install(app, backend, settings=Settings(schemes=("bearer",)))
+
+    schema = app.openapi()
+    assert list(schema["components"]["securitySchemes"]) == ["HTTPBearer"]
+    assert schema["paths"]["/me"]["get"]["security"] == [{"HTTPBearer": []}]
+
+
+def test_the_apps_own_basic_scheme_stays_beside_bearer(backend: Backend) -> None:
+    app = FastAPI()
+
+    @app.get("/", dependencies=[Depends(HTTPBasic())])
+    def route() -> int:
+        return 1
+
+    install(app, backend, settings=Settings(schemes=("bearer",)))
+
+    schema = app.openapi()
+    assert set(schema["components"]["securitySchemes"]) == {"HTTPBasic", "HTTPBearer"}
+    assert schema["paths"]["/"]["get"]["security"] == [{"HTTPBasic": [], "HTTPBearer": []}]
+
+
 def test_the_document_can_be_made_again(app: FastAPI) -> None:
     """With the same result, and with routes added later."""
     first = json.dumps(app.openapi())

@@ -30,6 +30,7 @@ def row(name: str, *values: object) -> Any:
 TABLE: list[tuple[str, Any, str, Any]] = [
     ("backend", "env:", "sqlite:///keys.db", "sqlite:///keys.db"),
     ("realm", "api", "Der Schlüssel", "Der Schlüssel"),
+    ("schemes", ("basic",), "bearer,Header:X-API-Key", ("bearer", "header:x-api-key")),
     ("include", (), "/api, /v1/*", ("/api", "/v1/*")),
     ("exclude", (), "/health, /docs/* ,", ("/health", "/docs/*")),
     ("optional", (), "/feed", ("/feed",)),

@@ -160,6 +160,7 @@ def test_a_scope_that_is_missing(backend: Backend, issued: Issued, caplog: pytes
         "client_id": "ci",
         "reason": "insufficient_scope",
         "detail": None,
+        "scheme": None,
         "address": "192.0.2.1",
         "request_id": "r-1",
         "actor": None,

@@ -149,7 +149,8 @@ async function send() {
       showProblem("Enter the client ID and the secret of a key, or choose to send the request without a key.");
       return;
     }
-    headers.set("Authorization", `Basic ${choice === "wrong" ? encode(id, "a-wrong-secret") : token}`);
+    const { header, prefix } = document.querySelector("[data-call]").dataset;
+    headers.set(header, prefix + (choice === "wrong" ? encode(id, "a-wrong-secret") : token));
   }
   const method = byId("method").value;
   const hasBody = !["GET", "HEAD"].includes(method) && byId("body").value !== "";

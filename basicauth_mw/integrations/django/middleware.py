@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ...asgi import BasicAuthMiddleware as ASGIMiddleware
 from ...auth.authenticator import Authenticator
 from ...auth.problems import is_refusal
-from ...auth.requests import WSGIRequest
+from ...auth.requests import WSGIRequest, environ_key
+from ...auth.schemes import credential_headers
 from ...auth.verifier import PendingVerification
 from ...keys.model import Deny
 from .._common import configuration, require_framework
@@ -24,7 +25,7 @@ with require_framework("django", "django"):
     from django.views.defaults import server_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -64,20 +65,21 @@ def wrap_asgi(application: Any) -> ASGIMiddleware:
     """
     backend, ours = read_configuration()
     if ours.strip_authorization:
-        application = _StripFromWebsockets(application)
+        application = _StripFromWebsockets(application, credential_headers(ours.schemes))
     # Django's middleware still needs the header, and removes it for the views.
     return ASGIMiddleware(application, backend, settings=ours, set_user=False, strip_authorization=False)
 
 
 class _StripFromWebsockets:
-    """Removes the Authorization header from websocket handshakes."""
+    """Removes the credentials from websocket handshakes."""
 
-    def __init__(self, application: Any) -> None:
+    def __init__(self, application: Any, headers: Sequence[str]) -> None:
         self.application = application
+        self._headers = headers
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
-            scope["headers"] = _without_authorization(scope["headers"])
+            scope["headers"] = _without(self._headers, scope["headers"])
         await self.application(scope, receive, send)
 
 
@@ -87,6 +89,10 @@ class DjangoRequest:
     @staticmethod
     def authorization(request: HttpRequest) -> bytes | None:
         return WSGIRequest.authorization(request.META)  # under ASGI, Django joins several with a comma
+
+    @staticmethod
+    def credential_field(request: HttpRequest, name: str) -> bytes | None:
+        return WSGIRequest.credential_field(request.META, name)
 
     @staticmethod
     def header(request: HttpRequest, name: str) -> str | None:
@@ -187,16 +193,18 @@ class BasicAuthMiddleware:
             for name in ("REMOTE_USER", "AUTH_TYPE"):
                 request.META.pop(name, None)
         if self.authenticator.settings.strip_authorization:
-            request.META.pop("HTTP_AUTHORIZATION", None)
+            names = self.authenticator.credential_headers
+            for name in names:
+                request.META.pop(environ_key(name), None)
             vars(request).pop("headers", None)  # a cached property made from META
             if (scope := getattr(request, "scope", None)) is not None:
-                headers = _without_authorization(scope["headers"])
+                headers = _without(names, scope["headers"])
                 request.scope = {**scope, "headers": headers}  # type: ignore[attr-defined]
         return None
 
 
-def _without_authorization(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    return [pair for pair in headers if pair[0].lower() != b"authorization"]
+def _without(names: Sequence[str], headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in headers if pair[0].lower().decode("latin-1") not in names]
 
 
 def _is_plain_500(exception: Exception) -> bool:
@@ -208,4 +216,7 @@ def _is_plain_500(exception: Exception) -> bool:
 
 def _to_django(request: HttpRequest, response: Response) -> HttpResponse:
     body = b"" if request.method == "HEAD" else response.body
-    return HttpResponse(body, status=response.status, reason=response.phrase, headers=dict(response.headers))
+    headers: dict[str, str] = {}
+    for name, value in response.headers:  # Django sends each header once; a list of challenges may be joined
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return HttpResponse(body, status=response.status, reason=response.phrase, headers=headers)

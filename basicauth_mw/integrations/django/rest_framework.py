@@ -14,11 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.conf import settings
-
-from ...keys.credentials import challenge
+from ...auth.schemes import challenges
 from ...keys.model import Principal
 from .._common import require_framework
+from .middleware import read_configuration
 
 with require_framework("rest_framework", "djangorestframework"):
     from rest_framework.authentication import BaseAuthentication
@@ -91,6 +90,6 @@ class PrincipalAuthentication(BaseAuthentication):
         return (ApiUser(principal), principal) if principal.is_authenticated else None
 
     def authenticate_header(self, request: Request) -> str:
-        """The challenge. Without one, REST framework would respond with 403 instead of 401."""
-        realm = str(getattr(settings, "BASICAUTH_REALM", None) or "api")
-        return challenge(realm).encode().decode("latin-1")
+        """The challenges. Without one, REST framework would respond with 403 instead of 401."""
+        _, ours = read_configuration()
+        return ", ".join(challenges(ours.schemes, ours.realm))
