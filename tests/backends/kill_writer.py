@@ -1,7 +1,7 @@
 """Changes keys until it is killed: the process that ``test_kill.py`` starts.
 
 For each line on its standard input it forks a child, which changes a few keys until it is killed. It
-announces each change before it starts and acknowledges it afterwards, in lines that are written whole or not
+announces each change before it starts and acknowledges it afterwards; each line is written completely or not
 at all.
 """
 
@@ -44,7 +44,7 @@ def change_for_ever(url: str, seed: int) -> None:
 
 
 def possible(key: Key | None) -> tuple[str, ...]:
-    """The changes that leave a key another than it is."""
+    """The changes that have an effect on a key."""
     if key is None:
         return ("create",)
     if key.revoked_at is not None:
@@ -54,7 +54,7 @@ def possible(key: Key | None) -> tuple[str, ...]:
 
 
 def perform(backend: Backend, change: str, client_id: str, value: str) -> tuple[Key | None, str | None]:
-    """Make one change; the key as it is then, and its new secret."""
+    """Make one change; return the changed key and its new secret."""
     match change:
         case "create":
             issued = backend.create(client_id=client_id, name=value, metadata={"value": value})

@@ -1,4 +1,4 @@
-"""Both middlewares over one store, with one interface."""
+"""Clients of both middlewares over one store, with the same interface."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from tests.asgi.helpers import Message, Receive, Scope, Send
 
 
-class Snapshot(NamedTuple):
+class Response(NamedTuple):
     """A response.
 
     Attributes:
         status: Its status.
-        code: The code of its problem; empty: it is the app's.
+        code: The code of its problem details; empty for the app's response.
         fields: Its headers, by lower-case name.
-        took_s: Seconds.
+        took_s: Duration in seconds.
     """
 
     status: int
@@ -36,11 +36,11 @@ class Snapshot(NamedTuple):
     took_s: float
 
 
-class Shell:
-    """A middleware over a store that records its lookups. Use as a context manager.
+class Client:
+    """A client of an app with middleware, over a store that records its lookups. Use as a context manager.
 
     Attributes:
-        asked: The ids that were looked up, except the random ids of the breaker's probe.
+        lookups: The IDs that were looked up, except the random IDs of the breaker's probe.
         served: The client IDs that the app received.
     """
 
@@ -53,13 +53,13 @@ class Shell:
             slow_hash_workers=1,
         )
         self.backend = open_backend(settings=self.settings)
-        self.asked: list[str] = []
+        self.lookups: list[str] = []
         self.served: list[str] = []
         for name in ("get", "get_nowait", "aget"):
             if hasattr(self.backend.store, f"{name}_stored"):
                 name = f"{name}_stored"
-            if question := getattr(self.backend.store, name, None):
-                setattr(self.backend.store, name, self._counting(question))
+            if look_up := getattr(self.backend.store, name, None):
+                setattr(self.backend.store, name, self._counting(look_up))
 
     def __enter__(self) -> Self:
         return self
@@ -67,26 +67,26 @@ class Shell:
     def __exit__(self, *_exc: object) -> None:
         self.backend.close()
 
-    def ask(self, authorization: str | None) -> Snapshot:
+    def request(self, authorization: str | None) -> Response:
         began = time.monotonic()
-        status, fields, body = self.answer(authorization)
+        status, fields, body = self.send(authorization)
         took_s = time.monotonic() - began
         code = json.loads(body)["code"] if "problem" in fields["content-type"] else ""
-        return Snapshot(status, code, fields, took_s)
+        return Response(status, code, fields, took_s)
 
-    def answer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+    def send(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
         raise NotImplementedError
 
-    def _counting(self, question: Callable[[str], Any]) -> Callable[[str], Any]:
+    def _counting(self, look_up: Callable[[str], Any]) -> Callable[[str], Any]:
         def count(client_id: str, /) -> Any:
             if not client_id.startswith(ID_PREFIX):
-                self.asked.append(client_id)
-            return question(client_id)
+                self.lookups.append(client_id)
+            return look_up(client_id)
 
         return count
 
 
-class Asgi(Shell):
+class AsgiClient(Client):
     def __init__(self, url: str, **settings: float) -> None:
         super().__init__(url, **settings)
         self.runner = asyncio.Runner()
@@ -97,10 +97,10 @@ class Asgi(Shell):
         self.runner.close()
         super().__exit__(*exc)
 
-    def answer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
-        return self.runner.run(self.aanswer(authorization))
+    def send(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+        return self.runner.run(self.asend(authorization))
 
-    async def aanswer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+    async def asend(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
         seen = await exchange(self.authenticator, http_scope(authorization))
         return seen.status, seen.headers, seen.body
 
@@ -111,12 +111,12 @@ class Asgi(Shell):
         await send({"type": "http.response.body", "body": b""})
 
 
-class Wsgi(Shell):
+class WsgiClient(Client):
     def __init__(self, url: str, **settings: float) -> None:
         super().__init__(url, **settings)
         self.authenticator = WSGIBasicAuthMiddleware(self._app, self.backend, settings=self.settings)
 
-    def answer(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+    def send(self, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
         seen = call(self.authenticator, authorization)
         assert seen.raised is None
         return seen.status, {name.lower(): value for name, value in seen.named.items()}, seen.body

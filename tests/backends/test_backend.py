@@ -1,4 +1,4 @@
-"""``Backend`` over the memory store and over stores that can do less."""
+"""``Backend`` over the memory store and over stores with fewer features."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def backend() -> Backend:
 
 @pytest.mark.proves("O2")
 def test_a_generated_key(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
-    """The secret is returned once, the key is found again, and neither repr nor log shows the secret."""
+    """The secret is returned once, the key can be looked up, and neither repr nor log shows the secret."""
     caplog.set_level(logging.DEBUG)
     expires_at = datetime.now(UTC) + timedelta(days=90)
     issued = backend.create(name="ci", scopes=["read"], expires_at=expires_at, metadata={"team": "x"})
@@ -61,7 +61,7 @@ def test_a_generated_key(backend: Backend, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_a_client_id_is_unique(backend: Backend) -> None:
-    backend.create(client_id="ci", secret="chosen")
+    backend.create(client_id="ci", secret="password")
     with pytest.raises(KeyExists):
         backend.create(client_id="ci")
     backend.delete("ci")
@@ -89,7 +89,7 @@ def test_nothing_is_stored_of_an_invalid_key(backend: Backend, fields: dict[str,
 
 
 def test_the_life_cycle_of_a_key(backend: Backend) -> None:
-    """Disabled and enabled repeatedly; revoked for good; deleted, which frees the id."""
+    """Disabled and enabled repeatedly, revoked for good, and deleted, which frees the ID."""
     backend.create(client_id="ci")
     for _ in range(2):
         assert backend.disable("ci").disabled
@@ -117,7 +117,7 @@ def test_an_old_version_does_not_match_a_new_key_with_the_same_id(backend: Backe
 
 
 def test_pages(backend: Backend) -> None:
-    """In the order of the ids' bytes, by prefix, from a cursor, up to a limit."""
+    """Ordered by the bytes of the IDs; with a prefix, a cursor and a limit."""
     ids = ["a", "a1", "a2", "b", "ä", "\U0001f511"]
     for client_id in reversed(ids):
         backend.create(client_id=client_id)
@@ -149,7 +149,9 @@ def test_a_read_only_store() -> None:
     asyncio.run(backend.aclose())
 
 
-def test_a_key_that_others_change_all_the_time(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_gives_up_if_others_keep_changing_the_key(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Busy(MemoryStore):
         def put(self, record: Key, /, expect_version: int | None) -> bool:
             return expect_version is None and super().put(record, expect_version)
@@ -207,7 +209,7 @@ class TeamStore:
 
 
 def test_a_third_party_store_is_found_by_its_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among the entry points, called with the URL; a URL that it rejects is a ConfigurationError."""
+    """Its entry point is called with the URL; a URL that it rejects gives a ConfigurationError."""
     point = EntryPoint("team", f"{__name__}:TeamStore", "basicauth_mw.backends")
     monkeypatch.setattr(EntryPoint, "load", lambda _self: TeamStore)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_group: EntryPoints([point]))
@@ -226,7 +228,7 @@ def test_a_third_party_store_is_found_by_its_scheme(monkeypatch: pytest.MonkeyPa
 def test_a_change_is_returned_even_if_last_uses_cannot_be_read(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    """Or a new secret would be lost."""
+    """Otherwise a new secret would be lost."""
     issued = backend.create()
 
     def fail(_client_ids: object) -> None:
@@ -244,7 +246,7 @@ def test_a_change_is_returned_even_if_last_uses_cannot_be_read(
 def test_an_id_that_is_not_text_is_not_looked_up(
     backend: Backend, caplog: pytest.LogCaptureFixture, client_id: Any
 ) -> None:
-    """It is no outage."""
+    """It is not an outage."""
     with pytest.raises(InvalidKey):
         backend.get(client_id)
     with pytest.raises(InvalidKey):
@@ -267,7 +269,7 @@ def test_invalid_arguments_of_iter_keys(backend: Backend, arguments: dict[str, A
 
 
 def test_a_generated_id_that_is_taken_is_replaced(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often; an id that was passed is refused."""
+    """However often that happens; an ID that was passed is refused."""
     backend.create(client_id="id_aaaaaaaaaaaa")
     ids = iter(["id_aaaaaaaaaaaa"] * 3 + ["id_bbbbbbbbbbbb"])
     monkeypatch.setattr("basicauth_mw.backends.backend.generate_id", lambda: next(ids))
@@ -312,8 +314,8 @@ def test_every_change_records_its_actor(backend: Backend, caplog: pytest.LogCapt
     backend.add([Key("imported")], actor="hal")
     backend.actor = "the default"
     backend.disable("imported")
-    told = [record.basicauth for record in caplog.records]  # type: ignore[attr-defined]
-    assert [(each["event"], each["actor"]) for each in told] == [
+    records = [record.basicauth for record in caplog.records]  # type: ignore[attr-defined]
+    assert [(each["event"], each["actor"]) for each in records] == [
         ("key.created", "ann"),
         ("key.rotated", "bob"),
         ("key.updated", "cy"),

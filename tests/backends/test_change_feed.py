@@ -24,7 +24,7 @@ LIMIT_S = 10.0
 def wait_for(condition: Callable[[], Any]) -> None:
     end = time.monotonic() + LIMIT_S
     while not condition():
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.01)
 
 
@@ -40,7 +40,7 @@ class Subscriber:
 
 
 class Watched(MemoryStore):
-    """A memory store whose changes can be counted, held up, and made to fail."""
+    """A memory store that counts the reads of its changes, and can delay or fail them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,27 +60,27 @@ def store() -> Watched:
 
 
 @pytest.fixture
-def follower() -> Subscriber:
+def subscriber() -> Subscriber:
     return Subscriber()
 
 
 @pytest.fixture
-def feed(store: Watched, follower: Subscriber) -> Iterator[ChangeFeed]:
+def feed(store: Watched, subscriber: Subscriber) -> Iterator[ChangeFeed]:
     made = ChangeFeed(store)
-    made.subscribe(follower, keeps_s=30)
+    made.subscribe(subscriber, keeps_s=30)
     yield made
     made.close()
 
 
-def test_changes_are_published(store: Watched, feed: ChangeFeed, follower: Subscriber) -> None:
+def test_changes_are_published(store: Watched, feed: ChangeFeed, subscriber: Subscriber) -> None:
     store.put(Key("before"), None)
     feed.refresh()
     feed.mark_active()
     store.put(Key("a"), None)
-    wait_for(lambda: follower.heard == ["a"])
+    wait_for(lambda: subscriber.heard == ["a"])
     store.delete("a")
     store.put(Key("b"), None)
-    wait_for(lambda: sorted(follower.heard) == ["a", "a", "b"])
+    wait_for(lambda: sorted(subscriber.heard) == ["a", "a", "b"])
 
 
 def test_an_older_reply_does_not_replace_a_newer_one(store: Watched, feed: ChangeFeed) -> None:
@@ -121,26 +121,26 @@ def test_nothing_runs_before_a_verification(store: Watched, feed: ChangeFeed) ->
 
 
 def test_entries_cached_before_the_first_cursor_are_cleared(
-    store: Watched, feed: ChangeFeed, follower: Subscriber
+    store: Watched, feed: ChangeFeed, subscriber: Subscriber
 ) -> None:
     """The store was unavailable at the first request."""
     store.failure = BackendUnavailable("away")
     with pytest.raises(BackendUnavailable):
         feed.refresh()
-    assert feed.is_ready(for_password=False)  # no other request pays for asking
+    assert feed.is_ready(for_password=False)  # no later request reads it again
     feed.mark_active()
     polls = store.polls
     wait_for(lambda: store.polls > polls + 1)
-    assert follower.heard == []
+    assert subscriber.heard == []
     store.failure = None
-    wait_for(lambda: follower.heard == ["everything"])
+    wait_for(lambda: subscriber.heard == ["everything"])
     store.put(Key("a"), None)
-    wait_for(lambda: follower.heard == ["everything", "a"])
+    wait_for(lambda: subscriber.heard == ["everything", "a"])
 
 
 @pytest.mark.proves("F24")
 def test_an_outage_loses_no_change(
-    store: Watched, feed: ChangeFeed, follower: Subscriber, caplog: pytest.LogCaptureFixture
+    store: Watched, feed: ChangeFeed, subscriber: Subscriber, caplog: pytest.LogCaptureFixture
 ) -> None:
     feed.refresh()
     feed.mark_active()
@@ -148,18 +148,20 @@ def test_an_outage_loses_no_change(
     store.put(Key("a"), None)
     polls = store.polls
     wait_for(lambda: store.polls > polls + 1)
-    assert follower.heard == []
+    assert subscriber.heard == []
     store.failure = None
-    wait_for(lambda: follower.heard == ["a"])
+    wait_for(lambda: subscriber.heard == ["a"])
     assert not caplog.records  # lookups log an outage
 
 
 @pytest.mark.proves("F24")
-def test_a_gap_clears_everything(store: Watched, feed: ChangeFeed, follower: Subscriber) -> None:
+def test_incomplete_changes_clear_everything(
+    store: Watched, feed: ChangeFeed, subscriber: Subscriber
+) -> None:
     feed.refresh()
     feed._cursor = "99"
     feed.mark_active()
-    wait_for(lambda: follower.heard == ["everything"])
+    wait_for(lambda: subscriber.heard == ["everything"])
 
 
 @pytest.mark.parametrize(
@@ -183,10 +185,10 @@ def test_a_feed_that_cannot_be_read_is_logged_once(
     assert "canary" not in record.getMessage()
 
 
-def test_it_does_not_poll_while_no_cache_can_hold_an_entry(store: Watched, follower: Subscriber) -> None:
+def test_it_does_not_poll_while_no_cache_can_hold_an_entry(store: Watched, subscriber: Subscriber) -> None:
     """The changes made meanwhile are published afterwards."""
     feed = ChangeFeed(store)
-    feed.subscribe(follower, keeps_s=0.05)
+    feed.subscribe(subscriber, keeps_s=0.05)
     feed.refresh()
     feed.mark_active()
     wait_for(lambda: feed._idle)
@@ -195,7 +197,7 @@ def test_it_does_not_poll_while_no_cache_can_hold_an_entry(store: Watched, follo
     time.sleep(3 * POLL_EVERY_S)  # in which it would have polled
     assert store.polls == polls
     feed.mark_active()
-    wait_for(lambda: follower.heard == ["meanwhile"])
+    wait_for(lambda: subscriber.heard == ["meanwhile"])
     feed.close()
 
 
@@ -208,7 +210,7 @@ def test_it_polls_at_most_ten_times_a_second(store: Watched, feed: ChangeFeed) -
 
 
 def test_close_stops_the_thread_and_the_next_verification_starts_it(
-    store: Watched, feed: ChangeFeed, follower: Subscriber
+    store: Watched, feed: ChangeFeed, subscriber: Subscriber
 ) -> None:
     feed.refresh()
     feed.mark_active()
@@ -219,40 +221,40 @@ def test_close_stops_the_thread_and_the_next_verification_starts_it(
     assert not thread.is_alive()
     store.put(Key("meanwhile"), None)
     feed.mark_active()
-    wait_for(lambda: follower.heard == ["everything", "meanwhile"])
+    wait_for(lambda: subscriber.heard == ["everything", "meanwhile"])
 
 
 @pytest.mark.proves("F24")
-def test_close_clears_the_caches(feed: ChangeFeed, follower: Subscriber) -> None:
-    """A hit does not start the thread, so it would outlive a revocation."""
+def test_close_clears_the_caches(feed: ChangeFeed, subscriber: Subscriber) -> None:
+    """A cache hit does not start the thread, so an entry would survive a revocation."""
     feed.close()
-    assert follower.heard == ["everything"]
+    assert subscriber.heard == ["everything"]
 
 
-@pytest.mark.parametrize("answer", [None, Changes("1", None), object()], ids=["none", "no-ids", "object"])  # type: ignore[arg-type]
+@pytest.mark.parametrize("returned", [None, Changes("1", None), object()], ids=["none", "no-ids", "object"])  # type: ignore[arg-type]
 def test_a_wrong_return_value_of_a_store_does_not_stop_the_feed(
-    feed: ChangeFeed, follower: Subscriber, store: Watched, monkeypatch: pytest.MonkeyPatch, answer: Any
+    feed: ChangeFeed, subscriber: Subscriber, store: Watched, monkeypatch: pytest.MonkeyPatch, returned: Any
 ) -> None:
     feed.refresh()
     with monkeypatch.context() as patched:
-        patched.setattr(store, "changes", lambda _since: answer)
+        patched.setattr(store, "changes", lambda _since: returned)
         feed.poll()
     store.put(Key("a"), None)
     feed.poll()
-    assert follower.heard == ["a"]
+    assert subscriber.heard == ["a"]
 
 
-def test_nothing_is_polled_for_a_cache_that_keeps_nothing(store: Watched, follower: Subscriber) -> None:
+def test_a_disabled_cache_is_not_polled_for(store: Watched, subscriber: Subscriber) -> None:
     feed = ChangeFeed(store)
-    feed.subscribe(follower, keeps_s=0)
+    feed.subscribe(subscriber, keeps_s=0)
     feed.refresh()
     feed.mark_active()
     assert feed._thread._thread is None
 
 
-def test_close_stops_an_idle_thread(store: Watched, follower: Subscriber) -> None:
+def test_close_stops_an_idle_thread(store: Watched, subscriber: Subscriber) -> None:
     feed = ChangeFeed(store)
-    feed.subscribe(follower, keeps_s=0.05)
+    feed.subscribe(subscriber, keeps_s=0.05)
     feed.refresh()
     feed.mark_active()
     wait_for(lambda: feed._idle)
@@ -274,9 +276,7 @@ def test_a_store_without_changes_is_not_polled() -> None:
     assert feed._thread._thread is None
 
 
-def test_a_child_process_starts_from_the_beginning(
-    store: Watched, feed: ChangeFeed, follower: Subscriber
-) -> None:
+def test_a_child_process_starts_over(store: Watched, feed: ChangeFeed, subscriber: Subscriber) -> None:
     feed.refresh()
     feed.mark_active()
     pid = os.fork()
@@ -287,7 +287,7 @@ def test_a_child_process_starts_from_the_beginning(
             feed.refresh()
             feed.mark_active()
             store.put(Key("a"), None)
-            wait_for(lambda: follower.heard == ["a"])
+            wait_for(lambda: subscriber.heard == ["a"])
             os._exit(0)
         except BaseException:
             os._exit(1)
@@ -299,14 +299,14 @@ def test_many_threads_start_one(store: Watched, feed: ChangeFeed) -> None:
     before = set(threading.enumerate())
     barrier = threading.Barrier(8)
 
-    def prove() -> None:
+    def verify() -> None:
         barrier.wait(LIMIT_S)
         feed.mark_active()
 
-    provers = [threading.Thread(target=prove) for _ in range(8)]
-    for prover in provers:
+    verifiers = [threading.Thread(target=verify) for _ in range(8)]
+    for prover in verifiers:
         prover.start()
-    for prover in provers:
+    for prover in verifiers:
         prover.join(LIMIT_S)
     started = [thread for thread in set(threading.enumerate()) - before if thread.name == "basicauth_mw feed"]
     assert started == [feed._thread._thread]

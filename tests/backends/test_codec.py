@@ -80,7 +80,7 @@ def test_empty_fields_are_not_stored() -> None:
 
 
 def test_the_record_does_not_include_last_used_at() -> None:
-    """It is written separately, so that it never competes with a change of the key."""
+    """It is stored separately, so that it never conflicts with a change of the key."""
     used = Key("a", created_at=CREATED, last_used_at=CREATED, secrets=(Secret("h", CREATED, None, CREATED),))
     unused = Key("a", created_at=CREATED, secrets=(Secret("h", CREATED),))
 
@@ -89,7 +89,7 @@ def test_the_record_does_not_include_last_used_at() -> None:
 
 
 def test_times_are_converted_to_utc() -> None:
-    """A time of another zone is the same time in UTC; the years 1 and 9999 are valid."""
+    """A time in another zone becomes the same time in UTC; the years 1 and 9999 are valid."""
     zone = timezone(timedelta(hours=-11))
     key = Key(
         "a",
@@ -240,7 +240,7 @@ DAMAGED = [
 @pytest.mark.proves("F12", "F18")
 @pytest.mark.parametrize("stored", DAMAGED)
 def test_a_damaged_record_is_unreadable(stored: str | bytes) -> None:
-    """It gives a 503 and no key, and the message contains nothing of the record."""
+    """It gives a 503, and the message shows nothing of the record."""
     with pytest.raises(UnreadableRecord) as refusal:
         load_key(stored, "démo")
     assert isinstance(refusal.value, BackendUnavailable)
@@ -248,7 +248,7 @@ def test_a_damaged_record_is_unreadable(stored: str | bytes) -> None:
 
 
 def test_the_record_without_damage_is_read() -> None:
-    """The cases above fail only because of what they change."""
+    """The cases above fail only because of their changes."""
     assert load_key(damaged(), "démo") == KEY
 
 
@@ -269,7 +269,7 @@ def test_unknown_members_are_ignored() -> None:
     ),
 )
 def test_any_record_is_a_key_or_unreadable(text: str | bytes, changes: dict[str, Any]) -> None:
-    """Any stored text gives the key with the right id, or UnreadableRecord, and nothing else."""
+    """Any stored text gives the key with the right ID or raises UnreadableRecord."""
     for stored in (text, damaged(**changes)):
         try:
             key = load_key(stored, "démo")
@@ -310,7 +310,7 @@ def test_text_like_the_secrets_member_is_not_mistaken_for_it(text: str) -> None:
 
 @pytest.mark.parametrize("stored", DAMAGED)
 def test_a_damaged_record_in_compact_json_is_unreadable(stored: str | bytes) -> None:
-    """Either stage finds the damage, so that there is never a key."""
+    """One of the stages finds the damage, so there is never a key."""
     if isinstance(stored, str):
         with suppress(ValueError, RecursionError):
             stored = json.dumps(json.loads(stored), ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Requests that no store accepts: any while it has no key, and empty secrets whatever it has."""
+"""Requests that no store accepts: all requests while it is empty, and empty secrets always."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from basicauth_mw import Key, Secret, Settings, open_backend
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_password
-from tests.backends.life.helpers import SHELLS
+from tests.backends.life.helpers import CLIENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,17 +27,17 @@ def backend(url: str) -> Iterator[Backend]:
         yield backend
 
 
-@pytest.fixture(params=SHELLS)
-def ask(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[str], int]]:
-    """Send an id and a secret unchanged; return the status."""
-    shell = SHELLS[request.param](backend, SETTINGS)
-    yield lambda pair: shell.ask("Basic " + b64encode(pair.encode()).decode()).status
-    shell.close()
+@pytest.fixture(params=CLIENTS)
+def status_of(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Callable[[str], int]]:
+    """Send an ID and a secret unchanged; return the status."""
+    client = CLIENTS[request.param](backend, SETTINGS)
+    yield lambda pair: client.request("Basic " + b64encode(pair.encode()).decode()).status
+    client.close()
 
 
 @pytest.mark.proves("X42", "X47")
-def test_an_empty_store_refuses_everything(ask: Callable[[str], int]) -> None:
-    """There is no key, and nothing that resembles one is accepted."""
+def test_an_empty_store_refuses_everything(status_of: Callable[[str], int]) -> None:
+    """Without keys, nothing is accepted."""
     names = ["admin", "root", "demo", "user", "test", "default", "basicauth", "*", "None"]
     for pair in [
         *(f"{name}:{name}" for name in names),
@@ -47,12 +47,14 @@ def test_an_empty_store_refuses_everything(ask: Callable[[str], int]) -> None:
         ":",
         "",
     ]:
-        assert ask(pair) == 401
+        assert status_of(pair) == 401
 
 
 @pytest.mark.proves("X14")
-def test_the_hash_of_an_empty_secret_opens_nothing(backend: Backend, ask: Callable[[str], int]) -> None:
-    """A row that no command would write, with an empty secret or with none."""
+def test_the_hash_of_an_empty_secret_is_never_accepted(
+    backend: Backend, status_of: Callable[[str], int]
+) -> None:
+    """A row that no command writes, with an empty secret or without secrets."""
     for number, hashed in enumerate(NOTHING):
         assert backend.store.put(Key(f"empty-{number}", secrets=(Secret(hashed),)), None)
     assert backend.store.put(Key("none"), None)
@@ -60,7 +62,7 @@ def test_the_hash_of_an_empty_secret_opens_nothing(backend: Backend, ask: Callab
 
     for client_id in ("empty-0", "empty-1", "none", "good", ""):
         for secret in ("", "\0", *NOTHING):
-            assert ask(f"{client_id}:{secret}") == 401
-        assert ask(client_id) == 401
-    assert ask(f"good:{good.secret}") == 200
-    assert ask(f"none:{good.secret}") == 401
+            assert status_of(f"{client_id}:{secret}") == 401
+        assert status_of(client_id) == 401
+    assert status_of(f"good:{good.secret}") == 200
+    assert status_of(f"none:{good.secret}") == 401

@@ -1,4 +1,4 @@
-"""Keys from the environment: three forms, one grammar for what they hold, no value in any error."""
+"""Keys from the environment: three formats with the same rules; no error shows a value."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def opens(store: EnvStore, client_id: str, secret: str) -> bool:
     [
         pytest.param("demo:p@55w0rd", {"demo": "p@55w0rd"}, id="one"),
         pytest.param("a:1,b:2", {"a": "1", "b": "2"}, id="commas"),
-        pytest.param(" a:1 , b:2 ,", {"a": "1", "b": "2"}, id="blanks round commas"),
+        pytest.param(" a:1 , b:2 ,", {"a": "1", "b": "2"}, id="spaces around commas"),
         pytest.param("a:1:2", {"a": "1:2"}, id="colons in the secret"),
         pytest.param("a:x,y\nb:2\n", {"a": "x,y", "b": "2"}, id="lines"),
         pytest.param("a:1\r\n\r\nb:2\r\n", {"a": "1", "b": "2"}, id="lines with CRLF"),
@@ -50,7 +50,7 @@ def opens(store: EnvStore, client_id: str, secret: str) -> bool:
     ],
 )
 def test_the_forms(monkeypatch: pytest.MonkeyPatch, text: str, pairs: dict[str, str]) -> None:
-    """Every pair is one key, and opens nothing else."""
+    """Each pair is one key, which accepts its own secret only."""
     monkeypatch.setenv("BASICAUTH_KEYS", text)
     store = EnvStore()
 
@@ -59,7 +59,7 @@ def test_the_forms(monkeypatch: pytest.MonkeyPatch, text: str, pairs: dict[str, 
         for other, secret in pairs.items():
             assert opens(store, client_id, secret) == (client_id == other)
     assert not store.has_password_hashes()
-    assert store.get("nobody") is None
+    assert store.get("unknown") is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_forms(monkeypatch: pytest.MonkeyPatch, text: str, pairs: dict[str, 
 def test_an_empty_variable_is_absent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str | None, file: str | None
 ) -> None:
-    """As ``${VAR:-}`` in a compose file leaves it."""
+    """``${VAR:-}`` in a compose file sets it to the empty string."""
     if file:
         (tmp_path / "keys").write_text(file, encoding="utf-8")
         file = str(tmp_path / "keys")
@@ -97,7 +97,7 @@ def test_fields_of_a_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.parametrize("form", ['{{"a": {}}}', "a:{}\nb:2"], ids=["json", "lines"])
 def test_a_secret_may_be_a_hash(monkeypatch: pytest.MonkeyPatch, stored: str, form: str) -> None:
-    """It is stored as it is, and is no valid secret itself."""
+    """It is stored unchanged, and is not a valid secret itself."""
     monkeypatch.setenv("BASICAUTH_KEYS", form.format(json.dumps(stored) if form.startswith("{") else stored))
     store = EnvStore()
     key = store.get("a")
@@ -176,7 +176,7 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     ],
 )
 def test_bad_values(monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
-    """One clear error that names the entry by its number and shows nothing of it."""
+    """The error gives the number of the entry and shows nothing of it."""
     monkeypatch.setenv("BASICAUTH_KEYS", text)
     with pytest.raises(ConfigurationError) as problem:
         EnvStore()

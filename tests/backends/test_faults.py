@@ -1,4 +1,4 @@
-"""Faults that are no outage: some stop only changes, some affect a single key or a single response."""
+"""Faults that are not outages: some prevent only changes, some affect a single key or response."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from basicauth_mw.cli.app import run
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.generated_secrets import generate
 from tests.asgi.helpers import http_scope
-from tests.backends.servers_in_process import Asgi, Wsgi
+from tests.backends.servers_in_process import AsgiClient, WsgiClient
 from tests.forwarder import Forwarder
-from tests.redis_server import RedisServer, WatchedPair, ask
+from tests.redis_server import RedisServer, WatchedPair, execute
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.forwarder import Fate
+    from tests.forwarder import NetworkFault
 
 DEADLINE_S = 0.5
 LIMIT_S = 10.0
@@ -57,19 +57,19 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
-def both(url: str, stack: ExitStack, **settings: float) -> tuple[Asgi, Wsgi]:
-    return stack.enter_context(Asgi(url, **settings)), stack.enter_context(Wsgi(url, **settings))
+def both(url: str, stack: ExitStack, **settings: float) -> tuple[AsgiClient, WsgiClient]:
+    return stack.enter_context(AsgiClient(url, **settings)), stack.enter_context(WsgiClient(url, **settings))
 
 
-# --- who changes keys is stopped, who proves one is not
+# --- faults that prevent changes but not verification
 
 
 @dataclass
-class Hindrance:
-    """A fault of a store that can be caused and repaired.
+class WriteFault:
+    """A fault that prevents changes and can be caused and repaired.
 
     Attributes:
-        says: Words of the error of a change, separated by bars.
+        says: Parts of the error message of a change, separated by bars.
     """
 
     url: str
@@ -79,43 +79,45 @@ class Hindrance:
 
 
 def configured(says: str, inject: tuple[Any, ...], repair: tuple[Any, ...]) -> Callable[[Path], Any]:
-    """A command does something to a Redis server."""
+    """A fault that a command causes on a Redis server."""
 
     @contextmanager
-    def made(_path: Path) -> Iterator[Hindrance]:
+    def made(_path: Path) -> Iterator[WriteFault]:
         with RedisServer() as server:
-            yield Hindrance(server.url(), lambda: ask(server, *inject), lambda: ask(server, *repair), says)
+            yield WriteFault(
+                server.url(), lambda: execute(server, *inject), lambda: execute(server, *repair), says
+            )
 
     return made
 
 
 @contextmanager
-def redis_cannot_save(_path: Path) -> Iterator[Hindrance]:
-    """MISCONF: it cannot save, because a directory has the name of its file."""
+def redis_cannot_save(_path: Path) -> Iterator[WriteFault]:
+    """MISCONF: the server cannot save, since a directory has the name of its file."""
     with RedisServer() as server:
         in_the_way = Path(server._directory.name) / "dump.rdb"
 
         def last_save(outcome: bytes) -> None:
-            ask(server, "BGSAVE")
-            wait_until(lambda: b"rdb_bgsave_in_progress:0" in ask(server, "INFO", "persistence"))
-            assert b"rdb_last_bgsave_status:" + outcome in ask(server, "INFO", "persistence")
+            execute(server, "BGSAVE")
+            wait_until(lambda: b"rdb_bgsave_in_progress:0" in execute(server, "INFO", "persistence"))
+            assert b"rdb_last_bgsave_status:" + outcome in execute(server, "INFO", "persistence")
 
         def inject() -> None:
             in_the_way.mkdir()
-            ask(server, "CONFIG", "SET", "save", "3600 1")
+            execute(server, "CONFIG", "SET", "save", "3600 1")
             last_save(b"err")
 
         def repair() -> None:
             in_the_way.rmdir()
             last_save(b"ok")
 
-        yield Hindrance(server.url(), inject, repair, "MISCONF")
+        yield WriteFault(server.url(), inject, repair, "MISCONF")
 
 
 @contextmanager
-def sqlite_written_by_another(path: Path) -> Iterator[Hindrance]:
+def sqlite_written_by_another(path: Path) -> Iterator[WriteFault]:
     with closing(sqlite3.connect(path / "keys.db", isolation_level=None)) as other:
-        yield Hindrance(
+        yield WriteFault(
             f"sqlite:///{path / 'keys.db'}",
             lambda: other.execute("BEGIN IMMEDIATE"),
             lambda: other.execute("ROLLBACK"),
@@ -124,14 +126,14 @@ def sqlite_written_by_another(path: Path) -> Iterator[Hindrance]:
 
 
 @contextmanager
-def sqlite_file_limit(path: Path) -> Iterator[Hindrance]:
+def sqlite_file_limit(path: Path) -> Iterator[WriteFault]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def limit(octets: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (octets, hard))
+    def limit(limit_bytes: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
 
     try:
-        yield Hindrance(
+        yield WriteFault(
             f"sqlite:///{path / 'keys.db'}",
             lambda: limit(100),
             lambda: limit(soft),
@@ -142,8 +144,8 @@ def sqlite_file_limit(path: Path) -> Iterator[Hindrance]:
 
 
 @contextmanager
-def sqlite_full_disk(path: Path) -> Iterator[Hindrance]:
-    """A small file system of its own, where this user may mount one; else a limit again."""
+def sqlite_full_disk(path: Path) -> Iterator[WriteFault]:
+    """A small file system if this user can mount one, else a limit on the file size."""
     small = path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -161,7 +163,7 @@ def sqlite_full_disk(path: Path) -> Iterator[Hindrance]:
                 opened.write(bytes(4096))
 
     try:
-        yield Hindrance(
+        yield WriteFault(
             f"sqlite:///{small / 'keys.db'}",
             inject,
             filler.unlink,
@@ -208,24 +210,24 @@ def test_only_changes_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Uncached keys are verified as usual; commands name the problem and change nothing."""
-    monkeypatch.setattr(sqlite, "_WRITE_WAIT_S", DEADLINE_S)  # five seconds, which this test has not
+    monkeypatch.setattr(sqlite, "_WRITE_WAIT_S", DEADLINE_S)  # instead of five seconds
     made = stack.enter_context(hindrance(tmp_path))
     monkeypatch.setenv("BASICAUTH_BACKEND", made.url)
     with open_backend(made.url, settings=Settings(), create=True) as keys:
         first, *fresh = [keys.create().authorization for _ in range(9)]
         keys.create(client_id="kept")
         before = keys.get("kept")
-    shells = both(made.url, stack, deadline_s=DEADLINE_S)
-    assert [shell.ask(first).status for shell in shells] == [200, 200]
+    clients = both(made.url, stack, deadline_s=DEADLINE_S)
+    assert [client.request(first).status for client in clients] == [200, 200]
     caplog.clear()
 
     made.inject()
-    for shell in shells:
+    for client in clients:
         for authorization in fresh[:4]:
-            seen = shell.ask(authorization)
+            seen = client.request(authorization)
             assert seen.status == 200
             assert seen.took_s < DEADLINE_S
-        assert shell.ask(encode_basic("kept", generate("sk"))).status == 401
+        assert client.request(encode_basic("kept", generate("sk"))).status == 401
     statuses = [
         run(words)
         for words in (["keys", "create", "--client-id", "new"], ["keys", "revoke", "kept", "--yes"])
@@ -239,14 +241,14 @@ def test_only_changes_are_refused(
     for line in (first_line, second_line):
         assert line.startswith("error: ")
         assert any(word in line for word in made.says.split("|")), line
-    assert caplog.messages == [], "no outage was told"
+    assert caplog.messages == [], "no outage was logged"
     with open_backend(made.url, settings=Settings()) as keys:
         assert keys.get("new") is None
         assert keys.get("kept") == before
         keys.revoke("kept")
         assert keys.create(client_id="new").secret
-    for shell in shells:
-        assert [shell.ask(each).status for each in fresh[4:]] == [200] * 4
+    for client in clients:
+        assert [client.request(each).status for each in fresh[4:]] == [200] * 4
 
 
 @pytest.mark.proves("F7")
@@ -260,11 +262,11 @@ def test_an_evicting_server_loses_keys_and_check_warns(
         issued = keys.create()
     run(["check", "--json"])
     assert "redis_evicts" in capsys.readouterr().out
-    shells = both(server.url(), stack, cache_ttl_s=0)
-    assert [shell.ask(issued.authorization).status for shell in shells] == [200, 200]
-    ask(server, "CONFIG", "SET", "maxmemory", 1)
-    wait_until(lambda: ask(server, "DBSIZE") == 0)
-    assert [shell.ask(issued.authorization).status for shell in shells] == [401, 401]
+    clients = both(server.url(), stack, cache_ttl_s=0)
+    assert [client.request(issued.authorization).status for client in clients] == [200, 200]
+    execute(server, "CONFIG", "SET", "maxmemory", 1)
+    wait_until(lambda: execute(server, "DBSIZE") == 0)
+    assert [client.request(issued.authorization).status for client in clients] == [401, 401]
 
 
 @pytest.mark.proves("F4")
@@ -273,23 +275,23 @@ def test_a_failover_under_load(stack: ExitStack) -> None:
     pair = stack.enter_context(WatchedPair())
     with open_backend(pair.url(), settings=Settings(backend_deadline_s=5)) as keys:
         issued = keys.create()
-    wait_until(lambda: ask(pair.replica, "DBSIZE") == ask(pair.master, "DBSIZE"))
-    shells = both(pair.url(), stack, deadline_s=DEADLINE_S, cache_ttl_s=0)
-    assert [shell.ask(issued.authorization).status for shell in shells] == [200, 200]
+    wait_until(lambda: execute(pair.replica, "DBSIZE") == execute(pair.master, "DBSIZE"))
+    clients = both(pair.url(), stack, deadline_s=DEADLINE_S, cache_ttl_s=0)
+    assert [client.request(issued.authorization).status for client in clients] == [200, 200]
 
-    def press(shell: Any) -> list[int]:
+    def send_many(client: Any) -> list[int]:
         statuses = []
         end = time.monotonic() + LIMIT_S
         while statuses[-3:] != [200] * 3 or 503 not in statuses:
             assert time.monotonic() < end
-            statuses.append(shell.ask(issued.authorization).status)
+            statuses.append(client.request(issued.authorization).status)
             time.sleep(0.01)
         return statuses
 
     pair.notice_failures()
     pair.master.stop()
     with ThreadPoolExecutor(2) as pool:
-        for statuses in pool.map(press, shells):
+        for statuses in pool.map(send_many, clients):
             assert set(statuses) == {200, 503}
 
 
@@ -298,67 +300,67 @@ def test_a_failover_under_load(stack: ExitStack) -> None:
 
 @pytest.mark.proves("F9")
 def test_a_hundred_at_once_wait_no_longer_than_one(stack: ExitStack) -> None:
-    """More than there are threads and connections: no request waits beyond the deadline."""
+    """With more requests than threads and connections, no request waits longer than the deadline."""
     server = stack.enter_context(RedisServer())
-    way = stack.enter_context(Forwarder(server.port))
-    url = f"redis://127.0.0.1:{way.port}"
+    forwarder = stack.enter_context(Forwarder(server.port))
+    url = f"redis://127.0.0.1:{forwarder.port}"
     with open_backend(url, settings=Settings()) as keys:
         issued = keys.create()
-    unknown = [encode_basic(f"nobody-{number}", generate("sk")) for number in range(100)]
+    unknown = [encode_basic(f"unknown-{number}", generate("sk")) for number in range(100)]
     asgi, wsgi = both(url, stack, deadline_s=DEADLINE_S)
-    assert [shell.ask(issued.authorization).status for shell in (asgi, wsgi)] == [200, 200]
-    before = len(ask(server, "CLIENT", "LIST").splitlines())
-    way.delay_s = 3 * DEADLINE_S
+    assert [client.request(issued.authorization).status for client in (asgi, wsgi)] == [200, 200]
+    before = len(execute(server, "CLIENT", "LIST").splitlines())
+    forwarder.delay_s = 3 * DEADLINE_S
 
     async def all_at_once() -> list[int]:
-        return [seen[0] for seen in await asyncio.gather(*map(asgi.aanswer, unknown))]
+        return [seen[0] for seen in await asyncio.gather(*map(asgi.asend, unknown))]
 
-    # In turns, eight or so at a time, it would take a dozen deadlines.
+    # Eight at a time would take a dozen deadlines.
     begin = time.monotonic()
     assert asgi.runner.run(all_at_once()) == [503] * 100
     assert time.monotonic() - begin < 2 * DEADLINE_S
     begin = time.monotonic()
     with ThreadPoolExecutor(100) as pool:
-        assert [seen.status for seen in pool.map(wsgi.ask, unknown)] == [503] * 100
+        assert [seen.status for seen in pool.map(wsgi.request, unknown)] == [503] * 100
     assert time.monotonic() - begin < 2 * DEADLINE_S
-    assert len(ask(server, "CLIENT", "LIST").splitlines()) < before + 30
-    way.delay_s = 0
+    assert len(execute(server, "CLIENT", "LIST").splitlines()) < before + 30
+    forwarder.delay_s = 0
 
 
 @pytest.mark.proves("F27")
-@pytest.mark.parametrize("shell", ["asgi", "wsgi"])
-def test_a_thousand_requests_at_the_expiry_look_up_once(stack: ExitStack, shell: str) -> None:
+@pytest.mark.parametrize("client", ["asgi", "wsgi"])
+def test_a_thousand_requests_at_the_expiry_look_up_once(stack: ExitStack, client: str) -> None:
     server = stack.enter_context(RedisServer())
     ttl_s = 0.5
     with open_backend(server.url(), settings=Settings()) as keys:
         authorization = keys.create().authorization
     asgi, wsgi = both(server.url(), stack, cache_ttl_s=ttl_s)
-    proved = asgi if shell == "asgi" else wsgi
-    assert proved.ask(authorization).status == 200
+    first = asgi if client == "asgi" else wsgi
+    assert first.request(authorization).status == 200
     time.sleep(ttl_s)
-    ask(server, "CONFIG", "RESETSTAT")
+    execute(server, "CONFIG", "RESETSTAT")
 
     async def all_at_once() -> list[int]:
-        return [seen[0] for seen in await asyncio.gather(*map(asgi.aanswer, [authorization] * 1000))]
+        return [seen[0] for seen in await asyncio.gather(*map(asgi.asend, [authorization] * 1000))]
 
     begin = time.monotonic()
-    if shell == "asgi":
+    if client == "asgi":
         statuses = asgi.runner.run(all_at_once())
     else:
         barrier = threading.Barrier(64)
 
-        def press(_number: int) -> list[int]:
+        def send_many(_number: int) -> list[int]:
             barrier.wait(LIMIT_S)
-            return [wsgi.ask(authorization).status for _ in range(16)]
+            return [wsgi.request(authorization).status for _ in range(16)]
 
         with ThreadPoolExecutor(64) as pool:
-            statuses = list(chain.from_iterable(pool.map(press, range(64))))
+            statuses = list(chain.from_iterable(pool.map(send_many, range(64))))
     took_s = time.monotonic() - begin
     assert len(statuses) >= 1000
     assert set(statuses) == {200}
     ((calls, *_rest),) = (
         line.partition(b"calls=")[2].split(b",")
-        for line in ask(server, "INFO", "commandstats").splitlines()
+        for line in execute(server, "INFO", "commandstats").splitlines()
         if line.startswith(b"cmdstat_get:")
     )
     assert int(calls) <= 2 + took_s // ttl_s  # on a slow machine it may have expired again
@@ -366,13 +368,13 @@ def test_a_thousand_requests_at_the_expiry_look_up_once(stack: ExitStack, shell:
 
 @pytest.mark.proves("F29")
 def test_random_ids_leave_nothing_in_memory() -> None:
-    """When every table is full, five thousand more ids change nothing."""
+    """When every table is full, five thousand more IDs use no more memory."""
     settings = Settings()
     with open_backend("memory:", settings=settings) as keys:
         authenticator = BasicAuthMiddleware(refuse_to_be_called, keys, settings=settings)
         secret = generate("sk")
 
-        async def press(numbers: range) -> None:
+        async def send_many(numbers: range) -> None:
             statuses: set[int] = set()
 
             async def send(message: dict[str, Any]) -> None:
@@ -382,12 +384,12 @@ def test_random_ids_leave_nothing_in_memory() -> None:
             for number in numbers:
                 field = encode_basic(f"invented-{number}", secret if number % 2 else "guess")
                 await authenticator(http_scope(field), refuse_to_be_called, send)
-            assert statuses <= {401, 429}  # beyond its own counters, an address shares one
+            assert statuses <= {401, 429}  # IDs that do not fit in the table share one counter per address
 
         async def main() -> int:
-            await press(range(11_000))  # the throttle's table holds ten thousand
+            await send_many(range(11_000))  # the throttle's table holds ten thousand
             before = sys.getallocatedblocks()
-            await press(range(11_000, 16_000))
+            await send_many(range(11_000, 16_000))
             after = sys.getallocatedblocks()
             await keys.aclose()
             return after - before
@@ -399,15 +401,15 @@ async def refuse_to_be_called(*_arguments: object) -> Any:
     raise AssertionError
 
 
-# --- replies that could be swapped
+# --- mixed-up replies
 
 
 @pytest.mark.proves("F11")
 def test_ten_thousand_cancelled_requests_swap_no_replies(stack: ExitStack) -> None:
-    """Two clients over a slow connection, cancelled at any moment: no identity is swapped."""
+    """Two clients over a slow connection, cancelled at random times: neither gets the other's identity."""
     server = stack.enter_context(RedisServer())
-    way = stack.enter_context(Forwarder(server.port))
-    settings = Settings(backend=f"redis://127.0.0.1:{way.port}", cache_ttl_s=0, throttle="")
+    forwarder = stack.enter_context(Forwarder(server.port))
+    settings = Settings(backend=f"redis://127.0.0.1:{forwarder.port}", cache_ttl_s=0, throttle="")
     keys = stack.enter_context(open_backend(settings=settings))
     issued = {name: keys.create(client_id=name).authorization for name in ("one", "two")}
     chance = random.Random(20260101)
@@ -417,7 +419,7 @@ def test_ten_thousand_cancelled_requests_swap_no_replies(stack: ExitStack) -> No
         await send({"type": "http.response.body", "body": scope["user"].client_id.encode()})
 
     authenticator = BasicAuthMiddleware(app, keys, settings=settings)
-    answers = {"one": 0, "two": 0}
+    served = {"one": 0, "two": 0}
 
     async def request(name: str) -> None:
         messages: list[Any] = []
@@ -428,7 +430,7 @@ def test_ten_thousand_cancelled_requests_swap_no_replies(stack: ExitStack) -> No
         await authenticator(http_scope(issued[name]), refuse_to_be_called, send)
         start, body = messages
         assert (start["status"], body["body"]) == (200, name.encode())
-        answers[name] += 1
+        served[name] += 1
 
     async def cancelled(name: str) -> None:
         task = asyncio.ensure_future(request(name))
@@ -450,32 +452,32 @@ def test_ten_thousand_cancelled_requests_swap_no_replies(stack: ExitStack) -> No
     async def main() -> None:
         for number in range(1250):
             if number % 100 == 0:
-                way.delay_s = 0.001 if way.delay_s == 0 else 0
+                forwarder.delay_s = 0.001 if forwarder.delay_s == 0 else 0
             ways = chance.choices((cancelled, timed_out, moved_on, request), (3, 3, 3, 1), k=8)
             await asyncio.gather(*(each("one" if place % 2 else "two") for place, each in enumerate(ways)))
         await keys.aclose()
 
     asyncio.run(main())
-    # One in ten is not given up, which is 500 of each; how many others come to their end is chance.
-    assert all(400 < each < 4500 for each in answers.values()), answers
+    # One in ten is not cancelled, which makes 500 of each client; how many others complete is random.
+    assert all(400 < each < 4500 for each in served.values()), served
 
 
 @pytest.mark.proves("F3")
-@pytest.mark.parametrize("fate", ["comes in single octets", "passes"])
-def test_a_slow_connection_still_works(stack: ExitStack, fate: Fate) -> None:
-    """Replies that arrive late, or byte by byte, are replies."""
+@pytest.mark.parametrize("network_fault", ["byte-by-byte", "none"])
+def test_a_slow_connection_still_works(stack: ExitStack, network_fault: NetworkFault) -> None:
+    """Replies may arrive late or byte by byte."""
     server = stack.enter_context(RedisServer())
-    way = stack.enter_context(Forwarder(server.port))
-    way.delay_s, way.fate = 0.02, fate
-    url = f"redis://127.0.0.1:{way.port}"
+    forwarder = stack.enter_context(Forwarder(server.port))
+    forwarder.delay_s, network_fault = 0.02, network_fault
+    url = f"redis://127.0.0.1:{forwarder.port}"
     with open_backend(url, settings=Settings(backend_deadline_s=5)) as keys:
         issued = keys.create(metadata={"": "x" * 500})
-    for shell in both(url, stack, cache_ttl_s=0):
-        assert [shell.ask(issued.authorization).status for _ in range(3)] == [200] * 3
-        assert shell.ask(encode_basic(issued.client_id, generate("sk"))).status == 401
+    for client in both(url, stack, cache_ttl_s=0):
+        assert [client.request(issued.authorization).status for _ in range(3)] == [200] * 3
+        assert client.request(encode_basic(issued.client_id, generate("sk"))).status == 401
 
 
-# --- one key is damaged
+# --- a damaged key
 
 JUNK: dict[str, tuple[Any, ...]] = {
     "hash": ("HSET", "{}", "a", "b"),
@@ -499,21 +501,21 @@ def test_a_damaged_record_affects_one_client(
     junk: tuple[Any, ...],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """503 for that id, however often it is looked up, and one log line; other clients are served."""
+    """That ID gets a 503, however often it is looked up, and one log line; other clients are served."""
     with open_backend(redis_url, settings=Settings()) as keys:
         hurt = keys.create(client_id="hurt")
         others = [keys.create().authorization for _ in range(6)]
     name = redis_url.partition("prefix=")[2].encode() + b":1:{hurt}"
-    ask(redis_server, "DEL", name)
-    ask(redis_server, *(name if word == "{}" else word for word in junk))
-    for shell in both(redis_url, stack):
+    execute(redis_server, "DEL", name)
+    execute(redis_server, *(name if word == "{}" else word for word in junk))
+    for client in both(redis_url, stack):
         caplog.clear()
         for number in range(6):
-            seen = shell.ask(hurt.authorization)
+            seen = client.request(hurt.authorization)
             assert (seen.status, seen.code) == (503, "backend_unavailable")
             assert "www-authenticate" not in seen.fields
             assert int(seen.fields["retry-after"]) >= 1
-            assert shell.ask(others[number]).status == 200
+            assert client.request(others[number]).status == 200
         (line,) = [record for record in caplog.records if record.name == "basicauth_mw"]
         assert line.levelname == "ERROR"
         assert "'hurt'" in line.getMessage()
@@ -528,28 +530,28 @@ def test_a_damaged_record_affects_one_client(
 def test_a_revocation_in_a_replaced_file_takes_effect(
     stack: ExitStack, tmp_path: Path, lasts_s: float
 ) -> None:
-    """Within two seconds, whatever was cached from the old file."""
+    """Within two seconds, even if the old key was cached."""
     path, other = tmp_path / "keys.db", tmp_path / "other.db"
     with open_backend(f"sqlite:///{path}", settings=Settings(), create=True) as keys:
         revoked, kept = keys.create(client_id="revoked").authorization, keys.create().authorization
     shutil.copyfile(path, other)
     with open_backend(f"sqlite:///{other}", settings=Settings()) as keys:
         keys.revoke("revoked")
-    shells = both(f"sqlite:///{path}", stack, cache_ttl_s=lasts_s)
-    for shell in shells:
-        assert [shell.ask(each).status for each in (revoked, kept)] == [200, 200]
+    clients = both(f"sqlite:///{path}", stack, cache_ttl_s=lasts_s)
+    for client in clients:
+        assert [client.request(each).status for each in (revoked, kept)] == [200, 200]
     other.rename(path)
-    for shell in shells:
+    for client in clients:
         begin = time.monotonic()
-        while shell.ask(revoked).status != 401:
+        while client.request(revoked).status != 401:
             assert time.monotonic() < begin + 2
             time.sleep(0.01)
-        assert shell.ask(kept).status == 200
+        assert client.request(kept).status == 200
 
 
 @pytest.mark.proves("F18")
 def test_a_damaged_log_hides_nothing(stack: ExitStack, tmp_path: Path) -> None:
-    """Every change is in the file itself, and SQLite knows what it has not written."""
+    """Every change is in the file itself, and SQLite detects incomplete transactions in the log."""
     path = tmp_path / "keys.db"
     with open_backend(f"sqlite:///{path}", settings=Settings(), create=True) as keys:
         good = keys.create().authorization
@@ -557,8 +559,8 @@ def test_a_damaged_log_hides_nothing(stack: ExitStack, tmp_path: Path) -> None:
         keys.revoke("revoked")
     for suffix in ("-wal", "-shm"):
         path.with_name(f"keys.db{suffix}").write_bytes(random.Random(1).randbytes(40_000))
-    for shell in both(f"sqlite:///{path}", stack):
-        assert [shell.ask(each).status for each in (good, revoked)] == [200, 401]
+    for client in both(f"sqlite:///{path}", stack):
+        assert [client.request(each).status for each in (good, revoked)] == [200, 401]
 
 
 @pytest.mark.proves("F20")
@@ -572,13 +574,13 @@ def test_thirty_two_threads_each_get_their_own_response(
     _asgi, wsgi = both(url, stack, cache_ttl_s=0)
     barrier = threading.Barrier(32)
 
-    def press(number: int) -> list[int]:
+    def send_many(number: int) -> list[int]:
         barrier.wait(LIMIT_S)
-        wrong = encode_basic("nobody", generate("sk"))
-        return [wsgi.ask(each).status for each in (good[number % 8], wrong) * 5]
+        wrong = encode_basic("unknown", generate("sk"))
+        return [wsgi.request(each).status for each in (good[number % 8], wrong) * 5]
 
     with ThreadPoolExecutor(32) as pool:
-        assert list(pool.map(press, range(32))) == [[200, 401] * 5] * 32
+        assert list(pool.map(send_many, range(32))) == [[200, 401] * 5] * 32
 
 
 # --- time, environment, and stores that are not used
@@ -586,7 +588,7 @@ def test_thirty_two_threads_each_get_their_own_response(
 
 @pytest.mark.proves("F23")
 def test_redis_does_not_expire_keys(redis_server: RedisServer, redis_url: str) -> None:
-    """Its clock may differ: only the verifying process decides whether a key has expired."""
+    """Its clock may differ, so only the verifying process decides whether a key has expired."""
     with open_backend(redis_url, settings=Settings()) as keys:
         keys.create(client_id="ends", expires_at=datetime(2999, 1, 1, tzinfo=UTC))
     prefix = redis_url.partition("prefix=")[2]
@@ -598,46 +600,46 @@ def test_redis_does_not_expire_keys(redis_server: RedisServer, redis_url: str) -
 
 @pytest.mark.proves("F22")
 def test_the_environment_is_read_once(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten thousand keys; a later change takes effect at the next start."""
+    """Ten thousand keys; a later change of the variable takes effect at the next start."""
     secrets = {f"client-{number}": f"secret-{number}" for number in range(10_000)}
     monkeypatch.setenv("BASICAUTH_KEYS", "\n".join(f"{each}:{secret}" for each, secret in secrets.items()))
-    shells = both("env:", stack)
+    clients = both("env:", stack)
     monkeypatch.setenv("BASICAUTH_KEYS", "client-1:other\nnew:secret")
-    for shell in shells:
+    for client in clients:
         for number in (0, 1, 9_999):
-            assert shell.ask(encode_basic(f"client-{number}", f"secret-{number}")).status == 200
-        assert shell.ask(encode_basic("client-1", "other")).status == 401
-        assert shell.ask(encode_basic("new", "secret")).status == 401
+            assert client.request(encode_basic(f"client-{number}", f"secret-{number}")).status == 200
+        assert client.request(encode_basic("client-1", "other")).status == 401
+        assert client.request(encode_basic("new", "secret")).status == 401
 
 
 @pytest.mark.proves("F35")
 def test_nothing_replaces_an_unavailable_store(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch, own_redis_server: RedisServer
 ) -> None:
-    """There is one backend: keys in the environment open nothing, whether Redis is up or not."""
+    """There is one backend: keys in the environment are not accepted, whether Redis is up or not."""
     monkeypatch.setenv("BASICAUTH_KEYS", "spare:secret")
     spare = encode_basic("spare", "secret")
-    shells = both(own_redis_server.url(), stack, deadline_s=DEADLINE_S)
-    assert [shell.ask(spare).status for shell in shells] == [401, 401]
+    clients = both(own_redis_server.url(), stack, deadline_s=DEADLINE_S)
+    assert [client.request(spare).status for client in clients] == [401, 401]
     own_redis_server.stop()
-    assert [shell.ask(spare).status for shell in shells] == [503, 503]
+    assert [client.request(spare).status for client in clients] == [503, 503]
     with pytest.raises(BackendUnavailable):
-        shells[0].backend.get("spare")
+        clients[0].backend.get("spare")
 
 
 @pytest.mark.proves("F25")
 def test_a_revoked_key_is_refused_during_an_outage(stack: ExitStack, own_redis_server: RedisServer) -> None:
-    """Another process revoked it before the outage, and the cached verdict was dropped at once."""
+    """Another process revoked it before the outage, and its cache entry was removed at once."""
     url = own_redis_server.url()
     with open_backend(url, settings=Settings()) as keys:
         revoked, kept = keys.create(), keys.create()
-        shells = both(url, stack, deadline_s=DEADLINE_S)
-        for shell in shells:
-            assert [shell.ask(each.authorization).status for each in (revoked, kept)] == [200, 200]
+        clients = both(url, stack, deadline_s=DEADLINE_S)
+        for client in clients:
+            assert [client.request(each.authorization).status for each in (revoked, kept)] == [200, 200]
         keys.revoke(revoked.client_id)
-        for shell in shells:
-            wait_until(lambda: shell.ask(revoked.authorization).status == 401)  # noqa: B023
+        for client in clients:
+            wait_until(lambda: client.request(revoked.authorization).status == 401)  # noqa: B023
     own_redis_server.stop()
-    for shell in shells:
-        assert shell.ask(revoked.authorization).status == 503
-        assert shell.ask(kept.authorization).status == 200
+    for client in clients:
+        assert client.request(revoked.authorization).status == 503
+        assert client.request(kept.authorization).status == 200

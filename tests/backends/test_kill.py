@@ -52,13 +52,13 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 class Writer:
-    """The process of ``kill_writer.py``, and what it has reported.
+    """The process of ``kill_writer.py`` and its reports.
 
     Attributes:
         keys: By client ID, the record as the last acknowledged change left it.
-        secrets: By client ID, its secret; empty: one that was never shown.
-        changed: The ids of the acknowledged changes of this round, in order.
-        begun: The change that was announced and not acknowledged.
+        secrets: By client ID, its secret; empty if it was never reported.
+        changed: The IDs of the acknowledged changes of this iteration, in order.
+        pending: The change that was announced but not acknowledged.
     """
 
     def __init__(self, url: str) -> None:
@@ -67,14 +67,14 @@ class Writer:
         self.secrets: dict[str, str] = {}
 
     def kill_at_random(self, seed: int) -> None:
-        """Let changes be made, and kill who makes them."""
+        """Start a child that changes keys, and kill it."""
         assert self.process.stdin is not None
         self.changed: list[str] = []
-        self.begun: dict[str, Any] | None = None
+        self.pending: dict[str, Any] | None = None
         self.process.stdin.write(b"%d\n" % seed)
         self.process.stdin.flush()
         pid = None
-        while pid is None or not self.begun:
+        while pid is None or not self.pending:
             pid = self.hear().get("pid", pid)
         time.sleep(random.Random(seed).uniform(0, LONGEST_S))
         os.kill(pid, signal.SIGKILL)
@@ -85,15 +85,15 @@ class Writer:
         assert self.process.stdout is not None
         said: dict[str, Any] = json.loads(self.process.stdout.readline())
         if "begins" in said:
-            self.begun = said
+            self.pending = said
         if "done" in said:
-            self.begun = None
+            self.pending = None
             self.changed.append(said["id"])
             self.remember(said["id"], said["key"], said["secret"])
         return said
 
     def remember(self, client_id: str, key: str | None, secret: str | None) -> None:
-        """Keep what a change made; a secret of None: it is the one that it was."""
+        """Store the result of a change; a secret of None means that it did not change."""
         if key is None:
             del self.keys[client_id], self.secrets[client_id]
         else:
@@ -114,7 +114,7 @@ def writer(url: str) -> Iterator[Writer]:
 
 
 def is_result(change: str, value: str, before: Key | None, after: Key | None) -> bool:
-    """Whether a change that was not acknowledged was made, whole."""
+    """Whether ``after`` is the complete result of an unacknowledged change."""
     if change == "create":
         return before is None and after is not None and is_fresh(after, value)
     assert before is not None
@@ -150,7 +150,7 @@ def check_sqlite(url: str) -> None:
 
 @pytest.mark.proves("F33")
 def test_a_kill_leaves_no_half_made_change(url: str, backend: Backend, writer: Writer) -> None:
-    """Acknowledged changes are there, the last one is there or not, and records, index and feed agree."""
+    """Acknowledged changes are stored, the last one completely or not; records, index and feed agree."""
     store: Any = backend.store
     made = 0
     for seed in range(KILLS):
@@ -161,16 +161,16 @@ def test_a_kill_leaves_no_half_made_change(url: str, backend: Backend, writer: W
         if url.startswith("sqlite"):
             check_sqlite(url)
 
-        begun, changed = writer.begun, set(writer.changed)
-        if begun is not None:
-            client_id = begun["id"]
+        pending, changed = writer.pending, set(writer.changed)
+        if pending is not None:
+            client_id = pending["id"]
             stored, after = writer.keys.get(client_id), found[client_id]
             if stored != (None if after is None else dump_key(after)):
                 before = None if stored is None else load_key(stored, client_id)
-                assert is_result(begun["begins"], begun["value"], before, after)
+                assert is_result(pending["begins"], pending["value"], before, after)
                 changed.add(client_id)
-                # Its new secret was never shown.
-                secret = "" if begun["begins"] in ("create", "rotate") else None
+                # Its new secret was never reported.
+                secret = "" if pending["begins"] in ("create", "rotate") else None
                 writer.remember(client_id, None if after is None else dump_key(after), secret)
         assert set(store.changes(cursor).client_ids) == changed
 
@@ -181,10 +181,10 @@ def test_a_kill_leaves_no_half_made_change(url: str, backend: Backend, writer: W
             if secret:
                 assert Hasher().verify_digest(secret, load_key(present[client_id], client_id).secrets)
         made += len(writer.changed)
-    assert made > 2 * KILLS  # or they were killed before they had done anything
+    assert made > 2 * KILLS  # otherwise they were killed too early
 
 
-# --- at once
+# --- concurrent changes
 
 FIELDS = """
 import sys
@@ -212,7 +212,7 @@ TIMES = 25
 
 
 def test_processes_that_change_one_key_lose_nothing(url: str, backend: Backend) -> None:
-    """Each changes another field at the same time; in the end every field has its last value."""
+    """Each changes another field at the same time; in the end each field has its last value."""
     store: Any = backend.store
     before = backend.create(client_id="shared", metadata={"kept": True}).key
     cursor = store.changes(None).cursor

@@ -1,8 +1,8 @@
-"""One table of real outages, and what holds in all of them, with both middlewares.
+"""A table of real outages, and what holds in all of them, with both middlewares.
 
-A credential that is not cached gets a 503 within the deadline. A request that can be refused without the
-store gets a 401 as usual, without a lookup. The operator gets one log line, and when the fault is repaired,
-everything works again within seconds, without a restart.
+An uncached credential gets a 503 within the deadline. A request that can be refused without the store gets a
+401 as usual, without a lookup. There is one log message, and when the fault is repaired, everything works
+again within seconds, without a restart.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ import redis
 
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.keys.generated_secrets import generate
-from tests.backends.servers_in_process import Asgi, Wsgi
+from tests.backends.servers_in_process import AsgiClient, WsgiClient
 from tests.forwarder import Forwarder
-from tests.redis_server import SLOTS, RedisServer, ask
+from tests.redis_server import SLOTS, RedisServer, execute
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.backends.servers_in_process import Shell, Snapshot
-    from tests.forwarder import Fate
+    from tests.backends.servers_in_process import Client, Response
+    from tests.forwarder import NetworkFault
 
 DEADLINE_S = 0.6
-LATE_S = 0.4  # for a machine that has other things to do
+LATE_S = 0.4  # for a busy machine
 BACK_WITHIN_S = 5.0
 NOBODY = 65534
 TIMED_OUT = "no answer within|did not answer in time"
@@ -51,10 +51,10 @@ class Fault:
         url: URL of the store.
         inject: Causes the outage.
         repair: Ends it, and returns when it has ended.
-        noticed_within_s: Seconds until it is noticed: a file is compared once a second.
-        says: Words of the log line.
+        noticed_within_s: Seconds until it is noticed; a file is checked once a second.
+        says: A pattern that the log message contains.
         at_rest: Whether it can be caused only while no process has the store open.
-        made_by: URL of the store in which keys are created, if it is another.
+        made_by: URL of the store in which keys are created, if it is a different one.
     """
 
     url: str
@@ -86,30 +86,30 @@ def redis_paused(_path: Path) -> Iterator[Fault]:
     with RedisServer() as server:
 
         def inject() -> None:
-            ask(server, "CLIENT", "PAUSE", 3000, "ALL")
+            execute(server, "CLIENT", "PAUSE", 3000, "ALL")
 
         yield Fault(server.url(), inject, server.wait, TIMED_OUT)
 
 
-def way(fate: Fate, says: str) -> Callable[[Path], Any]:
-    """Something happens between us and a server that is well."""
+def network(network_fault: NetworkFault, says: str) -> Callable[[Path], Any]:
+    """A network fault in front of a working server."""
 
     @contextmanager
     def made(_path: Path) -> Iterator[Fault]:
         with RedisServer() as server, Forwarder(server.port) as forwarder:
 
-            def become(fate: Fate) -> None:
-                forwarder.fate = fate
+            def become(network_fault: NetworkFault) -> None:
+                forwarder.network_fault = network_fault
 
             url = f"redis://127.0.0.1:{forwarder.port}/0"
-            yield Fault(url, lambda: become(fate), lambda: become("passes"), says)
+            yield Fault(url, lambda: become(network_fault), lambda: become("none"), says)
 
     return made
 
 
 @contextmanager
 def redis_slow(_path: Path) -> Iterator[Fault]:
-    """Slower than the deadline."""
+    """Replies that take longer than the deadline."""
     with RedisServer() as server, Forwarder(server.port) as forwarder:
 
         def take(delay_s: float) -> None:
@@ -121,15 +121,15 @@ def redis_slow(_path: Path) -> Iterator[Fault]:
 
 @contextmanager
 def redis_masterdown(_path: Path) -> Iterator[Fault]:
-    """A replica that must not serve outdated data and has lost its master."""
+    """A replica that lost its master and must not serve stale data."""
     with RedisServer() as server:
 
         def inject() -> None:
-            ask(server, "CONFIG", "SET", "replica-serve-stale-data", "no")
-            ask(server, "REPLICAOF", "127.0.0.1", "1")
+            execute(server, "CONFIG", "SET", "replica-serve-stale-data", "no")
+            execute(server, "REPLICAOF", "127.0.0.1", "1")
 
         yield Fault(
-            server.url(), inject, lambda: ask(server, "REPLICAOF", "NO", "ONE"), "MASTERDOWN|MasterDown"
+            server.url(), inject, lambda: execute(server, "REPLICAOF", "NO", "ONE"), "MASTERDOWN|MasterDown"
         )
 
 
@@ -139,10 +139,10 @@ def cluster_lost_slots(scheme: str, says: str) -> Callable[[Path], Any]:
         with RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "500") as server:
 
             def is_ok(state: bytes) -> Any:
-                return b"cluster_state:" + state in ask(server, "CLUSTER", "INFO")
+                return b"cluster_state:" + state in execute(server, "CLUSTER", "INFO")
 
             def change(command: str, state: bytes) -> None:
-                ask(server, "CLUSTER", command, *range(SLOTS))
+                execute(server, "CLUSTER", command, *range(SLOTS))
                 wait_until(lambda: is_ok(state))
 
             change("ADDSLOTS", b"ok")
@@ -173,7 +173,7 @@ def redis_password_changed(_path: Path) -> Iterator[Fault]:
 
 @contextmanager
 def redis_password_required(_path: Path) -> Iterator[Fault]:
-    """NOAUTH, from a server that needed no password before."""
+    """NOAUTH, from a server that required no password before."""
     with RedisServer() as server, redis.Redis(port=server.port) as admin:
 
         def require(password: str) -> None:
@@ -208,9 +208,9 @@ def redis_maxclients(_path: Path) -> Iterator[Fault]:
 
 @contextmanager
 def redis_loading(_path: Path) -> Iterator[Fault]:
-    """A server that was started and loads a large file. It replies once for each key that it loads.
+    """A server that loads a large file after its start. It replies once for each key that it loads.
 
-    Each takes 40 ms, a small part of the deadline, so that the replies arrive in time on a busy machine too.
+    Each key takes 40 ms, a small part of the deadline, so that replies arrive in time even on a busy machine.
     """
     with RedisServer("--rdbcompression", "no", "--key-load-delay", "40000") as server:
 
@@ -229,7 +229,7 @@ def redis_loading(_path: Path) -> Iterator[Fault]:
 def is_loading(server: RedisServer) -> bool:
     with suppress(redis.ConnectionError, OSError):
         try:
-            ask(server, "PING")
+            execute(server, "PING")
         except redis.BusyLoadingError:
             return True
     return False
@@ -244,12 +244,12 @@ def redis_busy(_path: Path) -> Iterator[Fault]:
             client.connection_pool.get_connection().send_command("EVAL", "while true do end", 0)
             wait_until(lambda: is_busy(server))
 
-        yield Fault(server.url(), inject, lambda: ask(server, "SCRIPT", "KILL"), "BUSY")
+        yield Fault(server.url(), inject, lambda: execute(server, "SCRIPT", "KILL"), "BUSY")
 
 
 def is_busy(server: RedisServer) -> bool:
     try:
-        ask(server, "PING")
+        execute(server, "PING")
     except redis.ResponseError as exc:
         return "BUSY" in str(exc)
     return False
@@ -283,7 +283,7 @@ def sqlite_locked_rollback(path: Path) -> Iterator[Fault]:
 
 @contextmanager
 def sqlite_locked_mode(path: Path) -> Iterator[Fault]:
-    """Another process has the file for itself, as some tools take it."""
+    """Another process locks the file exclusively, as some tools do."""
     file, url = make_file(path)
     held: list[sqlite3.Connection] = []
 
@@ -301,7 +301,7 @@ def sqlite_locked_mode(path: Path) -> Iterator[Fault]:
 
 
 def damaged(damage: Callable[[Path], object], says: str) -> Callable[[Path], Any]:
-    """Something happens to the file, which is put back later."""
+    """The file is damaged, and restored later."""
 
     @contextmanager
     def made(path: Path) -> Iterator[Fault]:
@@ -320,11 +320,11 @@ def damaged(damage: Callable[[Path], object], says: str) -> Callable[[Path], Any
     return made
 
 
-def overwrite(start: float, octets: bytes) -> Callable[[Path], None]:
+def overwrite(start: float, data: bytes) -> Callable[[Path], None]:
     def damage(file: Path) -> None:
         with file.open("r+b") as opened:
             opened.seek(int(start * file.stat().st_size))
-            opened.write(octets)
+            opened.write(data)
 
     return damage
 
@@ -338,7 +338,7 @@ def replace_by_junk(file: Path) -> None:
 def sqlite_unreadable(_path: Path) -> Iterator[Fault]:
     """A file of another user that only its owner may read.
 
-    Only for users other than root, who may read everything.
+    Not for root, who can read everything.
     """
     directory = Path(tempfile.mkdtemp(prefix="basicauth-outage-"))
     directory.chmod(0o777)
@@ -375,10 +375,10 @@ OUTAGES = [
     pytest.param(redis_frozen, id="redis-frozen", marks=pytest.mark.proves("F2")),
     pytest.param(redis_paused, id="redis-paused", marks=pytest.mark.proves("F2")),
     pytest.param(redis_slow, id="redis-slow", marks=pytest.mark.proves("F2")),
-    pytest.param(way("is half open", TIMED_OUT), id="half-open", marks=pytest.mark.proves("F3")),
-    pytest.param(way("is cut", "cannot be reached"), id="cut", marks=pytest.mark.proves("F3")),
-    pytest.param(way("breaks off", "cannot be reached"), id="breaks-off", marks=pytest.mark.proves("F3")),
-    pytest.param(way("is garbage", "Redis"), id="garbage", marks=pytest.mark.proves("F3")),
+    pytest.param(network("half-open", TIMED_OUT), id="half-open", marks=pytest.mark.proves("F3")),
+    pytest.param(network("cut", "cannot be reached"), id="cut", marks=pytest.mark.proves("F3")),
+    pytest.param(network("truncated", "cannot be reached"), id="truncated", marks=pytest.mark.proves("F3")),
+    pytest.param(network("garbage", "Redis"), id="garbage", marks=pytest.mark.proves("F3")),
     pytest.param(redis_masterdown, id="masterdown", marks=pytest.mark.proves("F4", "F5")),
     pytest.param(
         cluster_lost_slots("redis", "CLUSTERDOWN"), id="cluster-node", marks=pytest.mark.proves("F6")
@@ -428,19 +428,19 @@ def fault(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fault]:
         yield made
 
 
-def assert_unavailable(seen: Snapshot, shell: Shell) -> None:
-    assert (seen.status, seen.code) == (503, "backend_unavailable"), type(shell)
+def assert_unavailable(seen: Response, client: Client) -> None:
+    assert (seen.status, seen.code) == (503, "backend_unavailable"), type(client)
     assert "www-authenticate" not in seen.fields
     assert int(seen.fields["retry-after"]) >= 1
     assert seen.fields["cache-control"] == "no-store"
-    assert seen.took_s < DEADLINE_S + LATE_S, type(shell)
+    assert seen.took_s < DEADLINE_S + LATE_S, type(client)
 
 
 @dataclass
 class Sent:
-    """The credentials of the requests: a cached key, an uncached one, and invalid ones."""
+    """The credentials of the requests: a cached key, an uncached key, and invalid ones."""
 
-    proved: str
+    cached: str
     other: str
     wrong: str
     unknown: str
@@ -450,71 +450,75 @@ class Sent:
 @pytest.fixture
 def sent(fault: Fault) -> Sent:
     with open_backend(fault.made_by or fault.url, settings=Settings(backend_deadline_s=5)) as keys:
-        proved, other = keys.create(client_id="proved"), keys.create(client_id="other")
+        cached, other = keys.create(client_id="cached"), keys.create(client_id="other")
     mistyped = other.secret[:-1] + ("a" if other.secret[-1] != "a" else "b")
     malformed = ("Basic !", other.authorization + "=", "Bearer x", encode_basic("other", mistyped))
     return Sent(
-        proved.authorization,
+        cached.authorization,
         other.authorization,
         encode_basic("other", generate("sk")),
-        encode_basic("nobody", generate("sk")),
+        encode_basic("unknown", generate("sk")),
         {None: "missing_credentials", **dict.fromkeys(malformed, "invalid_credentials")},
     )
 
 
-def is_well(shell: Shell, sent: Sent) -> None:
-    assert [shell.ask(each).status for each in (sent.proved, sent.wrong, sent.unknown)] == [200, 401, 401]
+def is_well(client: Client, sent: Sent) -> None:
+    assert [client.request(each).status for each in (sent.cached, sent.wrong, sent.unknown)] == [
+        200,
+        401,
+        401,
+    ]
 
 
-def meanwhile(shell: Shell, sent: Sent, noticed_within_s: float) -> None:
+def meanwhile(client: Client, sent: Sent, noticed_within_s: float) -> None:
     end = time.monotonic() + noticed_within_s
-    while shell.ask(sent.unknown).status != 503:
-        assert time.monotonic() < end, type(shell)
+    while client.request(sent.unknown).status != 503:
+        assert time.monotonic() < end, type(client)
         time.sleep(0.01)
     for authorization in (sent.other, sent.wrong, sent.unknown, sent.other):
-        assert_unavailable(shell.ask(authorization), shell)
-    asked = len(shell.asked)
+        assert_unavailable(client.request(authorization), client)
+    lookups = len(client.lookups)
     for refused, code in sent.refused.items():
-        seen = shell.ask(refused)
+        seen = client.request(refused)
         assert (seen.status, seen.code) == (401, code)
         assert seen.fields["www-authenticate"].startswith("Basic ")
-    assert shell.ask(sent.proved).status == 200
-    assert len(shell.asked) == asked, "none of them needs the store"
-    assert set(shell.served) == {"proved"}
+    assert client.request(sent.cached).status == 200
+    assert len(client.lookups) == lookups, "these requests need no lookup"
+    assert set(client.served) == {"cached"}
 
 
-def afterwards(shell: Shell, sent: Sent) -> None:
+def afterwards(client: Client, sent: Sent) -> None:
     end = time.monotonic() + BACK_WITHIN_S
-    while (seen := shell.ask(sent.other)).status != 200:
-        assert_unavailable(seen, shell)
-        assert time.monotonic() < end, type(shell)
+    while (seen := client.request(sent.other)).status != 200:
+        assert_unavailable(seen, client)
+        assert time.monotonic() < end, type(client)
         time.sleep(0.01)
-    is_well(shell, sent)
-    assert set(shell.served) == {"proved", "other"}
+    is_well(client, sent)
+    assert set(client.served) == {"cached", "other"}
 
 
 @pytest.mark.parametrize("fault", OUTAGES, indirect=True)
 def test_an_outage(fault: Fault, sent: Sent, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "basicauth_mw")
     with (
-        Asgi(fault.url, deadline_s=DEADLINE_S) as asgi,
-        Wsgi(fault.url, deadline_s=DEADLINE_S) as wsgi,
+        AsgiClient(fault.url, deadline_s=DEADLINE_S) as asgi,
+        WsgiClient(fault.url, deadline_s=DEADLINE_S) as wsgi,
         ThreadPoolExecutor(2) as pool,
     ):
-        shells = (asgi, wsgi)
-        for shell in shells:
-            wait_until(lambda: shell.ask(sent.proved).status == 200)  # noqa: B023
-            is_well(shell, sent)
+        clients = (asgi, wsgi)
+        for client in clients:
+            wait_until(lambda: client.request(sent.cached).status == 200)  # noqa: B023
+            is_well(client, sent)
             if fault.at_rest:
-                shell.backend.store.close()
+                client.backend.store.close()
         caplog.clear()
 
         fault.inject()
-        # Both at once, as some faults end by themselves.
-        list(pool.map(lambda shell: meanwhile(shell, sent, fault.noticed_within_s), shells))
+        # At the same time, since some faults end by themselves.
+        list(pool.map(lambda client: meanwhile(client, sent, fault.noticed_within_s), clients))
         fault.repair()
-        for shell in shells:
-            afterwards(shell, sent)
+        for client in clients:
+            afterwards(client, sent)
 
     said = sorted(message.partition(";")[0] for message in caplog.messages)
     assert said == ["the key backend is available again"] * 2 + ["the key backend is unavailable"] * 2

@@ -1,4 +1,4 @@
-"""Changes made by one process reach all others: with real stores, caches and middleware."""
+"""Changes in one process reach all others, with real stores, caches and middleware."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Backend, Settings, open_backend
-from basicauth_mw.asgi import BasicAuthMiddleware as ASGIGate
+from basicauth_mw.asgi import BasicAuthMiddleware as ASGIMiddleware
 from basicauth_mw.backends import LastUse, UsageStore
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.keys.model import utcnow
-from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIGate
+from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
 from tests.asgi.helpers import App, exchange, http_scope
 from tests.wsgi.helpers import call
 
@@ -30,7 +30,7 @@ SETTINGS = Settings(cache_ttl_s=3600, throttle="")
 
 @pytest.fixture
 def keys(url: str) -> Iterator[Backend]:
-    """The backend that changes keys; the middleware takes it for another process."""
+    """The backend that changes keys; to the middleware it is another process."""
     with (
         Backend(MemoryStore(), settings=SETTINGS)
         if url == "memory:"
@@ -41,7 +41,7 @@ def keys(url: str) -> Iterator[Backend]:
 
 @pytest.fixture
 def mine(url: str, keys: Backend) -> Iterator[Backend]:
-    """Where they are verified."""
+    """The backend that verifies them."""
     with (
         Backend(keys.store, settings=SETTINGS)
         if url == "memory:"
@@ -51,10 +51,10 @@ def mine(url: str, keys: Backend) -> Iterator[Backend]:
 
 
 class Server:
-    """A protected ASGI app, on an event loop of its own that runs between requests."""
+    """A protected ASGI app on its own event loop, which also runs between requests."""
 
     def __init__(self, backend: Backend) -> None:
-        self._authenticator = ASGIGate(App(), backend, settings=SETTINGS)
+        self._authenticator = ASGIMiddleware(App(), backend, settings=SETTINGS)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -80,10 +80,10 @@ def server(mine: Backend) -> Iterator[Server]:
 
 
 def wait_for(condition: Callable[[], Any]) -> float:
-    """Seconds until it came about."""
+    """Wait until a condition holds; return how many seconds it took."""
     begin = time.monotonic()
     while not condition():
-        assert time.monotonic() < begin + LIMIT_S, "it did not come about"
+        assert time.monotonic() < begin + LIMIT_S, "the condition did not become true in time"
         time.sleep(0.002)
     return time.monotonic() - begin
 
@@ -110,7 +110,7 @@ def test_a_change_in_another_process_ends_cached_verdicts(
 
 @pytest.mark.proves("F24")
 def test_a_change_is_noticed_within_a_quarter_of_a_second(keys: Backend, server: Server) -> None:
-    """At the median, since a busy machine pauses. The benchmarks look at every percentile."""
+    """At the median, since a busy machine pauses. The benchmarks report all percentiles."""
     taken = []
     for _ in range(9):
         issued = keys.create()
@@ -129,7 +129,7 @@ def test_scopes_changed_in_another_process_are_noticed(keys: Backend, mine: Back
         start_response("200 OK", [])
         return [b""]
 
-    authenticator = WSGIGate(app, mine, settings=SETTINGS)
+    authenticator = WSGIMiddleware(app, mine, settings=SETTINGS)
     call(authenticator, issued.authorization)
     keys.update(issued.client_id, scopes=["write"])
     wait_for(lambda: call(authenticator, issued.authorization) and seen[-1] == {"write"})
@@ -147,7 +147,7 @@ def test_a_key_created_in_another_process_works_at_once(keys: Backend, server: S
 
 
 class Flushes:
-    """Counts what a cache would forget."""
+    """Counts the invalidations of a cache."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -169,7 +169,7 @@ def test_last_uses_clear_no_cache(keys: Backend, mine: Backend, server: Server) 
     for change in (keys.disable, keys.enable) * 2:
         keys.store.record_uses([LastUse(issued.client_id, issued.key.secrets[0].created_at, utcnow())])
         heard = len(flushes.heard)
-        change(marker.client_id)  # when this change is noticed, the feed has been read after the uses
+        change(marker.client_id)  # once this change is noticed, the feed has been read after the uses
         wait_for(lambda heard=heard: len(flushes.heard) > heard)
     assert set(flushes.heard) == {marker.client_id}
 
@@ -186,7 +186,7 @@ def test_many_changes_at_once_are_all_noticed(keys: Backend, server: Server) -> 
 def test_more_changes_than_are_kept_clear_the_cache(
     keys: Backend, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cursor points to a change that is gone, so the changes are incomplete."""
+    """The cursor refers to a deleted entry, so the changes are incomplete."""
     issued = keys.create()
     assert server.status(issued) == 200
     assert server.status(issued) == 200

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAST = "$bamw1$0$" + "A" * 16 + "$" + "B" * 43
 SLOW = "$2b$12$" + "A" * 53
 
-# In the order of their bytes, which is not that of UTF-16, of a locale, or of any pattern.
+# Ordered by their bytes, which differs from the order by UTF-16 and by locale.
 IDS = [
     " leading",
     "%41",
@@ -100,8 +100,8 @@ def ids(keys: Any) -> list[str]:
 
 
 def test_unknown_ids_are_none(store: Store) -> None:
-    """An id with a lone surrogate too, which is not UTF-8."""
-    assert store.get("nobody") is None
+    """Including an ID with a lone surrogate, which cannot be encoded as UTF-8."""
+    assert store.get("unknown") is None
     assert store.get("\ud800") is None
 
 
@@ -132,10 +132,10 @@ def test_any_key_round_trips(store: Store, put: Key) -> None:
 
 
 def test_put_compares_the_version(store: Store) -> None:
-    assert not store.put(key("id"), 1)  # there is none
+    assert not store.put(key("id"), 1)  # it does not exist
     assert store.put(key("id", 1), None)
-    assert not store.put(key("id", 2, name="lost"), None)  # there is one
-    assert not store.put(key("id", 2, name="lost"), 2)  # it is another
+    assert not store.put(key("id", 2, name="lost"), None)  # it exists
+    assert not store.put(key("id", 2, name="lost"), 2)  # it has another version
     assert store.put(key("id", 2, name="kept"), 1)
     got = store.get("id")
     assert got is not None
@@ -143,7 +143,7 @@ def test_put_compares_the_version(store: Store) -> None:
 
 
 def test_a_version_may_be_a_time_in_microseconds(store: Store) -> None:
-    """Two versions that a 53-bit double still tells apart."""
+    """Two versions that a 53-bit double can still distinguish."""
     version = 2**53 - 2
     assert store.put(key("id", version), None)
     assert not store.put(key("id", 1), version + 1)
@@ -175,7 +175,7 @@ def test_scan_in_pages(store: Store, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["a", "a%", "a*", "*", "%", "[", "{", "\U0001f511", "\U0010ffff", "\ud7ff", "\uffff", "nobody"]
+    "prefix", ["a", "a%", "a*", "*", "%", "[", "{", "\U0001f511", "\U0010ffff", "\ud7ff", "\uffff", "unknown"]
 )
 def test_scan_by_prefix(store: Store, prefix: str) -> None:
     """No character is a wildcard."""
@@ -238,7 +238,7 @@ def test_has_password_hashes(store: Any) -> None:
 
 @pytest.mark.proves("F20")
 def test_threads_lose_no_change(store: Store) -> None:
-    """8 threads count in the same key: each count that was written is there in the end."""
+    """8 threads increment a counter in the same key, and no increment is lost."""
     fill(store, "counter")
     per_thread = 5
     failures: list[BaseException] = []
@@ -285,7 +285,7 @@ def test_one_of_many_concurrent_creations_succeeds(store: Store) -> None:
 
 def test_two_stores_with_one_url_share_keys(url: str, store: Store) -> None:
     if url == "memory:":
-        return  # each is its own
+        return  # each memory store is separate
     other = open_store(url, deadline_s=5.0)
     assert isinstance(other, Store)
     cursor = other.changes(None).cursor
@@ -315,15 +315,15 @@ def test_aget_on_an_event_loop(store: Any) -> None:
     fill(store, "a")
     if aget := getattr(store, "aget", None):
 
-        async def ask() -> list[Key | None]:
+        async def look_up() -> list[Key | None]:
             try:
-                return [await aget("a"), await aget("nobody"), await aget("\ud800")]
+                return [await aget("a"), await aget("unknown"), await aget("\ud800")]
             finally:
                 await store.aclose()
 
-        assert asyncio.run(ask()) == [store.get("a"), None, None]
+        assert asyncio.run(look_up()) == [store.get("a"), None, None]
     else:
-        assert [store.get_nowait(name) for name in ("a", "nobody")] == [store.get("a"), None]
+        assert [store.get_nowait(name) for name in ("a", "unknown")] == [store.get("a"), None]
 
 
 def test_times_are_stored_to_the_microsecond(store: Store) -> None:
@@ -340,7 +340,7 @@ def test_times_are_stored_to_the_microsecond(store: Store) -> None:
 
 
 def test_add_writes_new_keys(store: Store) -> None:
-    """In order; a taken id is reported and its key unchanged, also if the same call took it."""
+    """In order. A taken ID is reported and its key is unchanged, even if the same call created it."""
     assert isinstance(store, BulkStore)
     fill(store, "taken")
     before = store.get("taken")
@@ -357,12 +357,12 @@ def test_add_writes_new_keys(store: Store) -> None:
     assert store.get("taken") == before
     for record in (records[0], records[2], *records[4:]):
         assert store.get(record.client_id) == record
-    news = store.changes(cursor)  # a new key may be omitted: no cache can hold it
-    assert set(news.client_ids) <= {"b", "a", *IDS[-3:]}
-    assert not news.incomplete
+    later = store.changes(cursor)  # new keys may be omitted, since no cache can hold them
+    assert set(later.client_ids) <= {"b", "a", *IDS[-3:]}
+    assert not later.incomplete
     assert store.add(records) == [False] * 7
     assert store.add([]) == []
-    assert store.changes(news.cursor) == replace(news, client_ids=())
+    assert store.changes(later.cursor) == replace(later, client_ids=())
 
 
 def test_add_of_more_than_a_batch(store: Store) -> None:
@@ -411,13 +411,13 @@ def usage(store: Store) -> UsageStore:
 
 
 def test_a_use_is_recorded_for_each_secret(usage: UsageStore) -> None:
-    assert list(usage.last_uses(["ci", "other", "nobody"])) == []
+    assert list(usage.last_uses(["ci", "other", "unknown"])) == []
     usage.record_uses(
         [LastUse("ci", FIRST, at(1)), LastUse("ci", SECOND, at(2)), LastUse("other", FIRST, at(3))]
     )
 
     assert in_order(usage.last_uses(["ci"])) == [LastUse("ci", FIRST, at(1)), LastUse("ci", SECOND, at(2))]
-    assert in_order(usage.last_uses(["other", "nobody", "ci"])) == [
+    assert in_order(usage.last_uses(["other", "unknown", "ci"])) == [
         LastUse("ci", FIRST, at(1)),
         LastUse("ci", SECOND, at(2)),
         LastUse("other", FIRST, at(3)),
@@ -427,7 +427,7 @@ def test_a_use_is_recorded_for_each_secret(usage: UsageStore) -> None:
 
 
 def test_the_latest_use_is_kept(usage: UsageStore) -> None:
-    """In whatever order uses arrive, together or apart."""
+    """In whatever order uses arrive, in one batch or several."""
     usage.record_uses([LastUse("ci", FIRST, at(minute)) for minute in (2, 5, 3)])
     assert list(usage.last_uses(["ci"])) == [LastUse("ci", FIRST, at(5))]
     usage.record_uses([LastUse("ci", FIRST, at(4))])
@@ -440,12 +440,12 @@ def test_a_use_of_an_unknown_key_is_ignored(usage: Any) -> None:
     """The rest of the batch is recorded."""
     usage.delete("other")
     usage.record_uses(
-        [LastUse("other", FIRST, at(1)), LastUse("nobody", FIRST, at(1)), LastUse("ci", FIRST, at(1))]
+        [LastUse("other", FIRST, at(1)), LastUse("unknown", FIRST, at(1)), LastUse("ci", FIRST, at(1))]
     )
 
-    assert list(usage.last_uses(["other", "nobody", "ci"])) == [LastUse("ci", FIRST, at(1))]
-    fill(usage, "nobody", "other")
-    assert list(usage.last_uses(["other", "nobody"])) == []
+    assert list(usage.last_uses(["other", "unknown", "ci"])) == [LastUse("ci", FIRST, at(1))]
+    fill(usage, "unknown", "other")
+    assert list(usage.last_uses(["other", "unknown"])) == []
 
 
 def test_uses_are_deleted_with_the_key(usage: Any) -> None:
@@ -456,7 +456,7 @@ def test_uses_are_deleted_with_the_key(usage: Any) -> None:
     assert list(usage.last_uses(["ci"])) == []
 
 
-def test_a_use_is_no_change(usage: Any) -> None:
+def test_a_use_is_not_a_change(usage: Any) -> None:
     """Neither the record, its version nor the change feed changes, and no put removes the use."""
     before, cursor = usage.get("ci"), usage.changes(None).cursor
     usage.record_uses([LastUse("ci", FIRST, at(1)), LastUse("ci", SECOND, at(2))])
@@ -478,15 +478,15 @@ def test_the_latest_use_outlives_its_secret(usage: Any) -> None:
 
 
 @pytest.mark.parametrize("client_id", IDS)
-def test_uses_of_odd_ids(store: Any, client_id: str) -> None:
+def test_uses_of_unusual_ids(store: Any, client_id: str) -> None:
     fill(store, client_id, "other")
     store.record_uses([LastUse(client_id, FIRST, at(1))])
     assert list(store.last_uses([client_id])) == [LastUse(client_id, FIRST, at(1))]
     assert list(store.last_uses(["other"])) == []
 
 
-def test_uses_of_many(store: Any) -> None:
-    """More than fit into one statement or one round trip."""
+def test_uses_of_many_keys(store: Any) -> None:
+    """More than fit in one statement or one round trip."""
     names = [f"{number:05}" for number in range(3000)]
     assert all(store.add([key(name) for name in names]))
     uses = [LastUse(name, FIRST, at(number % 60)) for number, name in enumerate(names)]
@@ -495,9 +495,9 @@ def test_uses_of_many(store: Any) -> None:
 
 
 def test_threads_record_uses(usage: Any) -> None:
-    """While others change the key: neither loses anything of the other's."""
+    """While other threads change the key: no use and no change is lost."""
 
-    def note(first: int) -> None:
+    def record(first: int) -> None:
         for minute in range(first, 60, 4):
             usage.record_uses([LastUse("ci", FIRST, at(minute)), LastUse("other", FIRST, at(minute))])
 
@@ -505,7 +505,7 @@ def test_threads_record_uses(usage: Any) -> None:
         for version in range(1, 21):
             assert usage.put(replace(usage.get("other"), version=version + 1, name=str(version)), version)
 
-    threads = [threading.Thread(target=note, args=(first,)) for first in range(4)]
+    threads = [threading.Thread(target=record, args=(first,)) for first in range(4)]
     threads.append(threading.Thread(target=change))
     for thread in threads:
         thread.start()
@@ -520,7 +520,7 @@ def test_threads_record_uses(usage: Any) -> None:
 
 def test_uses_are_durable(url: str, usage: Any) -> None:
     if url == "memory:":
-        return  # keeps nothing
+        return  # a memory store is not durable
     usage.record_uses([LastUse("ci", SECOND, at(1))])
     usage.close()
     again: Any = open_store(url, deadline_s=5.0)

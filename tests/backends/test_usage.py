@@ -1,4 +1,4 @@
-"""Writes after a verification: prompt, deduplicated, bounded, and never at the expense of a request."""
+"""Writes after a verification are prompt, deduplicated and bounded, and never delay a request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMIT_S = 10.0
 def wait_for(condition: Callable[[], Any]) -> Any:
     end = time.monotonic() + LIMIT_S
     while not (found := condition()):
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.02)
     return found
 
@@ -87,7 +87,7 @@ def test_a_use_is_written_to_the_minute(store: MemoryStore, recorder: UsageRecor
 def test_close_writes_what_is_recorded(
     store: MemoryStore, recorder: UsageRecorder, others: set[threading.Thread]
 ) -> None:
-    """Cache hits too, with the minute of the hit; and the recorder can be used again."""
+    """Including cache hits, with the minute of the hit; the recorder can be used again."""
     plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     other = secret.created_at + timedelta(seconds=1)
@@ -148,7 +148,7 @@ def test_one_write_for_many_requests_of_a_minute(recorder: UsageRecorder, store:
 
 @pytest.mark.proves("F4")
 def test_a_failed_write_pauses(store: MemoryStore, recorder: UsageRecorder) -> None:
-    """The use is lost; that of the next minute, or the next after the store is back, is not."""
+    """That use is lost; a use in the next minute, or the next one after the store recovers, is not."""
     plain = generate("sk")
     secret = stored(store, Hasher().hash(plain))
     record = store.record_uses
@@ -167,7 +167,7 @@ def test_a_failed_write_pauses(store: MemoryStore, recorder: UsageRecorder) -> N
 
 
 def test_failed_writes_pause_longer_each_time(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read-only role is not denied once a second forever, and no last-used time is lost."""
+    """A read-only role is not denied every second forever, and no last-used time is lost."""
     monkeypatch.setattr("basicauth_mw.backends.usage._GATHER_S", 0.01)
     monkeypatch.setattr("basicauth_mw.backends.usage._FIRST_PAUSE_S", 0.1)
     attempts: list[float] = []
@@ -225,7 +225,7 @@ def test_pending_uses_are_bounded_and_the_oldest_is_dropped(store: MemoryStore) 
     ("old", "plain"),
     [
         pytest.param(
-            lambda plain: bcrypt.hashpw(plain.encode(), bcrypt.gensalt(4)).decode(), "chosen", id="bcrypt"
+            lambda plain: bcrypt.hashpw(plain.encode(), bcrypt.gensalt(4)).decode(), "password", id="bcrypt"
         ),
         pytest.param(Hasher([b"old"]).hash, generate("sk"), id="pepper"),
     ],
@@ -246,14 +246,14 @@ def test_an_outdated_hash_is_replaced(store: MemoryStore, old: Callable[[str], s
     assert new.hash != secret.hash
     assert not hasher.needs_rehash(new.hash)
     assert new == replace(secret, hash=new.hash)
-    assert key.version == 2  # once
+    assert key.version == 2  # replaced once
     assert store.changes(cursor).client_ids == ("id",)
 
 
 def test_uses_that_are_recorded_during_a_write_are_written_too(
     store: MemoryStore, recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request that waited for the lock adds to the new table, not to the one that is being written."""
+    """A request that waited for the lock adds to the new table, not to the one being written."""
     plain = generate("sk")
     first, second = (stored(store, Hasher([b"old"]).hash(plain), client_id) for client_id in ("id", "other"))
     rehash = recorder._rehash
@@ -344,7 +344,7 @@ def test_no_secret_in_the_log(store: MemoryStore, caplog: pytest.LogCaptureFixtu
     assert secret.hash not in caplog.text
 
 
-def test_nothing_starts_over_a_store_that_cannot_be_written(others: set[threading.Thread]) -> None:
+def test_a_read_only_store_starts_no_thread(others: set[threading.Thread]) -> None:
     class Reader:
         def get(self, client_id: str, /) -> Key | None:
             return None
@@ -371,7 +371,7 @@ def test_a_child_process_starts_its_own_thread(store: MemoryStore, recorder: Usa
 
 
 def test_the_thread_stops_with_its_backend(others: set[threading.Thread]) -> None:
-    """A middleware and a backend without references leave nothing running."""
+    """Unreferenced middleware and backends leave no thread running."""
     keys = open_backend("memory:", settings=Settings())
     authenticator = BasicAuthMiddleware(object(), keys, settings=Settings())  # type: ignore[arg-type]
     keys.usage.record_use("id", stored_secret(Secret("$bamw1$")), "")
@@ -400,7 +400,7 @@ def test_a_backend_that_is_collected_on_the_thread_itself_stops_it(others: set[t
 
 
 def test_a_dropped_backend_does_not_wait(request: pytest.FixtureRequest) -> None:
-    gc.freeze()  # the collection that is measured does not look at what other tests have left
+    gc.freeze()  # exclude objects of other tests from the measured collection
     request.addfinalizer(gc.unfreeze)
     keys = open_backend("memory:", settings=Settings())
     assert isinstance(keys.store, MemoryStore)

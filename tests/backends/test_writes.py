@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 SETTINGS = Settings(backend_deadline_s=5.0)
 
 
-class LossyWay:
-    """Passes on what comes, until a script: that is passed on as well, but then its caller is cut off.
+class LossyProxy:
+    """A proxy that forwards everything, but closes the connection instead of sending the reply to a script.
 
     Attributes:
-        port: Where it listens.
-        loses: How many replies to the script that changes a record are still to be lost.
+        port: The port that it listens on.
+        drop: How many replies to the script that changes a record it still has to drop.
     """
 
     def __init__(self, to: int) -> None:
         self._to = to
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.loses = 0
+        self.drop = 0
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._accept)
@@ -66,15 +66,15 @@ class LossyWay:
         ):
             ready.register(near, selectors.EVENT_READ, far)
             ready.register(far, selectors.EVENT_READ, near)
-            loses = False
+            dropping = False
             while True:
                 for key, _ in ready.select():
-                    octets = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
-                    if not octets or (loses and key.fileobj is far):
+                    data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
+                    if not data or (dropping and key.fileobj is far):
                         return
-                    if key.fileobj is near and self.loses and b"stored ~= ARGV" in octets:
-                        self.loses, loses = self.loses - 1, True
-                    key.data.sendall(octets)
+                    if key.fileobj is near and self.drop and b"stored ~= ARGV" in data:
+                        self.drop, dropping = self.drop - 1, True
+                    key.data.sendall(data)
 
 
 @pytest.fixture
@@ -84,27 +84,27 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def way(redis_server: RedisServer, stack: ExitStack) -> LossyWay:
-    return stack.enter_context(LossyWay(redis_server.port))
+def proxy(redis_server: RedisServer, stack: ExitStack) -> LossyProxy:
+    return stack.enter_context(LossyProxy(redis_server.port))
 
 
 @pytest.fixture
-def backend(way: LossyWay, redis_url: str, redis_server: RedisServer, stack: ExitStack) -> Backend:
+def backend(proxy: LossyProxy, redis_url: str, redis_server: RedisServer, stack: ExitStack) -> Backend:
     """A store whose replies may be lost."""
-    url = redis_url.replace(f":{redis_server.port}/", f":{way.port}/")
+    url = redis_url.replace(f":{redis_server.port}/", f":{proxy.port}/")
     return stack.enter_context(open_backend(url, settings=SETTINGS))
 
 
 @pytest.fixture
 def events(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
-    """What was recorded."""
+    """The audit events so far."""
     caplog.set_level(logging.INFO, "basicauth_mw.audit")
 
-    def told() -> list[tuple[str, str]]:
-        facts = [getattr(record, "basicauth", None) for record in caplog.records]
-        return [(each["event"], each["client_id"]) for each in facts if each]
+    def recorded() -> list[tuple[str, str]]:
+        fields = [getattr(record, "basicauth", None) for record in caplog.records]
+        return [(each["event"], each["client_id"]) for each in fields if each]
 
-    return told
+    return recorded
 
 
 CHANGES: dict[str, Callable[[Backend], object]] = {
@@ -119,20 +119,20 @@ CHANGES: dict[str, Callable[[Backend], object]] = {
 @pytest.mark.proves("F3")
 @pytest.mark.parametrize("event", CHANGES)
 def test_a_change_that_was_made_is_reported(
-    way: LossyWay, backend: Backend, events: Callable[[], list[tuple[str, str]]], event: str
+    proxy: LossyProxy, backend: Backend, events: Callable[[], list[tuple[str, str]]], event: str
 ) -> None:
     backend.create(client_id="ci")
-    way.loses = 1
+    proxy.drop = 1
     assert CHANGES[event](backend)
-    assert way.loses == 0
+    assert proxy.drop == 0
     assert events() == [("key.created", "ci"), (f"key.{event}", "ci")]
 
 
 @pytest.mark.proves("F3", "F33")
-def test_a_key_that_was_made_is_not_lost(
-    way: LossyWay, backend: Backend, events: Callable[[], list[tuple[str, str]]]
+def test_a_key_that_was_created_is_not_lost(
+    proxy: LossyProxy, backend: Backend, events: Callable[[], list[tuple[str, str]]]
 ) -> None:
-    way.loses = 1
+    proxy.drop = 1
     issued = backend.create(client_id="ci")
     assert backend.get("ci") == issued.key
     assert events() == [("key.created", "ci")]
@@ -142,13 +142,13 @@ def test_a_key_that_was_made_is_not_lost(
 
 @pytest.mark.parametrize("count", [50, 950])
 def test_imported_keys_are_reported(
-    way: LossyWay, backend: Backend, events: Callable[[], list[tuple[str, str]]], count: int
+    proxy: LossyProxy, backend: Backend, events: Callable[[], list[tuple[str, str]]], count: int
 ) -> None:
-    """All of them, or some with an error that says how many."""
+    """All of them; if only some were stored, the error says how many."""
     backend.create(client_id="k0")
     keys = [Key(f"k{number}", secrets=backend.create().key.secrets) for number in range(count)]
     before = len(events())
-    way.loses = 1
+    proxy.drop = 1
     said = ""
     try:
         assert backend.add(keys)[1:] == [None] * (count - 1)
@@ -166,7 +166,7 @@ class Unsure(MemoryStore):
     """A store whose writes have an unknown outcome.
 
     Attributes:
-        writes: Whether the write is made all the same.
+        writes: Whether the write is made despite the error.
         reads: Whether the store can be read afterwards.
         then: Called after the write.
     """
@@ -247,10 +247,10 @@ def test_some_of_many_keys(unsure: Unsure, events: Callable[[], list[tuple[str, 
     assert backend.get("b") is None
 
 
-def test_keys_of_an_unknown_fate_hide_no_other(
+def test_keys_with_an_unknown_outcome_do_not_hide_others(
     unsure: Unsure, events: Callable[[], list[tuple[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store fails again while the keys are read back: those that were found are reported."""
+    """If reading the keys back fails, those that were found are reported."""
     get = unsure.get
 
     def fail_for_b(client_id: str) -> Key | None:
@@ -266,11 +266,11 @@ def test_keys_of_an_unknown_fate_hide_no_other(
 
 
 def test_an_unreachable_store_was_not_written_to(unsure: Unsure) -> None:
-    """It is read before it is written, so this is certain."""
+    """The store is read before it is written, so this is certain."""
     unsure.failed, unsure.reads = True, False
     for write in WRITES.values():
         with pytest.raises(BackendUnavailable, match=r"^down$"):
             write(Backend(unsure, settings=SETTINGS))
     unsure.reads = True
     with pytest.raises(KeyNotFound):
-        Backend(unsure, settings=SETTINGS).delete("nobody")
+        Backend(unsure, settings=SETTINGS).delete("unknown")

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from basicauth_mw import Settings, open_backend
 from tests.matrix.kinds import Server
-from tests.redis_server import RedisServer, ask, find_binary
+from tests.redis_server import RedisServer, execute, find_binary
 from tests.soak.model import CACHE_TTL_S, Keys, Windows
 from tests.soak.way import Way
 from tests.waiting import wait_until
@@ -149,7 +149,7 @@ class Fleet:
 def tell(store: Store, *command: Any) -> Any:
     """Send a command to Redis directly."""
     assert store.redis is not None
-    return ask(store.redis, *command)
+    return execute(store.redis, *command)
 
 
 def _debug_options() -> tuple[str, ...]:

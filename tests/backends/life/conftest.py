@@ -1,4 +1,4 @@
-"""Fixtures of the life-cycle tests: a store, the process that changes keys, and another one."""
+"""Fixtures of the life-cycle tests: a store, the process that changes keys, and another process."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from basicauth_mw import Backend
 
 from tests.backends.life.helpers import (
-    SHELLS,
-    AnyShell,
-    Place,
+    CLIENTS,
+    AnyClient,
+    Deployment,
 )
 
 
 @pytest.fixture(autouse=True)
 def uses_are_written_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many of these tests wait for a batch of them."""
+    """Many of these tests wait until a batch of last-used times is written."""
     monkeypatch.setattr("basicauth_mw.backends.usage._GATHER_S", 0.1)
 
 
@@ -34,32 +34,32 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def place(url: str) -> Iterator[Place]:
+def deployment(url: str) -> Iterator[Deployment]:
     with ExitStack() as stack:
-        yield Place(url, stack)
+        yield Deployment(url, stack)
 
 
 @pytest.fixture
-def backend(place: Place) -> Backend:
+def backend(deployment: Deployment) -> Backend:
     """The process that changes keys."""
-    return place.open()
+    return deployment.open()
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(params=CLIENTS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def here(place: Place, backend: Backend, kind: str) -> AnyShell:
+def here(deployment: Deployment, backend: Backend, kind: str) -> AnyClient:
     """Middleware in the process that changes keys, with the default cache."""
-    return place.serve(kind, backend)
+    return deployment.serve(kind, backend)
 
 
 @pytest.fixture
-def elsewhere(place: Place, kind: str) -> AnyShell:
+def elsewhere(deployment: Deployment, kind: str) -> AnyClient:
     """Middleware of another process."""
-    return place.serve(kind, place.open())
+    return deployment.serve(kind, deployment.open())
 
 
 @pytest.fixture

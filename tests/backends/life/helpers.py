@@ -1,6 +1,6 @@
 """The life cycle of a key, observed by middleware in two processes with warm caches.
 
-A change is made through ``Backend``. The process that makes it must notice at once, another within 250 ms.
+A change is made through ``Backend``. It takes effect at once in that process, and within 250 ms in others.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import bcrypt
 import pytest
 
 from basicauth_mw import Backend, Key, Principal, Secret, Settings, open_backend
-from basicauth_mw import asgi as asgi_shell
-from basicauth_mw import wsgi as wsgi_shell
+from basicauth_mw import asgi as asgi_middleware
+from basicauth_mw import wsgi as wsgi_middleware
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.keys.generated_secrets import SecretShape, classify, generate
 from basicauth_mw.keys.model import utcnow
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 LIMIT_S = 20.0
 
 
-NEWS_S = 0.25  # until a change is known elsewhere
+NOTICED_WITHIN_S = 0.25  # until other processes notice a change
 
 
-SLACK_S = 2.0  # a busy machine's
+SLACK_S = 2.0  # for a busy machine
 
 
-OVERLAP_S = 1.5  # the shortest that outlasts a few requests on a busy machine
+OVERLAP_S = 1.5  # long enough for a few requests on a busy machine
 
 
-class Snapshot(NamedTuple):
+class Outcome(NamedTuple):
     """The outcome of a request.
 
     Attributes:
@@ -54,21 +54,21 @@ class Snapshot(NamedTuple):
     caller: Principal | None
 
 
-class AsgiShell:
+class AsgiClient:
     """An ASGI app wrapped by the middleware, on one event loop from the first request to ``close``."""
 
     def __init__(self, backend: Any, settings: Settings) -> None:
         self._app = asgi_helpers.App()
-        self._authenticator = asgi_shell.BasicAuthMiddleware(self._app, backend, settings=settings)
+        self._authenticator = asgi_middleware.BasicAuthMiddleware(self._app, backend, settings=settings)
         self._backend = backend
         self._loop = asyncio.Runner()
 
-    def ask(self, authorization: str) -> Snapshot:
+    def ask(self, authorization: str) -> Outcome:
         self._app.scopes.clear()
         scope = asgi_helpers.http_scope(authorization)
         answer = self._loop.run(asgi_helpers.exchange(self._authenticator, scope))
         callers = [scope["user"] for scope in self._app.scopes]
-        return Snapshot(answer.status, callers[0] if callers else None)
+        return Outcome(answer.status, callers[0] if callers else None)
 
     def close(self) -> None:
         with self._loop:
@@ -76,39 +76,39 @@ class AsgiShell:
                 self._loop.run(aclose())
 
 
-class WsgiShell:
+class WsgiClient:
     """A WSGI app wrapped by the middleware."""
 
     def __init__(self, backend: Any, settings: Settings) -> None:
         self._callers: list[Principal] = []
-        self._authenticator = wsgi_shell.BasicAuthMiddleware(self._app, backend, settings=settings)
+        self._authenticator = wsgi_middleware.BasicAuthMiddleware(self._app, backend, settings=settings)
 
     def _app(self, environ: Any, start_response: Any) -> list[bytes]:
         self._callers.append(environ["basicauth_mw.principal"])
         start_response("200 OK", [])
         return [b"hello"]
 
-    def ask(self, authorization: str) -> Snapshot:
+    def ask(self, authorization: str) -> Outcome:
         self._callers.clear()
         answer = wsgi_helpers.call(self._authenticator, authorization)
-        return Snapshot(answer.status, self._callers[0] if self._callers else None)
+        return Outcome(answer.status, self._callers[0] if self._callers else None)
 
     def close(self) -> None:
         """There is nothing to close."""
 
 
-# A store in memory belongs to one process, and keeps neither peppers nor password hashes of its own.
+# A memory store belongs to one process, so peppers and hashes do not outlive it.
 beyond_memory = pytest.mark.parametrize("url", [name for name in STORES if name != "memory"], indirect=True)
 
 
-SHELLS = {"asgi": AsgiShell, "wsgi": WsgiShell}
+CLIENTS = {"asgi": AsgiClient, "wsgi": WsgiClient}
 
 
-AnyShell = AsgiShell | WsgiShell
+AnyClient = AsgiClient | WsgiClient
 
 
-class Place:
-    """Where the keys are. Every ``open`` stands for another process."""
+class Deployment:
+    """A store with keys. Every ``open`` stands for another process."""
 
     def __init__(self, url: str, stack: ExitStack) -> None:
         self.url = url
@@ -124,15 +124,15 @@ class Place:
         self._stack.callback(backend.close)
         return backend
 
-    def serve(self, kind: str, backend: Any, **settings: Any) -> AnyShell:
+    def serve(self, kind: str, backend: Any, **settings: Any) -> AnyClient:
         configured = {"throttle": "", "backend_deadline_s": 5.0, **settings}
-        shell = SHELLS[kind](backend, Settings(**configured))
-        self._stack.callback(shell.close)
-        return shell
+        client = CLIENTS[kind](backend, Settings(**configured))
+        self._stack.callback(client.close)
+        return client
 
 
 def changed(event: str, client_id: str) -> dict[str, Any]:
-    """What the audit log has of a change, and all that it has."""
+    """The complete audit record of a change."""
     return {
         "event": event,
         "client_id": client_id,
@@ -156,7 +156,7 @@ def cursor(backend: Backend) -> str:
 
 def soon(condition: Callable[[], bool]) -> None:
     """Wait until the other process has noticed a change."""
-    wait_until(condition, NEWS_S + SLACK_S)
+    wait_until(condition, NOTICED_WITHIN_S + SLACK_S)
 
 
 PAST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -173,13 +173,13 @@ DEEP: object = reduce(lambda inner, _: [inner], range(100_000), [])  # deeper th
 
 BAD_SECRETS = {
     "empty": "",
-    "1025-octets": "a" * 1025,
-    "1026-octets-of-513-characters": "ä" * 513,
+    "1025-bytes": "a" * 1025,
+    "513-characters-in-1026-bytes": "ä" * 513,
     "newline": "a\nb",
     "nul": "\0",
     "lone-surrogate": "\udfff",
     "mistyped": BAD_CHECKSUM,
-    "octets": b"secret",
+    "bytes": b"secret",
 }
 
 
@@ -201,7 +201,7 @@ BAD_FIELDS: list[tuple[str, str, Any]] = [
     ("expires_at", "naive", datetime(2999, 1, 1)),  # noqa: DTZ001
     ("expires_at", "text", "2999-01-01T00:00:00Z"),
     ("expires_at", "out-of-range", datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))),
-    ("metadata", "4097-octets", {"a": "x" * 4088}),
+    ("metadata", "4097-bytes", {"a": "x" * 4088}),
     ("metadata", "no-json", {"a": object()}),
     ("metadata", "nan", {"a": float("nan")}),
     ("metadata", "list", [1]),
@@ -236,7 +236,7 @@ CHANGES: dict[str, Callable[[Backend], object]] = {
 
 
 def at_once(work: list[Callable[[], object]]) -> None:
-    """Run each on a thread of its own; fail if one of them does."""
+    """Run each on its own thread; fail if one of them fails."""
     barrier = threading.Barrier(len(work))
     failures: list[BaseException] = []
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 from tests.backends.life.helpers import (
     CHANGES,
     OVERLAP_S,
-    AnyShell,
-    Snapshot,
+    AnyClient,
+    Outcome,
     bad_fields,
     changed,
     cursor,
@@ -31,42 +31,42 @@ from tests.backends.life.helpers import (
 
 
 def test_disabled_until_enabled(
-    backend: Backend, here: AnyShell, elsewhere: AnyShell, events: Callable[..., Any]
+    backend: Backend, here: AnyClient, elsewhere: AnyClient, events: Callable[..., Any]
 ) -> None:
-    """At once in this process, also when cached; soon in others. Both are idempotent."""
+    """Immediately in this process, even if cached, and soon in others. Both calls are idempotent."""
     issued = backend.create(client_id="ci")
-    for shell in (here, elsewhere):
-        assert shell.ask(issued.authorization).status == 200
+    for client in (here, elsewhere):
+        assert client.request(issued.authorization).status == 200
     events()
 
     assert backend.disable("ci").disabled
     assert backend.disable("ci").disabled
     assert events() == [changed("key.disabled", "ci")]
-    assert here.ask(issued.authorization) == Snapshot(401, None)
-    soon(lambda: elsewhere.ask(issued.authorization).status == 401)
+    assert here.request(issued.authorization) == Outcome(401, None)
+    soon(lambda: elsewhere.request(issued.authorization).status == 401)
     events()
 
     assert not backend.enable("ci").disabled
     assert not backend.enable("ci").disabled
     assert events() == [changed("key.enabled", "ci")]
-    for shell in (here, elsewhere):
-        assert shell.ask(issued.authorization).status == 200
+    for client in (here, elsewhere):
+        assert client.request(issued.authorization).status == 200
 
 
 @pytest.mark.proves("O2")
 def test_a_revocation_is_final(
     backend: Backend,
-    here: AnyShell,
-    elsewhere: AnyShell,
+    here: AnyClient,
+    elsewhere: AnyClient,
     events: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is idempotent, and keeps the time of the first one."""
+    """Revoking again keeps the time of the first revocation."""
     monkeypatch.setattr("basicauth_mw.backends.usage._GATHER_S", 60)  # a recorded use would change the key
     old = backend.create(client_id="ci")
     new = backend.rotate("ci")
-    for shell in (here, elsewhere):
-        assert [shell.ask(each.authorization).status for each in (old, new)] == [200, 200]
+    for client in (here, elsewhere):
+        assert [client.request(each.authorization).status for each in (old, new)] == [200, 200]
     events()
 
     before = utcnow()
@@ -77,8 +77,8 @@ def test_a_revocation_is_final(
     assert backend.revoke("ci") == key
     assert key.revoked_at == revoked_at
     assert events() == [changed("key.revoked", "ci")]
-    assert [here.ask(each.authorization).status for each in (old, new)] == [401, 401]
-    soon(lambda: [elsewhere.ask(each.authorization).status for each in (old, new)] == [401, 401])
+    assert [here.request(each.authorization).status for each in (old, new)] == [401, 401]
+    soon(lambda: [elsewhere.request(each.authorization).status for each in (old, new)] == [401, 401])
     events()
 
     for change in (
@@ -93,28 +93,28 @@ def test_a_revocation_is_final(
     assert (stored(backend, "ci"), events()) == (key, [])
     backend.disable("ci")
     assert stored(backend, "ci") == replace(key, disabled=True)
-    assert here.ask(new.authorization).status == 401
+    assert here.request(new.authorization).status == 401
 
 
 def test_delete_frees_the_id(
-    backend: Backend, here: AnyShell, elsewhere: AnyShell, events: Callable[..., Any]
+    backend: Backend, here: AnyClient, elsewhere: AnyClient, events: Callable[..., Any]
 ) -> None:
-    """A new key with the id has nothing of the old one."""
+    """A new key with the same ID shares nothing with the old one."""
     old = backend.create(client_id="ci", name="old", scopes=["admin"])
-    for shell in (here, elsewhere):
-        assert shell.ask(old.authorization).status == 200
+    for client in (here, elsewhere):
+        assert client.request(old.authorization).status == 200
     backend.revoke("ci")
     events()
 
     assert backend.delete("ci").name == "old"
     assert events() == [changed("key.deleted", "ci")]
     assert (backend.get("ci"), list(backend.iter_keys())) == (None, [])
-    assert here.ask(old.authorization).status == 401
+    assert here.request(old.authorization).status == 401
     new = backend.create(client_id="ci")
-    assert here.ask(new.authorization) == Snapshot(200, Principal("ci"))
-    assert here.ask(old.authorization).status == 401
-    soon(lambda: elsewhere.ask(old.authorization).status == 401)
-    assert elsewhere.ask(new.authorization) == Snapshot(200, Principal("ci"))
+    assert here.request(new.authorization) == Outcome(200, Principal("ci"))
+    assert here.request(old.authorization).status == 401
+    soon(lambda: elsewhere.request(old.authorization).status == 401)
+    assert elsewhere.request(new.authorization) == Outcome(200, Principal("ci"))
 
 
 every_change = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -131,13 +131,13 @@ def test_a_change_of_an_unknown_key_is_refused(
 
 
 def test_updates_reach_the_next_request(
-    backend: Backend, here: AnyShell, elsewhere: AnyShell, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, here: AnyClient, elsewhere: AnyClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the process that makes them, also when cached; in others soon."""
+    """Immediately in the process that makes them, even if cached, and soon in others."""
     monkeypatch.setattr("basicauth_mw.backends.usage._GATHER_S", 60)  # no use is written between two reads
     issued = backend.create(client_id="ci", name="old", scopes=["read"], metadata={"a": 1})
-    for shell in (here, elsewhere):
-        assert shell.ask(issued.authorization).status == 200
+    for client in (here, elsewhere):
+        assert client.request(issued.authorization).status == 200
     caller = Principal("ci", "old", frozenset({"read"}), {"a": 1})
 
     for fields in (
@@ -154,9 +154,9 @@ def test_updates_reach_the_next_request(
         )
         assert (key.name, key.scopes, key.metadata) == (caller.name, caller.scopes, caller.metadata)
         assert stored(backend, "ci") == key
-        assert here.ask(issued.authorization) == Snapshot(200, caller)
+        assert here.request(issued.authorization) == Outcome(200, caller)
     assert caller == Principal("ci", "", frozenset({"admin"}), {})
-    soon(lambda: elsewhere.ask(issued.authorization) == Snapshot(200, caller))
+    soon(lambda: elsewhere.request(issued.authorization) == Outcome(200, caller))
 
 
 def test_an_update_leaves_omitted_fields_unchanged(backend: Backend, events: Callable[..., Any]) -> None:
@@ -183,14 +183,14 @@ def test_an_update_of_nothing_is_no_change(backend: Backend, events: Callable[..
     """No new version, no audit record, and no announcement, unless an earlier one may be lost."""
     expires_at = utcnow() + timedelta(days=1)
     backend.create(client_id="ci", name="n", scopes=["s"], expires_at=expires_at, metadata={"a": 1})
-    before, news = stored(backend, "ci").version, cursor(backend)
+    before, last = stored(backend, "ci").version, cursor(backend)
     events()
 
     backend.update("ci")
     backend.update("ci", name="n", scopes=["s", "s"], expires_at=expires_at, metadata={"a": 1})
 
     assert stored(backend, "ci").version == before
-    assert (cursor(backend) == news) is not hasattr(backend.store, "announce")
+    assert (cursor(backend) == last) is not hasattr(backend.store, "announce")
     assert events() == []
 
 
@@ -228,30 +228,30 @@ def test_an_update_with_a_bad_field_is_refused(
 
 
 @pytest.mark.proves("O2", "F23")
-def test_an_expiry_ends_cached_verdicts(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
-    """To the second, although the caches would keep them longer."""
+def test_an_expiry_ends_cached_verdicts(backend: Backend, here: AnyClient, elsewhere: AnyClient) -> None:
+    """To the second, even if the cache lifetime is longer."""
     issued = backend.create(client_id="ci", expires_at=utcnow() + timedelta(seconds=OVERLAP_S))
     assert issued.key.expires_at is not None
     served_at = utcnow()
-    for shell in (here, elsewhere):
-        assert shell.ask(issued.authorization).status == 200
+    for client in (here, elsewhere):
+        assert client.request(issued.authorization).status == 200
     assert served_at < issued.key.expires_at
 
     wait_until(lambda: utcnow() >= issued.key.expires_at)
-    for shell in (here, elsewhere):
-        assert shell.ask(issued.authorization).status == 401
+    for client in (here, elsewhere):
+        assert client.request(issued.authorization).status == 401
     backend.update("ci", expires_at=None)
-    for shell in (here, elsewhere):
-        assert shell.ask(issued.authorization).status == 200
+    for client in (here, elsewhere):
+        assert client.request(issued.authorization).status == 200
 
 
-def test_an_expiry_may_be_moved_forward(backend: Backend, here: AnyShell) -> None:
+def test_an_expiry_may_be_moved_forward(backend: Backend, here: AnyClient) -> None:
     issued = backend.create(client_id="ci")
-    assert here.ask(issued.authorization).status == 200
+    assert here.request(issued.authorization).status == 200
     end = utcnow() + timedelta(seconds=OVERLAP_S)
     backend.update("ci", expires_at=end)
     while utcnow() < end:
-        status = here.ask(issued.authorization).status
+        status = here.request(issued.authorization).status
         assert status == 200 or utcnow() >= end
 
-    assert here.ask(issued.authorization).status == 401
+    assert here.request(issued.authorization).status == 401

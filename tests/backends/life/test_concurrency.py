@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from basicauth_mw import Backend, Issued, Key
 
 from tests.backends.life.helpers import (
-    Place,
+    Deployment,
     at_once,
     beyond_memory,
     stored,
@@ -44,8 +44,8 @@ def interrupt(backend: Backend, monkeypatch: pytest.MonkeyPatch, act: Callable[[
 
 WRITES: dict[str, tuple[Callable[[Backend], object], Callable[[Key], bool]]] = {
     "rotate": (lambda backend: backend.rotate("ci"), lambda key: len(key.secrets) == 2),
-    "rotate-to-chosen": (
-        lambda backend: backend.rotate("ci", secret="a chosen one"),
+    "rotate-to-password": (
+        lambda backend: backend.rotate("ci", secret="a password"),
         lambda key: len(key.secrets) == 2,
     ),
     "update": (lambda backend: backend.update("ci", scopes=["new"]), lambda key: key.scopes == {"new"}),
@@ -59,13 +59,13 @@ every_write = pytest.mark.parametrize(("write", "is_done"), WRITES.values(), ids
 
 @every_write
 def test_a_concurrent_change_is_not_lost(
-    place: Place,
+    deployment: Deployment,
     monkeypatch: pytest.MonkeyPatch,
     write: Callable[[Backend], object],
     is_done: Callable[[Key], bool],
 ) -> None:
-    """Nor is the one that comes second."""
-    first, second = place.open(), place.open()
+    """Both changes are kept."""
+    first, second = deployment.open(), deployment.open()
     first.create(client_id="ci", metadata={"n": 1})
     interrupt(first, monkeypatch, lambda: second.update("ci", name="between", metadata={"n": 2}))
 
@@ -86,12 +86,12 @@ def test_a_concurrent_change_is_not_lost(
     ids=["revoked", "deleted", "eight-secrets"],
 )
 def test_a_change_respects_a_concurrent_change(
-    place: Place,
+    deployment: Deployment,
     monkeypatch: pytest.MonkeyPatch,
     act: Callable[[Backend], object],
     error: type[Exception],
 ) -> None:
-    first, second = place.open(), place.open()
+    first, second = deployment.open(), deployment.open()
     first.create(client_id="ci")
     interrupt(first, monkeypatch, lambda: act(second))
     with pytest.raises(error):
@@ -101,25 +101,25 @@ def test_a_change_respects_a_concurrent_change(
     assert key is None or (key.revoked_at is not None) == (len(key.secrets) == 1)
 
 
-def test_threads_lose_no_change(backend: Backend, place: Place) -> None:
-    """Three each change a field that is theirs, one disables, three rotate: nothing is ever taken back."""
+def test_threads_lose_no_change(backend: Backend, deployment: Deployment) -> None:
+    """Three threads each change their own field, one disables, three rotate: no change is undone."""
     backend.create(client_id="ci")
     issued: list[Issued] = []
 
     def write(field: str, values: list[Any]) -> None:
-        own = place.open()
+        own = deployment.open()
         for value in values:
             own.update("ci", **{field: value})
             assert getattr(stored(own, "ci"), field) == value
 
     def switch() -> None:
-        own = place.open()
+        own = deployment.open()
         for disabled in [False, True] * 10:
             own.disable("ci") if disabled else own.enable("ci")
             assert stored(own, "ci").disabled is disabled
 
     def rotate() -> None:
-        own = place.open()
+        own = deployment.open()
         issued.extend(own.rotate("ci", overlap_s=3600) for _ in range(2))
 
     at_once(
@@ -136,11 +136,11 @@ def test_threads_lose_no_change(backend: Backend, place: Place) -> None:
     assert (key.name, key.scopes, key.metadata) == ("name-19", {"scope-19"}, {"n": 19})
     assert key.disabled
     backend.enable("ci")
-    authenticator = place.serve("wsgi", backend)
-    assert [authenticator.ask(each.authorization).status for each in issued] == [200] * 6
+    authenticator = deployment.serve("wsgi", backend)
+    assert [authenticator.request(each.authorization).status for each in issued] == [200] * 6
 
 
-def test_one_of_many_concurrent_creations_succeeds(place: Place) -> None:
+def test_one_of_many_concurrent_creations_succeeds(deployment: Deployment) -> None:
     made: list[Issued] = []
     refused: list[KeyExists] = []
 
@@ -150,14 +150,14 @@ def test_one_of_many_concurrent_creations_succeeds(place: Place) -> None:
         except KeyExists as exc:
             refused.append(exc)
 
-    backends = [place.open() for _ in range(8)]
+    backends = [deployment.open() for _ in range(8)]
     at_once([lambda own=own: create(own) for own in backends])
 
     assert (len(made), len(refused)) == (1, 7)
     assert stored(backends[0], "same") == made[0].key
 
 
-# A process that rotates the key and changes one field of it repeatedly when it reads a line.
+# A process that waits for a line, then rotates the key and changes one of its fields repeatedly.
 WRITER = """
 import sys
 from basicauth_mw import Settings, open_backend
@@ -179,14 +179,14 @@ with open_backend(url, settings=Settings(backend_deadline_s=10.0)) as backend:
 
 
 @beyond_memory
-def test_processes_lose_no_change(place: Place, backend: Backend) -> None:
-    """Seven rotate one key at the same time: all eight secrets work."""
+def test_processes_lose_no_change(deployment: Deployment, backend: Backend) -> None:
+    """Seven processes rotate one key at the same time: all eight secrets work."""
     first = backend.create(client_id="ci")
     with ExitStack() as stack:
         writers = [
             stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", WRITER, place.url, str(number)],
+                    [sys.executable, "-c", WRITER, deployment.url, str(number)],
                     cwd=ROOT,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -206,8 +206,8 @@ def test_processes_lose_no_change(place: Place, backend: Backend) -> None:
         new = [writer.communicate(timeout=60)[0].strip() for writer in writers]
         assert [writer.returncode for writer in writers] == [0] * len(writers)
 
-    authenticator = place.serve("wsgi", backend)
-    assert [authenticator.ask(authorization).status for authorization in (first.authorization, *new)] == [
+    authenticator = deployment.serve("wsgi", backend)
+    assert [authenticator.request(authorization).status for authorization in (first.authorization, *new)] == [
         200
     ] * 8
     key = stored(backend, "ci")

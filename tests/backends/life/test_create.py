@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 from tests.backends.life.helpers import (
-    AnyShell,
-    Snapshot,
+    AnyClient,
+    Outcome,
     bad_fields,
     bad_secrets,
     cursor,
@@ -27,7 +27,7 @@ from tests.backends.life.helpers import (
 LATIN = {"client_id": "käse \U0001f511", "secret": "pä$$ wörd \U0001f511"}
 
 
-def test_a_generated_key_works(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
+def test_a_generated_key_works(backend: Backend, here: AnyClient, elsewhere: AnyClient) -> None:
     expires_at = utcnow() + timedelta(days=90)
     issued = backend.create(
         name="CI für alle",
@@ -41,28 +41,28 @@ def test_a_generated_key_works(backend: Backend, here: AnyShell, elsewhere: AnyS
     caller = Principal(
         issued.client_id, "CI für alle", frozenset({"read", "write"}), {"team": {"n": [1, "ä"]}}
     )
-    for shell in (here, here, elsewhere):  # the second is a hit
-        assert shell.ask(issued.authorization) == Snapshot(200, caller)
-    assert here.ask(encode_basic(issued.client_id, generate("sk"))) == Snapshot(401, None)
+    for client in (here, here, elsewhere):  # the second request is a cache hit
+        assert client.request(issued.authorization) == Outcome(200, caller)
+    assert here.request(encode_basic(issued.client_id, generate("sk"))) == Outcome(401, None)
 
 
-def test_a_password_works(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
+def test_a_password_works(backend: Backend, here: AnyClient, elsewhere: AnyClient) -> None:
     issued = backend.create(**LATIN)
 
     assert (issued.client_id, issued.secret) == tuple(LATIN.values())
-    for shell in (here, here, elsewhere):
-        assert shell.ask(issued.authorization).status == 200
-    assert here.ask(encode_basic(issued.client_id, "pa$$ word")).status == 401
+    for client in (here, here, elsewhere):
+        assert client.request(issued.authorization).status == 200
+    assert here.request(encode_basic(issued.client_id, "pa$$ word")).status == 401
 
 
-def test_a_client_id_is_unique(backend: Backend, here: AnyShell, events: Callable[..., Any]) -> None:
+def test_a_client_id_is_unique(backend: Backend, here: AnyClient, events: Callable[..., Any]) -> None:
     issued = backend.create(client_id="ci", name="first")
     events()
     with pytest.raises(KeyExists):
         backend.create(client_id="ci", name="second")
 
     assert (stored(backend, "ci").name, events()) == ("first", [])
-    assert here.ask(issued.authorization).status == 200
+    assert here.request(issued.authorization).status == 200
 
 
 BAD_IDS = {
@@ -71,10 +71,10 @@ BAD_IDS = {
     "newline": "a\nb",
     "nul": "a\0b",
     "delete": "a\x7f",
-    "256-octets": "a" * 256,
-    "256-octets-of-128-characters": "ä" * 128,
+    "256-bytes": "a" * 256,
+    "128-characters-in-256-bytes": "ä" * 128,
     "lone-surrogate": "\ud800",
-    "octets": b"ci",
+    "bytes": b"ci",
     "number": 7,
 }
 
@@ -106,7 +106,7 @@ def test_a_bad_field_is_refused(backend: Backend, events: Callable[..., Any], fi
     refuses_to_create(backend, events, **{field: value})
 
 
-def test_the_longest_key_works(backend: Backend, here: AnyShell) -> None:
+def test_the_longest_key_works(backend: Backend, here: AnyClient) -> None:
     """Every field at its limit."""
     issued = backend.create(
         client_id="ä" * 127 + "a",
@@ -115,7 +115,7 @@ def test_the_longest_key_works(backend: Backend, here: AnyShell) -> None:
         scopes=[f"s{number:03}" + "x" * 251 for number in range(100)],
         metadata={"a": "x" * 4087},
     )
-    caller = here.ask(issued.authorization).caller
+    caller = here.request(issued.authorization).caller
 
     assert caller is not None
     assert (len(caller.name), len(caller.scopes), len(caller.metadata["a"])) == (200, 100, 4087)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 from tests.backends.life.helpers import (
-    Place,
-    Snapshot,
+    Deployment,
+    Outcome,
     bcrypt_of,
     beyond_memory,
     ends_of,
@@ -33,93 +33,97 @@ def hash_of(backend: Backend, client_id: str) -> str:
 
 
 @pytest.mark.proves("O1", "X4")
-def test_an_imported_bcrypt_hash_is_replaced(place: Place, kind: str, events: Callable[..., Any]) -> None:
+def test_an_imported_bcrypt_hash_is_replaced(
+    deployment: Deployment, kind: str, events: Callable[..., Any]
+) -> None:
     """After the first successful login, never after a wrong one; the password stays the same."""
-    backend = place.open()
-    authenticator = place.serve(kind, backend, cache_ttl_s=0)
+    backend = deployment.open()
+    authenticator = deployment.serve(kind, backend, cache_ttl_s=0)
     old = bcrypt_of("pä$$ wörd")
     assert backend.add([imported("moved", old)]) == [None]
     key = stored(backend, "moved")
     right, wrong = encode_basic("moved", "pä$$ wörd"), encode_basic("moved", "pä$$ word")
     events()
 
-    assert authenticator.ask(wrong).status == 401
+    assert authenticator.request(wrong).status == 401
     backend.usage.close()
     assert hash_of(backend, "moved") == old
 
-    assert authenticator.ask(right).status == 200
+    assert authenticator.request(right).status == 200
     wait_until(lambda: hash_of(backend, "moved") != old)
     better = hash_of(backend, "moved")
-    assert not Hasher().needs_rehash(better) or place.url == "memory:"
-    assert better.startswith("$bamw1$" if place.url == "memory:" else "$argon2id$v=19$m=19456,t=2,p=1$")
+    assert not Hasher().needs_rehash(better) or deployment.url == "memory:"
+    assert better.startswith("$bamw1$" if deployment.url == "memory:" else "$argon2id$v=19$m=19456,t=2,p=1$")
     found = stored(backend, "moved")
     assert replace(found, last_used_at=None, secrets=()) == replace(key, secrets=())
     assert found.secrets[0].created_at == key.secrets[0].created_at
     assert [event["event"] for event in events()] == ["auth.refused"]
-    assert authenticator.ask(right).status == 200
-    assert authenticator.ask(wrong).status == 401
+    assert authenticator.request(right).status == 200
+    assert authenticator.request(wrong).status == 401
     backend.usage.close()
-    assert hash_of(backend, "moved") == better, "it is not made again and again"
+    assert hash_of(backend, "moved") == better, "the hash is replaced only once"
 
 
 @pytest.mark.proves("X4")
 @beyond_memory
-def test_an_argon2id_hash_with_other_parameters_is_replaced(place: Place, kind: str) -> None:
+def test_an_argon2id_hash_with_other_parameters_is_replaced(deployment: Deployment, kind: str) -> None:
     from argon2 import PasswordHasher
 
-    backend = place.open()
-    authenticator = place.serve(kind, backend)
-    weak = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash("a chosen one")
+    backend = deployment.open()
+    authenticator = deployment.serve(kind, backend)
+    weak = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash("a password")
     assert backend.add([imported("moved", weak)]) == [None]
 
-    assert authenticator.ask(encode_basic("moved", "a chosen one")).status == 200
+    assert authenticator.request(encode_basic("moved", "a password")).status == 200
     wait_until(lambda: hash_of(backend, "moved").startswith("$argon2id$v=19$m=19456,t=2,p=1$"))
-    assert authenticator.ask(encode_basic("moved", "a chosen one")).status == 200
+    assert authenticator.request(encode_basic("moved", "a password")).status == 200
 
 
 @beyond_memory
-def test_a_generated_secret_is_hashed_again_after_a_new_pepper(place: Place, kind: str) -> None:
+def test_a_generated_secret_is_hashed_again_after_a_new_pepper(deployment: Deployment, kind: str) -> None:
     """With both peppers configured every client works; keys used since then no longer need the older one."""
-    before = place.open(pepper=("old",))
+    before = deployment.open(pepper=("old",))
     used, unused = before.create(client_id="ci"), before.rotate("ci")
-    between = place.open(pepper=("new", "old"))
-    authenticator = place.serve(kind, between, cache_ttl_s=0)
+    between = deployment.open(pepper=("new", "old"))
+    authenticator = deployment.serve(kind, between, cache_ttl_s=0)
     key = stored(between, "ci")
 
-    assert authenticator.ask(encode_basic("ci", generate("sk"))).status == 401
+    assert authenticator.request(encode_basic("ci", generate("sk"))).status == 401
     between.usage.close()
     assert stored(between, "ci") == key
-    assert authenticator.ask(used.authorization).status == 200
+    assert authenticator.request(used.authorization).status == 200
     wait_until(lambda: hash_of(between, "ci") != key.secrets[0].hash)
     assert stored(between, "ci").secrets[1] == key.secrets[1]
-    assert [authenticator.ask(issued.authorization).status for issued in (used, unused)] == [200, 200]
+    assert [authenticator.request(issued.authorization).status for issued in (used, unused)] == [200, 200]
     wait_until(lambda: stored(between, "ci").secrets[1].hash != key.secrets[1].hash)
 
-    authenticator = place.serve(kind, place.open(pepper=("new",)))
-    assert [authenticator.ask(issued.authorization).status for issued in (used, unused)] == [200, 200]
+    authenticator = deployment.serve(kind, deployment.open(pepper=("new",)))
+    assert [authenticator.request(issued.authorization).status for issued in (used, unused)] == [200, 200]
     assert ends_of(stored(between, "ci")) == ends_of(key)
 
 
 @beyond_memory
 def test_a_missing_pepper_is_an_outage(
-    place: Place, kind: str, caplog: pytest.LogCaptureFixture, events: Callable[..., Any]
+    deployment: Deployment, kind: str, caplog: pytest.LogCaptureFixture, events: Callable[..., Any]
 ) -> None:
-    """503 and one error log, for the keys that need it and for no other; never a 401."""
-    issued = place.open(pepper=("old",)).create(client_id="ci")
-    plain = place.open().create(client_id="plain")
-    after = place.open(pepper=("new",))
-    authenticator = place.serve(kind, after)
+    """Keys that need the pepper get a 503 and one error log, never a 401; other keys work."""
+    issued = deployment.open(pepper=("old",)).create(client_id="ci")
+    plain = deployment.open().create(client_id="plain")
+    after = deployment.open(pepper=("new",))
+    authenticator = deployment.serve(kind, after)
     events()
 
     for authorization in (issued.authorization, encode_basic("ci", generate("sk")), issued.authorization):
-        assert authenticator.ask(authorization) == Snapshot(503, None)
+        assert authenticator.request(authorization) == Outcome(503, None)
     (said,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert said.name == "basicauth_mw"
     assert "'ci'" in said.getMessage()
     assert "pepper" in said.getMessage()
     assert {event["reason"] for event in events()} == {"backend_unavailable"}
-    assert authenticator.ask(plain.authorization).status == 200, "made without any, before there was one"
-    assert authenticator.ask(after.create(client_id="new").authorization).status == 200
+    assert authenticator.request(plain.authorization).status == 200, (
+        "this key was created before there was a pepper"
+    )
+    assert authenticator.request(after.create(client_id="new").authorization).status == 200
 
 
 WEAK = {
@@ -141,8 +145,8 @@ WEAK = {
 
 @pytest.mark.parametrize("hashed", WEAK)
 def test_weak_hashes_are_refused_by_name(backend: Backend, events: Callable[..., Any], hashed: str) -> None:
-    """The error names the scheme and never the hash, and the other keys are stored."""
-    good = [imported(client_id, Hasher().hash(generate("sk"))) for client_id in ("before", "behind")]
+    """The error names the scheme but never shows the hash; the other keys are stored."""
+    good = [imported(client_id, Hasher().hash(generate("sk"))) for client_id in ("before", "after")]
     with pytest.raises(InvalidKey, match=WEAK[hashed]):
         backend.check(imported("weak", hashed))
     outcomes = backend.add([good[0], imported("weak", hashed), good[1]])
@@ -152,4 +156,4 @@ def test_weak_hashes_are_refused_by_name(backend: Backend, events: Callable[...,
     assert WEAK[hashed] in str(outcomes[1])
     assert not hashed or hashed not in str(outcomes[1])
     assert backend.get("weak") is None
-    assert [event["client_id"] for event in events()] == ["before", "behind"]
+    assert [event["client_id"] for event in events()] == ["before", "after"]

@@ -13,8 +13,8 @@ from basicauth_mw.keys.hashing import Hasher, hash_password
 from basicauth_mw.keys.model import utcnow
 from tests.backends.life.helpers import (
     PAST,
-    AnyShell,
-    Place,
+    AnyClient,
+    Deployment,
     bcrypt_of,
     imported,
     stored,
@@ -22,7 +22,7 @@ from tests.backends.life.helpers import (
 
 
 def test_keys_are_listed_page_by_page(backend: Backend) -> None:
-    """By the bytes of their ids, by prefix, from a cursor, up to a limit; more than one page."""
+    """Ordered by the bytes of the IDs; with a prefix, a cursor and a limit; more than one page."""
     ids = sorted(
         [f"job-{number}" for number in range(1100)] + ["a", "Z", "ä", "job", "\U0001f511"], key=str.encode
     )
@@ -38,7 +38,7 @@ def test_keys_are_listed_page_by_page(backend: Backend) -> None:
     assert listed(prefix="job-", after=jobs[600]) == jobs[601:]
     assert listed(prefix="job-", after=jobs[2], limit=501) == jobs[3:504]
     assert listed(prefix="job-", after="zzz") == []
-    assert listed(prefix="nobody") == []
+    assert listed(prefix="unknown") == []
     assert listed(limit=0) == []
     assert listed(after=ids[-1]) == []
     paged: list[str] = []
@@ -48,13 +48,13 @@ def test_keys_are_listed_page_by_page(backend: Backend) -> None:
     assert next(backend.iter_keys(prefix="job-7", limit=1)) == stored(backend, "job-7")
 
 
-def test_whole_keys_are_added(place: Place, backend: Backend, here: AnyShell) -> None:
-    """Unchanged, expired and revoked ones too, with their last uses."""
-    if place.url == "memory:":
+def test_complete_keys_are_added(deployment: Deployment, backend: Backend, here: AnyClient) -> None:
+    """Unchanged, with their last-used times; expired and revoked keys too."""
+    if deployment.url == "memory:":
         hasher = backend.hasher
     else:
         hasher = Hasher()
-    minted, chosen = generate("sk"), "a chosen one"
+    generated, password = generate("sk"), "a password"
     made = datetime(2020, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     used = datetime(2021, 1, 2, 3, 4, tzinfo=UTC)
     keys = [
@@ -64,20 +64,20 @@ def test_whole_keys_are_added(place: Place, backend: Backend, here: AnyShell) ->
         Key("disabled", disabled=True, created_at=made),
     ]
     secrets = (
-        Secret(hasher.hash(minted), made, last_used_at=used),
-        Secret(hash_password(chosen), made + timedelta(seconds=1), utcnow() + timedelta(days=1)),
+        Secret(hasher.hash(generated), made, last_used_at=used),
+        Secret(hash_password(password), made + timedelta(seconds=1), utcnow() + timedelta(days=1)),
     )
     keys = [replace(key, secrets=secrets) for key in keys]
     keys[1:] = [replace(key, last_used_at=used) for key in keys[1:]]
 
     assert backend.add(keys) == [None] * 4
     assert {key.client_id: key for key in backend.iter_keys()} == {key.client_id: key for key in keys}
-    for secret in (minted, chosen):
-        statuses = [here.ask(encode_basic(key.client_id, secret)).status for key in keys]
+    for secret in (generated, password):
+        statuses = [here.request(encode_basic(key.client_id, secret)).status for key in keys]
         assert statuses == [200, 401, 401, 401]
 
 
-def test_each_added_key_has_its_own_outcome(backend: Backend, here: AnyShell) -> None:
+def test_each_added_key_has_its_own_outcome(backend: Backend, here: AnyClient) -> None:
     taken = backend.create(client_id="taken", name="first")
 
     def key(client_id: str, **fields: Any) -> Key:
@@ -91,7 +91,7 @@ def test_each_added_key_has_its_own_outcome(backend: Backend, here: AnyShell) ->
         key("twice", name="second"),
         key("naive", created_at=datetime(2020, 1, 1)),  # noqa: DTZ001
         key("pepper", secrets=(Secret(Hasher([b"unknown"]).hash(generate("sk"))),)),
-        key("two-chosen", secrets=imported("x", bcrypt_of("a"), bcrypt_of("b")).secrets),
+        key("two-passwords", secrets=imported("x", bcrypt_of("a"), bcrypt_of("b")).secrets),
         key("nine", secrets=imported("x", *[Hasher().digest_secret("x", salt="A" * 16)] * 9).secrets),
         key("z"),
     ]
@@ -102,5 +102,5 @@ def test_each_added_key_has_its_own_outcome(backend: Backend, here: AnyShell) ->
     assert kinds == [none, KeyExists, InvalidKey, none, KeyExists, *[InvalidKey] * 4, none]
     assert [key.client_id for key in backend.iter_keys()] == ["a", "taken", "twice", "z"]
     assert (stored(backend, "taken"), stored(backend, "twice").name) == (taken.key, "first")
-    assert here.ask(taken.authorization).status == 200
+    assert here.request(taken.authorization).status == 200
     assert backend.add([]) == []

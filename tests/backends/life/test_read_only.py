@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 from tests.backends.life.helpers import (
     CHANGES,
-    SHELLS,
+    CLIENTS,
 )
 
 
 class Lookups:
-    """A third party's: it finds keys, and that is all."""
+    """A third-party store that can only look up keys."""
 
     def __init__(self, *keys: Key) -> None:
         self._keys = {key.client_id: key for key in keys}
@@ -37,16 +37,16 @@ class Lookups:
 def read_only(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Backend]:
-    """A store with a single key, ``ci:a chosen one``."""
+    """A store with a single key, ``ci:a password``."""
     settings = Settings()
     if request.param == "third-party":
-        hashed = Hasher().hash("a chosen one")
+        hashed = Hasher().hash("a password")
         opened = Backend(Lookups(Key("ci", secrets=(Secret(hashed),))), settings=settings)
     else:
         if request.param == "env":
-            monkeypatch.setenv("BASICAUTH_KEYS", "ci:a chosen one")
+            monkeypatch.setenv("BASICAUTH_KEYS", "ci:a password")
         else:
-            (tmp_path / "keys").write_text("ci:a chosen one\n")
+            (tmp_path / "keys").write_text("ci:a password\n")
             monkeypatch.setenv("BASICAUTH_KEYS_FILE", str(tmp_path / "keys"))
         opened = open_backend("env:", settings=settings)
     with opened:
@@ -76,6 +76,6 @@ def test_a_read_only_store_is_not_written(
     after = (read_only.get("ci"), dict(os.environ), [path.read_bytes() for path in tmp_path.iterdir()])
     assert (after, read_only.get("new"), events()) == (before, None, [])
     with ExitStack() as stack:
-        authenticator = SHELLS[kind](read_only, Settings())
+        authenticator = CLIENTS[kind](read_only, Settings())
         stack.callback(authenticator.close)
-        assert authenticator.ask(encode_basic("ci", "a chosen one")).status == 200
+        assert authenticator.request(encode_basic("ci", "a password")).status == 200

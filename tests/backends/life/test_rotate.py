@@ -1,4 +1,4 @@
-"""Rotating keys: overlaps, limits, and what a rotation leaves unchanged."""
+"""Rotation: overlaps, limits, and the fields that a rotation does not change."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 from tests.backends.life.helpers import (
-    NEWS_S,
+    NOTICED_WITHIN_S,
     OVERLAP_S,
     SLACK_S,
-    AnyShell,
-    Snapshot,
+    AnyClient,
+    Outcome,
     at_once,
     bad_secrets,
     cursor,
@@ -35,38 +35,39 @@ from tests.backends.life.helpers import (
 
 
 @pytest.mark.proves("O2", "F33")
-def test_no_request_fails_during_a_rotation(backend: Backend, here: AnyShell, elsewhere: AnyShell) -> None:
+def test_no_request_fails_during_a_rotation(backend: Backend, here: AnyClient, elsewhere: AnyClient) -> None:
     """The old and the new secret work until the overlap ends, then only the new one; cached or not."""
     old = backend.create(client_id="ci", name="CI", scopes=["read"], metadata={"team": "a"})
-    for shell in (here, elsewhere):
-        assert shell.ask(old.authorization).status == 200
+    for client in (here, elsewhere):
+        assert client.request(old.authorization).status == 200
 
     new = backend.rotate("ci", overlap_s=OVERLAP_S)
-    for shell in (here, elsewhere):
+    for client in (here, elsewhere):
         for issued in (old, new, old, new):
-            seen = shell.ask(issued.authorization)
-            assert seen == Snapshot(200, Principal("ci", "CI", frozenset({"read"}), {"team": "a"}))
+            seen = client.request(issued.authorization)
+            assert seen == Outcome(200, Principal("ci", "CI", frozenset({"read"}), {"team": "a"}))
     assert utcnow() < ends_of(new.key)[0], "the machine was too slow for this test"
 
-    for shell in (here, elsewhere):
+    for client in (here, elsewhere):
         wait_until(
-            lambda shell=shell: shell.ask(old.authorization).status == 401, OVERLAP_S + NEWS_S + SLACK_S
+            lambda client=client: client.request(old.authorization).status == 401,
+            OVERLAP_S + NOTICED_WITHIN_S + SLACK_S,
         )
-        assert shell.ask(new.authorization).status == 200
+        assert client.request(new.authorization).status == 200
     assert utcnow() >= ends_of(new.key)[0]
 
 
 def test_without_an_overlap_the_old_secret_ends_now(
-    backend: Backend, here: AnyShell, elsewhere: AnyShell
+    backend: Backend, here: AnyClient, elsewhere: AnyClient
 ) -> None:
     old = backend.create(client_id="ci")
-    for shell in (here, elsewhere):
-        assert shell.ask(old.authorization).status == 200
+    for client in (here, elsewhere):
+        assert client.request(old.authorization).status == 200
     new = backend.rotate("ci", overlap_s=0)
 
-    assert [here.ask(issued.authorization).status for issued in (old, new)] == [401, 200]
-    assert elsewhere.ask(new.authorization).status == 200
-    soon(lambda: elsewhere.ask(old.authorization).status == 401)
+    assert [here.request(issued.authorization).status for issued in (old, new)] == [401, 200]
+    assert elsewhere.request(new.authorization).status == 200
+    soon(lambda: elsewhere.request(old.authorization).status == 401)
     assert ends_of(stored(backend, "ci")) == [None]
 
 
@@ -105,10 +106,10 @@ def test_earlier_secrets_end_at_the_sooner_of_their_expiry_and_the_overlap(backe
     assert newest is None
 
 
-def test_at_most_eight_active_secrets(backend: Backend, here: AnyShell, events: Callable[..., Any]) -> None:
+def test_at_most_eight_active_secrets(backend: Backend, here: AnyClient, events: Callable[..., Any]) -> None:
     issued = [backend.create(client_id="ci")]
     issued += [backend.rotate("ci", overlap_s=3600) for _ in range(MAX_LIVE_SECRETS - 1)]
-    assert [here.ask(each.authorization).status for each in issued] == [200] * 8
+    assert [here.request(each.authorization).status for each in issued] == [200] * 8
     assert len({secret.created_at for secret in stored(backend, "ci").secrets}) == 8
 
     events()
@@ -116,14 +117,14 @@ def test_at_most_eight_active_secrets(backend: Backend, here: AnyShell, events: 
     with pytest.raises(InvalidKey, match="8 active"):
         backend.rotate("ci", overlap_s=3600)
     assert ((stored(backend, "ci"), cursor(backend)), events()) == (before, [])
-    assert [here.ask(each.authorization).status for each in issued] == [200] * 8
+    assert [here.request(each.authorization).status for each in issued] == [200] * 8
 
     last = backend.rotate("ci", overlap_s=0)
-    assert [here.ask(each.authorization).status for each in (*issued, last)] == [401] * 8 + [200]
+    assert [here.request(each.authorization).status for each in (*issued, last)] == [401] * 8 + [200]
 
 
-def test_ended_secrets_make_room(backend: Backend) -> None:
-    """The next rotation drops them."""
+def test_expired_secrets_do_not_count(backend: Backend) -> None:
+    """The next rotation removes them."""
     backend.create(client_id="ci")
     for _ in range(MAX_LIVE_SECRETS - 2):
         backend.rotate("ci", overlap_s=3600)
@@ -134,38 +135,42 @@ def test_ended_secrets_make_room(backend: Backend) -> None:
     assert len(backend.rotate("ci").key.secrets) == 2
 
 
-def test_a_password_is_rotated_to_a_generated_secret_and_back(backend: Backend, here: AnyShell) -> None:
-    chosen = backend.create(client_id="ci", secret="first wörd")
-    minted = backend.rotate("ci")
-    assert [here.ask(each.authorization).status for each in (chosen, minted)] == [200, 200]
+def test_a_password_is_rotated_to_a_generated_secret_and_back(backend: Backend, here: AnyClient) -> None:
+    password = backend.create(client_id="ci", secret="first wörd")
+    generated = backend.rotate("ci")
+    assert [here.request(each.authorization).status for each in (password, generated)] == [200, 200]
 
     with pytest.raises(InvalidKey, match="at most one password"):
         backend.rotate("ci", secret="second wörd")
-    assert [here.ask(each.authorization).status for each in (chosen, minted)] == [200, 200]
+    assert [here.request(each.authorization).status for each in (password, generated)] == [200, 200]
 
     other = backend.rotate("ci", secret="second wörd", overlap_s=0)
     assert other.secret == "second wörd"
-    assert [here.ask(each.authorization).status for each in (chosen, minted, other)] == [401, 401, 200]
+    assert [here.request(each.authorization).status for each in (password, generated, other)] == [
+        401,
+        401,
+        200,
+    ]
 
 
-def test_a_generated_secret_is_rotated_to_a_password(backend: Backend, here: AnyShell) -> None:
+def test_a_generated_secret_is_rotated_to_a_password(backend: Backend, here: AnyClient) -> None:
     old = backend.create(client_id="ci")
     new = backend.rotate("ci", secret="pä$$ wörd")
 
-    assert [here.ask(each.authorization).status for each in (old, new)] == [200, 200]
+    assert [here.request(each.authorization).status for each in (old, new)] == [200, 200]
 
 
-def test_a_generated_secret_may_be_passed(backend: Backend, here: AnyShell) -> None:
-    """It was generated elsewhere, with another prefix."""
+def test_a_generated_secret_may_be_passed(backend: Backend, here: AnyClient) -> None:
+    """A secret that was generated elsewhere, with another prefix."""
     given = generate("acme_live")
     backend.create(client_id="ci")
     new = backend.rotate("ci", secret=given)
 
-    assert (new.secret, here.ask(new.authorization).status) == (given, 200)
+    assert (new.secret, here.request(new.authorization).status) == (given, 200)
     assert not stored(backend, "ci").secrets[1].hash.startswith("$argon2id$")
 
 
-@pytest.mark.parametrize("secret", [generate("sk"), "a chosen one"], ids=["minted", "chosen"])
+@pytest.mark.parametrize("secret", [generate("sk"), "a password"], ids=["generated", "password"])
 @pytest.mark.parametrize("overlap_s", [0, 60])
 def test_a_rotation_to_a_secret_that_the_key_has_is_refused(
     backend: Backend, events: Callable[..., Any], secret: str, overlap_s: int
@@ -213,7 +218,7 @@ def test_a_rotation_to_a_bad_secret_is_refused(
 
 
 def test_a_rotation_may_require_a_version(backend: Backend, events: Callable[..., Any]) -> None:
-    """So that of two people who saw the same key, only one rotates it."""
+    """If two people rotate the same version, only one succeeds."""
     seen = backend.create(client_id="ci").key
 
     rotated = backend.rotate("ci", version=seen.version).key
@@ -241,7 +246,7 @@ def test_of_many_concurrent_rotations_of_one_version_one_succeeds(
     assert [each["event"] for each in events()] == ["key.created", "key.rotated"]
 
 
-def test_a_rotation_reactivates_no_key(backend: Backend, here: AnyShell) -> None:
+def test_a_rotation_reactivates_no_key(backend: Backend, here: AnyClient) -> None:
     """A disabled key stays disabled, and an expired one stays expired."""
     backend.create(client_id="off")
     backend.disable("off")
@@ -249,4 +254,4 @@ def test_a_rotation_reactivates_no_key(backend: Backend, here: AnyShell) -> None
     wait_until(lambda: utcnow() > stored(backend, "ended").expires_at)
 
     for client_id in ("off", "ended"):
-        assert here.ask(backend.rotate(client_id).authorization).status == 401
+        assert here.request(backend.rotate(client_id).authorization).status == 401

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 from tests.backends.life.helpers import (
     PAST,
-    AnyShell,
-    Place,
-    Snapshot,
+    AnyClient,
+    Deployment,
+    Outcome,
     changed,
     cursor,
     stored,
@@ -33,9 +33,9 @@ from tests.backends.life.helpers import (
 
 
 def test_one_audit_event_per_change(
-    backend: Backend, here: AnyShell, events: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    backend: Backend, here: AnyClient, events: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With exactly these fields, and never a secret or a hash."""
+    """Each has exactly these fields, and never a secret or a hash."""
     issued = [backend.create(client_id="ci")]
     assert events() == [changed("key.created", "ci")]
     issued.append(backend.rotate("ci", overlap_s=60))
@@ -55,7 +55,7 @@ def test_one_audit_event_per_change(
     assert events() == [changed("key.imported", "moved")]
     assert isinstance(backend.add([imported])[0], KeyExists)
     assert events() == []
-    here.ask(issued[0].authorization)
+    here.request(issued[0].authorization)
     (refusal,) = events()
     assert refusal == {
         "event": "auth.refused",
@@ -89,16 +89,16 @@ REASONS: dict[str, Callable[[Backend], object]] = {
 @pytest.mark.proves("P8")
 @pytest.mark.parametrize("reason", REASONS)
 def test_only_the_log_says_why_a_key_is_refused(
-    place: Place, kind: str, events: Callable[..., Any], reason: str
+    deployment: Deployment, kind: str, events: Callable[..., Any], reason: str
 ) -> None:
-    """Five ends of a key, one response."""
-    backend = place.open()
-    authenticator = place.serve(kind, backend, cache_ttl_s=0)
+    """Five reasons, one response."""
+    backend = deployment.open()
+    authenticator = deployment.serve(kind, backend, cache_ttl_s=0)
     issued = backend.create(client_id="ci")
     REASONS[reason](backend)
     events()
 
-    assert authenticator.ask(issued.authorization) == Snapshot(401, None)
+    assert authenticator.request(issued.authorization) == Outcome(401, None)
     (refusal,) = events()
     assert (refusal["event"], refusal["reason"], refusal["client_id"]) == ("auth.refused", reason, "ci")
 
@@ -116,9 +116,9 @@ async def found_by_loop(backend: Backend, client_id: str) -> Key | None:
 
 @pytest.mark.proves("O2")
 def test_each_secret_has_a_last_used_time(
-    backend: Backend, here: AnyShell, events: Callable[..., Any]
+    backend: Backend, here: AnyClient, events: Callable[..., Any]
 ) -> None:
-    """To the minute; recording it is no change of the key."""
+    """To the minute. Recording it does not change the key's version."""
     old = backend.create(client_id="ci")
     new = backend.rotate("ci")
     backend.create(client_id="idle")
@@ -127,14 +127,14 @@ def test_each_secret_has_a_last_used_time(
     assert (before[0].last_used_at, uses_of(backend, "ci")) == (None, [None, None])
 
     began = utcnow()
-    assert here.ask(new.authorization).status == 200
+    assert here.request(new.authorization).status == 200
     wait_until(lambda: stored(backend, "ci").last_used_at is not None)
     key = stored(backend, "ci")
     assert key.last_used_at is not None
     assert (key.last_used_at.second, key.last_used_at.microsecond) == (0, 0)
     assert began - timedelta(minutes=1) < key.last_used_at <= utcnow()
     assert uses_of(backend, "ci") == [None, key.last_used_at]
-    assert here.ask(old.authorization).status == 200
+    assert here.request(old.authorization).status == 200
     wait_until(lambda: uses_of(backend, "ci")[0] is not None)
 
     listed = {key.client_id: key.last_used_at for key in backend.iter_keys()}
@@ -146,22 +146,22 @@ def test_each_secret_has_a_last_used_time(
     assert events() == []
 
 
-def test_cache_hits_are_uses(backend: Backend, here: AnyShell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry is hit again three minutes after its lookup."""
+def test_cache_hits_are_uses(backend: Backend, here: AnyClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache entry is used again three minutes after its lookup."""
     monkeypatch.setattr(usage_module, "_COLLECT_EVERY_S", 0.1)
     issued = backend.create(client_id="ci")
-    assert here.ask(issued.authorization).status == 200
+    assert here.request(issued.authorization).status == 200
     wait_until(lambda: stored(backend, "ci").last_used_at is not None)
     first = stored(backend, "ci").last_used_at
 
     monkeypatch.setattr(usage_module, "time", Ahead(180))
-    assert here.ask(issued.authorization).status == 200
+    assert here.request(issued.authorization).status == 200
     wait_until(lambda: stored(backend, "ci").last_used_at != first)
     assert timedelta(minutes=3) <= stored(backend, "ci").last_used_at - first <= timedelta(minutes=4)
 
 
 class Ahead:
-    """A clock that is fast by so many seconds."""
+    """A clock that is ahead by some seconds."""
 
     def __init__(self, by_s: float) -> None:
         self._by_s = by_s
@@ -173,9 +173,9 @@ class Ahead:
         return time.monotonic()
 
 
-@pytest.mark.parametrize("secret", [None, "a chosen one"], ids=["minted", "chosen"])
-def test_a_refusal_is_no_use(backend: Backend, here: AnyShell, secret: str | None) -> None:
-    """Not of a disabled, revoked or expired key with its right secret, nor with a wrong one."""
+@pytest.mark.parametrize("secret", [None, "a password"], ids=["generated", "password"])
+def test_a_refusal_is_no_use(backend: Backend, here: AnyClient, secret: str | None) -> None:
+    """Neither the right secret of a disabled, revoked or expired key, nor a wrong secret."""
     issued = {
         client_id: backend.create(client_id=client_id, secret=secret)
         for client_id in ("wrong", "disabled", "revoked", "used")
@@ -185,28 +185,28 @@ def test_a_refusal_is_no_use(backend: Backend, here: AnyShell, secret: str | Non
     backend.disable("disabled")
     backend.revoke("revoked")
     for client_id in ("disabled", "revoked"):
-        assert here.ask(issued[client_id].authorization).status == 401
-    assert here.ask(ended.authorization).status == 401
+        assert here.request(issued[client_id].authorization).status == 401
+    assert here.request(ended.authorization).status == 401
     for wrong in (generate("sk"), "another one"):
-        assert here.ask(encode_basic("wrong", wrong)).status == 401
-    assert here.ask(issued["used"].authorization).status == 200
+        assert here.request(encode_basic("wrong", wrong)).status == 401
+    assert here.request(issued["used"].authorization).status == 200
     backend.usage.close()
 
     used = {key.client_id for key in backend.iter_keys() if key.last_used_at is not None}
     assert used == {"used"}
 
 
-def test_uses_survive_changes(place: Place, kind: str) -> None:
-    """A restart, a rotation that drops the secret, and every other change."""
-    first = place.open()
-    authenticator = place.serve(kind, first)
+def test_uses_survive_changes(deployment: Deployment, kind: str) -> None:
+    """A restart, a rotation that removes the secret, and every other change."""
+    first = deployment.open()
+    authenticator = deployment.serve(kind, first)
     issued = first.create(client_id="ci")
-    authenticator.ask(issued.authorization)
+    authenticator.request(issued.authorization)
     first.close()
     used_at = stored(first, "ci").last_used_at
     assert used_at is not None
 
-    second = place.open()
+    second = deployment.open()
     assert (stored(second, "ci").last_used_at, uses_of(second, "ci")) == (used_at, [used_at])
     assert second.update("ci", name="n").last_used_at == used_at
     second.disable("ci")
@@ -218,14 +218,14 @@ def test_uses_survive_changes(place: Place, kind: str) -> None:
     assert stored(second, "ci").last_used_at is None
 
 
-def test_uses_from_many_processes(place: Place, kind: str) -> None:
-    """In whatever order they arrive, the latest use is kept."""
-    backend = place.open()
+def test_uses_from_many_processes(deployment: Deployment, kind: str) -> None:
+    """The latest use is kept, in whatever order they arrive."""
+    backend = deployment.open()
     backend.create(client_id="ci")
     made = stored(backend, "ci").secrets[0].created_at
     minutes = [datetime(2031, 1, 1, 0, minute, tzinfo=UTC) for minute in (5, 9, 2)]
     for minute in minutes:
-        backend.store.record_uses([LastUse("ci", made, minute), LastUse("nobody", made, minute)])  # type: ignore[attr-defined]
+        backend.store.record_uses([LastUse("ci", made, minute), LastUse("unknown", made, minute)])  # type: ignore[attr-defined]
 
     assert stored(backend, "ci").last_used_at == max(minutes)
-    assert backend.get("nobody") is None
+    assert backend.get("unknown") is None

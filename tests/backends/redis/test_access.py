@@ -21,7 +21,7 @@ from tests.redis_server import (
     RedisServer,
     Sentinel,
     TlsFront,
-    ask,
+    execute,
     make_certificates,
 )
 
@@ -46,7 +46,7 @@ def encrypted_cluster(certificates: tuple[ssl.SSLContext, Path]) -> Iterator[Red
         yield cluster
 
 
-def live(store: RedisStore) -> None:
+def use(store: RedisStore) -> None:
     """Every operation of a store."""
     old, new = (Secret(SLOW, datetime(year, 1, 1, tzinfo=UTC)) for year in (2024, 2025))
     key = Key("id", secrets=(old, new), version=1)
@@ -55,7 +55,7 @@ def live(store: RedisStore) -> None:
 
     async def main() -> list[Key | None]:
         try:
-            return list(await asyncio.gather(*map(store.aget, ["id", "nobody", *names])))
+            return list(await asyncio.gather(*map(store.aget, ["id", "unknown", *names])))
         finally:
             await store.aclose()
 
@@ -86,9 +86,9 @@ def refused(store: RedisStore) -> list[str]:
         finally:
             await store.aclose()
 
-    for question in (lambda: store.get("id"), lambda: asyncio.run(main())):
+    for look_up in (lambda: store.get("id"), lambda: asyncio.run(main())):
         with pytest.raises(BackendUnavailable) as caught:
-            question()
+            look_up()
         assert "canary" not in f"{caught.value!r} {store!r}"
         assert caught.value.__cause__ is None
         said.append(str(caught.value))
@@ -106,9 +106,9 @@ def test_tls_to_one_server(
     with TlsFront(own_redis_server.port, context) as front:
         url = f"rediss://127.0.0.1:{front.port}/0"
         with closing(RedisStore(f"{url}?ssl_ca_certs={authority}", deadline_s=5)) as store:
-            live(store)
+            use(store)
         with closing(RedisStore(f"{url}?ssl_cert_reqs=none&ssl_check_hostname=false", deadline_s=5)) as store:
-            live(store)
+            use(store)
         assert front.handshakes >= 4
         for options in ("", f"?ssl_ca_certs={stranger}"):  # an unknown authority
             with closing(RedisStore(f"{url}{options}", deadline_s=5)) as store:
@@ -117,17 +117,17 @@ def test_tls_to_one_server(
 
 
 def test_tls_to_a_cluster(encrypted_cluster: RedisCluster, certificates: tuple[ssl.SSLContext, Path]) -> None:
-    """To every node, also after a redirection."""
+    """To every node, and after a redirection."""
     url = encrypted_cluster.url("tls").replace("redis+", "rediss+")
     with closing(RedisStore(f"{url}&ssl_ca_certs={certificates[1]}", deadline_s=5)) as store:
-        live(store)
+        use(store)
     assert [front.handshakes >= 2 for front in encrypted_cluster.fronts] == [True] * 3
     assert [front.in_clear for front in encrypted_cluster.fronts] == [0] * 3
     with closing(RedisStore(url, deadline_s=5)) as store:
         refused(store)
 
 
-def test_tls_by_way_of_a_sentinel(
+def test_tls_through_a_sentinel(
     own_redis_server: RedisServer, certificates: tuple[ssl.SSLContext, Path]
 ) -> None:
     """To the Sentinel and to the master. The Sentinel itself monitors the master without TLS."""
@@ -138,7 +138,7 @@ def test_tls_by_way_of_a_sentinel(
         to_sentinel = stack.enter_context(TlsFront(sentinel.port, context))
         url = f"rediss+sentinel://127.0.0.1:{to_sentinel.port}/keys"
         with closing(RedisStore(f"{url}?ssl_ca_certs={authority}", deadline_s=5)) as store:
-            live(store)
+            use(store)
         assert min(to_sentinel.handshakes, to_master.handshakes) >= 3
         assert to_sentinel.in_clear == 0
         with closing(RedisStore(url, deadline_s=5)) as store:
@@ -150,27 +150,27 @@ def test_tls_by_way_of_a_sentinel(
 
 
 def rules() -> list[list[str]]:
-    """The ``ACL SETUSER`` lines of the documentation: who manages keys, and who only checks them."""
+    """The ``ACL SETUSER`` lines of the documentation: for managing keys, and for verifying them."""
     found = re.findall(r"^ACL SETUSER (.*)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(found) == 2
     return [line.replace(">PASSWORD", f">{PASSWORD}").split() for line in found]
 
 
 def more(feature: str) -> list[str]:
-    """What the documentation adds for a feature: the commands in its line of a list."""
+    """The commands that the documentation lists for a feature."""
     (line,) = re.findall(rf"^- {feature}: (.*)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     return re.findall(r"`([+~&][^`]*)`", line)
 
 
 def test_what_the_documentation_grants_is_enough(own_redis_server: RedisServer) -> None:
     manager, checker = rules()
-    ask(own_redis_server, "ACL", "SETUSER", *manager)
-    ask(own_redis_server, "ACL", "SETUSER", *checker)
+    execute(own_redis_server, "ACL", "SETUSER", *manager)
+    execute(own_redis_server, "ACL", "SETUSER", *checker)
     where = f"127.0.0.1:{own_redis_server.port}"
     with closing(RedisStore(f"redis://{manager[0]}:{IN_URL}@{where}", deadline_s=5)) as store:
-        live(store)
+        use(store)
         assert store.warnings() == []
-        ask(own_redis_server, "ACL", "SETUSER", manager[0], *more("`basicauth-mw check`"))
+        execute(own_redis_server, "ACL", "SETUSER", manager[0], *more("`basicauth-mw check`"))
         assert store.warnings()
         assert store.put(Key("id"), None)
         cursor = store.changes(None).cursor
@@ -187,28 +187,28 @@ def test_what_the_documentation_grants_is_enough(own_redis_server: RedisServer) 
                 with pytest.raises(BackendUnavailable, match="ACL"):
                     change()
     with closing(RedisStore(f"redis://{manager[0]}:{IN_URL}@{where}/1", deadline_s=5)) as store:
-        ask(own_redis_server, "ACL", "SETUSER", manager[0], *more("a database but 0"))
-        live(store)
+        execute(own_redis_server, "ACL", "SETUSER", manager[0], *more("a database but 0"))
+        use(store)
 
 
 def test_what_the_documentation_grants_is_needed(own_redis_server: RedisServer) -> None:
-    """Without any one of the commands an operation fails; without HDEL, a use is not deleted."""
+    """Without any one of the commands, an operation fails; without HDEL, a last-used time is not deleted."""
     manager, _ = rules()
     name, *grants = manager
     url = f"redis://{name}:{IN_URL}@127.0.0.1:{own_redis_server.port}"
     commands = [grant for grant in grants if grant.startswith("+")]
     for left_out in commands:
-        ask(own_redis_server, "FLUSHALL")
-        ask(own_redis_server, "ACL", "SETUSER", name, "reset", *(set(grants) - {left_out}))
+        execute(own_redis_server, "FLUSHALL")
+        execute(own_redis_server, "ACL", "SETUSER", name, "reset", *(set(grants) - {left_out}))
         fails: type[Exception]
         fails, says = (AssertionError, "Use") if left_out == "+hdel" else (BackendUnavailable, "ACL")
         with closing(RedisStore(url, deadline_s=5)) as store, pytest.raises(fails, match=says):
-            live(store)
+            use(store)
 
 
 def test_other_keys_are_out_of_reach(own_redis_server: RedisServer) -> None:
     manager, _ = rules()
-    ask(own_redis_server, "ACL", "SETUSER", *manager)
+    execute(own_redis_server, "ACL", "SETUSER", *manager)
     url = f"redis://{manager[0]}:{IN_URL}@127.0.0.1:{own_redis_server.port}?prefix=other"
     with closing(RedisStore(url, deadline_s=5)) as store:
         assert all("ACL" in said for said in refused(store))
@@ -216,14 +216,14 @@ def test_other_keys_are_out_of_reach(own_redis_server: RedisServer) -> None:
 
 def test_a_user_of_a_sentinel_and_its_master(own_redis_server: RedisServer) -> None:
     manager, _ = rules()
-    ask(own_redis_server, "ACL", "SETUSER", *manager, *more("Sentinel"))
+    execute(own_redis_server, "ACL", "SETUSER", *manager, *more("Sentinel"))
     with Sentinel("keys", own_redis_server.port) as sentinel:
-        ask(sentinel, "ACL", "SETUSER", "asker", "on", f">{PASSWORD}", *more("a user of the sentinels"))
-        ask(sentinel, "ACL", "SETUSER", "default", "off")
+        execute(sentinel, "ACL", "SETUSER", "reader", "on", f">{PASSWORD}", *more("a user of the sentinels"))
+        execute(sentinel, "ACL", "SETUSER", "default", "off")
         url = f"redis+sentinel://{manager[0]}:{IN_URL}@127.0.0.1:{sentinel.port}/keys"
         login = f"?sentinel_username=asker&sentinel_password={IN_URL}"
         with closing(RedisStore(url + login, deadline_s=5)) as store:
-            live(store)
+            use(store)
         with closing(RedisStore(url, deadline_s=5)) as store:
             refused(store)
 
@@ -231,17 +231,17 @@ def test_a_user_of_a_sentinel_and_its_master(own_redis_server: RedisServer) -> N
 def test_a_user_of_a_cluster(redis_cluster: RedisCluster) -> None:
     name, *grants = rules()[0]
     for node in redis_cluster.nodes:
-        ask(node, "ACL", "SETUSER", name, *grants, *more("Cluster"))
+        execute(node, "ACL", "SETUSER", name, *grants, *more("Cluster"))
     url = redis_cluster.url().replace("//", f"//{name}:{IN_URL}@")
     with closing(RedisStore(url, deadline_s=5)) as store:
-        live(store)
+        use(store)
     with closing(RedisStore(url.replace("canary", "wrong-canary"), deadline_s=5)) as store:
         assert all("ACL" in said for said in refused(store))
 
 
 def test_a_user_without_the_right_to_read_the_slots(redis_cluster: RedisCluster) -> None:
     for node in redis_cluster.nodes:
-        ask(node, "ACL", "SETUSER", "lost", "on", f">{PASSWORD}", "~*", "+get")
+        execute(node, "ACL", "SETUSER", "lost", "on", f">{PASSWORD}", "~*", "+get")
     url = redis_cluster.url().replace("//", f"//lost:{IN_URL}@")
     with closing(RedisStore(url, deadline_s=5)) as store:
         assert all("ACL" in said for said in refused(store))

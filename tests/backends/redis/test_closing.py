@@ -61,7 +61,7 @@ def test_close_fails_pending_lookups_at_once() -> None:
 
 
 def test_lookups_while_the_store_closes(store: RedisStore) -> None:
-    """At any time, a lookup returns a key or an error that says that the store is closed."""
+    """A lookup returns a key or raises an error that says that the store is closed."""
     outcomes: list[Any] = []
     stop = threading.Event()
 
@@ -90,7 +90,7 @@ def test_lookups_while_the_store_closes(store: RedisStore) -> None:
 
 
 def test_aclose_during_lookups_leaves_nothing_open(store: RedisStore, own_redis_server: RedisServer) -> None:
-    """At any time. Pending lookups get a key or an error."""
+    """At every stage of a lookup. Pending lookups return a key or raise an error."""
     with redis.Redis(port=own_redis_server.port) as admin:
         before = len(admin.client_list())
         for turns in range(12):
@@ -146,7 +146,7 @@ def test_no_socket_stays_open(
 def test_no_socket_stays_open_when_a_tls_peer_stalls(
     own_redis_server: RedisServer, tmp_path: Path, ending: str
 ) -> None:
-    """``aclose`` does not wait for its part of the TLS shutdown."""
+    """``aclose`` does not wait for the peer's part of the TLS shutdown."""
     context, authority = make_certificates(tmp_path)
     stall = threading.Event()
     with TlsFront(own_redis_server.port, context) as front:

@@ -23,15 +23,15 @@ from basicauth_mw.backends.redis.scripts import KeyNames
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key, Secret
-from tests.redis_server import SLOTS, RedisCluster, RedisServer, ask, at_work, find_port
+from tests.redis_server import SLOTS, RedisCluster, RedisServer, at_work, execute, find_port
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEADLINE_S = 0.4
-SLACK_S = 1.0  # of a busy machine: it is the reader that ends a lookup at its deadline
-WORK_LIMIT_S = 60.0  # for what four threads do on a core that is busy with other tests
+SLACK_S = 1.0  # for a busy machine; the StoreReader enforces the deadline
+WORK_LIMIT_S = 60.0  # for four threads on a core that also runs other tests
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def store(redis_cluster_url: str) -> Iterator[RedisStore]:
 
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[RedisCluster]:
-    """With a replica of the first node, to be hurt by one test at a time."""
+    """With a replica of the first node. One test at a time breaks it."""
     with RedisCluster(replicas=1) as cluster:
         yield cluster
 
@@ -70,16 +70,16 @@ def slot_of(store: RedisStore, client_id: str) -> int:
     return int(key_slot(store._names.record(client_id.encode())))
 
 
-# One ending for each checksum that four hexadecimal digits can have.
+# One suffix for each checksum of four hexadecimal digits.
 ENDINGS = {crc_hqx(ending, 0) % SLOTS: ending for ending in (b"%04x" % number for number in range(0x10000))}
 
 
 def in_slot(slot: int, count: int) -> list[str]:
-    """New names in a slot. They are computed: trying names out would block the other threads."""
+    """New names in a slot. They are computed, since trying out names would block the other threads."""
     found: list[str] = []
     while len(found) < count:
         start = secrets.token_hex(6).encode()
-        # A CRC is linear: what stands before an ending changes the same bits, whichever the ending is.
+        # A CRC is linear: a prefix flips the same bits, whatever the suffix.
         before = crc_hqx(bytes(4), crc_hqx(start, 0))
         if ending := ENDINGS.get((slot ^ before) % SLOTS):
             found.append((start + ending).decode())
@@ -87,17 +87,17 @@ def in_slot(slot: int, count: int) -> list[str]:
     return found
 
 
-# --- where things are
+# --- key names and slots
 
 
 def test_one_client_is_in_one_slot() -> None:
     names = KeyNames("basicauth")
-    for octets in (b"ci", b"{", b"a{b}c", b"a}", "日本".encode()):
-        assert key_slot(names.record(octets)) == key_slot(names.used(octets))
+    for data in (b"ci", b"{", b"a{b}c", b"a}", "日本".encode()):
+        assert key_slot(names.record(data)) == key_slot(names.used(data))
 
 
 def test_ids_that_leave_the_braces_empty(store: RedisStore) -> None:
-    """Redis hashes the whole name then, so that a record and its uses are apart."""
+    """Redis then hashes the whole name, so a record and its last-used times are in different slots."""
     for client_id in ("}", "}}", "}a", "}{b}"):
         key = Key(client_id, secrets=(Secret("x", datetime(2024, 1, 1, tzinfo=UTC)),), version=1)
         use = LastUse(client_id, key.secrets[0].created_at, datetime(2031, 1, 1, 12, tzinfo=UTC))
@@ -112,18 +112,18 @@ def test_ids_that_leave_the_braces_empty(store: RedisStore) -> None:
 
 
 def test_lookups_of_one_iteration_are_sent_together(store: RedisStore, redis_cluster: RedisCluster) -> None:
-    """In few packets to each node, over few connections."""
+    """In a few packets to each node, over a few connections."""
     names = [f"k{number}" for number in range(600)]
     assert store.add([Key(name) for name in names]) == [True] * 600
 
     def packets() -> list[int]:
-        stats = (ask(node, "INFO", "STATS").split() for node in redis_cluster.nodes)
+        stats = (execute(node, "INFO", "STATS").split() for node in redis_cluster.nodes)
         return [
             int(line.split(b":")[1]) for each in stats for line in each if b"total_reads_processed" in line
         ]
 
     def clients() -> int:
-        return sum(ask(node, "CLIENT", "LIST").count(b"\n") for node in redis_cluster.nodes)
+        return sum(execute(node, "CLIENT", "LIST").count(b"\n") for node in redis_cluster.nodes)
 
     async def main() -> None:
         assert await store.aget("k0") is not None
@@ -143,7 +143,7 @@ def test_equal_lookups_are_sent_once(store: RedisStore, redis_cluster: RedisClus
     node = redis_cluster.node_of(store._names.record(b"id"))
 
     def gets() -> int:
-        stats = ask(node, "INFO", "COMMANDSTATS").split()
+        stats = execute(node, "INFO", "COMMANDSTATS").split()
         return next(int(line.split(b"calls=")[1].split(b",")[0]) for line in stats if b"cmdstat_get:" in line)
 
     async def main() -> None:
@@ -159,7 +159,7 @@ def test_one_reachable_node_of_the_url_is_enough(redis_cluster: RedisCluster) ->
     for node in redis_cluster.nodes:
         url = f"redis+cluster://127.0.0.1:{find_port()},127.0.0.1:{node.port}/?prefix={secrets.token_hex(4)}"
         with closing(RedisStore(url, deadline_s=5)) as store:
-            assert on_loop(store, store.aget("nobody")) is None
+            assert on_loop(store, store.aget("unknown")) is None
             assert store.add([Key(f"k{number}") for number in range(20)]) == [True] * 20
             assert len(store.scan("", "", 100)) == 20
 
@@ -179,22 +179,22 @@ def test_a_cluster_without_slots() -> None:
         RedisServer("--cluster-enabled", "yes") as server,
         closing(RedisStore(f"redis+cluster://127.0.0.1:{server.port}", deadline_s=5)) as store,
     ):
-        for question in (lambda: store.get("id"), lambda: on_loop(store, store.aget("id"))):
+        for look_up in (lambda: store.get("id"), lambda: on_loop(store, store.aget("id"))):
             with pytest.raises(BackendUnavailable, match="which slots"):
-                question()
-        # All but one slot, and that of the id is not among them.
+                look_up()
+        # All slots except that of the id.
         missing = slot_of(store, "id")
-        ask(server, "CLUSTER", "ADDSLOTS", *(slot for slot in range(SLOTS) if slot != missing))
-        ask(server, "CONFIG", "SET", "cluster-require-full-coverage", "no")
-        wait_until(lambda: b"cluster_state:ok" in ask(server, "CLUSTER", "INFO"))
+        execute(server, "CLUSTER", "ADDSLOTS", *(slot for slot in range(SLOTS) if slot != missing))
+        execute(server, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+        wait_until(lambda: b"cluster_state:ok" in execute(server, "CLUSTER", "INFO"))
         assert store.get("other") is None
         with pytest.raises(BackendUnavailable, match="serves the slot"):
             store.get("id")
-        ask(server, "CLUSTER", "ADDSLOTS", missing)
-        wait_until(lambda: _answers(store, "id"), DEADLINE_S)
+        execute(server, "CLUSTER", "ADDSLOTS", missing)
+        wait_until(lambda: _responds(store, "id"), DEADLINE_S)
 
 
-def _answers(store: RedisStore, client_id: str) -> bool:
+def _responds(store: RedisStore, client_id: str) -> bool:
     try:
         return store.get(client_id) is None
     except BackendUnavailable:
@@ -203,11 +203,11 @@ def _answers(store: RedisStore, client_id: str) -> bool:
 
 def test_warnings_of_every_node(redis_cluster: RedisCluster, store: RedisStore) -> None:
     assert [code for code, _, _ in store.warnings()] == ["redis_not_persistent"]
-    ask(redis_cluster.nodes[2], "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    execute(redis_cluster.nodes[2], "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     try:
         assert {code for code, _, _ in store.warnings()} == {"redis_not_persistent", "redis_evicts"}
     finally:
-        ask(redis_cluster.nodes[2], "CONFIG", "SET", "maxmemory-policy", "noeviction")
+        execute(redis_cluster.nodes[2], "CONFIG", "SET", "maxmemory-policy", "noeviction")
 
 
 # --- slots that move
@@ -222,22 +222,22 @@ class Reshard:
         name = next(name for name in map(b"%d".__mod__, range(10**6)) if key_slot(name) == slot)
         self.source = cluster.node_of(name)
         self.target = next(node for node in cluster.nodes if node is not self.source)
-        self._ids = [ask(node, "CLUSTER", "MYID") for node in (self.source, self.target)]
+        self._ids = [execute(node, "CLUSTER", "MYID") for node in (self.source, self.target)]
 
     def begin(self) -> None:
-        ask(self.target, "CLUSTER", "SETSLOT", self._slot, "IMPORTING", self._ids[0])
-        ask(self.source, "CLUSTER", "SETSLOT", self._slot, "MIGRATING", self._ids[1])
+        execute(self.target, "CLUSTER", "SETSLOT", self._slot, "IMPORTING", self._ids[0])
+        execute(self.source, "CLUSTER", "SETSLOT", self._slot, "MIGRATING", self._ids[1])
 
     def move(self, count: int) -> int:
-        """Move some keys; returns how many there were."""
-        names = ask(self.source, "CLUSTER", "GETKEYSINSLOT", self._slot, count)
+        """Move some keys; return their number."""
+        names = execute(self.source, "CLUSTER", "GETKEYSINSLOT", self._slot, count)
         if names:
-            ask(self.source, "MIGRATE", "127.0.0.1", self.target.port, "", 0, 5000, "KEYS", *names)
+            execute(self.source, "MIGRATE", "127.0.0.1", self.target.port, "", 0, 5000, "KEYS", *names)
         return len(names)
 
     def end(self) -> None:
         for node in (self.target, self.source):
-            ask(node, "CLUSTER", "SETSLOT", self._slot, "NODE", self._ids[1])
+            execute(node, "CLUSTER", "SETSLOT", self._slot, "NODE", self._ids[1])
 
 
 @pytest.mark.proves("F6")
@@ -249,7 +249,7 @@ def test_a_slot_that_is_half_moved(store: RedisStore, redis_cluster: RedisCluste
     assert store.add([Key(name, version=1) for name in names[:4]]) == [True] * 4
     use = LastUse(names[0], datetime(2024, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, 12, tzinfo=UTC))
 
-    def all_is_well(version: int) -> None:
+    def check_all(version: int) -> None:
         found = on_loop(store, _gather(store, names))
         assert [key and key.client_id for key in found] == [*names[:5], None]
         assert found == [store.get(name) for name in names]
@@ -262,13 +262,13 @@ def test_a_slot_that_is_half_moved(store: RedisStore, redis_cluster: RedisCluste
     moved.begin()
     assert moved.move(2) == 2
     assert store.put(Key(names[4], version=1), None)
-    all_is_well(1)
+    check_all(1)
     while moved.move(10):
         pass
-    all_is_well(2)
+    check_all(2)
     moved.end()
-    all_is_well(3)
-    all_is_well(4)
+    check_all(3)
+    check_all(4)
 
 
 async def _gather(store: RedisStore, names: list[str]) -> list[Key | None]:
@@ -277,7 +277,7 @@ async def _gather(store: RedisStore, names: list[str]) -> list[Key | None]:
 
 @pytest.mark.proves("F6")
 def test_moving_slots_loses_nothing(store: RedisStore, redis_cluster: RedisCluster) -> None:
-    """While every kind of work goes on: no error, no key that is missing, no change that is lost."""
+    """During reads and writes of every kind: no error, no missing key, no lost change."""
     slots = [key_slot(b"%d" % number) for number in range(3)]
     counters = [name for slot in slots for name in in_slot(slot, 3)]
     others = [name for slot in slots for name in in_slot(slot, 20)]
@@ -300,7 +300,7 @@ def test_moving_slots_loses_nothing(store: RedisStore, redis_cluster: RedisClust
         name = random.choice(counters)
         key = store.get(name)
         assert key is not None
-        assert store.put(replace(key, version=key.version + 1), key.version)  # no other client does
+        assert store.put(replace(key, version=key.version + 1), key.version)  # no other client changes it
         counted[name] += 1
 
     def make() -> None:
@@ -331,12 +331,12 @@ def test_moving_slots_loses_nothing(store: RedisStore, redis_cluster: RedisClust
     assert {key.client_id for key in store.scan("", "", 10**5)} == {*counters, *others, *made}
 
 
-# --- nodes that are silent, or gone
+# --- nodes that do not respond
 
 
 @pytest.mark.proves("F2", "F6")
 def test_a_frozen_node(store: RedisStore, redis_cluster: RedisCluster) -> None:
-    """Its slots are an outage within the deadline; all others work, and its own work again later."""
+    """Lookups in its slots fail within the deadline; other slots work. It recovers when the node resumes."""
     frozen = redis_cluster.nodes[0]
     lost, fine = (id_at(redis_cluster, store, node) for node in redis_cluster.nodes[:2])
     assert store.add([Key(lost), Key(fine)]) == [True, True]
@@ -346,10 +346,10 @@ def test_a_frozen_node(store: RedisStore, redis_cluster: RedisCluster) -> None:
         frozen.freeze()
         try:
             start = time.monotonic()
-            asked = [asyncio.ensure_future(store.aget(lost)) for _ in range(20)]
+            pending = [asyncio.ensure_future(store.aget(lost)) for _ in range(20)]
             assert None not in await asyncio.gather(*(store.aget(fine) for _ in range(20)))
             assert time.monotonic() - start < DEADLINE_S
-            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            outcomes = await asyncio.gather(*pending, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {BackendUnavailable}
             assert time.monotonic() - start < DEADLINE_S + SLACK_S
             # Cancelled by the caller; no other lookup gets its reply.
@@ -371,9 +371,9 @@ def test_a_frozen_node(store: RedisStore, redis_cluster: RedisCluster) -> None:
 
 @pytest.mark.proves("F4", "F6")
 def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) -> None:
-    """Its slots are an outage at once, for reads and for writes, and no others; then all is as it was."""
+    """Reads and writes in its slots fail at once, others work; after the takeover all slots work."""
     killed, *others, replica = own_cluster.nodes
-    # A prefix for which index, changes and facts are elsewhere.
+    # A prefix for which index, changes and meta are on other nodes.
     prefix = next(
         prefix
         for prefix in (f"p{number}" for number in range(10_000))
@@ -385,7 +385,7 @@ def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) 
     with closing(RedisStore(own_cluster.url(prefix), deadline_s=DEADLINE_S)) as store:
         lost, fine = (id_at(own_cluster, store, node) for node in (killed, others[0]))
         assert store.add([Key(lost, version=1), Key(fine, version=1)]) == [True, True]
-        assert ask(killed, "WAIT", 1, 5000) == 1
+        assert execute(killed, "WAIT", 1, 5000) == 1
 
         async def main() -> None:
             assert None not in await _gather(store, [lost, fine])
@@ -404,12 +404,12 @@ def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) 
                 store.warnings()
             assert time.monotonic() - start < DEADLINE_S + SLACK_S
 
-            ask(replica, "CLUSTER", "FAILOVER", "TAKEOVER")
+            execute(replica, "CLUSTER", "FAILOVER", "TAKEOVER")
             wait_until(lambda: own_cluster.node_of(store._names.record(lost.encode())) is replica)
             end = time.monotonic() + 5
             while isinstance((await asyncio.gather(store.aget(lost), return_exceptions=True))[0], Exception):
                 assert time.monotonic() < end
-            # In one turn, and without an error for any of them.
+            # In one iteration of the loop, without any error.
             assert None not in await asyncio.gather(*map(store.aget, [lost, fine] * 20))
             assert store.get(lost) is not None
             assert store.put(Key(lost, version=2), 1)
@@ -421,7 +421,7 @@ def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) 
 def test_a_change_that_cannot_be_announced_is_not_made(
     own_cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The node of the stream is silent: a change is refused before anything is changed."""
+    """If the node of the stream does not respond, a change is refused before anything is written."""
     silent, other = own_cluster.nodes[1:3]
     prefix = next(
         prefix
@@ -454,15 +454,15 @@ def test_a_change_that_cannot_be_announced_is_not_made(
 
 @pytest.mark.proves("X50", "F11")
 def test_cancelled_lookups_never_mix_replies(store: RedisStore) -> None:
-    """A lookup that is cancelled at any time leaves no reply for another one."""
+    """A cancelled lookup never leaves its reply for another lookup."""
     names = [f"k{number}" for number in range(20)]
     assert store.add([Key(name) for name in names[::2]]) == [True] * 10
 
-    async def one(name: str, patience: int) -> bool:
+    async def one(name: str, iterations: int) -> bool:
         task = asyncio.ensure_future(store.aget(name))
-        for _ in range(patience):
+        for _ in range(iterations):
             await asyncio.sleep(0)
-        if patience < 12:
+        if iterations < 12:
             task.cancel()
         try:
             found = await task
@@ -485,10 +485,10 @@ def test_cancelled_lookups_never_mix_replies(store: RedisStore) -> None:
 
 
 def test_a_cancelled_lookup_does_not_affect_others(store: RedisStore, redis_cluster: RedisCluster) -> None:
-    """Nor does a map that has to be refreshed make each lookup open a connection."""
+    """A stale slot map does not make each lookup open a connection."""
 
     def clients() -> int:
-        return sum(ask(node, "CLIENT", "LIST").count(b"\n") for node in redis_cluster.nodes)
+        return sum(execute(node, "CLIENT", "LIST").count(b"\n") for node in redis_cluster.nodes)
 
     async def main() -> None:
         for turn in range(5):
@@ -508,7 +508,7 @@ def test_a_cancelled_lookup_does_not_affect_others(store: RedisStore, redis_clus
 
 @pytest.mark.proves("X55", "F31")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_forked_child_has_connections_of_its_own(store: RedisStore, redis_cluster: RedisCluster) -> None:
+def test_a_forked_child_has_its_own_connections(store: RedisStore, redis_cluster: RedisCluster) -> None:
     names = [f"k{number}" for number in range(30)]
     assert store.add([Key(name) for name in names]) == [True] * 30
 
@@ -519,7 +519,7 @@ def test_a_forked_child_has_connections_of_its_own(store: RedisStore, redis_clus
         assert store.put(Key("child"), None)
 
     def clients() -> set[bytes]:
-        lists = (ask(node, "CLIENT", "LIST").split() for node in redis_cluster.nodes)
+        lists = (execute(node, "CLIENT", "LIST").split() for node in redis_cluster.nodes)
         return {word for each in lists for word in each if word.startswith(b"addr=")}
 
     async def main() -> None:
@@ -540,7 +540,7 @@ def test_a_forked_child_has_connections_of_its_own(store: RedisStore, redis_clus
 
 
 def test_connections_to_removed_nodes_are_closed(store: RedisStore) -> None:
-    """Connections to nodes that the map no longer has are closed, by threads and by event loops."""
+    """Connections to nodes that are no longer in the slot map are closed, on threads and on event loops."""
     router: Any = store._router
 
     async def main() -> None:

@@ -41,7 +41,7 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
     caplog: pytest.LogCaptureFixture,
     failures: int,
 ) -> None:
-    """It was made, so it is reported and audited; repeating it announces it again."""
+    """The change was made, so it is reported and audited; repeating it announces it again."""
     caplog.set_level(logging.INFO)
     with open_backend(redis_cluster_url, settings=Settings()) as backend:
         store = backend.store
@@ -49,7 +49,7 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
         cursor = store.changes(None).cursor
         do, is_swapped, left = store._do, False, failures
 
-        def fail_behind_the_swap(*commands: Any, retry: bool = True) -> Any:
+        def fail_after_the_swap(*commands: Any, retry: bool = True) -> Any:
             nonlocal is_swapped, left
             if is_swapped and left:
                 left -= 1
@@ -57,7 +57,7 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
             is_swapped |= not retry
             return do(*commands, retry=retry)
 
-        monkeypatch.setattr(store, "_do", fail_behind_the_swap)
+        monkeypatch.setattr(store, "_do", fail_after_the_swap)
         assert backend.revoke("ci").revoked_at is not None
         assert left == 0
         events = [record.basicauth["event"] for record in caplog.records if hasattr(record, "basicauth")]
@@ -65,7 +65,7 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
         warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert len(warned) == failures - 1
         ((_, *announced),) = store._read(("XRANGE", store._names.changes, cursor, "+"))
-        assert len(announced) == 1 + (failures == 1)  # before the swap, and when it was looked at
+        assert len(announced) == 1 + (failures == 1)  # before the swap, and after it was read back
         after = store.changes(cursor).cursor
         backend.revoke("ci")
         assert store.changes(after).client_ids == ("ci",)
@@ -81,7 +81,7 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
 
 
 class KilledError(BaseException):
-    """The process that made the change was killed."""
+    """Stands for a kill of the process that makes the change."""
 
 
 ONE = Key("id", version=1)
@@ -96,7 +96,7 @@ def stored_as(key: Key | None) -> bytes:
 def test_a_process_killed_in_a_change_leaves_no_unannounced_change(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At any step: stored keys are listed, their password hashes are known, and changes were announced."""
+    """Killed at any step: stored keys are listed, password hashes are known, and changes were announced."""
     names, do = store._names, store._do
     for steps in range(6):
         store.delete("id")
@@ -132,17 +132,17 @@ def test_a_process_killed_in_a_change_leaves_no_unannounced_change(
 
 
 def test_a_change_is_announced_after_it_was_made(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not only before: another process may have read the old record again after the first announcement."""
+    """And before: another process may have read the old record again after the first announcement."""
     cursor, do = "", store._do
 
-    def noting_the_moment(*commands: Any, retry: bool = True) -> list[Any]:
+    def record_order(*commands: Any, retry: bool = True) -> list[Any]:
         nonlocal cursor
         replies = do(*commands, retry=retry)
         if not retry:
             cursor = store.changes(None).cursor
         return replies
 
-    monkeypatch.setattr(store, "_do", noting_the_moment)
+    monkeypatch.setattr(store, "_do", record_order)
     for old, new in ((None, ONE), (ONE, TWO), (TWO, None)):
         assert store._swap(b"id", stored_as(old), new)
         assert store.changes(cursor).client_ids == ("id",)
@@ -159,19 +159,19 @@ def test_a_swap_that_is_lost_changes_nothing(store: RedisStore) -> None:
 def test_an_id_created_and_deleted_at_the_same_time(
     store: RedisStore, redis_cluster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another change happens between any two steps of one change: stored keys are in the index."""
+    """If another change happens between any two steps of a change, stored keys are still in the index."""
     do = store._do
 
-    def run_with(deed: Callable[[], Any], step: int, change: Callable[[], Any]) -> None:
+    def run_with(work: Callable[[], Any], step: int, change: Callable[[], Any]) -> None:
         steps = iter(range(step + 1))
 
-        def ask_(*commands: Any, retry: bool = True) -> list[Any]:
+        def execute(*commands: Any, retry: bool = True) -> list[Any]:
             if next(steps, None) == step:
-                deed()
+                work()
             return do(*commands, retry=retry)
 
         with monkeypatch.context() as patch:
-            patch.setattr(store, "_do", ask_)
+            patch.setattr(store, "_do", execute)
             change()
         assert len(other.scan("", "", 9)) == (other.get("id") is not None)
         other.delete("id")
@@ -186,7 +186,7 @@ def test_an_id_created_and_deleted_at_the_same_time(
 
 
 def test_keys_created_and_deleted_by_many_threads(store: RedisStore) -> None:
-    """Whatever is stored in the end is in the index, too."""
+    """All keys that are stored in the end are in the index."""
     names = [f"k{number}" for number in range(4)]
     done: list[str] = []
 

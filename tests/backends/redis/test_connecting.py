@@ -1,4 +1,4 @@
-"""How Redis is connected to: what an error says, and a host name with several addresses."""
+"""Connecting to Redis: error messages, and host names with several addresses."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def on_loop(store: RedisStore) -> Any:
     return asyncio.run(asyncio.wait_for(main(), 20))
 
 
-# --- what an error says
+# --- error messages
 
 
 @contextmanager
 def tls_only(directory: Path) -> Iterator[int]:
-    """A server that expects TLS; gives its port."""
+    """A server that requires TLS; yields its port."""
     context, _ = make_certificates(directory)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -88,7 +88,7 @@ def tls_server(_server: RedisServer, stack: ExitStack, path: Path) -> str:
 
 
 def wrong_password(server: RedisServer, _stack: ExitStack, _path: Path) -> str:
-    return f"redis://nobody:canary@127.0.0.1:{server.port}"
+    return f"redis://unknown:canary@127.0.0.1:{server.port}"
 
 
 def nothing_there(_server: RedisServer, _stack: ExitStack, _path: Path) -> str:
@@ -115,17 +115,17 @@ CAUSES: dict[str, tuple[Callable[[RedisServer, ExitStack, Path], str], str]] = {
 }
 
 
-@pytest.mark.parametrize("ask", [on_thread, on_loop])
+@pytest.mark.parametrize("look_up", [on_thread, on_loop])
 @pytest.mark.parametrize("cause", CAUSES)
 def test_an_error_names_the_cause_the_host_and_the_port(
-    own_redis_server: RedisServer, tmp_path: Path, cause: str, ask: Callable[[RedisStore], Any]
+    own_redis_server: RedisServer, tmp_path: Path, cause: str, look_up: Callable[[RedisStore], Any]
 ) -> None:
     make_url, says = CAUSES[cause]
     with ExitStack() as stack:
         url = make_url(own_redis_server, stack, tmp_path)
         store = stack.enter_context(closing(RedisStore(url, deadline_s=DEADLINE_S)))
         with pytest.raises(BackendUnavailable, match=says) as caught:
-            ask(store)
+            look_up(store)
     where = url.partition("//")[2].rpartition("@")[2].partition("?")[0]
     assert f"Redis at {where} " in str(caught.value)
     assert "canary" not in f"{caught.value!r}"
@@ -157,7 +157,7 @@ def black_hole() -> Iterator[int]:
 
 @pytest.fixture
 def addresses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The ports that the name ``keys.test`` leads to, each at an address of its own."""
+    """The ports that the name ``keys.test`` resolves to, each at its own address."""
     ports: list[int] = []
     resolve = socket.getaddrinfo
 
@@ -173,40 +173,40 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return ports
 
 
-@pytest.mark.parametrize("ask", [on_thread, on_loop])
-def test_a_dead_address_costs_its_share_once(
-    own_redis_server: RedisServer, addresses: list[int], ask: Callable[[RedisStore], Any]
+@pytest.mark.parametrize("look_up", [on_thread, on_loop])
+def test_a_dead_address_delays_only_the_first_connection(
+    own_redis_server: RedisServer, addresses: list[int], look_up: Callable[[RedisStore], Any]
 ) -> None:
     with black_hole() as dead, closing(RedisStore("redis://keys.test:7", deadline_s=DEADLINE_S)) as store:
         addresses += [dead, own_redis_server.port]
-        assert ask(store) is None
+        assert look_up(store) is None
         store.close()
         start = time.monotonic()
-        assert ask(store) is None  # first at the address that answered
+        assert look_up(store) is None  # first at the address that responded
         assert time.monotonic() - start < DEADLINE_S / 4
 
 
-@pytest.mark.parametrize("ask", [on_thread, on_loop])
+@pytest.mark.parametrize("look_up", [on_thread, on_loop])
 def test_another_address_is_found_when_the_known_one_dies(
-    own_redis_server: RedisServer, addresses: list[int], ask: Callable[[RedisStore], Any]
+    own_redis_server: RedisServer, addresses: list[int], look_up: Callable[[RedisStore], Any]
 ) -> None:
     with (
         RedisServer() as other,
         closing(RedisStore("redis://keys.test:8", deadline_s=DEADLINE_S)) as store,
     ):
         addresses += [other.port, own_redis_server.port]
-        assert ask(store) is None
+        assert look_up(store) is None
         other.stop()
-        assert ask(store) is None
+        assert look_up(store) is None
         own_redis_server.stop()
         with pytest.raises(BackendUnavailable, match=r"keys\.test:8 cannot be reached: the connection was"):
-            ask(store)
+            look_up(store)
         other.start()
-        assert ask(store) is None
+        assert look_up(store) is None
 
 
-@pytest.mark.parametrize("ask", [on_thread, on_loop])
-def test_all_addresses_are_dead(addresses: list[int], ask: Callable[[RedisStore], Any]) -> None:
+@pytest.mark.parametrize("look_up", [on_thread, on_loop])
+def test_all_addresses_are_dead(addresses: list[int], look_up: Callable[[RedisStore], Any]) -> None:
     with (
         black_hole() as one,
         black_hole() as two,
@@ -215,13 +215,13 @@ def test_all_addresses_are_dead(addresses: list[int], ask: Callable[[RedisStore]
         addresses += [one, two]
         start = time.monotonic()
         with pytest.raises(BackendUnavailable, match="in time"):
-            ask(store)
+            look_up(store)
         assert time.monotonic() - start < DEADLINE_S + SLACK_S
 
 
 def test_a_slow_name_server_does_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: answer.wait(20) and [])
+    reply = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: reply.wait(20) and [])
     with closing(RedisStore("redis://keys.test:11", deadline_s=DEADLINE_S)) as store:
 
         async def main() -> None:
@@ -229,7 +229,7 @@ def test_a_slow_name_server_does_not_block_the_event_loop(monkeypatch: pytest.Mo
             with pytest.raises(BackendUnavailable, match="in time"):
                 await store.aget("id")
             assert time.monotonic() - start < DEADLINE_S + SLACK_S
-            answer.set()  # or the loop would wait for its thread
+            reply.set()  # otherwise the loop waits for its thread
             await store.aclose()
 
         asyncio.run(main())
@@ -253,6 +253,6 @@ def test_tls_to_a_name_with_a_dead_address(
 
 
 def test_the_server_of_these_tests_runs(own_redis_server: RedisServer) -> None:
-    """The other tests of this file would pass with a server that does not run."""
+    """The other tests of this file would also pass if the server did not run."""
     with redis.Redis(port=own_redis_server.port) as admin:
         assert admin.ping()

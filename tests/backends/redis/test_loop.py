@@ -1,4 +1,4 @@
-"""Lookups on an event loop: which commands are sent together, and which reply is whose, on a real server."""
+"""Lookups on an event loop: commands are batched, and each lookup gets its own reply. With a real server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def on_loop(store: RedisStore, main: Callable[[], Coroutine[Any, Any, Any]]) -> 
 
 
 class Counted:
-    """How often the server has read from a connection, and how many GETs it has got, since this was made."""
+    """The reads from connections and the GETs of the server since this object was created."""
 
     def __init__(self, admin: redis.Redis) -> None:
         self._admin = admin
@@ -57,7 +57,7 @@ class Counted:
 
     def reads_and_gets(self) -> tuple[int, int]:
         reads, gets = (now - before for now, before in zip(self._now(), self._before, strict=True))
-        return reads - 2, gets  # two reads are of this itself
+        return reads - 2, gets  # two of the reads are this object's own
 
     def _now(self) -> tuple[int, int]:
         commands: Any = self._admin.info("commandstats")
@@ -71,7 +71,7 @@ def admin(own_redis_server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
-# --- what goes out together
+# --- batches
 
 
 def test_lookups_of_one_iteration_are_one_batch(store: RedisStore, admin: redis.Redis) -> None:
@@ -107,7 +107,7 @@ def test_lookups_during_a_pending_reply_are_one_batch(
     on_loop(store, main)
 
 
-@pytest.mark.parametrize("gives_up", [(), (0,), (0, 1), (0, 1, 2, 3)], ids=["nobody", "one", "two", "all"])
+@pytest.mark.parametrize("gives_up", [(), (0,), (0, 1), (0, 1, 2, 3)], ids=["none", "one", "two", "all"])
 def test_equal_lookups_of_one_iteration_are_sent_once(
     store: RedisStore, admin: redis.Redis, gives_up: tuple[int, ...]
 ) -> None:
@@ -134,7 +134,7 @@ def test_equal_lookups_of_one_iteration_are_sent_once(
 
 
 def test_every_kind_of_reply_in_one_batch(store: RedisStore, own_redis_server: RedisServer) -> None:
-    """An unknown id, a damaged record and a value of another type are distinguished."""
+    """An unknown ID, a damaged record and a value of another type give different results."""
     with redis.Redis(port=own_redis_server.port) as admin:
         admin.set(b"basicauth:1:{k1}", b"{}")
         admin.delete(b"basicauth:1:{k2}")
@@ -143,7 +143,7 @@ def test_every_kind_of_reply_in_one_batch(store: RedisStore, own_redis_server: R
     async def main() -> None:
         for _ in range(3):
             outcomes = await asyncio.gather(
-                *(store.aget(name) for name in ("k0", "k1", "k2", "nobody", "k3")), return_exceptions=True
+                *(store.aget(name) for name in ("k0", "k1", "k2", "unknown", "k3")), return_exceptions=True
             )
             kinds = [Key, UnreadableRecord, UnreadableRecord, type(None), Key]
             assert [type(outcome) for outcome in outcomes] == kinds
@@ -155,7 +155,7 @@ CASES = "redis and (survives or scan or uses or changes or cancelled or damaged 
 
 
 def test_without_hiredis() -> None:
-    """redis-py uses it if it is there; the tests have it, and the extra ``redis`` does without."""
+    """redis-py uses hiredis if it is installed. The tests install it; the extra ``redis`` does not."""
     code = """
 import sys
 sys.modules["hiredis"] = None
@@ -166,7 +166,7 @@ sys.exit(pytest.main(sys.argv[1:]))
     files = (
         "tests/backends/test_stores.py",
         "tests/backends/redis/test_store.py",
-    )  # a test of each kind of reply
+    )  # at least one test of each kind of reply
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "-k", CASES)
     done = subprocess.run(
         [sys.executable, "-c", code, *options, *files], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -174,7 +174,7 @@ sys.exit(pytest.main(sys.argv[1:]))
     assert done.returncode == 0, done.stdout
 
 
-# --- how long
+# --- deadlines
 
 
 def test_a_lookup_ends_with_its_deadline(store: RedisStore, own_redis_server: RedisServer) -> None:
@@ -192,7 +192,7 @@ def test_a_lookup_ends_with_its_deadline(store: RedisStore, own_redis_server: Re
 
 
 def test_a_server_that_thaws_in_time_replies(store: RedisStore, own_redis_server: RedisServer) -> None:
-    """Also lookups that started while another one waited."""
+    """Lookups that started meanwhile get their replies, too."""
 
     async def main() -> None:
         assert await store.aget("k0") is not None
@@ -207,7 +207,7 @@ def test_a_server_that_thaws_in_time_replies(store: RedisStore, own_redis_server
     on_loop(store, main)
 
 
-# --- a server that does something else
+# --- servers that misbehave
 
 
 class Scripted:
@@ -295,14 +295,14 @@ def test_lookups_while_a_connection_fails_get_another() -> None:
         connection.recv(1000)
         go_on.wait(10)
 
-    def answer(connection: socket.socket, await_get: Callable[[], None]) -> None:
+    def reply(connection: socket.socket, await_get: Callable[[], None]) -> None:
         for _ in range(2):
             await_get()
             connection.sendall(b"$-1\r\n")
         connection.recv(100)
 
     with (
-        Scripted(hang_up, answer) as server,
+        Scripted(hang_up, reply) as server,
         closing(RedisStore(f"{server.url}?client_name=me", deadline_s=5)) as store,
     ):
 
@@ -334,7 +334,7 @@ def test_a_refused_handshake(says: bytes) -> None:
 
 
 def test_the_handshake_uses_every_option_of_the_url(own_redis_server: RedisServer) -> None:
-    """All that a URL says of a connection."""
+    """Its password, database and client name."""
     with redis.Redis(port=own_redis_server.port, db=3) as admin:
         admin.config_set("requirepass", "pass")
         admin.auth("pass")
@@ -352,7 +352,7 @@ def test_the_handshake_uses_every_option_of_the_url(own_redis_server: RedisServe
 def test_keepalive_detects_a_connection_that_a_firewall_dropped(
     store: RedisStore, own_redis_server: RedisServer
 ) -> None:
-    """By TCP keepalive, whatever redis-py's version sets by itself."""
+    """Keepalive is set explicitly, since its default depends on the version of redis-py."""
 
     async def main() -> None:
         await store.aget("k0")
@@ -363,7 +363,7 @@ def test_keepalive_detects_a_connection_that_a_firewall_dropped(
             and each.fileno() >= 0
             and _peer(each) == own_redis_server.port
         ]
-        assert len(connected) >= 2  # of this thread and of this event loop
+        assert len(connected) >= 2  # of this thread and of the event loop
         for each in connected:
             assert each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
@@ -399,5 +399,5 @@ def test_an_interrupted_lookup_leaves_no_reply_to_the_next(
     finally:
         signal.signal(signal.SIGALRM, before)
         own_redis_server.thaw()
-    assert store.get("nobody") is None
+    assert store.get("unknown") is None
     assert store.get("k2") is not None

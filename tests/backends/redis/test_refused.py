@@ -1,4 +1,4 @@
-"""What Redis refuses half-way: a change that failed was not made, on one server and in a cluster."""
+"""Commands that Redis refuses: a change that failed was not made, on one server and in a cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
 from basicauth_mw.keys.model import Key, Secret
 from basicauth_mw.wsgi import BasicAuthMiddleware
-from tests.redis_server import RedisCluster, RedisServer, ask
+from tests.redis_server import RedisCluster, RedisServer, execute
 from tests.waiting import wait_until
 from tests.wsgi.helpers import call
 
@@ -33,39 +33,39 @@ USES = [LastUse("id", each.created_at, each.created_at.replace(hour=12)) for eac
 
 
 @dataclass
-class Place:
+class Deployment:
     """The Redis deployment of a test.
 
     Attributes:
-        servers: Every server of it.
-        url: With a prefix of the test.
-        whole: The server, or the cluster.
+        servers: All its servers.
+        url: Its URL, with a prefix for this test.
+        whole: The server or the cluster.
     """
 
     servers: list[RedisServer]
     url: str
     whole: RedisServer | RedisCluster
 
-    def ask(self, name: bytes, command: str, *more: Any) -> Any:
-        """Where a key is."""
+    def execute(self, name: bytes, command: str, *more: Any) -> Any:
+        """Execute a command on the server of a key."""
         server = self.whole.node_of(name) if isinstance(self.whole, RedisCluster) else self.whole
-        return ask(server, command, name, *more)
+        return execute(server, command, name, *more)
 
 
 @pytest.fixture(params=["server", "cluster"])
-def place(request: pytest.FixtureRequest) -> Place:
+def deployment(request: pytest.FixtureRequest) -> Deployment:
     prefix = f"test-{secrets.token_hex(8)}"
     if request.param == "server":
         server = request.getfixturevalue("redis_server")
-        return Place([server], server.url(prefix), server)
+        return Deployment([server], server.url(prefix), server)
     cluster = request.getfixturevalue("redis_cluster")
-    return Place(cluster.nodes, cluster.url(prefix), cluster)
+    return Deployment(cluster.nodes, cluster.url(prefix), cluster)
 
 
 @pytest.fixture
-def store(place: Place) -> Iterator[RedisStore]:
-    """Of a user with every right, with a key whose secrets were used."""
-    with closing(RedisStore(place.url, deadline_s=5)) as opened:
+def store(deployment: Deployment) -> Iterator[RedisStore]:
+    """A store whose user has all rights, with a key whose secrets were used."""
+    with closing(RedisStore(deployment.url, deadline_s=5)) as opened:
         begin(opened)
         yield opened
 
@@ -82,12 +82,12 @@ class Change(NamedTuple):
 
     Attributes:
         make: Makes the change.
-        told: ID of the changed key; empty if nothing has to be announced.
+        announced: ID of the changed key; empty if nothing has to be announced.
         left: The keys that are stored afterwards.
     """
 
     make: Callable[[RedisStore], object]
-    told: set[str]
+    announced: set[str]
     left: list[Key]
 
 
@@ -115,34 +115,36 @@ def attempt(change: Change, by: RedisStore) -> BackendUnavailable | None:
 
 
 def error_of(change: Change, by: RedisStore, seen_by: RedisStore) -> BackendUnavailable | None:
-    """Try a change, and see to it that it was made, or refused and not made."""
+    """Try a change; check that it was made, or was refused and not made."""
     begin(seen_by)
     cursor = seen_by.changes(None).cursor
     error = attempt(change, by)
     assert stored(seen_by) == ([BEFORE] if error else change.left)
     if not error:
-        assert set(seen_by.changes(cursor).client_ids) == change.told
+        assert set(seen_by.changes(cursor).client_ids) == change.announced
     return error
 
 
-# --- values that are no records
+# --- values that are not records
 
 
 @pytest.mark.proves("F12")
 @pytest.mark.parametrize("junk", ["HSET a b", "RPUSH a", "SADD a", "ZADD 0 a", "XADD * a b", "SET "])
-def test_it_is_named_and_can_be_deleted(place: Place, store: RedisStore, junk: str) -> None:
-    """Whatever it is; no other key is affected."""
+def test_a_value_of_another_type_is_named_and_can_be_deleted(
+    deployment: Deployment, store: RedisStore, junk: str
+) -> None:
+    """Whatever its type; no other key is affected."""
     assert store.put(FRESH, None)
     name = store._names.record(b"id")
     cursor = store.changes(None).cursor
-    place.ask(name, "DEL")
-    place.ask(name, *junk.split(" "))
+    deployment.execute(name, "DEL")
+    deployment.execute(name, *junk.split(" "))
     for look in (lambda: store.get("id"), lambda: store.scan("", "", 9)):
         with pytest.raises(UnreadableRecord, match="'id'") as caught:
             look()
         assert caught.value.client_id == "id"
     assert store.get("fresh") == FRESH
-    with open_backend(place.url, settings=Settings()) as backend:
+    with open_backend(deployment.url, settings=Settings()) as backend:
         assert backend.delete("id").client_id == "id"
         assert backend.delete("fresh") == FRESH
     assert stored(store) == []
@@ -150,19 +152,19 @@ def test_it_is_named_and_can_be_deleted(place: Place, store: RedisStore, junk: s
     assert not store.delete("id")
 
 
-def test_a_record_that_came_in_its_place_is_another(place: Place, store: RedisStore) -> None:
+def test_a_record_that_replaced_it_is_not_deleted(deployment: Deployment, store: RedisStore) -> None:
     name = store._names.record(b"id")
     assert not store._swap(b"id", NOT_A_STRING, None)
-    record = place.ask(name, "GET")
-    place.ask(name, "DEL")
-    place.ask(name, "HSET", "a", "b")
+    record = deployment.execute(name, "GET")
+    deployment.execute(name, "DEL")
+    deployment.execute(name, "HSET", "a", "b")
     with pytest.raises(UnreadableRecord):
         store.put(AFTER, 1)
     assert not store._swap(b"id", record, None)
-    assert place.ask(name, "HGET", "a") == b"b"
+    assert deployment.execute(name, "HGET", "a") == b"b"
 
 
-# --- rights
+# --- missing rights
 
 KEYS = ["get", "set", "del", "exists", "eval"]
 HASHES = ["hget", "hset", "hdel", "hgetall", "hexists"]
@@ -178,14 +180,18 @@ NEEDED = {
 
 @pytest.mark.proves("F8")
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_right_is_missing(place: Place, store: RedisStore, change: str) -> None:
-    """Any of them: not one change is made and refused. That old uses cannot be forgotten refuses none."""
-    url = place.url.replace("//", "//lacking:pw@", 1)
+def test_a_right_is_missing(deployment: Deployment, store: RedisStore, change: str) -> None:
+    """No refused change was made. A change is not refused if it only cannot delete old last-used times."""
+    url = deployment.url.replace("//", "//lacking:pw@", 1)
     needed = set()
     for left_out in EVERYTHING:
-        for server in place.servers:
-            ask(server, "ACL", "SETUSER", "lacking", "reset", "on", ">pw", "~*", "+cluster|slots", "+select")
-            ask(server, "ACL", "SETUSER", "lacking", *(f"+{one}" for one in EVERYTHING if one != left_out))
+        for server in deployment.servers:
+            execute(
+                server, "ACL", "SETUSER", "lacking", "reset", "on", ">pw", "~*", "+cluster|slots", "+select"
+            )
+            execute(
+                server, "ACL", "SETUSER", "lacking", *(f"+{one}" for one in EVERYTHING if one != left_out)
+            )
         with closing(RedisStore(url, deadline_s=5)) as lacking:
             if error := error_of(CHANGES[change], lacking, store):
                 assert "ACL" in str(error)
@@ -195,18 +201,18 @@ def test_a_right_is_missing(place: Place, store: RedisStore, change: str) -> Non
     assert needed == NEEDED[change]
 
 
-# --- something foreign
+# --- foreign values
 
 
 @pytest.mark.parametrize("suffix", ["index", "changes", "facts"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_something_foreign_under_one_of_our_names(
-    place: Place, store: RedisStore, change: str, suffix: str
+def test_a_foreign_value_under_one_of_our_names(
+    deployment: Deployment, store: RedisStore, change: str, suffix: str
 ) -> None:
     name = store._names.prefix + suffix.encode()
-    was = place.ask(name, "DUMP")
-    place.ask(name, "SET", "foreign")
-    if (suffix, change) == ("facts", "remove"):  # it does not look there
+    was = deployment.execute(name, "DUMP")
+    deployment.execute(name, "SET", "foreign")
+    if (suffix, change) == ("facts", "remove"):  # it does not read it
         assert CHANGES[change].make(store)
     else:
         with pytest.raises(UnreadableRecord):
@@ -214,26 +220,28 @@ def test_something_foreign_under_one_of_our_names(
     if suffix == "changes":
         with pytest.raises(UnreadableRecord):
             store.changes("0-0")
-    place.ask(name, "DEL")
-    place.ask(name, "RESTORE", 0, was)
+    deployment.execute(name, "DEL")
+    deployment.execute(name, "RESTORE", 0, was)
     if (suffix, change) != ("facts", "remove"):
         assert stored(store) == [BEFORE]
     assert error_of(CHANGES[change], store, store) is None
 
 
 @pytest.mark.parametrize("change", ["change", "remove"])
-def test_uses_that_cannot_be_read_refuse_nothing(place: Place, store: RedisStore, change: str) -> None:
+def test_uses_that_cannot_be_read_refuse_nothing(
+    deployment: Deployment, store: RedisStore, change: str
+) -> None:
     used = store._names.used(b"id")
-    place.ask(used, "SET", "foreign")
+    deployment.execute(used, "SET", "foreign")
     assert CHANGES[change].make(store)
     assert stored(store) == CHANGES[change].left
-    assert place.ask(used, "EXISTS") == (change == "change")
+    assert deployment.execute(used, "EXISTS") == (change == "change")
 
 
-def test_a_deleted_key_leaves_no_uses(place: Place, store: RedisStore) -> None:
+def test_a_deleted_key_leaves_no_uses(deployment: Deployment, store: RedisStore) -> None:
     assert store.last_uses(["id"]) == USES
     assert store.delete("id")
-    assert not place.ask(store._names.used(b"id"), "EXISTS")
+    assert not deployment.execute(store._names.used(b"id"), "EXISTS")
 
 
 # --- no memory
@@ -241,39 +249,39 @@ def test_a_deleted_key_leaves_no_uses(place: Place, store: RedisStore) -> None:
 
 @pytest.mark.proves("F7")
 @pytest.mark.parametrize("change", CHANGES)
-def test_no_memory(place: Place, store: RedisStore, change: str) -> None:
-    """On all servers, or on any one of them. On one alone, a key can be deleted all the same."""
-    still_made = change == "remove" and len(place.servers) == 1
-    for full in (place.servers, *([server] for server in place.servers)):
+def test_no_memory(deployment: Deployment, store: RedisStore, change: str) -> None:
+    """On all servers, or on any one of them. A full single server can still delete a key."""
+    still_made = change == "remove" and len(deployment.servers) == 1
+    for full in (deployment.servers, *([server] for server in deployment.servers)):
         begin(store)
         with ExitStack() as stack:
             for server in full:
-                stack.callback(ask, server, "CONFIG", "SET", "maxmemory", 0)
-                ask(server, "CONFIG", "SET", "maxmemory", 1)
+                stack.callback(execute, server, "CONFIG", "SET", "maxmemory", 0)
+                execute(server, "CONFIG", "SET", "maxmemory", 1)
             error = attempt(CHANGES[change], store)
             assert stored(store) == ([BEFORE] if error else CHANGES[change].left)
         if error:
             assert re.search("OOM|OutOfMemory", str(error))
-        if full is place.servers:
+        if full is deployment.servers:
             assert (error is None) is still_made
     assert error_of(CHANGES[change], store, store) is None
 
 
-# --- what others did
+# --- changes by other programs
 
 
 @pytest.mark.parametrize("again", [[], [FRESH]], ids=["empty", "imported-again"])
-def test_a_flush_after_an_import_is_noticed(place: Place, again: list[Key]) -> None:
-    """The keys of a store were only ever imported: no id was announced, but that there are new ones."""
-    with closing(RedisStore(place.url, deadline_s=5)) as store:
+def test_a_flush_after_an_import_is_noticed(deployment: Deployment, again: list[Key]) -> None:
+    """Even if all keys were imported, so that no ID was ever announced."""
+    with closing(RedisStore(deployment.url, deadline_s=5)) as store:
         assert store.add([FRESH, BEFORE]) == [True, True]
         cursor = store.changes(None).cursor
         assert (store.changes(cursor).client_ids, store.changes(cursor).incomplete) == ((), False)
         assert store.add([FRESH]) == [False]
         assert store.changes(cursor) == store.changes(None)
-        for server in place.servers:
-            for name in ask(server, "KEYS", store._names.prefix + b"*"):
-                ask(server, "DEL", name)
+        for server in deployment.servers:
+            for name in execute(server, "KEYS", store._names.prefix + b"*"):
+                execute(server, "DEL", name)
         if again:
             assert store.add(again) == [True]
         assert store.changes(cursor).incomplete
@@ -285,13 +293,15 @@ FOREIGN = [("id", b"\xff\xfe"), ("other", "id"), ("id", "id", "more", "x")]
 
 
 @pytest.mark.parametrize("fields", FOREIGN)
-def test_a_foreign_announcement_is_a_gap(place: Place, store: RedisStore, fields: tuple[Any, ...]) -> None:
-    """It may mean anything; but only once."""
+def test_a_foreign_announcement_is_a_gap(
+    deployment: Deployment, store: RedisStore, fields: tuple[Any, ...]
+) -> None:
+    """It makes the changes incomplete, but only once."""
     cursor = store.changes(None).cursor
     assert store.put(AFTER, 1)
-    place.ask(store._names.changes, "XADD", "*", *fields)
-    for behind in ([], [FRESH]):
-        for key in behind:
+    deployment.execute(store._names.changes, "XADD", "*", *fields)
+    for later in ([], [FRESH]):
+        for key in later:
             assert store.put(key, None)
         seen = store.changes(cursor)
         assert seen.incomplete
@@ -304,8 +314,10 @@ def test_a_foreign_announcement_is_a_gap(place: Place, store: RedisStore, fields
 
 
 @pytest.mark.parametrize("fields", FOREIGN)
-def test_a_revocation_travels_behind_a_foreign_announcement(place: Place, fields: tuple[Any, ...]) -> None:
-    settings = Settings(backend=place.url, cache_ttl_s=3600, throttle="")
+def test_a_revocation_after_a_foreign_announcement_is_noticed(
+    deployment: Deployment, fields: tuple[Any, ...]
+) -> None:
+    settings = Settings(backend=deployment.url, cache_ttl_s=3600, throttle="")
 
     def app(_environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
@@ -315,8 +327,8 @@ def test_a_revocation_travels_behind_a_foreign_announcement(place: Place, fields
         authenticator = BasicAuthMiddleware(app, mine, settings=settings)
         issued = keys.create()
         assert call(authenticator, issued.authorization).status == 200
-        prefix = place.url.partition("prefix=")[2].encode()
-        place.ask(prefix + b":1:changes", "XADD", "*", *fields)
+        prefix = deployment.url.partition("prefix=")[2].encode()
+        deployment.execute(prefix + b":1:changes", "XADD", "*", *fields)
         keys.revoke(issued.client_id)
         wait_until(lambda: call(authenticator, issued.authorization).status == 401)
 

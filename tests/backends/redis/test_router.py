@@ -16,19 +16,19 @@ A, B, C = Node(("a", 1)), Node(("b", 2)), Node(("c", 3))
 ALL_AT_A = [[0, SLOTS - 1, [b"a", 1, b"id"]]]
 
 
-def play(cluster: Cluster, commands: list[Any], answers: list[Any], **how: Any) -> tuple[Any, list[Any]]:
-    """Reply to one command after another; returns the replies, and the node of each command."""
+def play(cluster: Cluster, commands: list[Any], replies: list[Any], **how: Any) -> tuple[Any, list[Any]]:
+    """Reply to each command in turn; return the replies and the node of each command."""
     steps = cluster.route(commands, **how)
-    asked: list[Any] = []
-    answer = None
+    sent: list[Any] = []
+    reply = None
     while True:
         try:
-            node, batch = steps.send(answer)
+            node, batch = steps.send(reply)
         except StopIteration as done:
-            assert answers == []
-            return done.value, asked
-        asked.append((node, list(batch)))
-        answer = answers.pop(0)
+            assert replies == []
+            return done.value, sent
+        sent.append((node, list(batch)))
+        reply = replies.pop(0)
 
 
 GET = ("GET", b"x")
@@ -47,32 +47,32 @@ def test_the_first_and_the_last_slot_of_a_range() -> None:
     assert play(Cluster([("a", 1)]), [GET], [[slots], [b"found"]])[1][1] == (B, [GET])
 
 
-def test_redirections_end() -> None:
+def test_the_number_of_redirections_is_limited() -> None:
     cluster = Cluster([("a", 1)])
-    answers: list[Any] = [[ALL_AT_A], *([[MovedError(f"{X} b:2")], [MovedError(f"{X} a:1")]] * 10)]
+    replies: list[Any] = [[ALL_AT_A], *([[MovedError(f"{X} b:2")], [MovedError(f"{X} a:1")]] * 10)]
     with pytest.raises(BackendUnavailable, match="redirect from one to another"):
-        play(cluster, [GET], answers)
-    answers = [[AskError(f"{X} b:2")], *([[b"OK", AskError(f"{X} b:2")]] * 10)]
+        play(cluster, [GET], replies)
+    replies = [[AskError(f"{X} b:2")], *([[b"OK", AskError(f"{X} b:2")]] * 10)]
     with pytest.raises(BackendUnavailable, match="redirect from one to another"):
-        play(cluster, [GET], answers)
+        play(cluster, [GET], replies)
 
 
 def test_a_redirection_to_an_ipv6_address() -> None:
-    answers = [[ALL_AT_A], [AskError(f"{X} 2001:db8::1:2")], [b"OK", b"found"]]
-    replies, asked = play(Cluster([("a", 1)]), [GET], answers)
+    replies = [[ALL_AT_A], [AskError(f"{X} 2001:db8::1:2")], [b"OK", b"found"]]
+    replies, sent = play(Cluster([("a", 1)]), [GET], replies)
     assert replies == [b"found"]
-    assert asked[2] == (Node(("2001:db8::1", 2)), [("ASKING",), GET])
+    assert sent[2] == (Node(("2001:db8::1", 2)), [("ASKING",), GET])
 
 
 @pytest.mark.parametrize("reply", [ResponseError("unknown command"), b"MOVED 1 b:2", None])
-def test_other_replies_are_no_redirections(reply: Any) -> None:
+def test_other_replies_are_not_redirections(reply: Any) -> None:
     assert play(Cluster([("a", 1)]), [GET], [[ALL_AT_A], [reply]])[0] == [reply]
 
 
-def test_a_redirection_without_a_host_is_another_port() -> None:
-    replies, asked = play(Cluster([("a", 1)]), [GET], [[ALL_AT_A], [MovedError(f"{X} :2")], [b"found"]])
+def test_a_redirection_without_a_host_keeps_the_host() -> None:
+    replies, sent = play(Cluster([("a", 1)]), [GET], [[ALL_AT_A], [MovedError(f"{X} :2")], [b"found"]])
     assert replies == [b"found"]
-    assert asked == [(A, [SLOTS_OF]), (A, [GET]), (Node(("a", 2)), [GET])]
+    assert sent == [(A, [SLOTS_OF]), (A, [GET]), (Node(("a", 2)), [GET])]
 
 
 @pytest.mark.parametrize("host", [b"", None])
@@ -81,20 +81,20 @@ def test_a_node_that_does_not_know_its_name(host: bytes | None) -> None:
     assert play(Cluster([("a", 1)]), [GET], [[slots], [b"found"]])[1][1] == (Node(("a", 7)), [GET])
 
 
-def test_a_moved_slot_is_looked_up_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new node knows first; the slot map is fetched again, but not for every redirection."""
+def test_a_moved_slot_is_read_from_its_new_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slot map is fetched again, from the new node first, but not for every redirection."""
     monkeypatch.setattr("basicauth_mw.backends.redis.cluster._MAP_AGE_S", 0)
     cluster = Cluster([("a", 1), ("c", 3)])
     all_at_b = [[0, SLOTS - 1, [b"b", 2, b"id"]]]
-    answers: list[Any] = [[ALL_AT_A], [MovedError(f"{X} b:2")], [all_at_b], [b"found"]]
-    replies, asked = play(cluster, [GET], answers)
+    replies: list[Any] = [[ALL_AT_A], [MovedError(f"{X} b:2")], [all_at_b], [b"found"]]
+    replies, sent = play(cluster, [GET], replies)
     assert replies == [b"found"]
-    assert asked == [(A, [SLOTS_OF]), (A, [GET]), (B, [SLOTS_OF]), (B, [GET])]
+    assert sent == [(A, [SLOTS_OF]), (A, [GET]), (B, [SLOTS_OF]), (B, [GET])]
     assert play(cluster, [GET, GET], [[b"1", b"2"]]) == ([b"1", b"2"], [(B, [GET, GET])])
 
 
 def test_a_node_that_does_not_reply_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of a single node does not involve other nodes, and a write is not repeated."""
+    """An error of one node does not affect others, and a write is not repeated."""
     lost = ConnectionError("lost")
     cluster = Cluster([("a", 1), ("c", 3)])
     play(cluster, [GET], [[ALL_AT_A], [b"found"]])
@@ -118,16 +118,16 @@ def test_a_node_that_does_not_reply_is_tried_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_slots_of_a_lost_node_are_read_from_its_successor() -> None:
-    """In the same call, if it may be repeated; the slot map is not fetched from the lost node."""
+    """In the same call, if it is safe to repeat; the slot map is not fetched from the lost node."""
     cluster = Cluster([("a", 1), ("c", 3)])
     play(cluster, [GET], [[ALL_AT_A], [b"found"]])
     cluster._refreshed_at = 0
-    answers: list[Any] = [ConnectionError("lost"), [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]
-    assert play(cluster, [GET], answers) == ([b"found"], [(A, [GET]), (C, [SLOTS_OF]), (C, [GET])])
+    replies: list[Any] = [ConnectionError("lost"), [[[0, SLOTS - 1, [b"c", 3, b"id"]]]], [b"found"]]
+    assert play(cluster, [GET], replies) == ([b"found"], [(A, [GET]), (C, [SLOTS_OF]), (C, [GET])])
 
 
 def test_an_abandoned_lookup_marks_the_slot_map_stale() -> None:
-    """The next one does not wait for the same node to say what the map is."""
+    """The next lookup does not fetch the map from the same node first."""
     cluster = Cluster([("a", 1), ("c", 3)])
     play(cluster, [GET], [[ALL_AT_A], [b"found"]])
     steps = cluster.route([GET])

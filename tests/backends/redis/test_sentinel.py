@@ -1,4 +1,4 @@
-"""A master that dies, and Redis Sentinel that names another one: real ones."""
+"""Failover with a real Redis Sentinel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import redis
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.model import Key
-from tests.redis_server import RedisServer, Sentinel, WatchedPair, ask, find_port, is_linked
+from tests.redis_server import RedisServer, Sentinel, WatchedPair, execute, find_port, is_linked
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def pair() -> Iterator[WatchedPair]:
 def store(pair: WatchedPair) -> Iterator[RedisStore]:
     with closing(RedisStore(pair.url(), deadline_s=DEADLINE_S)) as opened:
         assert opened.put(Key("id", version=1), None)
-        wait_until(lambda: ask(pair.replica, "EXISTS", opened._names.record(b"id")))
+        wait_until(lambda: execute(pair.replica, "EXISTS", opened._names.record(b"id")))
         yield opened
 
 
@@ -51,28 +51,28 @@ def on_loop(store: RedisStore, main: Any) -> Any:
 
 
 def is_master(server: RedisServer) -> bool:
-    with suppress(redis.ConnectionError):  # a server that becomes one hangs up on its clients
-        return b"role:master" in ask(server, "INFO", "REPLICATION")
+    with suppress(redis.ConnectionError):  # a server that becomes a master closes its connections
+        return b"role:master" in execute(server, "INFO", "REPLICATION")
     return False
 
 
-async def outcome(question: Any) -> Any:
+async def outcome(look_up: Any) -> Any:
     try:
-        return await question
+        return await look_up
     except BackendUnavailable as exc:
         return exc
 
 
-def attempt(question: Callable[[], Any]) -> Any:
+def attempt(look_up: Callable[[], Any]) -> Any:
     try:
-        return question()
+        return look_up()
     except BackendUnavailable as exc:
         return exc
 
 
 @pytest.mark.proves("F4")
 def test_the_master_is_killed(pair: WatchedPair, store: RedisStore) -> None:
-    """An outage while there is no master; then the next lookup and the next change find the new one."""
+    """An outage while there is no master; afterwards the next lookup and the next change use the new one."""
 
     async def main() -> None:
         assert await store.aget("id") == store.get("id")
@@ -86,13 +86,13 @@ def test_the_master_is_killed(pair: WatchedPair, store: RedisStore) -> None:
 
         end = time.monotonic() + FAILOVER_S
         while not is_master(pair.replica):
-            # While there is no master, a lookup fails: it never says that there is no such key.
+            # While there is no master a lookup raises; it never returns None.
             for found in (await outcome(store.aget("id")), attempt(lambda: store.get("id"))):
                 assert isinstance(found, BackendUnavailable) or found is not None
             assert time.monotonic() < end
             await asyncio.sleep(0.02)
         port = b"%d" % pair.replica.port
-        while ask(pair.sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "keys")[1] != port:
+        while execute(pair.sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "keys")[1] != port:
             await asyncio.sleep(0.01)
         assert await store.aget("id") == store.get("id") is not None
         assert store.put(Key("id", version=2), 1)
@@ -103,29 +103,29 @@ def test_the_master_is_killed(pair: WatchedPair, store: RedisStore) -> None:
 
 @pytest.mark.proves("F4")
 def test_the_master_steps_down(pair: WatchedPair, store: RedisStore) -> None:
-    """And lives on as a replica, with our connections to it: one change is refused, and none is lost."""
+    """It becomes a replica and keeps our connections: one change is refused, and none is lost."""
 
     async def main() -> None:
         assert await store.aget("id") == store.get("id")
-        ask(pair.replica, "REPLICAOF", "NO", "ONE")
-        ask(pair.master, "REPLICAOF", "127.0.0.1", pair.replica.port)
-        ask(pair.sentinel, "SENTINEL", "REMOVE", "keys")
-        ask(pair.sentinel, "SENTINEL", "MONITOR", "keys", "127.0.0.1", pair.replica.port, 1)
+        execute(pair.replica, "REPLICAOF", "NO", "ONE")
+        execute(pair.master, "REPLICAOF", "127.0.0.1", pair.replica.port)
+        execute(pair.sentinel, "SENTINEL", "REMOVE", "keys")
+        execute(pair.sentinel, "SENTINEL", "MONITOR", "keys", "127.0.0.1", pair.replica.port, 1)
         wait_until(lambda: is_linked(pair.master))
         assert await store.aget("id") == store.get("id") is not None
         assert isinstance(attempt(lambda: store.put(Key("id", version=2), 1)), BackendUnavailable)
         for version in range(1, 20):
             assert store.put(Key("id", version=version + 1), version)
-        assert b'"n":20' in ask(pair.replica, "GET", store._names.record(b"id"))
+        assert b'"n":20' in execute(pair.replica, "GET", store._names.record(b"id"))
 
     on_loop(store, main())
 
 
 @pytest.mark.proves("F4")
 def test_a_demoted_master_is_rejected(pair: WatchedPair, store: RedisStore) -> None:
-    """Though the Sentinel still says so: not connected to, and a refused change ends the connection to it."""
+    """Even if the Sentinel still names it. A refused change closes the connection to it."""
     assert store.get("id") is not None
-    ask(pair.master, "REPLICAOF", "127.0.0.1", str(pair.replica.port))  # which follows us: a circle
+    execute(pair.master, "REPLICAOF", "127.0.0.1", str(pair.replica.port))  # a circular replication
     assert isinstance(attempt(lambda: store.put(Key("id", version=2), 1)), BackendUnavailable)
     fresh = RedisStore(pair.url(), deadline_s=DEADLINE_S)
     with closing(fresh):
@@ -136,33 +136,33 @@ def test_a_demoted_master_is_rejected(pair: WatchedPair, store: RedisStore) -> N
 
 @pytest.mark.parametrize("kind", ["down", "silent", "knows-nothing"])
 def test_sentinels_are_tried_in_turn(pair: WatchedPair, kind: str) -> None:
-    """One that is of no help costs a part of the time limit, once."""
+    """A Sentinel that does not respond costs a part of the time limit, once."""
     with socket.create_server(("127.0.0.1", 0)) as silent, Sentinel("others", pair.master.port) as other:
         port = {"down": find_port(), "silent": silent.getsockname()[1], "knows-nothing": other.port}[kind]
         url = f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{pair.sentinel.port}/keys"
-        for question in (
+        for look_up in (
             lambda store: store.get("id"),
             lambda store: on_loop(store, store.aget("id")),
         ):
             with closing(RedisStore(url, deadline_s=DEADLINE_S)) as store:
                 start = time.monotonic()
-                assert question(store) is None
+                assert look_up(store) is None
                 assert time.monotonic() - start < DEADLINE_S
                 store.close()
                 start = time.monotonic()
-                assert question(store) is None
+                assert look_up(store) is None
                 assert time.monotonic() - start < DEADLINE_S / 3
 
 
 def test_threads_look_for_the_master_concurrently(pair: WatchedPair) -> None:
-    """Each tries every sentinel, though the first is silent, and whatever the others find."""
+    """Each tries every Sentinel, even if the first is silent, and whatever the other threads find."""
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(6) as pool:
         hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{pair.sentinel.port}"
         with closing(RedisStore(f"redis+sentinel://{hosts}/keys", deadline_s=DEADLINE_S)) as store:
             assert list(pool.map(store.get, map(str, range(6)))) == [None] * 6
 
 
-def test_no_sentinel_knows() -> None:
+def test_no_sentinel_knows_the_master() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, Sentinel("others", find_port()) as other:
         hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{find_port()},127.0.0.1:{other.port}"
         with closing(RedisStore(f"redis+sentinel://:canary@{hosts}/keys", deadline_s=DEADLINE_S)) as store:
@@ -175,11 +175,11 @@ def test_no_sentinel_knows() -> None:
 
 
 def test_passwords_of_both(pair: WatchedPair) -> None:
-    """Those of the sentinels and of the master; neither is sent to the other, or shown in an error."""
-    ask(pair.sentinel, "SENTINEL", "SET", "keys", "auth-pass", "master-canary,/@")
+    """The passwords of Sentinels and master are sent only to their own servers, and appear in no error."""
+    execute(pair.sentinel, "SENTINEL", "SET", "keys", "auth-pass", "master-canary,/@")
     for server in (pair.master, pair.replica):
-        ask(server, "CONFIG", "SET", "masterauth", "master-canary,/@")
-        ask(server, "CONFIG", "SET", "requirepass", "master-canary,/@")
+        execute(server, "CONFIG", "SET", "masterauth", "master-canary,/@")
+        execute(server, "CONFIG", "SET", "requirepass", "master-canary,/@")
     with Sentinel(
         "keys",
         pair.master.port,
@@ -203,17 +203,17 @@ def test_passwords_of_both(pair: WatchedPair) -> None:
 
 
 def test_the_database_is_selected_on_the_master(pair: WatchedPair) -> None:
-    """Sentinels have none."""
+    """Sentinels have no databases."""
     url = f"redis+sentinel://127.0.0.1:{pair.sentinel.port}/keys/3"
     with closing(RedisStore(url, deadline_s=5)) as store:
         assert store.put(Key("id"), None)
         assert on_loop(store, store.aget("id")) is not None
-    assert b"db3:keys=3" in ask(pair.master, "INFO", "KEYSPACE")
+    assert b"db3:keys=3" in execute(pair.master, "INFO", "KEYSPACE")
 
 
-def test_warnings_are_of_the_master(pair: WatchedPair, store: RedisStore) -> None:
-    ask(pair.master, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    ask(pair.replica, "CONFIG", "SET", "save", "60 1")
+def test_warnings_describe_the_master(pair: WatchedPair, store: RedisStore) -> None:
+    execute(pair.master, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    execute(pair.replica, "CONFIG", "SET", "save", "60 1")
     assert {code for code, _, _ in store.warnings()} == {"redis_not_persistent", "redis_evicts"}
 
 
@@ -223,7 +223,7 @@ def test_an_unreachable_master_is_reported_as_unreachable(store: RedisStore, pai
 
 
 def test_one_server_needs_no_sentinel(own_redis_server: RedisServer) -> None:
-    """A URL for Sentinels, and a server that is none."""
+    """A URL for Sentinels that names a server that is not a Sentinel."""
     with closing(
         RedisStore(f"redis+sentinel://127.0.0.1:{own_redis_server.port}/keys", deadline_s=5)
     ) as store:

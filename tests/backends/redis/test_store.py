@@ -1,4 +1,4 @@
-"""What can happen to a Redis server and the way to it, done to a real one."""
+"""The Redis store with a real server: faults of the server and of connections."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def store(redis_url: str) -> Iterator[RedisStore]:
 
 @pytest.fixture
 def own(own_redis_server: RedisServer) -> Iterator[RedisStore]:
-    """A store on a server that may be hurt."""
+    """A store on a server that the test may break."""
     opened = RedisStore(own_redis_server.url(), deadline_s=DEADLINE_S)
     assert opened.put(Key("id", name="name"), None)
     yield opened
@@ -89,7 +89,7 @@ def kill_connections(port: int) -> None:
 
 
 def test_the_names_of_the_keys(store: RedisStore, admin: redis.Redis) -> None:
-    """As documented, and no id meets one of ours."""
+    """As documented; no ID collides with the names of the store."""
     for client_id in ("index", "changes", "facts", "}", "{"):
         assert store.put(Key(client_id), None)
     prefix = store._names.prefix.decode()
@@ -100,19 +100,19 @@ def test_the_names_of_the_keys(store: RedisStore, admin: redis.Redis) -> None:
 def test_index_members_that_are_not_client_ids_are_omitted(
     store: RedisStore, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In listings; ``check`` reports it, with a command that removes it."""
+    """In listings. ``check`` reports them with a command that removes them."""
     for number in range(4):
         assert store.put(Key(f"k{number}"), None)
     assert "redis_foreign_ids" not in {code for code, _, _ in store.warnings()}
     foreign = (b"\xff", b"k0\xff", b"k1\xfe", b'k" \\\n\xc3', b"")
-    for octets in foreign:
-        admin.zadd(name_in(store, "index"), {octets: 0})
+    for data in foreign:
+        admin.zadd(name_in(store, "index"), {data: 0})
     assert [key.client_id for key in store.scan("", "", 10)] == ["id", "k0", "k1", "k2", "k3"]
     assert [key.client_id for key in store.scan("k", "", 2)] == ["k0", "k1"]
     assert [key.client_id for key in store.scan("k", "k1", 2)] == ["k2", "k3"]
     assert store.scan("k3", "k3", 9) == []
     monkeypatch.setattr(redis_module, "_PAGE", 3)
-    ((message, remedy),) = [told for code, *told in store.warnings() if code == "redis_foreign_ids"]
+    ((message, remedy),) = [warning for code, *warning in store.warnings() if code == "redis_foreign_ids"]
     assert message.startswith("4 members ")
     index, *members = split_args(remedy.rpartition("ZREM ")[2])
     assert sorted(members) == sorted(foreign[:-1])
@@ -135,15 +135,15 @@ def split_args(line: str) -> list[bytes]:
 
 
 @pytest.mark.proves("F12")
-def test_junk_among_our_names_is_an_outage(store: RedisStore, admin: redis.Redis) -> None:
+def test_a_value_of_another_type_is_an_outage(store: RedisStore, admin: redis.Redis) -> None:
     admin.set(name_in(store, "facts"), "x")
     assert store.changes(None).has_password_hashes is None
     with pytest.raises(UnreadableRecord):
         store.warnings()
 
 
-def test_junk_among_the_uses(store: RedisStore, admin: redis.Redis) -> None:
-    """Is left out; no reason not to change or delete the key, nor to hide the uses that can be read."""
+def test_invalid_last_used_times(store: RedisStore, admin: redis.Redis) -> None:
+    """They are omitted. The key can be changed and deleted, and the other last-used times are read."""
     used = name_in(store, "{id}:used")
     for field, value in (("x", "1"), ("1", "x"), ("9" * 30, "1"), ("1", "9" * 30)):
         admin.delete(used)
@@ -255,7 +255,7 @@ def both(store: RedisStore) -> list[Any]:
 
 @pytest.mark.proves("F1")
 def test_stopped_and_started(own: RedisStore, own_redis_server: RedisServer) -> None:
-    """An outage at once, and back at once."""
+    """The outage and its end are noticed at once."""
     own_redis_server.stop()
     start = time.monotonic()
     assert [type(outcome) for outcome in both(own)] == [BackendUnavailable] * 2
@@ -271,7 +271,7 @@ def test_frozen_and_thawed(own: RedisStore, own_redis_server: RedisServer) -> No
     async def steps() -> None:
         assert await own.aget("id") is not None
         own_redis_server.freeze()
-        for _ in range(2):  # on a connection that was used before, and on a new one
+        for _ in range(2):  # on an open connection, and on a new one
             start = time.monotonic()
             outcomes = await asyncio.gather(*(own.aget("id") for _ in range(20)), return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {BackendUnavailable}
@@ -292,7 +292,7 @@ def test_frozen_and_thawed(own: RedisStore, own_redis_server: RedisServer) -> No
 def test_the_password_is_in_no_error(own_redis_server: RedisServer) -> None:
     with redis.Redis(port=own_redis_server.port) as admin:
         admin.config_set("requirepass", "right-canary")
-    for login in ("", ":wrong-canary@", "nobody:wrong-canary@"):
+    for login in ("", ":wrong-canary@", "unknown:wrong-canary@"):
         url = f"redis://{login}127.0.0.1:{own_redis_server.port}"
         with closing(RedisStore(url, deadline_s=5)) as store:
             for outcome in (*both(store), store):
@@ -354,7 +354,7 @@ def test_a_cluster_node_is_an_outage() -> None:
 
 @pytest.mark.proves("F6")
 def test_a_node_of_a_working_cluster_is_an_outage(redis_cluster: RedisCluster) -> None:
-    """For a key that is elsewhere, with the remedy."""
+    """For a key on another node; the error says what to do."""
     (node, *_) = redis_cluster.nodes
     elsewhere = next(
         name
@@ -371,8 +371,8 @@ def test_a_node_of_a_working_cluster_is_an_outage(redis_cluster: RedisCluster) -
 @pytest.mark.parametrize(
     "sends", [b"\x00", b"+", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$-2\r\n", b"*1\r\n", b":1\r\n"]
 )
-def test_something_else_on_the_port(sends: bytes) -> None:
-    """Never a result, and never longer than the deadline on an event loop."""
+def test_a_server_that_does_not_speak_redis(sends: bytes) -> None:
+    """Lookups never return a result, and on an event loop never exceed the deadline."""
     dribbler = Dribbler(sends)
     store = RedisStore(f"redis://127.0.0.1:{dribbler.port}", deadline_s=DEADLINE_S)
     start = time.monotonic()
@@ -410,7 +410,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 
 @pytest.mark.proves("X51", "F1")
 def test_a_connection_that_the_server_closed(own: RedisStore, own_redis_server: RedisServer) -> None:
-    """No lookup fails, however many connections there were."""
+    """No lookup fails, however many connections were closed."""
 
     async def steps() -> None:
         hurts: list[Callable[[], None]] = [
@@ -426,7 +426,7 @@ def test_a_connection_that_the_server_closed(own: RedisStore, own_redis_server: 
             hurt()
             await asyncio.sleep(0)
             own.get("id")
-            assert await own.aget("nobody") is None
+            assert await own.aget("unknown") is None
             hurt()
             assert own.put(Key("new"), None)
         await own.aclose()
@@ -449,16 +449,16 @@ def test_a_loop_has_few_connections(store: RedisStore, admin: redis.Redis) -> No
 
 @pytest.mark.proves("A11", "X50", "F11")
 def test_cancelled_lookups_never_mix_replies(store: RedisStore) -> None:
-    """A lookup that is cancelled at any time leaves no reply for another one."""
+    """A cancelled lookup never leaves its reply for another lookup."""
     names = [f"k{number}" for number in range(20)]
     for name in names[::2]:
         assert store.put(Key(name), None)
 
-    async def one(name: str, patience: int) -> bool:
+    async def one(name: str, iterations: int) -> bool:
         task = asyncio.ensure_future(store.aget(name))
-        for _ in range(patience):
+        for _ in range(iterations):
             await asyncio.sleep(0)
-        if patience < 12:
+        if iterations < 12:
             task.cancel()
         try:
             found = await task
@@ -483,7 +483,7 @@ def test_cancelled_lookups_never_mix_replies(store: RedisStore) -> None:
 
 @pytest.mark.proves("X50", "F2", "F11")
 def test_a_lookup_inside_a_shorter_timeout(own: RedisStore, own_redis_server: RedisServer) -> None:
-    """The caller's own timeout is shorter, and the late reply is dropped."""
+    """If the caller's timeout is shorter, the late reply is dropped."""
 
     async def steps() -> None:
         assert await own.aget("id") is not None
@@ -493,7 +493,7 @@ def test_a_lookup_inside_a_shorter_timeout(own: RedisStore, own_redis_server: Re
                 async with asyncio.timeout(0.02):
                     await own.aget("id")
             own_redis_server.thaw()
-            assert await own.aget("nobody") is None
+            assert await own.aget("unknown") is None
             assert await own.aget("id") is not None
         await own.aclose()
 
@@ -526,20 +526,20 @@ def test_two_event_loops_at_once(store: RedisStore) -> None:
 
 @pytest.mark.proves("F32")
 def test_event_loops_that_ended_are_released(store: RedisStore) -> None:
-    """Also without ``aclose``: their connections close as they end."""
+    """Even without ``aclose``, their connections are closed."""
 
-    async def ask() -> None:
+    async def look_up() -> None:
         assert await store.aget("id") is not None
 
     for _ in range(3):
-        asyncio.run(ask())
+        asyncio.run(look_up())
         assert len(store._loops) == 1
     gc.collect()
 
 
 @pytest.mark.proves("F11")
 def test_a_loop_whose_tasks_were_all_cancelled(store: RedisStore) -> None:
-    """As some apps do, or closed in between; a later lookup works."""
+    """Some apps cancel all tasks, or close the loop; later lookups work."""
 
     async def steps() -> None:
         for number in range(20):
@@ -560,23 +560,23 @@ def test_a_loop_whose_tasks_were_all_cancelled(store: RedisStore) -> None:
 
 @pytest.mark.proves("X51")
 def test_a_server_that_closes_the_connection_on_a_command() -> None:
-    """It is repeated once on a new connection, and an outage if that one breaks as well."""
-    questions: list[int] = []
+    """The command is repeated once on a new connection; if that one breaks as well, it is an outage."""
+    served: list[int] = []
 
     def serve(listener: socket.socket) -> None:
-        for number in range(1, 9):  # two each for a thread and a loop, and again for those that fail
+        for number in range(1, 9):  # two for a thread, two for a loop, and four for the commands that fail
             connection, _ = listener.accept()
-            asked = 0
+            count = 0
             with connection, connection.makefile("rb") as lines:
                 for line in lines:
                     if line.strip() == b"CLIENT":
                         connection.sendall(b"+OK\r\n")
                     if line.strip() == b"GET":
-                        asked += 1
-                        if asked > (1 if number < 5 else 0):
+                        count += 1
+                        if count > (1 if number < 5 else 0):
                             break
                         connection.sendall(b"$-1\r\n")
-            questions.append(asked)
+            served.append(count)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
@@ -589,20 +589,22 @@ def test_a_server_that_closes_the_connection_on_a_command() -> None:
             assert isinstance(outcome, BackendUnavailable)
         store.close()
         thread.join(10)
-    assert questions == [2, 1, 2, 1, 1, 1, 1, 1]
+    assert served == [2, 1, 2, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.proves("X55", "F31")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_forked_child_has_connections_of_its_own(store: RedisStore, admin: redis.Redis) -> None:
-    """And sends nothing on those of its parent, of a thread or of an event loop."""
+def test_a_forked_child_has_its_own_connections(store: RedisStore, admin: redis.Redis) -> None:
+    """It sends nothing on its parent's connections, whether of threads or of event loops."""
     mine: set[str] = set()
 
     def child() -> None:
         assert store.get("id") is not None
         assert both(store) == [store.get("id")] * 2
         with redis.Redis(port=admin.get_connection_kwargs()["port"]) as other:
-            assert len({client["id"] for client in other.client_list()} - mine) >= 2, "its thread's, and this"
+            assert len({client["id"] for client in other.client_list()} - mine) >= 2, (
+                "the thread's own connection, and this one"
+            )
         assert store.put(Key("child"), None)
         store.close()
         gc.collect()
@@ -646,7 +648,7 @@ def _outside_of_any_loop(work: Callable[[], None]) -> None:
 
 
 def test_threads_share_connections(store: RedisStore, admin: redis.Redis) -> None:
-    """As many as ever worked at once, until the store closes them."""
+    """There are as many as threads that ever worked at once, until the store closes them."""
     before = len(admin.client_list())
     for _ in range(3):
         threads = [threading.Thread(target=store.get, args=("id",)) for _ in range(4)]

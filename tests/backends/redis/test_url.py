@@ -1,4 +1,4 @@
-"""Redis URLs that are accepted, and that are refused without showing a password."""
+"""Valid and invalid Redis URLs; errors show no password."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ from basicauth_mw.errors import ConfigurationError
     ],
 )
 def test_urls_that_are_refused(url: str) -> None:
-    """By an error that does not hold the password."""
+    """The error does not contain the password."""
     with pytest.raises(ConfigurationError) as caught:
         RedisStore(url)
     assert "hun" not in str(caught.value)
@@ -92,7 +92,7 @@ def test_all_problems_of_a_url_are_reported_together() -> None:
     ],
 )
 def test_urls_that_are_accepted(url: str) -> None:
-    """Without a server: constructing connects to nothing."""
+    """No server is needed, since the constructor does not connect."""
     store = RedisStore(url)
     assert "p@ss" not in repr(store)
     store.close()

@@ -1,4 +1,4 @@
-"""What the tests of the SQLite store share."""
+"""Helpers of the tests of the SQLite store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTICED_WITHIN_S = 2.0
 
 
 def eventually(condition: Callable[[], bool]) -> float:
-    """Wait until something holds; how many seconds it took."""
+    """Wait until a condition holds; return how many seconds it took."""
     start = time.monotonic()
     while not condition():
         assert time.monotonic() < start + NOTICED_WITHIN_S + 3
@@ -30,7 +30,7 @@ def eventually(condition: Callable[[], bool]) -> float:
 
 
 def name_of(store: SqliteStore) -> str:
-    """The name of the key, or what went wrong."""
+    """The name of the key, or the error."""
     try:
         found = store.get("id")
     except BackendUnavailable:
@@ -52,7 +52,7 @@ def damage(path: Path, sql: str, *values: object) -> None:
 
 
 def open_files(path: Path, *, gone: bool = False) -> int:
-    """How many descriptors of this process are open on a file; gone: on those that were there before."""
+    """How many descriptors this process has open on a file; with ``gone``, on deleted files of that name."""
     targets = []
     for each in Path("/proc/self/fd").iterdir():
         try:

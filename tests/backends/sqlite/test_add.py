@@ -40,7 +40,7 @@ def keys(*ids: str, hashed: str = FAST, name: str = "") -> list[Key]:
 
 
 def test_results_are_in_the_order_of_the_records(store: SqliteStore) -> None:
-    """Whatever order they are written in; a taken id, also by an earlier record of the call, is unchanged."""
+    """In whatever order they are written. A key whose ID is taken, even by the same call, is unchanged."""
     assert isinstance(store, BulkStore)
     assert store.put(*keys("m", name="before"), None)
 
@@ -66,7 +66,7 @@ def test_added_keys_are_like_any_other(store: SqliteStore) -> None:
     assert store.delete(new.client_id)
 
 
-def test_password_hashes_are_noted(store: SqliteStore) -> None:
+def test_password_hashes_are_recorded(store: SqliteStore) -> None:
     assert store.put(*keys("taken"), None)
     store.add(keys("fast"))
     store.add(keys("taken", hashed=SLOW))
@@ -101,7 +101,9 @@ def test_all_or_nothing(store: SqliteStore, path: Path) -> None:
     assert all(store.add(keys(*(f"k{number}" for number in range(1000)))))
 
 
-def test_the_file_is_complete_without_its_log(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+def test_the_file_is_complete_without_its_write_ahead_log(
+    store: SqliteStore, path: Path, tmp_path: Path
+) -> None:
     ids = [f"k{number:05}" for number in range(5000)]
     assert all(store.add(keys(*ids)))
     copied = tmp_path / "copy.db"

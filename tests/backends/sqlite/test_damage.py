@@ -65,7 +65,7 @@ def test_a_damaged_record_is_not_an_unknown_id(store: SqliteStore, path: Path) -
 @pytest.mark.proves("F18")
 @pytest.mark.parametrize("name", ["7", "null", '["a"]'])
 def test_damage_beside_the_hashes_accepts_nothing(path: Path, name: str) -> None:
-    """It is an outage for the right secret and for reading the key; a guess is refused as always."""
+    """The right secret and reading the key give an outage; a guess is refused as usual."""
     with closing(open_backend(f"sqlite:///{path}", settings=Settings(), create=True)) as backend:
         issued = backend.create(name="damaged", metadata={"long": "x" * 1000})
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -106,7 +106,7 @@ NO_TEXT = "CAST(CAST(replace(record, 'old', 'o') AS BLOB) || x'a4' AS TEXT)"
 
 @pytest.mark.parametrize("record", [NO_TEXT, "x'ff00'", "'{'", "''"], ids=["text", "blob", "cut", "empty"])
 def test_a_damaged_record_affects_one_client(store: SqliteStore, path: Path, record: str) -> None:
-    """Whatever its bytes are: the other keys work, it can be deleted, and no hash is in the error."""
+    """The other keys work, the damaged one can be deleted, and the error contains no hash."""
     assert store.put(Key("later"), None)
     damage(path, f"UPDATE keys SET record = {record} WHERE client_id = 'id'")
     line = store._connections._connections.get().raw
@@ -123,7 +123,7 @@ def test_a_damaged_record_affects_one_client(store: SqliteStore, path: Path, rec
 
 
 def test_a_missing_record_is_not_an_unknown_id(store: SqliteStore, path: Path) -> None:
-    """One changed byte of its row can cause it."""
+    """One changed byte in its row can cause this."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute(
@@ -153,7 +153,7 @@ def test_a_damaged_client_id_hides_no_other_key(store: SqliteStore, path: Path) 
 
 
 def test_the_drivers_message_is_not_passed_on(store: SqliteStore) -> None:
-    """Without an error code of SQLite it may contain stored text."""
+    """A message without an SQLite error code may contain stored text."""
 
     def fail(_execute: object) -> None:
         raise sqlite3.OperationalError("Could not decode to UTF-8 column 'record' with text '$bamw1$canary'")

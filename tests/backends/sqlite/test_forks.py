@@ -1,4 +1,4 @@
-"""A SQLite file across forks: a child may rely on its locks, whatever its parent had open and does next."""
+"""A SQLite file across forks: the locks of a child work, whatever its parent had open and does next."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
 LIMIT_S = 30.0
-SEEN_WITHIN_S = 2.0  # 0.25 s on a machine that does nothing else; 30 s if the feed does not see it
+SEEN_WITHIN_S = 2.0  # 0.25 s on an idle machine; 30 s if the change feed misses it
 MADE = datetime(2031, 1, 1, tzinfo=UTC)
 
 IN_ANOTHER_PROCESS = """
@@ -73,7 +73,7 @@ def ended_well(*children: Any) -> bool:
 
 
 def open_files(path: Path) -> set[str]:
-    """Which descriptors of this process are open on a file and what SQLite keeps beside it."""
+    """The descriptors that this process has open on a file and its write-ahead log."""
     found = set()
     for each in Path("/proc/self/fd").iterdir():
         try:
@@ -93,7 +93,7 @@ def assert_whole(path: Path, keys: int) -> None:
 
 @contextmanager
 def inside(within: Callable[[Callable[..., object]], object]) -> Iterator[None]:
-    """A thread that is where ``within`` calls what it is given, for as long as the block."""
+    """Keep a thread inside the callback that ``within`` calls, until the block ends."""
     arrived, go_on = threading.Event(), threading.Event()
 
     def stay(*_: object) -> None:
@@ -122,18 +122,18 @@ def test_a_worker_notices_revocations(path: Path, parent: str) -> None:
     )
 
     def status(field: str) -> str:
-        answers: list[str] = []
+        statuses: list[str] = []
         environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_AUTHORIZATION": field}
-        list(authenticator(environ, lambda line, *_: answers.append(line[:3])))  # type: ignore[arg-type, return-value]
-        return answers[0]
+        list(authenticator(environ, lambda line, *_: statuses.append(line[:3])))  # type: ignore[arg-type, return-value]
+        return statuses[0]
 
     assert status(revoked.authorization) == "200"
     context = multiprocessing.get_context("fork")
-    asked, changed = context.Event(), context.Event()
+    ready, changed = context.Event(), context.Event()
 
     def child() -> None:
         assert status(revoked.authorization) == status(good.authorization) == "200"
-        asked.set()
+        ready.set()
         assert changed.wait(LIMIT_S)
         ends = time.monotonic() + SEEN_WITHIN_S
         while status(revoked.authorization) == "200":
@@ -144,7 +144,7 @@ def test_a_worker_notices_revocations(path: Path, parent: str) -> None:
         backend.create(client_id="of the child")
 
     process = start(child)
-    assert asked.wait(LIMIT_S)
+    assert ready.wait(LIMIT_S)
     if parent == "closes":
         backend.close()
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, f"sqlite:///{path}"]
@@ -163,7 +163,7 @@ def test_a_worker_notices_revocations(path: Path, parent: str) -> None:
 
 @pytest.mark.proves("F31")
 def test_many_children_write_at_once(store: SqliteStore, path: Path) -> None:
-    """From the start, while their parent closes and writes as well."""
+    """From the start, while their parent closes the store and writes, too."""
 
     def write(name: str) -> None:
         for number in range(20):
@@ -180,7 +180,7 @@ def test_many_children_write_at_once(store: SqliteStore, path: Path) -> None:
 
 @pytest.mark.proves("F31")
 def test_nothing_is_open_in_a_child_whatever_threads_do(store: SqliteStore, path: Path) -> None:
-    """Threads look up, change and record uses all the time; none fails and none hangs."""
+    """Threads keep looking up, changing and recording uses; none fails and none hangs."""
     stop = threading.Event()
     failures: list[BaseException] = []
     rounds: list[int] = []
@@ -234,22 +234,22 @@ def test_a_thread_may_fork_during_a_read(store: SqliteStore, path: Path) -> None
 
 
 def test_nothing_is_opened_during_a_fork(store: SqliteStore, path: Path) -> None:
-    """A caller that must not wait gets an error, and one that may wait gets its result after the fork."""
-    told: list[object] = []
+    """A caller that must not block gets an error; one that may block gets its result after the fork."""
+    outcomes: list[object] = []
     found: list[Key | None] = []
     waiting = threading.Thread(target=lambda: found.append(store.get("id")))
 
-    def ask() -> None:
+    def look_up() -> None:
         try:
-            told.append(store.get_nowait("id"))
+            outcomes.append(store.get_nowait("id"))
         except BlockingIOError as exc:
-            told.append(str(exc))
+            outcomes.append(str(exc))
 
     class Late:
-        """Prepares for a fork after the store has."""
+        """Prepares for a fork after the store has done so."""
 
         def prepare(self) -> None:
-            thread = threading.Thread(target=ask)
+            thread = threading.Thread(target=look_up)
             thread.start()
             thread.join(LIMIT_S)
             waiting.start()
@@ -261,7 +261,7 @@ def test_nothing_is_opened_during_a_fork(store: SqliteStore, path: Path) -> None
     waiting.join(LIMIT_S)
 
     assert ended_well(child)
-    assert told == ["the process is forking"]
+    assert outcomes == ["the process is forking"]
     assert [key and key.client_id for key in found] == ["id"]
 
 
@@ -269,7 +269,7 @@ def test_nothing_is_opened_during_a_fork(store: SqliteStore, path: Path) -> None
 def test_a_child_that_cannot_lock_the_file_raises(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread hangs on its disk, so the fork did not wait for it. The child must not trust any lock."""
+    """A thread hangs on its disk, so the fork did not wait for it. The child cannot trust any lock."""
     monkeypatch.setattr(connections, "LONGEST_WAIT_S", 0.05)
 
     def refused() -> None:

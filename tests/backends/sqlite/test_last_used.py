@@ -1,4 +1,4 @@
-"""When secrets were last used: the file beside a SQLite file of keys."""
+"""Last-used times: the file next to the SQLite file of keys."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_last_use_of_each_secret(store: SqliteStore) -> None:
     )
 
     assert known(store) == {("id", FIRST, NOON), ("id", SECOND, NOON + MINUTE)}
-    assert known(store, "ключ", "nobody") == {("ключ", FIRST, NOON)}
+    assert known(store, "ключ", "unknown") == {("ключ", FIRST, NOON)}
     assert len(known(store, "id", "ключ")) == 3
     assert store.last_uses([]) == []
 
@@ -86,13 +86,13 @@ def test_it_never_goes_back(store: SqliteStore) -> None:
 
 
 def test_only_of_keys_that_are_stored(store: SqliteStore) -> None:
-    store.record_uses([LastUse("nobody", FIRST, NOON), LastUse("id", FIRST, NOON)])
-    assert known(store, "nobody", "id") == {("id", FIRST, NOON)}
-    assert store.put(key("nobody", FIRST), None)
-    assert known(store, "nobody") == set()
+    store.record_uses([LastUse("unknown", FIRST, NOON), LastUse("id", FIRST, NOON)])
+    assert known(store, "unknown", "id") == {("id", FIRST, NOON)}
+    assert store.put(key("unknown", FIRST), None)
+    assert known(store, "unknown") == set()
 
 
-def test_it_is_no_change_of_the_key(store: SqliteStore, path: Path) -> None:
+def test_a_use_does_not_change_the_key(store: SqliteStore, path: Path) -> None:
     cursor = store.changes(None).cursor
     before = path.read_bytes(), path.stat().st_mtime_ns
     store.record_uses([LastUse("id", FIRST, NOON)])
@@ -107,7 +107,7 @@ def test_connections_stay_open(store: SqliteStore, path: Path) -> None:
     with closing(SqliteStore(f"sqlite:///{path}")) as other:
         assert other.get("id")
         connection = other._connections._connections.get().raw
-        end = time.monotonic() + 1.5  # longer than from one look at the file to the next
+        end = time.monotonic() + 1.5  # longer than the interval between two checks of the file
         minute = NOON
         while time.monotonic() < end:
             minute += MINUTE
@@ -118,7 +118,7 @@ def test_connections_stay_open(store: SqliteStore, path: Path) -> None:
 
 
 def test_uses_of_dropped_secrets_are_deleted(store: SqliteStore) -> None:
-    """Except the latest of all, which is when the key was last used."""
+    """Except the latest of all, which is the key's last-used time."""
     store.record_uses([LastUse("id", FIRST, NOON + MINUTE), LastUse("id", SECOND, NOON)])
     assert store.put(key("id", THIRD, version=2), 1)
     assert known(store) == {("id", FIRST, NOON + MINUTE)}
@@ -131,7 +131,7 @@ def test_uses_of_dropped_secrets_are_deleted(store: SqliteStore) -> None:
 def test_a_refused_put_deletes_nothing(store: SqliteStore) -> None:
     store.record_uses([LastUse("id", FIRST, NOON), LastUse("id", SECOND, NOON + MINUTE)])
     assert not store.put(key("id", THIRD, version=9), 8)
-    assert not store.delete("nobody")
+    assert not store.delete("unknown")
     assert len(known(store)) == 2
 
 
@@ -157,7 +157,7 @@ def test_only_the_owner_may_read_it(store: SqliteStore, path: Path, uses: Path) 
 
 
 def test_it_has_the_owner_of_the_keys(store: SqliteStore, path: Path, uses: Path) -> None:
-    """Or a command run by root would lock the server out."""
+    """Otherwise a command run by root would lock the server out."""
     path.chmod(0o660)
     if os.geteuid() == 0:
         os.chown(path, 65534, 65533)
@@ -213,7 +213,7 @@ def test_damage_to_it_does_no_harm_to_keys(
 @pytest.mark.parametrize(
     "row",
     [(2**62, 5), (5, 2**62), ("x", 5), (5, "x"), (b"\xff", 5), (5, 1e300)],
-    ids=["secret", "minute", "text-secret", "text-minute", "octets", "real"],
+    ids=["secret", "minute", "text-secret", "text-minute", "bytes", "real"],
 )
 def test_a_damaged_row_hides_nothing_else(store: SqliteStore, uses: Path, row: tuple[Any, Any]) -> None:
     store.record_uses([LastUse("id", FIRST, NOON), LastUse("id", SECOND, NOON + MINUTE)])
@@ -226,8 +226,8 @@ def test_a_damaged_row_hides_nothing_else(store: SqliteStore, uses: Path, row: t
     assert store.delete("id")
 
 
-def test_they_are_beside_the_target_of_a_link(store: SqliteStore, path: Path, uses: Path) -> None:
-    """A process that opens the target by its own name finds them, and a link may point elsewhere later."""
+def test_they_are_next_to_the_target_of_a_link(store: SqliteStore, path: Path, uses: Path) -> None:
+    """A process that opens the target directly finds them, and the link may point elsewhere later."""
     links, other = path.parent / "links", path.parent / "other.db"
     links.mkdir()
     link = links / "linked.db"
@@ -244,7 +244,7 @@ def test_they_are_beside_the_target_of_a_link(store: SqliteStore, path: Path, us
 
 
 def test_an_empty_file_is_filled(store: SqliteStore, uses: Path) -> None:
-    """A process that is killed between creating and filling it leaves one."""
+    """A process that is killed between creating and filling the file leaves it empty."""
     uses.touch(0o600)
     assert store.last_uses(["id"]) == []
     assert store.put(key("id", FIRST, version=2), 1)
@@ -283,7 +283,7 @@ def test_a_restored_backup_keeps_them(store: SqliteStore, path: Path, tmp_path: 
 
 
 def test_many_threads(store: SqliteStore) -> None:
-    """Four write, one deletes and creates the key again: no error, and the last state is right."""
+    """Four threads write, one deletes and creates the key again: no error, and the final state is right."""
     failures: list[BaseException] = []
 
     def work(number: int) -> None:

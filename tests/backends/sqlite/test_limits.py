@@ -1,7 +1,7 @@
 """A full disk, and files and directories that may not be written.
 
-Each test runs its lines in a process of its own, which gives up what it may do: the right to write large
-files, or, where the tests run as root, being root.
+Each test runs its lines in a separate process, which drops privileges: it limits the size of files, or
+stops being root if the tests run as root.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[3]
-NOBODY = 65534
+NOBODY = 65534  # the ID of the unprivileged user "nobody"
 
-# Every line of a test is tried by itself; what it gives, or why it does not, is printed.
+# Each line of a test is evaluated separately; its result or its error is printed.
 HEAD = f"""
 import json, os, resource, sys
 from dataclasses import replace
@@ -41,8 +41,8 @@ from basicauth_mw.keys.model import Key, Secret, utcnow
 url, outcomes = sys.argv[1], []
 store = SqliteStore(url, deadline_s=0.3)
 
-def limit(octets):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (octets, resource.RLIM_INFINITY))
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 def drop_rights():
     if os.geteuid() == 0:
@@ -68,7 +68,7 @@ def many(count):
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """One that another user can get to, unlike those of pytest."""
+    """A directory that other users can access, unlike those of pytest."""
     made = Path(tempfile.mkdtemp(prefix="basicauth-limits-"))
     made.chmod(0o777)
     yield made
@@ -86,7 +86,7 @@ def path(directory: Path) -> Path:
 
 
 def outcomes(path: Path, *lines: str) -> list[Any]:
-    """What each ``attempt`` of a process came to."""
+    """The outcome of each ``attempt`` in a process."""
     code = "\n".join([HEAD, *lines, "print(json.dumps(outcomes))"])
     done = subprocess.run(
         [sys.executable, "-c", code, f"sqlite:///{path}"],
@@ -103,7 +103,7 @@ def outcomes(path: Path, *lines: str) -> list[Any]:
 
 @pytest.mark.proves("F15")
 def test_a_full_disk(path: Path) -> None:
-    """Stored keys stay, what does not fit is refused whole, and changes work when there is room again."""
+    """Stored keys stay, a change that does not fit is refused, and changes work again when there is room."""
     before, full, kept, taken, late = outcomes(
         path,
         "attempt(name)",
@@ -158,7 +158,7 @@ def test_room_for_the_log_but_not_for_the_file(path: Path) -> None:
 
 
 def test_no_room_for_last_uses(path: Path) -> None:
-    noted, kept, put = outcomes(
+    recorded, kept, put = outcomes(
         path,
         "name(); limit(5000)",
         "attempt(lambda: store.record_uses([LastUse('id', created_at(), utcnow())]))",
@@ -166,7 +166,7 @@ def test_no_room_for_last_uses(path: Path) -> None:
         "limit(resource.RLIM_INFINITY)",
         "attempt(lambda: store.put(replace(store.get('id'), version=2), 1))",
     )
-    assert "last" in noted
+    assert "last" in recorded
     assert (kept, put) == (0, True)
 
 
@@ -219,7 +219,7 @@ def test_a_file_without_write_access(path: Path) -> None:
 
 @pytest.mark.proves("F19")
 def test_a_directory_without_write_access(path: Path, directory: Path) -> None:
-    """SQLite keeps its log there."""
+    """SQLite creates its write-ahead log there."""
     directory.chmod(0o555)
     *refused, warned = outcomes(
         path,
@@ -239,7 +239,7 @@ def test_a_directory_without_write_access(path: Path, directory: Path) -> None:
 
 
 def test_warnings_depend_on_the_user(path: Path, directory: Path) -> None:
-    """The same in this process, which becomes another user if it is root's."""
+    """In this process, which becomes another user if it runs as root."""
     path.chmod(0o400)
     directory.chmod(0o555)
     store = SqliteStore(f"sqlite:///{path}")
@@ -282,7 +282,7 @@ def test_uses_in_a_file_without_write_access(path: Path) -> None:
         store.record_uses([LastUse("id", key.secrets[0].created_at, utcnow())])
     uses = path.with_name("keys.db.last-used")
     uses.chmod(0o444)
-    read, noted, put = outcomes(
+    read, recorded, put = outcomes(
         path,
         "drop_rights()",
         "attempt(lambda: len(store.last_uses(['id'])))",
@@ -290,7 +290,7 @@ def test_uses_in_a_file_without_write_access(path: Path) -> None:
         "attempt(lambda: store.put(replace(store.get('id'), version=2), 1))",
     )
     assert (read, put) == (1, True)
-    assert "write access" in noted
+    assert "write access" in recorded
 
 
 def test_a_file_that_cannot_be_opened_is_not_filled(path: Path) -> None:

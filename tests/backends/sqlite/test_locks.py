@@ -31,7 +31,7 @@ from tests.backends.sqlite.helpers import (
 
 @pytest.mark.proves("F13")
 def test_a_locked_file(store: SqliteStore, path: Path) -> None:
-    """At once for a caller that must not wait, at the deadline for one that may, and never a wrong result."""
+    """A caller that must not block gets an error at once, others at the deadline; never a wrong result."""
     store.get("id")
     store.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as locker:
@@ -109,7 +109,7 @@ WRITES: dict[str, Callable[[SqliteStore], object]] = {
 def test_a_change_is_on_disk_before_it_is_reported(
     store: SqliteStore, path: Path, write: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever this build of SQLite defaults to: some write to the disk later in WAL mode."""
+    """Whatever this build of SQLite defaults to: in WAL mode, some builds sync later."""
     store.close()
     if write == "upgrade":
         shutil.copyfile(Path(__file__).parents[2] / "data" / "sqlite-v1.db", path)
@@ -161,7 +161,7 @@ def test_threads_leave_nothing_open(store: SqliteStore, path: Path) -> None:
     store.get("id")
     for _ in range(10):
         in_threads(4, lambda: store.get("id"))
-        # SQLite keeps a closed connection's descriptor for the next one while another holds a lock.
+        # While another connection holds a lock, SQLite keeps the descriptor of a closed one for reuse.
         assert open_files(path) <= 1 + 4
     assert len(store._connections._connections.values()) == 1
     store.close()
@@ -201,20 +201,20 @@ def test_close_while_others_read(store: SqliteStore) -> None:
 
 @pytest.mark.proves("X55", "F31")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_forked_child_has_connections_of_its_own(store: SqliteStore) -> None:
-    """It leaves those of every thread of its parent alone."""
-    go_on, asked = threading.Event(), threading.Event()
+def test_a_forked_child_has_its_own_connections(store: SqliteStore) -> None:
+    """It does not touch the connections of its parent's threads."""
+    go_on, ready = threading.Event(), threading.Event()
     seen: list[str] = []
 
     def other() -> None:
         seen.append(name_of(store))
-        asked.set()
+        ready.set()
         go_on.wait(30)
         seen.append(name_of(store))
 
     thread = threading.Thread(target=other)
     thread.start()
-    assert asked.wait(10)
+    assert ready.wait(10)
     assert name_of(store) == "old"
 
     def child() -> None:
@@ -237,16 +237,16 @@ def test_a_forked_child_has_connections_of_its_own(store: SqliteStore) -> None:
 
 
 def test_a_prefix_is_searched_in_the_index(path: Path) -> None:
-    """The time of a page does not grow with the keys before it."""
+    """The time to read a page does not depend on the number of keys before it."""
     with closing(SqliteStore(f"sqlite:///{path}", create=True)) as store:
-        asked: list[str] = []
+        statements: list[str] = []
         store.scan("x", "", 1)
         execute = store._connections._connections.get().raw.execute  # type: ignore[union-attr]
         execute("SELECT 1")
-        store._connections._connections.get().raw.set_trace_callback(asked.append)  # type: ignore[union-attr]
+        store._connections._connections.get().raw.set_trace_callback(statements.append)  # type: ignore[union-attr]
         for prefix, after in (("x", ""), ("x", "xa"), ("", "xa"), ("", "")):
             store.scan(prefix, after, 10)
-        queries = [query for query in asked if query.startswith("SELECT client_id, record")]
+        queries = [query for query in statements if query.startswith("SELECT client_id, record")]
         assert len(queries) == 4
         for query in queries:
             assert query.count(">") == 1

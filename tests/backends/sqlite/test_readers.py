@@ -1,7 +1,7 @@
 """A server with read access only: it never blocks users with write access.
 
-Owner and reader are different users if the tests run as root; otherwise the reader is made to believe that it
-has no write access.
+If the tests run as root, owner and reader are different users. Otherwise the reader's check for write access
+is overridden.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[3]
 OWNER, READER, GROUP = 61_001, 61_002, 61_003
 IS_ROOT = os.geteuid() == 0
 
-# Evaluates what comes on stdin, line by line, and says what it gives.
+# Evaluates each line of stdin and prints the result.
 USER = """
 import json, os, sqlite3, sys, time
 from contextlib import closing
@@ -68,7 +68,7 @@ def change():
     return store.put(replace(key, version=key.version + 1), key.version)
 
 def follow(seconds):
-    '''Every version that is seen.'''
+    '''All versions that were read.'''
     seen, end = [version()], time.monotonic() + seconds
     while time.monotonic() < end:
         if (now := version()) != seen[-1]:
@@ -76,22 +76,22 @@ def follow(seconds):
     return seen
 
 def write(sql, *values):
-    '''To the log alone.'''
+    '''Write to the write-ahead log only.'''
     version()
     return store._connections._connections.get().raw.execute(sql, values).rowcount
 
 def hold():
-    '''As an earlier release did.'''
+    '''Keep a connection open, as an earlier release did.'''
     global held
     held = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None)
     return held.execute("SELECT version FROM keys").fetchone()[0]
 
 for line in sys.stdin:
     try:
-        answer = eval(line)
+        result = eval(line)
     except BackendUnavailable as exc:
-        answer = str(exc)
-    print(json.dumps(answer), flush=True)
+        result = str(exc)
+    print(json.dumps(result), flush=True)
 store.close()
 """
 
@@ -137,7 +137,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    """A file that its owner may write to and its group may read, in a directory where both may make files."""
+    """A file that its owner can write and its group can read, in a directory where both can create files."""
     directory = Path(tempfile.mkdtemp(prefix="basicauth-readers-"))
     made = directory / "keys.db"
     with closing(SqliteStore(f"sqlite:///{made}", create=True)) as store:
@@ -146,7 +146,7 @@ def path() -> Iterator[Path]:
         if IS_ROOT:
             os.chown(each, OWNER, GROUP)
         each.chmod(mode)
-    time.sleep(0.05)  # a file that was just changed is read a little later
+    time.sleep(0.05)  # a file that was just changed is not read immediately
     yield made
     shutil.rmtree(directory)
 
@@ -166,13 +166,13 @@ def reader(path: Path, stack: ExitStack) -> User:
 
 
 def beside(path: Path) -> list[str]:
-    """What was made beside the file."""
+    """The files that were created next to the file."""
     return sorted(each.name.removeprefix(path.name) for each in path.parent.iterdir() if each != path)
 
 
 @pytest.mark.proves("F19")
 def test_a_reader_creates_no_log(path: Path, owner: User, reader: User) -> None:
-    """So the owner can change keys, during and after its reads, which see the change at once."""
+    """So the owner can change keys during and after its reads, which see the changes at once."""
     assert reader(
         "[version(), len(store.scan('', '', 9)), store.changes(None).incomplete, store.upgrade()]"
     ) == [*(1, 1, False, None)]
@@ -186,7 +186,7 @@ def test_a_reader_creates_no_log(path: Path, owner: User, reader: User) -> None:
 
 
 def test_a_reader_that_opens_first_last_or_in_between(path: Path, owner: User, reader: User) -> None:
-    """What it reads is never older than the last reported change."""
+    """It never reads anything older than the last reported change."""
     assert reader("version()") == 1
     for number in range(2, 8):
         assert owner("change()") is True
@@ -203,8 +203,8 @@ def test_a_reader_notices_changes(owner: User, reader: User) -> None:
     assert reader(f"store.changes({cursor!r}).incomplete") is False
 
 
-# What Litestream does: it keeps a read transaction open, so that no other process truncates the log,
-# checkpoints the log itself, and writes to tables of its own.
+# Like Litestream: it keeps a read transaction open so that no other process truncates the log, checkpoints
+# the log itself, and writes to its own tables.
 REPLICATOR = """
 import os, sqlite3, sys, time
 if os.geteuid() == 0:
@@ -241,7 +241,7 @@ def replicator(path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_file_that_is_replicated(
     path: Path, owner: User, reader: User, replicator: subprocess.Popen[str]
 ) -> None:
-    """Every change is made and noticed, while another program holds the log and checkpoints it."""
+    """Every change is made and noticed while another program holds and checkpoints the log."""
     cursor = reader("store.changes(None).cursor")
     for number in range(2, 32):
         assert owner("change()") is True
@@ -269,7 +269,7 @@ def test_a_reader_of_a_file_that_changes_all_the_time(owner: User, reader: User,
 
 
 def test_changes_that_are_only_in_the_log(path: Path, owner: User, reader: User) -> None:
-    """Left by a process that was killed before the checkpoint."""
+    """They were left by a process that was killed before the checkpoint."""
     assert reader("version()") == 1
     assert owner("write('UPDATE keys SET record = replace(record, ?, ?)', '\"n\":1', '\"n\":7')") == 1
     owner.kill()
@@ -298,8 +298,8 @@ def test_a_log_without_read_access(path: Path, owner: User, reader: User) -> Non
     assert said.rpartition(":  ")[2] == f"chown --reference={path} {log} && chmod g+s {path.parent}"
 
 
-def test_the_owner_is_told_of_another_users_logs(path: Path, owner: User, reader: User) -> None:
-    """As a reader of an earlier release created them. The remedy works while they are in use."""
+def test_the_owner_is_warned_of_another_users_logs(path: Path, owner: User, reader: User) -> None:
+    """A reader of an earlier release created them. The remedy works while they are in use."""
     assert reader("hold()") == 1
     logs = [path.with_name("keys.db-wal"), path.with_name("keys.db-shm")]
     if not IS_ROOT:
@@ -318,11 +318,11 @@ def test_the_owner_is_told_of_another_users_logs(path: Path, owner: User, reader
 
 @pytest.mark.parametrize("group", [GROUP, None])
 def test_logs_have_the_group_of_the_file(path: Path, stack: ExitStack, group: int | None) -> None:
-    """Also where the directory does not cause that: every writer of the file can write to them."""
+    """Even if the directory does not ensure it, so that every user who can write the file can write them."""
     path.chmod(0o660)
     path.parent.chmod(0o777)
     if IS_ROOT and group is None:
-        os.chown(path, OWNER, 0)  # not one of the user's: nothing can be done, and nothing fails
+        os.chown(path, OWNER, 0)  # not a group of the user: the store cannot set it, and does not fail
         path.chmod(0o666)
     user = User(path, READER, may_write=True)
     stack.callback(user.kill)
@@ -333,7 +333,7 @@ def test_logs_have_the_group_of_the_file(path: Path, stack: ExitStack, group: in
         assert stat.S_IMODE(found.st_mode) == stat.S_IMODE(path.stat().st_mode)
 
 
-# --- in this process, which is made to believe that it has no write access
+# --- in this process, with the check for write access overridden
 
 
 @pytest.fixture
@@ -344,13 +344,13 @@ def reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore
 
 
 def rewrite(path: Path, *values: object) -> None:
-    """A change that is brought into the file at once, by another."""
+    """A change by another connection, checkpointed at once."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE keys SET record = replace(record, ?, ?)", values)
 
 
 def test_a_journal_that_was_left_behind_is_an_outage(path: Path, reading: SqliteStore) -> None:
-    """The file may contain half of a transaction. A user with write access rolls it back."""
+    """The file may contain a partial transaction. A user with write access rolls it back."""
     assert reading.get("id") is not None
     leave_journal = (
         "import os, signal, sqlite3, sys\n"
@@ -381,7 +381,7 @@ def test_an_outdated_result_is_discarded(path: Path, reading: SqliteStore) -> No
     assert reading.get("id") is not None
     with pytest.raises(BlockingIOError):
         reading._connections.read(lambda _execute: rewrite(path, '"n":1', '"n":2'))
-    with pytest.raises(BlockingIOError):  # too soon to distinguish one change from the next
+    with pytest.raises(BlockingIOError):  # too soon to detect another change
         reading.get_nowait("id")
     found = reading.get("id")
     assert found is not None
@@ -434,8 +434,8 @@ def test_a_reader_notices_a_replaced_file(path: Path, reading: SqliteStore) -> N
 def test_a_log_that_is_removed_as_it_is_opened(
     path: Path, reading: SqliteStore, monkeypatch: pytest.MonkeyPatch, is_mine: bool
 ) -> None:
-    """SQLite then creates one, which is removed again unless another process created it."""
-    os.chown(path, os.geteuid(), os.getegid())  # root's logs are those of the file's owner
+    """SQLite then creates one; the store removes it unless another process created it."""
+    os.chown(path, os.geteuid(), os.getegid())  # logs that root creates belong to the file's owner
     log = path.with_name("keys.db-wal")
     log.write_bytes(b"x")
     path.with_name("keys.db-shm").touch()
@@ -466,12 +466,12 @@ def test_a_log_that_cannot_be_opened(path: Path, reading: SqliteStore) -> None:
 def test_the_log_is_read(
     path: Path, reading: SqliteStore, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the error says who can help."""
+    """Otherwise the error says which user can help."""
     writer = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
     writer.execute("PRAGMA wal_autocheckpoint = 0")
     writer.execute("UPDATE keys SET record = replace(record, ?, ?)", ('"n":1', '"n":2'))
     with monkeypatch.context() as patched:
-        patched.setattr(os, "access", lambda *_asked, **_how: False)
+        patched.setattr(os, "access", lambda *_args, **_options: False)
         with pytest.raises(BackendUnavailable, match=r"may not read .*keys\.db-wal.*:  chown"):
             reading.get("id")
     found = reading.get("id")
@@ -485,14 +485,14 @@ def test_the_log_is_read(
 
 
 def test_unwritable_files_are_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, to a user who may write to the file alone."""
+    """All of them, to a user who can write only to the file."""
     with closing(SqliteStore(f"sqlite:///{path}")) as store:
         assert store.get("id") is not None
         for module in (wal, checks):
-            monkeypatch.setattr(module, "may_write", lambda asked: asked == path)
-        told = {code: remedy for code, _, remedy in store.warnings()}
-        assert set(told) == {"sqlite_directory_not_writable", "sqlite_log_not_writable"}
-        command = told["sqlite_log_not_writable"].removeprefix("as root, run  ")
+            monkeypatch.setattr(module, "may_write", lambda checked: checked == path)
+        remedies = {code: remedy for code, _, remedy in store.warnings()}
+        assert set(remedies) == {"sqlite_directory_not_writable", "sqlite_log_not_writable"}
+        command = remedies["sqlite_log_not_writable"].removeprefix("as root, run  ")
         assert command.startswith(f"chown --reference={path} {path}-wal {path}-shm")
         refused = sqlite3.OperationalError("attempt to write a readonly database")
         assert str(store._connections.error(refused)).endswith(f"root can fix it:  {command}")
@@ -511,9 +511,9 @@ def test_a_log_of_this_process_gets_the_group_of_the_file(
         assert given == []
         stat_of = Path.lstat
 
-        def of_another_group(asked: Path) -> os.stat_result:
-            found = list(stat_of(asked))
-            found[stat.ST_GID] += asked != path
+        def of_another_group(checked: Path) -> os.stat_result:
+            found = list(stat_of(checked))
+            found[stat.ST_GID] += checked != path
             return os.stat_result(found)
 
         monkeypatch.setattr(Path, "lstat", of_another_group)

@@ -30,7 +30,7 @@ from tests.backends.sqlite.helpers import (
 
 
 def other_file(directory: Path, name: str, *, keys: int = 1) -> Path:
-    """A complete file of ours, closed, with other keys."""
+    """A complete, closed file with other keys."""
     made = directory / f"{name}.db"
     with closing(SqliteStore(f"sqlite:///{made}", create=True)) as store:
         for number in range(keys):
@@ -40,19 +40,19 @@ def other_file(directory: Path, name: str, *, keys: int = 1) -> Path:
 
 @pytest.mark.proves("F16")
 def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
-    """Also by a thread that read the old one and has been idle since."""
+    """Even by a thread that read the old file and has been idle since."""
     cursor = store.changes(None).cursor
-    go_on, asked, seen = threading.Event(), threading.Event(), []
+    go_on, ready, seen = threading.Event(), threading.Event(), []
 
     def idle() -> None:
         seen.append(name_of(store))
-        asked.set()
+        ready.set()
         go_on.wait(10)
         seen.append(name_of(store))
 
     thread = threading.Thread(target=idle)
     thread.start()
-    assert asked.wait(10)
+    assert ready.wait(10)
     assert name_of(store) == "old"
 
     other_file(tmp_path, "new").rename(path)
@@ -71,7 +71,7 @@ def test_a_replaced_file_is_noticed(store: SqliteStore, path: Path, tmp_path: Pa
 def test_the_change_feed_notices_a_replaced_file_at_once(
     store: SqliteStore, path: Path, tmp_path: Path
 ) -> None:
-    """Lookups read the new file from then on."""
+    """From then on, lookups read the new file."""
     new = other_file(tmp_path, "new")
     cursor = store.changes(None).cursor
     assert name_of(store) == "old"
@@ -81,25 +81,27 @@ def test_the_change_feed_notices_a_replaced_file_at_once(
 
 
 @pytest.mark.proves("F16")
-def test_a_process_closes_a_replaced_file_as_a_whole(store: SqliteStore, path: Path, tmp_path: Path) -> None:
-    """Every store in it that has the file open, since SQLite's locks on the log belong to the process.
+def test_a_process_closes_a_replaced_file_in_all_stores(
+    store: SqliteStore, path: Path, tmp_path: Path
+) -> None:
+    """SQLite's locks on the log belong to the process, so all its stores close the file together.
 
-    A store that closed the old file later would drop the locks that the others hold by then, and they would
-    read an index that another process truncates: SIGBUS.
+    A store that closed the old file later would drop the locks of the others, which would then read an index
+    that another process truncates (SIGBUS).
     """
     with closing(SqliteStore(f"sqlite:///{path}")) as idle, closing(SqliteStore(f"sqlite:///{path}")) as busy:
         assert name_of(idle) == name_of(busy) == name_of(store) == "old"
         other_file(tmp_path, "new").rename(path)
         assert open_files(path, gone=True) > 0
-        begun, go_on = threading.Event(), threading.Event()
+        reading, go_on = threading.Event(), threading.Event()
 
-        def ask(_execute: object) -> None:
-            begun.set()
+        def read(_execute: object) -> None:
+            reading.set()
             go_on.wait(10)
 
-        thread = threading.Thread(target=busy._connections.read, args=(ask,))
+        thread = threading.Thread(target=busy._connections.read, args=(read,))
         thread.start()
-        assert begun.wait(10)
+        assert reading.wait(10)
         with pytest.raises(BlockingIOError, match="still reads the old file"):
             store._connections.read(lambda _execute: None, compare=True)
         go_on.set()
@@ -112,7 +114,7 @@ def test_a_process_closes_a_replaced_file_as_a_whole(store: SqliteStore, path: P
         idle.changes(None)
         before = open_files(path)
         store.changes(None)
-        assert open_files(path) == before  # a store that has the new one is unaffected
+        assert open_files(path) == before  # a store that has the new file open is unaffected
 
 
 HOLDS = """
@@ -137,7 +139,7 @@ def is_refused(store: SqliteStore) -> bool:
 def test_a_replaced_file_that_is_still_open_elsewhere(
     store: SqliteStore, path: Path, tmp_path: Path, first: str
 ) -> None:
-    """The log of the old one is still there, and describes fewer pages than the new one has."""
+    """The log of the old file still exists, and describes fewer pages than the new file has."""
     new = other_file(tmp_path, "new", keys=300)
     other = subprocess.Popen(
         [sys.executable, "-c", HOLDS, f"sqlite:///{path}"],
@@ -151,7 +153,7 @@ def test_a_replaced_file_that_is_still_open_elsewhere(
     store.close()
     new.rename(path)
     with closing(SqliteStore(f"sqlite:///{path}")) as opened:
-        # Newer releases may refuse, with the log of the old file in place, until the other lets go.
+        # Newer SQLite releases may refuse until the other process closes the log of the old file.
         if sqlite3.sqlite_version_info >= (3, 41) and is_refused(opened):
             other.communicate("end\n", timeout=30)
         if first == "put":
@@ -183,7 +185,7 @@ def test_an_overwritten_file_is_noticed(store: SqliteStore, path: Path, tmp_path
 def test_a_cursor_does_not_outlive_an_overwritten_file(
     store: SqliteStore, path: Path, tmp_path: Path
 ) -> None:
-    """Its number may exist in the other file, and the inode is the same."""
+    """Its sequence number may exist in the other file, and the inode is the same."""
     store.put(Key("second"), None)
     cursor = store.changes(None).cursor
     shutil.copyfile(other_file(tmp_path, "new", keys=100), path)
@@ -194,7 +196,7 @@ def test_a_cursor_does_not_outlive_an_overwritten_file(
 @pytest.mark.proves("F16")
 @pytest.mark.parametrize("change", ["put", "add"])
 def test_a_cursor_does_not_outlive_a_restored_backup(store: SqliteStore, path: Path, change: str) -> None:
-    """The inode and all changes up to the backup are the same, but those after it are gone."""
+    """The inode and all changes up to the backup are the same, but later changes are gone."""
     backup = path.read_bytes()
     if change == "put":
         assert store.put(Key("gone"), None)
@@ -218,7 +220,7 @@ def test_a_copy_is_complete_without_its_log(store: SqliteStore, path: Path, tmp_
 
 @pytest.fixture
 def link(path: Path) -> Path:
-    """In a directory of its own."""
+    """A symbolic link in another directory."""
     made = path.parent / "links" / "linked.db"
     made.parent.mkdir()
     made.symlink_to(path)
@@ -266,13 +268,13 @@ sys.stdin.readline()
 def test_a_removed_log_is_noticed(
     store: SqliteStore, path: Path, through: str, request: pytest.FixtureRequest
 ) -> None:
-    """Other processes then write to a new one, and the file itself stays as it was."""
+    """Other processes then write to a new log, and the file itself does not change."""
     store.close()
     with closing(SqliteStore(f"sqlite:///{request.getfixturevalue(through)}")) as opened:
         log = path.with_name("keys.db-wal")
         eventually(lambda: name_of(opened) == "old" and opened._connections._log == log.stat().st_ino)
         before = path.stat()
-        held = log.open("rb")  # so that the new one has another inode
+        held = log.open("rb")  # so that the new log gets another inode
         log.unlink()
         path.with_name("keys.db-shm").unlink()
         other = subprocess.Popen(

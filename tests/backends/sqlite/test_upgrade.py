@@ -1,4 +1,4 @@
-"""A SQLite file of an older release, and of a newer one."""
+"""SQLite files of older and newer releases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
 OLDER = "basicauth-mw keys list --limit 1"
 
-# What the release of version 1 made.
+# The schema of the release with version 1.
 SCHEMA_1 = """
 CREATE TABLE keys (client_id TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, record TEXT NOT NULL)
     WITHOUT ROWID;
@@ -47,7 +47,7 @@ PRAGMA user_version = 1;
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A copy of a file that the release of version 1 made."""
+    """A copy of a file that the release with version 1 created."""
     return Path(shutil.copyfile(DATA / "sqlite-v1.db", tmp_path / "keys.db"))
 
 
@@ -180,7 +180,7 @@ def test_a_server_refuses_an_old_file_and_says_what_to_do(store: SqliteStore, pa
 
 
 def test_opening_upgrades_nothing(path: Path) -> None:
-    """The command line opens, upgrades and uses a file; also where it would create a missing one."""
+    """Only the command line upgrades a file; opening it does not, even with ``create``."""
     before = path.read_bytes()
     opened = open_store(f"sqlite:///{path}", create=True)
     assert isinstance(opened, SqliteStore)
@@ -238,7 +238,7 @@ def test_another_process_is_upgrading(
 def test_a_failed_upgrade_leaves_the_old_file(store: SqliteStore, path: Path) -> None:
     before = rows_of(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("ALTER TABLE last_used RENAME TO elsewhere")  # the last step of all fails
+        connection.execute("ALTER TABLE last_used RENAME TO elsewhere")  # so that the last step fails
         with pytest.raises(BackendUnavailable):
             store.upgrade()
         assert version_of(path) == 1
@@ -248,7 +248,7 @@ def test_a_failed_upgrade_leaves_the_old_file(store: SqliteStore, path: Path) ->
 
 
 def test_servers_that_waited_for_the_upgrade(store: SqliteStore, path: Path) -> None:
-    """A server that was started too early serves as soon as another process has upgraded the file."""
+    """A server that was started too early works as soon as another process has upgraded the file."""
     with pytest.raises(BackendUnavailable):
         store.get("minted")
     code = (
@@ -277,7 +277,7 @@ def test_servers_that_waited_for_the_upgrade(store: SqliteStore, path: Path) -> 
 
 
 def test_cursors_of_the_old_file(store: SqliteStore, path: Path) -> None:
-    """Incomplete: what was cached from the old file is looked up again. Later changes are announced."""
+    """They give incomplete changes, so cached entries are looked up again. Later changes are announced."""
     status = path.stat()
     store.upgrade()
     for seq in (0, 1, 9):
@@ -338,7 +338,7 @@ def test_a_kill_leaves_the_old_version_or_the_new_one(path: Path, tmp_path: Path
 
 
 def test_a_large_file_needs_little_memory(path: Path) -> None:
-    """In a process whose memory is limited."""
+    """Measured in a separate process."""
     larger(path, 100_000)
     size = path.stat().st_size
     code = (

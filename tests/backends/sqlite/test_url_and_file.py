@@ -1,4 +1,4 @@
-"""The URL of a SQLite store, its file, and what check says of it."""
+"""The URL of a SQLite store, its file, and the findings of ``check``."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def test_a_group_file_with_the_documented_modes(store: SqliteStore, path: Path) 
     assert (code, remedy) == ("sqlite_file_mode", f"chmod 660 {path}")
 
 
-def test_a_copy_lacks_what_is_in_the_log(store: SqliteStore, path: Path) -> None:
-    """While a reader holds back the checkpoint, ``cp`` copies the old key; ``.backup`` copies the new one."""
+def test_a_copy_lacks_the_changes_in_the_log(store: SqliteStore, path: Path) -> None:
+    """While a reader delays the checkpoint, ``cp`` copies the old key and ``.backup`` the new one."""
     with closing(sqlite3.connect(path)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM keys").fetchall()
@@ -126,7 +126,7 @@ def test_a_copy_lacks_what_is_in_the_log(store: SqliteStore, path: Path) -> None
 
 
 def test_a_restored_dump(store: SqliteStore, path: Path) -> None:
-    """``.dump`` omits the version: a server says what to do, and the command line does it."""
+    """``.dump`` omits the version: a server's error says what to do, and the command line does it."""
     assert store.put(Key("id", name="new", version=2), 1)
     restored = path.with_name("restored.db")
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(restored)) as target:
@@ -155,7 +155,9 @@ def test_tables_of_another_program_are_not_a_restored_dump(path: Path) -> None:
 
 
 @pytest.mark.parametrize("create", [True, False])
-def test_the_name_memory_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, create: bool) -> None:
+def test_the_name_memory_is_not_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, create: bool
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="use memory:"):
         SqliteStore("sqlite:///:memory:", create=create)
@@ -185,7 +187,7 @@ print([code for code, _, _ in file.warnings()])
 
 
 def test_a_file_that_is_mounted_alone_is_not_changed(store: SqliteStore, path: Path) -> None:
-    """Two writers whose logs are in different directories lose changes, or the file. Reading works."""
+    """Two writers with logs in different directories would lose changes or the file. Reading works."""
     container = path.parent / "con tainer"
     container.mkdir()
     mounted, empty = container / "keys.db", container / "empty.db"
