@@ -63,7 +63,7 @@ class AsgiClient:
         self._backend = backend
         self._loop = asyncio.Runner()
 
-    def ask(self, authorization: str) -> Outcome:
+    def request(self, authorization: str) -> Outcome:
         self._app.scopes.clear()
         scope = asgi_helpers.http_scope(authorization)
         answer = self._loop.run(asgi_helpers.exchange(self._authenticator, scope))
@@ -88,7 +88,7 @@ class WsgiClient:
         start_response("200 OK", [])
         return [b"hello"]
 
-    def ask(self, authorization: str) -> Outcome:
+    def request(self, authorization: str) -> Outcome:
         self._callers.clear()
         answer = wsgi_helpers.call(self._authenticator, authorization)
         return Outcome(answer.status, self._callers[0] if self._callers else None)
