@@ -46,9 +46,9 @@ COMMAND = [sys.executable, "-m", "basicauth_mw"]
 LIMIT_S = 30.0
 
 GENERATED = generate("sk")
-CHOSEN = "Kanarienvögel 'Ünter' dem \U0001f511 Dach"
+PASSWORD = "Kanarienvögel 'Ünter' dem \U0001f511 Dach"
 OTHERS = (generate("sk"), 'Zaunkönige "über" \U0001f511 Nacht')  # the new secrets of a rotation
-CANARIES = (GENERATED, CHOSEN, *OTHERS)
+CANARIES = (GENERATED, PASSWORD, *OTHERS)
 CHANGED = GENERATED[:-1] + (
     "a" if GENERATED[-1] != "a" else "b"
 )  # one character differs, so the checksum is wrong
@@ -227,14 +227,14 @@ def run_life_cycle(backend: Backend, everything: Everything, *, settings: Settin
 
 def life_cycle(backend: Backend, apps: BothApps, everything: Everything) -> list[Any]:
     touched: list[Any] = []
-    for client_id, first, second in (("generated", GENERATED, OTHERS[0]), ("password", CHOSEN, OTHERS[1])):
+    for client_id, first, second in (("generated", GENERATED, OTHERS[0]), ("password", PASSWORD, OTHERS[1])):
         issued = backend.create(client_id=client_id, secret=first, name="canary")
         touched += [issued, issued.key, *issued.key.secrets, parse_basic(issued.authorization)]
         touched += [Credentials(client_id, first), Secret(backend.hash(first))]
         for _ in range(2):
             assert apps.send_request(issued.authorization) == {200}
         assert apps.send_request(issued.authorization, "/broken") == {500}
-        for wrong in (basic(f"{client_id}:{first}x".encode()), encode_basic("nobody", first)):
+        for wrong in (basic(f"{client_id}:{first}x".encode()), encode_basic("unknown", first)):
             assert apps.send_request(wrong) == {401}
         refused: list[tuple[Callable[..., object], dict[str, Any]]] = [
             (backend.create, {"client_id": client_id, "secret": first}),
@@ -242,7 +242,7 @@ def life_cycle(backend: Backend, apps: BothApps, everything: Everything) -> list
             (backend.create, {"client_id": "new", "secret": first * 40}),
             (backend.create, {"client_id": "new", "secret": first, "name": "n" * 201}),
             (backend.rotate, {"client_id": client_id, "secret": second, "overlap_s": -1}),
-            (backend.rotate, {"client_id": "nobody", "secret": first}),
+            (backend.rotate, {"client_id": "unknown", "secret": first}),
             (backend.rotate, {"client_id": client_id, "secret": first}),
             (backend.hash, {"secret": f"{first}\0"}),
             (encode_basic, {"client_id": "a:b", "secret": first}),
@@ -269,7 +269,7 @@ def life_cycle(backend: Backend, apps: BothApps, everything: Everything) -> list
             basic(GENERATED.encode()),
             GENERATED,
         ),
-        *(basic(CHOSEN.encode("latin-1", "replace")), basic(f"generated:{CHOSEN}\0".encode())),
+        *(basic(PASSWORD.encode("latin-1", "replace")), basic(f"generated:{PASSWORD}\0".encode())),
         *(
             f"{encode_basic('generated', GENERATED)}, {encode_basic('generated', GENERATED)}",
             f"Basic {GENERATED}",
@@ -309,7 +309,7 @@ def test_no_log_error_or_repr_contains_a_secret(
     url: str, everything: Everything, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Nor a hash: debug logs, responses, exceptions with their tracebacks, and every ``repr``."""
-    settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(CHOSEN, GENERATED))
+    settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(PASSWORD, GENERATED))
     backend = open_backend(url, settings=settings, create=True)
     touched = run_life_cycle(backend, everything, settings=settings)
     shown = [repr(each) for each in (*touched, *ours())] + [str(each) for each in touched]
@@ -333,14 +333,14 @@ class Broken:
         self.password = GENERATED
 
     def get(self, client_id: str) -> Key | None:
-        password, sent = self.password, CHOSEN
+        password, sent = self.password, PASSWORD
         raise RuntimeError(f"cannot connect with {password} {sent}")
 
 
 @pytest.mark.proves("P7", "X43")
 def test_no_outage_shows_a_secret(everything: Everything, own_redis_server: RedisServer) -> None:
     """A store's exception may contain its password, and a server may stop at any point."""
-    url = own_redis_server.url().replace("redis://", f"redis://:{quote(CHOSEN, safe='')}@")
+    url = own_redis_server.url().replace("redis://", f"redis://:{quote(PASSWORD, safe='')}@")
     settings = Settings(throttle="", backend_deadline_s=0.3)
     backend = open_backend(url, settings=settings)
     own_redis_server.stop()
@@ -349,7 +349,7 @@ def test_no_outage_shows_a_secret(everything: Everything, own_redis_server: Redi
             for secret in CANARIES:
                 assert apps.send_request(encode_basic("ci", secret)) == {503}
             everything.collected += [repr(apps.asgi), repr(apps.wsgi), repr(store)]
-    for act in (lambda: backend.create(secret=CHOSEN), lambda: backend.rotate("ci", secret=GENERATED)):
+    for act in (lambda: backend.create(secret=PASSWORD), lambda: backend.rotate("ci", secret=GENERATED)):
         with pytest.raises(BasicAuthError) as error:
             act()
         everything.collected += [
@@ -370,7 +370,7 @@ def test_no_outage_shows_a_secret(everything: Everything, own_redis_server: Redi
 def test_no_sqlite_file_contains_a_secret(tmp_path: Path, everything: Everything) -> None:
     """Neither the file nor its log, open or closed."""
     file = tmp_path / "keys.db"
-    settings = Settings(throttle="", pepper=(CHOSEN,))
+    settings = Settings(throttle="", pepper=(PASSWORD,))
     seen = b""
     with open_backend(f"sqlite:///{file}", settings=settings, create=True) as backend:
         run_life_cycle(backend, everything, settings=settings)
@@ -416,7 +416,7 @@ def test_no_redis_dump_contains_a_secret(everything: Everything) -> None:
     ):
         tap = Wiretap(server)
         stack.callback(tap.close)
-        settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(CHOSEN,))
+        settings = Settings(throttle="", backend_deadline_s=5.0, pepper=(PASSWORD,))
         backend = stack.enter_context(open_backend(server.url(), settings=settings))
         run_life_cycle(backend, everything, settings=settings)
         (hashed,) = hashes_of(backend.get("generated") or Key(""))
@@ -488,7 +488,7 @@ def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     export = tmp_path / "export.jsonl"
     sheet = tmp_path / "keys.csv"
-    sheet.write_text(f'other,{OTHERS[0]}\nbad id:,{GENERATED}\nmistyped,{CHANGED}\ntoo,many,"{CHOSEN}"\n')
+    sheet.write_text(f'other,{OTHERS[0]}\nbad id:,{GENERATED}\nmistyped,{CHANGED}\ntoo,many,"{PASSWORD}"\n')
     sheet.chmod(0o600)
     collected = b""
 
@@ -506,7 +506,7 @@ def test_the_command_line_shows_a_secret_once(tmp_path: Path) -> None:
         collected += err if shows else out + err
         return out, err
 
-    for client_id, secret, second in (("generated", GENERATED, OTHERS[0]), ("password", CHOSEN, OTHERS[1])):
+    for client_id, secret, second in (("generated", GENERATED, OTHERS[0]), ("password", PASSWORD, OTHERS[1])):
         out, _ = run("keys", "create", "--client-id", client_id, "--secret-stdin", stdin=secret, shows=True)
         assert core(secret) in out.decode()
         run("keys", "create", "--client-id", client_id, "--secret-stdin", stdin=secret, status=1)
@@ -580,7 +580,7 @@ def test_no_crash_of_the_command_line_shows_a_secret(tmp_path: Path, arguments: 
         stdout=pipe,
         stderr=pipe,
     )
-    out, err = child.communicate(CHOSEN.encode())
+    out, err = child.communicate(PASSWORD.encode())
 
     assert child.process.returncode == 1
     assert out + err
@@ -616,7 +616,7 @@ def test_no_debugged_server_shows_a_secret(tmp_path: Path) -> None:
     (tmp_path / "apps.py").write_text(DEBUGGED)
     url = f"sqlite:///{tmp_path / 'keys.db'}"
     with open_backend(url, settings=Settings(), create=True) as backend:
-        for client_id, secret in (("generated", GENERATED), ("password", CHOSEN)):
+        for client_id, secret in (("generated", GENERATED), ("password", PASSWORD)):
             backend.create(client_id=client_id, secret=secret)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
@@ -639,19 +639,19 @@ def test_no_debugged_server_shows_a_secret(tmp_path: Path) -> None:
                 connection.close()
                 return status
 
-            for client_id, secret in (("generated", GENERATED), ("password", CHOSEN)):
+            for client_id, secret in (("generated", GENERATED), ("password", PASSWORD)):
                 right = encode_basic(client_id, secret)
                 assert [send_request(right), send_request(right), send_request(right, "/broken")] == [
                     200,
                     200,
                     500,
                 ]
-                assert send_request(encode_basic("nobody", secret)) == 401
+                assert send_request(encode_basic("unknown", secret)) == 401
                 assert send_request(basic(f"{client_id}:{secret}x".encode())) == 401
                 assert send_request(f"Bearer {quote(secret)}") == 401
             assert send_request(basic(f"generated:{CHANGED}".encode())) == 401
             (tmp_path / "keys.db").write_bytes(b"damaged" * 1000)
-            assert send_request(encode_basic("nobody", GENERATED)) in (401, 503)
+            assert send_request(encode_basic("unknown", GENERATED)) in (401, 503)
         finally:
             server.process.send_signal(signal.SIGABRT)
             server.communicate()

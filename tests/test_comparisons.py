@@ -94,7 +94,7 @@ def test_no_secret_is_compared_up_to_the_first_difference() -> None:
         "user == name and password == key.password",
         "stored.hash.startswith(sent)",
         "mac == self._mac(x)",
-        "field not in proved",
+        "field not in verified",
     ],
 )
 def test_such_a_comparison_would_be_found(planted: str) -> None:

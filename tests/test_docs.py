@@ -41,8 +41,8 @@ request = urllib.request.Request(arguments[-1])
 request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
 try:
     print(urllib.request.urlopen(request).read().decode(), end="")
-except urllib.error.HTTPError as answer:
-    print(answer.read().decode(), end="")
+except urllib.error.HTTPError as error:
+    print(error.read().decode(), end="")
 """
 
 
@@ -193,11 +193,11 @@ def test_first_screen(tmp_path: Path) -> None:
     try:
         wait_for_port(port)
         for command, expected in zip(rest[::2], rest[1::2], strict=True):
-            answer = shell(
+            output = shell(
                 command.removeprefix("$ ").replace(":8000", f":{port}").replace("curl", "curl -s", 1)
             )
             pattern = re.escape(expected).replace(re.escape("..."), "[0-9a-f]+")
-            assert re.fullmatch(pattern, answer.rstrip("\n"))
+            assert re.fullmatch(pattern, output.rstrip("\n"))
     finally:
         server.terminate()
         server.wait(10)

@@ -121,10 +121,10 @@ def test_example(name: str, tmp_path: Path) -> None:
         health = client.get("/health")
 
     assert (good.status_code, good.json()) == (200, {"client_id": issued.client_id, **text})
-    for answer in refused:
-        assert answer.status_code == 401
-        assert answer.headers["www-authenticate"] == 'Basic realm="api", charset="UTF-8"'
-        assert answer.headers["content-type"] == "application/problem+json"
+    for response in refused:
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == 'Basic realm="api", charset="UTF-8"'
+        assert response.headers["content-type"] == "application/problem+json"
     assert (missing.status_code, missing.json()) == (404, {"error": "no such thing here"})
     assert missing.headers["content-type"] == "application/json"
     assert (broken.status_code, broken.json()["code"]) == (500, "internal_error")
@@ -256,10 +256,10 @@ def paste(line: str) -> Response:
             case _:
                 url = word
     method = "GET" if body is None else "POST"
-    answer = httpx.request(
+    response = httpx.request(
         method, url, content=body, auth=auth, headers=headers, timeout=LIMIT_S, trust_env=False
     )
-    return Response(answer.status_code, answer.content)
+    return Response(response.status_code, response.content)
 
 
 @contextmanager
@@ -308,14 +308,14 @@ def test_demo_prints_commands_that_work(tmp_path: Path) -> None:
         assert (
             child.stdout.readline().decode().startswith(f"The dashboard is at http://127.0.0.1:{port}/keys/ ")
         )
-        answers = [paste(line) for line in lines]
+        responses = [paste(line) for line in lines]
         secret = next(line for line in lines if "sk_" in line).partition("sk_")[2][:40].encode()
         command_line = Path(f"/proc/{child.pid}/cmdline").read_bytes()
         status, _, errors = stopped(child, signal.SIGTERM)
 
-    assert [answer.status for answer in answers] == expected
+    assert [response.status for response in responses] == expected
     assert set(expected) == {200, 401, 404, 500, 504}
-    echoed = json.loads(answers[0].body)
+    echoed = json.loads(responses[0].body)
     assert echoed["text"] == "hello"
     assert secret not in command_line
     assert status == 0
@@ -333,13 +333,13 @@ def test_demo_exits_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     with demo(tmp_path, "--port", "0", "--database", str(database), "--json") as child:
         assert child.stdout is not None
         said = json.loads(child.stdout.readline())
-        answers = [(each["status"], paste(each["curl"]).status) for each in said["requests"][:2]]
+        responses = [(each["status"], paste(each["curl"]).status) for each in said["requests"][:2]]
         page = httpx.get(
             said["dashboard"], auth=(said["client_id"], said["secret"]), timeout=LIMIT_S, trust_env=False
         )
         assert stopped(child, number) == (0, "", "")
 
-    assert answers == [(200, 200), (401, 401)]
+    assert responses == [(200, 200), (401, 401)]
     assert (page.status_code, "API Keys" in page.text) == (200, True)
     assert list(said) == ["url", "client_id", "secret", "authorization", "token", "dashboard", "requests"]
     with open_backend(f"sqlite:///{database}") as backend:

@@ -113,8 +113,8 @@ def status_of(url: str, server: subprocess.Popen[bytes]) -> int | None:
         assert time.monotonic() < ends, "the process neither serves nor ends"
         try:
             return int(urllib.request.urlopen(url, timeout=LIMIT_S).status)
-        except urllib.error.HTTPError as answer:
-            return answer.code
+        except urllib.error.HTTPError as response:
+            return response.code
         except OSError:
             time.sleep(0.05)
     return None

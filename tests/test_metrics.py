@@ -346,15 +346,15 @@ def test_a_scrape_of_any_worker_has_the_metrics_of_all(serve: Callable[..., Serv
     served = serve("measured-2-workers", BASICAUTH_KEYS="ci:secret", PROMETHEUS_MULTIPROC_DIR=str(folder))
     by_worker: Counter[str] = Counter()
     while len(by_worker) < 2 or min(by_worker.values()) < 3:
-        answer = served.request("GET", "/", auth=("ci", "secret"))
-        assert answer.status_code == 200
-        by_worker[answer.text] += 1
+        response = served.request("GET", "/", auth=("ci", "secret"))
+        assert response.status_code == 200
+        by_worker[response.text] += 1
     for _ in range(5):
         assert served.request("GET", "/").status_code == 401
 
     def values() -> Counter[str]:
-        answer = served.request("GET", "/metrics")  # a 500 while another worker creates its files
-        return values_of(answer.text) if answer.status_code == 200 else Counter()
+        response = served.request("GET", "/metrics")  # a 500 while another worker creates its files
+        return values_of(response.text) if response.status_code == 200 else Counter()
 
     wait_until(lambda: values()[ALLOWED] == by_worker.total() and values()[denied("missing")] == 5)
     assert values()[HITS] == by_worker.total() - 2  # each worker has looked the key up once

@@ -425,7 +425,7 @@ def strange_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class LifespanApp:
-    """Answers lifespan messages as configured, and records what it receives."""
+    """Responds to lifespan messages as configured, and records what it receives."""
 
     def __init__(self, *, startup: str = "complete", shutdown: str = "complete") -> None:
         self.outcomes = {"startup": startup, "shutdown": shutdown}

@@ -93,8 +93,8 @@ def bad_fields(keys: dict[str, Issued]) -> Iterator[tuple[str, list[tuple[bytes,
     def one(value: bytes) -> list[tuple[bytes, bytes]]:
         return [(b"authorization", value)]
 
-    yield "unknown", one(encode_basic("nobody", generate("sk")).encode())
-    yield "unknown, another shape", one(basic("nobody:pass"))
+    yield "unknown", one(encode_basic("unknown", generate("sk")).encode())
+    yield "unknown, another shape", one(basic("unknown:pass"))
     yield "wrong", one(encode_basic("ci", generate("sk")).encode())
     yield "wrong, another shape", one(basic("ci:pass"))
     yield "mistyped", one(basic(f"ci:{mistyped}"))

@@ -75,7 +75,7 @@ def test_every_refusal_is_logged_with_its_reason(
     expected = [
         (None, "missing", None),
         ("Basic x", "malformed", None),
-        (encode_basic("nobody", issued.secret), "unknown", "nobody"),
+        (encode_basic("unknown", issued.secret), "unknown", "unknown"),
         (WRONG, "wrong_secret", "ci"),
         (encode_basic("disabled", issued.secret), "disabled", "disabled"),
         (encode_basic("revoked", issued.secret), "revoked", "revoked"),
@@ -169,9 +169,13 @@ def test_a_throttled_pair_is_logged_once(throttled: Client, caplog: pytest.LogCa
     for _ in range(10):
         throttled.request(WRONG)
 
-    told = [event for event in events(caplog) if event["event"] == "auth.throttled"]
-    assert len(told) == 1
-    assert (told[0]["reason"], told[0]["client_id"], told[0]["address"]) == ("throttled", "ci", "192.0.2.1")
+    throttled_events = [event for event in events(caplog) if event["event"] == "auth.throttled"]
+    assert len(throttled_events) == 1
+    assert (
+        throttled_events[0]["reason"],
+        throttled_events[0]["client_id"],
+        throttled_events[0]["address"],
+    ) == ("throttled", "ci", "192.0.2.1")
     assert len(events(caplog)) == 4
 
 
@@ -267,7 +271,7 @@ def test_no_secret_leaves(
 
     boom = RuntimeError("boom")
     down = Doing(raising(RuntimeError(f"cannot send {canary} {password} to the store")))
-    told: list[object] = [issued, issued.key, backend]
+    texts: list[object] = [issued, issued.key, backend]
     for each, store in (
         (App(), backend),
         (App({"type": "http.response.debug"}, raises=boom), backend),
@@ -276,7 +280,7 @@ def test_no_secret_leaves(
         middleware = BasicAuthMiddleware(
             each, store, settings=Settings(pepper=(canary, password), throttle="2/minute", timeout_s=5)
         )
-        told += [
+        texts += [
             middleware,
             middleware._authenticator,
             middleware._authenticator.settings,
@@ -294,13 +298,13 @@ def test_no_secret_leaves(
             *[basic(f"canary:{password}")] * 3,
         ):
             seen = call(middleware, http_scope(field))
-            told += seen.messages
+            texts += seen.messages
             if seen.raised is not None:
-                told += traceback.TracebackException.from_exception(seen.raised).format()
+                texts += traceback.TracebackException.from_exception(seen.raised).format()
     formatter = logging.Formatter("%(message)s %(exc_text)s")
-    told += [formatter.format(record) + repr(record.__dict__) for record in caplog.records]
-    told.append(output.getvalue())
-    text = "\n".join(part if isinstance(part, str) else repr(part) for part in told)
+    texts += [formatter.format(record) + repr(record.__dict__) for record in caplog.records]
+    texts.append(output.getvalue())
+    text = "\n".join(part if isinstance(part, str) else repr(part) for part in texts)
 
     assert "backend_unavailable" in text
     assert [found for secret in (canary, password) for found in spellings(secret) if found in text] == []

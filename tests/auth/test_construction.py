@@ -90,24 +90,24 @@ def test_sources_of_settings_have_an_order(app: App, monkeypatch: pytest.MonkeyP
     environment(monkeypatch, KEYS="env:secret", REALM="env", TIMEOUT_S="7")
     monkeypatch.setenv("OTHER", "other:secret")
 
-    def facts(*args: Any, **kwargs: Any) -> tuple[str, str, int]:
+    def resolve(*args: Any, **kwargs: Any) -> tuple[str, str, int]:
         middleware = BasicAuthMiddleware(app, *args, **kwargs)
         realm = call(middleware, http_scope()).headers["www-authenticate"].split('"')[1]
         by_env = call(middleware, http_scope(encode_basic("env", "secret"))).status
         by_other = call(middleware, http_scope(encode_basic("other", "secret"))).status
-        who = {(200, 401): "env", (401, 200): "other", (401, 401): "nobody"}[by_env, by_other]
-        return realm, who, middleware._authenticator.settings.timeout_s or 0
+        keys = {(200, 401): "env", (401, 200): "other", (401, 401): "none"}[by_env, by_other]
+        return realm, keys, middleware._authenticator.settings.timeout_s or 0
 
-    assert facts() == ("env", "env", 7)
-    assert facts(realm="mine") == ("mine", "env", 7)
-    assert facts("env:OTHER") == ("env", "other", 7)
-    assert facts(backend="memory:") == ("env", "nobody", 7)
+    assert resolve() == ("env", "env", 7)
+    assert resolve(realm="mine") == ("mine", "env", 7)
+    assert resolve("env:OTHER") == ("env", "other", 7)
+    assert resolve(backend="memory:") == ("env", "none", 7)
     environment(monkeypatch, BACKEND="env:OTHER")
-    assert facts() == ("env", "other", 7)
-    assert facts("env:") == ("env", "env", 7)
-    assert facts(settings=Settings(realm="given")) == ("given", "env", 0)
-    assert facts(settings=Settings(backend="env:OTHER"), realm="mine", timeout_s=3) == ("mine", "other", 3)
-    assert facts("env:", settings=Settings(backend="env:OTHER")) == ("api", "env", 0)
+    assert resolve() == ("env", "other", 7)
+    assert resolve("env:") == ("env", "env", 7)
+    assert resolve(settings=Settings(realm="given")) == ("given", "env", 0)
+    assert resolve(settings=Settings(backend="env:OTHER"), realm="mine", timeout_s=3) == ("mine", "other", 3)
+    assert resolve("env:", settings=Settings(backend="env:OTHER")) == ("api", "env", 0)
 
 
 def test_given_settings_keep_the_environment_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -348,7 +348,7 @@ def test_all_calls_to_a_store_share_one_deadline(app: App, released: threading.E
 
     middleware = BasicAuthMiddleware(app, Slow(), settings=Settings(backend_deadline_s=deadline_s))
     began = time.monotonic()
-    seen = call(middleware, http_scope(basic("ci:chosen by a person")))
+    seen = call(middleware, http_scope(basic("ci:correct horse battery")))
 
     assert_unavailable(seen)
     assert time.monotonic() - began < 1.5 * deadline_s
@@ -498,7 +498,7 @@ def test_expiry_is_looked_at_on_every_request(app: App) -> None:
 @pytest.mark.proves("X18", "F28", "F30")
 def test_a_full_pool_of_password_hashes_is_refused_at_once(app: App) -> None:
     """503 overloaded; a request with a generated secret is not delayed by it."""
-    person = Key("person", secrets=(Secret(hash_secret("chosen by a person")),))
+    person = Key("person", secrets=(Secret(hash_secret("correct horse battery")),))
 
     class Store:
         def get(self, client_id: str) -> Key | None:

@@ -162,7 +162,7 @@ _FIELDS = (
     | st.binary(max_size=40)
     | st.builds(
         lambda client_id, secret: encode_basic(client_id, secret).encode(),
-        st.sampled_from(["ci", "ended", "nobody", "c" * 300]),
+        st.sampled_from(["ci", "ended", "unknown", "c" * 300]),
         st.sampled_from(["s", "p\u00e4ss", generate("sk"), generate("sk")[:-1] + "_", "x" * 1025]),
     )
     | st.tuples(st.integers(0, len(_GOOD) - 1), st.binary(min_size=1, max_size=1)).map(

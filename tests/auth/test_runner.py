@@ -145,7 +145,7 @@ def test_a_cancelled_request_leaves_the_queue(authenticator: BasicAuthMiddleware
 
 
 @pytest.mark.proves("X2", "X3", "F27")
-@pytest.mark.parametrize("client_id", ["ci", "nobody"], ids=["a known id", "an unknown id"])
+@pytest.mark.parametrize("client_id", ["ci", "unknown"], ids=["a known id", "an unknown id"])
 def test_different_passwords_share_no_hash(
     authenticator: BasicAuthMiddleware, counter: Counter, client_id: str
 ) -> None:

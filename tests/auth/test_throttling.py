@@ -126,7 +126,7 @@ def test_valid_secrets_of_expired_or_revoked_keys_count(
 @pytest.mark.proves("O4", "X54")
 def test_unknown_ids_count_like_known_ones(throttled: Client) -> None:
     """If they did not, a 429 would reveal which ids exist."""
-    unknown = encode_basic("nobody", generate("sk"))
+    unknown = encode_basic("unknown", generate("sk"))
 
     assert [throttled.request(unknown).status for _ in range(4)] == [401, 401, 401, 429]
 

@@ -349,7 +349,7 @@ def test_on_verified_is_called_for_verified_secrets_only() -> None:
     decide(checker, "id", generate("sk"), Key("id", secrets=(DIGEST,)))
     decide(checker, "id", SECRET, Key("id", secrets=(DIGEST,), disabled=True))
     decide(checker, "id", SECRET, Key("id", secrets=(DIGEST,), expires_at=PAST))
-    decide(checker, "nobody", SECRET, None)
+    decide(checker, "unknown", SECRET, None)
 
     assert seen == [("id", codec.stored_secret(DIGEST), SECRET)]
 

@@ -163,7 +163,7 @@ def test_a_refusal_is_the_same_work_whatever_is_found(
     fields = {
         client_id: "Basic " + b64encode(f"{client_id}:{secret}".encode()).decode() for client_id in REFUSED
     }
-    send(encode_basic("nobody", PASSWORD))  # creates the decoy
+    send(encode_basic("unknown", PASSWORD))  # creates the decoy
     work.since()
     done = {}
     for client_id, field in fields.items():
@@ -195,7 +195,7 @@ def test_concurrent_refusals_are_the_same_work_whatever_is_found(
     middleware = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
 
     async def main() -> dict[str, set[tuple[tuple[str, int], ...]]]:
-        await exchange(middleware, http_scope(encode_basic("nobody", PASSWORD)))
+        await exchange(middleware, http_scope(encode_basic("unknown", PASSWORD)))
         done: dict[str, set[tuple[tuple[str, int], ...]]] = {}
         for name, sent in bursts.items():
             for client_id in REFUSED:

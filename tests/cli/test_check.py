@@ -250,7 +250,7 @@ def test_check_works_on_a_store_that_cannot_list_its_keys(
 def test_check_reports_password_hashes_that_cannot_be_verified(
     cli: Callable[..., Done], url: str, without: Callable[..., Callable[..., Done]]
 ) -> None:
-    cli("keys", "create", "--secret-stdin", stdin=b"chosen by a person")
+    cli("keys", "create", "--secret-stdin", stdin=b"correct horse battery")
 
     done = without("argon2")("check", "--json", "--backend", url)
 

@@ -238,7 +238,7 @@ def test_update_changes_the_given_options(cli: Callable[..., Done], url: str) ->
     assert cli("keys", "update", "robot", "--name", "x", "--no-scopes").out == "updated robot\n"
     cli("keys", "update", "robot", "--expires", "2001-01-31T12:00:00Z").failed_with("past")
     cli("keys", "update", "robot", "--scope", "two words").failed_with("scope")
-    cli("keys", "update", "nobody", "--name", "x").failed_with("'nobody'")
+    cli("keys", "update", "unknown", "--name", "x").failed_with("'unknown'")
 
 
 def test_disable_and_enable(cli: Callable[..., Done], url: str) -> None:
@@ -249,7 +249,7 @@ def test_disable_and_enable(cli: Callable[..., Done], url: str) -> None:
         assert cli("keys", verb, "robot", "--json").json["disabled"] is disabled
         assert cli("keys", "show", "robot", "--json").json["disabled"] is disabled
     for verb in ("disable", "enable"):
-        cli("keys", verb, "nobody").failed_with("'nobody'")
+        cli("keys", verb, "unknown").failed_with("'unknown'")
 
 
 @pytest.mark.parametrize("words", ["enable robot", "rotate robot", "update robot --name x"])

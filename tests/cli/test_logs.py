@@ -194,7 +194,7 @@ def test_a_change_that_is_not_recorded_is_reported(
     assert made.json["secret"]
     assert (made.status, made.err) == (1, f"error: changed, but not recorded in the audit log: {reason}\n")
     assert logged(config, "keys", "show", "ci").err == ""
-    logged(config, "keys", "show", "nobody").failed_with("'nobody'")
+    logged(config, "keys", "show", "unknown").failed_with("'unknown'")
     lines = "".join(f"{number},{generate('sk')}\n" for number in range(3)).encode()
     assert logged(config, "keys", "import", "-", stdin=lines).err == (
         f"error: changed, but not recorded in the audit log: {reason} (3 records)\n"

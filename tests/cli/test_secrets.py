@@ -207,9 +207,9 @@ def test_a_short_password_is_a_warning(cli: Callable[..., Done], command: tuple[
 
 
 def test_a_byte_order_mark_is_not_part_of_a_secret(cli: Callable[..., Done]) -> None:
-    made = cli("keys", "create", "--json", "--secret-stdin", stdin=b"\xef\xbb\xbfchosen by a person\r\n")
+    made = cli("keys", "create", "--json", "--secret-stdin", stdin=b"\xef\xbb\xbfcorrect horse battery\r\n")
 
-    assert made.json["secret"] == "chosen by a person"
+    assert made.json["secret"] == "correct horse battery"
     assert made.err == ""
 
 
@@ -419,7 +419,7 @@ def test_a_password_replaces_another_without_overlap(cli: Callable[..., Done]) -
 def test_rotating_an_unknown_key_is_refused(cli: Callable[..., Done]) -> None:
     cli("keys", "create")
 
-    cli("keys", "rotate", "nobody").failed_with("'nobody'")
+    cli("keys", "rotate", "unknown").failed_with("'unknown'")
 
 
 def test_a_prompted_secret_is_not_shown_by_rotate(
@@ -507,7 +507,7 @@ def test_a_password_that_cannot_be_hashed_creates_no_file(
     monkeypatch.setenv("BASICAUTH_BACKEND", url)
     program = without("argon2")
 
-    program("keys", "create", "--secret-stdin", stdin="chosen").failed_with("basicauth_mw[passwords]")
+    program("keys", "create", "--secret-stdin", stdin="password").failed_with("basicauth_mw[passwords]")
 
     assert not database.exists()
     assert program("keys", "create", "--secret-stdin", stdin=generate("sk")).status == 0

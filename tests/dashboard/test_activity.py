@@ -91,7 +91,7 @@ def test_refusals_of_all_middlewares_are_counted(visitor: Callable[..., Visitor]
     before = refusal_stats.snapshot().totals
     admin = visitor()
     Visitor(admin.app, admin.kind, None).get("/")
-    Visitor(admin.app, admin.kind, encode_basic("nobody", "x")).get("/")
+    Visitor(admin.app, admin.kind, encode_basic("unknown", "x")).get("/")
     keys = open_backend("memory:", settings=Settings())
     Visitor(
         WSGIBasicAuthMiddleware(lacking, keys, settings=Settings()), "wsgi", keys.create().authorization

@@ -139,7 +139,7 @@ def test_untrusted_text_is_escaped(admin: Visitor, backend: Backend, text: str) 
         *(admin.get(f"/key{act}", id=client_id) for act in ("", "/rotate", "/disable", "/revoke", "/delete")),
         admin.get("/call", id=client_id, endpoint=text),
         admin.create(name=text, scopes=text, expires=text, client_id=client_id),
-        admin.get("/key", id=text + "nobody"),
+        admin.get("/key", id=text + "unknown"),
         admin.get(f"/{text}"),
     ]
     form = admin.form("/key/rotate", id=client_id)

@@ -265,7 +265,12 @@ class Target:
         # The same headers in every process, so that the seed determines a batch.
         backend.create(client_id="gone", secret="gone and away")
         backend.revoke("gone")
-        others = [("gone", "gone and away"), ("a", "b"), ("nobody", GENERATED), ("generated", GENERATED[:-1])]
+        others = [
+            ("gone", "gone and away"),
+            ("a", "b"),
+            ("unknown", GENERATED),
+            ("generated", GENERATED[:-1]),
+        ]
         self.good = (*fields, *(encode_basic(*pair).encode() for pair in others))
         settings = Settings(exclude=("/open", "/docs/*"), throttle="", cache_size=64)
         self._asgi = asgi.BasicAuthMiddleware(self._asgi_app, backend, settings=settings)
@@ -291,7 +296,7 @@ class Target:
             return "differs from the result of encode_basic"
         return ""
 
-    async def ask_asgi(self, request: Request) -> str:
+    async def send_asgi(self, request: Request) -> str:
         """What is wrong with the response of the ASGI middleware."""
         scope = {
             "type": "http",
@@ -313,7 +318,7 @@ class Target:
         except BaseException as exc:
             return f"raised {exc!r}"
 
-    def ask_wsgi(self, request: Request) -> str:
+    def send_wsgi(self, request: Request) -> str:
         """What is wrong with the response of the WSGI middleware."""
         environ: dict[str, Any] = {
             "REQUEST_METHOD": request.method,
@@ -396,16 +401,16 @@ def batch(target: Target, runner: asyncio.Runner, seed: str, size: int = BATCH) 
             return Failure("parser", f"--field {field.hex()}", wrong, seed)
     requests = list(_requests(mutator, rng, fields[::MIDDLEWARE_SHARE]))
     for request in requests:
-        if wrong := target.ask_wsgi(request):
+        if wrong := target.send_wsgi(request):
             return Failure("WSGI", repr(request), wrong, seed)
 
-    async def ask() -> Failure | None:
+    async def send_all() -> Failure | None:
         for request in requests:
-            if wrong := await target.ask_asgi(request):
+            if wrong := await target.send_asgi(request):
                 return Failure("ASGI", repr(request), wrong, seed)
         return None
 
-    return runner.run(ask()) or Tally(size, len(requests), len(requests))
+    return runner.run(send_all()) or Tally(size, len(requests), len(requests))
 
 
 def _requests(mutator: Mutator, rng: random.Random, fields: Sequence[bytes]) -> Iterator[Request]:
@@ -525,8 +530,8 @@ def _failed(failure: Failure) -> str:
 
 def _one(field: bytes) -> int:
     target, request = Target(), Request((field,))
-    said = {"parser": target.parse(field), "WSGI": target.ask_wsgi(request)}
-    said["ASGI"] = asyncio.run(target.ask_asgi(request))
+    said = {"parser": target.parse(field), "WSGI": target.send_wsgi(request)}
+    said["ASGI"] = asyncio.run(target.send_asgi(request))
     print(f"{field!r}\n  is {reference(field)!r} for the reference")
     for where, wrong in said.items():
         print(f"  {where}: {wrong or 'correct'}")

@@ -188,10 +188,10 @@ def test_bytes_outside_ascii_are_kept(backend: Backend, get: Get) -> None:
 
 
 def test_head(issued: Issued) -> None:
-    answer = call_validated(WSGIHandler(), path="/me", REQUEST_METHOD="HEAD")
+    response = call_validated(WSGIHandler(), path="/me", REQUEST_METHOD="HEAD")
 
-    assert (answer.status, answer.body) == (401, b"")
-    assert int(answer.named["Content-Length"]) > 0
+    assert (response.status, response.body) == (401, b"")
+    assert int(response.named["Content-Length"]) > 0
 
 
 def test_plain_http_can_be_refused(get: Get) -> None:
@@ -313,8 +313,8 @@ def test_a_remote_user_of_the_server_is_removed(issued: Issued, where: str, sets
         assert Client().get(where, headers=fields, **environ).json() == (
             header if sets_user else {**theirs, **header}
         )
-        answer = asyncio.run(AsyncClient().get(where, headers=fields))
-        assert answer.json() == header
+        response = asyncio.run(AsyncClient().get(where, headers=fields))
+        assert response.json() == header
 
 
 def test_remote_user_middleware_before_the_middleware() -> None:
@@ -433,10 +433,10 @@ def test_the_projects_own_500_takes_precedence(get: Get, settings: dict[str, Any
 def test_an_exception_before_authentication_has_no_client_id() -> None:
     authenticator = BasicAuthMiddleware(lambda _request: None)
 
-    answer = authenticator.process_exception(RequestFactory().get("/"), ValueError())
+    response = authenticator.process_exception(RequestFactory().get("/"), ValueError())
 
-    assert answer is not None
-    assert answer.status_code == 500
+    assert response is not None
+    assert response.status_code == 500
 
 
 # --- configuration
@@ -531,9 +531,9 @@ def test_a_page_cache_needs_the_header(backend: Backend, strips: bool, seen: int
     caches["default"].clear()
     with override_settings(MIDDLEWARE=CACHED, BASICAUTH_STRIP_AUTHORIZATION=strips):
         client = Client()
-        answers = {client.get("/me", headers={"authorization": each}).json()["id"] for each in callers}
+        responses = {client.get("/me", headers={"authorization": each}).json()["id"] for each in callers}
 
-    assert len(answers) == seen
+    assert len(responses) == seen
 
 
 def test_manage_py_check_runs_the_checks() -> None:
@@ -577,9 +577,9 @@ def test_rest_framework_gets_the_caller(get: Get, backend: Backend) -> None:
 def test_rest_framework_accepts_posts(issued: Issued) -> None:
     """No CSRF token is required, because there is no session."""
     client = Client(enforce_csrf_checks=True)
-    answer = client.post("/api", {}, headers={"authorization": issued.authorization})
+    response = client.post("/api", {}, headers={"authorization": issued.authorization})
 
-    assert answer.status_code == 200
+    assert response.status_code == 200
 
 
 def test_rest_framework_sends_its_own_401_on_an_excluded_path(get: Get) -> None:

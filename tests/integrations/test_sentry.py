@@ -154,7 +154,7 @@ def test_one_event_per_exception_of_flask(
     the_one(events, issued)
 
 
-@pytest.mark.parametrize("map_errors", [True, False], ids=["answered", "raised"])
+@pytest.mark.parametrize("map_errors", [True, False], ids=["mapped", "raised"])
 def test_no_frame_of_the_middleware_contains_the_environ(
     backend: Backend, issued: Issued, events: list[Any], map_errors: bool
 ) -> None:

@@ -40,7 +40,7 @@ NEAR = {
 WRONG = {
     **NEAR,
     **{f"the hash of {client_id}": (client_id, HASHES[client_id]) for client_id in RIGHT},
-    **{f"nothing for {client_id}": (client_id, "") for client_id in (*HASHES, "none", "nobody")},
+    **{f"nothing for {client_id}": (client_id, "") for client_id in (*HASHES, "none", "unknown")},
     "a NUL after it": ("generated", GENERATED + "\0"),
     "moved from the id": ("generate", f"d:{GENERATED}"),
     "without secrets": ("none", GENERATED),

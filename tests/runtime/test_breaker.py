@@ -30,11 +30,11 @@ class Probe:
     """The probe of a store that is unavailable until the test changes it."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
         self.away = True
 
     def __call__(self) -> None:
-        self.asked += 1
+        self.calls += 1
         if self.away:
             raise GONE
 
@@ -100,9 +100,9 @@ def test_it_never_opens_without_a_probe() -> None:
 def test_it_closes_when_the_probe_succeeds(breaker: Breaker, probe: Probe) -> None:
     """For every outage, not only the first."""
     for _ in range(2):
-        probe.away, probe.asked = True, 0
+        probe.away, probe.calls = True, 0
         fail(breaker)
-        wait_until(lambda: probe.asked >= 2)
+        wait_until(lambda: probe.calls >= 2)
         assert breaker.is_open
         probe.away = False
         wait_until(lambda: not breaker.is_open)
@@ -113,11 +113,11 @@ def test_a_closed_breaker_does_not_probe(breaker: Breaker, probe: Probe) -> None
     probe.away = False
     fail(breaker)
     wait_until(lambda: not breaker.is_open)
-    asked = probe.asked
+    calls = probe.calls
     fail(breaker, 1)
     breaker.record_success()
     time.sleep(0.6)  # in which it would have been probed twice
-    assert probe.asked == asked
+    assert probe.calls == calls
 
 
 def test_close_stops_its_thread(probe: Probe) -> None:
@@ -187,7 +187,7 @@ def test_an_outage_does_not_cost_every_request_the_deadline() -> None:
         return int(seen[0][:3]) if seen else 200
 
     store.go_on.clear()
-    unknown = encode_basic("nobody", generate("sk"))
+    unknown = encode_basic("unknown", generate("sk"))
     begin = time.monotonic()
     assert [status(issued.authorization) for _ in range(50)] == [503] * 50
     assert time.monotonic() - begin < (FAILURES_TO_OPEN + 2) * deadline_s

@@ -155,16 +155,16 @@ def test_a_child_closes_no_connection_of_its_parent(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.touch()
     lines = ThreadLocalRegistry(lambda: Connection(closed))
-    asked, go_on = threading.Event(), threading.Event()
+    holding, go_on = threading.Event(), threading.Event()
 
-    def ask() -> None:
+    def hold() -> None:
         lines.get()
-        asked.set()
+        holding.set()
         go_on.wait(LIMIT_S)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=hold)
     thread.start()
-    assert asked.wait(LIMIT_S)
+    assert holding.wait(LIMIT_S)
     lines.get()
 
     def work() -> None:

@@ -21,51 +21,51 @@ def later() -> float:
     return time.monotonic() + LIMIT_S
 
 
-class Question:
+class Lookup:
     """Counts its calls, and returns when the test allows it."""
 
-    def __init__(self, answer: Callable[[], str] = lambda: "answer") -> None:
-        self.asked = 0
-        self.answer = answer
+    def __init__(self, result: Callable[[], str] = lambda: "result") -> None:
+        self.calls = 0
+        self.result = result
         self.go_on = threading.Event()
 
     def __call__(self) -> str:
-        self.asked += 1
+        self.calls += 1
         assert self.go_on.wait(LIMIT_S)
-        return self.answer()
+        return self.result()
 
-    async def aask(self) -> str:
-        self.asked += 1
+    async def acall(self) -> str:
+        self.calls += 1
         while not self.go_on.is_set():
             await asyncio.sleep(0)
-        return self.answer()
+        return self.result()
 
 
 def fail() -> str:
     raise LookupError("away")
 
 
-def in_threads(flights: SingleFlight[str], question: Question, *, count: int) -> list[object]:
-    answers: list[object] = []
+def in_threads(flights: SingleFlight[str], lookup: Lookup, *, count: int) -> list[object]:
+    results: list[object] = []
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            answers.append(flights.do("same", question, later()))
+            results.append(flights.do("same", lookup, later()))
         except Exception as exc:
-            answers.append(type(exc))
+            results.append(type(exc))
 
-    threads = [threading.Thread(target=ask) for _ in range(count)]
+    threads = [threading.Thread(target=run) for _ in range(count)]
     for thread in threads:
         thread.start()
     end = later()
     # Each but one waits for the one: nothing else can be seen from outside.
-    while question.asked == 0 or sum(waits_in_result(thread) for thread in threads) < count - 1:
+    while lookup.calls == 0 or sum(waits_in_result(thread) for thread in threads) < count - 1:
         assert time.monotonic() < end
         time.sleep(0.005)
-    question.go_on.set()
+    lookup.go_on.set()
     for thread in threads:
         thread.join(LIMIT_S)
-    return answers
+    return results
 
 
 def waits_in_result(thread: threading.Thread) -> bool:
@@ -80,151 +80,151 @@ def waits_in_result(thread: threading.Thread) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"), [(lambda: "answer", "answer"), (fail, LookupError)], ids=["answer", "failure"]
+    ("result", "expected"), [(lambda: "result", "result"), (fail, LookupError)], ids=["result", "failure"]
 )
-def test_threads_share(answer: Callable[[], str], expected: object) -> None:
+def test_threads_share(result: Callable[[], str], expected: object) -> None:
     flights: SingleFlight[str] = SingleFlight()
-    question = Question(answer)
-    assert in_threads(flights, question, count=8) == [expected] * 8
-    assert question.asked == 1
+    lookup = Lookup(result)
+    assert in_threads(flights, lookup, count=8) == [expected] * 8
+    assert lookup.calls == 1
 
 
 @pytest.mark.proves("F26", "F27")
 def test_no_result_is_kept() -> None:
     flights: SingleFlight[str] = SingleFlight()
-    for answer in (fail, lambda: "answer", lambda: "other"):
-        question = Question(answer)
-        question.go_on.set()
-        if answer is fail:
+    for result in (fail, lambda: "result", lambda: "other"):
+        lookup = Lookup(result)
+        lookup.go_on.set()
+        if result is fail:
             with pytest.raises(LookupError):
-                flights.do("same", question, later())
+                flights.do("same", lookup, later())
         else:
-            assert flights.do("same", question, later()) == answer()
+            assert flights.do("same", lookup, later()) == result()
     assert not flights._threads
 
 
 def test_a_thread_waits_until_its_deadline() -> None:
     flights: SingleFlight[str] = SingleFlight()
-    question = Question()
-    leader = threading.Thread(target=flights.do, args=("same", question, later()))
+    lookup = Lookup()
+    leader = threading.Thread(target=flights.do, args=("same", lookup, later()))
     leader.start()
     end = later()
-    while not question.asked:
+    while not lookup.calls:
         assert time.monotonic() < end
         time.sleep(0.005)
     with pytest.raises(TimeoutError):
-        flights.do("same", question, time.monotonic() + 0.01)
-    question.go_on.set()
+        flights.do("same", lookup, time.monotonic() + 0.01)
+    lookup.go_on.set()
     leader.join(LIMIT_S)
 
 
 def test_different_keys_share_nothing() -> None:
     flights: SingleFlight[str] = SingleFlight()
-    question = Question()
+    lookup = Lookup()
 
-    async def ask() -> list[str]:
-        asked = [asyncio.create_task(flights.ado(what, question.aask, later())) for what in "abc"]
-        while question.asked < 3:
+    async def main() -> list[str]:
+        tasks = [asyncio.create_task(flights.ado(what, lookup.acall, later())) for what in "abc"]
+        while lookup.calls < 3:
             await asyncio.sleep(0)
-        question.go_on.set()
-        return await asyncio.gather(*asked)
+        lookup.go_on.set()
+        return await asyncio.gather(*tasks)
 
-    assert asyncio.run(ask()) == ["answer"] * 3
+    assert asyncio.run(main()) == ["result"] * 3
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"), [(lambda: "answer", "answer"), (fail, LookupError)], ids=["answer", "failure"]
+    ("result", "expected"), [(lambda: "result", "result"), (fail, LookupError)], ids=["result", "failure"]
 )
-def test_tasks_share(answer: Callable[[], str], expected: object) -> None:
+def test_tasks_share(result: Callable[[], str], expected: object) -> None:
     flights: SingleFlight[str] = SingleFlight()
-    question = Question(answer)
+    lookup = Lookup(result)
 
-    async def ask() -> list[object]:
-        asked = [asyncio.create_task(flights.ado("same", question.aask, later())) for _ in range(32)]
+    async def main() -> list[object]:
+        tasks = [asyncio.create_task(flights.ado("same", lookup.acall, later())) for _ in range(32)]
         for _ in range(5):
             await asyncio.sleep(0)
-        question.go_on.set()
-        done = await asyncio.gather(*asked, return_exceptions=True)
+        lookup.go_on.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
         return [type(each) if isinstance(each, Exception) else each for each in done]
 
-    assert asyncio.run(ask()) == [expected] * 32
-    assert question.asked == 1
+    assert asyncio.run(main()) == [expected] * 32
+    assert lookup.calls == 1
     assert not flights._tasks
 
 
 @pytest.mark.proves("F27")
 def test_a_cancelled_first_caller_does_not_cancel_the_others() -> None:
     flights: SingleFlight[str] = SingleFlight()
-    question = Question()
+    lookup = Lookup()
 
-    async def ask() -> list[object]:
-        asked = [asyncio.create_task(flights.ado("same", question.aask, later())) for _ in range(8)]
+    async def main() -> list[object]:
+        tasks = [asyncio.create_task(flights.ado("same", lookup.acall, later())) for _ in range(8)]
         await asyncio.sleep(0)
-        asked[0].cancel()
-        while question.asked < 2:
+        tasks[0].cancel()
+        while lookup.calls < 2:
             await asyncio.sleep(0)
-        question.go_on.set()
-        return await asyncio.gather(*asked, return_exceptions=True)
+        lookup.go_on.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
-    cancelled, *answers = asyncio.run(ask())
+    cancelled, *results = asyncio.run(main())
     assert isinstance(cancelled, asyncio.CancelledError)
-    assert answers == ["answer"] * 7
-    assert question.asked == 2
+    assert results == ["result"] * 7
+    assert lookup.calls == 2
 
 
 @pytest.mark.proves("F27")
 def test_a_cancelled_waiter_does_not_affect_the_others() -> None:
     flights: SingleFlight[str] = SingleFlight()
-    question = Question()
+    lookup = Lookup()
 
-    async def ask() -> list[object]:
-        asked = [asyncio.create_task(flights.ado("same", question.aask, later())) for _ in range(3)]
+    async def main() -> list[object]:
+        tasks = [asyncio.create_task(flights.ado("same", lookup.acall, later())) for _ in range(3)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        asked[1].cancel()
+        tasks[1].cancel()
         await asyncio.sleep(0)
-        question.go_on.set()
-        return await asyncio.gather(*asked, return_exceptions=True)
+        lookup.go_on.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
-    first, second, third = asyncio.run(ask())
-    assert (first, third) == ("answer", "answer")
+    first, second, third = asyncio.run(main())
+    assert (first, third) == ("result", "result")
     assert isinstance(second, asyncio.CancelledError)
-    assert question.asked == 1
+    assert lookup.calls == 1
 
 
 def test_a_task_waits_until_its_deadline() -> None:
     flights: SingleFlight[str] = SingleFlight()
-    question = Question()
+    lookup = Lookup()
 
-    async def ask() -> None:
-        leader = asyncio.create_task(flights.ado("same", question.aask, later()))
+    async def main() -> None:
+        leader = asyncio.create_task(flights.ado("same", lookup.acall, later()))
         await asyncio.sleep(0)
         with pytest.raises(TimeoutError):
-            await flights.ado("same", question.aask, time.monotonic() + 0.01)
-        question.go_on.set()
-        assert await leader == "answer"
+            await flights.ado("same", lookup.acall, time.monotonic() + 0.01)
+        lookup.go_on.set()
+        assert await leader == "result"
 
-    asyncio.run(ask())
-    assert question.asked == 1
+    asyncio.run(main())
+    assert lookup.calls == 1
 
 
 def test_event_loops_do_not_wait_for_each_other() -> None:
     flights: SingleFlight[str] = SingleFlight()
-    question = Question()
-    answers: list[str] = []
+    lookup = Lookup()
+    results: list[str] = []
     threads = [
         threading.Thread(
-            target=lambda: answers.append(asyncio.run(flights.ado("same", question.aask, later())))
+            target=lambda: results.append(asyncio.run(flights.ado("same", lookup.acall, later())))
         )
         for _ in range(2)
     ]
     for thread in threads:
         thread.start()
     end = later()
-    while question.asked < 2:
+    while lookup.calls < 2:
         assert time.monotonic() < end
         time.sleep(0.005)
-    question.go_on.set()
+    lookup.go_on.set()
     for thread in threads:
         thread.join(LIMIT_S)
-    assert answers == ["answer"] * 2
+    assert results == ["result"] * 2

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tests.servers.conftest import Served
 
-PASSWORD = "chosen by a person"
+PASSWORD = "correct horse battery"
 PACE_S = 0.05  # twenty requests a second for each honest client
 SPAN_S = 1.0
 WORST_TICK_S = 0.05

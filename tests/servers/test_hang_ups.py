@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.redis_server import RedisServer
     from tests.servers.conftest import Served
 
-ROUNDS = 60
+REPEATS = 60
 DELAY_S = 0.005
 
 
@@ -53,7 +53,7 @@ def test_a_disconnect_leaves_no_reply_behind(
 
         def press(client: str) -> None:
             chance = random.Random(client)
-            for _ in range(ROUNDS):
+            for _ in range(REPEATS):
                 if chance.random() < 0.7:
                     hang_up(client, chance.uniform(0, 2 * DELAY_S))
                 else:

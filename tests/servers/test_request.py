@@ -168,7 +168,7 @@ def odd_heads() -> Iterator[bytes]:
         yield head(line=b"GET " + target + b" HTTP/1.1")
     yield from (head(line=b"GET /hello HTTP/1.0"), head(line=b"GET /hello HTTP/9.9"))
     dice = random.Random(4)
-    raw = bytes(octet for octet in range(256) if octet not in b"\r\n")
+    raw = bytes(byte for byte in range(256) if byte not in b"\r\n")
     for number in range(150):
         noise = bytes(dice.choices(b"ABab01+/=-_ :" if number % 2 else raw, k=dice.randrange(60)))
         yield head(b"Basic " + noise if number % 3 else noise)

@@ -178,7 +178,7 @@ def test_a_mapping_may_have_keys_that_are_not_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "text"),
+    ("data", "text"),
     [
         row("no-newline", b"value", "value"),
         row("newline", b"value\n", "value"),
@@ -194,10 +194,10 @@ def test_a_mapping_may_have_keys_that_are_not_text() -> None:
         row("utf-8", "ключ\n".encode(), "ключ"),
     ],
 )
-def test_the_edges_of_a_file_are_stripped(octets: bytes, text: str, tmp_path: Path) -> None:
+def test_the_edges_of_a_file_are_stripped(data: bytes, text: str, tmp_path: Path) -> None:
     """Editors, ``echo``, YAML and Windows leave line breaks, spaces and byte order marks there."""
     path = tmp_path / "value"
-    path.write_bytes(octets)
+    path.write_bytes(data)
 
     assert read_secret_file(str(path)) == text
     assert read_secret_file(path) == text
@@ -453,7 +453,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
             timeout_s="soon",
         )
 
-    told = str(refusal.value)
+    text = str(refusal.value)
     assert len(refusal.value.problems) == 7
     for name in (
         "BASICAUTH_CACHE_SIZE: ",
@@ -464,7 +464,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
         "chalenge",
         "timeout_s",
     ):
-        assert name in told
+        assert name in text
     assert isinstance(refusal.value, ValueError)
 
 
@@ -524,9 +524,9 @@ def test_errors_name_the_setting_as_it_was_set(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError) as refusal:
             read()
-        (told,) = refusal.value.problems
-        assert told.startswith(problem)
-        assert told.endswith("a number of seconds, more than 0 and at most 31622400")
+        (text,) = refusal.value.problems
+        assert text.startswith(problem)
+        assert text.endswith("a number of seconds, more than 0 and at most 31622400")
 
 
 @pytest.mark.parametrize(
@@ -547,7 +547,7 @@ CANARY = "c4n4ry"
         row("alone", {"pepper": CANARY, "cache_size": "many"}),
         row("bad-list", {"pepper": [CANARY, 5]}),
         row("bad-entry", {"pepper": [CANARY, ""]}),
-        row("octets", {"pepper": CANARY.encode()}),
+        row("bytes", {"pepper": CANARY.encode()}),
         row("no-utf-8", {"pepper": CANARY + "\udcff"}),
         row(
             "in-another-field",

@@ -80,7 +80,7 @@ def open_asgi() -> Any:
 async def _open(scope: Any, _receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
     if scope["type"] != "http":
         raise RuntimeError("the app does not support the lifespan protocol")
-    client_id = "nobody"
+    client_id = "unknown"
     for name, value in scope["headers"]:
         if name == b"authorization":
             with suppress(MalformedCredentials):

@@ -14,7 +14,7 @@ from basicauth_mw import Settings, open_backend
 from basicauth_mw.errors import BasicAuthError
 from tests.soak.model import Entry, Secret, State
 from tests.soak.parts import Part
-from tests.soak.way import ROOT
+from tests.soak.proxy import ROOT
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.soak.sites import Store
 
 KEYS = {"library": 50, "command line": 6}  # about how many keys each has
-CHOSEN = 2  # how many of them have passwords
+PASSWORDS = 2  # how many of them have passwords
 PAUSE_S = 0.01
 KILL_SHARE = 0.2
 EXPORT_SHARE = 0.05
@@ -48,7 +48,7 @@ class Change:
         before: State of the key before the change.
         overlap_s: For ``rotate``.
         scopes: For ``create`` and ``update``.
-        chosen: A password for ``create`` and ``rotate``; None: a secret is generated.
+        password: A password for ``create`` and ``rotate``; None: a secret is generated.
         begun: When it began, on the monotonic clock.
         begun_at: When it began, in seconds since the epoch.
     """
@@ -58,7 +58,7 @@ class Change:
     before: State
     overlap_s: int
     scopes: frozenset[str]
-    chosen: str | None
+    password: str | None
     begun: float
     begun_at: float
 
@@ -88,9 +88,11 @@ class Change:
         """Make the change, and return the new secret if there is one."""
         match self.verb:
             case "create":
-                return backend.create(client_id=self.client_id, scopes=self.scopes, secret=self.chosen).secret
+                return backend.create(
+                    client_id=self.client_id, scopes=self.scopes, secret=self.password
+                ).secret
             case "rotate":
-                return backend.rotate(self.client_id, overlap_s=self.overlap_s, secret=self.chosen).secret
+                return backend.rotate(self.client_id, overlap_s=self.overlap_s, secret=self.password).secret
             case "update":
                 backend.update(self.client_id, scopes=self.scopes)
             case _:
@@ -100,7 +102,7 @@ class Change:
     def words(self) -> list[str]:
         """The arguments of the command line for the change."""
         scopes = [word for scope in sorted(self.scopes) for word in ("--scope", scope)]
-        stdin = [] if self.chosen is None else ["--secret-stdin"]
+        stdin = [] if self.password is None else ["--secret-stdin"]
         match self.verb:
             case "create":
                 return ["create", "--client-id", self.client_id, *scopes, *stdin]
@@ -159,9 +161,9 @@ class Changer(Part):
         mine = [each for each in self._keys.all() if each.client_id.startswith(self._prefix)]
         entries = [each for each in mine if each.state.status != "absent"]
         if len(entries) < KEYS[self._by] * self._rng.uniform(0.5, 1):
-            chosen = sum(each.is_password for each in entries) < CHOSEN and self._rng.random() < 0.1
+            is_password = sum(each.is_password for each in entries) < PASSWORDS and self._rng.random() < 0.1
             gone = [each.client_id for each in mine if each.state.status == "absent"]
-            entry, verb = self._new(chosen, gone), "create"
+            entry, verb = self._new(is_password, gone), "create"
         elif self._by != "library" and self._rng.random() < EXPORT_SHARE:
             self._export()
             return
@@ -182,36 +184,36 @@ class Changer(Part):
     def _make(self, backend: Backend, direct: Backend, entry: Entry, verb: str) -> None:
         rng, now = self._rng, time.monotonic()
         before = State() if verb == "create" else entry.state
-        gets_chosen = entry.is_password and verb in ("create", "rotate")
+        gets_password = entry.is_password and verb in ("create", "rotate")
         change = Change(
             verb,
             entry.client_id,
             before,
             overlap_s=0 if entry.is_password or len(live(before)) > 3 else rng.choice((0, 1, 2, 3)),
             scopes=frozenset(f"s{rng.randrange(100)}" for _ in range(rng.randrange(3))),
-            chosen=f"chosen-{rng.randrange(10**9)}" if gets_chosen else None,
+            password=f"password-{rng.randrange(10**9)}" if gets_password else None,
             begun=now,
             begun_at=time.time(),
         )
         kills = self._by != "library" and rng.random() < KILL_SHARE
-        way = f"{verb}, killed {self._by}" if kills else f"{verb}, {self._by}"
+        what = f"{verb}, killed {self._by}" if kills else f"{verb}, {self._by}"
         # Without the new secret, since clients must not use it before it is known to work.
         self._keys.begin(change.client_id, change.after(None, now + LIMIT_S), is_password=entry.is_password)
         try:
             secret = change.make(backend) if self._by == "library" else self._command(change, kills)
         except (BasicAuthError, NotSaid) as exc:
-            self._report.count("changes", f"{way}: unknown outcome")
-            reason = f"{way} of {before}: {type(exc).__name__}: {exc}"
+            self._report.count("changes", f"{what}: unknown outcome")
+            reason = f"{what} of {before}: {type(exc).__name__}: {exc}"
             if not kills and not self._keys.had_outage(now, time.monotonic()):
                 self._report.wrong("changes", self.place, reason)
             self._settle(direct, change, reason)
         else:
-            self._report.count("changes", way)
+            self._report.count("changes", what)
             self._keys.done(change.client_id, change.after(secret, time.monotonic()))
 
     def _command(self, change: Change, kills: bool) -> str | None:
         with self._start_command("keys", *change.words(), "--json") as process:
-            secret = (change.chosen or "").encode()
+            secret = (change.password or "").encode()
             try:
                 out, err = process.communicate(secret, self._rng.uniform(0, 2) if kills else LIMIT_S)
             except subprocess.TimeoutExpired:
@@ -254,12 +256,12 @@ class Changer(Part):
     # --- unknown outcomes
 
     def _settle(self, direct: Backend, change: Change, reason: str) -> None:
-        """Read the key to find out whether a change was made, once no earlier command can be on its way."""
+        """Read the key to see whether a change was made, once no earlier command can still be running."""
         time.sleep(ARRIVED_S)
         wait_until(self._keys.is_quiet)
         found = direct.get(change.client_id)
         if change.is_made(found):
-            self._keys.done(change.client_id, change.after(change.chosen, time.monotonic()))
+            self._keys.done(change.client_id, change.after(change.password, time.monotonic()))
             return
         if not is_like(found, change.before):
             self._report.wrong("store", self.place, f"a change is half made, the key is {found}: {reason}")

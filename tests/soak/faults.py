@@ -10,8 +10,8 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tests.redis_server import execute
 from tests.soak.parts import Part
-from tests.soak.sites import tell
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ class Faults(Part):
     # --- Redis
 
     def _of_redis(self, store: Store) -> Iterator[tuple[str, Callable[[], None]]]:
-        redis, way = store.redis, store.way
+        redis, proxy = store.redis, store.proxy
         assert redis is not None
-        assert way is not None
+        assert proxy is not None
 
         def during(begin: Callable[[], object], end: Callable[[], object]) -> Callable[[], None]:
             def fault() -> None:
@@ -87,7 +87,7 @@ class Faults(Part):
 
         def busy(*command: object) -> Callable[[], None]:
             """A command that makes Redis unresponsive for a while."""
-            return during(partial(tell, store, *command), partial(tell, store, "PING"))
+            return during(partial(execute, redis, *command), partial(execute, redis, "PING"))
 
         ms = int(1000 * self._rng.uniform(*LASTS_S))
         yield "Redis: SIGSTOP, SIGCONT", during(redis.freeze, redis.thaw)
@@ -96,7 +96,10 @@ class Faults(Part):
         yield "Redis: CLIENT PAUSE", busy("CLIENT", "PAUSE", ms)
         yield "Redis: DEBUG SLEEP", busy("DEBUG", "SLEEP", ms / 1000)
         for mode in ("delay", "lose", "garble", "cut"):
-            yield f"connection to Redis: {mode}", during(partial(way.turn, mode), partial(way.turn, "pass"))
+            yield (
+                f"connection to Redis: {mode}",
+                during(partial(proxy.turn, mode), partial(proxy.turn, "pass")),
+            )
 
     # --- SQLite
 

@@ -63,7 +63,7 @@ class State:
     def find(self, secret: str) -> Secret | None:
         return next((each for each in self.secrets if each.text == secret), None)
 
-    def outcomes(self, secret: str, sent: float, answered: float) -> set[frozenset[str] | None]:
+    def outcomes(self, secret: str, sent: float, received: float) -> set[frozenset[str] | None]:
         """The possible outcomes of a request: allowed with these scopes, or None for refused."""
         found = self.find(secret)
         if self.status != "live" or found is None:
@@ -71,7 +71,7 @@ class State:
         outcomes: set[frozenset[str] | None] = set()
         if found.goes_on_at(sent):
             outcomes.add(self.scopes)
-        if found.ends is not None and answered >= found.ends[0]:
+        if found.ends is not None and received >= found.ends[0]:
             outcomes.add(None)
         return outcomes
 
@@ -210,14 +210,14 @@ class Keys:
             return {each.client_id for each in self._entries.values() if each.state.status != "absent"}
 
     def is_quiet(self) -> bool:
-        """Whether no earlier command can still be on its way to the store."""
+        """Whether no earlier command can still be running."""
         return self._windows.is_quiet(self.place)
 
     def had_outage(self, since: float, until: float, *servers: str) -> bool:
         """Whether the store, or one of these servers, may have had a fault in that time."""
         return self._windows.meet((self.place, *servers), since, until)
 
-    def allowed(self, server: str, client_id: str, secret: str, sent: float, answered: float) -> Verdict:
+    def allowed(self, server: str, client_id: str, secret: str, sent: float, received: float) -> Verdict:
         """The correct responses for a request.
 
         Args:
@@ -225,19 +225,19 @@ class Keys:
             client_id: The client ID, which may be unknown.
             secret: The secret, which may be wrong.
             sent: When the request was sent.
-            answered: When the response was received.
+            received: When the response was received.
         """
         places = (self.place, server)
-        outage = self._windows.meet(places, sent, answered)
+        outage = self._windows.meet(places, sent, received)
         scopes: set[frozenset[str]] = set()
         refused = False
         with self._lock:
             entry = self._entries.get(client_id)
             spans = [_Span(State(), -math.inf)] if entry is None else [replace(each) for each in entry.spans]
         for span in spans:
-            if span.since > answered:
+            if span.since > received:
                 continue
-            outcomes = span.state.outcomes(secret, sent, answered)
+            outcomes = span.state.outcomes(secret, sent, received)
             if span.until < sent:
                 if not self._is_remembered(span.until, sent, places):
                     continue
@@ -247,7 +247,7 @@ class Keys:
                     outcomes.discard(None)
             refused |= None in outcomes
             scopes |= outcomes - {None}  # type: ignore[arg-type]
-        return Verdict(scopes, refused, outage, self._windows.meet((server,), sent, answered))
+        return Verdict(scopes, refused, outage, self._windows.meet((server,), sent, received))
 
     def lag_s(self, client_id: str, secret: str, scopes: frozenset[str], sent: float) -> float:
         """How long an outcome had been outdated when the request was sent; 0: it was current."""
@@ -257,7 +257,7 @@ class Keys:
             untils = [span.until for span in spans if scopes in span.state.outcomes(secret, sent, sent)]
         return max(0.0, sent - max(untils, default=sent))
 
-    def tell(self, client_id: str, secret: str, sent: float) -> str:
+    def describe(self, client_id: str, secret: str, sent: float) -> str:
         """The history of a key, for a message; times are seconds relative to the request."""
         with self._lock:
             entry = self._entries.get(client_id)

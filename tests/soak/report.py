@@ -115,7 +115,7 @@ class Report:
             f"{ill_ms:,.0f} ms during and after a fault (limit: `cache_ttl_s`, {CACHE_TTL_S:g} s)."
         )
         lines = [summary, "", revokes]
-        lines += _by_answer(requests)
+        lines += _by_response(requests)
         for title, counts in (("change", changes), ("fault", faults)):
             lines += ["", f"| {title} | times |", "|---|---|"]
             lines += [f"| {what} | {times:,} |" for what, times in sorted(counts.items())]
@@ -131,19 +131,19 @@ def update(page: str, text: str) -> str:
     return _BLOCK.sub(lambda _: f"{BEGIN}\n{text}\n{END}", page)
 
 
-def _by_answer(requests: Mapping[str, int]) -> list[str]:
+def _by_response(requests: Mapping[str, int]) -> list[str]:
     """A row for each kind of request, a column for each response."""
     table: dict[str, dict[str, int]] = {}
     for what, times in requests.items():
-        kind, _, answer = what.rpartition(": ")
-        table.setdefault(kind, {})[answer] = times
-    answers = sorted({answer for row in table.values() for answer in row})
+        kind, _, response = what.rpartition(": ")
+        table.setdefault(kind, {})[response] = times
+    responses = sorted({response for row in table.values() for response in row})
     return [
         "",
-        f"| request | {' | '.join(answers)} |",
-        "|---" * (1 + len(answers)) + "|",
+        f"| request | {' | '.join(responses)} |",
+        "|---" * (1 + len(responses)) + "|",
         *(
-            f"| {kind} | " + " | ".join(f"{row[each]:,}" if each in row else "" for each in answers) + " |"
+            f"| {kind} | " + " | ".join(f"{row[each]:,}" if each in row else "" for each in responses) + " |"
             for kind, row in sorted(table.items())
         ),
     ]

@@ -8,13 +8,13 @@ import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from basicauth_mw import Settings, open_backend
 from tests.matrix.kinds import Server
-from tests.redis_server import RedisServer, execute, find_binary
+from tests.redis_server import RedisServer, find_binary
 from tests.soak.model import CACHE_TTL_S, Keys, Windows
-from tests.soak.way import Way
+from tests.soak.proxy import Proxy
 from tests.waiting import wait_until
 
 WORKERS = 2
@@ -70,7 +70,7 @@ class Store:
         keys: The keys that it must contain.
         path: The SQLite file.
         redis: The Redis server.
-        way: The forwarder to it.
+        proxy: The forwarder to it.
     """
 
     place: str
@@ -79,7 +79,7 @@ class Store:
     keys: Keys
     path: Path | None = None
     redis: RedisServer | None = None
-    way: Way | None = None
+    proxy: Proxy | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -132,9 +132,9 @@ class Fleet:
         # The server will be killed, so each write is on the disk before it is acknowledged.
         options = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
         server = self._stack.enter_context(RedisServer(*options, *_debug_options()))
-        way = self._stack.enter_context(Way(server.port))
-        url = server.url().replace(f":{server.port}/", f":{way.port}/")
-        return Store("redis", url, server.url(), Keys("redis", self.windows), redis=server, way=way)
+        proxy = self._stack.enter_context(Proxy(server.port))
+        url = server.url().replace(f":{server.port}/", f":{proxy.port}/")
+        return Store("redis", url, server.url(), Keys("redis", self.windows), redis=server, proxy=proxy)
 
     def _site(self, name: str) -> Site:
         settings = {
@@ -144,12 +144,6 @@ class Fleet:
             "BASICAUTH_THROTTLE": "999999999/minute",  # counts, but never refuses
         }
         return self._stack.enter_context(Site(name, self.folder / f"{name}.log", settings))
-
-
-def tell(store: Store, *command: Any) -> Any:
-    """Send a command to Redis directly."""
-    assert store.redis is not None
-    return execute(store.redis, *command)
 
 
 def _debug_options() -> tuple[str, ...]:

@@ -25,10 +25,10 @@ from tests.soak.apps import CANARY
 from tests.soak.changes import COMMAND, Changer
 from tests.soak.faults import Faults
 from tests.soak.growth import Watch
+from tests.soak.proxy import ROOT
 from tests.soak.report import Report
 from tests.soak.sites import SERVERS, Fleet
 from tests.soak.traffic import Client, Request
-from tests.soak.way import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 CLIENTS = 3  # for each server
 WRITTEN_FROM = 30.0  # minutes: a shorter run does not measure growth
-ROUNDS = 3  # of the check at the end, each on a new connection, which may reach another worker
+REPEATS = 3  # of the check at the end, each on a new connection, which may reach another worker
 SHORT = 1.0  # minutes: in a shorter run, faults are more frequent
 
 
@@ -124,10 +124,10 @@ class Soak:
             for secret in each.state.secrets
         ]
         pairs += [("inactive key", *pair) for pair in store.keys.gone()]
-        for _ in range(ROUNDS):
+        for _ in range(REPEATS):
             for kind, client_id, secret in pairs:
                 request = Request(kind, encode_basic(client_id, secret), client_id, secret)
-                client.judge(request, client.ask(request))
+                client.judge(request, client.send(request))
             client.close()
 
     def _look_at_store(self, store: Store) -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from tests.soak.growth import Sample, ends
 from tests.soak.model import BOUND_S, CACHE_TTL_S, MARGIN_S, RECOVERY_S, Keys, Secret, State, Windows
+from tests.soak.proxy import ROOT
 from tests.soak.report import BEGIN, JUDGED_FROM, PAGE, Report, update
 from tests.soak.soak import Soak
 from tests.soak.traffic import LATE_S, Request, Response, wrong
-from tests.soak.way import ROOT
 
 if TYPE_CHECKING:
     from tests.soak.model import Verdict
@@ -67,7 +67,7 @@ def model() -> Model:
 def test_an_active_key_is_accepted_and_not_refused(model: Model) -> None:
     assert model.allowed(0.1) == ({READ}, False, False, False)
     assert model.allowed(0.1, "other") == (set(), True, False, False)
-    assert model.keys.allowed("uvicorn-redis", "nobody", "one", model.at, model.at).refused
+    assert model.keys.allowed("uvicorn-redis", "unknown", "one", model.at, model.at).refused
 
 
 @pytest.mark.parametrize("status", ["disabled", "revoked", "absent"])
@@ -154,12 +154,12 @@ RIGHT = Request("valid key", "Basic ...", "ci", "one")
 RAISES = Request("valid key, handler raises", "Basic ...", "ci", "one")
 MALFORMED = Request("malformed", "Basic ?")
 NONE = Request("no header", None)
-CHOSEN = Request("valid key", "Basic ...", "ci", "chosen-1")
+PASSWORD = Request("valid key", "Basic ...", "ci", "password-1")
 
 REFUSED = "expected a 401, invalid_credentials"
 
 # The request, the response, whether the store has a fault, and the problem; empty if the response is correct.
-ANSWERS = {
+RESPONSES = {
     "allowed": (RIGHT, 200, body(), False, ""),
     "another number": (RIGHT, 200, body(number="8"), False, "the response to another request"),
     "another client": (RIGHT, 200, body(client_id="cd"), False, "the response to another request"),
@@ -169,7 +169,7 @@ ANSWERS = {
     "outage": (RIGHT, 503, problem("backend_unavailable"), True, ""),
     "no outage": (RIGHT, 503, problem("backend_unavailable"), False, "a 503 without a fault"),
     "overloaded": (RIGHT, 503, problem("overloaded"), True, "a 503 of another kind"),
-    "overloaded, password": (CHOSEN, 503, problem("overloaded"), False, ""),
+    "overloaded, password": (PASSWORD, 503, problem("overloaded"), False, ""),
     "raised": (RAISES, 500, problem("internal_error"), False, ""),
     "raised, as text": (RAISES, 500, b"Internal Server Error", False, "a problem of another kind"),
     "raised, allowed": (RAISES, 200, body(), False, "expected 500"),
@@ -188,13 +188,13 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("case", ANSWERS)
+@pytest.mark.parametrize("case", RESPONSES)
 def test_a_response_is_judged(model: Model, case: str) -> None:
-    request, status, octets, outage, expected = ANSWERS[case]
-    if request is CHOSEN:
-        model.change(State("live", (Secret(CHOSEN.secret),), READ))
+    request, status, data, outage, expected = RESPONSES[case]
+    if request is PASSWORD:
+        model.change(State("live", (Secret(PASSWORD.secret),), READ))
     allowed = model.allowed(0.1, request.secret)._replace(outage=outage)
-    assert wrong(request, Response(status, octets, 0, 0.1), allowed, "7") == expected
+    assert wrong(request, Response(status, data, 0, 0.1), allowed, "7") == expected
 
 
 def test_a_late_response_is_wrong(model: Model) -> None:
@@ -205,12 +205,12 @@ def test_a_late_response_is_wrong(model: Model) -> None:
     assert wrong(RIGHT, late, allowed._replace(broken=True), "7") == ""
 
 
-@pytest.mark.parametrize("request_", [RIGHT, RAISES], ids=["answers", "raises"])
+@pytest.mark.parametrize("request_", [RIGHT, RAISES], ids=["responses", "raises"])
 def test_an_accepted_revoked_key_is_wrong(model: Model, request_: Request) -> None:
     """Also if the app then raises."""
     model.change(State("revoked", LIVE.secrets, READ))
-    answer = Response(request_.status, body(), 0, 0.1)
-    assert wrong(request_, answer, model.allowed(SOON_S + 0.1), "7") == "an inactive key was allowed"
+    response = Response(request_.status, body(), 0, 0.1)
+    assert wrong(request_, response, model.allowed(SOON_S + 0.1), "7") == "an inactive key was allowed"
 
 
 # --- growth, and the report

@@ -86,13 +86,13 @@ class Response:
         status: 0 if it is incomplete.
         body: The body, or the error if it is incomplete.
         sent: When the request was sent, on the monotonic clock.
-        answered: When the response was received.
+        received: When the response was received.
     """
 
     status: int
     body: bytes
     sent: float
-    answered: float
+    received: float
 
 
 class Client(Part):
@@ -121,7 +121,7 @@ class Client(Part):
             if request.kind == "client disconnects":
                 self._leave(request)
             else:
-                self.judge(request, self.ask(request))
+                self.judge(request, self.send(request))
         self.close()
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class Client(Part):
                 client_id, secret = rng.choice(self._keys.gone() or [(client_id, generate("sk"))])
         field = encode_basic(client_id, secret)
         # An uncached password takes a password hash each time, which would take all the CPU time.
-        if kind == "valid key, header spelled differently" and not secret.startswith("chosen"):
+        if kind == "valid key, header spelled differently" and not secret.startswith("password"):
             field = _respelled(field, rng)
         return Request(kind, field, client_id, secret)
 
@@ -162,11 +162,11 @@ class Client(Part):
             secrets = [each for each in entry.state.secrets if each.goes_on_at(time.monotonic() - JUST_S)]
             if entry.state.status == "live" and secrets:
                 return entry.client_id, self._rng.choice(secrets).text
-        return "nobody", generate("sk")
+        return "unknown", generate("sk")
 
     # --- sending a request
 
-    def ask(self, request: Request) -> Response:
+    def send(self, request: Request) -> Response:
         fields = {} if request.field is None else {"Authorization": request.field}
         self._number += 1
         sent = time.monotonic()
@@ -198,70 +198,70 @@ class Client(Part):
 
     # --- checking a response
 
-    def judge(self, request: Request, answer: Response) -> None:
+    def judge(self, request: Request, response: Response) -> None:
         """Count a response, and report what is wrong with it."""
         allowed = self._keys.allowed(
-            self._site.name, request.client_id, request.secret, answer.sent, answer.answered
+            self._site.name, request.client_id, request.secret, response.sent, response.received
         )
-        said = f"{answer.status or 'broken connection'}"
+        said = f"{response.status or 'broken connection'}"
         self._report.count("requests", f"{request.kind}: {said}")
         self._report.count("excuses", "an outage" if allowed.outage else "none")
-        problem = wrong(request, answer, allowed, str(self._number))
+        problem = wrong(request, response, allowed, str(self._number))
         if problem:
             self._report.wrong(
                 request.kind,
                 self._site.name,
-                f"{problem}; {said} {answer.body[:300]!r} for {request.client_id!r} after "
-                f"{answer.answered - answer.sent:.3f} s; allowed was {allowed}; "
-                f"known: {self._keys.tell(request.client_id, request.secret, answer.sent)}",
+                f"{problem}; {said} {response.body[:300]!r} for {request.client_id!r} after "
+                f"{response.received - response.sent:.3f} s; allowed was {allowed}; "
+                f"known: {self._keys.describe(request.client_id, request.secret, response.sent)}",
             )
-        elif answer.status == 200:
-            scopes = frozenset(json.loads(answer.body)["scopes"])
-            lag_s = self._keys.lag_s(request.client_id, request.secret, scopes, answer.sent)
+        elif response.status == 200:
+            scopes = frozenset(json.loads(response.body)["scopes"])
+            lag_s = self._keys.lag_s(request.client_id, request.secret, scopes, response.sent)
             if lag_s:
-                excused = self._keys.had_outage(answer.sent - lag_s, answer.sent, self._site.name)
+                excused = self._keys.had_outage(response.sent - lag_s, response.sent, self._site.name)
                 self._report.lag(lag_s, well=not excused)
 
 
-def wrong(request: Request, answer: Response, allowed: Verdict, number: str) -> str:
+def wrong(request: Request, response: Response, allowed: Verdict, number: str) -> str:
     """What is wrong with a response; empty if it is correct."""
-    if answer.status == 0:
+    if response.status == 0:
         return "" if allowed.broken else "incomplete response"
-    if answer.answered > answer.sent + LATE_S and not allowed.broken:
+    if response.received > response.sent + LATE_S and not allowed.broken:
         return "too late"
     if request.kind in ("no header", "malformed"):  # refused without a lookup
-        code = _code(answer)
+        code = _code(response)
         expected = f"{'missing' if request.kind == 'no header' else 'invalid'}_credentials"
-        return "" if (answer.status, code) == (401, expected) else f"expected a 401, {expected}"
-    match answer.status:
+        return "" if (response.status, code) == (401, expected) else f"expected a 401, {expected}"
+    match response.status:
         case 401:
-            if _code(answer) != "invalid_credentials":
+            if _code(response) != "invalid_credentials":
                 return "a 401 of another kind"
             return "" if allowed.refused else "an active key was refused"
         case 503:
-            code = _code(answer)
-            if code == "overloaded" and request.secret.startswith(("chosen", "guess")):
+            code = _code(response)
+            if code == "overloaded" and request.secret.startswith(("password", "guess")):
                 return ""
             if code != "backend_unavailable":
                 return "a 503 of another kind"
             return "" if allowed.outage else "a 503 without a fault"
-        case 504 if allowed.broken and allowed.scopes and _code(answer) == "timeout":
+        case 504 if allowed.broken and allowed.scopes and _code(response) == "timeout":
             return ""  # the worker was stopped while the timeout went on
         case request.status if not allowed.scopes:
             return "an inactive key was allowed"
         case 200 if request.status == 200:
-            said = json.loads(answer.body)
+            said = json.loads(response.body)
             if (said["client_id"], said["number"]) != (request.client_id, number):
                 return "the response to another request"
             return "" if frozenset(said["scopes"]) in allowed.scopes else "allowed with other scopes"
         case request.status:
-            return "" if _code(answer) == CODES[answer.status] else "a problem of another kind"
+            return "" if _code(response) == CODES[response.status] else "a problem of another kind"
     return f"expected {request.status}"
 
 
-def _code(answer: Response) -> object:
+def _code(response: Response) -> object:
     try:
-        return json.loads(answer.body)["code"]
+        return json.loads(response.body)["code"]
     except (ValueError, KeyError, TypeError):
         return None
 

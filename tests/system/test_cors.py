@@ -34,7 +34,7 @@ def fetch(
     browser: Browser, serve: Callable[..., Served], request: pytest.FixtureRequest
 ) -> Iterator[Callable[[str, str | None], Any]]:
     """Fetches a path of the API from a page of another origin."""
-    pages = serve("fastapi-documented", BASICAUTH_KEYS="nobody:here")
+    pages = serve("fastapi-documented", BASICAUTH_KEYS="unknown:here")
     origin = f"http://127.0.0.1:{pages.port}"
     api = serve(request.param, ORIGIN=origin, **KEYS)
     page = browser.new_page()

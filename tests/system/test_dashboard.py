@@ -387,7 +387,7 @@ def prepare(site: Site) -> None:
         assert key is not None
         uses += [LastUse(client_id, secret.created_at, now - timedelta(days=age)) for secret in key.secrets]
     backend.store.record_uses(uses)
-    for client_id, secret, times in (("grafana", "wrong", 7), ("nobody", "x", 12), ("data-lake", "x", 3)):
+    for client_id, secret, times in (("grafana", "wrong", 7), ("unknown", "x", 12), ("data-lake", "x", 3)):
         for _ in range(times):
             site.echo(encode_basic(client_id, secret))
     for _ in range(4):

@@ -159,7 +159,7 @@ def test_a_key_without_scopes_is_given_none(envoy: tuple[str, str, Issued]) -> N
 
 
 @pytest.mark.parametrize("path", ["/", "/some/path", "/health", "/ready", "//health", "/x/../health"])
-@pytest.mark.parametrize("authorization", [None, encode_basic("nobody", "wrong")])
+@pytest.mark.parametrize("authorization", [None, encode_basic("unknown", "wrong")])
 def test_any_other_request_gets_a_401(
     envoy: tuple[str, str, Issued], path: str, authorization: str | None
 ) -> None:

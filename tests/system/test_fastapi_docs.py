@@ -104,7 +104,7 @@ def test_a_key_that_is_entered_gets_the_apps_response(docs: Page) -> None:
     "typed",
     [
         pytest.param(("demo", "wrong"), id="secret"),
-        pytest.param(("nobody", SECRET), id="client-id"),
+        pytest.param(("unknown", SECRET), id="client-id"),
         pytest.param(("umlaut", NOT_ASCII), id="not-ascii"),  # Swagger UI sends it as latin-1
     ],
 )

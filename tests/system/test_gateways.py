@@ -167,7 +167,7 @@ def test_a_valid_key_is_accepted_and_named(gateway: Gateway) -> None:
 
 
 def test_a_request_without_a_key_is_refused(gateway: Gateway) -> None:
-    for authorization in (None, encode_basic("nobody", "wrong"), "Bearer x"):
+    for authorization in (None, encode_basic("unknown", "wrong"), "Bearer x"):
         refused = gateway.get(authorization=authorization)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"] == 'Basic realm="api", charset="UTF-8"'

@@ -77,7 +77,7 @@ def test_every_refusal_looks_the_same(middleware: BasicAuthMiddleware, backend: 
     fields = {
         "malformed": "Basic !",
         "scheme": "Bearer abc",
-        "unknown": encode_basic("nobody", generate("sk")),
+        "unknown": encode_basic("unknown", generate("sk")),
         "wrong": encode_basic("old", generate("sk")),
         "human": encode_basic("old", "password"),
         "expired": expired.authorization,
@@ -121,7 +121,7 @@ def test_head_has_the_headers_of_get_and_no_body(middleware: BasicAuthMiddleware
 
 
 @pytest.mark.proves("W10")
-@pytest.mark.parametrize("field", [None, "Basic !", encode_basic("nobody", "x")])
+@pytest.mark.parametrize("field", [None, "Basic !", encode_basic("unknown", "x")])
 def test_a_refusal_does_not_touch_the_request_body(
     middleware: BasicAuthMiddleware, backend: Backend, app: App, field: str | None
 ) -> None:
@@ -385,7 +385,7 @@ def test_a_hanging_backend_is_a_503_within_the_deadline(app: App) -> None:
     middleware = BasicAuthMiddleware(
         app, FakeStore(get), settings=Settings(throttle=""), backend_deadline_s=0.2
     )
-    field = encode_basic("nobody", generate("sk"))
+    field = encode_basic("unknown", generate("sk"))
 
     def timed(_number: int) -> tuple[int, float]:
         began = time.monotonic()
@@ -419,7 +419,7 @@ def test_a_store_that_can_be_interrupted_is(app: App) -> None:
     middleware = BasicAuthMiddleware(
         app, Interruptible(), settings=Settings(throttle=""), backend_deadline_s=0.05
     )
-    field = encode_basic("nobody", generate("sk"))
+    field = encode_basic("unknown", generate("sk"))
     with ThreadPoolExecutor(12) as pool:
         statuses = set(pool.map(lambda _: call(middleware, field).status, range(24)))
 
@@ -461,7 +461,7 @@ def test_an_asynchronous_backend_that_hangs_frees_its_threads(app: App) -> None:
     middleware = BasicAuthMiddleware(
         app, Asynchronous(), settings=Settings(throttle=""), backend_deadline_s=0.1
     )
-    field = encode_basic("nobody", generate("sk"))
+    field = encode_basic("unknown", generate("sk"))
     with ThreadPoolExecutor(12) as pool:
         statuses = set(pool.map(lambda _: call(middleware, field).status, range(24)))
 
@@ -483,7 +483,7 @@ def test_a_cancelled_asynchronous_lookup_is_a_503(app: App) -> None:
 
     middleware = BasicAuthMiddleware(app, Asynchronous(), settings=Settings())
 
-    response = call(middleware, encode_basic("nobody", generate("sk")))
+    response = call(middleware, encode_basic("unknown", generate("sk")))
 
     assert response.raised is None
     assert response.status == 503

@@ -221,7 +221,7 @@ def test_a_user_of_a_sentinel_and_its_master(own_redis_server: RedisServer) -> N
         execute(sentinel, "ACL", "SETUSER", "reader", "on", f">{PASSWORD}", *more("a user of the sentinels"))
         execute(sentinel, "ACL", "SETUSER", "default", "off")
         url = f"redis+sentinel://{manager[0]}:{IN_URL}@127.0.0.1:{sentinel.port}/keys"
-        login = f"?sentinel_username=asker&sentinel_password={IN_URL}"
+        login = f"?sentinel_username=reader&sentinel_password={IN_URL}"
         with closing(RedisStore(url + login, deadline_s=5)) as store:
             use(store)
         with closing(RedisStore(url, deadline_s=5)) as store:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def test_every_truncation_is_noticed(cli: Callable[..., Done], file: Path, other: str, export: bytes) -> None:
     """In the middle of a line, between two lines, and at the start."""
     ends = [0, 1, 4, len(export) // 2, len(export) - 3]
-    ends += [index + shift for index, octet in enumerate(export) if octet == 10 for shift in (0, 1)][:4]
+    ends += [index + shift for index, byte in enumerate(export) if byte == 10 for shift in (0, 1)][:4]
 
     for end in ends:
         for words, stdin in ((str(file), b""), ("-", export[:end])):

@@ -242,7 +242,7 @@ def test_bytes_that_are_not_text_are_refused(cli: Callable[..., Done], file: Pat
 def test_taken_ids_are_left_alone(cli: Callable[..., Done], url: str, file: Path) -> None:
     """In the backend or earlier in the same file, with a password or a generated secret."""
     put(url, Key("a", name="mine"))
-    file.write_text(f"a,{generate('sk')}\na,chosen\nb,{generate('sk')}\nb,{generate('sk')}\n")
+    file.write_text(f"a,{generate('sk')}\na,a password\nb,{generate('sk')}\nb,{generate('sk')}\n")
     before = keys_of(url)
 
     done = cli("keys", "import", str(file))

@@ -248,7 +248,7 @@ class Pipe(io.BytesIO):
         return False
 
     def seek(self, *_where: int) -> int:
-        raise OSError("a pipe has no places")
+        raise OSError("a pipe cannot seek")
 
     tell = seek
 
@@ -293,7 +293,7 @@ def test_comments_before_the_first_entry_are_limited(backend: Backend, line: byt
     assert (report.imported, report.refused) == (1, 0)
 
 
-@pytest.mark.parametrize("text", [b"", b"\n", b"# nobody\n" * 2000], ids=["empty", "blank", "comments"])
+@pytest.mark.parametrize("text", [b"", b"\n", b"# comment\n" * 2000], ids=["empty", "blank", "comments"])
 def test_nothing_to_import(text: bytes) -> None:
     with pytest.raises(TransferError, match="no keys"):
         InputFile(io.BytesIO(text))
@@ -311,9 +311,8 @@ def test_lines_are_reported_in_their_order(backend: Backend) -> None:
         def on_refused(self, line: int, reason: str) -> None:
             reported.append(line)
 
-    text = (
-        f"slow,chosen\nbad\ntaken,{generate('sk')}\nlong,{'x' * 1025}\nfast,{generate('sk')}\ntaken,chosen\n"
-    )
+    long = "x" * 1025
+    text = f"slow,a password\nbad\ntaken,{generate('sk')}\nlong,{long}\nfast,{generate('sk')}\ntaken,a password\n"
     import_keys(backend, InputFile(io.BytesIO(text.encode())), Order())
 
     assert reported == ["slow", 2, 3, 4, "fast", 6]
@@ -321,7 +320,7 @@ def test_lines_are_reported_in_their_order(backend: Backend) -> None:
 
 def test_passwords_are_hashed_in_parallel(sqlite: Backend) -> None:
     """In a few threads, which end with the import."""
-    text = "".join(f"{number},chosen {number}\n" for number in range(50))
+    text = "".join(f"{number},password {number}\n" for number in range(50))
 
     assert imported(sqlite, text.encode()).imported == 50
 
@@ -333,7 +332,7 @@ def test_a_missing_library_ends_an_import(sqlite: Backend, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "argon2", None)
 
     with pytest.raises(MissingExtra):
-        imported(sqlite, b"a,chosen\n")
+        imported(sqlite, b"a,a password\n")
     assert list(sqlite.iter_keys()) == []
 
 
@@ -496,7 +495,7 @@ def test_a_bad_id_is_reported_whatever_its_secret_is(backend: Backend) -> None:
     secrets = [
         generate("sk"),
         hash_secret(generate("sk")),
-        "chosen",
+        "password",
         wrong + ("a" if wrong[-1] != "a" else "b"),
     ]
     text = "".join(f"{'x' * 256},{secret}\n" for secret in secrets)

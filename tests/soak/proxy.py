@@ -1,6 +1,6 @@
 """A forwarder to Redis: a process that passes data on, delays it, drops it, or sends other data.
 
-    python -m tests.soak.way PORT
+    python -m tests.soak.proxy PORT
 
 It prints the port that it listens on. Each line on its standard input sets the mode: ``pass``; ``delay``,
 which delays each piece; ``lose``, which passes nothing on and closes nothing, so that both sides see a
@@ -24,7 +24,7 @@ DELAY_S = 0.1
 GARBAGE = (b"-ERR garbage\r\n", b"$5\r\nab", b"*3\r\n$1", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 40)
 
 
-class Way:
+class Proxy:
     """The forwarder process. Use it as a context manager.
 
     Args:
@@ -39,7 +39,7 @@ class Way:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.soak.way", str(self._to)],
+            [sys.executable, "-m", "tests.soak.proxy", str(self._to)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
