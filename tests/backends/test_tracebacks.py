@@ -14,7 +14,7 @@ from basicauth_mw.backends import open_store
 from basicauth_mw.errors import BackendUnavailable, BasicAuthError, ConfigurationError
 from basicauth_mw.keys.model import Key
 from basicauth_mw.wsgi import BasicAuthMiddleware as WsgiMiddleware
-from tests.redis_server import Sentinel, ask
+from tests.redis_server import Sentinel, execute
 from tests.tracebacks import chain_of, variables_of
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def errors_of(url: str) -> list[BasicAuthError]:
 
 
 def test_a_server_that_refuses_the_password(own_redis_server: RedisServer) -> None:
-    ask(own_redis_server, "CONFIG", "SET", "requirepass", "right")
+    execute(own_redis_server, "CONFIG", "SET", "requirepass", "right")
     where = f"127.0.0.1:{own_redis_server.port}"
     with Sentinel("keys", own_redis_server.port) as sentinel:
         for url in (

@@ -196,7 +196,7 @@ def test_a_right_is_missing(deployment: Deployment, store: RedisStore, change: s
             if error := error_of(CHANGES[change], lacking, store):
                 assert "ACL" in str(error)
                 needed.add(left_out)
-    if change == "add" and len(place.servers) > 1:
+    if change == "add" and len(deployment.servers) > 1:
         needed.add("eval")  # only the import on one server is a script
     assert needed == NEEDED[change]
 

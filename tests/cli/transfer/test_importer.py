@@ -311,9 +311,9 @@ def test_lines_are_reported_in_their_order(backend: Backend) -> None:
         def on_refused(self, line: int, reason: str) -> None:
             reported.append(line)
 
-    long = "x" * 1025
-    text = f"slow,a password\nbad\ntaken,{generate('sk')}\nlong,{long}\nfast,{generate('sk')}\ntaken,a password\n"
-    import_keys(backend, InputFile(io.BytesIO(text.encode())), Order())
+    lines = ["slow,a password", "bad", f"taken,{generate('sk')}", f"long,{'x' * 1025}"]
+    lines += [f"fast,{generate('sk')}", "taken,a password"]
+    import_keys(backend, InputFile(io.BytesIO("\n".join(lines).encode())), Order())
 
     assert reported == ["slow", 2, 3, 4, "fast", 6]
 
