@@ -9,7 +9,10 @@ export HOME := $(or $(HOME),$(CURDIR)/.make/home)
 unexport PYTHONPATH PYTHONHOME PYTHONUNBUFFERED
 
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+VENV := .venv/.created
 READY := .venv/.ready
+DEMO_READY := .venv/.demo-ready
 SYSTEM_READY := .venv/.system-ready
 SYSTEM_COMMANDS := nginx caddy chromium
 BENCH_READY := .venv/.bench-ready
@@ -24,7 +27,7 @@ fuzz fuzz-guided: MINUTES ?= 5
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: $(READY) ## Serve the FastAPI example with a new key, and print curl commands; PORT=8000
+demo: $(DEMO_READY) ## Serve the FastAPI example with a new key, and print curl commands; PORT=8000
 	@$(BIN)/basicauth-mw demo --port $(PORT)
 
 test: $(READY) ## Lint, type-check and run all tests; T=tests/auth/test_cache.py runs only these
@@ -77,25 +80,32 @@ clean: ## Remove everything that make created
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp file is written last, so that an interrupted installation is repeated.
-$(READY): pyproject.toml
+$(VENV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is required; choose one with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[standard]' --group dev
+	$(PIP) --upgrade 'pip>=25.1'
 	@touch $@
 
+$(DEMO_READY): $(VENV) pyproject.toml
+	$(PIP) -e '.[cli,dashboard]' --group demo
+	@touch $@
+
+$(READY): $(VENV) pyproject.toml
+	$(PIP) -e '.[standard]' --group dev
+	@touch $@ $(DEMO_READY)
+
 $(SYSTEM_READY): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group system
+	$(PIP) --group system
 	@touch $@
 
 $(BENCH_READY): $(READY) benchmarks/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(PIP) -r benchmarks/requirements.txt
 	@touch $@
 
 $(MUTATE_READY): $(READY) tests/mutation/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/mutation/requirements.txt
+	$(PIP) -r tests/mutation/requirements.txt
 	@touch $@
 
 $(GUIDED_READY): $(READY) tests/fuzz/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt
+	$(PIP) -r tests/fuzz/requirements.txt
 	@touch $@

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from .backends.backend import Issued as Issued
     from .backends.backend import open_backend as open_backend
     from .errors import *  # noqa: F403
-    from .keys.credentials import Credentials as Credentials
-    from .keys.credentials import encode_basic as encode_basic
-    from .keys.credentials import parse_basic as parse_basic
+    from .keys.authorization_header import Credentials as Credentials
+    from .keys.authorization_header import encode_basic as encode_basic
+    from .keys.authorization_header import parse_basic as parse_basic
     from .keys.hashing import hash_secret as hash_secret
     from .keys.model import Key as Key
     from .keys.model import Principal as Principal
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     _MODULES = {
         "backends.backend": ("Backend", "Issued", "open_backend"),
-        "keys.credentials": ("Credentials", "encode_basic", "parse_basic"),
+        "keys.authorization_header": ("Credentials", "encode_basic", "parse_basic"),
         "keys.hashing": ("hash_secret",),
         "keys.model": ("Key", "Principal", "Secret"),
         "keys.scopes": ("require_scopes",),

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .auth.authenticator import Authenticator
 from .auth.frameworks import own_root_path, wraps_cors
-from .auth.requests import PRINCIPAL, ASGIRequest
+from .auth.request_adapters import PRINCIPAL, ASGIRequest
 from .auth.verifier import PendingVerification
 from .keys.model import Allow, Deny
 from .responses.asgi_errors import handle_exception, run_with_timeout
-from .responses.asgi_guard import HandshakeGuard, HoldTimers, ResponseGuard
+from .responses.asgi_guard import ASGIResponseGuard, HandshakeGuard, HoldTimers
 from .responses.asgi_send import refuse
 from .runtime.fork import after_fork
 
@@ -131,7 +131,7 @@ class BasicAuthMiddleware:
             await running
             return
         if kind == "http":
-            guard = ResponseGuard(send, scope, self._timers)
+            guard = ASGIResponseGuard(send, scope, self._timers)
         else:
             guard = handshake = HandshakeGuard(send, scope, receive)
             receive = handshake.receive

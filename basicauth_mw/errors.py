@@ -90,7 +90,7 @@ class InvalidCredentials(Rejected):
 class MalformedCredentials(Rejected):
     """The header is not a well-formed Basic credential (RFC 7617 section 2).
 
-    A client cannot tell it from ``InvalidCredentials``.
+    A client cannot distinguish it from ``InvalidCredentials``.
     """
 
     code = InvalidCredentials.code

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from .asgi import BasicAuthMiddleware
 from .auth.problems import Problem, render, to_problem
-from .auth.requests import PRINCIPAL, ASGIRequest
+from .auth.request_adapters import PRINCIPAL, ASGIRequest
 from .errors import BackendUnavailable, ConfigurationError
 from .responses.asgi_send import refuse
 

@@ -9,18 +9,18 @@ from .auth.authenticator import Authenticator
 from .auth.discovery import entry_of, open_layers
 from .auth.flask_refusals import handle_refusals
 from .auth.frameworks import flask_exceptions, may_take_socket
-from .auth.requests import PRINCIPAL, WSGIRequest, environ_key
+from .auth.request_adapters import PRINCIPAL, WSGIRequest, environ_key
 from .auth.schemes import BASIC_ONLY, auth_type
 from .auth.verifier import PendingVerification
 from .keys.model import ANONYMOUS, Allow, Deny
-from .responses.wsgi_guard import FileWrapper, ResponseGuard, captured_request, send_response
+from .responses.wsgi_guard import FileWrapper, WSGIResponseGuard, captured_request, send_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Unpack
 
     from .auth.problems import Response
-    from .auth.requests import Environ
+    from .auth.request_adapters import Environ
     from .responses.wsgi_guard import StartResponse
     from .settings import Overrides, Settings
 
@@ -140,7 +140,7 @@ class BasicAuthMiddleware:
         on_gunicorn = "gunicorn.socket" in environ
         server = read("SERVER_SOFTWARE", "")
         origin = (authenticator, captured, decision.principal.client_id)
-        guard = ResponseGuard(start_response, origin, flask_exceptions(environ), takes_socket)
+        guard = WSGIResponseGuard(start_response, origin, flask_exceptions(environ), takes_socket)
         del environ, read
         try:
             result = self.app(given.pop(), guard.start_response)

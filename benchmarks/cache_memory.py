@@ -16,7 +16,7 @@ from report import Goal, Outcome, Table, at_most, main
 from rounds import Spread
 
 from basicauth_mw import encode_basic
-from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.auth.cache import VerificationCache
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import Allow, Principal
 
@@ -77,7 +77,7 @@ def measured(quick: bool) -> Outcome:
 def per_entry(entries: int, allow_of) -> float:
     """Octets that stay allocated."""
     fields = [b"Basic %052d" % number for number in range(entries)]
-    cache = VerdictCache(3600, entries)
+    cache = VerificationCache(3600, entries)
     gc.collect()
     tracemalloc.start()
     for number, field in enumerate(fields):
@@ -90,7 +90,7 @@ def per_entry(entries: int, allow_of) -> float:
 
 def bounded(size: int, offered: int) -> tuple[int, int]:
     """Entries in the end, and octets that were added since the cache was full."""
-    cache = VerdictCache(3600, size)
+    cache = VerificationCache(3600, size)
 
     def offer() -> None:
         client_id = generate("id")

@@ -23,7 +23,7 @@ from report import Goal, Outcome, Table, at_most, main
 from rounds import Call, Times, measure, ratios, spread, us
 
 from basicauth_mw import Principal, Settings, encode_basic, open_backend
-from basicauth_mw.auth.requests import PRINCIPAL
+from basicauth_mw.auth.request_adapters import PRINCIPAL
 from basicauth_mw.backends import LastUse
 from basicauth_mw.dashboard import ADMIN_SCOPE
 from basicauth_mw.dashboard.app import DashboardApp

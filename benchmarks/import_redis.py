@@ -25,7 +25,7 @@ from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.backends import dump_key
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.cli.transfer.importer import ImportReport, import_keys
-from basicauth_mw.cli.transfer.reader import InputFile
+from basicauth_mw.cli.transfer.input_file import InputFile
 from basicauth_mw.keys.generated_secrets import generate, generate_id
 from basicauth_mw.keys.hashing import Hasher
 from basicauth_mw.keys.model import Key, Secret, utcnow

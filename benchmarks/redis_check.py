@@ -65,7 +65,7 @@ async def find(quick: bool, url: str, port: int) -> Outcome:
 
     calls: dict[str, tuple[Any, list[Any]]] = {
         "plain GET": (plain.get, names),
-        "look-up": (store.aget_stored, ids),
+        "look-up": (store.aget_record, ids),
         "look-up, not decoded": (get, [name.encode() for name in names]),
         "check": (check, requests),
     }

@@ -30,7 +30,7 @@ from basicauth_mw.auth.verifier import PendingVerification
 from basicauth_mw.backends import dump_key
 from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.keys.generated_secrets import generate
-from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS, Hasher
+from basicauth_mw.keys.hashing import MAX_ACTIVE_SECRETS, Hasher
 from basicauth_mw.keys.model import Allow, Deny, Key, Secret, utcnow
 from basicauth_mw.keys.validation import MAX_NAME, MAX_SCOPES
 
@@ -165,7 +165,7 @@ def biggest() -> Key:
             Secret(
                 Hasher().digest_secret(generate("sk"), salt=salt), now + timedelta(microseconds=number), now
             )
-            for number in range(MAX_LIVE_SECRETS)
+            for number in range(MAX_ACTIVE_SECRETS)
         ),
     )
 

@@ -20,7 +20,7 @@ import pytest
 from basicauth_mw import errors
 from basicauth_mw.auth.authenticator import _AUDITED
 from basicauth_mw.keys.generated_secrets import PATTERN, SecretShape, classify, generate
-from basicauth_mw.settings import FIELDS, Option
+from basicauth_mw.settings import FIELDS, SettingField
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -394,7 +394,7 @@ def test_testing_guide(tmp_path: Path) -> None:
     assert "4 passed" in done.stdout
 
 
-def row(option: Option) -> str:
+def row(option: SettingField) -> str:
     default = option.default
     if option.name == "slow_hash_workers":
         shown = "CPUs, at most 4"

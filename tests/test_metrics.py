@@ -152,7 +152,7 @@ def test_an_open_circuit_sets_the_gauge_and_stops_lookups() -> None:
     measured.store.unavailable = True
     statuses = []
     breaker = measured.middleware.authenticator.reader.breaker
-    breaker._silence_s = 0
+    breaker._deadline_s = 0
     while not breaker.is_open:
         statuses.append(measured.request(measured.authorization))
     waited = measured.added()[WAITS]

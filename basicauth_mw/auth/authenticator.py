@@ -24,16 +24,16 @@ from ..errors import (
     UnreadableRecord,
 )
 from ..keys import audit
-from ..keys.credentials import parse_basic
+from ..keys.authorization_header import parse_basic
 from ..keys.generated_secrets import ID_PREFIX, generate
 from ..keys.model import ANONYMOUS, Decision, Deny
-from .cache import VerdictCache
+from .cache import VerificationCache
 from .configuration import resolve
 from .path_rules import PathRules
 from .problems import TIMEOUT, Problem, Response, is_refusal, render, request_id_of, to_problem, unwrap_group
+from .refusal_stats import refusal_stats
 from .runner import arun, run
 from .schemes import BASIC_ONLY, CredentialReader, challenges, credential_headers, instructions
-from .stats import refusal_stats
 from .throttle import FailureThrottle
 from .verifier import PendingVerification, Verifier
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ..keys.model import Allow
     from ..settings import Overrides, Settings
     from .path_rules import Access
-    from .requests import RequestAdapter
+    from .request_adapters import RequestAdapter
 
 R = TypeVar("R")
 
@@ -99,7 +99,7 @@ class Authenticator(Generic[R]):
             feed=self.backend.feed,
             caches=bool(settings.cache_ttl_s),
         )
-        self._cache = VerdictCache(settings.cache_ttl_s, settings.cache_size)
+        self._cache = VerificationCache(settings.cache_ttl_s, settings.cache_size)
         self._cached: Callable[[bytes], Allow | None] = self._cache.get
         self._verifier = Verifier(
             self.backend.hasher,
@@ -242,7 +242,7 @@ class Authenticator(Generic[R]):
         elif not self._warned_no_address:
             self._warned_no_address = True
             logger.warning(
-                "the server does not tell the client's address: failures are not throttled (on a Unix "
+                "the server does not report the client's address: failures are not throttled (on a Unix "
                 "socket, let the proxy send X-Forwarded-For and the server read it)"
             )
 

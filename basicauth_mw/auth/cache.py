@@ -17,7 +17,7 @@ from collections import deque
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..keys.credentials import MAX_FIELD_BYTES
+from ..keys.authorization_header import MAX_FIELD_BYTES
 from ..runtime.fork import after_fork
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 class _Client:
     """What the entries of one client share."""
 
-    __slots__ = ("allow", "entries", "live")
+    __slots__ = ("allow", "entries", "valid")
 
     def __init__(self, allow: Allow) -> None:
         self.allow = allow
         self.entries = 0
-        self.live = True
+        self.valid = True
 
 
 class _Entry:
@@ -77,11 +77,11 @@ class LookupStamp(NamedTuple):
     at: float
 
 
-class VerdictCache:
-    """Header value -> verdict, for valid credentials only.
+class VerificationCache:
+    """Maps the header values that were verified to the decisions, for valid credentials only.
 
     Args:
-        ttl_s: Seconds that an entry lives; 0 disables the cache.
+        ttl_s: Seconds that an entry is valid; 0 disables the cache.
         size: Most entries; the oldest one is dropped for a new one.
         clock: Monotonic seconds, for the age of entries.
         wall_clock: Seconds since the epoch, for the expiry of keys.
@@ -121,7 +121,7 @@ class VerdictCache:
         return len(self._entries)
 
     def get(self, field: bytes) -> Allow | None:
-        """The verdict on a header value that was verified before, or None. Called for every request."""
+        """The decision on a header value that was verified before, or None. Called for every request."""
         if len(field) > MAX_FIELD_BYTES:
             return None
         keyed = self._keyed.copy()
@@ -131,7 +131,7 @@ class VerdictCache:
             return None
         now = self._clock()
         client = entry.client
-        if entry.until <= now or not client.live:
+        if entry.until <= now or not client.valid:
             return None
         if entry.expires_at is not None and entry.expires_at <= self._wall_clock():
             return None
@@ -169,7 +169,7 @@ class VerdictCache:
 
         Args:
             field: The header value that was verified.
-            allow: The verdict.
+            allow: The decision.
             secret_created_at: Which of the client's secrets it holds.
             expires_at: When the key or the secret expires, whichever is sooner, in seconds since the epoch.
             stamp: From before the lookup. The age of the entry counts from then.
@@ -198,7 +198,7 @@ class VerdictCache:
         with self._lock:
             self._epoch += 1
             if client := self._clients.pop(client_id, None):
-                client.live = False
+                client.valid = False
 
     def clear(self) -> None:
         """End every entry at once."""
@@ -214,7 +214,7 @@ class VerdictCache:
         if client is not None and client.allow.principal == allow.principal:
             return client
         if client is not None:
-            client.live = False  # the key has changed since the older entries were verified
+            client.valid = False  # the key has changed since the older entries were verified
         client = self._clients[client_id] = _Client(allow)
         return client
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, Literal
 
-from ..settings.values import AMBIGUOUS_PATH
+from ..settings.parsers import AMBIGUOUS_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -21,93 +21,93 @@ if TYPE_CHECKING:
     from .verifier import PendingVerification
 
 
-def run(check: PendingVerification, reader: StoreReader) -> Decision:
+def run(pending: PendingVerification, reader: StoreReader) -> Decision:
     """Run a verification within the deadline, blocking."""
-    decision = _run_inline(check, reader)
-    return _count_allow(_run_shared(check, reader) if decision is None else decision, reader)
+    decision = _run_inline(pending, reader)
+    return _count_allow(_run_shared(pending, reader) if decision is None else decision, reader)
 
 
-async def arun(check: PendingVerification, reader: StoreReader) -> Decision:
+async def arun(pending: PendingVerification, reader: StoreReader) -> Decision:
     """``run`` for an event loop. Suspends only if something has to wait."""
-    decision = _run_inline(check, reader)
-    return _count_allow(await _arun_shared(check, reader) if decision is None else decision, reader)
+    decision = _run_inline(pending, reader)
+    return _count_allow(await _arun_shared(pending, reader) if decision is None else decision, reader)
 
 
-def _run_inline(check: PendingVerification, reader: StoreReader) -> Decision | None:
+def _run_inline(pending: PendingVerification, reader: StoreReader) -> Decision | None:
     """Run a verification that needs only a lookup that cannot wait; None if it may need more.
 
     It needs no sharing: it takes less time than to find out whether an equal one runs.
     """
-    if not reader.may_run_inline(for_password=not check.is_generated):
+    if not reader.may_run_inline(for_password=not pending.is_generated):
         return None
     try:
-        decision = check.decide(reader.lookup_inline(check.client_id))
+        decision = pending.decide(reader.lookup_inline(pending.client_id))
     except BlockingIOError:
         return None
     except BackendError as exc:
-        return check.failed(exc)
+        return pending.deny(exc)
     # None: the first password hash was stored since may_run_inline.
     return None if isinstance(decision, VerifyPassword) else decision
 
 
-def _run_shared(check: PendingVerification, reader: StoreReader) -> Decision:
+def _run_shared(pending: PendingVerification, reader: StoreReader) -> Decision:
     ends_at = reader.deadline()
 
     def verify() -> Decision:
         # Another verification may have filled the cache before this one became the shared one.
-        return check.cached() or _run(check, reader, ends_at)
+        return pending.cached() or _run(pending, reader, ends_at)
 
-    if check.share_key is None:
+    if pending.share_key is None:
         return verify()
     try:
-        shared: Decision = reader.single_flight.do(check.share_key, verify, _wait_limit(check, ends_at))
+        shared: Decision = reader.single_flight.do(pending.share_key, verify, _wait_limit(pending, ends_at))
     except TimeoutError as exc:
-        return check.failed(reader.failed(exc))
+        return pending.deny(reader.breaker.record_failure(exc))
     return shared
 
 
-async def _arun_shared(check: PendingVerification, reader: StoreReader) -> Decision:
+async def _arun_shared(pending: PendingVerification, reader: StoreReader) -> Decision:
     ends_at = reader.deadline()
 
     def verify() -> Awaitable[Decision]:
-        return _arun(check, reader, ends_at)
+        return _arun(pending, reader, ends_at)
 
-    if check.share_key is None:
+    if pending.share_key is None:
         return await verify()
     try:
         shared: Decision = await reader.single_flight.ado(
-            check.share_key, verify, _wait_limit(check, ends_at)
+            pending.share_key, verify, _wait_limit(pending, ends_at)
         )
     except TimeoutError as exc:
-        return check.failed(reader.failed(exc))
+        return pending.deny(reader.breaker.record_failure(exc))
     return shared
 
 
-def _run(check: PendingVerification, reader: StoreReader, ends_at: float) -> Decision:
+def _run(pending: PendingVerification, reader: StoreReader, ends_at: float) -> Decision:
     try:
-        found = reader.lookup(check.client_id, ends_at, for_password=not check.is_generated)
-        decision = check.decide(found)
+        found = reader.lookup(pending.client_id, ends_at, for_password=not pending.is_generated)
+        decision = pending.decide(found)
         if isinstance(decision, VerifyPassword):
             decision = decision.conclude(reader.passwords.verify(decision.secret, decision.hashes))
     except BackendError as exc:
-        return check.failed(exc)
+        return pending.deny(exc)
     return decision
 
 
-async def _arun(check: PendingVerification, reader: StoreReader, ends_at: float) -> Decision:
+async def _arun(pending: PendingVerification, reader: StoreReader, ends_at: float) -> Decision:
     try:
-        found = await reader.alookup(check.client_id, ends_at, for_password=not check.is_generated)
-        decision = check.decide(found)
+        found = await reader.alookup(pending.client_id, ends_at, for_password=not pending.is_generated)
+        decision = pending.decide(found)
         if isinstance(decision, VerifyPassword):
             decision = decision.conclude(await reader.passwords.averify(decision.secret, decision.hashes))
     except BackendError as exc:
-        return check.failed(exc)
+        return pending.deny(exc)
     return decision
 
 
-def _wait_limit(check: PendingVerification, ends_at: float) -> float:
+def _wait_limit(pending: PendingVerification, ends_at: float) -> float:
     """How long to wait for an equal verification. A password has a separate time limit."""
-    return ends_at if check.is_generated else ends_at + PASSWORD_LIMIT_S
+    return ends_at if pending.is_generated else ends_at + PASSWORD_LIMIT_S
 
 
 def _count_allow(decision: Decision, reader: StoreReader) -> Decision:

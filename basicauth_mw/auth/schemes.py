@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from ..keys.credentials import MAX_FIELD_BYTES, challenge
+from ..keys.authorization_header import MAX_FIELD_BYTES, challenge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .requests import RequestAdapter
+    from .request_adapters import RequestAdapter
 
 R = TypeVar("R")
 

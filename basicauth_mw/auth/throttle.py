@@ -23,7 +23,7 @@ from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Final
 
 from ..runtime.fork import after_fork
-from ..settings.values import parse_rate
+from ..settings.parsers import parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

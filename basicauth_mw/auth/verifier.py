@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..backends.codec import (
     StoredRecord,
     StoredSecret,
+    key_state,
     load_decoy_details,
-    state_of,
     stored_secret,
     to_microseconds,
 )
 from ..errors import BackendError, InvalidCredentials, MalformedCredentials, UnreadableRecord
-from ..keys.credentials import decode_basic, is_canonical
+from ..keys.authorization_header import decode_basic, is_canonical
 from ..keys.generated_secrets import SecretShape, classify
 from ..keys.hashing import is_password_hash
 from ..keys.model import Allow, Decision, Deny, Key, Principal, utcnow
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ..keys.hashing import Hasher
     from ..keys.model import Secret
-    from .cache import VerdictCache
+    from .cache import VerificationCache
 
 _MALFORMED: Final = MalformedCredentials()
 _INVALID: Final = InvalidCredentials()
@@ -120,9 +120,9 @@ class PendingVerification:
                     return VerifyPassword(secret, hashes, partial(self._conclude, found, candidates))
             return self._decide(found, match)
         except _DAMAGE as exc:
-            return self.failed(exc)
+            return self.deny(exc)
 
-    def failed(self, error: Exception) -> Deny:
+    def deny(self, error: Exception) -> Deny:
         """The decision if the store is unavailable, or the key is damaged and never authenticates."""
         if not isinstance(error, BackendError):
             error = UnreadableRecord(f"the store returned an invalid key ({type(error).__name__})")
@@ -138,7 +138,7 @@ class PendingVerification:
         try:
             return self._decide(found, candidates[index] if type(index) is int else None)
         except _DAMAGE as exc:
-            return self.failed(exc)
+            return self.deny(exc)
 
     def _decide(self, found: Key | StoredRecord | None, match: Secret | StoredSecret | None) -> Decision:
         """Decide by the state of the key, once the secret is verified."""
@@ -149,7 +149,7 @@ class PendingVerification:
             if type(found) is StoredRecord:
                 load_decoy_details()  # the right secret of a revoked key decodes its details
             return Deny(_INVALID, "wrong_secret", client_id)
-        state = state_of(found) if isinstance(found, Key) else found.load_state()
+        state = key_state(found) if isinstance(found, Key) else found.load_state()
         secret = match if isinstance(match, StoredSecret) else stored_secret(match)
         if state.is_revoked:
             return Deny(_INVALID, "revoked", client_id)
@@ -189,7 +189,7 @@ class Verifier:
     def __init__(
         self,
         hasher: Hasher,
-        cache: VerdictCache,
+        cache: VerificationCache,
         *,
         has_password_hashes: Callable[[], bool] = lambda: True,
         on_verified: Callable[[str, StoredSecret, str], None] | None = None,

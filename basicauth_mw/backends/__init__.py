@@ -1,7 +1,8 @@
 """Key backends: stores, and how a URL selects one.
 
-To write a store, implement ``ReadableStore`` (lookups only) or ``Store``, and declare the class as an entry
-point in the group ``basicauth_mw.backends``, named after its URL scheme. It is called with the URL.
+To write a store, implement ``ReadableStore`` (lookups only) or ``Store``; ``base.py`` describes both, and the
+optional members. Declare the class as an entry point in the group ``basicauth_mw.backends``, named after its
+URL scheme. It is called with the URL.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..errors import BasicAuthError, ConfigurationError
 from ..runtime.tracebacks import without_frames
-from .base import BulkStore, Changes, LastUse, ReadableStore, Store, UsageStore
+from .base import BulkStore, Changes, LastUse, ReadableStore, Store, StoreWarning, UsageStore
 from .codec import dump_key, load_key
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Changes",
     "ReadableStore",
     "Store",
+    "StoreWarning",
     "UsageStore",
     "LastUse",
     "dump_key",

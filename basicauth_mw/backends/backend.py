@@ -24,11 +24,11 @@ from ..errors import (
     UnreadableRecord,
 )
 from ..keys import audit, lifecycle
-from ..keys.credentials import encode_basic
+from ..keys.authorization_header import encode_basic
 from ..keys.generated_secrets import ID_PREFIX, generate, generate_id
 from ..keys.hashing import Hasher
+from ..keys.imported_keys import check_key
 from ..keys.model import Key, Secret, utcnow, with_version
-from ..keys.records import check_key
 from ..keys.validation import (
     SHORT_PASSWORD,
     check_client_id,
@@ -449,32 +449,32 @@ class Backend:
             else:
                 records[index] = with_version(key, version)
 
-        def notify(stored: Iterable[Key]) -> None:
-            self._notify("key.imported", [key.client_id for key in stored], actor)
+        def notify(imported: Iterable[Key]) -> None:
+            self._notify("key.imported", [key.client_id for key in imported], actor)
 
         written = add_confirmed(store, list(records.values()), notify)
         for (index, key), done in zip(records.items(), written, strict=True):
             if not done:
                 outcomes[index] = KeyExists(f"there is already a key with the client ID {key.client_id!r}")
-        stored = [key for index, key in records.items() if outcomes[index] is None]
-        notify(stored)
+        added = [key for index, key in records.items() if outcomes[index] is None]
+        notify(added)
         if isinstance(store, UsageStore):
             with suppress(BackendError):  # the keys are stored, which is what matters
-                store.record_uses(uses_of(stored))
+                store.record_uses(uses_of(added))
         return outcomes
 
     # --- verify
 
-    def on_verified(self, client_id: str, stored: StoredSecret, secret: str) -> None:
+    def on_verified(self, client_id: str, matched: StoredSecret, secret: str) -> None:
         """Record a verified secret. Called on the request path: touches memory only.
 
         Args:
             client_id: ID of the key.
-            stored: The stored secret that matched.
+            matched: The stored secret that matched.
             secret: The secret in clear.
         """
         self.feed.mark_active()
-        self.usage.record_use(client_id, stored, secret)
+        self.usage.record_use(client_id, matched, secret)
 
     # --- close
 

@@ -1,9 +1,46 @@
-"""The protocols of a store: the little that a key backend needs from a database."""
+"""The protocols of a store: the little that a key backend needs from a database.
+
+A store that only looks up keys implements ``ReadableStore``. One that can change them implements ``Store``,
+and may also implement ``BulkStore`` and ``UsageStore``. The members below are optional for every store.
+Whatever uses a member looks it up by name, so a store has only those that it supports.
+
+Lookups:
+
+- ``get_nowait(client_id) -> Key | None``: ``get`` without waiting, called on the event loop. It raises
+  ``BlockingIOError`` if it would have to wait; then ``aget`` or ``get`` is called.
+- ``async aget(client_id) -> Key | None`` and ``async aclose()``: for an asynchronous driver. The store keeps
+  separate connections for each event loop. Without ``aget``, ``get`` is called on a worker thread.
+- ``get_record``, ``get_record_nowait`` and ``aget_record``: as ``get``, ``get_nowait`` and ``aget``, and used
+  instead of them. They return a ``codec.StoredRecord``, of which only the secrets are decoded.
+- ``deadline_s: float``: seconds after which ``aget`` always returns or raises, which saves a timer for each
+  lookup.
+- ``interrupt(thread_id)``: called when a lookup on a worker thread exceeds its deadline, to make ``get`` in
+  that thread raise.
+- ``single_server = False``: parts of the store can fail alone, like the nodes of a cluster. Then the circuit
+  breaker never opens, since failures for some ids say nothing about others.
+
+Verification and changes:
+
+- ``has_password_hashes() -> bool``: whether any key has a password hash, for a read-only store; a ``Store``
+  reports it in ``Changes``. Without either it is assumed if argon2-cffi is installed.
+- ``volatile = True``: the keys exist only in the memory of this process. Then passwords are stored as digests
+  under a random key, calls never wait, and keys cannot be exported.
+- ``announce(client_id)``: announce a change again, in a store where a change may have been written without
+  its announcement.
+
+Command line:
+
+- ``upgrade() -> str | None``: convert stored data to the format of this release. Returns a sentence about
+  what was done, or None.
+- ``warnings() -> Sequence[StoreWarning]``: what works but should be changed, for ``basicauth-mw check``.
+
+``close()`` is also called on a ``ReadableStore`` that has it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +56,7 @@ class Changes:
     Attributes:
         cursor: The end of these changes; pass it as ``since`` next time.
         client_ids: IDs of keys that were changed or deleted, in order; an id may occur more than once.
-        incomplete: Whether older changes were asked for than are kept. Then any key may have changed.
+        incomplete: Whether some changes since the cursor are no longer known. Then any key may have changed.
         has_password_hashes: Whether the store may hold a password hash; None if it does not know.
     """
 
@@ -44,23 +81,25 @@ class LastUse:
     at: datetime
 
 
+class StoreWarning(NamedTuple):
+    """Something that works but should be changed.
+
+    Attributes:
+        code: Stable, for programs.
+        message: What is wrong; contains no secret.
+        remedy: What to do about it.
+    """
+
+    code: str
+    message: str
+    remedy: str
+
+
 @runtime_checkable
 class ReadableStore(Protocol):
     """A store that looks up keys; one instance serves many threads. A read-only store needs nothing else.
 
-    Optional members:
-
-    - ``get_nowait(client_id)``: ``get`` without waiting, called on the event loop. It raises
-      ``BlockingIOError`` if it would have to wait; then ``aget`` or ``get`` is called.
-    - ``async aget(client_id)`` and ``async aclose()``: for an asynchronous driver. The store keeps its
-      connections for each event loop. Without ``aget``, ``get`` is called on a worker thread.
-    - ``deadline_s``: seconds after which ``aget`` always returns or raises, which saves a timer for each
-    call.
-    - ``has_password_hashes() -> bool``: whether any key has a password hash, for a read-only store; a
-      ``Store`` says it in ``Changes``. Without either it is assumed if argon2-cffi is installed.
-    - ``single_server = False``: parts of the store can fail alone, like the nodes of a cluster, so failures
-    for
-      some ids do not block lookups of others.
+    See ``backends/base.py`` for the optional members.
     """
 
     def get(self, client_id: str, /) -> Key | None:

@@ -1,8 +1,8 @@
-"""Follow the changes of a store, so that a revocation in one process ends cached verdicts in every process.
+"""Follow the changes of a store, so that a revocation in one process ends cached verifications in all others.
 
-One thread per process and backend asks the store for changes ten times a second, for as long as a cache may
-hold anything. A request only marks the feed as active. The feed also carries one fact about the whole store:
-whether it holds any password hash.
+One thread per process and backend reads the changes from the store ten times a second, for as long as a cache
+may hold anything. A request only marks the feed as active. The feed also reports whether the store holds any
+password hash.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("basicauth_mw")
 
 POLL_EVERY_S: Final = 0.1
-HASH_FACT_AGE_S: Final = 1.0  # how long the store is taken to hold no password hash without asking again
+NO_PASSWORDS_AGE_S: Final = 1.0  # how long the store is taken to hold no password hash before the next read
 
 
 class Subscriber(Protocol):
@@ -53,7 +53,7 @@ class ChangeFeed:
 
     def __init__(self, store: Any) -> None:
         self._store = store if isinstance(store, Store) else None
-        self._ask_for_hashes = getattr(store, "has_password_hashes", None)
+        self._read_has_passwords = getattr(store, "has_password_hashes", None)
         self.may_block = getattr(store, "volatile", False) is not True
         self._subscribers: list[weakref.ref[Subscriber]] = []
         self._keeps_s = 0.0
@@ -68,7 +68,7 @@ class ChangeFeed:
         self._active_at = self._polled_at = float("-inf")
         self._idle = False
         # A store that does not say whether it holds password hashes may hold some, if they can be verified.
-        self.has_password_hashes = self._ask_for_hashes is None and find_spec("argon2") is not None
+        self.has_password_hashes = self._read_has_passwords is None and find_spec("argon2") is not None
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._queries = count(1)
@@ -94,7 +94,7 @@ class ChangeFeed:
         return self._is_subscribed and (
             not for_password
             or self.has_password_hashes
-            or time.monotonic() < self._polled_at + HASH_FACT_AGE_S
+            or time.monotonic() < self._polled_at + NO_PASSWORDS_AGE_S
         )
 
     def refresh(self) -> None:
@@ -153,8 +153,8 @@ class ChangeFeed:
 
     def _fetch(self) -> None:
         if self._store is None:
-            if self._ask_for_hashes is not None:
-                self.has_password_hashes = self._ask_for_hashes() is not False
+            if self._read_has_passwords is not None:
+                self.has_password_hashes = self._read_has_passwords() is not False
             return
         since = self._cursor
         changes = self._query(self._store, since)

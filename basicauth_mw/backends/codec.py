@@ -174,7 +174,7 @@ class StoredRecord(NamedTuple):
         return state, record
 
 
-def state_of(key: Key) -> KeyState:
+def key_state(key: Key) -> KeyState:
     """What decides on a request, of a key that is already decoded."""
     expires_at = None if key.expires_at is None else to_microseconds(key.expires_at)
     return KeyState(key.name, key.scopes, key.metadata, key.revoked_at is not None, key.disabled, expires_at)

@@ -22,6 +22,7 @@ from ..keys.validation import (
 )
 from ..runtime.extras import require
 from ..settings.sources import read_entry
+from .base import StoreWarning
 
 DEFAULT_NAME: Final = "BASICAUTH_KEYS"
 
@@ -75,16 +76,16 @@ class EnvStore:
     def has_password_hashes(self) -> bool:
         return any(map(has_password_hash, self._keys.values()))
 
-    def warnings(self) -> list[tuple[str, str, str]]:
-        """What works but should be changed: code, message and remedy."""
+    def warnings(self) -> list[StoreWarning]:
+        """Passwords that are too short."""
         message = f"passwords of fewer than {SHORT_PASSWORD} characters in {self._name}: {len(self._short)}"
         remedy = "use long random secrets, such as those that basicauth-mw keys create generates"
-        return [("short_password", message, remedy)] if self._short else []
+        return [StoreWarning("short_password", message, remedy)] if self._short else []
 
 
 def _read(name: str) -> str:
     try:
-        found = read_entry(os.environ, name, has_lines=True)
+        found = read_entry(os.environ, name, multiline=True)
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from None
     return "" if found is None else str(found[0])

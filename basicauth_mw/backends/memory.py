@@ -49,8 +49,8 @@ class MemoryStore:
 
     def put(self, record: Key, /, expect_version: int | None) -> bool:
         with self._lock:
-            stored = self._keys.get(record.client_id)
-            if (stored.version if stored else None) != expect_version:
+            current = self._keys.get(record.client_id)
+            if (current.version if current else None) != expect_version:
                 return False
             self._keys[record.client_id] = record
             if has_password_hash(record):

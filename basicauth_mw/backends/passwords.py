@@ -78,7 +78,7 @@ def _verify_any(secret: str, hashes: tuple[str, ...]) -> int | None:
         if not hashes:
             verify_password(secret, dummy)
             return None
-        return next((index for index, stored in enumerate(hashes) if verify_password(secret, stored)), None)
+        return next((index for index, hashed in enumerate(hashes) if verify_password(secret, hashed)), None)
     except MissingExtra as exc:
         failure: BackendError = UnreadableRecord(f"a stored hash cannot be verified: {exc}")
     except BackendError:

@@ -1,11 +1,10 @@
 """Read keys from a store within a deadline.
 
 A store that never waits (``get_nowait``) is read on the calling thread. An asynchronous store (``aget``) is
-awaited on the event loop. Every other store is read on a few worker threads. While a store is unavailable, a
-circuit breaker refuses lookups at once.
+awaited on the event loop. Every other store is read on a few worker threads.
 
-Every failure leaves here as a ``BackendError``: a timeout, a full queue, or whatever exception a store
-raised.
+Every failure leaves here as a ``BackendError``: ``availability.py`` converts a timeout, a full queue, or
+whatever a store raised. While a store is unavailable, its circuit breaker refuses lookups at once.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from ..errors import BackendError, BackendUnavailable, UnreadableRecord
 from ..keys.generated_secrets import ID_PREFIX, generate
 from ..keys.model import Allow, Key
-from ..runtime.breaker import Breaker
 from ..runtime.deadline import await_until
-from ..runtime.pool import QueueFull, WorkerPool
+from ..runtime.pool import WorkerPool
 from ..runtime.single_flight import SingleFlight
+from .availability import CircuitBreaker
 from .codec import StoredRecord
 from .passwords import PasswordPool
 
@@ -46,7 +44,7 @@ class MetricsHook(Protocol):
     """Counts what happens to requests. Called on the request path."""
 
     def wrap_cache_get(self, get: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
-        """Return a replacement for ``VerdictCache.get`` that counts its hits."""
+        """Return a replacement for ``VerificationCache.get`` that counts its hits."""
         ...
 
     def time_lookup(self) -> AbstractContextManager[object]:
@@ -70,12 +68,12 @@ class StoreReader:
         deadline_s: Seconds that all store calls of one request may take.
         slow_hash_workers: Maximum number of passwords verified at the same time.
         feed: The change feed of the store; None if nothing is cached or verified.
-        caches: Whether a verdict may be cached, so that changes must be followed before a lookup.
+        caches: Whether a verification may be cached, so that changes must be followed before a lookup.
 
     Attributes:
         metrics: The metrics hook; None when metrics are off.
         passwords: Verifies passwords.
-        breaker: Knows whether the store is available.
+        breaker: Decides whether the store is available.
         single_flight: Shares one verification between equal concurrent requests.
     """
 
@@ -90,10 +88,10 @@ class StoreReader:
         feed: ChangeFeed | None = None,
         caches: bool = True,
     ) -> None:
-        # The built-in stores have these methods also in a form that decodes only what verification needs.
-        self._get: Callable[[str], object] | None = _method(store, "get")
-        self._get_nowait: Callable[[str], object] | None = _method(store, "get_nowait")
-        self._aget: Callable[[str], Awaitable[object]] | None = _method(store, "aget")
+        # The methods of the built-in stores whose names have ``record`` decode only what verification needs.
+        self._get: Callable[[str], object] | None = _method(store, "get_record", "get")
+        self._get_nowait: Callable[[str], object] | None = _method(store, "get_record_nowait", "get_nowait")
+        self._aget: Callable[[str], Awaitable[object]] | None = _method(store, "aget_record", "aget")
         self._interrupt: Callable[[int], None] | None = getattr(store, "interrupt", None)
         self._deadline_s = deadline_s
         self._keeps_deadline = getattr(store, "deadline_s", math.inf) <= deadline_s
@@ -105,7 +103,7 @@ class StoreReader:
         self.passwords = PasswordPool(slow_hash_workers)
         # Where one part of a store can fail alone, failures say nothing about the other parts.
         probe = self._probe if getattr(store, "single_server", True) else None
-        self.breaker = Breaker(probe, silence_s=deadline_s)
+        self.breaker = CircuitBreaker(probe, deadline_s=deadline_s)
 
     def close(self) -> None:
         """Stop the threads. A later call starts them again."""
@@ -138,7 +136,7 @@ class StoreReader:
         except BlockingIOError:
             raise
         except Exception as exc:
-            raise self.failed(exc) from None
+            raise self.breaker.record_failure(exc) from None
         return self._check_found(found, client_id)
 
     def lookup(
@@ -159,7 +157,7 @@ class StoreReader:
                 with self._timed():
                     found = self._call(partial(self._read_blocking, client_id, ends_at), ends_at)
         except Exception as exc:
-            raise self.failed(exc) from None
+            raise self.breaker.record_failure(exc) from None
         return self._check_found(found, client_id)
 
     async def alookup(
@@ -182,7 +180,7 @@ class StoreReader:
                 with self._timed():
                     found = await self._acall(partial(self._read_blocking, client_id, ends_at), ends_at)
         except Exception as exc:
-            raise self.failed(exc) from None
+            raise self.breaker.record_failure(exc) from None
         return self._check_found(found, client_id)
 
     def call(self, function: Callable[[], T], ends_at: float) -> T:
@@ -190,30 +188,14 @@ class StoreReader:
         try:
             return self._call(function, ends_at)
         except Exception as exc:
-            raise self.failed(exc) from None
+            raise self.breaker.record_failure(exc) from None
 
     async def acall(self, function: Callable[[], T], ends_at: float) -> T:
         """``call`` for an event loop."""
         try:
             return await self._acall(function, ends_at)
         except Exception as exc:
-            raise self.failed(exc) from None
-
-    def failed(self, exc: Exception) -> BackendError:
-        """Record a failed call; returns the exception to raise instead."""
-        if isinstance(exc, UnreadableRecord):
-            return exc
-        # Any other exception may be caused by the id, which the client chooses: it must not open the breaker.
-        is_outage = isinstance(exc, TimeoutError | BackendUnavailable)
-        if isinstance(exc, TimeoutError):
-            exc = BackendUnavailable(f"no answer within {self._deadline_s:g} s")
-        elif isinstance(exc, QueueFull):
-            exc = BackendUnavailable("too many lookups are waiting")
-        elif not isinstance(exc, BackendError):
-            # The text of a third party's exception may contain a password, so it is not passed on.
-            exc = BackendUnavailable(f"the store raised {type(exc).__name__}")
-        self.breaker.record_failure(exc, is_outage=is_outage)
-        return exc
+            raise self.breaker.record_failure(exc) from None
 
     def _timed(self) -> AbstractContextManager[object]:
         # While the breaker is open, lookups do not wait.
@@ -290,10 +272,13 @@ class StoreReader:
 
     def _check_found(self, found: object, client_id: str) -> Key | StoredRecord | None:
         if found is not None and not (isinstance(found, _FOUND) and found.client_id == client_id):
-            raise self.failed(TypeError("the store returned something other than the key"))
+            error = TypeError("the store returned something other than the key")
+            raise self.breaker.record_failure(error)
         self.breaker.record_success()
         return found
 
 
-def _method(store: Any, name: str) -> Callable[[str], Any] | None:
-    return getattr(store, f"{name}_stored", None) or getattr(store, name, None)
+def _method(store: Any, *names: str) -> Callable[[str], Any] | None:
+    """The first of these methods that the store has."""
+    methods = (getattr(store, name, None) for name in names)
+    return next((method for method in methods if method is not None), None)

@@ -75,9 +75,9 @@ class UsageRecorder:
         after_fork(self._reset)
         _instances.add(self)
 
-    def record_use(self, client_id: str, stored: StoredSecret, secret: str) -> None:
+    def record_use(self, client_id: str, matched: StoredSecret, secret: str) -> None:
         """Record that a secret was verified. Called on the request path: touches memory only."""
-        ref = (client_id, stored.created_at)
+        ref = (client_id, matched.created_at)
         if self._usage is not None:
             minute = int(time.time()) // _MINUTE_S
             if self._written.get(ref) != minute and self._used.get(ref) != minute:
@@ -87,10 +87,10 @@ class UsageRecorder:
         if (
             self._store is not None
             and ref not in self._rehash_attempted
-            and self._hasher.needs_rehash(stored.hash)
+            and self._hasher.needs_rehash(matched.hash)
         ):
             with self._lock:
-                _put(self._rehash_queue, ref, (stored.hash, secret))
+                _put(self._rehash_queue, ref, (matched.hash, secret))
             self._wake()
 
     def add_hit_source(self, drain_hits: HitSource) -> None:
@@ -159,10 +159,10 @@ class UsageRecorder:
             used, self._used = self._used, {}
             outdated, self._rehash_queue = self._rehash_queue, {}
         failure = self._write_uses(used, retry=retry)
-        for ref, (stored, secret) in outdated.items():
+        for ref, (old_hash, secret) in outdated.items():
             _bounded_add(self._rehash_attempted, ref, None)
             try:
-                self._rehash(ref[0], stored, secret)
+                self._rehash(ref[0], old_hash, secret)
             except Exception as exc:  # its text and its frames may contain a secret
                 failure = failure or type(exc).__name__
         if failure:
@@ -202,15 +202,15 @@ class UsageRecorder:
             del left[:MAX_BATCH]
         return None
 
-    def _rehash(self, client_id: str, stored: str, secret: str) -> None:
+    def _rehash(self, client_id: str, old_hash: str, secret: str) -> None:
         hashed = ""
 
         def with_new_hash(key: Key) -> Key:
             nonlocal hashed
-            if all(each.hash != stored for each in key.secrets):
+            if all(each.hash != old_hash for each in key.secrets):
                 return key
             hashed = hashed or self._hasher.hash(secret, salt=salt_of(key.secrets))
-            secrets = [replace(each, hash=hashed) if each.hash == stored else each for each in key.secrets]
+            secrets = [replace(each, hash=hashed) if each.hash == old_hash else each for each in key.secrets]
             return replace(key, secrets=tuple(secrets))
 
         if self._store is not None:

@@ -79,11 +79,11 @@ def add_confirmed(store: Store, keys: Sequence[Key], on_partial: Callable[[list[
     try:
         return store.add(keys) if isinstance(store, BulkStore) else [store.put(key, None) for key in keys]
     except BackendUnavailable as exc:
-        stored = [_is_confirmed(store, key) for key in keys]
-        if False not in stored:
-            return [each is True for each in stored]
-        on_partial([key for key, each in zip(keys, stored, strict=True) if each])
-        raise BackendUnavailable(f"{stored.count(True)} of {len(keys)} keys were stored: {exc}") from exc
+        confirmed = [_is_confirmed(store, key) for key in keys]
+        if False not in confirmed:
+            return [each is True for each in confirmed]
+        on_partial([key for key, each in zip(keys, confirmed, strict=True) if each])
+        raise BackendUnavailable(f"{confirmed.count(True)} of {len(keys)} keys were stored: {exc}") from exc
 
 
 def _is_confirmed(store: Store, key: Key) -> bool | None:
@@ -136,5 +136,5 @@ def announce(store: Store, client_id: str) -> None:
 
 def matches_stored(store: Store, key: Key, before: Key | None) -> bool | None:
     """Whether the store holds exactly ``key``; None if it holds neither that nor ``before``."""
-    stored, wanted, previous = (each and dump_key(each) for each in (store.get(key.client_id), key, before))
-    return stored == wanted if stored in (wanted, previous) else None
+    current, wanted, previous = (each and dump_key(each) for each in (store.get(key.client_id), key, before))
+    return current == wanted if current in (wanted, previous) else None

@@ -81,7 +81,7 @@ def isoformat(value: datetime | None) -> str | None:
     return None if value is None else value.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def state_of(key: Key) -> str:
+def current_state(key: Key) -> str:
     """``active``, ``expired``, ``disabled`` or ``revoked``."""
     return lifecycle.state_of(key, utcnow())
 
@@ -101,7 +101,7 @@ def echo_key(key: Key) -> None:
     rows = {
         "id": key.client_id,
         "name": key.name,
-        "state": state_of(key),
+        "state": current_state(key),
         "scopes": " ".join(sorted(key.scopes)),
         "created": isoformat(key.created_at),
         "expires": isoformat(key.expires_at) or "never",
@@ -118,7 +118,7 @@ def echo_secrets(key: Key) -> None:
     """Print the times of each active secret of a key, one secret per line."""
     now = utcnow()
     for secret in key.secrets:
-        if lifecycle.is_live(secret, now):
+        if lifecycle.is_active(secret, now):
             echo(
                 f"{'secret':<10} created {isoformat(secret.created_at)}, "
                 f"expires {isoformat(secret.expires_at) or 'never'}, "

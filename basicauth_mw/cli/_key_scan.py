@@ -10,7 +10,7 @@ from ..errors import InvalidKey, ReadOnlyBackend, UnreadableRecord
 from ..keys.audit import sanitize
 from ..keys.hashing import check_hash
 from ..keys.model import Key
-from ._echo import count_keys, state_of
+from ._echo import count_keys, current_state
 from ._findings import RESTORE, Finding
 from ._listing import iter_records
 
@@ -121,7 +121,7 @@ class KeyScan:
             self._damaged.add(record.client_id)
         elif not all(map(self._backend.hasher.has_pepper, hashes)):
             self._without_pepper.add(record.client_id)
-        elif state_of(record) == "active":
+        elif current_state(record) == "active":
             self._has_active = True
 
 

@@ -13,7 +13,7 @@ from typer import echo
 from ..backends.backend import Backend
 from ..errors import UnreadableRecord
 from ..keys.model import Key
-from ._echo import escape_control, state_of
+from ._echo import current_state, escape_control
 
 _ROWS_PER_PART = 500
 
@@ -83,7 +83,7 @@ def _cells(text: str) -> int:
 def _row(key: Key) -> tuple[str, ...]:
     return (
         escape_control(key.client_id),
-        state_of(key),
+        current_state(key),
         _to_the_minute(key.expires_at),
         _to_the_minute(key.last_used_at),
         escape_control(" ".join(sorted(key.scopes))),

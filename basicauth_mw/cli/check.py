@@ -16,7 +16,7 @@ from ..backends.backend import Backend, open_backend
 from ..errors import ConfigurationError, MissingExtra
 from ..keys.generated_secrets import ID_PREFIX, generate
 from ..serve import load
-from ..settings import FIELDS, Option, Settings
+from ..settings import FIELDS, SettingField, Settings
 from ._echo import CommandError, echo_json, escape_control
 from ._findings import GIVE_ACCESS, Finding, findings_from
 from ._key_scan import KeyScan
@@ -152,10 +152,10 @@ def _warnings_of(backend: Backend) -> Iterator[Finding]:
 
 def _report(settings: Settings | None, problems: list[Finding], warnings: list[Finding]) -> None:
     if settings is not None:
-        for option in FIELDS:
-            value = getattr(settings, option.name)
-            if option.name == "backend" or value != option.default:
-                echo(f"{option.name:<18} {escape_control(_format_setting(option, value))}")
+        for setting in FIELDS:
+            value = getattr(settings, setting.name)
+            if setting.name == "backend" or value != setting.default:
+                echo(f"{setting.name:<18} {escape_control(_format_setting(setting, value))}")
     for label, findings in (("problem", problems), ("warning", warnings)):
         for remedy, group in groupby(findings, key=lambda each: each.remedy):
             for each in group:
@@ -165,9 +165,9 @@ def _report(settings: Settings | None, problems: list[Finding], warnings: list[F
         echo("ok")
 
 
-def _format_setting(option: Option, value: object) -> str:
-    if option.kind == "secrets":
+def _format_setting(setting: SettingField, value: object) -> str:
+    if setting.kind == "secrets":
         return "(set, not shown)"
-    if option.name == "backend":
+    if setting.name == "backend":
         return without_secrets(str(value))
     return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from ..keys.credentials import encode_basic
+from ..keys.authorization_header import encode_basic
 from ._echo import echo_json
 from ._input import secret_from_prompt, secret_from_stdin
 from ._options import AsJson, ClientId, SecretStdin

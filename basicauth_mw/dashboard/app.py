@@ -13,13 +13,13 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Match
 
 from ..errors import BasicAuthError
-from ..keys.credentials import challenge
+from ..keys.authorization_header import challenge
 from ..settings import Settings
 from .handlers import Handlers
-from .problems import PageProblem, to_problem
+from .problems import PageProblem, to_page_problem
 from .responses import STYLE_SOURCE, security_headers, see_other, static_file
 from .strings import ADMIN_SCOPE
-from .templates import render
+from .templates import render_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -85,7 +85,7 @@ class DashboardApp:
         except PageProblem as exc:
             problem = exc
         except BasicAuthError as exc:
-            problem = to_problem(exc, changing=request.method == "POST")
+            problem = to_page_problem(exc, changing=request.method == "POST")
         return self._handlers.page(request, "problem.html", headers=problem.headers, problem=problem)
 
     def _find_handler(self, request: DashboardRequest) -> Callable[[DashboardRequest], Response]:
@@ -106,7 +106,7 @@ class DashboardApp:
     def auth_error_page(self, problem: bytes, headers: Iterable[tuple[str, str]]) -> Response:
         """Return a page in place of a JSON problem from the middleware, with its headers."""
         members = json.loads(problem)
-        markup = render("auth_error.html", writable=self._handlers.writable, **members)
+        markup = render_template("auth_error.html", writable=self._handlers.writable, **members)
         page = HTMLResponse(markup, members["status"], security_headers(style=STYLE_SOURCE))
         own = set(page.headers)
         for name, value in headers:

@@ -20,7 +20,7 @@ from .problems import ExpiredToken, PageProblem
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..keys.credentials import Credentials
+    from ..keys.authorization_header import Credentials
 
 LIFETIME_S: Final = 3600.0
 _CLOCK_SKEW_S: Final = 60.0  # between hosts

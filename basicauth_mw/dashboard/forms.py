@@ -12,7 +12,7 @@ from .strings import LIFETIMES
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-FIELDS: Final = ("name", "scopes", "expires", "until", "client_id")
+FORM_FIELDS: Final = ("name", "scopes", "expires", "until", "client_id")
 
 
 def parse_new_key(

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from ..auth.stats import refusal_stats
+from ..auth.refusal_stats import refusal_stats
 from ..backends import Store
 from ..errors import InvalidKey, KeyExists, KeyNotFound, ReadOnlyBackend, UnreadableRecord
-from ..keys.credentials import parse_basic
+from ..keys.authorization_header import parse_basic
 from ..keys.generated_secrets import generate_id
 from ..keys.validation import parse_duration
 from .calls import call_context, check_fields
 from .csrf import CsrfTokens
-from .forms import FIELDS, parse_new_key
+from .forms import FORM_FIELDS, parse_new_key
 from .listing import Cursor, list_page, recency_of, view_of
 from .openapi import endpoints_of
 from .problems import ExpiredToken, PageProblem
 from .responses import security_headers, see_other
 from .strings import ACTIONS
-from .templates import render
+from .templates import render_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +78,9 @@ class Handlers:
         **context: Any,
     ) -> Response:
         """Render a page; ``problem``, if any, gives the status."""
-        markup = render(template, request=request, writable=self.writable, problem=problem, **context)
+        markup = render_template(
+            template, request=request, writable=self.writable, problem=problem, **context
+        )
         body = markup.encode("utf-8", "backslashreplace")  # foreign records may hold lone surrogates
         status = problem.status if problem else status
         return HTMLResponse(body, status, {**security_headers(), **(headers or {})})
@@ -150,13 +152,13 @@ class Handlers:
         # The form carries the new ID: if it is submitted twice, the store refuses the second key, even in
         # another process.
         token = self._make_token(request, "/new", payload=generate_id())
-        values = values or {**dict.fromkeys(FIELDS, ""), "expires": "90d"}
+        values = values or {**dict.fromkeys(FORM_FIELDS, ""), "expires": "90d"}
         return self.page(
             request, "new.html", status, problem, token=token, values=values, errors=errors or {}
         )
 
     def create(self, request: DashboardRequest) -> Response:
-        values = {name: request.field(name) for name in FIELDS}
+        values = {name: request.field(name) for name in FORM_FIELDS}
         try:
             generated_id = self._check_token(request)
         except ExpiredToken as exc:

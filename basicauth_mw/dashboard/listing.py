@@ -47,7 +47,7 @@ def view_of(key: Key | UnreadableRecord, now: datetime) -> KeyView:
     """Select what pages may show of a key."""
     if isinstance(key, UnreadableRecord):
         return KeyView(key.client_id or "", problem=str(key))
-    active = [replace(each, hash="") for each in key.secrets if lifecycle.is_live(each, now)]
+    active = [replace(each, hash="") for each in key.secrets if lifecycle.is_active(each, now)]
     shown = {name: getattr(key, name) for name in _KEY_FIELDS}
     shown["secrets"] = tuple(sorted(active, key=lambda each: each.created_at, reverse=True))
     return KeyView(**shown, state=lifecycle.state_of(key, now))

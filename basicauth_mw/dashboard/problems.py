@@ -30,7 +30,7 @@ class ExpiredToken(PageProblem):
         super().__init__(403, "expired-token")
 
 
-def to_problem(exc: BasicAuthError, *, changing: bool) -> PageProblem:
+def to_page_problem(exc: BasicAuthError, *, changing: bool) -> PageProblem:
     """Convert an error of the backend; ``changing``: a change may have been in progress."""
     match exc:
         case UnreadableRecord():

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from starlette.datastructures import ImmutableMultiDict, QueryParams
 from starlette.requests import Request
 
-from ..auth.requests import PRINCIPAL
+from ..auth.request_adapters import PRINCIPAL
 from ..keys.model import utcnow
 from .problems import PageProblem
 

@@ -59,7 +59,7 @@ def _printf(text: str) -> str:
     return f"'{''.join(escaped)}'"
 
 
-def render(template: str, **context: Any) -> str:
+def render_template(template: str, **context: Any) -> str:
     """Render a template."""
     return environment.get_template(template).render(**context)
 
@@ -85,7 +85,7 @@ environment.globals.update(
     ADMIN_SCOPE=ADMIN_SCOPE,
     LIFETIMES=LIFETIMES,
     OVERLAPS=OVERLAPS,
-    render=render,  # returns text that pages must escape, so not Jinja's include
+    render=render_template,  # returns text that pages must escape, so not Jinja's include
     STYLE=Markup(STYLE),  # noqa: S704 - our own file
     TOKEN=TOKEN,
     UTC=UTC,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from ..auth.requests import PRINCIPAL
+from ..auth.request_adapters import PRINCIPAL
 from ..wsgi import BasicAuthMiddleware
 from .app import FIXED_SETTINGS, PROBLEM, DashboardApp, api_scheme
 from .request import MAX_BODY_BYTES, DashboardRequest, wants_html

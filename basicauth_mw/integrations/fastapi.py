@@ -17,7 +17,7 @@ from typing import Annotated, Any, Unpack
 from ..asgi import BasicAuthMiddleware
 from ..auth.authenticator import Authenticator
 from ..auth.problems import Problem, render, request_id_of
-from ..auth.requests import PRINCIPAL, ASGIRequest
+from ..auth.request_adapters import PRINCIPAL, ASGIRequest
 from ..errors import ConfigurationError
 from ..keys.model import Principal
 from ..keys.scopes import require_scopes

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from ..auth.discovery import EXTENSION, find_authenticator
 from ..auth.flask_refusals import handle_refusals
-from ..auth.requests import PRINCIPAL
+from ..auth.request_adapters import PRINCIPAL
 from ..errors import ConfigurationError
 from ..keys.model import Principal
 from ..keys.scopes import require_scopes

@@ -11,8 +11,8 @@ import secrets
 from enum import Enum
 from zlib import crc32
 
-from ..settings.values import ID_PREFIX as ID_PREFIX
-from ..settings.values import is_prefix
+from ..settings.parsers import ID_PREFIX as ID_PREFIX
+from ..settings.parsers import is_prefix
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM_BITS = 256

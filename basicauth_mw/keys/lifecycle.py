@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import InvalidKey, KeyRevoked, UnreadableRecord
-from .hashing import MAX_LIVE_SECRETS, is_password_hash, salt_of, verify_password
+from .hashing import MAX_ACTIVE_SECRETS, is_password_hash, salt_of, verify_password
 from .model import Key, Secret
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def first_version(now: datetime) -> int:
     return int(now.timestamp() * 1_000_000)
 
 
-def is_live(secret: Secret, now: datetime) -> bool:
+def is_active(secret: Secret, now: datetime) -> bool:
     """Whether a secret has not expired."""
     return secret.expires_at is None or secret.expires_at > now
 
@@ -36,7 +36,7 @@ def state_of(key: Key, now: datetime) -> str:
     if key.disabled:
         return "disabled"
     ended = key.expires_at is not None and key.expires_at <= now
-    if ended or (key.secrets and not any(is_live(each, now) for each in key.secrets)):
+    if ended or (key.secrets and not any(is_active(each, now) for each in key.secrets)):
         return "expired"
     return "active"
 
@@ -110,21 +110,21 @@ def rotated(key: Key, secret: NewSecret, *, overlap: timedelta, now: datetime) -
         UnreadableRecord: A secret that would remain valid is damaged.
     """
     _refuse_revoked(key)
-    live = [each for each in key.secrets if is_live(each, now)]
+    active = [each for each in key.secrets if is_active(each, now)]
     try:
-        is_there = secret.matches_any(live)
+        is_duplicate = secret.matches_any(active)
     except UnreadableRecord as exc:
         if overlap:
             raise UnreadableRecord(f"{exc}: rotate without an overlap, which removes it") from None
         # A rotation without overlap removes the damaged secret.
-        is_there = any(_matches_or_false(secret, each) for each in live)
-    if is_there:
+        is_duplicate = any(_matches_or_false(secret, each) for each in active)
+    if is_duplicate:
         raise InvalidKey("the key already has this secret: choose another")
-    kept = [_cap_expiry(each, now + overlap) for each in live] if overlap else []
-    if len(kept) >= MAX_LIVE_SECRETS:
+    kept = [_cap_expiry(each, now + overlap) for each in active] if overlap else []
+    if len(kept) >= MAX_ACTIVE_SECRETS:
         raise InvalidKey(
-            f"a key has at most {MAX_LIVE_SECRETS} active secrets: rotate without an overlap, or wait until "
-            "an earlier one expires"
+            f"a key has at most {MAX_ACTIVE_SECRETS} active secrets: rotate without an overlap, or wait "
+            "until an earlier one expires"
         )
     new = Secret(secret.hash(salt_of(kept)), created_at=_unique_created_at(key.secrets, now))
     if secret.is_password(new.hash) and any(secret.is_password(each.hash) for each in kept):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from ..errors import InvalidKey
-from .credentials import CONTROL_CHARS
+from .authorization_header import CONTROL_CHARS
 from .generated_secrets import SecretShape, classify, is_secret
 
 MAX_ID_BYTES: Final = 255

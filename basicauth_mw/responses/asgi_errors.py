@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from ..auth.authenticator import Authenticator
-    from .asgi_guard import ResponseGuard
+    from .asgi_guard import ASGIResponseGuard
     from .asgi_send import Scope
 
 
 async def handle_exception(
-    authenticator: Authenticator[Scope], guard: ResponseGuard, exc: BaseException, client_id: str
+    authenticator: Authenticator[Scope], guard: ASGIResponseGuard, exc: BaseException, client_id: str
 ) -> bool:
     """Respond to an exception of the app, unless the app or an outer layer does that.
 
@@ -27,7 +27,7 @@ async def handle_exception(
         Whether the exception ends here. It does if it is a refusal such as ``InsufficientScope``; any other
         is re-raised for the server and error monitors.
     """
-    if guard.begun or not isinstance(exc, Exception):
+    if guard.committed or not isinstance(exc, Exception):
         await guard.give_up(exc)
         return False
     if not authenticator.settings.map_errors or (
@@ -46,7 +46,7 @@ async def handle_exception(
 
 
 async def run_with_timeout(
-    authenticator: Authenticator[Scope], guard: ResponseGuard, running: Awaitable[None], timeout_s: float
+    authenticator: Authenticator[Scope], guard: ASGIResponseGuard, running: Awaitable[None], timeout_s: float
 ) -> None:
     """Await the app; if it starts no response in time, send a 504 at once, then cancel the app and await it.
 
@@ -61,7 +61,7 @@ async def run_with_timeout(
 
     def time_out() -> None:
         nonlocal responding
-        if guard.has_start:
+        if guard.app_started:
             return
         response = authenticator.timeout_response(guard.request, timeout_s)
         responding = create_task(try_send_response(guard.request, guard.take(), response))

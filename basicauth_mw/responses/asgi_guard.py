@@ -1,6 +1,6 @@
 """Hold the start of an ASGI response back, so that an exception can still become an error response.
 
-``ResponseGuard.send`` keeps the start until the app sends its next message. An app may take long to send
+``ASGIResponseGuard.send`` keeps the start until the app sends its next message. An app may take long to send
 that, and a client may wait for the start, so a start is held for a limited time. A timer for each response
 would cost more than everything else, so each event loop has one timer, which runs while starts are held. It
 releases a start in a task, which the app's next ``send`` awaits.
@@ -60,7 +60,7 @@ class HoldTimer:
 
         self.loop = get_running_loop()
         self.is_set = False
-        self.newest: set[ResponseGuard] = set()
+        self.newest: set[ASGIResponseGuard] = set()
         self._older = self.newest
         self._period_s = period_s
 
@@ -79,7 +79,7 @@ class HoldTimer:
             self.set()
 
 
-class ResponseGuard:
+class ASGIResponseGuard:
     """The ``send`` that the app gets: holds the start of its response.
 
     Args:
@@ -89,19 +89,19 @@ class ResponseGuard:
 
     Attributes:
         request: A copy of the scope from before the app was called, for error responses.
-        begun: Whether something was sent that cannot be taken back, or the middleware responds.
+        committed: Whether something was sent that cannot be taken back, or the middleware responds.
         held: Not None while a start is held or being sent, or a late release has not been awaited.
     """
 
     __slots__ = (
-        *("_body", "_context", "_releasing", "_send", "_start", "_started", "_timers"),
-        *("begun", "held", "request", "scope"),
+        *("_body", "_context", "_releasing", "_send", "_start", "_start_sent", "_timers"),
+        *("committed", "held", "request", "scope"),
     )
 
     _body: Message | None  # this and the next three are set when a start is held
     _context: Context
     _releasing: Task[None] | None  # a late release
-    _started: Future[None] | None  # set if a task of the app waits until another has sent the start
+    _start_sent: Future[None] | None  # set if a task of the app waits until another has sent the start
 
     def __init__(self, send: Send, scope: Scope, timers: HoldTimers | None) -> None:
         self.scope = scope
@@ -109,13 +109,13 @@ class ResponseGuard:
         self._send = send
         self._timers = timers
         self._start: Message | None = None
-        self.begun = False
-        self.held: set[ResponseGuard] | None = None
+        self.committed = False
+        self.held: set[ASGIResponseGuard] | None = None
 
     @property
-    def has_start(self) -> bool:
+    def app_started(self) -> bool:
         """Whether the app has started a response, or the middleware responds."""
-        return self.begun or self._start is not None
+        return self.committed or self._start is not None
 
     @property
     def holds_whole_response(self) -> bool:
@@ -126,7 +126,7 @@ class ResponseGuard:
         """Send or hold a message of the app."""
         # An attribute that holds a function is read first: CPython is slower to call it in place.
         send = self._send
-        if self.begun:
+        if self.committed:
             if self.held is not None:
                 await self._wait_for_release()
             await send(message)
@@ -134,12 +134,12 @@ class ResponseGuard:
             if message["type"] != "http.response.start":
                 await self._send_early(message)
             elif not self._hold(message):
-                self.begun = True
+                self.committed = True
                 await send(message)
         elif start["status"] == 500 and self._body is None and is_starlette_500(start, message):
             self._body = message  # Starlette raises the exception next
         else:
-            self.begun = True  # before the first await: nothing else may begin a response
+            self.committed = True  # before the first await: nothing else may begin a response
             self.held.discard(self)  # type: ignore[union-attr]  # a start is held
             try:
                 await send(start)
@@ -147,8 +147,8 @@ class ResponseGuard:
                     await send(self._body)
             finally:
                 self.held = None
-                if self._started is not None:
-                    self._started.set_result(None)
+                if self._start_sent is not None:
+                    self._start_sent.set_result(None)
             await send(message)
 
     async def release(self) -> None:
@@ -159,7 +159,7 @@ class ResponseGuard:
         """
         if self.held is None:
             return
-        if not self.begun:
+        if not self.committed:
             self._begin()
             await self._send_held()
         elif self._releasing is not None:
@@ -167,7 +167,7 @@ class ResponseGuard:
 
     def release_late(self, loop: AbstractEventLoop) -> None:
         """Send what is held in a task, as the app does not send its next message."""
-        self.begun = True
+        self.committed = True
         self.held.discard(self)  # type: ignore[union-attr]  # a start is held
         # In the context that the app had when it sent the start.
         self._releasing = loop.create_task(self._send_held(), context=self._context)
@@ -186,7 +186,7 @@ class ResponseGuard:
         """Drop what is held, or end a late release, after the app has raised ``exc``."""
         from asyncio import wait
 
-        if not self.begun:
+        if not self.committed:
             self._begin()
         elif self.held is not None and (releasing := self._releasing) is not None:
             if not isinstance(exc, Exception):
@@ -215,7 +215,7 @@ class ResponseGuard:
         if not timer.is_set:
             timer.set()
         self._start = start
-        self._body = self._releasing = self._started = None
+        self._body = self._releasing = self._start_sent = None
         self._context = copy_context()
         held = self.held = timer.newest
         held.add(self)
@@ -231,7 +231,7 @@ class ResponseGuard:
         try:
             await self._send(message)
         except OSError:
-            self.begun = True  # the client has gone, and no response can reach it
+            self.committed = True  # the client has gone, and no response can reach it
             raise
 
     async def _wait_for_release(self) -> None:
@@ -239,9 +239,9 @@ class ResponseGuard:
         from asyncio import get_running_loop, shield
 
         if self._releasing is None:
-            if self._started is None:
-                self._started = get_running_loop().create_future()
-            await shield(self._started)
+            if self._start_sent is None:
+                self._start_sent = get_running_loop().create_future()
+            await shield(self._start_sent)
             return
         try:
             await shield(self._releasing)  # raises what the server's send has raised
@@ -250,13 +250,13 @@ class ResponseGuard:
                 self.held = None
 
     def _begin(self) -> None:
-        self.begun = True
+        self.committed = True
         if self.held is not None:
             self.held.discard(self)
             self.held = None
 
 
-class HandshakeGuard(ResponseGuard):
+class HandshakeGuard(ASGIResponseGuard):
     """Watches a websocket until the app has responded to its handshake, or the client has gone.
 
     Attributes:
@@ -275,11 +275,11 @@ class HandshakeGuard(ResponseGuard):
         message = await self._receive()
         self.is_received = True
         if message["type"] == "websocket.disconnect":
-            self.begun = True
+            self.committed = True
         return message
 
     async def send(self, message: Message) -> None:
-        self.begun = True
+        self.committed = True
         await self._send(message)
 
     async def respond(self, response: Response) -> None:

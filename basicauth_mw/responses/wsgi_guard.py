@@ -1,8 +1,8 @@
 """Hold the start of a WSGI response back, so that an exception can still become an error response.
 
-``start_response`` of ``ResponseGuard`` keeps the app's status and headers until the first chunk of the body
-that is not empty. Lists, tuples and file wrappers reach the server as they are, since nothing in them can
-raise; any other result is wrapped in a ``GuardedBody``.
+``start_response`` of ``WSGIResponseGuard`` keeps the app's status and headers until the first chunk of the
+body that is not empty. Lists, tuples and file wrappers reach the server as they are, since nothing in them
+can raise; any other result is wrapped in a ``GuardedBody``.
 
 An app may also take the socket over from the server, for a websocket, and start no response at all. Such
 endings reach the server unchanged.
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
     from ..auth.authenticator import Authenticator
     from ..auth.problems import Response
-    from ..auth.requests import Environ
+    from ..auth.request_adapters import Environ
 
     StartResponse = Callable[..., Callable[[bytes], object]]
 
 logger = logging.getLogger("basicauth_mw")
 
 
-_CAPTURED: Final = ("REQUEST_METHOD", "REMOTE_ADDR", "HTTP_X_REQUEST_ID", "HTTP_SEC_FETCH_MODE")
+_CAPTURED_KEYS: Final = ("REQUEST_METHOD", "REMOTE_ADDR", "HTTP_X_REQUEST_ID", "HTTP_SEC_FETCH_MODE")
 
 
 def captured_request(captured: tuple[Any, ...]) -> Environ:
     """The part of an environ that error responses need, as it was before the app was called."""
-    return dict(zip(_CAPTURED, captured, strict=True))
+    return dict(zip(_CAPTURED_KEYS, captured, strict=True))
 
 
 def send_response(
@@ -63,7 +63,7 @@ class FileWrapper:
         return self.result
 
 
-class ResponseGuard:
+class WSGIResponseGuard:
     """What stands between an app and the server's ``start_response`` for one request.
 
     Args:
@@ -73,13 +73,13 @@ class ResponseGuard:
         takes_socket: Whether the app may take the socket over, as long as it has started no response.
 
     Attributes:
-        started: Whether the app has called ``start_response``.
-        begun: Whether a byte of the body may have been sent, so that nothing can be taken back.
+        app_started: Whether the app has called ``start_response``.
+        committed: Whether a byte of the body may have been sent, so that nothing can be taken back.
     """
 
     __slots__ = (
         *("_flask_exceptions", "_held", "_origin", "_released", "_start_response", "_write"),
-        *("begun", "started", "takes_socket"),
+        *("committed", "app_started", "takes_socket"),
     )
 
     def __init__(
@@ -93,13 +93,13 @@ class ResponseGuard:
         self._origin = origin
         self._flask_exceptions = flask_exceptions
         self.takes_socket = takes_socket
-        self.started = self.begun = self._released = False
+        self.app_started = self.committed = self._released = False
         self._held: tuple[Any, ...] | None = None
         self._write: Callable[[bytes], object] | None = None
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """The ``start_response`` that the app gets."""
-        self.started = True
+        self.app_started = True
         start: tuple[Any, ...] = (status, headers)
         if exc_info is not None:
             start = (status, headers, exc_info)
@@ -116,7 +116,7 @@ class ResponseGuard:
         self.release()
         if self._write is None:
             raise RuntimeError("this server has no write()")
-        self.begun = self.begun or bool(data)
+        self.committed = self.committed or bool(data)
         return self._write(data)
 
     def release(self) -> None:
@@ -138,7 +138,7 @@ class ResponseGuard:
 
     def guard(self, result: Iterable[bytes], file_wrapper: Any, server: str) -> Iterable[bytes]:
         """The body for the server, made of what the app has returned."""
-        if not self.started and self._is_socket_ending(result):
+        if not self.app_started and self._is_socket_ending(result):
             return result
         if _is_passed_through(result, file_wrapper):
             try:
@@ -159,8 +159,8 @@ class ResponseGuard:
         return body
 
     def is_too_late(self, exc: Exception) -> bool:
-        """Whether no response can replace the app's: it has begun, or the app has taken the socket over."""
-        return self.begun or (self.takes_socket and not self.started and not is_refusal(exc))
+        """Whether no response can replace the app's: it is committed, or the app has the socket."""
+        return self.committed or (self.takes_socket and not self.app_started and not is_refusal(exc))
 
     def was_reported(self, exc: Exception) -> bool:
         """Whether Flask has reported an exception, which it re-raises in debug mode and in tests."""
@@ -178,7 +178,7 @@ class ResponseGuard:
             else:
                 body = send_response(request, send, response, (type(exc), exc, exc.__traceback__))
             self._held = None
-            self._released = self.begun = True
+            self._released = self.committed = True
             return body
         finally:
             del exc  # no cycle of the frame and its exception, as PEP 3333 asks
@@ -202,7 +202,7 @@ class GuardedBody:
 
     __slots__ = ("_chunks", "_closed", "_guard", "_result", "_source", "first")
 
-    def __init__(self, result: Iterable[bytes], guard: ResponseGuard) -> None:
+    def __init__(self, result: Iterable[bytes], guard: WSGIResponseGuard) -> None:
         self._result = result
         self._guard = guard
         self._source: Iterable[bytes] | None = None  # what is left of the result after a peek
@@ -220,9 +220,9 @@ class GuardedBody:
         guard = self._guard
         try:
             for chunk in self._result if self._source is None else self._source:
-                if not guard.begun:
+                if not guard.committed:
                     guard.release()
-                    guard.begun = bool(chunk)
+                    guard.committed = bool(chunk)
                 yield chunk
             guard.release()  # an empty body has a start as well
             return

@@ -21,7 +21,7 @@ T = TypeVar("T", bound=Closable)
 
 
 class ThreadLocalRegistry(Generic[T]):
-    """Creates a resource for each thread that asks for one, and closes it when that thread has ended.
+    """Creates a resource for each thread that uses one, and closes it when that thread has ended.
 
     ``create`` must not refer to the owner of the registry, or neither would ever be freed.
     """

@@ -1,4 +1,4 @@
-"""Read values from the environment, a mapping, or a file that a ``<NAME>_FILE`` entry names."""
+"""Find a value in the environment, a mapping, or the file that a ``<NAME>_FILE`` entry names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NOT_SETTINGS: Final = frozenset({"KEYS", "KEYS_FILE", "APP"})
 
 
-def read_entry(source: Mapping[str, Any], name: str, *, has_lines: bool = False) -> tuple[Any, str] | None:
+def read_entry(source: Mapping[str, Any], name: str, *, multiline: bool = False) -> tuple[Any, str] | None:
     """Find a value in the environment or a mapping, under its name or in the file that ``<name>_FILE`` names.
 
     A byte order mark, whitespace and line breaks are stripped from both ends of text. An empty entry counts
@@ -27,7 +27,7 @@ def read_entry(source: Mapping[str, Any], name: str, *, has_lines: bool = False)
     Args:
         source: The environment, or a mapping like it. A value that is not text is returned unchanged.
         name: Such as ``BASICAUTH_BACKEND``.
-        has_lines: Whether line breaks inside the value are allowed.
+        multiline: Whether the value may contain line breaks.
 
     Returns:
         The value, and the name of the entry that holds it; None if neither entry is set.
@@ -39,14 +39,14 @@ def read_entry(source: Mapping[str, Any], name: str, *, has_lines: bool = False)
     file_name = f"{name}_FILE"
     value, file = (strip_edges(source.get(each)) for each in (name, file_name))
     if file is None or file == "":
-        return None if value is None else (check_text(value, name, has_lines=has_lines), name)
+        return None if value is None else (check_value(value, name, multiline=multiline), name)
     if value is not None and value != "":
         raise ValueError(f"{name} and {file_name} are both set: remove one")
     try:
         text = read_secret_file(file)
     except ValueError as exc:
         raise ValueError(f"{file_name}: {exc}") from None
-    return check_text(text, file_name, has_lines=has_lines), file_name
+    return check_value(text, file_name, multiline=multiline), file_name
 
 
 def read_secret_file(path: object) -> str:
@@ -72,7 +72,7 @@ def strip_edges(value: Any) -> Any:
     return _EDGES.sub("", value) if isinstance(value, str) else value
 
 
-def check_text(value: Any, entry: str, *, has_lines: bool) -> Any:
+def check_value(value: Any, entry: str, *, multiline: bool) -> Any:
     """Return a value unchanged.
 
     Raises:
@@ -84,7 +84,7 @@ def check_text(value: Any, entry: str, *, has_lines: bool) -> Any:
         raise ValueError(
             f"{entry} is wrapped in quotes, which a shell removes and docker --env-file keeps: remove them"
         )
-    if not has_lines and _CONTROLS.search(value):
+    if not multiline and _CONTROLS.search(value):
         raise ValueError(f"{entry} contains a line break or another control character: remove it")
     return value
 

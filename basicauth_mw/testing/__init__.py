@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..auth.discovery import find_authenticator
 from ..errors import ConfigurationError
-from ..keys.credentials import encode_basic
+from ..keys.authorization_header import encode_basic
 from ..keys.model import ANONYMOUS, Allow, Deny, Principal
 from ..keys.validation import check_client_id, check_metadata, check_name, check_scopes
 

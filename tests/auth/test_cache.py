@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from basicauth_mw.auth.cache import VerdictCache
-from basicauth_mw.keys.credentials import MAX_FIELD_BYTES, encode_basic
+from basicauth_mw.auth.cache import VerificationCache
+from basicauth_mw.keys.authorization_header import MAX_FIELD_BYTES, encode_basic
 from basicauth_mw.keys.model import Allow, Principal
 from tests.waiting import Clock
 
@@ -27,21 +27,21 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def cache(clock: Clock) -> VerdictCache:
-    return VerdictCache(30, 3, clock=clock, wall_clock=clock.wall)
+def cache(clock: Clock) -> VerificationCache:
+    return VerificationCache(30, 3, clock=clock, wall_clock=clock.wall)
 
 
 def allow(client_id: str = "a", *scopes: str) -> Allow:
     return Allow(Principal(client_id, scopes=frozenset(scopes)))
 
 
-def put(cache: VerdictCache, value: bytes, verdict: Allow, expires_at: datetime | None = None) -> None:
+def put(cache: VerificationCache, value: bytes, verdict: Allow, expires_at: datetime | None = None) -> None:
     ends = None if expires_at is None else expires_at.timestamp()
     cache.put(value, verdict, secret_created_at=MADE, expires_at=ends, stamp=cache.stamp())
 
 
 @pytest.mark.proves("X2", "X16")
-def test_only_the_very_value_is_found(cache: VerdictCache) -> None:
+def test_only_the_very_value_is_found(cache: VerificationCache) -> None:
     """No prefix, other case or concatenation of it."""
     put(cache, b"Basic abcd", allow())
 
@@ -62,7 +62,7 @@ _PARTS = st.text("ab:.", min_size=1, max_size=4)
 @example([("a", "bc"), ("ab", "c"), ("abc", "c"), ("a", "b:c"), ("a.b", ":c")])
 def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None:
     """Even if an id and a secret give the same bytes when they are concatenated."""
-    cache = VerdictCache(30, 100)
+    cache = VerificationCache(30, 100)
     fields = [encode_basic(client_id, secret).encode() for client_id, secret in pairs]
     for number, (value, (client_id, _)) in enumerate(zip(fields, pairs, strict=True)):
         assert [cache.get(other) is None for other in fields[number:]] == [True] * (len(fields) - number)
@@ -73,9 +73,9 @@ def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None
 
 
 @pytest.mark.proves("X5", "X15")
-def test_two_caches_share_nothing(cache: VerdictCache) -> None:
+def test_two_caches_share_nothing(cache: VerificationCache) -> None:
     """Each has a key of its own: the keys of one cache reveal nothing about another."""
-    other = VerdictCache(30, 3)
+    other = VerificationCache(30, 3)
     put(cache, b"x", allow())
     put(other, b"x", allow())
 
@@ -83,7 +83,7 @@ def test_two_caches_share_nothing(cache: VerdictCache) -> None:
 
 
 @pytest.mark.proves("F24")
-def test_an_entry_ends_with_its_time(cache: VerdictCache, clock: Clock) -> None:
+def test_an_entry_ends_with_its_time(cache: VerificationCache, clock: Clock) -> None:
     """At the exact second; a hit does not extend it, a new verification does."""
     put(cache, b"x", allow())
     clock.now += 29.9
@@ -95,7 +95,7 @@ def test_an_entry_ends_with_its_time(cache: VerdictCache, clock: Clock) -> None:
 
 
 @pytest.mark.proves("F23")
-def test_an_entry_ends_with_its_key(cache: VerdictCache, clock: Clock) -> None:
+def test_an_entry_ends_with_its_key(cache: VerificationCache, clock: Clock) -> None:
     """By the wall clock, regardless of the monotonic one."""
     put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
     clock.wall_now += 4.9
@@ -105,7 +105,9 @@ def test_an_entry_ends_with_its_key(cache: VerdictCache, clock: Clock) -> None:
 
 
 @pytest.mark.proves("F23")
-def test_a_clock_set_back_revives_no_entry_beyond_the_cache_time(cache: VerdictCache, clock: Clock) -> None:
+def test_a_clock_set_back_revives_no_entry_beyond_the_cache_time(
+    cache: VerificationCache, clock: Clock
+) -> None:
     """The age of an entry is monotonic."""
     put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
     clock.wall_now -= 10_000
@@ -116,7 +118,7 @@ def test_a_clock_set_back_revives_no_entry_beyond_the_cache_time(cache: VerdictC
 @pytest.mark.proves("F23")
 def test_unless_others_are_given_its_clocks_are_the_machines() -> None:
     """The age uses the monotonic clock, which cannot be set; the expiry uses the wall clock."""
-    cache = VerdictCache(30, 3)
+    cache = VerificationCache(30, 3)
     before = time.monotonic()
     assert before <= cache.stamp().at <= time.monotonic()
     now = datetime.now(UTC)
@@ -127,14 +129,14 @@ def test_unless_others_are_given_its_clocks_are_the_machines() -> None:
 
 def test_a_ttl_of_zero_disables_the_cache(clock: Clock) -> None:
     """``cache_ttl_s=0``."""
-    cache = VerdictCache(0, 3, clock=clock)
+    cache = VerificationCache(0, 3, clock=clock)
     put(cache, b"x", allow())
 
     assert cache.get(b"x") is None
     assert len(cache) == 0
 
 
-def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerdictCache) -> None:
+def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerificationCache) -> None:
     """If one of its entries is evicted, the others can still be invalidated."""
     put(cache, b"1", allow())
     put(cache, b"2", allow())
@@ -147,7 +149,7 @@ def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerdictCache) -> 
     assert cache.get(b"2") is None
 
 
-def test_the_longest_header_is_kept(cache: VerdictCache) -> None:
+def test_the_longest_header_is_kept(cache: VerificationCache) -> None:
     """A header that is one byte longer is refused before the lookup, so it is never cached."""
     longest = b"x" * MAX_FIELD_BYTES
     put(cache, longest, allow())
@@ -169,7 +171,7 @@ def test_the_longest_header_is_kept(cache: VerdictCache) -> None:
 )
 @pytest.mark.parametrize("before", [0, 1, 2])
 def test_a_put_with_an_old_stamp_stores_nothing(
-    cache: VerdictCache, before: int, forgotten: list[str | None]
+    cache: VerificationCache, before: int, forgotten: list[str | None]
 ) -> None:
     """A result is not cached if it was looked up before an invalidation."""
     for _ in range(before):
@@ -186,7 +188,7 @@ def test_a_put_with_an_old_stamp_stores_nothing(
     assert len(cache) == 0
 
 
-def test_the_oldest_entry_is_evicted(cache: VerdictCache) -> None:
+def test_the_oldest_entry_is_evicted(cache: VerificationCache) -> None:
     """There are never more entries than the size; verifying a credential again adds none."""
     for value in (b"1", b"2", b"2", b"3", b"2"):
         put(cache, value, allow())
@@ -198,7 +200,7 @@ def test_the_oldest_entry_is_evicted(cache: VerdictCache) -> None:
 
 
 @pytest.mark.proves("F29")
-def test_nothing_grows_with_many_clients(cache: VerdictCache) -> None:
+def test_nothing_grows_with_many_clients(cache: VerificationCache) -> None:
     """Neither the entries nor their bookkeeping, invalidated clients included."""
     for number in range(1000):
         client_id = f"client-{number}"
@@ -210,12 +212,12 @@ def test_nothing_grows_with_many_clients(cache: VerdictCache) -> None:
     assert len(cache._clients) <= 3
 
 
-def test_a_value_that_is_too_long_is_not_looked_at(cache: VerdictCache) -> None:
+def test_a_value_that_is_too_long_is_not_looked_at(cache: VerificationCache) -> None:
     """Hashing it would cost what the limit saves."""
     assert cache.get(b"x" * (MAX_FIELD_BYTES + 1)) is None
 
 
-def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerdictCache) -> None:
+def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerificationCache) -> None:
     """No other client is affected."""
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("a"))
@@ -228,7 +230,7 @@ def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerdictCache)
     assert cache.get(b"2") is None, "what was forgotten does not come back with the client"
 
 
-def test_a_proof_of_a_changed_key_ends_the_older_ones(cache: VerdictCache) -> None:
+def test_a_proof_of_a_changed_key_ends_the_older_ones(cache: VerificationCache) -> None:
     """Two entries of one client never have different scopes."""
     put(cache, b"1", allow("a", "read"))
     put(cache, b"2", allow("a", "read", "write"))
@@ -239,7 +241,7 @@ def test_a_proof_of_a_changed_key_ends_the_older_ones(cache: VerdictCache) -> No
     assert cache.get(b"1") == cache.get(b"2")
 
 
-def test_everything_can_be_forgotten(cache: VerdictCache) -> None:
+def test_everything_can_be_forgotten(cache: VerificationCache) -> None:
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("b"))
     cache.clear()
@@ -251,7 +253,7 @@ def test_everything_can_be_forgotten(cache: VerdictCache) -> None:
 
 @pytest.mark.proves("F24")
 @pytest.mark.parametrize("event", ["forget it", "forget another", "clear"])
-def test_a_result_from_before_a_change_is_not_cached(cache: VerdictCache, event: str) -> None:
+def test_a_result_from_before_a_change_is_not_cached(cache: VerificationCache, event: str) -> None:
     """The lookup may have read the old record."""
     stamp = cache.stamp()
     if event == "clear":
@@ -263,7 +265,7 @@ def test_a_result_from_before_a_change_is_not_cached(cache: VerdictCache, event:
     assert cache.get(b"1") is None
 
 
-def test_no_secret_is_kept(cache: VerdictCache) -> None:
+def test_no_secret_is_kept(cache: VerificationCache) -> None:
     """No object that is reachable from the cache contains the header's value."""
     canary = b"Basic canary-canary-canary"
     put(cache, canary, allow())
@@ -284,7 +286,7 @@ def test_no_secret_is_kept(cache: VerdictCache) -> None:
 
 def test_threads_do_not_disturb_each_other() -> None:
     """A lookup gives the verdict for exactly that value, while other threads write and invalidate."""
-    cache = VerdictCache(30, 50)
+    cache = VerificationCache(30, 50)
     wrong: list[object] = []
     start = threading.Barrier(4)
 
@@ -339,7 +341,7 @@ class CacheMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.cache = VerdictCache(30, 4, clock=self.clock, wall_clock=self.clock.wall)
+        self.cache = VerificationCache(30, 4, clock=self.clock, wall_clock=self.clock.wall)
         self.model = Model(self.clock)
         self.stamp = [self.cache.stamp()]
         self.changes = 0
@@ -394,7 +396,7 @@ CacheMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=3
 TestCacheMachine = CacheMachine.TestCase
 
 
-def test_each_hit_is_reported_once_with_its_age(cache: VerdictCache, clock: Clock) -> None:
+def test_each_hit_is_reported_once_with_its_age(cache: VerificationCache, clock: Clock) -> None:
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("b"))
     assert cache.drain_hits() == []  # the first verification is not a hit
@@ -410,7 +412,7 @@ def test_each_hit_is_reported_once_with_its_age(cache: VerdictCache, clock: Cloc
     assert [hit.client_id for hit in cache.drain_hits()] == ["a"]
 
 
-def test_a_refusal_is_no_hit(cache: VerdictCache, clock: Clock) -> None:
+def test_a_refusal_is_no_hit(cache: VerificationCache, clock: Clock) -> None:
     put(cache, b"1", allow("a"))
     cache.get(b"other")
     cache.invalidate("a")
@@ -420,7 +422,7 @@ def test_a_refusal_is_no_hit(cache: VerdictCache, clock: Clock) -> None:
     assert cache.drain_hits() == []
 
 
-def test_hits_are_bounded_by_the_size(cache: VerdictCache) -> None:
+def test_hits_are_bounded_by_the_size(cache: VerificationCache) -> None:
     for number in range(50):
         put(cache, b"%d" % number, allow(str(number)))
         cache.get(b"%d" % number)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Backend, Principal, Secret, Settings
-from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.auth.cache import VerificationCache
 from basicauth_mw.auth.verifier import PendingVerification, Verifier, VerifyPassword
 from basicauth_mw.backends.change_feed import ChangeFeed
 from basicauth_mw.backends.memory import MemoryStore
@@ -98,7 +98,7 @@ class Request:
 @dataclass
 class Process:
     world: World
-    cache: VerdictCache
+    cache: VerificationCache
     verifier: Verifier
     feed: ChangeFeed
     heard: int = 0
@@ -123,7 +123,9 @@ class World:
             self.change()
 
     def _process(self) -> Process:
-        cache = VerdictCache(TTL_S, 100, clock=lambda: self.now_s, wall_clock=lambda: self.wall().timestamp())
+        cache = VerificationCache(
+            TTL_S, 100, clock=lambda: self.now_s, wall_clock=lambda: self.wall().timestamp()
+        )
         feed = ChangeFeed(self.store)
         feed.subscribe(cache, keeps_s=TTL_S)
         feed.refresh()
@@ -190,7 +192,7 @@ class World:
             return
         self.under_way.remove(request)
         if request.failed:
-            decision = request.check.failed(BackendUnavailable("away"))
+            decision = request.check.deny(BackendUnavailable("away"))
         else:
             assert request.read is not None
             decision = request.check.decide(request.read[0])

@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from basicauth_mw.auth.path_rules import PathRules
-from basicauth_mw.settings.values import PARSERS, path_entry_error
+from basicauth_mw.settings.parsers import PARSERS, path_entry_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,12 +211,12 @@ def test_an_unset_mount_point_excludes_nothing(path: str, root: str) -> None:
 @pytest.mark.parametrize("path", ["api", "/", "/api/", "//api", "/a/../b", "/a*", "/a;b", "/a%20b", "/a?b"])
 def test_refused_mounts(path: str) -> None:
     with pytest.raises(ValueError, match="must"):
-        PARSERS["path?"](path)
+        PARSERS["optional_path"](path)
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/v1", "/caf\u00e9", "/a b"])
 def test_accepted_mounts(path: str) -> None:
-    assert PARSERS["path?"](path) == path
+    assert PARSERS["optional_path"](path) == path
 
 
 @pytest.mark.proves("O8")

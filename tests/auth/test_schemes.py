@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from basicauth_mw import Backend, ConfigurationError, Settings, asgi, wsgi
-from basicauth_mw.auth.requests import environ_key
+from basicauth_mw.auth.request_adapters import environ_key
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.keys.generated_secrets import generate
 from tests.asgi.helpers import App, connect, http_scope, websocket_scope

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from basicauth_mw.auth import throttle as module
 from basicauth_mw.auth.throttle import MAX_TRACKED, SHARE, Blocked, FailureThrottle, client_of
-from basicauth_mw.settings.values import parse_rate
+from basicauth_mw.settings.parsers import parse_rate
 from tests.waiting import Clock
 
 if TYPE_CHECKING:

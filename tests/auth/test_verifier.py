@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.auth.cache import VerificationCache
 from basicauth_mw.auth.verifier import PendingVerification, Verifier, VerifyPassword
 from basicauth_mw.backends import codec
 from basicauth_mw.errors import (
@@ -16,7 +16,7 @@ from basicauth_mw.errors import (
     MalformedCredentials,
     UnreadableRecord,
 )
-from basicauth_mw.keys.credentials import encode_basic
+from basicauth_mw.keys.authorization_header import encode_basic
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_password
 from basicauth_mw.keys.model import Allow, Decision, Deny, Key, Principal, Secret
@@ -34,7 +34,7 @@ HASHED = Secret(hash_password(PASSWORD))
 
 
 def verifier(clock: Clock | None = None, *, has_password_hashes: bool = True) -> Verifier:
-    cache = VerdictCache(30, 10, clock=clock or Clock(), wall_clock=NOW.timestamp)
+    cache = VerificationCache(30, 10, clock=clock or Clock(), wall_clock=NOW.timestamp)
     return Verifier(HASHER, cache, has_password_hashes=lambda: has_password_hashes, now=lambda: NOW)
 
 
@@ -183,7 +183,7 @@ class RecordingHasher(Hasher):
 def test_the_hasher_is_passed_the_shape_of_the_secret() -> None:
     """So that it skips the digests of passwords for a generated secret."""
     hasher = RecordingHasher()
-    checker = Verifier(hasher, VerdictCache(30, 10), now=lambda: NOW)
+    checker = Verifier(hasher, VerificationCache(30, 10), now=lambda: NOW)
     decide(checker, "ci", SECRET, KEYS["good"])
     decide(checker, "ci", PASSWORD, KEYS["good"])
 
@@ -213,7 +213,7 @@ def test_an_outage_is_not_a_refusal() -> None:
         def verify_digest(self, *_args: Any, **_shape: Any) -> Any:
             raise BackendUnavailable("gone")
 
-    checker = Verifier(Down(), VerdictCache(30, 10), now=lambda: NOW)
+    checker = Verifier(Down(), VerificationCache(30, 10), now=lambda: NOW)
     decision = decided(begin(checker, encode_basic("ci", SECRET).encode()), KEYS["good"])
 
     assert_denied(decision, BackendUnavailable, "backend_unavailable", "ci")
@@ -248,7 +248,7 @@ def test_a_verification_that_cannot_run_is_not_a_refusal() -> None:
     try:
         raise BackendUnavailable("gone")
     except BackendUnavailable as exc:
-        denied = check.failed(exc)
+        denied = check.deny(exc)
 
     assert_denied(denied, BackendUnavailable, "backend_unavailable", "ci")
     assert denied.error.__traceback__ is None
@@ -281,7 +281,7 @@ def test_only_equal_headers_share_a_decision() -> None:
 
 
 def test_nothing_is_shared_with_the_cache_off() -> None:
-    check = Verifier(HASHER, VerdictCache(0, 10)).parse(encode_basic("ci", SECRET).encode())
+    check = Verifier(HASHER, VerificationCache(0, 10)).parse(encode_basic("ci", SECRET).encode())
 
     assert isinstance(check, PendingVerification)
     assert check.share_key is None
@@ -292,7 +292,7 @@ def test_a_cached_decision_expires_with_its_key_or_secret() -> None:
     clock = Clock()
     wall = Clock()
     wall.now = NOW.timestamp()
-    cache = VerdictCache(30, 10, clock=clock, wall_clock=wall)
+    cache = VerificationCache(30, 10, clock=clock, wall_clock=wall)
     checker = Verifier(HASHER, cache, now=lambda: NOW)
     stored = Secret(DIGEST.hash, created_at=PAST, expires_at=NOW + timedelta(seconds=5))
     decide(checker, "ci", SECRET, Key("ci", expires_at=NOW + timedelta(seconds=9), secrets=(stored,)))
@@ -342,7 +342,7 @@ def test_unusual_forms_of_a_header_are_not_cached() -> None:
 
 def test_on_verified_is_called_for_verified_secrets_only() -> None:
     seen: list[tuple[str, codec.StoredSecret, str]] = []
-    cache = VerdictCache(30, 10, clock=Clock(), wall_clock=NOW.timestamp)
+    cache = VerificationCache(30, 10, clock=Clock(), wall_clock=NOW.timestamp)
     checker = Verifier(HASHER, cache, on_verified=lambda *what: seen.append(what), now=lambda: NOW)
 
     decide(checker, "id", SECRET, Key("id", secrets=(DIGEST,)))

@@ -36,7 +36,7 @@ AT_ONCE = 50
 LIMIT_S = 10.0
 SETTINGS = Settings(throttle="", slow_hash_workers=8, backend_deadline_s=LIMIT_S)
 
-LOOKED_UP = Counter(lookups=1, digests=1, comparisons=hashing.MAX_LIVE_SECRETS)
+LOOKED_UP = Counter(lookups=1, digests=1, comparisons=hashing.MAX_ACTIVE_SECRETS)
 ONE_PASSWORD_HASH = LOOKED_UP + Counter(password_hashes=1)
 NOTHING: Counter[str] = Counter()
 
@@ -70,7 +70,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     """Argon2id is real, with cheap parameters, because it is counted and not timed."""
     monkeypatch.setattr(password, "ARGON2_MEMORY_KIB", 8)
     monkeypatch.setattr(password, "ARGON2_TIME_COST", 1)
-    monkeypatch.setattr(password, "_decoy", None)
+    monkeypatch.setattr(password, "_dummy_hash", None)
     work = Work()
     for owner, attribute, name in (
         (digest, "blake2b", "digests"),
@@ -103,7 +103,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, work: Work) -> Itera
         backend.create(client_id="generated")
         backend.create(client_id="password", secret="another password")
         backend.create(client_id="eight")
-        for _ in range(hashing.MAX_LIVE_SECRETS - 1):
+        for _ in range(hashing.MAX_ACTIVE_SECRETS - 1):
             backend.rotate("eight")
         assert backend.store.put(Key("no secret"), None)
         imported = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()

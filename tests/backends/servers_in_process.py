@@ -55,11 +55,10 @@ class Client:
         self.backend = open_backend(settings=self.settings)
         self.lookups: list[str] = []
         self.served: list[str] = []
-        for name in ("get", "get_nowait", "aget"):
-            if hasattr(self.backend.store, f"{name}_stored"):
-                name = f"{name}_stored"
-            if look_up := getattr(self.backend.store, name, None):
-                setattr(self.backend.store, name, self._counting(look_up))
+        for names in (("get_record", "get"), ("get_record_nowait", "get_nowait"), ("aget_record", "aget")):
+            name = next((each for each in names if hasattr(self.backend.store, each)), None)
+            if name is not None:
+                setattr(self.backend.store, name, self._counting(getattr(self.backend.store, name)))
 
     def __enter__(self) -> Self:
         return self

@@ -92,11 +92,11 @@ def test_close_writes_what_is_recorded(
     secret = stored(store, Hasher().hash(plain))
     other = secret.created_at + timedelta(seconds=1)
 
-    class VerdictCache:
+    class VerificationCache:
         def drain_hits(self) -> list[CacheHit]:
             return [CacheHit("id", to_microseconds(other), 120.0)]
 
-    cache = VerdictCache()
+    cache = VerificationCache()
     recorder.add_hit_source(cache.drain_hits)
     now = time.time()
     recorder.record_use("id", stored_secret(secret), plain)
@@ -114,14 +114,14 @@ def test_close_writes_what_is_recorded(
 def test_a_cache_is_held_weakly(recorder: UsageRecorder, store: MemoryStore) -> None:
     gone = []
 
-    class VerdictCache:
+    class VerificationCache:
         def __del__(self) -> None:
             gone.append(True)
 
         def drain_hits(self) -> list[CacheHit]:
             return []
 
-    recorder.add_hit_source(VerdictCache().drain_hits)
+    recorder.add_hit_source(VerificationCache().drain_hits)
     gc.collect()
     assert gone
     recorder.record_use("id", stored_secret(stored(store, Hasher().hash(generate("sk")))), "secret")

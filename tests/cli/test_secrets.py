@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw.backends.backend import open_backend
-from basicauth_mw.keys.credentials import Credentials, parse_basic
+from basicauth_mw.keys.authorization_header import Credentials, parse_basic
 from basicauth_mw.keys.generated_secrets import generate
-from basicauth_mw.keys.lifecycle import is_live
+from basicauth_mw.keys.lifecycle import is_active
 from basicauth_mw.keys.model import utcnow
 from tests.cli.helpers import (
     COMMAND,
@@ -319,7 +319,7 @@ def active_secrets(url: str, client_id: str) -> list[Secret]:
     with open_backend(url) as backend:
         key = backend.get(client_id)
     assert key is not None
-    return [secret for secret in key.secrets if is_live(secret, utcnow())]
+    return [secret for secret in key.secrets if is_active(secret, utcnow())]
 
 
 def works(url: str, client_id: str, secret: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw.keys.credentials import encode_basic
+from basicauth_mw.keys.authorization_header import encode_basic
 from tests.cli.helpers import (
     Done,
     run_with_prompts,

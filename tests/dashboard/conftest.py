@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from basicauth_mw import Backend, Principal, Settings, open_backend
-from basicauth_mw.auth.requests import PRINCIPAL
+from basicauth_mw.auth.request_adapters import PRINCIPAL
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, wsgi_dashboard
 from basicauth_mw.dashboard.request import DashboardRequest
-from basicauth_mw.dashboard.templates import render
+from basicauth_mw.dashboard.templates import render_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,7 +93,7 @@ def a_request() -> DashboardRequest:
 
 def render_page(template: str, **context: Any) -> str:
     """Render a page for an administrator."""
-    return render(
+    return render_template(
         template,
         request=a_request(),
         writable=True,

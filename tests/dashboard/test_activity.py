@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.auth.authenticator import _AUDITED
-from basicauth_mw.auth.stats import Snapshot
+from basicauth_mw.auth.refusal_stats import Snapshot
 from basicauth_mw.dashboard.listing import Cursor, KeyView, recency_of
-from basicauth_mw.dashboard.templates import environment, render
+from basicauth_mw.dashboard.templates import environment, render_template
 from basicauth_mw.keys.model import utcnow
 from tests.dashboard.conftest import Visitor, a_request
 
@@ -33,7 +33,7 @@ def test_charts_escape_titles_and_limit_sizes() -> None:
 
 def activity(totals: dict[str, int]) -> str:
     """Render the page with these refusals, 3 of them in the last hour."""
-    return render(
+    return render_template(
         "activity.html",
         request=a_request(),
         writable=True,
@@ -81,7 +81,7 @@ def test_recency_counts_keys_by_last_use() -> None:
 
 def test_refusals_of_all_middlewares_are_counted(visitor: Callable[..., Visitor]) -> None:
     """Also a scope error that the app raises."""
-    from basicauth_mw.auth.stats import refusal_stats
+    from basicauth_mw.auth.refusal_stats import refusal_stats
     from basicauth_mw.errors import InsufficientScope
     from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIBasicAuthMiddleware
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from basicauth_mw.dashboard.calls import RequestDraft
-from basicauth_mw.dashboard.templates import render
+from basicauth_mw.dashboard.templates import render_template
 from tests.dashboard.conftest import BASE, Visitor
 
 NASTY = [
@@ -27,7 +27,7 @@ NASTY = [
 
 
 def code_of(draft: RequestDraft, name: str) -> str:
-    return render(f"snippets/{name}.txt", draft=draft)
+    return render_template(f"snippets/{name}.txt", draft=draft)
 
 
 @pytest.mark.parametrize("text", NASTY)

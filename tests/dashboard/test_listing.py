@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from basicauth_mw.auth.stats import MINUTES, Snapshot
+from basicauth_mw.auth.refusal_stats import MINUTES, Snapshot
 from basicauth_mw.dashboard import request
 from basicauth_mw.dashboard.listing import MAX_HISTORY_BYTES, ROWS, Cursor, recency_of, view_of
 from basicauth_mw.dashboard.request import encode_query

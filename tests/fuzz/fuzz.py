@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from basicauth_mw import Backend, Settings, asgi, encode_basic, wsgi
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import MalformedCredentials
-from basicauth_mw.keys import credentials
+from basicauth_mw.keys import authorization_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -283,7 +283,7 @@ class Target:
         wanted = reference(field)
         for value in (field, field.decode("latin-1")):
             try:
-                got = credentials.parse_basic(value)
+                got = authorization_header.parse_basic(value)
             except MalformedCredentials:
                 if wanted is None:
                     continue

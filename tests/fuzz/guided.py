@@ -9,8 +9,8 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["basicauth_mw.keys.credentials"]):
-    from basicauth_mw.keys import credentials
+with atheris.instrument_imports(include=["basicauth_mw.keys.authorization_header"]):
+    from basicauth_mw.keys import authorization_header
 
 from basicauth_mw.errors import MalformedCredentials
 from tests.fuzz.fuzz import reference
@@ -21,7 +21,7 @@ def play(field: bytes) -> None:
     wanted = reference(field)
     for value in (field, field.decode("latin-1")):
         try:
-            parsed = credentials.parse_basic(value)
+            parsed = authorization_header.parse_basic(value)
         except MalformedCredentials:
             got = None
         else:

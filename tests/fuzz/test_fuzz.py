@@ -14,8 +14,8 @@ import pytest
 from basicauth_mw.auth import verifier
 from basicauth_mw.auth.path_rules import PathRules
 from basicauth_mw.errors import MalformedCredentials
-from basicauth_mw.keys import credentials
-from basicauth_mw.keys.credentials import Credentials, parse_basic
+from basicauth_mw.keys import authorization_header
+from basicauth_mw.keys.authorization_header import Credentials, parse_basic
 from tests.fuzz import fuzz
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def test_a_faulty_parser_is_found(
 ) -> None:
     """In the parser, and in a middleware."""
     if where == "parser":
-        monkeypatch.setattr(credentials, "parse_basic", parser)
+        monkeypatch.setattr(authorization_header, "parse_basic", parser)
     else:
         monkeypatch.setattr(verifier, "decode_basic", lambda field: astuple(parser(field)))
     failure = found(target, "1")
@@ -149,7 +149,7 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_failure_has_a_status_of_its_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "parse_basic", lenient)
+    monkeypatch.setattr(authorization_header, "parse_basic", lenient)
 
     assert fuzz.main(["--field", b"Basic !ZGVtbzpwQDU1dzByZA==".hex()]) == 1
     assert fuzz.main(["--seed", "1", "--batch", "0/0"]) == 1

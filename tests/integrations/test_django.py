@@ -36,7 +36,7 @@ from rest_framework.test import APIRequestFactory
 
 from basicauth_mw import Backend, ConfigurationError, Issued, Principal, encode_basic
 from basicauth_mw.auth.discovery import find_authenticator
-from basicauth_mw.auth.requests import environ_key
+from basicauth_mw.auth.request_adapters import environ_key
 from basicauth_mw.integrations.django import BasicAuthMiddleware, rest_framework
 from basicauth_mw.integrations.django.checks import check_deployment, check_settings
 from tests.asgi.helpers import call, http_scope

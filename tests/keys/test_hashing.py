@@ -20,7 +20,7 @@ from basicauth_mw.keys.hashing import (
     ARGON2_MEMORY_KIB,
     ARGON2_TIME_COST,
     BCRYPT_MAX_BYTES,
-    MAX_LIVE_SECRETS,
+    MAX_ACTIVE_SECRETS,
     Hasher,
     check_hash,
     digest,
@@ -289,7 +289,7 @@ def records(*peppers: bytes) -> dict[str, list[Secret]]:
         "unknown": [],
         "one": [Secret(newest.digest_secret("other"))],
         "one-unpeppered": [Secret(none.digest_secret("other"))],
-        "many": [Secret(newest.digest_secret(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)],
+        "many": [Secret(newest.digest_secret(f"other {n}", salt=SALT)) for n in range(MAX_ACTIVE_SECRETS)],
         "password": [Secret(CHEAP_ARGON2)],
         "password-and-digested": [Secret(BCRYPT_2B), Secret(newest.digest_secret("other"))],
         "every-pepper": [
@@ -314,7 +314,7 @@ def test_a_refusal_costs_the_same_whatever_was_found(
         assert hasher.verify_digest("wrong", record) is None
         costs[name] = fast_hashes(), len(comparisons)
 
-    assert costs == dict.fromkeys(costs, (len(peppers) + 1, MAX_LIVE_SECRETS * (len(peppers) + 1)))
+    assert costs == dict.fromkeys(costs, (len(peppers) + 1, MAX_ACTIVE_SECRETS * (len(peppers) + 1)))
 
 
 @pytest.mark.proves("O4", "X1", "X6")
@@ -337,8 +337,8 @@ def test_a_refusal_costs_the_same_in_a_volatile_store(
 
     monkeypatch.setattr(Hasher, "_parse_prefix", counting)
     hasher = Hasher(volatile=True)
-    passwords = [Secret(hasher.hash(f"other {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
-    generated = [Secret(hasher.hash(generate("sk"), salt=SALT)) for _ in range(MAX_LIVE_SECRETS)]
+    passwords = [Secret(hasher.hash(f"other {n}", salt=SALT)) for n in range(MAX_ACTIVE_SECRETS)]
+    generated = [Secret(hasher.hash(generate("sk"), salt=SALT)) for _ in range(MAX_ACTIVE_SECRETS)]
     kept = {
         "unknown": hasher.decoy_secrets,
         "none": [],
@@ -359,14 +359,14 @@ def test_a_refusal_costs_the_same_in_a_volatile_store(
         assert hasher.verify_digest(secret, record, is_generated=is_generated) is None
         costs[name] = fast_hashes(), len(read), len(comparisons)
 
-    assert costs == dict.fromkeys(kept, (kinds, kinds, MAX_LIVE_SECRETS * kinds))
+    assert costs == dict.fromkeys(kept, (kinds, kinds, MAX_ACTIVE_SECRETS * kinds))
 
 
-@pytest.mark.parametrize("place", range(MAX_LIVE_SECRETS))
+@pytest.mark.parametrize("place", range(MAX_ACTIVE_SECRETS))
 def test_any_active_secret_is_found(place: int) -> None:
     """All secrets of a key are tried, in any order."""
     hasher = Hasher([NEW])
-    record = [Secret(hasher.digest_secret(f"secret {n}", salt=SALT)) for n in range(MAX_LIVE_SECRETS)]
+    record = [Secret(hasher.digest_secret(f"secret {n}", salt=SALT)) for n in range(MAX_ACTIVE_SECRETS)]
 
     assert hasher.verify_digest(f"secret {place}", record) is record[place]
 
@@ -374,7 +374,7 @@ def test_any_active_secret_is_found(place: int) -> None:
 def test_secrets_with_different_salts_are_all_tried() -> None:
     """A record from elsewhere may have them."""
     hasher = Hasher([NEW])
-    record = [Secret(hasher.digest_secret(f"secret {n}")) for n in range(MAX_LIVE_SECRETS)]
+    record = [Secret(hasher.digest_secret(f"secret {n}")) for n in range(MAX_ACTIVE_SECRETS)]
 
     for place, stored in enumerate(record):
         assert hasher.verify_digest(f"secret {place}", record) is stored
@@ -605,7 +605,7 @@ def test_the_dummy_hash_costs_as_much_as_a_new_hash() -> None:
 @pytest.mark.proves("X4")
 def test_the_dummy_hash_follows_the_cost_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is one place for the cost, and no other number beside it."""
-    monkeypatch.setattr(password, "_decoy", None)
+    monkeypatch.setattr(password, "_dummy_hash", None)
     monkeypatch.setattr(password, "ARGON2_TIME_COST", 3)
     monkeypatch.setattr(password, "ARGON2_MEMORY_KIB", 64)
 

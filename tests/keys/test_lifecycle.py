@@ -10,7 +10,7 @@ import pytest
 from basicauth_mw.errors import InvalidKey, KeyRevoked, UnreadableRecord
 from basicauth_mw.keys import lifecycle
 from basicauth_mw.keys.generated_secrets import generate
-from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS, Hasher, digest, hash_password, salt_of
+from basicauth_mw.keys.hashing import MAX_ACTIVE_SECRETS, Hasher, digest, hash_password, salt_of
 from basicauth_mw.keys.lifecycle import NewSecret
 from basicauth_mw.keys.model import Key, Secret
 
@@ -92,7 +92,7 @@ def test_the_new_secret_uses_the_first_pepper() -> None:
 
 def test_at_most_eight_active_secrets() -> None:
     full = key()
-    for _ in range(MAX_LIVE_SECRETS):
+    for _ in range(MAX_ACTIVE_SECRETS):
         full = rotated(full)
     with pytest.raises(InvalidKey, match="at most 8 active secrets"):
         rotated(full)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.auth.cache import VerificationCache
 from basicauth_mw.auth.throttle import FailureThrottle
 from basicauth_mw.keys.model import Allow, Principal
 from basicauth_mw.runtime import fork as _fork
@@ -46,7 +46,7 @@ def child_ends_well(work: Callable[[], object]) -> bool:
     return False
 
 
-def put(cache: VerdictCache) -> None:
+def put(cache: VerificationCache) -> None:
     cache.put(b"1", Allow(Principal("a")), secret_created_at=0, expires_at=None, stamp=cache.stamp())
     assert cache.get(b"1") is not None
 
@@ -54,7 +54,7 @@ def put(cache: VerdictCache) -> None:
 @pytest.mark.proves("F31")
 def test_a_cache_starts_empty_and_unlocked() -> None:
     """Empty, as its table may have been half changed; the parent's is unchanged."""
-    cache = VerdictCache(30, 10)
+    cache = VerificationCache(30, 10)
     put(cache)
 
     def work() -> None:

@@ -33,7 +33,7 @@ COMMANDS = {
         "tests.servers.unix_app:asgi_app",
     ),
 }
-WARNING = "the server does not tell the client's address"
+WARNING = "the server does not report the client's address"
 
 
 @pytest.fixture(scope="module", params=COMMANDS)

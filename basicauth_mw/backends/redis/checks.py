@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ..base import StoreWarning
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from .cluster import Command
-
-    Advice = tuple[str, str, str]  # code, message and remedy
 
 _SETTINGS: Final = ("maxmemory-policy", "save", "appendonly")
 _MEMBERS_SHOWN: Final = 10
@@ -17,39 +17,39 @@ _MEMBERS_SHOWN: Final = 10
 CONFIG: Final[Sequence[Command]] = [("CONFIG", "GET", name) for name in _SETTINGS]
 
 
-def config_warnings(answers: Sequence[object]) -> Iterator[Advice]:
+def config_warnings(replies: Sequence[object]) -> Iterator[StoreWarning]:
     """Warnings for the replies of one or more servers to ``CONFIG``."""
-    for start in range(0, len(answers), len(CONFIG)):
-        yield from _of_one(answers[start : start + len(CONFIG)])
+    for start in range(0, len(replies), len(CONFIG)):
+        yield from _of_one(replies[start : start + len(CONFIG)])
 
 
-def foreign_warning(index: bytes, found: Iterable[bytes]) -> Iterator[Advice]:
+def foreign_warning(index: bytes, found: Iterable[bytes]) -> Iterator[StoreWarning]:
     """A warning if the index has members that are not client IDs."""
     if foreign := list(found):
         name = index.decode()
         members = " ".join(map(_quoted, foreign[:_MEMBERS_SHOWN]))
-        yield (
+        yield StoreWarning(
             "redis_foreign_ids",
             f"{len(foreign)} members of {name} in Redis are not client IDs; they are ignored",
             f"in redis-cli (with -c for a cluster), run  ZREM {name} {members}",
         )
 
 
-def _of_one(answers: Sequence[object]) -> Iterator[Advice]:
+def _of_one(replies: Sequence[object]) -> Iterator[StoreWarning]:
     config = {
-        name: answer[1].decode(errors="replace")
-        for name, answer in zip(_SETTINGS, answers, strict=True)
-        if isinstance(answer, list) and len(answer) == 2 and isinstance(answer[1], bytes)
+        name: reply[1].decode(errors="replace")
+        for name, reply in zip(_SETTINGS, replies, strict=True)
+        if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[1], bytes)
     }
     policy = config.get("maxmemory-policy", "")
     if policy.startswith("allkeys-"):
-        yield (
+        yield StoreWarning(
             "redis_evicts",
             f"Redis drops keys when its memory is full (maxmemory-policy {policy})",
             "set maxmemory-policy to noeviction, or to a volatile policy",
         )
     if config.get("save") == "" and config.get("appendonly") == "no":
-        yield (
+        yield StoreWarning(
             "redis_not_persistent",
             "Redis stores nothing on disk: a restart loses every key",
             "set appendonly to yes",

@@ -23,7 +23,7 @@ from .errors import exceptions, translate_error
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from .cluster import Command, Node, Router, Steps
+    from .cluster import Command, Node, Route, Router
     from .connections import Connector
 
 _NO_REPLY: Final = (exceptions.ConnectionError, exceptions.TimeoutError)
@@ -49,17 +49,17 @@ class ThreadClients:
         self._pools: dict[Node, Any] = {}
         self._nodes = router.nodes
 
-    def run(self, steps: Steps) -> list[Any]:
-        """Perform the steps of a router, and return the replies, error replies included.
+    def run(self, route: Route) -> list[Any]:
+        """Send the commands of a route, and return the replies, error replies included.
 
         Raises:
             BackendUnavailable: There was no reply.
         """
         outcome: Any = None
-        with closing(steps):
+        with closing(route):
             while True:
                 try:
-                    node, commands = steps.send(outcome)
+                    node, commands = route.send(outcome)
                 except StopIteration as done:
                     self._drop_others(self._router.nodes)
                     return cast("list[Any]", done.value)
@@ -162,10 +162,10 @@ class LoopClients:
             known: A node that has received the commands already, with its replies or the error.
         """
         outcome: Any = None
-        with closing(self._router.route(commands)) as steps:
+        with closing(self._router.route(commands)) as route:
             while True:
                 try:
-                    node, batch = steps.send(outcome)
+                    node, batch = route.send(outcome)
                 except StopIteration as done:
                     await self._drop_others(self._router.nodes)
                     return cast("list[Any]", done.value)

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from .url import Address
 
     Command = tuple[bytes | str | int, ...]
-    Steps = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any]]
-    _Step = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any] | Exception]
+    Route = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any]]
+    _NodeCall = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any] | Exception]
 
 _crc = require("redis.crc", extra="redis")
 
 _SLOTS: Final = 16384
-_MAX_ROUNDS: Final = 5
+_MAX_ATTEMPTS: Final = 5
 _MAP_AGE_S: Final = 0.1  # a younger slot map is not refreshed
 
 
@@ -64,7 +64,7 @@ class SingleServer:
     def mark_stale(self, node: Node) -> None:
         """Note that a node gave no reply."""
 
-    def route(self, commands: Sequence[Command], *, retry: bool = True) -> Steps:
+    def route(self, commands: Sequence[Command], *, retry: bool = True) -> Route:
         """Send each command to the node of its key, and return a reply for each, error replies included.
 
         Args:
@@ -76,7 +76,7 @@ class SingleServer:
             raise outcome
         return outcome
 
-    def route_all(self, commands: Sequence[Command]) -> Steps:
+    def route_all(self, commands: Sequence[Command]) -> Route:
         """Send the same commands to every master, and return the replies of one node after another."""
         return self.route(commands)
 
@@ -104,13 +104,13 @@ class Cluster:
         self._sources = tuple(sorted(self._sources, key=lambda source: source == node))
         self._is_stale = True
 
-    def route(self, commands: Sequence[Command], *, retry: bool = True) -> Steps:
+    def route(self, commands: Sequence[Command], *, retry: bool = True) -> Route:
         slots = [_crc.key_slot(_key_of(command)) for command in commands]
         replies: list[Any] = [None] * len(commands)
         pending = list(range(len(commands)))  # the indexes of commands without a reply
         asking: dict[int, Node] = {}  # the nodes for commands with an ASK redirection
         failed: dict[Node, Exception] = {}
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(_MAX_ATTEMPTS):
             if self._is_stale:
                 yield from self._refresh()
             batches: dict[Node, list[int]] = {}
@@ -144,7 +144,7 @@ class Cluster:
             asking = redirected
         raise BackendUnavailable("the nodes of the Redis Cluster redirect from one to another")
 
-    def route_all(self, commands: Sequence[Command]) -> Steps:
+    def route_all(self, commands: Sequence[Command]) -> Route:
         yield from self._refresh()
         replies: list[Any] = []
         for node in dict.fromkeys(filter(None, self._map)):
@@ -166,7 +166,7 @@ class Cluster:
         self._sources = (node, *(other for other in self._sources if other != node))
         self._is_stale = True
 
-    def _send(self, node: Node, commands: Sequence[Command]) -> _Step:
+    def _send(self, node: Node, commands: Sequence[Command]) -> _NodeCall:
         """Send commands to one node. If it does not reply, or the caller gives up, the slot map is stale."""
         replied = False
         try:

@@ -58,8 +58,8 @@ class Connector:
     def server(self, node: Node) -> str:
         """The name of a node in an error."""
         target = self._target
-        if node.address is None and target.form != "node":
-            kind = "Sentinels" if target.form == "sentinel" else "Cluster at"
+        if node.address is None and target.topology != "node":
+            kind = "Sentinels" if target.topology == "sentinel" else "Cluster at"
             return f"the Redis {kind} {', '.join(f'{host}:{port}' for host, port in target.addresses)}"
         if target.socket_path:  # the path may hold a password
             return "Redis at its Unix socket"
@@ -80,7 +80,7 @@ class Connector:
             options["socket_timeout"] = None  # the caller has one timer for all replies
         if node.address is not None:
             options["host"], options["port"] = node.address
-        elif self._target.form == "sentinel":
+        elif self._target.topology == "sentinel":
             return self._sentinel_pool(driver, options)
         return driver.module.ConnectionPool(**options)
 

@@ -26,12 +26,12 @@ NOT_A_STRING: Final = b"\0"
 # nothing), what to store (empty: nothing), the client ID. A full server refuses XADD, but not in a script
 # that has called another command that writes: so keys can be deleted there. No id is empty.
 _SWAP: Final = f"""
-local stored = redis.pcall('GET', KEYS[1]) or ''
-if type(stored) == 'table' then
-    if not string.find(stored.err, 'WRONGTYPE', 1, true) then return stored end
-    stored = '\\0'
+local current = redis.pcall('GET', KEYS[1]) or ''
+if type(current) == 'table' then
+    if not string.find(current.err, 'WRONGTYPE', 1, true) then return current end
+    current = '\\0'
 end
-if stored ~= ARGV[1] then return 0 end
+if current ~= ARGV[1] then return 0 end
 if KEYS[2] then
     if ARGV[2] == '' then redis.call('ZREM', KEYS[3], '') end
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', {CHANGES_KEPT}, '*', 'id', ARGV[3])
@@ -84,13 +84,13 @@ class KeyNames:
     def get(self, client_id: bytes) -> Command:
         return ("GET", self.record(client_id))
 
-    def swap(self, client_id: bytes, stored: bytes, record: bytes, *, announce: bool) -> Command:
-        """Replace the record ``stored`` by ``record``; empty means none. Replies 1 if replaced, else 0.
+    def swap(self, client_id: bytes, expected: bytes, record: bytes, *, announce: bool) -> Command:
+        """Replace the record ``expected`` by ``record``; empty means none. Replies 1 if replaced, else 0.
 
         With ``announce``, the same script publishes the change. A cluster does not support this.
         """
         keys = (self.record(client_id), *((self.changes, self.index) if announce else ()))
-        return ("EVAL", _SWAP, len(keys), *keys, stored, record, client_id)
+        return ("EVAL", _SWAP, len(keys), *keys, expected, record, client_id)
 
     def add(self, client_ids: Sequence[bytes], records: Sequence[str]) -> Command:
         """Store records whose client IDs are new, and announce an import. Replies, for each, 1 if it was

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ...errors import BackendUnavailable, UnreadableRecord
 from ...keys.hashing import has_password_hash
 from ...runtime.fork import after_fork
-from ..base import Changes, LastUse
+from ..base import Changes, LastUse, StoreWarning
 from ..codec import as_key, dump_key, load_for_lookup, load_uses, to_microseconds, to_minutes
 from .checks import CONFIG, config_warnings, foreign_warning
 from .clients import LoopClients, ThreadClients
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from ...keys.model import Key
     from ..codec import StoredRecord
-    from .cluster import Command, Router, Steps
+    from .cluster import Command, Route, Router
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class RedisStore:
 
     def __init__(self, url: str, *, deadline_s: float = 1.0, create: bool = False) -> None:
         target = parse_url(url)
-        self.single_server = target.form != "cluster"
+        self.single_server = target.topology != "cluster"
         self._names = KeyNames(target.prefix)
         self._connector = Connector(target)
         self._server = self._connector.server(Node())
@@ -78,17 +78,17 @@ class RedisStore:
     # --- looking up
 
     def get(self, client_id: str, /) -> Key | None:
-        return as_key(self.get_stored(client_id))
+        return as_key(self.get_record(client_id))
 
     async def aget(self, client_id: str, /) -> Key | None:
         """``get`` over the connections of the running event loop. May be cancelled at any time."""
-        return as_key(await self.aget_stored(client_id))
+        return as_key(await self.aget_record(client_id))
 
-    def get_stored(self, client_id: str, /) -> StoredRecord | None:
+    def get_record(self, client_id: str, /) -> StoredRecord | None:
         """``get`` without decoding more than the secrets."""
         return self._record(self._read(self._names.get(_encoded(client_id)))[0], client_id)
 
-    async def aget_stored(self, client_id: str, /) -> StoredRecord | None:
+    async def aget_record(self, client_id: str, /) -> StoredRecord | None:
         """``aget`` without decoding more than the secrets."""
         loop = get_running_loop()
         try:
@@ -105,20 +105,20 @@ class RedisStore:
     def put(self, record: Key, /, expect_version: int | None) -> bool:
         client_id = record.client_id.encode()
         (reply,) = self._do(self._names.get(client_id))
-        stored = b"" if reply is None else self._answer(reply, bytes)
-        before = self._key(stored, record.client_id) if stored else None
+        current = b"" if reply is None else self._answer(reply, bytes)
+        before = self._key(current, record.client_id) if current else None
         if (before.version if before else None) != expect_version:
             return False
-        return self._swap(client_id, stored, record)
+        return self._swap(client_id, current, record)
 
     def delete(self, client_id: str, /) -> bool:
         encoded = client_id.encode()
         while True:
-            (stored,) = self._replies(self._names.get(encoded))
-            if stored is None:
+            (reply,) = self._replies(self._names.get(encoded))
+            if reply is None:
                 return False
-            known = NOT_A_STRING if _is_wrong_type(stored) else self._answer(stored, bytes)
-            if self._swap(encoded, known, None):
+            current = NOT_A_STRING if _is_wrong_type(reply) else self._answer(reply, bytes)
+            if self._swap(encoded, current, None):
                 return True
 
     def add(self, records: Sequence[Key], /) -> list[bool]:
@@ -147,7 +147,7 @@ class RedisStore:
         """Announce a change again, in case it was made but its announcement failed."""
         self._do(self._names.announce(client_id.encode()))
 
-    def _swap(self, client_id: bytes, stored: bytes, record: Key | None) -> bool:
+    def _swap(self, client_id: bytes, expected: bytes, record: Key | None) -> bool:
         names = self._names
         # A cluster announces a change before the swap, since this process may be killed right after it, and
         # again afterwards: another process may have read the old record after the first announcement.
@@ -162,7 +162,7 @@ class RedisStore:
             before = [] if self.single_server else [names.index_remove(b"")]
             value = b""
         self._do(*before, *announcement)
-        (done,) = self._do(names.swap(client_id, stored, value, announce=self.single_server), retry=False)
+        (done,) = self._do(names.swap(client_id, expected, value, announce=self.single_server), retry=False)
         if not done:
             return False
         if record is None:
@@ -173,7 +173,7 @@ class RedisStore:
         else:
             # A delete of the same id may have removed it from the index meanwhile.
             self._do(*announcement, names.index_add([client_id]))
-            self._forget_uses(client_id, record if stored else None)
+            self._forget_uses(client_id, record if expected else None)
         return True
 
     # --- listing and following
@@ -289,8 +289,8 @@ class RedisStore:
         if clients := self._loops.pop(get_running_loop(), None):
             await clients.aclose()
 
-    def warnings(self) -> list[tuple[str, str, str]]:
-        """Settings that lose keys: code, message and remedy. Empty if CONFIG is not allowed.
+    def warnings(self) -> list[StoreWarning]:
+        """Settings that lose keys; empty if CONFIG is not allowed.
 
         Raises:
             BackendUnavailable: The server cannot be reached.
@@ -335,9 +335,9 @@ class RedisStore:
                 raise self._failure(reply)
         return replies
 
-    def _run(self, clients: ThreadClients, steps: Steps) -> list[Any]:
+    def _run(self, clients: ThreadClients, route: Route) -> list[Any]:
         try:
-            return clients.run(steps)
+            return clients.run(route)
         except Exception as exc:
             failure = translate_error(exc, self._server)
         self._admin.reconnect()

@@ -48,7 +48,7 @@ class Target:
     """What a Redis URL names.
 
     Attributes:
-        form: ``node``, ``sentinel`` or ``cluster``.
+        topology: ``node``, ``sentinel`` or ``cluster``.
         url: For redis-py: how to connect to the first host, and to the others except for their addresses.
         prefix: The start of every name in Redis.
         addresses: The hosts of the URL: the server, the sentinels, or nodes of a cluster.
@@ -57,7 +57,7 @@ class Target:
         sentinel_login: ``username`` and ``password`` for the sentinels, if given.
     """
 
-    form: str
+    topology: str
     url: str = field(repr=False)
     prefix: str
     addresses: tuple[Address, ...] = ()
@@ -73,7 +73,7 @@ def parse_url(url: str) -> Target:
         ConfigurationError: Lists everything that is wrong with it.
     """
     scheme, _, rest = url.partition(":")
-    base, form = _SCHEMES.get(scheme.lower(), ("", "node"))
+    base, topology = _SCHEMES.get(scheme.lower(), ("", "node"))
     if (split := _split(scheme, rest)) is None:
         raise ConfigurationError(
             "the Redis URL cannot be read: percent-encode special characters of the password"
@@ -82,11 +82,11 @@ def parse_url(url: str) -> Target:
     is_unix, first, options = base == "unix", hosts[0], dict(pairs)
     prefix = options.pop("prefix", DEFAULT_PREFIX)
     service, database = "", first.path.removeprefix("/")
-    if form == "sentinel":
+    if topology == "sentinel":
         service, _, database = database.partition("/")
         service = unquote(service)
-    known = _OPTIONS | _SENTINEL_OPTIONS if form == "sentinel" else _OPTIONS
-    write = f"write {_EXAMPLES[form]}"
+    known = _OPTIONS | _SENTINEL_OPTIONS if topology == "sentinel" else _OPTIONS
+    write = f"write {_EXAMPLES[topology]}"
     checks = [
         (not base, f"a Redis URL starts with one of {', '.join(f'{name}://' for name in _SCHEMES)}"),
         (
@@ -95,7 +95,7 @@ def parse_url(url: str) -> Target:
         ),
         ("#" in url, "the Redis URL holds a #: percent-encode it as %23"),
         (
-            form == "node" and len(hosts) > 1,
+            topology == "node" and len(hosts) > 1,
             "the Redis URL names several hosts: write redis+sentinel:// or redis+cluster://",
         ),
         (len(dict(pairs)) != len(pairs), "the Redis URL has an option twice"),
@@ -124,7 +124,7 @@ def parse_url(url: str) -> Target:
             f"the Redis URL lacks a host: {write}",
         ),
         (
-            form == "sentinel" and not _SERVICE.fullmatch(service),
+            topology == "sentinel" and not _SERVICE.fullmatch(service),
             f"the Redis URL lacks the name of the master: {write}",
         ),
         (
@@ -133,7 +133,7 @@ def parse_url(url: str) -> Target:
         ),
         (not is_unix and "db" in options and database != "", "the Redis URL names the database twice"),
         (
-            form == "cluster" and (database or options.get("db", "0")).strip("0") != "",
+            topology == "cluster" and (database or options.get("db", "0")).strip("0") != "",
             "a Redis Cluster has database 0 only: name none in the Redis URL",
         ),
     ]
@@ -142,11 +142,11 @@ def parse_url(url: str) -> Target:
     login = {name: options.pop(name) for name in _SENTINEL_OPTIONS & options.keys()}
     path = first.path if is_unix else f"/{database}"
     return Target(
-        form=form,
+        topology=topology,
         url=f"{base}://{first.netloc}{path}?{urlencode(options)}",
         prefix=prefix,
         addresses=tuple(
-            (host.hostname or "", port or _PORTS[form]) for host, port in zip(hosts, ports, strict=True)
+            (host.hostname or "", port or _PORTS[topology]) for host, port in zip(hosts, ports, strict=True)
         ),
         service=service,
         socket_path=first.path if is_unix else "",

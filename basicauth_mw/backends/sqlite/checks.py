@@ -1,4 +1,4 @@
-"""What works but needs attention, for ``basicauth-mw check``: code, message and remedy."""
+"""What works but should be changed, for ``basicauth-mw check``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from ...errors import BackendUnavailable
+from ..base import StoreWarning
 from .files import is_mounted_alone
 from .wal import log_of, log_size, may_write, unwritable_logs
 
@@ -16,10 +17,8 @@ if TYPE_CHECKING:
 
     from .last_used import LastUsedFile
 
-    Finding = tuple[str, str, str]
 
-
-def check_files(path: Path, last_used: LastUsedFile) -> Iterator[Finding]:
+def check_files(path: Path, last_used: LastUsedFile) -> Iterator[StoreWarning]:
     """Check the file of keys and those beside it. Raises ``BackendUnavailable`` if it cannot be read."""
     try:
         yield from _check_mode(path)
@@ -30,29 +29,35 @@ def check_files(path: Path, last_used: LastUsedFile) -> Iterator[Finding]:
     real = path.resolve()
     if is_mounted_alone(path):
         message = f"{path} is mounted as a single file, so keys cannot be changed here"
-        yield "sqlite_file_mounted_alone", message, "mount its directory instead"
+        yield StoreWarning("sqlite_file_mounted_alone", message, "mount its directory instead")
     if log_size(real):
         message = f"the newest changes are in {log_of(real)}, so a copy of the file alone lacks them"
-        yield "sqlite_log_not_empty", message, f'for a backup, run  sqlite3 {quote(str(path))} ".backup COPY"'
+        yield StoreWarning(
+            "sqlite_log_not_empty", message, f'for a backup, run  sqlite3 {quote(str(path))} ".backup COPY"'
+        )
     if not may_write(path):
         message = f"this user cannot write to {path}, so keys cannot be changed"
-        yield "sqlite_file_not_writable", message, "give this user write access, if it is to change keys"
+        yield StoreWarning(
+            "sqlite_file_not_writable", message, "give this user write access, if it is to change keys"
+        )
     elif not may_write(real.parent):
         message = f"this user cannot write to {real.parent}, where SQLite keeps its log"
-        yield "sqlite_directory_not_writable", message, "give this user write access to the directory"
+        yield StoreWarning(
+            "sqlite_directory_not_writable", message, "give this user write access to the directory"
+        )
     if (blocked := unwritable_logs(real)) is not None:
-        yield "sqlite_log_not_writable", blocked[0], f"as root, run  {blocked[1]}"
+        yield StoreWarning("sqlite_log_not_writable", blocked[0], f"as root, run  {blocked[1]}")
     try:
         last_used.check()
     except BackendUnavailable as exc:
         message = f"it is not known when keys were last used: {exc}"
-        yield "sqlite_last_used", message, f"rm {quote(str(last_used.path))}"
+        yield StoreWarning("sqlite_last_used", message, f"rm {quote(str(last_used.path))}")
 
 
-def _check_mode(path: Path) -> Iterator[Finding]:
+def _check_mode(path: Path) -> Iterator[StoreWarning]:
     mode = stat.S_IMODE(path.stat().st_mode)
     # A group that shares the keys has a directory with the set-group-ID bit: see docs/backends.md.
     allowed = 0o660 if path.resolve().parent.stat().st_mode & stat.S_ISGID else 0o600
     if mode & 0o077 & ~allowed:
         message = f"other users may open {path} (mode {mode:04o})"
-        yield "sqlite_file_mode", message, f"chmod {allowed:o} {quote(str(path))}"
+        yield StoreWarning("sqlite_file_mode", message, f"chmod {allowed:o} {quote(str(path))}")

@@ -56,11 +56,13 @@ class LastUsedFile:
         """Path of the file; it is beside the file of keys, not beside a link to it."""
         return Path(f"{os.path.realpath(self._keys)}.last-used")
 
-    def record(self, uses: Sequence[LastUse], stored: Callable[[Collection[str]], Collection[str]]) -> None:
+    def record(
+        self, uses: Sequence[LastUse], existing_ids: Callable[[Collection[str]], Collection[str]]
+    ) -> None:
         """Record uses that are later than the recorded ones. Raises ``BackendUnavailable``.
 
-        ``stored`` returns which client IDs have a key. It is called while this file is locked, so that a key
-        that is deleted meanwhile leaves nothing behind.
+        ``existing_ids`` returns which client IDs have a key. It is called while this file is locked, so that
+        a key that is deleted meanwhile leaves no uses.
         """
         if not uses:
             return
@@ -71,7 +73,7 @@ class LastUsedFile:
                 connection.execute(_TABLE)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            known = stored({use.client_id for use in uses})
+            known = existing_ids({use.client_id for use in uses})
             connection.executemany(
                 "INSERT INTO last_used VALUES (?, ?, ?) ON CONFLICT (client_id, secret) "
                 "DO UPDATE SET minute = excluded.minute WHERE excluded.minute > minute",

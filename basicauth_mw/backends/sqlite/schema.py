@@ -26,9 +26,9 @@ SCHEMA_VERSION: Final = 2
 _KEYS: Final = (
     "CREATE TABLE keys (client_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, record TEXT NOT NULL)"
 )
-# AUTOINCREMENT never reuses a number, whatever is pruned. A mark tells a change from one with the same number
-# in another history of the file. A change without a client ID concerns no cache; the first row is one, so
-# that there is always a change to start from.
+# AUTOINCREMENT never reuses a number, whatever is pruned. A mark distinguishes a change from one with the
+# same number in another history of the file. A change without a client ID concerns no cache; the first row is
+# one, so that there is always a change to start from.
 _CHANGES: Final = (
     "CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT, "
     "mark INTEGER NOT NULL DEFAULT (random()))"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ...errors import BackendUnavailable, ConfigurationError
 from ...keys.hashing import has_password_hash
-from ..base import Changes
+from ..base import Changes, StoreWarning
 from ..codec import as_key, dump_key, load_for_lookup, load_key
 from . import schema
 from .checks import check_files
@@ -80,17 +80,17 @@ class SqliteStore:
         self._last_used = LastUsedFile(self._path)
 
     def get(self, client_id: str, /) -> Key | None:
-        return as_key(self.get_stored(client_id))
+        return as_key(self.get_record(client_id))
 
     def get_nowait(self, client_id: str, /) -> Key | None:
         """``get`` without waiting. Raises ``BlockingIOError`` if the file is locked at the moment."""
-        return as_key(self.get_nowait_stored(client_id))
+        return as_key(self.get_record_nowait(client_id))
 
-    def get_stored(self, client_id: str, /) -> StoredRecord | None:
+    def get_record(self, client_id: str, /) -> StoredRecord | None:
         """``get`` without decoding more than the secrets."""
-        return retry_while_locked(partial(self.get_nowait_stored, client_id), self._deadline_s)
+        return retry_while_locked(partial(self.get_record_nowait, client_id), self._deadline_s)
 
-    def get_nowait_stored(self, client_id: str, /) -> StoredRecord | None:
+    def get_record_nowait(self, client_id: str, /) -> StoredRecord | None:
         """``get_nowait`` without decoding more than the secrets."""
         try:
             row = self._connections.read(partial(_get, client_id))
@@ -167,7 +167,7 @@ class SqliteStore:
         return retry_while_locked(partial(self._connections.read, query, compare=True), self._deadline_s)
 
     def record_uses(self, uses: Sequence[LastUse], /) -> None:
-        self._last_used.record(uses, self._stored)
+        self._last_used.record(uses, self._existing_ids)
 
     def last_uses(self, client_ids: Sequence[str], /) -> list[LastUse]:
         return self._last_used.last(client_ids)
@@ -206,8 +206,8 @@ class SqliteStore:
 
         return retry_while_locked(attempt, _WRITE_WAIT_S)
 
-    def warnings(self) -> list[tuple[str, str, str]]:
-        """What works but needs attention: code, message and remedy.
+    def warnings(self) -> list[StoreWarning]:
+        """What works but should be changed.
 
         Raises:
             BackendUnavailable: The file cannot be read.
@@ -215,9 +215,8 @@ class SqliteStore:
         found = list(check_files(self._path, self._last_used))
         if count := self._undecodable_ids():
             message = f"{self._path} has keys with damaged ids ({count}), which cannot be used or listed"
-            found.append(
-                ("sqlite_damaged_ids", message, "restore the file from a backup, or create them again")
-            )
+            remedy = "restore the file from a backup, or create them again"
+            found.append(StoreWarning("sqlite_damaged_ids", message, remedy))
         return found
 
     def _undecodable_ids(self) -> int:
@@ -236,7 +235,7 @@ class SqliteStore:
     def _write(self, change: Callable[[Execute], T]) -> T:
         return retry_while_locked(partial(self._connections.write, change), _WRITE_WAIT_S)
 
-    def _stored(self, client_ids: Collection[str]) -> set[str]:
+    def _existing_ids(self, client_ids: Collection[str]) -> set[str]:
         def query(execute: Execute) -> set[str]:
             return {client_id for client_id in client_ids if execute(_FIND, (client_id,)).fetchone()}
 
@@ -258,8 +257,8 @@ def _get(client_id: str, execute: Execute) -> tuple[Any] | None:
 
 
 def _put(record: Key, expect_version: int | None, execute: Execute) -> bool:
-    stored = execute("SELECT version FROM keys WHERE client_id = ?", (record.client_id,)).fetchone()
-    if (stored[0] if stored else None) != expect_version:
+    current = execute("SELECT version FROM keys WHERE client_id = ?", (record.client_id,)).fetchone()
+    if (current[0] if current else None) != expect_version:
         return False
     execute(
         f"{_INSERT} ON CONFLICT (client_id) "

@@ -20,8 +20,8 @@ from .._options import AsJson, BackendUrl, open_for
 from .._progress import progress_bar
 from .exporter import export_file, export_keys
 from .importer import ImportReport, import_keys
+from .input_file import FORMATS, InputFile
 from .interrupts import Interrupts
-from .reader import FORMATS, InputFile
 
 _ERRORS_SHOWN = 20  # without --json
 

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from ...errors import BasicAuthError, InvalidKey, KeyExists
 from ...keys.audit import sanitize
 from ...keys.model import Key
-from .formats import CsvParser, LineCounter, PasswordRow, make_key, parse_htpasswd
+from .import_formats import CsvParser, LineCounter, PasswordRow, make_key, parse_htpasswd
+from .input_file import decode_line
 from .jsonl import TransferError
-from .reader import decode_line
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ...backends.backend import Backend
-    from .reader import InputFile
+    from .input_file import InputFile
 
 BATCH: Final = 1000  # lines
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...asgi import BasicAuthMiddleware as ASGIMiddleware
 from ...auth.authenticator import Authenticator
 from ...auth.problems import is_refusal
-from ...auth.requests import WSGIRequest, environ_key
+from ...auth.request_adapters import WSGIRequest, environ_key
 from ...auth.schemes import credential_headers
 from ...auth.verifier import PendingVerification
 from ...keys.model import Deny

@@ -15,7 +15,7 @@ from .digest import hash_secret as hash_secret
 from .digest import pepper_id as pepper_id
 from .digest import salt_of as salt_of
 from .digest import salts as salts
-from .formats import MAX_LIVE_SECRETS as MAX_LIVE_SECRETS
+from .formats import MAX_ACTIVE_SECRETS as MAX_ACTIVE_SECRETS
 from .formats import MAX_SECRETS as MAX_SECRETS
 from .formats import check_hash as check_hash
 from .formats import has_password_hash as has_password_hash

@@ -25,7 +25,7 @@ from ..validation import check_secret
 from .formats import (
     DIGEST_PREFIX_RE,
     DIGEST_SCHEME,
-    MAX_LIVE_SECRETS,
+    MAX_ACTIVE_SECRETS,
     MAX_SECRETS,
     PASSWORD_SCHEMES,
     is_password_hash,
@@ -48,7 +48,7 @@ _DECOY_SALT: Final = "A" * _SALT_CHARS
 _DUMMY: Final = f"{DIGEST_SCHEME}{_NO_PEPPER}${_DECOY_SALT}${'-' * _DIGEST_CHARS}"
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
-# Keys for the digests of stores that live only as long as the process: the digests are useless outside it.
+# Keys for the digests of stores that exist only as long as the process: the digests are useless outside it.
 # Passwords have a separate key, so that their digests can be recognised.
 _PROCESS_DIGEST_KEY: Final = secrets.token_bytes(32)
 _PROCESS_PASSWORD_KEY: Final = secrets.token_bytes(32)
@@ -70,7 +70,7 @@ class Hasher:
     Args:
         peppers: Keys for the digests, newest first. New digests use the first; all are tried. A digest made
             without a pepper stays valid when one is added later.
-        volatile: The hashes live only as long as this process. Then all of them, those of passwords too, are
+        volatile: The hashes exist only as long as this process. Then all of them, those of passwords too, are
             digests under random keys that are stored nowhere.
 
     Attributes:
@@ -124,45 +124,45 @@ class Hasher:
         """
         return self._digest_with(secret, self._newest, salt)
 
-    def verify_digest(self, secret: str, stored: Sequence[H], *, is_generated: bool = False) -> H | None:
+    def verify_digest(self, secret: str, candidates: Sequence[H], *, is_generated: bool = False) -> H | None:
         """Find the stored secret that matches, among those stored as digests.
 
-        Computes one digest for each configured pepper and makes ``MAX_LIVE_SECRETS`` comparisons for each.
+        Computes one digest for each configured pepper and makes ``MAX_ACTIVE_SECRETS`` comparisons for each.
         Only a record with several salts, which this package never writes, costs more.
 
         Args:
             secret: The secret that was sent.
-            stored: The secrets of a key, or ``decoy_secrets``.
+            candidates: The secrets of a key, or ``decoy_secrets``.
             is_generated: Whether it has the shape of a generated secret. Then passwords are not compared.
 
         Returns:
-            The element of ``stored`` that matches; None if none does.
+            The element of ``candidates`` that matches; None if none does.
 
         Raises:
             UnreadableRecord: A stored hash is damaged, its pepper is not configured, or there are more
                 secrets than a key may have.
         """
-        if len(stored) > MAX_SECRETS:
+        if len(candidates) > MAX_SECRETS:
             raise UnreadableRecord(f"the key has more than {MAX_SECRETS} secrets")
         encoded = secret.encode()
-        hashed: dict[str, str] = {}  # by prefix: scheme, pepper and salt
+        computed: dict[str, str] = {}  # by prefix: scheme, pepper and salt
         decoys = self._decoys.copy()
         skipped = self._password_prefixes if is_generated else PASSWORD_SCHEMES
         if is_generated and self._password_pepper is not None:
             del decoys[self._password_pepper]
         found: H | None = None
         compared = 0
-        for candidate in stored:
+        for candidate in candidates:
             text = candidate.hash
             prefix = text[:-_DIGEST_CHARS]
-            if prefix not in hashed:
+            if prefix not in computed:
                 if text.startswith(skipped):
                     continue
                 pepper, salt = self._parse_prefix(prefix)
-                hashed[prefix] = prefix + self._blake2b(encoded, pepper, salt)
+                computed[prefix] = prefix + self._blake2b(encoded, pepper, salt)
                 decoys.pop(pepper, None)
             try:
-                if compare_digest(hashed[prefix], text):
+                if compare_digest(computed[prefix], text):
                     found = candidate
             except TypeError:  # not ASCII
                 raise UnreadableRecord("a stored hash is damaged") from None
@@ -170,27 +170,27 @@ class Hasher:
         # Always run the decoys: a matching secret may still be refused (expired key).
         for prefix in decoys.values():
             pepper, salt = self._parse_prefix(prefix)
-            hashed[prefix] = prefix + self._blake2b(encoded, pepper, salt)
-        for _ in range(MAX_LIVE_SECRETS * len(hashed) - compared):
+            computed[prefix] = prefix + self._blake2b(encoded, pepper, salt)
+        for _ in range(MAX_ACTIVE_SECRETS * len(computed) - compared):
             compare_digest(_DUMMY, _DUMMY)
         return found
 
-    def needs_rehash(self, stored: str) -> bool:
+    def needs_rehash(self, hashed: str) -> bool:
         """Whether a stored hash differs in pepper, scheme or cost from what ``hash`` would create now."""
-        return not (stored.startswith(self._current) or has_current_cost(stored))
+        return not (hashed.startswith(self._current) or has_current_cost(hashed))
 
-    def is_password(self, stored: str) -> bool:
+    def is_password(self, hashed: str) -> bool:
         """Whether a stored hash is that of a password."""
-        return is_password_hash(stored) or (
-            self._password_pepper is not None and self._pepper_of(stored) == self._password_pepper
+        return is_password_hash(hashed) or (
+            self._password_pepper is not None and self._pepper_of(hashed) == self._password_pepper
         )
 
-    def has_pepper(self, stored: str) -> bool:
+    def has_pepper(self, hashed: str) -> bool:
         """Whether a hash can be verified: its pepper is configured, or it is a password hash."""
-        return self._pepper_of(stored) in self._peppers or is_password_hash(stored)
+        return self._pepper_of(hashed) in self._peppers or is_password_hash(hashed)
 
-    def _pepper_of(self, stored: str) -> str:
-        return stored.removeprefix(DIGEST_SCHEME).partition("$")[0]
+    def _pepper_of(self, hashed: str) -> str:
+        return hashed.removeprefix(DIGEST_SCHEME).partition("$")[0]
 
     def _digest_with(self, secret: str, pepper: str, salt: str | None) -> str:
         if salt is None:
@@ -218,9 +218,9 @@ def salts(count: int) -> Iterator[str]:
         yield text[start : start + _SALT_CHARS]
 
 
-def salt_of(stored: Iterable[Secret]) -> str | None:
+def salt_of(candidates: Iterable[Secret]) -> str | None:
     """The salt of the first digest, which the next secret of the key shares; None if there is no digest."""
-    for candidate in stored:
+    for candidate in candidates:
         if form := DIGEST_PREFIX_RE.match(candidate.hash):
             return form[2]
     return None

@@ -12,7 +12,7 @@ from ...errors import InvalidKey
 if TYPE_CHECKING:
     from ..model import Key
 
-MAX_LIVE_SECRETS: Final = 8
+MAX_ACTIVE_SECRETS: Final = 8
 MAX_SECRETS: Final = 16  # including expired ones
 
 DIGEST_SCHEME: Final = "$bamw1$"
@@ -57,9 +57,9 @@ _UNSUPPORTED: Final = {
 _ANY_SCHEME: Final = (DIGEST_SCHEME, *PASSWORD_SCHEMES, *_UNSUPPORTED)
 
 
-def is_password_hash(stored: str) -> bool:
+def is_password_hash(hashed: str) -> bool:
     """Whether a stored hash is an Argon2id or bcrypt hash."""
-    return stored.startswith(PASSWORD_SCHEMES)
+    return hashed.startswith(PASSWORD_SCHEMES)
 
 
 def has_password_hash(key: Key) -> bool:
@@ -79,21 +79,21 @@ def unsupported_scheme(name: str) -> InvalidKey:
     )
 
 
-def check_hash(stored: str) -> None:
+def check_hash(hashed: str) -> None:
     """Check that a hash from elsewhere is supported.
 
     Args:
-        stored: ``$bamw1$``, ``$argon2id$``, ``$2a$``, ``$2b$`` or ``$2y$``.
+        hashed: ``$bamw1$``, ``$argon2id$``, ``$2a$``, ``$2b$`` or ``$2y$``.
 
     Raises:
         InvalidKey: An unsupported scheme, a damaged hash, or one too costly to verify per request.
     """
-    if _DIGEST_RE.fullmatch(stored):
+    if _DIGEST_RE.fullmatch(hashed):
         return
     for prefix, name in _UNSUPPORTED.items():
-        if stored.startswith(prefix):
+        if hashed.startswith(prefix):
             raise unsupported_scheme(name)
-    if form := ARGON2_RE.fullmatch(stored):
+    if form := ARGON2_RE.fullmatch(hashed):
         memory, time, lanes = (int(number) for number in form.groups()[:3])
         if not (
             8 * lanes <= memory <= _MAX_ARGON2_MEMORY_KIB
@@ -104,7 +104,7 @@ def check_hash(stored: str) -> None:
         if not all(_is_canonical(part) for part in form.groups()[3:]):
             raise InvalidKey("this Argon2id hash is damaged")
         return
-    if form := _BCRYPT_RE.fullmatch(stored):
+    if form := _BCRYPT_RE.fullmatch(hashed):
         if not 4 <= int(form[1]) <= _MAX_BCRYPT_COST:
             raise InvalidKey("this bcrypt hash is out of bounds (cost 4 to 14)")
         return

@@ -33,7 +33,7 @@ def hash_password(secret: str) -> str:
     return hashed
 
 
-def verify_password(secret: str, stored: str) -> bool:
+def verify_password(secret: str, hashed: str) -> bool:
     """Verify a secret against an Argon2id or bcrypt hash. Costs as much as ``hash_password``.
 
     Raises:
@@ -41,43 +41,43 @@ def verify_password(secret: str, stored: str) -> bool:
         MissingExtra: The library for it is not installed.
     """
     try:
-        check_hash(stored)
+        check_hash(hashed)
     except InvalidKey as exc:
         raise UnreadableRecord(str(exc)) from None
     encoded = secret.encode()
-    if stored.startswith("$2"):
+    if hashed.startswith("$2"):
         bcrypt = require("bcrypt", extra="passwords")
         # bcrypt ignores everything after 72 bytes, so a longer secret is refused, at the cost of any refusal.
         try:
-            matches: bool = bcrypt.checkpw(encoded[:BCRYPT_MAX_BYTES], stored.encode())
+            matches: bool = bcrypt.checkpw(encoded[:BCRYPT_MAX_BYTES], hashed.encode())
         except ValueError:
             raise UnreadableRecord("a stored bcrypt hash cannot be checked") from None
         return matches and len(encoded) <= BCRYPT_MAX_BYTES
     argon2 = require("argon2", extra="passwords")
     try:
-        return bool(argon2.low_level.verify_secret(stored.encode(), encoded, argon2.low_level.Type.ID))
+        return bool(argon2.low_level.verify_secret(hashed.encode(), encoded, argon2.low_level.Type.ID))
     except argon2.exceptions.VerifyMismatchError:
         return False
     except argon2.exceptions.VerificationError as exc:
         raise UnreadableRecord("a stored Argon2id hash cannot be checked") from exc
 
 
-def has_current_cost(stored: str) -> bool:
+def has_current_cost(hashed: str) -> bool:
     """Whether a stored hash is Argon2id with the parameters of ``hash_password``."""
-    form = ARGON2_RE.fullmatch(stored)
+    form = ARGON2_RE.fullmatch(hashed)
     current = (ARGON2_MEMORY_KIB, ARGON2_TIME_COST, ARGON2_LANES)
     return form is not None and tuple(map(int, form.groups()[:3])) == current
 
 
-_decoy: str | None = None
+_dummy_hash: str | None = None
 
 
 def dummy_password_hash() -> str:
     """A hash of an unknown password, with the parameters of ``hash_password``; one per process."""
-    global _decoy  # created on first use, since it costs a password hash itself
-    if _decoy is None:
-        _decoy = hash_password(secrets.token_urlsafe(32))
-    return _decoy
+    global _dummy_hash  # created on first use, since it costs a password hash itself
+    if _dummy_hash is None:
+        _dummy_hash = hash_password(secrets.token_urlsafe(32))
+    return _dummy_hash
 
 
 def _argon2() -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw.errors import InvalidKey, KeyExists, KeyNotFound, KeyRevoked
-from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS
+from basicauth_mw.keys.hashing import MAX_ACTIVE_SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,7 @@ def test_a_concurrent_change_is_not_lost(
     [
         (lambda backend: backend.revoke("ci"), KeyRevoked),
         (lambda backend: backend.delete("ci"), KeyNotFound),
-        (lambda backend: [backend.rotate("ci") for _ in range(MAX_LIVE_SECRETS - 1)], InvalidKey),
+        (lambda backend: [backend.rotate("ci") for _ in range(MAX_ACTIVE_SECRETS - 1)], InvalidKey),
     ],
     ids=["revoked", "deleted", "eight-secrets"],
 )
@@ -193,7 +193,7 @@ def test_processes_lose_no_change(deployment: Deployment, backend: Backend) -> N
                     text=True,
                 )
             )
-            for number in range(MAX_LIVE_SECRETS - 1)
+            for number in range(MAX_ACTIVE_SECRETS - 1)
         ]
         for writer in writers:
             stack.callback(writer.kill)

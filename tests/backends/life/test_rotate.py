@@ -12,7 +12,7 @@ import pytest
 from basicauth_mw import Backend, Issued, Principal, encode_basic
 from basicauth_mw.errors import InvalidKey
 from basicauth_mw.keys.generated_secrets import SecretShape, classify, generate
-from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS
+from basicauth_mw.keys.hashing import MAX_ACTIVE_SECRETS
 from basicauth_mw.keys.model import utcnow
 from tests.waiting import wait_until
 
@@ -108,7 +108,7 @@ def test_earlier_secrets_end_at_the_sooner_of_their_expiry_and_the_overlap(backe
 
 def test_at_most_eight_active_secrets(backend: Backend, here: AnyClient, events: Callable[..., Any]) -> None:
     issued = [backend.create(client_id="ci")]
-    issued += [backend.rotate("ci", overlap_s=3600) for _ in range(MAX_LIVE_SECRETS - 1)]
+    issued += [backend.rotate("ci", overlap_s=3600) for _ in range(MAX_ACTIVE_SECRETS - 1)]
     assert [here.request(each.authorization).status for each in issued] == [200] * 8
     assert len({secret.created_at for secret in stored(backend, "ci").secrets}) == 8
 
@@ -126,10 +126,10 @@ def test_at_most_eight_active_secrets(backend: Backend, here: AnyClient, events:
 def test_expired_secrets_do_not_count(backend: Backend) -> None:
     """The next rotation removes them."""
     backend.create(client_id="ci")
-    for _ in range(MAX_LIVE_SECRETS - 2):
+    for _ in range(MAX_ACTIVE_SECRETS - 2):
         backend.rotate("ci", overlap_s=3600)
     newest = backend.rotate("ci", overlap_s=0.05)
-    assert len(newest.key.secrets) == MAX_LIVE_SECRETS
+    assert len(newest.key.secrets) == MAX_ACTIVE_SECRETS
     wait_until(lambda: utcnow() >= max(end for end in ends_of(newest.key) if end))
 
     assert len(backend.rotate("ci").key.secrets) == 2

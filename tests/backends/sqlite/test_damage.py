@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basicauth_mw import Settings, encode_basic, open_backend
-from basicauth_mw.auth.cache import VerdictCache
+from basicauth_mw.auth.cache import VerificationCache
 from basicauth_mw.auth.runner import arun, run
 from basicauth_mw.auth.verifier import Verifier
 from basicauth_mw.backends.reader import StoreReader
@@ -70,7 +70,7 @@ def test_damage_beside_the_hashes_accepts_nothing(path: Path, name: str) -> None
         issued = backend.create(name="damaged", metadata={"long": "x" * 1000})
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("UPDATE keys SET record = replace(record, '\"damaged\"', ?)", (name,))
-        verifier = Verifier(backend.hasher, VerdictCache(30.0, 10))
+        verifier = Verifier(backend.hasher, VerificationCache(30.0, 10))
         reader = StoreReader(backend.store, deadline_s=5.0, slow_hash_workers=1)
         reasons = []
         for secret in (issued.secret, generate("sk")):

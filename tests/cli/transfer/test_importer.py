@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.cli.transfer.exporter import export_file, export_keys
-from basicauth_mw.cli.transfer.formats import split_row
+from basicauth_mw.cli.transfer.import_formats import split_row
 from basicauth_mw.cli.transfer.importer import BATCH, ImportReport, import_keys
+from basicauth_mw.cli.transfer.input_file import MAX_LINE_BYTES, InputFile
 from basicauth_mw.cli.transfer.jsonl import TransferError, load_line
-from basicauth_mw.cli.transfer.reader import MAX_LINE_BYTES, InputFile
 from basicauth_mw.errors import BackendUnavailable, InvalidKey, MissingExtra, ReadOnlyBackend
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_secret, salt_of, verify_password

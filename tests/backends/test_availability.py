@@ -1,4 +1,4 @@
-"""The circuit breaker: no request waits for an unavailable store, and its recovery is noticed by itself."""
+"""When a store counts as unavailable, and the circuit breaker: no request waits for an unavailable store."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw import Backend, Settings, encode_basic
+from basicauth_mw.backends.availability import FAILURES_TO_OPEN, CircuitBreaker
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.errors import BackendError, BackendUnavailable, Overloaded, UnreadableRecord
 from basicauth_mw.keys.generated_secrets import generate
-from basicauth_mw.runtime.breaker import FAILURES_TO_OPEN, Breaker
+from basicauth_mw.runtime.pool import QueueFull
 from basicauth_mw.wsgi import BasicAuthMiddleware
 from tests.runtime.test_fork import child_ends_well
 from tests.waiting import wait_until
@@ -45,18 +46,18 @@ def probe() -> Probe:
 
 
 @pytest.fixture
-def breaker(probe: Probe) -> Iterator[Breaker]:
-    breaker = Breaker(probe, silence_s=0)
+def breaker(probe: Probe) -> Iterator[CircuitBreaker]:
+    breaker = CircuitBreaker(probe, deadline_s=0)
     yield breaker
     breaker.close()
 
 
-def fail(breaker: Breaker, times: int = FAILURES_TO_OPEN, *, is_outage: bool = True) -> None:
+def fail(breaker: CircuitBreaker, times: int = FAILURES_TO_OPEN, exc: Exception = GONE) -> None:
     for _ in range(times):
-        breaker.record_failure(GONE, is_outage=is_outage)
+        breaker.record_failure(exc)
 
 
-def test_it_opens_after_failures_in_a_row(breaker: Breaker) -> None:
+def test_it_opens_after_failures_in_a_row(breaker: CircuitBreaker) -> None:
     fail(breaker, FAILURES_TO_OPEN - 1)
     breaker.record_success()
     fail(breaker, FAILURES_TO_OPEN - 1)
@@ -66,13 +67,39 @@ def test_it_opens_after_failures_in_a_row(breaker: Breaker) -> None:
         breaker.check()
 
 
-def test_a_failure_without_a_wait_does_not_open_it(breaker: Breaker) -> None:
+def test_a_failure_without_a_wait_does_not_open_it(breaker: CircuitBreaker) -> None:
     """A client whose ids make a store raise must not shut out the others."""
-    fail(breaker, 100, is_outage=False)
+    fail(breaker, 100, KeyError("an id"))
     breaker.check()
 
 
-def test_a_breaker_that_is_closed_during_an_outage_can_be_used_again(breaker: Breaker, probe: Probe) -> None:
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        pytest.param(TimeoutError(), BackendUnavailable, "no answer within 2.5 s", id="timeout"),
+        pytest.param(QueueFull(), BackendUnavailable, "too many lookups are waiting", id="queue"),
+        pytest.param(KeyError("hunter2"), BackendUnavailable, "the store raised KeyError", id="other"),
+        pytest.param(GONE, BackendUnavailable, "gone", id="unavailable"),
+        pytest.param(Overloaded("busy"), Overloaded, "busy", id="overloaded"),
+        pytest.param(UnreadableRecord("damaged"), UnreadableRecord, "damaged", id="record"),
+    ],
+)
+def test_every_failure_becomes_a_503(
+    probe: Probe, raised: Exception, error: type[BackendError], message: str
+) -> None:
+    """Without the text of a foreign exception, which may contain a password."""
+    breaker = CircuitBreaker(probe, deadline_s=2.5)
+
+    raised_instead = breaker.record_failure(raised)
+
+    assert type(raised_instead) is error
+    assert raised_instead.status == 503
+    assert str(raised_instead) == message
+
+
+def test_a_breaker_that_is_closed_during_an_outage_can_be_used_again(
+    breaker: CircuitBreaker, probe: Probe
+) -> None:
     """Its thread has stopped, so nothing but the next lookup can notice the recovery."""
     fail(breaker)
     breaker.close()
@@ -84,20 +111,20 @@ def test_a_breaker_that_is_closed_during_an_outage_can_be_used_again(breaker: Br
 
 def test_it_stays_closed_while_other_lookups_succeed(probe: Probe) -> None:
     """When part of a store fails, the rest is still used."""
-    breaker = Breaker(probe, silence_s=60)
+    breaker = CircuitBreaker(probe, deadline_s=60)
     breaker.record_success()
     fail(breaker, 100)
     breaker.check()
 
 
 def test_it_never_opens_without_a_probe() -> None:
-    breaker = Breaker(None, silence_s=0)
+    breaker = CircuitBreaker(None, deadline_s=0)
     fail(breaker, 100)
     breaker.check()
 
 
 @pytest.mark.proves("F1")
-def test_it_closes_when_the_probe_succeeds(breaker: Breaker, probe: Probe) -> None:
+def test_it_closes_when_the_probe_succeeds(breaker: CircuitBreaker, probe: Probe) -> None:
     """For every outage, not only the first."""
     for _ in range(2):
         probe.away, probe.calls = True, 0
@@ -109,7 +136,7 @@ def test_it_closes_when_the_probe_succeeds(breaker: Breaker, probe: Probe) -> No
         breaker.check()
 
 
-def test_a_closed_breaker_does_not_probe(breaker: Breaker, probe: Probe) -> None:
+def test_a_closed_breaker_does_not_probe(breaker: CircuitBreaker, probe: Probe) -> None:
     probe.away = False
     fail(breaker)
     wait_until(lambda: not breaker.is_open)
@@ -121,7 +148,7 @@ def test_a_closed_breaker_does_not_probe(breaker: Breaker, probe: Probe) -> None
 
 
 def test_close_stops_its_thread(probe: Probe) -> None:
-    breaker = Breaker(probe, silence_s=0)
+    breaker = CircuitBreaker(probe, deadline_s=0)
     before = set(threading.enumerate())
     fail(breaker)
     started = set(threading.enumerate()) - before  # libraries may start threads in between
@@ -131,7 +158,7 @@ def test_close_stops_its_thread(probe: Probe) -> None:
     assert not new.is_alive()
 
 
-def test_a_forked_child_starts_with_a_closed_breaker(breaker: Breaker) -> None:
+def test_a_forked_child_starts_with_a_closed_breaker(breaker: CircuitBreaker) -> None:
     fail(breaker)
 
     def work() -> None:
@@ -145,7 +172,7 @@ def test_a_forked_child_starts_with_a_closed_breaker(breaker: Breaker) -> None:
 
 @pytest.mark.proves("F1")
 def test_each_transition_is_logged_once(
-    breaker: Breaker, probe: Probe, caplog: pytest.LogCaptureFixture
+    breaker: CircuitBreaker, probe: Probe, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The recovery too, even if no request noticed it."""
     with caplog.at_level(logging.WARNING, "basicauth_mw"):

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from ..errors import InvalidKey
-from .hashing import MAX_LIVE_SECRETS, MAX_SECRETS, check_hash, salt_of
-from .lifecycle import is_live
+from .hashing import MAX_ACTIVE_SECRETS, MAX_SECRETS, check_hash, salt_of
+from .lifecycle import is_active
 from .model import Key, Secret
 from .validation import check_datetime, check_metadata, check_name, check_new_client_id, check_scopes
 
@@ -63,8 +63,8 @@ def _check_secrets(secrets: Sequence[Secret], hasher: Hasher, *, now: datetime) 
         return
     if len({secret.created_at for secret in secrets}) < len(secrets):
         raise InvalidKey("two secrets of a key have the same created_at")
-    if sum(is_live(secret, now) for secret in secrets) > MAX_LIVE_SECRETS:
-        raise InvalidKey(f"a key has at most {MAX_LIVE_SECRETS} active secrets")
+    if sum(is_active(secret, now) for secret in secrets) > MAX_ACTIVE_SECRETS:
+        raise InvalidKey(f"a key has at most {MAX_ACTIVE_SECRETS} active secrets")
     if sum(hasher.is_password(secret.hash) for secret in secrets) > 1:
         raise InvalidKey("a key has at most one password: each makes every refusal slower")
     # Each additional salt would make refusals of this key slower, which reveals that it exists.

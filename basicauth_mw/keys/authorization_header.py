@@ -60,7 +60,7 @@ def parse_basic(value: bytes | str) -> Credentials:
         try:
             value = value.encode("latin-1")
         except UnicodeEncodeError:
-            raise MalformedCredentials("not octets") from None
+            raise MalformedCredentials("not latin-1") from None
     return Credentials(*decode_basic(value))
 
 

@@ -1,7 +1,8 @@
-"""A circuit breaker: nothing waits for a store that is known to be unavailable.
+"""Decide that the key backend is unavailable: whatever a store raises becomes a ``BackendError``, a 503.
 
-It opens when the store has failed a few times in a row and has been silent for a while. Then a thread probes
-the store, and the first success closes the breaker. Each change of state is logged once.
+A circuit breaker keeps requests from waiting for a store that is known to be unavailable. It opens when the
+store has failed a few times in a row and has not answered within the deadline. Then a thread probes the
+store, and the first success closes the breaker. Each change of state is logged once.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from ..errors import BackendUnavailable
-from .background import BackgroundThread
-from .fork import after_fork
+from ..errors import BackendError, BackendUnavailable, UnreadableRecord
+from ..runtime.background import BackgroundThread
+from ..runtime.fork import after_fork
+from ..runtime.pool import QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,25 +25,26 @@ logger = logging.getLogger("basicauth_mw")
 
 FAILURES_TO_OPEN: Final = 3
 PROBE_EVERY_S: Final = 0.25
-_LINES_PER_MINUTE: Final = 20
+_MAX_LOGS_PER_MINUTE: Final = 20
 
 
-class Breaker:
+class CircuitBreaker:
     """Records successes and failures of a store.
 
     Args:
         probe: Calls the store, blocking, and raises if it is unavailable; None: the breaker never opens.
-        silence_s: Seconds without a success before it opens: one failing part is no outage of the others.
+        deadline_s: Seconds that a call may take. The breaker stays closed while another call has succeeded
+            within this time.
 
     Attributes:
         is_open: Whether the store is known to be unavailable.
     """
 
-    def __init__(self, probe: Callable[[], object] | None, *, silence_s: float) -> None:
+    def __init__(self, probe: Callable[[], object] | None, *, deadline_s: float) -> None:
         self._probe = probe
-        self._silence_s = silence_s
+        self._deadline_s = deadline_s
         self._thread = BackgroundThread("probe", self._serve)
-        self._logged_at: deque[float] = deque(maxlen=_LINES_PER_MINUTE)
+        self._logged_at: deque[float] = deque(maxlen=_MAX_LOGS_PER_MINUTE)
         self._reset()
         after_fork(self._reset)
 
@@ -65,14 +68,30 @@ class Breaker:
         if not self._available:
             self._log_transition(available=True)
 
-    def record_failure(self, reason: Exception, *, is_outage: bool) -> None:
-        """The store failed; ``is_outage`` says whether the failure counts towards opening."""
+    def record_failure(self, exc: Exception) -> BackendError:
+        """The store failed; returns the exception to raise instead of ``exc``."""
+        if isinstance(exc, UnreadableRecord):
+            return exc  # the store is available, only this record is damaged
+        # Any other exception may be caused by the id, which the client chooses: it must not open the breaker.
+        is_outage = isinstance(exc, TimeoutError | BackendUnavailable)
+        if isinstance(exc, BackendError):
+            error = exc
+        elif isinstance(exc, TimeoutError):
+            error = BackendUnavailable(f"no answer within {self._deadline_s:g} s")
+        elif isinstance(exc, QueueFull):
+            error = BackendUnavailable("too many lookups are waiting")
+        else:
+            # The text of a third party's exception may contain a password, so it is not passed on.
+            error = BackendUnavailable(f"the store raised {type(exc).__name__}")
         if self._available:
-            self._log_transition(available=False, reason=reason)
-        if not is_outage or self._probe is None:
-            return
+            self._log_transition(available=False, reason=error)
+        if is_outage and self._probe is not None:
+            self._count_failure()
+        return error
+
+    def _count_failure(self) -> None:
         self._failures += 1
-        is_silent = time.monotonic() >= self._success_at + self._silence_s
+        is_silent = time.monotonic() >= self._success_at + self._deadline_s
         if self._failures >= FAILURES_TO_OPEN and is_silent and not self.is_open:
             self.is_open = True
             self._opened.set()
@@ -92,7 +111,7 @@ class Breaker:
         """Log a change of state, at most 20 times a minute."""
         self._available = available
         now = time.monotonic()
-        if len(self._logged_at) == _LINES_PER_MINUTE and now < self._logged_at[0] + 60:
+        if len(self._logged_at) == _MAX_LOGS_PER_MINUTE and now < self._logged_at[0] + 60:
             return
         self._logged_at.append(now)
         if available:

@@ -10,9 +10,9 @@ import pytest
 
 from basicauth_mw.errors import InvalidKey
 from basicauth_mw.keys.generated_secrets import generate
-from basicauth_mw.keys.hashing import MAX_LIVE_SECRETS, MAX_SECRETS, Hasher
+from basicauth_mw.keys.hashing import MAX_ACTIVE_SECRETS, MAX_SECRETS, Hasher
+from basicauth_mw.keys.imported_keys import check_key
 from basicauth_mw.keys.model import Key, Secret
-from basicauth_mw.keys.records import check_key
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001
@@ -48,7 +48,7 @@ GOOD = Key("canary", created_at=NOW, secrets=(digest(),))
         pytest.param(replace(GOOD, expires_at=LAST, last_used_at=LAST), id="ends-last"),
         pytest.param(replace(GOOD, expires_at=NOW - timedelta(days=9), revoked_at=NOW), id="ended"),
         pytest.param(replace(GOOD, secrets=(digest(), password())), id="generated-and-password"),
-        pytest.param(replace(GOOD, secrets=tuple(map(digest, range(MAX_LIVE_SECRETS)))), id="eight"),
+        pytest.param(replace(GOOD, secrets=tuple(map(digest, range(MAX_ACTIVE_SECRETS)))), id="eight"),
         pytest.param(
             replace(GOOD, secrets=tuple(digest(number, expires_at=NOW) for number in range(MAX_SECRETS))),
             id="sixteen",
@@ -103,7 +103,7 @@ def test_valid_keys(key: Key) -> None:
         pytest.param(replace(GOOD, secrets=(digest(hasher=Hasher([b"?"])),)), "pepper", id="pepper"),
         pytest.param(replace(GOOD, secrets=(digest(), digest())), "same created_at", id="same-time"),
         pytest.param(
-            replace(GOOD, secrets=tuple(map(digest, range(MAX_LIVE_SECRETS + 1)))),
+            replace(GOOD, secrets=tuple(map(digest, range(MAX_ACTIVE_SECRETS + 1)))),
             "at most 8 active",
             id="nine",
         ),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from basicauth_mw.auth.stats import MINUTES, RefusalStats
+from basicauth_mw.auth.refusal_stats import MINUTES, RefusalStats
 from tests.waiting import Clock
 
 

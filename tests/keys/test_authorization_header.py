@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from basicauth_mw import Principal, require_scopes
 from basicauth_mw.errors import InsufficientScope, InvalidKey, MalformedCredentials
-from basicauth_mw.keys.credentials import (
+from basicauth_mw.keys.authorization_header import (
     MAX_FIELD_BYTES,
     Credentials,
     challenge,

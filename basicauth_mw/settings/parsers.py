@@ -1,7 +1,8 @@
-"""Parse the values of settings.
+"""Parse and check the values of settings.
 
-A parser takes a native value, or the text that the environment would hold, and returns the native value. It
-raises ``ValueError`` with a message that follows the setting's name and never shows a secret.
+A parser takes a native value, or the text that the environment would hold, and returns the native value. A
+check takes what a parser has returned. Both raise ``ValueError`` with a message that follows the setting's
+name and never shows a secret.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, Final
 
 MAX_SECONDS: Final = 366 * 86400  # every clock and timer used here can represent it
@@ -77,11 +77,11 @@ def _seconds_or_zero(value: object) -> float:
     return seconds
 
 
-def _seconds_or_none(value: object) -> float | None:
+def _optional_seconds(value: object) -> float | None:
     return None if value is None or value == "" else _seconds(value)
 
 
-def _path_or_none(value: object) -> str | None:
+def _optional_path(value: object) -> str | None:
     if value is None or value == "":
         return None
     path = _text(value)
@@ -171,21 +171,10 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "text": _text,
-    "url": _text,
-    "switch": _switch,
-    "seconds": _seconds,
-    "seconds0": _seconds_or_zero,
-    "seconds?": _seconds_or_none,
-    "path?": _path_or_none,
-    "count": _count,
-    "list": _list,
-    "schemes": _schemes,
-    "secrets": _secrets,
-}
-
-# --- rules of single settings
+def _rate(value: object) -> str:
+    rate = _text(value)
+    parse_rate(rate)
+    return rate
 
 
 def parse_rate(rate: str) -> tuple[int, float] | None:
@@ -205,6 +194,24 @@ def parse_rate(rate: str) -> tuple[int, float] | None:
             "must be a count and a period, as in 20/minute (second, minute, hour, day), or empty"
         )
     return int(match[1]), _PERIODS_S[match[2].lower()]
+
+
+PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "text": _text,
+    "url": _text,
+    "rate": _rate,
+    "switch": _switch,
+    "seconds": _seconds,
+    "seconds_or_zero": _seconds_or_zero,
+    "optional_seconds": _optional_seconds,
+    "optional_path": _optional_path,
+    "count": _count,
+    "list": _list,
+    "schemes": _schemes,
+    "secrets": _secrets,
+}
+
+# --- checks of single settings
 
 
 def is_prefix(prefix: str) -> bool:
@@ -233,14 +240,22 @@ def path_entry_error(entry: str, *, opens: bool = True) -> str:
     return ""
 
 
-def _check_realm(realm: str) -> None:
+def check_realm(realm: str) -> None:
     if any(ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in realm):
         raise ValueError("must not contain control characters, line breaks included")
     if not _is_utf8(realm):
         raise ValueError("must be encodable as UTF-8")
 
 
-def _check_paths(entries: tuple[str, ...], *, opens: bool = True) -> None:
+def check_protected_paths(entries: tuple[str, ...]) -> None:
+    _check_paths(entries, opens=False)
+
+
+def check_open_paths(entries: tuple[str, ...]) -> None:
+    _check_paths(entries, opens=True)
+
+
+def _check_paths(entries: tuple[str, ...], *, opens: bool) -> None:
     problems = [
         f"{entry!r} {problem}" for entry in entries if (problem := path_entry_error(entry, opens=opens))
     ]
@@ -248,31 +263,18 @@ def _check_paths(entries: tuple[str, ...], *, opens: bool = True) -> None:
         raise ValueError("; ".join(problems))
 
 
-def _check_challenge(challenge: str) -> None:
+def check_challenge(challenge: str) -> None:
     if challenge not in ("always", "navigations"):
         raise ValueError("must be always or navigations")
 
 
-def _check_backend(url: str) -> None:
+def check_backend(url: str) -> None:
     if not url.strip():
         raise ValueError("is empty: name a key backend, such as env: or sqlite:///keys.db")
 
 
-def _check_prefix(prefix: str) -> None:
+def check_secret_prefix(prefix: str) -> None:
     if not is_prefix(prefix):
         raise ValueError("must be 1 to 32 of A-Z a-z 0-9, words joined by _")
     if prefix == ID_PREFIX:  # such a secret looks like a client ID, which is shown and logged
         raise ValueError("must not be 'id', the prefix of client IDs")
-
-
-CHECKS: Final[dict[str, Callable[[Any], object]]] = {
-    "realm": _check_realm,
-    "include": partial(_check_paths, opens=False),
-    "exclude": _check_paths,
-    "optional": _check_paths,
-    "challenge": _check_challenge,
-    "backend": _check_backend,
-    "secret_prefix": _check_prefix,
-    "throttle": parse_rate,
-    "throttle_address": parse_rate,
-}
