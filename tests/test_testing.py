@@ -151,6 +151,19 @@ def test_excluded_paths_and_https_are_still_checked(api_keys: Backend) -> None:
         assert seen_principal(app).client_id == "test"
 
 
+def test_optional_paths(api_keys: Backend) -> None:
+    """A request without credentials comes from the given caller there, too."""
+    app = asgi_app(api_keys, optional=["/feed"], include=["/api/*"])
+
+    with authenticated_as(app):
+        assert call(app, http_scope(path="/feed")).status == 200
+        assert seen_principal(app).client_id == "test"
+        assert call(app, http_scope(path="/elsewhere")).status == 200
+        assert not seen_principal(app).is_authenticated
+    assert call(app, http_scope(path="/feed")).status == 200
+    assert not seen_principal(app).is_authenticated
+
+
 def test_it_ends_with_an_exception(api_keys: Backend) -> None:
     app = asgi_app(api_keys)
 

@@ -109,12 +109,7 @@ class Authenticator(Generic[R]):
         )
         self.backend.usage.add_hit_source(self._cache.drain_hits)
         self.backend.feed.subscribe(self._cache, keeps_s=settings.cache_ttl_s)
-        self._paths = PathRules(
-            include=settings.include,
-            exclude=settings.exclude,
-            optional=settings.optional,
-            root_path=settings.root_path or root_path,
-        )
+        self._paths = PathRules.from_settings(settings, root_path)
         self._has_rules = self._paths.has_open or settings.require_https or settings.allow_preflight
         self._throttle = FailureThrottle(settings.throttle, settings.throttle_address)
         self._warned_no_address = self._warned_of_root_path = False

@@ -18,6 +18,8 @@ from ..settings.parsers import AMBIGUOUS_PATH
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ..settings import Settings
+
     Access = Literal["protected", "optional", "open"]
 
 # ``AMBIGUOUS_PATH`` for the path as sent, in which characters may still be encoded: / \ . % NUL ? # ; and
@@ -60,6 +62,16 @@ class PathRules:
         self.has_open = bool(self._entries["include"] or self._entries["exclude"])
         self.has_optional = bool(self._entries["optional"])
         self.root_path = root_path
+
+    @classmethod
+    def from_settings(cls, settings: Settings, root_path: str | None = None) -> PathRules:
+        """The rules that the settings give; ``root_path`` is used if they have none."""
+        return cls(
+            include=settings.include,
+            exclude=settings.exclude,
+            optional=settings.optional,
+            root_path=settings.root_path or root_path,
+        )
 
     def access(self, path: str, *, root: str | None = None, raw: bytes = b"") -> Access:
         """Whether a request needs credentials.
@@ -110,7 +122,7 @@ class PathRules:
             return None
         if path.startswith(f"{mount}/"):
             return path[len(mount) :]
-        return None if mount.casefold() in path.casefold() else path
+        return None if _fold(mount) in _fold(path) else path
 
 
 class _NarrowEntries:
@@ -133,12 +145,17 @@ class _WideEntries:
     """
 
     def __init__(self, entries: tuple[str, ...]) -> None:
-        paths = [entry.casefold().removesuffix("/*").removesuffix("/") for entry in entries]
+        paths = [_fold(entry).removesuffix("/*").removesuffix("/") for entry in entries]
         self._exact = frozenset(each for path in paths for each in (path, f"{path}/"))
         self._folders = tuple(
             f"{path}/" for path, entry in zip(paths, entries, strict=True) if entry.endswith("/*")
         )
 
     def __contains__(self, path: str) -> bool:
-        folded = path.casefold()
+        folded = _fold(path)
         return folded in self._exact or folded.startswith(self._folders)
+
+
+def _fold(path: str) -> str:
+    """Equal for paths that differ in case only, also in the sense of a regular expression with ``(?i)``."""
+    return path.replace("\u0130", "i").replace("\u0131", "i").casefold()

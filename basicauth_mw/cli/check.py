@@ -12,6 +12,7 @@ import typer
 from typer import echo
 
 from ..auth.discovery import find_authenticator
+from ..auth.path_rules import PathRules
 from ..backends.backend import Backend, open_backend
 from ..errors import ConfigurationError, MissingExtra
 from ..keys.generated_secrets import ID_PREFIX, generate
@@ -156,6 +157,8 @@ def _report(settings: Settings | None, problems: list[Finding], warnings: list[F
             value = getattr(settings, setting.name)
             if setting.name == "backend" or value != setting.default:
                 echo(f"{setting.name:<18} {escape_control(_format_setting(setting, value))}")
+        for rule in PathRules.from_settings(settings).describe():
+            echo(escape_control(rule))
     for label, findings in (("problem", problems), ("warning", warnings)):
         for remedy, group in groupby(findings, key=lambda each: each.remedy):
             for each in group:

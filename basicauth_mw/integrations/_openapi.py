@@ -76,7 +76,7 @@ def add_security(document: JsonObject, settings: Settings, *, validation_status:
     if validation_status is not None:
         schemas[_VALIDATION] = _validation_schema()
         responses[_VALIDATION] = _response("The request is not valid.", _VALIDATION)
-    rules = PathRules(include=settings.include, exclude=settings.exclude, optional=settings.optional)
+    rules = PathRules.from_settings(settings)
     has_scopes = not str(document.get("openapi", "")).startswith("3.0")  # 3.0 allows them for OAuth only
     for path, item in document.get("paths", {}).items():
         access = rules.access(path)

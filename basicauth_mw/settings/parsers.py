@@ -230,10 +230,9 @@ def path_entry_error(entry: str, *, opens: bool = True) -> str:
     """
     if opens and entry == "/*":
         return "would open everything: list the paths to open"
-    path = entry.removesuffix("/*")
-    if not path.startswith("/"):
+    if not entry.startswith("/"):
         return "must start with /"
-    if "*" in path:
+    if "*" in entry.removesuffix("/*"):
         return "may contain * only as a final /*"
     if AMBIGUOUS_PATH.search(entry):
         return "can never match: give it decoded, without //, dots, ;, ?, #, % or backslashes"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import re
+import sys
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 import pytest
 from hypothesis import example, given
@@ -430,3 +431,162 @@ def test_an_entry_is_refused_or_excludes_something(entry: str) -> None:
 
 def test_an_entry_that_would_open_everything_is_named() -> None:
     assert "everything" in path_entry_error("/*")
+
+
+# --- include
+
+
+API = PathRules(include=["/api/*", "/me", "/dir/", "/caf\u00e9/*"], exclude=["/api/status", "/api/pub/*"])
+
+
+@pytest.mark.proves("X57")
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/api", "/api/", "/api/x", "/api/x/y", "/API", "/Api/", "/aPi/X", "/me", "/me/", "/ME", "/Me/"),
+        *(
+            "/dir",
+            "/dir/",
+            "/DIR",
+            "/caf\u00e9",
+            "/caf\u00e9/x",
+            "/CAF\u00c9/x",
+            "/ap\u0131/x",
+            "/AP\u0130/x",
+        ),
+        # an excluded path in another spelling is not excluded
+        *("/api/STATUS", "/api/status/", "/API/status", "/api/pub", "/api/pub/", "/api/PUB/x"),
+        # ambiguous: two readers might disagree
+        *("", "api/x", "*", "http://evil/x", "//", "//x", "/x//api", "/x/../api/x", "/./x", "/x/.", "/x/.."),
+        *("/x;y", "/x\\y", "/x?y", "/x#y", "/%61pi/x", "/x%", "/x\0", "/x\n", "/x\x85", "/\ufffd", "/\udcff"),
+    ],
+    ids=by_code,
+)
+def test_included(path: str) -> None:
+    """Matched as widely as any router does; the rest of an ambiguous path does not matter."""
+    assert API.access(path) == "protected"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/x", "/apix", "/apix/y", "/x/api", "/x/api/y", "/mex", "/me/x", "/dir/x", "/m", "/a"),
+        *("/api/status", "/api/pub/x", "/cafe/x", "/caf", "/\u00e9", "/a b", "/api .", "/ap\u0456"),
+    ],
+    ids=by_code,
+)
+def test_not_included(path: str) -> None:
+    """All other paths are open, and so is a path that is in both ``include`` and ``exclude``."""
+    assert API.access(path) == "open"
+    assert API.access(path, raw=quote(path).encode()) == "open"
+
+
+@pytest.mark.proves("X57")
+def test_letters_are_equal_if_a_regular_expression_takes_them_for_equal() -> None:
+    """As for a Django route ``(?i)^api/``, to which four letters outside ASCII are ASCII letters too."""
+    letters = re.compile("(?i)[a-z]")
+    for letter in filter(letters.fullmatch, map(chr, range(sys.maxunicode + 1))):
+        (same,) = {each for each in "abcdefghijklmnopqrstuvwxyz" if re.fullmatch(f"(?i){each}", letter)}
+        assert PathRules(include=[f"/{same}/*"]).access(f"/{letter}/x") == "protected"
+
+
+_SPELLINGS = st.sampled_from(["/api", "/api/", "/api/x", "/me", "/me/", "/dir", "/dir/"])
+
+
+@pytest.mark.proves("X57")
+@given(_SPELLINGS, st.lists(st.booleans(), min_size=8, max_size=8))
+def test_case_never_opens_an_included_path(path: str, swapped: list[bool]) -> None:
+    spelling = "".join(c.swapcase() if swap else c for c, swap in zip(path, swapped, strict=False))
+    assert API.access(spelling) == "protected"
+
+
+@pytest.mark.proves("X30", "X57")
+@given(st.text(max_size=12).map("/".__add__), _ODD, st.data())
+def test_an_odd_sequence_protects_a_path_that_is_not_included(
+    path: str, odd: str, data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(1, len(path)))
+    assert API.access(path[:place] + odd + path[place:]) == "protected"
+    assert API.access("/x", raw=b"/x" + odd.encode("utf-8", "surrogatepass")) != "optional"
+
+
+@pytest.mark.proves("X32", "X57")
+@examples(max_examples=500)
+@given(st.one_of(_HOSTILE, _HOSTILE.map("/api/".__add__), _HOSTILE.map("/x/".__add__)))
+@example("/x/..;/api/y")
+@example("/x/%2e%2e/api/y")
+@example("/x/..\\api/y")
+@example("/\\api/y")
+def test_no_reader_of_an_open_path_reads_an_included_one(path: str) -> None:
+    """If any common interpretation of a path is included, the path is protected."""
+    if API.access(path) == "open" and not path.startswith("/api/"):
+        for name, read in READERS.items():
+            assert not re.match(r"(?i)/api(/|\Z)|/me/?\Z", read(path)), name
+
+
+@pytest.mark.proves("X57")
+@pytest.mark.parametrize(
+    ("path", "root", "access"),
+    [
+        ("/v1/api/x", "/v1", "protected"),
+        ("/api/x", "/v1", "protected"),
+        ("/v1/api/x", "", "protected"),
+        ("/x", "/v1", "open"),
+        ("/v1/x", "/v1", "open"),
+        ("/v1", "/v1", "protected"),
+        ("/V1/api/x", "/v1", "protected"),
+        ("/x/v1/api/x", "/v1", "protected"),
+        ("/v1x/api/x", "/v1", "protected"),
+        ("/x", "/v2", "protected"),
+        ("/x", "/v1/", "protected"),
+    ],
+)
+def test_included_below_a_mount(path: str, root: str, access: str) -> None:
+    """A path that two routers could understand differently is protected."""
+    rules = PathRules(include=["/api/*"], root_path="/v1")
+    assert rules.access(path, root=root) == access
+
+
+@pytest.mark.proves("X57")
+def test_nothing_is_open_below_an_unknown_mount() -> None:
+    for path in ("/x", "/v1/x", "/", "/api/x"):
+        assert API.access(path, root="/v1") == "protected"
+    assert API.access("/x", root="") == "open"
+
+
+def test_include_may_name_everything() -> None:
+    """It is the default, said aloud."""
+    assert path_entry_error("/*", opens=False) == ""
+    assert {PathRules(include=["/*"]).access(path) for path in ("", "/", "/x", "/x/y", "*")} == {"protected"}
+
+
+# --- optional
+
+
+@pytest.mark.proves("X33")
+@given(st.one_of(_HOSTILE, _OPEN_PATHS, _HOSTILE.map("/docs/".__add__)), st.binary(max_size=8))
+def test_optional_matches_as_exclude_does(path: str, raw: bytes) -> None:
+    expected = "optional" if is_open(OPEN, path, raw=raw) else "protected"
+    assert PathRules(optional=ENTRIES).access(path, raw=raw) == expected
+
+
+def test_precedence() -> None:
+    """The stricter rule of those that open a path; a listed path before ``include``."""
+    rules = PathRules(include=["/api/*"], exclude=["/a", "/api/b"], optional=["/a", "/api/c", "/c"])
+    assert {path: rules.access(path) for path in ("/a", "/api/b", "/api/c", "/c", "/api/d", "/d")} == {
+        "/a": "optional",
+        "/api/b": "open",
+        "/api/c": "optional",
+        "/c": "optional",
+        "/api/d": "protected",
+        "/d": "open",
+    }
+
+
+def test_the_description() -> None:
+    rules = PathRules(include=["/api/*"], exclude=["/api/status"], optional=["/a", "/b"])
+    assert list(rules.describe()) == [
+        "open without credentials: every path except '/api/*'",
+        "open without credentials: '/api/status'",
+        "credentials are optional: '/a', '/b'",
+    ]

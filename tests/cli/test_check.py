@@ -214,6 +214,7 @@ def test_check_shows_what_is_set_and_warns(
     cli("keys", "create")
     database.chmod(0o644)
     monkeypatch.setenv("BASICAUTH_EXCLUDE", "/health,/docs/*")
+    monkeypatch.setenv("BASICAUTH_OPTIONAL", "/feed")
 
     done = cli("check", "--json")
     said = cli("check")
@@ -224,6 +225,8 @@ def test_check_shows_what_is_set_and_warns(
     assert list(warning) == ["code", "message", "remedy"]
     assert f"warning: {warning['message']}" in said.out
     assert re.search(r"^exclude +/health, /docs/\*$", said.out, re.MULTILINE)
+    assert "\nopen without credentials: '/health', '/docs/*'\n" in said.out
+    assert "\ncredentials are optional: '/feed'\n" in said.out
 
 
 def test_check_prints_bad_settings_for_people(
