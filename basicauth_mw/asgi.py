@@ -13,7 +13,7 @@ from .auth.verifier import PendingVerification
 from .keys.model import Allow, Deny
 from .responses.asgi_errors import handle_exception, run_with_timeout
 from .responses.asgi_guard import ASGIResponseGuard, HandshakeGuard, HoldTimers
-from .responses.asgi_send import refuse
+from .responses.asgi_send import refuse, send_response
 from .runtime.fork import after_fork
 
 if TYPE_CHECKING:
@@ -113,7 +113,11 @@ class BasicAuthMiddleware:
                 decision = await authenticator.averify(decision)
             if isinstance(decision, Deny):
                 self._remove_identity(scope)
-                await refuse(scope, receive, send, authenticator.refusal_response(scope, decision))
+                response = authenticator.refusal_response(scope, decision)
+                if kind == "http":
+                    await send_response(scope, send, response)
+                else:
+                    await refuse(scope, receive, send, response)
                 return
         # In place, so that layers outside, such as metrics and access logs, see the caller and what the app's
         # router adds.

@@ -24,7 +24,7 @@ from ..errors import (
     UnreadableRecord,
 )
 from ..keys import audit
-from ..keys.authorization_header import parse_basic
+from ..keys.authorization_header import decode_basic
 from ..keys.generated_secrets import ID_PREFIX, generate
 from ..keys.model import ANONYMOUS, Decision, Deny
 from .cache import VerificationCache
@@ -38,7 +38,7 @@ from .throttle import FailureThrottle
 from .verifier import PendingVerification, Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from ..backends.reader import MetricsHook
     from ..keys.model import Allow
@@ -155,21 +155,22 @@ class Authenticator(Generic[R]):
         """Complete what ``decide`` has returned. Blocks for the backend and for a password hash."""
         return run(pending, self.reader)
 
-    async def averify(self, pending: PendingVerification) -> Decision:
+    def averify(self, pending: PendingVerification) -> Awaitable[Decision]:
         """``verify`` for an event loop. Suspends only if it has to wait."""
-        return await arun(pending, self.reader)
+        return arun(pending, self.reader)
 
     def refusal_response(self, request: R, deny: Deny) -> Response:
         """The response to a refused request; counts and logs the refusal."""
-        request_id = self.request_id(request)
-        self._count_refusal(deny.reason)
-        if deny.reason in _COUNTED and self._throttle:
+        request_id = request_id_of(self._adapter.header(request, "x-request-id"))
+        reason = deny.reason
+        self._count_refusal(reason)
+        if reason in _COUNTED and self._throttle.enabled:
             self._count_failure(request, deny.client_id)
-        if deny.first_refusal and deny.reason in _AUDITED and audit.is_enabled(deny.reason):
+        if deny.first_refusal and reason in _AUDITED and audit.is_enabled(reason):
             audit.record(
-                "auth.throttled" if deny.reason == "throttled" else "auth.refused",
+                "auth.throttled" if reason == "throttled" else "auth.refused",
                 client_id=deny.client_id,
-                reason=deny.reason,
+                reason=reason,
                 detail=deny.detail,
                 scheme=self.scheme(request),
                 address=self._adapter.address(request) or None,
@@ -219,7 +220,7 @@ class Authenticator(Generic[R]):
         if not address:
             return None
         try:
-            client_id = parse_basic(field).client_id
+            client_id, _ = decode_basic(field)
         except MalformedCredentials:
             client_id = None
         blocked = self._throttle.check(address, client_id)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from ..keys.model import Allow
 
+    LookupStamp = tuple[int, float]  # how many invalidations there were, monotonic seconds
+
 
 class _Client:
     """What the entries of one client share."""
@@ -63,18 +65,6 @@ class CacheHit(NamedTuple):
     client_id: str
     secret_created_at: int
     ago_s: float
-
-
-class LookupStamp(NamedTuple):
-    """When a lookup began.
-
-    Attributes:
-        epoch: Counts invalidations.
-        at: Monotonic seconds.
-    """
-
-    epoch: int
-    at: float
 
 
 class VerificationCache:
@@ -154,7 +144,7 @@ class VerificationCache:
 
     def stamp(self) -> LookupStamp:
         """Stamp to pass to ``put``; take it before the lookup."""
-        return LookupStamp(self._epoch, self._clock())
+        return self._epoch, self._clock()
 
     def put(
         self,
@@ -174,13 +164,14 @@ class VerificationCache:
             expires_at: When the key or the secret expires, whichever is sooner, in seconds since the epoch.
             stamp: From before the lookup. The age of the entry counts from then.
         """
-        if not self.enabled:
+        if self._ttl_s <= 0:
             return
+        epoch, began_at = stamp
         keyed = self._keyed.copy()
         keyed.update(field)
         digest = keyed.digest()
         with self._lock:
-            if stamp.epoch != self._epoch:
+            if epoch != self._epoch:
                 return
             if (old := self._entries.get(digest)) is not None:
                 self._release(old.client)
@@ -190,7 +181,7 @@ class VerificationCache:
                 self._order.append(digest)
             client = self._client(allow)
             client.entries += 1
-            until = stamp.at + self._ttl_s
+            until = began_at + self._ttl_s
             self._entries[digest] = _Entry(client, secret_created_at, until, expires_at)
 
     def invalidate(self, client_id: str) -> None:

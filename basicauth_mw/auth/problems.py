@@ -97,7 +97,8 @@ def unwrap_group(exc: BaseException) -> BaseException:
 
 def to_problem(exc: BaseException) -> Problem:
     """The problem for an exception: one of this package by its status, ``TimeoutError`` 504, others 500."""
-    exc = unwrap_group(exc)
+    if isinstance(exc, BaseExceptionGroup):
+        exc = unwrap_group(exc)
     if isinstance(exc, BasicAuthError) and exc.status is not None:
         retry_after_s = None
         if exc.retry_after_s is not None:  # an app may have set anything, even NaN

@@ -58,7 +58,8 @@ class RefusalStats:
         """Count one refusal."""
         with self._lock:
             self._totals[reason] = self._totals.get(reason, 0) + 1
-            self._advance_minute()
+            if int(self._wall_clock()) // 60 != self._minute:
+                self._advance_minute()
             self._minutes[-1] += 1
 
     def snapshot(self) -> Snapshot:

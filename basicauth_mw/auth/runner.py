@@ -16,7 +16,7 @@ from .verifier import VerifyPassword
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from ..backends.reader import StoreReader
+    from ..backends.reader import MetricsHook, StoreReader
     from ..keys.model import Decision
     from .verifier import PendingVerification
 
@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 def run(pending: PendingVerification, reader: StoreReader) -> Decision:
     """Run a verification within the deadline, blocking."""
     decision = _run_inline(pending, reader)
-    return _count_allow(_run_shared(pending, reader) if decision is None else decision, reader)
+    if decision is None:
+        decision = _run_shared(pending, reader)
+    return decision if reader.metrics is None else _count_allow(decision, reader.metrics)
 
 
 async def arun(pending: PendingVerification, reader: StoreReader) -> Decision:
     """``run`` for an event loop. Suspends only if something has to wait."""
     decision = _run_inline(pending, reader)
-    return _count_allow(await _arun_shared(pending, reader) if decision is None else decision, reader)
+    if decision is None:
+        decision = await _arun_shared(pending, reader)
+    return decision if reader.metrics is None else _count_allow(decision, reader.metrics)
 
 
 def _run_inline(pending: PendingVerification, reader: StoreReader) -> Decision | None:
@@ -38,15 +42,15 @@ def _run_inline(pending: PendingVerification, reader: StoreReader) -> Decision |
 
     It needs no sharing: it takes less time than to find out whether an equal one runs.
     """
-    if not reader.may_run_inline(for_password=not pending.is_generated):
-        return None
     try:
-        decision = pending.decide(reader.lookup_inline(pending.client_id))
+        decision = pending.decide(
+            reader.lookup_inline(pending.client_id, for_password=not pending.is_generated)
+        )
     except BlockingIOError:
         return None
     except BackendError as exc:
         return pending.deny(exc)
-    # None: the first password hash was stored since may_run_inline.
+    # None: the first password hash was stored since the lookup.
     return None if isinstance(decision, VerifyPassword) else decision
 
 
@@ -110,7 +114,7 @@ def _wait_limit(pending: PendingVerification, ends_at: float) -> float:
     return ends_at if pending.is_generated else ends_at + PASSWORD_LIMIT_S
 
 
-def _count_allow(decision: Decision, reader: StoreReader) -> Decision:
-    if reader.metrics is not None and type(decision) is Allow:
-        reader.metrics.allowed()
+def _count_allow(decision: Decision, metrics: MetricsHook) -> Decision:
+    if type(decision) is Allow:
+        metrics.allowed()
     return decision

@@ -17,10 +17,10 @@ import math
 import secrets
 import threading
 import time
-from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv4Address, ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..runtime.fork import after_fork
 from ..settings.parsers import parse_rate
@@ -39,8 +39,7 @@ _MAX_ADDRESS: Final = 100  # an IPv6 address with zone and port is shorter
 _HOLD_IPV4: Final = (bytes(10) + b"\xff\xff", bytes.fromhex("0064ff9b") + bytes(8))  # RFC 4291, RFC 6052
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(NamedTuple):
     """A key that is over a limit.
 
     Attributes:
@@ -131,7 +130,8 @@ class Throttle:
             before, within = (within if periods == 1 else 0), 0
         within += 1
         found.counters[key] = (start, before, within)
-        if (until := self._unblock_time(start, before, within)) > now:
+        # Below the limit with nothing to fade, as a rule.
+        if (before or within >= self._limit) and (until := self._unblock_time(start, before, within)) > now:
             if self.blocked.pop(key, None) is None:
                 self._unreported.add(key)
             self.blocked[key] = until
@@ -175,6 +175,7 @@ class FailureThrottle:
         clock: Monotonic seconds.
 
     Attributes:
+        enabled: Whether there is any limit.
         active: Whether any client is over a limit. While it is False, requests need not be checked.
     """
 
@@ -183,6 +184,7 @@ class FailureThrottle:
         self._by_pair = None if pair is None else Throttle(*pair, clock=clock)
         self._by_address = None if address is None else Throttle(*address, clock=clock)
         self._limits = [limit for limit in (self._by_pair, self._by_address) if limit is not None]
+        self.enabled = bool(self._limits)
         self._reset()
         after_fork(self._reset)
 
@@ -193,9 +195,6 @@ class FailureThrottle:
         self._lock = threading.Lock()
         self._keyed = blake2b(digest_size=_DIGEST_BYTES, key=secrets.token_bytes(32))
 
-    def __bool__(self) -> bool:
-        return bool(self._limits)
-
     def check(self, address: str, client_id: str | None) -> Blocked | None:
         """Whether to refuse a credential from ``address`` unseen; None as the id: it cannot be read."""
         group, pair = self._digests(address, client_id)
@@ -205,7 +204,7 @@ class FailureThrottle:
                 blocked = self._by_address.check(group, group)
             if blocked is None and self._by_pair is not None and pair is not None:
                 blocked = self._by_pair.check(group, pair)
-            self.active = any(limit.blocked for limit in self._limits)
+            self._set_active()
         return blocked
 
     def take_first_refusal(self, blocked: Blocked) -> bool:
@@ -221,20 +220,27 @@ class FailureThrottle:
                 self._by_address.record(group, group)
             if self._by_pair is not None and pair is not None:
                 self._by_pair.record(group, pair)
-            self.active = any(limit.blocked for limit in self._limits)
+            self._set_active()
+
+    def _set_active(self) -> None:
+        for limit in self._limits:
+            if limit.blocked:
+                self.active = True
+                return
+        self.active = False
 
     def _digests(self, address: str, client_id: str | None) -> tuple[bytes, bytes | None]:
         """Of the address, and of it with the id."""
-        group = self._digest(client_of(address).encode("utf-8", "surrogatepass"))
+        # Under a key of this process, so that clients cannot construct collisions.
+        keyed = self._keyed.copy()
+        keyed.update(client_of(address).encode("utf-8", "surrogatepass"))
+        group = keyed.digest()
         if client_id is None:
             return group, None
-        return group, self._digest(group + client_id.encode("utf-8", "surrogatepass"))
-
-    def _digest(self, data: bytes) -> bytes:
-        """Under a key of this process, so that clients cannot construct collisions."""
         keyed = self._keyed.copy()
-        keyed.update(data)
-        return keyed.digest()
+        keyed.update(group)
+        keyed.update(client_id.encode("utf-8", "surrogatepass"))
+        return group, keyed.digest()
 
 
 def client_of(address: str) -> str:
@@ -249,8 +255,11 @@ def client_of(address: str) -> str:
     Returns:
         The same text for all addresses of one client. What is not an IP address is returned unchanged.
     """
-    if len(address) > _MAX_ADDRESS:
-        return address
+    return address if len(address) > _MAX_ADDRESS else _client_of(address)
+
+
+@lru_cache(maxsize=1024)  # of a hundred characters at most
+def _client_of(address: str) -> str:
     text = address.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..backends.codec import (
     StoredRecord,
     StoredSecret,
-    key_state,
+    key_fields,
     load_decoy_details,
     stored_secret,
     to_microseconds,
@@ -92,7 +92,7 @@ class PendingVerification:
         It is the header, with no change of keys in between. None: it is not shared.
         """
         # With the cache off, decisions are not shared between concurrent requests either.
-        return (self._stamp.epoch, self._field) if self._verifier.cache.enabled else None
+        return (self._stamp[0], self._field) if self._verifier.cache.enabled else None
 
     def cached(self) -> Allow | None:
         """The decision, if it was cached in the meantime."""
@@ -149,19 +149,19 @@ class PendingVerification:
             if type(found) is StoredRecord:
                 load_decoy_details()  # the right secret of a revoked key decodes its details
             return Deny(_INVALID, "wrong_secret", client_id)
-        state = key_state(found) if isinstance(found, Key) else found.load_state()
+        key = key_fields(found) if isinstance(found, Key) else found.load_fields()
         secret = match if isinstance(match, StoredSecret) else stored_secret(match)
-        if state.is_revoked:
+        if key.get("revoked") is not None:
             return Deny(_INVALID, "revoked", client_id)
-        if state.is_disabled:
+        if key.get("disabled"):
             return Deny(_INVALID, "disabled", client_id)
         verifier = self._verifier
         expires_at = secret.expires_at
-        if state.expires_at is not None and (expires_at is None or state.expires_at < expires_at):
-            expires_at = state.expires_at
+        if (end := key.get("expires")) is not None and (expires_at is None or end < expires_at):
+            expires_at = end
         if expires_at is not None and expires_at <= to_microseconds(verifier.now()):
             return Deny(_INVALID, "expired", client_id)
-        allow = Allow(Principal(client_id, state.name, state.scopes, state.metadata))
+        allow = Allow(Principal(client_id, key["name"], key["scopes"], key.get("meta", {})))
         if is_canonical(self._field):
             verifier.cache.put(
                 self._field,

@@ -5,7 +5,7 @@ is not part of it: it is written separately, so that it never competes with a ch
 
 How long a refusal takes must not reveal whether an id exists, or what its key holds. So decoding has two
 stages: a lookup decodes the secrets alone (``StoredRecord``), found without parsing the rest of the text.
-Only the right secret decodes the rest (``StoredRecord.load_state``). A wrong secret decodes the rest of a
+Only the right secret decodes the rest (``StoredRecord.load_fields``). A wrong secret decodes the rest of a
 decoy instead, and an unknown id a whole decoy.
 """
 
@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from json.encoder import encode_basestring as _quoted
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, cast
 
 from ..errors import UnreadableRecord
 from ..keys.model import Key, Secret
@@ -75,7 +75,7 @@ def _dump_secret(secret: Secret) -> str:
 class StoredSecret(NamedTuple):
     """One secret as it is stored. Its times are in microseconds since the epoch.
 
-    Those of a ``StoredRecord`` are checked by its ``load_state``.
+    Those of a ``StoredRecord`` are checked by its ``load_fields``.
     """
 
     hash: str
@@ -83,24 +83,17 @@ class StoredSecret(NamedTuple):
     expires_at: int | None
 
 
-class KeyState(NamedTuple):
-    """What decides on a request whose secret is verified, and what the app sees.
-
-    Attributes:
-        name: The name of the key.
-        scopes: Its scopes.
-        metadata: Its metadata.
-        is_revoked: Whether it was revoked.
-        is_disabled: Whether it is disabled.
-        expires_at: In microseconds since the epoch; None means never.
-    """
+class KeyFields(TypedDict, total=False):
+    """The fields of a stored key, but for its secrets. Times are in microseconds since the epoch."""
 
     name: str
+    n: int
     scopes: frozenset[str]
-    metadata: Mapping[str, Any]
-    is_revoked: bool
-    is_disabled: bool
-    expires_at: int | None
+    created: int
+    expires: int | None
+    revoked: int | None
+    disabled: bool
+    meta: Mapping[str, Any]
 
 
 class StoredRecord(NamedTuple):
@@ -120,37 +113,12 @@ class StoredRecord(NamedTuple):
     start: int
     end: int
 
-    def load_state(self) -> KeyState:
+    def load_fields(self) -> KeyFields:
         """Decode and check the rest.
 
         Raises:
             UnreadableRecord: The record is damaged.
         """
-        return self._load()[0]
-
-    def load_key(self) -> Key:
-        """The whole key. Raises as ``load_state`` does."""
-        state, record = self._load()
-        return Key(
-            self.client_id,
-            state.name,
-            state.scopes,
-            from_microseconds(record["created"]),
-            _or_none(state.expires_at),
-            _or_none(record.get("revoked")),
-            state.is_disabled,
-            None,
-            state.metadata,
-            tuple(
-                [
-                    Secret(hashed, from_microseconds(created), _or_none(expires))
-                    for hashed, created, expires in self.secrets
-                ]
-            ),
-            record["n"],
-        )
-
-    def _load(self) -> tuple[KeyState, dict[str, Any]]:
         try:
             text = self.text
             record = _members(f"{text[: self.start]}null{text[self.end :]}", self.client_id)
@@ -158,26 +126,55 @@ class StoredRecord(NamedTuple):
                 raise ValueError
             name, version, scopes = record["name"], record["n"], record["scopes"]
             disabled, metadata = record.get("disabled", False), record.get("meta", {})
-            expires, revoked = record.get("expires"), record.get("revoked")
             if (type(name), type(version), type(scopes), type(disabled), type(metadata)) != _TYPES:
                 raise TypeError
             if not _TEXT_ONLY.issuperset(map(type, scopes)):
                 raise TypeError
-            for time in (record["created"], *[each.created_at for each in self.secrets]):
-                _check_time(time)
-            for time in (expires, revoked, *[each.expires_at for each in self.secrets]):
-                if time is not None:
-                    _check_time(time)
+            times, ends = [record["created"]], [record.get("expires"), record.get("revoked")]
+            for _, created, expires in self.secrets:
+                times.append(created)
+                ends.append(expires)
+            for time in times + [end for end in ends if end is not None]:
+                if type(time) is not int or not _FIRST_TIME <= time <= _LAST_TIME:
+                    raise TypeError
+            record["scopes"] = _shared(tuple(scopes))
         except _DAMAGE as exc:
             raise _unreadable(self.client_id, exc) from None
-        state = KeyState(name, _shared(tuple(scopes)), metadata, revoked is not None, disabled, expires)
-        return state, record
+        return cast("KeyFields", record)
+
+    def load_key(self) -> Key:
+        """The whole key. Raises as ``load_fields`` does."""
+        fields = self.load_fields()
+        return Key(
+            self.client_id,
+            fields["name"],
+            fields["scopes"],
+            from_microseconds(fields["created"]),
+            _or_none(fields.get("expires")),
+            _or_none(fields.get("revoked")),
+            fields.get("disabled", False),
+            None,
+            fields.get("meta", {}),
+            tuple(
+                [
+                    Secret(hashed, from_microseconds(created), _or_none(expires))
+                    for hashed, created, expires in self.secrets
+                ]
+            ),
+            fields["n"],
+        )
 
 
-def key_state(key: Key) -> KeyState:
-    """What decides on a request, of a key that is already decoded."""
-    expires_at = None if key.expires_at is None else to_microseconds(key.expires_at)
-    return KeyState(key.name, key.scopes, key.metadata, key.revoked_at is not None, key.disabled, expires_at)
+def key_fields(key: Key) -> KeyFields:
+    """What a request needs of a key that is already decoded."""
+    return {
+        "name": key.name,
+        "scopes": key.scopes,
+        "expires": None if key.expires_at is None else to_microseconds(key.expires_at),
+        "revoked": None if key.revoked_at is None else to_microseconds(key.revoked_at),
+        "disabled": key.disabled,
+        "meta": key.metadata,
+    }
 
 
 def stored_secret(secret: Secret) -> StoredSecret:
@@ -213,19 +210,20 @@ def load_record(text: str | bytes, client_id: str) -> StoredRecord:
             start, end = len(text) - len("[]}"), len(text) - len("}")
         else:
             listed, end = _decode(text, start)
-        secrets = tuple([StoredSecret(hashed, created, expires) for hashed, created, expires in listed])
-        for each in secrets:
-            if type(each.hash) is not str:
+        secrets = []
+        for hashed, created, expires in listed:
+            if type(hashed) is not str:
                 raise TypeError
+            secrets.append(StoredSecret(hashed, created, expires))
     except _DAMAGE as exc:
         raise _unreadable(client_id, exc) from None
-    return StoredRecord(client_id, secrets, text, start, end)
+    return StoredRecord(client_id, tuple(secrets), text, start, end)
 
 
 def load_for_lookup(text: str | bytes | None, client_id: str) -> StoredRecord | None:
     """``load_record`` of what a lookup has found; for an unknown id (None) it decodes a decoy instead."""
     if text is None:
-        load_record(_DECOY_RECORD, _DECOY_ID).load_state()
+        load_record(_DECOY_RECORD, _DECOY_ID).load_fields()
         return None
     return load_record(text, client_id)
 
@@ -244,8 +242,8 @@ def load_key(text: str | bytes, client_id: str) -> Key:
 
 
 def load_decoy_details() -> None:
-    """Do the work of ``StoredRecord.load_state`` for a record of usual size."""
-    _DECOY.load_state()
+    """Do the work of ``StoredRecord.load_fields`` for a record of usual size."""
+    _DECOY.load_fields()
 
 
 def as_key(found: Key | StoredRecord | None) -> Key | None:
@@ -282,11 +280,6 @@ def _members(text: str, client_id: str) -> dict[str, Any]:
 # Types are exact: a damaged record must not be read as another key.
 _TYPES = (str, int, list, bool, dict)
 _TEXT_ONLY = frozenset({str})
-
-
-def _check_time(microseconds: object) -> None:
-    if type(microseconds) is not int or not _FIRST_TIME <= microseconds <= _LAST_TIME:
-        raise TypeError
 
 
 def _or_none(microseconds: int | None) -> datetime | None:

@@ -121,15 +121,16 @@ class StoreReader:
         """Whether the store may hold a password hash, as known since the last lookup for a password."""
         return self._feed is None or self._feed.has_password_hashes
 
-    def may_run_inline(self, *, for_password: bool) -> bool:
-        """Whether a verification needs only a lookup that cannot wait."""
-        if self._get_nowait is None or not self._is_ready(for_password):
-            return False
-        return not (for_password and self.has_password_hashes())
+    def lookup_inline(self, client_id: str, *, for_password: bool) -> Key | StoredRecord | None:
+        """``lookup`` in a store that cannot wait.
 
-    def lookup_inline(self, client_id: str) -> Key | StoredRecord | None:
-        """``lookup`` in a store that cannot wait. Raises ``BlockingIOError`` if it has to after all."""
-        if self._get_nowait is None:
+        Raises ``BlockingIOError`` if it has to after all, or if a password hash must be verified next.
+        """
+        if (
+            self._get_nowait is None
+            or not self._is_ready(for_password)
+            or (for_password and self.has_password_hashes())
+        ):
             raise BlockingIOError
         try:
             found = self._get_nowait(client_id)

@@ -18,7 +18,7 @@ MAX_CHARACTERS: Final = 255
 
 def is_enabled(reason: str | None = None) -> bool:
     """Whether refusals for this reason are logged, or (None) changes of keys."""
-    return logger.isEnabledFor(_level(reason))
+    return logger.isEnabledFor(logging.DEBUG if reason == "missing" else logging.INFO)
 
 
 def record(
@@ -57,11 +57,8 @@ def record(
         "actor": sanitize(actor),
     }
     text = " ".join(f"{name}={value!r}" for name, value in fields.items() if value is not None)
-    logger.log(_level(reason), "%s", text, extra={"basicauth": fields})
-
-
-def _level(reason: str | None) -> int:
-    return logging.DEBUG if reason == "missing" else logging.INFO
+    level = logging.DEBUG if reason == "missing" else logging.INFO
+    logger.log(level, "%s", text, extra={"basicauth": fields})
 
 
 def sanitize(text: str | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .fork import after_fork
 
@@ -34,10 +34,11 @@ class ThreadLocalRegistry(Generic[T]):
     def get(self) -> T:
         """The resource of the calling thread."""
         try:
-            return cast("T", self._local.owner.value)
+            value: T = self._local.owner.value
         except AttributeError:
-            owner = self._local.owner = _Owner(self._create(), self._values)
-            return cast("T", owner.value)
+            value = self._create()
+            self._local.owner = _Owner(value, self._values)
+        return value
 
     def values(self) -> list[T]:
         """The resources of all threads."""

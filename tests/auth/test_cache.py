@@ -120,7 +120,7 @@ def test_unless_others_are_given_its_clocks_are_the_machines() -> None:
     """The age uses the monotonic clock, which cannot be set; the expiry uses the wall clock."""
     cache = VerificationCache(30, 3)
     before = time.monotonic()
-    assert before <= cache.stamp().at <= time.monotonic()
+    assert before <= cache.stamp()[1] <= time.monotonic()
     now = datetime.now(UTC)
     put(cache, b"x", allow("ended"), now - timedelta(seconds=1))
     put(cache, b"y", allow("good"), now + timedelta(hours=1))

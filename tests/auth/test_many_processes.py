@@ -223,7 +223,7 @@ class World:
         good = key is not None and self._is_good(key, request.credential)
         assert isinstance(decision, Allow) == good
         cache = request.process.cache
-        if good and cache.stamp().epoch == request.epoch and self.now_s < request.began_s + TTL_S:
+        if good and cache.stamp()[0] == request.epoch and self.now_s < request.began_s + TTL_S:
             # No change was reported meanwhile: it is cached, and from here on needs no store.
             assert cache.get(request.credential.field) == decision
         if isinstance(decision, Deny):

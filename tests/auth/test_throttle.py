@@ -462,7 +462,7 @@ def test_limits_may_be_off(by_pair: str, by_address: str, on: bool) -> None:
     """An empty rate disables a limit; without limits nothing is counted."""
     limits = FailureThrottle(by_pair, by_address)
 
-    assert bool(limits) is on
+    assert limits.enabled is on
     for _ in range(19):
         limits.record(ADDRESS, CLIENT_ID)
     assert limits.check(ADDRESS, CLIENT_ID) is None

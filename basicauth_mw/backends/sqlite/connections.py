@@ -99,13 +99,18 @@ class ConnectionManager:
             try:
                 if compare:
                     self._reopen_if_replaced(connection)
-                result = query(self._connected(connection))
+                raw = connection.raw
+                if raw is None or time.monotonic() >= self._compare_at:
+                    result = query(self._connected(connection))
+                else:
+                    result = query(raw.execute)
             except Exception as exc:
                 self._check_unchanged(connection)
                 if isinstance(exc, sqlite3.Error):
                     raise self._error(connection, exc) from exc
                 raise
-            self._check_unchanged(connection)
+            if connection.unchanged is not None:
+                self._check_unchanged(connection)
             connection.maybe_replaced = False
             return result
 
