@@ -82,7 +82,7 @@ class BasicAuthMiddleware:
         self._guards = used.map_errors or used.timeout_s is not None
         self._timers = HoldTimers(used.start_hold_s) if used.map_errors and used.start_hold_s else None
         if self._timers is not None:
-            after_fork(self._timers.forget)
+            after_fork(self._timers.reset_in_child)
 
     @property
     def authenticator(self) -> Authenticator[Scope]:

@@ -44,11 +44,11 @@ async def broken() -> None:
 
 @app.get("/slow")
 async def slow() -> None:
-    """What outruns ``timeout_s`` is cancelled, and answered by a JSON 504."""
+    """A handler that takes longer than ``timeout_s`` is cancelled; the response is a JSON 504."""
     await asyncio.sleep(60)
 
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Open to everybody: it is excluded above."""
+    """Needs no key: it is excluded above."""
     return {"status": "ok"}

@@ -1,8 +1,8 @@
 """Which paths need credentials: the settings ``include``, ``exclude`` and ``optional``.
 
-Doubt protects. ``exclude`` and ``optional`` let requests in without credentials, so they match narrowly.
-``include`` leaves all other paths open, so it matches widely: also what some routers treat as the same path.
-An ambiguous path is always protected.
+If in doubt, a path is protected. ``exclude`` and ``optional`` let requests in without credentials, so they
+match narrowly. ``include`` leaves all other paths open, so it matches widely: also what some routers treat as
+the same path. An ambiguous path is always protected.
 
 The path is the one that the app's router will use: decoded, as the server gives it, below the mount point. It
 is never rebuilt from a URL or the Host header, never normalised, and never matched by a regular expression.

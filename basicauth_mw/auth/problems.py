@@ -84,7 +84,7 @@ class Response(NamedTuple):
         return self.body_prefix + self.request_id.encode() + _BODY_SUFFIX
 
 
-TIMEOUT: Final = Problem(504, "timeout", "The server did not answer in time.")
+TIMEOUT: Final = Problem(504, "timeout", "The server did not respond in time.")
 _INTERNAL: Final = Problem(500, BasicAuthError.code, BasicAuthError.detail)
 
 

@@ -1,7 +1,7 @@
 """Decide that the key backend is unavailable: whatever a store raises becomes a ``BackendError``, a 503.
 
 A circuit breaker keeps requests from waiting for a store that is known to be unavailable. It opens when the
-store has failed a few times in a row and has not answered within the deadline. Then a thread probes the
+store has failed a few times in a row and has not responded within the deadline. Then a thread probes the
 store, and the first success closes the breaker. Each change of state is logged once.
 """
 
@@ -58,10 +58,10 @@ class CircuitBreaker:
     def check(self) -> None:
         """Raise ``BackendUnavailable`` if the breaker is open."""
         if self.is_open:
-            raise BackendUnavailable("it did not answer a moment ago")
+            raise BackendUnavailable("it did not respond a moment ago")
 
     def record_success(self) -> None:
-        """The store answered."""
+        """The store responded."""
         self._success_at = time.monotonic()
         self._failures = 0
         self.is_open = False
@@ -77,7 +77,7 @@ class CircuitBreaker:
         if isinstance(exc, BackendError):
             error = exc
         elif isinstance(exc, TimeoutError):
-            error = BackendUnavailable(f"no answer within {self._deadline_s:g} s")
+            error = BackendUnavailable(f"no response within {self._deadline_s:g} s")
         elif isinstance(exc, QueueFull):
             error = BackendUnavailable("too many lookups are waiting")
         else:

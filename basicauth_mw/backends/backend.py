@@ -148,7 +148,7 @@ class Backend:
 
         Raises:
             InvalidKey: The id cannot be encoded as UTF-8.
-            BackendUnavailable: The store does not answer within ``backend_deadline_s`` seconds.
+            BackendUnavailable: The store does not respond within ``backend_deadline_s`` seconds.
             UnreadableRecord: The record is damaged.
         """
         ends_at = self._reader.deadline()

@@ -57,7 +57,7 @@ class MemoryStore:
                 self._password_ids.add(record.client_id)
             else:
                 self._password_ids.discard(record.client_id)
-            self._forget_uses(record)
+            self._prune_uses(record)
             self._announce(record.client_id)
             return True
 
@@ -112,7 +112,7 @@ class MemoryStore:
     def close(self) -> None:
         """Do nothing: the keys stay."""
 
-    def _forget_uses(self, record: Key) -> None:
+    def _prune_uses(self, record: Key) -> None:
         if used := self._used.get(record.client_id):
             kept = {secret.created_at for secret in record.secrets} | {max(used, key=lambda made: used[made])}
             self._used[record.client_id] = {made: at for made, at in used.items() if made in kept}

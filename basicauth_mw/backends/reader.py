@@ -148,7 +148,7 @@ class StoreReader:
         With ``for_password``, ``has_password_hashes`` is up to date afterwards.
 
         Raises:
-            BackendUnavailable: The store did not answer, or not with the key.
+            BackendUnavailable: The store did not respond, or returned something else.
         """
         try:
             if not self._is_ready(for_password):

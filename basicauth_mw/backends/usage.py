@@ -99,7 +99,7 @@ class UsageRecorder:
         self._hit_sources.append(weakref.WeakMethod(drain_hits))
 
     def stop(self) -> threading.Thread | None:
-        """Tell the thread to write what is recorded and stop; return it if it is running."""
+        """Make the thread write what is recorded and stop; return it if it is running."""
         thread = self._thread.stop()
         self._recorded.set()
         return thread

@@ -108,7 +108,7 @@ def secret_from_prompt(*, confirm: bool) -> str:
 
 
 def stdin_is_terminal() -> bool:
-    """Whether questions can be answered."""
+    """Whether the user can be prompted."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
@@ -119,11 +119,11 @@ def stdin() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def confirm(question: str) -> bool:
-    """Ask a question on the terminal. Without a terminal, the answer is yes."""
+def confirm(prompt: str) -> bool:
+    """Ask for confirmation on the terminal; without a terminal, return True."""
     if not stdin_is_terminal():
         return True
-    typer.echo(f"{escape_control(question)} [y/N] ", nl=False, err=True)
+    typer.echo(f"{escape_control(prompt)} [y/N] ", nl=False, err=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

@@ -91,10 +91,10 @@ class KeyScan:
             )
         bad = self._unreadable.count + self._damaged.count + self._without_pepper.count
         if self._is_complete and not (self._has_active or bad):
-            held = "only keys that are expired, disabled or revoked" if self._scanned else "no key"
+            found = "only keys that are expired, disabled or revoked" if self._scanned else "no key"
             yield Finding(
                 "no_active_key",
-                f"the backend holds {held}, so every request is refused",
+                f"the backend has {found}, so every request is refused",
                 "create a key:  basicauth-mw keys create --name NAME"
                 if isinstance(self._backend.store, Store)
                 else "add a key where the backend reads them from",

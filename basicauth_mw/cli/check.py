@@ -97,7 +97,7 @@ def _configured_in(target: str) -> tuple[Settings, Backend]:
     authenticator = find_authenticator(found, build=True)
     if authenticator is None:
         raise ConfigurationError(
-            f"--app: {target} has no BasicAuthMiddleware, so it answers every request without a key: "
+            f"--app: {target} has no BasicAuthMiddleware, so it serves every request without a key: "
             "wrap it, or call install(app) or BasicAuth(app)"
         )
     return authenticator.settings, authenticator.backend
@@ -111,7 +111,7 @@ def _problems_of(backend: Backend, scan: KeyScan, advance: partial[None]) -> Ite
         if backend.feed.has_password_hashes and find_spec("argon2") is None:
             yield Finding(
                 MissingExtra.code,
-                "the backend holds password hashes, which cannot be verified without argon2-cffi",
+                "the backend has password hashes, which cannot be verified without argon2-cffi",
                 "run  pip install 'basicauth_mw[passwords]'",
             )
         scan.run(advance)

@@ -83,7 +83,7 @@ def _members(value: object, limit: int | None = None) -> list[tuple[str, Any]]:
     return [(str(name), member) for name, member in items]
 
 
-def _given(holder: Mapping[str, Any]) -> object:
+def _first_example(holder: Mapping[str, Any]) -> object:
     """The first example, default or allowed value of a parameter, a media type or a schema; None: none."""
     examples = holder.get("examples")
     if isinstance(examples, Mapping):  # OpenAPI names them, JSON Schema lists them
@@ -168,11 +168,11 @@ class _Reader:
     def _example(self, holder: Mapping[str, Any]) -> object:
         """The example of a parameter or a media type, or else of its schema; None: none."""
         schema = self._resolve(holder.get("schema"))
-        for value in (_given(holder), _given(schema)):
+        for value in (_first_example(holder), _first_example(schema)):
             if value is not None:
                 return value
         properties = _members(schema.get("properties"), _MAX_MEMBERS)
-        examples = {name: _given(self._resolve(each)) for name, each in properties}
+        examples = {name: _first_example(self._resolve(each)) for name, each in properties}
         return {name: value for name, value in examples.items() if value is not None} or None
 
     def _text(self, value: object, *, is_json: bool = False) -> str:

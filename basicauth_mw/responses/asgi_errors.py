@@ -28,7 +28,7 @@ async def handle_exception(
         is re-raised for the server and error monitors.
     """
     if guard.committed or not isinstance(exc, Exception):
-        await guard.give_up(exc)
+        await guard.discard(exc)
         return False
     if not authenticator.settings.map_errors or (
         guard.holds_whole_response and handles_errors(guard.scope.get("app"))
@@ -38,7 +38,7 @@ async def handle_exception(
     request = guard.request
     is_final = is_refusal(exc)
     if not is_final and (isinstance(guard, HandshakeGuard) or handles_errors(request.get("app"))):
-        await guard.give_up(exc)  # the app's own handler is outside of us and comes next
+        await guard.discard(exc)  # the app's own handler is outside of us and comes next
         return False
     response = authenticator.exception_response(request, exc, client_id=client_id, log_traceback=False)
     await guard.respond(response)

@@ -41,7 +41,7 @@ class HoldTimers(threading.local):
     def __init__(self, hold_s: float) -> None:
         self.hold_s = hold_s
 
-    def forget(self) -> None:
+    def reset_in_child(self) -> None:
         """Drop the timer of an event loop that runs in the parent process only."""
         self.timer = None
 
@@ -69,9 +69,9 @@ class HoldTimer:
         self.is_set = True
         self._older, self.newest = self.newest, set()
         # In an empty context, not in that of the current request.
-        self.loop.call_later(self._period_s, self._go_off, context=Context())
+        self.loop.call_later(self._period_s, self._fire, context=Context())
 
-    def _go_off(self) -> None:
+    def _fire(self) -> None:
         self.is_set = False
         for guard in tuple(self._older):
             guard.release_late(self.loop)
@@ -182,7 +182,7 @@ class ASGIResponseGuard:
         """Send a response instead of the app's."""
         await try_send_response(self.request, self.take(), response)
 
-    async def give_up(self, exc: BaseException) -> None:
+    async def discard(self, exc: BaseException) -> None:
         """Drop what is held, or end a late release, after the app has raised ``exc``."""
         from asyncio import wait
 

@@ -184,7 +184,7 @@ class WSGIResponseGuard:
             del exc  # no cycle of the frame and its exception, as PEP 3333 asks
 
     def _is_socket_ending(self, result: object) -> bool:
-        """Whether a result without a start tells the server that the app has taken the socket over."""
+        """Whether a result without a start signals to the server that the app has taken the socket over."""
         if isinstance(result, list) and not result:
             return True
         return self.takes_socket and (not result or not hasattr(result, "__iter__"))

@@ -54,7 +54,7 @@ class BackgroundThread:
                     self._thread = None
 
     def stop(self) -> threading.Thread | None:
-        """Tell the thread to stop, and return it if it is running. The next ``start`` starts another."""
+        """Signal the thread to stop, and return it if it is running. The next ``start`` starts another."""
         with self._lock:
             thread, closing = self._thread, self._closing
             self._thread, self._closing = None, threading.Event()

@@ -143,7 +143,7 @@ def _schemes(value: object) -> tuple[str, ...]:
 
 def _header_error(name: str) -> str:
     """Say why a header may not hold a key; empty if it may. The name is in lower case."""
-    if "_" in name:  # WSGI, and many proxies, cannot tell it from a hyphen
+    if "_" in name:  # WSGI, and many proxies, cannot distinguish it from a hyphen
         return "must not contain an underscore"
     if not _HEADER_NAME.fullmatch(name):
         return "must be letters, digits and hyphens, as in x-api-key"

@@ -40,7 +40,7 @@ DEADLINE_S = 0.6
 LATE_S = 0.4  # for a busy machine
 BACK_WITHIN_S = 5.0
 NOBODY = 65534
-TIMED_OUT = "no answer within|did not answer in time"
+TIMED_OUT = "no response within|did not respond in time"
 
 
 @dataclass

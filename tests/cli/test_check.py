@@ -87,7 +87,7 @@ def test_check_inspects_an_app(
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("bare", "answers every request without a key"), ("nowhere", "has no attribute"), ("no:way:", "--app")],
+    [("bare", "serves every request without a key"), ("nowhere", "has no attribute"), ("no:way:", "--app")],
 )
 def test_check_reports_an_app_that_is_not_protected(
     cli: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str

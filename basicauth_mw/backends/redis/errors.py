@@ -62,7 +62,7 @@ def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavail
         case exceptions.ResponseError() | exceptions.BusyLoadingError():
             found = _ERROR_CODE.search(str(exc))
             name = type(exc).__name__
-            text = f"{server} answered with an error ({found[0] if found else _CODES.get(name, name)})"
+            text = f"{server} replied with an error ({found[0] if found else _CODES.get(name, name)})"
         case _:
             text = f"{server} {_connection_trouble(exc)}"
     return BackendUnavailable(text)
@@ -89,7 +89,7 @@ def _connection_trouble(exc: BaseException) -> str:
             case MasterNotFoundError() | _AsyncMasterNotFoundError():
                 return "know no master that can be used: check that they are up, and the name of the master"
             case exceptions.TimeoutError() | TimeoutError():
-                return "did not answer in time"
+                return "did not respond in time"
             case FileNotFoundError() | PermissionError():
                 return f"cannot be reached: its socket cannot be opened ({type(each).__name__})"
     return (

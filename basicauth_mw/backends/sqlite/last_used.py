@@ -111,7 +111,7 @@ class LastUsedFile:
                     ],
                 )
 
-    def forget(self, client_id: str) -> None:
+    def delete(self, client_id: str) -> None:
         """Delete the uses of a client."""
         with suppress(BackendUnavailable), self._open_existing() as connection:
             if connection is not None:

@@ -107,7 +107,7 @@ class SqliteStore:
     def delete(self, client_id: str, /) -> bool:
         deleted = self._write(partial(_delete, client_id))
         if deleted:
-            self._last_used.forget(client_id)
+            self._last_used.delete(client_id)
         return deleted
 
     def add(self, records: Sequence[Key], /) -> list[bool]:
@@ -266,7 +266,7 @@ def _put(record: Key, expect_version: int | None, execute: Execute) -> bool:
         _row(record),
     )
     if has_password_hash(record):
-        _note_password(execute)
+        _mark_has_password(execute)
     _announce(execute, record.client_id)
     return True
 
@@ -278,7 +278,7 @@ def _add(rows: Iterable[tuple[int, tuple[str, int, str], bool]], execute: Execut
         if execute(f"{_INSERT} ON CONFLICT (client_id) DO NOTHING", row).rowcount:
             added.add(index)
             if has_password:
-                _note_password(execute)
+                _mark_has_password(execute)
     if added:
         # No id is announced: only found keys are cached, so no cache can hold one of these. But the history
         # of the file goes on, so that a file without these keys is recognized as another.
@@ -305,7 +305,7 @@ def _decode(encoded: bytes) -> str | None:
         return None
 
 
-def _note_password(execute: Execute) -> None:
+def _mark_has_password(execute: Execute) -> None:
     execute("INSERT OR IGNORE INTO facts VALUES ('slow', 1)")
 
 

@@ -172,14 +172,19 @@ class BasicAuthMiddleware:
         if not self.authenticator.settings.map_errors or not (refusal or _is_plain_500(exception)):
             return None
         client_id = getattr(getattr(request, "principal", None), "client_id", None)
-        answer = self.authenticator.exception_response(
+        problem = self.authenticator.exception_response(
             request, exception, client_id=client_id, log_traceback=False
         )
-        response = _to_django(request, answer)
+        response = _to_django(request, problem)
         if not refusal:
             got_request_exception.send(sender=None, request=request)
             log_response(
-                "%s: %s", answer.phrase, request.path, response=response, request=request, exception=exception
+                "%s: %s",
+                problem.phrase,
+                request.path,
+                response=response,
+                request=request,
+                exception=exception,
             )
         return response
 

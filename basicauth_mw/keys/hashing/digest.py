@@ -199,10 +199,10 @@ class Hasher:
 
     def _parse_prefix(self, prefix: str) -> tuple[str, str]:
         """Pepper and salt of a prefix."""
-        form = DIGEST_PREFIX_RE.fullmatch(prefix)
-        if form is None or form[1] not in self._peppers:
+        match = DIGEST_PREFIX_RE.fullmatch(prefix)
+        if match is None or match[1] not in self._peppers:
             raise UnreadableRecord("a stored hash is damaged, or its pepper is not configured")
-        return form[1], form[2]
+        return match[1], match[2]
 
     def _blake2b(self, secret: bytes, pepper: str, salt: str) -> str:
         digest = blake2b(
@@ -221,8 +221,8 @@ def salts(count: int) -> Iterator[str]:
 def salt_of(candidates: Iterable[Secret]) -> str | None:
     """The salt of the first digest, which the next secret of the key shares; None if there is no digest."""
     for candidate in candidates:
-        if form := DIGEST_PREFIX_RE.match(candidate.hash):
-            return form[2]
+        if match := DIGEST_PREFIX_RE.match(candidate.hash):
+            return match[2]
     return None
 
 

@@ -93,19 +93,19 @@ def check_hash(hashed: str) -> None:
     for prefix, name in _UNSUPPORTED.items():
         if hashed.startswith(prefix):
             raise unsupported_scheme(name)
-    if form := ARGON2_RE.fullmatch(hashed):
-        memory, time, lanes = (int(number) for number in form.groups()[:3])
+    if match := ARGON2_RE.fullmatch(hashed):
+        memory, time, lanes = (int(number) for number in match.groups()[:3])
         if not (
             8 * lanes <= memory <= _MAX_ARGON2_MEMORY_KIB
             and time <= _MAX_ARGON2_TIME_COST
             and lanes <= _MAX_ARGON2_LANES
         ):
             raise InvalidKey("this Argon2id hash is out of bounds (at most m=131072, t=8, p=16)")
-        if not all(_is_canonical(part) for part in form.groups()[3:]):
+        if not all(_is_canonical(part) for part in match.groups()[3:]):
             raise InvalidKey("this Argon2id hash is damaged")
         return
-    if form := _BCRYPT_RE.fullmatch(hashed):
-        if not 4 <= int(form[1]) <= _MAX_BCRYPT_COST:
+    if match := _BCRYPT_RE.fullmatch(hashed):
+        if not 4 <= int(match[1]) <= _MAX_BCRYPT_COST:
             raise InvalidKey("this bcrypt hash is out of bounds (cost 4 to 14)")
         return
     raise InvalidKey("not a hash that is understood here: use $argon2id$, $2a$, $2b$ or $2y$")

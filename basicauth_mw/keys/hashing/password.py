@@ -64,9 +64,9 @@ def verify_password(secret: str, hashed: str) -> bool:
 
 def has_current_cost(hashed: str) -> bool:
     """Whether a stored hash is Argon2id with the parameters of ``hash_password``."""
-    form = ARGON2_RE.fullmatch(hashed)
+    match = ARGON2_RE.fullmatch(hashed)
     current = (ARGON2_MEMORY_KIB, ARGON2_TIME_COST, ARGON2_LANES)
-    return form is not None and tuple(map(int, form.groups()[:3])) == current
+    return match is not None and tuple(map(int, match.groups()[:3])) == current
 
 
 _dummy_hash: str | None = None

@@ -110,7 +110,7 @@ CAUSES: dict[str, tuple[Callable[[RedisServer, ExitStack, Path], str], str]] = {
     "TLS server": (tls_server, "if the port expects TLS, use a scheme that begins with rediss"),
     "wrong password": (wrong_password, "refused the user or the password"),
     "nothing there": (nothing_there, "connection was refused"),
-    "silent": (silent, "did not answer in time"),
+    "silent": (silent, "did not respond in time"),
     "no such name": (no_such_name, "host name cannot be resolved"),
 }
 
