@@ -232,23 +232,28 @@ def base_http(app):
     return Basic(app)
 
 
-def fastapi(verify=None):
+def fastapi(verify=None, *, threads: bool = False):
     """A FastAPI app with one ``async def`` route, protected by a dependency on its HTTPBasic if ``verify``.
 
-    The dependency is ``async def``, so that it needs no thread: the fastest form, which blocks the event loop
-    while it verifies.
+    Args:
+        verify: Takes a client ID and a secret, and returns whether they are valid.
+        threads: Whether the dependency is ``def``, as in FastAPI's documentation, and runs in a thread.
+            Otherwise it is ``async def``, which is faster, but blocks the event loop.
     """
     from fastapi import Depends, FastAPI, HTTPException
     from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
     basic = Depends(HTTPBasic())
 
-    async def check(credentials: HTTPBasicCredentials = basic) -> str:
+    def check(credentials: HTTPBasicCredentials = basic) -> str:
         if not verify(credentials.username, credentials.password):
             raise HTTPException(401, headers={"WWW-Authenticate": "Basic"})
         return credentials.username
 
-    api = FastAPI(dependencies=[Depends(check)] if verify else [])
+    async def acheck(credentials: HTTPBasicCredentials = basic) -> str:
+        return check(credentials)
+
+    api = FastAPI(dependencies=[Depends(check if threads else acheck)] if verify else [])
 
     @api.get("/")
     async def hello() -> dict[str, str]:

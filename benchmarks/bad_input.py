@@ -1,8 +1,8 @@
-"""Does bad input make memory grow, or time grow faster than the input?
+"""Can a client make memory grow, or time grow faster than its input?
 
-Two million random ids that nobody has, a million different keys that are all valid, fields of 64 kB, and
-requests with 10,000 header fields, through the middleware over SQLite. Memory is that of the process; time is
-per request in the first and in the last quarter, and per octet or field as the request grows.
+Random unknown IDs and different valid keys from random addresses, header values of 64 kB, and requests with
+10,000 headers, with the keys in SQLite. Memory is that of the process. Time is per request in the first and
+last quarter, and as the request grows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import random
 import tempfile
 import time
+from ipaddress import IPv4Address
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 
 GROWTH_MB = 20
 STEPS = 40
-BATCH = 100  # requests made at a time: many would be most of the memory that is measured
-# Per request, so that noise passes and what is quadratic, 1.0 more each time, does not.
+BATCH = 100  # requests created at a time: many would be most of the measured memory
+# Allows noise, but not quadratic growth, which has the exponent 2.
 LINEAR = 1.25
 
 
-class Everybody(SqliteStore):
-    """A store in which every id is that of a good key."""
+class AllKnown(SqliteStore):
+    """A store in which every ID has a valid key."""
 
     hashed: Secret
 
@@ -49,11 +50,11 @@ class Everybody(SqliteStore):
 async def find(quick: bool, directory: Path) -> Outcome:
     floods, goals = [], []
     unknown = SqliteStore(f"sqlite:///{directory}/unknown.db", create=True)
-    known = Everybody(f"sqlite:///{directory}/known.db", create=True)
+    known = AllKnown(f"sqlite:///{directory}/known.db", create=True)
     dice = random.Random(1)
     for name, count, store in (
-        ("random ids", 50_000 if quick else 2_000_000, unknown),
-        ("different valid keys", 25_000 if quick else 1_000_000, known),
+        ("random IDs", 50_000 if quick else 500_000, unknown),
+        ("different valid keys", 25_000 if quick else 300_000, known),
     ):
         keys = Backend(store, settings=Settings())
         known.hashed = Secret(keys.hasher.digest_secret(SECRET))
@@ -90,16 +91,22 @@ async def find(quick: bool, directory: Path) -> Outcome:
         ]
     memory = Table(
         "Floods",
-        ["of", "MB over the first tenth", "MB over the start", "us a request, first quarter", "last / first"],
+        [
+            "of",
+            "MB since the first tenth",
+            "MB since the start",
+            "us a request, first quarter",
+            "last / first",
+        ],
         floods,
-        "The start is the middleware before its first request; in the first tenth its tables fill up.",
+        "The start is before the first request; in the first tenth the bounded tables fill up.",
     )
     sizes, more = await growing(ours(bare, Backend(unknown, settings=Settings()), throttle=""), quick)
     return Outcome([memory, sizes], goals + more)
 
 
 async def flood(app, field: Callable[[], bytes], count: int) -> tuple[float, float, list[float]]:
-    """MB more than after a tenth, MB more than before, and seconds per request in each quarter."""
+    """MB since the first tenth and since the start, and seconds per request in each quarter."""
     template = scope(None)
     begin = rss_mb()
     tenth, times = 0.0, []
@@ -109,7 +116,12 @@ async def flood(app, field: Callable[[], bytes], count: int) -> tuple[float, flo
             some = min(left, BATCH)
             left -= some
             requests = [
-                {**template, "headers": [*template["headers"], (b"authorization", field())], "state": {}}
+                {
+                    **template,
+                    "client": (f"{IPv4Address(random.getrandbits(32))}", 50000),
+                    "headers": [*template["headers"], (b"authorization", field())],
+                    "state": {},
+                }
                 for _ in range(some)
             ]
             start = time.perf_counter()
@@ -125,32 +137,32 @@ async def flood(app, field: Callable[[], bytes], count: int) -> tuple[float, flo
 
 
 async def growing(app, quick: bool) -> tuple[Table, list[Goal]]:
-    """Requests that grow by the factor of ten, or of two."""
+    """Requests that grow by a factor of ten or two."""
     template = scope(None)
 
     def with_fields(*fields: tuple[bytes, bytes]) -> dict:
         return {**template, "headers": [*template["headers"], *fields]}
 
     kinds: dict[str, tuple[list[int], Callable[[int], dict]]] = {
-        "Authorization, octets": (
+        "Authorization, bytes": (
             [8_000, 16_000, 32_000, 64_000],
             lambda size: with_fields((b"authorization", b"Basic " + b"QUJD" * (size // 4))),
         ),
-        "another field, octets": (
+        "another header, bytes": (
             [8_000, 16_000, 32_000, 64_000],
             lambda size: with_fields((b"x-other", b"x" * size)),
         ),
-        "other fields": (
+        "other headers": (
             [100, 1_000, 10_000],
             lambda count: with_fields(*((b"x-other-%d" % number, b"x") for number in range(count))),
         ),
-        "names as long as Authorization's": (
+        "headers whose names are as long as Authorization": (
             [100, 1_000, 10_000],
             lambda count: with_fields(
                 *((b"x-othername-%d" % (number % 10), b"x") for number in range(count))
             ),
         ),
-        "Authorization fields": (
+        "Authorization headers": (
             [100, 1_000, 10_000],
             lambda count: with_fields(*([(b"authorization", b"Basic " + b"QUJD" * 16)] * count)),
         ),
@@ -167,7 +179,7 @@ async def growing(app, quick: bool) -> tuple[Table, list[Goal]]:
                 samples.append(time.perf_counter() - begin)
             taken[size] = min(samples)
         first, last = sizes[0], sizes[-1]
-        # The exponent of growth: 1 is linear, 2 is quadratic.
+
         exponent = math.log(taken[last] / taken[sizes[-2]]) / math.log(last / sizes[-2])
         rows.append(
             [
@@ -180,7 +192,7 @@ async def growing(app, quick: bool) -> tuple[Table, list[Goal]]:
         goals.append(
             Goal(
                 "input",
-                f"{name} up to {last:,}: time grows by the power of",
+                f"{name} up to {last:,}: exponent of the time",
                 f"{exponent:.2f}",
                 f"<= {LINEAR}",
                 exponent <= LINEAR,
@@ -191,7 +203,7 @@ async def growing(app, quick: bool) -> tuple[Table, list[Goal]]:
         "Requests that grow, refused",
         ["", "smallest", "largest", "exponent of the last step"],
         rows,
-        "The exponent is 1 for what is linear, 2 for what is quadratic.",
+        "Linear growth has the exponent 1, quadratic growth 2.",
     ), goals
 
 

@@ -1,129 +1,148 @@
-"""How much memory does the cache take, and does its bound hold?
+"""How much memory does the cache take, and is it bounded?
 
-By tracemalloc: everything that stays allocated for an entry, counted from the moment the key was found. A
-cache that is full is then offered a million other keys, and refusals.
+By tracemalloc: what becomes free when a full cache is cleared. Every entry belongs to another client, whose
+key was read from SQLite with one scope. Then a full cache is offered many more keys, and refusals.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import tempfile
 import tracemalloc
-from datetime import UTC, datetime
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from asgi_apps import WRONG_FIELD, bare, ours, scope, status_of
+from asgi_apps import UNKNOWN_FIELD, WRONG_FIELD, bare, drop, ours, receive, scope, status_of
 from report import Goal, Outcome, Table, at_most, main
 from rounds import Spread
 
-from basicauth_mw import encode_basic
-from basicauth_mw.auth.cache import VerificationCache
-from basicauth_mw.keys.generated_secrets import generate
-from basicauth_mw.keys.model import Allow, Principal
+from basicauth_mw import encode_basic, open_backend
+from basicauth_mw.keys.generated_secrets import generate, generate_id
+from basicauth_mw.keys.hashing import Hasher
+from basicauth_mw.keys.model import Key, Secret
 
-LIMIT = 250
-MADE_AT = datetime(2026, 1, 1, tzinfo=UTC)
+if TYPE_CHECKING:
+    from basicauth_mw import Backend
+
+LIMIT = 400
+BOUND = 2_000
 
 
-def measured(quick: bool) -> Outcome:
-    entries, offered = (20_000, 50_000) if quick else (100_000, 1_000_000)
-    own = per_entry(entries, lambda number: Allow(Principal(f"id{number:049}")))
-    one = Allow(Principal("one"))
-    shared = per_entry(entries, lambda _number: one)
-    kept = [f"id{number:049}" for number in range(entries)]
-    without_id = per_entry(entries, lambda number: Allow(Principal(kept[number])))
-    bound = bounded(10_000, offered)
-    refusals = asyncio.run(entries_after_refusals())
+async def find(quick: bool, directory: Path) -> Outcome:
+    entries, offered = (5_000, 6_000) if quick else (30_000, 60_000)
+    url = f"sqlite:///{directory}/keys.db"
+    fields = create_keys(url, max(entries, offered))
+    own = await bytes_per_entry(url, fields[:entries])
+    size, grown = await bounded(url, fields[:offered])
+    refusals = await entries_after_refusals()
     table = Table(
         f"Memory of a cache entry, {entries:,} keys",
-        ["entries of", "octets an entry"],
+        ["", ""],
         [
-            ["a client each, all that it owns", f"{own:.0f}"],
-            ["a client each, its id (of 51 octets) not counted", f"{without_id:.0f}"],
-            ["one client, many secrets", f"{shared:.0f}"],
+            ["bytes per entry: a client each, one scope, read from SQLite", f"{own:.0f}"],
+            [f"entries of a cache for {BOUND:,}, after {offered:,} different keys", f"{size:,}"],
+            ["its growth in bytes meanwhile, after it was full", f"{grown:+,}"],
+            ["entries after 1,000 refusals", str(refusals)],
         ],
-        f"A cache of 10,000 that was offered {offered:,} different keys holds {bound[0]:,}; it grew by "
-        f"{bound[1] / 1e6:+.2f} MB meanwhile. After 1,000 refusals it holds {refusals}.",
+        f"A client ID alone is a string of {len(generate_id()) + 49} bytes.",
     )
-    says = "each client has a record, a principal and an id of its own; see the table"
     goals = [
         at_most(
             "memory",
-            f"octets an entry, {entries:,} keys, a client each",
+            "bytes per cache entry: a client each, one scope, read from a store",
             Spread(own, own, own),
             LIMIT,
             unit="",
-            reason=says,
-        ),
-        at_most(
-            "memory",
-            f"octets an entry, {entries:,} secrets of one client",
-            Spread(shared, shared, shared),
-            LIMIT,
-            unit="",
-            reason=says,
+            reason="each client has an ID, a principal, scopes and an entry of its own",
         ),
         Goal(
             "memory",
-            f"entries after {offered:,} different keys",
-            f"{bound[0]:,}, {bound[1] / 1e6:+.2f} MB",
-            "10,000, flat within 1 MB",
-            bound[0] == 10_000 and bound[1] < 1e6,
+            f"a cache for {BOUND:,} after {offered:,} different keys",
+            f"{size:,} entries, {grown / 1e6:+.2f} MB",
+            f"{BOUND:,} entries, within 1 MB",
+            size == BOUND and grown < 1e6,
         ),
-        Goal("memory", "entries after 1,000 refusals", str(refusals), "0", refusals == 0),
+        Goal("memory", "cache entries after 1,000 refusals", str(refusals), "0", refusals == 0),
     ]
     return Outcome([table], goals)
 
 
-def per_entry(entries: int, allow_of) -> float:
-    """Octets that stay allocated."""
-    fields = [b"Basic %052d" % number for number in range(entries)]
-    cache = VerificationCache(3600, entries)
-    gc.collect()
-    tracemalloc.start()
-    for number, field in enumerate(fields):
-        cache.put(field, allow_of(number), secret_created_at=MADE_AT, expires_at=None, stamp=cache.stamp())
-    gc.collect()
-    taken, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return taken / entries
+def create_keys(url: str, count: int) -> list[bytes]:
+    """Create keys with one scope; return their header values."""
+    secret = generate("sk")
+    stored = (Secret(Hasher().digest_secret(secret)),)
+    keys = [Key(generate_id(), scopes=frozenset({"read"}), secrets=stored) for _ in range(count)]
+    with closing(open_backend(url, create=True)) as backend:
+        if not all(backend.store.add(keys)):
+            raise RuntimeError("not every key was written")
+    return [encode_basic(key.client_id, secret).encode() for key in keys]
 
 
-def bounded(size: int, offered: int) -> tuple[int, int]:
-    """Entries in the end, and octets that were added since the cache was full."""
-    cache = VerificationCache(3600, size)
+async def send(app, fields: list[bytes]) -> None:
+    template = scope(None)
+    for field in fields:
+        headers = [*template["headers"], (b"authorization", field)]
+        await app({**template, "headers": headers, "state": {}}, receive, drop)
 
-    def offer() -> None:
-        client_id = generate("id")
-        field = encode_basic(client_id, "x" * 52).encode()
-        allow = Allow(Principal(client_id))
-        cache.put(field, allow, secret_created_at=MADE_AT, expires_at=None, stamp=cache.stamp())
-        cache.get(field)
 
-    tracemalloc.start()
-    # Twice: a dict grows once more while entries come and go.
-    for _ in range(2 * size):
-        offer()
-    cache.drain_hits()
+async def bytes_per_entry(url: str, fields: list[bytes]) -> float:
+    """What becomes free when the cache is cleared, per entry."""
+    with closing(open_backend(url)) as backend:
+        app = ours(bare, backend, cache_ttl_s=3600)
+        cache = app.authenticator._cache
+        tracemalloc.start()
+        await send(app, fields)
+        forget_uses(backend)
+        cache.drain_hits()
+        full = traced()
+        if len(cache) != len(fields):
+            raise RuntimeError(f"{len(cache)} of {len(fields)} keys are cached")
+        cache.clear()
+        empty = traced()
+        tracemalloc.stop()
+    return (full - empty) / len(fields)
+
+
+async def bounded(url: str, fields: list[bytes]) -> tuple[int, int]:
+    """Entries at the end, and bytes added since the cache was full."""
+    with closing(open_backend(url)) as backend:
+        app = ours(bare, backend, cache_ttl_s=3600, cache_size=BOUND)
+        tracemalloc.start()
+        await send(app, fields[: 2 * BOUND])  # twice: a dict grows once more while entries come and go
+        forget_uses(backend)
+        before = traced()
+        await send(app, fields[2 * BOUND :])
+        forget_uses(backend)
+        after = traced()
+        tracemalloc.stop()
+        return len(app.authenticator._cache), after - before
+
+
+def forget_uses(backend: Backend) -> None:
+    """Drop the last uses, a bounded table of its own, so that the IDs in it count for the cache alone."""
+    backend.usage.close()
+    backend.usage._reset()
+
+
+def traced() -> int:
     gc.collect()
-    before, _ = tracemalloc.get_traced_memory()
-    for number in range(offered):
-        offer()
-        if number % size == 0:
-            cache.drain_hits()
-    cache.drain_hits()
-    gc.collect()
-    after, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return len(cache), after - before
+    return tracemalloc.get_traced_memory()[0]
 
 
 async def entries_after_refusals() -> int:
     app = ours(bare, throttle="")
-    wrong = [scope(WRONG_FIELD), scope(encode_basic("nobody", "x").encode()), scope(b"Basic !"), scope(None)]
+    wrong = [scope(WRONG_FIELD), scope(UNKNOWN_FIELD), scope(b"Basic !"), scope(None)]
     for number in range(1_000):
         if await status_of(app, wrong[number % len(wrong)]) != 401:
-            raise RuntimeError("a wrong credential was let in")
-    return len(app._authenticator._cache)
+            raise RuntimeError("a wrong credential was accepted")
+    return len(app.authenticator._cache)
+
+
+def measured(quick: bool) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="basicauth-bench-", ignore_cleanup_errors=True) as directory:
+        return asyncio.run(find(quick, Path(directory)))
 
 
 if __name__ == "__main__":

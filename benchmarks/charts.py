@@ -17,7 +17,7 @@ _MICROSECONDS = "microseconds (log scale)"
 
 
 def cost(valid: dict[str, float], refused: dict[str, dict[str, float]], path: Path) -> None:
-    """Cost per request against peers: added for valid credentials, whole for refused ones."""
+    """Cost per request beside peers: added for valid credentials, whole for refused ones."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6))
     names = sorted(valid, key=valid.__getitem__, reverse=True)
     _bars(left, names, [valid[name] for name in names], [_colour(name) for name in names])
@@ -39,7 +39,7 @@ def cost(valid: dict[str, float], refused: dict[str, dict[str, float]], path: Pa
 
 
 def keys(series: dict[str, dict[str, float]], path: Path) -> None:
-    """Cost against the number of keys."""
+    """Cost by the number of keys."""
     figure, axes = plt.subplots(figsize=(8, 4.8))
     styles = {
         "check": ("uncached check, keys in SQLite", OURS, "o-"),
@@ -82,7 +82,7 @@ def revoke(series: dict[str, list[float]], limit_ms: float, path: Path) -> None:
         ordered = sorted(latencies)
         shares = [(place + 1) / len(ordered) for place in range(len(ordered))]
         axes.step(ordered, shares, where="post", label=name)
-    axes.axvline(limit_ms, color="#b03a2e", linestyle="--", label=f"goal: {limit_ms:g} ms at 99 %")
+    axes.axvline(limit_ms, color="#b03a2e", linestyle="--", label=f"goal: {limit_ms:g} ms for 99 %")
     axes.axhline(0.99, color="#b03a2e", linestyle=":", linewidth=0.8)
     axes.set_xlim(0, limit_ms * 1.15)
     axes.set_xlabel("milliseconds from the call of revoke to a worker's first refusal")

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
 
-WARM_UP_S = 0.3
+WARM_UP_S = 0.2
 LIMIT_S = 30.0  # for one response
 _LENGTH = b"\r\ncontent-length:"
 

@@ -1,7 +1,7 @@
-"""What does a cached hit cost when a thousand keys are cached, and what when a million are?
+"""What does a hit cost with many cached keys?
 
-Every call takes another of 20,000 keys that were picked at random, so that a large table is not served from
-the processor's caches. Beside it: taking in a new key when the cache is full.
+Every call takes another of 20,000 random keys, so that a large table is not in the processor's caches. Beside
+it: adding a key to a full cache.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from basicauth_mw import encode_basic
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import Allow, Principal, utcnow
 
-ASKED = 20_000
+SAMPLE = 20_000
 FRESH = 150_000
 
 
 async def find(quick: bool) -> Outcome:
     sizes = [1_000, 10_000, 100_000] if quick else [1_000, 10_000, 100_000, 1_000_000]
     rounds, count = (9, 500) if quick else (41, 2000)
-    calls: dict[str, Call] = {"bare": requests(bare, [b"Basic " + b"x" * 140] * ASKED)}
+    calls: dict[str, Call] = {"bare": requests(bare, [b"Basic " + b"x" * 140] * SAMPLE)}
     for size in sizes:
         app, fields = filled(size)
-        # The same number of octet strings for every size: what is cold is to be the cache alone.
-        asked = [bytes(bytearray(field)) for field in random.Random(1).choices(fields, k=ASKED)]
-        calls[f"hit {size:,}"] = requests(app, asked)
+        # The same number of strings for every size, so that only the cache differs.
+        sample = [bytes(bytearray(field)) for field in random.Random(1).choices(fields, k=SAMPLE)]
+        calls[f"hit {size:,}"] = requests(app, sample)
         calls[f"new {size:,}"] = puts(filled(size)[0])
     times = await measure(calls, rounds=rounds, calls=count)
     first, last = sizes[0], sizes[-1]
@@ -52,7 +52,7 @@ async def find(quick: bool) -> Outcome:
             "x the first (quartiles)",
         ],
         rows,
-        f"{rounds} interleaved rounds, {count} calls of each in a round, over {ASKED:,} keys at random.",
+        f"{rounds} interleaved rounds, {count} calls of each in a round, over {SAMPLE:,} keys at random.",
     )
     goal = at_most(
         "hit",
@@ -65,7 +65,7 @@ async def find(quick: bool) -> Outcome:
 
 
 def filled(size: int):
-    """A middleware whose cache is full, and the fields that are in it."""
+    """A middleware whose cache is full, and the header values in it."""
     app = ours(bare, cache_size=size)
     cache = app._authenticator._cache
     fields = []
@@ -94,7 +94,7 @@ def requests(app, fields: list[bytes]) -> Call:
 def puts(app) -> Call:
     cache = app._authenticator._cache
     now = utcnow()
-    # More than a small cache holds, and more than are put into a large one: each is always new.
+    # More than a small cache holds, and more than are put into a large one, so each is always new.
     fresh = cycle(
         [(encode_basic(f"id{number}", "x" * 49).encode(), f"id{number}") for number in range(FRESH)]
     )

@@ -1,17 +1,17 @@
-"""How many uncached look-ups a second does Redis answer, and what does a single one take?
+"""What does an uncached verification cost with the keys in Redis?
 
-Thirty-two different keys at once, as in one turn of a busy event loop, beside the same number of plain GETs
-gathered over redis-py's own pool; and one alone beside one plain GET. All to one server, in turn. A look-up
-gives a decoded key, and is shown without the decoding too: then it gives octets, as a plain GET does. A check
-is all behind the request's head, verdict included.
+One alone, beside a plain GET; and 32 different keys at once, as in one iteration of a busy event loop, beside
+as many GETs gathered over redis-py's own pool. A lookup returns a decoded key, a GET only bytes. A
+verification is everything between the request's headers and the decision.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from itertools import count as numbers
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 import uvloop
@@ -20,146 +20,114 @@ from report import Outcome, Table, at_least, at_most, main
 from rounds import Call, measure, ratios, spread, us
 
 from basicauth_mw import Settings, open_backend
-from basicauth_mw.auth.runner import arun
-from basicauth_mw.backends.codec import load_for_lookup
+from basicauth_mw.auth.verifier import PendingVerification
 from basicauth_mw.keys.model import Allow
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.redis_server import RedisServer
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 AT_ONCE = 32
 KEYS = 1_000
-MGET = "one MGET, by hand"
-DECODING = "decoding of a look-up"
-GATHER = "gather alone"
+GET, LOOKUP, VERIFICATION = "plain GET", "lookup", "verification"
+MGET = "one MGET, written by hand"
 
 
 async def find(quick: bool, url: str, port: int) -> Outcome:
     backend = open_backend(url, settings=Settings())
     issued = [backend.create() for _ in range(KEYS)]
-    authenticator = ours(None, backend, cache_ttl_s=0)._authenticator
+    authenticator = ours(None, backend, cache_ttl_s=0).authenticator
     ids = [each.client_id for each in issued]
     names = [f"basicauth:1:{{{client_id}}}" for client_id in ids]
     requests = [scope(each.authorization.encode()) for each in issued]
     plain = redis.asyncio.Redis(port=port)
-    store = backend.store
-    records = await plain.mget(names)
-    if None in records:
+    if None in await plain.mget(names):
         raise RuntimeError("the keys are not where the plain GETs look for them")
-    stored = dict(zip(ids, records, strict=True))
-    await store.aget(ids[0])  # connects
 
-    async def get(name: bytes) -> bytes:
-        return await next(iter(store._loops.values())).get(name)
+    async def verify(request: dict) -> None:
+        decision = authenticator.decide(request)
+        if isinstance(decision, PendingVerification):
+            decision = await authenticator.averify(decision)
+        if type(decision) is not Allow:
+            raise RuntimeError("a valid credential was refused")
 
-    async def decode() -> None:
-        for client_id in ids[:AT_ONCE]:
-            load_for_lookup(stored[client_id], client_id)
+    async def mget() -> None:
+        await plain.mget(names[:AT_ONCE])
 
-    async def nothing(_name: str) -> None:
-        pass
-
-    async def check(request: dict) -> None:
-        if type(await arun(authenticator.decide(request), authenticator.reader)) is not Allow:
-            raise RuntimeError("a good credential was refused")
-
-    calls: dict[str, tuple[Any, list[Any]]] = {
-        "plain GET": (plain.get, names),
-        "look-up": (store.aget_record, ids),
-        "look-up, not decoded": (get, [name.encode() for name in names]),
-        "check": (check, requests),
+    functions: dict[str, tuple[Callable[..., Any], list[Any]]] = {
+        GET: (plain.get, names),
+        LOOKUP: (backend.store.aget, ids),
+        VERIFICATION: (verify, requests),
     }
-    parts: dict[str, Call] = {
-        MGET: mget(plain, names),
-        DECODING: decode,
-        GATHER: together(nothing, names),
-    }
-    variants = dict(parts)
-    for name, (function, arguments) in calls.items():
+    variants: dict[str, Call] = {f"{MGET}, at once": mget}
+    for name, (function, arguments) in functions.items():
         variants[f"{name}, alone"] = alone(function, arguments)
-        variants[f"{name}, {AT_ONCE} at once"] = together(function, arguments)
+        variants[f"{name}, at once"] = together(function, arguments)
     rounds, count = (9, 10) if quick else (61, 40)
     times = await measure(variants, rounds=rounds, calls=count)
     await plain.aclose()
     await backend.aclose()
 
-    rows = []
-    for name in calls:
-        one, many = times[f"{name}, alone"], times[f"{name}, {AT_ONCE} at once"]
-        rows.append(
-            [
-                name,
-                us(one),
-                spread(ratios(one, times["plain GET, alone"])).text(),
-                us([taken / AT_ONCE for taken in many]),
-                spread(ratios(times[f"plain GET, {AT_ONCE} at once"], many)).text(),
-            ]
-        )
-    gathered = times[f"plain GET, {AT_ONCE} at once"]
-    for name in parts:
-        rate = spread(ratios(gathered, times[name])).text()
-        rows.append([name, "", "", us([taken / AT_ONCE for taken in times[name]]), rate])
+    def one(name: str):
+        return spread(ratios(times[f"{name}, alone"], times[f"{GET}, alone"]))
+
+    def rate(name: str):
+        return spread(ratios(times[f"{GET}, at once"], times[f"{name}, at once"]))
+
+    rows = [
+        [
+            name,
+            us(times[f"{name}, alone"]) if name in functions else "",
+            one(name).text() if name in functions else "",
+            us([taken / AT_ONCE for taken in times[f"{name}, at once"]]),
+            rate(name).text(),
+        ]
+        for name in [*functions, MGET]
+    ]
     table = Table(
-        "Uncached look-ups in Redis, from an event loop",
+        "Uncached, keys in Redis, on an event loop",
         ["", "alone: us", "x a plain GET", f"{AT_ONCE} at once: us each", "rate, x gathered GETs"],
         rows,
-        f"{rounds} interleaved rounds of at most {count} turns, {KEYS:,} keys, over TCP to 127.0.0.1, "
-        f"uvloop. redis-py {redis.__version__} with hiredis.",
+        f"{rounds} interleaved rounds, {KEYS:,} keys, over TCP to 127.0.0.1, uvloop; redis-py "
+        f"{redis.__version__} with hiredis.",
     )
-    at_once = {name: times[f"{name}, {AT_ONCE} at once"] for name in calls}
-    lone = {name: times[f"{name}, alone"] for name in calls}
-    checks = spread(ratios(at_once["plain GET"], at_once["check"]))
-    octets = spread(ratios(at_once["plain GET"], at_once["look-up, not decoded"]))
-    least = [sum(each) for each in zip(*(times[name] for name in parts), strict=True)]
-    floor = spread(ratios(at_once["plain GET"], least))
     goals = [
         at_least(
             "check",
-            f"Redis, {AT_ONCE} different keys at once: look-ups/s / gathered GETs'",
-            spread(ratios(at_once["plain GET"], at_once["look-up"])),
+            f"Redis, {AT_ONCE} different keys at once: lookups/s / gathered GETs'",
+            rate(LOOKUP),
             1,
-            reason=f"a plain GET gives octets, a look-up a decoded key, which without its decoding comes to "
-            f"{octets.text()}; {MGET}, decoding and gather alone come to {floor.text()}, whole checks to "
-            f"{checks.text()}",
+            reason=f"whole verifications: {rate(VERIFICATION).text()}; {MGET}, not decoded: "
+            f"{rate(MGET).text()}",
         ),
         at_most(
             "check",
-            "Redis, one alone: look-up / plain GET",
-            spread(ratios(lone["look-up"], lone["plain GET"])),
+            "Redis, one alone: lookup / plain GET",
+            one(LOOKUP),
             1.3,
+            reason=f"whole verifications: {one(VERIFICATION).text()}",
         ),
     ]
     return Outcome([table], goals)
 
 
-def mget(plain: redis.asyncio.Redis, names: list[str]) -> Call:
-    """What a batch costs at the least: one command, one reply, nothing decoded."""
-    some = names[:AT_ONCE]
+def alone(function: Callable[..., Any], arguments: list) -> Call:
+    turn = numbers()
 
     async def call() -> None:
-        await plain.mget(some)
+        await function(arguments[next(turn) % len(arguments)])
 
     return call
 
 
-def alone(function, arguments: list) -> Call:
-    place = 0
+def together(function: Callable[..., Any], arguments: list) -> Call:
+    turn = numbers(step=AT_ONCE)
 
     async def call() -> None:
-        nonlocal place
-        place = (place + 1) % len(arguments)
-        await function(arguments[place])
-
-    return call
-
-
-def together(function, arguments: list) -> Call:
-    place = 0
-
-    async def call() -> None:
-        nonlocal place
-        place = (place + AT_ONCE) % (len(arguments) - AT_ONCE)
-        await asyncio.gather(*map(function, arguments[place : place + AT_ONCE]))
+        start = next(turn) % (len(arguments) - AT_ONCE)
+        await asyncio.gather(*map(function, arguments[start : start + AT_ONCE]))
 
     return call
 

@@ -1,4 +1,4 @@
-"""Real server processes for the benchmarks: on 127.0.0.1, each on a free port and a chosen core."""
+"""Server processes on 127.0.0.1, each on a free port and a chosen core."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Server:
     """A running server.
 
     Attributes:
-        port: Where it listens.
-        process: The one that was started.
+        port: The port that it listens on.
+        process: The process that was started.
     """
 
     port: int
@@ -34,7 +34,7 @@ class Server:
 
     @property
     def pids(self) -> list[int]:
-        """It and its children."""
+        """The process and its children."""
         return [self.process.pid, *_children(self.process.pid)]
 
 
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 def uvicorn(app: str, port: int, *more: str) -> list[str]:
-    """What starts it, with an app that a function of ours makes."""
+    """The command that serves the result of a function, such as ``asgi_apps:ours_app``."""
     fast = ("--loop=uvloop", "--http=httptools", "--no-access-log", "--log-level=warning")
     return [sys.executable, "-m", "uvicorn", *fast, f"--port={port}", "--factory", *more, app]
 
@@ -75,16 +75,16 @@ def served(
     """Run a server until the end of the block.
 
     Args:
-        command: What starts it.
-        port: Where it will listen.
-        cores: Where it may run.
-        settings: For its environment, which has no settings of ours but these.
+        command: Starts the server.
+        port: The port that it will listen on.
+        cores: The cores that it may use.
+        settings: Variables for its environment, which otherwise has no settings of this package.
 
     Raises:
-        RuntimeError: It does not listen in time.
+        RuntimeError: The server does not listen in time.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
-    with tempfile.TemporaryFile() as log:  # no pipe: waitress logs a line for whatever has to wait
+    with tempfile.TemporaryFile() as log:  # no pipe, which could fill up: waitress logs each queued request
         process = subprocess.Popen(
             command,
             cwd=HERE,
@@ -109,7 +109,7 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
     while time.monotonic() < end:
         if process.poll() is not None:
             log.seek(0)
-            raise RuntimeError(f"the server ended at once: {log.read()[-500:].decode(errors='replace')}")
+            raise RuntimeError(f"the server exited: {log.read()[-500:].decode(errors='replace')}")
         with suppress(OSError):
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return

@@ -1,8 +1,7 @@
-"""Does a slow hash hold the event loop up?
+"""Does a password hash block the event loop?
 
-A heartbeat is to beat every millisecond while requests with a secret that a person chose are verified, one
-after another; how late it comes is how long something held the loop. The same while nothing happens is the
-control: what of it is the machine.
+A heartbeat is due every millisecond while passwords are verified, one after another. How late it is shows for
+how long the loop was blocked. The control is the same without requests.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from rounds import spread
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.keys.model import Key, Secret
 
-SECRET = "a secret that a person chose"
+SECRET = "a password of a person"
 BEAT_S = 0.001
 LIMIT_MS = 5.0
 
 
 class Heart:
-    """How late each beat came, in milliseconds."""
+    """Records how late each beat is, in milliseconds."""
 
     def __init__(self) -> None:
         self.late: list[float] = []
@@ -48,7 +47,7 @@ async def find(quick: bool, directory: Path) -> Outcome:
         "Argon2id (t=2, m=19 MiB, p=1)": scope(encode_basic(argon2, SECRET).encode()),
         "bcrypt, cost 10": scope(encode_basic("bcrypt", SECRET).encode()),
     }
-    for request in requests.values():  # what is made once per process is made now
+    for request in requests.values():  # create what is created once per process
         await status_of(app, request)
     late: dict[str, list[float]] = {"nothing (control)": [], **{name: [] for name in requests}}
     took: dict[str, list[float]] = {name: [] for name in late}
@@ -59,11 +58,11 @@ async def find(quick: bool, directory: Path) -> Outcome:
             begin = time.perf_counter()
             if name in requests:
                 if await status_of(app, requests[name]) != 200:
-                    raise RuntimeError("a good credential was refused")
+                    raise RuntimeError("a valid credential was refused")
             else:
                 await asyncio.sleep(0.05)
             took[name].append((time.perf_counter() - begin) * 1e3)
-            await asyncio.sleep(2 * BEAT_S)  # a beat that is late is still counted
+            await asyncio.sleep(2 * BEAT_S)  # count a late beat too
             task.cancel()
             beats += heart.late
     await keys.aclose()
@@ -81,7 +80,7 @@ async def find(quick: bool, directory: Path) -> Outcome:
             ]
         )
     table = Table(
-        "A heartbeat beside a slow hash",
+        "A heartbeat beside a password hash",
         ["verified meanwhile", "took ms (quartiles)", "beats", "late ms: median", "99 %", "most"],
         rows,
         f"Beats are due every {BEAT_S * 1e3:g} ms.",
@@ -90,12 +89,12 @@ async def find(quick: bool, directory: Path) -> Outcome:
     goals = []
     for name in requests:
         most = late[name][-1]
-        # A machine that holds the loop up by itself cannot tell.
+        # Void if the machine itself is that late.
         holds = True if most <= LIMIT_MS else None if control > LIMIT_MS else False
         goals.append(
             Goal(
                 "password",
-                f"event loop held by {name}, most",
+                f"event loop blocked by {name}, at most",
                 f"{most:.1f} ms (control {control:.1f})",
                 f"<= {LIMIT_MS:g} ms",
                 holds,

@@ -1,9 +1,10 @@
-"""Does the time of a refusal tell what was refused?
+"""Does the time of a refusal reveal its reason?
 
-Whole ASGI requests in this process, in pairs: one of each of two kinds, in random order, over and over. What
-counts is the median of the differences within the pairs, and the interval that holds it with 99 % confidence.
-It is to lie within 2 us, and within 1 % of what a request costs; with a slow hash, or with many at once, the
-second alone. A run counts only if planted faults are found, and none where there is none: else it is void.
+Whole ASGI requests in this process, in pairs: one of each of two kinds, in random order. The figure is the
+median of the differences within the pairs, with its 99 % confidence interval. It must be within 2 us, and
+within 1 % of the cost of a request; with a password hash, or for many requests at once, only the latter. The
+controls are planted faults, which must be found, and pairs of one kind, in which nothing must be found. If a
+control fails, the run is void.
 """
 
 from __future__ import annotations
@@ -41,30 +42,31 @@ CONFIDENCE = 0.99
 LIMIT_US = 2.0
 LIMIT_SHARE = 0.01
 AT_ONCE = 50
-CLIENTS = 64  # of each kind: a figure is not to be one of a single record
+CLIENTS = 64  # of each kind, so that a figure does not depend on one record
 NEVER_S = 86_400.0
 
 Fields = list[bytes]
 
 
-# --- what is measured
+# --- requests
 
 
 class Keys:
-    """A store with keys of every kind, and fields that are refused.
+    """A store with keys of every kind, and header values that are refused.
 
     Args:
-        url: Of the store.
-        chosen: The secrets are ones that a person chose, so each check is one slow hash.
+        url: The URL of the store.
+        passwords: Whether the secrets are passwords, so that each verification computes a password hash.
+        clients: Number of keys of each kind.
     """
 
-    def __init__(self, url: str, *, chosen: bool = False, clients: int = CLIENTS) -> None:
+    def __init__(self, url: str, *, passwords: bool = False, clients: int = CLIENTS) -> None:
         self.backend = open_backend(url, settings=Settings(), create=True)
-        self._chosen = chosen
+        self._passwords = passwords
         self._clients = clients
-        # As many secrets as clients, and no more: a slow hash each would take long.
+        # Only two kinds with passwords, since each takes a password hash to create.
         self._secrets = {kind: [self._secret() for _ in range(clients)] for kind in ("live", "revoked")}
-        if not chosen:
+        if not passwords:
             self._secrets |= {
                 kind: [self._secret() for _ in range(clients)] for kind in ("expired", "disabled", "big")
             }
@@ -74,10 +76,10 @@ class Keys:
 
     @staticmethod
     def _id(kind: str, number: int) -> str:
-        return f"{kind:->12}-{number:03}"  # all of one length
+        return f"{kind:->12}-{number:03}"  # all have one length
 
     def _secret(self) -> str:
-        return random.randbytes(12).hex() if self._chosen else generate("sk")
+        return random.randbytes(12).hex() if self._passwords else generate("sk")
 
     def _make(self, kind: str, client_id: str, secret: str) -> None:
         backend = self.backend
@@ -92,7 +94,7 @@ class Keys:
                 key: Key = backend.store.get(client_id)
                 ended = replace(key, expires_at=utcnow() - timedelta(days=1), version=key.version + 1)
                 if not backend.store.put(ended, key.version):
-                    raise RuntimeError("the key was not made to expire")
+                    raise RuntimeError("the key did not expire")
             case "big":
                 for _ in range(7):
                     backend.rotate(client_id, overlap_s=NEVER_S)
@@ -102,21 +104,21 @@ class Keys:
         return [encode_basic(*make(number)).encode() for number in numbers]
 
     def unknown(self) -> Fields:
-        return self._fields(lambda number: (self._id("nobody", number), self._secret()))
+        return self._fields(lambda number: (self._id("unknown", number), self._secret()))
 
     def wrong(self, kind: str = "live") -> Fields:
         return self._fields(lambda number: (self._id(kind, number), self._secret()))
 
     def right(self, kind: str) -> Fields:
-        """The true secrets of keys that have ended."""
+        """The right secrets of keys that are no longer active."""
         return self._fields(lambda number: (self._id(kind, number), self._secrets[kind][number]), 1)
 
     def wrong_at(self, *, last: bool) -> Fields:
-        """The true secrets but for one character, at either end of what is secret in them."""
+        """The right secrets except for the first or last secret character."""
 
         def make(number: int) -> tuple[str, str]:
             secret = self._secrets["live"][number]
-            if self._chosen:
+            if self._passwords:
                 at = len(secret) - 1 if last else 0
                 return self._id("live", number), secret[:at] + other("0123456789abcdef", secret[at]) + secret[
                     at + 1 :
@@ -128,9 +130,9 @@ class Keys:
 
         return self._fields(make)
 
-    def lengths(self, octets: int) -> Fields:
-        """Wrong chosen secrets of one length."""
-        return self._fields(lambda number: (self._id("live", number), random.randbytes(32).hex()[-octets:]))
+    def lengths(self, length: int) -> Fields:
+        """Wrong passwords of one length."""
+        return self._fields(lambda number: (self._id("live", number), random.randbytes(32).hex()[-length:]))
 
     def good(self) -> Fields:
         return self._fields(lambda number: (self._id("live", number), self._secrets["live"][number]), 1)
@@ -146,26 +148,24 @@ def checksum(body: str) -> str:
     return _checksum(body.encode("ascii"))
 
 
-class Site:
-    """A gate over a store, and how long its answers take."""
+class Timed:
+    """A middleware over a store, and how long its responses take."""
 
     def __init__(self, backend: Backend, **settings: Any) -> None:
-        self.authenticator = BasicAuthMiddleware(
-            nobody, backend, settings=Settings(**{"throttle": "", **settings})
-        )
+        self.app = BasicAuthMiddleware(app, backend, settings=Settings(**{"throttle": "", **settings}))
 
-    async def ask(self, field: bytes) -> int:
-        """One request; nanoseconds. The scope is made before the clock starts."""
+    async def send(self, field: bytes) -> int:
+        """Send a request; return nanoseconds. The scope is created before the clock starts."""
         scope = scope_of(field)
         begin = perf_counter_ns()
-        await self.authenticator(scope, receive, drop)
+        await self.app(scope, receive, drop)
         return perf_counter_ns() - begin
 
-    async def ask_many(self, field: bytes) -> int:
-        """As many of one kind at once, until the last is answered."""
+    async def send_many(self, field: bytes) -> int:
+        """Send many requests at once; return nanoseconds until the last response."""
         scopes = [scope_of(field) for _ in range(AT_ONCE)]
         begin = perf_counter_ns()
-        await asyncio.gather(*(self.authenticator(scope, receive, drop) for scope in scopes))
+        await asyncio.gather(*(self.app(scope, receive, drop) for scope in scopes))
         return perf_counter_ns() - begin
 
 
@@ -183,7 +183,7 @@ def scope_of(field: bytes) -> dict[str, Any]:
     }
 
 
-async def nobody(scope: Any, receive: Any, send: Any) -> None:
+async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 
@@ -196,7 +196,7 @@ async def drop(message: Any) -> None:
     pass
 
 
-# --- what is found
+# --- results
 
 
 @dataclass
@@ -205,33 +205,35 @@ class Pair:
 
     Attributes:
         what: Their names.
-        these: Fields of the first kind.
-        those: Of the second.
-        site: Who is asked.
-        other_site: Who is asked for the second kind, if it is another.
-        many: So many at once.
-        known: The sender knows which it is, so only the absolute limit counts.
+        these: Header values of the first kind.
+        those: Header values of the second kind.
+        site: The middleware.
+        other_site: The middleware for the second kind, if it is another one.
+        many: Whether ``AT_ONCE`` are sent at the same time.
+        known: Whether the client knows which kind it sends, so that only the absolute limit counts.
     """
 
     what: str
     these: Fields
     those: Fields
-    site: Site
-    other_site: Site | None = None
+    site: Timed
+    other_site: Timed | None = None
     many: bool = False
     known: bool = False
 
 
 @dataclass
 class Finding:
-    """What a pair has shown.
+    """The result of a pair.
 
     Attributes:
-        pairs: How many.
-        cost_us: The median of the second kind.
-        low_us: From here,
-        middle_us: over the median of the differences,
-        high_us: to here.
+        what: The names of the kinds.
+        pairs: Number of pairs.
+        cost_us: Median time of the second kind.
+        low_us: Lower end of the confidence interval.
+        middle_us: Median of the differences.
+        high_us: Upper end of the confidence interval.
+        limits_us: The absolute limit, and the one relative to the cost; None if one does not apply.
     """
 
     what: str
@@ -243,7 +245,7 @@ class Finding:
     limits_us: tuple[float | None, float | None]
 
     def within(self, limit_us: float | None) -> bool | None:
-        """Whether the difference is within a limit; None: the interval is too wide to tell."""
+        """Whether the difference is within a limit; None if the interval is too wide to say."""
         if limit_us is None:
             return None
         if -limit_us <= self.low_us and self.high_us <= limit_us:
@@ -252,7 +254,7 @@ class Finding:
 
     @property
     def holds(self) -> bool | None:
-        """Whether it is within all limits that there are; None: that cannot be told."""
+        """Whether it is within all limits; None if the intervals are too wide to say."""
         verdicts = {self.within(limit) for limit in self.limits_us if limit is not None}
         return False if False in verdicts else None if None in verdicts else True
 
@@ -265,7 +267,7 @@ class Finding:
         return self.middle_us / self.cost_us
 
     def row(self) -> list[str]:
-        words = {True: "yes", False: "NO", None: "cannot tell"}
+        words = {True: "yes", False: "NO", None: "unclear"}
         verdicts = ["" if limit is None else words[self.within(limit)] for limit in self.limits_us]
         return [
             self.what,
@@ -278,10 +280,10 @@ class Finding:
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """The median, and the interval of its percentile bootstrap.
+    """The median and its confidence interval, by the percentile bootstrap.
 
-    A bootstrap of a median needs no resampling: a resample's median is at most the k-th smallest figure if at
-    least half of its draws are, which is a binomial, and for so many figures a normal distribution.
+    The bootstrap of a median needs no resampling: the median of a resample is at most the k-th smallest
+    figure if at least half of its draws are, which is binomially distributed, so for many figures normally.
     """
     ordered, count = sorted(differences), len(differences)
     half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * sqrt(count) / 2
@@ -290,10 +292,10 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
 
 
 async def compare(pair: Pair, pairs: int, *, slow: bool = False) -> Finding:
-    """Ask in pairs, each in random order, and look at the differences."""
+    """Send pairs, each in random order, and compare the times."""
     rng = random.Random(os.urandom(8))
     first, second = pair.site, pair.other_site or pair.site
-    ask_first, ask_second = (first.ask_many, second.ask_many) if pair.many else (first.ask, second.ask)
+    send_first, send_second = (first.send_many, second.send_many) if pair.many else (first.send, second.send)
     differences, costs = [], []
     warm_up = min(pairs, 10 if slow or pair.many else 1000)
     gc.collect()
@@ -302,10 +304,10 @@ async def compare(pair: Pair, pairs: int, *, slow: bool = False) -> Finding:
         for number in range(-warm_up, pairs):
             this, that = rng.choice(pair.these), rng.choice(pair.those)
             if rng.random() < 0.5:
-                here, there = await ask_first(this), await ask_second(that)
+                here, there = await send_first(this), await send_second(that)
             else:
-                there = await ask_second(that)
-                here = await ask_first(this)
+                there = await send_second(that)
+                here = await send_first(this)
             if number >= 0:
                 differences.append((here - there) / 1e3)
                 costs.append(there / 1e3)
@@ -322,18 +324,18 @@ async def compare(pair: Pair, pairs: int, *, slow: bool = False) -> Finding:
     return Finding(pair.what, pairs, cost, low, middle, high, limits)
 
 
-# --- the faults that are planted
+# --- planted faults
 
 
-class Hasty(Hasher):
-    """Does not hash where nothing is stored: the unknown id is answered early."""
+class EarlyReturn(Hasher):
+    """Computes no digest for an unknown ID."""
 
     def verify_digest(self, secret: str, stored: Any, **shape: Any) -> Any:
         return None if stored is self.decoy_secrets else super().verify_digest(secret, stored, **shape)
 
 
-class Sloppy(Hasher):
-    """Hashes for an unknown id as well, and then compares with nothing: a decoy that is too cheap."""
+class CheapDecoy(Hasher):
+    """Computes a digest for an unknown ID, but compares it with nothing."""
 
     def verify_digest(self, secret: str, stored: Any, **shape: Any) -> Any:
         if stored is not self.decoy_secrets:
@@ -343,27 +345,27 @@ class Sloppy(Hasher):
 
 
 def cheap_decoy() -> str:
-    """Half the passes of a real one."""
+    """A dummy password hash with half the cost."""
     from argon2 import PasswordHasher
 
     from basicauth_mw.keys.hashing import ARGON2_LANES, ARGON2_MEMORY_KIB, ARGON2_TIME_COST
 
-    return PasswordHasher(ARGON2_TIME_COST // 2, ARGON2_MEMORY_KIB, ARGON2_LANES).hash("nobody's")
+    return PasswordHasher(ARGON2_TIME_COST // 2, ARGON2_MEMORY_KIB, ARGON2_LANES).hash("dummy")
 
 
-def planted(keys: Keys, kind: type[Hasher]) -> Site:
-    """A gate over the same keys with a fault in it."""
+def planted(keys: Keys, kind: type[Hasher]) -> Timed:
+    """A middleware over the same keys, with a fault."""
     real = keys.backend.hasher
     with mock.patch.object(keys.backend, "hasher", kind()) as faulty:
         faulty.__dict__.update(real.__dict__)
-        return Site(keys.backend)
+        return Timed(keys.backend)
 
 
 # --- the run
 
 
 async def find(quick: bool, stack: ExitStack) -> Outcome:
-    many = 8_000 if quick else 40_000
+    many = 8_000 if quick else 30_000
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="basicauth-bench-")))
     outcome = Outcome()
     controls: list[tuple[Finding, bool]] = []
@@ -371,23 +373,23 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
 
     for name, url, pairs in (
         ("memory", "memory:", many),
-        ("SQLite", f"sqlite:///{directory}/minted.db", many // 4),
+        ("SQLite", f"sqlite:///{directory}/generated.db", many // 4),
     ):
         keys = Keys(url)
         stack.callback(keys.backend.close)
         found = [await compare(pair, pairs) for pair in await alone(keys)]
         found += [await compare(pair, max(200, pairs // 100)) for pair in together(keys)]
-        findings.append((f"{name}, minted secrets", found))
+        findings.append((f"{name}, generated secrets", found))
         controls += [
             (await compare(same(keys), pairs), False),
-            (await compare(fault(keys, "planted early return", Hasty), pairs), True),
-            (await compare(fault(keys, "planted cheap decoy", Sloppy), pairs), True),
+            (await compare(fault(keys, "planted early return", EarlyReturn), pairs), True),
+            (await compare(fault(keys, "planted cheap decoy", CheapDecoy), pairs), True),
         ]
 
-    keys = Keys(f"sqlite:///{directory}/chosen.db", chosen=True, clients=8)
+    keys = Keys(f"sqlite:///{directory}/passwords.db", passwords=True, clients=8)
     stack.callback(keys.backend.close)
     pairs = 40 if quick else 300
-    site = Site(keys.backend)
+    site = Timed(keys.backend)
     slow = [
         Pair("unknown / wrong secret", keys.unknown(), keys.wrong(), site),
         Pair("wrong first / wrong last character", keys.wrong_at(last=False), keys.wrong_at(last=True), site),
@@ -397,7 +399,7 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
     found = [await compare(pair, pairs, slow=True) for pair in slow]
     crowd = Pair(f"unknown / wrong secret, {AT_ONCE} at once", keys.unknown(), keys.wrong(), site, many=True)
     found.append(await compare(crowd, pairs, slow=True))
-    findings.append(("SQLite, chosen secrets (Argon2id)", found))
+    findings.append(("SQLite, passwords (Argon2id)", found))
     control = Pair("same kind twice", keys.unknown(), keys.unknown(), site)
     controls.append((await compare(control, pairs, slow=True), False))
     decoy = cheap_decoy()
@@ -416,9 +418,9 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
 
 async def alone(keys: Keys) -> list[Pair]:
     """One request after the other."""
-    site, warm = Site(keys.backend), Site(keys.backend)
+    site, warm = Timed(keys.backend), Timed(keys.backend)
     for field in keys.good():
-        await warm.ask(field)  # from here on it remembers them
+        await warm.send(field)  # fills its cache
     unknown, wrong = keys.unknown(), keys.wrong()
     return [
         Pair("unknown / wrong secret", unknown, wrong, site),
@@ -428,12 +430,12 @@ async def alone(keys: Keys) -> list[Pair]:
         Pair("disabled / unknown", keys.right("disabled"), unknown, site),
         Pair("wrong, nothing cached / its key cached", wrong, wrong, site, warm),
         Pair("smallest / biggest record", wrong, keys.wrong("big"), site),
-        Pair("chosen secret of 1 / 64 characters", keys.lengths(1), keys.lengths(64), site, known=True),
+        Pair("password of 1 / 64 characters", keys.lengths(1), keys.lengths(64), site, known=True),
     ]
 
 
 def together(keys: Keys) -> list[Pair]:
-    site = Site(keys.backend)
+    site = Timed(keys.backend)
     return [
         Pair(f"unknown / wrong secret, {AT_ONCE} at once", keys.unknown(), keys.wrong(), site, many=True),
         Pair(f"revoked / unknown, {AT_ONCE} at once", keys.right("revoked"), keys.unknown(), site, many=True),
@@ -441,7 +443,7 @@ def together(keys: Keys) -> list[Pair]:
 
 
 def same(keys: Keys) -> Pair:
-    return Pair("same kind twice", keys.unknown(), keys.unknown(), Site(keys.backend))
+    return Pair("same kind twice", keys.unknown(), keys.unknown(), Timed(keys.backend))
 
 
 def fault(keys: Keys, what: str, kind: type[Hasher]) -> Pair:
@@ -451,7 +453,7 @@ def fault(keys: Keys, what: str, kind: type[Hasher]) -> Pair:
 def judged(
     outcome: Outcome, findings: list[tuple[str, list[Finding]]], controls: list[tuple[Finding, bool]]
 ) -> Outcome:
-    """The tables, and a goal for each store: void where the controls do not work."""
+    """The tables, and a goal for each store; void if a control failed."""
     works = all((finding.holds is False) == wanted for finding, wanted in controls)
     columns = ["pair", "pairs", "cost, us", "median difference, us (99 %)", "of the cost"]
     for title, found in findings:
@@ -461,22 +463,22 @@ def judged(
         vague = [finding for finding in found if finding.holds is None]
         holds = None if not works else False if bad else None if vague else True
         worst = max(found, key=lambda finding: abs(finding.share))
-        says = "; ".join(
+        reason = "; ".join(
             f"{finding.what}: {finding.middle_us:+.2f} us, {finding.share:+.1%}" for finding in bad
         )
         if not works:
-            says = "a control failed: this run is void"
+            reason = "a control failed: this run is void"
         elif vague and not bad:
-            says = f"too few pairs, or too noisy, for {', '.join(finding.what for finding in vague)}"
+            reason = f"too few pairs, or too noisy: {', '.join(finding.what for finding in vague)}"
         measured = f"worst: {worst.what}, {worst.interval} us"
         goal = f"within {LIMIT_US:g} us and 1 %"
-        outcome.goals.append(Goal("timing", f"time of a refusal, {title}", measured, goal, holds, says))
+        outcome.goals.append(Goal("timing", f"time of a refusal, {title}", measured, goal, holds, reason))
     shown = [
         [*finding.row()[:5], "yes" if finding.holds is False else "no", "yes" if wanted else "no"]
         for finding, wanted in controls
     ]
-    note = "" if works else "A control failed: this run is VOID, whatever stands above."
-    title = "Controls: planted faults, which must be found, and none where there is none"
+    note = "" if works else "A control failed: this run is void, whatever the tables above show."
+    title = "Controls: planted faults must be found, and nothing in equal pairs"
     outcome.tables.append(Table(title, [*columns, "found", "must be"], shown, note))
     return outcome
 
