@@ -37,8 +37,16 @@ middlewares = [
     ASGIMiddleware(ASGIMiddleware(by_hand), exclude=["/health"]),
     # Each setting takes its own type, or text as in the environment.
     ASGIMiddleware(
-        by_hand, exclude=("/health",), require_https=True, timeout_s=5, cache_size=10, pepper=["a"]
+        by_hand,
+        include=["/api/*"],
+        exclude=("/health",),
+        optional="/feed",
+        require_https=True,
+        timeout_s=5,
+        cache_size=10,
+        pepper=["a"],
     ),
+    ASGIMiddleware(by_hand, include=["/api/*"], optional="/feed"),
     ASGIMiddleware(by_hand, exclude="/health,/docs/*", require_https="yes", timeout_s="5", cache_size="10"),
     ASGIMiddleware(
         by_hand, timeout_s=None, root_path=None, settings=Settings(realm="api"), backend=open_backend()
