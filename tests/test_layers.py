@@ -31,7 +31,7 @@ LAYERS = [
     ["runtime.background", "runtime.pool", "runtime.single_flight", "runtime.thread_local"],
     # keys: values and the rules for them
     ["keys"],
-    ["keys.model"],
+    ["keys.model", "keys.escaping"],
     ["keys.scopes", "keys.authorization_header", "keys.generated_secrets"],
     ["keys.validation", "keys.audit"],
     ["keys.hashing.formats"],

@@ -6,7 +6,6 @@ visible text: control characters, escape sequences and bidirectional overrides a
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +14,7 @@ from typer import echo
 
 from ..errors import BasicAuthError
 from ..keys import lifecycle
+from ..keys.escaping import escape_control
 from ..keys.model import Key, Secret, utcnow
 
 # The random part of a generated secret, whatever its prefix. Client IDs of the earlier, long form are public.
@@ -36,18 +36,6 @@ def reason_of(exc: OSError) -> str:
     """The file name and what the operating system says about it."""
     reason = (exc.strerror or type(exc).__name__).lower()
     return f"{exc.filename}: {reason}" if exc.filename else reason
-
-
-def escape_control(text: str) -> str:
-    """Escape everything that is not visible, as Python does; spaces remain."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character.isprintable() or unicodedata.category(character) == "Zs"
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
 
 
 def echo_error(text: str) -> None:

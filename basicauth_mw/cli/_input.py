@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 import typer
 
 from ..errors import InvalidKey
+from ..keys.escaping import escape_control
 from ..keys.model import utcnow
 from ..keys.validation import parse_duration
-from ._echo import CommandError, escape_control
+from ._echo import CommandError
 from .transfer.jsonl import DuplicateName, strict_json_loads
 
 # Far more than the longest secret; a limit for a pipe that was connected by mistake.

@@ -12,8 +12,9 @@ from typer import echo
 
 from ..backends.backend import Backend
 from ..errors import UnreadableRecord
+from ..keys.escaping import escape_control
 from ..keys.model import Key
-from ._echo import current_state, escape_control
+from ._echo import current_state
 
 _ROWS_PER_PART = 500
 

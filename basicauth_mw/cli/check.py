@@ -15,10 +15,11 @@ from ..auth.discovery import find_authenticator
 from ..auth.path_rules import PathRules
 from ..backends.backend import Backend, open_backend
 from ..errors import ConfigurationError, MissingExtra
+from ..keys.escaping import escape_control
 from ..keys.generated_secrets import ID_PREFIX, generate
 from ..serve import load
 from ..settings import FIELDS, SettingField, Settings
-from ._echo import CommandError, echo_json, escape_control
+from ._echo import CommandError, echo_json
 from ._findings import GIVE_ACCESS, Finding, findings_from
 from ._key_scan import KeyScan
 from ._options import AsJson, BackendUrl

@@ -8,9 +8,10 @@ from typer import echo
 
 from ..backends.backend import Backend
 from ..errors import KeyNotFound, UnreadableRecord
+from ..keys.escaping import escape_control
 from ..keys.model import Key
 from . import secrets
-from ._echo import CommandError, echo_error, echo_json, echo_key, echo_secrets, escape_control, key_fields
+from ._echo import CommandError, echo_error, echo_json, echo_key, echo_secrets, key_fields
 from ._input import confirm, parse_expires, parse_metadata
 from ._listing import iter_records, print_table
 from ._options import (

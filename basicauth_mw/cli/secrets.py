@@ -6,6 +6,7 @@ import typer
 from typer import echo
 
 from ..backends.backend import Issued
+from ..keys.escaping import escape_control
 from ..keys.model import utcnow
 from ..keys.validation import SHORT_PASSWORD, is_short_password
 from ._echo import (
@@ -13,7 +14,6 @@ from ._echo import (
     echo_error,
     echo_json,
     echo_key,
-    escape_control,
     isoformat,
     key_fields,
     reason_of,

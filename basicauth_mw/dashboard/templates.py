@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from datetime import UTC
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from ..keys.escaping import escape_control
 from .responses import STYLE, VERSION
 from .strings import ADMIN_SCOPE, LIFETIMES, OVERLAPS, TOKEN
 
@@ -18,17 +18,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 
-def show_control(text: object) -> str:
-    """Escape characters that are invisible or change the direction of text."""
-    plain = str(text)
-    if plain.isprintable():
-        return plain
-    return "".join(
-        each
-        if each.isprintable() or unicodedata.category(each) == "Zs"
-        else each.encode("unicode_escape").decode("ascii")
-        for each in plain
-    )
+def _escape_control(text: object) -> str:
+    return escape_control(str(text))
 
 
 def humanize(duration: timedelta) -> str:
@@ -73,13 +64,13 @@ environment: Final = Environment(
 )
 environment.filters.update(
     ascii=ascii,
+    escape_control=_escape_control,
     humanize=humanize,
     json=json.dumps,
     json_text=partial(json.dumps, ensure_ascii=False, default=str),
     printf=_printf,
     python=_python,
     shell=_shell,
-    show_control=show_control,
 )
 environment.globals.update(
     ADMIN_SCOPE=ADMIN_SCOPE,
