@@ -137,8 +137,8 @@ class PrometheusHook:
     def wrap_cache_get(self, get: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
         count_hit = self._count_hit
 
-        def get_and_count(field: bytes) -> Allow | None:
-            allow = get(field)
+        def get_and_count(header: bytes) -> Allow | None:
+            allow = get(header)
             if allow is not None:
                 count_hit()
             return allow

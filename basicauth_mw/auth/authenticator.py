@@ -128,20 +128,20 @@ class Authenticator(Generic[R]):
         """Decide on a request at once if that needs no I/O, else return the verification to complete."""
         if self._has_rules and (decision := self._exempt_or_https(request)) is not None:
             return decision
-        field = self._authorization(request)
-        if field is None:
+        header = self._authorization(request)
+        if header is None:
             return ANONYMOUS if self.is_optional(request) else self._missing
         throttling = self._throttle.active
-        if not throttling and (allow := self._cached(field)) is not None:
+        if not throttling and (allow := self._cached(header)) is not None:
             return allow
-        if not field.strip(b" \t"):
+        if not header.strip(b" \t"):
             return self._missing  # some servers pass on an empty value for a header that they could not read
         if throttling:
-            if (decision := self._throttled(request, field)) is not None:
+            if (decision := self._throttled(request, header)) is not None:
                 return decision
-            if (allow := self._cached(field)) is not None:
+            if (allow := self._cached(header)) is not None:
                 return allow
-        return self._verifier.parse(field)
+        return self._verifier.parse(header)
 
     def is_optional(self, request: R) -> bool:
         """Whether a request without credentials may reach the app as anonymous."""
@@ -215,18 +215,18 @@ class Authenticator(Generic[R]):
 
     # --- throttling
 
-    def _throttled(self, request: R, field: bytes) -> Decision | None:
+    def _throttled(self, request: R, header: bytes) -> Decision | None:
         address = self._adapter.address(request)
         if not address:
             return None
         try:
-            client_id, _ = decode_basic(field)
+            client_id, _ = decode_basic(header)
         except MalformedCredentials:
             client_id = None
         blocked = self._throttle.check(address, client_id)
         if blocked is None:
             return None
-        if blocked.is_shared and (allow := self._cached(field)) is not None:
+        if blocked.is_shared and (allow := self._cached(header)) is not None:
             return allow
         error = Throttled(retry_after_s=blocked.retry_after_s)
         first_refusal = self._throttle.take_first_refusal(blocked)

@@ -17,7 +17,7 @@ from collections import deque
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..keys.authorization_header import MAX_FIELD_BYTES
+from ..keys.authorization_header import MAX_HEADER_BYTES
 from ..runtime.fork import after_fork
 
 if TYPE_CHECKING:
@@ -110,12 +110,12 @@ class VerificationCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, field: bytes) -> Allow | None:
+    def get(self, header: bytes) -> Allow | None:
         """The decision on a header value that was verified before, or None. Called for every request."""
-        if len(field) > MAX_FIELD_BYTES:
+        if len(header) > MAX_HEADER_BYTES:
             return None
         keyed = self._keyed.copy()
-        keyed.update(field)
+        keyed.update(header)
         entry = self._entries.get(keyed.digest())
         if entry is None:
             return None
@@ -148,7 +148,7 @@ class VerificationCache:
 
     def put(
         self,
-        field: bytes,
+        header: bytes,
         allow: Allow,
         *,
         secret_created_at: int,
@@ -158,7 +158,7 @@ class VerificationCache:
         """Cache a verified credential, unless anything was invalidated since the stamp.
 
         Args:
-            field: The header value that was verified.
+            header: The header value that was verified.
             allow: The decision.
             secret_created_at: Which of the client's secrets it holds.
             expires_at: When the key or the secret expires, whichever is sooner, in seconds since the epoch.
@@ -168,7 +168,7 @@ class VerificationCache:
             return
         epoch, began_at = stamp
         keyed = self._keyed.copy()
-        keyed.update(field)
+        keyed.update(header)
         digest = keyed.digest()
         with self._lock:
             if epoch != self._epoch:

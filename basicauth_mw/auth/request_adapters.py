@@ -1,6 +1,6 @@
 """Read what the decision needs from a request: an ASGI scope, or a WSGI environ.
 
-Both adapters read a field strictly. A header that came more than once counts as absent, and repeated
+Both adapters read headers strictly. A header that came more than once counts as absent, and repeated
 Authorization headers are joined by a comma, which no credential survives.
 """
 
@@ -27,7 +27,7 @@ class RequestAdapter(Protocol[R_contra]):
         """The value of the Authorization header; None if it is absent."""
         ...
 
-    def credential_field(self, request: R_contra, name: str) -> bytes | None:
+    def credential_header(self, request: R_contra, name: str) -> bytes | None:
         """The value of a header that may hold credentials, by its lower-case name; None if it is absent."""
         ...
 
@@ -67,7 +67,7 @@ class ASGIRequest:
         return found
 
     @staticmethod
-    def credential_field(request: Scope, name: str) -> bytes | None:
+    def credential_header(request: Scope, name: str) -> bytes | None:
         wanted = name.encode()
         found = [value for sent, value in request["headers"] if sent.lower() == wanted]
         return b", ".join(found) if found else None
@@ -119,7 +119,7 @@ class WSGIRequest:
         return None if value is None else value.encode("latin-1", "replace")
 
     @staticmethod
-    def credential_field(request: Environ, name: str) -> bytes | None:
+    def credential_header(request: Environ, name: str) -> bytes | None:
         value: str | None = request.get(environ_key(name))
         return None if value is None else value.encode("latin-1", "replace")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from ..keys.authorization_header import MAX_FIELD_BYTES, challenge
+from ..keys.authorization_header import MAX_HEADER_BYTES, challenge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,14 +95,14 @@ class CredentialReader(Generic[R]):
     def _sent(self, request: R) -> Iterator[tuple[str | None, bytes]]:
         """The scheme and the Basic credentials of each header; these are empty if the header is."""
         for header in self._headers:
-            field = self._adapter.credential_field(request, header)
-            if field is None:
+            sent = self._adapter.credential_header(request, header)
+            if sent is None:
                 continue
-            value = field.strip(b" \t")
+            value = sent.strip(b" \t")
             if not value:
                 yield None, b""
-            elif len(field) > MAX_FIELD_BYTES:
-                yield None, field
+            elif len(sent) > MAX_HEADER_BYTES:
+                yield None, sent
             elif header != _AUTHORIZATION:
                 yield _HEADER + header, b"Basic " + value
             else:

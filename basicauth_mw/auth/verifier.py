@@ -70,13 +70,13 @@ class PendingVerification:
         is_generated: Whether the secret has the shape of a generated one, which needs no password hash.
     """
 
-    __slots__ = ("_field", "_secret", "_stamp", "_verifier", "client_id", "is_generated")
+    __slots__ = ("_header", "_secret", "_stamp", "_verifier", "client_id", "is_generated")
 
     def __init__(
-        self, verifier: Verifier, field: bytes, client_id: str, secret: str, *, is_generated: bool
+        self, verifier: Verifier, header: bytes, client_id: str, secret: str, *, is_generated: bool
     ) -> None:
         self._verifier = verifier
-        self._field = field
+        self._header = header
         self._secret = secret
         self._stamp = verifier.cache.stamp()
         self.client_id = client_id
@@ -92,11 +92,11 @@ class PendingVerification:
         It is the header, with no change of keys in between. None: it is not shared.
         """
         # With the cache off, decisions are not shared between concurrent requests either.
-        return (self._stamp[0], self._field) if self._verifier.cache.enabled else None
+        return (self._stamp[0], self._header) if self._verifier.cache.enabled else None
 
     def cached(self) -> Allow | None:
         """The decision, if it was cached in the meantime."""
-        return self._verifier.cache.get(self._field)
+        return self._verifier.cache.get(self._header)
 
     def decide(self, found: object) -> Decision | VerifyPassword:
         """Decide by the result of the lookup, or return the password to verify first."""
@@ -162,9 +162,9 @@ class PendingVerification:
         if expires_at is not None and expires_at <= to_microseconds(verifier.now()):
             return Deny(_INVALID, "expired", client_id)
         allow = Allow(Principal(client_id, key["name"], key["scopes"], key.get("meta", {})))
-        if is_canonical(self._field):
+        if is_canonical(self._header):
             verifier.cache.put(
-                self._field,
+                self._header,
                 allow,
                 secret_created_at=secret.created_at,
                 expires_at=None if expires_at is None else expires_at / 1_000_000,
@@ -201,10 +201,10 @@ class Verifier:
         self.on_verified = on_verified
         self.now = now
 
-    def parse(self, field: bytes) -> Deny | PendingVerification:
+    def parse(self, header: bytes) -> Deny | PendingVerification:
         """Parse a header value that is not in the cache; refuse it if no key can have it."""
         try:
-            client_id, secret = decode_basic(field)
+            client_id, secret = decode_basic(header)
         except MalformedCredentials as exc:
             return Deny(_MALFORMED, "malformed", detail=str(exc))
         if len(client_id.encode()) > MAX_ID_BYTES or len(secret.encode()) > MAX_SECRET_BYTES:
@@ -213,5 +213,5 @@ class Verifier:
         if shape is SecretShape.BAD_CHECKSUM:
             return Deny(_INVALID, "malformed", client_id, detail="mistyped secret")
         return PendingVerification(
-            self, field, client_id, secret, is_generated=shape is SecretShape.GENERATED
+            self, header, client_id, secret, is_generated=shape is SecretShape.GENERATED
         )

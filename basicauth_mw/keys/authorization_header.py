@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ..errors import InvalidKey, MalformedCredentials
 
-MAX_FIELD_BYTES = 8192
+MAX_HEADER_BYTES = 8192
 
 # RFC 7617 section 2: user-id and password contain no CTL of RFC 5234 appendix B.1.
 CONTROL_CHARS = bytes([*range(0x20), 0x7F])
@@ -66,7 +66,7 @@ def parse_basic(value: bytes | str) -> Credentials:
 
 def decode_basic(value: bytes) -> tuple[str, str]:
     """``parse_basic`` for the request path: client ID and secret."""
-    if len(value) > MAX_FIELD_BYTES:
+    if len(value) > MAX_HEADER_BYTES:
         raise MalformedCredentials("too long")
     value = value.strip(b" \t")  # optional whitespace around a value: RFC 9110 section 5.5
     if value[:6].lower() != b"basic ":  # credentials = auth-scheme 1*SP token68: RFC 9110 section 11.4

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from basicauth_mw.auth.cache import VerificationCache
-from basicauth_mw.keys.authorization_header import MAX_FIELD_BYTES, encode_basic
+from basicauth_mw.keys.authorization_header import MAX_HEADER_BYTES, encode_basic
 from basicauth_mw.keys.model import Allow, Principal
 from tests.waiting import Clock
 
@@ -151,7 +151,7 @@ def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerificationCache
 
 def test_the_longest_header_is_kept(cache: VerificationCache) -> None:
     """A header that is one byte longer is refused before the lookup, so it is never cached."""
-    longest = b"x" * MAX_FIELD_BYTES
+    longest = b"x" * MAX_HEADER_BYTES
     put(cache, longest, allow())
     put(cache, longest + b"x", allow())
 
@@ -214,7 +214,7 @@ def test_nothing_grows_with_many_clients(cache: VerificationCache) -> None:
 
 def test_a_value_that_is_too_long_is_not_looked_at(cache: VerificationCache) -> None:
     """Hashing it would cost what the limit saves."""
-    assert cache.get(b"x" * (MAX_FIELD_BYTES + 1)) is None
+    assert cache.get(b"x" * (MAX_HEADER_BYTES + 1)) is None
 
 
 def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerificationCache) -> None:

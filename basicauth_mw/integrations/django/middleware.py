@@ -91,8 +91,8 @@ class DjangoRequest:
         return WSGIRequest.authorization(request.META)  # under ASGI, Django joins several with a comma
 
     @staticmethod
-    def credential_field(request: HttpRequest, name: str) -> bytes | None:
-        return WSGIRequest.credential_field(request.META, name)
+    def credential_header(request: HttpRequest, name: str) -> bytes | None:
+        return WSGIRequest.credential_header(request.META, name)
 
     @staticmethod
     def header(request: HttpRequest, name: str) -> str | None:
