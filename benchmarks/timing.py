@@ -330,16 +330,16 @@ async def compare(pair: Pair, pairs: int, *, slow: bool = False) -> Finding:
 class EarlyReturn(Hasher):
     """Computes no digest for an unknown ID."""
 
-    def verify_digest(self, secret: str, stored: Any, **shape: Any) -> Any:
-        return None if stored is self.decoy_secrets else super().verify_digest(secret, stored, **shape)
+    def verify_digest(self, secret: str, candidates: Any, **shape: Any) -> Any:
+        return None if candidates is self.decoy_secrets else super().verify_digest(secret, candidates, **shape)
 
 
 class CheapDecoy(Hasher):
     """Computes a digest for an unknown ID, but compares it with nothing."""
 
-    def verify_digest(self, secret: str, stored: Any, **shape: Any) -> Any:
-        if stored is not self.decoy_secrets:
-            return super().verify_digest(secret, stored, **shape)
+    def verify_digest(self, secret: str, candidates: Any, **shape: Any) -> Any:
+        if candidates is not self.decoy_secrets:
+            return super().verify_digest(secret, candidates, **shape)
         self._blake2b(secret.encode(), next(reversed(self._peppers)), "A" * 16)
         return None
 
