@@ -192,7 +192,9 @@ def proxies(directory: Path, app_port: int) -> list[Stack]:
     rest = f"scopes, expiry, changes without a reload, {_REST}"
     stacks = []
     if find("nginx"):
-        hashes = {"{SHA}": sha1(SECRET), "apr1": apr1(SECRET)}
+        hashes = {"{SHA}": sha1(SECRET)}
+        if find("openssl"):
+            hashes["apr1"] = apr1(SECRET)
         stacks.append(Stack(f"nginx{NONE}", lambda port: nginx(place(), port, app_port, None), OPEN, ""))
         for name, stored in hashes.items():
             users = dict.fromkeys(ids, stored)
@@ -315,8 +317,8 @@ def table(stacks: list[Stack], rounds: int, seconds: float, throttled: float) ->
         "and unknown credentials come from many addresses and IDs, so the throttle counts them, but does not "
         "block them; of requests that it blocks (429), FastAPI with basicauth_mw responds to "
         f"{throttled:,.0f} per CPU second. Valid credentials are cached where the package has a cache. Only "
-        "basicauth_mw counts failures, logs each refusal, and refuses a revoked key in all processes within "
-        "a second."
+        "basicauth_mw counts failures, can log each refusal (off here, as by default), and refuses a revoked "
+        "key in all processes within a second."
     )
     absent = [name for name in ("nginx", "caddy", "envoy") if not find(name)]
     if absent:

@@ -24,9 +24,9 @@ LEAVES_OUT = {
     FLASK_HTTPAUTH: "hash: compares with a constant",
 }
 MISSING_IN_ALL = (
-    "Of these, only basicauth_mw has a store, expiry and revocation of keys, throttling, an audit log, and "
-    "JSON responses with a request ID for refusals and exceptions; and the peers accept credentials that are "
-    "not valid base64. So a ratio compares different amounts of work."
+    "Of these, only basicauth_mw has a store, expiry and revocation of keys, throttling, an audit log (off "
+    "here, as by default), and JSON responses with a request ID for refusals and exceptions; and the peers "
+    "accept credentials that are not valid base64. So a ratio compares different amounts of work."
 )
 
 

@@ -199,10 +199,11 @@ def document(facts: list[str], outcomes: dict[str, Outcome], drawn: dict[str, st
 
 
 def goals_table(goals: list[Goal]) -> str:
+    subjects = [goal.subject for goal in goals]  # in the order of the benchmarks
     lines = ["| | figure | measured | goal | | if not: what the measurement shows |", "|---" * 6 + "|"]
     lines += [
         f"| {goal.subject} | {goal.what} | {goal.measured} | {goal.goal} | {goal.verdict} | {goal.reason} |"
-        for goal in goals
+        for goal in sorted(goals, key=lambda goal: subjects.index(goal.subject))
     ]
     return "\n".join(lines)
 

@@ -331,7 +331,9 @@ class EarlyReturn(Hasher):
     """Computes no digest for an unknown ID."""
 
     def verify_digest(self, secret: str, candidates: Any, **shape: Any) -> Any:
-        return None if candidates is self.decoy_secrets else super().verify_digest(secret, candidates, **shape)
+        return (
+            None if candidates is self.decoy_secrets else super().verify_digest(secret, candidates, **shape)
+        )
 
 
 class CheapDecoy(Hasher):
