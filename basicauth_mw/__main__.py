@@ -1,7 +1,7 @@
 """``python -m basicauth_mw``, which is also the console script ``basicauth-mw``.
 
-What is imported here, and by the package before it, is next to nothing: all that takes time is loaded when
-``main`` has seen to it that Ctrl-C ends the program without a traceback.
+This module and the package itself import almost nothing. Everything that takes time is loaded after ``main``
+has ensured that Ctrl-C ends the program without a traceback.
 """
 
 import os
@@ -14,7 +14,7 @@ def main() -> None:
     """Run the command line on ``sys.argv`` and exit with its status."""
     try:
         status = _run()
-    except KeyboardInterrupt:  # in between: run() sees to the rest
+    except KeyboardInterrupt:  # between the handlers of _run and run
         status = INTERRUPTED
     sys.exit(status)
 
@@ -22,11 +22,11 @@ def main() -> None:
 def _run() -> int | str:
     import signal
 
-    # Nothing has to be cleaned up while modules are loaded, nor when the command is done; and there an
-    # exception would come out of places that cannot pass it on.
+    # While modules are loaded, and after the command, nothing needs cleaning up, and a KeyboardInterrupt
+    # could be raised in code that cannot propagate it.
     is_ours = (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )  # else we are not to be interrupted
+    )  # otherwise SIGINT is ignored or handled by others
     if is_ours:
         signal.signal(signal.SIGINT, _end)
 
@@ -37,8 +37,8 @@ def _run() -> int | str:
         for module in ("typer", "rich"):
             require(module, extra="cli")
     except MissingExtra as exc:
-        return f"error: {exc}"  # as the status: it is printed to stderr, and 1
-    from .cli.app import run  # needs the extra, so not before it is known to be there
+        return f"error: {exc}"  # sys.exit prints it to stderr and exits with 1
+    from .cli.app import run  # needs the extra, which was checked above
 
     try:
         if is_ours:

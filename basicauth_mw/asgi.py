@@ -99,7 +99,9 @@ class BasicAuthMiddleware:
         kind = scope["type"]
         if kind not in ("http", "websocket"):
             if kind != "lifespan":
-                raise RuntimeError(f"unknown ASGI scope type {kind!r}: it is not let through unchecked")
+                raise RuntimeError(
+                    f"unknown ASGI scope type {kind!r}: it cannot be authenticated, so it is refused"
+                )
             await self._lifespan(scope, receive, send)
             return
         if type(scope.get("headers")) is not list:  # any iterable, even one that can be read only once
@@ -185,7 +187,7 @@ class BasicAuthMiddleware:
     def _warn_about_cors(self) -> None:
         preflights = "" if self._authenticator.settings.allow_preflight else ", and preflights are refused"
         logger.warning(
-            "CORSMiddleware is inside BasicAuthMiddleware: scripts of other origins cannot read the "
+            "CORSMiddleware is inside BasicAuthMiddleware: cross-origin scripts cannot read the "
             "responses of BasicAuthMiddleware%s; put CORSMiddleware outside",
             preflights,
         )

@@ -1,4 +1,4 @@
-"""A store of your own: a TOML file that people edit.
+"""A custom store: a TOML file that people edit.
 
 Write ``teams.toml``, then serve::
 

@@ -327,7 +327,7 @@ class Authenticator(Generic[R]):
         if now >= self._unreadable_logged_at + _UNREADABLE_LOG_S:
             self._unreadable_logged_at = now
             logger.error(
-                "the key of %r cannot be read: %s request_id=%s (said at most once a minute)",
+                "the key of %r cannot be read: %s request_id=%s (logged at most once a minute)",
                 audit.sanitize(deny.client_id),
                 deny.error,
                 request_id,

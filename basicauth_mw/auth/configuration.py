@@ -34,7 +34,7 @@ def resolve(backend: Any, settings: Settings | None, overrides: Overrides) -> tu
     problems: list[str] = []
     resolved = None
     if not (settings is None or isinstance(settings, Settings)):
-        raise ConfigurationError("settings is a Settings: Settings.from_mapping makes one of a mapping")
+        raise ConfigurationError("settings must be a Settings: use Settings.from_mapping for a mapping")
     try:
         resolved = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
     except ConfigurationError as exc:
@@ -52,7 +52,7 @@ def resolve(backend: Any, settings: Settings | None, overrides: Overrides) -> tu
                 raise
             problems += exc.problems
     elif isinstance(backend, type) or not (hasattr(backend, "get") or hasattr(backend, "aget")):
-        problems.append("backend is a URL, or an object with get or aget: see open_backend")
+        problems.append("backend must be a URL, or an object with get or aget: see open_backend")
     if problems or resolved is None:
         raise ConfigurationError(problems)
     if not isinstance(backend, Backend):

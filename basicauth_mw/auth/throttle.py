@@ -44,8 +44,8 @@ class Blocked(NamedTuple):
 
     Attributes:
         retry_after_s: Seconds, at least 1.
-        is_shared: Whether the counter is the one that keys without their own share. Then it says nothing
-            about this key.
+        is_shared: Whether the counter is the one that is shared by keys without their own counter. Then it
+            says nothing about this key.
         counter: The counter that is over the limit.
         throttle: The limit.
     """

@@ -174,7 +174,7 @@ class BulkStore(Store, Protocol):
 
 @runtime_checkable
 class UsageStore(Store, Protocol):
-    """A store that records when secrets were last used, beside the keys.
+    """A store that records last-used times separately from the keys.
 
     Recording a use changes no key: ``changes`` and ``version`` stay the same.
     """

@@ -87,9 +87,8 @@ class ChangeFeed:
     def is_ready(self, *, for_password: bool) -> bool:
         """Whether a lookup can start.
 
-        Changes must be followed before the lookup, or its result could be cached and go out of date
-        unnoticed.
-        The verification of a password also needs to know whether the store holds password hashes.
+        Changes must be followed before the lookup. Otherwise its result could be cached and go out of date
+        unnoticed. The verification of a password also needs to know whether the store holds password hashes.
         """
         return self._is_subscribed and (
             not for_password
@@ -167,7 +166,7 @@ class ChangeFeed:
         changes = store.changes(since)
         known = changes.has_password_hashes
         with self._lock:
-            # A query that started earlier may be answered later; its reply may be outdated.
+            # A query that started earlier may return later, with an outdated reply.
             if known is not None and number > self._latest_query:
                 self._latest_query = number
                 self.has_password_hashes = known

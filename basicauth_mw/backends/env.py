@@ -147,7 +147,7 @@ def _pair(text: str, *, hash_allowed: bool) -> tuple[str, Any]:
         )
     if client_id != client_id.rstrip() or secret != secret.lstrip():
         return client_id, InvalidKey(
-            "has a space beside the colon: remove it, or write JSON if it is intended"
+            "has a space next to the colon: remove it, or write JSON if it is intended"
         )
     if hash_allowed and not looks_hashed(secret) and _MIXED.search(secret):
         return client_id, InvalidKey(

@@ -34,7 +34,7 @@ class MemoryStore:
 
     def __init__(self, url: str = "memory:", *, deadline_s: float = 1.0, create: bool = False) -> None:
         if url != "memory:":
-            raise ConfigurationError("the URL of the memory backend must be memory: and nothing else")
+            raise ConfigurationError("the URL of the memory backend must be exactly memory:")
         self._keys: dict[str, Key] = {}
         self._password_ids: set[str] = set()  # of keys with a password hash
         self._changed: list[str] = []

@@ -1,7 +1,7 @@
-"""Write keys by compare and swap, and find out what became of a write whose reply was lost.
+"""Write keys by compare and swap, and determine the outcome of a write whose reply was lost.
 
-A store may apply a write and fail before it answers. Such a write is read back: callers learn that it was
-made, that it was not, or that neither can be known.
+A store may apply a write and fail before it replies. Such a write is read back, so that callers learn whether
+it was made, or that this cannot be known.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def parse_metadata(text: str) -> dict[str, Any]:
 
 
 def read_secret(*, from_stdin: bool, from_prompt: bool) -> str | None:
-    """Read a secret as ``--secret-stdin`` or ``--secret-prompt`` ask for; None without either."""
+    """Read a secret as ``--secret-stdin`` or ``--secret-prompt`` say; None without either."""
     if from_stdin and from_prompt:
         raise typer.BadParameter("--secret-stdin and --secret-prompt cannot be combined")
     if from_stdin:

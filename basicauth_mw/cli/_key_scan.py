@@ -101,7 +101,7 @@ class KeyScan:
             )
 
     def warnings(self) -> Iterator[Finding]:
-        """That the scan was incomplete."""
+        """A warning if the scan was incomplete."""
         if self._is_over_budget:
             yield Finding(
                 "keys_not_looked_at",

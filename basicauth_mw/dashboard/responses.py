@@ -47,7 +47,7 @@ def see_other(link: str) -> RedirectResponse:
 
 
 def static_file(request: DashboardRequest) -> Response:
-    """Serve a file from memory: Starlette's ``StaticFiles`` needs an event loop, which WSGI has not."""
+    """Serve a file from memory: Starlette's ``StaticFiles`` needs an event loop, which WSGI does not have."""
     name = request.path.removeprefix("/static/")
     if name not in _FILES or request.method not in ("GET", "HEAD"):
         return Response(b"", 404, security_headers(), "text/plain")

@@ -1,4 +1,4 @@
-"""The values that the rest of the package passes around, as frozen classes."""
+"""The data types of the package, as frozen classes."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def check_secret(secret: str) -> str:
     if len(encoded.translate(None, CONTROL_CHARS)) != len(encoded):
         raise InvalidKey("a secret must not contain control characters")
     if classify(secret) is SecretShape.BAD_CHECKSUM:
-        raise InvalidKey("the secret looks generated but its checksum is wrong: it is mistyped")
+        raise InvalidKey("the secret looks generated but its checksum is wrong: it was probably mistyped")
     return secret
 
 

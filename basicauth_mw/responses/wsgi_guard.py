@@ -181,7 +181,7 @@ class WSGIResponseGuard:
             self._released = self.committed = True
             return body
         finally:
-            del exc  # no cycle of the frame and its exception, as PEP 3333 asks
+            del exc  # no cycle of the frame and its exception, as PEP 3333 requires
 
     def _is_socket_ending(self, result: object) -> bool:
         """Whether a result without a start signals to the server that the app has taken the socket over."""

@@ -1,4 +1,4 @@
-"""One daemon thread beside the requests, started when it is needed."""
+"""A daemon thread in the background, started when it is needed."""
 
 from __future__ import annotations
 

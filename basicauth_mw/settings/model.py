@@ -118,7 +118,7 @@ class Settings:
     include: tuple[str, ...] = _setting(
         "list",
         (),
-        "The only paths that need credentials: /path, or /folder/* for all below it too; empty: every path.",
+        "Paths that need credentials: /path, or /folder/* for everything below; empty protects every path.",
         check_protected_paths,
     )
     exclude: tuple[str, ...] = _setting(
@@ -130,7 +130,7 @@ class Settings:
     optional: tuple[str, ...] = _setting(
         "list",
         (),
-        "Paths that also work without credentials; entries as for exclude. Credentials sent are verified.",
+        "Paths that also work without credentials, which are verified if sent; entries as for exclude.",
         check_open_paths,
     )
     root_path: str | None = _setting(
@@ -145,7 +145,7 @@ class Settings:
     )
     require_https: bool = _setting("switch", False, "Refuse requests over plain HTTP.")
     strip_authorization: bool = _setting(
-        "switch", False, "Remove the Authorization header from what the app sees."
+        "switch", False, "Remove the Authorization header before the app is called."
     )
     set_user: bool = _setting(
         "switch", True, 'Set `scope["user"]` and `scope["auth"]`, or `REMOTE_USER` and `AUTH_TYPE`.'

@@ -148,7 +148,7 @@ def _header_error(name: str) -> str:
     if not _HEADER_NAME.fullmatch(name):
         return "must be letters, digits and hyphens, as in x-api-key"
     if name in _RESERVED_HEADERS or name.startswith(_RESERVED_HEADER_PREFIXES):
-        return "has another meaning in HTTP: choose one of your own, such as x-api-key"
+        return "has another meaning in HTTP: choose a custom header, such as x-api-key"
     return ""
 
 

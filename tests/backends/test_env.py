@@ -144,8 +144,8 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pytest.param("canary:", "1 to 1024 bytes", id="empty secret"),
         pytest.param(":canary", "1 to 255 bytes", id="empty id"),
         pytest.param("canary:1,canary:2", "entry 2: the client ID occurs twice", id="twice"),
-        pytest.param("a: canary", "space beside the colon", id="space after the colon"),
-        pytest.param("a :canary", "space beside the colon", id="space before the colon"),
+        pytest.param("a: canary", "space next to the colon", id="space after the colon"),
+        pytest.param("a :canary", "space next to the colon", id="space before the colon"),
         pytest.param("a:canary,b:two\nc:three", "entry 1: mixes commas and lines", id="commas and lines"),
         pytest.param(
             "a:canary,\nb:two,", "entry 1: mixes commas and lines", id="commas at the ends of lines"
@@ -154,7 +154,7 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pytest.param("'a:canary'", "quotes", id="single quoted"),
         pytest.param(f"a:{HASHED}", "JSON", id="hash in the comma form"),
         pytest.param("a:{SHA}canary\nb:2", "SHA-1", id="weak hash"),
-        pytest.param("a:$argon2id$canary\nb:2", "not a hash", id="damaged hash"),
+        pytest.param("a:$argon2id$canary\nb:2", "not a supported hash", id="damaged hash"),
         pytest.param(f"a:{BAD_CHECKSUM}", "mistyped", id="mistyped"),
         pytest.param("{canary", "syntax", id="no json"),
         pytest.param('{"a": "1", "a": "canary"}', "twice", id="twice in json"),

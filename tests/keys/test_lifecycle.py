@@ -131,7 +131,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("hashed", UNREADABLE.values(), ids=UNREADABLE)
 def test_rotation_without_overlap_removes_a_damaged_secret(hashed: str) -> None:
-    """Without an overlap all earlier secrets end, so nothing of them has to be understood."""
+    """Without an overlap all earlier secrets end, so their hashes need not be readable."""
     plain = generate("sk")
     old = key(Secret(hashed, created_at=NOW - 2 * HOUR), secret(plain))
     with pytest.raises(UnreadableRecord, match="rotate without an overlap"):

@@ -56,7 +56,7 @@ UNFOLDS = Quirk(
 CR_ENDS_LINE = Quirk(
     "Accepts a bare CR as the end of a line",
     frozenset({"werkzeug"}),
-    "If a proxy passes it on, a client can smuggle a header. It is a server for development: use another one",
+    "If a proxy passes it on, a client can smuggle a header. Do not use it in production",
 )
 LF_ENDS_LINE = Quirk(
     "Accepts a bare LF as the end of a line (RFC 9112 2.2 allows it)",

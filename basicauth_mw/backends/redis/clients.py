@@ -113,7 +113,7 @@ def _exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
         answered = True
         return replies
     finally:
-        if not answered:  # out of step with the replies, also if a signal handler has raised
+        if not answered:  # out of step with the replies, even if a signal handler has raised
             connection.disconnect()
         pool.release(connection)
 
@@ -214,7 +214,7 @@ class LoopClients:
 
 
 async def _close(readers: Sequence[NodeReader]) -> None:
-    """Close connections at once, also if the caller is cancelled, then wait for the tasks that used them."""
+    """Close connections at once, even if the caller is cancelled, then wait for the tasks that used them."""
     for reader in readers:
         await abort(reader.connection)
     if tasks := [reader.sending for reader in readers if reader.sending is not None]:

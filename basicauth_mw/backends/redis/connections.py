@@ -122,7 +122,7 @@ _WHO_IS_MASTER: Final = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME")
 
 
 class _Sentinels:
-    """A connection pool for each sentinel, beginning with the one that answered last."""
+    """A connection pool for each sentinel, beginning with the one that responded last."""
 
     def __init__(self, pools: Sequence[Any]) -> None:
         self._pools = pools
@@ -189,7 +189,7 @@ _last_good: Final[dict[Address, Address]] = {}
 
 
 def _numeric(name: Address, found: Sequence[Any]) -> list[Address]:
-    """The addresses of a name, the one that answered last first."""
+    """The addresses of a name, the one that responded last first."""
     numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
     addresses = [socket.getnameinfo(info[4], numeric) for info in found]
     last = _last_good.get(name)

@@ -91,9 +91,9 @@ def parse_url(url: str) -> Target:
         (not base, f"a Redis URL starts with one of {', '.join(f'{name}://' for name in _SCHEMES)}"),
         (
             any(character.isspace() or not character.isprintable() for character in url),
-            "the Redis URL holds white space or control characters: percent-encode them",
+            "the Redis URL contains whitespace or control characters: percent-encode them",
         ),
-        ("#" in url, "the Redis URL holds a #: percent-encode it as %23"),
+        ("#" in url, "the Redis URL contains a #: percent-encode it as %23"),
         (
             topology == "node" and len(hosts) > 1,
             "the Redis URL names several hosts: write redis+sentinel:// or redis+cluster://",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_files(path: Path, last_used: LastUsedFile) -> Iterator[StoreWarning]:
-    """Check the file of keys and those beside it. Raises ``BackendUnavailable`` if it cannot be read."""
+    """Check the file of keys and the files next to it. Raises ``BackendUnavailable`` if it cannot be read."""
     try:
         yield from _check_mode(path)
     except OSError as exc:

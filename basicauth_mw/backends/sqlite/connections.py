@@ -1,11 +1,10 @@
 """Connections to a file of keys, one for each thread, that follow the file when it is replaced.
 
-A connection goes on reading a file that was renamed over, and keeps cached pages of a file that was written
-over.
-So the path is compared with the open file once a second, and before every change. When they differ, every
-connection of the process to the old file is closed before one to the new file is opened: SQLite finds the log
-and its index by path, so both files would share them, and the process would lose its locks, or die of SIGBUS
-when the index is truncated under a reader.
+An open connection keeps reading the old file after a rename, and keeps cached pages of a file that was
+overwritten. So the path is compared with the open file once a second, and before every change. When they
+differ, every connection of the process to the old file is closed before one to the new file is opened: SQLite
+finds the log and its index by path, so both files would share them, and the process would lose its locks, or
+die of SIGBUS when the index is truncated under a reader.
 
 Nothing waits here. A lock is reported as ``BlockingIOError``, and the caller retries.
 """
@@ -67,7 +66,7 @@ class _Connection:
 class ConnectionManager:
     """Reads and changes the file at a path. Safe to share between threads, and across a fork."""
 
-    _real: Path  # of the open file; the log is beside it, not beside a link
+    _real: Path  # of the open file; its log is next to it, not next to a link
     _signature: tuple[int, ...]  # of the open file, when it was opened or last changed from here
     _log: int | None  # inode of its log
 

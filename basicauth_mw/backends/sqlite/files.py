@@ -86,7 +86,7 @@ def connect(path: Path, *, wait_s: float = 0, options: str = "mode=rw") -> sqlit
 def is_mounted_alone(path: Path) -> bool:
     """Whether the file itself is a mount point, as with ``docker run -v ./keys.db:/app/keys.db``.
 
-    SQLite keeps its log and its locks beside the file, in a directory that the other side of such a mount
+    SQLite keeps its log and its locks next to the file, in a directory that the other side of such a mount
     does not see. Two writers then overwrite each other's pages.
     """
     try:
@@ -103,7 +103,7 @@ def check_writable_mount(path: Path) -> None:
     """Raise ``BackendUnavailable`` if other processes may not see the same log."""
     if is_mounted_alone(path):
         raise BackendUnavailable(
-            f"{path} is mounted as a single file, so other processes do not see the log beside it, and a "
+            f"{path} is mounted as a single file, so other processes do not see its log, and a "
             "change could damage the file: mount its directory instead"
         )
 

@@ -1,4 +1,4 @@
-"""When secrets were last used: a small file beside the file of keys.
+"""When secrets were last used: a small file next to the file of keys.
 
 Every busy process writes it every second. In the file of keys that would delay changes of keys, and other
 processes would take the file for a replaced one. A use is no change of a key, so it may be lost: no error
@@ -53,7 +53,7 @@ class LastUsedFile:
 
     @property
     def path(self) -> Path:
-        """Path of the file; it is beside the file of keys, not beside a link to it."""
+        """Path of the file; it is next to the file of keys, not next to a link to it."""
         return Path(f"{os.path.realpath(self._keys)}.last-used")
 
     def record(

@@ -1,4 +1,4 @@
-"""The write-ahead log beside a file of keys, and how a user without write access reads the file.
+"""The write-ahead log of a file of keys, and how a user without write access reads the file.
 
 SQLite creates a missing log (``-wal``) and its index (``-shm``) with the mode of the file, but with the user
 who opens it as their owner. If that user may only read the file, its owner may then only read the log, and

@@ -110,7 +110,7 @@ def _check_export(backend: Backend, source: InputFile, report: ImportReport, cop
         )
 
 
-# What became of a line: a key, why there is none, or what returns the key when its password has been hashed.
+# The outcome of a line: a key, a problem, or a callable that returns the key once its password is hashed.
 _Entry = Key | BasicAuthError | Callable[[], Key]
 
 

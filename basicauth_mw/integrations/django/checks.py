@@ -106,8 +106,8 @@ def _check_middleware(ours: Settings | None) -> Iterator[CheckMessage]:
     if cors and cors[0] > position and not (ours and ours.allow_preflight):
         yield _warning(
             "W006",
-            "CorsMiddleware comes after the middleware, so preflights get a 401, and scripts of other "
-            "origins cannot read a refusal.",
+            "CorsMiddleware comes after the middleware, so preflights get a 401, and "
+            "cross-origin scripts cannot read a refusal.",
             f"Put {settings.MIDDLEWARE[cors[0]]} before {MIDDLEWARE}.",
         )
     if ours and ours.set_user and apps.is_installed("django.contrib.auth"):
@@ -171,7 +171,7 @@ def _check_rest_framework() -> Iterator[CheckMessage]:
     if _positions(api_settings.DEFAULT_AUTHENTICATION_CLASSES, BasicAuthentication):
         yield _warning(
             "W005",
-            "REST framework's BasicAuthentication takes an API key for a user's password, and refuses it.",
+            "REST framework's BasicAuthentication treats an API key as a user's password, and refuses it.",
             'In REST_FRAMEWORK["DEFAULT_AUTHENTICATION_CLASSES"], replace it with '
             "basicauth_mw.integrations.django.rest_framework.PrincipalAuthentication.",
         )

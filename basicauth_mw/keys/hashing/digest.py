@@ -232,7 +232,7 @@ def pepper_id(pepper: bytes) -> str:
 
 
 def hash_secret(secret: str, *, pepper: Sequence[str] = ()) -> str:
-    """Hash a secret as a key backend stores it, for a store of your own.
+    """Hash a secret as a key backend stores it, for custom stores.
 
     Args:
         secret: 1 to 1024 bytes of UTF-8. A generated secret becomes a BLAKE2b digest; any other secret is

@@ -108,7 +108,7 @@ def check_hash(hashed: str) -> None:
         if not 4 <= int(match[1]) <= _MAX_BCRYPT_COST:
             raise InvalidKey("this bcrypt hash is out of bounds (cost 4 to 14)")
         return
-    raise InvalidKey("not a hash that is understood here: use $argon2id$, $2a$, $2b$ or $2y$")
+    raise InvalidKey("not a supported hash: use $argon2id$, $2a$, $2b$ or $2y$")
 
 
 def _is_canonical(base64: str) -> bool:

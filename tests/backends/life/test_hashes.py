@@ -137,9 +137,9 @@ WEAK = {
     "$2x$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW": "2x",
     "$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$IMit9qkFULCMA/ViizL57cnTLOa5DiVM9eMwpAvPwr4": "Argon2i",
     "pbkdf2_sha256$600000$salt$xUUB7xkkLOsnF3QmYgNSHgoJ3Yp5Vd7qvLWYhKTXC1k=": "PBKDF2",
-    "rrvv0uvSvmBb2": "understood",  # DES crypt, and plain text looks no different
-    "5f4dcc3b5aa765d61d8327deb882cf99": "understood",
-    "": "understood",
+    "rrvv0uvSvmBb2": "not a supported hash",  # DES crypt, and plain text looks no different
+    "5f4dcc3b5aa765d61d8327deb882cf99": "not a supported hash",
+    "": "not a supported hash",
 }
 
 

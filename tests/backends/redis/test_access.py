@@ -187,7 +187,7 @@ def test_what_the_documentation_grants_is_enough(own_redis_server: RedisServer) 
                 with pytest.raises(BackendUnavailable, match="ACL"):
                     change()
     with closing(RedisStore(f"redis://{manager[0]}:{IN_URL}@{where}/1", deadline_s=5)) as store:
-        execute(own_redis_server, "ACL", "SETUSER", manager[0], *more("a database but 0"))
+        execute(own_redis_server, "ACL", "SETUSER", manager[0], *more("a database other than 0"))
         use(store)
 
 
@@ -218,7 +218,9 @@ def test_a_user_of_a_sentinel_and_its_master(own_redis_server: RedisServer) -> N
     manager, _ = rules()
     execute(own_redis_server, "ACL", "SETUSER", *manager, *more("Sentinel"))
     with Sentinel("keys", own_redis_server.port) as sentinel:
-        execute(sentinel, "ACL", "SETUSER", "reader", "on", f">{PASSWORD}", *more("a user of the sentinels"))
+        execute(
+            sentinel, "ACL", "SETUSER", "reader", "on", f">{PASSWORD}", *more("the user of the Sentinels")
+        )
         execute(sentinel, "ACL", "SETUSER", "default", "off")
         url = f"redis+sentinel://{manager[0]}:{IN_URL}@127.0.0.1:{sentinel.port}/keys"
         login = f"?sentinel_username=reader&sentinel_password={IN_URL}"
