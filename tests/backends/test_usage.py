@@ -154,7 +154,7 @@ def test_a_failed_write_pauses(store: MemoryStore, recorder: UsageRecorder) -> N
     record = store.record_uses
 
     def fail(_uses: object) -> None:
-        raise OSError(f"no answer for {plain}")
+        raise OSError(f"no reply for {plain}")
 
     store.record_uses = fail  # type: ignore[method-assign,assignment]
     recorder.record_use("id", stored_secret(secret), plain)

@@ -196,7 +196,7 @@ class Unsure(MemoryStore):
             write()
         self.then()
         self.failed = True
-        raise BackendUnavailable("no answer")
+        raise BackendUnavailable("no reply")
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_a_change_that_was_not_made_is_reported(
     unsure: Unsure, events: Callable[[], list[tuple[str, str]]], write: Callable[[Backend], object]
 ) -> None:
     unsure.writes = False
-    with pytest.raises(BackendUnavailable, match="nothing was changed so far: no answer"):
+    with pytest.raises(BackendUnavailable, match="nothing was changed so far: no reply"):
         write(Backend(unsure, settings=SETTINGS))
     assert events() == []
 
@@ -241,7 +241,7 @@ def test_the_outcome_is_unknown_after_a_concurrent_change(unsure: Unsure) -> Non
 
 def test_some_of_many_keys(unsure: Unsure, events: Callable[[], list[tuple[str, str]]]) -> None:
     backend = Backend(unsure, settings=SETTINGS)
-    with pytest.raises(BackendUnavailable, match="1 of 2 keys were stored: no answer"):
+    with pytest.raises(BackendUnavailable, match="1 of 2 keys were stored: no reply"):
         backend.add([Key("a"), Key("b")])
     assert events() == [("key.imported", "a")]
     assert backend.get("b") is None
@@ -260,7 +260,7 @@ def test_keys_with_an_unknown_outcome_do_not_hide_others(
 
     monkeypatch.setattr(unsure, "get", fail_for_b)
     backend = Backend(unsure, settings=SETTINGS)
-    with pytest.raises(BackendUnavailable, match="1 of 2 keys were stored: no answer"):
+    with pytest.raises(BackendUnavailable, match="1 of 2 keys were stored: no reply"):
         backend.add([Key("a"), Key("b")])
     assert events() == [("key.imported", "a")]
 
