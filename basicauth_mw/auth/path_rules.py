@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, Literal
 
-from ..settings.parsers import AMBIGUOUS_PATH
+from ..settings.parsers import PLAIN_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     Access = Literal["protected", "optional", "open"]
 
-# ``AMBIGUOUS_PATH`` for the path as sent, in which characters may still be encoded: / \ . % NUL ? # ; and
-# from which some servers have removed what looks like a fragment.
+# What makes a path as sent ambiguous: there, characters may still be encoded (/ \ . % NUL ? # ;), and some
+# servers remove what looks like a fragment.
 _AMBIGUOUS_RAW: Final = re.compile(
     rb"//|/\.{1,2}(?:/|\Z)|[;\\#\x00-\x1f\x7f]|%(?:2f|5c|2e|25|00|3f|23|3b)", re.IGNORECASE
 )
@@ -86,7 +86,9 @@ class PathRules:
             ``protected``: it needs credentials. ``optional``: they are verified if there are any. ``open``:
             they are not read.
         """
-        if not path.startswith("/") or AMBIGUOUS_PATH.search(path) or _AMBIGUOUS_RAW.search(raw):
+        if not path.startswith("/") or not PLAIN_PATH.fullmatch(path):
+            return "protected"
+        if raw != path.encode() and _AMBIGUOUS_RAW.search(raw):
             return "protected"
         below = path if root is None else self._below(path, root)
         if below is None:
@@ -133,7 +135,10 @@ class _NarrowEntries:
         self._folders = tuple(entry[:-1] for entry in entries if entry.endswith("/*"))
 
     def __contains__(self, path: str) -> bool:
-        return path in self._exact or any(
+        if path in self._exact:
+            return True
+        # All folders in one call first: most paths are below none of them.
+        return path.startswith(self._folders) and any(
             path.startswith(folder) and path != folder for folder in self._folders
         )
 

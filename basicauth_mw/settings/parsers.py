@@ -16,10 +16,12 @@ MAX_SECONDS: Final = 366 * 86400  # every clock and timer used here can represen
 ID_PREFIX: Final = "id"  # of generated client IDs
 MAX_PREFIX: Final = 32
 
-# Characters of a path that two readers may understand differently: an empty or dot segment, a second
-# encoding, a path parameter, a query or fragment that some server left in, a backslash, a control character,
-# an undecodable byte.
-AMBIGUOUS_PATH: Final = re.compile(r"//|/\.{1,2}(?:/|\Z)|[;\\?#%\x00-\x1f\x7f-\x9f\ufffd]|[\ud800-\udfff]")
+# A path that all readers understand in the same way: no empty segment, no dot segment, no second encoding, no
+# path parameter, no query or fragment that some server left in, no backslash, control character, or
+# undecodable byte.
+PLAIN_PATH: Final = re.compile(
+    r"(?:/(?!\.{1,2}(?:/|\Z))[^/;\\?#%\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]++)*+/?"
+)
 
 _PERIODS_S: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _RATE: Final = re.compile(r"\s*([0-9]{1,9})\s*/\s*(second|minute|hour|day)\s*", re.IGNORECASE | re.ASCII)
@@ -87,7 +89,7 @@ def _optional_path(value: object) -> str | None:
     path = _text(value)
     if not path.startswith("/") or path.endswith("/"):
         raise ValueError("must start with / and not end with it, as in /api")
-    if "*" in path or AMBIGUOUS_PATH.search(path):
+    if "*" in path or not PLAIN_PATH.fullmatch(path):
         raise ValueError("must be given decoded, without //, dots, *, ;, ?, #, % or backslashes")
     return path
 
@@ -234,7 +236,7 @@ def path_entry_error(entry: str, *, opens: bool = True) -> str:
         return "must start with /"
     if "*" in entry.removesuffix("/*"):
         return "may contain * only as a final /*"
-    if AMBIGUOUS_PATH.search(entry):
+    if not PLAIN_PATH.fullmatch(entry):
         return "can never match: give it decoded, without //, dots, ;, ?, #, % or backslashes"
     return ""
 
