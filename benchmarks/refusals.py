@@ -22,6 +22,7 @@ from asgi_apps import (
     WRONG_FIELD,
     Floor,
     FloorWithoutCache,
+    addresses_for,
     bare,
     base_http,
     fastapi,
@@ -84,14 +85,16 @@ async def find(quick: bool, directory: Path) -> Outcome:
             BASE_HTTP: base_http(bare),
             FASTAPI: fastapi(is_right),
         }
+        rounds, count = (9, 200) if quick else (61, 500)
+        addresses = addresses_for(rounds * count)
         kinds: dict[str, dict[str, Call]] = {"wrong": {}, "unknown": {}, "missing": {}}
         fields = {"wrong": WRONG_FIELD, "unknown": UNKNOWN_FIELD, "missing": None}
         for name, app in (stores | peers).items():
             for kind, calls in kinds.items():
-                calls[name] = await request_of(app, fields[kind], STATUS.get(name, 401))
+                status = STATUS.get(name, 401)
+                calls[name] = await request_of(app, fields[kind], status, addresses)
         kinds["throttled"] = {THROTTLED: await throttled()}
         variants = {f"{kind} {name}": call for kind, calls in kinds.items() for name, call in calls.items()}
-        rounds, count = (9, 200) if quick else (61, 500)
         times = await measure(variants, rounds=rounds, calls=count)
 
     def ratio(kind: str, name: str, base: str):
@@ -110,7 +113,7 @@ async def find(quick: bool, directory: Path) -> Outcome:
         ["refused by", *columns, "leaves out"],
         rows,
         f"{rounds} interleaved rounds, at most {count} calls of each in a round; from "
-        f"{len(ADDRESSES):,} addresses in turn. Default settings: each failure is counted for the throttle. "
+        f"{len(addresses):,} addresses in turn. Default settings: each failure is counted for the throttle. "
         "The dictionary store and SQLite need one digest for a refusal, `memory:` two, since its keys have a "
         f"pepper. A throttled request takes {us(limited)} us. {MISSING_IN_ALL}",
     )

@@ -154,14 +154,14 @@ def start_nothing(status, headers, exc_info=None):
     return bytes
 
 
-def request_of(app, field: bytes | None, status: int):
+def request_of(app, field: bytes | None, status: int, clients=ADDRESSES):
     """Return a call that sends one request, from each address in turn, and reads the response.
 
     Raises:
         RuntimeError: The response has another status.
     """
     template = environ(field)
-    addresses = cycle([address for address, _ in ADDRESSES])
+    addresses = cycle([address for address, _ in clients])
     statuses = []
 
     def start(line, headers, exc_info=None):

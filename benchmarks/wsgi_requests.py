@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from asgi_apps import FIELD, UNKNOWN_FIELD, WRONG_FIELD, is_right
+from asgi_apps import FIELD, UNKNOWN_FIELD, WRONG_FIELD, addresses_for, is_right
 from peers import FLASK_HTTPAUTH, FLOOR, MISSING_IN_ALL, OURS, UNMAPPED, leaves_out
 from report import Outcome, Table, at_most, main
 from rounds import added, measure, ratios, spread, us
@@ -28,12 +28,13 @@ async def find(quick: bool) -> Outcome:
         OURS_FLASK: (ours(views), "Flask"),
         FLASK_HTTPAUTH: (flask(is_right), "Flask"),
     }
+    rounds, count = (9, 200) if quick else (61, 500)
+    addresses = addresses_for(rounds * count)
     calls = {name: request_of(app, FIELD, 200) for name, app in unprotected.items()}
     for name, (app, _) in variants.items():
         calls[f"valid {name}"] = request_of(app, FIELD, 200)
         for kind, field in REFUSED.items():
-            calls[f"{kind} {name}"] = request_of(app, field, 401)
-    rounds, count = (9, 200) if quick else (61, 500)
+            calls[f"{kind} {name}"] = request_of(app, field, 401, addresses)
     times = await measure(calls, rounds=rounds, calls=count)
 
     more = {name: added(times, f"valid {name}", base) for name, (_, base) in variants.items()}
