@@ -13,7 +13,9 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from ..backends import FailureStore
 from ..backends.reader import StoreReader
+from ..backends.shared_failures import SharedFailures
 from ..errors import (
     BasicAuthError,
     HttpsRequired,
@@ -112,6 +114,11 @@ class Authenticator(Generic[R]):
         self._paths = PathRules.from_settings(settings, root_path)
         self._has_rules = self._paths.has_open or settings.require_https or settings.allow_preflight
         self._throttle = FailureThrottle(settings.throttle, settings.throttle_address)
+        self._shared_failures: SharedFailures | None = None
+        store = self.backend.store
+        if self._throttle.enabled and isinstance(store, FailureStore):
+            self._shared_failures = SharedFailures(store, self._throttle, self._throttle.share())
+            weakref.finalize(self, self._shared_failures.stop)
         self._warned_no_address = self._warned_of_root_path = False
         self._unreadable_logged_at = float("-inf")
         self.challenges = challenges(settings.schemes, settings.realm)
@@ -235,6 +242,8 @@ class Authenticator(Generic[R]):
     def _count_failure(self, request: R, client_id: str | None) -> None:
         if address := self._adapter.address(request):
             self._throttle.record(address, client_id)
+            if self._shared_failures is not None:
+                self._shared_failures.wake()
         elif not self._warned_no_address:
             self._warned_no_address = True
             logger.warning(
@@ -316,6 +325,8 @@ class Authenticator(Generic[R]):
     async def aclose(self) -> None:
         """Close what this object has opened; a failure is logged and does not stop a shutdown."""
         self.reader.close()
+        if self._shared_failures is not None:
+            self._shared_failures.stop()
         if self.owns_backend:
             try:
                 await self.backend.aclose()

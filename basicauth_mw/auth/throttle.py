@@ -9,6 +9,9 @@ of others. Once the table is half full, a new key gets a separate counter only i
 ``SCARCE_SHARE``. A full table drops the group that has been idle longest.
 
 Keys and groups are short digests: a counter takes the same memory whatever the client sent.
+
+If the store can count failures, ``backends.shared_failures`` exchanges them with the other processes: it
+drains what is new, and merges the totals.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from ..runtime.fork import after_fork
 from ..settings.parsers import parse_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     _Counter = tuple[float, int, int]  # start of the window, count of the period before, count in it
 
@@ -75,14 +78,20 @@ class Throttle:
         clock: Monotonic seconds.
 
     Attributes:
+        period_s: Seconds.
         blocked: Until when each counter over the limit is blocked, the oldest block first.
     """
 
     def __init__(self, limit: int, period_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
-        self._period_s = period_s
+        self.period_s = period_s
         self._clock = clock
+        self._is_shared = False
         self.clear()
+
+    def share(self) -> None:
+        """Keep new failures for ``drain``."""
+        self._is_shared = True
 
     def clear(self) -> None:
         """Drop all counters."""
@@ -90,6 +99,8 @@ class Throttle:
         self._groups: dict[bytes, _Group] = {}  # the longest idle first
         self._tracked = 0  # counters in all groups
         self._unreported: set[bytes] = set()  # blocked, and not refused since
+        self._new: dict[bytes, tuple[bytes, int]] = {}  # group and failures of each counter, not yet drained
+        self._drained: dict[bytes, bytes] = {}  # group of each counter whose total is not known yet
 
     def check(self, group: bytes, key: bytes) -> Blocked | None:
         """Whether ``key`` is over the limit."""
@@ -112,7 +123,7 @@ class Throttle:
         """Count one failure of ``key``. The shared counter of a group has the group's digest as its key."""
         now = self._clock()
         # All counts of a group have faded after two periods without a failure.
-        while self._groups and self._groups[next(iter(self._groups))].failed_at + 2 * self._period_s <= now:
+        while self._groups and self._groups[next(iter(self._groups))].failed_at + 2 * self.period_s <= now:
             self._drop_group()
         found = self._groups.pop(group, None) or _Group()
         found.failed_at = now
@@ -124,23 +135,55 @@ class Throttle:
             counter = (now, 0, 0)
             self._tracked += 1
         start, before, within = counter
-        periods = int((now - start) / self._period_s)
+        periods = int((now - start) / self.period_s)
         if periods:
-            start += periods * self._period_s
+            start += periods * self.period_s
             before, within = (within if periods == 1 else 0), 0
         within += 1
         found.counters[key] = (start, before, within)
-        # Below the limit with nothing to fade, as a rule.
-        if (before or within >= self._limit) and (until := self._unblock_time(start, before, within)) > now:
-            if self.blocked.pop(key, None) is None:
-                self._unreported.add(key)
-            self.blocked[key] = until
+        if self._is_shared and (key in self._new or len(self._new) < MAX_TRACKED):
+            self._new[key] = group, self._new.get(key, (group, 0))[1] + 1
+        if before or within >= self._limit:  # else there is nothing to fade
+            self._block(key, start, before, within, now)
         while self._tracked > MAX_TRACKED:
             self._drop_group()
 
+    def drain(self, most: int) -> dict[bytes, int]:
+        """Return and forget the failures of up to ``most`` counters since the last call."""
+        self._drained = {}
+        failures: dict[bytes, int] = {}
+        while self._new and len(failures) < most:
+            counter, (self._drained[counter], failures[counter]) = self._new.popitem()
+        return failures
+
+    def merge(self, totals: Mapping[bytes, tuple[int, int]], wall_clock: float) -> None:
+        """Use the totals of all processes for drained counters.
+
+        Args:
+            totals: Failures in the period before, and in the current one. Periods are multiples of
+                ``period_s`` since the epoch.
+            wall_clock: Seconds since the epoch.
+        """
+        now = self._clock()
+        start = now - wall_clock % self.period_s
+        for counter, (before, within) in totals.items():
+            group = self._groups.get(self._drained.get(counter, b""))
+            if group is not None and counter in group.counters:
+                within += self._new.get(counter, (b"", 0))[1]
+                group.counters[counter] = (start, before, within)
+                self._block(counter, start, before, within, now)
+
+    def _block(self, key: bytes, start: float, before: int, within: int, now: float) -> None:
+        """Block a counter that is over the limit; never for a shorter time than before."""
+        if (until := self._unblock_time(start, before, within)) > now:
+            blocked_until = self.blocked.pop(key, None)
+            if blocked_until is None:
+                self._unreported.add(key)
+            self.blocked[key] = max(until, blocked_until or until)
+
     def _unblock_time(self, start: float, before: int, within: int) -> float:
         """When the weighted count falls below the limit."""
-        period, limit = self._period_s, self._limit
+        period, limit = self.period_s, self._limit
         if within < limit:  # the older count fades within this window
             return start + period * (1 - (limit - within) / before) if before else start
         return start + period + period * (1 - limit / within)  # this one has to fade in the next
@@ -148,7 +191,7 @@ class Throttle:
     def _has_room(self, group: _Group, now: float) -> bool:
         """Whether a group may have one more counter, after those that have faded are dropped."""
         counters = group.counters
-        while counters and counters[first := next(iter(counters))][0] + 2 * self._period_s <= now:
+        while counters and counters[first := next(iter(counters))][0] + 2 * self.period_s <= now:
             del counters[first]
             self._tracked -= 1
             self._unblock(first)
@@ -185,6 +228,7 @@ class FailureThrottle:
         self._by_address = None if address is None else Throttle(*address, clock=clock)
         self._limits = [limit for limit in (self._by_pair, self._by_address) if limit is not None]
         self.enabled = bool(self._limits)
+        self._is_shared = False
         self._reset()
         after_fork(self._reset)
 
@@ -193,7 +237,33 @@ class FailureThrottle:
         for limit in self._limits:
             limit.clear()
         self._lock = threading.Lock()
-        self._keyed = blake2b(digest_size=_DIGEST_BYTES, key=secrets.token_bytes(32))
+        # With a key, clients cannot construct collisions. Shared counters need the same digests everywhere;
+        # a collision of two of them takes 2**64 attempts, and only makes a client count for two.
+        key = b"" if self._is_shared else secrets.token_bytes(32)
+        self._keyed = blake2b(digest_size=_DIGEST_BYTES, key=key, person=b"basicauth_mw")
+
+    def share(self) -> dict[str, float]:
+        """Count for ``SharedFailures``: return the period of each limit, in seconds."""
+        self._is_shared = True
+        for limit in self._limits:
+            limit.share()
+        self._reset()
+        return {name: limit.period_s for name, limit in self._named()}
+
+    def drain(self, limit: str, most: int) -> dict[bytes, int]:
+        """Return and forget the failures of up to ``most`` counters since the last call."""
+        with self._lock:
+            return dict(self._named())[limit].drain(most)
+
+    def merge(self, limit: str, totals: Mapping[bytes, tuple[int, int]]) -> None:
+        """Use the totals of all processes for counters that were drained."""
+        with self._lock:
+            dict(self._named())[limit].merge(totals, time.time())
+            self._set_active()
+
+    def _named(self) -> list[tuple[str, Throttle]]:
+        limits = [("pair", self._by_pair), ("address", self._by_address)]
+        return [(name, limit) for name, limit in limits if limit is not None]
 
     def check(self, address: str, client_id: str | None) -> Blocked | None:
         """Whether to refuse a credential from ``address`` unseen; None as the id: it cannot be read."""

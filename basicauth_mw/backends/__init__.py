@@ -12,12 +12,13 @@ from typing import Any
 
 from ..errors import BasicAuthError, ConfigurationError
 from ..runtime.tracebacks import without_frames
-from .base import BulkStore, Changes, LastUse, ReadableStore, Store, StoreWarning, UsageStore
+from .base import BulkStore, Changes, FailureStore, LastUse, ReadableStore, Store, StoreWarning, UsageStore
 from .codec import dump_key, load_key
 
 __all__ = [
     "BulkStore",
     "Changes",
+    "FailureStore",
     "ReadableStore",
     "Store",
     "StoreWarning",

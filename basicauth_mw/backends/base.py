@@ -43,7 +43,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from ..keys.model import Key
@@ -187,5 +187,30 @@ class UsageStore(Store, Protocol):
         """Return the last use of every secret of these clients, in any order.
 
         Secrets that a key no longer has may be omitted, except the client's most recent use.
+        """
+        ...
+
+
+@runtime_checkable
+class FailureStore(Protocol):
+    """A store in which all processes count failed requests together, for throttling."""
+
+    def add_failures(
+        self, limit: str, period_s: float, failures: Mapping[bytes, int], /
+    ) -> Sequence[tuple[int, int]]:
+        """Count failures in the current period. Periods are multiples of ``period_s`` since the epoch.
+
+        Args:
+            limit: Name of the limit that they count against: letters.
+            period_s: Seconds.
+            failures: How many to add to each counter, which is named by a digest of 16 bytes.
+
+        Returns:
+            For each counter, in order: failures in the period before, and in the current one. Counts may be
+            lost when the store restarts.
+
+        Raises:
+            ReadOnlyBackend: This process may not write to the store.
+            BackendUnavailable: They were not counted, or that is not known.
         """
         ...

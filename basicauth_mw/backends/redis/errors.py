@@ -39,6 +39,13 @@ _HAS_EXPIRED: Final = 10
 _OTHER_NAME: Final = (62, 64)
 
 
+def is_denied(reply: object) -> bool:
+    """Whether Redis refused a command because the user may not run it on these names."""
+    return isinstance(reply, exceptions.NoPermissionError) or (
+        isinstance(reply, exceptions.ResponseError) and _DENIED_IN_A_SCRIPT.search(str(reply)) is not None
+    )
+
+
 def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavailable:
     """Name the server, the cause, and the remedy if it is known.
 
@@ -49,13 +56,9 @@ def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavail
     match exc:
         case BackendUnavailable():
             return type(exc)(str(exc))
-        case (
-            exceptions.AuthenticationError()
-            | exceptions.AuthorizationError()
-            | exceptions.NoPermissionError()
-        ):
+        case exceptions.AuthenticationError() | exceptions.AuthorizationError():
             text = f"{server} {_LOGIN}"
-        case exceptions.ResponseError() if _DENIED_IN_A_SCRIPT.search(str(exc)):
+        case _ if is_denied(exc):
             text = f"{server} {_LOGIN}"
         case exceptions.AskError():  # of which MovedError is a subclass
             text = f"{server} is a node of a cluster, whose URL begins with redis+cluster://"

@@ -9,6 +9,7 @@ change that failed was not made.
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .cluster import Command
 
 CHANGES_KEPT: Final = 10_000
+MAX_COUNTERS: Final = 100_000  # of failures, for one limit and period; about 100 bytes each
 
 # Represents a stored value of another type, which cannot be compared.
 NOT_A_STRING: Final = b"\0"
@@ -58,6 +60,23 @@ for i = 1, #ARGV, 2 do
     local before = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '')
     if not before or before < tonumber(ARGV[i + 1]) then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 end
+"""
+# KEYS: the counts of this period, and of the one before. ARGV: how many counters there may be, seconds until
+# they expire, then counter and number, again and again. Replies, for each: the count before, and the new one.
+_ADD_FAILURES: Final = """
+local room, found = tonumber(ARGV[1]) - redis.call('HLEN', KEYS[1]), {}
+for i = 3, #ARGV, 2 do
+    local total = tonumber(ARGV[i + 1])
+    local is_new = redis.call('HEXISTS', KEYS[1], ARGV[i]) == 0
+    if room > 0 or not is_new then
+        total = redis.call('HINCRBY', KEYS[1], ARGV[i], total)
+        if is_new then room = room - 1 end
+    end
+    found[i - 2] = tonumber(redis.call('HGET', KEYS[2], ARGV[i]) or 0)
+    found[i - 1] = total
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return found
 """
 
 
@@ -108,6 +127,18 @@ class KeyNames:
     def record_uses(self, client_id: bytes, uses: Mapping[int, int]) -> Command:
         """Store the minute of the last use of each secret, unless a later one is stored."""
         return ("EVAL", _RECORD_USES, 1, self.used(client_id), *chain.from_iterable(uses.items()))
+
+    def add_failures(
+        self, limit: str, period_s: float, period: int, failures: Mapping[bytes, int]
+    ) -> Command:
+        """Count failures. Replies, for each counter, its failures in the period before and in this one."""
+        # A client ID contains no colon, so no record is in these braces. They put both names in one slot.
+        name = self.prefix + b"{:failures}:%b:%g:" % (limit.encode(), period_s)
+        keys = (name + b"%d" % period, name + b"%d" % (period - 1))
+        counts: list[bytes | int] = []
+        for counter, count in failures.items():
+            counts += (counter, count)
+        return ("EVAL", _ADD_FAILURES, 2, *keys, MAX_COUNTERS, math.ceil(2 * period_s), *counts)
 
     def announce(self, client_id: bytes) -> Command:
         """Announce to every process that a key has changed.

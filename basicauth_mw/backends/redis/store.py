@@ -3,19 +3,21 @@
 A key is a string, ``<prefix>:1:{<client ID>}``. The last uses of its secrets are in a hash with ``:used``
 added to that name: the microsecond in which a secret was created, and the minute of its use, since the epoch.
 ``<prefix>:1:index`` is a sorted set of ids, all with score 0, so ordered by bytes; ``<prefix>:1:changes`` is
-a stream, and ``<prefix>:1:facts`` a hash. The braces keep ids apart from these names.
+a stream, and ``<prefix>:1:facts`` a hash. ``<prefix>:1:{:failures}:...`` are hashes of failed requests. The
+braces keep ids apart from these names.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from asyncio import get_running_loop
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ...errors import BackendUnavailable, UnreadableRecord
+from ...errors import BackendUnavailable, ReadOnlyBackend, UnreadableRecord
 from ...keys.hashing import has_password_hash
 from ...runtime.fork import after_fork
 from ..base import Changes, LastUse, StoreWarning
@@ -24,13 +26,13 @@ from .checks import CONFIG, config_warnings, foreign_warning
 from .clients import LoopClients, ThreadClients
 from .cluster import Cluster, Node, SingleServer
 from .connections import Connector
-from .errors import translate_error
+from .errors import is_denied, translate_error
 from .scripts import CHANGES_KEPT, NOT_A_STRING, KeyNames
 from .url import parse_url
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ...keys.model import Key
     from ..codec import StoredRecord
@@ -277,6 +279,18 @@ class RedisStore:
             latest = max(minutes, key=minutes.__getitem__, default=b"")
             if gone := minutes.keys() - held - {latest}:
                 self._replies(("HDEL", used, *gone))
+
+    # --- failed requests
+
+    def add_failures(
+        self, limit: str, period_s: float, failures: Mapping[bytes, int], /
+    ) -> list[tuple[int, int]]:
+        period = int(time.time() // period_s)
+        (reply,) = self._replies(self._names.add_failures(limit, period_s, period, failures), retry=False)
+        if is_denied(reply):
+            raise ReadOnlyBackend(f"{self._server} does not allow this user to count failures: check the ACL")
+        counts = iter(self._answer(reply, list))
+        return list(zip(counts, counts, strict=True))
 
     # --- ending
 

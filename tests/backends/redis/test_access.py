@@ -14,7 +14,7 @@ import pytest
 
 from basicauth_mw.backends import LastUse
 from basicauth_mw.backends.redis.store import RedisStore
-from basicauth_mw.errors import BackendUnavailable
+from basicauth_mw.errors import BackendError, BackendUnavailable, ReadOnlyBackend
 from basicauth_mw.keys.model import Key, Secret
 from tests.redis_server import (
     RedisCluster,
@@ -67,6 +67,7 @@ def use(store: RedisStore) -> None:
     assert store.changes(None).has_password_hashes is not None or store.warnings()  # raises without +hexists
     assert store.put(replace(key, version=2, secrets=(new,)), 1)
     assert store.last_uses(["id"]) == uses[1:]
+    assert store.add_failures("pair", 60.0, {b"counter": 1})[0][1] > 0
     found = asyncio.run(main())
     assert [key and key.client_id for key in found] == ["id", None, *names]
     assert len(store.scan("", "", 100)) == 21
@@ -186,6 +187,8 @@ def test_what_the_documentation_grants_is_enough(own_redis_server: RedisServer) 
             ):
                 with pytest.raises(BackendUnavailable, match="ACL"):
                     change()
+            with pytest.raises(ReadOnlyBackend, match="ACL"):
+                reader.add_failures("pair", 60.0, {b"counter": 1})
     with closing(RedisStore(f"redis://{manager[0]}:{IN_URL}@{where}/1", deadline_s=5)) as store:
         execute(own_redis_server, "ACL", "SETUSER", manager[0], *more("a database other than 0"))
         use(store)
@@ -201,7 +204,7 @@ def test_what_the_documentation_grants_is_needed(own_redis_server: RedisServer) 
         execute(own_redis_server, "FLUSHALL")
         execute(own_redis_server, "ACL", "SETUSER", name, "reset", *(set(grants) - {left_out}))
         fails: type[Exception]
-        fails, says = (AssertionError, "Use") if left_out == "+hdel" else (BackendUnavailable, "ACL")
+        fails, says = (AssertionError, "Use") if left_out == "+hdel" else (BackendError, "ACL")
         with closing(RedisStore(url, deadline_s=5)) as store, pytest.raises(fails, match=says):
             use(store)
 
