@@ -162,10 +162,11 @@ def test_a_process_without_the_right_does_not_ask_again(
 
 
 def test_stopping_ends_the_thread(store: Store) -> None:
+    before = set(threading.enumerate())
     process = Process(store)
     process.fail()
     wait_until(lambda: store.counts)
-    (thread,) = [each for each in threading.enumerate() if each.name == "basicauth_mw failures"]
+    (thread,) = set(threading.enumerate()) - before
     process.shared.stop()
     thread.join(LIMIT_S)
 
