@@ -266,7 +266,7 @@ class FailureThrottle:
         return [(name, limit) for name, limit in limits if limit is not None]
 
     def check(self, address: str, client_id: str | None) -> Blocked | None:
-        """Whether to refuse a credential from ``address`` unseen; None as the id: it cannot be read."""
+        """Whether to refuse credentials without verifying them; the id is None if it cannot be read."""
         group, pair = self._digests(address, client_id)
         blocked = None
         with self._lock:

@@ -34,7 +34,7 @@ Command line:
   what was done, or None.
 - ``warnings() -> Sequence[StoreWarning]``: what works but should be changed, for ``basicauth-mw check``.
 
-``close()`` is also called on a ``ReadableStore`` that has it.
+``scan`` and ``close`` are also used if a ``ReadableStore`` has them.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class LossyProxy:
                     data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
                     if not data or (dropping and key.fileobj is far):
                         return
-                    if key.fileobj is near and self.drop and b"stored ~= ARGV" in data:
+                    if key.fileobj is near and self.drop and b"current ~= ARGV" in data:
                         self.drop, dropping = self.drop - 1, True
                     key.data.sendall(data)
 
