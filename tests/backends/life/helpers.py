@@ -138,6 +138,7 @@ def changed(event: str, client_id: str) -> dict[str, Any]:
         "client_id": client_id,
         "reason": None,
         "detail": None,
+        "scheme": None,
         "address": None,
         "request_id": None,
         "actor": None,

@@ -62,6 +62,7 @@ def test_one_audit_event_per_change(
         "client_id": "ci",
         "reason": "unknown",
         "detail": None,
+        "scheme": "basic",
         "address": "192.0.2.1",
         "request_id": refusal["request_id"],
         "actor": None,
