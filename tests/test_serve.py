@@ -272,7 +272,8 @@ def test_the_middleware_is_imported_on_first_use() -> None:
     ],
     ids=["uvicorn", "waitress"],
 )
-def test_real_servers(server: list[str], target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("include", [None, "/echo"])
+def test_real_servers(server: list[str], target: str, include: str | None, tmp_path: Path) -> None:
     """The commands in the documentation, with an app that does not import the package."""
     (tmp_path / "bare_flask.py").write_text(FLASK)
     (tmp_path / "bare_fastapi.py").write_text(FASTAPI)
@@ -285,7 +286,12 @@ def test_real_servers(server: list[str], target: str, tmp_path: Path) -> None:
         child = subprocess.Popen(
             [sys.executable, "-m", *(word.format(port=port) for word in server)],
             cwd=tmp_path,
-            env=environment(BASICAUTH_APP=target, BASICAUTH_BACKEND=url, PYTHONPATH=paths),
+            env=environment(
+                BASICAUTH_APP=target,
+                BASICAUTH_BACKEND=url,
+                PYTHONPATH=paths,
+                **({} if include is None else {"BASICAUTH_INCLUDE": include}),
+            ),
             stdout=log,
             stderr=log,
         )
@@ -295,12 +301,14 @@ def test_real_servers(server: list[str], target: str, tmp_path: Path) -> None:
         with httpx.Client(base_url=url, transport=transport, timeout=LIMIT_S) as client:
             good = client.post("/echo", json={"text": "x"}, auth=("ci", issued.secret))
             bad = client.post("/echo", json={"text": "x"}, auth=("ci", "wrong"))
+            unknown = [client.get(path).status_code for path in ("/unknown", "/ECHO", "/x;y")]
     finally:
         child.terminate()
         child.wait(LIMIT_S)
 
     assert (good.status_code, good.json()) == (200, {"client_id": "ci", "text": "x"})
     assert (bad.status_code, bad.json()["code"]) == (401, "invalid_credentials")
+    assert unknown == ([401] * 3 if include is None else [404, 401, 401])
 
 
 def test_a_server_prints_the_error(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from basicauth_mw import InsufficientScope
 from basicauth_mw.asgi import BasicAuthMiddleware as ASGIMiddleware
 from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIMiddleware
-from tests.matrix.paths import OPEN, OWN, STREAM_LIMIT_S, TIMEOUT_S
+from tests.matrix.paths import OPEN, OPTIONAL, OWN, STREAM_LIMIT_S, TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -113,7 +113,7 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
         await body(b"" if scope["method"] == "HEAD" else data)
 
 
-_asgi = ASGIMiddleware(asgi_app, exclude=OPEN)
+_asgi = ASGIMiddleware(asgi_app, exclude=OPEN, optional=OPTIONAL)
 _asgi_with_timeout = ASGIMiddleware(asgi_app, timeout_s=TIMEOUT_S)
 
 
@@ -210,7 +210,7 @@ def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Ite
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [data]
 
 
-_wsgi = WSGIMiddleware(wsgi_app, exclude=OPEN)
+_wsgi = WSGIMiddleware(wsgi_app, exclude=OPEN, optional=OPTIONAL)
 
 
 def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -1,6 +1,7 @@
 """The paths of the app, for the servers and the tests."""
 
 OPEN = ("/health", "/open/*")
+OPTIONAL = ("/optional",)
 TIMEOUT_S = 0.5
 STREAM_LIMIT_S = 30.0  # a client that does not get the first chunk never requests the second one
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw import encode_basic
-from tests.matrix.cases import KEY, NO_KEY
+from tests.matrix.cases import KEY, NO_KEY, authorization
 from tests.matrix.client import Response, connect, get, head, read, send
 from tests.matrix.conftest import SETTINGS
 from tests.matrix.kinds import ASGI, SERVERS, WSGI, Server
@@ -84,6 +84,22 @@ def test_the_apps_own_response(server: Server, path: str) -> None:
     assert response.value("content-length") == (None if status == 204 else str(len(body)))
     assert response.value("www-authenticate") is None
     assert response.value("cache-control") is None
+
+
+@pytest.mark.proves("X58")
+def test_an_optional_path(server: Server) -> None:
+    """Anonymous without the header; a header is verified, also one that the server cannot represent."""
+
+    def outcome(*fields: bytes) -> str:
+        return send(server, head(*fields, target=b"/optional")).outcome
+
+    assert outcome() == "open"
+    assert outcome(KEY) == "app"
+    assert outcome(NO_KEY) == outcome(authorization(b"Basic !")) == "invalid_credentials"
+    assert outcome(authorization(b"")) == "missing_credentials"
+    refusals = ("invalid_credentials", "missing_credentials", "server 400")
+    assert outcome(authorization(b"Basic \xff")) in refusals
+    assert outcome(authorization(b"Basic \x00")) in refusals
 
 
 @pytest.mark.proves("W16", "X38", "X39")
