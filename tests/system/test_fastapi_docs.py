@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,10 +34,21 @@ def swagger_ui() -> Path:
 
 
 @pytest.fixture
-def docs(browser: Browser, serve: Callable[..., Served]) -> Iterator[Page]:
+def schemes() -> str:
+    """The setting; tests may parametrize it."""
+    return "basic"
+
+
+@pytest.fixture
+def docs(browser: Browser, serve: Callable[..., Served], schemes: str) -> Iterator[Page]:
     """``/docs`` as FastAPI generates it; external files come from the disk, or not at all."""
     # With the usual challenge Chromium would ask for a password before the page sees a 401.
-    served = serve("fastapi-documented", BASICAUTH_KEYS=KEYS, BASICAUTH_CHALLENGE="navigations")
+    served = serve(
+        "fastapi-documented",
+        BASICAUTH_KEYS=KEYS,
+        BASICAUTH_CHALLENGE="navigations",
+        BASICAUTH_SCHEMES=schemes,
+    )
     folder = swagger_ui()
     unknown: list[str] = []
 
@@ -65,7 +77,7 @@ def authorize(page: Page, client_id: str, secret: str) -> None:
     expect(dialog).to_contain_text("its client ID as the user name, its secret as the password")
     dialog.get_by_label("Username").fill(client_id)
     dialog.get_by_label("Password").fill(secret)
-    dialog.get_by_role("button", name="Apply credentials").click()
+    dialog.get_by_role("button", name="Apply credentials").first.click()
     dialog.get_by_role("button", name="Close").first.click()
     expect(dialog).to_be_hidden()
 
@@ -143,3 +155,57 @@ def test_the_page_lists_the_responses_of_the_middleware(docs: Page) -> None:
     listed = docs.locator(".responses-table:not(.live-responses-table) .response > .response-col_status")
     expect(listed.first).to_be_visible()
     assert set(listed.all_inner_texts()) >= {"200", "401", "403", "429", "500", "503"}
+
+
+# --- the other schemes
+
+ALL: Final = "basic,bearer,header:x-api-key"
+TOKEN: Final = b64encode(f"demo:{SECRET}".encode()).decode()
+
+
+def authorize_with_token(page: Page, name: str, token: str) -> None:
+    """Enter a token as a user does, in the form of one scheme."""
+    page.locator(".auth-wrapper .btn.authorize").first.click()
+    form = page.locator(".modal-ux .auth-container", has=page.get_by_role("heading", name=name))
+    expect(form).to_contain_text("the base64 text of its client ID, a colon and its secret")
+    form.get_by_role("textbox").fill(token)
+    form.get_by_role("button", name="Apply credentials").click()
+    form.get_by_role("button", name="Close").click()
+    expect(page.locator(".modal-ux")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("schemes", "name", "header"),
+    [
+        pytest.param("bearer", "HTTPBearer", ("authorization", "Bearer "), id="bearer"),
+        pytest.param("header:x-api-key", "x-api-key", ("x-api-key", ""), id="header"),
+        pytest.param(ALL, "HTTPBearer", ("authorization", "Bearer "), id="bearer-of-all"),
+        pytest.param(ALL, "x-api-key", ("x-api-key", ""), id="header-of-all"),
+    ],
+)
+def test_a_token_that_is_entered_gets_the_apps_response(
+    docs: Page, name: str, header: tuple[str, str]
+) -> None:
+    """A wrong one gets a 401."""
+    address = docs.url
+    authorize_with_token(docs, name, TOKEN)
+
+    response = try_out(docs)
+
+    assert (response.status, response.json()) == (200, {"hello": "demo"})
+    assert response.request.headers[header[0]] == header[1] + TOKEN
+
+    docs.goto("about:blank")  # the page forgets the token
+    docs.goto(address)
+    authorize_with_token(docs, name, TOKEN[:-4])
+    assert try_out(docs).status == 401
+    assert '"code": "invalid_credentials"' in shown(docs)[1]
+
+
+@pytest.mark.parametrize("schemes", [ALL], ids=["all"])
+def test_basic_works_beside_the_other_schemes(docs: Page) -> None:
+    authorize(docs, "demo", SECRET)
+
+    response = try_out(docs)
+
+    assert (response.status, response.json()) == (200, {"hello": "demo"})
