@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 BATCH = 5_000
 SAMPLE = 500  # different pages
 LETTERS = 4
-USED_ONE_IN = 10  # share of keys that were ever used
+USED_ONE_IN = 10  # every tenth key was used
 
 AUTHORIZATION = encode_basic("admin", generate("sk")).encode()
 ADMIN = Principal("admin", scopes=frozenset({ADMIN_SCOPE}))
@@ -69,7 +69,7 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
 
 
 def fill(backend: Backend, size: int) -> list[str]:
-    """Store so many keys; some of their ids."""
+    """Create keys; return a sample of their IDs."""
     hashed, now = Hasher().digest_secret(generate("sk")), utcnow()
     sample: list[str] = []
     for start in range(0, size, BATCH):

@@ -66,7 +66,7 @@ async def find(quick: bool) -> Outcome:
 
 def filled(size: int):
     """A middleware whose cache is full, and the header values in it."""
-    app = ours(bare, cache_size=size)
+    app = ours(bare, cache_size=size, cache_ttl_s=3600)
     cache = app._authenticator._cache
     fields = []
     now = utcnow()
