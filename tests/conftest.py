@@ -1,4 +1,4 @@
-"""Fixtures for several directories of tests."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 

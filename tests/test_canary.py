@@ -1,4 +1,4 @@
-"""A secret appears in plain text only where it is shown once.
+"""A secret appears in plain text only once, when it is created.
 
 Two canaries, a generated secret and a password, go through every operation with secrets. Then the tests
 search all output for them, in every encoding that software may use.
@@ -108,7 +108,7 @@ def assert_clean(data: bytes | str, *, raw_only: bool = False) -> None:
 @pytest.mark.proves("X43")
 @pytest.mark.parametrize("secret", CANARIES, ids=["generated", "password", "generated-2", "password-2"])
 def test_the_search_finds_the_canary(secret: str) -> None:
-    """Without this, the other tests would prove nothing."""
+    """Without this, the other tests would be meaningless."""
     credentials = f"some-id:{secret}".encode()
     for text in (
         secret,
@@ -159,7 +159,7 @@ class Everything(logging.Handler):
 
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> Iterator[Everything]:
-    """Debug logging of all loggers, ours and others."""
+    """Debug logging of all loggers."""
     for name in [name for name in os.environ if name.startswith("BASICAUTH_")]:
         monkeypatch.delenv(name)
     handler = Everything()
@@ -220,7 +220,7 @@ def basic(data: bytes) -> str:
 
 
 def run_life_cycle(backend: Backend, everything: Everything, *, settings: Settings) -> list[Any]:
-    """Use the canaries through a whole life cycle; return every public object that handled one."""
+    """Use the canaries in a complete life cycle; return every public object that handled one."""
     with BothApps(backend, settings, everything) as apps:
         return [backend, settings, apps.asgi, apps.wsgi, *life_cycle(backend, apps, everything)]
 
@@ -445,7 +445,7 @@ class Watched:
 
     Attributes:
         seen: Arguments and environments of the process and its children, from /proc.
-        looks: How often they were read.
+        reads: How often they were read.
     """
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None, **options: Any) -> None:
@@ -454,7 +454,7 @@ class Watched:
             arguments, cwd=ROOT, env={**inherited, **(env or {})}, start_new_session=True, **options
         )
         self.seen: set[bytes] = set()
-        self.looks = 0
+        self.reads = 0
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
@@ -464,7 +464,7 @@ class Watched:
                 for name in ("cmdline", "environ"):
                     with suppress(OSError):
                         self.seen.add((folder / name).read_bytes())
-            self.looks += 1
+            self.reads += 1
             time.sleep(0.002)
 
     def _folders(self) -> list[Path]:
@@ -477,7 +477,7 @@ class Watched:
     def communicate(self, stdin: bytes | None = None) -> tuple[bytes, bytes]:
         out, err = self.process.communicate(stdin, timeout=LIMIT_S)
         self._thread.join(LIMIT_S)
-        assert self.looks > 3
+        assert self.reads > 3
         assert_clean(b"".join(self.seen))
         return out or b"", err or b""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parents[1] / "basicauth_mw"
 
-# The endings of names of such values. Upper case is a constant, for example a header's name.
+# Suffixes of the names of such values. Names in upper case are constants, such as the name of a header.
 SECRET = re.compile(
     r"(?:^|_)(?:secret|hash|hashed|digest|password|token|mac|authorization|credentials|field)$"
 )
@@ -27,13 +27,13 @@ SECRET = re.compile(
 # Values of an operator, on the command line or in the environment, are not attacker-controlled.
 NOT_CHECKED = {"cli", "env.py"}
 
-# Module, expression, and why it reveals nothing.
+# Module, expression, and why the comparison reveals nothing.
 HARMLESS = {
-    ("credentials.py", "b2a_base64(encoded, newline=False) != token"): "both are what was sent",
-    ("credentials.py", "b',' in token"): "what was sent, before anything is looked up",
+    ("credentials.py", "b2a_base64(encoded, newline=False) != token"): "both come from the request",
+    ("credentials.py", "b',' in token"): "from the request, before the lookup",
     ("digest.py", "prefix not in hashed"): "pepper and salt, without the digest",
-    ("usage.py", "each.hash == stored"): "both are stored, and the caller is in",
-    ("usage.py", "each.hash != stored"): "both are stored, and the caller is in",
+    ("usage.py", "each.hash == stored"): "both are stored, and the caller is verified",
+    ("usage.py", "each.hash != stored"): "both are stored, and the caller is verified",
     (
         "lifecycle.py",
         "each.hash not in self._differs_from",
@@ -45,7 +45,7 @@ _METHODS = {"startswith", "endswith", "__eq__", "find", "index"}
 
 
 def _name(node: ast.AST) -> str:
-    """The last name of an operand, without calls and subscripts around it."""
+    """The last name of an operand, without surrounding calls and subscripts."""
     while isinstance(node, ast.Subscript | ast.Call):
         if isinstance(node, ast.Subscript):
             node = node.value
@@ -104,7 +104,7 @@ def test_such_a_comparison_would_be_found(planted: str) -> None:
 @pytest.mark.proves("X12", "X13")
 @given(st.text(max_size=30), st.booleans())
 def test_compared_values_have_one_length(secret: str, peppered: bool) -> None:
-    """For any input: whole digests, never a part of one."""
+    """For any input, complete digests are compared."""
     hasher = Hasher([b"pepper"] if peppered else [])
     stored = [Secret(hasher.digest_secret("the right one"))]
     lengths = set()

@@ -109,7 +109,7 @@ def asgi_app(keys: Backend, **overrides: Any) -> BasicAuthMiddleware:
 
 
 def seen_principal(app: BasicAuthMiddleware) -> Principal:
-    """The principal that the innermost app saw."""
+    """The principal that the innermost app received."""
     inner: Any = app.app
     principal: Principal = inner.scopes[-1]["user"]
     return principal

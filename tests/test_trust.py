@@ -1,4 +1,4 @@
-"""TRUST.md: every promise has a test, and every mark on a test is of a promise."""
+"""TRUST.md: every guarantee has a test, and every mark on a test refers to a guarantee."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_places(source: str, places: list[str], tmp_path: Path) -> None:
         pytest.param('@pytest.mark.proves("H9")\ndef test_x(): ...', "there is no row H9", id="unknown"),
         pytest.param("def test_x(): ...", "H2 has no test: Two.", id="empty"),
         pytest.param(
-            '@pytest.mark.proves("H3")\ndef test_x(): ...', "H3 is not here, and yet", id="not-here"
+            '@pytest.mark.proves("H3")\ndef test_x(): ...', "H3 is marked not_here, but", id="not-here"
         ),
         pytest.param(
             '@pytest.mark.proves("H1")\ndef helper(): ...',
@@ -139,12 +139,12 @@ def test_places(source: str, places: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_problems(source: str, problem: str, tmp_path: Path) -> None:
-    """What would leave a row without a test, or a mark unread, is reported."""
+    """Rows without a test and marks that are not read are reported."""
     assert any(problem in each for each in table(folder(tmp_path, test_a=source)).problems)
 
 
 def test_no_problem(tmp_path: Path) -> None:
-    """Ids of a part without a file are ignored."""
+    """IDs of a part without a file are ignored."""
     source = (
         '@pytest.mark.proves("H1", "F1")\n@pytest.mark.parametrize("a", [pytest.param(1, id=case, marks=H2), '
         'pytest.param(1, id="one", marks=H2), pytest.param(1, id="a|b", marks=H2)])\ndef test_x(a): ...\n'
@@ -160,7 +160,7 @@ def test_no_problem(tmp_path: Path) -> None:
 
 
 def test_bad_id(tmp_path: Path) -> None:
-    """An id of another part is an error of the file."""
+    """An ID of another part is an error."""
     (folder(tmp_path) / "trust" / "standards.toml").write_text('F1 = "One."\n')
 
     assert "standards.toml: F1 is no id: one of HBPAWO, and a number" in table(tmp_path).problems

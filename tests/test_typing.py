@@ -1,4 +1,4 @@
-"""Code that uses the package passes two type checkers in their strictest mode.
+"""Code that uses the package passes two type checkers in strict mode.
 
 The benchmarks, which take too long for the tests, are type-checked too.
 """
@@ -62,7 +62,7 @@ MISTAKES = [
 @pytest.mark.proves("X41")
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_mistakes_are_found(checker: str, tmp_path: Path) -> None:
-    """Types exist, and are not Any."""
+    """The types are precise: mistakes are reported."""
     mistaken = tmp_path / "mistaken.py"
     modules = ("asgi", "wsgi", "dashboard", "forward_auth", "integrations.fastapi")
     names = ["fastapi", "starlette.middleware", "basicauth_mw", *(f"basicauth_mw.{each}" for each in modules)]
@@ -81,7 +81,7 @@ def test_mistakes_are_found(checker: str, tmp_path: Path) -> None:
 
 
 def test_the_benchmarks_match_the_package(tmp_path: Path) -> None:
-    """They are run by hand, so a renamed function would be noticed late."""
+    """They are run manually, so a renamed function would be noticed late."""
     benchmarks = ROOT / "benchmarks"
     done = subprocess.run(
         [

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LIMIT_S = 60.0  # for what takes a second at most on an idle machine
+LIMIT_S = 60.0  # for work that takes at most a second on an idle machine
 
 
 class Clock:
-    """Two clocks, a monotonic one and a wall clock, that stand still until a test moves them; in seconds."""
+    """A monotonic clock and a wall clock, in seconds, that a test sets."""
 
     def __init__(self, now: float = 1000.0, wall_now: float = 1_800_000_000.0) -> None:
         self.now = now
@@ -30,7 +30,7 @@ def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> Non
     """Wait until a condition is true."""
     ends = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < ends, "it did not become true in time"
+        assert time.monotonic() < ends, "the condition did not become true in time"
         time.sleep(0.01)
 
 

@@ -1,4 +1,4 @@
-"""Calls an ASGI app directly: no server, no client library, every event visible."""
+"""Calls an ASGI app directly, without a server or a client library."""
 
 from __future__ import annotations
 

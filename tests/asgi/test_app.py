@@ -493,7 +493,7 @@ def test_a_backend_from_a_url_is_closed_with_the_middleware(strange_store: Any) 
 
 
 @pytest.mark.proves("A13")
-def test_a_store_that_fails_to_close_does_not_eat_the_apps_message(strange_store: Any) -> None:
+def test_a_store_that_fails_to_close_does_not_suppress_the_apps_message(strange_store: Any) -> None:
     """The app's message that it has stopped is still sent."""
     middleware = BasicAuthMiddleware(LifespanApp(), "strange://rude", settings=Settings())
     seen = live(middleware)

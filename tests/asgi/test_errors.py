@@ -303,7 +303,7 @@ BEGUN: dict[str, list[Message]] = {
 @pytest.mark.proves("A7")
 @pytest.mark.parametrize("exc", [Boom(), TimeoutError(), InsufficientScope(), Throttled()], ids=repr)
 @pytest.mark.parametrize("sent", BEGUN.values(), ids=BEGUN.keys())
-def test_a_response_that_began_is_broken_off(
+def test_a_started_response_is_truncated(
     send_request: Callable[..., Exchange], sent: list[Message], exc: Exception
 ) -> None:
     """No second start, no added end: the exception is re-raised, so that the server breaks the connection."""

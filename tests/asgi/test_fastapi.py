@@ -221,7 +221,7 @@ def test_responses_of_the_app_pass_unchanged(get: Callable[..., Exchange], issue
     assert seen.raised is None
 
 
-def test_a_stream_that_fails_is_broken_off(get: Callable[..., Exchange]) -> None:
+def test_a_stream_that_fails_is_truncated(get: Callable[..., Exchange]) -> None:
     """The sent part is unchanged, no end is added, and the exception is raised."""
     seen = get("/stream")
 

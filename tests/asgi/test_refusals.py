@@ -1,4 +1,4 @@
-"""Which requests are refused, and what the refusal looks like."""
+"""Which requests are refused, and the responses to them."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_any_other_request_id_is_replaced(middleware: BasicAuthMiddleware, sent:
     assert ids[0] != ids[1]
 
 
-def test_two_request_ids_are_none(middleware: BasicAuthMiddleware) -> None:
+def test_repeated_request_ids_are_replaced(middleware: BasicAuthMiddleware) -> None:
     """It is unclear which of them is meant."""
     seen = call(middleware, http_scope(headers=[(b"x-request-id", b"a"), (b"x-request-id", b"b")]))
 
@@ -464,12 +464,12 @@ def test_many_requests_at_once_do_not_mix(backend: Backend) -> None:
 
     middleware = BasicAuthMiddleware(whoami, backend, settings=Settings())
 
-    async def everybody() -> list[Exchange]:
+    async def send_all() -> list[Exchange]:
         return await asyncio.gather(
             *(exchange(middleware, http_scope(key.authorization)) for key in keys * 3)
         )
 
-    assert [seen.body.decode() for seen in asyncio.run(everybody())] == [key.client_id for key in keys * 3]
+    assert [seen.body.decode() for seen in asyncio.run(send_all())] == [key.client_id for key in keys * 3]
 
 
 _backend = Backend(MemoryStore(), settings=Settings())

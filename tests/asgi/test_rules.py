@@ -89,7 +89,7 @@ def test_only_what_is_excluded_is_open(
 
 
 @pytest.mark.proves("X41")
-def test_credentials_on_an_open_path_are_not_looked_at(app: App, backend: Backend, issued: Issued) -> None:
+def test_credentials_on_an_open_path_are_not_verified(app: App, backend: Backend, issued: Issued) -> None:
     """Invalid ones are not refused, and valid ones give no identity."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/open",)))
     for value in ("Basic !", encode_basic("ci", "wrong"), issued.authorization):

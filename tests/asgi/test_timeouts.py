@@ -134,7 +134,7 @@ def test_a_slow_app_gets_a_504(
         server = Server()
         async with asyncio.timeout(LIMIT_S) as limit:
             await timed(app, server, map_errors=map_errors)
-        assert not limit.expired(), "that is not what may cancel it"
+        assert not limit.expired(), "the limit must not cancel it"
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
@@ -199,11 +199,11 @@ def test_the_504_does_not_wait_for_a_handler_that_ignores_cancellation(
 
         running = asyncio.ensure_future(timed(app, server))
         await server.until(lambda: server.has_response)
-        assert not running.done(), "the handler is still at it, and awaited"
+        assert not running.done(), "the handler still runs, and is awaited"
         release.set()
         async with asyncio.timeout(LIMIT_S) as limit:
             await running
-        assert not limit.expired(), "that is not what may cancel it"
+        assert not limit.expired(), "the limit must not cancel it"
         return server
 
     server = asyncio.run(main())

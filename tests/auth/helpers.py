@@ -1,4 +1,4 @@
-"""Credentials, clients and stores that several tests of the decision share."""
+"""Shared credentials, clients and stores."""
 
 from __future__ import annotations
 

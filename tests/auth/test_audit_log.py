@@ -120,7 +120,7 @@ def test_every_refusal_is_logged_with_its_reason(
     ],
     ids=lambda each: "sent" if str(each).startswith(("Basic ", "Bearer ")) else str(each),
 )
-def test_which_mistake_it_was_is_for_the_log_alone(
+def test_only_the_log_says_what_was_malformed(
     app: App, backend: Backend, caplog: pytest.LogCaptureFixture, value: str, detail: str | None
 ) -> None:
     """The audit log says what is wrong with a header, in fixed words. The client gets the usual 401."""
@@ -154,7 +154,7 @@ def test_outages_and_missing_scopes_are_logged(backend: Backend, caplog: pytest.
 def test_allowed_requests_are_not_logged(
     app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They would be too many."""
+    """There would be too many."""
     caplog.set_level(logging.DEBUG)
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
     caplog.clear()
@@ -258,7 +258,7 @@ def spellings(canary: str) -> list[str]:
 
 
 @pytest.mark.proves("O6", "X43")
-def test_no_secret_leaves(
+def test_no_secret_is_exposed(
     backend: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not in a log record of any level, a ``repr``, a response or the text of a traceback."""

@@ -41,7 +41,7 @@ def put(cache: VerificationCache, value: bytes, verdict: Allow, expires_at: date
 
 
 @pytest.mark.proves("X2", "X16")
-def test_only_the_very_value_is_found(cache: VerificationCache) -> None:
+def test_only_the_exact_value_is_found(cache: VerificationCache) -> None:
     """No prefix, other case or concatenation of it."""
     put(cache, b"Basic abcd", allow())
 
@@ -116,7 +116,7 @@ def test_a_clock_set_back_revives_no_entry_beyond_the_cache_time(
 
 
 @pytest.mark.proves("F23")
-def test_unless_others_are_given_its_clocks_are_the_machines() -> None:
+def test_it_uses_the_system_clocks_by_default() -> None:
     """The age uses the monotonic clock, which cannot be set; the expiry uses the wall clock."""
     cache = VerificationCache(30, 3)
     before = time.monotonic()
@@ -212,12 +212,12 @@ def test_nothing_grows_with_many_clients(cache: VerificationCache) -> None:
     assert len(cache._clients) <= 3
 
 
-def test_a_value_that_is_too_long_is_not_looked_at(cache: VerificationCache) -> None:
+def test_a_value_that_is_too_long_is_not_looked_up(cache: VerificationCache) -> None:
     """Hashing it would cost what the limit saves."""
     assert cache.get(b"x" * (MAX_HEADER_BYTES + 1)) is None
 
 
-def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerificationCache) -> None:
+def test_a_changed_client_is_invalidated_with_all_its_secrets(cache: VerificationCache) -> None:
     """No other client is affected."""
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("a"))
@@ -227,10 +227,10 @@ def test_a_changed_client_is_forgotten_with_all_its_secrets(cache: VerificationC
     assert [bool(cache.get(value)) for value in (b"1", b"2", b"3")] == [False, False, True]
     put(cache, b"1", allow("a"))
     assert cache.get(b"1")
-    assert cache.get(b"2") is None, "what was forgotten does not come back with the client"
+    assert cache.get(b"2") is None, "an invalidated entry does not return with the client"
 
 
-def test_a_proof_of_a_changed_key_ends_the_older_ones(cache: VerificationCache) -> None:
+def test_a_verification_of_a_changed_key_ends_the_older_entries(cache: VerificationCache) -> None:
     """Two entries of one client never have different scopes."""
     put(cache, b"1", allow("a", "read"))
     put(cache, b"2", allow("a", "read", "write"))
@@ -241,7 +241,7 @@ def test_a_proof_of_a_changed_key_ends_the_older_ones(cache: VerificationCache) 
     assert cache.get(b"1") == cache.get(b"2")
 
 
-def test_everything_can_be_forgotten(cache: VerificationCache) -> None:
+def test_everything_can_be_invalidated(cache: VerificationCache) -> None:
     put(cache, b"1", allow("a"))
     put(cache, b"2", allow("b"))
     cache.clear()
@@ -383,7 +383,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.clock.wall_now += seconds
 
     @invariant()
-    def never_says_more_than_the_model(self) -> None:
+    def never_returns_more_than_the_model(self) -> None:
         for number in range(9):
             found = self.cache.get(b"%d" % number)
             assert found is None or found == self.model.get(b"%d" % number)

@@ -110,7 +110,7 @@ def test_sources_of_settings_have_an_order(app: App, monkeypatch: pytest.MonkeyP
     assert resolve("env:", settings=Settings(backend="env:OTHER")) == ("api", "env", 0)
 
 
-def test_given_settings_keep_the_environment_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_settings_the_environment_is_not_read(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the environment is invalid."""
     environment(monkeypatch, TIMEOUT_S="soon", REALN="x", BACKEND="nonsense")
 
@@ -157,7 +157,7 @@ def test_every_problem_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     ("name", "meant"),
     [("exlude", "exclude"), ("require_http", "require_https"), ("timeout", "timeout_s"), ("Realm", "realm")],
 )
-def test_a_near_miss_is_named(name: str, meant: str) -> None:
+def test_a_similar_name_is_suggested(name: str, meant: str) -> None:
     """A name that resembles no setting is reported too."""
     (found,) = problems("memory:", settings=Settings(), **{name: "1"})
     assert name in found

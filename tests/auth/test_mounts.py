@@ -201,7 +201,7 @@ def test_nothing_but_the_excluded_paths_is_open(
     for target in STOPPED:
         status, body = send(app, target, has_raw=has_raw)
         if has_raw or body != "reached open":
-            # The rest concerns layers in front of the middleware, and proves nothing here.
+            # The rest concerns layers outside the middleware, and is not tested here.
             assert status in (401, 307, 404, 405), (target, body)
             assert "reached" not in body, target
         else:

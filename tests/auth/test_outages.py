@@ -227,7 +227,7 @@ def test_a_key_that_cannot_be_read_is_an_outage(app: App, store: Any, key: Key) 
 
 
 @pytest.mark.proves("F34")
-def test_a_coroutine_is_no_key(app: App) -> None:
+def test_a_coroutine_is_not_a_key(app: App) -> None:
     """A ``get`` that is ``async`` by mistake returns a coroutine, which is true but not a Key."""
 
     async def later() -> Key:
@@ -480,7 +480,7 @@ def test_a_change_through_the_backend_reaches_the_cache_at_once(
 
 
 @pytest.mark.proves("F23")
-def test_expiry_is_looked_at_on_every_request(app: App) -> None:
+def test_expiry_is_checked_on_every_request(app: App) -> None:
     """A cached credential expires with its key."""
     ends = utcnow() + timedelta(seconds=0.3)
     middleware = BasicAuthMiddleware(

@@ -89,7 +89,7 @@ def test_a_group_of_one_counts_as_its_exception(exc: Exception, status: int) -> 
     assert is_refusal(exc) == (status == 403)
 
 
-def test_the_one_in_a_group() -> None:
+def test_the_only_exception_in_a_group() -> None:
     """At any depth; the group itself if it has more than one."""
     one = ValueError()
     pair = ExceptionGroup("a", [one, one])

@@ -259,7 +259,7 @@ def test_an_unknown_mount_point_is_logged_once(backend: Backend, caplog: pytest.
 
 
 @pytest.mark.parametrize("framework", ["quart", "flask"])
-def test_the_directory_of_a_module_is_no_mount_point(backend: Backend, framework: str) -> None:
+def test_the_directory_of_a_module_is_not_a_mount_point(backend: Backend, framework: str) -> None:
     """Flask and Quart also have ``root_path``, the directory of the app's module."""
     app: Any = (
         Quart("app", root_path="/srv/app") if framework == "quart" else Flask("app", root_path="/srv/app")

@@ -530,9 +530,9 @@ def test_the_throttle_is_inactive_when_the_block_has_ended() -> None:
     limits.record(ADDRESS, CLIENT_ID)
     assert limits.active
 
-    patience_s = time.monotonic() + 10
+    ends = time.monotonic() + 10
     while limits.check(ADDRESS, CLIENT_ID) is not None:
-        assert time.monotonic() < patience_s
+        assert time.monotonic() < ends
         time.sleep(0.05)
     assert not limits.active
 

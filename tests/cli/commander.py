@@ -2,7 +2,7 @@
 
 A line of stdin is a JSON list: arguments, the path of a file, and after how many seconds to kill the command
 (null: never). A forked child runs it and writes its output to the file; the exit status goes to stdout.
-All modules are imported before the fork, so that a kill hits the command and not the interpreter's start.
+All modules are imported before the fork, so that the kill interrupts the command and not the startup.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
         if killed_after_s is not None:
             ends = os.pidfd_open(pid)
             if not select.select([ends], [], [], killed_after_s)[0]:
-                os.kill(pid, signal.SIGKILL)  # it may have ended already, but it has not been waited for
+                os.kill(pid, signal.SIGKILL)  # it may have ended already, but os.waitpid was not called yet
             os.close(ends)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 

@@ -102,7 +102,7 @@ def test_check_reports_an_app_that_is_not_protected(
     assert message in problem["message"]
 
 
-def test_check_warns_of_short_passwords_and_plain_http(
+def test_check_warns_about_short_passwords_and_plain_http(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("BASICAUTH_REQUIRE_HTTPS")
@@ -310,7 +310,7 @@ def test_check_never_shows_a_password_however_the_url_is_written(url: str) -> No
 def test_check_never_shows_user_and_password(
     scheme: str, parts: list[str], userinfo: str, suffix: str
 ) -> None:
-    """Wherever a secret is before the @, and whatever characters of it would have to be encoded."""
+    """Wherever the secret is before the @, and even if its characters should have been encoded."""
     secret = f"canary{'canary'.join(parts)}canary"
 
     assert "canary" not in without_secrets(f"{scheme}://{userinfo.format(secret)}@{suffix}")
@@ -333,7 +333,7 @@ def test_check_never_shows_user_and_password(
         ("stranger:x", "..."),
     ],
 )
-def test_check_shows_the_backend_where_that_is_harmless(
+def test_check_shows_the_backend_without_credentials(
     url: str, shown: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install_third_party_store(tmp_path, monkeypatch)
@@ -425,7 +425,7 @@ def test_check_reads_all_keys(
     assert "hole4" in cli("check").out
 
 
-def test_check_names_no_secret_that_is_an_id(cli: Callable[..., Done], url: str) -> None:
+def test_check_never_prints_a_secret_used_as_an_id(cli: Callable[..., Done], url: str) -> None:
     """The id and the secret were swapped."""
     secret = generate("sk")
     put(url, Key(secret, secrets=(Secret("$bamw1$"),)))
@@ -491,7 +491,7 @@ def test_check_shows_a_bar_on_a_terminal(url: str, terminal: tuple[int, int]) ->
     assert b"checking" in os.read(ours, 1_000_000)
 
 
-def test_check_reports_what_an_older_file_needs(cli: Callable[..., Done], database: Path) -> None:
+def test_check_reports_that_an_older_file_needs_an_upgrade(cli: Callable[..., Done], database: Path) -> None:
     """It changes nothing; every other command migrates the file, and reports it."""
     shutil.copy(ROOT / "tests" / "data" / "sqlite-v1.db", database)
     database.chmod(0o600)

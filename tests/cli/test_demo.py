@@ -31,7 +31,7 @@ def test_demo_reports_that_its_port_is_in_use(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_demo_has_a_store_of_its_own(tmp_path: Path) -> None:
+def test_demo_has_a_separate_store(tmp_path: Path) -> None:
     done = ended("--backend", f"sqlite:///{tmp_path}/other.db", "demo", "--port", "0")
 
     done.failed_with("--database", status=2)

@@ -15,7 +15,7 @@ BLOCK = re.compile(r"^( *)```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 def test_the_commands_of_the_guide(tmp_path: Path) -> None:
-    """``...`` matches any text; on a line of its own, any lines."""
+    """``...`` matches any text; alone on a line, any lines."""
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     transcript = "".join(
         textwrap.dedent(block) for _, block in BLOCK.findall((ROOT / "docs" / "keys.md").read_text())

@@ -1,4 +1,4 @@
-"""``keys list``, ``show``, ``update`` and the commands that end a key."""
+"""``keys list``, ``show``, ``update``, ``revoke`` and other changes of keys."""
 
 from __future__ import annotations
 

@@ -92,14 +92,14 @@ def test_a_rotation_that_is_killed(url: str, tmp_path: Path, overlap: str) -> No
         commander.run("keys", "list")
         begin = time.monotonic()
         status, said = commander.run(*words)
-        patience_s = (time.monotonic() - begin) / 2
+        delay_s = (time.monotonic() - begin) / 2
         assert status == 0
         secret = parsed(said)["secret"]
         chance = random.Random(20260101)
         outcomes = []
         for _ in range(KILLS):
             before = keys.get("ci")
-            status, said = commander.run(*words, killed_after_s=chance.uniform(0.7, 1.3) * patience_s)
+            status, said = commander.run(*words, killed_after_s=chance.uniform(0.7, 1.3) * delay_s)
             assert status in (0, -signal.SIGKILL), said
             check_file(url)
             after = keys.get("ci")
@@ -109,14 +109,14 @@ def test_a_rotation_that_is_killed(url: str, tmp_path: Path, overlap: str) -> No
             shown = parsed(said)
             if outcomes[-1] == 0:
                 assert after == before
-                assert shown is None, "what was shown is not stored"
+                assert shown is None, "a printed secret must be stored"
                 assert Hasher().verify_digest(secret, after.secrets) is not None
-                patience_s *= 1.4  # so that it is killed at about the time of the change
+                delay_s *= 1.4  # so that it is killed at about the time of the change
                 continue
-            patience_s *= 0.6
+            delay_s *= 0.6
             assert (Hasher().verify_digest(secret, after.secrets) is not None) == (overlap == "1h")
             if shown is not None:
                 assert Hasher().verify_digest(shown["secret"], after.secrets) is not None
-            # The new one may not have been printed: rotate once more, as an operator would.
+            # The new secret may not have been printed: rotate again, as an operator would.
             secret = keys.rotate("ci", overlap_s=0).secret
         assert set(outcomes) == {0, 1}

@@ -86,7 +86,7 @@ def test_a_missing_file_is_one_line(cli: Callable[..., Done], database: Path, tm
 
 
 def config_of(formatter: dict[str, object], *handlers: dict[str, object]) -> dict[str, object]:
-    """The last of these handlers is for the audit log; the ones before it exist to be referenced."""
+    """The last handler is for the audit log; it may refer to the others."""
     names = [f"h{number}" for number in range(len(handlers))]
     return {
         "version": 1,

@@ -102,7 +102,7 @@ def test_create_ends_with_a_curl_line_a_python_line_and_the_header(cli: Callable
         ("2199-01-31T12:00:00+02:00", datetime(2199, 1, 31, 10, tzinfo=UTC)),
     ],
 )
-def test_expires_is_a_duration_or_a_moment(
+def test_expires_is_a_duration_or_a_time(
     cli: Callable[..., Done], text: str, expected: timedelta | datetime
 ) -> None:
     ends = datetime.fromisoformat(cli("keys", "create", "--json", "--expires", text).json["expires_at"])
@@ -213,7 +213,7 @@ def test_a_byte_order_mark_is_not_part_of_a_secret(cli: Callable[..., Done]) -> 
     assert made.err == ""
 
 
-def test_a_given_secret_is_the_secret(cli: Callable[..., Done]) -> None:
+def test_a_secret_from_stdin_is_used(cli: Callable[..., Done]) -> None:
     secret = generate("sk")
 
     made = cli("keys", "create", "--json", "--secret-stdin", stdin=f"{secret}\n".encode()).json
@@ -399,7 +399,7 @@ def test_other_overlaps_are_usage_errors(cli: Callable[..., Done], text: str) ->
     cli("keys", "rotate", "robot", f"--overlap={text}").failed_with("--overlap", status=2)
 
 
-def test_an_overlap_beyond_all_calendars_is_refused(cli: Callable[..., Done]) -> None:
+def test_an_overlap_beyond_the_year_9999_is_refused(cli: Callable[..., Done]) -> None:
     cli("keys", "create", "--client-id", "robot")
 
     cli("keys", "rotate", "robot", "--overlap", "999999999w").failed_with("range")

@@ -1,4 +1,4 @@
-"""Who can open the dashboard, and what it does not reveal to others."""
+"""Access to the dashboard, and what it reveals without access."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_key_without_the_scope_changes_nothing(visitor: Callable[..., Visitor]
     assert [key.name for key in backend.iter_keys()] == ["me", "me"]
 
 
-def test_switch_makes_the_browser_ask_for_another_key(visitor: Callable[..., Visitor]) -> None:
+def test_switch_makes_the_browser_prompt_for_another_key(visitor: Callable[..., Visitor]) -> None:
     """Browsers keep sending the same credentials until they get a 401."""
     refused = visitor("read").get("/switch")
     let_in = visitor().get("/switch")

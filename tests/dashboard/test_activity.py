@@ -80,7 +80,7 @@ def test_recency_counts_keys_by_last_use() -> None:
 
 
 def test_refusals_of_all_middlewares_are_counted(visitor: Callable[..., Visitor]) -> None:
-    """Also a scope error that the app raises."""
+    """Including scope errors that the app raises."""
     from basicauth_mw.auth.refusal_stats import refusal_stats
     from basicauth_mw.errors import InsufficientScope
     from basicauth_mw.wsgi import BasicAuthMiddleware as WSGIBasicAuthMiddleware

@@ -1,4 +1,4 @@
-"""Creating, rotating and ending keys, and the page of a key."""
+"""Creating, rotating, revoking and deleting keys, and the page of a key."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_an_action_that_races_with_a_revocation_is_refused(
     assert "Revocation is permanent" in response.text
 
 
-def test_a_warning_before_changing_the_own_key(admin: Visitor, backend: Backend) -> None:
+def test_a_warning_before_changing_the_key_in_use(admin: Visitor, backend: Backend) -> None:
     (me,) = backend.iter_keys()
     for path in ("/key", "/key/rotate", "/key/disable", "/key/revoke", "/key/delete"):
         assert "signed in with this key" in admin.get(path, id=me.client_id).text

@@ -47,7 +47,7 @@ def example_of(schema: Any, **components: Any) -> str:
     ids=str,
 )
 def test_examples_of_schemas(schema: Any, expected: str) -> None:
-    """Only what the document gives; nothing is invented."""
+    """Only values from the document are used."""
     components = {
         "A": {"type": "object", "example": {"text": "it"}},
         "a/b": {"default": 1},

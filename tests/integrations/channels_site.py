@@ -28,7 +28,7 @@ settings.configure(
 )
 django.setup()
 
-# ruff: noqa: E402 - these want to find Django set up
+# ruff: noqa: E402 - these imports need Django to be set up
 from channels.auth import AuthMiddlewareStack
 from channels.generic.websocket import JsonWebsocketConsumer
 from channels.routing import ProtocolTypeRouter, URLRouter

@@ -29,7 +29,7 @@ if not settings.configured:
     )
     django.setup()
 
-# ruff: noqa: E402 - these want to find Django set up
+# ruff: noqa: E402 - these imports need Django to be set up
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from rest_framework.decorators import api_view, throttle_classes

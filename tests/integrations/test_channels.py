@@ -1,4 +1,4 @@
-"""Channels beside Django: unprotected in the usual layout, protected by ``wrap_asgi``, and checked."""
+"""Channels next to Django: unprotected in the usual layout, protected by ``wrap_asgi``, and checked."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_middleware_of_channels_is_inspected(monkeypatch: pytest.MonkeyPatch) ->
     assert found(CookieMiddleware(wrap_asgi(router(some)))) == set()
 
 
-def test_http_consumers_beside_django_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_consumers_outside_django_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     django_app = get_asgi_application()
 
     async def calls_django(scope: Any, receive: Any, send: Any) -> None:

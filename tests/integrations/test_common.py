@@ -87,7 +87,7 @@ def test_the_environment_is_the_fallback(
 def test_a_value_in_the_configuration_overrides_a_file_in_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """And the other way: both names stand for one setting."""
+    """And vice versa: both names stand for one setting."""
     (tmp_path / "realm").write_text("from a file\n")
     monkeypatch.setenv("BASICAUTH_REALM_FILE", str(tmp_path / "realm"))
     assert configuration({}, "Flask")[1].realm == "from a file"

@@ -455,7 +455,7 @@ def test_a_scheme_that_is_not_enabled_is_not_documented(backend: Backend) -> Non
     assert schema["paths"]["/me"]["get"]["security"] == [{"HTTPBearer": []}]
 
 
-def test_the_apps_own_basic_scheme_stays_beside_bearer(backend: Backend) -> None:
+def test_the_apps_own_basic_scheme_stays_next_to_bearer(backend: Backend) -> None:
     app = FastAPI()
 
     @app.get("/", dependencies=[Depends(HTTPBasic())])

@@ -205,12 +205,12 @@ def test_only_the_included_paths_need_a_key(send: Send) -> None:
 def test_a_key_is_optional(send: Send) -> None:
     assert send("/feed") == (200, "anonymous")
     assert send("/feed", KEY) == (200, "ci")
-    for sent in (WRONG, encode_basic("nobody", "x"), "Basic", "Bearer x"):
+    for sent in (WRONG, encode_basic("unknown", "x"), "Basic", "Bearer x"):
         assert send("/feed", sent)[0] == 401
 
 
 def test_a_scope_on_an_optional_path(send: Send) -> None:
-    """An anonymous caller may try with a key; one with a key that lacks the scope may not."""
+    """An anonymous caller gets a 401, and a caller whose key lacks the scope gets a 403."""
     status, body = send("/write")
     assert (status, json.loads(body)["code"]) == (401, "missing_credentials")
     status, body = send("/write", KEY)
@@ -265,7 +265,7 @@ def test_one_router_of_a_fastapi_app(backend: Backend, issued: Issued) -> None:
 
 @pytest.mark.parametrize("exclude", [(), ("/health",)])
 def test_one_sub_app_of_a_fastapi_app(backend: Backend, issued: Issued, exclude: tuple[str, ...]) -> None:
-    """Also with open paths of its own, if it knows its mount point."""
+    """It can have open paths, if it knows its mount point."""
     admin = FastAPI()
     admin.add_api_route("/health", hello)
     admin.add_api_route("/users", hello)

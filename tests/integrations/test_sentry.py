@@ -9,8 +9,8 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 
-# The SDK imports eventlet where it is installed, as here for the tests of servers, and eventlet then warns of
-# every fork of this process.
+# The SDK imports eventlet if it is installed, as it is for the tests of servers, and eventlet then warns
+# about every fork of this process.
 # ruff: noqa: E402
 sys.modules.setdefault("eventlet", None)  # type: ignore[arg-type]
 
@@ -179,7 +179,7 @@ def test_no_frame_of_the_middleware_contains_the_environ(
 
 @pytest.mark.usefixtures("events")
 def test_the_middleware_is_found_in_django(backend: Backend) -> None:
-    """Sentry wraps each middleware of Django in an object of its own, and leaves it there."""
+    """Sentry wraps each middleware of Django in its own object, permanently."""
     with override_settings(BASICAUTH_BACKEND=backend, MIDDLEWARE=[django_site.MIDDLEWARE_PATH]):
         client = Client()
         with authenticated_as(client, "me"):

@@ -26,7 +26,7 @@ CONTROLS = [*range(0x20), 0x7F]
 
 
 def basic(pair: bytes | str) -> bytes:
-    """The one spelling of a pair, made without the code under test."""
+    """The canonical header value of a pair, made without the code under test."""
     return b"Basic " + b64encode(pair.encode() if isinstance(pair, str) else pair)
 
 
@@ -345,7 +345,7 @@ def test_credentials_have_one_canonical_form(value: bytes) -> None:
 @example("a", ":")
 @example("\ufeff", "\u0080")
 def test_every_valid_pair_round_trips(client_id: str, secret: str) -> None:
-    """Every legal pair survives the way there and back, character for character."""
+    """Every valid pair is parsed back unchanged, character for character."""
     assert parse_basic(encode_basic(client_id, secret)) == Credentials(client_id, secret)
 
 
@@ -363,7 +363,7 @@ def test_any_pair_is_encoded_or_invalid(client_id: str, secret: str) -> None:
 
 
 def test_encode_basic_documented_example() -> None:
-    """The value in the documentation is the value that is made."""
+    """The value in the documentation is correct."""
     assert encode_basic("demo", "p@55w0rd") == "Basic ZGVtbzpwQDU1dzByZA=="
 
 
@@ -399,7 +399,7 @@ def test_encode_basic_refuses_what_parse_basic_refuses(client_id: str, secret: s
 
 
 def test_repr_hides_the_secret() -> None:
-    """No log line and no traceback shows a secret by printing the credentials."""
+    """Printing the credentials never shows the secret."""
     credentials = Credentials("demo", "canary")
 
     assert "demo" in repr(credentials)
@@ -409,7 +409,7 @@ def test_repr_hides_the_secret() -> None:
 
 @pytest.mark.proves("X41", "X42")
 def test_parsed_credentials_are_not_a_principal() -> None:
-    """Parsing proves nothing: the result has no attribute of a caller, and is not accepted as one."""
+    """Parsed credentials are not verified: they are not a principal, and are not accepted as one."""
     read = parse_basic(encode_basic("ci", "whatever"))
 
     assert not isinstance(read, Principal)

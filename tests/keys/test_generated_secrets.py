@@ -22,7 +22,7 @@ from basicauth_mw.keys.generated_secrets import (
 PREFIXES = ["sk", "id", "a", "Z9", "my_app", "a_b_c_d", "x" * 32, "0"]
 NOT_PREFIXES = ["", "_", "a_", "_a", "a__b", "a-b", "a b", "a.b", "é", "a\n", "٣", "x" * 33]
 
-# Written down once and for all: whatever else changes, these must be recognised.
+# These must be recognised by all releases.
 GOLDEN = [
     "sk_00000000000000000000000000000000000000000004LPos6",
     "my_app_aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0a3oqYrZ",
@@ -30,7 +30,7 @@ GOLDEN = [
 
 
 def number(digits: str) -> int:
-    """What base62 digits mean, most significant first."""
+    """The value of base62 digits, most significant first."""
     value = 0
     for digit in digits:
         value = value * 62 + ALPHABET.index(digit)
@@ -70,7 +70,7 @@ def test_values_of_earlier_releases_are_recognised(value: str) -> None:
 
 
 def test_generated_ids_have_the_same_form() -> None:
-    """With a prefix of their own."""
+    """With another prefix."""
     assert ID_PREFIX == "id"
     assert classify(generate(ID_PREFIX)) is SecretShape.GENERATED
 

@@ -54,7 +54,7 @@ def row(name: str, *values: object) -> Any:
 
 
 def cheap_argon2(secret: str, *, salt: bytes = b"somesalt") -> str:
-    """An Argon2id hash that costs next to nothing, made by the library itself."""
+    """An Argon2id hash with minimal cost, made by the library itself."""
     return argon2.low_level.hash_secret(secret.encode(), salt, 1, 8, 1, 16, argon2.low_level.Type.ID).decode()
 
 
@@ -69,7 +69,7 @@ CHEAP_ARGON2 = cheap_argon2("p@55w0rd")
     "peppers", [row("none", []), row("one", [NEW]), row("two", [NEW, OLD]), row("long", [b"x" * 1000])]
 )
 def test_a_digest_matches_its_secret_only(peppers: list[bytes]) -> None:
-    """What was hashed matches, and nothing else does."""
+    """Only the hashed secret matches."""
     hasher = Hasher(peppers)
     secret = generate("sk")
     stored = Secret(hasher.digest_secret(secret))
@@ -208,7 +208,7 @@ def test_salt_of_returns_the_salt_of_the_first_digest() -> None:
     ],
 )
 def test_a_damaged_digest_is_unreadable(stored: str) -> None:
-    """Alone or beside a valid one, it never counts as a wrong secret."""
+    """Alone or next to a valid one, it never counts as a wrong secret."""
     hasher = Hasher([NEW])
     good = Secret(hasher.digest_secret("other"))
 
@@ -245,7 +245,7 @@ def test_only_the_same_secret_matches(secret: str, other: str) -> None:
     )
 
 
-# --- what a refusal costs
+# --- the cost of a refusal
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def fast_hashes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 @pytest.fixture
 def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """One element for each comparison in constant time; they are made all the same."""
+    """One element for each comparison in constant time; the comparisons are still made."""
     made: list[None] = []
     compare = digest.compare_digest
 
@@ -283,7 +283,7 @@ def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
 
 def records(*peppers: bytes) -> dict[str, list[Secret]]:
-    """Records of every make-up that can be met while ``peppers``, newest first, are in force."""
+    """Records of every kind that may exist while ``peppers``, newest first, are configured."""
     newest, none = Hasher(peppers), Hasher()
     return {
         "unknown": [],
@@ -386,7 +386,7 @@ def test_secrets_with_different_salts_are_all_tried() -> None:
 
 @pytest.mark.proves("B8", "O1")
 def test_a_password_is_hashed_with_argon2id() -> None:
-    """With the documented parameters and a salt of its own."""
+    """With the documented parameters and its own salt."""
     stored = hash_password("p@55w0rd")
 
     assert stored.startswith(f"$argon2id$v=19$m={ARGON2_MEMORY_KIB},t={ARGON2_TIME_COST},p={ARGON2_LANES}$")
@@ -604,7 +604,7 @@ def test_the_dummy_hash_costs_as_much_as_a_new_hash() -> None:
 
 @pytest.mark.proves("X4")
 def test_the_dummy_hash_follows_the_cost_constants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is one place for the cost, and no other number beside it."""
+    """The cost is defined in one place only."""
     monkeypatch.setattr(password, "_dummy_hash", None)
     monkeypatch.setattr(password, "ARGON2_TIME_COST", 3)
     monkeypatch.setattr(password, "ARGON2_MEMORY_KIB", 64)
@@ -613,7 +613,7 @@ def test_the_dummy_hash_follows_the_cost_constants(monkeypatch: pytest.MonkeyPat
     assert hash_password("p@55w0rd").startswith("$argon2id$v=19$m=64,t=3,p=1$")
 
 
-# --- for those who write a store
+# --- for custom stores
 
 
 def test_hash_secret_selects_by_shape() -> None:

@@ -1,4 +1,4 @@
-"""Whole keys from elsewhere: every rule, and that the error shows nothing of the key."""
+"""Imported keys: every rule, and that errors show nothing of the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fields of a key: every limit at its edge."""
+"""The fields of a key, at every limit."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_invalid_metadata(metadata: Any) -> None:
 
 
 def nested(depth: int, kind: Any = list) -> dict[str, Any]:
-    """Metadata that is so many lists and objects deep."""
+    """Metadata nested to this depth."""
     inner: Any = kind([])
     for number in range(depth - 2):
         inner = {"a": inner} if number % 2 else kind([inner])

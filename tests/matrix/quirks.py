@@ -1,4 +1,4 @@
-"""How servers change requests and responses outside the middleware. docs/servers.md is generated from this.
+"""How servers change requests and responses outside the middleware; docs/servers.md is generated from this.
 
 Cases and tests use each quirk by its name. They fail if the behaviour of a server changes.
 """
@@ -15,9 +15,9 @@ class Quirk:
     """One row.
 
     Attributes:
-        what: What these servers do, and others do not.
+        what: What these servers do and others do not.
         servers: Their names.
-        so: What that means for a user.
+        so: What it means for users.
     """
 
     what: str

@@ -92,8 +92,8 @@ def test_refused_before_its_body(server: Server, line: bytes, code: str) -> None
         connection.sendall(head(line, LENGTH, method=b"POST"))
         sending = None
         if server.name in WAITS_FOR_BODY.servers:
-            timeout, patience = connection.gettimeout(), 0.5
-            connection.settimeout(patience)
+            timeout, pause_s = connection.gettimeout(), 0.5
+            connection.settimeout(pause_s)
             with pytest.raises(TimeoutError):
                 connection.recv(1, socket.MSG_PEEK)
             connection.settimeout(timeout)
@@ -153,7 +153,7 @@ def test_refused_in_chunks(server: Server) -> None:
 
 @pytest.mark.proves("A16")
 @pytest.mark.parametrize("framing", ["length", "chunks"])
-def test_a_refused_body_is_no_request(server: Server, framing: str) -> None:
+def test_a_refused_body_is_not_parsed_as_a_request(server: Server, framing: str) -> None:
     """The unread body of a refused request is not parsed as the next request on its connection."""
     smuggled = head(KEY, target=b"/smuggled")
     if framing == "length":

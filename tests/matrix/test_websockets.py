@@ -84,7 +84,7 @@ def test_no_websockets_in_wsgi(server: Server) -> None:
 
 @pytest.mark.proves("X35")
 @only_asgi
-def test_odd_target(server: Server) -> None:
+def test_unusual_target(server: Server) -> None:
     """A path that is not open is not open for a websocket either."""
     for target in (b"/open/../ws", b"/open/%2e%2e/ws", b"/openws", b"/open", b"//open/ws"):
         assert send(server, handshake(target=target)).status in (401, 403)

@@ -1,4 +1,4 @@
-"""``python -m tests.matrix.werkzeug_server PORT``: Werkzeug's server has no command."""
+"""``python -m tests.matrix.werkzeug_server PORT``, since Werkzeug's server has no command."""
 
 from __future__ import annotations
 

@@ -75,18 +75,18 @@ MESSAGES: dict[str, Message] = {
     "final": {"type": "http.response.body", "body": b"end"},
 }
 NAMES = {id(message): name for name, message in MESSAGES.items()}
-# Other events: the client disconnects; the time limit expires, and the app is cancelled or goes on.
+# Other events: the client disconnects; the time limit expires, and the app is cancelled or continues.
 GONE, LATE, LATE_IGNORED = "gone", "late", "late, ignored"
 ENDS = ("return", "raise", "refuse", "cancel")
 
 
 class Line(NamedTuple):
-    """What a strict server has accepted for one response.
+    """The messages that a strict server has accepted for one response.
 
     Attributes:
         state: new, started, done.
-        taken: Names of messages; one of ours as its status, its body as ``problem``.
-        gone: Nothing reaches the client any more.
+        taken: Names of the accepted messages; a response of the middleware is its status and ``problem``.
+        gone: Whether the client has disconnected.
     """
 
     state: str = "new"
@@ -175,7 +175,7 @@ class Model(NamedTuple):
         return self._replace(stage="ours", held=(), line=line)
 
     def end(self, how: str) -> tuple[Line, str]:
-        """What has reached the client when the app has ended, and the exception that the server gets."""
+        """What the client has received when the app ends, and the exception that the server gets."""
         if self.stage == "ours":
             return self.line, ""
         raised = {"raise": "Boom", "refuse": "InsufficientScope", "cancel": "CancelledError"}.get(how, "")
@@ -366,7 +366,7 @@ WSGI_ENDS = ("end", "raise", "refuse", "exit", "leave")
 
 
 class Snapshot(NamedTuple):
-    """What a strict server has been given for one response.
+    """The response that a strict server was given.
 
     Attributes:
         status: Of the last start; empty: none.

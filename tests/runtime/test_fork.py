@@ -1,4 +1,4 @@
-"""Locks and connections that are held during a fork harm neither the child nor its parent."""
+"""Locks and connections that are held during a fork affect neither the child nor its parent."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_child_counts_failures_from_zero() -> None:
         assert child_ends_well(work)
 
 
-def test_a_child_has_pool_threads_of_its_own() -> None:
+def test_a_child_has_its_own_pool_threads() -> None:
     pool = WorkerPool("forking", workers=1, max_queue=1)
     assert pool.submit(lambda: 1).result(LIMIT_S) == 1
 
@@ -95,7 +95,7 @@ def test_a_child_has_pool_threads_of_its_own() -> None:
 
 
 class Witness:
-    """Notes which of its methods a fork calls."""
+    """Records which of its methods a fork calls."""
 
     def __init__(self, seen: list[str], name: str) -> None:
         self.seen = seen
@@ -138,7 +138,7 @@ def test_hooks_of_collected_objects_are_dropped() -> None:
 
 
 class Connection:
-    """Leaves a line in a file when it is closed, whichever process does it."""
+    """Writes a line to a file when it is closed, in whichever process."""
 
     def __init__(self, closed: Path) -> None:
         self.closed = closed

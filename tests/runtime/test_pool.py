@@ -1,4 +1,4 @@
-"""The worker pool: bounded in threads and in waiting work, and alive again after a fork or a close."""
+"""The worker pool: bounded threads and queue, and usable again after a fork or a close."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT_S = 10
 
 @pytest.fixture
 def released() -> Iterator[threading.Event]:
-    """What hanging work waits for; set at the end in any case."""
+    """The event that hanging work waits for; it is always set at the end."""
     event = threading.Event()
     yield event
     event.set()
@@ -75,7 +75,7 @@ def test_work_is_done_on_another_thread(pool: WorkerPool) -> None:
 
         raised = pool.submit(fail).exception(LIMIT_S)
         assert raised is exc or (type(raised) is RuntimeError and type(exc).__name__ in str(raised))
-    assert pool.submit(lambda: 1).result(LIMIT_S) == 1, "the thread has survived"
+    assert pool.submit(lambda: 1).result(LIMIT_S) == 1, "the thread still runs"
 
 
 def test_threads_start_on_demand(pool: WorkerPool, released: threading.Event) -> None:
@@ -128,7 +128,7 @@ def test_queued_work_that_is_cancelled_is_never_done(pool: WorkerPool, released:
 def test_only_the_thread_that_does_the_work_is_interrupted(
     pool: WorkerPool, released: threading.Event
 ) -> None:
-    """While it does it, and never later, when it may do other work."""
+    """Only while it does this work, never later, when it may do other work."""
     interrupted: list[int] = []
     idents: list[int] = []
     begun = threading.Event()
@@ -267,7 +267,7 @@ def test_a_forked_child_starts_its_own_threads(pool: WorkerPool, released: threa
 @pytest.mark.proves("F31")
 @pytest.mark.parametrize("call", ["submit", "close"])
 def test_a_lock_that_was_held_at_the_fork_does_not_block_the_child(pool: WorkerPool, call: str) -> None:
-    """A child closes its pools at exit, also if another thread of the parent was taking a job."""
+    """A child closes its pools at exit, even if another thread of the parent was taking a job."""
     pool.submit(int).result(LIMIT_S)
     held, enough = threading.Event(), threading.Event()
 

@@ -58,7 +58,7 @@ def in_threads(flights: SingleFlight[str], lookup: Lookup, *, count: int) -> lis
     for thread in threads:
         thread.start()
     end = later()
-    # Each but one waits for the one: nothing else can be seen from outside.
+    # All threads except one wait for that one, which is all that can be observed from outside.
     while lookup.calls == 0 or sum(waits_in_result(thread) for thread in threads) < count - 1:
         assert time.monotonic() < end
         time.sleep(0.005)

@@ -26,7 +26,7 @@ def echo(message: Message, request: Request) -> dict[str, str]:
     return {"client_id": request.user.client_id, "text": message.text}
 
 
-@api.get("/teapot", summary="A status of its own")
+@api.get("/teapot", summary="An unusual status")
 def teapot() -> None:
     raise HTTPException(418, "short and stout")
 

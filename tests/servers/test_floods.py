@@ -155,7 +155,7 @@ def at_last(measure: Callable[[], None]) -> None:
     """Measure up to three times, until it succeeds.
 
     An effect of the package would show in every run, and other processes of the machine can only make a run
-    worse. So one successful run is a proof.
+    worse. So one successful run is sufficient.
     """
     for tries_left in reversed(range(TRIES)):
         try:

@@ -1,4 +1,4 @@
-"""Clients that disconnect during a lookup do not affect later requests."""
+"""Clients that disconnect during a lookup do not affect other requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DELAY_S = 0.005
 
 @pytest.mark.proves("F11")
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_disconnect_leaves_no_reply_behind(
+def test_a_disconnect_leaves_no_reply_for_others(
     serve: Callable[..., Served], own_redis_server: RedisServer, name: str
 ) -> None:
     """Two clients; some disconnect while Redis is slow to reply. No identity is swapped."""

@@ -77,6 +77,6 @@ def test_every_worker_refuses_a_revoked_key(
             begin = time.monotonic()
             left = list(workers)
             while left := [each for each in left if status_and_worker(each, issued.authorization)[0] != 401]:
-                assert time.monotonic() < begin + LIMIT_S, "it is still let in"
+                assert time.monotonic() < begin + LIMIT_S, "it is still accepted"
             taken.append(time.monotonic() - begin)
     assert sorted(taken)[REPEATS // 2] < BOUND_S

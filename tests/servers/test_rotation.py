@@ -144,7 +144,7 @@ def test_rotation_under_load(
         assert set(late) <= {401}
         assert {status for _, status in client.requests} == {200, 401}
         statuses_in_order = [status for _, status in client.requests]
-        assert statuses_in_order == sorted(statuses_in_order), "what was refused once is not accepted again"
+        assert statuses_in_order == sorted(statuses_in_order), "a refused secret is not accepted again"
 
 
 @pytest.mark.parametrize(("name", "store"), DEPLOYMENTS.values(), ids=DEPLOYMENTS)

@@ -91,7 +91,7 @@ def exchange(
             received += chunk
     if last == FLASK_500:
         # gunicorn and the reader of flask-sock race for the end of the connection, also with the app alone:
-        # the server may append a page of its own.
+        # the server may append its own page.
         received = received.partition(last)[0]
     if last == CLOSED:
         # Under gunicorn's threads Socket.IO may hang up before its closing frame, also when the app is alone.

@@ -157,7 +157,7 @@ def test_empty_environment_is_the_defaults(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_typed_keyword_arguments_are_the_fields() -> None:
     assert set(SettingsOverrides.__annotations__) == set(NAMES)
-    assert set(Overrides.__annotations__) == set(NAMES) - {"backend"}  # a parameter of its own
+    assert set(Overrides.__annotations__) == set(NAMES) - {"backend"}  # a separate parameter
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_unreadable_files_are_problems(tmp_path: Path) -> None:
     assert "canary" not in "".join(traceback.format_exception(refusal.value))
 
 
-# --- names that are nearly right
+# --- misspelled names
 
 
 @pytest.mark.parametrize(

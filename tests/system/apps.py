@@ -1,4 +1,4 @@
-"""The app behind a proxy: its response contains what reached it."""
+"""The app behind a proxy: its response contains the request that reached it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ async def app(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """All headers as JSON; ``/boom`` is a 500 of its own; a websocket gets the client ID."""
+    """All headers as JSON; ``/boom`` gives the app's own 500; a websocket gets the client ID."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": f"{message['type']}.complete"})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser
 
-# No requests of its own: otherwise Chromium contacts its vendor's servers.
+# Without these, Chromium contacts its vendor's servers.
 _QUIET = [
     "--disable-background-networking",
     "--disable-component-update",

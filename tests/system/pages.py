@@ -1,4 +1,4 @@
-"""FastAPI apps for tests with a browser. Keys come from the environment."""
+"""FastAPI apps for tests with a browser; keys come from the environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.integrations.fastapi import CurrentPrincipal, install
 
 documented = FastAPI()
-"""An app with documentation that anybody may open."""
+"""An app with public documentation."""
 
 
 @documented.get("/hello")

@@ -1,6 +1,6 @@
 """Write TRUST.md, which lists the guarantees and the tests that verify each: ``python -m tests.trust.table``.
 
-The rows are in the TOML files beside this one: an id, and a guarantee. A test names the rows that it verifies
+The rows are in the TOML files next to this one: an ID and a guarantee. A test names the rows that it verifies
 with ``@pytest.mark.proves("H4", "B10")``, on itself, its class, its module (``pytestmark``) or one
 ``pytest.param`` of its table; a helper that makes the latter takes the id first, and ``marks=``. The marks
 are read from the source, so nothing is imported or collected.
@@ -225,7 +225,7 @@ def table(tests: Path = TESTS) -> Table:
     ]
     for name, row in known.items():
         if row.not_here and name in proofs:
-            problems.append(f"{name} is not here, and yet {', '.join(proofs[name])} proves it")
+            problems.append(f"{name} is marked not_here, but {', '.join(proofs[name])} verifies it")
         if not row.not_here and name not in proofs:
             problems.append(f"{name} has no test: {row.says}")
         if not row.says or "\n" in row.says + row.source + row.not_here:

@@ -22,7 +22,7 @@ class Boom(Exception):
 
 
 class NotMine(BaseException):
-    """An exception that no middleware may map."""
+    """An exception that middleware must not handle."""
 
 
 def protect(app: WsgiApp, backend: Backend, **overrides: Any) -> BasicAuthMiddleware:

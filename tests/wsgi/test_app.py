@@ -230,7 +230,7 @@ def test_an_app_may_replace_its_own_response_after_an_empty_chunk(backend: Backe
 @pytest.mark.proves("W6")
 @pytest.mark.parametrize("chunks", [0, 1, 2, None], ids=["before", "first", "second", "all"])
 def test_close_is_called_once(backend: Backend, issued: Issued, chunks: int | None) -> None:
-    """Also if the client disconnects before the body has started, or during it."""
+    """Even if the client disconnects before or during the body."""
     from tests.wsgi.helpers import Server
 
     body = Body([b"1", b"2", b"3"])

@@ -1,4 +1,4 @@
-"""Flask, which handles exceptions of views itself and raises nothing: one response, ours or its own."""
+"""Flask, which handles exceptions of views itself: the client gets one response, ours or Flask's."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_the_test_client_works(app: Flask, backend: Backend, issued: Issued) -> 
         client.get("/raise", headers=headers)
 
 
-def test_map_errors_off_leaves_flask_alone(app: Flask, backend: Backend, issued: Issued) -> None:
+def test_map_errors_off_does_not_affect_flask(app: Flask, backend: Backend, issued: Issued) -> None:
     wrapped = BasicAuthMiddleware(app, backend, settings=Settings(), map_errors=False)
 
     assert call_validated(wrapped, issued.authorization, path="/raise").body == DEFAULT_PAGE
@@ -292,7 +292,7 @@ def test_a_hook_may_add_headers(app: Flask, wrapped: WsgiApp, issued: Issued) ->
     assert ("X-Mine", "1") in call_validated(wrapped, issued.authorization, path="/abort").headers
 
 
-def test_a_hook_that_makes_the_page_its_own_wins(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
+def test_a_hook_that_changes_the_page_takes_precedence(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
     @app.after_request
     def change(response: Any) -> Any:
         response.data = json.dumps({"mine": response.status_code})
@@ -301,7 +301,7 @@ def test_a_hook_that_makes_the_page_its_own_wins(app: Flask, wrapped: WsgiApp, i
     assert call_validated(wrapped, issued.authorization, path="/raise").body == b'{"mine": 500}'
 
 
-def test_a_stream_that_fails_late_is_broken_off(wrapped: WsgiApp, issued: Issued) -> None:
+def test_a_stream_that_fails_late_is_truncated(wrapped: WsgiApp, issued: Issued) -> None:
     response = call(wrapped, issued.authorization, path="/late")
 
     assert isinstance(response.raised, Boom)
@@ -314,7 +314,7 @@ def test_a_stream_that_fails_at_once_becomes_json(wrapped: WsgiApp, issued: Issu
 
 
 def test_teardown_and_close_run_once(app: Flask, wrapped: WsgiApp, issued: Issued) -> None:
-    """Also for the response that was discarded."""
+    """For the discarded response, too."""
     counted: list[str] = []
 
     @app.teardown_request

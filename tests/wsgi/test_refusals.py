@@ -1,4 +1,4 @@
-"""Which requests are refused, and what the refusal looks like."""
+"""Which requests are refused, and the responses to them."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_a_pipe_with_a_name_is_not_replaced(cli: Callable[..., Done], tmp_path: 
 
 
 def test_an_export_is_for_its_owner(cli: Callable[..., Done], file: Path) -> None:
-    """Also if an earlier one was readable by all users, and through a link."""
+    """Even if an earlier export was readable by all users, or the file is a link."""
     cli("keys", "create")
     link = file.with_name("link")
     link.symlink_to(file)

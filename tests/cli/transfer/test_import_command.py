@@ -239,7 +239,7 @@ def test_bytes_that_are_not_text_are_refused(cli: Callable[..., Done], file: Pat
     assert "line 2: not UTF-8" in done.err
 
 
-def test_taken_ids_are_left_alone(cli: Callable[..., Done], url: str, file: Path) -> None:
+def test_keys_with_taken_ids_are_unchanged(cli: Callable[..., Done], url: str, file: Path) -> None:
     """In the backend or earlier in the same file, with a password or a generated secret."""
     put(url, Key("a", name="mine"))
     file.write_text(f"a,{generate('sk')}\na,a password\nb,{generate('sk')}\nb,{generate('sk')}\n")
@@ -341,7 +341,7 @@ def test_a_backend_that_is_down(cli: Callable[..., Done], file: Path) -> None:
         (0o644, "id,secret\n", False),
     ],
 )
-def test_secrets_in_clear_that_others_may_read(
+def test_a_file_with_secrets_that_others_can_read_is_a_warning(
     cli: Callable[..., Done], file: Path, mode: int, text: str, warned: bool
 ) -> None:
     file.write_text(text.format(generated=generate("sk"), hashed=BCRYPT.decode()))
