@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from .auth.discovery import find_authenticator
+from .auth.discovery import find_all
 from .errors import ConfigurationError
 from .runtime.background import BackgroundThread
 from .runtime.extras import require
@@ -60,17 +60,7 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
     client = require("prometheus_client", extra="metrics")
     from prometheus_client import values
 
-    authenticators: list[Authenticator[Any]] = []
-    for app in protected:
-        authenticator = find_authenticator(app)
-        if authenticator is None:
-            raise ConfigurationError(
-                f"found no BasicAuthMiddleware in this {type(app).__name__}: pass the middleware itself to "
-                "instrument(), or a FastAPI app after install()"
-            )
-        authenticators.append(authenticator)
-    if not authenticators:
-        raise ConfigurationError("instrument() needs at least one middleware or protected app")
+    authenticators = find_all(protected)
     if any(authenticator.reader.metrics is not None for authenticator in authenticators):
         raise ConfigurationError("already instrumented: call instrument() once, with all apps")
     multiprocess = values.ValueClass is not values.MutexValue
@@ -87,7 +77,8 @@ def instrument(*protected: Any, registry: CollectorRegistry | None = None) -> No
                 "this registry already has these metrics: call instrument() once, with all apps"
             ) from None
     for authenticator in authenticators:
-        authenticator.set_metrics(hook)
+        authenticator.reader.metrics = hook
+        authenticator.add_hook(hook)
 
 
 class PrometheusHook:
@@ -148,7 +139,7 @@ class PrometheusHook:
     def time_lookup(self) -> AbstractContextManager[object]:
         return self._backend_seconds.time()
 
-    def allowed(self) -> None:
+    def allowed(self, _client_id: str, /) -> None:
         self._allowed.inc()
         self._start_flusher()
 

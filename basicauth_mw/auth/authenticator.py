@@ -42,7 +42,7 @@ from .verifier import PendingVerification, Verifier
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ..backends.reader import MetricsHook
+    from ..backends.reader import DecisionHook
     from ..keys.model import Allow
     from ..settings import Overrides, Settings
     from .path_rules import Access
@@ -189,8 +189,8 @@ class Authenticator(Generic[R]):
 
     def _count_refusal(self, reason: str) -> None:
         refusal_stats.count(reason)
-        if self.reader.metrics is not None:
-            self.reader.metrics.refused(reason)
+        for hook in self.reader.hooks:
+            hook.refused(reason)
 
     def _exempt_or_https(self, request: R) -> Decision | None:
         """The decision if no credentials are needed, or if they must not be read over plain http."""
@@ -312,10 +312,10 @@ class Authenticator(Generic[R]):
 
     # --- life cycle
 
-    def set_metrics(self, hook: MetricsHook) -> None:
-        """Set the metrics hook, replacing any other."""
-        self.reader.metrics = hook
-        self._cached = hook.wrap_cache_get(self._cache.get)
+    def add_hook(self, hook: DecisionHook) -> None:
+        """Let a hook observe all decisions from now on."""
+        self.reader.hooks += (hook,)
+        self._cached = hook.wrap_cache_get(self._cached)
 
     async def warm_up(self) -> None:
         """Open the store's connections. A store that is down is logged; the first request tries it again."""

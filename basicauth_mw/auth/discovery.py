@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from ..errors import ConfigurationError
 from .authenticator import Authenticator
 from .frameworks import iter_wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXTENSION: Final = "basicauth_mw"  # the key of the middleware in the ``extensions`` of a Flask app
 
@@ -25,6 +29,26 @@ def find_authenticator(app: object, *, build: bool = False) -> Authenticator[Any
             if isinstance(each, Authenticator):
                 return each
     return None
+
+
+def find_all(protected: Sequence[object]) -> list[Authenticator[Any]]:
+    """Return the authenticator of each argument of an ``instrument`` function.
+
+    Raises:
+        ConfigurationError: There are none, or one is not protected.
+    """
+    found = []
+    for app in protected:
+        authenticator = find_authenticator(app)
+        if authenticator is None:
+            raise ConfigurationError(
+                f"found no BasicAuthMiddleware in this {type(app).__name__}: pass the middleware itself to "
+                "instrument(), or a FastAPI app after install()"
+            )
+        found.append(authenticator)
+    if not found:
+        raise ConfigurationError("instrument() needs at least one middleware or protected app")
+    return found
 
 
 # Layers that serve some paths themselves, subclasses included: those of python-socketio and python-engineio

@@ -16,7 +16,7 @@ from .verifier import VerifyPassword
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from ..backends.reader import MetricsHook, StoreReader
+    from ..backends.reader import DecisionHook, StoreReader
     from ..keys.model import Decision
     from .verifier import PendingVerification
 
@@ -26,7 +26,7 @@ def run(pending: PendingVerification, reader: StoreReader) -> Decision:
     decision = _run_inline(pending, reader)
     if decision is None:
         decision = _run_shared(pending, reader)
-    return decision if reader.metrics is None else _count_allow(decision, reader.metrics)
+    return _report_allow(decision, reader.hooks) if reader.hooks else decision
 
 
 async def arun(pending: PendingVerification, reader: StoreReader) -> Decision:
@@ -34,7 +34,7 @@ async def arun(pending: PendingVerification, reader: StoreReader) -> Decision:
     decision = _run_inline(pending, reader)
     if decision is None:
         decision = await _arun_shared(pending, reader)
-    return decision if reader.metrics is None else _count_allow(decision, reader.metrics)
+    return _report_allow(decision, reader.hooks) if reader.hooks else decision
 
 
 def _run_inline(pending: PendingVerification, reader: StoreReader) -> Decision | None:
@@ -114,7 +114,8 @@ def _wait_limit(pending: PendingVerification, ends_at: float) -> float:
     return ends_at if pending.is_generated else ends_at + PASSWORD_LIMIT_S
 
 
-def _count_allow(decision: Decision, metrics: MetricsHook) -> Decision:
+def _report_allow(decision: Decision, hooks: tuple[DecisionHook, ...]) -> Decision:
     if type(decision) is Allow:
-        metrics.allowed()
+        for hook in hooks:
+            hook.allowed(decision.principal.client_id)
     return decision

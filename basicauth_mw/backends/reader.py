@@ -40,23 +40,27 @@ _FOUND: Final = (Key, StoredRecord)  # isinstance would build a union again for 
 _NOT_TIMED: Final = nullcontext()
 
 
-class MetricsHook(Protocol):
-    """Counts what happens to requests. Called on the request path."""
+class DecisionHook(Protocol):
+    """Observes the decisions on requests, for metrics and tracing. Called on the request path."""
 
     def wrap_cache_get(self, get: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
-        """Return a replacement for ``VerificationCache.get`` that counts its hits."""
+        """Return a replacement for ``VerificationCache.get`` that observes its hits."""
         ...
 
-    def time_lookup(self) -> AbstractContextManager[object]:
-        """Time a lookup that may have to wait."""
-        ...
-
-    def allowed(self) -> None:
-        """Count a request that was allowed without the cache."""
+    def allowed(self, client_id: str) -> None:
+        """Observe a request that was allowed without the cache."""
         ...
 
     def refused(self, reason: str) -> None:
-        """Count a refused request."""
+        """Observe a refused request."""
+        ...
+
+
+class MetricsHook(DecisionHook, Protocol):
+    """A hook that also times lookups."""
+
+    def time_lookup(self) -> AbstractContextManager[object]:
+        """Time a lookup that may have to wait."""
         ...
 
 
@@ -71,12 +75,14 @@ class StoreReader:
         caches: Whether a verification may be cached, so that changes must be followed before a lookup.
 
     Attributes:
-        metrics: The metrics hook; None when metrics are off.
+        hooks: Observe decisions.
+        metrics: Times lookups; None when metrics are off.
         passwords: Verifies passwords.
         breaker: Decides whether the store is available.
         single_flight: Shares one verification between equal concurrent requests.
     """
 
+    hooks: tuple[DecisionHook, ...] = ()
     metrics: MetricsHook | None = None
 
     def __init__(
