@@ -143,6 +143,14 @@ def _warnings_about(settings: Settings) -> Iterator[Finding]:
             "an OPTIONS request that looks like a CORS preflight runs the app's handlers without a key",
             "put CORSMiddleware outside and unset BASICAUTH_ALLOW_PREFLIGHT, or check the method in views",
         )
+    for entry in settings.include:
+        folder = f"{entry.removesuffix('/')}/*"
+        if not entry.endswith("/*") and folder not in settings.include:
+            yield Finding(
+                "include_leaves_paths_open",
+                f"include has {entry}, which does not cover the paths below it: they are open",
+                f"also include {folder}",
+            )
 
 
 def _warnings_of(backend: Backend) -> Iterator[Finding]:

@@ -229,6 +229,19 @@ def test_check_shows_what_is_set_and_warns(
     assert "\ncredentials are optional: '/feed'\n" in said.out
 
 
+def test_check_warns_about_open_paths_below_an_included_one(
+    cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASICAUTH_KEYS", "robot:hunter2-and-more")
+    monkeypatch.setenv("BASICAUTH_INCLUDE", "/api,/me,/me/*,/v1/*")
+
+    warnings = cli("check", "--json", "--backend", "env:").json["warnings"]
+    (warning,) = [each for each in warnings if each["code"] == "include_leaves_paths_open"]
+    assert warning["message"].startswith("include has /api, which does not cover the paths below it")
+    assert warning["remedy"] == "also include /api/*"
+    assert "\nopen without credentials: every path except" in cli("check", "--backend", "env:").out
+
+
 def test_check_prints_bad_settings_for_people(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
