@@ -1,6 +1,6 @@
 """Decide on each request, for all middlewares: ``Authenticator``.
 
-``decide`` returns at once what needs no I/O: an open path, a cached key, a throttled client, or a
+``decide`` returns immediately what needs no I/O: an open path, a cached key, a throttled client, or a
 malformed header, which the verifier's parser refuses. Anything else is a ``PendingVerification``, which
 ``verify`` or ``averify`` completes. A middleware then calls the app, or sends the ``refusal_response``.
 """
@@ -132,7 +132,7 @@ class Authenticator(Generic[R]):
     # --- before the app
 
     def decide(self, request: R) -> Decision | PendingVerification:
-        """Decide on a request at once if that needs no I/O, else return the verification to complete."""
+        """Decide on a request immediately if that needs no I/O, else return the verification to complete."""
         if self._has_rules and (decision := self._exempt_or_https(request)) is not None:
             return decision
         header = self._authorization(request)

@@ -1,7 +1,7 @@
 """Read the credentials of a request by the enabled schemes, and make the challenges for a 401.
 
 The token of a key is the base64 text that follows ``Basic`` in its Authorization header. The other schemes
-carry the same token: ``Authorization: Bearer <token>`` (RFC 6750 section 2.1), or a header of its own. So
+carry the same token: ``Authorization: Bearer <token>`` (RFC 6750 section 2.1), or a separate header. So
 credentials of any scheme are read as the Basic credentials with that token, and all schemes share one parser,
 one cache and one verifier.
 """

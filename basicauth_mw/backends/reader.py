@@ -4,7 +4,7 @@ A store that never waits (``get_nowait``) is read on the calling thread. An asyn
 awaited on the event loop. Every other store is read on a few worker threads.
 
 Every failure leaves here as a ``BackendError``: ``availability.py`` converts a timeout, a full queue, or
-whatever a store raised. While a store is unavailable, its circuit breaker refuses lookups at once.
+whatever a store raised. While a store is unavailable, its circuit breaker refuses lookups immediately.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ async def handle_exception(
 async def run_with_timeout(
     authenticator: Authenticator[Scope], guard: ASGIResponseGuard, running: Awaitable[None], timeout_s: float
 ) -> None:
-    """Await the app; if it starts no response in time, send a 504 at once, then cancel the app and await it.
+    """Await the app; if it starts no response in time, send a 504 immediately, cancel the app and await it.
 
     The app stays in the current task, so that its context variables and its cancellation work as without the
     middleware. A separate task sends the 504, since a handler may ignore its cancellation.

@@ -254,7 +254,7 @@ class GuardedBody:
             self.first = taken[-1]
 
     def start(self) -> None:
-        """Start the response that the body will end with, for Granian, which sends its status at once."""
+        """Start the response that the body will end with, for Granian, which sends its status immediately."""
         self.peek()
         try:
             self._guard.release()

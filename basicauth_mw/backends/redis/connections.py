@@ -108,7 +108,7 @@ class Connector:
 
 
 async def abort(connection: Any) -> None:
-    """Close a connection of an event loop at once. Does not suspend, so it cannot be cancelled."""
+    """Close a connection of an event loop immediately. Does not suspend, so it cannot be cancelled."""
     if (writer := connection._writer) is not None:  # noqa: SLF001
         writer.transport.abort()  # close() waits for the peer of a TLS connection
     await connection.disconnect(nowait=True)
