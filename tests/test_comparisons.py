@@ -29,11 +29,15 @@ NOT_CHECKED = {"cli", "env.py"}
 
 # Module, expression, and why the comparison reveals nothing.
 HARMLESS = {
-    ("credentials.py", "b2a_base64(encoded, newline=False) != token"): "both come from the request",
-    ("credentials.py", "b',' in token"): "from the request, before the lookup",
-    ("digest.py", "prefix not in hashed"): "pepper and salt, without the digest",
-    ("usage.py", "each.hash == stored"): "both are stored, and the caller is verified",
-    ("usage.py", "each.hash != stored"): "both are stored, and the caller is verified",
+    ("authorization_header.py", "b2a_base64(encoded, newline=False) != token"): "both come from the request",
+    ("authorization_header.py", "b',' in token"): "from the request, before the lookup",
+    ("schemes.py", "found != credentials"): "both come from the request",
+    ("digest.py", "hashed.startswith(self._current)"): "scheme, pepper ID and no digest",
+    ("formats.py", "hashed.startswith(PASSWORD_SCHEMES)"): "the scheme of a stored hash",
+    ("formats.py", "hashed.startswith(prefix)"): "the scheme of an imported hash",
+    ("password.py", "hashed.startswith('$2')"): "the scheme of a stored hash",
+    ("usage.py", "each.hash == old_hash"): "both are stored, and the caller is verified",
+    ("usage.py", "each.hash != old_hash"): "both are stored, and the caller is verified",
     (
         "lifecycle.py",
         "each.hash not in self._differs_from",
