@@ -14,7 +14,7 @@ VENV := .venv/.created
 READY := .venv/.ready
 DEMO_READY := .venv/.demo-ready
 SYSTEM_READY := .venv/.system-ready
-SYSTEM_COMMANDS := nginx caddy chromium
+SYSTEM_COMMANDS := nginx chromium
 BENCH_READY := .venv/.bench-ready
 MUTATE_READY := .venv/.mutate-ready
 GUIDED_READY := .venv/.guided-ready
@@ -44,7 +44,7 @@ endif
 coverage: $(READY) ## Run all tests and report branch coverage
 	$(BIN)/pytest -n 2 --cov=basicauth_mw
 
-test-system: $(SYSTEM_READY) ## Run the tests that need nginx, Caddy and Chromium
+test-system: $(SYSTEM_READY) ## Run the tests that need nginx and Chromium
 	@missing=; for name in $(SYSTEM_COMMANDS); do command -v $$name >/dev/null || missing="$$missing $$name"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "error: not installed:$$missing. Run:  apt-get install --no-install-recommends$$missing" >&2; exit 1; \

@@ -1,4 +1,4 @@
-"""A service that verifies keys for a reverse proxy: nginx's ``auth_request``, Caddy's ``forward_auth``.
+"""A service that verifies keys for a reverse proxy: nginx, Caddy, Envoy, HAProxy and others.
 
 ::
 

@@ -111,6 +111,7 @@ def with_check(code: str) -> str:
 
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+GATEWAYS = sorted(path for path in (ROOT / "examples" / "gateways").iterdir() if path.is_file())
 
 
 def python_blocks() -> list[object]:
@@ -133,11 +134,19 @@ def _python_blocks() -> list[object]:
     ]
 
 
+@pytest.mark.parametrize("path", GATEWAYS, ids=lambda path: str(path.name))
+def test_gateway_example_is_shown(path: Path) -> None:
+    """``docs/gateways.md`` has each file of the gateways; ``tests/gateways`` runs them."""
+    document = (ROOT / "docs" / "gateways.md").read_text()
+    assert path.read_text() in [code for _, code in BLOCK.findall(document)]
+
+
 @pytest.mark.parametrize("code", python_blocks())
 def test_python_block_runs(code: str, tmp_path: Path) -> None:
     """Every Python block and example runs unchanged, and leaves no app that allows requests without a key."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
     environ["BASICAUTH_KEYS"] = "demo:p@55w0rd"
+    environ["METRICS_PORT"] = "0"  # any free one
 
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", with_check(code)],
@@ -509,7 +518,7 @@ def test_an_app_is_imported_without_keys(tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-c", together],
         input=json.dumps([*map(with_check, blocks)]),
         cwd=tmp_path,
-        env={**environ, name: value},
+        env={**environ, name: value, "METRICS_PORT": "0"},
         capture_output=True,
         text=True,
         timeout=60,

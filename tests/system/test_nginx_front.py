@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import ssl
 import subprocess
 import sys
@@ -15,8 +14,8 @@ import pytest
 import trustme
 
 from basicauth_mw import open_backend
-from tests.system.test_gateways import LIMIT_S, NGINX, ROOT, wait_for
-from tests.waiting import free_port
+from tests.gateways.gateway import KINDS, LIMIT_S, ROOT, stop
+from tests.waiting import free_port, listens, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +29,7 @@ CONFIGURATION = ROOT / "examples" / "nginx_front.conf"
 @pytest.fixture
 def front(tmp_path: Path) -> Iterator[tuple[httpx.Client, str, Issued]]:
     """A client that trusts nginx, the address that the app listens on, and a key."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/sbin")
-    assert program, "nginx is missing: apt-get install -y nginx"
+    nginx = KINDS["nginx"]
     port, app_port = free_port(), free_port()
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -48,7 +46,8 @@ def front(tmp_path: Path) -> Iterator[tuple[httpx.Client, str, Issued]]:
     ):
         assert written in server
         server = server.replace(written, placed)
-    (tmp_path / "nginx.conf").write_text(NGINX.format(server=server))
+    (tmp_path / "site.conf").write_text(server)
+    nginx.write_main(tmp_path)
     url = f"sqlite:///{tmp_path}/keys.db"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
     uvicorn = [
@@ -58,24 +57,25 @@ def front(tmp_path: Path) -> Iterator[tuple[httpx.Client, str, Issued]]:
     with ExitStack() as stack:
         issued = stack.enter_context(open_backend(url, create=True)).create(client_id="ci")
 
-        def start(words: list[str], listens: int, log: str, **settings: str) -> None:
+        def start(words: list[str], where: Path, port: int, log: str, **settings: str) -> None:
             output = stack.enter_context((tmp_path / log).open("wb"))
             child = stack.enter_context(
-                subprocess.Popen(words, cwd=ROOT, env={**environ, **settings}, stdout=output, stderr=output)
+                subprocess.Popen(words, cwd=where, env={**environ, **settings}, stdout=output, stderr=output)
             )
-            stack.callback(child.wait, LIMIT_S)
-            stack.callback(child.terminate)
-            wait_for(listens, child, tmp_path / log)
+            stack.callback(stop, child)
+            wait_until(lambda: listens(port) or child.poll() is not None)
+            assert child.poll() is None, (tmp_path / log).read_text()
 
         start(
             uvicorn,
+            ROOT,
             app_port,
             "app.log",
             BASICAUTH_BACKEND=url,
             BASICAUTH_REQUIRE_HTTPS="1",
             BASICAUTH_THROTTLE="3/minute",
         )
-        start([program, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"], port, "nginx.log")
+        start([nginx.program(), *nginx.options], tmp_path, port, "nginx.log")
         client = stack.enter_context(
             httpx.Client(
                 base_url=f"https://127.0.0.1:{port}", verify=trusts, trust_env=False, timeout=LIMIT_S
