@@ -87,6 +87,7 @@ async def find(quick: bool, directory: Path) -> Outcome:
                 f"{rate:.2f}",
                 f"<= {LINEAR}",
                 rate <= LINEAR,
+                "us per request, by quarter: " + ", ".join(f"{each * 1e6:.1f}" for each in quarters),
             ),
         ]
     memory = Table(
@@ -124,10 +125,10 @@ async def flood(app, field: Callable[[], bytes], count: int) -> tuple[float, flo
                 }
                 for _ in range(some)
             ]
-            start = time.perf_counter()
+            start = time.thread_time()
             for request in requests:
                 await app(request, receive, drop)
-            taken += time.perf_counter() - start
+            taken += time.thread_time() - start
         times.append(taken / (count // STEPS))
         if step + 1 == STEPS // 10:
             tenth = rss_mb()
@@ -174,9 +175,9 @@ async def growing(app, quick: bool) -> tuple[Table, list[Goal]]:
             request = make(size)
             samples = []
             for _ in range(5 if quick else 25):
-                begin = time.perf_counter()
+                begin = time.thread_time()
                 await app({**request, "state": {}}, receive, drop)
-                samples.append(time.perf_counter() - begin)
+                samples.append(time.thread_time() - begin)
             taken[size] = min(samples)
         first, last = sizes[0], sizes[-1]
 

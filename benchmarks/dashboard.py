@@ -10,6 +10,7 @@ import asyncio
 import random
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, closing
 from itertools import cycle
 from pathlib import Path
@@ -60,7 +61,7 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
             ids = fill(backend, size)
             for kind, page in pages(DashboardApp(backend, Settings()), ids).items():
                 calls[f"{store} {kind} {size:,}"] = page
-    times = await measure(calls, rounds=rounds, calls=count)
+    times = await measure(calls, rounds=rounds, calls=count, clock=time.perf_counter)
     tables = [table(times, store, sizes, rounds) for store in stores]
     goals = [goal for store in stores for goal in goals_of(times, store, sizes)]
     last = f"{sizes[-1]:,}"

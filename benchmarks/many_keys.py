@@ -59,6 +59,7 @@ async def find(quick: bool) -> Outcome:
         f"a hit with {last:,} cached keys / with {first:,}",
         spread(ratios(hits[last], hits[first])),
         1.7,
+        reason=f"added us, by number of keys: {', '.join(f'{size:,}: {us(hits[size])}' for size in sizes)}",
     )
     series = {str(size): median(hits[size]) * 1e6 for size in sizes}
     return Outcome([table], [goal], {"cached": series})

@@ -1,6 +1,7 @@
 """Interleaved measurements, for machines whose speed changes: many short rounds, in a rotating order.
 
-Only ratios within one round are meaningful. Absolute times are printed to give an impression.
+The clock is the CPU time of the thread, so that other processes matter less; for what waits, real time. Only
+ratios within one round are meaningful. Absolute times are printed to give an impression.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ def spread(figures: Sequence[float]) -> Spread:
     return Spread(low, median(figures), high)
 
 
-async def measure(variants: dict[str, Call], *, rounds: int, calls: int) -> Times:
+async def measure(
+    variants: dict[str, Call],
+    *,
+    rounds: int,
+    calls: int,
+    clock: Callable[[], float] = time.thread_time,
+) -> Times:
     """Time every variant once per round.
 
     Args:
@@ -44,13 +51,14 @@ async def measure(variants: dict[str, Call], *, rounds: int, calls: int) -> Time
         rounds: Number of rounds; one more is run first, and ignored.
         calls: How often each variant is awaited in a round; slow ones less often, so that a sample takes at
             most ``SAMPLE_S``.
+        clock: Seconds: ``time.perf_counter`` for what waits for another process.
 
     Returns:
         By name, seconds per call for each round.
     """
     times: Times = {name: [] for name in variants}
     names = list(variants)
-    counts = {name: await _calls(variants[name], calls) for name in names}
+    counts = {name: await _calls(variants[name], calls, clock) for name in names}
     gc.collect()
     gc.disable()
     try:
@@ -58,25 +66,25 @@ async def measure(variants: dict[str, Call], *, rounds: int, calls: int) -> Time
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 call, count = variants[name], counts[name]
-                begin = time.perf_counter()
+                begin = clock()
                 for _ in range(count):
                     await call()
                 if number:
-                    times[name].append((time.perf_counter() - begin) / count)
+                    times[name].append((clock() - begin) / count)
             gc.collect(0)
     finally:
         gc.enable()
     return times
 
 
-async def _calls(call: Call, most: int) -> int:
+async def _calls(call: Call, most: int, clock: Callable[[], float]) -> int:
     """How many calls fit into a sample, by the fastest of five."""
     taken = []
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = clock()
         await call()
-        taken.append(time.perf_counter() - begin)
-    return max(1, min(most, int(SAMPLE_S / min(taken))))
+        taken.append(clock() - begin)
+    return max(1, min(most, int(SAMPLE_S / max(min(taken), 1e-9))))
 
 
 def added(times: Times, name: str, base: str) -> list[float]:

@@ -175,7 +175,8 @@ def document(facts: list[str], outcomes: dict[str, Outcome], drawn: dict[str, st
         (
             "Written by `make bench`; do not edit. Absolute times depend on the machine and the minute. "
             "Only ratios within one run are meaningful, and only they are goals. Settings have their "
-            "defaults, unless a row says otherwise."
+            "defaults, unless a row says otherwise. Microseconds in this process are CPU time of the thread, "
+            "except where a store is another process."
         ),
         "\n".join(f"- {fact}" for fact in facts),
         "## Goals",
