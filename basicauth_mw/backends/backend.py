@@ -293,8 +293,8 @@ class Backend:
             overlap_s: Seconds, or a ``timedelta``, until earlier secrets expire, unless they expire sooner; 0
                 ends them now.
             secret: As for ``create``. A key has one password at a time, so a new one needs an overlap of 0.
-            version: ``Key.version`` that must be stored now, so that of two people who saw the same key only
-                one rotates it; None for any.
+            version: ``Key.version`` that must be stored now, so that only one of two people who look at the
+                same key rotates it; None for any.
             actor: Who rotates it.
 
         Raises:

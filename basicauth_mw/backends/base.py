@@ -1,7 +1,8 @@
 """The protocols of a store: the little that a key backend needs from a database.
 
 A store that only looks up keys implements ``ReadableStore``. One that can change them implements ``Store``,
-and may also implement ``BulkStore`` and ``UsageStore``. The members below are optional for every store.
+and may also implement ``BulkStore``, ``UsageStore`` and ``FailureStore``. The members below are optional for
+every store.
 Whatever uses a member looks it up by name, so a store has only those that it supports.
 
 Lookups:
