@@ -106,14 +106,14 @@ class ThreadClients:
 
 def _exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
     connection = pool.get_connection()
-    answered = False
+    replied = False
     try:
         connection.send_packed_command(connection.pack_commands(commands), check_health=False)
         replies = [_reply(connection) for _ in commands]
-        answered = True
+        replied = True
         return replies
     finally:
-        if not answered:  # out of step with the replies, even if a signal handler has raised
+        if not replied:  # out of step with the replies, even if a signal handler has raised
             connection.disconnect()
         pool.release(connection)
 
@@ -279,7 +279,7 @@ class NodeReader:
 
     async def _attempt(self, commands: list[Command]) -> list[Any]:
         connection = self.connection
-        answered = False
+        replied = False
         try:
             async with asyncio.timeout(self._timeout_s):
                 if connection.is_connected and await connection.can_read():
@@ -290,10 +290,10 @@ class NodeReader:
                 packed = connection.pack_commands(commands)
                 await connection.send_packed_command(packed, check_health=False)
                 replies = [await self._reply() for _ in commands]
-            answered = True
+            replied = True
             return replies
         finally:
-            if not answered:  # out of step with the replies, or not logged in yet
+            if not replied:  # out of step with the replies, or not logged in yet
                 await connection.disconnect(nowait=True)
 
     async def _reply(self) -> Any:

@@ -127,7 +127,7 @@ class _Sentinels:
     def __init__(self, pools: Sequence[Any]) -> None:
         self._pools = pools
 
-    def _answered(self, pool: Any, found: Sequence[bytes]) -> Address:
+    def _prefer(self, pool: Any, found: Sequence[bytes]) -> Address:
         # A new list: other threads may be iterating over the old one.
         self._pools = sorted(self._pools, key=lambda each: each is not pool)
         return found[0].decode(), int(found[1])
@@ -145,7 +145,7 @@ class _ThreadSentinels(_Sentinels):
             finally:
                 connection.disconnect()
             if found is not None:
-                return self._answered(pool, found)
+                return self._prefer(pool, found)
         raise MasterNotFoundError
 
 
@@ -161,7 +161,7 @@ class _LoopSentinels(_Sentinels):
             finally:
                 await abort(connection)
             if found is not None:
-                return self._answered(pool, found)
+                return self._prefer(pool, found)
         raise MasterNotFoundError
 
 

@@ -175,7 +175,7 @@ class RedisStore:
         else:
             # A delete of the same id may have removed it from the index meanwhile.
             self._do(*announcement, names.index_add([client_id]))
-            self._forget_uses(client_id, record if expected else None)
+            self._prune_uses(client_id, record if expected else None)
         return True
 
     # --- listing and following
@@ -262,7 +262,7 @@ class RedisStore:
                 found += load_uses(client_id, zip(fields, fields, strict=False))
         return found
 
-    def _forget_uses(self, client_id: bytes, record: Key | None) -> None:
+    def _prune_uses(self, client_id: bytes, record: Key | None) -> None:
         """Remove the last uses of secrets that a key no longer has, except the latest of all."""
         used = self._names.used(client_id)
         if record is None:  # a new key: they are those of a deleted one
@@ -310,8 +310,8 @@ class RedisStore:
             BackendUnavailable: The server cannot be reached.
             UnreadableRecord: Another program has overwritten a name of this package.
         """
-        answers = self._run(self._admin, self._router.route_all(CONFIG))
-        found = dict.fromkeys(config_warnings(answers))
+        replies = self._run(self._admin, self._router.route_all(CONFIG))
+        found = dict.fromkeys(config_warnings(replies))
         self._answer(self._read(self._names.has_password_hashes)[0], int)  # raises for a foreign value
         with suppress(BackendUnavailable):  # listing keys reports that the index cannot be read
             found |= dict.fromkeys(foreign_warning(self._names.index, self._foreign()))
