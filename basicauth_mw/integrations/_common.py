@@ -90,11 +90,11 @@ def configuration(
     return backend, settings
 
 
-def check_scopes_arg(scopes: tuple[object, ...]) -> tuple[str, ...]:
+def check_scopes_arg(scopes: tuple[object, ...], function: str = "requires") -> tuple[str, ...]:
     """Sort the arguments of ``requires``; raises ``ConfigurationError`` if they are invalid."""
     if not scopes:
-        raise ConfigurationError("requires() needs at least one scope")
+        raise ConfigurationError(f"{function}() needs at least one scope")
     try:
         return tuple(sorted(check_scopes(scopes)))  # type: ignore[arg-type]
     except InvalidKey as exc:
-        raise ConfigurationError(f"requires(): {exc}") from None
+        raise ConfigurationError(f"{function}(): {exc}") from None

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from ..auth.path_rules import PathRules
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..auth.path_rules import Access
     from ..settings import Settings
 
@@ -59,7 +61,7 @@ def add_security(document: JsonObject, settings: Settings, *, validation_status:
         validation_status: Status of responses to validation errors; None: they are the framework's own.
     """
     components: JsonObject = document.setdefault("components", {})
-    schemes = dict(map(_security_scheme, settings.schemes))
+    schemes = security_schemes(settings.schemes)
     documented: JsonObject = components.setdefault("securitySchemes", {})
     ours = set(schemes)
     if documented.get(BASIC, {}).get("description") == DESCRIPTION:  # FastAPI adds it for CurrentPrincipal
@@ -104,6 +106,11 @@ def _statuses(settings: Settings) -> list[int]:
         503,
         *([504] if settings.map_errors or settings.timeout_s is not None else []),
     ]
+
+
+def security_schemes(schemes: Iterable[str]) -> dict[str, JsonObject]:
+    """The Security Scheme Object of each entry of the ``schemes`` setting, by its name."""
+    return dict(map(_security_scheme, schemes))
 
 
 def _security_scheme(scheme: str) -> tuple[str, JsonObject]:

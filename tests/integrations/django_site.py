@@ -13,7 +13,7 @@ MIDDLEWARE_PATH = "basicauth_mw.integrations.django.BasicAuthMiddleware"
 if not settings.configured:
     settings.configure(
         ALLOWED_HOSTS=["*"],
-        INSTALLED_APPS=["rest_framework", "basicauth_mw.integrations.django"],
+        INSTALLED_APPS=["rest_framework", "drf_spectacular", "basicauth_mw.integrations.django"],
         MIDDLEWARE=[MIDDLEWARE_PATH],
         ROOT_URLCONF="tests.integrations.django_site",
         SECRET_KEY="only for tests",

@@ -33,14 +33,19 @@ from django.urls import path as route
 from rest_framework.authentication import BasicAuthentication
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
 from rest_framework.test import APIRequestFactory
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from basicauth_mw import Backend, ConfigurationError, Issued, Principal, encode_basic
 from basicauth_mw.auth.discovery import find_authenticator
 from basicauth_mw.auth.request_adapters import environ_key
-from basicauth_mw.integrations.django import BasicAuthMiddleware, rest_framework
+from basicauth_mw.dashboard import dashboard, wsgi_dashboard
+from basicauth_mw.integrations.django import BasicAuthMiddleware, read_configuration, rest_framework
 from basicauth_mw.integrations.django.checks import check_deployment, check_settings
 from tests.asgi.helpers import call, http_scope
 from tests.servers.conftest import ROOT
+from tests.wsgi.helpers import call as call_wsgi
 from tests.wsgi.helpers import call_validated
 
 if TYPE_CHECKING:
@@ -616,3 +621,31 @@ def test_an_api_user_has_no_permissions() -> None:
     assert (caller.is_authenticated, caller.is_active) == (True, True)
     assert (caller.is_anonymous, caller.is_staff, caller.is_superuser) == (False, False, False)
     assert (caller.has_perm("x"), caller.has_perms(["x"]), caller.has_module_perms("x")) == (False,) * 3
+
+
+@pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+def test_the_dashboard_beside_django(kind: str, backend: Backend, issued: Issued) -> None:
+    """It uses Django's settings: the same keys, and the realm."""
+    admin = backend.create(scopes=["basicauth:admin"]).authorization
+    requests = [(admin, "/keys/"), (issued.authorization, "/keys/"), (None, "/keys/")]
+    requests.append((issued.authorization, "/me"))
+    with override_settings(BASICAUTH_REALM="partners"):
+        opened, ours = read_configuration()
+        if kind == "wsgi":
+            app = DispatcherMiddleware(WSGIHandler(), {"/keys": wsgi_dashboard(opened, settings=ours)})
+            over_wsgi = [call_wsgi(app, authorization, path=path) for authorization, path in requests]
+            found = [(page.status, dict(page.headers), page.body) for page in over_wsgi]
+        else:
+            asgi = Starlette(
+                routes=[
+                    Mount("/keys", dashboard(opened, settings=ours)),
+                    Mount("/", get_asgi_application()),
+                ]
+            )
+            over_asgi = [call(asgi, http_scope(authorization, path=path)) for authorization, path in requests]
+            found = [(page.status, page.headers, page.body) for page in over_asgi]
+
+    assert [status for status, _, _ in found] == [200, 403, 401, 200]
+    assert b"ci" in found[0][2]
+    challenges = [value for name, value in found[2][1].items() if name.lower() == "www-authenticate"]
+    assert challenges == ['Basic realm="partners", charset="UTF-8"']

@@ -8,6 +8,7 @@
 """
 
 from .middleware import BasicAuthMiddleware as BasicAuthMiddleware
+from .middleware import read_configuration as read_configuration
 from .middleware import wrap_asgi as wrap_asgi
 
-__all__ = ["BasicAuthMiddleware", "wrap_asgi"]
+__all__ = ["BasicAuthMiddleware", "read_configuration", "wrap_asgi"]

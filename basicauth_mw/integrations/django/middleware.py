@@ -39,7 +39,15 @@ _HANDLED_BY_DJANGO = (Http404, PermissionDenied, BadRequest, SuspiciousOperation
 
 
 def read_configuration() -> tuple[Any, Settings]:
-    """The backend, or None, and the settings from ``settings.BASICAUTH_*``."""
+    """Read ``settings.BASICAUTH_*``, and the environment for what is not there.
+
+    Returns:
+        The backend object of ``BASICAUTH_BACKEND``, or None if it is a URL; and the settings. Both are
+        arguments of ``wsgi_dashboard`` and of any middleware.
+
+    Raises:
+        ConfigurationError: Lists every problem.
+    """
     names = [name for name in dir(settings) if name.startswith("BASICAUTH_")]
     return configuration({name: getattr(settings, name) for name in names}, "Django")
 

@@ -1,4 +1,4 @@
-"""Django REST framework: the caller that the middleware verified, as the user of REST framework.
+"""Django REST framework: the caller that the middleware verified, as the user of REST framework, and scopes.
 
 ::
 
@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING
 
 from ...auth.schemes import challenges
 from ...keys.model import Principal
-from .._common import require_framework
+from .._common import check_scopes_arg, require_framework
 from .middleware import read_configuration
 
 with require_framework("rest_framework", "djangorestframework"):
     from rest_framework.authentication import BaseAuthentication
+    from rest_framework.permissions import BasePermission
 
 if TYPE_CHECKING:
     from rest_framework.request import Request
+    from rest_framework.views import APIView
 
-__all__ = ["ApiUser", "PrincipalAuthentication"]
+__all__ = ["ApiUser", "HasScopes", "PrincipalAuthentication"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +95,35 @@ class PrincipalAuthentication(BaseAuthentication):
         """The challenges. Without one, REST framework would respond with 403 instead of 401."""
         _, ours = read_configuration()
         return ", ".join(challenges(ours.schemes, ours.realm))
+
+
+def HasScopes(*scopes: str) -> type[BasePermission]:  # noqa: N802 - it makes a class
+    """Make a permission class that requires all ``scopes``.
+
+    ::
+
+        class Reports(APIView):
+            permission_classes = [HasScopes("reports:read")]
+
+    It can be combined with others by ``&``, ``|`` and ``~``. A caller that lacks a scope gets a 403 from REST
+    framework, and an anonymous one a 401.
+
+    Raises:
+        ConfigurationError: There is no scope, or an invalid one.
+    """
+    required = check_scopes_arg(scopes, "HasScopes")
+    message = f"The API key lacks a scope that is required: {' '.join(required)}."
+    return type(
+        "HasScopes",
+        (_HasScopes,),
+        {"required_scopes": required, "message": message, "__module__": __name__},
+    )
+
+
+class _HasScopes(BasePermission):
+    required_scopes: tuple[str, ...] = ()
+    code = "insufficient_scope"
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        principal = getattr(request, "principal", None)
+        return isinstance(principal, Principal) and principal.scopes.issuperset(self.required_scopes)

@@ -1,0 +1,45 @@
+"""drf-spectacular: the security schemes of the middleware in the schema, with the scopes of ``HasScopes``.
+
+The Django app imports this module if drf-spectacular is installed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.settings import spectacular_settings
+
+from .._openapi import security_schemes
+from .middleware import read_configuration
+
+if TYPE_CHECKING:
+    from drf_spectacular.openapi import AutoSchema
+
+
+class PrincipalAuthenticationScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """Documents ``PrincipalAuthentication`` by the setting ``BASICAUTH_SCHEMES``."""
+
+    target_class = "basicauth_mw.integrations.django.rest_framework.PrincipalAuthentication"
+
+    @property
+    def name(self) -> list[str]:  # type: ignore[override]
+        """The names of the security schemes."""
+        return list(self._schemes())
+
+    def get_security_definition(self, auto_schema: AutoSchema) -> list[dict[str, Any]]:
+        """The Security Scheme Objects."""
+        return list(self._schemes().values())
+
+    def get_security_requirement(self, auto_schema: AutoSchema) -> list[dict[str, list[Any]]]:
+        """One alternative for each scheme; from OpenAPI 3.1 on with the scopes that the view requires."""
+        required = {
+            scope
+            for permission in auto_schema.view.get_permissions()
+            for scope in getattr(permission, "required_scopes", ())
+        }
+        has_scopes = not str(spectacular_settings.OAS_VERSION).startswith("3.0")
+        return [{name: sorted(required) if has_scopes else []} for name in self._schemes()]
+
+    def _schemes(self) -> dict[str, dict[str, Any]]:
+        return security_schemes(read_configuration()[1].schemes)
