@@ -413,7 +413,7 @@ class Dribbler:
 
 @contextmanager
 def at_work(*works: Callable[[], None]) -> Iterator[list[BaseException]]:
-    """Call each function repeatedly in a thread of its own; yields a list of the exceptions."""
+    """Call each function repeatedly in its own thread; yields a list of the exceptions."""
     stop = threading.Event()
     failures: list[BaseException] = []
 

@@ -67,7 +67,7 @@ LAYERS = [
     ["backends.usage"],
     ["backends.reader"],
     ["backends.backend"],
-    # auth: the decision on a request, without I/O of its own
+    # auth: the decision on a request, without I/O
     ["auth"],
     ["auth.request_adapters"],
     ["auth.schemes", "auth.path_rules", "auth.throttle", "auth.refusal_stats"],

@@ -66,7 +66,7 @@ class BlockingStore:
 
 
 class Measured:
-    """An instrumented ASGI middleware with a registry of its own."""
+    """An instrumented ASGI middleware with its own registry."""
 
     def __init__(self, app: Any = None, **settings: Any) -> None:
         self.store = BlockingStore()
@@ -429,7 +429,7 @@ assert not thread.is_alive()
 
 
 def test_each_process_writes_its_values_into_files(tmp_path: Path) -> None:
-    """A forked child writes files of its own."""
+    """A forked child writes separate files."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],

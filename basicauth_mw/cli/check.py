@@ -28,7 +28,7 @@ from ._urls import without_secrets
 
 _SCAN_BUDGET_S = 10.0  # enough for some hundred thousand keys
 
-# Warnings that a problem with the same advice makes superfluous.
+# Warnings that are omitted if a problem gives the same advice.
 _NOT_WRITABLE = frozenset({"sqlite_file_not_writable", "sqlite_directory_not_writable"})
 
 
@@ -66,7 +66,7 @@ def check(
                 advance = partial(bar.advance, bar.add_task("checking", total=None))
                 problems = list(_problems_of(opened, scan, advance))
             try:
-                # Also after a problem, which they may explain.
+                # Even after a problem, which they may explain.
                 warnings = [*_warnings_about(settings), *scan.warnings(), *_warnings_of(opened)]
             except Exception as exc:
                 problems = problems or list(findings_from(exc))

@@ -1,4 +1,4 @@
-"""``basicauth-mw keys``: list, show, change and end keys."""
+"""``basicauth-mw keys``: list, show and change keys."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""The dashboard as an ASGI app, behind the middleware."""
+"""The dashboard as an ASGI app, inside the middleware."""
 
 from __future__ import annotations
 

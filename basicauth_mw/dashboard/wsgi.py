@@ -1,4 +1,4 @@
-"""The dashboard as a WSGI app, behind the middleware.
+"""The dashboard as a WSGI app, inside the middleware.
 
 It translates requests to ASGI scopes by itself: a2wsgi needs threads and an event loop, which break under
 gevent and after a fork.

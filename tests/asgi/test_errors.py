@@ -75,7 +75,7 @@ class Plain(BasicAuthError):
 
 @pytest.fixture
 def send_request(backend: Backend, issued: Issued) -> Callable[..., Exchange]:
-    """Call an app behind a middleware, with valid credentials."""
+    """Call an app inside the middleware, with valid credentials."""
 
     def send_request(app: Any, *, method: str = "GET", **settings: Any) -> Exchange:
         middleware = BasicAuthMiddleware(app, backend, settings=Settings(**settings))

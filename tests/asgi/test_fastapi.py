@@ -365,7 +365,7 @@ def test_a_mounted_app(backend: Backend, issued: Issued, where: str) -> None:
 
 
 def test_below_other_middleware(place: Place, issued: Issued) -> None:
-    """BaseHTTPMiddleware runs the app in a task of its own; the exception is the same."""
+    """BaseHTTPMiddleware runs the app in a separate task; the exception is the same."""
     app = routes(FastAPI())
 
     async def dispatch(request: Request, call_next: Any) -> Response:

@@ -276,7 +276,7 @@ def test_a_held_start_is_dropped_where_the_apps_own_handler_responds(
 
 
 def test_a_fork_while_a_loop_runs_does_not_stop_late_releases(backend: Backend, issued: Issued) -> None:
-    """The child has an event loop of its own, in which the parent's timer never fires."""
+    """The child has its own event loop, in which the parent's timer never fires."""
     servers: list[Server] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -92,7 +92,7 @@ class Server:
 
 @pytest.fixture
 def timed(backend: Backend, issued: Issued) -> Callable[..., Awaitable[None]]:
-    """Call an app behind a middleware with a time limit."""
+    """Call an app inside a middleware with a time limit."""
 
     def timed(app: Any, server: Server, timeout_s: float = SOON_S, **settings: Any) -> Awaitable[None]:
         middleware = BasicAuthMiddleware(app, backend, settings=Settings(timeout_s=timeout_s, **settings))

@@ -74,7 +74,7 @@ def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None
 
 @pytest.mark.proves("X5", "X15")
 def test_two_caches_share_nothing(cache: VerificationCache) -> None:
-    """Each has a key of its own: the keys of one cache reveal nothing about another."""
+    """Each has its own key, so the digests of one cache reveal nothing about another."""
     other = VerificationCache(30, 3)
     put(cache, b"x", allow())
     put(other, b"x", allow())

@@ -69,7 +69,7 @@ def test_credentials_are_verified(client: Client, app: App, issued: Issued) -> N
 
 @pytest.mark.parametrize(
     "sent",
-    [WRONG, encode_basic("nobody", "x"), "Basic", "Basic !", "Bearer x", "", " ", "\t", b"\xff"],
+    [WRONG, encode_basic("unknown", "x"), "Basic", "Basic !", "Bearer x", "", " ", "\t", b"\xff"],
     ids=repr,
 )
 def test_other_credentials_are_refused(backend: Backend, issued: Issued, app: App, sent: Any) -> None:

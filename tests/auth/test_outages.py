@@ -335,7 +335,7 @@ def test_a_request_that_is_cancelled_stays_cancelled(app: App) -> None:
 
 @pytest.mark.proves("F2")
 def test_all_calls_to_a_store_share_one_deadline(app: App, released: threading.Event) -> None:
-    """``has_password_hashes`` of a slow store has no second deadline of its own."""
+    """``has_password_hashes`` of a slow store has no separate deadline."""
     deadline_s = 1.0
 
     class Slow:

@@ -380,12 +380,12 @@ def test_guesses_after_the_share_was_taken_count_as_well(clock: Clock) -> None:
 
     assert throttle.retry_after_s(KEY) == 60
     assert throttle.retry_after_s((KEY[0], "unknown")) == 60
-    assert throttle.retry_after_s((KEY[0], "cheap-0")) == 0, "it has a counter of its own"
+    assert throttle.retry_after_s((KEY[0], "cheap-0")) == 0, "it has its own counter"
     assert throttle.retry_after_s(OTHER) == 0
     clock.now += 120
     throttle.record(KEY)
     fail(throttle, KEY, 19)
-    assert throttle.retry_after_s(KEY) == 60, "a counter of its own, once the others have faded"
+    assert throttle.retry_after_s(KEY) == 60, "it has its own counter once the others have faded"
     assert throttle.retry_after_s((KEY[0], "unknown")) == 0
 
 

@@ -183,7 +183,7 @@ def test_the_default_limit(app: App, backend: Backend, issued: Issued) -> None:
 def test_the_shared_counter_of_an_address_spares_cached_credentials(
     app: App, backend: Backend, issued: Issued
 ) -> None:
-    """Failures with new ids block ids without a counter of their own, but no cached credential."""
+    """Failures with new IDs block IDs without their own counter, but no cached credential."""
     client = Client(BasicAuthMiddleware(app, backend, settings=Settings(throttle="3/minute")))
     assert client.request(issued.authorization).status == 200
     for number in range(SHARE + 3):

@@ -75,7 +75,7 @@ def test_a_backend_that_cannot_be_opened(url: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_another_setting_that_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment holds the URL and the peppers beside it."""
+    """The environment contains the URL and the peppers."""
     monkeypatch.setenv("BASICAUTH_BACKEND", "redis://:canary@h/0")
     monkeypatch.setenv("BASICAUTH_PEPPER", "canary" * 8)
     monkeypatch.setenv("BASICAUTH_CACHE_SIZE", "many")

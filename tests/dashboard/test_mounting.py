@@ -123,8 +123,8 @@ def test_a_middleware_around_it_can_exclude_it(backend: Backend) -> None:
 def test_it_works_next_to_a_middleware_that_strips_the_header(backend: Backend) -> None:
     api = app_with_dashboard(backend)
     hiding = BasicAuthMiddleware(api, backend, settings=Settings(), strip_authorization=True)
-    beside = dashboard(backend, settings=Settings(), openapi=api.openapi)
-    app = Starlette(routes=[Mount("/keys", beside), Mount("/", hiding)])
+    mounted = dashboard(backend, settings=Settings(), openapi=api.openapi)
+    app = Starlette(routes=[Mount("/keys", mounted), Mount("/", hiding)])
     admin = Visitor(app, "asgi", backend.create(scopes=[ADMIN_SCOPE]).authorization)
 
     assert f"{BASE}/things/{{number}}" in admin.get("/keys/call").text

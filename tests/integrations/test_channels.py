@@ -156,8 +156,8 @@ def test_http_consumers_outside_django_are_warned_about(monkeypatch: pytest.Monk
     async def calls_django(scope: Any, receive: Any, send: Any) -> None:
         await django_app(scope, receive, send)
 
-    beside = URLRouter([path("events", AsyncHttpConsumer.as_asgi()), path("", django_app)])
-    for http, expected in ((beside, True), (URLRouter([path("", django_app)]), False), (calls_django, False)):
+    both = URLRouter([path("events", AsyncHttpConsumer.as_asgi()), path("", django_app)])
+    for http, expected in ((both, True), (URLRouter([path("", django_app)]), False), (calls_django, False)):
         found = codes(ProtocolTypeRouter({"http": http}), monkeypatch)
         assert ("basicauth_mw.W009" in found) == expected
 

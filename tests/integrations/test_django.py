@@ -162,9 +162,9 @@ def test_the_raw_path_is_checked(handler: str) -> None:
 def test_a_mount_point_is_removed_from_the_path(issued: Issued) -> None:
     mounted = call_validated(WSGIHandler(), path="/open", SCRIPT_NAME="/v1")
     asgi = call(get_asgi_application(), http_scope(path="/v1/open", root_path="/v1"))
-    beside = call(get_asgi_application(), http_scope(path="/v1open", root_path="/v1"))
+    outside = call(get_asgi_application(), http_scope(path="/v1open", root_path="/v1"))
 
-    assert (mounted.status, asgi.status, beside.status) == (200, 200, 401)
+    assert (mounted.status, asgi.status, outside.status) == (200, 200, 401)
 
 
 @pytest.mark.parametrize("handler", ["wsgi", "asgi"])

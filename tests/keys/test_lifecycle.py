@@ -107,8 +107,8 @@ def test_at_most_one_password(hasher: Hasher) -> None:
         lifecycle.rotated(old, NewSecret("password twice", hasher), overlap=HOUR, now=NOW)
     instead = lifecycle.rotated(old, NewSecret("password twice", hasher), overlap=timedelta(0), now=NOW)
     assert len(instead.secrets) == 1
-    beside = lifecycle.rotated(old, NewSecret(generate("sk"), hasher), overlap=HOUR, now=NOW)
-    assert len(beside.secrets) == 2
+    both = lifecycle.rotated(old, NewSecret(generate("sk"), hasher), overlap=HOUR, now=NOW)
+    assert len(both.secrets) == 2
 
 
 @pytest.mark.parametrize("hasher", [HASHER, Hasher(volatile=True)], ids=["stored", "volatile"])

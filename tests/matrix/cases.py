@@ -114,8 +114,8 @@ def fields() -> Iterator[Case]:
 
     # Other names.
     yield case("trailing-underscore", MISSING, b"Authorization_: " + GOOD)
-    yield case("trailing-underscore-beside-wrong", INVALID, NO_KEY, b"Authorization_: " + GOOD)
-    yield case("wrong-trailing-underscore-beside-right", APP, KEY, b"Authorization_: " + BAD)
+    yield case("trailing-underscore-and-wrong", INVALID, NO_KEY, b"Authorization_: " + GOOD)
+    yield case("wrong-trailing-underscore-and-right", APP, KEY, b"Authorization_: " + BAD)
     yield case("x-underscore", MISSING, b"X_Authorization: " + GOOD)
     yield case("x-hyphen", MISSING, b"X-Authorization: " + GOOD)
     yield case("variable-name", MISSING, b"HTTP_AUTHORIZATION: " + GOOD)

@@ -325,8 +325,8 @@ def assert_laws(events: tuple[str, ...], end: str, line: Line, raised: str, rule
         pytest.param(Rules(stubborn=True), SHALLOW, id="an app that swallows what send raises"),
         pytest.param(Rules(maps=False), SHALLOW, id="errors not mapped"),
         pytest.param(Rules(maps=False, stubborn=True), SHALLOW, id="errors not mapped, swallowed"),
-        pytest.param(Rules(handler="inside"), SHALLOW, id="a handler of its own inside"),
-        pytest.param(Rules(handler="outside"), SHALLOW, id="a handler of its own outside"),
+        pytest.param(Rules(handler="inside"), SHALLOW, id="its own handler inside"),
+        pytest.param(Rules(handler="outside"), SHALLOW, id="its own handler outside"),
     ],
 )
 def test_asgi_orders(rules: Rules, most: int, backend: Backend, issued: Issued) -> None:

@@ -5,7 +5,7 @@
 It prints the port that it listens on. Each line on its standard input sets the mode: ``pass``; ``delay``,
 which delays each piece; ``lose``, which passes nothing on and closes nothing, so that both sides see a
 half-open connection; ``garble``, which replaces each reply by invalid data; ``cut``, which closes all open
-and new connections. It is a process of its own, so that the rest of the soak test does not slow it down.
+and new connections. It is a separate process, so that the rest of the soak test does not slow it down.
 """
 
 from __future__ import annotations

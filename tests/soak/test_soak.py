@@ -207,7 +207,7 @@ def test_a_late_response_is_wrong(model: Model) -> None:
 
 @pytest.mark.parametrize("request_", [RIGHT, RAISES], ids=["responses", "raises"])
 def test_an_accepted_revoked_key_is_wrong(model: Model, request_: Request) -> None:
-    """Also if the app then raises."""
+    """Even if the app then raises."""
     model.change(State("revoked", LIVE.secrets, READ))
     response = Response(request_.status, body(), 0, 0.1)
     assert wrong(request_, response, model.allowed(SOON_S + 0.1), "7") == "an inactive key was allowed"

@@ -315,7 +315,7 @@ def test_custom_status_codes_and_own_credentials(fastapi_site: Site, browser: Br
         labels = page.locator("#endpoint option").all_inner_texts()
         assert labels == [
             "POST /echo - Say it back",
-            "GET /teapot - A status of its own",
+            "GET /teapot - An unusual status",
             "GET /items/1 - Look one up",
         ]
         assert json.loads(page.get_by_label("Body").input_value()) == {"text": "hello"}

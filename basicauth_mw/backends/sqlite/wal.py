@@ -43,7 +43,7 @@ def log_size(path: Path) -> int:
 
 
 def journal_of(path: Path) -> Path:
-    """Path of the rollback journal of a file, which another program may leave behind."""
+    """Path of the rollback journal of a file, which another program may have left."""
     return path.with_name(f"{path.name}-journal")
 
 

@@ -23,7 +23,7 @@ _PROGRESS_EVERY: Final = 1000  # keys
 def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], object]) -> int:
     """Write every key on a line, in the order of client IDs, and one audit record for all of them.
 
-    A key that changes meanwhile is written either as it was or as it is.
+    A key that changes meanwhile is written either in its old or in its new state.
 
     """
     if getattr(backend.store, "volatile", False) is True:
@@ -49,7 +49,7 @@ def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], objec
 
 
 def export_file(backend: Backend, path: Path, progress: Callable[[int], object]) -> int:
-    """Export to a file that only its owner can read. The file is complete, or is not there."""
+    """Export to a file that only its owner can read. The file is complete or does not exist."""
     _check_replaceable(path)
     path = Path(os.path.realpath(path))  # only now: the name of a pipe has no real path
     with _atomic_write(path) as out:

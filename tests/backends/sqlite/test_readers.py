@@ -165,7 +165,7 @@ def reader(path: Path, stack: ExitStack) -> User:
     return user
 
 
-def beside(path: Path) -> list[str]:
+def files_next_to(path: Path) -> list[str]:
     """The files that were created next to the file."""
     return sorted(each.name.removeprefix(path.name) for each in path.parent.iterdir() if each != path)
 
@@ -176,13 +176,13 @@ def test_a_reader_creates_no_log(path: Path, owner: User, reader: User) -> None:
     assert reader(
         "[version(), len(store.scan('', '', 9)), store.changes(None).incomplete, store.upgrade()]"
     ) == [*(1, 1, False, None)]
-    assert beside(path) == []
+    assert files_next_to(path) == []
     assert owner("change()") is True
     owner.leave()
-    assert beside(path) == []
+    assert files_next_to(path) == []
     assert reader("version()") == 2
     reader.leave()
-    assert beside(path) == []
+    assert files_next_to(path) == []
 
 
 def test_a_reader_that_opens_first_last_or_in_between(path: Path, owner: User, reader: User) -> None:
@@ -273,14 +273,14 @@ def test_changes_that_are_only_in_the_log(path: Path, owner: User, reader: User)
     assert reader("version()") == 1
     assert owner("write('UPDATE keys SET record = replace(record, ?, ?)', '\"n\":1', '\"n\":7')") == 1
     owner.kill()
-    assert beside(path) == ["-shm", "-wal"]
+    assert files_next_to(path) == ["-shm", "-wal"]
     assert reader("version()") == 7
     reader("store.close()")
     assert reader("version()") == 7
     path.with_name("keys.db-shm").rename(path.with_name("kept"))
     reader("store.close()")
     assert "with write access can:  basicauth-mw keys list" in reader("version()")
-    assert beside(path) == ["-wal", "kept"]
+    assert files_next_to(path) == ["-wal", "kept"]
     with closing(SqliteStore(f"sqlite:///{path}")) as store:  # as that command does
         assert len(store.scan("", "", 1)) == 1
     assert reader("time.sleep(0.05) or version()") == 7
@@ -451,7 +451,7 @@ def test_a_log_that_is_removed_as_it_is_opened(
             patched.setattr(os, "geteuid", lambda: -1)
         with pytest.raises(BlockingIOError):
             open_watched(path)
-    assert beside(path) == ["-shm", *([] if is_mine else ["-wal"]), "gone"]
+    assert files_next_to(path) == ["-shm", *([] if is_mine else ["-wal"]), "gone"]
     path.with_name("keys.db-shm").unlink()
     assert reading.get("id") is not None
 
