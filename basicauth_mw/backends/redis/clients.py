@@ -89,11 +89,20 @@ class ThreadClients:
             attempt += 1
             try:
                 return _exchange(pool, commands)
-            except Exception as exc:
-                if pools is not self._pools:  # redis-py raises anything when its socket is closed
+            except exceptions.RedisError as exc:
+                if pools is not self._pools:
                     return BackendUnavailable(_CLOSED)
                 if attempt == self._attempts or not isinstance(exc, _NO_REPLY):
                     return translate_error(exc, self._connector.server(node))
+            except BaseException as exc:
+                # From a signal handler, or from redis-py when its socket is closed. The pool may hold a half
+                # open connection, which redis-py would not open again.
+                pools.pop(node, None)
+                if not isinstance(exc, Exception):
+                    raise
+                if pools is not self._pools:
+                    return BackendUnavailable(_CLOSED)
+                return translate_error(exc, self._connector.server(node))
 
     def _drop_others(self, nodes: frozenset[Node]) -> None:
         if nodes is not self._nodes:

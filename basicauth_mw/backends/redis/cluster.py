@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from .url import Address
 
-    Command = tuple[bytes | str | int, ...]
+    # No int: while hiredis formats one, a signal handler that raises would crash the interpreter.
+    Command = tuple[bytes | str, ...]
     Route = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any]]
     _NodeCall = Generator[tuple["Node", Sequence[Command]], list[Any] | Exception, list[Any] | Exception]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CHANGES_KEPT: Final = 10_000
 MAX_COUNTERS: Final = 100_000  # of failures, for one limit and period; about 100 bytes each
+_MAXLEN: Final = str(CHANGES_KEPT)
 
 # Represents a stored value of another type, which cannot be compared.
 NOT_A_STRING: Final = b"\0"
@@ -109,7 +110,7 @@ class KeyNames:
         With ``announce``, the same script publishes the change. A cluster does not support this.
         """
         keys = (self.record(client_id), *((self.changes, self.index) if announce else ()))
-        return ("EVAL", _SWAP, len(keys), *keys, expected, record, client_id)
+        return ("EVAL", _SWAP, str(len(keys)), *keys, expected, record, client_id)
 
     def add(self, client_ids: Sequence[bytes], records: Sequence[str]) -> Command:
         """Store records whose client IDs are new, and announce an import. Replies, for each, 1 if it was
@@ -118,7 +119,7 @@ class KeyNames:
         A cluster does not support this.
         """
         names = (self.index, self.changes, *map(self.record, client_ids))
-        return ("EVAL", _ADD, len(names), *names, *client_ids, *records)
+        return ("EVAL", _ADD, str(len(names)), *names, *client_ids, *records)
 
     def set_new(self, client_id: bytes, record: str) -> Command:
         """Store a record if its client ID is new, else reply None."""
@@ -126,7 +127,7 @@ class KeyNames:
 
     def record_uses(self, client_id: bytes, uses: Mapping[int, int]) -> Command:
         """Store the minute of the last use of each secret, unless a later one is stored."""
-        return ("EVAL", _RECORD_USES, 1, self.used(client_id), *chain.from_iterable(uses.items()))
+        return ("EVAL", _RECORD_USES, "1", self.used(client_id), *map(str, chain.from_iterable(uses.items())))
 
     def add_failures(
         self, limit: str, period_s: float, period: int, failures: Mapping[bytes, int]
@@ -135,10 +136,11 @@ class KeyNames:
         # A client ID contains no colon, so no record is in these braces. They put both names in one slot.
         name = self.prefix + b"{:failures}:%b:%g:" % (limit.encode(), period_s)
         keys = (name + b"%d" % period, name + b"%d" % (period - 1))
-        counts: list[bytes | int] = []
+        expires_s = str(math.ceil(2 * period_s))
+        counts: list[bytes | str] = []
         for counter, count in failures.items():
-            counts += (counter, count)
-        return ("EVAL", _ADD_FAILURES, 2, *keys, MAX_COUNTERS, math.ceil(2 * period_s), *counts)
+            counts += (counter, str(count))
+        return ("EVAL", _ADD_FAILURES, "2", *keys, str(MAX_COUNTERS), expires_s, *counts)
 
     def announce(self, client_id: bytes) -> Command:
         """Announce to every process that a key has changed.
@@ -146,12 +148,12 @@ class KeyNames:
         An empty ID concerns no key. It announces that keys were imported: no process has cached them yet, but
         a store without them is then recognized as another one.
         """
-        return ("XADD", self.changes, "MAXLEN", "~", CHANGES_KEPT, "*", "id", client_id)
+        return ("XADD", self.changes, "MAXLEN", "~", _MAXLEN, "*", "id", client_id)
 
     def index_add(self, client_ids: Sequence[bytes]) -> Command:
-        members: list[bytes | int] = []
+        members: list[bytes | str] = []
         for client_id in client_ids:
-            members += (0, client_id)
+            members += ("0", client_id)
         return ("ZADD", self.index, *members)
 
     def index_remove(self, client_id: bytes) -> Command:
@@ -159,4 +161,4 @@ class KeyNames:
 
     def note_password(self) -> Command:
         """Record that the store contains a password hash."""
-        return ("HSET", self.facts, "slow", 1)
+        return ("HSET", self.facts, "slow", "1")

@@ -135,7 +135,12 @@ class RedisStore:
                 self._do(names.note_password())
             if self.single_server:
                 (reply,) = self._do(names.add(client_ids, rows), retry=False)
-                made += map(bool, self._answer(reply, list))
+                added = self._items(reply, int)
+                if len(added) != len(batch):
+                    raise BackendUnavailable(
+                        f"{self._server} sent {len(added)} replies for {len(batch)} keys"
+                    )
+                made += map(bool, added)
             else:
                 index_add = names.index_add(client_ids)  # before and after, as for a swap
                 (_, *exist) = self._do(index_add, *(("EXISTS", names.record(each)) for each in client_ids))
@@ -147,7 +152,8 @@ class RedisStore:
 
     def announce(self, client_id: str, /) -> None:
         """Announce a change again, in case it was made but its announcement failed."""
-        self._do(self._names.announce(client_id.encode()))
+        if not self.single_server:  # one server makes a change and announces it in one step
+            self._do(self._names.announce(client_id.encode()))
 
     def _swap(self, client_id: bytes, expected: bytes, record: Key | None) -> bool:
         names = self._names
@@ -189,8 +195,8 @@ class RedisStore:
         while len(found) < limit:
             first = b"(" + last if last >= start else b"[" + start
             size = limit - len(found)
-            (ids,) = self._replies(("ZRANGEBYLEX", self._names.index, first, end, "LIMIT", 0, size))
-            ids = self._answer(ids, list, self._names.index)
+            (ids,) = self._replies(("ZRANGEBYLEX", self._names.index, first, end, "LIMIT", "0", str(size)))
+            ids = self._items(ids, bytes, self._names.index)
             named = {encoded: name for encoded in ids if (name := _text(encoded)) is not None}
             records = self._replies(*map(self._names.get, named)) if named else []
             keys = (self._key(record, name) for name, record in zip(named.values(), records, strict=True))
@@ -203,7 +209,7 @@ class RedisStore:
     def changes(self, since: str | None) -> Changes:
         start = since if since is not None and _STREAM_ID.fullmatch(since) else ""
         commands: list[Command] = [
-            ("XREVRANGE", self._names.changes, "+", "-", "COUNT", 1),
+            ("XREVRANGE", self._names.changes, "+", "-", "COUNT", "1"),
             # A change that arrives between the two commands is reported twice, which does no harm.
             ("XRANGE", self._names.changes, start or "+", "+"),
         ]
@@ -270,7 +276,7 @@ class RedisStore:
             return
         with suppress(BackendUnavailable):  # the change itself has been made
             (reply,) = self._replies(("HGETALL", used))
-            fields = iter(self._answer(reply, list))
+            fields = iter(self._items(reply, bytes))
             minutes = {
                 name: int(minute) if minute.isdigit() else 0
                 for name, minute in zip(fields, fields, strict=False)
@@ -371,6 +377,13 @@ class RedisStore:
             raise self._failure(reply, name) from None
         raise BackendUnavailable(f"{self._server} sent {type(reply).__name__} instead of {kind.__name__}")
 
+    def _items(self, reply: Any, kind: type[T], name: bytes = b"one of our names") -> list[T]:
+        """Check the type of a reply that is a list, and of its items."""
+        items = self._answer(reply, list, name)
+        for item in items:
+            self._answer(item, kind)
+        return items
+
     def _failure(self, reply: Exception, name: bytes = b"one of our names") -> BackendUnavailable:
         if _is_wrong_type(reply):
             return UnreadableRecord(
@@ -382,8 +395,8 @@ class RedisStore:
         """Members of the index that are not client IDs. ``scan`` omits them."""
         first, page = b"-", [b""]
         while page:
-            (reply,) = self._replies(("ZRANGEBYLEX", self._names.index, first, "+", "LIMIT", 0, _PAGE))
-            page = self._answer(reply, list)
+            (reply,) = self._replies(("ZRANGEBYLEX", self._names.index, first, "+", "LIMIT", "0", str(_PAGE)))
+            page = self._items(reply, bytes)
             yield from (member for member in page if _text(member) is None)
             first = b"(" + page[-1] if page else first
 

@@ -227,9 +227,9 @@ class ConnectionManager:
 
     def _reopen_if_replaced(self, mine: _Connection) -> None:
         """Compare the path with the open file. The lock of ``mine``, the thread's connection, is held."""
-        if not self._comparing.acquire(blocking=False):
+        if self._comparing.locked():
             raise BlockingIOError("another thread compares the file")
-        try:
+        with self._comparing:  # not acquire() before try: a signal handler may raise between them
             try:
                 real = Path(os.path.realpath(self._path, strict=True))
                 now = signature(real)
@@ -249,8 +249,6 @@ class ConnectionManager:
                 log = None  # the next connection creates it, and the next comparison sees it
             self._log = log
             self._compare_at = time.monotonic() + _COMPARE_EVERY_S
-        finally:
-            self._comparing.release()
 
     def is_outdated(self, real: Path, now: tuple[int, ...], log: int | None) -> bool:
         """Whether a connection may be open on a file, or a log, that was at this path before."""
