@@ -6,6 +6,8 @@ import math
 import threading
 import time
 import tracemalloc
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -591,6 +593,18 @@ def test_addresses_of_two_clients(address: str, other: str) -> None:
 def test_any_text_names_a_client(address: str) -> None:
     """No text is an error."""
     assert client_of(client_of(address)) is not None
+
+
+@given(st.ip_addresses(v=4).map(str) | st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", fullmatch=True))
+@example("01.2.3.4")
+@example("1.2.3.256")
+@example("1.2.3")
+@example("\u0661.2.3.4")
+def test_an_ipv4_address_is_its_own_client(address: str) -> None:
+    """What ``ipaddress`` does not accept is unchanged, too."""
+    assert client_of(address) == address
+    with suppress(ValueError):
+        assert str(ip_address(address)) == address
 
 
 def test_long_ids_and_addresses_take_a_fixed_number_of_bytes() -> None:
