@@ -37,7 +37,7 @@ from .refusal_stats import refusal_stats
 from .runner import arun, run
 from .schemes import BASIC_ONLY, CredentialReader, challenges, credential_headers, instructions
 from .throttle import FailureThrottle
-from .verifier import PendingVerification, Verifier
+from .verifier import INVALID, MALFORMED, PendingVerification, Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -94,6 +94,10 @@ class Authenticator(Generic[R]):
         missing = MissingCredentials()
         missing.detail = instructions(settings.schemes)
         self._missing = Deny(missing, "missing")
+        # Made once, as these errors refuse most of the requests that are refused.
+        self._problems: dict[BasicAuthError, Problem] = {
+            error: to_problem(error) for error in (missing, INVALID, MALFORMED)
+        }
         self.reader = StoreReader(
             self.backend.store,
             deadline_s=settings.backend_deadline_s,
@@ -185,7 +189,8 @@ class Authenticator(Generic[R]):
             )
         if isinstance(deny.error, UnreadableRecord):
             self._log_unreadable(deny, request_id)
-        return self._render(request, to_problem(deny.error), request_id)
+        problem = self._problems.get(deny.error) or to_problem(deny.error)
+        return self._render(request, problem, request_id)
 
     def _count_refusal(self, reason: str) -> None:
         refusal_stats.count(reason)

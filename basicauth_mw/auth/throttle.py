@@ -118,8 +118,11 @@ class Throttle:
         self._unreported.discard(counter)
         return is_first
 
-    def record(self, group: bytes, key: bytes) -> None:
-        """Count one failure of ``key``. The shared counter of a group has the group's digest as its key."""
+    def record(self, group: bytes, key: bytes) -> bool:
+        """Count one failure of ``key``; returns whether its counter is over the limit now.
+
+        The shared counter of a group has the group's digest as its key.
+        """
         now = self._clock()
         # All counts of a group have faded after two periods without a failure.
         while self._groups and self._groups[next(iter(self._groups))].failed_at + 2 * self.period_s <= now:
@@ -142,10 +145,12 @@ class Throttle:
         found.counters[key] = (start, before, within)
         if self._is_shared and (key in self._new or len(self._new) < MAX_TRACKED):
             self._new[key] = group, self._new.get(key, (group, 0))[1] + 1
-        if before or within >= self._limit:  # else there is nothing to fade
-            self._block(key, start, before, within, now)
         while self._tracked > MAX_TRACKED:
             self._drop_group()
+        if not before and within < self._limit:  # as a rule; there is nothing to fade
+            return False
+        self._block(key, start, before, within, now)
+        return key in self.blocked
 
     def drain(self, most: int) -> dict[bytes, int]:
         """Return and forget the failures of up to ``most`` counters since the last call."""
@@ -285,18 +290,13 @@ class FailureThrottle:
         """Count a failure."""
         group, pair = self._digests(address, client_id)
         with self._lock:
-            if self._by_address is not None:
-                self._by_address.record(group, group)
-            if self._by_pair is not None and pair is not None:
-                self._by_pair.record(group, pair)
-            self._set_active()
+            if self._by_address is not None and self._by_address.record(group, group):
+                self.active = True
+            if self._by_pair is not None and pair is not None and self._by_pair.record(group, pair):
+                self.active = True
 
     def _set_active(self) -> None:
-        for limit in self._limits:
-            if limit.blocked:
-                self.active = True
-                return
-        self.active = False
+        self.active = any([limit.blocked for limit in self._limits])  # noqa: C419 - a list is faster
 
     def _digests(self, address: str, client_id: str | None) -> tuple[bytes, bytes | None]:
         """Of the address, and of it with the id."""

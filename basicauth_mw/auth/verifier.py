@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from ..keys.model import Secret
     from .cache import VerificationCache
 
-_MALFORMED: Final = MalformedCredentials()
-_INVALID: Final = InvalidCredentials()
+MALFORMED: Final = MalformedCredentials()
+INVALID: Final = InvalidCredentials()
 # What a Key from a third-party store with fields of wrong types raises.
 _DAMAGE: Final = (BackendError, AttributeError, TypeError, ValueError)
 
@@ -144,23 +144,23 @@ class PendingVerification:
         """Decide by the state of the key, once the secret is verified."""
         client_id = self.client_id
         if found is None:
-            return Deny(_INVALID, "unknown", client_id)
+            return Deny(INVALID, "unknown", client_id)
         if match is None:
             if type(found) is StoredRecord:
                 load_decoy_details()  # the right secret of a revoked key decodes its details
-            return Deny(_INVALID, "wrong_secret", client_id)
+            return Deny(INVALID, "wrong_secret", client_id)
         key = key_fields(found) if isinstance(found, Key) else found.load_fields()
         secret = match if isinstance(match, StoredSecret) else stored_secret(match)
         if key.get("revoked") is not None:
-            return Deny(_INVALID, "revoked", client_id)
+            return Deny(INVALID, "revoked", client_id)
         if key.get("disabled"):
-            return Deny(_INVALID, "disabled", client_id)
+            return Deny(INVALID, "disabled", client_id)
         verifier = self._verifier
         expires_at = secret.expires_at
         if (end := key.get("expires")) is not None and (expires_at is None or end < expires_at):
             expires_at = end
         if expires_at is not None and expires_at <= to_microseconds(verifier.now()):
-            return Deny(_INVALID, "expired", client_id)
+            return Deny(INVALID, "expired", client_id)
         allow = Allow(Principal(client_id, key["name"], key["scopes"], key.get("meta", {})))
         if is_canonical(self._header):
             verifier.cache.put(
@@ -206,12 +206,12 @@ class Verifier:
         try:
             client_id, secret = decode_basic(header)
         except MalformedCredentials as exc:
-            return Deny(_MALFORMED, "malformed", detail=str(exc))
+            return Deny(MALFORMED, "malformed", detail=str(exc))
         if len(client_id.encode()) > MAX_ID_BYTES or len(secret.encode()) > MAX_SECRET_BYTES:
-            return Deny(_MALFORMED, "malformed", client_id, detail="too long")
+            return Deny(MALFORMED, "malformed", client_id, detail="too long")
         shape = classify(secret)
         if shape is SecretShape.BAD_CHECKSUM:
-            return Deny(_INVALID, "malformed", client_id, detail="mistyped secret")
+            return Deny(INVALID, "malformed", client_id, detail="mistyped secret")
         return PendingVerification(
             self, header, client_id, secret, is_generated=shape is SecretShape.GENERATED
         )

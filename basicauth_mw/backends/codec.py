@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from json.encoder import encode_basestring as _quoted
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
 from ..errors import UnreadableRecord
 from ..keys.model import Key, Secret
@@ -140,7 +140,8 @@ class StoredRecord(NamedTuple):
             record["scopes"] = _shared(tuple(scopes))
         except _DAMAGE as exc:
             raise _unreadable(self.client_id, exc) from None
-        return cast("KeyFields", record)
+        fields: KeyFields = record  # type: ignore[assignment]  # checked
+        return fields
 
     def load_key(self) -> Key:
         """The whole key. Raises as ``load_fields`` does."""

@@ -104,7 +104,7 @@ def is_canonical(value: bytes) -> bool:
 
     Other forms are valid too, but there are thousands of them for each credential, so they are not cached.
     """
-    return value.startswith(_CANONICAL_SCHEMES) and value[6:] == value[6:].strip(b" \t")
+    return value.startswith(_CANONICAL_SCHEMES) and value[6] not in b" \t" and value[-1] not in b" \t"
 
 
 def encode_basic(client_id: str, secret: str) -> str:
