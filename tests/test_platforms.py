@@ -32,6 +32,9 @@ for name in ("AF_UNIX", "SO_REUSEPORT"):
     delattr(socket, name)
 os.supports_effective_ids.clear()
 
+from django.conf import settings
+settings.configure()  # drf-spectacular reads them when it is imported
+
 import basicauth_mw
 from basicauth_mw import encode_basic, open_backend
 from basicauth_mw.wsgi import BasicAuthMiddleware
