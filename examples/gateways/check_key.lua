@@ -2,7 +2,7 @@
 -- haproxy.cfg loads this file, with the URL of the service.
 
 local url = ...
-local timeout_ms = 5000
+local timeout_ms = 3000
 
 -- The service gets these headers of the request, and the address and scheme of the client.
 local forwarded = {"authorization", "x-api-key", "x-request-id"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import trustme
 
 from basicauth_mw import Backend, open_backend
 from tests.redis_server import RedisServer
@@ -55,6 +57,16 @@ CADDY = """
 import site.Caddyfile
 """
 
+ENVOY_TLS = """- transport_socket:
+            name: envoy.transport_sockets.tls
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+              common_tls_context:
+                tls_certificates:
+                  - certificate_chain: {filename: cert.pem}
+                    private_key: {filename: key.pem}
+          filters:"""
+
 
 def scripts(name: str) -> str:
     return str(Path(sysconfig.get_path("scripts")) / name)
@@ -85,20 +97,22 @@ class Kind:
         files: Its files in ``examples/gateways/``, and their names in the directory that it runs in.
         program: Its binary.
         options: Its command line.
+        tls: Patterns in its file, and what to replace them with so that it serves https.
         main: The name and text of a main file that includes the example, if it is not a whole configuration.
         passes_body: Whether it passes on the body and all headers of a refusal below 500.
         passes_503: Whether it passes on a 503, with Retry-After.
-        status_without_service: Its response while the key service does not run.
+        without_service: The status of its response while the key service is stopped, and while it hangs.
     """
 
     name: str
     files: dict[str, str]
     program: Callable[[], str]
     options: tuple[str, ...]
+    tls: tuple[tuple[str, str], ...]
     main: tuple[str, str] | None = None
     passes_body: bool = True
     passes_503: bool = True
-    status_without_service: int = 503
+    without_service: tuple[int, int] = (503, 503)
 
     def write_main(self, directory: Path) -> None:
         """Write the main file, if the gateway needs one."""
@@ -117,6 +131,7 @@ KINDS = {
             {"nginx.conf": "site.conf"},
             nginx,
             ("-p", ".", "-c", "main.conf", "-e", "stderr"),
+            ((r"(listen .*);", r"\1 ssl; ssl_certificate cert.pem; ssl_certificate_key key.pem;"),),
             ("main.conf", NGINX),
             passes_body=False,
         ),
@@ -125,14 +140,16 @@ KINDS = {
             {"Caddyfile": "site.Caddyfile"},
             lambda: scripts("caddy"),
             ("run", "--config", "Caddyfile"),
+            (("http://:", "https://127.0.0.1:"), ("(bind .*)", r"\1\n\ttls cert.pem key.pem")),
             ("Caddyfile", CADDY),
-            status_without_service=502,
+            without_service=(502, 504),
         ),
         Kind(
             "envoy",
             {"envoy.yaml": "envoy.yaml"},
             lambda: scripts("envoy"),
             ("-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"),
+            (("- filters:", ENVOY_TLS),),
             passes_503=False,
         ),
         Kind(
@@ -140,6 +157,8 @@ KINDS = {
             {"haproxy.cfg": "haproxy.cfg", "check_key.lua": "check_key.lua"},
             haproxy,
             ("-db", "-f", "haproxy.cfg"),
+            (("(bind .*)", r"\1 ssl crt both.pem"),),
+            without_service=(503, 504),
         ),
     )
 }
@@ -155,6 +174,10 @@ class Gateway:
         service_port: The port of the key service.
         keys: The backend of the service.
         redis: Its server.
+        start_service: Starts the service again.
+        stop_service: Stops the service.
+        signal_service: Sends the service a signal.
+        tls: For clients, if the gateway serves https.
     """
 
     kind: Kind
@@ -164,6 +187,8 @@ class Gateway:
     redis: RedisServer
     start_service: Callable[[], None]
     stop_service: Callable[[], None]
+    signal_service: Callable[[int], None]
+    tls: ssl.SSLContext | None = None
 
     def send(
         self,
@@ -185,8 +210,8 @@ class Gateway:
             address: The client's address.
             more: More headers.
         """
-        transport = httpx.HTTPTransport(verify=False, local_address=address)  # no TLS
-        url = f"http://127.0.0.1:{self.port}/"
+        transport = httpx.HTTPTransport(verify=self.tls or False, local_address=address)
+        url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/"
         with httpx.Client(transport=transport, timeout=LIMIT_S) as client:
             every = [*(headers or []), *more.items()]
             extensions = {"target": target.encode()}
@@ -205,7 +230,12 @@ class Gateway:
 
 @contextmanager
 def run(
-    kind: Kind, directory: Path, change: Callable[[str], str] = lambda text: text, **settings: str
+    kind: Kind,
+    directory: Path,
+    change: Callable[[str], str] = lambda text: text,
+    *,
+    tls: bool = False,
+    **settings: str,
 ) -> Iterator[Gateway]:
     """Start everything; every process is stopped at the end, by its own ID.
 
@@ -213,6 +243,7 @@ def run(
         kind: The gateway.
         directory: Where it runs, with its configuration.
         change: Changes a file of configuration, after the ports.
+        tls: Whether the gateway serves https.
         settings: More environment variables for the service.
     """
     port, app_port, service_port = free_port(), free_port(), free_port()
@@ -220,8 +251,12 @@ def run(
     for example, name in kind.files.items():
         text = (EXAMPLES / example).read_text()
         placed = re.sub(r"\b(8080|8000|9000)\b", lambda found: str(ports[found[0]]), text)
+        if tls:
+            for before, after in kind.tls:
+                placed = re.sub(before, after, placed)
         (directory / name).write_text(change(placed))
     kind.write_main(directory)
+    trusts = write_certificate(directory) if tls else None
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
     environ = {**inherited, "HOME": str(directory), "PYTHONPATH": str(ROOT)}
     uvicorn = [sys.executable, "-m", "uvicorn", "--log-level=warning"]
@@ -259,7 +294,25 @@ def run(
         start_service()
         start([*uvicorn, f"--port={app_port}", "tests.gateways.app:app"], app_port, directory / "app.log")
         start([kind.program(), *kind.options], port, directory / "gateway.log")
-        yield Gateway(kind, port, service_port, keys, redis, start_service, lambda: stop(services.pop()))
+        yield Gateway(
+            *(kind, port, service_port, keys, redis),
+            start_service=start_service,
+            stop_service=lambda: stop(services.pop()),
+            signal_service=lambda number: services[-1].send_signal(number),
+            tls=trusts,
+        )
+
+
+def write_certificate(directory: Path) -> ssl.SSLContext:
+    """Write ``cert.pem``, ``key.pem`` and ``both.pem``; return the client's side."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(directory / "cert.pem")
+    certificate.private_key_pem.write_to_path(directory / "key.pem")
+    certificate.private_key_and_cert_chain_pem.write_to_path(directory / "both.pem")
+    trusts = ssl.create_default_context()
+    authority.configure_trust(trusts)
+    return trusts
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import re
+import signal
+import time
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -68,6 +70,7 @@ ODD_PATHS = [
     *("/status/%2e%2e/admin", "/status%2f..%2fadmin", "/status;x", "/status%3bx", "/status%3f", "/status%23"),
     *("/status%00", "/status%20", "/status%5c..%5cadmin", "/status%252f", "/%2573tatus", "/%73tatus"),
     *("/admin?/status", "/admin?x=/../status", "/status?x=/admin", "/status/.", "/./status"),
+    *("http://127.0.0.1/status/x", "http://127.0.0.1/admin/../status", "http://status/admin"),
 ]
 
 
@@ -302,9 +305,22 @@ class TestGateway:
         finally:
             gateway.start_service()
 
-        assert (refused.status_code, reached(refused)) == (gateway.kind.status_without_service, False)
+        assert (refused.status_code, reached(refused)) == (gateway.kind.without_service[0], False)
         assert public.status_code == 200
         assert gateway.send("/", Authorization=issued.authorization).status_code == 200
+
+    def test_a_service_that_hangs_refuses_every_request(self, gateway: Gateway, issued: Issued) -> None:
+        """Within a few seconds."""
+        gateway.signal_service(signal.SIGSTOP)
+        try:
+            begin = time.monotonic()
+            refused = gateway.send("/", SPOOFED, Authorization=issued.authorization)
+            took = time.monotonic() - begin
+        finally:
+            gateway.signal_service(signal.SIGCONT)
+
+        assert (refused.status_code, reached(refused)) == (gateway.kind.without_service[1], False)
+        assert took < 10
 
     @pytest.mark.proves("X35")
     def test_a_websocket_is_authenticated_before_the_upgrade(self, gateway: Gateway, issued: Issued) -> None:
@@ -324,16 +340,18 @@ class TestGateway:
             assert refused.value.response.status_code == 401
             assert refused.value.response.headers.get_all("WWW-Authenticate")[0] == CHALLENGES[0]
 
-    def test_a_client_cannot_claim_https(self, gateway: Gateway, tmp_path: Path) -> None:
-        """With ``require_https``: the gateway provides the scheme of the connection."""
-        with run(gateway.kind, tmp_path, BASICAUTH_REQUIRE_HTTPS="1") as strict:
+    @pytest.mark.parametrize("tls", [False, True])
+    def test_the_scheme_of_the_connection_counts(self, gateway: Gateway, tmp_path: Path, tls: bool) -> None:
+        """With ``require_https``: no header of the client changes the scheme."""
+        with run(gateway.kind, tmp_path, tls=tls, BASICAUTH_REQUIRE_HTTPS="1") as strict:
             issued = strict.keys.create()
-            claims = [("X-Forwarded-Proto", "https"), ("Forwarded", "proto=https"), ("X-Scheme", "https")]
-            refused = strict.send("/", claims, Authorization=issued.authorization)
+            claims = "http" if tls else "https"
+            headers = [("X-Forwarded-Proto", claims), ("Forwarded", f"proto={claims}"), ("X-Scheme", claims)]
+            seen = strict.send("/", headers, Authorization=issued.authorization)
 
-        assert (refused.status_code, reached(refused)) == (403, False)
-        if gateway.kind.passes_body:
-            assert refused.json()["code"] == "https_required"
+        assert (seen.status_code, reached(seen)) == ((200, True) if tls else (403, False))
+        if not tls and gateway.kind.passes_body:
+            assert seen.json()["code"] == "https_required"
 
 
 def changed(before: str, after: str) -> Callable[[str], str]:
