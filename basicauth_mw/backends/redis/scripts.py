@@ -159,6 +159,6 @@ class KeyNames:
     def index_remove(self, client_id: bytes) -> Command:
         return ("ZREM", self.index, client_id)
 
-    def note_password(self) -> Command:
+    def mark_has_password(self) -> Command:
         """Record that the store contains a password hash."""
         return ("HSET", self.facts, "slow", "1")

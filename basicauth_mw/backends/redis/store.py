@@ -107,7 +107,7 @@ class RedisStore:
     def put(self, record: Key, /, expect_version: int | None) -> bool:
         client_id = record.client_id.encode()
         (reply,) = self._do(self._names.get(client_id))
-        current = b"" if reply is None else self._answer(reply, bytes)
+        current = b"" if reply is None else self._check_type(reply, bytes)
         before = self._key(current, record.client_id) if current else None
         if (before.version if before else None) != expect_version:
             return False
@@ -119,7 +119,7 @@ class RedisStore:
             (reply,) = self._replies(self._names.get(encoded))
             if reply is None:
                 return False
-            current = NOT_A_STRING if _is_wrong_type(reply) else self._answer(reply, bytes)
+            current = NOT_A_STRING if _is_wrong_type(reply) else self._check_type(reply, bytes)
             if self._swap(encoded, current, None):
                 return True
 
@@ -132,7 +132,7 @@ class RedisStore:
             client_ids = [record.client_id.encode() for record in batch]
             rows = [dump_key(record) for record in batch]
             if any(map(has_password_hash, batch)):
-                self._do(names.note_password())
+                self._do(names.mark_has_password())
             if self.single_server:
                 (reply,) = self._do(names.add(client_ids, rows), retry=False)
                 added = self._items(reply, int)
@@ -163,7 +163,7 @@ class RedisStore:
         if record is not None:
             before = [names.index_add([client_id])]
             if has_password_hash(record):
-                before.append(names.note_password())
+                before.append(names.mark_has_password())
             value = dump_key(record).encode()
         else:
             # No id is empty: this only fails early if ZREM is not allowed, as the script for one server does.
@@ -264,7 +264,7 @@ class RedisStore:
         found: list[LastUse] = []
         for client_id, reply in zip(client_ids, replies, strict=True):
             with suppress(UnreadableRecord):  # a use that is lost is no reason to hide a key
-                fields = iter(self._answer(reply, list))
+                fields = iter(self._check_type(reply, list))
                 found += load_uses(client_id, zip(fields, fields, strict=False))
         return found
 
@@ -295,7 +295,7 @@ class RedisStore:
         (reply,) = self._replies(self._names.add_failures(limit, period_s, period, failures), retry=False)
         if is_denied(reply):
             raise ReadOnlyBackend(f"{self._server} does not allow this user to count failures: check the ACL")
-        counts = iter(self._answer(reply, list))
+        counts = iter(self._check_type(reply, list))
         return list(zip(counts, counts, strict=True))
 
     # --- ending
@@ -318,7 +318,7 @@ class RedisStore:
         """
         replies = self._run(self._admin, self._router.route_all(CONFIG))
         found = dict.fromkeys(config_warnings(replies))
-        self._answer(self._read(self._names.has_password_hashes)[0], int)  # raises for a foreign value
+        self._check_type(self._read(self._names.has_password_hashes)[0], int)  # raises for a foreign value
         with suppress(BackendUnavailable):  # listing keys reports that the index cannot be read
             found |= dict.fromkeys(foreign_warning(self._names.index, self._foreign()))
         return list(found)
@@ -363,7 +363,7 @@ class RedisStore:
         self._admin.reconnect()
         raise failure  # without a context: the frames of redis-py hold the password
 
-    def _answer(self, reply: Any, kind: type[T], name: bytes = b"one of our names") -> T:
+    def _check_type(self, reply: Any, kind: type[T], name: bytes = b"one of our names") -> T:
         """Check the type of a reply.
 
         Args:
@@ -379,9 +379,9 @@ class RedisStore:
 
     def _items(self, reply: Any, kind: type[T], name: bytes = b"one of our names") -> list[T]:
         """Check the type of a reply that is a list, and of its items."""
-        items = self._answer(reply, list, name)
+        items = self._check_type(reply, list, name)
         for item in items:
-            self._answer(item, kind)
+            self._check_type(item, kind)
         return items
 
     def _failure(self, reply: Exception, name: bytes = b"one of our names") -> BackendUnavailable:
@@ -409,14 +409,14 @@ class RedisStore:
                 f"the stored key of {client_id!r} cannot be read: Redis holds another type there",
                 client_id=client_id,
             )
-        return load_for_lookup(None if reply is None else self._answer(reply, bytes), client_id)
+        return load_for_lookup(None if reply is None else self._check_type(reply, bytes), client_id)
 
     def _entries(self, reply: object) -> list[tuple[str, str | None]]:
         """Stream ID and client ID of each entry; None: this package did not write the entry."""
         try:
             return [
                 (entry_id.decode(), _text(fields[1]) if len(fields) == 2 and fields[0] == b"id" else None)
-                for entry_id, fields in self._answer(reply, list, self._names.changes)
+                for entry_id, fields in self._check_type(reply, list, self._names.changes)
             ]
         except (TypeError, ValueError, AttributeError):
             raise BackendUnavailable(f"{self._server} sent something that is not a stream") from None

@@ -225,8 +225,8 @@ class ConnectionManager:
             self._compare_at = float("-inf")
             raise BlockingIOError("the SQLite file was changed while it was read")
 
-    def _reopen_if_replaced(self, mine: _Connection) -> None:
-        """Compare the path with the open file. The lock of ``mine``, the thread's connection, is held."""
+    def _reopen_if_replaced(self, own: _Connection) -> None:
+        """Compare the path with the open file. The lock of ``own``, the thread's connection, is held."""
         if self._comparing.locked():
             raise BlockingIOError("another thread compares the file")
         with self._comparing:  # not acquire() before try: a signal handler may raise between them
@@ -234,17 +234,17 @@ class ConnectionManager:
                 real = Path(os.path.realpath(self._path, strict=True))
                 now = signature(real)
             except OSError as exc:
-                self.close_all(mine)
+                self.close_all(own)
                 raise BackendUnavailable(f"the SQLite file cannot be opened: {exc.strerror}") from exc
             if now[2] == 0:
-                self.close_all(mine)
+                self.close_all(own)
                 raise BackendUnavailable("the SQLite file is empty")
             log = inode_of(log_of(real))
             if (real, now) != (self._real, self._signature) or (self._log is not None and log != self._log):
-                self.close_all(mine)
+                self.close_all(own)
                 for other in filter(None, [ref() for ref in _managers.valuerefs()]):
                     if other is not self and other.is_outdated(real, now, log):
-                        other.close_all(mine)
+                        other.close_all(own)
                 self._real, self._signature = real, now
                 log = None  # the next connection creates it, and the next comparison sees it
             self._log = log
@@ -254,15 +254,15 @@ class ConnectionManager:
         """Whether a connection may be open on a file, or a log, that was at this path before."""
         return self._real == real and (self._signature[:2] != now[:2] or self._log not in (None, log))
 
-    def close_all(self, mine: _Connection) -> None:
-        """Close every connection, ``mine`` without waiting for its lock.
+    def close_all(self, own: _Connection) -> None:
+        """Close every connection, ``own`` without waiting for its lock.
 
         Raises ``BlockingIOError`` if another thread uses one.
         """
         self._compare_at = float("-inf")
-        mine.close()
+        own.close()
         for connection in self._connections.values():
-            if connection is not mine:
+            if connection is not own:
                 if not connection.lock.acquire(blocking=False):
                     raise BlockingIOError("another thread still reads the old file")
                 try:
