@@ -250,7 +250,7 @@ class Backend:
         """
         store = self._writable()
         now = utcnow()
-        plain = generate(self._prefix) if secret is None else _checked(secret)
+        plain = self.generate_secret() if secret is None else _checked(secret)
         key = Key(
             client_id="" if client_id is None else check_new_client_id(client_id),
             name=check_name(name),
@@ -305,7 +305,7 @@ class Backend:
             MissingExtra: The secret is a password, and argon2-cffi is not installed.
         """
         overlap = check_overlap(overlap_s, now=utcnow())
-        plain = generate(self._prefix) if secret is None else _checked(secret)
+        plain = self.generate_secret() if secret is None else _checked(secret)
         authorization = encode_basic(check_client_id(client_id), plain)
         new = lifecycle.NewSecret(plain, self.hasher)
 
@@ -412,6 +412,10 @@ class Backend:
             MissingExtra: The secret is a password, and argon2-cffi is not installed.
         """
         return self.hasher.hash(check_secret(secret))
+
+    def generate_secret(self) -> str:
+        """Return a new secret, which is not stored."""
+        return generate(self._prefix)
 
     def check(self, key: Key) -> None:
         """Check that ``add`` would accept a key.

@@ -13,6 +13,8 @@ import typer
 from rich.progress import Progress
 from typer import echo
 
+from ...keys.authorization_header import encode_basic
+from ...keys.escaping import escape_control
 from ...keys.model import Key
 from .._echo import CommandError, count_keys, echo_error, echo_json, key_fields, reason_of
 from .._input import stdin
@@ -81,6 +83,13 @@ def import_(
     partial: Annotated[
         bool, typer.Option("--partial", help="Import the valid lines of a damaged export.")
     ] = False,
+    new_secrets: Annotated[
+        bool,
+        typer.Option(
+            "--new-secrets",
+            help="Give users of an htpasswd file whose hash cannot be imported a new secret, and print it.",
+        ),
+    ] = False,
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -96,9 +105,9 @@ def import_(
         try:
             with (
                 open_for(ctx, backend, create=True) as keys,
-                progress_bar(in_bytes=True, shown=not as_json) as report.bar,
+                progress_bar(in_bytes=True, shown=not (as_json or new_secrets)) as report.bar,
             ):
-                import_keys(keys, source, report, partial=partial)
+                import_keys(keys, source, report, partial=partial, new_secrets=new_secrets)
         except BaseException as exc:
             report.echo_errors()
             if report.imported or isinstance(exc, KeyboardInterrupt):
@@ -139,9 +148,16 @@ class _ConsoleReport(ImportReport):
     def deferring(self) -> AbstractContextManager[None]:
         return self._interrupts.deferred()
 
-    def on_imported(self, key: Key) -> None:
+    def on_imported(self, key: Key, secret: str | None) -> None:
         if self._as_json:
-            echo_json(key_fields(key))
+            shown = {}
+            if secret is not None:
+                authorization = encode_basic(key.client_id, secret)
+                token = authorization.removeprefix("Basic ")
+                shown = {"secret": secret, "authorization": authorization, "token": token}
+            echo_json({**key_fields(key), **shown})
+        elif secret is not None:
+            echo(f"{escape_control(key.client_id)}:{secret}")
 
     def on_refused(self, line: int, reason: str) -> None:
         super().on_refused(line, reason)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from ...errors import BasicAuthError, InvalidKey, KeyExists
 from ...keys.audit import sanitize
 from ...keys.model import Key
+from ...keys.validation import check_new_client_id
 from .import_formats import CsvParser, LineCounter, PasswordRow, make_key, parse_htpasswd
 from .input_file import decode_line
 from .jsonl import TransferError
@@ -63,26 +64,50 @@ class ImportReport:
         """A context in which an interrupt should be deferred: a batch is written and reported."""
         return nullcontext()
 
-    def on_imported(self, key: Key) -> None:
-        """A key was written. ``imported`` includes its whole batch already."""
+    def on_imported(self, key: Key, secret: str | None) -> None:
+        """A key was written. ``imported`` includes its whole batch already.
+
+        Args:
+            key: The key.
+            secret: The secret that the import generated, which cannot be shown again; None if there is none.
+        """
 
     def on_refused(self, line: int, reason: str) -> None:
         """A line was not imported. The reason repeats nothing of it but a client ID that is taken."""
         self.refused += 1
 
 
-def import_keys(backend: Backend, source: InputFile, report: ImportReport, *, partial: bool = False) -> None:
+def import_keys(
+    backend: Backend,
+    source: InputFile,
+    report: ImportReport,
+    *,
+    partial: bool = False,
+    new_secrets: bool = False,
+) -> None:
     """Write the keys that do not exist yet. An import that was interrupted can be repeated.
 
     Each key is written completely or not at all. Existing keys are never changed.
+
+    Args:
+        backend: Stores the keys.
+        source: The file.
+        report: Gets progress and results.
+        partial: Import the valid lines of a damaged export.
+        new_secrets: Generate a secret for each user of an htpasswd file whose hash cannot be imported.
+
+    Raises:
+        TransferError: The file is not read to its end, or ``new_secrets`` does not apply to it.
     """
     backend.add([])  # raises ReadOnlyBackend before any work is done
+    if new_secrets and source.format != "htpasswd":
+        raise TransferError(f"--new-secrets is for htpasswd files, but this is read as {source.format}")
     if source.format == "export" and not partial:
         with source.spool() as copy:
             _check_export(backend, source, report, copy)
             _Importer(backend, source.rewound(copy), report).run()
     else:
-        _Importer(backend, source, report).run()
+        _Importer(backend, source, report, new_secrets=new_secrets).run()
 
 
 def _check_export(backend: Backend, source: InputFile, report: ImportReport, copy: BinaryIO | None) -> None:
@@ -124,14 +149,17 @@ class _Batch:
 
 
 class _Importer:
-    def __init__(self, backend: Backend, source: InputFile, report: ImportReport) -> None:
+    def __init__(
+        self, backend: Backend, source: InputFile, report: ImportReport, *, new_secrets: bool = False
+    ) -> None:
         self._backend = backend
         self._source = source
         self._report = report
         self._counter = LineCounter()
         self._csv = CsvParser(backend.hasher)
         parsers = {"export": self._counter.parse, "csv": self._csv.parse, "htpasswd": parse_htpasswd}
-        self._parse = parsers[source.format]
+        self._parse = self._parse_or_renew if new_secrets else parsers[source.format]
+        self._generated: dict[str, str] = {}  # secrets of the batch, by client ID
         self._batch = _Batch()
         self._hashers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "basicauth-import-hasher")
 
@@ -168,6 +196,21 @@ class _Importer:
         except InvalidKey as exc:
             batch.lines.append((number, None, exc.with_traceback(None)))
 
+    def _parse_or_renew(self, text: str) -> Key | None:
+        """Parse a line of an htpasswd file; a user whose hash cannot be imported gets a new secret."""
+        try:
+            key = parse_htpasswd(text)
+            if key is not None:
+                self._backend.check(key)
+        except InvalidKey:
+            client_id, colon, _ = text.partition(":")
+            if not colon:
+                raise
+            check_new_client_id(client_id)
+            secret = self._generated.setdefault(client_id, self._backend.generate_secret())
+            key = make_key(client_id, self._backend.hash(secret))
+        return key
+
     def _start_hashing(self, row: PasswordRow) -> _Entry:
         if self._backend.get(row.client_id) is not None:  # takes a fraction of the time of a hash
             return KeyExists()
@@ -177,6 +220,7 @@ class _Importer:
     def _write_batch(self) -> None:
         """Write the batch, and report every line of it."""
         batch, self._batch = self._batch, _Batch()
+        generated, self._generated = self._generated, {}
         entries = [entry() if callable(entry) else entry for _, _, entry in batch.lines]
         keys = [entry for entry in entries if isinstance(entry, Key)]
         report = self._report
@@ -189,7 +233,7 @@ class _Importer:
                 problem = next(outcomes) if isinstance(entry, Key) else entry
                 first = first_lines.setdefault(client_id, number)
                 if problem is None and isinstance(entry, Key):
-                    report.on_imported(entry)
+                    report.on_imported(entry, generated.pop(entry.client_id, None))
                 elif isinstance(problem, KeyExists) and self._is_stored(entry):
                     report.unchanged += 1
                 elif isinstance(problem, KeyExists):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from basicauth_mw import encode_basic
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import hash_secret
 from basicauth_mw.keys.model import Key
@@ -101,6 +102,61 @@ def test_htpasswd(cli: Callable[..., Done], url: str, file: Path) -> None:
         ("good", BCRYPT.decode()),
         ("nginx", BCRYPT.decode()),
     ]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_new_secrets_for_users_whose_hash_cannot_be_imported(
+    cli: Callable[..., Done], url: str, file: Path, as_json: bool
+) -> None:
+    file.write_bytes(
+        b"# users\n"
+        b"good:%s\n"
+        b"apr:$apr1$gVvtdYlg$%s\n"
+        b"sha:{SHA}%s\n"
+        b"plain:%s\n"
+        b"costly:$argon2id$v=19$m=99999999,t=99,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA\n"
+        b"bad\x01id:%s\n"
+        b"nonsense\n"
+        b"sha:{SHA}again\n" % (BCRYPT, *[CANARY.encode()] * 4)
+    )
+
+    done = cli("keys", "import", str(file), "--new-secrets", *(["--json"] if as_json else []))
+
+    assert done.status == 1
+    assert [line.partition(": ")[2].partition(":")[0] for line in done.err.splitlines()[:-1]] == [
+        "line 7",
+        "line 8",
+        "line 9",
+    ]
+    assert "its client ID 'sha' is taken: line 4 has it too" in done.err
+    assert CANARY not in done.err + done.out
+    *lines, last = done.out.splitlines() if not as_json else [*done.out.splitlines(), ""]
+    if as_json:
+        printed = [json.loads(line) for line in lines]
+        assert [each["client_id"] for each in printed] == ["good", "apr", "sha", "plain", "costly"]
+        assert "secret" not in printed[0]
+        secrets = {each["client_id"]: each["secret"] for each in printed[1:]}
+        assert all(
+            encode_basic(each["client_id"], each["secret"]) == each["authorization"] for each in printed[1:]
+        )
+    else:
+        assert last == "imported 5 keys"
+        secrets = dict(line.split(":") for line in lines)
+    assert list(secrets) == ["apr", "sha", "plain", "costly"]
+    for client_id, secret in secrets.items():
+        assert works(url, client_id, secret)
+
+    again = cli("keys", "import", str(file), "--new-secrets", *(["--json"] if as_json else []))
+    assert again.out == ("" if as_json else "imported 0 keys\n"), "no secret is changed"
+
+
+@pytest.mark.parametrize("content", ["a,b\n", ""])
+def test_new_secrets_are_for_htpasswd_only(cli: Callable[..., Done], file: Path, content: str) -> None:
+    file.write_text(content)
+    done = cli("keys", "import", str(file), "--new-secrets", "--format", "csv")
+
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "error: --new-secrets is for htpasswd files, but this is read as csv\n"
 
 
 def test_the_format_can_be_named(cli: Callable[..., Done], file: Path) -> None:

@@ -305,7 +305,7 @@ def test_lines_are_reported_in_their_order(backend: Backend) -> None:
     reported: list[object] = []
 
     class Order(ImportReport):
-        def on_imported(self, key: Key) -> None:
+        def on_imported(self, key: Key, secret: str | None) -> None:
             reported.append(key.client_id)
 
         def on_refused(self, line: int, reason: str) -> None:
