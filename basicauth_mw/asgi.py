@@ -110,7 +110,7 @@ class BasicAuthMiddleware:
         decision = authenticator.decide(scope)
         if type(decision) is not Allow:
             if isinstance(decision, PendingVerification):
-                if not _runs_on_asyncio():
+                if "trio" in sys.modules and not _runs_on_asyncio():
                     raise RuntimeError(_ASYNCIO_NEEDED)
                 decision = await authenticator.averify(decision)
             if isinstance(decision, Deny):

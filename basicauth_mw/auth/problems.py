@@ -10,7 +10,6 @@ import math
 import os
 import re
 from functools import lru_cache
-from http import HTTPStatus
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -43,6 +42,8 @@ class Problem(NamedTuple):
     @property
     def phrase(self) -> str:
         """The standard phrase of the status (RFC 9110 section 15)."""
+        from http import HTTPStatus  # not when this module is imported
+
         try:
             return HTTPStatus(self.status).phrase
         except ValueError:

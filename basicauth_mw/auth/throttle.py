@@ -21,7 +21,6 @@ import secrets
 import threading
 import time
 from hashlib import blake2b
-from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..runtime.fork import after_fork
@@ -327,6 +326,8 @@ def client_of(address: str) -> str:
     # Digits and dots are an IPv4 address in its only form, or none; ipaddress would take ten times as long.
     if len(address) > _MAX_ADDRESS or address.replace(".", "").isdecimal():
         return address
+    from ipaddress import IPv4Address, ip_address  # not when this module is imported: few addresses need it
+
     text = address.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

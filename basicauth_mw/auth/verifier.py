@@ -12,7 +12,7 @@ response reveals whether an id exists.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..backends.codec import (
     StoredRecord,
@@ -150,24 +150,28 @@ class PendingVerification:
                 load_decoy_details()  # the right secret of a revoked key decodes its details
             return Deny(INVALID, "wrong_secret", client_id)
         key = key_fields(found) if isinstance(found, Key) else found.load_fields()
-        secret = match if isinstance(match, StoredSecret) else stored_secret(match)
         if key.get("revoked") is not None:
             return Deny(INVALID, "revoked", client_id)
         if key.get("disabled"):
             return Deny(INVALID, "disabled", client_id)
         verifier = self._verifier
-        expires_at = secret.expires_at
+        expires_at: Any = match.expires_at
         if (end := key.get("expires")) is not None and (expires_at is None or end < expires_at):
             expires_at = end
-        if expires_at is not None and expires_at <= to_microseconds(verifier.now()):
-            return Deny(INVALID, "expired", client_id)
+        if expires_at is not None:
+            now = verifier.now()
+            if expires_at <= (now if isinstance(found, Key) else to_microseconds(now)):
+                return Deny(INVALID, "expired", client_id)
+            expires_at = expires_at.timestamp() if isinstance(found, Key) else expires_at / 1_000_000
+        # The times of a Key are converted last, so that a revoked key takes no longer to refuse than others.
+        secret = match if isinstance(match, StoredSecret) else stored_secret(match)
         allow = Allow(Principal(client_id, key["name"], key["scopes"], key.get("meta", {})))
         if is_canonical(self._header):
             verifier.cache.put(
                 self._header,
                 allow,
                 secret_created_at=secret.created_at,
-                expires_at=None if expires_at is None else expires_at / 1_000_000,
+                expires_at=expires_at,
                 stamp=self._stamp,
             )
         if verifier.on_verified is not None:

@@ -84,14 +84,14 @@ class StoredSecret(NamedTuple):
 
 
 class KeyFields(TypedDict, total=False):
-    """The fields of a stored key, but for its secrets. Times are in microseconds since the epoch."""
+    """The fields of a key, but for its secrets. Stored times are in microseconds since the epoch."""
 
     name: str
     n: int
     scopes: frozenset[str]
     created: int
-    expires: int | None
-    revoked: int | None
+    expires: Any
+    revoked: Any
     disabled: bool
     meta: Mapping[str, Any]
 
@@ -167,12 +167,12 @@ class StoredRecord(NamedTuple):
 
 
 def key_fields(key: Key) -> KeyFields:
-    """What a request needs of a key that is already decoded."""
+    """What a request needs of a key that is already decoded. The times are those of the key."""
     return {
         "name": key.name,
         "scopes": key.scopes,
-        "expires": None if key.expires_at is None else to_microseconds(key.expires_at),
-        "revoked": None if key.revoked_at is None else to_microseconds(key.revoked_at),
+        "expires": key.expires_at,
+        "revoked": key.revoked_at,
         "disabled": key.disabled,
         "meta": key.metadata,
     }

@@ -105,7 +105,8 @@ class ASGIResponseGuard:
 
     def __init__(self, send: Send, scope: Scope, timers: HoldTimers | None) -> None:
         self.scope = scope
-        self.request = {**scope, "headers": tuple(scope["headers"])}
+        self.request = request = dict(scope)
+        request["headers"] = tuple(request["headers"])
         self._send = send
         self._timers = timers
         self._start: Message | None = None
