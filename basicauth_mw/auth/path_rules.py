@@ -150,11 +150,10 @@ class _WideEntries:
     """
 
     def __init__(self, entries: tuple[str, ...]) -> None:
-        paths = [_fold(entry).removesuffix("/*").removesuffix("/") for entry in entries]
+        folded = [_fold(entry) for entry in entries]
+        paths = [entry.removesuffix("/*").removesuffix("/") for entry in folded]
         self._exact = frozenset(each for path in paths for each in (path, f"{path}/"))
-        self._folders = tuple(
-            f"{path}/" for path, entry in zip(paths, entries, strict=True) if entry.endswith("/*")
-        )
+        self._folders = tuple(entry[:-1] for entry in folded if entry.endswith("/*"))
 
     def __contains__(self, path: str) -> bool:
         folded = _fold(path)

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from basicauth_mw import Settings
 from basicauth_mw.auth.path_rules import PathRules
 from basicauth_mw.settings.parsers import PARSERS, path_entry_error
 
@@ -590,3 +591,27 @@ def test_the_description() -> None:
         "open without credentials: '/api/status'",
         "credentials are optional: '/a', '/b'",
     ]
+
+
+def test_from_settings() -> None:
+    """The setting of the mount point takes precedence over the app's own."""
+    settings = Settings(include=("/api/*", "/dir/"), exclude=("/api/a",), optional=("/api/b",))
+    rules = PathRules.from_settings(settings, "/v1")
+
+    for path in ("/v1/api", "/v1/api/x", "/v1/dir", "/v1/dir/"):
+        assert rules.access(path, root="/v1") == "protected"
+    for path in ("/v1/api/a", "/v1/apix", "/v1/dirx", "/v1/x"):
+        assert rules.access(path, root="/v1") == "open"
+    assert rules.access("/v1/api/b", root="/v1") == "optional"
+    assert rules.access("/api/a") == rules.access("/x") == "open", "WSGI has no mount point in the path"
+    moved = PathRules.from_settings(settings.replace(root_path="/v2"), "/v1")
+    assert moved.access("/v2/x", root="/v2") == "open"
+    assert moved.access("/v1/x", root="/v1") == "protected"
+    assert PathRules.from_settings(settings).access("/x", root="/v1") == "protected"
+
+
+def test_what_is_possible_at_all() -> None:
+    """Without such rules, a middleware does not read the path of a request."""
+    made = [PathRules(), PathRules(include=["/a"]), PathRules(exclude=["/a"]), PathRules(optional=["/a"])]
+    assert [rules.has_open for rules in made] == [False, True, True, False]
+    assert [rules.has_optional for rules in made] == [False, False, False, True]
