@@ -31,7 +31,7 @@ from ._options import (
     SecretStdin,
     open_for,
 )
-from .tokens import curl_command
+from .tokens import credential_header, curl_command
 
 _EXAMPLE_URL = "http://127.0.0.1:8000/"
 
@@ -126,8 +126,11 @@ def _show(issued: Issued, *, was_typed: bool, as_json: bool, note: str = "") -> 
     if not was_typed:
         echo("\nThe secret will not be shown again. Try it:\n")
         echo(curl_command(_EXAMPLE_URL, issued.client_id, issued.secret))
-        echo(f'httpx.get("{_EXAMPLE_URL}", auth=({issued.client_id!a}, {issued.secret!a}))')
-        echo(f"Authorization: {issued.authorization}")
+        header, value = credential_header(issued.client_id, issued.secret)
+        is_basic = value == issued.authorization
+        pair = f"auth=({issued.client_id!a}, {issued.secret!a})"
+        echo(f'httpx.get("{_EXAMPLE_URL}", {pair if is_basic else f"headers={{{header!a}: {value!a}}}"})')
+        echo(f"{header}: {value}")
 
 
 def _overlap_note(issued: Issued) -> str:

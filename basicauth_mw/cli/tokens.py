@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import typer
 
 from ..keys.authorization_header import encode_basic
+from ..settings import Settings
 from ._echo import echo_json
 from ._input import secret_from_prompt, secret_from_stdin
 from ._options import AsJson, ClientId, SecretStdin
@@ -27,7 +28,8 @@ def encode(client_id: ClientId, secret_stdin: SecretStdin = False, as_json: AsJs
     """
     authorization = encode_basic(client_id, _read_secret(from_stdin=secret_stdin))
     if as_json:
-        echo_json({"client_id": client_id, "authorization": authorization})
+        token = authorization.removeprefix("Basic ")
+        echo_json({"client_id": client_id, "authorization": authorization, "token": token})
     else:
         typer.echo(authorization)
 
@@ -38,7 +40,7 @@ def curl(
     secret_stdin: SecretStdin = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print a curl command for a request with a key.
+    """Print a curl command for a request with a key, by the first scheme of BASICAUTH_SCHEMES.
 
     Prompts for the secret unless --secret-stdin is given.
     """
@@ -54,13 +56,24 @@ def curl(
 
 def curl_command(url: str, client_id: str, secret: str, *options: str) -> str:
     """Return a ``curl`` command that sends credentials, quoted for a shell."""
-    authorization = encode_basic(client_id, secret)
+    header, value = credential_header(client_id, secret)
     pair = f"{client_id}:{secret}"
-    if pair.isascii():
+    if value.startswith("Basic ") and pair.isascii():
         credentials = ["-u", pair]  # curl hides the value of -u from process lists
     else:
-        credentials = ["-H", f"Authorization: {authorization}"]  # does not depend on the locale
+        credentials = ["-H", f"{header}: {value}"]  # does not depend on the locale
     return shlex.join(["curl", *options, *credentials, url])
+
+
+def credential_header(client_id: str, secret: str) -> tuple[str, str]:
+    """Return the header that sends a key by the first scheme of ``BASICAUTH_SCHEMES``."""
+    scheme = Settings.from_env().schemes[0]
+    authorization = encode_basic(client_id, secret)
+    if scheme == "basic":
+        return "Authorization", authorization
+    token = authorization.removeprefix("Basic ")
+    header = scheme.partition(":")[2]
+    return (header, token) if header else ("Authorization", f"Bearer {token}")
 
 
 def _read_secret(*, from_stdin: bool) -> str:

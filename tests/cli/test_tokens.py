@@ -39,7 +39,11 @@ def test_token_encode_and_curl_json(cli: Callable[..., Done]) -> None:
     token = cli("token", "encode", "a b", "--secret-stdin", "--json", stdin=b"s'3")
     curl = cli("curl", "https://h/x?y=1&z", "a b", "--secret-stdin", "--json", stdin=b"s'3")
 
-    assert token.json == {"client_id": "a b", "authorization": authorization}
+    assert token.json == {
+        "client_id": "a b",
+        "authorization": authorization,
+        "token": authorization.removeprefix("Basic "),
+    }
     command = curl.json.pop("command")
     assert shlex.split(command) == ["curl", "-u", "a b:s'3", "https://h/x?y=1&z"]
     assert curl.json == {
@@ -48,6 +52,25 @@ def test_token_encode_and_curl_json(cli: Callable[..., Done]) -> None:
         "authorization": authorization,
         "command": command,
     }
+
+
+@pytest.mark.parametrize(
+    ("schemes", "header"),
+    [("bearer,basic", "Authorization: Bearer {}"), ("header:X-API-Key", "x-api-key: {}")],
+)
+def test_commands_use_the_first_scheme(
+    cli: Callable[..., Done], url: str, monkeypatch: pytest.MonkeyPatch, schemes: str, header: str
+) -> None:
+    monkeypatch.setenv("BASICAUTH_SCHEMES", schemes)
+    token = encode_basic("ci", "secret").removeprefix("Basic ")
+
+    curl = cli("curl", "http://h/", "ci", "--secret-stdin", stdin=b"secret")
+    created = cli("keys", "create", "--client-id", "ci", "--secret-stdin", stdin=b"secret").out.splitlines()
+
+    assert shlex.split(curl.out) == ["curl", "-H", header.format(token), "http://h/"]
+    assert header.format(token) in created[-1]
+    name, _, value = header.format(token).partition(": ")
+    assert created[-2] == f'httpx.get("http://127.0.0.1:8000/", headers={{{name!r}: {value!r}}})'
 
 
 def test_curl_does_not_depend_on_the_locale(cli: Callable[..., Done]) -> None:
