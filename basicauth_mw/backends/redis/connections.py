@@ -269,6 +269,8 @@ class _AsyncTls(redis.asyncio.SSLConnection, _AsyncTcp):
 
 # --- for threads and for event loops
 
+_UNLIMITED: Final = 2**31
+
 
 class _Driver(NamedTuple):
     """The parts of redis-py, and of this module, for threads or for event loops."""
@@ -290,6 +292,7 @@ class _Driver(NamedTuple):
             "retry": self.module.retry.Retry(redis.backoff.NoBackoff(), 0),
             "protocol": 2,
             "decode_responses": False,
+            "max_connections": _UNLIMITED,  # by default 100: another thread gets an error, without waiting
         }
 
 

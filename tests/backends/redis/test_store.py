@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ import redis
 
 from basicauth_mw.backends import dump_key
 from basicauth_mw.backends.redis import store as redis_module
+from basicauth_mw.backends.redis.cluster import Node
 from basicauth_mw.backends.redis.scripts import CHANGES_KEPT
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, UnreadableRecord
@@ -659,6 +661,19 @@ def test_threads_share_connections(store: RedisStore, admin: redis.Redis) -> Non
     assert len(admin.client_list()) <= before + 4
     store.close()
     wait_until(lambda: len(admin.client_list()) < before)
+
+
+def test_many_threads_at_once(own_redis_server: RedisServer) -> None:
+    """More than the connections that redis-py allows by default."""
+    with (
+        closing(RedisStore(own_redis_server.url(), deadline_s=60)) as store,
+        ThreadPoolExecutor(120) as threads,
+    ):
+        own_redis_server.freeze()
+        lookups = [threads.submit(store.get, "id") for _ in range(120)]
+        wait_until(lambda: len(store._lookups._pools[Node()]._in_use_connections) == 120)
+        own_redis_server.thaw()
+        assert [lookup.result(60) for lookup in lookups] == [None] * 120
 
 
 def test_nothing_is_opened_before_the_first_use(redis_server: RedisServer) -> None:
