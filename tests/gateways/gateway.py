@@ -62,6 +62,7 @@ ENVOY_TLS = """- transport_socket:
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
               common_tls_context:
+                alpn_protocols: [h2]
                 tls_certificates:
                   - certificate_chain: {filename: cert.pem}
                     private_key: {filename: key.pem}
@@ -97,7 +98,7 @@ class Kind:
         files: Its files in ``examples/gateways/``, and their names in the directory that it runs in.
         program: Its binary.
         options: Its command line.
-        tls: Patterns in its file, and what to replace them with so that it serves https.
+        tls: Patterns in its file, and what to replace them with so that it serves HTTP/2 over TLS.
         main: The name and text of a main file that includes the example, if it is not a whole configuration.
         passes_body: Whether it passes on the body and all headers of a refusal below 500.
         passes_503: Whether it passes on a 503, with Retry-After.
@@ -131,7 +132,7 @@ KINDS = {
             {"nginx.conf": "site.conf"},
             nginx,
             ("-p", ".", "-c", "main.conf", "-e", "stderr"),
-            ((r"(listen .*);", r"\1 ssl; ssl_certificate cert.pem; ssl_certificate_key key.pem;"),),
+            ((r"(listen .*);", r"\1 ssl http2; ssl_certificate cert.pem; ssl_certificate_key key.pem;"),),
             ("main.conf", NGINX),
             passes_body=False,
         ),
@@ -157,7 +158,7 @@ KINDS = {
             {"haproxy.cfg": "haproxy.cfg", "check_key.lua": "check_key.lua"},
             haproxy,
             ("-db", "-f", "haproxy.cfg"),
-            (("(bind .*)", r"\1 ssl crt both.pem"),),
+            (("(bind .*)", r"\1 ssl crt both.pem alpn h2"),),
             without_service=(503, 504),
         ),
     )
@@ -177,7 +178,7 @@ class Gateway:
         start_service: Starts the service again.
         stop_service: Stops the service.
         signal_service: Sends the service a signal.
-        tls: For clients, if the gateway serves https.
+        tls: For clients, if the gateway serves HTTP/2 over TLS.
     """
 
     kind: Kind
@@ -210,7 +211,7 @@ class Gateway:
             address: The client's address.
             more: More headers.
         """
-        transport = httpx.HTTPTransport(verify=self.tls or False, local_address=address)
+        transport = httpx.HTTPTransport(verify=self.tls or False, http2=True, local_address=address)
         url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/"
         with httpx.Client(transport=transport, timeout=LIMIT_S) as client:
             every = [*(headers or []), *more.items()]
@@ -243,7 +244,7 @@ def run(
         kind: The gateway.
         directory: Where it runs, with its configuration.
         change: Changes a file of configuration, after the ports.
-        tls: Whether the gateway serves https.
+        tls: Whether the gateway serves HTTP/2 over TLS, and not HTTP/1.1.
         settings: More environment variables for the service.
     """
     port, app_port, service_port = free_port(), free_port(), free_port()

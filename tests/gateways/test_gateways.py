@@ -349,18 +349,32 @@ class TestGateway:
             assert refused.value.response.status_code == 401
             assert refused.value.response.headers.get_all("WWW-Authenticate")[0] == CHALLENGES[0]
 
-    @pytest.mark.parametrize("tls", [False, True])
-    def test_the_scheme_of_the_connection_counts(self, gateway: Gateway, tmp_path: Path, tls: bool) -> None:
-        """With ``require_https``: no header of the client changes the scheme."""
-        with run(gateway.kind, tmp_path, tls=tls, BASICAUTH_REQUIRE_HTTPS="1") as strict:
+    def test_a_client_cannot_claim_https(self, gateway: Gateway, tmp_path: Path) -> None:
+        """With ``require_https``: the gateway provides the scheme of the connection."""
+        with run(gateway.kind, tmp_path, BASICAUTH_REQUIRE_HTTPS="1") as strict:
             issued = strict.keys.create()
-            claims = "http" if tls else "https"
-            headers = [("X-Forwarded-Proto", claims), ("Forwarded", f"proto={claims}"), ("X-Scheme", claims)]
-            seen = strict.send("/", headers, Authorization=issued.authorization)
+            claims = [("X-Forwarded-Proto", "https"), ("Forwarded", "proto=https"), ("X-Scheme", "https")]
+            refused = strict.send("/", claims, Authorization=issued.authorization)
 
-        assert (seen.status_code, reached(seen)) == ((200, True) if tls else (403, False))
-        if not tls and gateway.kind.passes_body:
-            assert seen.json()["code"] == "https_required"
+        assert (refused.status_code, reached(refused)) == (403, False)
+        if gateway.kind.passes_body:
+            assert refused.json()["code"] == "https_required"
+
+    @pytest.mark.proves("X39")
+    def test_http_2_over_tls(self, gateway: Gateway, tmp_path: Path) -> None:
+        """The service gets the scheme, and the app gets the identity of the service alone."""
+        with run(gateway.kind, tmp_path, tls=True, BASICAUTH_REQUIRE_HTTPS="1") as secure:
+            issued = secure.keys.create(scopes=["read"])
+            headers = [("X-Forwarded-Proto", "http"), *SPOOFED]
+            seen = secure.send("/", headers, Authorization=issued.authorization)
+            refused = secure.send("/health", headers)
+            public = secure.send(PUBLIC, headers)
+
+        assert seen.http_version == "HTTP/2"
+        identity = {name: values for name, values in headers_of(seen).items() if claims_identity(name)}
+        assert identity == {"x-auth-client-id": [issued.client_id], "x-auth-scopes": ["read"]}
+        assert (refused.status_code, reached(refused)) == (401, False)
+        assert not any(value for name, (value,) in headers_of(public).items() if claims_identity(name))
 
 
 def changed(before: str, after: str) -> Callable[[str], str]:
