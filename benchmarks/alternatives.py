@@ -294,7 +294,8 @@ def measured(quick: bool) -> Outcome:
                 each.per_cpu_s.setdefault(kind, []).append(figure)
             block(servers[OURS].port, ours.fields["wrong"])
             throttled.append(rate(ours, "wrong", 429, slow=False, address=BLOCKED))
-    return Outcome([table(stacks, rounds, seconds, median(throttled))])
+    series = {each.name: {kind: median(found) for kind, found in each.per_cpu_s.items()} for each in stacks}
+    return Outcome([table(stacks, rounds, seconds, median(throttled))], series={"per_cpu_s": series})
 
 
 def block(port: int, fields: list[str]) -> None:

@@ -31,7 +31,7 @@ BOUND = 2_000
 
 
 async def find(quick: bool, directory: Path) -> Outcome:
-    entries, offered = (5_000, 6_000) if quick else (30_000, 60_000)
+    entries, offered = (5_000, 6_000) if quick else (10_000, 20_000)
     url = f"sqlite:///{directory}/keys.db"
     fields = create_keys(url, max(entries, offered))
     own = await bytes_per_entry(url, fields[:entries])
@@ -90,7 +90,7 @@ async def send(app, fields: list[bytes]) -> None:
 async def bytes_per_entry(url: str, fields: list[bytes]) -> float:
     """What becomes free when the cache is cleared, per entry."""
     with closing(open_backend(url)) as backend:
-        app = ours(bare, backend, cache_ttl_s=3600)
+        app = ours(bare, backend, cache_ttl_s=3600, cache_size=len(fields))
         cache = app.authenticator._cache
         tracemalloc.start()
         await send(app, fields)

@@ -16,6 +16,23 @@ OURS, FLOOR, PEER, BARE = "#1f6f8b", "#99a8b2", "#d8a15d", "#c3ccd2"
 _MICROSECONDS = "microseconds (log scale)"
 
 
+def alternatives(per_cpu_s: dict[str, dict[str, float]], path: Path) -> None:
+    """Requests per CPU second of whole stacks, for valid and wrong credentials."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 8), sharey=True)
+    names = list(reversed(per_cpu_s))
+    for axes, kind in ((left, "valid"), (right, "wrong")):
+        figures = [per_cpu_s[name].get(kind, 0) for name in names]
+        colours = [OURS if "basicauth_mw" in name else BARE if "no auth" in name else PEER for name in names]
+        drawn = axes.barh(range(len(names)), figures, 0.7, color=colours)
+        axes.bar_label(drawn, [f"{each:,.0f}" if each else "" for each in figures], padding=3, fontsize=8)
+        axes.set_title(f"{kind} credentials")
+        axes.set_xscale("log")
+        axes.set_xlabel("requests per CPU second (log scale)")
+        axes.margins(x=0.2)
+    left.set_yticks(range(len(names)), [name.replace("*", "") for name in names], fontsize=8)
+    _save(figure, path)
+
+
 def cost(valid: dict[str, float], refused: dict[str, dict[str, float]], path: Path) -> None:
     """Cost per request beside peers: added for valid credentials, whole for refused ones."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6))

@@ -102,6 +102,9 @@ def draw(outcomes: dict[str, Outcome], to: Path) -> dict[str, str]:
     """Draw the charts whose figures were measured; return their titles by file name."""
     series = {name: outcome.series for name, outcome in outcomes.items()}
     drawn = {}
+    if "alternatives" in series:
+        charts.alternatives(series["alternatives"]["per_cpu_s"], to / "alternatives.png")
+        drawn["alternatives.png"] = "Requests per CPU second, for whole stacks"
     if {"hit", "refusals"} <= series.keys():
         charts.cost(series["hit"]["valid"], series["refusals"], to / "cost.png")
         drawn["cost.png"] = "Cost per request, beside peers; ASGI, in one process"
