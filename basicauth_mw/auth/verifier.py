@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ..backends.codec import (
     StoredRecord,
     StoredSecret,
-    key_fields,
     load_decoy_details,
     stored_secret,
     to_microseconds,
@@ -149,23 +148,30 @@ class PendingVerification:
             if type(found) is StoredRecord:
                 load_decoy_details()  # the right secret of a revoked key decodes its details
             return Deny(INVALID, "wrong_secret", client_id)
-        key = key_fields(found) if isinstance(found, Key) else found.load_fields()
-        if key.get("revoked") is not None:
+        state: tuple[Any, Any, Any]
+        if isinstance(found, Key):  # its times are not converted: to refuse it must not take longer
+            identity = found.name, found.scopes, found.metadata
+            state = found.revoked_at, found.disabled, found.expires_at
+        else:
+            key = found.load_fields()
+            identity = key["name"], key["scopes"], key.get("meta", {})
+            state = key.get("revoked"), key.get("disabled"), key.get("expires")
+        revoked, disabled, end = state
+        if revoked is not None:
             return Deny(INVALID, "revoked", client_id)
-        if key.get("disabled"):
+        if disabled:
             return Deny(INVALID, "disabled", client_id)
         verifier = self._verifier
         expires_at: Any = match.expires_at
-        if (end := key.get("expires")) is not None and (expires_at is None or end < expires_at):
+        if end is not None and (expires_at is None or end < expires_at):
             expires_at = end
         if expires_at is not None:
             now = verifier.now()
             if expires_at <= (now if isinstance(found, Key) else to_microseconds(now)):
                 return Deny(INVALID, "expired", client_id)
             expires_at = expires_at.timestamp() if isinstance(found, Key) else expires_at / 1_000_000
-        # The times of a Key are converted last, so that a revoked key takes no longer to refuse than others.
+        allow = Allow(Principal(client_id, *identity))
         secret = match if isinstance(match, StoredSecret) else stored_secret(match)
-        allow = Allow(Principal(client_id, key["name"], key["scopes"], key.get("meta", {})))
         if is_canonical(self._header):
             verifier.cache.put(
                 self._header,

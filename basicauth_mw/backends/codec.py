@@ -84,14 +84,14 @@ class StoredSecret(NamedTuple):
 
 
 class KeyFields(TypedDict, total=False):
-    """The fields of a key, but for its secrets. Stored times are in microseconds since the epoch."""
+    """The fields of a stored key, but for its secrets. Times are in microseconds since the epoch."""
 
     name: str
     n: int
     scopes: frozenset[str]
     created: int
-    expires: Any
-    revoked: Any
+    expires: int | None
+    revoked: int | None
     disabled: bool
     meta: Mapping[str, Any]
 
@@ -164,18 +164,6 @@ class StoredRecord(NamedTuple):
             ),
             fields["n"],
         )
-
-
-def key_fields(key: Key) -> KeyFields:
-    """What a request needs of a key that is already decoded. The times are those of the key."""
-    return {
-        "name": key.name,
-        "scopes": key.scopes,
-        "expires": key.expires_at,
-        "revoked": key.revoked_at,
-        "disabled": key.disabled,
-        "meta": key.metadata,
-    }
 
 
 def stored_secret(secret: Secret) -> StoredSecret:
