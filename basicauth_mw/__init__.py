@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .backends.backend import Backend as Backend
     from .backends.backend import Issued as Issued
     from .backends.backend import open_backend as open_backend
+    from .backends.search import Page as Page
     from .errors import *  # noqa: F403
     from .keys.authorization_header import Credentials as Credentials
     from .keys.authorization_header import encode_basic as encode_basic
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 else:
     _MODULES = {
         "backends.backend": ("Backend", "Issued", "open_backend"),
+        "backends.search": ("Page",),
         "keys.authorization_header": ("Credentials", "encode_basic", "parse_basic"),
         "keys.hashing": ("hash_secret",),
         "keys.model": ("Key", "Principal", "Secret"),

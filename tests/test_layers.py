@@ -65,7 +65,7 @@ LAYERS = [
         "backends.availability",
     ],
     ["backends.usage"],
-    ["backends.reader"],
+    ["backends.reader", "backends.search"],
     ["backends.backend"],
     # auth: the decision on a request, without I/O
     ["auth"],

@@ -48,6 +48,7 @@ from . import Store, UsageStore, open_store
 from .change_feed import ChangeFeed
 from .codec import as_key
 from .reader import StoreReader
+from .search import KeyFilter, Page, search
 from .usage import UsageRecorder, attach_last_used, uses_of
 from .writes import add_confirmed, announce, apply_and_confirm, change_key, put_confirmed
 
@@ -204,6 +205,41 @@ class Backend:
             raise InvalidKey("a limit must be a whole number of at least 0")
         return self._scan(prefix, after, limit)
 
+    def search(
+        self,
+        text: str = "",
+        *,
+        state: str | None = None,
+        scope: str | None = None,
+        after: str = "",
+        limit: int = 50,
+    ) -> Page:
+        """Find keys, in the order of their ids' UTF-8 bytes.
+
+        One call looks at 10,000 keys at most, so it always returns soon. Continue with ``after=page.next``.
+
+        Args:
+            text: Part of the name or of the client ID, in any case.
+            state: ``active``, ``expired``, ``disabled``, ``revoked``, ``expiring`` (active, and ends within
+                30 days), ``never-used``, or ``unused`` (active, and not used for 90 days); None for any.
+            scope: A scope that the key has; None for any.
+            after: Only ids after this one.
+            limit: Maximum number of keys; at least 1.
+
+        Returns:
+            The keys, where to continue, and whether all keys after ``after`` were looked at.
+
+        Raises:
+            InvalidKey: An argument is invalid.
+            ReadOnlyBackend: The store cannot list its keys.
+        """
+        check_text(text, "a text to search for")
+        check_text(after, "the id to continue after")
+        if type(limit) is not int or limit < 1:
+            raise InvalidKey("a limit must be a whole number of at least 1")
+        wanted = KeyFilter(text, state, scope)
+        return search(self, wanted, after=after, limit=limit, now=utcnow())
+
     def _scan(self, prefix: str, after: str, limit: int | None) -> Iterator[Key]:
         scan = getattr(self.store, "scan", None)
         if scan is None:
@@ -353,6 +389,22 @@ class Backend:
             fields["metadata"] = check_metadata(metadata)
 
         return self._change("key.updated", client_id, partial(lifecycle.updated, fields=fields), actor)
+
+    def end_secret(self, client_id: str, created_at: datetime, *, actor: str | None = None) -> Key:
+        """End one secret of a key now, such as the old one before its overlap ends. Idempotent.
+
+        Args:
+            client_id: ID of the key.
+            created_at: ``created_at`` of the secret.
+            actor: Who ends it.
+
+        Raises:
+            KeyNotFound: There is no such key.
+            KeyRevoked: The key is revoked, which is final.
+            InvalidKey: The key has no such secret.
+        """
+        change = partial(lifecycle.secret_ended, created_at=created_at, now=utcnow())
+        return self._change("key.updated", client_id, change, actor)
 
     def revoke(self, client_id: str, *, actor: str | None = None) -> Key:
         """End a key for good. Idempotent.

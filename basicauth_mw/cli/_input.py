@@ -24,6 +24,7 @@ _MAX_SECRET_BYTES = 65_536
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_LONGEST_PERIOD_S = 36_500 * 86_400  # a century, which every date has room for
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -44,6 +45,28 @@ def parse_expires(text: str) -> datetime | None:
     except ValueError:
         advice = "this date or time does not exist"  # 30 February
     raise typer.BadParameter(advice, param_hint="'--expires'")
+
+
+def parse_time(text: str, option: str) -> datetime:
+    """Parse an option that is a time in RFC 3339."""
+    try:
+        if _RFC_3339.fullmatch(text):
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise typer.BadParameter(
+        "expected a time with its zone such as 2030-01-31T12:00:00.123456Z", param_hint=f"'{option}'"
+    )
+
+
+def parse_period(text: str, option: str) -> timedelta:
+    """Parse an option that is a duration."""
+    try:
+        if (seconds := parse_duration(text)) is not None:
+            return timedelta(seconds=min(seconds, _LONGEST_PERIOD_S))
+    except OverflowError:
+        return timedelta(seconds=_LONGEST_PERIOD_S)
+    raise typer.BadParameter("expected a duration such as 90d, 12h, 30m or 2w", param_hint=f"'{option}'")
 
 
 def parse_overlap(text: str) -> int:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from ..backends import Store
 from ..backends.backend import Backend
+from ..backends.search import iter_records
 from ..errors import InvalidKey, ReadOnlyBackend, UnreadableRecord
 from ..keys.audit import sanitize
 from ..keys.hashing import check_hash
 from ..keys.model import Key
 from ._echo import count_keys, current_state
 from ._findings import RESTORE, Finding
-from ._listing import iter_records
 
 _PROGRESS_EVERY = 500  # keys
 _IDS_NAMED = 5

@@ -1,7 +1,7 @@
-"""All keys of a backend, including records that cannot be read, and the table of ``keys list``."""
+"""The table of ``keys list``."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.text import Text
 from typer import echo
 
-from ..backends.backend import Backend
-from ..errors import UnreadableRecord
 from ..keys.escaping import escape_control
 from ..keys.model import Key
 from ._echo import current_state
@@ -21,30 +19,6 @@ _ROWS_PER_PART = 500
 _COLUMNS = ("ID", "STATE", "EXPIRES", "LAST USED", "SCOPES", "NAME")
 _STATE = 1
 _STYLES = {"active": "green", "expired": "yellow", "disabled": "yellow", "revoked": "red"}
-
-
-def iter_records(
-    backend: Backend, *, prefix: str = "", after: str = "", limit: int | None = None
-) -> Iterator[Key | UnreadableRecord]:
-    """Iterate over all keys in the order of their ids, and over the errors of those that cannot be read."""
-    one_by_one = False  # from the start of a page with such a record up to that record
-    while True:
-        start = after
-        try:
-            for key in backend.iter_keys(prefix, after, 1 if one_by_one else limit):
-                yield key
-                after = key.client_id
-                limit = None if limit is None else limit - 1
-        except UnreadableRecord as exc:
-            if exc.client_id is None:
-                raise
-            if one_by_one:
-                yield exc.with_traceback(None)
-                after = exc.client_id
-            one_by_one = not one_by_one
-        else:
-            if not one_by_one or after == start:
-                return
 
 
 def print_table(keys: Iterable[Key]) -> None:

@@ -1,19 +1,22 @@
 """``basicauth-mw keys``: list, show and change keys."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import Annotated, Any
 
 import typer
 from typer import echo
 
 from ..backends.backend import Backend
+from ..backends.search import STATES, KeyFilter, iter_records
 from ..errors import KeyNotFound, UnreadableRecord
+from ..keys import lifecycle
 from ..keys.escaping import escape_control
-from ..keys.model import Key
+from ..keys.model import Key, utcnow
 from . import secrets
 from ._echo import CommandError, echo_error, echo_json, echo_key, echo_secrets, key_fields
-from ._input import confirm, parse_expires, parse_metadata
-from ._listing import iter_records, print_table
+from ._input import confirm, parse_expires, parse_metadata, parse_period, parse_time
+from ._listing import print_table
 from ._options import (
     AsJson,
     BackendUrl,
@@ -47,32 +50,91 @@ def list_keys(
     prefix: Annotated[str, typer.Option(metavar="PREFIX", help="Only IDs with this prefix.")] = "",
     after: Annotated[str, typer.Option(metavar="ID", help="Only IDs after this one.")] = "",
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Maximum number of keys.")] = None,
+    name: Annotated[
+        str, typer.Option(metavar="TEXT", help="Only keys with this text in the name or ID, in any case.")
+    ] = "",
+    state: Annotated[
+        str | None,
+        typer.Option(metavar="STATE", help=f"Only keys in this state: {', '.join(STATES)}."),
+    ] = None,
+    scope: Annotated[str | None, typer.Option(metavar="SCOPE", help="Only keys with this scope.")] = None,
+    unused: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Only keys that were neither used nor created for 90d, 12h, ..."),
+    ] = None,
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List keys, sorted by ID."""
-    unreadable = 0
+    """List keys, sorted by ID.
 
-    def readable() -> Iterator[Key]:
-        nonlocal unreadable
-        for record in iter_records(store, prefix=prefix, after=after, limit=limit):
+    Options that select keys can be combined.
+    """
+    if state is not None and state not in STATES:
+        raise typer.BadParameter(f"expected one of {', '.join(STATES)}", param_hint="'--state'")
+    wanted = KeyFilter(name, state, scope, None if unused is None else parse_period(unused, "--unused"))
+    now = utcnow()
+    with open_for(ctx, backend) as store:
+        records = _Readable(iter_records(store, prefix=prefix, after=after))
+        _print_keys(islice((key for key in records if wanted.matches(key, now)), limit), as_json=as_json)
+    records.check()
+
+
+@app.command()
+def expiring(
+    ctx: typer.Context,
+    *,
+    within: Annotated[
+        str, typer.Option(metavar="TIME", help="How soon: 14d, 12h, 2w.", show_default=True)
+    ] = "14d",
+    backend: BackendUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """List active keys that stop working soon. Exits with status 3 if there are any, for cron.
+
+    A key stops working when it expires, or its last secret does.
+    """
+    now = utcnow()
+    until = now + parse_period(within, "--within")
+    with open_for(ctx, backend) as store:
+        records = _Readable(iter_records(store))
+        ending = (key for key in records if lifecycle.ends_by(key, until, now))
+        first = next(ending, None)
+        _print_keys(ending if first is None else chain([first], ending), as_json=as_json)
+    records.check()
+    if first is not None:
+        raise typer.Exit(3)
+
+
+class _Readable:
+    """Iterates over keys; prints the errors of records that cannot be read, and counts them."""
+
+    def __init__(self, records: Iterable[Key | UnreadableRecord]) -> None:
+        self._records = records
+        self._unreadable = 0
+
+    def __iter__(self) -> Iterator[Key]:
+        for record in self._records:
             if isinstance(record, Key):
                 yield record
             else:
-                unreadable += 1
+                self._unreadable += 1
                 echo_error(f"error: {record}")
 
-    with open_for(ctx, backend) as store:
-        if as_json:
-            for key in readable():
-                echo_json(key_fields(key))
-        else:
-            print_table(readable())
-    if unreadable:
-        raise CommandError(
-            f"{unreadable} record{'s' if unreadable > 1 else ''} cannot be read, see above: restore from a "
-            "backup, or delete with  basicauth-mw keys delete ID"
-        )
+    def check(self) -> None:
+        """Fail if a record could not be read."""
+        if self._unreadable:
+            raise CommandError(
+                f"{self._unreadable} record{'s' if self._unreadable > 1 else ''} cannot be read, see above: "
+                "restore from a backup, or delete with  basicauth-mw keys delete ID"
+            )
+
+
+def _print_keys(keys: Iterable[Key], *, as_json: bool) -> None:
+    if not as_json:
+        print_table(keys)
+        return
+    for key in keys:
+        echo_json(key_fields(key))
 
 
 @app.command()
@@ -121,6 +183,27 @@ def update(
         raise typer.BadParameter("nothing to change: add --name, --scope, --expires or --metadata")
     with open_for(ctx, backend) as store:
         _print_result("updated", store.update(client_id, **fields), as_json=as_json)
+
+
+@app.command("end-secret")
+def end_secret(
+    ctx: typer.Context,
+    client_id: ClientId,
+    *,
+    created: Annotated[
+        str, typer.Option(metavar="TIME", help="When it was created, as keys show prints it.")
+    ],
+    backend: BackendUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """End one secret of a key now, such as the old one before its overlap ends.
+
+    The other secrets keep working.
+    """
+    created_at = parse_time(created, "--created")
+    with open_for(ctx, backend) as store:
+        key = store.end_secret(client_id, created_at)
+        _print_result("ended a secret of", key, as_json=as_json)
 
 
 @app.command()

@@ -41,6 +41,27 @@ def state_of(key: Key, now: datetime) -> str:
     return "active"
 
 
+def ends_by(key: Key, until: datetime, now: datetime) -> bool:
+    """Whether an active key stops working by a time, because it or its last secret expires."""
+    if state_of(key, now) != "active":
+        return False
+    return state_of(key, until) == "expired"
+
+
+def secret_ended(key: Key, created_at: datetime, now: datetime) -> Key:
+    """End one secret; one that has expired keeps its time.
+
+    Raises:
+        KeyRevoked: The key is revoked.
+        InvalidKey: It has no secret that was created then.
+    """
+    _refuse_revoked(key)
+    if all(each.created_at != created_at for each in key.secrets):
+        raise InvalidKey("the key has no secret that was created at this time")
+    secrets = [_cap_expiry(each, now) if each.created_at == created_at else each for each in key.secrets]
+    return replace(key, secrets=tuple(secrets))
+
+
 def updated(key: Key, fields: dict[str, Any]) -> Key:
     """Replace fields, which are already validated. Raises ``KeyRevoked`` for a revoked key."""
     _refuse_revoked(key)

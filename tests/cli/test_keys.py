@@ -273,6 +273,76 @@ def test_list_pages(cli: Callable[..., Done], url: str) -> None:
     assert "no keys" in cli("keys", "list", "--prefix", "z").out
 
 
+def test_list_selects_keys(cli: Callable[..., Done], url: str) -> None:
+    now = utcnow()
+    old = now - timedelta(days=100)
+    put(
+        url,
+        Key("a", name="Acme", scopes={"read"}),
+        Key("b", name="acme old", created_at=old),
+        Key("c", disabled=True, scopes={"read", "write"}),
+        Key("d", revoked_at=now),
+    )
+
+    def ids(*options: str) -> list[str]:
+        return [
+            json.loads(line)["client_id"] for line in cli("keys", "list", "--json", *options).out.splitlines()
+        ]
+
+    assert ids("--name", "ACME") == ["a", "b"]
+    assert ids("--name", "ACME", "--limit", "1") == ["a"]
+    assert ids("--name", "acme", "--after", "a") == ["b"]
+    assert ids("--state", "revoked") == ["d"]
+    assert ids("--scope", "read") == ["a", "c"]
+    assert ids("--scope", "read", "--state", "disabled") == ["c"]
+    assert ids("--unused", "90d") == ["b"]
+    assert ids("--unused", "200d") == []
+    assert ids("--unused", "999999999999999w") == []
+    assert "no keys" in cli("keys", "list", "--name", "nothing").out
+    for options in (["--state", "gone"], ["--unused", "soon"]):
+        assert cli("keys", "list", *options).status == 2
+
+
+def test_expiring_exits_with_status_3(cli: Callable[..., Done], url: str) -> None:
+    now = utcnow()
+    put(
+        url,
+        Key("a", expires_at=now + timedelta(days=10)),
+        Key("b", expires_at=now + timedelta(days=20)),
+        Key("c", expires_at=now - timedelta(days=1)),
+        Key("d", secrets=(Secret("x", now, now + timedelta(days=1)),)),
+        Key("e", expires_at=now + timedelta(days=1), disabled=True),
+    )
+
+    found = cli("keys", "expiring", "--json")
+    assert found.status == 3
+    assert [json.loads(line)["client_id"] for line in found.out.splitlines()] == ["a", "d"]
+    assert [line.split()[0] for line in cli("keys", "expiring", "--within", "30d").out.splitlines()] == [
+        *("ID", "a", "b", "d"),
+    ]
+    none = cli("keys", "expiring", "--within", "1h")
+    assert (none.status, none.out) == (0, "no keys\n")
+    assert cli("keys", "expiring", "--within", "1h", "--json").out == ""
+    assert cli("keys", "expiring", "--within", "never").status == 2
+
+
+def test_end_secret(cli: Callable[..., Done], url: str) -> None:
+    now = utcnow().replace(microsecond=123456)
+    first, second = (Secret(name, now + timedelta(seconds=offset)) for offset, name in enumerate("xy"))
+    put(url, Key("robot", secrets=(first, second)))
+    shown = cli("keys", "show", "robot", "--json").json["secrets"]
+
+    done = cli("keys", "end-secret", "robot", "--created", shown[0]["created_at"])
+
+    assert done.out == "ended a secret of robot\n"
+    ends = [each["expires_at"] for each in cli("keys", "show", "robot", "--json").json["secrets"]]
+    assert ends[0] is not None
+    assert ends[1] is None
+    cli("keys", "end-secret", "robot", "--created", "2020-01-01T00:00:00Z").failed_with("no secret")
+    assert cli("keys", "end-secret", "robot", "--created", "yesterday").status == 2
+    assert cli("keys", "end-secret", "robot").status == 2
+
+
 def test_show_revoke_and_delete(cli: Callable[..., Done], url: str) -> None:
     put(url, Key("robot", name="ci", metadata={"n": 1}))
 
