@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import io
 import json
 import logging
@@ -614,7 +613,6 @@ def test_rest_framework_without_the_middleware() -> None:
 
 
 def test_an_api_user_has_no_permissions() -> None:
-    importlib.reload(rest_framework)
     caller = rest_framework.ApiUser(Principal("ci"))
 
     assert (caller.pk, caller.id, caller.username, caller.get_username()) == ("ci",) * 4
