@@ -127,6 +127,14 @@ class PathRules:
         return None if _fold(mount) in _fold(path) else path
 
 
+def open_folders(include: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Each entry of ``include`` that leaves the paths below it open, with the entry that would cover them."""
+    for entry in include:
+        folder = f"{entry.removesuffix('/')}/*"
+        if not entry.endswith("/*") and folder not in include:
+            yield entry, folder
+
+
 class _NarrowEntries:
     """Matches a path exactly, and everything below a folder."""
 

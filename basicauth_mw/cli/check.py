@@ -12,7 +12,7 @@ import typer
 from typer import echo
 
 from ..auth.discovery import find_authenticator
-from ..auth.path_rules import PathRules
+from ..auth.path_rules import PathRules, open_folders
 from ..backends.backend import Backend, open_backend
 from ..errors import ConfigurationError, MissingExtra
 from ..keys.escaping import escape_control
@@ -143,14 +143,12 @@ def _warnings_about(settings: Settings) -> Iterator[Finding]:
             "an OPTIONS request that looks like a CORS preflight runs the app's handlers without a key",
             "put CORSMiddleware outside and unset BASICAUTH_ALLOW_PREFLIGHT, or check the method in views",
         )
-    for entry in settings.include:
-        folder = f"{entry.removesuffix('/')}/*"
-        if not entry.endswith("/*") and folder not in settings.include:
-            yield Finding(
-                "include_leaves_paths_open",
-                f"include has {entry}, which does not cover the paths below it: they are open",
-                f"also include {folder}",
-            )
+    for entry, folder in open_folders(settings.include):
+        yield Finding(
+            "include_leaves_paths_open",
+            f"include has {entry}, which does not cover the paths below it: they are open",
+            f"also include {folder}",
+        )
 
 
 def _warnings_of(backend: Backend) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from basicauth_mw import serve as serve_module
 from basicauth_mw.asgi import BasicAuthMiddleware
 from basicauth_mw.integrations import fastapi as for_fastapi
 from basicauth_mw.integrations import flask as for_flask
+from basicauth_mw.integrations.django.checks import check_deployment
 from basicauth_mw.integrations.fastapi import CurrentPrincipal, install
 from tests.asgi.helpers import call, http_scope
 from tests.integrations import django_site  # noqa: F401 - sets Django up
@@ -233,6 +234,14 @@ def test_rest_framework_on_an_optional_path(backend: Backend, issued: Issued) ->
         assert refused["WWW-Authenticate"].startswith("Basic ")
         assert Client().get("/rest/keys", headers=key).json() == "ci"
         assert Client().get("/rest/keys", headers={"authorization": WRONG}).status_code == 401
+
+
+def test_django_warns_about_open_paths_below_an_included_one() -> None:
+    with override_settings(BASICAUTH_INCLUDE=["/api", "/me", "/me/*"], SECURE_SSL_REDIRECT=True):
+        (warning,) = check_deployment()
+        assert (warning.id, warning.hint) == ("basicauth_mw.W011", "Also include /api/*.")
+    with override_settings(BASICAUTH_INCLUDE=["/api/*"], SECURE_SSL_REDIRECT=True):
+        assert check_deployment() == []
 
 
 # --- one router, one sub-app

@@ -14,6 +14,7 @@ from django.utils.module_loading import import_string
 from ...asgi import BasicAuthMiddleware as ASGIMiddleware
 from ...auth.discovery import find_authenticator
 from ...auth.frameworks import iter_wrapped
+from ...auth.path_rules import open_folders
 from ...errors import ConfigurationError
 from .middleware import BasicAuthMiddleware, build_authenticator, read_configuration
 
@@ -62,6 +63,14 @@ def check_deployment(**_kwargs: Any) -> list[CheckMessage]:
                 "without a key.",
                 "Put CorsMiddleware before the middleware, and remove BASICAUTH_ALLOW_PREFLIGHT. Otherwise "
                 "restrict the methods of every view, for example with require_http_methods.",
+            )
+        )
+    for entry, folder in open_folders(ours.include):
+        messages.append(
+            _warning(
+                "W011",
+                f"BASICAUTH_INCLUDE has {entry}, which does not cover the paths below it: they are open.",
+                f"Also include {folder}.",
             )
         )
     if not ours.require_https and not settings.SECURE_SSL_REDIRECT:
