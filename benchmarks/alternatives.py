@@ -49,7 +49,6 @@ CONNECTIONS = 8
 CLIENTS = 64  # IDs that requests use in turn, so that failures of each stay below the limit of the throttle
 NONE = ": no authentication"
 OURS = "FastAPI: **basicauth_mw**"
-BLOCKED = "127.255.0.1"
 
 
 def basic(secret: str, name: Callable[[int], str] = client_id, clients: int = CLIENTS) -> list[str]:
@@ -93,6 +92,7 @@ GENERATED = {
     "wrong": basic(WRONG_SECRET),
     "unknown": basic(WRONG_SECRET, unknown),
     "missing": [],
+    "throttled": basic(WRONG_SECRET, clients=4),
 }
 PASSWORDS = {
     "valid": basic(PASSWORD, clients=1),
@@ -285,22 +285,23 @@ def measured(quick: bool) -> Outcome:
             return 1 / load.cpu_per_request_s
 
         ours = next(each for each in stacks if each.name == OURS)
-        pairs = [(each, kind) for each in stacks for kind in each.fields]
+        pairs = [(each, kind) for each in stacks for kind in KINDS if kind in each.fields]
         for number in range(rounds):
             turn = number * len(pairs) // rounds
             for each, kind in pairs[turn:] + pairs[:turn]:
                 status = 200 if kind == "valid" else each.refused
                 figure = rate(each, kind, status, slow=kind in each.slow, address=next(addresses))
                 each.per_cpu_s.setdefault(kind, []).append(figure)
-            block(servers[OURS].port, ours.fields["wrong"])
-            throttled.append(rate(ours, "wrong", 429, slow=False, address=BLOCKED))
+            blocked = f"127.255.{number}.1"  # new, so that its failures are all in one window
+            block(servers[OURS].port, ours.fields["throttled"], blocked)
+            throttled.append(rate(ours, "throttled", 429, slow=False, address=blocked))
     series = {each.name: {kind: median(found) for kind, found in each.per_cpu_s.items()} for each in stacks}
     return Outcome([table(stacks, rounds, seconds, median(throttled))], series={"per_cpu_s": series})
 
 
-def block(port: int, fields: list[str]) -> None:
+def block(port: int, fields: list[str], address: str) -> None:
     """Send as many wrong secrets as the throttle blocks, from the addresses of one load."""
-    prefix, _, last = BLOCKED.rpartition(".")
+    prefix, _, last = address.rpartition(".")
     for number in range(CONNECTIONS):
         connection = HTTPConnection("127.0.0.1", port, source_address=(f"{prefix}.{int(last) + number}", 0))
         with closing(connection):
