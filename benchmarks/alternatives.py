@@ -57,7 +57,7 @@ def basic(secret: str, name: Callable[[int], str] = client_id, clients: int = CL
 
 
 def unknown(number: int) -> str:
-    return f"nobody-{number:04}"
+    return f"unknown-{number:04}"
 
 
 @dataclass

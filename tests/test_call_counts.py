@@ -128,7 +128,7 @@ def requests(backend: Backend) -> dict[str, tuple[str | None, Callable[[], None]
         "uncached": (issued.authorization, lambda: backend.feed.invalidate(issued.client_id)),
         "missing": (None, nothing),
         "malformed": ("Basic ?", nothing),
-        "unknown": (encode_basic("nobody", generate("sk")), nothing),
+        "unknown": (encode_basic("unknown", generate("sk")), nothing),
         "wrong": (encode_basic(issued.client_id, generate("sk")), nothing),
         "revoked": (revoked.authorization, nothing),
     }

@@ -481,16 +481,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(seed: int, limit_s: float, most: int, processes: int) -> tuple[Failure | None, Tally, float]:
     context = multiprocessing.get_context("spawn")
     reports: Any = context.Queue()
-    begun = time.monotonic()
+    began = time.monotonic()
     shares = [most // processes + (number < most % processes) for number in range(processes)]
     # All processes of the machine share the monotonic clock.
     workers = [
-        context.Process(target=work, args=(number, seed, share, begun + limit_s, reports.put), daemon=True)
+        context.Process(target=work, args=(number, seed, share, began + limit_s, reports.put), daemon=True)
         for number, share in enumerate(shares)
     ]
     for worker in workers:
         worker.start()
-    counts, failure, running, shown = Tally(), None, processes, begun
+    counts, failure, running, shown = Tally(), None, processes, began
     while running and failure is None:
         try:
             found = reports.get(timeout=REPORT_S)
@@ -506,11 +506,11 @@ def _run(seed: int, limit_s: float, most: int, processes: int) -> tuple[Failure 
             counts += found
         if time.monotonic() > shown + REPORT_S:
             shown = time.monotonic()
-            print(_rate(counts, shown - begun), flush=True)
+            print(_rate(counts, shown - began), flush=True)
     for worker in workers:
         worker.terminate() if failure else None
         worker.join()
-    return failure, counts, time.monotonic() - begun
+    return failure, counts, time.monotonic() - began
 
 
 def _rate(counts: Tally, seconds: float) -> str:

@@ -394,16 +394,16 @@ class WsgiModel(NamedTuple):
     def step(self, event: str) -> WsgiModel:
         if event == RETURN:
             return self._replace(returned=True)
-        begun = self.seen.status or self.held
+        began = self.seen.status or self.held
         if event == "start":
-            return self._replace(failed="AssertionError") if begun else self._replace(held=STARTS[event])
+            return self._replace(failed="AssertionError") if began else self._replace(held=STARTS[event])
         if event == "restart":
             if not self.seen.status:
                 return self._replace(held=STARTS[event])
             if self.seen.headers_are_out:
                 return self._replace(failed="Gone")  # what the app has given as exc_info
             return self._replace(seen=self.seen._replace(status=STARTS[event]))
-        if not begun:  # write() does not exist yet, and no chunk may come before a start
+        if not began:  # write() does not exist yet, and no chunk may come before a start
             return self._replace(failed="TypeError" if event.startswith("write") else "RuntimeError")
         data = (DATA[event],) if DATA[event] else ()
         chunks = self.seen.chunks + (not event.startswith("write"))
@@ -614,11 +614,11 @@ def test_wsgi_orders_with_a_list(backend: Backend, issued: Issued) -> None:
         body = order[order.index(RETURN) + 1 :] if RETURN in order else None
         if body is None or not set(body) <= {"chunk", "empty"}:
             continue
-        begun = order[0] != RETURN and not model.failed
+        began = order[0] != RETURN and not model.failed
         seen, raised = stage.play(order, "end", as_list=True)
         if order == (RETURN,):
             expected = Snapshot("", (), 0), ""
-        elif begun:
+        elif began:
             expected = model.end("end")
         else:
             expected = Snapshot("500 Internal Server Error", (b"problem",), 1), ""

@@ -131,15 +131,15 @@ def test_only_the_thread_that_does_the_work_is_interrupted(
     """Only while it does this work, never later, when it may do other work."""
     interrupted: list[int] = []
     idents: list[int] = []
-    begun = threading.Event()
+    began = threading.Event()
 
     def work() -> None:
         idents.append(threading.get_ident())
-        begun.set()
+        began.set()
         released.wait(LIMIT_S)
 
     job = pool.submit(work)
-    assert begun.wait(LIMIT_S)
+    assert began.wait(LIMIT_S)
     job.cancel_or_interrupt(interrupted.append)
     assert interrupted == idents
     released.set()

@@ -45,12 +45,12 @@ def fail() -> str:
     raise LookupError("away")
 
 
-def in_threads(flights: SingleFlight[str], lookup: Lookup, *, count: int) -> list[object]:
+def in_threads(single_flight: SingleFlight[str], lookup: Lookup, *, count: int) -> list[object]:
     results: list[object] = []
 
     def run() -> None:
         try:
-            results.append(flights.do("same", lookup, later()))
+            results.append(single_flight.do("same", lookup, later()))
         except Exception as exc:
             results.append(type(exc))
 
@@ -83,47 +83,47 @@ def waits_in_result(thread: threading.Thread) -> bool:
     ("result", "expected"), [(lambda: "result", "result"), (fail, LookupError)], ids=["result", "failure"]
 )
 def test_threads_share(result: Callable[[], str], expected: object) -> None:
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     lookup = Lookup(result)
-    assert in_threads(flights, lookup, count=8) == [expected] * 8
+    assert in_threads(single_flight, lookup, count=8) == [expected] * 8
     assert lookup.calls == 1
 
 
 @pytest.mark.proves("F26", "F27")
 def test_no_result_is_kept() -> None:
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     for result in (fail, lambda: "result", lambda: "other"):
         lookup = Lookup(result)
         lookup.go_on.set()
         if result is fail:
             with pytest.raises(LookupError):
-                flights.do("same", lookup, later())
+                single_flight.do("same", lookup, later())
         else:
-            assert flights.do("same", lookup, later()) == result()
-    assert not flights._threads
+            assert single_flight.do("same", lookup, later()) == result()
+    assert not single_flight._threads
 
 
 def test_a_thread_waits_until_its_deadline() -> None:
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     lookup = Lookup()
-    leader = threading.Thread(target=flights.do, args=("same", lookup, later()))
+    leader = threading.Thread(target=single_flight.do, args=("same", lookup, later()))
     leader.start()
     end = later()
     while not lookup.calls:
         assert time.monotonic() < end
         time.sleep(0.005)
     with pytest.raises(TimeoutError):
-        flights.do("same", lookup, time.monotonic() + 0.01)
+        single_flight.do("same", lookup, time.monotonic() + 0.01)
     lookup.go_on.set()
     leader.join(LIMIT_S)
 
 
 def test_different_keys_share_nothing() -> None:
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     lookup = Lookup()
 
     async def main() -> list[str]:
-        tasks = [asyncio.create_task(flights.ado(what, lookup.acall, later())) for what in "abc"]
+        tasks = [asyncio.create_task(single_flight.ado(what, lookup.acall, later())) for what in "abc"]
         while lookup.calls < 3:
             await asyncio.sleep(0)
         lookup.go_on.set()
@@ -136,11 +136,11 @@ def test_different_keys_share_nothing() -> None:
     ("result", "expected"), [(lambda: "result", "result"), (fail, LookupError)], ids=["result", "failure"]
 )
 def test_tasks_share(result: Callable[[], str], expected: object) -> None:
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     lookup = Lookup(result)
 
     async def main() -> list[object]:
-        tasks = [asyncio.create_task(flights.ado("same", lookup.acall, later())) for _ in range(32)]
+        tasks = [asyncio.create_task(single_flight.ado("same", lookup.acall, later())) for _ in range(32)]
         for _ in range(5):
             await asyncio.sleep(0)
         lookup.go_on.set()
@@ -149,16 +149,16 @@ def test_tasks_share(result: Callable[[], str], expected: object) -> None:
 
     assert asyncio.run(main()) == [expected] * 32
     assert lookup.calls == 1
-    assert not flights._tasks
+    assert not single_flight._tasks
 
 
 @pytest.mark.proves("F27")
 def test_a_cancelled_first_caller_does_not_cancel_the_others() -> None:
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     lookup = Lookup()
 
     async def main() -> list[object]:
-        tasks = [asyncio.create_task(flights.ado("same", lookup.acall, later())) for _ in range(8)]
+        tasks = [asyncio.create_task(single_flight.ado("same", lookup.acall, later())) for _ in range(8)]
         await asyncio.sleep(0)
         tasks[0].cancel()
         while lookup.calls < 2:
@@ -174,11 +174,11 @@ def test_a_cancelled_first_caller_does_not_cancel_the_others() -> None:
 
 @pytest.mark.proves("F27")
 def test_a_cancelled_waiter_does_not_affect_the_others() -> None:
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     lookup = Lookup()
 
     async def main() -> list[object]:
-        tasks = [asyncio.create_task(flights.ado("same", lookup.acall, later())) for _ in range(3)]
+        tasks = [asyncio.create_task(single_flight.ado("same", lookup.acall, later())) for _ in range(3)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         tasks[1].cancel()
@@ -193,14 +193,14 @@ def test_a_cancelled_waiter_does_not_affect_the_others() -> None:
 
 
 def test_a_task_waits_until_its_deadline() -> None:
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     lookup = Lookup()
 
     async def main() -> None:
-        leader = asyncio.create_task(flights.ado("same", lookup.acall, later()))
+        leader = asyncio.create_task(single_flight.ado("same", lookup.acall, later()))
         await asyncio.sleep(0)
         with pytest.raises(TimeoutError):
-            await flights.ado("same", lookup.acall, time.monotonic() + 0.01)
+            await single_flight.ado("same", lookup.acall, time.monotonic() + 0.01)
         lookup.go_on.set()
         assert await leader == "result"
 
@@ -209,12 +209,12 @@ def test_a_task_waits_until_its_deadline() -> None:
 
 
 def test_event_loops_do_not_wait_for_each_other() -> None:
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     lookup = Lookup()
     results: list[str] = []
     threads = [
         threading.Thread(
-            target=lambda: results.append(asyncio.run(flights.ado("same", lookup.acall, later())))
+            target=lambda: results.append(asyncio.run(single_flight.ado("same", lookup.acall, later())))
         )
         for _ in range(2)
     ]

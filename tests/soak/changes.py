@@ -49,8 +49,8 @@ class Change:
         overlap_s: For ``rotate``.
         scopes: For ``create`` and ``update``.
         password: A password for ``create`` and ``rotate``; None: a secret is generated.
-        begun: When it began, on the monotonic clock.
-        begun_at: When it began, in seconds since the epoch.
+        began: When it began, on the monotonic clock.
+        began_at: When it began, in seconds since the epoch.
     """
 
     verb: str
@@ -59,8 +59,8 @@ class Change:
     overlap_s: int
     scopes: frozenset[str]
     password: str | None
-    begun: float
-    begun_at: float
+    began: float
+    began_at: float
 
     def after(self, secret: str | None, until: float) -> State:
         """The state of the key after the change.
@@ -74,7 +74,7 @@ class Change:
             case "create":
                 return State("live", new, self.scopes)
             case "rotate":
-                ends = (self.begun + self.overlap_s, until + self.overlap_s)
+                ends = (self.began + self.overlap_s, until + self.overlap_s)
                 old = live(self.before) if self.overlap_s else ()
                 return replace(self.before, secrets=(*(each.ending(ends) for each in old), *new))
             case "update":
@@ -116,7 +116,7 @@ class Change:
     def is_made(self, found: Key | None) -> bool:
         """Whether the stored key is in the state after the change."""
         if self.verb == "rotate" and found is not None:
-            return max(each.created_at.timestamp() for each in found.secrets) >= self.begun_at
+            return max(each.created_at.timestamp() for each in found.secrets) >= self.began_at
         return is_like(found, self.after(None, 0))
 
 
@@ -192,8 +192,8 @@ class Changer(Part):
             overlap_s=0 if entry.is_password or len(live(before)) > 3 else rng.choice((0, 1, 2, 3)),
             scopes=frozenset(f"s{rng.randrange(100)}" for _ in range(rng.randrange(3))),
             password=f"password-{rng.randrange(10**9)}" if gets_password else None,
-            begun=now,
-            begun_at=time.time(),
+            began=now,
+            began_at=time.time(),
         )
         kills = self._by != "library" and rng.random() < KILL_SHARE
         what = f"{verb}, killed {self._by}" if kills else f"{verb}, {self._by}"
@@ -228,12 +228,12 @@ class Changer(Part):
         return said
 
     def _export(self) -> None:
-        begun = time.monotonic()
+        began = time.monotonic()
         with self._start_command("keys", "export") as process:
             out, err = process.communicate(timeout=LIMIT_S)
         if process.returncode:
             self._report.count("changes", "export: refused")
-            if not self._keys.had_outage(begun, time.monotonic()):
+            if not self._keys.had_outage(began, time.monotonic()):
                 self._report.wrong("export", self.place, err.decode())
             return
         self._report.count("changes", "export")

@@ -48,7 +48,7 @@ class Report:
         self._counts: dict[str, Counter[str]] = {table: Counter() for table in TABLES}
         self._lags: dict[bool, float] = {True: 0.0, False: 0.0}
         self._lock = threading.Lock()
-        self._begun = time.monotonic()
+        self._began = time.monotonic()
         self._began_at = datetime.now(UTC)
         self._note = ""
 
@@ -79,7 +79,7 @@ class Report:
             print(said, flush=True)
 
     def _elapsed(self) -> float:
-        return time.monotonic() - self._begun
+        return time.monotonic() - self._began
 
     # --- at the end
 

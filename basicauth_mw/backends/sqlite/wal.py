@@ -145,7 +145,7 @@ def _open_with_log(path: Path) -> sqlite3.Connection:
     for each in (log, index):
         if not each.exists():
             raise BackendUnavailable(
-                "the SQLite file has a log that was left behind, which this user may not merge; a user with "
+                "the SQLite file has a leftover log, which this user may not merge; a user with "
                 "write access can:  basicauth-mw keys list --limit 1"
             )
         if not os.access(each, os.R_OK, effective_ids=os.access in os.supports_effective_ids):

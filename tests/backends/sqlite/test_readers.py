@@ -479,7 +479,7 @@ def test_the_log_is_read(
     assert found.version == 2
     reading.close()
     path.with_name("keys.db-shm").rename(path.with_name("kept"))
-    with pytest.raises(BackendUnavailable, match="left behind"):
+    with pytest.raises(BackendUnavailable, match="leftover log"):
         reading.get("id")
     path.with_name("kept").rename(path.with_name("keys.db-shm"))
 
