@@ -14,7 +14,9 @@ VENV := .venv/.created
 READY := .venv/.ready
 DEMO_READY := .venv/.demo-ready
 SYSTEM_READY := .venv/.system-ready
-SYSTEM_COMMANDS := nginx chromium
+SYSTEM_COMMANDS := nginx chromium curl prometheus
+# Apps with many dependencies, each in an environment of its own.
+APPS_READY := .make/apps/mlflow/.ready .make/apps/prefect/.ready
 BENCH_READY := .venv/.bench-ready
 MUTATE_READY := .venv/.mutate-ready
 GUIDED_READY := .venv/.guided-ready
@@ -44,7 +46,7 @@ endif
 coverage: $(READY) ## Run all tests and report branch coverage
 	$(BIN)/pytest -n 2 --cov=basicauth_mw
 
-test-system: $(SYSTEM_READY) ## Run the tests that need nginx and Chromium
+test-system: $(SYSTEM_READY) $(APPS_READY) ## Run the tests that need nginx, Chromium, Prometheus and large apps
 	@missing=; for name in $(SYSTEM_COMMANDS); do command -v $$name >/dev/null || missing="$$missing $$name"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "error: not installed:$$missing. Run:  apt-get install --no-install-recommends$$missing" >&2; exit 1; \
@@ -96,6 +98,11 @@ $(READY): $(VENV) pyproject.toml
 
 $(SYSTEM_READY): $(READY)
 	$(PIP) --group system
+	@touch $@
+
+$(APPS_READY): .make/apps/%/.ready: tests/system/real/%.txt pyproject.toml
+	$(PYTHON) -m venv --clear .make/apps/$*
+	.make/apps/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e . -r $<
 	@touch $@
 
 $(BENCH_READY): $(READY) benchmarks/requirements.txt
