@@ -22,6 +22,7 @@ class Forwarder:
 
     Attributes:
         port: The port that it listens on.
+        to: The port to which new connections are forwarded.
         network_fault: The current fault. ``cut``: open and new connections are closed. ``half-open``:
             connections are accepted and never closed, but forward nothing, even after the fault ends.
             ``truncated``: half of a reply is sent, then the connection is closed. ``garbage``: the reply is
@@ -31,7 +32,7 @@ class Forwarder:
     """
 
     def __init__(self, to: int) -> None:
-        self._to = to
+        self.to = to
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = self._listener.getsockname()[1]
         self._network_fault: NetworkFault = "none"
@@ -94,7 +95,7 @@ class Forwarder:
                 self._start(self._serve, near)
 
     def _serve(self, near: socket.socket) -> None:
-        with near, suppress(OSError), socket.create_connection(("127.0.0.1", self._to)) as far:
+        with near, suppress(OSError), socket.create_connection(("127.0.0.1", self.to)) as far:
             near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             back = threading.Thread(target=self._pump, args=(far, near, True))

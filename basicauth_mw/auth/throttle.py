@@ -160,7 +160,7 @@ class Throttle:
         return failures
 
     def merge(self, totals: Mapping[bytes, tuple[int, int]], wall_clock: float) -> None:
-        """Use the totals of all processes for drained counters.
+        """Use the totals of all processes for drained counters, unless this process has counted more.
 
         Args:
             totals: Failures in the period before, and in the current one. Periods are multiples of
@@ -171,10 +171,20 @@ class Throttle:
         start = now - wall_clock % self.period_s
         for counter, (before, within) in totals.items():
             group = self._groups.get(self._drained.get(counter, b""))
-            if group is not None and counter in group.counters:
-                within += self._new.get(counter, (b"", 0))[1]
-                group.counters[counter] = (start, before, within)
-                self._block(counter, start, before, within, now)
+            if group is None or counter not in group.counters:
+                continue
+            within += self._new.get(counter, (b"", 0))[1]
+            total = (start, before, within)
+            # The store knows fewer failures than this process if it has no room, or has lost its counts.
+            if self._weight(total, now) >= self._weight(group.counters[counter], now):
+                group.counters[counter] = total
+                self._block(counter, *total, now)
+
+    def _weight(self, counter: _Counter, now: float) -> float:
+        """The failures in the sliding window."""
+        start, before, within = counter
+        periods = (now - start) / self.period_s
+        return before * (1 - periods) + within if periods < 1 else within * max(0.0, 2 - periods)
 
     def _block(self, key: bytes, start: float, before: int, within: int, now: float) -> None:
         """Block a counter that is over the limit; never for a shorter time than before."""

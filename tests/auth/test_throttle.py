@@ -620,3 +620,18 @@ def test_long_ids_and_addresses_take_a_fixed_number_of_bytes() -> None:
         tracemalloc.stop()
 
     assert after - before < 500 * 2000
+
+
+@pytest.mark.parametrize("known", ["nothing", "this batch", "an earlier time"])
+def test_totals_that_are_too_low_do_not_replace_the_own_count(clock: Clock, known: str) -> None:
+    """The store may have no room for a counter, lose its counts, or get them from a clock that is wrong."""
+    throttle = FailureThrottle("20/minute", "", clock=clock)
+    throttle.share()
+    for _ in range(20):
+        throttle.record(*KEY)
+        clock.now += 0.1
+        for counter, count in throttle.drain("pair", 9).items():
+            total = {"nothing": (0, 0), "this batch": (0, count), "an earlier time": (1, count)}[known]
+            throttle.merge("pair", {counter: total})
+
+    assert throttle.check(*KEY) is not None

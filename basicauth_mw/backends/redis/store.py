@@ -293,6 +293,8 @@ class RedisStore:
     ) -> list[tuple[int, int]]:
         period = int(time.time() // period_s)
         (reply,) = self._replies(self._names.add_failures(limit, period_s, period, failures), retry=False)
+        if isinstance(reply, Exception):
+            self._admin.reconnect()  # there may be another master now
         if is_denied(reply):
             raise ReadOnlyBackend(f"{self._server} does not allow this user to count failures: check the ACL")
         counts = iter(self._check_type(reply, list))

@@ -110,6 +110,11 @@ def import_(
                 import_keys(keys, source, report, partial=partial, new_secrets=new_secrets)
         except BaseException as exc:
             report.echo_errors()
+            if report.not_printed is not None:
+                echo_error(
+                    f"the new secret of {report.not_printed!r} was not printed: give it another one with  "
+                    "basicauth-mw keys rotate --overlap 0"
+                )
             if report.imported or isinstance(exc, KeyboardInterrupt):
                 echo_error(
                     f"stopped after importing {count_keys(report.imported)}; the import can be repeated"
@@ -132,6 +137,7 @@ def import_(
 
 class _ConsoleReport(ImportReport):
     bar: Progress
+    not_printed: str | None = None  # the client ID of a stored key whose new secret is not printed yet
 
     def __init__(self, interrupts: Interrupts, *, as_json: bool) -> None:
         super().__init__()
@@ -149,6 +155,7 @@ class _ConsoleReport(ImportReport):
         return self._interrupts.deferred()
 
     def on_imported(self, key: Key, secret: str | None) -> None:
+        self.not_printed = key.client_id if secret is not None else None
         if self._as_json:
             shown = {}
             if secret is not None:
@@ -158,6 +165,7 @@ class _ConsoleReport(ImportReport):
             echo_json({**key_fields(key), **shown})
         elif secret is not None:
             echo(f"{escape_control(key.client_id)}:{secret}")
+        self.not_printed = None
 
     def on_refused(self, line: int, reason: str) -> None:
         super().on_refused(line, reason)

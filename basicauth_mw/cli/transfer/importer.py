@@ -10,7 +10,7 @@ give line numbers and reasons, never a secret or a hash.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -159,7 +159,7 @@ class _Importer:
         self._csv = CsvParser(backend.hasher)
         parsers = {"export": self._counter.parse, "csv": self._csv.parse, "htpasswd": parse_htpasswd}
         self._parse = self._parse_or_renew if new_secrets else parsers[source.format]
-        self._generated: dict[str, str] = {}  # secrets of the batch, by client ID
+        self._generated: dict[str, str] = {}  # secrets of the batch, by their hash
         self._batch = _Batch()
         self._hashers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "basicauth-import-hasher")
 
@@ -203,12 +203,16 @@ class _Importer:
             if key is not None:
                 self._backend.check(key)
         except InvalidKey:
-            client_id, colon, _ = text.partition(":")
+            client_id, colon, hashed = text.partition(":")
             if not colon:
                 raise
+            if hashed.startswith(("!", "*")) or not hashed.strip():
+                raise InvalidKey("the user is locked") from None
             check_new_client_id(client_id)
-            secret = self._generated.setdefault(client_id, self._backend.generate_secret())
-            key = make_key(client_id, self._backend.hash(secret))
+            secret = self._backend.generate_secret()
+            stored = self._backend.hash(secret)
+            self._generated[stored] = secret
+            key = make_key(client_id, stored)
         return key
 
     def _start_hashing(self, row: PasswordRow) -> _Entry:
@@ -226,14 +230,14 @@ class _Importer:
         report = self._report
         first_lines: dict[str | None, int] = {}
         with report.deferring():
-            problems = self._backend.add(keys)
-            report.imported += problems.count(None)  # first: reporting may fail half-way
-            outcomes = iter(problems)
+            # One by one, if reporting fails for a new secret, then no other one is lost.
+            outcomes = self._add(keys, at_once=1 if generated else BATCH)
             for (number, client_id, _), entry in zip(batch.lines, entries, strict=True):
                 problem = next(outcomes) if isinstance(entry, Key) else entry
                 first = first_lines.setdefault(client_id, number)
                 if problem is None and isinstance(entry, Key):
-                    report.on_imported(entry, generated.pop(entry.client_id, None))
+                    secret = generated.get(entry.secrets[0].hash) if generated else None
+                    report.on_imported(entry, secret)
                 elif isinstance(problem, KeyExists) and self._is_stored(entry):
                     report.unchanged += 1
                 elif isinstance(problem, KeyExists):
@@ -242,6 +246,13 @@ class _Importer:
                 else:
                     report.on_refused(number, str(problem))
             report.on_progress(batch.size)
+
+    def _add(self, keys: list[Key], *, at_once: int) -> Iterator[BasicAuthError | None]:
+        """Write the keys, and yield the problem of each."""
+        for start in range(0, len(keys), at_once):
+            problems = self._backend.add(keys[start : start + at_once])
+            self._report.imported += problems.count(None)  # first: reporting may fail half-way
+            yield from problems
 
     def _is_stored(self, entry: _Entry) -> bool:
         """Whether the same key of an export is stored, regardless of when it was last used."""

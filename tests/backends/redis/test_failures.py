@@ -13,12 +13,11 @@ from basicauth_mw.backends import FailureStore
 from basicauth_mw.backends.redis import scripts
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, ReadOnlyBackend, UnreadableRecord
-from tests.redis_server import RedisCluster, execute
+from tests.forwarder import Forwarder
+from tests.redis_server import RedisCluster, RedisServer, execute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tests.redis_server import RedisServer
 
 PERIOD_S = 3600.0
 A, B, C = (bytes([number]) * 16 for number in range(3))
@@ -122,6 +121,22 @@ def test_a_right_is_missing(deployment: RedisServer | RedisCluster, url: str, mi
         opened = stack.enter_context(closing(RedisStore(url.replace("//", "//counts:pw@", 1), deadline_s=5)))
         with pytest.raises(ReadOnlyBackend, match="does not allow this user"):
             opened.add_failures("pair", PERIOD_S, {A: 1})
+
+
+def test_another_master_is_found_after_a_failover(own_redis_server: RedisServer) -> None:
+    """An address may lead to another server, while the old one keeps its connections as a replica."""
+    with (
+        RedisServer() as new,
+        Forwarder(own_redis_server.port) as address,
+        closing(RedisStore(f"redis://127.0.0.1:{address.port}")) as opened,
+    ):
+        opened.add_failures("pair", PERIOD_S, {A: 1})
+        execute(own_redis_server, "REPLICAOF", "127.0.0.1", "1")
+        address.to = new.port
+        with pytest.raises(BackendUnavailable):
+            opened.add_failures("pair", PERIOD_S, {A: 1})
+
+        assert opened.add_failures("pair", PERIOD_S, {A: 1}) == [(0, 1)]
 
 
 def test_an_outage(own_redis_server: RedisServer) -> None:

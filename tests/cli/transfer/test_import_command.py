@@ -150,6 +150,32 @@ def test_new_secrets_for_users_whose_hash_cannot_be_imported(
     assert again.out == ("" if as_json else "imported 0 keys\n"), "no secret is changed"
 
 
+def test_a_new_secret_is_printed_only_for_the_key_that_has_it(
+    cli: Callable[..., Done], url: str, file: Path
+) -> None:
+    file.write_bytes(b"both:%s\nboth:{SHA}x\nother:{SHA}x\n" % BCRYPT)
+
+    done = cli("keys", "import", str(file), "--new-secrets")
+
+    other, last = done.out.splitlines()
+    assert works(url, *other.split(":"))
+    assert (other.partition(":")[0], last) == ("other", "imported 2 keys")
+    assert "its client ID 'both' is taken: line 1 has it too" in done.err
+
+
+@pytest.mark.parametrize("locked", ["!", "*", "", " ", "!$apr1$gVvtdYlg$x", "*{SHA}x"])
+def test_a_locked_user_gets_no_new_secret(
+    cli: Callable[..., Done], url: str, file: Path, locked: str
+) -> None:
+    file.write_bytes(b"user:%s\ngood:%s\n" % (locked.encode(), BCRYPT))
+
+    done = cli("keys", "import", str(file), "--new-secrets")
+
+    assert (done.status, done.out) == (1, "imported 1 key\n")
+    assert done.err.startswith("error: line 1: the user is locked\n")
+    assert [key.client_id for key in keys_of(url)] == ["good"]
+
+
 @pytest.mark.parametrize("content", ["a,b\n", ""])
 def test_new_secrets_are_for_htpasswd_only(cli: Callable[..., Done], file: Path, content: str) -> None:
     file.write_text(content)

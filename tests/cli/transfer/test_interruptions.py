@@ -267,3 +267,15 @@ def test_memory_does_not_grow_with_the_number_of_keys(
     many = peaks(40_000)
 
     assert all(much - little < FLAT_WITHIN_KIB for much, little in zip(many, few, strict=True)), (few, many)
+
+
+def test_a_new_secret_that_could_not_be_printed_is_named(url: str, file: Path) -> None:
+    file.write_text("".join(f"user{number}:{{SHA}}x\n" for number in range(50)))
+    with Path("/dev/full").open("wb") as full:
+        done = ended("keys", "import", str(file), "--new-secrets", "--backend", url, stdout=full)
+
+    assert done.status == 1
+    named, *_ = done.err.splitlines()
+    assert named.startswith("the new secret of 'user0' was not printed")
+    assert "keys rotate" in named
+    assert [key.client_id for key in keys_of(url)] == ["user0"], "no other secret is lost"
