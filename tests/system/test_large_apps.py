@@ -29,6 +29,15 @@ ENVIRONMENTS = {
 }
 
 
+def test_the_documented_versions_are_installed() -> None:
+    """docs/apps.md names them; another version is a separate change."""
+    document = (ROOT / "docs" / "apps.md").read_text().lower()
+    for name in ENVIRONMENTS:
+        requirements = (ROOT / "tests" / "system" / "real" / f"{name}.txt").read_text()
+        (pinned,) = [line for line in requirements.splitlines() if line.startswith(f"{name}==")]
+        assert pinned.replace("==", " ") in document
+
+
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_an_app_and_its_client(name: str, tmp_path: Path) -> None:
     """See ``main`` of the script."""
