@@ -299,7 +299,7 @@ class Authenticator(Generic[R]):
     def timeout_response(self, request: R, timeout_s: float) -> Response:
         """The response if the app started none within ``timeout_s`` seconds; logs it."""
         request_id = self.request_id(request)
-        logger.error("the app started no response within %g s request_id=%s", timeout_s, request_id)
+        logger.error("the app did not start its response within %g s request_id=%s", timeout_s, request_id)
         return self._render(request, TIMEOUT, request_id)
 
     def request_id(self, request: R) -> str:

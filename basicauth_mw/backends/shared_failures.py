@@ -1,9 +1,10 @@
 """Share counts of failed requests between processes, through a store that can count them.
 
-Each process counts a failure at once, in ``auth.throttle``. One thread then adds the new failures to the
-counts in the store, and gets the totals of all processes. No request waits for it. The thread sends without a
-delay, and what fails meanwhile is its next batch. So other processes get to know a failure with their own
-next one, about a round trip later. While the store does not count, each process counts alone.
+Each process counts a failure immediately, in ``auth.throttle``. One thread then adds the new failures to the
+counts in the store, and receives the totals of all processes. No request waits for it. The thread sends
+without a delay, and failures in the meantime form its next batch. A process learns about the failures of
+others when it reports its own next one, about a round trip later. While the store cannot count, each process
+counts separately.
 """
 
 from __future__ import annotations
@@ -96,9 +97,9 @@ class SharedFailures:
         except ReadOnlyBackend as exc:
             if not self._logged:
                 self._logged = True
-                logger.info("failed requests are counted in each process alone: %s", exc)
+                logger.info("each process counts its failed requests separately: %s", exc)
             return _DENIED_PAUSE_S
         except Exception as exc:
-            logger.debug("failed requests are counted in this process alone for now (%s)", type(exc).__name__)
+            logger.debug("failed requests are counted in this process only, for now (%s)", type(exc).__name__)
             return _OUTAGE_PAUSE_S
         return 0.0

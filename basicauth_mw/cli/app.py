@@ -79,7 +79,7 @@ def root(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Manage API keys for HTTP Basic authentication."""
+    """Manage API keys."""
     remember_backend(ctx, backend)
     if log_config is not None:
         configure_logging(log_config)

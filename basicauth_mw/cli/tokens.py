@@ -40,9 +40,9 @@ def curl(
     secret_stdin: SecretStdin = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print a curl command for a request with a key, by the first scheme of BASICAUTH_SCHEMES.
+    """Print a curl command that sends a key.
 
-    Prompts for the secret unless --secret-stdin is given.
+    It uses the first scheme of BASICAUTH_SCHEMES. Prompts for the secret unless --secret-stdin is given.
     """
     _check_url(url)
     secret = _read_secret(from_stdin=secret_stdin)
@@ -66,7 +66,7 @@ def curl_command(url: str, client_id: str, secret: str, *options: str) -> str:
 
 
 def credential_header(client_id: str, secret: str) -> tuple[str, str]:
-    """Return the header that sends a key by the first scheme of ``BASICAUTH_SCHEMES``."""
+    """Return the header that sends a key, for the first scheme of ``BASICAUTH_SCHEMES``."""
     scheme = Settings.from_env().schemes[0]
     authorization = encode_basic(client_id, secret)
     if scheme == "basic":

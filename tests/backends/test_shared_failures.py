@@ -157,7 +157,7 @@ def test_a_process_without_the_right_does_not_ask_again(
     assert first.is_blocked()
     assert store.calls == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "failed requests are counted in each process alone: not allowed"
+        "each process counts its failed requests separately: not allowed"
     ]
 
 
