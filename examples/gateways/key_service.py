@@ -1,6 +1,6 @@
-"""The key service with Prometheus metrics on a port of their own, which the gateway does not reach.
+"""The key service with Prometheus metrics on a separate port, which the gateway does not expose.
 
-BASICAUTH_BACKEND=sqlite:////var/lib/keys.db METRICS_PORT=9100 uvicorn key_service:app --port 9000
+BASICAUTH_BACKEND=sqlite:////var/lib/keys/keys.db METRICS_PORT=9100 uvicorn key_service:app --port 9000
 """
 
 import os

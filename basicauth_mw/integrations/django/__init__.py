@@ -4,7 +4,7 @@
 
     INSTALLED_APPS = [..., "basicauth_mw.integrations.django"]      # for the checks
     MIDDLEWARE = ["basicauth_mw.integrations.django.BasicAuthMiddleware", ...]
-    BASICAUTH_BACKEND = "sqlite:////var/lib/keys.db"
+    BASICAUTH_BACKEND = "sqlite:////var/lib/keys/keys.db"
 """
 
 from .middleware import BasicAuthMiddleware as BasicAuthMiddleware
