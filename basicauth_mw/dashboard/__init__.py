@@ -11,7 +11,7 @@ for _module in ("jinja2", "starlette"):
     require(_module, extra="dashboard")
 
 from .asgi import dashboard  # noqa: E402
-from .strings import ADMIN_SCOPE  # noqa: E402
+from .strings import ADMIN_SCOPE, READ_SCOPE  # noqa: E402
 from .wsgi import wsgi_dashboard  # noqa: E402
 
-__all__ = ["ADMIN_SCOPE", "dashboard", "wsgi_dashboard"]
+__all__ = ["ADMIN_SCOPE", "READ_SCOPE", "dashboard", "wsgi_dashboard"]

@@ -18,7 +18,6 @@ from ..settings import Settings
 from .handlers import Handlers
 from .problems import PageProblem, to_page_problem
 from .responses import STYLE_SOURCE, security_headers, see_other, static_file
-from .strings import ADMIN_SCOPE
 from .templates import render_template
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class DashboardApp:
             response: Response = see_other(request.link("/"))
         elif request.path.startswith("/static/"):
             response = static_file(request)
-        elif ADMIN_SCOPE not in request.principal.scopes:
+        elif not request.may_read:
             is_switch = request.path == "/switch"  # a 401 makes the browser ask for other credentials
             status, headers = (401, {"WWW-Authenticate": self._challenge}) if is_switch else (403, {})
             response = self._handlers.page(request, "forbidden.html", status, headers=headers)
@@ -94,6 +93,8 @@ class DashboardApp:
         for route in self.routes:
             match, _ = route.matches(request.scope)
             if match is Match.FULL:
+                if route in self._handlers.changing and not request.may_change:
+                    raise PageProblem(403, "may-only-read")
                 if request.method == "POST":
                     request.check_form()
                 return route.endpoint

@@ -65,8 +65,9 @@ def dashboard(
 ) -> ASGIDashboard:
     """Make the dashboard as an ASGI app: ``app.mount("/keys", dashboard(backend=...))``.
 
-    It has a separate middleware over the same keys, and is open to keys with the scope ``basicauth:admin``
-    only. Settings that would let requests bypass it, such as ``exclude``, have no effect.
+    It has a separate middleware over the same keys. Keys with the scope ``basicauth:admin`` can change keys
+    in it, and those with ``basicauth:read`` can look; it is closed to all others. Settings that would let
+    requests bypass it, such as ``exclude``, have no effect.
 
     Args:
         backend: Holds the keys: a URL, a ``Backend`` from ``open_backend``, or a store; None:

@@ -49,10 +49,11 @@ class Handlers:
         self._openapi = openapi
         self._scheme = scheme
         self.writable = isinstance(backend.store, Store)
+        self.changing = self._changing_routes() if self.writable else []
 
     def routes(self) -> list[Route]:
         """Return all routes; those that change keys only if the backend is writable."""
-        routes = [
+        reading = [
             Route("/", self.list_keys),
             Route("/key", self.show_key),
             Route("/call", self.call),
@@ -60,12 +61,14 @@ class Handlers:
             Route("/activity", self.activity),
             Route("/switch", self.switch),
         ]
-        if self.writable:
-            routes += [Route("/new", self.new), Route("/new", self.create, methods=["POST"])]
-            for action in ACTIONS:
-                submit = self.rotate if action == "rotate" else partial(self.apply, action)
-                routes.append(Route(f"/key/{action}", partial(self.confirm, action)))
-                routes.append(Route(f"/key/{action}", submit, methods=["POST"]))
+        return reading + self.changing
+
+    def _changing_routes(self) -> list[Route]:
+        routes = [Route("/new", self.new), Route("/new", self.create, methods=["POST"])]
+        for action in ACTIONS:
+            submit = self.rotate if action == "rotate" else partial(self.apply, action)
+            routes.append(Route(f"/key/{action}", partial(self.confirm, action)))
+            routes.append(Route(f"/key/{action}", submit, methods=["POST"]))
         return routes
 
     def page(
@@ -79,7 +82,12 @@ class Handlers:
     ) -> Response:
         """Render a page; ``problem``, if any, gives the status."""
         markup = render_template(
-            template, request=request, writable=self.writable, problem=problem, **context
+            template,
+            request=request,
+            writable=self.writable and request.may_change,
+            may_create=self.writable,
+            problem=problem,
+            **context,
         )
         body = markup.encode("utf-8", "backslashreplace")  # foreign records may hold lone surrogates
         status = problem.status if problem else status

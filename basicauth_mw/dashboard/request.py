@@ -12,6 +12,7 @@ from starlette.requests import Request
 from ..auth.request_adapters import PRINCIPAL
 from ..keys.model import utcnow
 from .problems import PageProblem
+from .strings import ADMIN_SCOPE, READ_SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,6 +57,16 @@ class DashboardRequest(Request):
         self.path = path[len(root) :] if path == root or path.startswith(f"{root}/") else path
         self._root = root.rstrip("/")
         self.subject = ""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether the caller may change keys."""
+        return ADMIN_SCOPE in self.principal.scopes
+
+    @property
+    def may_read(self) -> bool:
+        """Whether the caller may see keys."""
+        return self.may_change or READ_SCOPE in self.principal.scopes
 
     @property
     def origin(self) -> str:

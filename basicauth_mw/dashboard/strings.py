@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 ADMIN_SCOPE: Final = "basicauth:admin"
+READ_SCOPE: Final = "basicauth:read"
 
 # Shown while the page has no credentials. They need no quoting in any language.
 TOKEN: Final = "YOUR_TOKEN"  # noqa: S105 - a placeholder

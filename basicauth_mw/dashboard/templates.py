@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from ..keys.escaping import escape_control
 from .responses import STYLE, VERSION
-from .strings import ADMIN_SCOPE, LIFETIMES, OVERLAPS, TOKEN
+from .strings import ADMIN_SCOPE, LIFETIMES, OVERLAPS, READ_SCOPE, TOKEN
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -74,6 +74,7 @@ environment.filters.update(
 )
 environment.globals.update(
     ADMIN_SCOPE=ADMIN_SCOPE,
+    READ_SCOPE=READ_SCOPE,
     LIFETIMES=LIFETIMES,
     OVERLAPS=OVERLAPS,
     render=render_template,  # returns text that pages must escape, so not Jinja's include

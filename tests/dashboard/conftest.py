@@ -97,6 +97,7 @@ def render_page(template: str, **context: Any) -> str:
         template,
         request=a_request(),
         writable=True,
+        may_create=True,
         **{"deleted": "", "problem": None, "listable": True, **context},
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from basicauth_mw import Backend, Key, Settings, encode_basic, open_backend
 from basicauth_mw.backends.memory import MemoryStore
-from basicauth_mw.dashboard import ADMIN_SCOPE
+from basicauth_mw.dashboard import ADMIN_SCOPE, READ_SCOPE
 from basicauth_mw.errors import BackendUnavailable
 from basicauth_mw.keys.generated_secrets import generate
 from tests.dashboard.conftest import BASE, Visitor
@@ -201,3 +201,48 @@ def test_a_backend_that_only_looks_up_keys(visitor: Callable[..., Visitor], back
     assert "cannot list" in admin.get("/").text
     assert "cannot list" in admin.get("/activity").text
     assert "boss" in admin.get("/key", id="boss").text
+
+
+def test_a_reader_sees_everything_and_changes_nothing(
+    visitor: Callable[..., Visitor], backend: Backend, routes: list[str]
+) -> None:
+    """No page has a button that changes a key, and no method of any route changes one."""
+    key = backend.create(client_id="ci", name="Acme")
+    reader = visitor(READ_SCOPE)
+
+    def keys() -> list[object]:
+        return [(each.client_id, each.version) for each in backend.iter_keys()]
+
+    before = keys()
+    for path in ("/", "/key?id=ci", "/call", "/activity"):
+        page = reader.get(path)
+        assert page.status_code == 200, path
+        assert "/new" not in page.text
+        assert "/key/" not in page.text
+    assert "Acme" in reader.get("/").text
+    assert "Your key can only look" in reader.get("/").text
+    assert "basicauth-mw keys create" in reader.get("/").text
+    changing = [path for path in routes if path == "/new" or path.startswith("/key/")]
+    assert len(changing) > 4
+    for path in changing:
+        for method in ("GET", "POST"):
+            refused = reader.request(
+                method, f"{path}?id=ci", headers={"Sec-Fetch-Site": "same-origin", "Origin": BASE}
+            )
+            assert refused.status_code == 403, (method, path)
+            assert "scope basicauth:admin" in refused.text
+    assert keys() == before
+    assert key.client_id == "ci"
+
+
+def test_a_reader_who_becomes_an_administrator_sees_the_buttons(
+    visitor: Callable[..., Visitor], backend: Backend
+) -> None:
+    issued = backend.create(client_id="me", scopes=[READ_SCOPE])
+    person = visitor(authorization=issued.authorization)
+    assert "/new" not in person.get("/").text
+
+    backend.update("me", scopes=[ADMIN_SCOPE])
+    assert "/new" in person.get("/").text
+    backend.update("me", scopes=["other"])
+    assert person.get("/").status_code == 403

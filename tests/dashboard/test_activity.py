@@ -37,6 +37,7 @@ def activity(totals: dict[str, int]) -> str:
         "activity.html",
         request=a_request(),
         writable=True,
+        may_create=True,
         refusals=Snapshot(utcnow() - timedelta(hours=2), totals, (0,) * 58 + (1, 2)),
         keys=[],
         cursor=Cursor(),
