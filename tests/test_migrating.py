@@ -201,6 +201,7 @@ def test_flask(site: Site, state: str) -> None:
     write_files(site.folder, section(chapter, state))
     if state == "After":
         run_steps(site, chapter)
+    add_view_of_either_role(site, state)
 
     with site.serving(FLASK) as client:
         ci, editor = ("ci", "correct horse"), ("editor", "battery staple")
@@ -213,11 +214,32 @@ def test_flask(site: Site, state: str) -> None:
         assert client.get("/api/feed").json() == {"for": "everyone"}
         assert_refuses_strangers(client, "GET", "/api/me")
         assert_refuses_strangers(client, "POST", "/api/reports")
+        either = [client.get("/api/either", auth=auth).status_code for auth in (ci, editor)]
+        assert either == [403, 200]
         wrong = client.get("/api/feed", auth=("ci", "wrong"))
         if state == "Before":
             assert wrong.json() == {"for": "everyone"}
         else:
             assert wrong.status_code == 401
+
+
+def add_view_of_either_role(site: Site, state: str) -> None:
+    """Add a view with the code that the table has for a list of roles."""
+    table = section("Flask-HTTPAuth", "Steps")
+    ((roles, condition),) = re.findall(r"`(role=.+)`: one of them \| `(if .+)` in the view", table)
+    decorator, statement = (
+        (f"@auth.login_required({roles})", "") if state == "Before" else ("", f"    {condition}")
+    )
+    lines = [
+        "from basicauth_mw import InsufficientScope",
+        '@app.get("/api/either")',
+        decorator,
+        "def either():",
+        statement,
+        "    return {}",
+    ]
+    with (site.folder / "app.py").open("a") as app:
+        app.write("\n".join(lines))
 
 
 def test_hashes_of_werkzeug_are_refused(site: Site) -> None:
@@ -358,6 +380,8 @@ def check_rest_framework(client: httpx.Client, tokens: dict[str, str], *, old: b
         wrong = {"X-API-Key": encode("ci:wrong")}
         assert client.get("/api/me", auth=("ci", passwords["ci"]), headers=wrong).status_code == 401
     if old and new:
+        found = [client.get(path, auth=("ci", passwords["ci"])) for path in ("/api/", "/api", "/api/;/me")]
+        assert [each.status_code for each in found] == [404, 401, 401], "optional paths match narrowly"
         both = client.get("/api/me", auth=("ci", passwords["ci"]), headers={"X-API-Key": tokens["ci"]})
         assert both.status_code == 200
 
