@@ -306,14 +306,17 @@ class Authenticator(Generic[R]):
         """The id for the response and the log."""
         return request_id_of(self._adapter.header(request, "x-request-id"))
 
-    def _render(self, request: R, problem: Problem, request_id: str) -> Response:
-        value = self.challenges
+    def challenges_for(self, request: R) -> tuple[str, ...]:
+        """The values of the WWW-Authenticate headers of a 401."""
         if self.settings.challenge == "navigations":
             # Fetch Metadata: only a navigation may open the browser's password dialog.
             mode = self._adapter.header(request, "sec-fetch-mode")
             if mode is not None and mode != "navigate":
-                value = self._quiet_challenges
-        return render(problem, request_id=request_id, challenges=value)
+                return self._quiet_challenges
+        return self.challenges
+
+    def _render(self, request: R, problem: Problem, request_id: str) -> Response:
+        return render(problem, request_id=request_id, challenges=self.challenges_for(request))
 
     # --- life cycle
 

@@ -42,8 +42,9 @@ def view_with(*permissions: Any) -> Any:
         permission_classes = permissions
         schema = AutoSchema()
 
-        def get(self, _request: Request) -> Response:
+        def get(self, request: Request) -> Response:
             """Read it."""
+            self.check_object_permissions(request, "an object")
             return Response("read")
 
         def post(self, _request: Request) -> Response:
@@ -61,6 +62,7 @@ class Urls:
         route("not", view_with(IsAuthenticated & ~HasScopes("write"))),
         route("optional", view_with(HasScopes("read"))),
         route("anyone", view_with(AllowAny)),
+        route("joined", view_with(HasScopes("read") & (HasScopes("write") & IsRead))),
     )
 
 
@@ -87,6 +89,7 @@ def send(method: str, path: str, authorization: str | None) -> Any:
         ("post", "/either", 403),
         ("get", "/not", 200),
         ("get", "/optional", 200),
+        ("get", "/joined", 403),
     ],
 )
 def test_scopes_as_permissions(method: str, path: str, status: int, authorization: str) -> None:
@@ -104,6 +107,15 @@ def test_an_anonymous_caller_gets_a_401(authorization: str) -> None:
 
     assert response.status_code == 401
     assert response["WWW-Authenticate"] == 'Basic realm="api", charset="UTF-8"'
+
+
+@pytest.mark.parametrize(("mode", "scheme"), [("cors", "xBasic"), ("navigate", "Basic"), (None, "Basic")])
+def test_the_challenge_opens_no_dialog_for_scripts(authorization: str, mode: str | None, scheme: str) -> None:
+    headers = {} if mode is None else {"sec-fetch-mode": mode}
+    with override_settings(BASICAUTH_CHALLENGE="navigations"):
+        response = Client().get("/optional", headers=headers)
+
+    assert (response.status_code, response["WWW-Authenticate"].partition(" ")[0]) == (401, scheme)
 
 
 @pytest.mark.parametrize("scopes", [(), ("two words",), ("",)])
@@ -131,7 +143,8 @@ def test_the_document(version: str, scopes: list[str], monkeypatch: pytest.Monke
             "description": TOKEN,
         },
     }
-    assert document["paths"]["/both"]["get"]["security"] == [{"HTTPBearer": scopes}, {"x-api-key": scopes}]
+    for path in ("/both", "/joined"):
+        assert document["paths"][path]["get"]["security"] == [{"HTTPBearer": scopes}, {"x-api-key": scopes}]
     assert document["paths"]["/anyone"]["get"]["security"] == [
         {"HTTPBearer": []},
         {"x-api-key": []},

@@ -201,6 +201,7 @@ class BasicAuthMiddleware:
         if isinstance(decision, Deny):
             return _to_django(request, self.authenticator.refusal_response(request, decision))
         request.principal = decision.principal  # type: ignore[attr-defined]
+        request.basicauth_authenticator = self.authenticator  # type: ignore[attr-defined]
         if self.authenticator.settings.set_user:
             # They do not come from a verified key, and RemoteUserMiddleware would trust them.
             for name in ("REMOTE_USER", "AUTH_TYPE"):

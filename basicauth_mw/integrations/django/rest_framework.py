@@ -12,12 +12,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...auth.schemes import challenges
 from ...keys.model import Principal
 from .._common import check_scopes_arg, require_framework
-from .middleware import read_configuration
 
 with require_framework("rest_framework", "djangorestframework"):
     from rest_framework.authentication import BaseAuthentication
@@ -26,6 +24,8 @@ with require_framework("rest_framework", "djangorestframework"):
 if TYPE_CHECKING:
     from rest_framework.request import Request
     from rest_framework.views import APIView
+
+    from ...auth.authenticator import Authenticator
 
 __all__ = ["ApiUser", "HasScopes", "PrincipalAuthentication"]
 
@@ -93,8 +93,9 @@ class PrincipalAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         """The challenges. Without one, REST framework would respond with 403 instead of 401."""
-        _, ours = read_configuration()
-        return ", ".join(challenges(ours.schemes, ours.realm))
+        proxy: Any = request  # of Django's request
+        authenticator: Authenticator[Any] = proxy.basicauth_authenticator
+        return ", ".join(authenticator.challenges_for(request))
 
 
 def HasScopes(*scopes: str) -> type[BasePermission]:  # noqa: N802 - it makes a class
@@ -127,3 +128,7 @@ class _HasScopes(BasePermission):
     def has_permission(self, request: Request, view: APIView) -> bool:
         principal = getattr(request, "principal", None)
         return isinstance(principal, Principal) and principal.scopes.issuperset(self.required_scopes)
+
+    def has_object_permission(self, request: Request, view: APIView, obj: object) -> bool:
+        # Without it, every object would be allowed: wrong in ``~HasScopes(...)``.
+        return self.has_permission(request, view)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.settings import spectacular_settings
+from rest_framework.permissions import AND
 
 from .._openapi import security_schemes
 from .middleware import read_configuration
@@ -33,13 +34,17 @@ class PrincipalAuthenticationScheme(OpenApiAuthenticationExtension):  # type: ig
 
     def get_security_requirement(self, auto_schema: AutoSchema) -> list[dict[str, list[Any]]]:
         """One alternative for each scheme; from OpenAPI 3.1 on with the scopes that the view requires."""
-        required = {
-            scope
-            for permission in auto_schema.view.get_permissions()
-            for scope in getattr(permission, "required_scopes", ())
-        }
+        required: set[str] = set().union(*map(_required_scopes, auto_schema.view.get_permissions()))
         has_scopes = not str(spectacular_settings.OAS_VERSION).startswith("3.0")
         return [{name: sorted(required) if has_scopes else []} for name in self._schemes()]
 
     def _schemes(self) -> dict[str, dict[str, Any]]:
         return security_schemes(read_configuration()[1].schemes)
+
+
+def _required_scopes(permission: Any) -> set[str]:
+    """The scopes that a permission always requires; those of ``|`` and ``~`` cannot be documented."""
+    if isinstance(permission, AND):
+        both: Any = permission  # its operands are not typed
+        return _required_scopes(both.op1) | _required_scopes(both.op2)
+    return set(getattr(permission, "required_scopes", ()))
