@@ -101,7 +101,7 @@ $(SYSTEM_READY): $(READY)
 	@touch $@
 
 $(APPS_READY): .make/apps/%/.ready: tests/system/real/%.txt pyproject.toml
-	$(PYTHON) -m venv --clear .make/apps/$*
+	$(PYTHON) -m venv .make/apps/$*
 	.make/apps/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e . -r $<
 	@touch $@
 
