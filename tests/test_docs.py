@@ -160,6 +160,15 @@ def test_python_block_runs(code: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_commands_that_set_keys_select_the_backend() -> None:
+    """A command with ``BASICAUTH_KEYS`` works in a shell that has exported another ``BASICAUTH_BACKEND``."""
+    lines = [line for path in DOCS for line in path.read_text().splitlines()]
+    commands = [line for line in lines if re.search(r"BASICAUTH_KEYS=.*(uvicorn|flask run)", line)]
+
+    assert len(commands) >= 4
+    assert all("BASICAUTH_BACKEND=env: " in command for command in commands)
+
+
 def test_first_screen(tmp_path: Path) -> None:
     """The README's first three blocks work as shown: a key, an app, a 200, and a 401 with its body."""
     (_, install), (_, app), (_, requests) = BLOCK.findall(README)[:3]
