@@ -148,8 +148,7 @@ def test_htpasswd(site: Site) -> None:
 
     printed = site.run(second, status=1)
     assert "'alice' is taken" in printed, "it is reported and unchanged"
-    *new, last = (site.folder / "new-secrets.txt").read_text().splitlines()
-    assert last == "imported 2 keys"
+    new = (site.folder / "new-secrets.txt").read_text().splitlines()
     secrets = dict(line.split(":") for line in new)
     assert secrets.keys() == {"bob", "carol"}
 

@@ -129,7 +129,8 @@ def import_(
     report.echo_errors()
     if not as_json:
         unchanged = f"; already present: {report.unchanged}" if report.unchanged else ""
-        echo(f"imported {count_keys(report.imported)}{unchanged}")
+        # Stdout has nothing but the new secrets, if there are any.
+        echo(f"imported {count_keys(report.imported)}{unchanged}", err=new_secrets)
     if report.refused:
         lines = "1 line was" if report.refused == 1 else f"{report.refused} lines were"
         raise CommandError(f"{lines} not imported, see above")

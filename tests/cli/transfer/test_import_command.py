@@ -123,14 +123,11 @@ def test_new_secrets_for_users_whose_hash_cannot_be_imported(
     done = cli("keys", "import", str(file), "--new-secrets", *(["--json"] if as_json else []))
 
     assert done.status == 1
-    assert [line.partition(": ")[2].partition(":")[0] for line in done.err.splitlines()[:-1]] == [
-        "line 7",
-        "line 8",
-        "line 9",
-    ]
+    refused = [line for line in done.err.splitlines() if ": line " in line]
+    assert [line.split(": ")[1] for line in refused] == ["line 7", "line 8", "line 9"]
     assert "its client ID 'sha' is taken: line 4 has it too" in done.err
     assert CANARY not in done.err + done.out
-    *lines, last = done.out.splitlines() if not as_json else [*done.out.splitlines(), ""]
+    lines = done.out.splitlines()
     if as_json:
         printed = [json.loads(line) for line in lines]
         assert [each["client_id"] for each in printed] == ["good", "apr", "sha", "plain", "costly"]
@@ -140,14 +137,14 @@ def test_new_secrets_for_users_whose_hash_cannot_be_imported(
             encode_basic(each["client_id"], each["secret"]) == each["authorization"] for each in printed[1:]
         )
     else:
-        assert last == "imported 5 keys"
+        assert "imported 5 keys" in done.err.splitlines()
         secrets = dict(line.split(":") for line in lines)
     assert list(secrets) == ["apr", "sha", "plain", "costly"]
     for client_id, secret in secrets.items():
         assert works(url, client_id, secret)
 
     again = cli("keys", "import", str(file), "--new-secrets", *(["--json"] if as_json else []))
-    assert again.out == ("" if as_json else "imported 0 keys\n"), "no secret is changed"
+    assert again.out == "", "no secret is changed"
 
 
 def test_a_new_secret_is_printed_only_for_the_key_that_has_it(
@@ -157,9 +154,10 @@ def test_a_new_secret_is_printed_only_for_the_key_that_has_it(
 
     done = cli("keys", "import", str(file), "--new-secrets")
 
-    other, last = done.out.splitlines()
+    (other,) = done.out.splitlines()
     assert works(url, *other.split(":"))
-    assert (other.partition(":")[0], last) == ("other", "imported 2 keys")
+    assert other.partition(":")[0] == "other"
+    assert "imported 2 keys" in done.err.splitlines()
     assert "its client ID 'both' is taken: line 1 has it too" in done.err
 
 
@@ -171,8 +169,8 @@ def test_a_locked_user_gets_no_new_secret(
 
     done = cli("keys", "import", str(file), "--new-secrets")
 
-    assert (done.status, done.out) == (1, "imported 1 key\n")
-    assert done.err.startswith("error: line 1: the user is locked\n")
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("error: line 1: the user is locked\nimported 1 key\n")
     assert [key.client_id for key in keys_of(url)] == ["good"]
 
 
