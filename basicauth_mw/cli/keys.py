@@ -51,7 +51,7 @@ def list_keys(
     after: Annotated[str, typer.Option(metavar="ID", help="Only IDs after this one.")] = "",
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Maximum number of keys.")] = None,
     name: Annotated[
-        str, typer.Option(metavar="TEXT", help="Only keys with this text in the name or ID, in any case.")
+        str, typer.Option(metavar="PART", help="Only keys with this text in the name or ID, in any case.")
     ] = "",
     state: Annotated[
         str | None,
