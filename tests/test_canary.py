@@ -35,7 +35,7 @@ from basicauth_mw.errors import BasicAuthError
 from basicauth_mw.keys.generated_secrets import generate
 from tests.asgi import helpers as asgi_helpers
 from tests.redis_server import RedisServer
-from tests.waiting import listens, wait_until
+from tests.waiting import free_port, listens, wait_until
 from tests.wsgi import helpers as wsgi_helpers
 
 if TYPE_CHECKING:
@@ -618,8 +618,7 @@ def test_no_debugged_server_shows_a_secret(tmp_path: Path) -> None:
     with open_backend(url, settings=Settings(), create=True) as backend:
         for client_id, secret in (("generated", GENERATED), ("password", PASSWORD)):
             backend.create(client_id=client_id, secret=secret)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     log = tmp_path / "log"
     with log.open("wb") as output:
         server = Watched(

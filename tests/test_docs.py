@@ -21,6 +21,7 @@ from basicauth_mw import errors
 from basicauth_mw.auth.authenticator import _AUDITED
 from basicauth_mw.keys.generated_secrets import PATTERN, SecretShape, classify, generate
 from basicauth_mw.settings import FIELDS, SettingField
+from tests.waiting import free_port
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -199,8 +200,7 @@ def test_first_screen(tmp_path: Path) -> None:
         re.search(rf"\b{form}\b", printed)[0] for form in ("id_[0-9A-Za-z]{12}", "sk_[0-9A-Za-z]{49}")
     )
     assert re.fullmatch(PATTERN, environ["SECRET"])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     serve, *rest = requests.splitlines()
     assert serve == "$ uvicorn app:app &"
     server = subprocess.Popen(

@@ -45,7 +45,7 @@ SOURCES = {
     "example-quart": example("quart_app"),
 }
 # Arguments of ``python -m`` that load a file app.py.
-FASTAPI_RUN = ("fastapi_cli", "run", "app.py", "--port={port}")
+FASTAPI_RUN = ("fastapi_cli", "run", "app.py", "--host=127.0.0.1", "--port={port}")
 FASTAPI_DEV = ("fastapi_cli", "dev", "app.py", "--port={port}", "--no-reload")
 FLASK_RUN = ("flask", "run", "--port={port}")
 UVICORN = ("uvicorn", "app:app", "--port={port}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,10 +37,15 @@ def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> Non
 
 
 def free_port() -> int:
-    """A free port on 127.0.0.1."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
+    """A free port on 127.0.0.1.
+
+    It is below the ephemeral ports of Linux, so that no outgoing connection takes it, and below those of the
+    Redis servers.
+    """
+    while True:
+        port = random.randrange(10_000, 12_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def listens(port: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 from types import ModuleType
@@ -35,7 +34,7 @@ from basicauth_mw.integrations.django import wrap_asgi
 from basicauth_mw.integrations.django.checks import check_deployment, check_settings
 from tests.asgi.helpers import call, connect, http_scope, websocket_scope
 from tests.servers.conftest import LIMIT_S, ROOT
-from tests.waiting import listens, wait_until
+from tests.waiting import free_port, listens, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,8 +234,7 @@ def test_allow_preflight_is_warned_about_at_deployment() -> None:
 @pytest.fixture(scope="module", params=["uvicorn", "daphne"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a server that serves ``channels_site``."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     command = {"uvicorn": ["--port", str(port)], "daphne": ["-b", "127.0.0.1", "-p", str(port)]}[
         request.param
     ]

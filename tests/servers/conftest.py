@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.waiting import listens, wait_until
+from tests.waiting import free_port, listens, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,8 +93,7 @@ def servers(directory: Path) -> Iterator[Callable[..., Served]]:
     with ExitStack() as stack:
 
         def start(name: str, **settings: str) -> Served:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port: int = free.getsockname()[1]
+            port = free_port()
             module, app, *options = {**SERVERS, **WORKERS, **OTHERS}[name]
             where = {
                 "uvicorn": [f"--port={port}", "--log-level=warning"],
