@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import fastmcp
@@ -43,7 +44,9 @@ class Notifications:
 
 
 def run(work: Any) -> None:
-    asyncio.run(asyncio.wait_for(work, LIMIT_S))
+    """Run a coroutine in a thread, since Playwright leaves an event loop running in that of the tests."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, asyncio.wait_for(work, LIMIT_S)).result()
 
 
 @MODES
