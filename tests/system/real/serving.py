@@ -132,7 +132,7 @@ def check_life_of_a_key(keys: Backend, use: Callable[[Key], object], refusal: ty
     use(old)  # until the end of the overlap
     keys.rotate(old.client_id, overlap_s=0)
     wait_until(lambda: is_refused(new))
-    assert is_refused(old)
+    wait_until(lambda: is_refused(old))  # one may be cached for 250 ms, and the other not at all
 
     last = keys.rotate(old.client_id)
     newest = Key(last.client_id, last.secret)
