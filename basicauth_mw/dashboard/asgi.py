@@ -66,7 +66,7 @@ def dashboard(
     """Make the dashboard as an ASGI app: ``app.mount("/keys", dashboard(backend=...))``.
 
     It has a separate middleware over the same keys. Keys with the scope ``basicauth:admin`` can change keys
-    in it, and those with ``basicauth:read`` can look; it is closed to all others. Settings that would let
+    in it, and those with ``basicauth:read`` can read them; all others are refused. Settings that would let
     requests bypass it, such as ``exclude``, have no effect.
 
     Args:

@@ -220,7 +220,7 @@ def test_a_reader_sees_everything_and_changes_nothing(
         assert "/new" not in page.text
         assert "/key/" not in page.text
     assert "Acme" in reader.get("/").text
-    assert "Your key can only look" in reader.get("/").text
+    assert "Your key has read-only access" in reader.get("/").text
     assert "basicauth-mw keys create" in reader.get("/").text
     changing = [path for path in routes if path == "/new" or path.startswith("/key/")]
     assert len(changing) > 4
