@@ -230,7 +230,7 @@ class _Importer:
         report = self._report
         first_lines: dict[str | None, int] = {}
         with report.deferring():
-            # One by one, if reporting fails for a new secret, then no other one is lost.
+            # New secrets are written one by one: if one cannot be printed, no other is lost.
             outcomes = self._add(keys, at_once=1 if generated else BATCH)
             for (number, client_id, _), entry in zip(batch.lines, entries, strict=True):
                 problem = next(outcomes) if isinstance(entry, Key) else entry
