@@ -42,6 +42,7 @@ async def find(quick: bool) -> Outcome:
         f"{OURS}, exclude": (ours(bare, exclude=("/health", "/docs/*")), "bare"),
         f"{OURS}, include": (ours(bare, include=("/*",)), "bare"),
         f"{OURS}, optional": (ours(bare, optional=("/feed", "/public/*")), "bare"),
+        f"{OURS}, three schemes": (ours(bare, schemes=("basic", "bearer", "header:x-api-key")), "bare"),
         STARLETTE: (starlette_middleware(bare), "bare"),
         BASE_HTTP: (base_http(bare), "bare"),
         OURS_FASTAPI: (ours(api), "FastAPI"),

@@ -31,7 +31,7 @@ from ..keys.generated_secrets import ID_PREFIX, generate
 from ..keys.model import ANONYMOUS, Decision, Deny
 from .cache import VerificationCache
 from .configuration import resolve
-from .path_rules import PathRules
+from .path_rules import PathRules, open_folders
 from .problems import TIMEOUT, Problem, Response, is_refusal, render, request_id_of, to_problem, unwrap_group
 from .refusal_stats import refusal_stats
 from .runner import arun, run
@@ -132,6 +132,10 @@ class Authenticator(Generic[R]):
             weakref.finalize(self, self.backend.close)
         for rule in self._paths.describe():
             logger.info("%s", rule)
+        for entry, folder in open_folders(settings.include):
+            logger.warning(
+                "include has %r, which leaves the paths below it open; add %r to protect them", entry, folder
+            )
 
     # --- before the app
 

@@ -164,6 +164,18 @@ def test_the_rules_are_logged_at_startup(
     ]
 
 
+def test_an_include_that_leaves_paths_below_it_open_is_a_warning_at_startup(
+    app: App, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many expect ``include=["/api"]`` to protect ``/api/x`` as well. An entry for the folder does that."""
+    caplog.set_level(logging.WARNING, "basicauth_mw")
+    BasicAuthMiddleware(app, backend, settings=SETTINGS.replace(include=("/api", "/me", "/me/*")))
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "include has '/api', which leaves the paths below it open; add '/api/*' to protect them"
+    ]
+
+
 # --- a missing scope
 
 
