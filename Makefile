@@ -93,7 +93,7 @@ $(DEMO_READY): $(VENV) pyproject.toml
 	@touch $@
 
 $(READY): $(VENV) pyproject.toml
-	$(PIP) -e '.[standard]' --group dev
+	$(PIP) -e '.[standard,postgres]' --group dev
 	@touch $@ $(DEMO_READY)
 
 $(SYSTEM_READY): $(READY)

@@ -14,6 +14,8 @@ from tests.redis_server import RedisCluster, RedisServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.postgres_server import PostgresServer
+
 # Tests that need more than PyPI run only on request: make test-system.
 collect_ignore = ["system"]
 
@@ -61,3 +63,27 @@ def redis_cluster() -> Iterator[RedisCluster]:
 def redis_cluster_url(redis_cluster: RedisCluster) -> str:
     """A backend URL with a prefix that no other test uses."""
     return redis_cluster.url(f"test-{secrets.token_hex(8)}")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server that all tests of this process share, so do not stop it."""
+    from tests.postgres_server import PostgresServer
+
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """A backend URL with empty tables, in a schema that no other test uses."""
+    return postgres_server.url_with_tables(f"test_{secrets.token_hex(8)}")
+
+
+@pytest.fixture
+def own_postgres_server() -> Iterator[PostgresServer]:
+    """A server that the test may stop, freeze and configure."""
+    from tests.postgres_server import PostgresServer
+
+    with PostgresServer() as server:
+        yield server

@@ -28,7 +28,13 @@ LAYERS = [
     ["settings"],
     # runtime: threads, forks, optional imports; knows no keys and no requests
     ["runtime.extras", "runtime.fork", "runtime.deadline"],
-    ["runtime.background", "runtime.pool", "runtime.single_flight", "runtime.thread_local"],
+    [
+        "runtime.background",
+        "runtime.batches",
+        "runtime.pool",
+        "runtime.single_flight",
+        "runtime.thread_local",
+    ],
     # keys: values and the rules for them
     ["keys"],
     ["keys.model", "keys.escaping"],
@@ -55,6 +61,11 @@ LAYERS = [
     ["backends.redis.clients"],
     ["backends.redis.store"],
     ["backends.redis"],
+    ["backends.postgres.url", "backends.postgres.errors"],
+    ["backends.postgres.libpq"],
+    ["backends.postgres.schema", "backends.postgres.clients"],
+    ["backends.postgres.store"],
+    ["backends.postgres"],
     ["backends.memory", "backends.env"],
     ["backends"],
     [
@@ -98,6 +109,7 @@ HEAVY = [
     "werkzeug",
     "django",
     "redis",
+    "psycopg",
     "pydantic",
     "argon2",
     "bcrypt",

@@ -43,6 +43,8 @@ _BUILT_IN = {
     "redis+cluster": ".redis.store:RedisStore",
     "rediss+cluster": ".redis.store:RedisStore",
     "unix": ".redis.store:RedisStore",
+    "postgresql": ".postgres.store:PostgresStore",
+    "postgres": ".postgres.store:PostgresStore",
 }
 
 
@@ -53,7 +55,7 @@ def open_store(url: str, *, deadline_s: float = 1.0, create: bool = False) -> Re
     Args:
         url: ``scheme:...``; never shown in an error, as it may contain a password.
         deadline_s: Seconds that one lookup may take.
-        create: Create a missing SQLite file.
+        create: Create a missing SQLite file, or missing tables in Postgres.
 
     Raises:
         ConfigurationError: The scheme is unknown, or the store rejects the URL.

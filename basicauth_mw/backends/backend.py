@@ -594,7 +594,7 @@ def open_backend(
     Args:
         url: Backend URL, such as ``sqlite:///keys.db``; None uses the ``backend`` setting.
         settings: None reads ``Settings.from_env()``.
-        create: Create a missing SQLite file, readable by its owner only.
+        create: Create a missing SQLite file, readable by its owner only, or missing tables in Postgres.
 
     Raises:
         ConfigurationError: The URL or a setting is invalid.

@@ -33,6 +33,8 @@ def without_secrets(url: str) -> str:
             return url
         if kind.partition("+")[0] in ("redis", "rediss", "unix"):
             return f"{scheme}:{_redis_location(url)}"
+        if kind in ("postgresql", "postgres"):
+            return f"{scheme}:{_postgres_location(url)}"
     except ConfigurationError:
         return f"{scheme}:..."
     if kind in ("env", "memory"):
@@ -52,3 +54,12 @@ def _redis_location(url: str) -> str:
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in target.addresses
     )
     return f"//{'' if target.socket_path else hosts}{parts.path}"
+
+
+def _postgres_location(url: str) -> str:
+    """Hosts and database."""
+    from ..backends.postgres.url import parse_url as parse_postgres_url  # imports psycopg
+
+    target = parse_postgres_url(url)
+    hosts = ",".join(":".join(filter(None, address)) for address in target.hosts)
+    return f"//{hosts}/{target.options.get('dbname', '')}"

@@ -176,7 +176,7 @@ def test_a_similar_name_is_suggested(name: str, meant: str) -> None:
         "canary",
         "",
         " ",
-        "postgres://user:canary@host",
+        "mysql://user:canary@host",
         "memory:canary",
         "env:not a name canary",
         "env:NO_SUCH_VARIABLE",

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-STORES = ["memory", "sqlite", "redis", "redis-cluster"]
+STORES = ["memory", "sqlite", "redis", "redis-cluster", "postgres"]
 
 
 @pytest.fixture(params=STORES)
@@ -22,5 +22,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return str(request.getfixturevalue("redis_url"))
         case "redis-cluster":
             return str(request.getfixturevalue("redis_cluster_url"))
+        case "postgres":
+            return str(request.getfixturevalue("postgres_url"))
         case _:
             return "memory:"

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing, suppress
-from contextvars import Context
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ...errors import BackendUnavailable
+from ...runtime.batches import Batcher
 from .connections import abort
 from .errors import exceptions, translate_error
 
@@ -226,19 +226,13 @@ async def _close(readers: Sequence[NodeReader]) -> None:
     """Close connections at once, even if the caller is cancelled, then wait for the tasks that used them."""
     for reader in readers:
         await abort(reader.connection)
-    if tasks := [reader.sending for reader in readers if reader.sending is not None]:
-        for task in tasks:
-            task.cancel()
+    if tasks := [task for reader in readers if (task := reader.batcher.cancel()) is not None]:
         await asyncio.wait(tasks)
     await asyncio.sleep(0)  # the loop closes the sockets in its next iteration
 
 
 class NodeReader:
-    """Reads from one node over one connection.
-
-    Commands are batched per event loop iteration, and while a reply is pending. The connection is used only
-    by a task of this object. Cancelling a caller therefore neither leaves a reply for the next caller nor
-    affects other callers.
+    """Reads from one node over one connection, which only the task of its batches uses.
 
     Args:
         pool: Makes the connection.
@@ -251,35 +245,22 @@ class NodeReader:
         self.connection = pool.make_connection()
         self._timeout_s = timeout_s
         self._on_failure = on_failure
-        self._waiting: dict[tuple[Command, ...], list[asyncio.Future[Any]]] = {}
-        self.sending: asyncio.Task[None] | None = None
+        self.batcher: Batcher[tuple[Command, ...], list[Any]] = Batcher(self._send)
 
     async def execute(self, *commands: Command) -> list[Any] | Exception:
-        """Return the replies to read-only commands, error replies included, or an error: there were none.
+        """Return the replies to read-only commands, error replies included, or an error: there were none."""
+        try:
+            return await self.batcher.get(commands)
+        except Exception as exc:
+            return exc
 
-        Equal commands that wait at the same time are sent once.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.setdefault(commands, []).append(future)
-        if self.sending is None:
-            # An empty context: the task belongs to no single request.
-            self.sending = loop.create_task(self._send(), context=Context())
-            self.sending.add_done_callback(self._end)
-        return cast("list[Any] | Exception", await future)
-
-    async def _send(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, {}
-            replies: list[Any] | Exception = BackendUnavailable(_CLOSED)
-            try:
-                replies = await self._exchange(list(chain.from_iterable(batch)))
-            except Exception as exc:
-                replies = exc
-                self._on_failure()
-            finally:
-                _settle(batch, replies)
-        self.sending = None  # no await since the last check: the next lookup starts another task
+    async def _send(self, batch: list[tuple[Command, ...]]) -> list[list[Any]]:
+        try:
+            replies = iter(await self._exchange(list(chain.from_iterable(batch))))
+        except Exception:
+            self._on_failure()
+            raise
+        return [list(islice(replies, len(commands))) for commands in batch]
 
     async def _exchange(self, commands: list[Command]) -> list[Any]:
         with suppress(*_NO_REPLY, OSError):
@@ -310,23 +291,3 @@ class NodeReader:
             return await self.connection.read_response()
         except exceptions.ResponseError as exc:
             return exc
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        if self.sending is task:  # the task was cancelled, perhaps before it started
-            self.sending = None
-            waiting, self._waiting = self._waiting, {}
-            _settle(waiting, BackendUnavailable(_CLOSED))
-
-
-def _settle(
-    batch: dict[tuple[Command, ...], list[asyncio.Future[Any]]], replies: list[Any] | Exception
-) -> None:
-    """Give each caller its part of the replies, or the error."""
-    start = 0
-    for commands, futures in batch.items():
-        end = start + len(commands)
-        outcome = replies if isinstance(replies, Exception) else replies[start:end]
-        start = end
-        for future in futures:
-            if not future.done():
-                future.set_result(outcome)

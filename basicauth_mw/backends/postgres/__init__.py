@@ -1,0 +1,1 @@
+"""``postgresql:`` - keys in PostgreSQL."""

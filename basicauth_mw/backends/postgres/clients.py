@@ -1,0 +1,227 @@
+"""The connections of a store: a few that all threads share, and one for each event loop.
+
+A connection is opened when it is needed, and closed when it has been idle for a minute. A lookup on a
+connection that turns out to be dead is repeated on a new one, within the same deadline. A change is sent only
+once; if its reply is lost, the caller reads back what happened.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ...errors import BackendUnavailable
+from ...runtime.background import BackgroundThread
+from ...runtime.batches import Batcher
+from ...runtime.fork import after_fork
+from .errors import ConnectionFailed
+from .libpq import arun, execute, pq, psycopg, run
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .libpq import Connector, Do, Flow, Value, Work
+
+T = TypeVar("T")
+
+THREAD_CONNECTIONS: Final = 4
+IDLE_S: Final = 60.0
+_CHECK_EVERY_S: Final = 15.0
+
+
+class Session:
+    """One connection, for one flow at a time.
+
+    Args:
+        connector: Opens the connection.
+        names: The tables by their names in statements.
+        prepare: Done on each new connection; an exception means that it cannot be used.
+    """
+
+    def __init__(
+        self, connector: Connector, names: Mapping[str, str], prepare: Work[None] | None = None
+    ) -> None:
+        self._connector = connector
+        self._names = names
+        self._prepare = prepare
+        self.connection: Any = None
+        self.used_at = 0.0
+
+    def perform(self, work: Work[T], timeout_s: float, *, retry: bool = False) -> Flow[T]:
+        """Do some work within a time limit. With ``retry``, once more if an old connection is dead."""
+        until = time.monotonic() + timeout_s
+        if self._is_alive():
+            first_until = until - timeout_s / 2 if retry else until
+            try:
+                return (yield from self._attempt(work, first_until))
+            except (ConnectionFailed, TimeoutError):
+                if not retry:
+                    raise
+        self.connection = yield from self._connector.connect(until)
+        if self._prepare is not None:
+            try:
+                yield from self._attempt(self._prepare, until)
+            except BaseException:
+                self.close()
+                raise
+        return (yield from self._attempt(work, until))
+
+    def close(self) -> None:
+        """Close the connection; the next flow opens another."""
+        if self.connection is not None:
+            self.connection.finish()
+            self.connection = None
+
+    def _attempt(self, work: Work[T], until: float) -> Flow[T]:
+        connection, self.connection = self.connection, None
+
+        def do(statement: str, values: Sequence[Value] | None = None) -> Flow[Any]:
+            return execute(connection, until, statement.format_map(self._names), values)
+
+        try:
+            return (yield from work(do))
+        finally:
+            # Otherwise it is broken, in a transaction, or out of step with the replies.
+            if connection.transaction_status == pq.TransactionStatus.IDLE:
+                self.connection = connection
+                self.used_at = time.monotonic()
+            else:
+                connection.finish()
+
+    def _is_alive(self) -> bool:
+        """Whether there is a connection that the server has not closed."""
+        if self.connection is None:
+            return False
+        try:
+            self.connection.consume_input()
+        except psycopg.Error:
+            self.close()
+        return self.connection is not None
+
+
+class ThreadClient:
+    """The connections that all threads of the process share."""
+
+    def __init__(self, new_session: Callable[[], Session]) -> None:
+        self._new_session = new_session
+        self._closer = BackgroundThread("postgres", self._close_idle)
+        self._reset()
+        after_fork(self._reset)
+
+    def _reset(self) -> object:
+        inherited = getattr(self, "_idle", None)
+        self._slots = threading.BoundedSemaphore(THREAD_CONNECTIONS)
+        self._idle: list[Session] = []
+        return inherited
+
+    def run(self, work: Work[T], timeout_s: float, *, retry: bool = False) -> T:
+        """Do some work in this thread. Raises as ``execute`` and ``Connector.connect`` do."""
+        ends_at = time.monotonic() + timeout_s
+        slots, idle = self._slots, self._idle
+        if not slots.acquire(timeout=timeout_s):
+            raise BackendUnavailable(f"all {THREAD_CONNECTIONS} connections of this process are in use")
+        try:
+            try:
+                session = idle.pop()
+            except IndexError:
+                session = self._new_session()
+            try:
+                return run(session.perform(work, ends_at - time.monotonic(), retry=retry))
+            finally:
+                if idle is self._idle and session.connection is not None:
+                    idle.append(session)
+                    self._closer.start()
+                else:
+                    session.close()
+        finally:
+            slots.release()
+
+    def close(self) -> None:
+        """Close all connections; one in use is closed when its work is done."""
+        self._closer.stop()
+        idle, self._idle = self._idle, []
+        for session in idle:
+            session.close()
+
+    def _close_idle(self, closing: threading.Event) -> None:
+        while not closing.wait(_CHECK_EVERY_S):
+            since = time.monotonic() - IDLE_S
+            idle = self._idle
+            # The first ones have been idle for longest, since the last one is used first.
+            while idle and idle[0].used_at < since:
+                try:
+                    session = idle.pop(0)
+                except IndexError:  # another thread uses it
+                    break
+                if session.used_at < since:
+                    session.close()
+                else:
+                    idle.append(session)
+            if not idle:
+                self._closer.stop()
+                if self._idle:  # appended meanwhile
+                    self._closer.start()
+                return
+
+
+class LoopClient:
+    """Looks keys up over one connection of the running event loop.
+
+    Lookups of one iteration of the loop are sent as one query, as are those that wait for a reply.
+
+    Args:
+        session: The connection.
+        lookup: Returns the record of each id, or None.
+        timeout_s: Seconds for a query, including DNS and connecting.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        lookup: Callable[[Sequence[str], Do], Flow[list[bytes | None]]],
+        *,
+        timeout_s: float,
+    ) -> None:
+        self._session = session
+        self._lookup = lookup
+        self._timeout_s = timeout_s
+        self._batcher = Batcher(self._send)
+        self._closer: asyncio.TimerHandle | None = None
+
+    async def get(self, client_id: str) -> bytes | None:
+        """Return a record. May be cancelled at any time."""
+        return await self._batcher.get(client_id)
+
+    async def aclose(self) -> None:
+        """Close the connection; lookups that wait for a reply fail."""
+        if self._closer is not None:
+            self._closer.cancel()
+        if (task := self._batcher.cancel()) is not None:
+            from asyncio import wait
+
+            await wait([task])
+        self._session.close()
+
+    async def _send(self, ids: Sequence[str]) -> list[bytes | None]:
+        found = await arun(self._session.perform(partial(self._lookup, ids), self._timeout_s, retry=True))
+        if self._closer is None:
+            self._close_later(IDLE_S)
+        return found
+
+    def _close_later(self, seconds: float) -> None:
+        from asyncio import get_running_loop
+
+        self._closer = get_running_loop().call_later(seconds, self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._closer = None
+        if self._session.connection is None:  # in use, or closed already
+            return
+        left = self._session.used_at + IDLE_S - time.monotonic()
+        if left > 0:
+            self._close_later(left)
+        else:
+            self._session.close()

@@ -1,0 +1,100 @@
+"""The tables, and their upgrade, which is one transaction. Statements name tables as ``{keys}``."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from ...errors import BackendUnavailable
+from .errors import NO_SUCH_TABLE, StatementFailed
+from .libpq import rows_of
+
+if TYPE_CHECKING:
+    from .libpq import Do, Flow
+
+SCHEMA_VERSION: Final = 1
+
+# By version: the statements that lead to it. Every change of a key locks the one row of ``facts``, so that
+# changes become visible in the order of their numbers. ``mark`` distinguishes changes that have the same
+# number because the database was restored, or a standby promoted.
+_STEPS: Final = (
+    """
+    CREATE TABLE {facts} (version integer NOT NULL, seq bigint NOT NULL, has_passwords boolean NOT NULL)
+        WITH (fillfactor = 10);
+    CREATE TABLE {keys}
+        (client_id text COLLATE "C" PRIMARY KEY, version bigint NOT NULL, record text NOT NULL);
+    CREATE TABLE {changes}
+        (seq bigint PRIMARY KEY, mark bigint NOT NULL DEFAULT (random() * 1e18)::bigint, client_id text);
+    CREATE TABLE {last_used}
+        (client_id text COLLATE "C", secret bigint, minute bigint NOT NULL, PRIMARY KEY (client_id, secret))
+        WITH (fillfactor = 70);
+    CREATE TABLE {history}
+        (client_id text COLLATE "C", id bigint GENERATED ALWAYS AS IDENTITY, change text NOT NULL,
+        PRIMARY KEY (client_id, id));
+    INSERT INTO {facts} VALUES (0, 1, false);
+    INSERT INTO {changes} (seq) VALUES (1)
+    """,
+)
+
+
+def table_names(schema: str, prefix: str) -> dict[str, str]:
+    """The tables by their names in statements, and as ``schema`` their schema."""
+    tables = ("facts", "keys", "changes", "last_used", "history")
+    return {"schema": f'"{schema}"'} | {name: f'"{schema}"."{prefix}_{name}"' for name in tables}
+
+
+def prepare(do: Do, *, create: bool) -> Flow[None]:
+    """Check the tables on a new connection, and make missing ones with ``create``.
+
+    Raises:
+        BackendUnavailable: They are not of this release.
+    """
+    if create:
+        yield from migrate(do, create=True)
+    version = yield from _version(do)
+    if version != SCHEMA_VERSION:
+        is_old = version < SCHEMA_VERSION
+        remedy = "run  basicauth-mw keys list --limit 1" if is_old else "update the package"
+        raise BackendUnavailable(
+            f"the tables of keys in Postgres have version {version}; this release needs {SCHEMA_VERSION}: "
+            f"{remedy}"
+        )
+
+
+def migrate(do: Do, *, create: bool) -> Flow[int]:
+    """Upgrade the tables; with ``create``, make missing ones. Return the version that they had, 0 for none.
+
+    Older releases refuse them afterwards.
+    """
+    try:
+        before = yield from _version(do)
+    except StatementFailed as exc:
+        if not create or exc.sqlstate not in NO_SUCH_TABLE:
+            raise
+        before = 0
+    if before >= SCHEMA_VERSION:
+        return before
+    yield from do("BEGIN; SET LOCAL statement_timeout = 0")
+    # One process at a time; the others find the work done.
+    yield from do(f"SELECT pg_advisory_xact_lock({zlib.crc32(b'basicauth_mw')})")
+    result = yield from do(
+        "SELECT to_regclass('{facts}'), to_regnamespace('{schema}'), current_setting('server_encoding')"
+    )
+    ((facts, schema, encoding),) = rows_of(result)
+    if encoding != b"UTF8":
+        raise BackendUnavailable("the encoding of the Postgres database is not UTF8: use another database")
+    if schema is None:
+        yield from do("CREATE SCHEMA {schema}")
+    before = 0 if facts is None else (yield from _version(do))
+    for step in _STEPS[before:]:
+        yield from do(step)
+    yield from do("UPDATE {facts} SET version = greatest(version, $1::integer)", [SCHEMA_VERSION])
+    yield from do("COMMIT")
+    return before
+
+
+def _version(do: Do) -> Flow[int]:
+    result = yield from do("SELECT version FROM {facts}")
+    if result.ntuples != 1:
+        raise BackendUnavailable("the table of facts in Postgres has lost its row: restore a backup")
+    return int(result.get_value(0, 0))

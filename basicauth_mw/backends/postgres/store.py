@@ -1,0 +1,343 @@
+"""``postgresql:`` - keys in PostgreSQL 13 and up, also through pgbouncer in transaction mode.
+
+A lookup is one statement, for one id or for many. A change is a transaction that first locks the one row of
+``facts``: writers take turns, and the numbers of changes become visible in their order.
+"""
+
+from __future__ import annotations
+
+import re
+from asyncio import get_running_loop, to_thread
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ...keys.hashing import has_password_hash
+from ...runtime.fork import after_fork
+from ..base import Changes, LastUse
+from ..codec import as_key, dump_key, load_for_lookup, load_key, load_uses, to_microseconds, to_minutes
+from . import schema
+from .clients import LoopClient, Session, ThreadClient
+from .errors import NO_SUCH_TABLE, StatementFailed, translate_error
+from .libpq import Connector, rows_of, run
+from .url import parse_url
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from ...errors import BackendError
+    from ...keys.model import Key
+    from ..codec import StoredRecord
+    from .libpq import Do, Flow, Row, Value, Work
+
+T = TypeVar("T")
+
+CHANGES_KEPT: Final = 10_000
+
+_ADMIN_TIMEOUT_S: Final = 5.0
+_UPGRADE_TIMEOUT_S: Final = 3600.0
+_BATCH: Final = 1000
+_CURSOR: Final = re.compile(r"(\d{1,18})\.(\d{1,19})", re.ASCII)
+_END: Final = 2**62  # greater than the number of any change
+
+_BEGIN: Final = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '5s'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '5s'; SELECT seq + 1 FROM {facts} FOR UPDATE"
+)
+_FIND: Final = "SELECT client_id, record FROM {keys} WHERE client_id = ANY ($1::text[])"
+_INSERT: Final = (
+    "INSERT INTO {keys} SELECT * FROM unnest($1::text[], $2::text[]::bigint[], $3::text[]) "
+    "ON CONFLICT DO NOTHING RETURNING client_id"
+)
+_UPDATE: Final = "UPDATE {keys} SET version = $2, record = $3 WHERE client_id = $1 AND version = $4"
+_ANNOUNCE: Final = (
+    "WITH pruned AS (DELETE FROM {changes} WHERE seq <= $1::bigint - $4::bigint), "
+    "counted AS (UPDATE {facts} SET seq = $1::bigint, has_passwords = has_passwords OR $3::boolean) "
+    "INSERT INTO {changes} (seq, client_id) VALUES ($1::bigint, $2)"
+)
+_SCAN: Final = (
+    "SELECT client_id, record FROM {keys} WHERE client_id > $1 AND client_id >= $2 "
+    "AND ($3 = '' OR client_id < $3) ORDER BY client_id LIMIT $4::bigint"
+)
+_CHANGES: Final = (
+    "SELECT f.has_passwords, c.seq, c.mark, c.client_id FROM {facts} f "
+    "JOIN {changes} c ON c.seq >= least($1::bigint, f.seq) ORDER BY c.seq"
+)
+# In the order of the rows, so that two processes do not wait for each other.
+_RECORD_USES: Final = (
+    "INSERT INTO {last_used} AS used SELECT client_id, secret, max(minute) "
+    "FROM unnest($1::text[], $2::text[]::bigint[], $3::text[]::bigint[]) AS new (client_id, secret, minute) "
+    "JOIN {keys} USING (client_id) GROUP BY client_id, secret ORDER BY client_id, secret "
+    "ON CONFLICT (client_id, secret) DO UPDATE SET minute = excluded.minute "
+    "WHERE used.minute < excluded.minute"
+)
+_LAST_USES: Final = (
+    "SELECT client_id, secret, minute FROM {last_used} WHERE client_id = ANY ($1::text[]) ORDER BY client_id"
+)
+# Those of secrets that a key no longer has, except for the latest use of all.
+_PRUNE_USES: Final = (
+    "DELETE FROM {last_used} WHERE client_id = $1 AND secret <> ALL ($2::text[]::bigint[]) "
+    "AND (minute, secret) < (SELECT minute, secret FROM {last_used} WHERE client_id = $1 "
+    "ORDER BY minute DESC, secret DESC LIMIT 1)"
+)
+
+
+class PostgresStore:
+    """Keeps keys in Postgres. Safe to share between threads and event loops, and across a fork.
+
+    Args:
+        url: ``postgresql://`` or ``postgres://``, as libpq reads it. ``?schema=`` (default ``public``) and
+            ``?prefix=`` (default ``basicauth``) name the tables.
+        deadline_s: Seconds for a lookup.
+        create: Make missing tables when they are first needed.
+
+    Raises:
+        ConfigurationError: The URL cannot be used. Its text is never shown: it may hold a password.
+        MissingExtra: psycopg is not installed.
+    """
+
+    def __init__(self, url: str, *, deadline_s: float = 1.0, create: bool = False) -> None:
+        target = parse_url(url)
+        self._deadline_s = deadline_s
+        self._create = create
+        self._schema = target.schema
+        self._connector = Connector(target, statement_timeout_s=max(1.0, deadline_s))
+        self._new_session = partial(
+            Session, self._connector, schema.table_names(target.schema, target.prefix)
+        )
+        prepare = partial(schema.prepare, create=create)
+        self._threads = ThreadClient(partial(self._new_session, prepare))
+        self._loops: dict[asyncio.AbstractEventLoop, LoopClient] = {}
+        after_fork(self._reset_in_child)
+
+    # --- looking up
+
+    def get(self, client_id: str, /) -> Key | None:
+        return as_key(self.get_record(client_id))
+
+    async def aget(self, client_id: str, /) -> Key | None:
+        """``get`` over the connection of the running event loop. May be cancelled at any time."""
+        return as_key(await self.aget_record(client_id))
+
+    def get_record(self, client_id: str, /) -> StoredRecord | None:
+        """``get`` without decoding more than the secrets."""
+        found = self._run(partial(_lookup, [client_id]), self._deadline_s, retry=True)
+        return load_for_lookup(found[0], client_id)
+
+    async def aget_record(self, client_id: str, /) -> StoredRecord | None:
+        """``aget`` without decoding more than the secrets."""
+        loop = get_running_loop()
+        client = self._loops.get(loop) or self._open(loop)
+        try:
+            found = await client.get(client_id)
+        except NotImplementedError:  # this loop cannot watch sockets: the default on Windows
+            return await to_thread(self.get_record, client_id)
+        except Exception as exc:
+            failure = self._translated(exc)
+        else:
+            return load_for_lookup(found, client_id)
+        raise failure  # without a context: the frames hold the password
+
+    # --- changing
+
+    def put(self, record: Key, /, expect_version: int | None) -> bool:
+        client_id = record.client_id
+
+        def change(do: Do) -> Flow[bool]:
+            if expect_version is None:
+                written = yield from do(_INSERT, _columns([record]))
+                yield from do("DELETE FROM {last_used} WHERE client_id = $1", [client_id])  # a deleted key's
+            else:
+                values = [client_id, record.version, dump_key(record), expect_version]
+                written = yield from do(_UPDATE, values)
+                held = [str(to_microseconds(secret.created_at)) for secret in record.secrets]
+                yield from do(_PRUNE_USES, [client_id, held])
+            return bool(written.command_tuples)
+
+        return self._change(change, client_id, has_password=has_password_hash(record))
+
+    def delete(self, client_id: str, /) -> bool:
+        def change(do: Do) -> Flow[bool]:
+            deleted = yield from do("DELETE FROM {keys} WHERE client_id = $1", [client_id])
+            yield from do("DELETE FROM {last_used} WHERE client_id = $1", [client_id])
+            return bool(deleted.command_tuples)
+
+        return self._change(change, client_id)
+
+    def add(self, records: Sequence[Key], /) -> list[bool]:
+        added: list[bool] = []
+        for start in range(0, len(records), _BATCH):
+            batch = records[start : start + _BATCH]
+
+            def change(do: Do, columns: list[Value] = _columns(batch)) -> Flow[set[bytes | None]]:  # noqa: B008
+                return {client_id for (client_id,) in rows_of((yield from do(_INSERT, columns)))}
+
+            # No id is announced: only found keys are cached, so no cache can hold one of these.
+            new = self._change(change, None, has_password=any(map(has_password_hash, batch)))
+            for record in batch:
+                encoded = record.client_id.encode()
+                added.append(encoded in new)
+                new.discard(encoded)  # only the first of equal ids was written
+        return added
+
+    def _change(self, change: Work[T], client_id: str | None, *, has_password: bool = False) -> T:
+        """Make a change and announce it in one transaction, unless ``change`` returns something false."""
+
+        def work(do: Do) -> Flow[T]:
+            seq = int((yield from do(_BEGIN)).get_value(0, 0))
+            result = yield from change(do)
+            if result:
+                yield from do(_ANNOUNCE, [seq, client_id, str(has_password), CHANGES_KEPT])
+            yield from do("COMMIT" if result else "ROLLBACK")
+            return result
+
+        return self._run(work, _ADMIN_TIMEOUT_S, writing=True)
+
+    # --- listing and following
+
+    def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
+        if "\0" in prefix:
+            return []
+        after = after.partition("\0")[0]  # equivalent, as no id has a control character
+        rows = self._rows(_SCAN, [after, prefix, _prefix_end(prefix), limit])
+        return [load_key(record or b"", (client_id or b"").decode()) for client_id, record in rows]
+
+    def changes(self, since: str | None) -> Changes:
+        cursor = _CURSOR.fullmatch(since or "")
+        at = cursor.groups() if cursor else (str(_END), "")
+        rows = self._rows(_CHANGES, [at[0]])
+        if not rows:
+            raise StatementFailed(next(iter(NO_SUCH_TABLE)))
+        texts = [tuple((each or b"").decode() for each in row) for row in rows]
+        # Nothing was pruned, restored or lost if the change at the cursor itself is still there.
+        is_complete = texts[0][1:3] == at
+        return Changes(
+            ".".join(texts[-1][1:3]),
+            tuple(client_id for *_, client_id in texts[1:] if client_id) if is_complete else (),
+            incomplete=since is not None and not is_complete,
+            has_password_hashes=texts[0][0] == "t",
+        )
+
+    # --- last uses
+
+    def record_uses(self, uses: Sequence[LastUse], /) -> None:
+        for start in range(0, len(uses), _BATCH):
+            batch = uses[start : start + _BATCH]
+            secrets = [str(to_microseconds(use.secret_created_at)) for use in batch]
+            minutes = [str(to_minutes(use.at)) for use in batch]
+            values: list[Value] = [[use.client_id for use in batch], secrets, minutes]
+            self._rows(_RECORD_USES, values, writing=True)
+
+    def last_uses(self, client_ids: Sequence[str], /) -> list[LastUse]:
+        found: list[LastUse] = []
+        rows = self._rows(_LAST_USES, [list(filter(_is_storable, client_ids))])
+        for client_id, group in groupby(rows, key=itemgetter(0)):
+            found += load_uses((client_id or b"").decode(), [row[1:] for row in group])
+        return found
+
+    # --- ending
+
+    def close(self) -> None:
+        self._threads.close()
+
+    async def aclose(self) -> None:
+        """Close the connection of the running event loop."""
+        if client := self._loops.pop(get_running_loop(), None):
+            await client.aclose()
+
+    def upgrade(self) -> str | None:
+        """Upgrade the tables of an older release, in one transaction. Older releases refuse them afterwards.
+
+        Returns:
+            What was done, for people; None if they are of this release.
+
+        Raises:
+            BackendUnavailable: They are missing or of a newer release, or cannot be changed.
+        """
+        session = self._new_session()
+
+        def work(do: Do) -> Flow[int]:
+            before = yield from schema.migrate(do, create=self._create)
+            yield from schema.prepare(do, create=False)
+            return before
+
+        try:
+            before = run(session.perform(work, _UPGRADE_TIMEOUT_S))
+        except Exception as exc:
+            failure = self._translated(exc)
+        else:
+            if before == schema.SCHEMA_VERSION:
+                return None
+            if before == 0:
+                return f"created the tables of keys in the schema {self._schema}"
+            return f"upgraded the tables of keys from version {before} to {schema.SCHEMA_VERSION}"
+        finally:
+            session.close()
+        raise failure
+
+    # --- inside
+
+    def _reset_in_child(self) -> object:
+        inherited, self._loops = self._loops, {}
+        return inherited
+
+    def _open(self, loop: asyncio.AbstractEventLoop) -> LoopClient:
+        for other in list(self._loops):
+            if other.is_closed():
+                self._loops.pop(other, None)
+        session = self._new_session(partial(schema.prepare, create=self._create))
+        made = self._loops[loop] = LoopClient(session, _lookup, timeout_s=self._deadline_s)
+        return made
+
+    def _rows(self, statement: str, values: Sequence[Value], *, writing: bool = False) -> list[Row]:
+        """The rows that one statement returns."""
+
+        def work(do: Do) -> Flow[list[Row]]:
+            return rows_of((yield from do(statement, values)))
+
+        return self._run(work, _ADMIN_TIMEOUT_S, retry=not writing, writing=writing)
+
+    def _run(self, work: Work[T], timeout_s: float, *, retry: bool = False, writing: bool = False) -> T:
+        try:
+            return self._threads.run(work, timeout_s, retry=retry)
+        except Exception as exc:
+            failure = self._translated(exc, writing=writing)
+        raise failure  # without a context: the frames hold the password
+
+    def _translated(self, exc: Exception, *, writing: bool = False) -> BackendError:
+        return translate_error(exc, self._connector.server, self._schema, writing=writing)
+
+
+def _lookup(client_ids: Sequence[str], do: Do) -> Flow[list[bytes | None]]:
+    """The records of some ids, in order; None for an unknown one."""
+    result = yield from do(_FIND, [list(filter(_is_storable, client_ids))])
+    found: dict[Any, bytes | None] = dict(rows_of(result))
+    return [found.get(client_id.encode(errors="surrogatepass")) for client_id in client_ids]
+
+
+def _columns(records: Sequence[Key]) -> list[Value]:
+    """What ``_INSERT`` takes."""
+    return [
+        [record.client_id for record in records],
+        [str(record.version) for record in records],
+        [dump_key(record) for record in records],
+    ]
+
+
+def _is_storable(client_id: str) -> bool:
+    """Whether Postgres can store an id; none has a NUL or a lone surrogate."""
+    try:
+        return b"\0" not in client_id.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _prefix_end(prefix: str) -> str:
+    """Exclusive upper bound of the range of a prefix, in the order of code points; empty for none."""
+    prefix = prefix.rstrip("\U0010ffff")
+    if not prefix:
+        return ""
+    after = ord(prefix[-1]) + 1
+    return prefix[:-1] + chr(0xE000 if after == 0xD800 else after)  # surrogates cannot be encoded
