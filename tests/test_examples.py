@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -43,6 +44,7 @@ WAITRESS = ["--listen=127.0.0.1:{port}"]
 HELLO = {
     "starlette": ["uvicorn", "examples.starlette_app:app", *UVICORN],
     "django": ["waitress", *WAITRESS, "examples.django_app:application"],
+    "django-admin": ["examples.django_admin", "runserver", "--noreload", "127.0.0.1:{port}"],
     "litestar": ["uvicorn", "examples.litestar_app:app", *UVICORN],
     "quart": ["uvicorn", "examples.quart_app:app", *UVICORN],
     "falcon": ["waitress", *WAITRESS, "examples.falcon_app:app"],
@@ -190,6 +192,43 @@ def test_django_checks(tmp_path: Path) -> None:
         timeout=LIMIT_S,
     )
     assert (done.returncode, "no issues" in done.stdout) == (0, True), done.stderr
+
+
+def test_django_admin(tmp_path: Path) -> None:
+    """Set the project up as its docstring says, sign in, create a key, and use it."""
+    url = f"sqlite:///{tmp_path}/keys.db"
+    open_backend(url, create=True).close()
+    password = {"DJANGO_SUPERUSER_PASSWORD": "only-for-this-test"}
+    database = {"DJANGO_DATABASE": str(tmp_path / "django.db")}
+    for command in (
+        ["check"],
+        ["makemigrations", "--check"],
+        ["migrate", "--verbosity=0"],
+        ["createsuperuser", "--no-input", "--username=ada", "--email=ada@example.com"],
+    ):
+        subprocess.run(
+            [sys.executable, "-W", "error", "examples/django_admin.py", *command],
+            cwd=ROOT,
+            env=environment(BASICAUTH_BACKEND=url, **password, **database),
+            check=True,
+            timeout=LIMIT_S,
+        )
+
+    with serving("django-admin", url, tmp_path / "log", **database) as client:
+
+        def submit(path: str, **fields: str) -> httpx.Response:
+            client.get(path)
+            token = client.cookies["csrftoken"]
+            return client.post(path, data={"csrfmiddlewaretoken": token, **fields})
+
+        sign_in = submit("/admin/login/", username="ada", password=password["DJANGO_SUPERUSER_PASSWORD"])
+        assert sign_in.status_code == 302
+        page = submit("/admin/basicauth_mw/apikey/add/", client_id="ci", name="CI").text
+        secret = re.search(r"sk_\w+", page)
+        assert secret is not None
+        assert client.get("/static/basicauth_mw/issued.js").status_code == 200
+        assert client.get("/api/hello").status_code == 401
+        assert client.get("/api/hello", auth=("ci", secret[0])).json() == {"client_id": "ci"}
 
 
 def test_redis_workers(redis_url: str, tmp_path: Path) -> None:

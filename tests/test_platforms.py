@@ -40,7 +40,7 @@ from basicauth_mw import encode_basic, open_backend
 from basicauth_mw.wsgi import BasicAuthMiddleware
 
 for module in pkgutil.walk_packages(basicauth_mw.__path__, "basicauth_mw."):
-    if not module.name.endswith(("__main__", "_demo_app", "integrations.django.urls")):
+    if not module.name.endswith(("__main__", "_demo_app", "django.admin", "django.models")):
         importlib.import_module(module.name)
 
 

@@ -346,11 +346,9 @@ class Backend:
         new = lifecycle.NewSecret(plain, self.hasher)
 
         def rotated(key: Key) -> Key:
-            if version is not None and key.version != version:
-                raise InvalidKey("the key has changed since it was read: read it again before you rotate it")
             return lifecycle.rotated(key, new, overlap=overlap, now=utcnow())
 
-        key = self._change("key.rotated", client_id, rotated, actor)
+        key = self._change("key.rotated", client_id, rotated, actor, version)
         return Issued(client_id, plain, authorization, key)
 
     def update(
@@ -361,6 +359,7 @@ class Backend:
         scopes: Iterable[str] | EllipsisType = ...,
         expires_at: datetime | EllipsisType | None = ...,
         metadata: Mapping[str, Any] | EllipsisType | None = ...,
+        version: int | None = None,
         actor: str | None = None,
     ) -> Key:
         """Change fields of a key. Omitted fields are unchanged.
@@ -371,12 +370,14 @@ class Backend:
             scopes: Replaces all scopes.
             expires_at: When the key expires, timezone-aware; None for never.
             metadata: Replaces all metadata; None removes it.
+            version: ``Key.version`` that must be stored now, so that a form does not undo the change of
+                somebody else; None for any.
             actor: Who changes it.
 
         Raises:
             KeyNotFound: There is no such key.
             KeyRevoked: The key is revoked, which is final.
-            InvalidKey: An argument is invalid.
+            InvalidKey: An argument is invalid, or the key has another version.
         """
         fields: dict[str, Any] = {}
         if name is not ...:
@@ -388,7 +389,9 @@ class Backend:
         if metadata is not ...:
             fields["metadata"] = check_metadata(metadata)
 
-        return self._change("key.updated", client_id, partial(lifecycle.updated, fields=fields), actor)
+        return self._change(
+            "key.updated", client_id, partial(lifecycle.updated, fields=fields), actor, version
+        )
 
     def end_secret(self, client_id: str, created_at: datetime, *, actor: str | None = None) -> Key:
         """End one secret of a key now, such as the old one before its overlap ends. Idempotent.
@@ -561,8 +564,20 @@ class Backend:
             )
         return self.store
 
-    def _change(self, event: str, client_id: str, change: Callable[[Key], Key], actor: str | None) -> Key:
-        key, was_changed = change_key(self._writable(), check_client_id(client_id), change)
+    def _change(
+        self,
+        event: str,
+        client_id: str,
+        change: Callable[[Key], Key],
+        actor: str | None,
+        version: int | None = None,
+    ) -> Key:
+        def checked(key: Key) -> Key:
+            if version is not None and key.version != version:
+                raise InvalidKey("the key has changed since it was read: read it again before you change it")
+            return change(key)
+
+        key, was_changed = change_key(self._writable(), check_client_id(client_id), checked)
         if was_changed:
             self._notify(event, [client_id], actor)
         return attach_last_used(self.store, [key])[0]

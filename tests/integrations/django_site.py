@@ -17,6 +17,7 @@ if not settings.configured:
         MIDDLEWARE=[MIDDLEWARE_PATH],
         ROOT_URLCONF="tests.integrations.django_site",
         SECRET_KEY="only for tests",
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         USE_TZ=True,
         BASICAUTH_EXCLUDE=["/open", "/files/*"],
         REST_FRAMEWORK={

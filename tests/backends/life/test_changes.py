@@ -179,6 +179,18 @@ def test_an_update_leaves_omitted_fields_unchanged(backend: Backend, events: Cal
         assert events() == [changed("key.updated", "ci")]
 
 
+def test_an_update_may_require_a_version(backend: Backend, events: Callable[..., Any]) -> None:
+    """A form that shows an older version does not undo what others changed."""
+    seen = backend.create(client_id="ci").key
+
+    updated = backend.update("ci", name="first", version=seen.version)
+    with pytest.raises(InvalidKey, match="has changed"):
+        backend.update("ci", scopes=["second"], version=seen.version)
+
+    assert backend.get("ci") == updated
+    assert [each["event"] for each in events()] == ["key.created", "key.updated"]
+
+
 def test_an_update_of_nothing_is_no_change(backend: Backend, events: Callable[..., Any]) -> None:
     """No new version, no audit record, and no announcement, unless an earlier one may be lost."""
     expires_at = utcnow() + timedelta(days=1)
