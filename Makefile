@@ -13,6 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 VENV := .venv/.created
 READY := .venv/.ready
 DEMO_READY := .venv/.demo-ready
+DOCS_READY := .venv/.docs-ready
 SYSTEM_READY := .venv/.system-ready
 SYSTEM_COMMANDS := nginx chromium curl prometheus
 # Apps with many dependencies, each in an environment of its own.
@@ -21,7 +22,7 @@ BENCH_READY := .venv/.bench-ready
 MUTATE_READY := .venv/.mutate-ready
 GUIDED_READY := .venv/.guided-ready
 
-.PHONY: help demo test coverage test-system bench soak fuzz format clean timing mutate fuzz-guided
+.PHONY: help demo docs test coverage test-system bench soak fuzz format clean timing mutate fuzz-guided
 
 soak: MINUTES ?= 30
 fuzz fuzz-guided: MINUTES ?= 5
@@ -31,6 +32,10 @@ help: ## List the targets
 
 demo: $(DEMO_READY) ## Serve the FastAPI example with a new key, and print curl commands; PORT=8000
 	@$(BIN)/basicauth-mw demo --port $(PORT)
+
+docs: $(DOCS_READY) ## Build the documentation site in site/; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto -c docs -d .make/doctrees . site
+	@echo "Open site/index.html"
 
 test: $(READY) ## Lint, type-check and run all tests; T=tests/auth/test_cache.py runs only these
 ifeq ($(origin T),command line)
@@ -78,7 +83,7 @@ format: $(READY) ## Fix lint errors and format the code
 	$(BIN)/ruff format
 
 clean: ## Remove everything that make created
-	rm -rf .venv .make mutants .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .make site mutants .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp file is written last, so that an interrupted installation is repeated.
@@ -92,9 +97,13 @@ $(DEMO_READY): $(VENV) pyproject.toml
 	$(PIP) -e '.[cli,dashboard]' --group demo
 	@touch $@
 
+$(DOCS_READY): $(VENV) pyproject.toml
+	$(PIP) -e '.[standard]' --group docs
+	@touch $@
+
 $(READY): $(VENV) pyproject.toml
 	$(PIP) -e '.[standard,postgres]' --group dev
-	@touch $@ $(DEMO_READY)
+	@touch $@ $(DEMO_READY) $(DOCS_READY)
 
 $(SYSTEM_READY): $(READY)
 	$(PIP) --group system

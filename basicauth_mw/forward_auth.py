@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     app: BasicAuthMiddleware
 
+__all__ = ["app", "create_app"]
+
 # All visible ASCII characters except the percent sign, so that decoding always restores the client ID.
 _SAFE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 _NOT_FOUND: Final = Problem(404, "not_found", "There is nothing at this path.")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     app: asgi.BasicAuthMiddleware
     wsgi_app: wsgi.BasicAuthMiddleware
 
+__all__ = ["app", "wsgi_app"]
+
 VARIABLE: Final = f"{ENV_PREFIX}APP"
 
 _KINDS: Final = {"app": "ASGI", "wsgi_app": "WSGI"}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from basicauth_mw import errors
 from basicauth_mw.auth.authenticator import _AUDITED
 from basicauth_mw.keys.generated_secrets import PATTERN, SecretShape, classify, generate
 from basicauth_mw.settings import FIELDS, SettingField
-from tests.waiting import free_port
+from tests.console import Reader
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,19 +31,6 @@ DOCS = [
 ]
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-# Stands in for curl on machines without it.
-CURL = """#!{python}
-import sys, urllib.request, urllib.error, base64
-arguments = sys.argv[1:]
-user = arguments[arguments.index("-u") + 1]
-request = urllib.request.Request(arguments[-1])
-request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
-try:
-    print(urllib.request.urlopen(request).read().decode(), end="")
-except urllib.error.HTTPError as error:
-    print(error.read().decode(), end="")
-"""
 
 
 # Appended to a block: every app in it that a server could load, by name or from a factory, must refuse a
@@ -170,102 +156,30 @@ def test_commands_that_set_keys_select_the_backend() -> None:
     assert all("BASICAUTH_BACKEND=env: " in command for command in commands)
 
 
-def test_first_screen(tmp_path: Path) -> None:
-    """The README's first three blocks work as shown: a key, an app, a 200, and a 401 with its body."""
-    (_, install), (_, app), (_, requests) = BLOCK.findall(README)[:3]
+def chapter(heading: str) -> str:
+    return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+FOLLOWED = {
+    "README: first screen": (README.partition("\n## ")[0], 6),
+    "README: Keys": (chapter("Keys"), 11),
+    "docs/cli.md": ((ROOT / "docs" / "cli.md").read_text(), 2),
+    "docs/keys.md": ((ROOT / "docs" / "keys.md").read_text(), 14),
+    "docs/tutorial.md": ((ROOT / "docs" / "tutorial.md").read_text(), 17),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_commands_print_what_is_shown(name: str, tmp_path: Path) -> None:
+    """A reader who saves the files and runs the commands of a page in order sees the output shown."""
+    text, at_least = FOLLOWED[name]
+    with Reader(tmp_path) as reader:
+        assert reader.follow(text) >= at_least
+
+
+def test_first_screen() -> None:
+    """The README gets to a 200 and a 401 within 30 lines."""
     assert README[: README.index("invalid_credentials")].count("\n") < 30
-    (tmp_path / "app.py").write_text(app)
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    if shutil.which("curl") is None:
-        (commands / "curl").write_text(CURL.format(python=sys.executable))
-        (commands / "curl").chmod(0o755)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
-    environ["PATH"] = f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-
-    def shell(command: str) -> str:
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    pip, export, create, copy = (line.removeprefix("$ ") for line in install.splitlines())
-    assert pip.startswith("pip install")
-    assert copy.startswith("export ID=id_... SECRET=sk_...")
-    name, _, value = export.removeprefix("export ").partition("=")
-    environ[name] = value
-    printed = shell(create)
-    environ["ID"], environ["SECRET"] = (
-        re.search(rf"\b{form}\b", printed)[0] for form in ("id_[0-9A-Za-z]{12}", "sk_[0-9A-Za-z]{49}")
-    )
-    assert re.fullmatch(PATTERN, environ["SECRET"])
-    port = free_port()
-    serve, *rest = requests.splitlines()
-    assert serve == "$ uvicorn app:app &"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port), "--log-level", "warning"],
-        cwd=tmp_path,
-        env=environ,
-    )
-    try:
-        wait_for_port(port)
-        for command, expected in zip(rest[::2], rest[1::2], strict=True):
-            output = shell(
-                command.removeprefix("$ ").replace(":8000", f":{port}").replace("curl", "curl -s", 1)
-            )
-            pattern = re.escape(expected).replace(re.escape("..."), "[0-9a-f]+")
-            assert re.fullmatch(pattern, output.rstrip("\n"))
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-KEYS = README.partition("\n## Keys\n")[2].partition("\n## ")[0]
-
-
-def console_steps(chapter: str) -> list[tuple[str, list[str]]]:
-    """Return every command in a chapter's console blocks, with its output."""
-    steps: list[tuple[str, list[str]]] = []
-    for language, block in BLOCK.findall(chapter):
-        if language == "console":
-            for line in block.splitlines():
-                if line.startswith("$ "):
-                    steps.append((line.removeprefix("$ "), []))
-                else:
-                    steps[-1][1].append(line)
-    return steps
-
-
-def as_pattern(lines: list[str]) -> str:
-    """Return a pattern for output: ``...`` matches anything in a line, or any lines; columns may shift."""
-    patterns = []
-    for line in lines:
-        if line == "...":
-            patterns.append(r"(?:.*\n)*")
-        else:
-            parts = [re.sub(r"(\\ )+", r"\\s+", re.escape(part)) for part in line.split("...")]
-            patterns.append(".+".join(parts) + r"[ ]*\n")
-    return "".join(patterns)
-
-
-def test_keys_chapter(tmp_path: Path) -> None:
-    """The commands in the README's chapter on keys run in order and print the output shown."""
-    steps = console_steps(KEYS)
-    assert len(steps) > 10
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
-    environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    marker = "--- end of a command ---"
-    script = "\n".join(f"{command}\necho '{marker}'" for command, _ in steps)
-
-    done = subprocess.run(
-        ["bash", "-e", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
-    )
-
-    assert (done.returncode, done.stderr) == (0, "")
-    printed = done.stdout.split(f"{marker}\n")
-    for (command, shown), output in zip(steps, printed[:-1], strict=True):
-        assert not shown or re.fullmatch(as_pattern(shown), output), f"{command}\n{output}"
 
 
 def test_generated_secret_format() -> None:
@@ -375,18 +289,6 @@ def test_every_event_is_listed() -> None:
     assert set(re.findall(rf"`({kinds})`", table)) == set(re.findall(rf'"({kinds})"', source))
     reasons = set(re.findall(r"`([a-z_]+)`", table)) - {"reason"}
     assert reasons == set(_AUDITED) | {"insufficient_scope"}
-
-
-def wait_for_port(port: int) -> None:
-    give_up_at = time.monotonic() + 20
-    while time.monotonic() < give_up_at:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError("the server did not come up")
 
 
 def test_testing_guide(tmp_path: Path) -> None:
@@ -550,3 +452,36 @@ def test_a_later_file_config_silences_the_audit(tmp_path: Path) -> None:
             timeout=60,
         )
         assert (done.returncode, done.stderr) == (0, "")
+
+
+COMPARISON = (ROOT / "docs" / "comparison.md").read_text()
+SOURCES = re.findall(r"^\| ([A-Z]{2}\d+) \| `([^`]+)` \| (no )?(.+) \|$", COMPARISON, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("source", "file", "absent", "evidence"), SOURCES, ids=[row[0] for row in SOURCES])
+def test_sources_of_the_comparison(source: str, file: str, absent: str, evidence: str) -> None:
+    """The released packages contain what docs/comparison.md cites, or do not contain what is not included."""
+    package = file.partition("/")[0].removesuffix(".py")
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent if package == file.removesuffix(".py") else Path(spec.origin).parents[1]
+    text = " ".join((folder / file).read_text().split())
+    texts = re.findall(r"`([^`]+)`", evidence)
+    assert texts
+    for each in texts:
+        assert (each.lower() in text.lower()) != bool(absent), each
+
+
+def test_every_cell_of_the_comparison_has_a_source() -> None:
+    table = COMPARISON.partition("\n\n## Sources")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 12
+    cited = set()
+    for _, ours, *others in rows:
+        assert "](" in ours
+        for cell in others:
+            codes = re.findall(r"\[([A-Z]{2}\d+)\]\(#", cell)
+            assert codes or cell == "-", cell
+            cited.update(codes)
+    assert cited == {source for source, *_ in SOURCES}

@@ -44,7 +44,6 @@ def _settings_help() -> str:
 app = typer.Typer(
     name=PROGRAM,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # help is plain text; the settings stay a table
     pretty_exceptions_enable=False,  # they would print local variables, and those hold secrets
     epilog=_settings_help(),

@@ -52,6 +52,7 @@ OTHERS = {
     "gunicorn-4-used-before-fork": (
         *("gunicorn", "tests.servers.used_before_fork:app", "--workers=4", "--threads=2", "--preload"),
     ),
+    "key-service": ("uvicorn", "basicauth_mw.forward_auth:app"),
     "flooded": ("uvicorn", "tests.servers.flood_app:app", "--http=h11", "--loop=asyncio", "--backlog=4096"),
     "measured-2-workers": ("gunicorn", "tests.servers.metrics_app:app", "--workers=2", "--preload"),
 }

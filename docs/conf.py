@@ -1,0 +1,70 @@
+"""The documentation site, which ``make docs`` builds with Sphinx.
+
+The source directory is the root of the repository: a relative link between two files then works on the site
+and on a repository host. ``docs/index.md`` lists the pages; the navigation and ``llms.txt`` are made from it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pygments.lexers.special import TextLexer
+
+import basicauth_mw
+
+DOCS = Path(__file__).parent
+INDEX = (DOCS / "index.md").read_text()
+LISTED = re.compile(r"^- \[.+?\]\((?!https?:)([^)#]+\.md)\)", re.MULTILINE)
+
+project = "basicauth_mw"
+author = "The basicauth_mw authors"
+project_copyright = author
+version = release = basicauth_mw.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "docs/index"
+include_patterns = ["*.md", "docs/*.md", "benchmarks/RESULTS.md", "examples/README.md", "tests/TRUST.md"]
+exclude_patterns = [".*", "site"]
+
+myst_heading_anchors = 4
+napoleon_use_ivar = True  # an attribute that is also a field would otherwise be described twice
+suppress_warnings = ["ref.python"]  # two classes are called BasicAuthMiddleware
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 90
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = f"{project} {version}"
+html_static_path = ["_theme/site.css"]
+html_css_files = ["site.css"]
+templates_path = ["_theme"]
+html_additional_pages = {"index": "redirect.html"}
+html_theme_options = {"navigation_with_keys": True}
+
+
+def _add_navigation(_app: Any, page: str, source: list[str]) -> None:
+    """Append a hidden table of contents for each section of the index."""
+    if page != root_doc:
+        return
+    for section in re.split(r"^## ", INDEX, flags=re.MULTILINE)[1:]:
+        caption = section.partition("\n")[0]
+        pages = "\n".join(LISTED.findall(section))
+        source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{pages}\n```\n"
+
+
+def _write_llms_txt(app: Any, exception: Exception | None) -> None:
+    """Write the index for language models: its links lead to the Markdown of the pages."""
+    if exception is None and app.builder.name == "html":
+        pages = {page: (DOCS / page).resolve().relative_to(DOCS.parent) for page in LISTED.findall(INDEX)}
+        text = re.sub(r"\]\(([^)#]+\.md)", lambda link: f"](_sources/{pages[link[1]]}.txt", INDEX)
+        (Path(app.outdir) / "llms.txt").write_text(text)
+
+
+def setup(app: Any) -> None:
+    """Connect the functions above."""
+    app.add_lexer("csv", TextLexer)
+    app.connect("source-read", _add_navigation)
+    app.connect("build-finished", _write_llms_txt)
