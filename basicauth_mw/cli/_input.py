@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 import typer
 
 from ..errors import InvalidKey
+from ..keys import validation
 from ..keys.escaping import escape_control
 from ..keys.model import utcnow
 from ..keys.validation import parse_duration
 from ._echo import CommandError
-from .transfer.jsonl import DuplicateName, strict_json_loads
 
 # Far more than the longest secret; a limit for a pipe that was connected by mistake.
 _MAX_SECRET_BYTES = 65_536
@@ -80,18 +80,10 @@ def parse_overlap(text: str) -> int:
 
 def parse_metadata(text: str) -> dict[str, Any]:
     """Parse ``--metadata``, a JSON object."""
-    problem = 'expected a JSON object such as {"team": "search"}'
     try:
-        value = strict_json_loads(text)
-        if isinstance(value, dict):
-            return value
-    except DuplicateName:
-        problem = "an object has two members with the same name"
-    except RecursionError:
-        problem = "nested too deep"
-    except ValueError:
-        pass
-    raise typer.BadParameter(problem, param_hint="'--metadata'")
+        return validation.parse_metadata(text)
+    except InvalidKey as exc:
+        raise typer.BadParameter(str(exc), param_hint="'--metadata'") from None
 
 
 def read_secret(*, from_stdin: bool, from_prompt: bool) -> str | None:

@@ -13,8 +13,8 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Match
 
 from ..errors import BasicAuthError
-from ..keys.authorization_header import challenge
 from ..settings import Settings
+from .changes import Changes
 from .handlers import Handlers
 from .problems import PageProblem, to_page_problem
 from .responses import STYLE_SOURCE, security_headers, see_other, static_file
@@ -58,9 +58,9 @@ class DashboardApp:
     def __init__(
         self, backend: Backend, settings: Settings, openapi: Document = None, scheme: str = "basic"
     ) -> None:
-        self._handlers = Handlers(backend, settings.pepper, openapi, scheme)
-        self._challenge = challenge(settings.realm).encode().decode("latin-1")
-        self.routes = self._handlers.routes()
+        self._handlers = Handlers(backend, settings, openapi, scheme)
+        self._changing = Changes(self._handlers).routes() if self._handlers.writable else []
+        self.routes = self._handlers.routes() + self._changing
 
     def respond(self, request: DashboardRequest) -> Response:
         """Return the response to a request."""
@@ -68,10 +68,8 @@ class DashboardApp:
             response: Response = see_other(request.link("/"))
         elif request.path.startswith("/static/"):
             response = static_file(request)
-        elif not request.may_read:
-            is_switch = request.path == "/switch"  # a 401 makes the browser ask for other credentials
-            status, headers = (401, {"WWW-Authenticate": self._challenge}) if is_switch else (403, {})
-            response = self._handlers.page(request, "forbidden.html", status, headers=headers)
+        elif not request.may_read and request.path != "/sign-out":
+            response = self._handlers.page(request, "forbidden.html", 403)
         else:
             response = self._dispatch(request)
         if request.method == "HEAD":
@@ -93,7 +91,7 @@ class DashboardApp:
         for route in self.routes:
             match, _ = route.matches(request.scope)
             if match is Match.FULL:
-                if route in self._handlers.changing and not request.may_change:
+                if route in self._changing and not request.may_change:
                     raise PageProblem(403, "may-only-read")
                 if request.method == "POST":
                     request.check_form()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pprint import pformat
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from ..keys.validation import check_depth
+from ..keys.validation import strict_json_loads
 from .openapi import Endpoint
 from .problems import PageProblem
 from .strings import CLIENT_ID, SECRET, TOKEN
@@ -65,8 +64,7 @@ class RequestDraft:
         if not self.sends_body or self.content_type != "application/json":
             return ""
         try:
-            check_depth(self.body, _MAX_DEPTH)
-            value = json.loads(self.body, parse_constant=_refuse_constant)
+            value = strict_json_loads(self.body, _MAX_DEPTH)
         except (ValueError, RecursionError):
             return ""
         return pformat(value, width=_WIDTH, sort_dicts=False).replace("\n", "\n         ")
@@ -121,7 +119,3 @@ def call_context(
         "issued": issued,
         "client_id": client_id,
     }
-
-
-def _refuse_constant(_name: str) -> NoReturn:
-    raise ValueError  # NaN and Infinity are not in RFC 8259

@@ -1,30 +1,83 @@
-"""The form for a new key."""
+"""The forms for a new key and for the fields of a key."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import InvalidKey
-from ..keys.validation import check_client_id, check_expires_at, check_name, check_scopes, parse_duration
+from ..keys.validation import (
+    check_client_id,
+    check_expires_at,
+    check_metadata,
+    check_name,
+    check_scopes,
+    parse_duration,
+    parse_metadata,
+)
 from .strings import LIFETIMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..keys.model import Key
+
 FORM_FIELDS: Final = ("name", "scopes", "expires", "until", "client_id")
+EDIT_FIELDS: Final = ("name", "scopes", "expires", "until", "metadata")
+UNCHANGED: Final = "unchanged"  # the choice for an expiry that stays
+_INDENTED: Final = 8192  # longer metadata is shown on one line: a form is limited
 
 
 def parse_new_key(
     values: Mapping[str, str], generated_id: str, now: datetime
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the arguments for ``Backend.create``, and error messages by field."""
-    checks: dict[str, Callable[[], Any]] = {
+    checks = _checks(values, now)
+    checks["client_id"] = lambda: check_client_id(values["client_id"].strip() or generated_id)
+    return _run(checks)
+
+
+def shown_fields(key: Key) -> dict[str, str]:
+    """Return the fields that can be edited, as the form shows them."""
+    metadata = dict(key.metadata)
+    text = json.dumps(metadata, ensure_ascii=False, default=str, indent=2)
+    if len(text.encode("utf-8", "backslashreplace")) > _INDENTED:
+        text = json.dumps(metadata, ensure_ascii=False, default=str)
+    return {
+        "name": key.name,
+        "scopes": " ".join(sorted(key.scopes)),
+        "expires": "" if key.expires_at is None else key.expires_at.astimezone(UTC).isoformat(),
+        "metadata": text if metadata else "",
+    }
+
+
+def parse_edited_key(
+    values: Mapping[str, str], shown: Mapping[str, str], now: datetime
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the arguments for ``Backend.update``, and error messages by field.
+
+    Fields that are as shown are omitted: they may hold what this package would refuse, such as a past expiry.
+    """
+    checks = _checks(values, now)
+    checks["metadata"] = lambda: check_metadata(parse_metadata(values["metadata"].strip() or "{}"))
+    return _run({name: check for name, check in checks.items() if is_edited(name, values, shown)})
+
+
+def is_edited(name: str, values: Mapping[str, str], shown: Mapping[str, str]) -> bool:
+    """Whether a value differs from what the form showed."""
+    return values[name] != (UNCHANGED if name == "expires" else shown[name])
+
+
+def _checks(values: Mapping[str, str], now: datetime) -> dict[str, Callable[[], Any]]:
+    return {
         "name": lambda: check_name(values["name"].strip()),
         "scopes": lambda: check_scopes(values["scopes"].replace(",", " ").split()),
         "expires": lambda: _parse_expiry(values["expires"], values["until"], now),
-        "client_id": lambda: check_client_id(values["client_id"].strip() or generated_id),
     }
+
+
+def _run(checks: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, str]]:
     fields, errors = {}, {}
     for name, check in checks.items():
         try:

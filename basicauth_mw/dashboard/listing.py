@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..backends.search import iter_records
 from ..errors import UnreadableRecord
 from ..keys import lifecycle
 from ..keys.model import Key
 from .request import encode_query
+from .strings import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,63 +71,74 @@ def recency_of(keys: Iterable[KeyView], now: datetime) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The position of a page in the list: after an ID, among those with a prefix.
+    """The position of a page in the list: after an ID, among the keys that the filters select.
 
     Stores scan forwards only, so links carry ``history``: ``after`` of the previous pages, oldest first.
     """
 
-    prefix: str = ""
+    text: str = ""
+    state: str = ""
+    scope: str = ""
     after: str = ""
     history: tuple[str, ...] = ()
 
     @classmethod
     def from_query(cls, query: QueryParams) -> Cursor:
-        """Read the cursor from a link."""
+        """Read the cursor from a link or from the search form; an unknown state selects all."""
+        text, state, scope = (query.get(name, "").strip() for name in ("text", "state", "scope"))
         history = tuple(each[1:] for each in query.getlist("back") if each.startswith("-"))
-        return cls(query.get("prefix", ""), query.get("after", ""), history)
+        return cls(text, state if state in STATES else "", scope, query.get("after", ""), history)
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether it selects some of the keys."""
+        return bool(self.text or self.state or self.scope)
 
     def query(self) -> dict[str, str | Sequence[str]]:
         """Return the query of a link. History entries get a hyphen: the first page's is empty otherwise."""
-        return {"prefix": self.prefix, "after": self.after, "back": [f"-{each}" for each in self.history]}
+        filters: dict[str, str | Sequence[str]] = {
+            "text": self.text,
+            "state": self.state,
+            "scope": self.scope,
+        }
+        return {**filters, "after": self.after, "back": [f"-{each}" for each in self.history]}
+
+    def first(self) -> Cursor:
+        """Return the cursor of the first page."""
+        return replace(self, after="", history=())
 
     def next(self, last: str) -> Cursor:
         """Return the cursor of the page after the one that ends with ``last``."""
         history = [*self.history, self.after][-MAX_HISTORY_PAGES:]
         while sum(len(encode_query({"back": f"-{each}"})) + 1 for each in history) > MAX_HISTORY_BYTES:
             del history[0]
-        return Cursor(self.prefix, last, tuple(history))
+        return replace(self, after=last, history=tuple(history))
 
     def previous(self) -> Cursor | None:
         """Return the cursor of the previous page, or of the first one; None on the first page."""
         if self.history:
-            return Cursor(self.prefix, self.history[-1], self.history[:-1])
-        return Cursor(self.prefix) if self.after else None
+            return replace(self, after=self.history[-1], history=self.history[:-1])
+        return self.first() if self.after else None
 
 
-def list_page(backend: Backend, cursor: Cursor, now: datetime) -> tuple[list[KeyView], Cursor | None]:
-    """Return the keys of a page, unreadable records included, and the cursor of the next one."""
-    try:
-        keys = [view_of(key, now) for key in backend.iter_keys(cursor.prefix, cursor.after, ROWS + 1)]
-    except UnreadableRecord as exc:
-        if exc.client_id is None:
-            raise
-        keys = _list_one_by_one(backend, cursor, now)
-    shown = keys[:ROWS]
-    return shown, cursor.next(shown[-1].client_id) if len(keys) > ROWS else None
+class KeyPage(NamedTuple):
+    """A page of the list. ``searched_to`` is where a search stopped early; empty if it did not."""
+
+    keys: list[KeyView]
+    following: Cursor | None
+    searched_to: str = ""
 
 
-def _list_one_by_one(backend: Backend, cursor: Cursor, now: datetime) -> list[KeyView]:
-    keys: list[KeyView] = []
-    while len(keys) <= ROWS:
-        after = keys[-1].client_id if keys else cursor.after
-        found: Key | UnreadableRecord | None
-        try:
-            found = next(iter(backend.iter_keys(cursor.prefix, after, 1)), None)
-        except UnreadableRecord as exc:
-            if exc.client_id is None:
-                raise
-            found = exc
-        if found is None:
-            break
-        keys.append(view_of(found, now))
-    return keys
+def list_page(backend: Backend, cursor: Cursor, now: datetime) -> KeyPage:
+    """Return the keys of a page, and the cursor of the next one. Without filters, unreadable records too."""
+    if cursor.is_filtered:
+        state, scope = cursor.state or None, cursor.scope or None
+        found = backend.search(cursor.text, state=state, scope=scope, after=cursor.after, limit=ROWS)
+        keys = [view_of(key, now) for key in found.keys]
+        if found.next is None:
+            return KeyPage(keys, None)
+        return KeyPage(keys, cursor.next(found.next), found.next if len(keys) < ROWS else "")
+    records = islice(iter_records(backend, after=cursor.after, limit=ROWS + 1), ROWS + 1)
+    keys = [view_of(record, now) for record in records]
+    following = cursor.next(keys[ROWS - 1].client_id) if len(keys) > ROWS else None
+    return KeyPage(keys[:ROWS], following)

@@ -23,8 +23,21 @@ OVERLAPS: Final = {
     "30d": "30 days",
 }
 
-# Methods of ``Backend`` that change a key, and the states of a key in which each is offered.
+# The states that a search selects, and how they are shown.
+STATES: Final = {
+    "active": "active",
+    "expiring": "expiring within 30 days",
+    "expired": "expired",
+    "disabled": "disabled",
+    "revoked": "revoked",
+    "never-used": "active, never used",
+    "unused": "active, unused for 90 days",
+}
+
+# What can be done to a key, and the states of a key in which it is offered.
 ACTIONS: Final = {
+    "edit": ("active", "disabled", "expired"),
+    "end-secret": ("active", "disabled", "expired"),
     "rotate": ("active", "disabled", "expired"),
     "disable": ("active", "expired"),
     "enable": ("disabled",),

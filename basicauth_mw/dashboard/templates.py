@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import UTC
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,7 @@ from markupsafe import Markup
 
 from ..keys.escaping import escape_control
 from .responses import STYLE, VERSION
-from .strings import ADMIN_SCOPE, LIFETIMES, OVERLAPS, READ_SCOPE, TOKEN
+from .strings import ADMIN_SCOPE, LIFETIMES, OVERLAPS, READ_SCOPE, STATES, TOKEN
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -71,6 +72,7 @@ environment.filters.update(
     printf=_printf,
     python=_python,
     shell=_shell,
+    word=shlex.quote,
 )
 environment.globals.update(
     ADMIN_SCOPE=ADMIN_SCOPE,
@@ -78,6 +80,7 @@ environment.globals.update(
     LIFETIMES=LIFETIMES,
     OVERLAPS=OVERLAPS,
     render=render_template,  # returns text that pages must escape, so not Jinja's include
+    STATES=STATES,
     STYLE=Markup(STYLE),  # noqa: S704 - our own file
     TOKEN=TOKEN,
     UTC=UTC,

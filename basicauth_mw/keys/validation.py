@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from ..errors import InvalidKey
 from .authorization_header import CONTROL_CHARS
@@ -179,6 +179,23 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return copied
 
 
+def parse_metadata(text: str) -> dict[str, Any]:
+    """Parse a JSON object that a person typed; ``check_metadata`` checks the rest."""
+    problem = 'expected a JSON object such as {"team": "search"}'
+    try:
+        value = strict_json_loads(text)
+    except DuplicateName:
+        problem = "an object has two members with the same name"
+    except RecursionError:
+        problem = "nested too deep"
+    except ValueError:
+        pass
+    else:
+        if isinstance(value, dict):
+            return value
+    raise InvalidKey(problem)
+
+
 _TOO_DEEP: Final = f"metadata is nested too deep: at most {MAX_METADATA_DEPTH} levels of lists and objects"
 
 
@@ -202,6 +219,34 @@ def check_depth(text: str, most: int = MAX_JSON_DEPTH) -> None:
         if depth > most:
             raise RecursionError(f"JSON is nested more than {most} deep")
 
+
+class DuplicateName(ValueError):
+    """A JSON object has two members with the same name."""
+
+
+def strict_json_loads(text: str, most: int = MAX_JSON_DEPTH) -> Any:
+    """Decode JSON, and refuse what other parsers might read differently.
+
+    Raises:
+        ValueError: It is not JSON (RFC 8259); ``DuplicateName``: a name occurs twice in one object.
+        RecursionError: As for ``check_depth``.
+    """
+    check_depth(text, most)
+    return _DECODER.decode(text)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise DuplicateName
+    return members
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_members)
 
 # Matches brackets, and whole strings (as ""), so that brackets inside a string are not counted.
 _MARKS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|([\[\]{}])', re.DOTALL)

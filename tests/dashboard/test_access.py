@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -117,11 +118,15 @@ def test_no_setting_bypasses_authentication(visitor: Callable[..., Visitor], set
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/nothing"])
-def test_a_key_without_the_scope_gets_the_command(visitor: Callable[..., Visitor], path: str) -> None:
+def test_a_key_without_the_scope_gets_the_command(
+    visitor: Callable[..., Visitor], backend: Backend, path: str
+) -> None:
     response = visitor("read").get(path)
 
     assert response.status_code == 403
     assert f'basicauth-mw keys create --name "dashboard" --scope {ADMIN_SCOPE}' in response.text
+    (me,) = backend.iter_keys()
+    assert f"basicauth-mw keys update {me.client_id} --scope read --scope {ADMIN_SCOPE}" in response.text
     assert "www-authenticate" not in response.headers
 
 
@@ -148,13 +153,19 @@ def test_a_key_without_the_scope_changes_nothing(visitor: Callable[..., Visitor]
     assert [key.name for key in backend.iter_keys()] == ["me", "me"]
 
 
-def test_switch_makes_the_browser_prompt_for_another_key(visitor: Callable[..., Visitor]) -> None:
-    """Browsers keep sending the same credentials until they get a 401."""
-    refused = visitor("read").get("/switch")
-    let_in = visitor().get("/switch")
+@pytest.mark.parametrize("scopes", [(ADMIN_SCOPE,), (READ_SCOPE,), ("read",)], ids=str)
+def test_signing_out_refuses_the_key_in_use(visitor: Callable[..., Visitor], scopes: tuple[str, ...]) -> None:
+    """Browsers forget credentials that get a 401, and prompt for others."""
+    person, other = visitor(*scopes), visitor(*scopes)
+    explained = person.get("/sign-out")
+    (link,) = re.findall(r'href="(/sign-out\?key=[^"]*)"', explained.text)
 
-    assert (refused.status_code, refused.headers["www-authenticate"][:5]) == (401, "Basic")
-    assert (let_in.status_code, let_in.headers["location"]) == (303, "/")
+    out = person.get(link)
+    assert (out.status_code, out.headers["www-authenticate"][:5]) == (401, "Basic")
+    assert "<h1>Signed out</h1>" in out.text
+    assert "stylesheet" not in out.text  # it would make the browser prompt again
+    switched = other.get(link)
+    assert (switched.status_code, switched.headers["location"]) == (303, "/")
 
 
 def test_an_outage_during_authentication_gives_a_page(visitor: Callable[..., Visitor]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.auth.authenticator import _AUDITED
 from basicauth_mw.auth.refusal_stats import Snapshot
-from basicauth_mw.dashboard.listing import Cursor, KeyView, recency_of
+from basicauth_mw.dashboard.listing import Cursor, KeyPage, KeyView, recency_of
 from basicauth_mw.dashboard.templates import environment, render_template
 from basicauth_mw.keys.model import utcnow
 from tests.dashboard.conftest import Visitor, a_request
@@ -39,9 +39,8 @@ def activity(totals: dict[str, int]) -> str:
         writable=True,
         may_create=True,
         refusals=Snapshot(utcnow() - timedelta(hours=2), totals, (0,) * 58 + (1, 2)),
-        keys=[],
         cursor=Cursor(),
-        following=None,
+        **KeyPage([], None)._asdict(),
         listable=True,
         recency={},
         problem=None,

@@ -11,7 +11,7 @@ import pytest
 
 from basicauth_mw.auth.refusal_stats import MINUTES, Snapshot
 from basicauth_mw.dashboard import request
-from basicauth_mw.dashboard.listing import MAX_HISTORY_BYTES, ROWS, Cursor, recency_of, view_of
+from basicauth_mw.dashboard.listing import MAX_HISTORY_BYTES, ROWS, Cursor, KeyPage, recency_of, view_of
 from basicauth_mw.dashboard.request import encode_query
 from basicauth_mw.dashboard.templates import humanize
 from basicauth_mw.keys.model import Key, Secret, utcnow
@@ -42,12 +42,12 @@ def key_links(markup: str) -> list[str]:
 
 
 def test_paging_forwards_and_back(admin: Visitor, backend: Backend) -> None:
-    """In byte order in both directions, with the same prefix."""
+    """In byte order in both directions, with the same filters."""
     ids = sorted((f"k{number:03}" for number in range(ROWS * 3 + 1)), key=str.encode)
     for client_id in [*ids, "K", "l"]:
         backend.create(client_id=client_id)
     seen: list[list[str]] = []
-    page = admin.get("/", prefix="k").text
+    page = admin.get("/", text="k0", state="active").text
     while True:
         seen.append(key_links(page))
         following = re.search(r'rel="next" href="([^"]*)"', page)
@@ -64,7 +64,8 @@ def test_paging_forwards_and_back(admin: Visitor, backend: Backend) -> None:
             break
         page = admin.request("GET", previous[1].replace("&amp;", "&")).text
     assert back == seen[::-1]
-    assert 'value="k"' in page
+    assert 'value="k0"' in page
+    assert '<option value="active" selected>' in page
 
 
 @pytest.mark.parametrize("width", [49, 3], ids=["generated", "short"])
@@ -88,23 +89,23 @@ def test_the_history_in_links_is_bounded(admin: Visitor, width: int) -> None:
 
 
 def test_an_empty_list_suggests_what_to_do(admin: Visitor, backend: Backend) -> None:
-    assert "No client ID starts with" in admin.get("/", prefix="zzz").text
+    assert "No key matches with these filters" in admin.get("/", text="zzz").text
     assert "no more keys" in admin.get("/", after="zzz").text
-    assert "Create the first key" in render_page("keys.html", cursor=Cursor(), keys=[], following=None)
+    assert "Create the first key" in render_page("keys.html", cursor=Cursor(), **KeyPage([], None)._asdict())
 
 
 def test_exactly_one_page_has_no_next(admin: Visitor, backend: Backend) -> None:
     for number in range(ROWS):
         backend.create(client_id=f"k{number:03}")
 
-    assert 'rel="next"' not in admin.get("/", prefix="k").text
+    assert 'rel="next"' not in admin.get("/", text="k0").text
 
 
 def test_the_list_truncates_scopes(admin: Visitor, backend: Backend) -> None:
     """The page of the key shows all of them."""
     backend.create(client_id="ci", scopes=[f"scope{number}" for number in range(9)])
 
-    listed, own = admin.get("/", prefix="ci").text, admin.get("/key", id="ci").text
+    listed, own = admin.get("/", text="ci").text, admin.get("/key", id="ci").text
     assert (listed.count('class="scope"'), "and 3 more" in listed) == (6, True)
     assert own.count('class="scope"') == 9
 
@@ -134,7 +135,8 @@ def test_untrusted_text_is_escaped(admin: Visitor, backend: Backend, text: str) 
     backend.create(client_id=client_id, name=text.replace("\u0085", ""), metadata={text: text})
     made = [
         admin.get("/"),
-        admin.get("/", prefix=text),
+        admin.get("/", text=text),
+        admin.get("/", scope=text),
         admin.get("/activity"),
         *(admin.get(f"/key{act}", id=client_id) for act in ("", "/rotate", "/disable", "/revoke", "/delete")),
         admin.get("/call", id=client_id, endpoint=text),
@@ -168,7 +170,8 @@ def test_foreign_records_can_be_shown() -> None:
     view = view_of(key, utcnow())
     seen = Snapshot(utcnow(), {}, (0,) * MINUTES)
 
-    listed = {"cursor": Cursor(), "keys": [view], "following": Cursor().next(view.client_id)}
+    page = KeyPage([view], Cursor().next(view.client_id), searched_to=view.client_id)
+    listed = {"cursor": Cursor(), **page._asdict()}
     counted = {"refusals": seen, "recency": recency_of([view], utcnow())}
     for markup in (
         render_page("show_key.html", key=view),

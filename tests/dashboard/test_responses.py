@@ -26,7 +26,7 @@ def test_no_link_or_redirect_leads_to_another_host(
     admin = visitor(root=root)
     backend.create(client_id="ci")
     redirects = [
-        admin.request("GET", "/switch", headers={"Host": "evil.example"}),
+        admin.request("GET", "/sign-out?key=another", headers={"Host": "evil.example"}),
         admin.post("/key/disable", admin.form("/key/disable", id="ci")),
     ]
     page = admin.request("GET", "/new", headers={"Host": "evil.example"}).text
@@ -128,6 +128,6 @@ def test_links_start_with_the_mount_point(visitor: Callable[..., Visitor]) -> No
     assert all(link.startswith(("/a%20b/keys/", "#")) for link in links)
 
 
-@pytest.mark.parametrize("query", ["prefix=%ff", "&".join(["x=1"] * 100)])
+@pytest.mark.parametrize("query", ["text=%ff", "&".join(["x=1"] * 100)])
 def test_an_invalid_query_gives_400(admin: Visitor, query: str) -> None:
     assert admin.request("GET", f"/?{query}").status_code == 400

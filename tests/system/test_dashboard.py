@@ -420,7 +420,7 @@ def test_screenshots_and_accessibility(fastapi_site: Site, browser: Browser) -> 
     with visiting(browser, fastapi_site.admin, timezone_id="Europe/Berlin", locale="en-GB") as page:
         for name, path in (
             ("keys", ""),
-            ("none", "?prefix=zzz"),
+            ("none", "?text=zzz"),
             ("key", "key?id=billing-export"),
             ("revoked", "key?id=legacy-portal"),
             ("rotate", "key/rotate?id=billing-export"),

@@ -10,11 +10,11 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from ...errors import BasicAuthError, InvalidKey
 from ...keys.model import Key, Secret
-from ...keys.validation import check_depth
+from ...keys.validation import DuplicateName, strict_json_loads
 
 FORMAT: Final = 1
 
@@ -51,10 +51,6 @@ class TransferError(BasicAuthError):
     code = "transfer_error"
 
 
-class DuplicateName(ValueError):
-    """A JSON object has two members with the same name."""
-
-
 def dump_line(key: Key, *, end: int | None = None) -> str:
     """Encode a key, including its hashes, as one line without a line break."""
     fields = {"v": FORMAT, **_fields_of(key, _KEY_TYPES)}
@@ -83,12 +79,6 @@ def load_line(text: str) -> tuple[Key, int | None]:
         raise InvalidKey("scopes is not a list of strings")
     values["secrets"] = [Secret(**_load_fields(secret, _SECRET_TYPES)) for secret in values["secrets"]]
     return Key(**values), end
-
-
-def strict_json_loads(text: str) -> Any:
-    """Decode JSON, and refuse what other parsers might read differently."""
-    check_depth(text)
-    return _DECODER.decode(text)
 
 
 def _fields_of(value: Key | Secret, names: Mapping[str, type]) -> dict[str, Any]:
@@ -133,17 +123,3 @@ def _load_value(name: str, value: Any, kind: type) -> Any:
     elif type(value) is kind:
         return value
     raise InvalidKey(f"{name} is not {_TYPE_NAMES[kind]}")
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise DuplicateName
-    return members
-
-
-def _refuse_constant(_name: str) -> NoReturn:
-    raise ValueError("NaN and Infinity are not JSON")
-
-
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_members)
