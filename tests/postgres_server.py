@@ -148,11 +148,13 @@ class PostgresServer:
         """Replace pg_hba.conf; ``reload`` applies it."""
         (self.data / "pg_hba.conf").write_text(rules)
 
+    def connect(self) -> psycopg.Connection[Any]:
+        """A connection of the superuser."""
+        return psycopg.connect(self.url().partition("?")[0], autocommit=True)
+
     def execute(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run a statement as the superuser."""
-        with psycopg.connect(
-            host="127.0.0.1", port=self.port, user="keys", dbname="postgres", autocommit=True
-        ) as connection:
+        with self.connect() as connection:
             cursor = connection.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
@@ -177,6 +179,11 @@ class PostgresServer:
     def wait(self) -> None:
         """Wait until it accepts connections."""
         wait_until(self._responds)
+
+    def restart(self) -> None:
+        """Stop it and start it, on the same port."""
+        self.stop()
+        self.start()
 
     def stop(self) -> None:
         """Kill it and its processes, frozen or not; a later ``start`` recovers its data."""

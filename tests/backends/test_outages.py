@@ -27,6 +27,7 @@ from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.keys.generated_secrets import generate
 from tests.backends.servers_in_process import AsgiClient, WsgiClient
 from tests.forwarder import Forwarder
+from tests.postgres_server import TRUST, PostgresServer
 from tests.redis_server import SLOTS, RedisServer, execute
 from tests.waiting import wait_until
 
@@ -91,17 +92,23 @@ def redis_paused(_path: Path) -> Iterator[Fault]:
         yield Fault(server.url(), inject, server.wait, TIMED_OUT)
 
 
-def network(network_fault: NetworkFault, says: str) -> Callable[[Path], Any]:
+def network(network_fault: NetworkFault, says: str, store: str = "redis") -> Callable[[Path], Any]:
     """A network fault in front of a working server."""
 
     @contextmanager
     def made(_path: Path) -> Iterator[Fault]:
-        with RedisServer() as server, Forwarder(server.port) as forwarder:
+        with (
+            RedisServer() if store == "redis" else PostgresServer() as server,
+            Forwarder(server.port) as forwarder,
+        ):
 
             def become(network_fault: NetworkFault) -> None:
                 forwarder.network_fault = network_fault
 
             url = f"redis://127.0.0.1:{forwarder.port}/0"
+            if isinstance(server, PostgresServer):
+                server.url_with_tables()
+                url = server.url(port=forwarder.port)
             yield Fault(url, lambda: become(network_fault), lambda: become("none"), says)
 
     return made
@@ -255,6 +262,58 @@ def is_busy(server: RedisServer) -> bool:
     return False
 
 
+# --- Postgres
+
+
+def postgres(
+    inject: Callable[[PostgresServer], object],
+    repair: Callable[[PostgresServer], object],
+    says: str,
+    *,
+    user: str = "keys",
+    noticed_within_s: float = 0.0,
+) -> Callable[[Path], Any]:
+    """A fault of a server, where ``web`` is a user with the password ``first``."""
+
+    @contextmanager
+    def made(_path: Path) -> Iterator[Fault]:
+        with PostgresServer() as server:
+            url = server.url_with_tables()
+            server.execute("CREATE ROLE web LOGIN PASSWORD 'first'")
+            server.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO web")
+            server.allow("host all web 127.0.0.1/32 scram-sha-256\n" + TRUST)
+            server.reload()
+            yield Fault(
+                server.url(user=user),
+                lambda: inject(server),
+                lambda: repair(server),
+                says,
+                noticed_within_s=noticed_within_s,
+                made_by=url,
+            )
+
+    return made
+
+
+def statement(text: str) -> Callable[[PostgresServer], None]:
+    """Run a statement, and end all connections, which would go on."""
+
+    def run(server: PostgresServer) -> None:
+        server.execute(text)
+        server.disconnect_all()
+
+    return run
+
+
+@contextmanager
+def postgres_locked(_path: Path) -> Iterator[Fault]:
+    """A migration of another program locks the table."""
+    with PostgresServer() as server, closing(server.connect()) as other:
+        other.autocommit = False
+        lock = "LOCK TABLE public.basicauth_keys IN ACCESS EXCLUSIVE MODE"
+        yield Fault(server.url_with_tables(), lambda: other.execute(lock), other.rollback, TIMED_OUT)
+
+
 # --- SQLite
 
 
@@ -392,6 +451,80 @@ OUTAGES = [
     pytest.param(redis_maxclients, id="maxclients", marks=pytest.mark.proves("F9")),
     pytest.param(redis_loading, id="loading", marks=pytest.mark.proves("F10")),
     pytest.param(redis_busy, id="busy-script", marks=pytest.mark.proves("F10")),
+    pytest.param(
+        postgres(PostgresServer.stop, PostgresServer.start, "the connection was refused"),
+        id="postgres-stopped",
+        marks=pytest.mark.proves("F1"),
+    ),
+    pytest.param(
+        postgres(
+            PostgresServer.kill,  # its processes end soon after it
+            PostgresServer.restart,
+            "the connection (was refused|broke)",
+            noticed_within_s=2.0,
+        ),
+        id="postgres-killed",
+        marks=pytest.mark.proves("F1"),
+    ),
+    pytest.param(
+        postgres(PostgresServer.freeze, PostgresServer.thaw, TIMED_OUT),
+        id="postgres-frozen",
+        marks=pytest.mark.proves("F2"),
+    ),
+    pytest.param(postgres_locked, id="postgres-locked", marks=pytest.mark.proves("F2")),
+    pytest.param(
+        network("half-open", TIMED_OUT, "postgres"),
+        id="postgres-half-open",
+        marks=pytest.mark.proves("F3"),
+    ),
+    pytest.param(
+        network("cut", "cannot be reached", "postgres"), id="postgres-cut", marks=pytest.mark.proves("F3")
+    ),
+    pytest.param(
+        network("truncated", "Postgres", "postgres"), id="postgres-truncated", marks=pytest.mark.proves("F3")
+    ),
+    pytest.param(
+        network("garbage", "Postgres", "postgres"), id="postgres-garbage", marks=pytest.mark.proves("F3")
+    ),
+    pytest.param(
+        postgres(
+            statement("ALTER ROLE web PASSWORD 'second'"),
+            statement("ALTER ROLE web PASSWORD 'first'"),
+            "refused the user or the password",
+            user="web:first",
+        ),
+        id="postgres-wrong-password",
+        marks=pytest.mark.proves("F8"),
+    ),
+    pytest.param(
+        postgres(
+            statement("REVOKE SELECT ON public.basicauth_keys FROM web"),
+            statement("GRANT SELECT ON public.basicauth_keys TO web"),
+            "check the grants",
+            user="web:first",
+        ),
+        id="postgres-rights-lost",
+        marks=pytest.mark.proves("F8"),
+    ),
+    pytest.param(
+        postgres(
+            statement("ALTER ROLE web CONNECTION LIMIT 0"),
+            statement("ALTER ROLE web CONNECTION LIMIT 50"),
+            "no free connection",
+            user="web:first",
+        ),
+        id="postgres-max-connections",
+        marks=pytest.mark.proves("F9"),
+    ),
+    pytest.param(
+        postgres(
+            lambda server: server.execute("ALTER TABLE basicauth_keys RENAME TO dropped"),
+            lambda server: server.execute("ALTER TABLE dropped RENAME TO basicauth_keys"),
+            "has no tables of keys",
+        ),
+        id="postgres-dropped-table",
+        marks=pytest.mark.proves("F17"),
+    ),
     pytest.param(sqlite_locked_rollback, id="sqlite-rollback-lock", marks=pytest.mark.proves("F13")),
     pytest.param(sqlite_locked_mode, id="sqlite-exclusive-mode", marks=pytest.mark.proves("F13")),
     pytest.param(
