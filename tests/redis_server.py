@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 START_LIMIT_S = 10.0
 SLOTS = 16384
+POSTGRES_ASKS_FOR_TLS = bytes.fromhex("00000008 04d2162f")
 BUS = 10_000  # the offset of a cluster node's bus from its port
 
 
@@ -339,7 +340,12 @@ class TlsFront:
             self._loop.add_reader(accepted, readable.set_result, None)
             readable.add_done_callback(lambda _: self._loop.remove_reader(accepted))
             await readable
-            encrypted = accepted.recv(1, socket.MSG_PEEK) == b"\x16"  # a TLS handshake
+            if accepted.recv(8, socket.MSG_PEEK) == POSTGRES_ASKS_FOR_TLS:
+                accepted.recv(8)
+                accepted.send(b"S")  # a handshake follows
+                encrypted = True
+            else:
+                encrypted = accepted.recv(1, socket.MSG_PEEK) == b"\x16"  # a TLS handshake
             reader = asyncio.StreamReader()
             protocol = asyncio.StreamReaderProtocol(reader)
             transport, _ = await self._loop.connect_accepted_socket(

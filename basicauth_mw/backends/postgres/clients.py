@@ -1,8 +1,8 @@
 """The connections of a store: a few that all threads share, and one for each event loop.
 
-A connection is opened when it is needed, and closed when it has been idle for a minute. A lookup on a
-connection that turns out to be dead is repeated on a new one, within the same deadline. A change is sent only
-once; if its reply is lost, the caller reads back what happened.
+A connection is opened when it is needed, and closed when it has been idle for a minute. Work that finds its
+connection dead is done on a new one, within the same deadline. A change that was sent is not repeated; if its
+reply is lost, the caller reads back what happened.
 """
 
 from __future__ import annotations
@@ -47,27 +47,31 @@ class Session:
         self._connector = connector
         self._names = names
         self._prepare = prepare
+        self._has_replied = False
         self.connection: Any = None
         self.used_at = 0.0
 
-    def perform(self, work: Work[T], timeout_s: float, *, retry: bool = False) -> Flow[T]:
-        """Do some work within a time limit. With ``retry``, once more if an old connection is dead."""
+    def perform(self, work: Work[T], timeout_s: float) -> Flow[T]:
+        """Do some work within a time limit.
+
+        If there is no reply to its first statement on an old connection, the work is done on a new one: that
+        statement only reads, or begins a transaction, or can be repeated.
+        """
         until = time.monotonic() + timeout_s
         if self._is_alive():
-            first_until = until - timeout_s / 2 if retry else until
             try:
-                return (yield from self._attempt(work, first_until))
+                return (yield from self._attempt(work, until, first_until=until - timeout_s / 2))
             except (ConnectionFailed, TimeoutError):
-                if not retry:
+                if self._has_replied:
                     raise
         self.connection = yield from self._connector.connect(until)
         if self._prepare is not None:
             try:
-                yield from self._attempt(self._prepare, until)
+                yield from self._attempt(self._prepare, until, first_until=until)
             except BaseException:
                 self.close()
                 raise
-        return (yield from self._attempt(work, until))
+        return (yield from self._attempt(work, until, first_until=until))
 
     def close(self) -> None:
         """Close the connection; the next flow opens another."""
@@ -75,11 +79,15 @@ class Session:
             self.connection.finish()
             self.connection = None
 
-    def _attempt(self, work: Work[T], until: float) -> Flow[T]:
+    def _attempt(self, work: Work[T], until: float, *, first_until: float) -> Flow[T]:
         connection, self.connection = self.connection, None
+        self._has_replied = False
 
         def do(statement: str, values: Sequence[Value] | None = None) -> Flow[Any]:
-            return execute(connection, until, statement.format_map(self._names), values)
+            ends_at = until if self._has_replied else first_until
+            result = yield from execute(connection, ends_at, statement.format_map(self._names), values)
+            self._has_replied = True
+            return result
 
         try:
             return (yield from work(do))
@@ -117,7 +125,7 @@ class ThreadClient:
         self._idle: list[Session] = []
         return inherited
 
-    def run(self, work: Work[T], timeout_s: float, *, retry: bool = False) -> T:
+    def run(self, work: Work[T], timeout_s: float) -> T:
         """Do some work in this thread. Raises as ``execute`` and ``Connector.connect`` do."""
         ends_at = time.monotonic() + timeout_s
         slots, idle = self._slots, self._idle
@@ -129,7 +137,7 @@ class ThreadClient:
             except IndexError:
                 session = self._new_session()
             try:
-                return run(session.perform(work, ends_at - time.monotonic(), retry=retry))
+                return run(session.perform(work, ends_at - time.monotonic()))
             finally:
                 if idle is self._idle and session.connection is not None:
                     idle.append(session)
@@ -197,16 +205,20 @@ class LoopClient:
 
     async def aclose(self) -> None:
         """Close the connection; lookups that wait for a reply fail."""
-        if self._closer is not None:
-            self._closer.cancel()
         if (task := self._batcher.cancel()) is not None:
             from asyncio import wait
 
             await wait([task])
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; for a loop that has ended."""
+        if self._closer is not None:
+            self._closer.cancel()
         self._session.close()
 
     async def _send(self, ids: Sequence[str]) -> list[bytes | None]:
-        found = await arun(self._session.perform(partial(self._lookup, ids), self._timeout_s, retry=True))
+        found = await arun(self._session.perform(partial(self._lookup, ids), self._timeout_s))
         if self._closer is None:
             self._close_later(IDLE_S)
         return found

@@ -123,7 +123,7 @@ class PostgresStore:
 
     def get_record(self, client_id: str, /) -> StoredRecord | None:
         """``get`` without decoding more than the secrets."""
-        found = self._run(partial(_lookup, [client_id]), self._deadline_s, retry=True)
+        found = self._run(partial(_lookup, [client_id]), self._deadline_s)
         return load_for_lookup(found[0], client_id)
 
     async def aget_record(self, client_id: str, /) -> StoredRecord | None:
@@ -285,8 +285,8 @@ class PostgresStore:
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> LoopClient:
         for other in list(self._loops):
-            if other.is_closed():
-                self._loops.pop(other, None)
+            if other.is_closed() and (client := self._loops.pop(other, None)):
+                client.close()
         session = self._new_session(partial(schema.prepare, create=self._create))
         made = self._loops[loop] = LoopClient(session, _lookup, timeout_s=self._deadline_s)
         return made
@@ -297,11 +297,11 @@ class PostgresStore:
         def work(do: Do) -> Flow[list[Row]]:
             return rows_of((yield from do(statement, values)))
 
-        return self._run(work, _ADMIN_TIMEOUT_S, retry=not writing, writing=writing)
+        return self._run(work, _ADMIN_TIMEOUT_S, writing=writing)
 
-    def _run(self, work: Work[T], timeout_s: float, *, retry: bool = False, writing: bool = False) -> T:
+    def _run(self, work: Work[T], timeout_s: float, *, writing: bool = False) -> T:
         try:
-            return self._threads.run(work, timeout_s, retry=retry)
+            return self._threads.run(work, timeout_s)
         except Exception as exc:
             failure = self._translated(exc, writing=writing)
         raise failure  # without a context: the frames hold the password

@@ -56,20 +56,20 @@ def parse_url(url: str) -> Target:
     """
     _, _, rest = url.partition(":")
     base, _, query = rest.partition("?")
-    pairs = [tuple(map(unquote, pair.partition("=")[::2])) for pair in query.split("&") if pair]
+    texts = [pair for pair in query.split("&") if pair]
+    pairs = [tuple(map(unquote, pair.partition("=")[::2])) for pair in texts]
     names = [name for name, _ in pairs]
     ours = {name: value for name, value in pairs if name in _OURS}
-    others = [
-        pair for pair, name in zip(filter(None, query.split("&")), names, strict=True) if name not in _OURS
-    ]
-    options = _read_by_libpq(f"postgresql:{base}?{'&'.join(others)}") if base.startswith("//") else None
-    hosts = (options or {}).pop("host", os.environ.get("PGHOST", "")).split(",")
-    ports = (options or {}).pop("port", os.environ.get("PGPORT", "")).split(",")
+    others = [text for text, name in zip(texts, names, strict=True) if name not in _OURS]
+    found = _read_by_libpq(f"postgresql:{base}?{'&'.join(others)}") if base.startswith("//") else None
+    options = found or {}
+    hosts = options.pop("host", os.environ.get("PGHOST", "")).split(",")
+    ports = options.pop("port", os.environ.get("PGPORT", "")).split(",")
     known = _OPTIONS | _OURS
     unknown = not known.issuperset(names)
     write = "write postgresql://user@host:port/database; percent-encode special characters of the password"
     checks = [
-        (options is None and not unknown, f"the Postgres URL cannot be read: {write}"),
+        (found is None and not unknown, f"the Postgres URL cannot be read: {write}"),
         (
             any(character.isspace() or not character.isprintable() for character in url),
             "the Postgres URL contains whitespace or control characters: percent-encode them",
@@ -84,21 +84,20 @@ def parse_url(url: str) -> Target:
             "schema and prefix in the Postgres URL are 1 to 40 lower-case letters, digits and underscores",
         ),
         (
-            (options or {}).setdefault("target_session_attrs", "primary") not in _PRIMARY,
+            options.setdefault("target_session_attrs", "primary") not in _PRIMARY,
             "keys are read from the primary: target_session_attrs in the Postgres URL must be primary",
         ),
         (len(ports) not in (1, len(hosts)), "the Postgres URL has not one port for each host"),
     ]
     if problems := [text for is_wrong, text in checks if is_wrong]:
         raise ConfigurationError(problems)
-    pairs_of = zip_longest(hosts, ports, fillvalue=ports[0])
-    return Target(tuple(pairs_of), options or {}, **ours)
+    return Target(tuple(zip_longest(hosts, ports, fillvalue=ports[0])), options, **ours)
 
 
 def _read_by_libpq(url: str) -> dict[str, str] | None:
     """The parameters that a URL sets; None: malformed."""
     try:
         found: dict[str, str] = _conninfo.conninfo_to_dict(url)
-    except _Error:  # its text holds a part of the URL
+    except (_Error, ValueError):  # its text holds a part of the URL
         return None
     return found
