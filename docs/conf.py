@@ -16,7 +16,7 @@ import basicauth_mw
 
 DOCS = Path(__file__).parent
 INDEX = (DOCS / "index.md").read_text()
-LISTED = re.compile(r"^- \[.+?\]\((?!https?:)([^)#]+\.md)\)", re.MULTILINE)
+LISTED = re.compile(r"^- \[(.+?)\]\((?!https?:)([^)#]+\.md)\)", re.MULTILINE)
 
 project = "basicauth_mw"
 author = "The basicauth_mw authors"
@@ -42,7 +42,7 @@ html_static_path = ["_theme/site.css"]
 html_css_files = ["site.css"]
 templates_path = ["_theme"]
 html_additional_pages = {"index": "redirect.html"}
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 
 
 def _add_navigation(_app: Any, page: str, source: list[str]) -> None:
@@ -51,14 +51,14 @@ def _add_navigation(_app: Any, page: str, source: list[str]) -> None:
         return
     for section in re.split(r"^## ", INDEX, flags=re.MULTILINE)[1:]:
         caption = section.partition("\n")[0]
-        pages = "\n".join(LISTED.findall(section))
+        pages = "\n".join(f"{title} <{page}>" for title, page in LISTED.findall(section))
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{pages}\n```\n"
 
 
 def _write_llms_txt(app: Any, exception: Exception | None) -> None:
     """Write the index for language models: its links lead to the Markdown of the pages."""
     if exception is None and app.builder.name == "html":
-        pages = {page: (DOCS / page).resolve().relative_to(DOCS.parent) for page in LISTED.findall(INDEX)}
+        pages = {page: (DOCS / page).resolve().relative_to(DOCS.parent) for _, page in LISTED.findall(INDEX)}
         text = re.sub(r"\]\(([^)#]+\.md)", lambda link: f"](_sources/{pages[link[1]]}.txt", INDEX)
         (Path(app.outdir) / "llms.txt").write_text(text)
 
