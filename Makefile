@@ -15,14 +15,16 @@ READY := .venv/.ready
 DEMO_READY := .venv/.demo-ready
 DOCS_READY := .venv/.docs-ready
 SYSTEM_READY := .venv/.system-ready
-SYSTEM_COMMANDS := nginx chromium curl prometheus
+# Each command, and the package that has it if its name is another one.
+SYSTEM_COMMANDS := nginx chromium curl prometheus bwrap:bubblewrap systemd-analyze:systemd
 # Apps with many dependencies, each in an environment of its own.
 APPS_READY := .make/apps/mlflow/.ready .make/apps/prefect/.ready
 BENCH_READY := .venv/.bench-ready
 MUTATE_READY := .venv/.mutate-ready
 GUIDED_READY := .venv/.guided-ready
+DIST_READY := .venv/.dist-ready
 
-.PHONY: help demo docs test coverage test-system bench soak fuzz format clean timing mutate fuzz-guided
+.PHONY: help demo docs test coverage test-system test-all dist bench soak fuzz format clean timing mutate fuzz-guided
 
 soak: MINUTES ?= 30
 fuzz fuzz-guided: MINUTES ?= 5
@@ -52,11 +54,17 @@ coverage: $(READY) ## Run all tests and report branch coverage
 	$(BIN)/pytest -n 2 --cov=basicauth_mw
 
 test-system: $(SYSTEM_READY) $(APPS_READY) ## Run the tests that need nginx, Chromium, Prometheus and large apps
-	@missing=; for name in $(SYSTEM_COMMANDS); do command -v $$name >/dev/null || missing="$$missing $$name"; done; \
+	@missing=; for name in $(SYSTEM_COMMANDS); do command -v $${name%:*} >/dev/null || missing="$$missing $${name#*:}"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "error: not installed:$$missing. Run:  apt-get install --no-install-recommends$$missing" >&2; exit 1; \
 	fi
 	$(BIN)/pytest -n 2 tests/system
+
+test-all: $(VENV) ## Run the core of the tests on each Python here, with the newest and the lowest dependencies; PYTHONS=3.13
+	$(BIN)/python tests/release/pythons.py $(PYTHONS)
+
+dist: $(DIST_READY) ## Build the packages and a bill of materials in dist/, and check them
+	$(BIN)/python -m tests.release.dist
 
 bench: $(BENCH_READY) ## Compare performance with other packages; writes benchmarks/RESULTS.md; BENCH_ARGS=--quick
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
@@ -83,7 +91,7 @@ format: $(READY) ## Fix lint errors and format the code
 	$(BIN)/ruff format
 
 clean: ## Remove everything that make created
-	rm -rf .venv .make site mutants .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .make dist site mutants .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp file is written last, so that an interrupted installation is repeated.
@@ -124,4 +132,8 @@ $(MUTATE_READY): $(READY) tests/mutation/requirements.txt
 
 $(GUIDED_READY): $(READY) tests/fuzz/requirements.txt
 	$(PIP) -r tests/fuzz/requirements.txt
+	@touch $@
+
+$(DIST_READY): $(VENV) pyproject.toml
+	$(PIP) --group dist
 	@touch $@

@@ -66,14 +66,14 @@ def as_pattern(shown: str) -> str:
 
 
 class Reader:
-    """Follows pages in one folder. Leaving it stops the servers that it started."""
+    """Follows pages in one folder, with the programs beside ``python``. Leaving it stops the servers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str | Path = sys.executable) -> None:
         self.folder = folder
         self.environ = {
             name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")
         }
-        self.environ["PATH"] = f"{self._commands()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.environ["PATH"] = f"{self._commands()}:{Path(python).parent}:{os.environ['PATH']}"
         self.environ["HOME"] = str(folder)
         self._ports: dict[str, int] = {}
         self._printed = ""

@@ -98,7 +98,14 @@ def with_check(code: str) -> str:
 
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-GATEWAYS = sorted(path for path in (ROOT / "examples" / "gateways").iterdir() if path.is_file())
+GATEWAYS = [("gateways", path) for path in (ROOT / "examples" / "gateways").iterdir() if path.is_file()]
+DEPLOY = [
+    ("deployment", ROOT / "examples" / "deploy" / name)
+    for name in (
+        *("Dockerfile", "alerts.yml", "app.py", "app.service", "compose.yaml", "kubernetes.yaml"),
+        "make-secrets.sh",
+    )
+]
 
 
 def python_blocks() -> list[object]:
@@ -121,10 +128,10 @@ def _python_blocks() -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("path", GATEWAYS, ids=lambda path: str(path.name))
-def test_gateway_example_is_shown(path: Path) -> None:
-    """``docs/gateways.md`` has each file of the gateways; ``tests/gateways`` runs them."""
-    document = (ROOT / "docs" / "gateways.md").read_text()
+@pytest.mark.parametrize(("page", "path"), [*sorted(GATEWAYS), *DEPLOY], ids=lambda each: Path(each).name)
+def test_example_is_shown(page: str, path: Path) -> None:
+    """The documentation has each file as it is; ``tests/gateways`` and ``tests/system`` run them."""
+    document = (ROOT / "docs" / f"{page}.md").read_text()
     assert path.read_text() in [code for _, code in BLOCK.findall(document)]
 
 
@@ -418,8 +425,9 @@ def test_an_app_is_imported_without_keys(tmp_path: Path) -> None:
     assert line in refused.stderr
     blocks = [str(code) for each in python_blocks() for code in each.values if "django" not in str(code)]
     together = (
-        "import json, sys, types\n"
+        "import json, prometheus_client, sys, types\n"
         "def run(code):\n"
+        "    prometheus_client.REGISTRY = prometheus_client.CollectorRegistry()\n"
         "    module = sys.modules['app'] = types.ModuleType('app')\n"
         "    exec(code, vars(module))\n"
         "    return module._APPS\n"

@@ -1,0 +1,14 @@
+#!/bin/sh
+# Creates the files in secrets/ that compose.yaml mounts. Other users of the machine cannot open the folder; the files
+# themselves are readable, because each container reads them with a user ID of its own.
+set -eu
+cd "$(dirname "$0")"
+umask 022
+mkdir -m 700 secrets
+password=$(head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \n')
+head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \n' > secrets/pepper
+echo "redis://keys:$password@redis:6379/0" > secrets/backend
+cat > secrets/redis_users <<END
+user default off
+user keys on >$password ~basicauth:1:* +get +set +del +exists +eval +expire +hget +hset +hdel +hgetall +hexists +hincrby +hlen +zadd +zrem +zrangebylex +xadd +xrange +xrevrange +config|get
+END
