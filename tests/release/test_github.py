@@ -43,4 +43,5 @@ def test_workflows_run_what_any_machine_can_run() -> None:
 
     assert {target for each in used.values() for target in each} <= targets
     assert used["release.yml"] == ["dist"]
+    assert used["docs.yml"] == ["docs"]
     assert "run: .ci/run" in (GITHUB / "workflows" / "test.yml").read_text()
