@@ -41,6 +41,8 @@ html_title = f"{project} {version}"
 html_static_path = ["_theme/site.css"]
 html_css_files = ["site.css"]
 templates_path = ["_theme"]
+html_use_index = False  # the API reference has them in order
+html_domain_indices = False
 html_additional_pages = {"index": "redirect.html"}
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 

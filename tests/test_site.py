@@ -109,7 +109,7 @@ def test_every_page_is_listed(site: Site) -> None:
 
     text = (site.folder / "llms.txt").read_text()
     assert text.startswith("# basicauth_mw\n\n> ")
-    sources = re.findall(r"\]\((_sources/[^)]+)\)", text)
+    sources = re.findall(r"\]\((_sources/[^)#]+)", text)
     assert len(sources) > len(listed)
     for source in sources:
         assert (site.folder / source).read_text().startswith("# "), source
