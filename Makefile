@@ -6,7 +6,7 @@ PORT ?= 8000
 # pip needs a home directory for its cache, even if the user has none.
 export HOME := $(or $(HOME),$(CURDIR)/.make/home)
 # The caller's Python settings must not affect the tests.
-unexport PYTHONPATH PYTHONHOME PYTHONUNBUFFERED
+unexport PYTHONPATH PYTHONHOME PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check

@@ -1,4 +1,4 @@
-"""Caches of several processes against a small model: 10,000 random orders of events.
+"""Caches of several processes against a small model: 4,000 random orders of events.
 
 Keys are created, changed and revoked by any process; all processes verify credentials, lookups take time,
 the change feed is polled now and then, clocks move, the store becomes unavailable and recovers. The model
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from basicauth_mw.backends import Changes
 
-SEQUENCES = 10_000
-CHUNKS = 20
+SEQUENCES = 4000
+CHUNKS = 8
 EVENTS = 60
 TTL_S = 30.0
 SETTINGS = Settings()

@@ -223,7 +223,7 @@ def requests(draw: st.DrawFn) -> Request:
 
 @pytest.mark.proves("H8", "X42")
 @pytest.mark.parametrize("name", BOTH)
-@examples(max_examples=300, deadline=None)
+@examples(max_examples=150, deadline=None)
 @given(request=requests())
 @example(request=Request(((b"authorization", _GOOD),)))
 def test_the_middlewares_agree_on_every_request(name: str, request: Request) -> None:
@@ -247,7 +247,7 @@ def test_the_middlewares_agree_on_every_request(name: str, request: Request) -> 
 
 @pytest.mark.proves("O7", "X28", "X38", "X40")
 @pytest.mark.parametrize("name", BOTH)
-@examples(max_examples=200, deadline=None)
+@examples(max_examples=100, deadline=None)
 @given(request=requests(), others=_OTHERS, at=st.integers(0, 8))
 def test_other_headers_change_nothing(name: str, request: Request, others: Any, at: int) -> None:
     """Only the Authorization header and headers that the settings name affect the outcome."""
@@ -275,7 +275,7 @@ def test_a_secret_in_the_query_never_authenticates(name: str, value: str) -> Non
 
 @pytest.mark.proves("H1", "H15", "X37")
 @pytest.mark.parametrize("name", ["defaults", "hidden field, no mapping"])
-@examples(max_examples=200, deadline=None)
+@examples(max_examples=100, deadline=None)
 @given(request=requests(), method=_METHODS, path=_PATHS, scheme=st.sampled_from(["http", "https"]))
 def test_method_and_path_change_nothing(
     name: str, request: Request, method: str, path: bytes, scheme: str
@@ -290,7 +290,7 @@ def test_method_and_path_change_nothing(
 
 
 @pytest.mark.proves("H15", "X37")
-@examples(max_examples=200, deadline=None)
+@examples(max_examples=100, deadline=None)
 @given(request=requests(), method=_METHODS)
 def test_the_method_changes_nothing_on_any_path(request: Request, method: str) -> None:
     """An open path is open, and a protected one protected, for every method."""
