@@ -150,3 +150,28 @@ def test_the_document(version: str, scopes: list[str], monkeypatch: pytest.Monke
         {"x-api-key": []},
         {},
     ]
+
+
+def test_the_document_knows_which_paths_need_a_key() -> None:
+    """An open path has no security. On an optional one, the permissions of the view decide."""
+    views = {
+        "open/": AllowAny,
+        "optional/anyone": AllowAny,
+        "optional/caller": IsAuthenticated,
+        "other": AllowAny,
+    }
+    patterns = [route(path, view_with(permission)) for path, permission in views.items()]
+    with override_settings(
+        BASICAUTH_INCLUDE=["/open/*", "/optional/*"],
+        BASICAUTH_EXCLUDE=["/open/"],
+        BASICAUTH_OPTIONAL=["/optional/*"],
+    ):
+        paths = SchemaGenerator(patterns=patterns).get_schema(request=None, public=True)["paths"]
+
+    found = {path: item["get"].get("security", []) for path, item in paths.items()}
+    assert found == {
+        "/open/": [{}],
+        "/optional/anyone": [{"HTTPBasic": []}, {}],
+        "/optional/caller": [{"HTTPBasic": []}],
+        "/other": [{}],
+    }

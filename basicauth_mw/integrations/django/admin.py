@@ -42,12 +42,6 @@ if TYPE_CHECKING:
 
     from ...backends.backend import Backend, Issued
 
-    ModelAdmin = admin.ModelAdmin[ApiKey]
-    ModelForm = forms.ModelForm[ApiKey]
-else:
-    ModelAdmin, ModelForm = admin.ModelAdmin, forms.ModelForm
-
-LIFETIME: Final = timedelta(days=90)  # that the form for a new key suggests
 OVERLAPS: Final = {0: "none", 3600: "1 hour", 86_400: "24 hours", 604_800: "7 days", 2_592_000: "30 days"}
 NOT_FINAL: Final = ("active", "disabled", "expired")
 # Methods of ``Backend`` that have a button: the states of a key in which it is shown, and the effect.
@@ -96,7 +90,7 @@ def _explain_errors(view: Callable[..., Any]) -> Callable[..., Any]:
             return view(self, request, *args, **kwargs)
         except BackendError as exc:
             reason = UNAVAILABLE if exc.status else capfirst(str(exc))  # without a status: read-only
-            return self.render(request, "error.html", "Not possible", exc.status or 409, reason=reason)
+            return self.render(request, "page.html", "Not possible", exc.status or 409, reason=reason)
         except (InvalidKey, KeyNotFound, KeyRevoked) as exc:
             self.message_user(request, capfirst(str(exc)), messages.ERROR)
             is_gone = isinstance(exc, KeyNotFound)
@@ -105,7 +99,7 @@ def _explain_errors(view: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-class ApiKeyForm(ModelForm):
+class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
     """Writes the key when it is validated, so that it can show why a key is refused."""
 
     version = forms.IntegerField(required=False, widget=forms.HiddenInput)
@@ -141,11 +135,6 @@ class ActionForm(forms.Form):
     """Confirms an action on a key as the page showed it."""
 
     version = forms.IntegerField(widget=forms.HiddenInput)
-
-
-class RotateForm(ActionForm):
-    """Confirms a rotation."""
-
     overlap = forms.TypedChoiceField(choices=list(OVERLAPS.items()), coerce=int, initial=86_400)
 
 
@@ -195,7 +184,7 @@ class KeyList(ChangeList):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ModelAdmin):
+class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Finds, creates, changes and deletes keys. The actions need the permission to change keys.
 
     For an ``AdminSite`` of your own: ``site.register(ApiKey, ApiKeyAdmin)``.
@@ -224,16 +213,13 @@ class ApiKeyAdmin(ModelAdmin):
         except InvalidKey:
             return None
         except UnreadableRecord as exc:
-            return ApiKey.of(Key(object_id), str(exc))
+            return ApiKey.of(Key(object_id), f"unreadable: {exc}")
         return None if key is None else ApiKey.of(key)
 
     # --- fields
 
     def last_used(self, obj: ApiKey) -> str:
         return _time(obj.key.last_used_at)
-
-    def status(self, obj: ApiKey) -> str:
-        return f"{obj.state}. {capfirst(obj.problem)}" if obj.problem else obj.state
 
     @admin.display(description="active secrets", empty_value="none")
     def secrets(self, obj: ApiKey) -> str:
@@ -246,10 +232,10 @@ class ApiKeyAdmin(ModelAdmin):
         if obj is None:
             return fields
         hidden = ["version"] if self.has_change_permission(request, obj) else []
-        return ["status", *fields, "last_used", "secrets", *hidden]
+        return ["state", *fields, "last_used", "secrets", *hidden]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
-        return ("status", "client_id", "last_used", "secrets") if obj else ()
+        return ("state", "client_id", "last_used", "secrets") if obj else ()
 
     # --- permissions
 
@@ -257,7 +243,7 @@ class ApiKeyAdmin(ModelAdmin):
         return _is_writable(request) and super().has_add_permission(request)
 
     def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
-        is_final = obj is not None and obj.state in ("revoked", "unreadable")
+        is_final = obj is not None and obj.state not in NOT_FINAL
         return _is_writable(request) and not is_final and super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
@@ -267,7 +253,7 @@ class ApiKeyAdmin(ModelAdmin):
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         # The form has the new ID: if it is submitted twice, the store refuses the second key.
-        initial = {"client_id": generate_id(), "expires_at": timezone.now() + LIFETIME}
+        initial = {"client_id": generate_id(), "expires_at": timezone.now() + timedelta(days=90)}
         return {**initial, **super().get_changeform_initial_data(request)}
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
@@ -285,9 +271,6 @@ class ApiKeyAdmin(ModelAdmin):
         """Show a secret, only in the response to the form."""
         key = ApiKey.of(issued.key)
         return self.render(request, "issued.html", "Copy the secret now", original=key, issued=issued)
-
-    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        return [str(each) for each in objs], {self.opts.verbose_name_plural: len(objs)}, set(), []
 
     def delete_model(self, request: HttpRequest, obj: ApiKey) -> None:
         _backend(request).delete(obj.pk, actor=_actor(request))
@@ -318,8 +301,9 @@ class ApiKeyAdmin(ModelAdmin):
             raise KeyNotFound(f"there is no key with the client ID {client_id!r}")
         states, effect = ACTIONS[action]
         version = obj.key.version
-        form_class = RotateForm if action == "rotate" else ActionForm
-        form = form_class(request.POST or None, initial={"version": version})
+        form = ActionForm(request.POST or None, initial={"version": version})
+        if action != "rotate":
+            del form.fields["overlap"]
         is_confirmed = form.is_valid()
         if obj.state not in states or (is_confirmed and form.cleaned_data["version"] != version):
             raise InvalidKey(CHANGED)

@@ -15,12 +15,8 @@ from ...keys.model import Key, utcnow
 if TYPE_CHECKING:
     from ...backends.backend import Issued
 
-    Manager = models.Manager["ApiKey"]
-else:
-    Manager = models.Manager
 
-
-class EmptyManager(Manager):
+class EmptyManager(models.Manager["ApiKey"]):
     """Finds nothing, so that ``dumpdata`` and others do not look for the table."""
 
     def get_queryset(self) -> models.QuerySet[ApiKey]:
@@ -32,7 +28,7 @@ class ApiKey(models.Model):
 
     Attributes:
         key: The key as it was read.
-        problem: Why its record cannot be read; empty if it can.
+        problem: Why its record cannot be read; otherwise empty.
         issued: The new secret, only in the response that shows it.
     """
 
@@ -65,8 +61,8 @@ class ApiKey(models.Model):
 
     @property
     def state(self) -> str:
-        """One word for whether the key works."""
-        return "unreadable" if self.problem else lifecycle.state_of(self.key, utcnow())
+        """Whether the key works, in one word if its record can be read."""
+        return self.problem or lifecycle.state_of(self.key, utcnow())
 
     def __str__(self) -> str:
         return escape_control(self.name or self.client_id)

@@ -11,6 +11,7 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.settings import spectacular_settings
 from rest_framework.permissions import AND
 
+from ...auth.path_rules import PathRules
 from .._openapi import security_schemes
 from .middleware import read_configuration
 
@@ -33,10 +34,17 @@ class PrincipalAuthenticationScheme(OpenApiAuthenticationExtension):  # type: ig
         return list(self._schemes().values())
 
     def get_security_requirement(self, auto_schema: AutoSchema) -> list[dict[str, list[Any]]]:
-        """One alternative for each scheme; from OpenAPI 3.1 on with the scopes that the view requires."""
+        """One alternative for each scheme; from OpenAPI 3.1 on with the scopes that the view requires.
+
+        None on an open path. Where a key is optional, drf-spectacular adds the alternative without one by the
+        permissions of the view.
+        """
+        _, ours = read_configuration()
+        if PathRules.from_settings(ours).access(auto_schema.path) == "open":
+            return []
         required: set[str] = set().union(*map(_required_scopes, auto_schema.view.get_permissions()))
         has_scopes = not str(spectacular_settings.OAS_VERSION).startswith("3.0")
-        return [{name: sorted(required) if has_scopes else []} for name in self._schemes()]
+        return [{name: sorted(required) if has_scopes else []} for name in security_schemes(ours.schemes)]
 
     def _schemes(self) -> dict[str, dict[str, Any]]:
         return security_schemes(read_configuration()[1].schemes)
