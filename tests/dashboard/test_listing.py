@@ -89,7 +89,7 @@ def test_the_history_in_links_is_bounded(admin: Visitor, width: int) -> None:
 
 
 def test_an_empty_list_suggests_what_to_do(admin: Visitor, backend: Backend) -> None:
-    assert "No key matches with these filters" in admin.get("/", text="zzz").text
+    assert "No key matches these filters" in admin.get("/", text="zzz").text
     assert "no more keys" in admin.get("/", after="zzz").text
     assert "Create the first key" in render_page("keys.html", cursor=Cursor(), **KeyPage([], None)._asdict())
 

@@ -50,7 +50,7 @@ def test_filters(admin: Visitor, backend: Backend, query: dict[str, str], found:
     assert key_links(page.text) == found
     assert f'name="text" value="{query.get("text", "").strip()}"' in page.text
     assert f'name="scope" value="{query.get("scope", "")}"' in page.text
-    assert ("No key matches with these filters" in page.text) == (not found)
+    assert ("No key matches these filters" in page.text) == (not found)
     assert "Show all" in page.text
 
 
