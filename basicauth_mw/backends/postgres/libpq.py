@@ -273,7 +273,7 @@ class Connector:
 
     def _open(self, address: tuple[str, str, str], until: float) -> Flow[Any]:
         connection, message = yield from self._try(address, until)
-        if UNSUPPORTED_OPTION in message and self._options:
+        if UNSUPPORTED_OPTION in message:  # pgbouncer
             self._options = self._target.options.get("options", "")
             connection, message = yield from self._try(address, until)
         if message:

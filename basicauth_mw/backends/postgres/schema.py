@@ -77,8 +77,10 @@ def migrate(do: Do, *, create: bool) -> Flow[int]:
     yield from do("BEGIN; SET LOCAL statement_timeout = 0")
     # One process at a time; the others find the work done.
     yield from do(f"SELECT pg_advisory_xact_lock({zlib.crc32(b'basicauth_mw')})")
+    # A statement that opens a table, or the functions would use what this session has cached before.
     result = yield from do(
-        "SELECT to_regclass('{facts}'), to_regnamespace('{schema}'), current_setting('server_encoding')"
+        "SELECT to_regclass('{facts}'), to_regnamespace('{schema}'), current_setting('server_encoding') "
+        "FROM pg_catalog.pg_namespace LIMIT 1"
     )
     ((facts, schema, encoding),) = rows_of(result)
     if encoding != b"UTF8":
