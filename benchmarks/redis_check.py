@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from itertools import count as numbers
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import redis.asyncio
 import uvloop
 from asgi_apps import ours, scope
 from report import Outcome, Table, at_least, at_most, main
-from rounds import Call, measure, ratios, spread, us
+from rounds import AT_ONCE, Call, alone, measure, ratios, spread, together, us
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.auth.verifier import PendingVerification
@@ -30,7 +29,6 @@ from tests.redis_server import RedisServer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-AT_ONCE = 32
 KEYS = 1_000
 GET, LOOKUP, VERIFICATION = "plain GET", "lookup", "verification"
 MGET = "one MGET, written by hand"
@@ -112,25 +110,6 @@ async def find(quick: bool, url: str, port: int) -> Outcome:
         ),
     ]
     return Outcome([table], goals)
-
-
-def alone(function: Callable[..., Any], arguments: list) -> Call:
-    turn = numbers()
-
-    async def call() -> None:
-        await function(arguments[next(turn) % len(arguments)])
-
-    return call
-
-
-def together(function: Callable[..., Any], arguments: list) -> Call:
-    turn = numbers(step=AT_ONCE)
-
-    async def call() -> None:
-        start = next(turn) % (len(arguments) - AT_ONCE)
-        await asyncio.gather(*map(function, arguments[start : start + AT_ONCE]))
-
-    return call
 
 
 def measured(quick: bool) -> Outcome:

@@ -1,9 +1,9 @@
 """How long after a revoke do all of four workers refuse the key?
 
-Worker processes of uvicorn and gunicorn, keys in SQLite and Redis, revoked by another process. Each worker
-has cached the key. The time is from just before the call of ``revoke`` to the first refusal that a client
-receives on its connection to that worker. Then the store stops responding instead, and the time is how long
-the key is still accepted.
+Worker processes of uvicorn and gunicorn, keys in SQLite, Redis and Postgres, revoked by another process.
+Each worker has cached the key. The time is from just before the call of ``revoke`` to the first refusal that
+a client receives on its connection to that worker. Then the store stops responding instead, and the time is
+how long the key is still accepted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from basicauth_mw import Settings, open_backend
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from typing import TYPE_CHECKING
 
+from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -159,8 +160,17 @@ def measured(quick: bool) -> Outcome:
     trials = 10 if quick else 100
     rows, goals = [], []
     series: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory, RedisServer() as redis:
-        for store, url in (("SQLite", f"sqlite:///{directory}/keys.db"), ("Redis", redis.url())):
+    with (
+        tempfile.TemporaryDirectory(prefix="basicauth-bench-") as directory,
+        RedisServer() as redis,
+        PostgresServer() as postgres,
+    ):
+        stores = {
+            "SQLite": f"sqlite:///{directory}/keys.db",
+            "Redis": redis.url(),
+            "Postgres": postgres.url_with_tables(),
+        }
+        for store, url in stores.items():
             for server, start in SERVERS.items():
                 port = free_port()
                 with (

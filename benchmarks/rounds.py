@@ -6,15 +6,18 @@ ratios within one round are meaningful. Absolute times are printed to give an im
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import count as numbers
 from statistics import median, quantiles
 from typing import NamedTuple
 
 Call = Callable[[], Awaitable[None]]
 Times = dict[str, list[float]]
 
+AT_ONCE = 32  # calls in one iteration of a busy event loop
 SAMPLE_S = 0.01  # longest sample, so that a slow variant does not stretch the rounds of all
 
 
@@ -85,6 +88,27 @@ async def _calls(call: Call, most: int, clock: Callable[[], float]) -> int:
         await call()
         taken.append(clock() - begin)
     return max(1, min(most, int(SAMPLE_S / max(min(taken), 1e-9))))
+
+
+def alone(function: Callable[..., Awaitable[object]], arguments: Sequence[object]) -> Call:
+    """A call with the next argument."""
+    turn = numbers()
+
+    async def call() -> None:
+        await function(arguments[next(turn) % len(arguments)])
+
+    return call
+
+
+def together(function: Callable[..., Awaitable[object]], arguments: Sequence[object]) -> Call:
+    """``AT_ONCE`` calls at once, with the next arguments."""
+    turn = numbers(step=AT_ONCE)
+
+    async def call() -> None:
+        start = next(turn) % (len(arguments) - AT_ONCE)
+        await asyncio.gather(*map(function, arguments[start : start + AT_ONCE]))
+
+    return call
 
 
 def added(times: Times, name: str, base: str) -> list[float]:

@@ -35,6 +35,7 @@ BENCHMARKS = [
     "refusals",
     "sqlite_check",
     "redis_check",
+    "postgres_check",
     "startup",
     "cache_memory",
     "servers",
