@@ -221,6 +221,14 @@ class PostgresServer:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def catch_up(self) -> None:
+        """Wait until a standby has what its primary has."""
+        assert self._follows is not None
+        ((written,),) = self._follows.execute("SELECT pg_current_wal_lsn()")
+        wait_until(
+            lambda: self.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [written]) == [(True,)]
+        )
+
     def promote(self) -> None:
         """Make a standby the primary."""
         self.execute("SELECT pg_promote()")

@@ -16,8 +16,8 @@ from ...errors import BackendUnavailable
 from ...runtime.background import BackgroundThread
 from ...runtime.batches import Batcher
 from ...runtime.fork import after_fork
-from .errors import ConnectionFailed
-from .libpq import arun, execute, pq, psycopg, run
+from .errors import ConnectionFailed, StatementFailed
+from .libpq import arun, execute, pq, run
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,15 +38,17 @@ class Session:
     Args:
         connector: Opens the connection.
         names: The tables by their names in statements.
-        prepare: Done on each new connection; an exception means that it cannot be used.
+        check: Done on each new connection; returns the process id of the server. An exception means that the
+            connection cannot be used.
     """
 
     def __init__(
-        self, connector: Connector, names: Mapping[str, str], prepare: Work[None] | None = None
+        self, connector: Connector, names: Mapping[str, str], check: Work[int] | None = None
     ) -> None:
         self._connector = connector
         self._names = names
-        self._prepare = prepare
+        self._check = check
+        self._prepared: set[str] | None = None  # the names of statements; None: none may be prepared
         self._has_replied = False
         self.connection: Any = None
         self.used_at = 0.0
@@ -58,19 +60,22 @@ class Session:
         statement only reads, or begins a transaction, or can be repeated.
         """
         until = time.monotonic() + timeout_s
-        if self._is_alive():
+        if self.connection is not None:
             try:
                 return (yield from self._attempt(work, until, first_until=until - timeout_s / 2))
             except (ConnectionFailed, TimeoutError):
                 if self._has_replied:
                     raise
+        self._prepared = None
         self.connection = yield from self._connector.connect(until)
-        if self._prepare is not None:
+        if self._check is not None:
             try:
-                yield from self._attempt(self._prepare, until, first_until=until)
+                pid = yield from self._attempt(self._check, until, first_until=until)
             except BaseException:
                 self.close()
                 raise
+            if pid == self.connection.backend_pid:  # a pooler has another, and prepares nothing
+                self._prepared = set()
         return (yield from self._attempt(work, until, first_until=until))
 
     def close(self) -> None:
@@ -83,14 +88,23 @@ class Session:
         connection, self.connection = self.connection, None
         self._has_replied = False
 
-        def do(statement: str, values: Sequence[Value] | None = None) -> Flow[Any]:
+        def do(statement: str, values: Sequence[Value] | None = None, name: str = "") -> Flow[Any]:
+            text = statement.format_map(self._names)
             ends_at = until if self._has_replied else first_until
-            result = yield from execute(connection, ends_at, statement.format_map(self._names), values)
+            if self._prepared is None:
+                name = ""
+            elif name and name not in self._prepared:
+                yield from execute(connection, ends_at, text, name=name)
+                self._prepared.add(name)
+            result = yield from execute(connection, ends_at, text, values, name=name)
             self._has_replied = True
             return result
 
         try:
             return (yield from work(do))
+        except StatementFailed:
+            connection.finish()  # perhaps a statement that was prepared before the tables changed
+            raise
         finally:
             # Otherwise it is broken, in a transaction, or out of step with the replies.
             if connection.transaction_status == pq.TransactionStatus.IDLE:
@@ -98,16 +112,6 @@ class Session:
                 self.used_at = time.monotonic()
             else:
                 connection.finish()
-
-    def _is_alive(self) -> bool:
-        """Whether there is a connection that the server has not closed."""
-        if self.connection is None:
-            return False
-        try:
-            self.connection.consume_input()
-        except psycopg.Error:
-            self.close()
-        return self.connection is not None
 
 
 class ThreadClient:

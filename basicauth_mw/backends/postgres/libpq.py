@@ -4,8 +4,8 @@ A *flow* is a generator that yields what it waits for. ``run`` drives it in a th
 loop, so both share one implementation, and every wait ends at a deadline. psycopg's own connections have no
 deadline in threads, and wait two seconds or more for each address.
 
-Nothing depends on a session: no prepared statement, no setting outside a transaction. So pgbouncer may give
-each transaction another connection.
+Nothing depends on a session: no setting outside a transaction, and statements are prepared only on a direct
+connection to a server. So pgbouncer may give each transaction another connection.
 """
 
 from __future__ import annotations
@@ -153,9 +153,16 @@ def _numeric(found: Sequence[Any]) -> list[str]:
 
 
 def execute(
-    connection: Any, until: float, statement: str, values: Sequence[Value] | None = None
+    connection: Any, until: float, statement: str, values: Sequence[Value] | None = None, *, name: str = ""
 ) -> Flow[Any]:
-    """Run a statement and return its result, a ``PGresult``. Without ``values`` there may be several.
+    """Run a statement and return its result, a ``PGresult``.
+
+    Args:
+        connection: A ``PGconn`` of psycopg.
+        until: When to give up, by the monotonic clock.
+        statement: The statement; without values, there may be several.
+        values: Its values.
+        name: Run a statement that was prepared instead; without values, prepare it.
 
     Raises:
         StatementFailed: The server refused it. The connection can still be used.
@@ -163,13 +170,17 @@ def execute(
         TimeoutError: There was no reply in time.
     """
     try:
-        if values is None:
+        if values is None and name:
+            connection.send_prepare(name.encode(), statement.encode())
+        elif values is None:
             connection.send_query(statement.encode())
         else:
             formats = [int(isinstance(value, list)) for value in values]
-            connection.send_query_params(
-                statement.encode(), list(map(_encode, values)), param_formats=formats
-            )
+            encoded = list(map(_encode, values))
+            if name:
+                connection.send_query_prepared(name.encode(), encoded, param_formats=formats)
+            else:
+                connection.send_query_params(statement.encode(), encoded, param_formats=formats)
         while connection.flush():
             yield from _ready(connection, until, writing=True)
             connection.consume_input()

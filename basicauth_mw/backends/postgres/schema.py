@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import BackendUnavailable
 from .errors import NO_SUCH_TABLE, StatementFailed
@@ -43,15 +43,16 @@ def table_names(schema: str, prefix: str) -> dict[str, str]:
     return {"schema": f'"{schema}"'} | {name: f'"{schema}"."{prefix}_{name}"' for name in tables}
 
 
-def prepare(do: Do, *, create: bool) -> Flow[None]:
-    """Check the tables on a new connection, and make missing ones with ``create``.
+def check(do: Do, *, create: bool) -> Flow[int]:
+    """Check the tables, and make missing ones with ``create``; return the process id of the server.
 
     Raises:
         BackendUnavailable: They are not of this release.
     """
     if create:
         yield from migrate(do, create=True)
-    version = yield from _version(do)
+    result = yield from do("SELECT version, pg_backend_pid() FROM {facts}")
+    version = _version_in(result)
     if version != SCHEMA_VERSION:
         is_old = version < SCHEMA_VERSION
         remedy = "run  basicauth-mw keys list --limit 1" if is_old else "update the package"
@@ -59,6 +60,7 @@ def prepare(do: Do, *, create: bool) -> Flow[None]:
             f"the tables of keys in Postgres have version {version}; this release needs {SCHEMA_VERSION}: "
             f"{remedy}"
         )
+    return int(result.get_value(0, 1))
 
 
 def migrate(do: Do, *, create: bool) -> Flow[int]:
@@ -96,7 +98,10 @@ def migrate(do: Do, *, create: bool) -> Flow[int]:
 
 
 def _version(do: Do) -> Flow[int]:
-    result = yield from do("SELECT version FROM {facts}")
+    return _version_in((yield from do("SELECT version FROM {facts}")))
+
+
+def _version_in(result: Any) -> int:
     if result.ntuples != 1:
         raise BackendUnavailable("the table of facts in Postgres has lost its row: restore a backup")
     return int(result.get_value(0, 0))

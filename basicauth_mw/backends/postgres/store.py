@@ -46,6 +46,7 @@ _BEGIN: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '5s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '5s'; SELECT seq + 1 FROM {facts} FOR UPDATE"
 )
+_FIND_ONE: Final = "SELECT record FROM {keys} WHERE client_id = $1"
 _FIND: Final = "SELECT client_id, record FROM {keys} WHERE client_id = ANY ($1::text[])"
 _INSERT: Final = (
     "INSERT INTO {keys} SELECT * FROM unnest($1::text[], $2::text[]::bigint[], $3::text[]) "
@@ -107,8 +108,8 @@ class PostgresStore:
         self._new_session = partial(
             Session, self._connector, schema.table_names(target.schema, target.prefix)
         )
-        prepare = partial(schema.prepare, create=create)
-        self._threads = ThreadClient(partial(self._new_session, prepare))
+        self._check = partial(schema.check, create=create)
+        self._threads = ThreadClient(partial(self._new_session, self._check))
         self._loops: dict[asyncio.AbstractEventLoop, LoopClient] = {}
         after_fork(self._reset_in_child)
 
@@ -207,7 +208,7 @@ class PostgresStore:
     def changes(self, since: str | None) -> Changes:
         cursor = _CURSOR.fullmatch(since or "")
         at = cursor.groups() if cursor else (str(_END), "")
-        rows = self._rows(_CHANGES, [at[0]])
+        rows = self._rows(_CHANGES, [at[0]], name="basicauth_changes")
         if not rows:
             raise StatementFailed(next(iter(NO_SUCH_TABLE)))
         texts = [tuple((each or b"").decode() for each in row) for row in rows]
@@ -260,7 +261,7 @@ class PostgresStore:
 
         def work(do: Do) -> Flow[int]:
             before = yield from schema.migrate(do, create=self._create)
-            yield from schema.prepare(do, create=False)
+            yield from schema.check(do, create=False)
             return before
 
         try:
@@ -287,15 +288,17 @@ class PostgresStore:
         for other in list(self._loops):
             if other.is_closed() and (client := self._loops.pop(other, None)):
                 client.close()
-        session = self._new_session(partial(schema.prepare, create=self._create))
+        session = self._new_session(self._check)
         made = self._loops[loop] = LoopClient(session, _lookup, timeout_s=self._deadline_s)
         return made
 
-    def _rows(self, statement: str, values: Sequence[Value], *, writing: bool = False) -> list[Row]:
+    def _rows(
+        self, statement: str, values: Sequence[Value], *, name: str = "", writing: bool = False
+    ) -> list[Row]:
         """The rows that one statement returns."""
 
         def work(do: Do) -> Flow[list[Row]]:
-            return rows_of((yield from do(statement, values)))
+            return rows_of((yield from do(statement, values, name)))
 
         return self._run(work, _ADMIN_TIMEOUT_S, writing=writing)
 
@@ -312,7 +315,10 @@ class PostgresStore:
 
 def _lookup(client_ids: Sequence[str], do: Do) -> Flow[list[bytes | None]]:
     """The records of some ids, in order; None for an unknown one."""
-    result = yield from do(_FIND, [list(filter(_is_storable, client_ids))])
+    if len(client_ids) == 1 and _is_storable(client_ids[0]):  # a third faster
+        result = yield from do(_FIND_ONE, client_ids, "basicauth_find_one")
+        return [result.get_value(0, 0) if result.ntuples else None]
+    result = yield from do(_FIND, [list(filter(_is_storable, client_ids))], "basicauth_find")
     found: dict[Any, bytes | None] = dict(rows_of(result))
     return [found.get(client_id.encode(errors="surrogatepass")) for client_id in client_ids]
 

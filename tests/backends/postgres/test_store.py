@@ -243,9 +243,9 @@ def test_the_database_must_be_utf8(postgres_server: PostgresServer) -> None:
 
 
 def lookups_of(server: PostgresServer) -> list[str]:
-    """Parameters of the lookups so far."""
+    """Log lines of the lookups of several ids so far."""
     text = (server.home / "log").read_text()
-    return [part.partition("\n")[0] for part in text.split("WHERE client_id = ANY ($1::text[])")[1:]]
+    return [line for line in text.splitlines() if "execute" in line and "client_id = ANY" in line]
 
 
 def test_lookups_of_one_iteration_are_one_statement(server: PostgresServer) -> None:
@@ -379,6 +379,21 @@ def test_a_connection_that_the_server_closed_is_replaced(server: PostgresServer)
 
     asyncio.run(asyncio.wait_for(main(), 60))
     store.close()
+
+
+def test_tables_that_change_while_connections_are_open(
+    postgres_server: PostgresServer, postgres_url: str, store: PostgresStore
+) -> None:
+    """A statement that was prepared before fails once; then it is prepared again."""
+    name = postgres_url.partition("schema=")[2]
+    store.put(key("id"), None)
+    for look in BOTH:
+        assert look(store) == key("id")
+    postgres_server.execute(f"ALTER TABLE {name}.basicauth_keys ALTER record TYPE varchar")
+    with pytest.raises(BackendUnavailable):
+        store.get("id")
+    for look in BOTH:
+        assert look(store) == key("id")
 
 
 def test_statements_of_clients_that_gave_up_end_on_the_server(server: PostgresServer) -> None:
