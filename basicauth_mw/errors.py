@@ -145,8 +145,13 @@ class BackendError(BasicAuthError):
 
 
 class BackendUnavailable(BackendError):
-    """The key backend cannot be reached. An unknown id is not an error: a lookup returns None for it."""
+    """The key backend cannot be reached. An unknown id is not an error: a lookup returns None for it.
 
+    Attributes:
+        is_logged: Whether the store has logged the outage as an error.
+    """
+
+    is_logged = False
     code = "backend_unavailable"
     status = 503
     detail = "Credentials cannot be checked at the moment. Try again later."

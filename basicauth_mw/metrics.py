@@ -85,7 +85,9 @@ class PrometheusHook:
     """The ``MetricsHook`` of some authenticators, which is also a collector of a ``CollectorRegistry``."""
 
     def __init__(self, authenticators: Iterable[Authenticator[Any]], *, multiprocess: bool) -> None:
+        authenticators = list(authenticators)
         self._breakers = [authenticator.reader.breaker for authenticator in authenticators]
+        self._stores = [authenticator.backend.store for authenticator in authenticators]
         self._multiprocess = multiprocess
         self._flusher = BackgroundThread("metrics", self._flush_periodically)
         self._count_hit = itertools.count().__next__
@@ -113,6 +115,12 @@ class PrometheusHook:
         self._circuit_open = Gauge(
             "basicauth_circuit_open",
             "1 while requests are refused at once because the key backend is unavailable.",
+            registry=None,
+            multiprocess_mode="livemax",
+        )
+        self._stale = Gauge(
+            "basicauth_keys_stale",
+            "1 while the file with the keys is missing or invalid.",
             registry=None,
             multiprocess_mode="livemax",
         )
@@ -157,6 +165,7 @@ class PrometheusHook:
             self._allowed.inc(hits)
             self._hits.inc(hits)
             self._circuit_open.set(any(breaker.is_open for breaker in self._breakers))
+            self._stale.set(any(getattr(store, "is_stale", False) for store in self._stores))
 
     def describe(self) -> Iterator[Metric]:
         """Called by ``CollectorRegistry`` to detect duplicates."""
@@ -165,7 +174,8 @@ class PrometheusHook:
     def collect(self) -> Iterator[Metric]:
         """Called by ``CollectorRegistry`` on each scrape."""
         self.flush()
-        for metric in (self._decisions, self._hits, self._backend_seconds, self._circuit_open):
+        gauges = (self._circuit_open, self._stale)
+        for metric in (self._decisions, self._hits, self._backend_seconds, *gauges):
             yield from metric.collect()
 
     def _start_flusher(self) -> None:

@@ -45,7 +45,7 @@ LAYERS = [
     ["keys.hashing.digest"],
     ["keys.hashing"],
     ["keys.lifecycle"],
-    ["keys.imported_keys"],
+    ["keys.imported_keys", "keys.key_lists"],
     # backends: stores, and what works over any store
     ["backends.base"],
     ["backends.codec"],
@@ -66,7 +66,8 @@ LAYERS = [
     ["backends.postgres.schema", "backends.postgres.clients"],
     ["backends.postgres.store"],
     ["backends.postgres"],
-    ["backends.memory", "backends.env"],
+    ["backends.listed"],
+    ["backends.memory", "backends.env", "backends.file"],
     ["backends"],
     [
         "backends.writes",

@@ -99,6 +99,7 @@ ALLOWED = 'basicauth_decisions_total{decision="allow",reason="ok"}'
 HITS = "basicauth_cache_hits_total"
 WAITS = "basicauth_backend_seconds_count"
 OPEN = "basicauth_circuit_open"
+STALE = "basicauth_keys_stale"
 
 
 def denied(reason: str) -> str:
@@ -126,6 +127,26 @@ def test_only_an_instrumented_middleware_is_counted() -> None:
     assert call(other, http_scope(None)).status == 401
     assert measured.request(None) == 401
     assert measured.added() == {denied("missing"): 1}
+
+
+def test_a_broken_key_file_sets_the_gauge(tmp_path: Path) -> None:
+    """While its last good keys are still used."""
+    path = tmp_path / "keys"
+    path.write_text("ci:a password\n")
+    registry = CollectorRegistry()
+    backend = open_backend(f"file:{path}", settings=SETTINGS)
+    middleware = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
+    instrument(middleware, registry=registry)
+
+    def stale() -> float:
+        return values_of(generate_latest(registry).decode())[STALE]
+
+    assert (call(middleware, http_scope(encode_basic("ci", "a password"))).status, stale()) == (200, 0)
+    path.write_text("ci\n")
+    wait_until(lambda: stale() == 1)
+    path.write_text("ci:a password\n")
+    wait_until(lambda: stale() == 0)
+    backend.close()
 
 
 def test_a_missing_scope_counts_as_allowed_and_refused() -> None:

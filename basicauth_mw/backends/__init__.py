@@ -34,6 +34,7 @@ ENTRY_POINTS = "basicauth_mw.backends"
 # Strings, so that a driver is imported only when its URL is used.
 _BUILT_IN = {
     "env": ".env:EnvStore",
+    "file": ".file:FileStore",
     "memory": ".memory:MemoryStore",
     "sqlite": ".sqlite.store:SqliteStore",
     "redis": ".redis.store:RedisStore",

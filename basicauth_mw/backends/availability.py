@@ -117,7 +117,9 @@ class CircuitBreaker:
         if available:
             logger.warning("the key backend is available again")
         else:
-            logger.error("the key backend is unavailable; requests get a 503 until it is back: %s", reason)
+            level = logging.WARNING if getattr(reason, "is_logged", False) else logging.ERROR
+            message = "the key backend is unavailable; requests get a 503 until it is back: %s"
+            logger.log(level, message, reason)
 
     def _serve(self, closing: threading.Event) -> None:
         opened = self._opened

@@ -116,6 +116,8 @@ class Backend:
             settings = Settings.from_env()
         self.store = store
         self.actor: str | None = None
+        if hasattr(store, "keeps_s"):
+            store.keeps_s = settings.cache_ttl_s
         self.hasher = Hasher(
             [pepper.encode() for pepper in settings.pepper],
             volatile=getattr(store, "volatile", False) is True,

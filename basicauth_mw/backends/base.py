@@ -24,6 +24,10 @@ Verification and changes:
 
 - ``has_password_hashes() -> bool``: whether any key has a password hash, for a read-only store; a ``Store``
   reports it in ``Changes``. Without either it is assumed if argon2-cffi is installed.
+- ``changes(since)``, as in ``Store``, for a read-only store whose keys change.
+- ``keeps_s: float``: how long a store uses the last keys that it read while it cannot read them again. Set to
+  ``cache_ttl_s``.
+- ``is_stale: bool``: whether it uses such keys; a metric.
 - ``volatile = True``: the keys exist only in the memory of this process. Then passwords are stored as digests
   under a random key, calls never wait, and keys cannot be exported.
 - ``announce(client_id)``: announce a change again, in a store where a change may have been written without

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ..errors import BackendError, BackendUnavailable
 from ..runtime.background import BackgroundThread
 from ..runtime.fork import after_fork
-from . import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +51,7 @@ class ChangeFeed:
     """
 
     def __init__(self, store: Any) -> None:
-        self._store = store if isinstance(store, Store) else None
+        self._store = store if hasattr(store, "changes") else None
         self._read_has_passwords = getattr(store, "has_password_hashes", None)
         self.may_block = getattr(store, "volatile", False) is not True
         self._subscribers: list[weakref.ref[Subscriber]] = []
@@ -161,9 +160,9 @@ class ChangeFeed:
         self._invalidate(None if changes.incomplete or since is None else set(changes.client_ids))
         self._cursor = changes.cursor
 
-    def _query(self, store: Store, since: str | None) -> Changes:
+    def _query(self, store: Any, since: str | None) -> Changes:
         number = next(self._queries)
-        changes = store.changes(since)
+        changes: Changes = store.changes(since)
         known = changes.has_password_hashes
         with self._lock:
             # A query that started earlier may return later, with an outdated reply.

@@ -209,6 +209,11 @@ def load_record(text: str | bytes, client_id: str) -> StoredRecord:
     return StoredRecord(client_id, tuple(secrets), text, start, end)
 
 
+def has_version(text: str, client_id: str, version: int) -> bool:
+    """Whether ``dump_key`` made a record of a key with this id and version."""
+    return text.startswith(f"{_prefix(client_id)}{version},")
+
+
 def load_for_lookup(text: str | bytes | None, client_id: str) -> StoredRecord | None:
     """``load_record`` of what a lookup has found; for an unknown id (None) it decodes a decoy instead."""
     if text is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from ..errors import ConfigurationError
 from ..keys.hashing import has_password_hash
 from .base import Changes, LastUse
+from .listed import page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,12 +76,7 @@ class MemoryStore:
 
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
         with self._lock:
-            ids = sorted(
-                encoded
-                for client_id in self._keys
-                if (encoded := client_id.encode()) > after.encode() and client_id.startswith(prefix)
-            )
-            return [self._keys[encoded.decode()] for encoded in ids[:limit]]
+            return [key for _, key in page_of(self._keys, prefix, after, limit)]
 
     def changes(self, since: str | None) -> Changes:
         with self._lock:

@@ -58,7 +58,9 @@ def _from_backend(code: str, text: str) -> Finding:
     message, _, advice = text.rpartition(": ")
     if advice.startswith(GIVE_ACCESS):
         return Finding(code, message, advice)
-    if "SQLite" in text:
+    if text.startswith("the key file"):
+        remedy = "correct the file; servers read it again within a second"
+    elif "SQLite" in text:
         remedy = "check that this is the right file, and that this user can write to it and to its directory"
     else:
         remedy = "check that the backend is running and can be reached from here"

@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 from ..backends import ENTRY_POINTS
+from ..backends.file import parse_file_url
 from ..backends.redis.url import parse_url
 from ..backends.sqlite.files import path_of
 from ..errors import ConfigurationError
@@ -18,7 +19,7 @@ def has_password(url: str) -> bool:
     """Whether a URL contains a password, or looks like it."""
     # A URL that the driver would refuse may contain one, too. An error here only means that a URL has to be
     # given in the environment.
-    if url.startswith("sqlite:"):
+    if url.startswith(("sqlite:", "file:")):
         return False
     return bool(_PASSWORD_BEFORE_HOST.search(url) or _PASSWORD_AS_PARAMETER.search(url))
 
@@ -30,6 +31,9 @@ def without_secrets(url: str) -> str:
     try:
         if kind == "sqlite":
             path_of(url)
+            return url
+        if kind == "file":
+            parse_file_url(url)
             return url
         if kind.partition("+")[0] in ("redis", "rediss", "unix"):
             return f"{scheme}:{_redis_location(url)}"

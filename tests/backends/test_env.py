@@ -119,7 +119,10 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         EnvStore("env:TEAM")
     monkeypatch.delenv("TEAM")
     path.unlink()
-    with pytest.raises(ConfigurationError, match="TEAM_FILE"):
+    with pytest.raises(ConfigurationError, match=r"cannot be read.*TEAM_FILE is read once: file:/path"):
+        EnvStore("env:TEAM")
+    path.write_text("a\n")
+    with pytest.raises(ConfigurationError, match=r"entry 1: .*TEAM_FILE is read once: file:/path"):
         EnvStore("env:TEAM")
     with pytest.raises(ConfigurationError, match="name of an environment variable"):
         EnvStore("env:a b")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from basicauth_mw import Settings, encode_basic, open_backend
+from basicauth_mw import Key, Settings, encode_basic, open_backend
 from basicauth_mw.keys.generated_secrets import generate
 from tests.backends.servers_in_process import AsgiClient, WsgiClient
 from tests.forwarder import Forwarder
@@ -56,6 +56,10 @@ class Fault:
         says: A pattern that the log message contains.
         at_rest: Whether it can be caused only while no process has the store open.
         made_by: URL of the store in which keys are created, if it is a different one.
+        save: Saves these keys in the store, if it is a read-only one.
+        keeps_s: Seconds for which a store uses keys that it read before the outage. Then it ends cached
+            verifications, too.
+        logs: The beginning of what the store itself logs.
     """
 
     url: str
@@ -65,6 +69,9 @@ class Fault:
     noticed_within_s: float = 0.0
     at_rest: bool = False
     made_by: str = ""
+    save: Callable[[Key], object] | None = None
+    keeps_s: float = 0.0
+    logs: str = ""
 
 
 # --- Redis
@@ -429,6 +436,40 @@ def sqlite_unreadable(_path: Path) -> Iterator[Fault]:
         shutil.rmtree(directory)
 
 
+# --- A file
+
+
+def broken(damage: Callable[[Path], object], says: str) -> Callable[[Path], Any]:
+    """A file of keys that is damaged, and restored later."""
+
+    @contextmanager
+    def made(path: Path) -> Iterator[Fault]:
+        file = path / "keys"
+        lines: list[str] = []
+
+        def save(key: Key) -> None:
+            lines.append(f"{key.client_id}:{key.secrets[0].hash}\n")
+            repair()
+
+        def repair() -> None:
+            (path / "new").write_text("".join(lines))
+            (path / "new").rename(file)
+
+        yield Fault(
+            f"file:{file}",
+            lambda: damage(file),
+            repair,
+            says,
+            noticed_within_s=5.0,
+            made_by=make_file(path)[1],
+            save=save,
+            keeps_s=1.0,
+            logs=f"the key file {file} ",
+        )
+
+    return made
+
+
 OUTAGES = [
     pytest.param(redis_stopped, id="redis-stopped", marks=pytest.mark.proves("F1")),
     pytest.param(redis_frozen, id="redis-frozen", marks=pytest.mark.proves("F2")),
@@ -552,6 +593,15 @@ OUTAGES = [
         marks=pytest.mark.proves("F18"),
     ),
     pytest.param(sqlite_unreadable, id="sqlite-unreadable", marks=pytest.mark.proves("F19")),
+    pytest.param(broken(Path.unlink, "No such file"), id="file-missing", marks=pytest.mark.proves("F36")),
+    pytest.param(
+        broken(replace_by_junk, "line 1: is not id:secret"), id="file-junk", marks=pytest.mark.proves("F36")
+    ),
+    pytest.param(
+        broken(lambda file: os.truncate(file, file.stat().st_size - 9), "line 2: not a supported hash"),
+        id="file-cut",
+        marks=pytest.mark.proves("F36"),
+    ),
 ]
 
 
@@ -584,6 +634,9 @@ class Sent:
 def sent(fault: Fault) -> Sent:
     with open_backend(fault.made_by or fault.url, settings=Settings(backend_deadline_s=5)) as keys:
         cached, other = keys.create(client_id="cached"), keys.create(client_id="other")
+    for each in (cached, other):
+        if fault.save:
+            fault.save(each.key)
     mistyped = other.secret[:-1] + ("a" if other.secret[-1] != "a" else "b")
     malformed = ("Basic !", other.authorization + "=", "Bearer x", encode_basic("other", mistyped))
     return Sent(
@@ -603,8 +656,8 @@ def is_well(client: Client, sent: Sent) -> None:
     ]
 
 
-def meanwhile(client: Client, sent: Sent, noticed_within_s: float) -> None:
-    end = time.monotonic() + noticed_within_s
+def meanwhile(client: Client, sent: Sent, fault: Fault) -> None:
+    end = time.monotonic() + fault.noticed_within_s
     while client.request(sent.unknown).status != 503:
         assert time.monotonic() < end, type(client)
         time.sleep(0.01)
@@ -615,8 +668,11 @@ def meanwhile(client: Client, sent: Sent, noticed_within_s: float) -> None:
         seen = client.request(refused)
         assert (seen.status, seen.code) == (401, code)
         assert seen.fields["www-authenticate"].startswith("Basic ")
-    assert client.request(sent.cached).status == 200
+    if not fault.keeps_s:
+        assert client.request(sent.cached).status == 200
     assert len(client.lookups) == lookups, "these requests need no lookup"
+    if fault.keeps_s:
+        wait_until(lambda: client.request(sent.cached).status == 503)
     assert set(client.served) == {"cached"}
 
 
@@ -634,8 +690,8 @@ def afterwards(client: Client, sent: Sent) -> None:
 def test_an_outage(fault: Fault, sent: Sent, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "basicauth_mw")
     with (
-        AsgiClient(fault.url, deadline_s=DEADLINE_S) as asgi,
-        WsgiClient(fault.url, deadline_s=DEADLINE_S) as wsgi,
+        AsgiClient(fault.url, deadline_s=DEADLINE_S, cache_ttl_s=fault.keeps_s or 300.0) as asgi,
+        WsgiClient(fault.url, deadline_s=DEADLINE_S, cache_ttl_s=fault.keeps_s or 300.0) as wsgi,
         ThreadPoolExecutor(2) as pool,
     ):
         clients = (asgi, wsgi)
@@ -648,11 +704,15 @@ def test_an_outage(fault: Fault, sent: Sent, caplog: pytest.LogCaptureFixture) -
 
         fault.inject()
         # At the same time, since some faults end by themselves.
-        list(pool.map(lambda client: meanwhile(client, sent, fault.noticed_within_s), clients))
+        list(pool.map(lambda client: meanwhile(client, sent, fault), clients))
         fault.repair()
         for client in clients:
             afterwards(client, sent)
 
-    said = sorted(message.partition(";")[0] for message in caplog.messages)
-    assert said == ["the key backend is available again"] * 2 + ["the key backend is unavailable"] * 2
+    said = [message.partition(";")[0] for message in caplog.messages]
+    if fault.logs:
+        own = [message for message in said if message.startswith(fault.logs)]
+        assert len(own) == 2 * 2, "each client logs the damage and the repair"
+        said = [message for message in said if message not in own]
+    assert sorted(said) == ["the key backend is available again"] * 2 + ["the key backend is unavailable"] * 2
     assert re.search(fault.says, caplog.text)

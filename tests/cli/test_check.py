@@ -208,6 +208,26 @@ def test_check_reads_an_environment_of_keys(
     assert cli("check", "--json", "--backend", "env:").json == {"ok": True, "problems": [], "warnings": []}
 
 
+def test_check_names_the_invalid_lines_of_a_key_file(cli: Callable[..., Done], tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("robot:hunter2\nhunter2\nrobot:hunter3\n")
+
+    done = cli("check", "--json", "--backend", f"file:{path}")
+
+    (problem,) = done.json["problems"]
+    assert problem["message"] == (
+        f"the key file {path} is invalid: line 2: is not id:secret; line 3: the client ID occurs twice"
+    )
+    assert problem["remedy"].startswith("correct the file")
+    assert "hunter" not in done.out + done.err
+    path.write_text("robot:hunter2-and-more\n")
+    assert cli("check", "--json", "--backend", f"file:{path}").json == {
+        "ok": True,
+        "problems": [],
+        "warnings": [],
+    }
+
+
 def test_check_shows_what_is_set_and_warns(
     cli: Callable[..., Done], database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +318,8 @@ def test_check_reports_a_missing_driver(without: Callable[..., Callable[..., Don
         "redis://app:12?prefix=canary@h",
         "sqlite://u:canary@h/keys.db",
         "env:demo:canary",
+        "file:demo:canary",
+        "file://demo:canary@h/keys",
         "memory:canary",
         "canary",
         "canary:",
@@ -340,6 +362,8 @@ def test_check_never_shows_user_and_password(
         ("unix:///run/redis%20socket", "unix:///run/redis%20socket"),
         ("redis://u:p@h:1/0?username=@", "redis:..."),
         ("sqlite:////var/lib/a:b@c.db", "sqlite:////var/lib/a:b@c.db"),
+        ("file:/etc/keys?format=json", "file:/etc/keys?format=json"),
+        ("file:demo:pass", "file:..."),
         ("env:", "env:"),
         ("env:HOME", "env:HOME"),
         ("strange://h/x", "strange:..."),

@@ -8,14 +8,14 @@ the line. The backend validates the keys, so a parser checks only what it needs 
 from __future__ import annotations
 
 import csv
-import re
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import InvalidKey
 from ...keys.generated_secrets import SecretShape, classify, is_secret
-from ...keys.hashing import Hasher, looks_hashed, salts, unsupported_scheme
+from ...keys.hashing import Hasher, looks_hashed, salts
+from ...keys.key_lists import split_htpasswd
 from ...keys.model import Key, Secret, utcnow
 from ...keys.validation import check_new_client_id, check_secret, parse_datetime
 from .jsonl import load_line
@@ -40,8 +40,6 @@ _OTHER_COLUMNS: Final = {
 }
 
 _SALTS_AT_ONCE: Final = 1000
-
-_DES_CRYPT = re.compile(r"[./0-9A-Za-z]{13}")  # the oldest scheme of crypt(3), as of htpasswd -d
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +159,7 @@ class CsvParser:
 
 def parse_htpasswd(text: str) -> Key | None:
     """Parse a line of ``user:hash``."""
-    if text.startswith("#"):
-        return None
-    client_id, colon, rest = text.partition(":")
-    if not colon:
-        raise InvalidKey("not user:hash")
-    hashed = rest.partition(":")[0].rstrip()  # nginx allows a comment after the hash
-    if looks_hashed(hashed):
-        return make_key(client_id, hashed)
-    if _DES_CRYPT.fullmatch(hashed):
-        raise unsupported_scheme("crypt (DES)")
-    raise InvalidKey("plain text, or an unsupported hash: create the entry again with  htpasswd -B")
+    return None if text.startswith("#") else make_key(*split_htpasswd(text))
 
 
 def split_row(text: str) -> list[str]:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from ...errors import BasicAuthError, InvalidKey, KeyExists
 from ...keys.audit import sanitize
+from ...keys.key_lists import decode_line
 from ...keys.model import Key
 from ...keys.validation import check_new_client_id
 from .import_formats import CsvParser, LineCounter, PasswordRow, make_key, parse_htpasswd
-from .input_file import decode_line
 from .jsonl import TransferError
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from ...errors import InvalidKey
 from ...keys.hashing import looks_hashed
+from ...keys.key_lists import MAX_LINE_BYTES, decode_line
 from .jsonl import TransferError
 
 if TYPE_CHECKING:
@@ -18,14 +19,10 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("export", "csv", "htpasswd")
 
-MAX_LINE_BYTES: Final = 256 * 1024  # several times the size of the largest key
-
 # The most that is kept of the comments and blank lines before the first line that shows the format. A line
 # takes some more bytes in memory than it has.
 _MAX_KEPT_BYTES: Final = 1024 * 1024
 _LINE_OVERHEAD_BYTES: Final = 64
-
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 class InputFile:
@@ -104,20 +101,6 @@ class InputFile:
                     f"cannot be detected: add --format {'|'.join(FORMATS)}"
                 )
         raise TransferError("the input contains no keys")
-
-
-def decode_line(line: bytes, *, first: bool) -> str:
-    """Return the text of a line without its line break; empty if it is blank."""
-    if len(line) > MAX_LINE_BYTES:
-        raise InvalidKey(f"longer than {MAX_LINE_BYTES} bytes")
-    try:
-        text = (line.removeprefix(_BOM) if first else line).decode()
-    except UnicodeDecodeError:
-        raise InvalidKey("not UTF-8") from None
-    if "\0" in text:
-        raise InvalidKey("not text")
-    text = text.removesuffix("\n").removesuffix("\r")
-    return text if text.strip() else ""
 
 
 def _format_of(text: str) -> str | None:

@@ -33,7 +33,7 @@ class Lookups:
         return self._keys.get(client_id)
 
 
-@pytest.fixture(params=["env", "env-file", "third-party"])
+@pytest.fixture(params=["env", "env-file", "file", "third-party"])
 def read_only(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Backend]:
@@ -48,7 +48,8 @@ def read_only(
         else:
             (tmp_path / "keys").write_text("ci:a password\n")
             monkeypatch.setenv("BASICAUTH_KEYS_FILE", str(tmp_path / "keys"))
-        opened = open_backend("env:", settings=settings)
+        url = f"file:{tmp_path / 'keys'}" if request.param == "file" else "env:"
+        opened = open_backend(url, settings=settings)
     with opened:
         yield opened
 
