@@ -110,17 +110,16 @@ def _statuses(settings: Settings) -> list[int]:
 
 def security_schemes(schemes: Iterable[str]) -> dict[str, JsonObject]:
     """The Security Scheme Object of each entry of the ``schemes`` setting, by its name."""
-    return dict(map(_security_scheme, schemes))
-
-
-def _security_scheme(scheme: str) -> tuple[str, JsonObject]:
-    """The name and the Security Scheme Object of an entry of the ``schemes`` setting."""
-    if scheme == "basic":
-        return BASIC, {"type": "http", "scheme": "basic", "description": DESCRIPTION}
-    if scheme == "bearer":
-        return "HTTPBearer", {"type": "http", "scheme": "bearer", "description": _BASE64_DESCRIPTION}
-    header = scheme.partition(":")[2]
-    return header, {"type": "apiKey", "in": "header", "name": header, "description": _BASE64_DESCRIPTION}
+    found: dict[str, JsonObject] = {}
+    for scheme in schemes:
+        if scheme == "basic":
+            found[BASIC] = {"type": "http", "scheme": "basic", "description": DESCRIPTION}
+        elif scheme == "bearer":
+            found["HTTPBearer"] = {"type": "http", "scheme": "bearer", "description": _BASE64_DESCRIPTION}
+        else:
+            name = scheme.partition(":")[2]
+            found[name] = {"type": "apiKey", "in": "header", "name": name, "description": _BASE64_DESCRIPTION}
+    return found
 
 
 def _require_key(

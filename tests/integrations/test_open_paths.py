@@ -241,7 +241,7 @@ def test_django_warns_about_open_paths_below_an_included_one() -> None:
         (warning,) = check_deployment()
         assert (warning.id, warning.hint) == ("basicauth_mw.W011", "Also include /api/*.")
     with override_settings(BASICAUTH_INCLUDE=["/api/*"], SECURE_SSL_REDIRECT=True):
-        assert check_deployment() == []
+        assert list(check_deployment()) == []
 
 
 # --- one router, one sub-app

@@ -28,60 +28,49 @@ if TYPE_CHECKING:
 MIDDLEWARE: Final = "basicauth_mw.integrations.django.BasicAuthMiddleware"
 
 
-def check_settings(**_kwargs: Any) -> list[CheckMessage]:
+def check_settings(**_kwargs: Any) -> Iterator[CheckMessage]:
     """Check the configuration, the order of the middleware, Channels and REST framework."""
+    ours = None
     try:
         ours = build_authenticator().settings  # connects to nothing
     except ConfigurationError as exc:
-        errors = [_error("E001", problem) for problem in exc.problems]
-        return [*errors, *_check_middleware(None), *_check_channels()]
-    messages: list[CheckMessage] = []
-    if ours.timeout_s is not None:
-        messages.append(
-            _warning(
-                "W002", "BASICAUTH_TIMEOUT_S has no effect under Django.", "Set a timeout in the server."
-            )
+        yield from (_error("E001", problem) for problem in exc.problems)
+    if ours and ours.timeout_s is not None:
+        yield _warning(
+            "W002", "BASICAUTH_TIMEOUT_S has no effect under Django.", "Set a timeout in the server."
         )
-    messages += [*_check_middleware(ours), *_check_channels()]
-    if not ours.strip_authorization:
-        messages += _check_rest_framework()
-    return messages
+    yield from _check_middleware(ours)
+    yield from _check_channels()
+    if ours and not ours.strip_authorization:
+        yield from _check_rest_framework()
 
 
-def check_deployment(**_kwargs: Any) -> list[CheckMessage]:
+def check_deployment(**_kwargs: Any) -> Iterator[CheckMessage]:
     """Check what matters only in production."""
     try:
         _, ours = read_configuration()
     except ConfigurationError:
-        return []  # check_settings reports it
-    messages: list[CheckMessage] = []
+        return  # check_settings reports it
     if ours.allow_preflight:
-        messages.append(
-            _warning(
-                "W007",
-                "BASICAUTH_ALLOW_PREFLIGHT lets OPTIONS requests that look like CORS preflights run views "
-                "without a key.",
-                "Put CorsMiddleware before the middleware, and remove BASICAUTH_ALLOW_PREFLIGHT. Otherwise "
-                "restrict the methods of every view, for example with require_http_methods.",
-            )
+        yield _warning(
+            "W007",
+            "BASICAUTH_ALLOW_PREFLIGHT lets OPTIONS requests that look like CORS preflights run views "
+            "without a key.",
+            "Put CorsMiddleware before the middleware, and remove BASICAUTH_ALLOW_PREFLIGHT. Otherwise "
+            "restrict the methods of every view, for example with require_http_methods.",
         )
     for entry, folder in open_folders(ours.include):
-        messages.append(
-            _warning(
-                "W011",
-                f"BASICAUTH_INCLUDE has {entry}, which does not cover the paths below it: they are open.",
-                f"Also include {folder}.",
-            )
+        yield _warning(
+            "W011",
+            f"BASICAUTH_INCLUDE has {entry}, which does not cover the paths below it: they are open.",
+            f"Also include {folder}.",
         )
     if not ours.require_https and not settings.SECURE_SSL_REDIRECT:
-        messages.append(
-            _warning(
-                "W003",
-                "API keys are also accepted over plain http.",
-                "Set BASICAUTH_REQUIRE_HTTPS = True, and SECURE_PROXY_SSL_HEADER behind a proxy.",
-            )
+        yield _warning(
+            "W003",
+            "API keys are also accepted over plain http.",
+            "Set BASICAUTH_REQUIRE_HTTPS = True, and SECURE_PROXY_SSL_HEADER behind a proxy.",
         )
-    return messages
 
 
 def _check_middleware(ours: Settings | None) -> Iterator[CheckMessage]:
