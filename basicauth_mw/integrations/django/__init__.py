@@ -1,8 +1,8 @@
-"""Django: a middleware, system checks, and an authentication class for REST framework.
+"""Django: a middleware, system checks, keys in the admin, and an authentication class for REST framework.
 
 ::
 
-    INSTALLED_APPS = [..., "basicauth_mw.integrations.django"]      # for the checks
+    INSTALLED_APPS = [..., "basicauth_mw.integrations.django"]      # for checks and admin
     MIDDLEWARE = ["basicauth_mw.integrations.django.BasicAuthMiddleware", ...]
     BASICAUTH_BACKEND = "sqlite:////var/lib/keys/keys.db"
 """
