@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .keys.authorization_header import encode_basic as encode_basic
     from .keys.authorization_header import parse_basic as parse_basic
     from .keys.hashing import hash_secret as hash_secret
+    from .keys.model import Change as Change
     from .keys.model import Key as Key
     from .keys.model import Principal as Principal
     from .keys.model import Secret as Secret
@@ -30,7 +31,7 @@ else:
         "backends.search": ("Page",),
         "keys.authorization_header": ("Credentials", "encode_basic", "parse_basic"),
         "keys.hashing": ("hash_secret",),
-        "keys.model": ("Key", "Principal", "Secret"),
+        "keys.model": ("Change", "Key", "Principal", "Secret"),
         "keys.scopes": ("require_scopes",),
         "settings": ("Settings",),
     }

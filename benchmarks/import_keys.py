@@ -112,7 +112,7 @@ def rows() -> list[tuple[str, str]]:
 def insert(connection: sqlite3.Connection, rows: list[tuple[str, str]]) -> float:
     begin = time.perf_counter()
     connection.execute("BEGIN")
-    connection.executemany("INSERT INTO keys VALUES (?, 1, ?)", rows)
+    connection.executemany("INSERT INTO keys (client_id, version, record) VALUES (?, 1, ?)", rows)
     connection.execute("COMMIT")
     return time.perf_counter() - begin
 

@@ -143,7 +143,7 @@ def fill(path: Path, size: int, secret: str) -> list[str]:
         for start in range(0, size, BATCH):
             ids = sorted(f"id_{token_hex(25)[:49]}" for _ in range(min(BATCH, size - start)))
             rows = ((client_id, 1, f'{before}"{client_id}"{after}') for client_id in ids)
-            connection.executemany("INSERT INTO keys VALUES (?, ?, ?)", rows)
+            connection.executemany("INSERT INTO keys (client_id, version, record) VALUES (?, ?, ?)", rows)
             sample += ids[:: max(1, size // SAMPLE)]
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL").fetchall()

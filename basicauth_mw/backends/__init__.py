@@ -11,14 +11,27 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import BasicAuthError, ConfigurationError
+from ..keys.model import Change
 from ..runtime.tracebacks import without_frames
-from .base import BulkStore, Changes, FailureStore, LastUse, ReadableStore, Store, StoreWarning, UsageStore
+from .base import (
+    BulkStore,
+    Changes,
+    FailureStore,
+    HistoryStore,
+    LastUse,
+    ReadableStore,
+    Store,
+    StoreWarning,
+    UsageStore,
+)
 from .codec import dump_key, load_key
 
 __all__ = [
     "BulkStore",
+    "Change",
     "Changes",
     "FailureStore",
+    "HistoryStore",
     "ReadableStore",
     "Store",
     "StoreWarning",

@@ -25,10 +25,11 @@ from ..errors import (
 )
 from ..keys import audit, lifecycle
 from ..keys.authorization_header import encode_basic
+from ..keys.filters import KeyFilter
 from ..keys.generated_secrets import ID_PREFIX, generate, generate_id
 from ..keys.hashing import Hasher
-from ..keys.imported_keys import check_key
-from ..keys.model import Key, Secret, utcnow, with_version
+from ..keys.imported_keys import check_change, check_key
+from ..keys.model import Change, Key, Secret, utcnow, with_version
 from ..keys.validation import (
     SHORT_PASSWORD,
     check_client_id,
@@ -44,11 +45,11 @@ from ..keys.validation import (
 )
 from ..runtime.tracebacks import without_frames
 from ..settings import Settings
-from . import Store, UsageStore, open_store
+from . import HistoryStore, Store, UsageStore, open_store
 from .change_feed import ChangeFeed
 from .codec import as_key
 from .reader import StoreReader
-from .search import KeyFilter, Page, search
+from .search import Page, search
 from .usage import UsageRecorder, attach_last_used, uses_of
 from .writes import add_confirmed, announce, apply_and_confirm, change_key, put_confirmed
 
@@ -218,7 +219,9 @@ class Backend:
     ) -> Page:
         """Find keys, in the order of their ids' UTF-8 bytes.
 
-        One call looks at 10,000 keys at most, so it always returns soon. Continue with ``after=page.next``.
+        One call looks at 10,000 keys at most, so it always returns soon. Continue with ``after=page.next``. A
+        SQLite file has an index for texts and scopes of three characters or more, and for all states but
+        ``active``, ``never-used`` and ``unused``; it is used if it leads to 10,000 keys at most.
 
         Args:
             text: Part of the name or of the client ID, in any case.
@@ -241,6 +244,28 @@ class Backend:
             raise InvalidKey("a limit must be a whole number of at least 1")
         wanted = KeyFilter(text, state, scope)
         return search(self, wanted, after=after, limit=limit, now=utcnow())
+
+    def history(self, client_id: str) -> list[Change]:
+        """Return the last changes of a key, 50 at most, from the newest to the oldest.
+
+        Upgraded hashes and last-used times are no changes. Deleting a key deletes its history.
+
+        Returns:
+            The changes; empty if the store keeps none.
+
+        Raises:
+            KeyNotFound: There is no such key.
+        """
+        (found,) = self.histories([check_text(client_id, "a client ID")])
+        if not found and self.get(client_id) is None:
+            raise _not_found(client_id)
+        return found
+
+    def histories(self, client_ids: Sequence[str]) -> list[list[Change]]:
+        """``history`` for many IDs, in order; empty for an unknown one."""
+        if not isinstance(self.store, HistoryStore):
+            return [[] for _ in client_ids]
+        return [list(each) for each in self.store.history(client_ids)] if client_ids else []
 
     def _scan(self, prefix: str, after: str, limit: int | None) -> Iterator[Key]:
         scan = getattr(self.store, "scan", None)
@@ -287,7 +312,8 @@ class Backend:
             MissingExtra: The secret is a password, and argon2-cffi is not installed.
         """
         store = self._writable()
-        now = utcnow()
+        change = self._made("key.created", actor)
+        now = change.time
         plain = self.generate_secret() if secret is None else _checked(secret)
         key = Key(
             client_id="" if client_id is None else check_new_client_id(client_id),
@@ -307,11 +333,11 @@ class Backend:
             if store.get(key.client_id) is None:
                 hashed = hashed or (Secret(self.hasher.hash(plain), created_at=now),)
                 key = replace(key, secrets=hashed)
-                if put_confirmed(store, key, None):
+                if put_confirmed(store, key, None, [change]):
                     break
             if client_id is not None:
                 raise KeyExists(f"there is already a key with the client ID {client_id!r}")
-        self._notify("key.created", [key.client_id], actor)
+        self._notify(change, [key.client_id])
         return Issued(key.client_id, plain, encode_basic(key.client_id, plain), key)
 
     def rotate(
@@ -455,8 +481,8 @@ class Backend:
         if key is None or not apply_and_confirm(
             store, client_id, partial(store.delete, client_id), lambda: store.get(client_id) is None
         ):
-            raise KeyNotFound(f"there is no key with the client ID {client_id!r}")
-        self._notify("key.deleted", [client_id], actor)
+            raise _not_found(client_id)
+        self._notify(self._made("key.deleted", actor), [client_id])
         return key
 
     # --- import
@@ -474,19 +500,29 @@ class Backend:
         """Return a new secret, which is not stored."""
         return generate(self._prefix)
 
-    def check(self, key: Key) -> None:
-        """Check that ``add`` would accept a key.
+    def check(self, key: Key, history: Iterable[Change] = ()) -> None:
+        """Check that ``add`` would accept a key with its history.
 
         Raises:
             InvalidKey: It would not; the message says why.
         """
         check_key(key, self.hasher, now=utcnow())
+        for change in history:
+            check_change(change)
 
-    def add(self, keys: Sequence[Key], *, actor: str | None = None) -> list[BasicAuthError | None]:
+    def add(
+        self,
+        keys: Sequence[Key],
+        *,
+        histories: Sequence[Sequence[Change]] = (),
+        actor: str | None = None,
+    ) -> list[BasicAuthError | None]:
         """Store whole keys with their hashes, many at once. Expired and revoked keys are accepted.
 
         Args:
             keys: Their ``version`` is replaced; their ``last_used_at`` are stored if the store can.
+            histories: For each key, in order, its earlier changes, from the newest to the oldest. A key
+                without any starts with ``key.imported``.
             actor: Who imports them.
 
         Returns:
@@ -498,22 +534,26 @@ class Backend:
                 not at all, and all can be added again.
         """
         store = self._writable()
-        now = utcnow()
+        change = self._made("key.imported", actor)
+        now = change.time
         version = lifecycle.first_version(now)
         outcomes: list[BasicAuthError | None] = [None] * len(keys)
         records: dict[int, Key] = {}
-        for index, key in enumerate(keys):
+        changes: list[list[Change]] = []
+        for index, (key, history) in enumerate(zip(keys, histories or [()] * len(keys), strict=True)):
             try:
                 check_key(key, self.hasher, now=now)
+                checked = [check_change(each) for each in history]
             except InvalidKey as exc:
                 outcomes[index] = exc.with_traceback(None)
             else:
                 records[index] = with_version(key, version)
+                changes.append(checked or [change])
 
         def notify(imported: Iterable[Key]) -> None:
-            self._notify("key.imported", [key.client_id for key in imported], actor)
+            self._notify(change, [key.client_id for key in imported])
 
-        written = add_confirmed(store, list(records.values()), notify)
+        written = add_confirmed(store, list(records.values()), changes, notify)
         for (index, key), done in zip(records.items(), written, strict=True):
             if not done:
                 outcomes[index] = KeyExists(f"there is already a key with the client ID {key.client_id!r}")
@@ -579,17 +619,25 @@ class Backend:
                 raise InvalidKey("the key has changed since it was read: read it again before you change it")
             return change(key)
 
-        key, was_changed = change_key(self._writable(), check_client_id(client_id), checked)
+        made = self._made(event, actor)
+        key, was_changed = change_key(self._writable(), check_client_id(client_id), checked, [made])
         if was_changed:
-            self._notify(event, [client_id], actor)
+            self._notify(made, [client_id])
         return attach_last_used(self.store, [key])[0]
 
-    def _notify(self, event: str, client_ids: Sequence[str], actor: str | None) -> None:
+    def _made(self, event: str, actor: str | None) -> Change:
+        return Change(event, audit.sanitize(actor or self.actor), utcnow())
+
+    def _notify(self, change: Change, client_ids: Sequence[str]) -> None:
         """Invalidate changed keys in the caches of this process, and write audit records."""
         self.feed.invalidate(*client_ids)
         if audit.is_enabled():
             for client_id in client_ids:
-                audit.record(event, client_id=client_id, actor=actor or self.actor)
+                audit.record(change.event, client_id=client_id, actor=change.actor)
+
+
+def _not_found(client_id: str) -> KeyNotFound:
+    return KeyNotFound(f"there is no key with the client ID {client_id!r}")
 
 
 def _checked(secret: str) -> str:

@@ -1,9 +1,9 @@
 """The protocols of a store: the little that a key backend needs from a database.
 
 A store that only looks up keys implements ``ReadableStore``. One that can change them implements ``Store``,
-and may also implement ``BulkStore``, ``UsageStore`` and ``FailureStore``. The members below are optional for
-every store.
-Whatever uses a member looks it up by name, so a store has only those that it supports.
+and may also implement ``BulkStore``, ``HistoryStore``, ``UsageStore`` and ``FailureStore``. The members below
+are optional for every store. Whatever uses a member looks it up by name, so a store has only those that it
+supports.
 
 Lookups:
 
@@ -33,8 +33,11 @@ Verification and changes:
 - ``announce(client_id)``: announce a change again, in a store where a change may have been written without
   its announcement.
 
-Command line:
+Search and command line:
 
+- ``search(filter, after, limit) -> Sequence[Key] | None``: find keys with an index. It takes a
+  ``keys.filters.KeyFilter`` and returns, in the order of ids, up to ``limit`` keys after ``after``: every key
+  that matches, and any others that may; fewer than ``limit`` if there are no more. None: the caller scans.
 - ``upgrade() -> str | None``: convert stored data to the format of this release. Returns a sentence about
   what was done, or None.
 - ``warnings() -> Sequence[StoreWarning]``: what works but should be changed, for ``basicauth-mw check``.
@@ -45,13 +48,15 @@ Command line:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from ..keys.model import Key
+    from ..keys.model import Change, Key
+
+HISTORY_KEPT: Final = 50  # changes of each key
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,33 @@ class BulkStore(Store, Protocol):
 
         Raises:
             BackendUnavailable: Not all were written, or that is not known.
+        """
+        ...
+
+
+@runtime_checkable
+class HistoryStore(BulkStore, Protocol):
+    """A store that keeps the last ``HISTORY_KEPT`` changes of each key, and deletes them with the key.
+
+    Changes are listed from the newest to the oldest.
+    """
+
+    def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
+        """``Store.put``, which also adds changes to the history in the same transaction.
+
+        A new key starts a new history.
+        """
+        ...
+
+    def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
+        """``BulkStore.add``, with the history of each record, in order; empty: none has a history."""
+        ...
+
+    def history(self, client_ids: Sequence[str], /) -> Sequence[Sequence[Change]]:
+        """Return the changes of each of these keys, in order; empty for an unknown id.
+
+        Raises:
+            BackendUnavailable: The store cannot be reached.
         """
         ...
 

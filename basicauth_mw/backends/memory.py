@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..errors import ConfigurationError
 from ..keys.hashing import has_password_hash
-from .base import Changes, LastUse
+from .base import HISTORY_KEPT, Changes, LastUse
 from .listed import page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from ..keys.model import Key
+    from ..keys.model import Change, Key
 
 _CHANGES_KEPT: Final = 10_000
 
@@ -41,6 +41,7 @@ class MemoryStore:
         self._changed: list[str] = []
         self._dropped = 0  # how many changes are no longer kept
         self._used: dict[str, dict[datetime, datetime]] = {}  # by client ID: secret -> last use
+        self._history: dict[str, tuple[Change, ...]] = {}  # by client ID
         self._lock = threading.Lock()
 
     def get(self, client_id: str, /) -> Key | None:
@@ -48,12 +49,14 @@ class MemoryStore:
 
     get_nowait = get
 
-    def put(self, record: Key, /, expect_version: int | None) -> bool:
+    def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
         with self._lock:
             current = self._keys.get(record.client_id)
             if (current.version if current else None) != expect_version:
                 return False
             self._keys[record.client_id] = record
+            earlier = self._history.get(record.client_id, ())
+            self._history[record.client_id] = (*changes, *earlier)[:HISTORY_KEPT]
             if has_password_hash(record):
                 self._password_ids.add(record.client_id)
             else:
@@ -62,8 +65,9 @@ class MemoryStore:
             self._announce(record.client_id)
             return True
 
-    def add(self, records: Sequence[Key], /) -> list[bool]:
-        return [self.put(record, None) for record in records]
+    def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
+        histories = changes or [()] * len(records)
+        return [self.put(record, None, history) for record, history in zip(records, histories, strict=True)]
 
     def delete(self, client_id: str, /) -> bool:
         with self._lock:
@@ -71,8 +75,12 @@ class MemoryStore:
                 return False
             self._password_ids.discard(client_id)
             self._used.pop(client_id, None)
+            self._history.pop(client_id, None)
             self._announce(client_id)
             return True
+
+    def history(self, client_ids: Sequence[str], /) -> list[tuple[Change, ...]]:
+        return [self._history.get(client_id, ()) for client_id in client_ids]
 
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
         with self._lock:

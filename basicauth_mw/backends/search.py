@@ -1,23 +1,28 @@
-"""Find keys by text, state and scope, with a scan in the order of ids that stops after a bounded number."""
+"""Find keys by text, state and scope, in the order of ids.
+
+A store may find candidates with an index. Otherwise keys are read in the order of their ids, and a search
+stops after a bounded number: a frequent text is found soon, and for a rare one the caller learns how far it
+looked.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from ..errors import InvalidKey, UnreadableRecord
-from ..keys import lifecycle
+from ..errors import UnreadableRecord
 from ..keys.model import Key
+from .usage import attach_last_used
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
+
+    from ..keys.filters import KeyFilter
 
 MAX_SCANNED: Final = 10_000  # keys that one search looks at
-EXPIRING_WITHIN: Final = timedelta(days=30)
-UNUSED_FOR: Final = timedelta(days=90)
-STATES: Final = ("active", "expired", "disabled", "revoked", "expiring", "never-used", "unused")
+
+_CANDIDATES: Final = 500  # at a time
 
 
 class Page(NamedTuple):
@@ -34,45 +39,10 @@ class Page(NamedTuple):
     complete: bool
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFilter:
-    """Selects keys.
-
-    Args:
-        text: Part of the name or of the id, in any case.
-        state: One of ``STATES``; None for any. ``expiring``: active, and ends within 30 days. ``never-used``
-            and ``unused`` (for 90 days): active, by the recorded last use.
-        scope: A scope that the key has; None for any.
-        unused_for: Only keys that were not used, and not created, for so long.
-
-    Raises:
-        InvalidKey: There is no such state.
-    """
-
-    text: str = ""
-    state: str | None = None
-    scope: str | None = None
-    unused_for: timedelta | None = None
-
-    def __post_init__(self) -> None:
-        if self.state is not None and self.state not in STATES:
-            raise InvalidKey(f"unknown state {self.state!r}; expected one of {', '.join(STATES)}")
-
-    def matches(self, key: Key, now: datetime) -> bool:
-        """Whether a key is selected."""
-        if self.text:
-            text = self.text.casefold()
-            if text not in key.client_id.casefold() and text not in key.name.casefold():
-                return False
-        if self.scope is not None and self.scope not in key.scopes:
-            return False
-        if self.unused_for is not None and not _is_unused(key, now - self.unused_for):
-            return False
-        return self.state is None or _has_state(key, self.state, now)
-
-
 class Listing(Protocol):
     """What a search needs of ``Backend``."""
+
+    store: Any
 
     def iter_keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Key]: ...
 
@@ -84,7 +54,7 @@ def search(keys: Listing, wanted: KeyFilter, *, after: str, limit: int, now: dat
     """
     found: list[Key] = []
     last = after
-    records = iter_records(keys, after=after)
+    records = iter_candidates(keys, wanted, after=after)
     for record in islice(records, MAX_SCANNED):
         last = (record.client_id or last) if isinstance(record, UnreadableRecord) else record.client_id
         if isinstance(record, Key) and wanted.matches(record, now):
@@ -93,6 +63,19 @@ def search(keys: Listing, wanted: KeyFilter, *, after: str, limit: int, now: dat
                 break
     is_complete = next(records, None) is None
     return Page(tuple(found), None if is_complete else last, is_complete)
+
+
+def iter_candidates(
+    keys: Listing, wanted: KeyFilter, *, prefix: str = "", after: str = ""
+) -> Iterator[Key | UnreadableRecord]:
+    """Iterate, in the order of ids, over all keys that may be wanted; errors as for ``iter_records``."""
+    find = None if prefix else getattr(keys.store, "search", None)
+    while find is not None and (page := find(wanted, after, _CANDIDATES)) is not None:
+        yield from attach_last_used(keys.store, page)
+        if len(page) < _CANDIDATES:
+            return
+        after = page[-1].client_id
+    yield from iter_records(keys, prefix=prefix, after=after)
 
 
 def iter_records(
@@ -117,20 +100,3 @@ def iter_records(
         else:
             if not one_by_one or after == start:
                 return
-
-
-def _is_unused(key: Key, since: datetime) -> bool:
-    return (key.last_used_at or key.created_at) < since
-
-
-def _has_state(key: Key, state: str, now: datetime) -> bool:
-    current = lifecycle.state_of(key, now)
-    if state in ("active", "expired", "disabled", "revoked"):
-        return current == state
-    if current != "active":
-        return False
-    if state == "expiring":
-        return lifecycle.ends_by(key, now + EXPIRING_WITHIN, now)
-    if state == "never-used":
-        return key.last_used_at is None
-    return _is_unused(key, now - UNUSED_FOR)

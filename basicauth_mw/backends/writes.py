@@ -14,12 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BackendError, BackendUnavailable, KeyNotFound
-from . import BulkStore, dump_key
+from . import BulkStore, HistoryStore, dump_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..keys.model import Key
+    from ..keys.model import Change, Key
     from . import Store
 
 logger = logging.getLogger("basicauth_mw")
@@ -29,10 +29,13 @@ _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.1
 
 
-def change_key(store: Store, client_id: str, change: Callable[[Key], Key]) -> tuple[Key, bool]:
+def change_key(
+    store: Store, client_id: str, change: Callable[[Key], Key], changes: Sequence[Change] = ()
+) -> tuple[Key, bool]:
     """Read a key, change it, and write it; start again if another writer was faster.
 
-    Returns the key as it is stored now, and whether it had to be written.
+    ``changes`` are for the history of the key. Returns the key as it is stored now, and whether it had to be
+    written.
 
     Raises:
         KeyNotFound: There is no such key.
@@ -50,7 +53,7 @@ def change_key(store: Store, client_id: str, change: Callable[[Key], Key]) -> tu
             announce(store, client_id)  # a caller who repeats a change may need the announcement
             return changed, False
         changed = replace(changed, version=key.version + 1)
-        if put_confirmed(store, changed, key):
+        if put_confirmed(store, changed, key, changes):
             return changed, True
         if time.monotonic() > give_up_at:
             raise BackendUnavailable(f"the key {client_id!r} is changed by others all the time")
@@ -59,24 +62,40 @@ def change_key(store: Store, client_id: str, change: Callable[[Key], Key]) -> tu
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def put_confirmed(store: Store, key: Key, before: Key | None) -> bool:
+def put_confirmed(store: Store, key: Key, before: Key | None, changes: Sequence[Change] = ()) -> bool:
     """Write a key if ``before`` is what the store holds; False if it holds something else.
+
+    ``changes`` are added to the history of the key, in a store that keeps one.
 
     Raises:
         BackendUnavailable: As for ``apply_and_confirm``.
     """
     put = partial(store.put, key, None if before is None else before.version)
+    if changes and isinstance(store, HistoryStore):
+        put = partial(put, changes=changes)
     return apply_and_confirm(store, key.client_id, put, partial(matches_stored, store, key, before))
 
 
-def add_confirmed(store: Store, keys: Sequence[Key], on_partial: Callable[[list[Key]], object]) -> list[bool]:
+def add_confirmed(
+    store: Store,
+    keys: Sequence[Key],
+    changes: Sequence[Sequence[Change]],
+    on_partial: Callable[[list[Key]], object],
+) -> list[bool]:
     """Write new keys, in bulk where the store can; return for each whether its client ID was free.
 
+    Args:
+        store: Where to write them.
+        keys: The keys.
+        changes: The history of each.
+        on_partial: Called with the keys that were written, if not all could be.
+
     Raises:
-        BackendUnavailable: Not all could be written, or that cannot be known. ``on_partial`` was called with
-            those that were.
+        BackendUnavailable: Not all could be written, or that cannot be known.
     """
     try:
+        if isinstance(store, HistoryStore):
+            return store.add(keys, changes)
         return store.add(keys) if isinstance(store, BulkStore) else [store.put(key, None) for key in keys]
     except BackendUnavailable as exc:
         confirmed = [_is_confirmed(store, key) for key in keys]

@@ -12,7 +12,7 @@ import typer
 
 from ..backends import LastUse, open_store
 from ..backends.backend import Backend, open_backend
-from ..keys.model import Key
+from ..keys.model import Change, Key
 from ..settings import Settings
 from ._echo import CommandError, echo_error
 from ._urls import has_password
@@ -112,11 +112,11 @@ class _CreatedOnWrite:
     def get(self, client_id: str, /) -> Key | None:
         return self._store.get(client_id) if self._exists() else None
 
-    def put(self, record: Key, /, expect_version: int | None) -> bool:
-        return bool(self._store.put(record, expect_version))
+    def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
+        return bool(self._store.put(record, expect_version, changes))
 
-    def add(self, records: Sequence[Key], /) -> list[bool]:
-        return list(self._store.add(records)) if records else []
+    def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
+        return list(self._store.add(records, changes)) if records else []
 
     def record_uses(self, uses: Sequence[LastUse], /) -> None:
         if uses:
@@ -136,4 +136,4 @@ class _CreatedOnWrite:
         raise NotImplementedError
 
     # The rest of a store, which commands that write new keys do not use.
-    delete = scan = changes = _unused
+    delete = scan = changes = history = _unused

@@ -8,13 +8,14 @@ import typer
 from typer import echo
 
 from ..backends.backend import Backend
-from ..backends.search import STATES, KeyFilter, iter_records
+from ..backends.search import iter_candidates, iter_records
 from ..errors import KeyNotFound, UnreadableRecord
 from ..keys import lifecycle
 from ..keys.escaping import escape_control
+from ..keys.filters import STATES, KeyFilter
 from ..keys.model import Key, utcnow
 from . import secrets
-from ._echo import CommandError, echo_error, echo_json, echo_key, echo_secrets, key_fields
+from ._echo import CommandError, echo_error, echo_json, echo_key, echo_secrets, isoformat, key_fields
 from ._input import confirm, parse_expires, parse_metadata, parse_period, parse_time
 from ._listing import print_table
 from ._options import (
@@ -74,7 +75,7 @@ def list_keys(
     wanted = KeyFilter(name, state, scope, None if unused is None else parse_period(unused, "--unused"))
     now = utcnow()
     with open_for(ctx, backend) as store:
-        records = _Readable(iter_records(store, prefix=prefix, after=after))
+        records = _Readable(iter_candidates(store, wanted, prefix=prefix, after=after))
         _print_keys(islice((key for key in records if wanted.matches(key, now)), limit), as_json=as_json)
     records.check()
 
@@ -149,6 +150,23 @@ def show(
     else:
         echo_key(key)
         echo_secrets(key)
+
+
+@app.command()
+def history(
+    ctx: typer.Context, client_id: ClientId, backend: BackendUrl = None, as_json: AsJson = False
+) -> None:
+    """Show the last 50 changes of a key, from the newest to the oldest, and who made them."""
+    with open_for(ctx, backend) as store:
+        changes = store.history(client_id)
+    if not (changes or as_json):
+        echo("no changes are recorded")
+    width = max((len(change.event) for change in changes), default=0)
+    for change in changes:
+        if as_json:
+            echo_json({"event": change.event, "actor": change.actor, "time": change.time})
+        else:
+            echo(f"{isoformat(change.time)}  {change.event:<{width}}  {escape_control(change.actor or '-')}")
 
 
 @app.command()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from ..errors import InvalidKey
+from .audit import sanitize
 from .hashing import MAX_ACTIVE_SECRETS, MAX_SECRETS, check_hash, salt_of
 from .lifecycle import is_active
-from .model import Key, Secret
+from .model import Change, Key, Secret
 from .validation import check_datetime, check_metadata, check_name, check_new_client_id, check_scopes
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 # A century: more than any clock is wrong. A later secret of the same key still needs a valid time after it.
 _MAX_CLOCK_ERROR: Final = timedelta(days=36_525)
+
+_EVENT: Final = re.compile(r"key\.[a-z_]{1,40}", re.ASCII)
 
 
 def check_key(key: Key, hasher: Hasher, *, now: datetime) -> None:
@@ -44,6 +48,21 @@ def check_key(key: Key, hasher: Hasher, *, now: datetime) -> None:
         if time is not None:
             check_datetime(time, "each time of a key")
     _check_secrets(key.secrets, hasher, now=now)
+
+
+def check_change(change: Change) -> Change:
+    """Check a change of an imported history, and return it with an actor that is safe to show.
+
+    Raises:
+        InvalidKey: It is invalid.
+    """
+    if not isinstance(change, Change):
+        raise InvalidKey("a change must be a Change")
+    if not isinstance(change.event, str) or not _EVENT.fullmatch(change.event):
+        raise InvalidKey("the event of a change must be one of the audit log, such as key.created")
+    if not isinstance(change.actor, str | None):
+        raise InvalidKey("the actor of a change must be a string or None")
+    return Change(change.event, sanitize(change.actor), check_datetime(change.time, "the time of a change"))
 
 
 def _check_secrets(secrets: Sequence[Secret], hasher: Hasher, *, now: datetime) -> None:

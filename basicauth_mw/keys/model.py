@@ -94,6 +94,21 @@ class Key:
             object.__setattr__(self, "secrets", tuple(self.secrets))
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a key, as its history records it.
+
+    Attributes:
+        event: As in the audit log: ``key.created``, ``key.rotated``, and so on.
+        actor: Who made it; None if unknown.
+        time: When; timezone-aware, in UTC.
+    """
+
+    event: str
+    actor: str | None
+    time: datetime
+
+
 def with_version(key: Key, version: int) -> Key:
     """The same key with another version; much faster than ``replace``."""
     # fmt: off
@@ -155,7 +170,7 @@ def _refuse_to_change(self: object, name: str, _value: object = None) -> None:
 
 # With frozen and slots together, dataclasses raise TypeError for a name that is not a field
 # (https://github.com/python/cpython/issues/90562).
-for _frozen in (Secret, Key, Principal):
+for _frozen in (Secret, Key, Change, Principal):
     _frozen.__setattr__ = _frozen.__delattr__ = _refuse_to_change  # type: ignore[method-assign]
 
 _ANONYMOUS = Principal("")

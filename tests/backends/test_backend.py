@@ -10,11 +10,11 @@ import weakref
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import EntryPoint, EntryPoints
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from basicauth_mw import Backend, Key, Settings, encode_basic, open_backend
+from basicauth_mw import Backend, Change, Key, Settings, encode_basic, open_backend
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import (
     BackendUnavailable,
@@ -27,6 +27,9 @@ from basicauth_mw.errors import (
     UnreadableRecord,
 )
 from basicauth_mw.keys.generated_secrets import SecretShape, classify, generate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @pytest.fixture
@@ -153,7 +156,7 @@ def test_a_change_gives_up_if_others_keep_changing_the_key(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Busy(MemoryStore):
-        def put(self, record: Key, /, expect_version: int | None) -> bool:
+        def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
             return expect_version is None and super().put(record, expect_version)
 
     monkeypatch.setattr("basicauth_mw.backends.writes._CHANGE_LIMIT_S", 0.5)
@@ -326,3 +329,24 @@ def test_every_change_records_its_actor(backend: Backend, caplog: pytest.LogCapt
         ("key.imported", "hal"),
         ("key.disabled", "the default"),
     ]
+
+
+def test_a_store_that_keeps_no_history() -> None:
+    """It is called as before, so older stores of third parties go on working."""
+
+    class Older:
+        def __init__(self) -> None:
+            self._store = MemoryStore()
+            self.get, self.delete, self.scan = self._store.get, self._store.delete, self._store.scan
+            self.changes, self.close = self._store.changes, self._store.close
+
+        def put(self, record: Key, /, expect_version: int | None) -> bool:
+            return self._store.put(record, expect_version)
+
+    backend = Backend(Older(), settings=Settings())
+    backend.create(client_id="ci")
+    backend.disable("ci")
+    assert backend.add([Key("imported")]) == [None]
+    assert backend.history("ci") == backend.history("imported") == []
+    with pytest.raises(KeyNotFound):
+        backend.history("unknown")

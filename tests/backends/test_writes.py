@@ -182,13 +182,13 @@ class Unsure(MemoryStore):
 
     get_nowait = get
 
-    def put(self, record: Key, /, expect_version: int | None) -> bool:
+    def put(self, record: Key, /, expect_version: int | None, changes: Any = ()) -> bool:
         self._fail(lambda: MemoryStore.put(self, record, expect_version))
 
     def delete(self, client_id: str, /) -> bool:
         self._fail(lambda: MemoryStore.delete(self, client_id))
 
-    def add(self, records: Any, /) -> list[bool]:
+    def add(self, records: Any, /, changes: Any = ()) -> list[bool]:
         self._fail(lambda: MemoryStore.put(self, records[0], None))
 
     def _fail(self, write: Callable[[], object]) -> Any:

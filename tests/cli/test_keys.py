@@ -7,6 +7,7 @@ import re
 import sqlite3
 from contextlib import closing
 from datetime import timedelta
+from getpass import getuser
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -341,6 +342,32 @@ def test_end_secret(cli: Callable[..., Done], url: str) -> None:
     cli("keys", "end-secret", "robot", "--created", "2020-01-01T00:00:00Z").failed_with("no secret")
     assert cli("keys", "end-secret", "robot", "--created", "yesterday").status == 2
     assert cli("keys", "end-secret", "robot").status == 2
+
+
+def test_history(cli: Callable[..., Done], url: str) -> None:
+    with open_backend(url, create=True) as backend:
+        backend.create(client_id="robot", actor="a\x1b[2J")
+        backend.rotate("robot", actor="b")
+    put(url, Key("other"))
+    cli("keys", "disable", "robot")
+
+    lines = [json.loads(line) for line in cli("keys", "history", "robot", "--json").out.splitlines()]
+    shown = cli("keys", "history", "robot").out.splitlines()
+
+    user = getuser()
+    assert [(line["event"], line["actor"]) for line in lines] == [
+        ("key.disabled", user),
+        ("key.rotated", "b"),
+        ("key.created", "a\\x1b[2J"),
+    ]
+    assert [list(line) for line in lines] == [["event", "actor", "time"]] * 3
+    assert all(line["time"].endswith("Z") for line in lines)
+    assert [line.split() for line in shown] == [
+        [line["time"], line["event"], line["actor"]] for line in lines
+    ]
+    assert cli("keys", "history", "other").out == "no changes are recorded\n"
+    assert cli("keys", "history", "other", "--json").out == ""
+    cli("keys", "history", "unknown").failed_with("there is no key")
 
 
 def test_show_revoke_and_delete(cli: Callable[..., Done], url: str) -> None:

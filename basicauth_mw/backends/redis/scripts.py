@@ -1,6 +1,6 @@
 """Key names and scripts. A change of a key is a compare and swap of its record.
 
-A cluster keeps records, index, changes and facts on different nodes, so no script can write all of them. The
+A cluster keeps records, index, changes and state on different nodes, so no script can write all of them. The
 other writes surround the swap: entries that must never be missing are written before it, and entries that are
 no longer needed are removed after it. On one server the swap announces the change itself. Everything that
 Redis may refuse (a missing right, a value of another type, no memory) precedes the write of the record, so a
@@ -25,9 +25,10 @@ _MAXLEN: Final = str(CHANGES_KEPT)
 # Represents a stored value of another type, which cannot be compared.
 NOT_A_STRING: Final = b"\0"
 
-# KEYS: the record; on one server also the changes and the index. ARGV: what must be stored now (empty:
-# nothing), what to store (empty: nothing), the client ID. A full server refuses XADD, but not in a script
-# that has called another command that writes: so keys can be deleted there. No id is empty.
+# KEYS: the record and its history; on one server also the changes and the index. ARGV: what must be stored
+# now (empty: nothing), what to store (empty: nothing), the client ID, the new history. A full server refuses
+# XADD, but not in a script that has called another command that writes: so keys can be deleted there. No id
+# is empty.
 _SWAP: Final = f"""
 local current = redis.pcall('GET', KEYS[1]) or ''
 if type(current) == 'table' then
@@ -35,24 +36,33 @@ if type(current) == 'table' then
     current = '\\0'
 end
 if current ~= ARGV[1] then return 0 end
-if KEYS[2] then
-    if ARGV[2] == '' then redis.call('ZREM', KEYS[3], '') end
-    redis.call('XADD', KEYS[2], 'MAXLEN', '~', {CHANGES_KEPT}, '*', 'id', ARGV[3])
+if KEYS[3] then
+    if ARGV[2] == '' then redis.call('ZREM', KEYS[4], '') end
+    redis.call('XADD', KEYS[3], 'MAXLEN', '~', {CHANGES_KEPT}, '*', 'id', ARGV[3])
 end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2]) end
+if ARGV[2] == '' then
+    redis.call('DEL', KEYS[1], KEYS[2] or KEYS[1])
+else
+    redis.call('SET', KEYS[1], ARGV[2])
+    if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4]) end
+end
 return 1
 """
-# KEYS: the index, the changes, and new records. ARGV: their client IDs, then their values. A pipeline of SET
-# commands takes the client three times as long.
+# KEYS: the index, the changes, new records, and their histories. ARGV: their client IDs, their values, and
+# their histories. A pipeline of SET commands takes the client three times as long.
 _ADD: Final = f"""
-local count = #KEYS - 2
+local count = #ARGV / 3
 local members, done = {{}}, {{}}
 for i = 1, count do members[2 * i - 1], members[2 * i] = 0, ARGV[i] end
 redis.call('ZADD', KEYS[1], unpack(members))
-if redis.call('EXISTS', unpack(KEYS, 3)) < count then
+if redis.call('EXISTS', unpack(KEYS, 3, count + 2)) < count then
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', {CHANGES_KEPT}, '*', 'id', '')
 end
-for i = 1, count do done[i] = redis.call('SET', KEYS[i + 2], ARGV[count + i], 'NX') and 1 or 0 end
+for i = 1, count do
+    done[i] = redis.call('SET', KEYS[i + 2], ARGV[count + i], 'NX') and 1 or 0
+    local history = ARGV[2 * count + i]
+    if done[i] == 1 and history ~= '' then redis.call('SET', KEYS[count + i + 2], history) end
+end
 return done
 """
 # KEYS: the last uses of one client. ARGV: secret and minute, again and again; a later minute stays.
@@ -92,8 +102,12 @@ class KeyNames:
         self.prefix = f"{prefix}:1:".encode()
         self.index = self.prefix + b"index"
         self.changes = self.prefix + b"changes"
-        self.facts = self.prefix + b"facts"
-        self.has_password_hashes: Command = ("HEXISTS", self.facts, "slow")
+        self.state = self.prefix + b"state"
+        # The second one is how earlier releases wrote it.
+        self.has_password_hashes: tuple[Command, ...] = (
+            ("HEXISTS", self.state, "password_hashes"),
+            ("HEXISTS", self.prefix + b"facts", "slow"),
+        )
 
     def record(self, client_id: bytes) -> bytes:
         return self.prefix + b"{%b}" % client_id
@@ -101,29 +115,47 @@ class KeyNames:
     def used(self, client_id: bytes) -> bytes:
         return self.prefix + b"{%b}:used" % client_id
 
+    def history(self, client_id: bytes) -> bytes:
+        return self.prefix + b"{%b}:history" % client_id
+
+    def has_history(self, client_id: bytes) -> bool:
+        """Whether a cluster has the history in the slot of the record: braces without content are ignored."""
+        return not client_id.startswith(b"}")
+
     def get(self, client_id: bytes) -> Command:
         return ("GET", self.record(client_id))
 
-    def swap(self, client_id: bytes, expected: bytes, record: bytes, *, announce: bool) -> Command:
+    def swap(
+        self, client_id: bytes, expected: bytes, record: bytes, history: str, *, announce: bool
+    ) -> Command:
         """Replace the record ``expected`` by ``record``; empty means none. Replies 1 if replaced, else 0.
 
-        With ``announce``, the same script publishes the change. A cluster does not support this.
+        The same script replaces the history, unless ``history`` is empty. With ``announce``, it also
+        publishes the change. A cluster does not support this.
         """
-        keys = (self.record(client_id), *((self.changes, self.index) if announce else ()))
-        return ("EVAL", _SWAP, str(len(keys)), *keys, expected, record, client_id)
+        keys = [self.record(client_id), self.history(client_id)]
+        if announce:
+            keys += (self.changes, self.index)
+        elif not self.has_history(client_id):
+            del keys[1]
+            history = ""
+        return ("EVAL", _SWAP, str(len(keys)), *keys, expected, record, client_id, history)
 
-    def add(self, client_ids: Sequence[bytes], records: Sequence[str]) -> Command:
+    def add(self, client_ids: Sequence[bytes], records: Sequence[str], histories: Sequence[str]) -> Command:
         """Store records whose client IDs are new, and announce an import. Replies, for each, 1 if it was
         stored, else 0.
 
         A cluster does not support this.
         """
-        names = (self.index, self.changes, *map(self.record, client_ids))
-        return ("EVAL", _ADD, str(len(names)), *names, *client_ids, *records)
+        names = (self.index, self.changes, *map(self.record, client_ids), *map(self.history, client_ids))
+        return ("EVAL", _ADD, str(len(names)), *names, *client_ids, *records, *histories)
 
     def set_new(self, client_id: bytes, record: str) -> Command:
         """Store a record if its client ID is new, else reply None."""
         return ("SET", self.record(client_id), record, "NX")
+
+    def set_history(self, client_id: bytes, history: str) -> Command:
+        return ("SET", self.history(client_id), history)
 
     def record_uses(self, client_id: bytes, uses: Mapping[int, int]) -> Command:
         """Store the minute of the last use of each secret, unless a later one is stored."""
@@ -161,4 +193,4 @@ class KeyNames:
 
     def mark_has_password(self) -> Command:
         """Record that the store contains a password hash."""
-        return ("HSET", self.facts, "slow", "1")
+        return ("HSET", self.state, "password_hashes", "1")

@@ -2,8 +2,11 @@
 
 A key is a string, ``<prefix>:1:{<client ID>}``. The last uses of its secrets are in a hash with ``:used``
 added to that name: the microsecond in which a secret was created, and the minute of its use, since the epoch.
+Its history is a string with ``:history`` added. Only a swap of the record writes the history, so it is as it
+was read before as long as the record is.
+
 ``<prefix>:1:index`` is a sorted set of ids, all with score 0, so ordered by bytes; ``<prefix>:1:changes`` is
-a stream, and ``<prefix>:1:facts`` a hash. ``<prefix>:1:{:failures}:...`` are hashes of failed requests. The
+a stream, and ``<prefix>:1:state`` a hash. ``<prefix>:1:{:failures}:...`` are hashes of failed requests. The
 braces keep ids apart from these names.
 """
 
@@ -21,7 +24,16 @@ from ...errors import BackendUnavailable, ReadOnlyBackend, UnreadableRecord
 from ...keys.hashing import has_password_hash
 from ...runtime.fork import after_fork
 from ..base import Changes, LastUse, StoreWarning
-from ..codec import as_key, dump_key, load_for_lookup, load_uses, to_microseconds, to_minutes
+from ..codec import (
+    as_key,
+    dump_key,
+    extend_history,
+    load_for_lookup,
+    load_history,
+    load_uses,
+    to_microseconds,
+    to_minutes,
+)
 from .checks import CONFIG, config_warnings, foreign_warning
 from .clients import LoopClients, ThreadClients
 from .cluster import Cluster, Node, SingleServer
@@ -34,7 +46,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ...keys.model import Key
+    from ...keys.model import Change, Key
     from ..codec import StoredRecord
     from .cluster import Command, Route, Router
 
@@ -104,14 +116,15 @@ class RedisStore:
 
     # --- changing
 
-    def put(self, record: Key, /, expect_version: int | None) -> bool:
+    def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
         client_id = record.client_id.encode()
-        (reply,) = self._do(self._names.get(client_id))
+        reply, earlier = self._do(self._names.get(client_id), ("GET", self._names.history(client_id)))
         current = b"" if reply is None else self._check_type(reply, bytes)
         before = self._key(current, record.client_id) if current else None
         if (before.version if before else None) != expect_version:
             return False
-        return self._swap(client_id, current, record)
+        history = self._history(earlier) if current else ""
+        return self._swap(client_id, current, record, extend_history(history, changes) if changes else "")
 
     def delete(self, client_id: str, /) -> bool:
         encoded = client_id.encode()
@@ -123,7 +136,11 @@ class RedisStore:
             if self._swap(encoded, current, None):
                 return True
 
-    def add(self, records: Sequence[Key], /) -> list[bool]:
+    def history(self, client_ids: Sequence[str], /) -> list[list[Change]]:
+        commands = [("GET", self._names.history(_encoded(client_id))) for client_id in client_ids]
+        return [load_history(self._history(reply)) for reply in self._read(*commands)]
+
+    def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
         """Store new keys. No id is announced: no process can have cached one of these keys."""
         made: list[bool] = []
         names = self._names
@@ -131,10 +148,12 @@ class RedisStore:
             batch = records[start : start + _BATCH]
             client_ids = [record.client_id.encode() for record in batch]
             rows = [dump_key(record) for record in batch]
+            histories = [extend_history("", each) for each in changes[start : start + _BATCH]]
+            histories = histories or [""] * len(batch)
             if any(map(has_password_hash, batch)):
                 self._do(names.mark_has_password())
             if self.single_server:
-                (reply,) = self._do(names.add(client_ids, rows), retry=False)
+                (reply,) = self._do(names.add(client_ids, rows, histories), retry=False)
                 added = self._items(reply, int)
                 if len(added) != len(batch):
                     raise BackendUnavailable(
@@ -146,8 +165,11 @@ class RedisStore:
                 (_, *exist) = self._do(index_add, *(("EXISTS", names.record(each)) for each in client_ids))
                 if not all(exist):
                     self._do(names.announce(b""))
-                made += map(bool, self._do(*map(names.set_new, client_ids, rows), retry=False))
-                self._do(index_add)
+                done = self._do(*map(names.set_new, client_ids, rows), retry=False)
+                made += map(bool, done)
+                written = zip(client_ids, histories, done, strict=True)
+                new = [(each, text) for each, text, is_new in written if is_new and text]
+                self._do(index_add, *(names.set_history(*each) for each in new if names.has_history(each[0])))
         return made
 
     def announce(self, client_id: str, /) -> None:
@@ -155,7 +177,7 @@ class RedisStore:
         if not self.single_server:  # one server makes a change and announces it in one step
             self._do(self._names.announce(client_id.encode()))
 
-    def _swap(self, client_id: bytes, expected: bytes, record: Key | None) -> bool:
+    def _swap(self, client_id: bytes, expected: bytes, record: Key | None, history: str = "") -> bool:
         names = self._names
         # A cluster announces a change before the swap, since this process may be killed right after it, and
         # again afterwards: another process may have read the old record after the first announcement.
@@ -170,7 +192,8 @@ class RedisStore:
             before = [] if self.single_server else [names.index_remove(b"")]
             value = b""
         self._do(*before, *announcement)
-        (done,) = self._do(names.swap(client_id, expected, value, announce=self.single_server), retry=False)
+        swap = names.swap(client_id, expected, value, history, announce=self.single_server)
+        (done,) = self._do(swap, retry=False)
         if not done:
             return False
         if record is None:
@@ -214,13 +237,13 @@ class RedisStore:
             ("XRANGE", self._names.changes, start or "+", "+"),
         ]
         if self.single_server:
-            newest, entries, fact = self._read(*commands, self._names.has_password_hashes)
+            newest, entries, *marks = self._read(*commands, *self._names.has_password_hashes)
         else:
             newest, entries = self._read(*commands)
-            fact = None
+            marks = [None]
             with suppress(BackendUnavailable):  # another node than that of the changes may be down
-                (fact,) = self._read(self._names.has_password_hashes)
-        has_passwords = fact > 0 if isinstance(fact, int) else None
+                marks = self._read(*self._names.has_password_hashes)
+        has_passwords = any(marks) if all(isinstance(mark, int) for mark in marks) else None
         cursor = self._entries(newest)[0][0] if newest else _NO_CHANGE_YET
         if since is None:
             return Changes(cursor, has_password_hashes=has_passwords)
@@ -320,7 +343,7 @@ class RedisStore:
         """
         replies = self._run(self._admin, self._router.route_all(CONFIG))
         found = dict.fromkeys(config_warnings(replies))
-        self._check_type(self._read(self._names.has_password_hashes)[0], int)  # raises for a foreign value
+        self._items(self._read(*self._names.has_password_hashes), int)  # raises for a foreign value
         with suppress(BackendUnavailable):  # listing keys reports that the index cannot be read
             found |= dict.fromkeys(foreign_warning(self._names.index, self._foreign()))
         return list(found)
@@ -385,6 +408,9 @@ class RedisStore:
         for item in items:
             self._check_type(item, kind)
         return items
+
+    def _history(self, reply: object) -> str:
+        return "" if reply is None else self._check_type(reply, bytes).decode(errors="replace")
 
     def _failure(self, reply: Exception, name: bytes = b"one of our names") -> BackendUnavailable:
         if _is_wrong_type(reply):

@@ -4,7 +4,8 @@ Version 1 kept whole records in the tree of the primary key. Generated ids are r
 another page, and long records left room for few branches in a page. Version 2 appends records to a table and
 keeps the ids apart, in an index a fifth as large: the same lookup, half the writing for an import. Its
 changes are marked, so that a cursor is recognized as that of another file, even of one that was copied over
-this one. Last-used times have been in a separate file since then; see ``last_used.py``.
+this one. Last-used times have been in a separate file since then; see ``last_used.py``. Version 3 adds the
+history of each key, in a column that lookups do not read, and indexes for searches; see ``search.py``.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from typing import TYPE_CHECKING, Final
 
 from ...errors import BackendUnavailable
 from .files import has_tables
+from .search import build_text_index, end_of_row, has_text_index, supports_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 APPLICATION_ID: Final = int.from_bytes(b"bamw")
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 # TEXT with the BINARY collation is ordered by its UTF-8 bytes.
 _KEYS: Final = (
-    "CREATE TABLE keys (client_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, record TEXT NOT NULL)"
+    "CREATE TABLE keys (seq INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, "
+    "record TEXT NOT NULL, ends_at INTEGER, history TEXT NOT NULL DEFAULT '')"
 )
+_ENDS: Final = "CREATE INDEX key_ends ON keys (ends_at) WHERE ends_at IS NOT NULL"
 # AUTOINCREMENT never reuses a number, whatever is pruned. A mark distinguishes a change from one with the
 # same number in another history of the file. A change without a client ID concerns no cache; the first row is
 # one, so that there is always a change to start from.
@@ -33,6 +37,7 @@ _CHANGES: Final = (
     "CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT, "
     "mark INTEGER NOT NULL DEFAULT (random()))"
 )
+_STATE: Final = "CREATE TABLE store_state (name TEXT NOT NULL PRIMARY KEY, value) WITHOUT ROWID"
 _FIRST_CHANGE: Final = "INSERT INTO changes (client_id) VALUES (NULL)"
 
 _MARKS: Final = (
@@ -42,27 +47,39 @@ _MARKS: Final = (
 
 _SCHEMA: Final = (
     _KEYS,
+    _ENDS,
     _CHANGES,
     _FIRST_CHANGE,
-    "CREATE TABLE facts (name TEXT NOT NULL PRIMARY KEY, value) WITHOUT ROWID",
+    _STATE,
     *_MARKS,
 )
 
-# From each released version to the next. Version 1 never wrote to its last_used.
+_UPGRADE: Final = (
+    "ALTER TABLE keys RENAME TO older_keys",
+    _KEYS,
+    (
+        "INSERT INTO keys (client_id, version, record, ends_at) SELECT client_id, version, record, "
+        "end_of(CAST(client_id AS BLOB), CAST(record AS BLOB)) FROM older_keys ORDER BY client_id"
+    ),
+    "DROP TABLE older_keys",
+    _ENDS,
+    _STATE,
+    "INSERT INTO store_state SELECT 'password_hashes', 1 FROM facts WHERE name = 'slow'",
+    "DROP TABLE facts",
+    *_MARKS,
+)
+# From each earlier version to the current one. Version 1 never wrote to its last_used.
 _UPGRADES: Final = {
     1: (
-        "ALTER TABLE keys RENAME TO keys_1",
-        _KEYS,
-        "INSERT INTO keys SELECT client_id, version, record FROM keys_1 ORDER BY client_id",
-        "DROP TABLE keys_1",
         "ALTER TABLE changes RENAME TO changes_1",
         _CHANGES,
         "INSERT INTO changes (seq, client_id) SELECT seq, client_id FROM changes_1 ORDER BY seq",
         "DROP TABLE changes_1",
         _FIRST_CHANGE,
         "DROP TABLE last_used",
-        "PRAGMA user_version = 2",
-    )
+        *_UPGRADE,
+    ),
+    2: _UPGRADE,
 }
 
 
@@ -116,12 +133,13 @@ def create(connection: sqlite3.Connection) -> None:
     def fill() -> None:
         if not has_tables(connection):
             _run(connection, _SCHEMA)
+            build_text_index(connection)
 
     _atomically(connection, fill)
 
 
 def migrate(connection: sqlite3.Connection) -> int | None:
-    """Upgrade an older file in one transaction, or mark a file that was restored from a dump.
+    """In one transaction: upgrade an older file, mark one that was restored from a dump, index texts.
 
     Returns the version it had, 0 for a restored one; None if there was nothing to do. Raises
     ``BackendUnavailable`` as ``check_is_ours`` does.
@@ -132,18 +150,28 @@ def migrate(connection: sqlite3.Connection) -> int | None:
         if is_restored(connection):
             _run(connection, _MARKS)
             migrated.append(0)
-        while (version := check_is_ours(connection)) != SCHEMA_VERSION:
+        if (version := check_is_ours(connection)) != SCHEMA_VERSION:
             _run(connection, _UPGRADES[version])
             migrated.append(version)
+        if not has_text_index(connection.execute):
+            build_text_index(connection)
 
+    connection.create_function("end_of", 2, end_of_row, deterministic=True)
     connection.execute("PRAGMA journal_mode = WAL").fetchall()  # a dump omits this as well
     _atomically(connection, run)
     return migrated[0] if migrated else None
 
 
-def needs_migration(connection: sqlite3.Connection) -> bool:
-    """Whether ``migrate`` has anything to do. Raises as it does."""
-    return is_restored(connection) or check_is_ours(connection) != SCHEMA_VERSION
+def needs_migration(connection: sqlite3.Connection, *, may_write: bool) -> bool:
+    """Whether ``migrate`` has anything to do; an index, which is not necessary, only with write access.
+
+    Raises as ``migrate`` does.
+    """
+    return (
+        is_restored(connection)
+        or check_is_ours(connection) != SCHEMA_VERSION
+        or (may_write and supports_text() and not has_text_index(connection.execute))
+    )
 
 
 def _atomically(connection: sqlite3.Connection, work: Callable[[], None]) -> None:

@@ -15,10 +15,10 @@ import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ...errors import BackendUnavailable, ConfigurationError
+from ...errors import BackendUnavailable, ConfigurationError, UnreadableRecord
 from ...keys.hashing import has_password_hash
 from ..base import Changes, StoreWarning
-from ..codec import as_key, dump_key, load_for_lookup, load_key
+from ..codec import as_key, dump_key, extend_history, load_for_lookup, load_history, load_key
 from . import schema
 from .checks import check_files
 from .connections import ConnectionManager, checkpoint
@@ -33,16 +33,20 @@ from .files import (
 )
 from .forks import short_connection
 from .last_used import LastUsedFile
-from .wal import open_keys
+from .search import TextIndex, end_of, find
+from .wal import may_write, open_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
-    from ...keys.model import Key
+    from ...keys.filters import KeyFilter
+    from ...keys.model import Change, Key
     from ..base import LastUse
     from ..codec import StoredRecord
     from .connections import Execute
+
+    _Row = tuple[str, int, str, int | None, str]
 
 T = TypeVar("T")
 
@@ -51,7 +55,7 @@ CHANGES_KEPT: Final = 10_000
 _WRITE_WAIT_S: Final = 5.0
 
 _FIND: Final = "SELECT record FROM keys WHERE client_id = ?"
-_INSERT: Final = "INSERT INTO keys VALUES (?, ?, ?)"
+_INSERT: Final = "INSERT INTO keys (client_id, version, record, ends_at, history) VALUES (?, ?, ?, ?, ?)"
 
 # Device and inode of the file, number and mark of a change.
 _CURSOR: Final = re.compile(r"(\d+\.\d+)\.(\d{1,18})\.(-?\d{1,19})", re.ASCII)
@@ -98,8 +102,8 @@ class SqliteStore:
             return None
         return load_for_lookup(None if row is None else row[0] or b"", client_id)  # NULL is no record
 
-    def put(self, record: Key, /, expect_version: int | None) -> bool:
-        written = self._write(partial(_put, record, expect_version))
+    def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
+        written = self._write(partial(_put, record, expect_version, changes))
         if written:
             self._last_used.prune(record)
         return written
@@ -110,12 +114,31 @@ class SqliteStore:
             self._last_used.delete(client_id)
         return deleted
 
-    def add(self, records: Sequence[Key], /) -> list[bool]:
+    def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
         # In the order of the ids, so that each page of the index changes once.
         indices = sorted(range(len(records)), key=lambda index: records[index].client_id)
-        rows = [(index, _row(records[index]), has_password_hash(records[index])) for index in indices]
+        rows = [
+            (index, records[index], _row(records[index], changes[index] if changes else ()))
+            for index in indices
+        ]
         added = self._write(partial(_add, rows))
         return [index in added for index in range(len(records))]
+
+    def history(self, client_ids: Sequence[str], /) -> list[list[Change]]:
+        return [
+            load_history(text.decode(errors="replace"))
+            for text in self._read(partial(_histories, client_ids))
+        ]
+
+    def search(self, wanted: KeyFilter, after: str, limit: int, /) -> list[Key] | None:
+        """Keys that may be wanted; None if the caller has to scan."""
+        rows = self._read(partial(find, wanted, after, limit))
+        try:
+            return (
+                None if rows is None else [load_key(record, client_id.decode()) for client_id, record in rows]
+            )
+        except (UnreadableRecord, UnicodeDecodeError):
+            return None  # a scan reports it
 
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
         start, previous = prefix.encode(), after.encode()
@@ -141,7 +164,9 @@ class SqliteStore:
         cursor = _CURSOR.fullmatch(since or "")
 
         def query(execute: Execute) -> Changes:
-            has_passwords = execute("SELECT 1 FROM facts WHERE name = 'slow'").fetchone() is not None
+            has_passwords = (
+                execute("SELECT 1 FROM store_state WHERE name = 'password_hashes'").fetchone() is not None
+            )
             # A cursor names the file too: the numbers of one file mean nothing in another.
             file = self._connections.file
             if cursor and cursor[1] == file:
@@ -191,7 +216,7 @@ class SqliteStore:
             try:
                 with short_connection(self._path, open_keys) as connection:
                     connection.execute("PRAGMA synchronous = FULL")
-                    if not schema.needs_migration(connection):
+                    if not schema.needs_migration(connection, may_write=may_write(self._path)):
                         return None
                     check_writable_mount(self._path)
                     before = schema.migrate(connection)
@@ -201,7 +226,7 @@ class SqliteStore:
             if before == 0:
                 return f"{self._path} was restored from a dump; its version has been set"
             if before is None:
-                return None
+                return None  # or only its texts were indexed
             return f"upgraded {self._path} from schema version {before} to {schema.SCHEMA_VERSION}"
 
         return retry_while_locked(attempt, _WRITE_WAIT_S)
@@ -256,28 +281,40 @@ def _get(client_id: str, execute: Execute) -> tuple[Any] | None:
     return found
 
 
-def _put(record: Key, expect_version: int | None, execute: Execute) -> bool:
-    current = execute("SELECT version FROM keys WHERE client_id = ?", (record.client_id,)).fetchone()
-    if (current[0] if current else None) != expect_version:
+def _histories(client_ids: Sequence[str], execute: Execute) -> list[bytes]:
+    query = "SELECT history FROM keys WHERE client_id = ?"
+    return [(execute(query, (client_id,)).fetchone() or (b"",))[0] for client_id in client_ids]
+
+
+def _put(record: Key, expect_version: int | None, changes: Sequence[Change], execute: Execute) -> bool:
+    query = "SELECT version, seq, history FROM keys WHERE client_id = ?"
+    version, seq, history = execute(query, (record.client_id,)).fetchone() or (None, None, b"")
+    if version != expect_version:
         return False
-    execute(
-        f"{_INSERT} ON CONFLICT (client_id) "
-        "DO UPDATE SET version = excluded.version, record = excluded.record",
-        _row(record),
-    )
+    row = _row(record, changes, history.decode(errors="replace"))
+    if seq is None:
+        seq = execute(_INSERT, row).lastrowid or 0
+    else:
+        execute(
+            "UPDATE keys SET version = ?, record = ?, ends_at = ?, history = ? WHERE seq = ?", (*row[1:], seq)
+        )
+    TextIndex(execute).put(seq, record, is_new=version is None)
     if has_password_hash(record):
         _mark_has_password(execute)
     _announce(execute, record.client_id)
     return True
 
 
-def _add(rows: Iterable[tuple[int, tuple[str, int, str], bool]], execute: Execute) -> set[int]:
-    """Insert new keys, each with its index and whether it has a password; return the indices of new ones."""
+def _add(rows: Iterable[tuple[int, Key, _Row]], execute: Execute) -> set[int]:
+    """Insert new keys, each with its index; return the indices of those that were inserted."""
     added = set()
-    for index, row, has_password in rows:
-        if execute(f"{_INSERT} ON CONFLICT (client_id) DO NOTHING", row).rowcount:
+    texts = TextIndex(execute)
+    for index, record, row in rows:
+        inserted = execute(f"{_INSERT} ON CONFLICT (client_id) DO NOTHING", row)
+        if inserted.rowcount:
             added.add(index)
-            if has_password:
+            texts.put(inserted.lastrowid or 0, record, is_new=True)
+            if has_password_hash(record):
                 _mark_has_password(execute)
     if added:
         # No id is announced: only found keys are cached, so no cache can hold one of these. But the history
@@ -287,14 +324,18 @@ def _add(rows: Iterable[tuple[int, tuple[str, int, str], bool]], execute: Execut
 
 
 def _delete(client_id: str, execute: Execute) -> bool:
-    if not execute("DELETE FROM keys WHERE client_id = ?", (client_id,)).rowcount:
+    found = execute("SELECT seq FROM keys WHERE client_id = ?", (client_id,)).fetchone()
+    if found is None:
         return False
+    execute("DELETE FROM keys WHERE seq = ?", found)
+    TextIndex(execute).delete(*found)
     _announce(execute, client_id)
     return True
 
 
-def _row(record: Key) -> tuple[str, int, str]:
-    return record.client_id, record.version, dump_key(record)
+def _row(record: Key, changes: Sequence[Change], history: str = "") -> _Row:
+    history = extend_history(history, changes)
+    return record.client_id, record.version, dump_key(record), end_of(record), history
 
 
 def _decode(encoded: bytes) -> str | None:
@@ -306,7 +347,7 @@ def _decode(encoded: bytes) -> str | None:
 
 
 def _mark_has_password(execute: Execute) -> None:
-    execute("INSERT OR IGNORE INTO facts VALUES ('slow', 1)")
+    execute("INSERT OR IGNORE INTO store_state VALUES ('password_hashes', 1)")
 
 
 def _announce(execute: Execute, client_id: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import mkstemp
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -15,34 +16,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ...backends.backend import Backend
-    from ...keys.model import Key
+    from ...keys.model import Change, Key
 
-_PROGRESS_EVERY: Final = 1000  # keys
+_BATCH: Final = 500  # keys
 
 
 def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], object]) -> int:
     """Write every key on a line, in the order of client IDs, and one audit record for all of them.
 
     A key that changes meanwhile is written either in its old or in its new state.
-
     """
     if getattr(backend.store, "volatile", False) is True:
         raise TransferError(
             "there is nothing to export: this backend stores no hashes, it reads its keys from elsewhere"
         )
     count = 0
-    previous: Key | None = None  # not written before it is known whether it is the last
+    previous: tuple[Key, list[Change]] | None = None  # not written before it is known whether it is the last
+    keys = backend.iter_keys()
     try:
-        for key in backend.iter_keys():
-            if previous is not None:
-                out.write(dump_line(previous).encode() + b"\n")
-            previous = key
-            count += 1
-            if count % _PROGRESS_EVERY == 0:
-                progress(_PROGRESS_EVERY)
+        while batch := list(islice(keys, _BATCH)):
+            histories = backend.histories([key.client_id for key in batch])
+            for item in zip(batch, histories, strict=True):
+                if previous is not None:
+                    out.write(dump_line(*previous).encode() + b"\n")
+                previous = item
+            count += len(batch)
+            progress(len(batch))
         if previous is not None:
-            out.write(dump_line(previous, end=count).encode() + b"\n")
-            progress(count % _PROGRESS_EVERY)
+            out.write(dump_line(*previous, end=count).encode() + b"\n")
     finally:
         audit.record("key.exported", actor=backend.actor)
     return count

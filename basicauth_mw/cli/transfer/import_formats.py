@@ -16,7 +16,7 @@ from ...errors import InvalidKey
 from ...keys.generated_secrets import SecretShape, classify, is_secret
 from ...keys.hashing import Hasher, looks_hashed, salts
 from ...keys.key_lists import split_htpasswd
-from ...keys.model import Key, Secret, utcnow
+from ...keys.model import Change, Key, Secret, utcnow
 from ...keys.validation import check_new_client_id, check_secret, parse_datetime
 from .jsonl import load_line
 
@@ -62,10 +62,12 @@ class LineCounter:
 
     Attributes:
         is_truncated: The line that was read last is not the last one of its export.
+        history: The history in the line that was read last.
     """
 
     def __init__(self) -> None:
         self.is_truncated = False
+        self.history: list[Change] = []
         self._lines = 0
         self._end: int | None = None
 
@@ -76,7 +78,7 @@ class LineCounter:
         self._lines += 1
         self._end = None
         self.is_truncated = False
-        key, self._end = load_line(text)
+        key, self._end, self.history = load_line(text)
         self.is_truncated = self._end is None
         return key
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from ...errors import BasicAuthError, InvalidKey, KeyExists
 from ...keys.audit import sanitize
 from ...keys.key_lists import decode_line
-from ...keys.model import Key
+from ...keys.model import Change, Key
 from ...keys.validation import check_new_client_id
 from .import_formats import CsvParser, LineCounter, PasswordRow, make_key, parse_htpasswd
 from .jsonl import TransferError
@@ -123,7 +123,7 @@ def _check_export(backend: Backend, source: InputFile, report: ImportReport, cop
             if text := decode_line(line, first=number == 1):
                 key = counter.parse(text)
                 counter.check()
-                backend.check(key)
+                backend.check(key, counter.history)
         except InvalidKey as exc:
             report.on_refused(number, str(exc))
     report.on_progress(size)
@@ -141,9 +141,13 @@ _Entry = Key | BasicAuthError | Callable[[], Key]
 
 @dataclass(slots=True)
 class _Batch:
-    """Lines that are written together: the number, the client ID if there is one, and the entry of each."""
+    """Lines that are written together: the number, the client ID if there is one, and the entry of each.
+
+    ``histories`` are those of an export, by the number of their line.
+    """
 
     lines: list[tuple[int, str | None, _Entry]] = field(default_factory=list)
+    histories: dict[int, list[Change]] = field(default_factory=dict)
     size: int = 0  # bytes
     room: int = BATCH  # lines
 
@@ -189,6 +193,7 @@ class _Importer:
             parsed = self._parse(text)
             if isinstance(parsed, Key):
                 batch.lines.append((number, parsed.client_id, parsed))
+                batch.histories[number] = self._counter.history
             elif parsed is not None:
                 batch.lines.append((number, parsed.client_id, self._start_hashing(parsed)))
                 batch.room -= BATCH // _PASSWORDS_PER_BATCH
@@ -226,7 +231,11 @@ class _Importer:
         batch, self._batch = self._batch, _Batch()
         generated, self._generated = self._generated, {}
         entries = [entry() if callable(entry) else entry for _, _, entry in batch.lines]
-        keys = [entry for entry in entries if isinstance(entry, Key)]
+        keys = [
+            (entry, batch.histories.get(number, []))
+            for (number, _, _), entry in zip(batch.lines, entries, strict=True)
+            if isinstance(entry, Key)
+        ]
         report = self._report
         first_lines: dict[str | None, int] = {}
         with report.deferring():
@@ -247,10 +256,11 @@ class _Importer:
                     report.on_refused(number, str(problem))
             report.on_progress(batch.size)
 
-    def _add(self, keys: list[Key], *, at_once: int) -> Iterator[BasicAuthError | None]:
-        """Write the keys, and yield the problem of each."""
+    def _add(self, keys: list[tuple[Key, list[Change]]], *, at_once: int) -> Iterator[BasicAuthError | None]:
+        """Write the keys with their histories, and yield the problem of each."""
         for start in range(0, len(keys), at_once):
-            problems = self._backend.add(keys[start : start + at_once])
+            records, histories = zip(*keys[start : start + at_once], strict=True)
+            problems = self._backend.add(records, histories=histories)
             self._report.imported += problems.count(None)  # first: reporting may fail half-way
             yield from problems
 

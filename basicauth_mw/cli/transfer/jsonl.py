@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from ...errors import BasicAuthError, InvalidKey
-from ...keys.model import Key, Secret
+from ...keys.model import Change, Key, Secret
 from ...keys.validation import DuplicateName, strict_json_loads
 
 FORMAT: Final = 1
@@ -31,7 +31,8 @@ _KEY_TYPES: Final = {
     "secrets": list,
 }
 _SECRET_TYPES: Final = {"hash": str, "created_at": datetime, "expires_at": datetime, "last_used_at": datetime}
-_NULLABLE: Final = frozenset({"expires_at", "revoked_at", "last_used_at"})
+_CHANGE_TYPES: Final = {"event": str, "actor": str, "time": datetime}
+_NULLABLE: Final = frozenset({"expires_at", "revoked_at", "last_used_at", "actor"})
 _TYPE_NAMES: Final = {
     str: "a string",
     bool: "true or false",
@@ -51,16 +52,18 @@ class TransferError(BasicAuthError):
     code = "transfer_error"
 
 
-def dump_line(key: Key, *, end: int | None = None) -> str:
-    """Encode a key, including its hashes, as one line without a line break."""
+def dump_line(key: Key, history: Sequence[Change] = (), *, end: int | None = None) -> str:
+    """Encode a key, including its hashes and its history, as one line without a line break."""
     fields = {"v": FORMAT, **_fields_of(key, _KEY_TYPES)}
+    if history:
+        fields["history"] = [_fields_of(change, _CHANGE_TYPES) for change in history]
     if end is not None:
         fields["end"] = end
     return json.dumps(fields, separators=(",", ":"), default=_encode)
 
 
-def load_line(text: str) -> tuple[Key, int | None]:
-    """Decode a line made by ``dump_line``: a key, which is not validated yet, and ``end``."""
+def load_line(text: str) -> tuple[Key, int | None, list[Change]]:
+    """Decode a line made by ``dump_line``: a key, ``end`` and the history; they are not validated yet."""
     try:
         fields = strict_json_loads(text)
     except DuplicateName:
@@ -74,14 +77,15 @@ def load_line(text: str) -> tuple[Key, int | None]:
     if fields.pop("v") != FORMAT:
         raise InvalidKey(f"unsupported version of the export format; this release reads version {FORMAT}")
     end = _load_value("end", fields.pop("end"), int) if "end" in fields else None
+    history = _load_value("history", fields.pop("history", []), list)
     values = _load_fields(fields, _KEY_TYPES)
     if not all(type(scope) is str for scope in values["scopes"]):
         raise InvalidKey("scopes is not a list of strings")
     values["secrets"] = [Secret(**_load_fields(secret, _SECRET_TYPES)) for secret in values["secrets"]]
-    return Key(**values), end
+    return Key(**values), end, [Change(**_load_fields(change, _CHANGE_TYPES)) for change in history]
 
 
-def _fields_of(value: Key | Secret, names: Mapping[str, type]) -> dict[str, Any]:
+def _fields_of(value: Key | Secret | Change, names: Mapping[str, type]) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names}
 
 
@@ -104,7 +108,7 @@ def _isoformat(value: datetime) -> str:
 
 def _load_fields(fields: Any, types: Mapping[str, type]) -> dict[str, Any]:
     if type(fields) is not dict:
-        raise InvalidKey("secrets is not a list of objects")
+        raise InvalidKey("secrets or history is not a list of objects")
     if missing := sorted(types.keys() - fields.keys()):
         raise InvalidKey(f"not a key of an export: {', '.join(missing)} is missing")
     if fields.keys() - types.keys():

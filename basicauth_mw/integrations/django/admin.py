@@ -26,9 +26,9 @@ from django.utils.html import format_html_join
 from django.utils.text import capfirst
 
 from ...backends import Store
-from ...backends.search import STATES
 from ...errors import BackendError, InvalidKey, KeyExists, KeyNotFound, KeyRevoked, UnreadableRecord
 from ...keys import lifecycle
+from ...keys.filters import STATES
 from ...keys.generated_secrets import generate_id
 from ...keys.model import Key, utcnow
 from .middleware import build_authenticator

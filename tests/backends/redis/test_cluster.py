@@ -379,7 +379,7 @@ def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) 
         for prefix in (f"p{number}" for number in range(10_000))
         if all(
             own_cluster.node_of(name) in others
-            for name in (KeyNames(prefix).index, KeyNames(prefix).changes, KeyNames(prefix).facts)
+            for name in (KeyNames(prefix).index, KeyNames(prefix).changes, KeyNames(prefix).state)
         )
     )
     with closing(RedisStore(own_cluster.url(prefix), deadline_s=DEADLINE_S)) as store:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from basicauth_mw import Change as Entry
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends import LastUse
 from basicauth_mw.backends.redis.scripts import NOT_A_STRING
@@ -29,6 +30,7 @@ OLD, NEW = (Secret("$2b$12$" + "A" * 53, datetime(year, 1, 1, tzinfo=UTC)) for y
 BEFORE = Key("id", secrets=(OLD, NEW), version=1)
 AFTER = replace(BEFORE, secrets=(NEW,), version=2)
 FRESH = Key("fresh", secrets=(NEW,), version=1)
+ENTRY = Entry("key.updated", "alice", OLD.created_at)
 USES = [LastUse("id", each.created_at, each.created_at.replace(hour=12)) for each in (OLD, NEW)]
 
 
@@ -92,10 +94,10 @@ class Change(NamedTuple):
 
 
 CHANGES = {
-    "make": Change(lambda store: store.put(FRESH, None), {"fresh"}, [FRESH, BEFORE]),
-    "change": Change(lambda store: store.put(AFTER, 1), {"id"}, [AFTER]),
+    "make": Change(lambda store: store.put(FRESH, None, [ENTRY]), {"fresh"}, [FRESH, BEFORE]),
+    "change": Change(lambda store: store.put(AFTER, 1, [ENTRY]), {"id"}, [AFTER]),
     "remove": Change(lambda store: store.delete("id"), {"id"}, []),
-    "add": Change(lambda store: store.add([FRESH]) == [True], set(), [FRESH, BEFORE]),
+    "add": Change(lambda store: store.add([FRESH], [[ENTRY]]) == [True], set(), [FRESH, BEFORE]),
 }
 
 
@@ -120,6 +122,8 @@ def error_of(change: Change, by: RedisStore, seen_by: RedisStore) -> BackendUnav
     cursor = seen_by.changes(None).cursor
     error = attempt(change, by)
     assert stored(seen_by) == ([BEFORE] if error else change.left)
+    changed = [] if error else [key.client_id for key in change.left if key != BEFORE]
+    assert seen_by.history(["id", "fresh"]) == [[ENTRY] * (each in changed) for each in ("id", "fresh")]
     if not error:
         assert set(seen_by.changes(cursor).client_ids) == change.announced
     return error
@@ -204,7 +208,7 @@ def test_a_right_is_missing(deployment: Deployment, store: RedisStore, change: s
 # --- foreign values
 
 
-@pytest.mark.parametrize("suffix", ["index", "changes", "facts"])
+@pytest.mark.parametrize("suffix", ["index", "changes", "state"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_foreign_value_under_one_of_our_names(
     deployment: Deployment, store: RedisStore, change: str, suffix: str
@@ -212,7 +216,7 @@ def test_a_foreign_value_under_one_of_our_names(
     name = store._names.prefix + suffix.encode()
     was = deployment.execute(name, "DUMP")
     deployment.execute(name, "SET", "foreign")
-    if (suffix, change) == ("facts", "remove"):  # it does not read it
+    if (suffix, change) == ("state", "remove"):  # it does not read it
         assert CHANGES[change].make(store)
     else:
         with pytest.raises(UnreadableRecord):
@@ -222,7 +226,7 @@ def test_a_foreign_value_under_one_of_our_names(
             store.changes("0-0")
     deployment.execute(name, "DEL")
     deployment.execute(name, "RESTORE", 0, was)
-    if (suffix, change) != ("facts", "remove"):
+    if (suffix, change) != ("state", "remove"):
         assert stored(store) == [BEFORE]
     assert error_of(CHANGES[change], store, store) is None
 
@@ -238,10 +242,52 @@ def test_uses_that_cannot_be_read_refuse_nothing(
     assert deployment.execute(used, "EXISTS") == (change == "change")
 
 
-def test_a_deleted_key_leaves_no_uses(deployment: Deployment, store: RedisStore) -> None:
-    assert store.last_uses(["id"]) == USES
+def test_a_deleted_key_leaves_no_uses_and_no_history(deployment: Deployment, store: RedisStore) -> None:
+    assert store.put(AFTER, 1, [ENTRY])
+    assert [use.secret_created_at for use in store.last_uses(["id"])] == [NEW.created_at]
+    assert store.history(["id"]) == [[ENTRY]]
     assert store.delete("id")
-    assert not deployment.execute(store._names.used(b"id"), "EXISTS")
+    for name in (store._names.used(b"id"), store._names.history(b"id")):
+        assert not deployment.execute(name, "EXISTS")
+
+
+def test_a_history_that_cannot_be_read(deployment: Deployment, store: RedisStore) -> None:
+    """Lines that are no changes are omitted. A value of another type is reported; the key can be deleted."""
+    assert store.put(AFTER, 1, [ENTRY])
+    name = store._names.history(b"id")
+    line = deployment.execute(name, "GET")
+    for junk in (
+        b"x",
+        b"{}",
+        b"\xff",
+        b"[1]",
+        b'{"event":1,"actor":null,"time":1}',
+        line[:-1] + b',"time":"x"}',
+    ):
+        deployment.execute(name, "SET", junk + b"\n" + line)
+        assert store.history(["id", "other"]) == [[ENTRY], []]
+    assert store.put(replace(AFTER, version=3), 2, [replace(ENTRY, actor=None)])
+    assert [each.actor for each in store.history(["id"])[0]] == [None, "alice"]
+    deployment.execute(name, "DEL")
+    deployment.execute(name, "HSET", "of another", "type")
+    with pytest.raises(UnreadableRecord):
+        store.history(["id"])
+    with pytest.raises(UnreadableRecord):
+        store.put(replace(AFTER, version=4), 3, [ENTRY])
+    assert store.delete("id")
+    assert not deployment.execute(name, "EXISTS")
+
+
+def test_the_names_of_an_earlier_release_are_read(deployment: Deployment) -> None:
+    """A store with password hashes is still recognized as one."""
+    with closing(RedisStore(deployment.url, deadline_s=5)) as store:
+        name = store._names.prefix + b"facts"
+        assert store.changes(None).has_password_hashes is False
+        deployment.execute(name, "HSET", "slow", "1")
+        assert store.changes(None).has_password_hashes is True
+        assert store.put(FRESH, None)
+        deployment.execute(name, "DEL")
+        assert store.changes(None).has_password_hashes is True, "each write uses the current names"
 
 
 # --- no memory

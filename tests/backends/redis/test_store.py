@@ -92,11 +92,11 @@ def kill_connections(port: int) -> None:
 
 def test_the_names_of_the_keys(store: RedisStore, admin: redis.Redis) -> None:
     """As documented; no ID collides with the names of the store."""
-    for client_id in ("index", "changes", "facts", "}", "{"):
+    for client_id in ("index", "changes", "state", "}", "{"):
         assert store.put(Key(client_id), None)
     prefix = store._names.prefix.decode()
     names = {name.decode().removeprefix(prefix) for name in admin.scan_iter(f"{prefix}*")}
-    assert names == {"index", "changes", "{id}", "{index}", "{changes}", "{facts}", "{}}", "{{}"}
+    assert names == {"index", "changes", "{id}", "{index}", "{changes}", "{state}", "{}}", "{{}"}
 
 
 def test_index_members_that_are_not_client_ids_are_omitted(
@@ -138,7 +138,7 @@ def split_args(line: str) -> list[bytes]:
 
 @pytest.mark.proves("F12")
 def test_a_value_of_another_type_is_an_outage(store: RedisStore, admin: redis.Redis) -> None:
-    admin.set(name_in(store, "facts"), "x")
+    admin.set(name_in(store, "state"), "x")
     assert store.changes(None).has_password_hashes is None
     with pytest.raises(UnreadableRecord):
         store.warnings()

@@ -31,7 +31,7 @@ from basicauth_mw.cli.transfer.jsonl import TransferError, load_line
 from basicauth_mw.errors import BackendUnavailable, InvalidKey, MissingExtra, ReadOnlyBackend
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_secret, salt_of, verify_password
-from basicauth_mw.keys.model import Key, Secret
+from basicauth_mw.keys.model import Change, Key, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -341,12 +341,12 @@ def test_a_store_that_fails_during_an_import(sqlite: Backend) -> None:
     text = "".join(f"{number},{generate('sk')}\n" for number in range(BATCH + 1)).encode()
 
     class Failing(MemoryStore):
-        def put(self, record: Key, /, expect_version: int | None) -> bool:
+        def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
             if record.client_id == str(BATCH):
                 raise BackendUnavailable("gone")
             return super().put(record, expect_version)
 
-        def add(self, records: Sequence[Key], /) -> list[bool]:
+        def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
             return [self.put(record, None) for record in records]
 
     report = ImportReport()

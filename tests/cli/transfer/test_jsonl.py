@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from basicauth_mw.cli.transfer.jsonl import dump_line, load_line
 from basicauth_mw.errors import InvalidKey
-from basicauth_mw.keys.model import Key, Secret
+from basicauth_mw.keys.model import Change, Key, Secret
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = Key(
@@ -33,6 +33,10 @@ KEY = Key(
         Secret("$canary2", CREATED + timedelta(microseconds=1)),
     ),
 )
+HISTORY = [
+    Change("key.rotated", "ключ", CREATED + timedelta(days=1)),
+    Change("key.created", None, CREATED),
+]
 FIELDS: dict[str, Any] = json.loads(dump_line(KEY))
 
 MOMENTS = st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
@@ -42,6 +46,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 SECRETS = st.builds(Secret, st.text(), MOMENTS, st.none() | MOMENTS, st.none() | MOMENTS)
+CHANGES = st.builds(Change, st.text(), st.none() | st.text(), MOMENTS)
 KEYS = st.builds(
     Key,
     client_id=st.text(),
@@ -70,14 +75,21 @@ def test_the_form_never_changes() -> None:
         '{"hash":"$canary2","created_at":"2026-01-02T03:04:05.000001Z","expires_at":null,"last_used_at":null}'
         '],"end":7}'
     )
+    assert dump_line(Key("a", created_at=CREATED), HISTORY) == (
+        '{"v":1,"client_id":"a","name":"","scopes":[],"created_at":"2026-01-02T03:04:05.000000Z",'
+        '"expires_at":null,"revoked_at":null,"disabled":false,"last_used_at":null,"metadata":{},"secrets":[],'
+        '"history":[{"event":"key.rotated","actor":"\\u043a\\u043b\\u044e\\u0447",'
+        '"time":"2026-01-03T03:04:05.000000Z"},'
+        '{"event":"key.created","actor":null,"time":"2026-01-02T03:04:05.000000Z"}]}'
+    )
 
 
-@given(KEYS, st.none() | st.integers(min_value=1))
-def test_what_is_written_is_read_back(key: Key, end: int | None) -> None:
+@given(KEYS, st.lists(CHANGES, max_size=3), st.none() | st.integers(min_value=1))
+def test_what_is_written_is_read_back(key: Key, history: list[Change], end: int | None) -> None:
     """Whatever a key contains; on one line, in ASCII."""
-    line = dump_line(key, end=end)
+    line = dump_line(key, history, end=end)
 
-    assert load_line(line) == (key, end)
+    assert load_line(line) == (key, end, history)
     assert line.isascii()
     assert line.isprintable()
 
@@ -127,6 +139,12 @@ def test_read_only_metadata_is_written() -> None:
         ("secrets", [{}]),
         ("secrets", [FIELDS["secrets"][0] | {"hash": None}]),
         ("secrets", [FIELDS["secrets"][0] | {"salt": "canary"}]),
+        ("history", {}),
+        ("history", None),
+        ("history", ["canary"]),
+        ("history", [{"event": "key.created", "actor": None}]),
+        ("history", [{"event": "key.created", "actor": 1, "time": "2026-01-02T03:04:05Z"}]),
+        ("history", [{"event": "key.created", "actor": None, "time": "2026-01-02T03:04:05Z", "canary": 1}]),
         ("canary", "canary"),
         ("end", "1"),
     ],
@@ -157,7 +175,7 @@ def test_other_text_is_refused(text: str) -> None:
 @given(st.data())
 def test_damage_is_noticed_or_harmless(data: st.DataObject) -> None:
     """One changed character or one missing part gives InvalidKey or some key, and no other result."""
-    line = dump_line(KEY)
+    line = dump_line(KEY, HISTORY)
     start = data.draw(st.integers(0, len(line)))
     end = data.draw(st.integers(start, min(len(line), start + 20)))
     with suppress(InvalidKey):

@@ -1,0 +1,166 @@
+"""Finds keys by text, scope and end without reading them all.
+
+A full-text index holds every sequence of three characters of the ID, the name and the scopes of each key. It
+needs FTS5 with the trigram tokenizer (SQLite 3.34). If a process whose SQLite lacks it changes a text, it
+marks the index as unused, and the next upgrade builds it again. Each key also has a column ``ends_at``, which
+is indexed where it is not NULL. Both give candidates only: the caller compares the keys themselves.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from ...errors import UnreadableRecord
+from ...keys.filters import EXPIRING_WITHIN
+from ...keys.model import utcnow
+from ..codec import load_key, to_microseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from ...keys.filters import KeyFilter
+    from ...keys.model import Key
+
+    Execute = Callable[..., sqlite3.Cursor]
+
+MAX_CANDIDATES: Final = 10_000  # more are not sorted
+
+_SHORTEST: Final = 3  # characters
+_REVOKED: Final = -2
+_DISABLED: Final = -1
+
+_TEXTS: Final = (
+    "CREATE VIRTUAL TABLE key_texts USING fts5(text, tokenize = 'trigram case_sensitive 1', columnsize = 0)"
+)
+
+
+@cache
+def supports_text() -> bool:
+    """Whether this process can use the index of texts."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.execute(_TEXTS)
+        except sqlite3.OperationalError:
+            return False
+    return True
+
+
+def has_text_index(execute: Execute) -> bool:
+    """Whether the index of texts is complete."""
+    return execute("SELECT 1 FROM store_state WHERE name = 'text_index'").fetchone() is not None
+
+
+def build_text_index(connection: sqlite3.Connection) -> None:
+    """Build the index of texts, if this process can. The caller has begun a transaction."""
+    if not supports_text():
+        return
+    connection.create_function("text_of", 2, _text_of_row, deterministic=True)
+    connection.execute("DROP TABLE IF EXISTS key_texts")
+    connection.execute(_TEXTS)
+    connection.execute(
+        "INSERT INTO key_texts (rowid, text) SELECT seq, text_of(CAST(client_id AS BLOB), "
+        "CAST(record AS BLOB)) FROM keys"
+    )
+    connection.execute("INSERT INTO store_state VALUES ('text_index', 1)")
+
+
+class TextIndex:
+    """Keeps the index of texts up to date, within one transaction."""
+
+    def __init__(self, execute: Execute) -> None:
+        self._execute = execute
+        self._in_use = has_text_index(execute)
+        if self._in_use and not supports_text():
+            execute("DELETE FROM store_state WHERE name = 'text_index'")
+            self._in_use = False
+
+    def put(self, seq: int, record: Key, *, is_new: bool) -> None:
+        """Index a key that was written."""
+        if not self._in_use:
+            return
+        text = text_of(record)
+        if not is_new:
+            old = self._execute("SELECT text FROM key_texts WHERE rowid = ?", (seq,)).fetchone()
+            if old is not None and old[0] == text.encode():
+                return
+        self._execute("INSERT OR REPLACE INTO key_texts (rowid, text) VALUES (?, ?)", (seq, text))
+
+    def delete(self, seq: int) -> None:
+        """Remove a key that was deleted."""
+        if self._in_use:
+            self._execute("DELETE FROM key_texts WHERE rowid = ?", (seq,))
+
+
+def text_of(key: Key) -> str:
+    """What is searched of a key."""
+    return "\n".join((key.client_id, key.name, *sorted(key.scopes))).casefold()
+
+
+def end_of(key: Key) -> int | None:
+    """When a key stops working, in microseconds since the epoch; None if it does not."""
+    if key.revoked_at is not None:
+        return _REVOKED
+    if key.disabled:
+        return _DISABLED
+    ends: list[datetime] = [] if key.expires_at is None else [key.expires_at]
+    secret_ends = [secret.expires_at for secret in key.secrets]
+    if secret_ends and None not in secret_ends:
+        ends.append(max(filter(None, secret_ends)))
+    return max(0, to_microseconds(min(ends))) if ends else None
+
+
+def end_of_row(client_id: bytes, record: bytes) -> int | None:
+    """``end_of`` a stored key; None if it is damaged."""
+    key = _load(client_id, record)
+    return None if key is None else end_of(key)
+
+
+def find(wanted: KeyFilter, after: str, limit: int, execute: Execute) -> list[tuple[bytes, bytes]] | None:
+    """Client ID and record of keys that may be wanted, in the order of IDs; None if too many may be."""
+    for source, values in _sources(wanted, execute):
+        query = f"{source} LIMIT {MAX_CANDIDATES + 1}"
+        if execute(f"SELECT count(*) FROM ({query})", values).fetchone()[0] <= MAX_CANDIDATES:  # noqa: S608
+            # The unary + keeps SQLite from reading all keys in the order of their IDs.
+            return execute(
+                f"SELECT client_id, record FROM keys WHERE seq IN ({query}) AND +client_id > ? "  # noqa: S608
+                "ORDER BY +client_id LIMIT ?",
+                (*values, after, limit),
+            ).fetchall()
+    return None
+
+
+def _sources(wanted: KeyFilter, execute: Execute) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Queries for the numbers of candidates."""
+    phrases = [
+        '"{}"'.format(text.casefold().replace('"', '""'))
+        for text in (wanted.text, wanted.scope or "")
+        if len(text.casefold()) >= _SHORTEST and "\0" not in text
+    ]
+    if phrases and supports_text() and has_text_index(execute):
+        yield "SELECT rowid FROM key_texts WHERE key_texts MATCH ?", (" AND ".join(phrases),)
+    now = utcnow()
+    ends = {
+        "revoked": (_REVOKED, _REVOKED),
+        "disabled": (_DISABLED, _DISABLED),
+        "expired": (0, to_microseconds(now)),
+        "expiring": (to_microseconds(now), to_microseconds(now + EXPIRING_WITHIN)),
+    }
+    if wanted.state in ends:
+        yield "SELECT seq FROM keys WHERE ends_at BETWEEN ? AND ?", ends[wanted.state]
+
+
+def _text_of_row(client_id: bytes, record: bytes) -> str:
+    key = _load(client_id, record)
+    return client_id.decode(errors="replace").casefold() if key is None else text_of(key)
+
+
+@lru_cache(maxsize=1)
+def _load(client_id: bytes, record: bytes) -> Key | None:
+    try:
+        return load_key(record, client_id.decode())
+    except (UnreadableRecord, UnicodeDecodeError):
+        return None
