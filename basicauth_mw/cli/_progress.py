@@ -3,26 +3,30 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
-_BYTES = (DownloadColumn(), TimeRemainingColumn())
-_KEYS = (TextColumn("{task.completed:,} keys"), TimeElapsedColumn())
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @contextmanager
-def progress_bar(*, in_bytes: bool = False, shown: bool = True) -> Iterator[Progress]:
+def progress_bar(*, in_bytes: bool = False, shown: bool = True) -> Iterator["Progress"]:
     """Show progress while the block runs."""
-    counts: tuple[ProgressColumn, ...] = _BYTES if in_bytes else _KEYS
+    # Imported here, so that commands without a bar start sooner.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    counts: tuple[ProgressColumn, ...] = (TextColumn("{task.completed:,} keys"), TimeElapsedColumn())
+    if in_bytes:
+        counts = (DownloadColumn(), TimeRemainingColumn())
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

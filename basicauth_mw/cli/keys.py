@@ -17,7 +17,6 @@ from ..keys.model import Key, utcnow
 from . import secrets
 from ._echo import CommandError, echo_error, echo_json, echo_key, echo_secrets, isoformat, key_fields
 from ._input import confirm, parse_expires, parse_metadata, parse_period, parse_time
-from ._listing import print_table
 from ._options import (
     AsJson,
     BackendUrl,
@@ -132,6 +131,8 @@ class _Readable:
 
 def _print_keys(keys: Iterable[Key], *, as_json: bool) -> None:
     if not as_json:
+        from ._listing import print_table  # needs rich, which other commands do not load
+
         print_table(keys)
         return
     for key in keys:

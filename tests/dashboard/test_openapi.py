@@ -174,7 +174,7 @@ MANY = {f"name-{number}": {"type": "string"} for number in range(20_000)}
 LARGE = {
     "example": {"content": {"application/json": {"example": ["x" * 20] * 30_000}}},
     "many-examples": {"content": {"application/json": {"examples": MANY}}},
-    "schema-example": {"content": {"application/json": {"schema": {"example": [[1]] * 200_000}}}},
+    "schema-example": {"content": {"application/json": {"schema": {"example": [[1]] * 50_000}}}},
     "default": {"content": {"application/json": {"schema": {"default": ["x" * 800_000]}}}},
     "names": {"content": {"application/json": {"schema": {"enum": [dict.fromkeys(MANY, 1)]}}}},
     "properties": {

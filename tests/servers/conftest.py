@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,6 +130,13 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Start servers by name, with additional settings; all are stopped after the test."""
     with servers(tmp_path) as start:
         yield start
+
+
+@pytest.fixture(scope="session")
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Served]]:
+    """Start a server with the key demo:p@55w0rd by name, once for all tests, so do not stop it."""
+    with servers(tmp_path_factory.mktemp("demo")) as start:
+        yield cache(lambda name: start(name, BASICAUTH_KEYS="demo:p@55w0rd", BASICAUTH_THROTTLE=""))
 
 
 def kill_group(process_id: int) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.servers.conftest import Served
 
-REQUESTS = 5000
+REQUESTS = 2000
 CLIENTS = 8
 
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
-from rich.progress import Progress
 from typer import echo
 
 from ...keys.authorization_header import encode_basic
@@ -24,6 +23,9 @@ from .exporter import export_file, export_keys
 from .importer import ImportReport, import_keys
 from .input_file import FORMATS, InputFile
 from .interrupts import Interrupts
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _ERRORS_SHOWN = 20  # without --json
 
@@ -137,7 +139,7 @@ def import_(
 
 
 class _ConsoleReport(ImportReport):
-    bar: Progress
+    bar: "Progress"
     not_printed: str | None = None  # the client ID of a stored key whose new secret is not printed yet
 
     def __init__(self, interrupts: Interrupts, *, as_json: bool) -> None:

@@ -259,7 +259,7 @@ def test_a_reader_of_a_file_that_changes_all_the_time(owner: User, reader: User,
     """Every result is one state of the file, and none is older than the one before."""
     assert owner("change()") is True
     reader.begin("follow(3)")
-    owner.begin(f"[{closes}change() or time.sleep(0.03) for _ in range(60)].count(True)")
+    owner.begin(f"[time.sleep(0.03) or {closes}change() for _ in range(60)].count(True)")
     seen = reader.end()
     assert isinstance(seen, list), seen
     assert owner.end() == 60

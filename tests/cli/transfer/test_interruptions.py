@@ -249,7 +249,7 @@ def peak_kib(*arguments: str, **options: Any) -> int:
 def test_memory_does_not_grow_with_the_number_of_keys(
     url: str, other: str, file: Path, tmp_path: Path
 ) -> None:
-    """Forty thousand keys take as much as one thousand: from a file, to a file, and through a pipe."""
+    """Twenty thousand keys take as much as one thousand: from a file, to a file, and through a pipe."""
     exported = tmp_path / "export"
 
     def peaks(count: int) -> list[int]:
@@ -264,7 +264,7 @@ def test_memory_does_not_grow_with_the_number_of_keys(
         return found
 
     few = peaks(1000)
-    many = peaks(40_000)
+    many = peaks(20_000)
 
     assert all(much - little < FLAT_WITHIN_KIB for much, little in zip(many, few, strict=True)), (few, many)
 
