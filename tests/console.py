@@ -1,7 +1,7 @@
 """Follows a page of the documentation as a reader does: saves its files, runs its commands, compares output.
 
 Blocks in ``console`` run in order in one folder. ``...`` matches any text, and alone on a line any lines. A
-Python block that begins with ``# NAME.py`` is saved under that name.
+Python block that begins with ``# NAME.py`` is saved under that name, and a Dockerfile as such.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ class Reader:
             block = textwrap.dedent(indented)
             if language in ("py", "python") and (named := FILE.match(block)):
                 (self.folder / named[1]).write_text(block)
+            if language == "dockerfile":
+                (self.folder / "Dockerfile").write_text(block)
             if language == "console":
                 for command, shown in steps(block):
                     self._run(command.partition(" #")[0].rstrip(), shown)

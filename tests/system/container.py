@@ -46,6 +46,7 @@ class Image:
         user: int | None = None,
         environment: Mapping[str, str] | None = None,
         mounts: Mapping[str, Path] | None = None,
+        volumes: Mapping[str, Path] | None = None,
         building: bool = False,
     ) -> list[str]:
         """Return the command line that runs a command in a container with a read-only file system."""
@@ -61,6 +62,8 @@ class Image:
         words += ["--bind" if building else "--ro-bind", str(self.folder), "/app", "--chdir", "/app"]
         for inside, outside in (mounts or {}).items():
             words += ["--ro-bind", str(outside), inside]
+        for inside, outside in (volumes or {}).items():
+            words += ["--bind", str(outside), inside]
         for name, value in {**self.environment, **(environment or {})}.items():
             words += ["--setenv", name, value]
         return [*words, "--remount-ro", "/", *command]

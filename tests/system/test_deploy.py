@@ -5,6 +5,7 @@ the compose file and of the manifests for Kubernetes; the systemd unit; the aler
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.console import Reader
 from tests.redis_server import find_binary, find_port
 from tests.release.test_deploy_files import expressions
 from tests.system.container import Image, build
@@ -38,10 +40,15 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    folder = tmp_path_factory.mktemp("image")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheels")
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT], check=True)
-    return build(DEPLOY, folder, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return build(DEPLOY, tmp_path_factory.mktemp("image"), wheels)
 
 
 class Container:
@@ -63,9 +70,16 @@ class Container:
 
 @contextmanager
 def running(
-    image: Image, log: Path, environment: Mapping[str, str], mounts: Mapping[str, Path], user: int
+    image: Image,
+    log: Path,
+    environment: Mapping[str, str],
+    mounts: Mapping[str, Path],
+    user: int,
+    volumes: Mapping[str, Path] | None = None,
 ) -> Iterator[Container]:
-    container = Container(image, free_port(), environment=environment, mounts=mounts, user=user)
+    container = Container(
+        image, free_port(), environment=environment, mounts=mounts, user=user, volumes=volumes
+    )
     with log.open("wb") as output:
         server = subprocess.Popen(container.sandbox(*image.command), stdout=output, stderr=output)
     try:
@@ -147,6 +161,28 @@ def test_kubernetes(image: Image, tmp_path: Path) -> None:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert container.get(described[probe]["httpGet"]["path"]).status_code == 204
         assert container.get("/hello", auth=("demo", "p@55w0rd")).status_code == 200
+
+
+def test_tutorial(wheels: Path, tmp_path: Path) -> None:
+    """A reader of the tutorial gets a container that serves the app, with the keys in a folder outside."""
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    (start,) = re.findall(r"^docker run .*?[^\\]$", text, re.MULTILINE | re.DOTALL)
+    environment = dict(re.findall(r" -e (\w+)=(\S+)", start))
+    ((outside, inside),) = re.findall(r' -v "\$PWD/(\w+):(/\w+)"', start)
+    assert '--user "$(id -u)" --read-only' in start
+    folder, images = tmp_path / "tutorial", tmp_path / "images"
+    folder.mkdir()
+    images.mkdir()
+    with Reader(folder) as reader:
+        reader.follow(text)
+        auth = ("ci", reader.environ["SECRET"])
+    volumes = {inside: folder / outside}
+
+    image = build(folder, images, wheels)
+    with running(image, tmp_path / "log", environment, {}, os.getuid(), volumes) as container:
+        assert container.get("/hello", auth=auth).json() == {"hello": "Nightly build"}
+        assert container.get("/hello").status_code == 401
+        assert "ci  active" in run(*container.sandbox("basicauth-mw", "keys", "list"))
 
 
 @pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
