@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import pytest
 from tests.integrations import django_site
 from tests.integrations.django_admin_site import SETTINGS, FormReader
 from tests.redis_server import execute
+from tests.waiting import wait_until
 
 # isort: split
 from django.apps import apps
@@ -48,26 +50,30 @@ def _admin() -> Iterator[None]:
         connection.close()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    """A backend of each kind, which the project uses."""
-    sqlite = request.param == "sqlite"
-    url = f"sqlite:///{tmp_path}/keys.db" if sqlite else request.getfixturevalue("redis_url")
+@contextmanager
+def configured(url: str, **ours: Any) -> Iterator[Backend]:
+    """The project with a backend."""
     with (
-        open_backend(url, settings=Settings(), create=True) as backend,
+        open_backend(url, settings=Settings(**ours), create=True) as backend,
         override_settings(BASICAUTH_BACKEND=backend),
     ):
+        yield backend
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    """Each kind of store."""
+    sqlite = request.param == "sqlite"
+    with configured(
+        f"sqlite:///{tmp_path}/keys.db" if sqlite else request.getfixturevalue("redis_url")
+    ) as backend:
         yield backend
 
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Backend]:
     """SQLite, for what does not depend on the store."""
-    url = f"sqlite:///{tmp_path}/keys.db"
-    with (
-        open_backend(url, settings=Settings(), create=True) as backend,
-        override_settings(BASICAUTH_BACKEND=backend),
-    ):
+    with configured(f"sqlite:///{tmp_path}/keys.db") as backend:
         yield backend
 
 
@@ -553,10 +559,7 @@ def test_the_store_is_down(own_redis_server: RedisServer) -> None:
     """Every page is a plain 503, nothing is logged in the admin, and all works again when the store does."""
     from django.contrib.admin.models import LogEntry
 
-    with (
-        open_backend(own_redis_server.url(), settings=Settings(backend_deadline_s=0.3)) as backend,
-        override_settings(BASICAUTH_BACKEND=backend),
-    ):
+    with configured(own_redis_server.url(), backend_deadline_s=0.3) as backend:
         backend.create(client_id="ci")
         visitor = Visitor()
         pages = ["add/", "ci/change/", "ci/delete/", "ci/rotate/", "ci/disable/"]
@@ -574,6 +577,7 @@ def test_the_store_is_down(own_redis_server: RedisServer) -> None:
         assert visitor.client.get("/admin/").status_code == 200
 
         own_redis_server.start()
+        wait_until(lambda: visitor.get().status_code == 200)
 
 
 @pytest.mark.usefixtures("_env_keys")
@@ -616,10 +620,7 @@ def test_a_store_that_cannot_list_its_keys() -> None:
 
 def test_a_damaged_record(redis_server: RedisServer, redis_url: str) -> None:
     """Its page says so, and it can be deleted."""
-    with (
-        open_backend(redis_url, settings=Settings()) as backend,
-        override_settings(BASICAUTH_BACKEND=backend),
-    ):
+    with configured(redis_url) as backend:
         backend.create(client_id="ci")
         execute(redis_server, "SET", f"{redis_url.rpartition('=')[2]}:1:{{ci}}", "{")
         visitor = Visitor()
