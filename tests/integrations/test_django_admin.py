@@ -432,6 +432,15 @@ def test_unusual_ids(client_id: str, backend: Backend) -> None:
     assert key_of(backend, client_id).disabled
 
 
+def test_the_history_has_changes_made_elsewhere(backend: Backend) -> None:
+    backend.create(client_id="ci", actor="ops@shell")
+    visitor = Visitor("grace")
+    visitor.submit("ci/disable/")
+
+    history = text_of(visitor.get("ci/history/")).partition("All changes, here and elsewhere")[2]
+    assert re.search(r"grace key\.disabled .* ops@shell key\.created", history)
+
+
 # --- finding keys
 
 

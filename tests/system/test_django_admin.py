@@ -216,6 +216,7 @@ def test_the_life_of_a_key(project: Project, caching_browser: Browser) -> None:
         rows = page.locator("#change-history tbody tr").all_inner_texts()
         assert len(rows) == 6
         assert all("grace" in row for row in rows)
+        expect(page.get_by_role("cell", name="key.rotated")).to_be_visible()
         shots(page, "history")
         page.go_back()
         page.get_by_role("link", name="Delete").click()

@@ -202,7 +202,6 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     changelist_view = _explain_errors(admin.ModelAdmin.changelist_view)
     changeform_view = _explain_errors(admin.ModelAdmin.changeform_view)
     delete_view = _explain_errors(admin.ModelAdmin.delete_view)
-    history_view = _explain_errors(admin.ModelAdmin.history_view)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return KeyList
@@ -275,7 +274,15 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def delete_model(self, request: HttpRequest, obj: ApiKey) -> None:
         _backend(request).delete(obj.pk, actor=_actor(request))
 
-    # --- actions
+    # --- history and actions
+
+    @_explain_errors
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
+        """Show Django's log, and the history in the store, which also has the changes made elsewhere."""
+        changes = []
+        if self.has_view_or_change_permission(request):
+            (changes,) = _backend(request).histories([unquote(object_id)])
+        return super().history_view(request, object_id, {"changes": changes})
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view(self.action_view)
