@@ -301,11 +301,14 @@ def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[LastU
 
 def extend_history(text: str, changes: Sequence[Change]) -> str:
     """Put changes in front of a stored history, and keep the newest; a line for each."""
-    new = [
-        _ENCODER.encode({"event": each.event, "actor": each.actor, "time": to_microseconds(each.time)})
-        for each in changes
-    ]
-    return "\n".join((new + text.split("\n") if text else new)[:HISTORY_KEPT])
+    lines = [*map(_dump_change, changes), *(text.split("\n") if text else ())]
+    return "\n".join(lines[:HISTORY_KEPT])
+
+
+@lru_cache(maxsize=8)  # an import has one change for many keys
+def _dump_change(change: Change) -> str:
+    time = to_microseconds(change.time)
+    return _ENCODER.encode({"event": change.event, "actor": change.actor, "time": time})
 
 
 def load_history(text: str) -> list[Change]:

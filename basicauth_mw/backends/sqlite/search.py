@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 MAX_CANDIDATES: Final = 10_000  # more are not sorted
 
-_SHORTEST: Final = 3  # characters
+_MAX_TRIGRAMS: Final = 16  # of a text that is searched for
 _REVOKED: Final = -2
 _DISABLED: Final = -1
 
+# Without positions, it is half as large; a query is for all trigrams of a text, wherever they are.
 _TEXTS: Final = (
-    "CREATE VIRTUAL TABLE key_texts USING fts5(text, tokenize = 'trigram case_sensitive 1', columnsize = 0)"
+    "CREATE VIRTUAL TABLE key_texts "
+    "USING fts5(text, tokenize = 'trigram case_sensitive 1', detail = none, columnsize = 0)"
 )
 
 
@@ -135,13 +137,9 @@ def find(wanted: KeyFilter, after: str, limit: int, execute: Execute) -> list[tu
 
 def _sources(wanted: KeyFilter, execute: Execute) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Queries for the numbers of candidates."""
-    phrases = [
-        '"{}"'.format(text.casefold().replace('"', '""'))
-        for text in (wanted.text, wanted.scope or "")
-        if len(text.casefold()) >= _SHORTEST and "\0" not in text
-    ]
-    if phrases and supports_text() and has_text_index(execute):
-        yield "SELECT rowid FROM key_texts WHERE key_texts MATCH ?", (" AND ".join(phrases),)
+    trigrams = [*_trigrams(wanted.text), *_trigrams(wanted.scope or "")]
+    if trigrams and supports_text() and has_text_index(execute):
+        yield "SELECT rowid FROM key_texts WHERE key_texts MATCH ?", (" AND ".join(trigrams),)
     now = utcnow()
     ends = {
         "revoked": (_REVOKED, _REVOKED),
@@ -151,6 +149,13 @@ def _sources(wanted: KeyFilter, execute: Execute) -> Iterator[tuple[str, tuple[A
     }
     if wanted.state in ends:
         yield "SELECT seq FROM keys WHERE ends_at BETWEEN ? AND ?", ends[wanted.state]
+
+
+def _trigrams(text: str) -> list[str]:
+    """Some sequences of three characters, as strings of a query. FTS5 ends a query at a NUL."""
+    text = text.casefold()
+    found = dict.fromkeys(text[start : start + 3] for start in range(len(text) - 2))
+    return ['"{}"'.format(each.replace('"', '""')) for each in found if "\0" not in each][:_MAX_TRIGRAMS]
 
 
 def _text_of_row(client_id: bytes, record: bytes) -> str:

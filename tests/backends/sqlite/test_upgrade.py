@@ -45,6 +45,18 @@ PRAGMA user_version = 1;
 """
 
 
+# The schema of the release with version 2.
+SCHEMA_2 = """
+CREATE TABLE keys (client_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, record TEXT NOT NULL);
+CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, client_id TEXT,
+    mark INTEGER NOT NULL DEFAULT (random()));
+INSERT INTO changes (client_id) VALUES (NULL);
+CREATE TABLE facts (name TEXT NOT NULL PRIMARY KEY, value) WITHOUT ROWID;
+PRAGMA application_id = 1650552183;
+PRAGMA user_version = 2;
+"""
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A copy of a file that the release with version 1 created."""
@@ -154,6 +166,41 @@ def test_every_change_works_afterwards(path: Path) -> None:
         assert [key.client_id for key in backend.iter_keys()] == sorted(
             ["minted", "日本", "gone", "expiring", "revoked", "disabled"], key=str.encode
         )
+
+
+@pytest.mark.parametrize("has_passwords", [False, True])
+def test_version_2(path: Path, *, has_passwords: bool) -> None:
+    """Every key stays, with the changes that caches have to see; it can be searched and has a history."""
+    path.unlink()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(SCHEMA_2)
+        for key in (
+            Key("a", name="Acme", version=1),
+            Key("b", expires_at=datetime(2020, 1, 1, tzinfo=UTC), version=7),
+            Key("c", revoked_at=datetime(2020, 1, 1, tzinfo=UTC)),
+        ):
+            connection.execute(
+                "INSERT INTO keys VALUES (?, ?, ?)", (key.client_id, key.version, dump_key(key))
+            )
+        connection.execute("INSERT INTO keys VALUES ('damaged', 1, '{'), (CAST(x'ff' AS TEXT), 1, x'ff')")
+        connection.execute("INSERT INTO changes (client_id) VALUES ('a')")
+        if has_passwords:
+            connection.execute("INSERT INTO facts VALUES ('slow', 1)")
+        changes = connection.execute("SELECT * FROM changes").fetchall()
+    with open_backend(f"sqlite:///{path}", settings=Settings()) as backend:
+        with pytest.raises(BackendUnavailable, match=OLDER):
+            backend.get("a")
+        assert backend.store.upgrade() == f"upgraded {path} from schema version 2 to {SCHEMA_VERSION}"
+        assert backend.store.changes(None).has_password_hashes is has_passwords
+        assert [key.client_id for key in backend.search("acme").keys] == ["a"]
+        assert [key.client_id for key in backend.search(state="expired").keys] == ["b"]
+        assert [key.client_id for key in backend.search(state="revoked").keys] == ["c"]
+        assert backend.history("a") == []
+        backend.disable("a", actor="alice")
+        assert [change.actor for change in backend.history("a")] == ["alice"]
+        backend.delete("damaged")
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT * FROM changes").fetchall()[: len(changes)] == changes
 
 
 def test_a_second_upgrade_does_nothing(store: SqliteStore, path: Path) -> None:
