@@ -146,7 +146,7 @@ def fill(server: PostgresServer, schema: str, size: int, secret: str) -> list[st
     before, after = record.split('"?"')
     server.execute(
         f"INSERT INTO {schema}.basicauth_keys SELECT 'id_' || md5(n::text), 1, "
-        "%s || '\"id_' || md5(n::text) || '\"' || %s FROM generate_series(1, %s) AS n",
+        "%s || '\"id_' || md5(n::text) || '\"' || %s, '' FROM generate_series(1, %s) AS n",
         (before, after, size),
     )
     server.execute(f"VACUUM ANALYZE {schema}.basicauth_keys")

@@ -14,24 +14,21 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 1
 
-# By version: the statements that lead to it. Every change of a key locks the one row of ``facts``, so that
+# By version: the statements that lead to it. Every change of a key locks the one row of ``state``, so that
 # changes become visible in the order of their numbers. ``mark`` distinguishes changes that have the same
 # number because the database was restored, or a standby promoted.
 _STEPS: Final = (
     """
-    CREATE TABLE {facts} (version integer NOT NULL, seq bigint NOT NULL, has_passwords boolean NOT NULL)
+    CREATE TABLE {state} (version integer NOT NULL, seq bigint NOT NULL, has_passwords boolean NOT NULL)
         WITH (fillfactor = 10);
-    CREATE TABLE {keys}
-        (client_id text COLLATE "C" PRIMARY KEY, version bigint NOT NULL, record text NOT NULL);
+    CREATE TABLE {keys} (client_id text COLLATE "C" PRIMARY KEY,
+        version bigint NOT NULL, record text NOT NULL, history text NOT NULL);
     CREATE TABLE {changes}
         (seq bigint PRIMARY KEY, mark bigint NOT NULL DEFAULT (random() * 1e18)::bigint, client_id text);
     CREATE TABLE {last_used}
         (client_id text COLLATE "C", secret bigint, minute bigint NOT NULL, PRIMARY KEY (client_id, secret))
         WITH (fillfactor = 70);
-    CREATE TABLE {history}
-        (client_id text COLLATE "C", id bigint GENERATED ALWAYS AS IDENTITY, change text NOT NULL,
-        PRIMARY KEY (client_id, id));
-    INSERT INTO {facts} VALUES (0, 1, false);
+    INSERT INTO {state} VALUES (0, 1, false);
     INSERT INTO {changes} (seq) VALUES (1)
     """,
 )
@@ -39,7 +36,7 @@ _STEPS: Final = (
 
 def table_names(schema: str, prefix: str) -> dict[str, str]:
     """The tables by their names in statements, and as ``schema`` their schema."""
-    tables = ("facts", "keys", "changes", "last_used", "history")
+    tables = ("state", "keys", "changes", "last_used")
     return {"schema": f'"{schema}"'} | {name: f'"{schema}"."{prefix}_{name}"' for name in tables}
 
 
@@ -51,7 +48,7 @@ def check(do: Do, *, create: bool) -> Flow[int]:
     """
     if create:
         yield from migrate(do, create=True)
-    result = yield from do("SELECT version, pg_backend_pid() FROM {facts}")
+    result = yield from do("SELECT version, pg_backend_pid() FROM {state}")
     version = _version_in(result)
     if version != SCHEMA_VERSION:
         is_old = version < SCHEMA_VERSION
@@ -81,27 +78,27 @@ def migrate(do: Do, *, create: bool) -> Flow[int]:
     yield from do(f"SELECT pg_advisory_xact_lock({zlib.crc32(b'basicauth_mw')})")
     # A statement that opens a table, or the functions would use what this session has cached before.
     result = yield from do(
-        "SELECT to_regclass('{facts}'), to_regnamespace('{schema}'), current_setting('server_encoding') "
+        "SELECT to_regclass('{state}'), to_regnamespace('{schema}'), current_setting('server_encoding') "
         "FROM pg_catalog.pg_namespace LIMIT 1"
     )
-    ((facts, schema, encoding),) = rows_of(result)
+    ((state, schema, encoding),) = rows_of(result)
     if encoding != b"UTF8":
         raise BackendUnavailable("the encoding of the Postgres database is not UTF8: use another database")
     if schema is None:
         yield from do("CREATE SCHEMA {schema}")
-    before = 0 if facts is None else (yield from _version(do))
+    before = 0 if state is None else (yield from _version(do))
     for step in _STEPS[before:]:
         yield from do(step)
-    yield from do("UPDATE {facts} SET version = greatest(version, $1::integer)", [SCHEMA_VERSION])
+    yield from do("UPDATE {state} SET version = greatest(version, $1::integer)", [SCHEMA_VERSION])
     yield from do("COMMIT")
     return before
 
 
 def _version(do: Do) -> Flow[int]:
-    return _version_in((yield from do("SELECT version FROM {facts}")))
+    return _version_in((yield from do("SELECT version FROM {state}")))
 
 
 def _version_in(result: Any) -> int:
     if result.ntuples != 1:
-        raise BackendUnavailable("the table of facts in Postgres has lost its row: restore a backup")
+        raise BackendUnavailable("the table of the state in Postgres has lost its row: restore a backup")
     return int(result.get_value(0, 0))

@@ -1,7 +1,7 @@
 """``postgresql:`` - keys in PostgreSQL 13 and up, also through pgbouncer in transaction mode.
 
 A lookup is one statement, for one id or for many. A change is a transaction that first locks the one row of
-``facts``: writers take turns, and the numbers of changes become visible in their order.
+``state``: writers take turns, and the numbers of changes become visible in their order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ...keys.hashing import has_password_hash
 from ...runtime.fork import after_fork
 from ..base import Changes, LastUse
-from ..codec import as_key, dump_key, load_for_lookup, load_key, load_uses, to_microseconds, to_minutes
+from ..codec import (
+    as_key,
+    dump_key,
+    extend_history,
+    load_for_lookup,
+    load_key,
+    load_uses,
+    to_microseconds,
+    to_minutes,
+)
 from . import schema
 from .clients import LoopClient, Session, ThreadClient
 from .errors import NO_SUCH_TABLE, StatementFailed, translate_error
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...errors import BackendError
-    from ...keys.model import Key
+    from ...keys.model import Change, Key
     from ..codec import StoredRecord
     from .libpq import Do, Flow, Row, Value, Work
 
@@ -44,18 +53,21 @@ _END: Final = 2**62  # greater than the number of any change
 
 _BEGIN: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '5s'; "
-    "SET LOCAL idle_in_transaction_session_timeout = '5s'; SELECT seq + 1 FROM {facts} FOR UPDATE"
+    "SET LOCAL idle_in_transaction_session_timeout = '5s'; SELECT seq + 1 FROM {state} FOR UPDATE"
 )
 _FIND_ONE: Final = "SELECT record FROM {keys} WHERE client_id = $1"
 _FIND: Final = "SELECT client_id, record FROM {keys} WHERE client_id = ANY ($1::text[])"
 _INSERT: Final = (
-    "INSERT INTO {keys} SELECT * FROM unnest($1::text[], $2::text[]::bigint[], $3::text[]) "
+    "INSERT INTO {keys} SELECT * FROM unnest($1::text[], $2::text[]::bigint[], $3::text[], $4::text[]) "
     "ON CONFLICT DO NOTHING RETURNING client_id"
 )
-_UPDATE: Final = "UPDATE {keys} SET version = $2, record = $3 WHERE client_id = $1 AND version = $4"
+_UPDATE: Final = (
+    "UPDATE {keys} SET version = $2, record = $3, history = $4 WHERE client_id = $1 AND version = $5"
+)
+_HISTORY: Final = "SELECT client_id, history FROM {keys} WHERE client_id = ANY ($1::text[])"
 _ANNOUNCE: Final = (
     "WITH pruned AS (DELETE FROM {changes} WHERE seq <= $1::bigint - $4::bigint), "
-    "counted AS (UPDATE {facts} SET seq = $1::bigint, has_passwords = has_passwords OR $3::boolean) "
+    "counted AS (UPDATE {state} SET seq = $1::bigint, has_passwords = has_passwords OR $3::boolean) "
     "INSERT INTO {changes} (seq, client_id) VALUES ($1::bigint, $2)"
 )
 _SCAN: Final = (
@@ -63,8 +75,8 @@ _SCAN: Final = (
     "AND ($3 = '' OR client_id < $3) ORDER BY client_id LIMIT $4::bigint"
 )
 _CHANGES: Final = (
-    "SELECT f.has_passwords, c.seq, c.mark, c.client_id FROM {facts} f "
-    "JOIN {changes} c ON c.seq >= least($1::bigint, f.seq) ORDER BY c.seq"
+    "SELECT s.has_passwords, c.seq, c.mark, c.client_id FROM {state} s "
+    "JOIN {changes} c ON c.seq >= least($1::bigint, s.seq) ORDER BY c.seq"
 )
 # In the order of the rows, so that two processes do not wait for each other.
 _RECORD_USES: Final = (
@@ -143,15 +155,18 @@ class PostgresStore:
 
     # --- changing
 
-    def put(self, record: Key, /, expect_version: int | None) -> bool:
+    def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
         client_id = record.client_id
 
         def change(do: Do) -> Flow[bool]:
             if expect_version is None:
-                written = yield from do(_INSERT, _columns([record]))
+                written = yield from do(_INSERT, _columns([record], [changes]))
                 yield from do("DELETE FROM {last_used} WHERE client_id = $1", [client_id])  # a deleted key's
             else:
-                values = [client_id, record.version, dump_key(record), expect_version]
+                stored = yield from do(_HISTORY, [[client_id]])
+                earlier = stored.get_value(0, 1).decode() if stored.ntuples else ""
+                history = extend_history(earlier, changes)
+                values = [client_id, record.version, dump_key(record), history, expect_version]
                 written = yield from do(_UPDATE, values)
                 held = [str(to_microseconds(secret.created_at)) for secret in record.secrets]
                 yield from do(_PRUNE_USES, [client_id, held])
@@ -167,12 +182,12 @@ class PostgresStore:
 
         return self._change(change, client_id)
 
-    def add(self, records: Sequence[Key], /) -> list[bool]:
+    def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
         added: list[bool] = []
         for start in range(0, len(records), _BATCH):
-            batch = records[start : start + _BATCH]
+            batch, histories = records[start : start + _BATCH], changes[start : start + _BATCH]
 
-            def change(do: Do, columns: list[Value] = _columns(batch)) -> Flow[set[bytes | None]]:  # noqa: B008
+            def change(do: Do, columns: list[Value] = _columns(batch, histories)) -> Flow[set[bytes | None]]:  # noqa: B008
                 return {client_id for (client_id,) in rows_of((yield from do(_INSERT, columns)))}
 
             # No id is announced: only found keys are cached, so no cache can hold one of these.
@@ -320,16 +335,21 @@ def _lookup(client_ids: Sequence[str], do: Do) -> Flow[list[bytes | None]]:
         return [result.get_value(0, 0) if result.ntuples else None]
     result = yield from do(_FIND, [list(filter(_is_storable, client_ids))], "basicauth_find")
     found: dict[Any, bytes | None] = dict(rows_of(result))
-    return [found.get(client_id.encode(errors="surrogatepass")) for client_id in client_ids]
+    return [found.get(_encoded(client_id)) for client_id in client_ids]
 
 
-def _columns(records: Sequence[Key]) -> list[Value]:
+def _columns(records: Sequence[Key], changes: Sequence[Sequence[Change]]) -> list[Value]:
     """What ``_INSERT`` takes."""
     return [
         [record.client_id for record in records],
         [str(record.version) for record in records],
         [dump_key(record) for record in records],
+        [extend_history("", each) for each in changes or [()] * len(records)],
     ]
+
+
+def _encoded(client_id: str) -> bytes:
+    return client_id.encode(errors="surrogatepass")  # no id contains a lone surrogate: not found
 
 
 def _is_storable(client_id: str) -> bool:
