@@ -1,4 +1,4 @@
-"""Every worker of a real server refuses a revoked key within a quarter of a second."""
+"""Every worker of a real server refuses a revoked key in a quarter of a second, with a file in one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from basicauth_mw import Settings, open_backend
+from basicauth_mw import Settings, encode_basic, open_backend
 from tests.servers.conftest import WORKERS
 
 if TYPE_CHECKING:
@@ -80,3 +80,33 @@ def test_every_worker_refuses_a_revoked_key(
                 assert time.monotonic() < begin + LIMIT_S, "it is still accepted"
             taken.append(time.monotonic() - begin)
     assert sorted(taken)[REPEATS // 2] < BOUND_S
+
+
+@pytest.mark.proves("F24", "F31")
+@pytest.mark.parametrize("server", WORKERS)
+def test_every_worker_reads_a_changed_key_file(
+    server: str, tmp_path: Path, serve: Callable[..., Served]
+) -> None:
+    """The cache would keep the key for an hour. The file is replaced by renaming."""
+    path = tmp_path / "keys"
+
+    def write(secret: str) -> str:
+        (tmp_path / "new").write_text(f"ci:{secret}\n")
+        (tmp_path / "new").rename(path)
+        return encode_basic("ci", secret)
+
+    authorization = write("a password of ci")
+    served = serve(server, BASICAUTH_BACKEND=f"file:{path}", BASICAUTH_CACHE_TTL_S="3600")
+    taken: list[float] = []
+    with ExitStack() as stack:
+        workers = reach_all(served.port, authorization, stack).values()
+        for number in range(REPEATS):
+            for connection in workers:  # now the key is cached in each worker
+                assert status_and_worker(connection, authorization)[0] == 200
+            old, authorization = authorization, write(f"password {number} of ci")
+            begin = time.monotonic()
+            left = list(workers)
+            while left := [each for each in left if status_and_worker(each, old)[0] != 401]:
+                assert time.monotonic() < begin + LIMIT_S, "it is still accepted"
+            taken.append(time.monotonic() - begin)
+    assert sorted(taken)[REPEATS // 2] < 1.0
