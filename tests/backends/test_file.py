@@ -20,6 +20,7 @@ from basicauth_mw.backends.file import CHANGES_KEPT, FileStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_password
+from tests.auth.test_work import work as work
 from tests.backends.servers_in_process import AsgiClient, WsgiClient
 from tests.runtime.test_fork import child_ends_well
 from tests.waiting import wait_until
@@ -27,6 +28,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.auth.test_work import Work
     from tests.backends.servers_in_process import Client
 
 SEEN_WITHIN_S = 1.0
@@ -202,6 +204,30 @@ def test_the_kubernetes_example(path: Path) -> None:
     )
     write(path, secret["stringData"][name])
     assert [key.client_id for key in FileStore(f"file:{path}").scan("", "", 10)] == ["ci"]
+
+
+@pytest.mark.proves("X1", "X3")
+@pytest.mark.parametrize("with_hash", [False, True])
+def test_every_refusal_takes_the_same_work(path: Path, work: Work, *, with_hash: bool) -> None:
+    """Whatever the file says about the ID, if anything."""
+    keys = {
+        "generated": {"secret": generate("sk"), "scopes": ["read", "write"]},
+        "password": {"secret": "a password"},
+        "expired": {"secret": SECRET, "expires_at": "2001-01-01T00:00:00Z"},
+    }
+    if with_hash:
+        keys["hash"] = {"secret": ARGON2}
+    write(path, json.dumps(keys))
+    with AsgiClient(f"file:{path}") as client:
+        status(client, "unknown", "another password")  # makes the hash that unknown IDs are verified against
+        for secret in (generate("sk"), SECRET, "another password"):
+            done = set()
+            for client_id in (*keys, "unknown"):
+                work.since()
+                assert status(client, client_id, secret) == 401
+                done.add(tuple(sorted(work.since().items())))
+            assert len(done) == 1
+            assert dict(*done).get("password_hashes", 0) == (with_hash and secret == "another password")
 
 
 # --- changes
