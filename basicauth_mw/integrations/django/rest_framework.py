@@ -61,17 +61,11 @@ class ApiUser:
     def __str__(self) -> str:
         return self.principal.display_name
 
-    def has_perm(self, perm: str, obj: object = None) -> bool:
+    def has_perm(self, perm: object, obj: object = None) -> bool:
         """False; keys have scopes instead."""
         return False
 
-    def has_perms(self, perm_list: object, obj: object = None) -> bool:
-        """False; keys have scopes instead."""
-        return False
-
-    def has_module_perms(self, app_label: str) -> bool:
-        """False; keys have scopes instead."""
-        return False
+    has_perms = has_module_perms = has_perm
 
 
 class PrincipalAuthentication(BaseAuthentication):

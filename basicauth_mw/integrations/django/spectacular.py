@@ -44,7 +44,7 @@ class PrincipalAuthenticationScheme(OpenApiAuthenticationExtension):  # type: ig
             return []
         required: set[str] = set().union(*map(_required_scopes, auto_schema.view.get_permissions()))
         has_scopes = not str(spectacular_settings.OAS_VERSION).startswith("3.0")
-        return [{name: sorted(required) if has_scopes else []} for name in security_schemes(ours.schemes)]
+        return [{name: sorted(required) if has_scopes else []} for name in self.name]
 
     def _schemes(self) -> dict[str, dict[str, Any]]:
         return security_schemes(read_configuration()[1].schemes)
