@@ -23,7 +23,7 @@ from basicauth_mw.cli._urls import without_secrets
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_secret
 from basicauth_mw.keys.model import Key, Secret, utcnow
-from tests.cli.helpers import LIMIT_S, ROOT, Done, ended, fill, install_third_party_store, process, put
+from tests.cli.helpers import LIMIT_S, ROOT, Done, fill, install_third_party_store, process, put
 from tests.redis_server import RedisServer
 from tests.waiting import free_port
 
@@ -325,8 +325,8 @@ def test_check_reports_a_missing_driver(without: Callable[..., Callable[..., Don
         "canary:",
     ],
 )
-def test_check_never_shows_a_password_however_the_url_is_written(url: str) -> None:
-    done = ended("check", env={"BASICAUTH_BACKEND": url})
+def test_check_never_shows_a_password_however_the_url_is_written(cli: Callable[..., Done]) -> None:
+    done = cli("check")
 
     assert done.status == 1
     assert "canary" not in done.out + done.err
