@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from basicauth_mw.backends import search
-from basicauth_mw.backends.search import EXPIRING_WITHIN, STATES, UNUSED_FOR
 from basicauth_mw.dashboard import READ_SCOPE, strings
+from basicauth_mw.keys.filters import EXPIRING_WITHIN, STATES, UNUSED_FOR
 from basicauth_mw.keys.model import utcnow
 from tests.dashboard.test_listing import key_links
 
