@@ -18,21 +18,24 @@ from basicauth_mw.errors import BackendUnavailable, KeyExists, KeyNotFound
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.redis_server import RedisServer
-
 SETTINGS = Settings(backend_deadline_s=5.0)
 
 
 class LossyProxy:
-    """A proxy that forwards everything, but closes the connection instead of sending the reply to a script.
+    """A proxy that forwards everything, but closes the connection instead of sending the reply to a change.
+
+    Args:
+        to: The port of the server.
+        change: What a request that makes a change contains.
 
     Attributes:
         port: The port that it listens on.
-        drop: How many replies to the script that changes a record it still has to drop.
+        drop: How many replies to changes it still has to drop.
     """
 
-    def __init__(self, to: int) -> None:
+    def __init__(self, to: int, change: bytes) -> None:
         self._to = to
+        self._change = change
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.drop = 0
@@ -72,7 +75,7 @@ class LossyProxy:
                     data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
                     if not data or (dropping and key.fileobj is far):
                         return
-                    if key.fileobj is near and self.drop and b"current ~= ARGV" in data:
+                    if key.fileobj is near and self.drop and self._change in data:
                         self.drop, dropping = self.drop - 1, True
                     key.data.sendall(data)
 
@@ -83,16 +86,25 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
-@pytest.fixture
-def proxy(redis_server: RedisServer, stack: ExitStack) -> LossyProxy:
-    return stack.enter_context(LossyProxy(redis_server.port))
+@pytest.fixture(params=["redis", "postgres"])
+def lossy(request: pytest.FixtureRequest, stack: ExitStack) -> tuple[LossyProxy, str]:
+    """A proxy in front of a server, and the URL of a store there."""
+    server = request.getfixturevalue(f"{request.param}_server")
+    change = b"current ~= ARGV" if request.param == "redis" else b"COMMIT"
+    proxy = stack.enter_context(LossyProxy(server.port, change))
+    url = request.getfixturevalue(f"{request.param}_url")
+    return proxy, url.replace(f":{server.port}/", f":{proxy.port}/")
 
 
 @pytest.fixture
-def backend(proxy: LossyProxy, redis_url: str, redis_server: RedisServer, stack: ExitStack) -> Backend:
+def proxy(lossy: tuple[LossyProxy, str]) -> LossyProxy:
+    return lossy[0]
+
+
+@pytest.fixture
+def backend(lossy: tuple[LossyProxy, str], stack: ExitStack) -> Backend:
     """A store whose replies may be lost."""
-    url = redis_url.replace(f":{redis_server.port}/", f":{proxy.port}/")
-    return stack.enter_context(open_backend(url, settings=SETTINGS))
+    return stack.enter_context(open_backend(lossy[1], settings=SETTINGS))
 
 
 @pytest.fixture
