@@ -31,6 +31,9 @@ CURL = """#!{python}
 import sys, urllib.request, urllib.error, base64
 arguments = sys.argv[1:]
 request = urllib.request.Request(arguments[-1], method="POST" if "POST" in arguments else "GET")
+for name, value in zip(arguments, arguments[1:]):
+    if name == "-H":
+        request.add_header(*value.split(": ", 1))
 if "-u" in arguments:
     user = arguments[arguments.index("-u") + 1]
     request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
@@ -119,7 +122,7 @@ class Reader:
         for word in shlex.split(command)[1:]:
             name, _, value = word.partition("=")
             if "..." in value:  # the reader copies it
-                value = re.findall(rf"\b{value.replace('...', '[0-9A-Za-z]+')}", self._printed)[-1]
+                value = re.findall(rf"\b{value.replace('...', '[0-9A-Za-z+/=]+')}", self._printed)[-1]
             self.environ[name] = value
 
     def _serve(self, command: str) -> None:
@@ -129,7 +132,7 @@ class Reader:
         if str(port) not in command:
             command += f" --port {port}"
         server = subprocess.Popen(
-            ["bash", "-c", f"exec {command}"],
+            ["bash", "-c", f"exec env {command}"],
             cwd=self.folder,
             env=self.environ,
             stdout=log,

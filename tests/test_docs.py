@@ -169,9 +169,11 @@ def chapter(heading: str) -> str:
 
 FOLLOWED = {
     "README: first screen": (README.partition("\n## ")[0], 6),
+    "README: FastAPI": (chapter("FastAPI and Starlette"), 2),
     "README: Keys": (chapter("Keys"), 11),
     "docs/cli.md": ((ROOT / "docs" / "cli.md").read_text(), 2),
     "docs/keys.md": ((ROOT / "docs" / "keys.md").read_text(), 14),
+    "docs/schemes.md": ((ROOT / "docs" / "schemes.md").read_text(), 6),
     "docs/tutorial.md": ((ROOT / "docs" / "tutorial.md").read_text(), 17),
 }
 

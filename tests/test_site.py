@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import subprocess
 import sys
@@ -46,7 +48,18 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The site, built as ``make docs`` does, with a proxy that does not exist."""
-    folder = tmp_path_factory.mktemp("site")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the workers share one build
+    folder /= "site"
+    with (folder.with_suffix(".lock")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "html" / "llms.txt").exists():
+            build(folder)
+    return Site(folder / "html")
+
+
+def build(folder: Path) -> None:
     options = ["--quiet", "--fail-on-warning", "--keep-going", "-c", "docs", "-d", str(folder / "doctrees")]
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", *options, ".", str(folder / "html")],
@@ -58,7 +71,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    return Site(folder / "html")
 
 
 def test_a_reader_needs_no_network(site: Site) -> None:
