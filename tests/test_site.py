@@ -98,19 +98,17 @@ def test_links_and_anchors(site: Site) -> None:
 
 def test_every_public_name_is_in_the_api_reference(site: Site) -> None:
     """A module with ``__all__`` is public."""
-    public = {f"{PACKAGE}.{name}" for name in import_module(PACKAGE).__all__}
+    public = {f"{PACKAGE}.{name}" for name in import_module(PACKAGE).__all__ if name not in errors.__all__}
     for path in (ROOT / PACKAGE).rglob("*.py"):
         if re.search(r"^__all__ = ", path.read_text(), re.MULTILINE):
             relative = path.relative_to(ROOT).with_suffix("")
             module = ".".join(relative.parts).removesuffix(".__init__")
             public |= {module, *(f"{module}.{name}" for name in import_module(module).__all__)}
     # The same object under two names is described once.
-    documented = (
-        site.objects | {f"{PACKAGE}.{name}" for name in errors.__all__} | {f"{PACKAGE}.settings.Settings"}
-    )
+    public -= {f"{PACKAGE}.settings.Settings", f"{PACKAGE}.backends.Change"}
 
     assert len(public) > 80
-    assert public - documented == set()
+    assert public - site.objects == set()
 
 
 def test_every_page_is_listed(site: Site) -> None:
