@@ -131,7 +131,8 @@ class Handlers:
         key, version = self.find(request, client_id or request.field("id"))
         # A link cannot claim a change that was not made: it would need the version that resulted.
         done = request.field("done") if request.field("version") == version and not key.problem else ""
-        return self.page(request, "show_key.html", problem=problem, key=key, done=done)
+        history = [] if key.problem else self.backend.history(key.client_id)
+        return self.page(request, "show_key.html", problem=problem, key=key, done=done, history=history)
 
     def find(self, request: DashboardRequest, client_id: str) -> tuple[KeyView, str]:
         """Return a key, and its version, which any change alters."""

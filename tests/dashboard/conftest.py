@@ -98,7 +98,15 @@ def render_page(template: str, **context: Any) -> str:
         request=a_request(),
         writable=True,
         may_create=True,
-        **{"deleted": "", "expiring": None, "done": "", "problem": None, "listable": True, **context},
+        **{
+            "deleted": "",
+            "expiring": None,
+            "done": "",
+            "history": [],
+            "problem": None,
+            "listable": True,
+            **context,
+        },
     )
 
 

@@ -314,3 +314,21 @@ def test_a_key_without_a_name_is_titled_by_its_id(admin: Visitor, backend: Backe
     backend.create(client_id="ci")
 
     assert "<h1><bdi>ci</bdi></h1>" in admin.get("/key", id="ci").text
+
+
+def test_the_history_shows_who_changed_the_key(admin: Visitor, backend: Backend) -> None:
+    """Newest first; other people's names are untrusted text."""
+    (me,) = backend.iter_keys()
+    backend.create(client_id="ci", actor="<ada>\u202e")
+    admin.post("/key/rotate", {**admin.form("/key/rotate", id="ci"), "overlap": "0"})
+    backend.disable("ci")
+
+    history = admin.get("/key", id="ci").text.partition('id="history"')[2]
+    rows = re.findall(r'<th scope="row">(\w+)</th><td data-label="By">(.*?)</td>', history)
+    assert rows == [
+        ("disabled", '<span class="quiet">unknown</span>'),
+        ("rotated", f"<bdi>{me.client_id}</bdi>"),
+        ("created", rows[-1][1]),
+    ]
+    assert rows[-1][1].startswith("<bdi>&lt;ada&gt;")
+    assert "\u202e" not in history

@@ -18,7 +18,7 @@ from playwright.sync_api import expect
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.backends import LastUse
 from basicauth_mw.dashboard import ADMIN_SCOPE, READ_SCOPE
-from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.generated_secrets import generate, generate_id
 from basicauth_mw.keys.model import Key, Secret, utcnow
 from tests.waiting import wait_until
 
@@ -243,6 +243,10 @@ def test_by_keyboard_alone(fastapi_site: Site, browser: Browser) -> None:
         keys.press("Tab")
         assert focused(page) == "Skip to content"
         keys.press("Enter")
+        tab_to(page, "text")
+        keys.type("ada")
+        keys.press("Enter")
+        expect(page.locator(".keys tbody tr")).to_have_count(1)
         tab_to(page, "Create a key")
         keys.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text("Create a key")
@@ -264,6 +268,14 @@ def test_by_keyboard_alone(fastapi_site: Site, browser: Browser) -> None:
         tab_to(page, "I have copied it: go to the key", back=True)
         keys.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text("By hand")
+        tab_to(page, "Edit")
+        keys.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Edit By hand")
+        tab_to(page, "metadata")
+        keys.type('{"n": 1}')
+        tab_to(page, "Save the changes")
+        keys.press("Enter")
+        expect(page.get_by_role("status").first).to_have_text("The changes were saved.")
         tab_to(page, "Revoke")
         keys.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text("Revoke By hand?")
@@ -352,7 +364,7 @@ def prepare(site: Site) -> None:
         ("ci-nightly", "CI, nightly build", "read write", 10, 80),
         ("data-lake", "Data lake import", "events:write", 97, None),
         ("grafana", "Grafana", "metrics:read", 340, None),
-        (generate("id"), "Mobile app, staging", "profile read write", 3, 27),
+        (generate_id(), "Mobile app, staging", "profile read write", 3, 27),
         ("legacy-portal", "Legacy portal", "read", 801, None),
         ("partner-acme", "Partner: ACME GmbH & Söhne", "orders:read orders:write", 64, 301),
         ("trial-2025", "Trial account", "read", 40, -10),
@@ -370,10 +382,10 @@ def prepare(site: Site) -> None:
                 secrets=(Secret(backend.hash(generate("sk")), created_at=created),),
             )
         )
-    assert backend.add(keys) == [None] * len(keys)
-    backend.rotate("billing-export", overlap_s=6 * 3600)
-    backend.disable("data-lake")
-    backend.revoke("legacy-portal")
+    assert backend.add(keys, actor="deploy") == [None] * len(keys)
+    backend.rotate("billing-export", overlap_s=6 * 3600, actor="admin")
+    backend.disable("data-lake", actor="admin")
+    backend.revoke("legacy-portal", actor="ops")
     ages = {
         "billing-export": 0.01,
         "ci-nightly": 0.4,
@@ -445,9 +457,11 @@ def test_screenshots_and_accessibility(fastapi_site: Site, browser: Browser) -> 
         shots(page, "end-secret")
         page.goto(f"{root}key/edit?id=ci-nightly")
         page.get_by_label("Name").fill("CI")
-        fastapi_site.backend.update(
-            "ci-nightly", scopes=["read", "write", "deploy"], metadata={"team": "build", "since": 2024}
-        )
+        changes: dict[str, Any] = {
+            "scopes": ["read", "write", "deploy"],
+            "metadata": {"team": "build", "since": 2024},
+        }
+        fastapi_site.backend.update("ci-nightly", **changes, actor="ops")
         page.get_by_role("button", name="Save the changes").click()
         shots(page, "conflict")
         page.get_by_role("button", name="Save the changes").click()

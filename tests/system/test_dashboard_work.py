@@ -1,4 +1,4 @@
-"""Daily work in the dashboard, in Chromium: find a key, edit it, sign out."""
+"""Daily work in the dashboard, in Chromium: find a key, edit it, see who changed it, sign out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def find(page: Page, text: str) -> None:
 
 
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
-def test_find_edit_and_rotate_a_key(site: Site, browser: Browser, script: bool) -> None:
+def test_find_edit_rotate_and_see_who_did_it(site: Site, browser: Browser, script: bool) -> None:
     """Among more keys than fit on a page, with and without JavaScript."""
     for number in range(40):
         site.backend.create(client_id=f"partner-{number:02}", name=f"Partner {number}")
@@ -49,6 +49,14 @@ def test_find_edit_and_rotate_a_key(site: Site, browser: Browser, script: bool) 
         second = page.locator("#header").inner_text().removeprefix("Authorization: ")
         page.get_by_role("link", name="I have copied it").click()
         expect(page.locator("#secrets ~ table tbody tr")).to_have_count(2)
+        rows = page.locator("#history ~ table tbody tr")
+        expect(rows).to_have_count(3)
+        seen = [row.locator("th, td").all_inner_texts() for row in rows.all()]
+        assert [row[:2] for row in seen] == [
+            ["rotated", "admin"],
+            ["updated", "admin"],
+            ["created", "unknown"],
+        ]
 
         page.get_by_role("link", name="End the secret").last.click()
         page.get_by_role("button", name="End the secret").click()
@@ -89,7 +97,7 @@ def test_a_reader_has_no_buttons(site: Site, browser: Browser) -> None:
         expect(page.get_by_text(command)).to_be_visible()
         find(page, "acme")
         page.get_by_role("link", name="Acme").click()
-        expect(page.get_by_role("heading", level=1)).to_have_text("Acme")
+        expect(page.get_by_role("heading", name="History")).to_be_visible()
         links = [link.get_attribute("href") or "" for link in page.get_by_role("link").all()]
         assert not [link for link in links if re.search(r"/(new|key/[a-z-]+)\b", link)]
         assert page.locator("form").count() == 0
