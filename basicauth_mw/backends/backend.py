@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("basicauth_mw")
 
 PAGE_SIZE: Final = 500
+_FIRST_PAGE_SIZE: Final = 64  # pages double: many callers need only the first keys
 DAY_S: Final = 86_400
 
 
@@ -272,8 +273,9 @@ class Backend:
         if scan is None:
             raise ReadOnlyBackend("this backend can look up keys by id but cannot list them")
         left = limit
+        size = _FIRST_PAGE_SIZE // 2
         while left is None or left > 0:
-            size = PAGE_SIZE if left is None else min(PAGE_SIZE, left)
+            size = min(2 * size, PAGE_SIZE, PAGE_SIZE if left is None else left)
             page = scan(prefix, after, size)
             yield from attach_last_used(self.store, page)
             if len(page) < size:

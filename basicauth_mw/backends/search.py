@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 MAX_SCANNED: Final = 10_000  # keys that one search looks at
 
-_CANDIDATES: Final = 500  # at a time
+_FIRST_CANDIDATES: Final = 64
+_CANDIDATES: Final = 1000  # each further time, since each sorts them again
 
 
 class Page(NamedTuple):
@@ -70,11 +71,13 @@ def iter_candidates(
 ) -> Iterator[Key | UnreadableRecord]:
     """Iterate, in the order of ids, over all keys that may be wanted; errors as for ``iter_records``."""
     find = None if prefix else getattr(keys.store, "search", None)
-    while find is not None and (page := find(wanted, after, _CANDIDATES)) is not None:
+    size = _FIRST_CANDIDATES
+    while find is not None and (page := find(wanted, after, size)) is not None:
         yield from attach_last_used(keys.store, page)
-        if len(page) < _CANDIDATES:
+        if len(page) < size:
             return
         after = page[-1].client_id
+        size = _CANDIDATES
     yield from iter_records(keys, prefix=prefix, after=after)
 
 

@@ -40,6 +40,29 @@ def test_an_export_is_json_lines_that_import_takes(
         assert works(other, key["client_id"], key["secret"])
 
 
+def test_the_history_is_moved(cli: Callable[..., Done], url: str, other: str, file: Path) -> None:
+    """As it is; an older export without one is imported with a new one."""
+    cli("keys", "create", "--client-id", "a")
+    cli("keys", "disable", "a")
+    history = cli("keys", "history", "a", "--json").out
+    assert len(history.splitlines()) == 2
+
+    cli("keys", "export", str(file))
+    cli("keys", "import", str(file), "--backend", other)
+    assert cli("keys", "history", "a", "--json", "--backend", other).out == history
+
+    fields = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in fields.items() if name != "history"}))
+    cli("keys", "delete", "a", "--yes")
+    assert cli("keys", "import", str(file)).status == 0
+    assert cli("keys", "history", "a", "--json").json["event"] == "key.imported"
+    fields["history"][0]["event"] = "invented"
+    file.write_text(json.dumps(fields))
+    cli("keys", "delete", "a", "--yes")
+    done = cli("keys", "import", str(file))
+    assert (done.status, "audit log" in done.err, done.out) == (1, True, "")
+
+
 def test_an_export_to_stdout_is_the_same(cli: Callable[..., Done], url: str, other: str, file: Path) -> None:
     cli("keys", "create", "--name", "\x9b\u202e\u540d", "--client-id", "a")
     cli("keys", "export", str(file))
