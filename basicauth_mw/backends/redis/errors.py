@@ -39,6 +39,11 @@ _HAS_EXPIRED: Final = 10
 _OTHER_NAME: Final = (62, 64)
 
 
+def is_split(reply: object) -> bool:
+    """Whether a cluster refused a command because not all its keys are on one node at the moment."""
+    return isinstance(reply, exceptions.ClusterCrossSlotError | exceptions.TryAgainError)
+
+
 def is_denied(reply: object) -> bool:
     """Whether Redis refused a command because the user may not run it on these names."""
     return isinstance(reply, exceptions.NoPermissionError) or (

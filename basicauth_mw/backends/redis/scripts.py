@@ -118,28 +118,29 @@ class KeyNames:
     def history(self, client_id: bytes) -> bytes:
         return self.prefix + b"{%b}:history" % client_id
 
-    def has_history(self, client_id: bytes) -> bool:
-        """Whether a cluster has the history in the slot of the record: braces without content are ignored."""
-        return not client_id.startswith(b"}")
-
     def get(self, client_id: bytes) -> Command:
         return ("GET", self.record(client_id))
 
     def swap(
-        self, client_id: bytes, expected: bytes, record: bytes, history: str, *, announce: bool
+        self,
+        client_id: bytes,
+        expected: bytes,
+        record: bytes,
+        history: str | None,
+        *,
+        announce: bool = False,
     ) -> Command:
         """Replace the record ``expected`` by ``record``; empty means none. Replies 1 if replaced, else 0.
 
-        The same script replaces the history, unless ``history`` is empty. With ``announce``, it also
-        publishes the change. A cluster does not support this.
+        The same script replaces the history, unless it is empty, or deletes it with the record; None ignores
+        it. With ``announce``, it also publishes the change. A cluster does not support this.
         """
-        keys = [self.record(client_id), self.history(client_id)]
+        keys = [self.record(client_id)]
+        if history is not None:
+            keys.append(self.history(client_id))
         if announce:
             keys += (self.changes, self.index)
-        elif not self.has_history(client_id):
-            del keys[1]
-            history = ""
-        return ("EVAL", _SWAP, str(len(keys)), *keys, expected, record, client_id, history)
+        return ("EVAL", _SWAP, str(len(keys)), *keys, expected, record, client_id, history or "")
 
     def add(self, client_ids: Sequence[bytes], records: Sequence[str], histories: Sequence[str]) -> Command:
         """Store records whose client IDs are new, and announce an import. Replies, for each, 1 if it was
@@ -155,7 +156,9 @@ class KeyNames:
         return ("SET", self.record(client_id), record, "NX")
 
     def set_history(self, client_id: bytes, history: str) -> Command:
-        return ("SET", self.history(client_id), history)
+        """Store a history, or delete it if it is empty."""
+        name = self.history(client_id)
+        return ("SET", name, history) if history else ("DEL", name)
 
     def record_uses(self, client_id: bytes, uses: Mapping[int, int]) -> Command:
         """Store the minute of the last use of each secret, unless a later one is stored."""

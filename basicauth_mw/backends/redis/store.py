@@ -3,7 +3,8 @@
 A key is a string, ``<prefix>:1:{<client ID>}``. The last uses of its secrets are in a hash with ``:used``
 added to that name: the microsecond in which a secret was created, and the minute of its use, since the epoch.
 Its history is a string with ``:history`` added. Only a swap of the record writes the history, so it is as it
-was read before as long as the record is.
+was read before as long as the record is. While a slot moves to another node of a cluster, and for IDs that
+begin with ``}``, the two are written one after the other.
 
 ``<prefix>:1:index`` is a sorted set of ids, all with score 0, so ordered by bytes; ``<prefix>:1:changes`` is
 a stream, and ``<prefix>:1:state`` a hash. ``<prefix>:1:{:failures}:...`` are hashes of failed requests. The
@@ -38,7 +39,7 @@ from .checks import CONFIG, config_warnings, foreign_warning
 from .clients import LoopClients, ThreadClients
 from .cluster import Cluster, Node, SingleServer
 from .connections import Connector
-from .errors import is_denied, translate_error
+from .errors import is_denied, is_split, translate_error
 from .scripts import CHANGES_KEPT, NOT_A_STRING, KeyNames
 from .url import parse_url
 
@@ -169,7 +170,7 @@ class RedisStore:
                 made += map(bool, done)
                 written = zip(client_ids, histories, done, strict=True)
                 new = [(each, text) for each, text, is_new in written if is_new and text]
-                self._do(index_add, *(names.set_history(*each) for each in new if names.has_history(each[0])))
+                self._do(index_add, *(names.set_history(*each) for each in new))
         return made
 
     def announce(self, client_id: str, /) -> None:
@@ -193,7 +194,11 @@ class RedisStore:
             value = b""
         self._do(*before, *announcement)
         swap = names.swap(client_id, expected, value, history, announce=self.single_server)
-        (done,) = self._do(swap, retry=False)
+        (done,) = self._do(swap, retry=False, may_be_split=True)
+        if is_split(done):
+            (done,) = self._do(names.swap(client_id, expected, value, None), retry=False)
+            if done and (history or record is None):
+                self._do(names.set_history(client_id, history))
         if not done:
             return False
         if record is None:
@@ -371,11 +376,11 @@ class RedisStore:
         """Replies to administrative commands, error replies included."""
         return self._run(self._admin, self._router.route(commands, retry=retry))
 
-    def _do(self, *commands: Command, retry: bool = True) -> list[Any]:
-        """Replies to administrative commands of which none may fail."""
+    def _do(self, *commands: Command, retry: bool = True, may_be_split: bool = False) -> list[Any]:
+        """Replies to administrative commands of which none may fail, except because its keys are split."""
         replies = self._replies(*commands, retry=retry)
         for reply in replies:
-            if isinstance(reply, Exception):
+            if isinstance(reply, Exception) and not (may_be_split and is_split(reply)):
                 self._admin.reconnect()  # there may be another master now
                 raise self._failure(reply)
         return replies

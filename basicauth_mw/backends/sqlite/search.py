@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Execute = Callable[..., sqlite3.Cursor]
 
-MAX_CANDIDATES: Final = 10_000  # more are not sorted
+MAX_CANDIDATES: Final = 4000  # more are not sorted
 
 _MAX_TRIGRAMS: Final = 16  # of a text that is searched for
 _REVOKED: Final = -2

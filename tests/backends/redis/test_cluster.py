@@ -22,7 +22,7 @@ from basicauth_mw.backends.redis.cluster import Node
 from basicauth_mw.backends.redis.scripts import KeyNames
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable
-from basicauth_mw.keys.model import Key, Secret
+from basicauth_mw.keys.model import Change, Key, Secret
 from tests.redis_server import SLOTS, RedisCluster, RedisServer, at_work, execute, find_port
 from tests.waiting import wait_until
 
@@ -247,6 +247,7 @@ def test_a_slot_that_is_half_moved(store: RedisStore, redis_cluster: RedisCluste
     names = in_slot(slot, 6)
     moved = Reshard(redis_cluster, slot)
     assert store.add([Key(name, version=1) for name in names[:4]]) == [True] * 4
+    change = Change("key.updated", None, datetime(2024, 1, 1, tzinfo=UTC))
     use = LastUse(names[0], datetime(2024, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, 12, tzinfo=UTC))
 
     def check_all(version: int) -> None:
@@ -255,7 +256,8 @@ def test_a_slot_that_is_half_moved(store: RedisStore, redis_cluster: RedisCluste
         assert found == [store.get(name) for name in names]
         for name in names[:5]:
             assert not store.put(Key(name, version=9), None)
-            assert store.put(Key(name, version=version + 1), version)
+            assert store.put(Key(name, version=version + 1), version, [change])
+        assert store.history(names) == [[change] * version] * 5 + [[]]
         store.record_uses([use])
         assert store.last_uses(names) == [use]
 
@@ -269,6 +271,13 @@ def test_a_slot_that_is_half_moved(store: RedisStore, redis_cluster: RedisCluste
     moved.end()
     check_all(3)
     check_all(4)
+    back = Reshard(redis_cluster, slot)
+    back.begin()
+    assert store.delete(names[0])
+    assert store.history(names[:1]) == [[]]
+    while back.move(10):
+        pass
+    back.end()
 
 
 async def _gather(store: RedisStore, names: list[str]) -> list[Key | None]:

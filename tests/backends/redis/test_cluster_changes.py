@@ -49,13 +49,13 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
         cursor = store.changes(None).cursor
         do, is_swapped, left = store._do, False, failures
 
-        def fail_after_the_swap(*commands: Any, retry: bool = True) -> Any:
+        def fail_after_the_swap(*commands: Any, retry: bool = True, **more: bool) -> Any:
             nonlocal is_swapped, left
             if is_swapped and left:
                 left -= 1
                 raise BackendUnavailable("the node of the announcements is down")
             is_swapped |= not retry
-            return do(*commands, retry=retry)
+            return do(*commands, retry=retry, **more)
 
         monkeypatch.setattr(store, "_do", fail_after_the_swap)
         assert backend.revoke("ci").revoked_at is not None
@@ -104,12 +104,12 @@ def test_a_process_killed_in_a_change_leaves_no_unannounced_change(
             cursor = store.changes(None).cursor
             left = steps
 
-            def until_killed(*commands: Any, retry: bool = True) -> list[Any]:
+            def until_killed(*commands: Any, retry: bool = True, **more: bool) -> list[Any]:
                 nonlocal left
                 if left == 0:
                     raise KilledError
                 left -= 1
-                return do(*commands, retry=retry)
+                return do(*commands, retry=retry, **more)
 
             with monkeypatch.context() as patch:
                 patch.setattr(store, "_do", until_killed)
@@ -135,9 +135,9 @@ def test_a_change_is_announced_after_it_was_made(store: RedisStore, monkeypatch:
     """And before: another process may have read the old record again after the first announcement."""
     cursor, do = "", store._do
 
-    def record_order(*commands: Any, retry: bool = True) -> list[Any]:
+    def record_order(*commands: Any, retry: bool = True, **more: bool) -> list[Any]:
         nonlocal cursor
-        replies = do(*commands, retry=retry)
+        replies = do(*commands, retry=retry, **more)
         if not retry:
             cursor = store.changes(None).cursor
         return replies
@@ -165,10 +165,10 @@ def test_an_id_created_and_deleted_at_the_same_time(
     def run_with(work: Callable[[], Any], step: int, change: Callable[[], Any]) -> None:
         steps = iter(range(step + 1))
 
-        def execute(*commands: Any, retry: bool = True) -> list[Any]:
+        def execute(*commands: Any, retry: bool = True, **more: bool) -> list[Any]:
             if next(steps, None) == step:
                 work()
-            return do(*commands, retry=retry)
+            return do(*commands, retry=retry, **more)
 
         with monkeypatch.context() as patch:
             patch.setattr(store, "_do", execute)
