@@ -222,7 +222,7 @@ class Backend:
 
         One call looks at 10,000 keys at most, so it always returns soon. Continue with ``after=page.next``. A
         SQLite file has an index for texts and scopes of three characters or more, and for all states but
-        ``active``, ``never-used`` and ``unused``; it is used if it leads to 4000 keys at most.
+        ``active``, ``never-used`` and ``unused``; for texts, it is used if it leads to 4000 keys at most.
 
         Args:
             text: Part of the name or of the client ID, in any case.

@@ -29,7 +29,7 @@ _KEYS: Final = (
     "CREATE TABLE keys (seq INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, "
     "record TEXT NOT NULL, ends_at INTEGER, history TEXT NOT NULL DEFAULT '')"
 )
-_ENDS: Final = "CREATE INDEX key_ends ON keys (ends_at) WHERE ends_at IS NOT NULL"
+_ENDS: Final = "CREATE INDEX key_ends ON keys (ends_at, client_id) WHERE ends_at IS NOT NULL"
 # AUTOINCREMENT never reuses a number, whatever is pruned. A mark distinguishes a change from one with the
 # same number in another history of the file. A change without a client ID concerns no cache; the first row is
 # one, so that there is always a change to start from.

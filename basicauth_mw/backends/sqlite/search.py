@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 MAX_CANDIDATES: Final = 4000  # more are not sorted
 
 _MAX_TRIGRAMS: Final = 16  # of a text that is searched for
-_REVOKED: Final = -2
-_DISABLED: Final = -1
+_ENDED: Final = {"revoked": -2, "disabled": -1}  # ``ends_at`` of keys that do not work, whenever they expire
 
-# Without positions, it is half as large; a query is for all trigrams of a text, wherever they are.
+# Without positions, it is half as large; a query is for the trigrams of a text, wherever they are.
 _TEXTS: Final = (
     "CREATE VIRTUAL TABLE key_texts "
     "USING fts5(text, tokenize = 'trigram case_sensitive 1', detail = none, columnsize = 0)"
@@ -105,9 +104,9 @@ def text_of(key: Key) -> str:
 def end_of(key: Key) -> int | None:
     """When a key stops working, in microseconds since the epoch; None if it does not."""
     if key.revoked_at is not None:
-        return _REVOKED
+        return _ENDED["revoked"]
     if key.disabled:
-        return _DISABLED
+        return _ENDED["disabled"]
     ends: list[datetime] = [] if key.expires_at is None else [key.expires_at]
     secret_ends = [secret.expires_at for secret in key.secrets]
     if secret_ends and None not in secret_ends:
@@ -132,6 +131,12 @@ def find(wanted: KeyFilter, after: str, limit: int, execute: Execute) -> list[tu
                 "ORDER BY +client_id LIMIT ?",
                 (*values, after, limit),
             ).fetchall()
+    if wanted.state in _ENDED:  # in the order of the index, however many there are
+        return execute(
+            "SELECT client_id, record FROM keys WHERE ends_at = ? AND client_id > ? "
+            "ORDER BY client_id LIMIT ?",
+            (_ENDED[wanted.state], after, limit),
+        ).fetchall()
     return None
 
 
@@ -140,21 +145,18 @@ def _sources(wanted: KeyFilter, execute: Execute) -> Iterator[tuple[str, tuple[A
     trigrams = [*_trigrams(wanted.text), *_trigrams(wanted.scope or "")]
     if trigrams and supports_text() and has_text_index(execute):
         yield "SELECT rowid FROM key_texts WHERE key_texts MATCH ?", (" AND ".join(trigrams),)
-    now = utcnow()
-    ends = {
-        "revoked": (_REVOKED, _REVOKED),
-        "disabled": (_DISABLED, _DISABLED),
-        "expired": (0, to_microseconds(now)),
-        "expiring": (to_microseconds(now), to_microseconds(now + EXPIRING_WITHIN)),
-    }
-    if wanted.state in ends:
-        yield "SELECT seq FROM keys WHERE ends_at BETWEEN ? AND ?", ends[wanted.state]
+    now = to_microseconds(utcnow())
+    soon = to_microseconds(utcnow() + EXPIRING_WITHIN)
+    times = {"expired": (0, now), "expiring": (now, soon)}
+    if wanted.state in times:
+        yield "SELECT seq FROM keys WHERE ends_at BETWEEN ? AND ?", times[wanted.state]
 
 
 def _trigrams(text: str) -> list[str]:
-    """Some sequences of three characters, as strings of a query. FTS5 ends a query at a NUL."""
+    """As few trigrams as cover a text, as strings of a query. FTS5 ends a query at a NUL."""
     text = text.casefold()
-    found = dict.fromkeys(text[start : start + 3] for start in range(len(text) - 2))
+    last = len(text) - 3
+    found = dict.fromkeys(text[start : start + 3] for start in (*range(0, last, 3), last) if last >= 0)
     return ['"{}"'.format(each.replace('"', '""')) for each in found if "\0" not in each][:_MAX_TRIGRAMS]
 
 
