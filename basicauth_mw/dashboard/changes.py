@@ -107,7 +107,7 @@ class Changes:
         errors: Mapping[str, str] | None = None,
     ) -> Response:
         """Show the form. A submitted one keeps what was typed, and shows what others have changed since."""
-        key, version = self._pages.find(request, request.field("id"))
+        key, _ = self._pages.find(request, request.field("id"))
         if key.state not in ACTIONS["edit"]:
             return self._pages.show_key(request, key.client_id, problem)
         current = shown_fields(key)
@@ -125,7 +125,7 @@ class Changes:
             status,
             problem,
             key=key,
-            token=self._pages.make_token(request, "/key/edit", key.client_id, version),
+            token=self._pages.make_token(request, "/key/edit", key.client_id),
             shown=current,
             values=values,
             changed=changed,
@@ -139,13 +139,15 @@ class Changes:
         except ExpiredToken as exc:
             return self.edit(request, problem=exc)
         typed, shown = _submitted(request)
+        key, version = self._pages.find(request, client_id)
+        if key.state not in ACTIONS["edit"]:
+            return self._pages.show_key(request, client_id, PageProblem(409, "conflict"))
+        conflict = PageProblem(409, "edit-conflict")
+        if shown_fields(key) != shown:
+            return self.edit(request, problem=conflict)
         fields, errors = parse_edited_key(typed, shown, request.now)
         if errors:
             return self.edit(request, 422, errors=errors)
-        key, version = self._pages.find(request, client_id)
-        conflict = PageProblem(409, "edit-conflict")
-        if key.problem or shown_fields(key) != shown:
-            return self.edit(request, problem=conflict)
         actor = request.principal.client_id
         try:
             updated = self._backend.update(client_id, **fields, version=int(version), actor=actor)

@@ -11,8 +11,10 @@ import pytest
 
 from basicauth_mw.auth.refusal_stats import MINUTES, Snapshot
 from basicauth_mw.dashboard import request
+from basicauth_mw.dashboard.forms import shown_fields
 from basicauth_mw.dashboard.listing import MAX_HISTORY_BYTES, ROWS, Cursor, KeyPage, recency_of, view_of
 from basicauth_mw.dashboard.request import encode_query
+from basicauth_mw.dashboard.strings import ACTIONS
 from basicauth_mw.dashboard.templates import humanize
 from basicauth_mw.keys.model import Key, Secret, utcnow
 from tests.dashboard.conftest import Visitor, render_page
@@ -138,7 +140,8 @@ def test_untrusted_text_is_escaped(admin: Visitor, backend: Backend, text: str) 
         admin.get("/", text=text),
         admin.get("/", scope=text),
         admin.get("/activity"),
-        *(admin.get(f"/key{act}", id=client_id) for act in ("", "/rotate", "/disable", "/revoke", "/delete")),
+        admin.get("/key", id=client_id),
+        *(admin.get(f"/key/{act}", id=client_id) for act in ACTIONS),
         admin.get("/call", id=client_id, endpoint=text),
         admin.create(name=text, scopes=text, expires=text, client_id=client_id),
         admin.get("/key", id=text + "unknown"),
@@ -181,6 +184,9 @@ def test_foreign_records_can_be_shown() -> None:
         assert "\\x1b[31m\\ud800" in markup
         assert "x\\x00\\ud800y" in markup
         assert "\x00" not in markup
+    shown = shown_fields(view)
+    form = {"token": "", "shown": shown, "values": {**shown, "until": ""}, "changed": shown, "errors": {}}
+    assert "<h1>Edit <bdi>a\\x1b[31m\\ud800</bdi></h1>" in render_page("edit.html", key=view, **form)
 
 
 def test_humanize() -> None:
