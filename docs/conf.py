@@ -29,6 +29,7 @@ include_patterns = ["*.md", "docs/*.md", "benchmarks/RESULTS.md", "examples/READ
 exclude_patterns = [".*", "site"]
 
 myst_heading_anchors = 4
+smartquotes = False  # they would change --option
 napoleon_use_ivar = True  # an attribute that is also a field would otherwise be described twice
 suppress_warnings = ["ref.python"]  # two classes are called BasicAuthMiddleware
 autodoc_member_order = "bysource"

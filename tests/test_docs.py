@@ -335,7 +335,8 @@ def row(option: SettingField) -> str:
         shown = "on" if default else "off"
     else:
         shown = f"`{default}`" if isinstance(default, str) else f"{default:g}"
-    return f"| `{option.env}` | {shown} | {option.help} |"
+    shown_help = option.help.replace("<", "&lt;")
+    return f"| `{option.env}` | {shown} | {shown_help} |"
 
 
 def test_settings_table() -> None:
