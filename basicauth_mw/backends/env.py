@@ -9,7 +9,7 @@ from typing import Final
 from ..errors import ConfigurationError, InvalidKey
 from ..keys.key_lists import entries_in_text
 from ..settings.sources import read_entry
-from .listed import ListedStore
+from .listed import KeyList, ListedStore
 
 DEFAULT_NAME: Final = "BASICAUTH_KEYS"
 
@@ -44,24 +44,30 @@ class EnvStore(ListedStore):
         hint = f"; {name}_FILE is read once: file:/path is a backend that reads a file again when it changes"
         if not os.environ.get(f"{name}_FILE"):
             hint = ""
+        listed = KeyList()
         try:
             found = read_entry(os.environ, name, multiline=True)
             for entry in entries_in_text("" if found is None else str(found[0])):
-                self._list.add(entry)
+                listed.add(entry)
         except InvalidKey as exc:
             raise ConfigurationError(f"{name} {exc}{hint}") from None
         except ValueError as exc:
             raise ConfigurationError(f"{exc}{hint}") from None
-        if problems := self._list.problems:
-            raise ConfigurationError([f"{name}, {place}: {reason}{hint}" for place, reason in problems])
-        if not self._list.records:
+        if listed.problems:
+            raise ConfigurationError(
+                [f"{name}, {place}: {reason}{hint}" for place, reason in listed.problems]
+            )
+        if not listed.ids:
             raise ConfigurationError(
                 f"{name} contains no key: set it to id:secret, or use a backend that stores keys, such as "
                 "BASICAUTH_BACKEND=sqlite:///keys.db; to import an app without any key, as tests do, set "
                 "BASICAUTH_BACKEND=memory: (a backend named in the code takes precedence)"
             )
+        self._records = listed.changed
+        self._short_passwords = listed.short_passwords
+        self._has_password_hashes = listed.has_password_hashes
 
     get_record_nowait = ListedStore.get_record
 
     def has_password_hashes(self) -> bool:
-        return self._list.has_password_hashes
+        return self._has_password_hashes

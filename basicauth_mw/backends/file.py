@@ -1,8 +1,8 @@
 """``file:``: keys from a file that may change while the process runs. Never written.
 
 A thread looks at the file four times a second, by its path: Kubernetes replaces a link two levels up, which a
-watch on the file itself would miss. It reads a changed file in short steps, so that other threads can run in
-between, and then replaces all keys at once.
+watch on the file itself would miss. It reads a changed file to its end, and then replaces the keys that
+differ, all in short steps, so that other threads can run in between.
 
 While the file is missing or invalid, its last good keys are used for ``cache_ttl_s``. Then lookups fail until
 it is repaired.
@@ -17,7 +17,7 @@ import time
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qs, unquote
 
 from ..errors import BackendUnavailable, ConfigurationError, InvalidKey, MissingExtra
@@ -28,8 +28,12 @@ from .base import Changes
 from .listed import KeyList, ListedStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from ..keys.model import Key
     from .codec import StoredRecord
+
+T = TypeVar("T")
 
 logger = logging.getLogger("basicauth_mw")
 
@@ -43,12 +47,12 @@ _LOADS_KEPT: Final = 16  # whose changes are known
 CHANGES_KEPT: Final = 10_000  # of one load
 
 
-class _Loaded(NamedTuple):
-    """The keys of the file, and which of them the latest loads changed."""
+class _Feed(NamedTuple):
+    """What the latest loads of the file changed."""
 
-    list: KeyList
     loads: int  # how many there were
     changed: tuple[frozenset[str], ...]  # by load, the latest one last
+    has_password_hashes: bool
 
 
 class FileStore(ListedStore):
@@ -71,7 +75,7 @@ class FileStore(ListedStore):
         self._path, self._format = parse_file_url(url)
         super().__init__(str(self._path))
         self.keeps_s = 0.0
-        self._loaded = _Loaded(self._list, 0, ())
+        self._feed = _Feed(0, (), has_password_hashes=False)
         self._signature: tuple[int, ...] = ()  # of the file that was read
         self._problem: str | None = None
         self._good_at = float("-inf")
@@ -110,15 +114,15 @@ class FileStore(ListedStore):
 
     def changes(self, since: str | None) -> Changes:
         """Return the keys that changed. While lookups fail, any may have, which ends cached verifications."""
-        loaded = self._loaded
-        missed = 0 if since is None else loaded.loads - int(since)
-        is_incomplete = self._is_outdated() or missed > len(loaded.changed)
-        changed = loaded.changed[len(loaded.changed) - missed :] if missed and not is_incomplete else ()
+        loads, changed, has_password_hashes = self._feed
+        missed = 0 if since is None else loads - int(since)
+        is_incomplete = self._is_outdated() or missed > len(changed)
+        latest = changed[len(changed) - missed :] if missed and not is_incomplete else ()
         return Changes(
-            str(loaded.loads),
-            tuple(frozenset().union(*changed)),
+            str(loads),
+            tuple(frozenset().union(*latest)),
             incomplete=is_incomplete,
-            has_password_hashes=loaded.list.has_password_hashes,
+            has_password_hashes=has_password_hashes,
         )
 
     def close(self) -> None:
@@ -138,7 +142,7 @@ class FileStore(ListedStore):
         self._thread.start()
         if self._is_outdated():
             error = BackendUnavailable(self._problem or f"the key file {self._path} was not read in time")
-            error.is_logged = self._loaded.loads > 0
+            error.is_logged = self._feed.loads > 0
             raise error
 
     # --- reading
@@ -172,7 +176,7 @@ class FileStore(ListedStore):
                 return  # it changed meanwhile, so this may be a mixture
             self._signature = signature
             if isinstance(found, KeyList):
-                self._replace(found)
+                self._replace(found, pause_s)
             else:
                 self._fail(str(found))
         if self._problem is None:
@@ -187,43 +191,51 @@ class FileStore(ListedStore):
         return signature, time.time() - found.st_mtime
 
     def _load(self, pause_s: float) -> KeyList:
-        found = KeyList()
-        known = self._list.records
-        pause_at = 0.0
+        found = KeyList(self._records)
         with self._path.open("rb") as file:
-            for entry in entries_in_file(file, self._format):
-                found.add(entry, known)
-                if pause_s and (now := time.monotonic()) > pause_at:
-                    self._polled_at = now  # the keys of before are used until the end
-                    time.sleep(pause_s)
-                    pause_at = time.monotonic() + _STEP_S
+            for entry in self._in_steps(entries_in_file(file, self._format), pause_s):
+                found.add(entry)
                 if len(found.problems) > _NAMED:
                     break
         if found.problems:
             named = [f"{place}: {reason}" for place, reason in found.problems[:_NAMED]]
             more = ["and more"] if len(found.problems) > _NAMED else []
             raise InvalidKey("is invalid: " + "; ".join(named + more))
-        if not found.records:
+        if not found.ids:
             raise InvalidKey("contains no key")
         return found
 
-    def _replace(self, found: KeyList) -> None:
-        old = self._loaded
-        records, known = found.records, old.list.records
-        changed = {client_id for client_id, record in records.items() if known.get(client_id) is not record}
-        changed |= known.keys() - records.keys()
-        is_few = len(changed) <= CHANGES_KEPT
-        # First the keys, so that no lookup finds the old ones after their change is known.
-        self._list = found
-        latest = (*old.changed, frozenset(changed))[-_LOADS_KEPT:] if is_few else ()
-        self._loaded = _Loaded(found, old.loads + 1, latest)
+    def _replace(self, found: KeyList, pause_s: float) -> None:
+        loads, changed, had_password_hashes = self._feed
+        has_password_hashes = found.has_password_hashes
+        self._feed = _Feed(loads, changed, had_password_hashes or has_password_hashes)
+        gone = [each for each in self._in_steps(self._records, pause_s) if each not in found.ids]
+        for client_id in self._in_steps(gone, pause_s):
+            del self._records[client_id]
+        for client_id, record in self._in_steps(found.changed.items(), pause_s):
+            self._records[client_id] = record
+        self._short_passwords = found.short_passwords
+        # Announced only now, so that no lookup finds a record of before after its change is known.
+        is_few = len(gone) + len(found.changed) <= CHANGES_KEPT
+        latest = (*changed, frozenset([*gone, *found.changed]))[-_LOADS_KEPT:] if is_few else ()
+        self._feed = _Feed(loads + 1, latest, has_password_hashes)
         if self._problem is not None:
             logger.warning("the key file %s can be read again", self._path)
         self._problem = None
 
+    def _in_steps(self, items: Iterable[T], pause_s: float) -> Iterator[T]:
+        """Yield the items, and let other threads run every few milliseconds. Lookups do not wait for this."""
+        pause_at = 0.0
+        for item in items:
+            yield item
+            if pause_s and (now := time.monotonic()) > pause_at:
+                self._polled_at = now
+                time.sleep(pause_s)
+                pause_at = time.monotonic() + _STEP_S
+
     def _fail(self, reason: str) -> None:
         problem = f"the key file {self._path} {reason}"
-        if self._problem is None and self._loaded.loads:  # otherwise the first lookup logs it
+        if self._problem is None and self._feed.loads:  # otherwise the first lookup logs it
             logger.error(
                 "%s; the keys that it had are used for %g s, then requests get a 503 until it is repaired",
                 problem,

@@ -27,47 +27,46 @@ _HASHER = Hasher(volatile=True)
 
 
 class KeyList:
-    """The keys of a list. They are kept as text, which needs a third of the memory and no garbage collection.
+    """A list that is read, and what it changes. Keys are kept as text, which needs a third of the memory.
+
+    Args:
+        known: The records of before, by client ID. That of an unchanged entry is not made again.
 
     Attributes:
-        records: The keys by client ID, encoded.
+        ids: The client IDs in the list.
+        changed: The records of keys that are new or differ, by client ID.
         problems: The invalid entries, as place and reason.
         short_passwords: How many passwords are short.
         has_password_hashes: Whether any key has a password hash.
     """
 
-    def __init__(self) -> None:
-        self.records: dict[str, str] = {}
+    def __init__(self, known: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.ids: set[str] = set()
+        self.changed: dict[str, str] = {}
         self.problems: list[tuple[str, str]] = []
         self.short_passwords = 0
         self.has_password_hashes = False
+        self._known = known
         self._now = utcnow()
 
-    def add(self, entry: Entry, known: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Add an entry.
-
-        Args:
-            entry: The entry.
-            known: Records of an earlier list. That of an unchanged entry is used again.
-
-        Raises:
-            MissingExtra: The package that verifies a password hash is not installed.
-        """
+    def add(self, entry: Entry) -> None:
+        """Add an entry. Raises ``MissingExtra`` for a password hash that cannot be verified here."""
         place, client_id, fields = entry
         try:
             if isinstance(fields, InvalidKey):
                 raise fields
-            record = known.get(client_id)
+            record = self._known.get(client_id)
             if record is None or not has_version(record, client_id, fingerprint(fields)):
                 record = dump_key(key_of(client_id, fields, _HASHER, self._now))
-            if client_id in self.records:
+                self.changed[client_id] = record
+            if client_id in self.ids:
                 raise InvalidKey("the client ID occurs twice")
         except MissingExtra:
             raise
         except ValueError as exc:  # its text never contains a value
             self.problems.append((place, str(exc)))
             return
-        self.records[client_id] = record
+        self.ids.add(client_id)
         secret = fields if isinstance(fields, str) else fields["secret"]
         if looks_hashed(secret):
             self.has_password_hashes |= is_password_hash(secret)
@@ -86,22 +85,23 @@ class ListedStore:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._list = KeyList()
+        self._records: dict[str, str] = {}
+        self._short_passwords = 0
 
     def get(self, client_id: str, /) -> Key | None:
-        record = self._list.records.get(client_id)
+        record = self._records.get(client_id)
         return None if record is None else load_key(record, client_id)
 
     def get_record(self, client_id: str, /) -> StoredRecord | None:
-        return load_for_lookup(self._list.records.get(client_id), client_id)
+        return load_for_lookup(self._records.get(client_id), client_id)
 
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
-        page = page_of(self._list.records, prefix, after, limit)
+        page = page_of(self._records, prefix, after, limit)
         return [load_key(record, client_id) for client_id, record in page]
 
     def warnings(self) -> list[StoreWarning]:
         """Passwords that are too short."""
-        count = self._list.short_passwords
+        count = self._short_passwords
         message = f"passwords of fewer than {SHORT_PASSWORD} characters in {self._source}: {count}"
         remedy = "use long random secrets, such as those that basicauth-mw keys create generates"
         return [StoreWarning("short_password", message, remedy)] if count else []
@@ -110,5 +110,5 @@ class ListedStore:
 def page_of(values: Mapping[str, V], prefix: str, after: str, limit: int) -> list[tuple[str, V]]:
     """The items that ``Store.scan`` returns, of a mapping by client ID."""
     # Strings are ordered by code point, which is the order of their UTF-8 bytes.
-    ids = (client_id for client_id in values if client_id > after and client_id.startswith(prefix))
+    ids = (each for each in list(values) if each > after and each.startswith(prefix))
     return [(client_id, values[client_id]) for client_id in nsmallest(limit, ids)]

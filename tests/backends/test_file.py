@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from tests.runtime.test_fork import child_ends_well
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.auth.test_work import Work
     from tests.backends.servers_in_process import Client
@@ -348,6 +349,29 @@ def test_lookups_do_not_wait_for_a_large_file(path: Path) -> None:
             statuses.append(found)
             assert client.request(encode_basic("first", "wrong")).took_s < SLACK_S
         assert (found, len(statuses) > 1) == (200, True)
+
+
+def test_no_step_of_reading_blocks_other_threads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the CPU time between two points at which another thread can run."""
+    text = "".join(f"client-{number:06}:{generate('sk')}\n" for number in range(30_000))
+    write(path, text)
+    store = FileStore(f"file:{path}")
+    steps = []
+
+    def in_steps(self: FileStore, items: Iterable[object], pause_s: float) -> Iterator[object]:
+        for item in original(self, items, pause_s):
+            steps.append(time.thread_time())
+            yield item
+
+    original = FileStore._in_steps
+    monkeypatch.setattr(FileStore, "_in_steps", in_steps)
+    for changed in (text.replace("client-000001", "client-x"), text.replace("client", "other")):
+        write(path, changed)
+        steps.append(time.thread_time())
+        store.poll()
+        steps.append(time.thread_time())
+    assert store.get("other-000002")
+    assert max(after - before for before, after in pairwise(steps)) < 0.05
 
 
 # --- outages
