@@ -1,6 +1,6 @@
 // Back and reload lead to the page of the key, and a page that the browser caches for "back" loses the secret.
 const issued = document.getElementById("issued");
+const secrets = issued.querySelectorAll("[data-secret]");
 history.replaceState(null, "", issued.dataset.then);
-addEventListener("pagehide", () => {
-  for (const element of issued.querySelectorAll("[data-secret]")) element.textContent = "no longer shown";
-});
+addEventListener("pagehide", () => secrets.forEach((element) => (element.textContent = "no longer shown")));
+secrets.forEach((element) => (element.style.overflowWrap = "anywhere")); // on a phone
