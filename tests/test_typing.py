@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "tests" / "typing"
 
 CHECKERS = {
-    "mypy": ["mypy", "--strict", "--config-file=", "--warn-unreachable"],
+    "mypy": [  # with the options, and so the cache, of `make test`
+        *("mypy", "--strict", "--config-file=", "--warn-unreachable", f"--cache-dir={ROOT}/.mypy_cache"),
+    ],
     "pyright": ["pyright", f"--pythonpath={sys.executable}"],
 }
 
@@ -54,8 +56,6 @@ MISTAKES = [
 def test_mistakes_are_found_and_correct_programs_pass(checker: str, tmp_path: Path) -> None:
     """The types are precise: mistakes are reported, and nothing else."""
     command = [sys.executable, "-m", *CHECKERS[checker]]
-    if checker == "mypy":
-        command += ["--cache-dir", str(tmp_path / "cache")]
     mistaken = tmp_path / "mistaken.py"
     modules = ("asgi", "wsgi", "dashboard", "forward_auth", "integrations.fastapi")
     names = ["fastapi", "starlette.middleware", "basicauth_mw", *(f"basicauth_mw.{each}" for each in modules)]
