@@ -52,7 +52,7 @@ def find_binary() -> str:
 def find_port() -> int:
     """A free port, and one for a bus above it, both below the ephemeral ports of the system."""
     while True:
-        port = random.randrange(12_000, 22_000)
+        port = random.SystemRandom().randrange(12_000, 22_000)  # whatever seed a test has set
         with socket.socket() as probe, socket.socket() as bus, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             bus.bind(("127.0.0.1", port + BUS))

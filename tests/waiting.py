@@ -43,7 +43,7 @@ def free_port() -> int:
     Redis servers.
     """
     while True:
-        port = random.randrange(10_000, 12_000)
+        port = random.SystemRandom().randrange(10_000, 12_000)  # whatever seed a test has set
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 
