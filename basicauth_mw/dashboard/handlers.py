@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
@@ -14,7 +14,7 @@ from ..errors import KeyNotFound, ReadOnlyBackend, UnreadableRecord
 from ..keys.authorization_header import challenge, parse_basic
 from .calls import call_context, check_fields
 from .csrf import CsrfTokens
-from .listing import Cursor, KeyPage, list_page, recency_of, view_of
+from .listing import Cursor, KeyPage, count_expiring, list_page, recency_of, view_of
 from .openapi import endpoints_of
 from .problems import PageProblem
 from .responses import STYLE_SOURCE, security_headers, see_other
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from .request import DashboardRequest
 
     Document = Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
-
-_MOST_COUNTED: Final = 1000  # keys that expire soon
 
 logger = logging.getLogger("basicauth_mw")
 
@@ -102,9 +100,9 @@ class Handlers:
         context = self._list_page(request)
         client_id = request.field("id") if request.field("done") == "delete" else ""
         is_deleted = client_id != "" and self.backend.get(client_id) is None
-        expiring = None
+        expiring = (0, False)
         if context["listable"] and context["cursor"] == Cursor():
-            expiring = self.backend.search(state="expiring", limit=_MOST_COUNTED)
+            expiring = count_expiring(self.backend, request.now)
         return self.page(
             request, "keys.html", deleted=client_id if is_deleted else "", expiring=expiring, **context
         )

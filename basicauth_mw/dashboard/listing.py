@@ -7,9 +7,10 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..backends.search import iter_records
+from ..backends.search import iter_candidates, iter_records
 from ..errors import UnreadableRecord
 from ..keys import lifecycle
+from ..keys.filters import KeyFilter
 from ..keys.model import Key
 from .request import encode_query
 from .strings import STATES
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..backends.backend import Backend
 
 ROWS: Final = 25
+MOST_COUNTED: Final = 2_000  # keys that the first page looks at, so that it stays fast
 # Fits into any server's limit for a URL; with generated IDs it holds some 30 pages. With short IDs the number
 # of pages is limited instead: each is a query parameter.
 MAX_HISTORY_BYTES: Final = 2_000
@@ -142,3 +144,12 @@ def list_page(backend: Backend, cursor: Cursor, now: datetime) -> KeyPage:
     keys = [view_of(record, now) for record in records]
     following = cursor.next(keys[ROWS - 1].client_id) if len(keys) > ROWS else None
     return KeyPage(keys[:ROWS], following)
+
+
+def count_expiring(backend: Backend, now: datetime) -> tuple[int, bool]:
+    """Count the keys that expire soon; the second value tells whether there may be more."""
+    wanted = KeyFilter(state="expiring")
+    records = iter_candidates(backend, wanted)
+    looked_at = islice(records, MOST_COUNTED)
+    count = sum(isinstance(each, Key) and wanted.matches(each, now) for each in looked_at)
+    return count, next(records, None) is not None

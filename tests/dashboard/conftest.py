@@ -100,7 +100,7 @@ def render_page(template: str, **context: Any) -> str:
         may_create=True,
         **{
             "deleted": "",
-            "expiring": None,
+            "expiring": (0, False),
             "done": "",
             "history": [],
             "problem": None,
