@@ -119,14 +119,15 @@ class Reader:
             self._compare(command, shown)
 
     def _export(self, command: str) -> None:
-        for word in shlex.split(command)[1:]:
+        for word in shlex.split(self._localized(command))[1:]:
             name, _, value = word.partition("=")
             if "..." in value:  # the reader copies it
                 value = re.findall(rf"\b{value.replace('...', '[0-9A-Za-z+/=]+')}", self._printed)[-1]
             self.environ[name] = value
 
     def _serve(self, command: str) -> None:
-        port = self._ports.setdefault("8000", free_port())
+        named = re.search(r"--port (\d+)", command)
+        port = self._ports.setdefault(named[1] if named else "8000", free_port())
         log = self._stack.enter_context((self.folder / f"server-{len(self._servers)}.log").open("wb"))
         command = self._localized(command)
         if str(port) not in command:
@@ -172,6 +173,7 @@ class Reader:
         self._printed += done.stdout
 
     def _localized(self, command: str) -> str:
+        command = command.replace("/var/lib/keys", str(self.folder))
         for shown, port in self._ports.items():
             command = command.replace(shown, str(port))
         return command.replace("curl ", "curl -s ", 1) if command.startswith("curl ") else command

@@ -167,15 +167,45 @@ def chapter(heading: str) -> str:
     return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+# Commands that are followed, and how many there are at least.
 FOLLOWED = {
-    "README: first screen": (README.partition("\n## ")[0], 6),
-    "README: FastAPI": (chapter("FastAPI and Starlette"), 2),
-    "README: Keys": (chapter("Keys"), 11),
-    "docs/cli.md": ((ROOT / "docs" / "cli.md").read_text(), 2),
-    "docs/keys.md": ((ROOT / "docs" / "keys.md").read_text(), 14),
-    "docs/schemes.md": ((ROOT / "docs" / "schemes.md").read_text(), 6),
-    "docs/tutorial.md": ((ROOT / "docs" / "tutorial.md").read_text(), 17),
+    "README.md": (README.partition("\n## ")[0], 6),
+    "README.md: FastAPI": (chapter("FastAPI and Starlette"), 2),
+    "README.md: Keys": (chapter("Keys"), 11),
+    "docs/cli.md": (page("docs/cli.md"), 2),
+    "docs/dashboard.md": (page("docs/dashboard.md"), 3),
+    "docs/gateways.md": (page("docs/gateways.md"), 5),
+    "docs/keys.md": (page("docs/keys.md"), 14),
+    "docs/schemes.md": (page("docs/schemes.md"), 6),
+    "docs/tutorial.md": (page("docs/tutorial.md"), 21),
 }
+# Tests that run the commands of other pages, or do what they do.
+TESTED_BY = {
+    "CONTRIBUTING.md": ".ci/run",
+    "docs/apps.md": "tests/system/test_large_apps.py",
+    "docs/deployment.md": "tests/system/test_deploy.py",
+    "docs/logging.md": "tests/cli/test_logs.py",
+    "docs/migrating.md": "tests/test_migrating.py",
+    "docs/testing.md": "tests/test_docs.py",
+}
+
+
+def test_all_commands_are_run() -> None:
+    """A page with commands is followed, or names the tests that run them."""
+    with_commands = {
+        str(path.relative_to(ROOT))
+        for path in DOCS
+        if re.search(r"^ *```(?:console|sh|bash)$", path.read_text(), re.MULTILINE)
+    }
+    assert with_commands == {name.partition(":")[0] for name in FOLLOWED} | TESTED_BY.keys()
+    assert all((ROOT / tests).exists() for tests in TESTED_BY.values())
+    targets = re.findall(r"^([a-z-]+):.*##", page("Makefile"), re.MULTILINE)
+    named = {target for path in DOCS for target in re.findall(r"(?:^|`)make ([a-z-]+)", path.read_text())}
+    assert named <= {*targets}
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
