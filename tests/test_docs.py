@@ -103,7 +103,7 @@ DEPLOY = [
     ("deployment", ROOT / "examples" / "deploy" / name)
     for name in (
         *("Dockerfile", "alerts.yml", "app.py", "app.service", "compose.yaml", "kubernetes.yaml"),
-        "make-secrets.sh",
+        *("compose.postgres.yaml", "make-secrets.sh"),
     )
 ]
 

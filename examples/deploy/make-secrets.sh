@@ -1,12 +1,17 @@
 #!/bin/sh
-# Creates the files in secrets/ that compose.yaml mounts. Other users of the machine cannot open the folder; the files
+# Creates the files in secrets/ that the compose files mount. Other users of the machine cannot open the folder; the files
 # themselves are readable, because each container reads them with a user ID of its own.
 set -eu
 cd "$(dirname "$0")"
 umask 022
 mkdir -m 700 secrets
-password=$(head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \n')
-head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \n' > secrets/pepper
+random() {
+    head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \n'
+}
+random > secrets/pepper
+password=$(random)
+printf %s "$password" > secrets/postgres_password
+echo "postgresql://keys:$password@postgres/keys" > secrets/backend_postgres
 echo "redis://keys:$password@redis:6379/0" > secrets/backend
 cat > secrets/redis_users <<END
 user default off

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from tests.console import Reader
+from tests.postgres_server import TRUST, PostgresServer
 from tests.redis_server import find_binary, find_port
 from tests.release.test_deploy_files import expressions
 from tests.system.container import Image, build
@@ -108,35 +109,45 @@ def test_image(image: Image, user: int | None, tmp_path: Path) -> None:
             assert b"Read-only file system" in written.stderr
 
 
-def test_compose(image: Image, tmp_path: Path) -> None:
-    """The app with Redis, and with secrets from files."""
-    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    """The folder that ``make-secrets.sh`` creates."""
     shutil.copy(DEPLOY / "make-secrets.sh", tmp_path)
     run(tmp_path / "make-secrets.sh")
-    secrets, data = tmp_path / "secrets", tmp_path / "data"
-    data.mkdir()
-    assert secrets.stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    return tmp_path / "secrets"
+
+
+@contextmanager
+def composed(image: Image, services: dict[str, Any], secrets: Path) -> Iterator[Container]:
+    """The app of a compose file, in which a new key works, and ``check`` finds no problem."""
+    app = services["app"]
+    mounts = {f"/run/secrets/{name}": secrets / name for name in app["secrets"]}
+    uid = int(app["user"].partition(":")[0])
+    with running(image, secrets.with_name("log"), app["environment"], mounts, uid) as container:
+        create = container.sandbox("basicauth-mw", "keys", "create", "--name", "ci", "--json")
+        key = json.loads(run(*create))
+        response = container.get("/hello", auth=(key["client_id"], key["secret"]))
+        assert response.json() == {"hello": key["client_id"]}
+        checked = json.loads(run(*container.sandbox("basicauth-mw", "check", "--json")))
+        assert checked["problems"] == []
+        assert container.get("/ready").status_code == 204
+        yield container
+
+
+def test_compose_with_redis(image: Image, secrets: Path, tmp_path: Path) -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     port = find_port()
     backend = secrets / "backend"
     backend.write_text(backend.read_text().replace("redis:6379", f"127.0.0.1:{port}"))
-    command = services["redis"]["command"].replace("/run/secrets", str(secrets)).replace("/data", str(data))
-    command = command.replace("redis-server", find_binary())
+    command = services["redis"]["command"].replace("/run/secrets", str(secrets))
+    command = command.replace("/data", str(tmp_path)).replace("redis-server", find_binary())
     redis = subprocess.Popen([*command.split(), "--port", str(port)], stdout=subprocess.DEVNULL)
-    app = services["app"]
-    mounts = {f"/run/secrets/{name}": secrets / name for name in app["secrets"]}
     try:
         cli = f"{Path(find_binary()).with_name('redis-cli')} -p {port}"
         health = services["redis"]["healthcheck"]["test"].replace("redis-cli", cli)
         wait_until(lambda: not subprocess.run(["sh", "-c", health]).returncode)
-        uid = int(app["user"].partition(":")[0])
-        with running(image, tmp_path / "log", app["environment"], mounts, uid) as container:
-            create = container.sandbox("basicauth-mw", "keys", "create", "--name", "ci", "--json")
-            key = json.loads(run(*create))
-            response = container.get("/hello", auth=(key["client_id"], key["secret"]))
-            assert response.json() == {"hello": key["client_id"]}
-            checked = json.loads(run(*container.sandbox("basicauth-mw", "check", "--json")))
-            assert checked["problems"] == []
-            assert container.get("/ready").status_code == 204
+        with composed(image, services, secrets) as container:
             redis.terminate()
             redis.wait(LIMIT_S)
             wait_until(lambda: container.get("/ready").status_code == 503)
@@ -146,21 +157,44 @@ def test_compose(image: Image, tmp_path: Path) -> None:
         redis.wait()
 
 
+def test_compose_with_postgres(image: Image, secrets: Path) -> None:
+    services = yaml.safe_load((DEPLOY / "compose.postgres.yaml").read_text())["services"]
+    user = services["postgres"]["environment"]["POSTGRES_USER"]
+    with PostgresServer() as server:
+        password = (secrets / "postgres_password").read_text()
+        server.execute(f"ALTER ROLE {user} PASSWORD '{password}'")  # as the image does, with its database
+        server.execute(f"CREATE DATABASE {user}")
+        server.allow(f"host {user} all 127.0.0.1/32 scram-sha-256\n{TRUST}")
+        server.reload()
+        backend = secrets / "backend_postgres"
+        backend.write_text(backend.read_text().replace("@postgres/", f"@127.0.0.1:{server.port}/"))
+        with composed(image, services, secrets):
+            pass
+
+
 def test_kubernetes(image: Image, tmp_path: Path) -> None:
-    """The container of the Deployment passes its probes, with the keys of a Secret."""
+    """The container of the Deployment passes its probes, and uses a Secret as it is and as it is changed."""
     deployment, _ = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
     (described,) = deployment["spec"]["template"]["spec"]["containers"]
     (mount,) = described["volumeMounts"]
     environment = {variable["name"]: variable["value"] for variable in described["env"]}
-    secret = tmp_path / "secret"
-    secret.mkdir()
-    (secret / "keys").write_text("demo:p@55w0rd")
+    secret = tmp_path / "secret"  # as the kubelet writes it: links to a folder that it replaces
+    (secret / "1").mkdir(parents=True)
+    (secret / "1" / "keys").write_text("demo:p@55w0rd")
+    (secret / "..data").symlink_to("1")
+    (secret / "keys").symlink_to("..data/keys")
     with running(
         image, tmp_path / "log", environment, {mount["mountPath"]: secret}, 1_000_650_000
     ) as container:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert container.get(described[probe]["httpGet"]["path"]).status_code == 204
         assert container.get("/hello", auth=("demo", "p@55w0rd")).status_code == 200
+        (secret / "2").mkdir()
+        (secret / "2" / "keys").write_text("demo:another")
+        (secret / "new").symlink_to("2")
+        (secret / "new").rename(secret / "..data")
+        wait_until(lambda: container.get("/hello", auth=("demo", "p@55w0rd")).status_code == 401)
+        assert container.get("/hello", auth=("demo", "another")).status_code == 200
 
 
 def test_tutorial(wheels: Path, tmp_path: Path) -> None:
