@@ -114,9 +114,10 @@ def postgres_keys(keys: int, stack: ExitStack) -> None:
     sample = []
     with server.connect() as connection, connection.cursor() as cursor:
         for rows, ids in records(keys):
-            with cursor.copy("COPY basicauth_keys (client_id, version, record) FROM STDIN") as copy:
+            columns = "(client_id, version, record, history)"
+            with cursor.copy(f"COPY basicauth_keys {columns} FROM STDIN") as copy:
                 for row in rows:
-                    copy.write_row(row)
+                    copy.write_row((*row, ""))
             sample += ids
     say("keys", keys)
     server.execute("VACUUM ANALYZE basicauth_keys")

@@ -24,6 +24,7 @@ from basicauth_mw.keys.hashing import Hasher, hash_password
 from tests.auth.test_work import work as work
 from tests.backends.servers_in_process import AsgiClient, WsgiClient
 from tests.runtime.test_fork import child_ends_well
+from tests.tracebacks import variables_of
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def test_an_invalid_file_is_an_outage(path: Path, text: str | bytes, says: str) 
 
     assert says in str(problem.value)
     assert "canary" not in str(problem.value)
+    assert "canary" not in variables_of(problem.value, but=__file__)
     assert str(problem.value).startswith(f"the key file {path} ")
     assert store.is_stale
 

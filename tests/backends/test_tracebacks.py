@@ -39,6 +39,9 @@ URLS = [
     "team:canary",
     "env:canary/canary",
     "env:LISTED",
+    "file:canary",
+    "file://canary@h/keys",
+    "file:/keys?canary",
     "sqlite://:canary@h/keys.db",
 ]
 
