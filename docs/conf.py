@@ -58,11 +58,19 @@ def _add_navigation(_app: Any, page: str, source: list[str]) -> None:
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{pages}\n```\n"
 
 
+def _readable(page: str) -> str:
+    """Where the text of a page is on the site: its Markdown, or its HTML if it is made from docstrings."""
+    path = (DOCS / page).resolve()
+    relative = path.relative_to(DOCS.parent)
+    if "{eval-rst}" in path.read_text():
+        return str(relative.with_suffix(".html"))
+    return f"_sources/{relative}.txt"
+
+
 def _write_llms_txt(app: Any, exception: Exception | None) -> None:
     """Write the index for language models: its links lead to the Markdown of the pages."""
     if exception is None and app.builder.name == "html":
-        pages = {page: (DOCS / page).resolve().relative_to(DOCS.parent) for _, page in LISTED.findall(INDEX)}
-        text = re.sub(r"\]\(([^)#]+\.md)", lambda link: f"](_sources/{pages[link[1]]}.txt", INDEX)
+        text = re.sub(r"\]\(([^)#]+\.md)", lambda link: f"]({_readable(link[1])}", INDEX)
         (Path(app.outdir) / "llms.txt").write_text(text)
 
 
