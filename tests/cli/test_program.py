@@ -105,7 +105,7 @@ if os.environ["CTRL_C_AT"] == "exit":
     "command", [COMMAND, [Path(sys.executable).with_name("basicauth-mw")]], ids=["-m", "script"]
 )
 @pytest.mark.parametrize(
-    "at", ["basicauth_mw.errors", "basicauth_mw.cli", "typer", "rich.table", "basicauth_mw.cli.keys", "exit"]
+    "at", ["basicauth_mw.errors", "basicauth_mw.cli", "typer", "rich", "basicauth_mw.cli.keys", "exit"]
 )
 def test_ctrl_c_never_prints_a_traceback(tmp_path: Path, command: list[str], at: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(CTRL_C)
