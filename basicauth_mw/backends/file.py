@@ -38,7 +38,7 @@ T = TypeVar("T")
 logger = logging.getLogger("basicauth_mw")
 
 POLL_EVERY_S: Final = 0.25
-LOAD_LIMIT_S: Final = 10.0  # a file that is read for longer, or changes all the time, counts as broken
+LOAD_LIMIT_S: Final = 30.0  # a file that is read for longer, or changes all the time, counts as broken
 _REST_S: Final = 0.1  # a file that was changed more recently may be incomplete
 _STEP_S: Final = 0.004
 _PAUSE_S: Final = 0.001
@@ -172,13 +172,14 @@ class FileStore(ListedStore):
                 found: KeyList | InvalidKey | MissingExtra = self._load(pause_s)
             except (InvalidKey, MissingExtra) as exc:
                 found = exc.with_traceback(None)  # whose frames hold secrets
+            now = time.monotonic()
             if self._stat()[0] != signature:
                 return  # it changed meanwhile, so this may be a mixture
-            self._signature = signature
             if isinstance(found, KeyList):
                 self._replace(found, pause_s)
             else:
                 self._fail(str(found))
+            self._signature = signature  # last, so that a process forked before this reads the file again
         if self._problem is None:
             self._good_at = now
 

@@ -491,6 +491,30 @@ def test_a_forked_process_reads_the_file_by_itself(path: Path) -> None:
     assert child_ends_well(work)
 
 
+@pytest.mark.proves("F31")
+def test_a_process_forked_during_a_change_has_all_of_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path, "a:1\nb:2\n")
+    store = FileStore(f"file:{path}")
+    original = FileStore._in_steps
+    forked: list[bool] = []
+
+    def work() -> None:
+        assert opens(store, "a", "3")
+        assert opens(store, "b", "4")
+
+    def in_steps(self: FileStore, items: Iterable[object], pause_s: float) -> Iterator[object]:
+        for item in original(self, items, pause_s):
+            yield item
+            if type(items) is type({}.items()) and not forked:  # the first of two keys is replaced
+                forked.append(False)
+                forked[0] = child_ends_well(work)
+
+    monkeypatch.setattr(FileStore, "_in_steps", in_steps)
+    write(path, "a:3\nb:4\n")
+    store.poll()
+    assert forked == [True]
+
+
 def test_an_event_loop_is_not_blocked_by_a_refresh(path: Path) -> None:
     """A lookup after a pause, as after SIGSTOP, looks at the file on a thread."""
     write(path, "a:1\n")
