@@ -21,6 +21,7 @@ from ..codec import (
     dump_key,
     extend_history,
     load_for_lookup,
+    load_history,
     load_key,
     load_uses,
     to_microseconds,
@@ -212,6 +213,13 @@ class PostgresStore:
         return self._run(work, _ADMIN_TIMEOUT_S, writing=True)
 
     # --- listing and following
+
+    def history(self, client_ids: Sequence[str], /) -> list[list[Change]]:
+        rows = self._rows(_HISTORY, [list(filter(_is_storable, client_ids))])
+        found = {
+            (client_id or b"").decode(): load_history((text or b"").decode()) for client_id, text in rows
+        }
+        return [found.get(client_id, []) for client_id in client_ids]
 
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
         if "\0" in prefix:

@@ -12,13 +12,10 @@ from basicauth_mw.backends.base import HISTORY_KEPT
 from basicauth_mw.errors import InvalidKey, KeyNotFound
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import utcnow
-from tests.backends.conftest import STORES
 from tests.backends.life.helpers import imported
 
 if TYPE_CHECKING:
     from tests.backends.life.helpers import Deployment
-
-pytestmark = pytest.mark.parametrize("url", [name for name in STORES if name != "postgres"], indirect=True)
 
 MINUTE = timedelta(minutes=1)
 
