@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from ...errors import BackendUnavailable
 from ...runtime.fork import after_fork, before_fork
 from ...runtime.thread_local import ThreadLocalRegistry
-from .files import check_writable_mount, disk_full, explain, is_locked, maybe_replaced, signature
+from .files import (
+    SQLITE_ERRORS,
+    as_sqlite_error,
+    check_writable_mount,
+    disk_full,
+    explain,
+    is_locked,
+    maybe_replaced,
+    signature,
+)
 from .forks import LONGEST_WAIT_S, forks
 from .schema import check_is_current
 from .wal import inode_of, log_of, open_watched, share_logs, unwritable_logs
@@ -31,6 +40,7 @@ from .wal import inode_of, log_of, open_watched, share_logs, unwritable_logs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .files import SqliteErrors
     from .wal import UnchangedFile
 
     Execute = Callable[..., sqlite3.Cursor]
@@ -105,7 +115,7 @@ class ConnectionManager:
                     result = query(raw.execute)
             except Exception as exc:
                 self._check_unchanged(connection)
-                if isinstance(exc, sqlite3.Error):
+                if isinstance(exc, SQLITE_ERRORS):
                     raise self._error(connection, exc) from exc
                 raise
             if connection.unchanged is not None:
@@ -132,7 +142,7 @@ class ConnectionManager:
                     with suppress(sqlite3.Error):
                         execute("ROLLBACK")
                     raise
-            except sqlite3.Error as exc:
+            except SQLITE_ERRORS as exc:
                 raise self._error(connection, exc) from exc
             connection.maybe_replaced = False
             checkpoint(execute)
@@ -147,8 +157,9 @@ class ConnectionManager:
         for connection in self._connections.values():
             connection.close()
 
-    def error(self, exc: sqlite3.Error) -> Exception:
+    def error(self, exc: SqliteErrors) -> Exception:
         """The exception to raise for an error of SQLite."""
+        exc = as_sqlite_error(exc)
         if is_locked(exc):
             return BlockingIOError("the SQLite file is locked")
         if not disk_full(exc):  # then there may be no room to open anything again
@@ -158,12 +169,13 @@ class ConnectionManager:
             return BackendUnavailable("SQLite cannot use the file: {}; root can fix it:  {}".format(*found))
         return BackendUnavailable(f"SQLite cannot use the file: {explain(exc)}")
 
-    def _error(self, connection: _Connection, exc: sqlite3.Error) -> Exception:
+    def _error(self, connection: _Connection, exc: SqliteErrors) -> Exception:
         """``error``, or a retry the first time, as it may be the connection that is wrong and not the file.
 
         A file that was just renamed over another is opened with the log of the old one, as long as another
         process has that open.
         """
+        exc = as_sqlite_error(exc)
         error = self.error(exc)
         connection.maybe_replaced = not connection.maybe_replaced and maybe_replaced(exc)
         if connection.maybe_replaced:

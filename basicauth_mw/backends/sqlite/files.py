@@ -16,7 +16,12 @@ from ...errors import BackendUnavailable, ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    SqliteErrors = sqlite3.Error | UnicodeDecodeError
+
 T = TypeVar("T")
+
+# SQLite quotes a damaged schema in its message, and the driver raises the second if that is not UTF-8.
+SQLITE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.02
@@ -117,6 +122,15 @@ def signature(path: Path) -> tuple[int, int, int, int]:
 def has_tables(connection: sqlite3.Connection) -> bool:
     """Whether the file has any table."""
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+
+
+def as_sqlite_error(exc: SqliteErrors) -> sqlite3.Error:
+    """The error of SQLite that the driver raised, or could not raise."""
+    if not isinstance(exc, UnicodeDecodeError):
+        return exc
+    malformed = sqlite3.DatabaseError("malformed database schema")
+    malformed.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return malformed
 
 
 def is_locked(exc: sqlite3.Error) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,6 +22,8 @@ from . import schema
 from .checks import check_files
 from .connections import ConnectionManager, checkpoint
 from .files import (
+    SQLITE_ERRORS,
+    as_sqlite_error,
     check_is_file,
     check_writable_mount,
     explain,
@@ -221,7 +222,7 @@ class SqliteStore:
                     check_writable_mount(self._path)
                     before = schema.migrate(connection)
                     checkpoint(connection.execute)
-            except sqlite3.Error as exc:
+            except SQLITE_ERRORS as exc:
                 raise self._connections.error(exc) from exc
             if before == 0:
                 return f"{self._path} was restored from a dump; its version has been set"
@@ -375,10 +376,11 @@ def _create(path: Path) -> None:
                     connection.execute("PRAGMA journal_mode = WAL").fetchall()
                     schema.create(connection)
                 schema.check_is_ours(connection)
-        except sqlite3.Error as exc:
-            if is_locked(exc):
+        except SQLITE_ERRORS as exc:
+            error = as_sqlite_error(exc)
+            if is_locked(error):
                 raise BlockingIOError from exc
-            raise ConfigurationError(f"{path} cannot be used: {explain(exc)}") from None
+            raise ConfigurationError(f"{path} cannot be used: {explain(error)}") from None
 
     try:
         retry_while_locked(fill, _WRITE_WAIT_S)
