@@ -70,10 +70,14 @@ def main() -> None:
         python = work / "venv" / "bin" / "python"
         pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
         run(*pip, f"{wheel}[standard]")
-        bom = DIST / f"{sdist.name.removesuffix('.tar.gz')}.cdx.json"
+        name_and_version = sdist.name.removesuffix(".tar.gz")
+        project = (ROOT / "pyproject.toml").read_text()
+        version = f'version = "{name_and_version.partition("-")[2]}"'  # which the build reads from the code
+        (work / "pyproject.toml").write_text(re.sub("(?m)^dynamic = .*", version, project))
+        bom = DIST / f"{name_and_version}.cdx.json"
         run(
             *(sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"),
-            *("--pyproject", ROOT / "pyproject.toml", "--mc-type", "library", "--output-file", bom, python),
+            *("--pyproject", work / "pyproject.toml", "--mc-type", "library", "--output-file", bom, python),
         )
         run(*pip, "fastapi", "uvicorn")
         (work / "example").mkdir()
