@@ -211,8 +211,9 @@ def feed(url: str, processes: int, cpu_s: Callable[[], float]) -> None:
         time.sleep(2)
         begin, used = time.monotonic(), cpu_s()
         for each in followers:
-            each.stdin.write("\n")
-            each.stdin.flush()
+            if each.stdin is not None:
+                each.stdin.write("\n")
+                each.stdin.flush()
         time.sleep(10)
         share = (cpu_s() - used) / (time.monotonic() - begin)
         say("processes", processes)
