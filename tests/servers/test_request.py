@@ -51,6 +51,16 @@ class Connection:
             headers = {name.lower(): value for name, value in response.getheaders()}
             return response.status, headers, response.read()
 
+    def status(self, raw: bytes) -> int:
+        """Send a complete request and read the status only.
+
+        A server that refuses a head closes the connection with unread data, and that can cost the body.
+        """
+        self._socket.sendall(raw)
+        with HTTPResponse(self._socket) as response:
+            response.begin()
+            return response.status
+
 
 def common_request(authorization: str | None) -> bytes:
     """The headers that a common client sends."""
@@ -181,7 +191,7 @@ def test_odd_heads_get_a_response(serve: Callable[..., Served], name: str) -> No
     seen: dict[int, Any] = {}
     for raw in odd_heads():
         with Connection(served) as connection:
-            status = connection.request(raw)[0]
+            status = connection.status(raw)
         seen.setdefault(status, raw[:200])
 
     assert seen.keys() <= {400, 401, 431}, seen
