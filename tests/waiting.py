@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
 
 LIMIT_S = 60.0  # for work that takes at most a second on an idle machine
+
+
+def run_in_thread(work: Coroutine[Any, Any, T]) -> T:
+    """``asyncio.run`` in a thread, since Playwright leaves an event loop running in that of the tests."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, asyncio.wait_for(work, LIMIT_S)).result()
 
 
 class Clock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import threading
 from dataclasses import replace
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from basicauth_mw.backends import BulkStore, LastUse, Store, UsageStore, open_store
 from basicauth_mw.keys.model import Key, Secret
+from tests.waiting import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -321,7 +321,7 @@ def test_aget_on_an_event_loop(store: Any) -> None:
             finally:
                 await store.aclose()
 
-        assert asyncio.run(look_up()) == [store.get("a"), None, None]
+        assert run_in_thread(look_up()) == [store.get("a"), None, None]
     else:
         assert [store.get_nowait(name) for name in ("a", "unknown")] == [store.get("a"), None]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import fastmcp
@@ -14,7 +13,7 @@ import pytest
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.system.real.serving import Key, check_life_of_a_key, serving
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,12 +42,6 @@ class Notifications:
             self.arrived.set()
 
 
-def run(work: Any) -> None:
-    """Run a coroutine in a thread, since Playwright leaves an event loop running in that of the tests."""
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, asyncio.wait_for(work, LIMIT_S)).result()
-
-
 @MODES
 def test_the_client_of_fastmcp(running: Running, mode: Any) -> None:
     """``auth`` takes a token."""
@@ -65,7 +58,7 @@ def test_the_client_of_fastmcp(running: Running, mode: Any) -> None:
                 await client.call_tool("announce")
                 await notifications.arrived.wait()
 
-    run(work())
+    run_in_thread(work())
 
 
 @MODES
@@ -82,7 +75,7 @@ def test_the_client_of_the_sdk(running: Running, mode: Any) -> None:
                     await client.call_tool("announce")
                     await notifications.arrived.wait()
 
-    run(work())
+    run_in_thread(work())
 
 
 @MODES
@@ -93,7 +86,7 @@ def test_a_key_in_its_life(running: Running, mode: Any) -> None:
         async with fastmcp.Client(f"{running.url}/mcp", auth=key.token, mode=mode) as client:
             await client.call_tool("add", {"a": 1, "b": 1})
 
-    check_life_of_a_key(running.keys, lambda key: run(call(key)), mcp.MCPError)
+    check_life_of_a_key(running.keys, lambda key: run_in_thread(call(key)), mcp.MCPError)
 
 
 @MODES
@@ -125,7 +118,7 @@ def test_a_session_ends_when_its_key_is_revoked(running: Running, mode: Any) -> 
                     await call_until_refused()
                 assert statuses[-1] == 401
 
-    run(work())
+    run_in_thread(work())
 
 
 def test_the_first_challenge_is_bearer(running: Running) -> None:
