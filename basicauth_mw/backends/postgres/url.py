@@ -29,6 +29,9 @@ _OURS: Final = frozenset({"schema", "prefix"})
 _PRIMARY: Final = ("primary", "read-write")
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}", re.ASCII)
+_PORT = re.compile(r"[0-9]{0,5}")
+# libpq would take what follows an @ or a slash in a password as the host or the database.
+_BASE = re.compile(r"//([^@/]*@)?[^@/]*(/[^@]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def parse_url(url: str) -> Target:
     names = [name for name, _ in pairs]
     ours = {name: value for name, value in pairs if name in _OURS}
     others = [text for text, name in zip(texts, names, strict=True) if name not in _OURS]
-    found = _read_by_libpq(f"postgresql:{base}?{'&'.join(others)}") if base.startswith("//") else None
+    found = _read_by_libpq(f"postgresql:{base}?{'&'.join(others)}") if _BASE.fullmatch(base) else None
     options = found or {}
     hosts = options.pop("host", os.environ.get("PGHOST", "")).split(",")
     ports = options.pop("port", os.environ.get("PGPORT", "")).split(",")
@@ -87,6 +90,7 @@ def parse_url(url: str) -> Target:
             options.setdefault("target_session_attrs", "primary") not in _PRIMARY,
             "keys are read from the primary: target_session_attrs in the Postgres URL must be primary",
         ),
+        (not all(map(_PORT.fullmatch, ports)), "the port in the Postgres URL is not a number"),
         (len(ports) not in (1, len(hosts)), "the Postgres URL has not one port for each host"),
     ]
     if problems := [text for is_wrong, text in checks if is_wrong]:

@@ -75,6 +75,12 @@ def test_bad_options(query: str, says: str) -> None:
         "postgresql:/canary",
         "postgresql://u:can ary@h",
         "postgresql://[canary/",
+        "postgresql://u:1@canary@h/db",
+        "postgresql://u:canary/1@h/db",
+        "postgresql://u:1/canary@h/db",
+        "postgresql://u:canary?1@h/db",
+        "postgresql://u@h:canary/db",
+        "postgresql://h/db?port=canary",
     ],
 )
 def test_bad_urls(url: str) -> None:
