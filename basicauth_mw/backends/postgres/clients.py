@@ -126,6 +126,7 @@ class ThreadClient:
     def _reset(self) -> object:
         inherited = getattr(self, "_idle", None)
         self._slots = threading.BoundedSemaphore(THREAD_CONNECTIONS)
+        self._admin_slots = threading.BoundedSemaphore(THREAD_CONNECTIONS // 2)
         self._idle: list[Session] = []
         return inherited
 
@@ -148,6 +149,20 @@ class ThreadClient:
                     self._closer.start()
                 else:
                     session.close()
+        finally:
+            slots.release()
+
+    def run_admin(self, work: Work[T], timeout_s: float) -> T:
+        """``run`` for all but lookups, such as changes, which wait for each other.
+
+        It uses half of the connections, so that it never keeps a lookup from one.
+        """
+        ends_at = time.monotonic() + timeout_s
+        slots = self._admin_slots
+        if not slots.acquire(timeout=timeout_s):
+            raise BackendUnavailable("other work of this process uses the connections for changes and lists")
+        try:
+            return self.run(work, ends_at - time.monotonic())
         finally:
             slots.release()
 

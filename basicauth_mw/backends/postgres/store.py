@@ -35,7 +35,7 @@ from .url import parse_url
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ...errors import BackendError
     from ...keys.model import Change, Key
@@ -137,7 +137,7 @@ class PostgresStore:
 
     def get_record(self, client_id: str, /) -> StoredRecord | None:
         """``get`` without decoding more than the secrets."""
-        found = self._run(partial(_lookup, [client_id]), self._deadline_s)
+        found = self._run(self._threads.run, partial(_lookup, [client_id]), self._deadline_s)
         return load_for_lookup(found[0], client_id)
 
     async def aget_record(self, client_id: str, /) -> StoredRecord | None:
@@ -210,7 +210,7 @@ class PostgresStore:
             yield from do("COMMIT" if result else "ROLLBACK")
             return result
 
-        return self._run(work, _ADMIN_TIMEOUT_S, writing=True)
+        return self._run(self._threads.run_admin, work, _ADMIN_TIMEOUT_S, writing=True)
 
     # --- listing and following
 
@@ -231,7 +231,8 @@ class PostgresStore:
     def changes(self, since: str | None) -> Changes:
         cursor = _CURSOR.fullmatch(since or "")
         at = cursor.groups() if cursor else (str(_END), "")
-        rows = self._rows(_CHANGES, [at[0]], name="basicauth_changes")
+        work = partial(_select, _CHANGES, [at[0]], "basicauth_changes")
+        rows = self._run(self._threads.run, work, _ADMIN_TIMEOUT_S)
         if not rows:
             raise StatementFailed(next(iter(NO_SUCH_TABLE)))
         texts = [tuple((each or b"").decode() for each in row) for row in rows]
@@ -315,25 +316,31 @@ class PostgresStore:
         made = self._loops[loop] = LoopClient(session, _lookup, timeout_s=self._deadline_s)
         return made
 
-    def _rows(
-        self, statement: str, values: Sequence[Value], *, name: str = "", writing: bool = False
-    ) -> list[Row]:
+    def _rows(self, statement: str, values: Sequence[Value], *, writing: bool = False) -> list[Row]:
         """The rows that one statement returns."""
+        work = partial(_select, statement, values, "")
+        return self._run(self._threads.run_admin, work, _ADMIN_TIMEOUT_S, writing=writing)
 
-        def work(do: Do) -> Flow[list[Row]]:
-            return rows_of((yield from do(statement, values, name)))
-
-        return self._run(work, _ADMIN_TIMEOUT_S, writing=writing)
-
-    def _run(self, work: Work[T], timeout_s: float, *, writing: bool = False) -> T:
+    def _run(
+        self,
+        run: Callable[[Work[T], float], T],
+        work: Work[T],
+        timeout_s: float,
+        *,
+        writing: bool = False,
+    ) -> T:
         try:
-            return self._threads.run(work, timeout_s)
+            return run(work, timeout_s)
         except Exception as exc:
             failure = self._translated(exc, writing=writing)
         raise failure  # without a context: the frames hold the password
 
     def _translated(self, exc: Exception, *, writing: bool = False) -> BackendError:
         return translate_error(exc, self._connector.server, self._schema, writing=writing)
+
+
+def _select(statement: str, values: Sequence[Value], name: str, do: Do) -> Flow[list[Row]]:
+    return rows_of((yield from do(statement, values, name)))
 
 
 def _lookup(client_ids: Sequence[str], do: Do) -> Flow[list[bytes | None]]:

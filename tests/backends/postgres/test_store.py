@@ -139,6 +139,34 @@ def test_a_writer_that_stops_in_a_transaction_does_not_block_others_for_long(
     assert store.get("second") is not None
 
 
+def test_changes_that_wait_for_each_other_leave_connections_for_lookups(
+    store: PostgresStore, other: PostgresStore
+) -> None:
+    has_begun, has_looked_up = threading.Event(), threading.Event()
+
+    def held(do: Do) -> Flow[bool]:
+        has_begun.set()
+        has_looked_up.wait(20)
+        return (yield from do("SELECT 1")) is not None
+
+    def put(client_id: str) -> None:
+        has_begun.wait(20)
+        store.put(key(client_id), None)
+
+    def look_up() -> None:
+        has_begun.wait(20)
+        try:
+            wait_until(lambda: store._threads._admin_slots._value == 0)
+            assert store.get("0") is None
+            assert store.changes(None).cursor
+        finally:
+            has_looked_up.set()
+
+    puts = [partial(put, str(number)) for number in range(clients.THREAD_CONNECTIONS)]
+    together(partial(other._change, held, "held"), look_up, *puts)
+    assert store.get("0") is not None
+
+
 def test_changes_that_were_pruned_restored_or_lost_are_incomplete(
     postgres_server: PostgresServer, postgres_url: str, store: PostgresStore
 ) -> None:
