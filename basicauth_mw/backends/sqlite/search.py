@@ -37,6 +37,12 @@ _TEXTS: Final = (
     "CREATE VIRTUAL TABLE key_texts "
     "USING fts5(text, tokenize = 'trigram case_sensitive 1', detail = none, columnsize = 0)"
 )
+_HAS_INDEX: Final = (
+    "SELECT 1 FROM store_state WHERE name = 'text_index' "
+    "AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'key_texts')"
+)
+# Tables of FTS5, which drops them with the index; but a dump may have them without it.
+_OWN_TABLES: Final = ("", "_config", "_content", "_data", "_docsize", "_idx")
 
 
 @cache
@@ -51,8 +57,8 @@ def supports_text() -> bool:
 
 
 def has_text_index(execute: Execute) -> bool:
-    """Whether the index of texts is complete."""
-    return execute("SELECT 1 FROM store_state WHERE name = 'text_index'").fetchone() is not None
+    """Whether the index of texts is complete. A restored dump may have its mark, but not its table."""
+    return execute(_HAS_INDEX).fetchone() is not None
 
 
 def build_text_index(connection: sqlite3.Connection) -> None:
@@ -60,13 +66,14 @@ def build_text_index(connection: sqlite3.Connection) -> None:
     if not supports_text():
         return
     connection.create_function("text_of", 2, _text_of_row, deterministic=True)
-    connection.execute("DROP TABLE IF EXISTS key_texts")
+    for suffix in _OWN_TABLES:
+        connection.execute(f"DROP TABLE IF EXISTS key_texts{suffix}")
     connection.execute(_TEXTS)
     connection.execute(
         "INSERT INTO key_texts (rowid, text) SELECT seq, text_of(CAST(client_id AS BLOB), "
         "CAST(record AS BLOB)) FROM keys"
     )
-    connection.execute("INSERT INTO store_state VALUES ('text_index', 1)")
+    connection.execute("INSERT OR REPLACE INTO store_state VALUES ('text_index', 1)")
 
 
 class TextIndex:

@@ -142,6 +142,20 @@ def test_rows_that_another_program_deleted(keys: SqliteStore, path: Path) -> Non
     assert (found(keys, "acme"), found(keys, "hooli")) == ([], ["new"])
 
 
+def test_a_file_that_lost_the_index(keys: SqliteStore, path: Path) -> None:
+    """SQLite restores the table of an index only if it may write to its schema. Keys can be changed all the
+    same, and the next upgrade builds the index again."""
+    change(path, "DROP TABLE key_texts")
+    change(path, "CREATE TABLE key_texts_data (id INTEGER PRIMARY KEY, block BLOB)")
+    assert keys.put(Key("new", name="acme"), None)
+    assert keys.delete("acme-1")
+    assert found(keys, "acme") is None
+    assert keys.upgrade() is None
+    assert found(keys, "acme") == ["acme-2", "b", "new"]
+    assert keys.delete("acme-2")
+    assert found(keys, "acme") == ["b", "new"]
+
+
 @pytest.fixture
 def without_trigrams(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """As if SQLite lacked FTS5 or its trigram tokenizer: the index cannot be created."""
