@@ -40,6 +40,7 @@ logger = logging.getLogger("basicauth_mw")
 POLL_EVERY_S: Final = 0.25
 LOAD_LIMIT_S: Final = 30.0  # a file that is read for longer, or changes all the time, counts as broken
 _REST_S: Final = 0.1  # a file that was changed more recently may be incomplete
+_COARSE_S: Final = 2.5  # FAT stores times to two seconds
 _STEP_S: Final = 0.004
 _PAUSE_S: Final = 0.001
 _NAMED: Final = 20  # invalid entries in a message
@@ -165,31 +166,35 @@ class FileStore(ListedStore):
 
     def _read_if_changed(self, pause_s: float) -> None:
         now = time.monotonic()
-        signature, changed_s_ago = self._stat()
+        signature = self._stat()
         if signature != self._signature:
+            changed_at = max(signature[-2:])
+            changed_s_ago = time.time() - changed_at / 1e9
             time.sleep(min(max(_REST_S - changed_s_ago, 0), _REST_S))
             try:
                 found: KeyList | InvalidKey | MissingExtra = self._load(pause_s)
             except (InvalidKey, MissingExtra) as exc:
                 found = exc.with_traceback(None)  # whose frames hold secrets
             now = time.monotonic()
-            if self._stat()[0] != signature:
+            if self._stat() != signature:
                 return  # it changed meanwhile, so this may be a mixture
             if isinstance(found, KeyList):
                 self._replace(found, pause_s)
             else:
                 self._fail(str(found))
-            self._signature = signature  # last, so that a process forked before this reads the file again
+            # Where times are in whole seconds, another change may leave the same ones.
+            is_certain = changed_at % 10**9 or abs(changed_s_ago) > _COARSE_S
+            # Last, so that a process forked before this reads the file again.
+            self._signature = signature if is_certain else ()
         if self._problem is None:
             self._good_at = now
 
-    def _stat(self) -> tuple[tuple[int, ...], float]:
-        """What changes with the file, and how many seconds ago it changed."""
+    def _stat(self) -> tuple[int, ...]:
+        """What changes with the file; the last two are the times of its last changes in nanoseconds."""
         found = self._path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise OSError(0, "not a file")
-        signature = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        return signature, time.time() - found.st_mtime
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _load(self, pause_s: float) -> KeyList:
         found = KeyList(self._records)

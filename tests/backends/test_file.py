@@ -297,6 +297,26 @@ def test_a_change_is_seen_within_a_second(
     assert len(client.lookups) == looked_up
 
 
+def test_a_change_within_one_tick_of_a_coarse_clock(
+    client: Client, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT stores times to two seconds, some network file systems to one; the size stays the same."""
+
+    def coarse(self: FileStore) -> tuple[int, ...]:
+        *identity, changed, changed_inode = original(self)
+        return *identity, *(time - time % (2 * 10**9) for time in (changed, changed_inode))
+
+    original = FileStore._stat
+    monkeypatch.setattr(FileStore, "_stat", coarse)
+    store = client.backend.store
+    for number in (3, 4, 5, 6):
+        edit_in_place(path, f"old:a password-{number}\nkept:a password-2\n")
+        wait_until(lambda: opens(store, "old", f"a password-{number}"))  # noqa: B023
+    wait_until(lambda: store._signature == store._stat())
+    assert status(client, "old", "a password-6") == 200
+    assert status(client, "old", "a password-5") == 401
+
+
 def test_a_changed_secret_replaces_the_old_one(client: Client, path: Path) -> None:
     assert status(client, "old", "a password-1") == 200
     write(path, "old:a password-9\nkept:a password-2\n")
