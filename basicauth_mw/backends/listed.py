@@ -109,6 +109,7 @@ class ListedStore:
 
 def page_of(values: Mapping[str, V], prefix: str, after: str, limit: int) -> list[tuple[str, V]]:
     """The items that ``Store.scan`` returns, of a mapping by client ID."""
+    values = dict(values)  # a copy: the thread of ``file:`` may remove keys meanwhile
     # Strings are ordered by code point, which is the order of their UTF-8 bytes.
-    ids = (each for each in list(values) if each > after and each.startswith(prefix))
+    ids = (each for each in values if each > after and each.startswith(prefix))
     return [(client_id, values[client_id]) for client_id in nsmallest(limit, ids)]

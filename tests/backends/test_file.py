@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import time
+from heapq import nsmallest
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -342,6 +343,21 @@ def test_only_changed_keys_are_announced(path: Path) -> None:
     cursor = store.changes(None).cursor
     store.poll()
     assert store.changes(cursor).incomplete
+
+
+def test_keys_that_are_removed_while_they_are_listed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path, "a:1\nb:2\nc:3\n")
+    store = FileStore(f"file:{path}")
+
+    def sort_and_change(limit: int, ids: Iterable[str]) -> list[str]:
+        found = nsmallest(limit, ids)
+        write(path, "a:1\n")
+        store.poll()
+        return found
+
+    monkeypatch.setattr("basicauth_mw.backends.listed.nsmallest", sort_and_change)
+    assert [key.client_id for key in store.scan("", "", 2)] == ["a", "b"]
+    assert [key.client_id for key in store.scan("", "", 2)] == ["a"]
 
 
 def test_a_file_that_is_being_written_is_not_read(path: Path, caplog: pytest.LogCaptureFixture) -> None:
