@@ -178,10 +178,12 @@ class ThreadClient:
             since = time.monotonic() - IDLE_S
             idle = self._idle
             # The first ones have been idle for longest, since the last one is used first.
-            while idle and idle[0].used_at < since:
+            while True:
                 try:
+                    if idle[0].used_at >= since:
+                        break
                     session = idle.pop(0)
-                except IndexError:  # another thread uses it
+                except IndexError:  # there are none, or another thread uses it
                     break
                 if session.used_at < since:
                     session.close()
