@@ -29,6 +29,9 @@ _KEYS: Final = (
     "CREATE TABLE keys (seq INTEGER PRIMARY KEY, client_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, "
     "record TEXT NOT NULL, ends_at INTEGER, history TEXT NOT NULL DEFAULT '')"
 )
+_KEYS_2: Final = (  # of version 2
+    "CREATE TABLE keys (client_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, record TEXT NOT NULL)"
+)
 _ENDS: Final = "CREATE INDEX key_ends ON keys (ends_at, client_id) WHERE ends_at IS NOT NULL"
 # AUTOINCREMENT never reuses a number, whatever is pruned. A mark distinguishes a change from one with the
 # same number in another history of the file. A change without a client ID concerns no cache; the first row is
@@ -40,10 +43,10 @@ _CHANGES: Final = (
 _STATE: Final = "CREATE TABLE store_state (name TEXT NOT NULL PRIMARY KEY, value) WITHOUT ROWID"
 _FIRST_CHANGE: Final = "INSERT INTO changes (client_id) VALUES (NULL)"
 
-_MARKS: Final = (
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
+
+def _marks(version: int) -> tuple[str, str]:
+    return f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {version}"
+
 
 _SCHEMA: Final = (
     _KEYS,
@@ -51,7 +54,7 @@ _SCHEMA: Final = (
     _CHANGES,
     _FIRST_CHANGE,
     _STATE,
-    *_MARKS,
+    *_marks(SCHEMA_VERSION),
 )
 
 _UPGRADE: Final = (
@@ -66,7 +69,7 @@ _UPGRADE: Final = (
     _STATE,
     "INSERT INTO store_state SELECT 'password_hashes', 1 FROM facts WHERE name = 'slow'",
     "DROP TABLE facts",
-    *_MARKS,
+    *_marks(SCHEMA_VERSION),
 )
 # From each earlier version to the current one. Version 1 never wrote to its last_used.
 _UPGRADES: Final = {
@@ -83,19 +86,21 @@ _UPGRADES: Final = {
 }
 
 
-def is_restored(connection: sqlite3.Connection) -> bool:
-    """Whether a file has these tables but not their version, which SQLite's ``.dump`` omits."""
+def restored_version(connection: sqlite3.Connection) -> int | None:
+    """The version of a file that was restored from SQLite's ``.dump``, which omits it; None if it was not."""
     if connection.execute("PRAGMA application_id").fetchone()[0]:
-        return False
+        return None
     tables = connection.execute("SELECT sql FROM sqlite_master WHERE name IN ('keys', 'changes')").fetchall()
-    return {bytes(sql) for (sql,) in tables} == {_KEYS.encode(), _CHANGES.encode()}
+    found = {bytes(sql) for (sql,) in tables}
+    versions = {_KEYS_2: 2, _KEYS: SCHEMA_VERSION}
+    return next((versions[keys] for keys in versions if found == {keys.encode(), _CHANGES.encode()}), None)
 
 
 def check_is_ours(connection: sqlite3.Connection) -> int:
     """Return the version of a file of keys; raise ``BackendUnavailable`` if this release cannot use it."""
     ((application,),) = connection.execute("PRAGMA application_id").fetchall()
     ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-    if is_restored(connection):
+    if restored_version(connection) is not None:
         raise BackendUnavailable(
             "the SQLite file was restored from a dump, which lacks its version; the command line adds it:  "
             "basicauth-mw keys list --limit 1"
@@ -147,8 +152,8 @@ def migrate(connection: sqlite3.Connection) -> int | None:
     migrated: list[int] = []
 
     def run() -> None:
-        if is_restored(connection):
-            _run(connection, _MARKS)
+        if (restored := restored_version(connection)) is not None:
+            _run(connection, _marks(restored))
             migrated.append(0)
         if (version := check_is_ours(connection)) != SCHEMA_VERSION:
             _run(connection, _UPGRADES[version])
@@ -168,7 +173,7 @@ def needs_migration(connection: sqlite3.Connection, *, may_write: bool) -> bool:
     Raises as ``migrate`` does.
     """
     return (
-        is_restored(connection)
+        restored_version(connection) is not None
         or check_is_ours(connection) != SCHEMA_VERSION
         or (may_write and supports_text() and not has_text_index(connection.execute))
     )

@@ -203,6 +203,23 @@ def test_version_2(path: Path, *, has_passwords: bool) -> None:
             assert connection.execute("SELECT * FROM changes").fetchall()[: len(changes)] == changes
 
 
+def test_a_restored_dump_of_version_2(path: Path) -> None:
+    """``.dump`` omits the version."""
+    path.unlink()
+    dump = SCHEMA_2.partition("PRAGMA")[0].replace(",\n    mark", ", mark")
+    key = Key("a", name="Acme", version=1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(dump)
+        connection.execute("INSERT INTO keys VALUES (?, ?, ?)", (key.client_id, key.version, dump_key(key)))
+    with open_backend(f"sqlite:///{path}", settings=Settings()) as backend:
+        with pytest.raises(BackendUnavailable, match=rf"restored from a dump.*{OLDER}"):
+            backend.get("a")
+        assert backend.store.upgrade() == f"{path} was restored from a dump; its version has been set"
+        assert [found.name for found in backend.search("acme").keys] == ["Acme"]
+        assert backend.store.upgrade() is None
+    assert version_of(path) == SCHEMA_VERSION
+
+
 def test_a_second_upgrade_does_nothing(store: SqliteStore, path: Path) -> None:
     assert store.upgrade()
     before = path.read_bytes()
