@@ -119,17 +119,21 @@ def websocket_scope(authorization: bytes | str | None = None, *, denial: bool = 
 
 
 async def exchange(app: AnyApp, scope: Scope, *incoming: Message, send: Send | None = None) -> Exchange:
-    """Call an app in the running loop; receive blocks after ``incoming``, as in a server."""
+    """Call an app in the running loop; after ``incoming``, receive waits for the response, as in a server."""
     seen = Exchange()
     waiting = list(incoming or [{"type": "http.request", "body": b"", "more_body": False}])
+    is_complete = asyncio.Event()
 
     async def receive() -> Message:
         if waiting:
             return waiting.pop(0)
-        return await asyncio.Event().wait()  # type: ignore[return-value]
+        await is_complete.wait()
+        return {"type": "http.disconnect"}
 
     async def collect(message: Message) -> None:
         seen.messages.append(dict(message))
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            is_complete.set()
 
     try:
         async with asyncio.timeout(LIMIT_S):
