@@ -38,14 +38,14 @@ T = TypeVar("T")
 logger = logging.getLogger("basicauth_mw")
 
 POLL_EVERY_S: Final = 0.25
-LOAD_LIMIT_S: Final = 30.0  # a file that is read for longer, or changes all the time, counts as broken
+LOAD_LIMIT_S: Final = 30.0  # a file that takes longer to read, or keeps changing, is invalid
 _REST_S: Final = 0.1  # a file that was changed more recently may be incomplete
 _COARSE_S: Final = 2.5  # FAT stores times to two seconds
 _STEP_S: Final = 0.004
 _PAUSE_S: Final = 0.001
-_NAMED: Final = 20  # invalid entries in a message
+_NAMED: Final = 20  # how many invalid entries an error message lists
 _LOADS_KEPT: Final = 16  # whose changes are known
-CHANGES_KEPT: Final = 10_000  # of one load
+CHANGES_KEPT: Final = 10_000  # of one load of the file
 
 
 class _Feed(NamedTuple):
@@ -103,7 +103,7 @@ class FileStore(ListedStore):
         return super().get_record(client_id)
 
     def get_record_nowait(self, client_id: str, /) -> StoredRecord | None:
-        """``get_record``, unless the file has to be looked at first, as in a new process."""
+        """``get_record``, unless the file has to be checked first, as in a new process."""
         self._thread.start()
         if self._is_due() or self._is_outdated():
             raise BlockingIOError
@@ -174,7 +174,7 @@ class FileStore(ListedStore):
             try:
                 found: KeyList | InvalidKey | MissingExtra = self._load(pause_s)
             except (InvalidKey, MissingExtra) as exc:
-                found = exc.with_traceback(None)  # whose frames hold secrets
+                found = exc.with_traceback(None)  # the traceback's frames hold secrets
             now = time.monotonic()
             if self._stat() != signature:
                 return  # it changed meanwhile, so this may be a mixture
@@ -221,7 +221,7 @@ class FileStore(ListedStore):
         for client_id, record in self._in_steps(found.changed.items(), pause_s):
             self._records[client_id] = record
         self._short_passwords = found.short_passwords
-        # Announced only now, so that no lookup finds a record of before after its change is known.
+        # Announced last, so that no lookup finds an old record after its change is known.
         is_few = len(gone) + len(found.changed) <= CHANGES_KEPT
         latest = (*changed, frozenset([*gone, *found.changed]))[-_LOADS_KEPT:] if is_few else ()
         self._feed = _Feed(loads + 1, latest, has_password_hashes)

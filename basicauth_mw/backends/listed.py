@@ -1,4 +1,4 @@
-"""What stores that hold their keys in the memory of the process share: ``env:``, ``file:``, ``memory:``."""
+"""Code shared by the stores that keep keys in the memory of the process: ``env:``, ``file:``, ``memory:``."""
 
 from __future__ import annotations
 

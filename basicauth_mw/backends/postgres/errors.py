@@ -24,7 +24,7 @@ class StatementFailed(Exception):
         self.sqlstate = sqlstate
 
 
-# By what libpq, Postgres and pgbouncer say, in this order. Their texts are not passed on.
+# Matched in this order against the messages of libpq, Postgres and pgbouncer, which are not passed on.
 _CONNECTING: Final = [
     (re.compile(pattern, re.IGNORECASE), reason)
     for pattern, reason in {

@@ -140,7 +140,7 @@ async def _aresolve(loop: asyncio.AbstractEventLoop, request: Resolve) -> list[s
     try:
         async with timeout(max(0, request.until - time.monotonic())):
             found = await loop.getaddrinfo(request.host, request.port, type=socket.SOCK_STREAM)
-    except OSError as exc:  # TimeoutError is one
+    except OSError as exc:  # includes TimeoutError
         return exc
     return _numeric(found)
 

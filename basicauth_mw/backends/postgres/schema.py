@@ -41,7 +41,7 @@ def table_names(schema: str, prefix: str) -> dict[str, str]:
 
 
 def check(do: Do, *, create: bool) -> Flow[int]:
-    """Check the tables, and make missing ones with ``create``; return the process id of the server.
+    """Check the tables, and create missing ones with ``create``; return the process id of the server.
 
     Raises:
         BackendUnavailable: They are not of this release.
@@ -61,7 +61,7 @@ def check(do: Do, *, create: bool) -> Flow[int]:
 
 
 def migrate(do: Do, *, create: bool) -> Flow[int]:
-    """Upgrade the tables; with ``create``, make missing ones. Return the version that they had, 0 for none.
+    """Upgrade the tables; with ``create``, create missing ones. Return the version that they had, 0 for none.
 
     Older releases refuse them afterwards.
     """

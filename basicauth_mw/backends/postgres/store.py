@@ -90,7 +90,7 @@ _RECORD_USES: Final = (
 _LAST_USES: Final = (
     "SELECT client_id, secret, minute FROM {last_used} WHERE client_id = ANY ($1::text[]) ORDER BY client_id"
 )
-# Those of secrets that a key no longer has, except for the latest use of all.
+# Last uses of secrets that a key no longer has, except for the latest of all.
 _PRUNE_USES: Final = (
     "DELETE FROM {last_used} WHERE client_id = $1 AND secret <> ALL ($2::text[]::bigint[]) "
     "AND (minute, secret) < (SELECT minute, secret FROM {last_used} WHERE client_id = $1 "
@@ -354,7 +354,7 @@ def _lookup(client_ids: Sequence[str], do: Do) -> Flow[list[bytes | None]]:
 
 
 def _columns(records: Sequence[Key], changes: Sequence[Sequence[Change]]) -> list[Value]:
-    """What ``_INSERT`` takes."""
+    """The parameters of ``_INSERT``."""
     return [
         [record.client_id for record in records],
         [str(record.version) for record in records],
