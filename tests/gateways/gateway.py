@@ -119,7 +119,7 @@ class Kind:
         """Write the main file, if the gateway needs one."""
         if self.main:
             name, text = self.main
-            # nginx's workers would otherwise run as a user who may not write here.
+            # nginx's workers would otherwise run as a user without write access here.
             user = "user root;" if self.name == "nginx" and os.geteuid() == 0 else ""
             (directory / name).write_text(user + text)
 

@@ -79,7 +79,7 @@ class Project:
 
 @pytest.fixture(params=["sqlite", "redis"])
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
-    """The project with a superuser and a user who may only look, over each kind of store."""
+    """The project with a superuser and a user with view permission only, over each kind of store."""
     sqlite = request.param == "sqlite"
     url = f"sqlite:///{tmp_path}/keys.db" if sqlite else str(request.getfixturevalue("redis_url"))
     with open_backend(url, settings=Settings(), create=True) as backend:

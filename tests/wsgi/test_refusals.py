@@ -469,7 +469,7 @@ def test_an_asynchronous_backend_that_hangs_frees_its_threads(app: App) -> None:
     hangs = False
     deadline = time.monotonic() + 3.0
     while (status := call(middleware, field).status) != 401:
-        assert time.monotonic() < deadline, f"still {status}: the threads hang for ever"
+        assert time.monotonic() < deadline, f"still {status}: the threads hang"
 
 
 def test_a_cancelled_asynchronous_lookup_is_a_503(app: App) -> None:
