@@ -386,13 +386,13 @@ def make_certificates(directory: Path) -> tuple[ssl.SSLContext, Path]:
 
 
 class Dribbler:
-    """A server whose reply never ends: it sends ``sends`` every 20 ms."""
+    """A server whose reply to a command never ends: it sends ``sends`` every 20 ms."""
 
     def __init__(self, sends: bytes) -> None:
         self._sends = sends
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.accepted = threading.Event()
+        self.received = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -409,8 +409,9 @@ class Dribbler:
         while not self._stop.is_set():
             connection, _ = self._listener.accept()
             held.append(connection)
-            self.accepted.set()
             with suppress(OSError):
+                connection.recv(1)
+                self.received.set()
                 while not self._stop.wait(0.02):
                     connection.send(self._sends)
         for connection in held:
