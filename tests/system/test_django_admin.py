@@ -144,6 +144,8 @@ def shots(page: Page, name: str) -> None:
     for width, scheme in VIEWS:
         page.set_viewport_size({"width": width, "height": 800})
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        # The admin's style sheet changes the colors of links gradually.
+        page.evaluate("Promise.all(document.getAnimations().map(each => each.finished))")
         page.screenshot(path=SHOTS / f"django-{name}-{width}-{scheme}.png", full_page=True)
         found = [
             f"{each['id']}: {node['html'][:200]}"
