@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..keys.model import Principal
 
-MAX_BODY_BYTES: Final = 64 * 1024  # a form holds at most a name, scopes, and a request to try
+MAX_BODY_BYTES: Final = 64 * 1024  # the edit form sends each field twice: as shown and as typed
 _MAX_FIELDS: Final = 64
 _FORM: Final = "application/x-www-form-urlencoded"
 _LOOPBACK: Final = re.compile(r"(?:(?:.+\.)?localhost|127(?:\.[0-9]+){3}|\[::1\])(?::[0-9]+)?", re.IGNORECASE)
