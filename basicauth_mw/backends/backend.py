@@ -603,7 +603,7 @@ class Backend:
     def _writable(self) -> Store:
         if not isinstance(self.store, Store):
             raise ReadOnlyBackend(
-                "this backend is read-only: edit its source (env: the variable or file with its keys), or "
+                "this backend is read-only: edit the file or variable that has its keys, or "
                 "use a backend that stores keys, such as sqlite:///keys.db"
             )
         return self.store

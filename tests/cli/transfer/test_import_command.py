@@ -394,7 +394,7 @@ def test_a_read_only_backend_is_refused_before_any_work(
     file.write_bytes(generated_lines(1))
 
     cli("keys", "import", str(file), "--backend", "env:").failed_with(
-        "this backend is read-only: edit its source (env: the variable or file with its keys), or use"
+        "this backend is read-only: edit the file or variable that has its keys, or use"
     )
 
 
