@@ -147,7 +147,7 @@ def list_page(backend: Backend, cursor: Cursor, now: datetime) -> KeyPage:
 
 
 def count_expiring(backend: Backend, now: datetime) -> tuple[int, bool]:
-    """Count the keys that expire soon; the second value tells whether there may be more."""
+    """Return the number of keys that expire soon, and whether there may be more."""
     wanted = KeyFilter(state="expiring")
     records = iter_candidates(backend, wanted)
     looked_at = islice(records, MOST_COUNTED)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Creates the files in secrets/ that the compose files mount. Other users of the machine cannot open the folder; the files
-# themselves are readable, because each container reads them with a user ID of its own.
+# themselves are readable, because each container reads them with its own user ID.
 set -eu
 cd "$(dirname "$0")"
 umask 022

@@ -187,7 +187,7 @@ class KeyList(ChangeList):
 class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Finds, creates, changes and deletes keys. The actions need the permission to change keys.
 
-    For an ``AdminSite`` of your own: ``site.register(ApiKey, ApiKeyAdmin)``.
+    For a custom ``AdminSite``, call ``site.register(ApiKey, ApiKeyAdmin)``.
     """
 
     form = ApiKeyForm
