@@ -33,8 +33,8 @@ def block(results: str) -> str:
     )
     revoke = (
         f"- **A revoked key** was refused by all of four workers after {_slowest(results)} ms (99th "
-        "percentile; uvicorn and gunicorn, SQLite and Redis). The limit is 250 ms while the store is "
-        "healthy, and `cache_ttl_s` if it is not."
+        "percentile; uvicorn and gunicorn, SQLite, Redis and Postgres). The limit is 250 ms while the store "
+        "is healthy, and `cache_ttl_s` if it is not."
     )
     return "\n".join(textwrap.fill(text, 140, subsequent_indent="  ") for text in (hit, revoke))
 

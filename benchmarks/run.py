@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import sqlite3
 import ssl
 import subprocess
@@ -63,6 +64,7 @@ def main() -> int:
     to = arguments.to or (ROOT / ".make" / "bench" if arguments.quick else HERE)
     to.mkdir(parents=True, exist_ok=True)
 
+    facts = machine(quick=arguments.quick)  # first: if it fails, nothing has been measured yet
     begin, load = datetime.now(UTC), os.getloadavg()[0]
     outcomes: dict[str, Outcome] = {}
     failed: list[str] = []
@@ -75,7 +77,12 @@ def main() -> int:
                 outcomes[name] = outcome
 
     drawn = draw(outcomes, to)
-    results = document(machine(begin, load, quick=arguments.quick), outcomes, drawn, failed)
+    end = datetime.now(UTC)
+    when = (
+        f"{begin:%Y-%m-%d %H:%M} UTC, {(end - begin).total_seconds() / 60:.0f} minutes; load average "
+        f"{load:.2f} before and {os.getloadavg()[0]:.2f} at the end"
+    )
+    results = document([when, *facts], outcomes, drawn, failed)
     (to / "RESULTS.md").write_text(results)
     if to == HERE and not failed:
         readme = ROOT / "README.md"
@@ -121,7 +128,7 @@ def draw(outcomes: dict[str, Outcome], to: Path) -> dict[str, str]:
     return drawn
 
 
-def machine(begin: datetime, load: float, *, quick: bool) -> list[str]:
+def machine(*, quick: bool) -> list[str]:
     """What the figures depend on, an item each."""
     cpu = next(
         (
@@ -132,19 +139,14 @@ def machine(begin: datetime, load: float, *, quick: bool) -> list[str]:
         platform.processor(),
     )
     required = (HERE / "requirements.txt").read_text().splitlines()
-    names = [line.partition("==")[0] for line in required if "==" in line]
+    names = [re.split(r"\[|==", line)[0] for line in required if "==" in line]  # without extras
     versions = ", ".join(f"{name} {version(name)}" for name in [*names, "argon2-cffi", "bcrypt"])
     from tests.redis_server import find_binary
 
     redis = subprocess.run([find_binary(), "--version"], capture_output=True, text=True).stdout.split()[2]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    end = datetime.now(UTC)
     few = ": **few rounds, which show that it works, and little else**" if quick else ""
     return [
-        (
-            f"{begin:%Y-%m-%d %H:%M} UTC, {(end - begin).total_seconds() / 60:.0f} minutes; load average "
-            f"{load:.2f} before and {os.getloadavg()[0]:.2f} at the end"
-        ),
         f"`make bench{' BENCH_ARGS=--quick' if quick else ''}`{few}",
         f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB; {platform.system()} {platform.release()}",
         (

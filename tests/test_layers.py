@@ -80,6 +80,7 @@ LAYERS = [
     ],
     ["backends.usage"],
     ["backends.reader", "backends.search"],
+    ["backends.readable"],
     ["backends.backend"],
     # auth: the decision on a request, without I/O
     ["auth"],

@@ -46,7 +46,7 @@ def change_key(
     while True:
         key = store.get(client_id)
         if key is None:
-            raise KeyNotFound(f"there is no key with the client ID {client_id!r}")
+            raise not_found(client_id)
         changed = change(key)
         # Compare what is stored: in Python, the 1, 1.0 and true of JSON metadata are equal.
         if dump_key(changed) == dump_key(key):
@@ -151,6 +151,11 @@ def announce(store: Store, client_id: str) -> None:
     """Announce a change again, in a store where it may have been written without its announcement."""
     if publish := getattr(store, "announce", None):
         publish(client_id)
+
+
+def not_found(client_id: str) -> KeyNotFound:
+    """The error for an unknown ID."""
+    return KeyNotFound(f"there is no key with the client ID {client_id!r}")
 
 
 def matches_stored(store: Store, key: Key, before: Key | None) -> bool | None:
