@@ -80,8 +80,12 @@ class Backend(ReadableBackend):
     """Creates, finds and ends keys.
 
     Every method that changes a key takes ``actor``: who makes the change, for the audit log, as a client ID
-    or a user name; None means ``Backend.actor``. Each of them raises ``ReadOnlyBackend`` if the store cannot
-    be written, raises ``BackendUnavailable`` if it cannot be reached, and writes an audit record.
+    or a user name; None means ``Backend.actor``. All but ``create`` and ``delete`` take ``version``: the
+    ``Key.version`` that must be stored now, so that a form does not undo the change of somebody else; None
+    for any. With another one stored they raise ``InvalidKey``, and nothing is changed.
+
+    Each of them raises ``ReadOnlyBackend`` if the store cannot be written, raises ``BackendUnavailable`` if
+    it cannot be reached, and writes an audit record.
 
     Args:
         store: A ``Store``, a ``ReadableStore``, or any object with ``get`` or ``aget`` that returns a ``Key``
@@ -240,46 +244,52 @@ class Backend(ReadableBackend):
             "key.updated", client_id, partial(lifecycle.updated, fields=fields), actor, version
         )
 
-    def end_secret(self, client_id: str, created_at: datetime, *, actor: str | None = None) -> Key:
+    def end_secret(
+        self, client_id: str, created_at: datetime, *, version: int | None = None, actor: str | None = None
+    ) -> Key:
         """End one secret of a key now, such as the old one before its overlap ends. Idempotent.
 
         Args:
             client_id: ID of the key.
             created_at: ``created_at`` of the secret.
+            version: As for ``update``.
             actor: Who ends it.
 
         Raises:
             KeyNotFound: There is no such key.
             KeyRevoked: The key is revoked, which is final.
-            InvalidKey: The key has no such secret.
+            InvalidKey: The key has no such secret, or another version.
         """
         change = partial(lifecycle.secret_ended, created_at=created_at, now=utcnow())
-        return self._change("key.updated", client_id, change, actor)
+        return self._change("key.updated", client_id, change, actor, version)
 
-    def revoke(self, client_id: str, *, actor: str | None = None) -> Key:
+    def revoke(self, client_id: str, *, version: int | None = None, actor: str | None = None) -> Key:
         """End a key for good. Idempotent.
 
         Raises:
             KeyNotFound: There is no such key.
         """
-        return self._change("key.revoked", client_id, partial(lifecycle.revoked, now=utcnow()), actor)
+        change = partial(lifecycle.revoked, now=utcnow())
+        return self._change("key.revoked", client_id, change, actor, version)
 
-    def disable(self, client_id: str, *, actor: str | None = None) -> Key:
+    def disable(self, client_id: str, *, version: int | None = None, actor: str | None = None) -> Key:
         """Refuse a key until it is enabled again. Idempotent.
 
         Raises:
             KeyNotFound: There is no such key.
         """
-        return self._change("key.disabled", client_id, lambda key: replace(key, disabled=True), actor)
+        return self._change(
+            "key.disabled", client_id, lambda key: replace(key, disabled=True), actor, version
+        )
 
-    def enable(self, client_id: str, *, actor: str | None = None) -> Key:
+    def enable(self, client_id: str, *, version: int | None = None, actor: str | None = None) -> Key:
         """Accept a disabled key again. Idempotent.
 
         Raises:
             KeyNotFound: There is no such key.
             KeyRevoked: The key is revoked, which is final.
         """
-        return self._change("key.enabled", client_id, lifecycle.enabled, actor)
+        return self._change("key.enabled", client_id, lifecycle.enabled, actor, version)
 
     def delete(self, client_id: str, *, actor: str | None = None) -> Key:
         """Remove a key and free its id.

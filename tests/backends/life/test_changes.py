@@ -191,6 +191,24 @@ def test_an_update_may_require_a_version(backend: Backend, events: Callable[...,
     assert [each["event"] for each in events()] == ["key.created", "key.updated"]
 
 
+@pytest.mark.parametrize("name", ["disable", "enable", "revoke", "end_secret"])
+def test_other_changes_may_require_a_version(name: str, backend: Backend, events: Callable[..., Any]) -> None:
+    """Somebody disables the key meanwhile, which an old form does not undo."""
+    seen = backend.create(client_id="ci").key
+    given = [seen.secrets[0].created_at] if name == "end_secret" else []
+    change = getattr(backend, name)
+    disabled = backend.disable("ci", version=seen.version)
+    events()
+
+    with pytest.raises(InvalidKey, match="has changed"):
+        change("ci", *given, version=seen.version)
+    assert (backend.get("ci"), events()) == (disabled, [])
+
+    changed_key = change("ci", *given, version=disabled.version)
+    assert changed_key == stored(backend, "ci")
+    assert (changed_key.version > disabled.version) is (name != "disable")
+
+
 def test_an_update_of_nothing_is_no_change(backend: Backend, events: Callable[..., Any]) -> None:
     """No new version, no audit record, and no announcement, unless an earlier one may be lost."""
     expires_at = utcnow() + timedelta(days=1)
