@@ -314,6 +314,8 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         is_confirmed = form.is_valid()
         if obj.state not in states or (is_confirmed and form.cleaned_data["version"] != version):
             raise InvalidKey(CHANGED)
+        if not self.has_change_permission(request, obj):  # a subclass may decide by key
+            raise PermissionDenied
         if not is_confirmed:
             title = f"{action.capitalize()} {obj}"
             return self.render(request, "confirm.html", title, original=obj, form=form, effect=effect)
