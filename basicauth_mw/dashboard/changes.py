@@ -218,14 +218,24 @@ class Changes:
             version = self._pages.check_token(request, client_id)
         except ExpiredToken as exc:
             return self.confirm(action, request, exc)
-        if self._pages.find(request, client_id)[1] != version:
+        view, current = self._pages.find(request, client_id)
+        # Whatever the key has become, it can be refused. Other changes are made to the key that was shown.
+        is_outdated = current != version and action not in ("disable", "revoke")
+        if is_outdated or view.state not in ACTIONS[action]:
             return self._pages.show_key(request, client_id, PageProblem(409, "conflict"))
-        actor = request.principal.client_id
-        if action == "end-secret":
-            created_at = parse_datetime(request.field("created"), "when the secret was created")
-            key = self._backend.end_secret(client_id, created_at, actor=actor)
-        else:
-            key = getattr(self._backend, action)(client_id, actor=actor)
+        backend, actor = self._backend, request.principal.client_id
+        try:
+            if action == "end-secret":
+                created_at = parse_datetime(request.field("created"), "when the secret was created")
+                key = backend.end_secret(client_id, created_at, version=int(version), actor=actor)
+            elif action == "enable":
+                key = backend.enable(client_id, version=int(version), actor=actor)
+            else:
+                key = getattr(backend, action)(client_id, actor=actor)
+        except InvalidKey:
+            if self._pages.find(request, client_id)[1] == version:
+                raise
+            return self._pages.show_key(request, client_id, PageProblem(409, "conflict"))
         return _changed(request, action, key)
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from ..keys.model import Principal
 
-MAX_BODY_BYTES: Final = 64 * 1024  # the edit form sends each field twice: as shown and as typed
+# Any key that is valid fits into the edit form, which sends each field twice, as shown and as typed.
+MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_FIELDS: Final = 64
 _FORM: Final = "application/x-www-form-urlencoded"
 _LOOPBACK: Final = re.compile(r"(?:(?:.+\.)?localhost|127(?:\.[0-9]+){3}|\[::1\])(?::[0-9]+)?", re.IGNORECASE)

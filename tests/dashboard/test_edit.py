@@ -233,6 +233,19 @@ def test_a_revoked_key_cannot_be_edited(admin: Visitor, backend: Backend, key: K
     assert stored(backend).name == "Acme"
 
 
+def test_the_largest_key_can_be_edited(admin: Visitor, backend: Backend) -> None:
+    """The form sends each field twice, as shown and as typed, and many characters as three bytes."""
+    scopes = [f"{number:03}{':' * 252}" for number in range(100)]
+    backend.create(client_id="ci", name="\U0001f600" * 200, scopes=scopes, metadata={"a": "/" * 4080})
+    form = {**opened(admin, id="ci"), "name": "new"}
+
+    refused = admin.post("/key/edit", {**form, "scopes": form["scopes"] + " one-more", "expires": "7d"})
+    assert refused.status_code == 422
+    assert opened(admin, refused.text)["scopes"].endswith(" one-more")
+    assert admin.post("/key/edit", form).status_code == 303
+    assert (stored(backend).name, stored(backend).scopes) == ("new", set(scopes))
+
+
 def test_long_metadata_is_shown_on_one_line() -> None:
     """Indented, it would be longer than a form may be."""
     nested: Any = list(range(500))

@@ -222,16 +222,36 @@ def test_actions_that_are_not_possible_have_no_form(admin: Visitor, backend: Bac
     assert "/key/delete?id=ci" in page.text
 
 
-def test_a_form_for_an_outdated_key_is_refused(admin: Visitor, backend: Backend) -> None:
-    backend.create(client_id="ci")
-    form = admin.form("/key/revoke", id="ci")
-    backend.update("ci", name="another")
+@pytest.mark.parametrize("action", ["end-secret", "enable", "delete"])
+def test_a_form_for_an_outdated_key_is_refused(admin: Visitor, backend: Backend, action: str) -> None:
+    (secret,) = backend.create(client_id="ci").key.secrets
+    if action == "enable":
+        backend.disable("ci")
+    form = admin.form(f"/key/{action}", id="ci", created=secret.created_at.isoformat())
+    changed = backend.update("ci", name="another")
 
-    response = admin.post("/key/revoke", form)
+    response = admin.post(f"/key/{action}", form)
 
     assert response.status_code == 409
     assert "another" in response.text
-    assert backend.get("ci").revoked_at is None  # type: ignore[union-attr]
+    assert backend.get("ci") == changed
+
+
+@pytest.mark.parametrize("action", ["disable", "revoke"])
+def test_an_outdated_key_can_be_refused(admin: Visitor, backend: Backend, action: str) -> None:
+    """Whatever has happened to it, requests with it are refused from then on."""
+    backend.create(client_id="ci")
+    form = admin.form(f"/key/{action}", id="ci")
+    changed = backend.update("ci", name="another")
+
+    assert admin.post(f"/key/{action}", form).status_code == 303
+
+    refused = backend.get("ci")
+    assert refused is not None
+    assert refused.version > changed.version
+    assert (refused.disabled, refused.revoked_at is not None) == (action == "disable", action == "revoke")
+    assert admin.post(f"/key/{action}", form).status_code == 409, "it says that this was done already"
+    assert backend.get("ci") == refused
 
 
 @pytest.mark.parametrize("meanwhile", ["rotate", "revoke"])
@@ -257,23 +277,31 @@ def test_a_rotation_that_races_with_another_change_is_refused(
     assert [backend.get("ci")] == changed
 
 
-def test_an_action_that_races_with_a_revocation_is_refused(
-    admin: Visitor, backend: Backend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("action", ["end-secret", "enable"])
+@pytest.mark.parametrize("meanwhile", ["disable", "revoke"])
+def test_an_action_that_races_with_another_change_is_refused(
+    admin: Visitor, backend: Backend, monkeypatch: pytest.MonkeyPatch, action: str, meanwhile: str
 ) -> None:
-    backend.create(client_id="ci")
-    backend.disable("ci")
-    form = admin.form("/key/enable", id="ci")
-    real = backend.enable
-    monkeypatch.setattr(
-        backend,
-        "enable",
-        lambda client_id, actor: (backend.revoke(client_id), real(client_id, actor=actor))[1],
-    )
+    """The key changes between the check of its version and the action, which does not undo the change."""
+    (secret,) = backend.create(client_id="ci").key.secrets
+    if action == "enable":
+        backend.disable("ci")
+    form = admin.form(f"/key/{action}", id="ci", created=secret.created_at.isoformat())
+    name = action.replace("-", "_")
+    real = getattr(backend, name)
+    changed: list[object] = []
 
-    response = admin.post("/key/enable", form)
+    def late(*given: Any, **more: Any) -> object:
+        backend.update("ci", name="another")
+        changed.append(getattr(backend, meanwhile)("ci"))
+        return real(*given, **more)
+
+    monkeypatch.setattr(backend, name, late)
+    response = admin.post(f"/key/{action}", form)
 
     assert response.status_code == 409
-    assert "Revocation is permanent" in response.text
+    assert "The key has changed" in response.text
+    assert [backend.get("ci")] == changed
 
 
 def test_a_warning_before_changing_the_key_in_use(admin: Visitor, backend: Backend) -> None:
