@@ -207,6 +207,13 @@ def test_the_life_of_a_key(project: Project, caching_browser: Browser) -> None:
         page.reload()  # of the page that replaced the secret
         expect(page.get_by_role("heading", name="Change API key")).to_be_visible()
 
+        page.get_by_role("link", name="End secret").click()
+        page.get_by_label("Secret").select_option(index=0)
+        shots(page, "end-secret")
+        page.get_by_role("button", name="End secret Partner: ACME GmbH").click()
+        assert message(page) == "The API key “Partner: ACME GmbH” was changed: a secret was ended."
+        assert (project.hello(first), project.hello(second)) == (401, 200)
+
         for action, status in (("Disable", 401), ("Enable", 200), ("Revoke", 401)):
             page.get_by_role("link", name=action).click()
             page.get_by_role("button", name=f"{action} Partner: ACME GmbH").click()
@@ -216,7 +223,7 @@ def test_the_life_of_a_key(project: Project, caching_browser: Browser) -> None:
         expect(page.get_by_role("link", name="Rotate")).to_have_count(0)
         page.get_by_role("link", name="History").click()
         rows = page.locator("#change-history tbody tr")
-        expect(rows).to_have_count(6)
+        expect(rows).to_have_count(7)
         assert all("grace" in row for row in rows.all_inner_texts())
         expect(page.get_by_role("cell", name="key.rotated")).to_be_visible()
         shots(page, "history")
@@ -250,7 +257,7 @@ def test_a_reader_and_a_user_who_is_removed(project: Project, browser: Browser) 
         expect(page.get_by_role("link", name="Add API key")).to_have_count(0)
         page.get_by_role("link", name="ci").first.click()
         expect(page.get_by_role("heading", name="View API key")).to_be_visible()
-        for name in ("Rotate", "Disable", "Enable", "Revoke", "Delete"):
+        for name in ("Rotate", "End secret", "Disable", "Enable", "Revoke", "Delete"):
             expect(page.get_by_role("link", name=name)).to_have_count(0)
         expect(page.get_by_role("button", name="Save")).to_have_count(0)
         assert page.goto(f"{project.keys}ci/rotate/").status == 403  # type: ignore[union-attr]

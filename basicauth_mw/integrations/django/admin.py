@@ -6,7 +6,8 @@ writing goes to the ``Backend`` instead of the database.
 
 from __future__ import annotations
 
-from datetime import timedelta
+import json
+from datetime import datetime, timedelta
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ from django.utils.text import capfirst
 from ...backends import Store
 from ...errors import BackendError, InvalidKey, KeyExists, KeyNotFound, KeyRevoked, UnreadableRecord
 from ...keys import lifecycle
+from ...keys.escaping import escape_control
 from ...keys.filters import STATES
 from ...keys.generated_secrets import generate_id
 from ...keys.model import Key, utcnow
@@ -36,22 +38,23 @@ from .models import ApiKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import datetime
 
     from django.http import HttpRequest
 
     from ...backends.backend import Backend, Issued
+    from ...keys.model import Secret
 
 OVERLAPS: Final = {0: "none", 3600: "1 hour", 86_400: "24 hours", 604_800: "7 days", 2_592_000: "30 days"}
 NOT_FINAL: Final = ("active", "disabled", "expired")
-# Methods of ``Backend`` that have a button: the states of a key in which it is shown, and the effect.
+# Methods of ``Backend`` that have a button: the states of a key in which it is shown, what was done to the
+# key, and the effect.
 ACTIONS: Final = {
-    "rotate": (NOT_FINAL, "Creates a new secret. The old ones keep working during the overlap."),
-    "disable": (("active", "expired"), "Refuses the key until it is enabled again."),
-    "enable": (("disabled",), "Accepts the key again."),
-    "revoke": (NOT_FINAL, "Refuses the key permanently. It stays in the list."),
+    "rotate": (NOT_FINAL, "rotated", "Creates a new secret. The old ones keep working during the overlap."),
+    "end-secret": (NOT_FINAL, "changed: a secret was ended", "Refuses this secret; the others keep working."),
+    "disable": (("active", "expired"), "disabled", "Refuses the key until it is enabled again."),
+    "enable": (("disabled",), "enabled", "Accepts the key again."),
+    "revoke": (NOT_FINAL, "revoked", "Refuses the key permanently. It stays in the list."),
 }
-CHANGED: Final = "the key has changed since this page was opened: check it, and try again"
 UNAVAILABLE: Final = (
     "API keys cannot be read or changed at the moment. If you were changing a key, check whether the change "
     "was made before you try again."
@@ -81,6 +84,27 @@ def _time(time: datetime | None) -> str:
     return localize(timezone.localtime(time)) if time else "never"
 
 
+@admin.display(description="client ID")
+def client_id(obj: ApiKey) -> str:
+    """The client ID for a page. The field itself is the ID as it is."""
+    return escape_control(obj.pk)
+
+
+def _label(action: str) -> str:
+    return action.replace("-", " ").capitalize()
+
+
+def _describe_secrets(key: Key) -> dict[str, str]:
+    """The active secrets of a key, by the time of their creation."""
+
+    def describe(secret: Secret) -> str:
+        times = secret.created_at, secret.last_used_at, secret.expires_at
+        return "Created {}, last used: {}, expires: {}".format(*map(_time, times))
+
+    active = [each for each in key.secrets if lifecycle.is_active(each, utcnow())]
+    return {each.created_at.isoformat(): describe(each) for each in active}
+
+
 def _explain_errors(view: Callable[..., Any]) -> Callable[..., Any]:
     """Show the errors of a ``Backend`` as a page, or as a message on another page."""
 
@@ -93,8 +117,10 @@ def _explain_errors(view: Callable[..., Any]) -> Callable[..., Any]:
             return self.render(request, "page.html", "Not possible", exc.status or 409, reason=reason)
         except (InvalidKey, KeyNotFound, KeyRevoked) as exc:
             self.message_user(request, capfirst(str(exc)), messages.ERROR)
-            is_gone = isinstance(exc, KeyNotFound)
-            return self.redirect("changelist") if is_gone else self.redirect("change", kwargs["object_id"])
+            match: Any = request.resolver_match
+            object_id = match.kwargs.get("object_id")  # the view may have got it by position
+            is_gone = object_id is None or isinstance(exc, KeyNotFound)
+            return self.redirect("changelist") if is_gone else self.redirect("change", object_id)
 
     return wrapper
 
@@ -136,6 +162,16 @@ class ActionForm(forms.Form):
 
     version = forms.IntegerField(widget=forms.HiddenInput)
     overlap = forms.TypedChoiceField(choices=list(OVERLAPS.items()), coerce=int, initial=86_400)
+    secret = forms.ChoiceField()
+
+    def __init__(self, action: str, key: Key, data: Any) -> None:
+        super().__init__(data, initial={"version": key.version})
+        if action != "rotate":
+            del self.fields["overlap"]
+        if action != "end-secret":
+            del self.fields["secret"]
+        else:
+            self.fields["secret"].choices = list(_describe_secrets(key).items())  # type: ignore[attr-defined]
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -156,7 +192,7 @@ class ScopeFilter(StateFilter):
         scopes = {scope for each in changelist.result_list for scope in each.key.scopes}
         if selected := self.value():
             scopes.add(selected)
-        self.lookup_choices = [(scope, scope) for scope in sorted(scopes)]
+        self.lookup_choices = [(scope, escape_control(scope)) for scope in sorted(scopes)]
         return super().choices(changelist)
 
 
@@ -191,7 +227,7 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """
 
     form = ApiKeyForm
-    list_display = ("__str__", "client_id", "state", "scopes", "expires_at", "last_used")
+    list_display = ("__str__", client_id, "state", "scopes", "expires_at", "last_used")
     list_filter = (StateFilter, ScopeFilter)
     list_per_page = 50
     search_fields = ("name", "client_id")  # without any, there is no search box
@@ -212,7 +248,7 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         except InvalidKey:
             return None
         except UnreadableRecord as exc:
-            return ApiKey.of(Key(object_id), f"unreadable: {exc}")
+            return ApiKey.of(Key(object_id), escape_control(f"unreadable: {exc}"))
         return None if key is None else ApiKey.of(key)
 
     # --- fields
@@ -220,21 +256,24 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def last_used(self, obj: ApiKey) -> str:
         return _time(obj.key.last_used_at)
 
-    @admin.display(description="active secrets", empty_value="none")
+    def metadata(self, obj: ApiKey) -> str:
+        metadata = dict(obj.key.metadata)
+        return escape_control(json.dumps(metadata, ensure_ascii=False, default=str)) if metadata else "none"
+
+    @admin.display(description="active secrets")
     def secrets(self, obj: ApiKey) -> str:
-        active = [each for each in obj.key.secrets if lifecycle.is_active(each, utcnow())]
-        times = [map(_time, (each.created_at, each.last_used_at, each.expires_at)) for each in active]
-        return format_html_join("", "<p>Created {}, last used: {}, expires: {}</p>", times)
+        described = _describe_secrets(obj.key).values()
+        return format_html_join("", "<p>{}</p>", ((each,) for each in described)) or "none"
 
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
-        fields = ["client_id", "name", "scopes", "expires_at"]
+        fields = ["name", "scopes", "expires_at"]
         if obj is None:
-            return fields
+            return ["client_id", *fields]
         hidden = ["version"] if self.has_change_permission(request, obj) else []
-        return ["state", *fields, "last_used", "secrets", *hidden]
+        return ["state", client_id, *fields, "metadata", "last_used", "secrets", *hidden]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
-        return ("state", "client_id", "last_used", "secrets") if obj else ()
+    def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
+        return ("state", client_id, "metadata", "last_used", "secrets") if obj else ()
 
     # --- permissions
 
@@ -269,7 +308,8 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def show_secret(self, request: HttpRequest, issued: Issued) -> Any:
         """Show a secret, only in the response to the form."""
         key = ApiKey.of(issued.key)
-        return self.render(request, "issued.html", "Copy the secret now", original=key, issued=issued)
+        shown_id, title = client_id(key), "Copy the secret now"
+        return self.render(request, "issued.html", title, original=key, client_id=shown_id, issued=issued)
 
     def delete_model(self, request: HttpRequest, obj: ApiKey) -> None:
         _backend(request).delete(obj.pk, actor=_actor(request))
@@ -279,9 +319,10 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @_explain_errors
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         """Show Django's log, and the history in the store, which also has the changes made elsewhere."""
-        changes = []
+        found = []
         if self.has_view_or_change_permission(request):
-            (changes,) = _backend(request).histories([unquote(object_id)])
+            (found,) = _backend(request).histories([unquote(object_id)])
+        changes = [(each.time, *map(escape_control, (each.actor or "unknown", each.event))) for each in found]
         return super().history_view(request, object_id, {"changes": changes})
 
     def get_urls(self) -> list[Any]:
@@ -294,7 +335,8 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         obj = context["original"]
         context.update(show_save_and_add_another=False, show_save_and_continue=obj is not None)
         if obj and self.has_change_permission(request, obj):
-            context["key_actions"] = [each for each, (states, _) in ACTIONS.items() if obj.state in states]
+            possible = [name for name, (states, *_) in ACTIONS.items() if obj.state in states]
+            context["key_actions"] = [(name, _label(name)) for name in possible]
         return super().render_change_form(request, context, *args, **kwargs)
 
     @_explain_errors
@@ -302,31 +344,33 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Confirm an action, and apply it."""
         if not self.has_change_permission(request):
             raise PermissionDenied
-        client_id, backend, actor = unquote(object_id), _backend(request), _actor(request)
-        obj = self.get_object(request, client_id)
+        key_id = unquote(object_id)
+        obj = self.get_object(request, key_id)
         if obj is None:
-            raise KeyNotFound(f"there is no key with the client ID {client_id!r}")
-        states, effect = ACTIONS[action]
-        version = obj.key.version
-        form = ActionForm(request.POST or None, initial={"version": version})
-        if action != "rotate":
-            del form.fields["overlap"]
-        is_confirmed = form.is_valid()
-        if obj.state not in states or (is_confirmed and form.cleaned_data["version"] != version):
-            raise InvalidKey(CHANGED)
-        if not self.has_change_permission(request, obj):  # a subclass may decide by key
-            raise PermissionDenied
-        if not is_confirmed:
-            title = f"{action.capitalize()} {obj}"
+            raise KeyNotFound(f"there is no key with the client ID {key_id!r}")
+        if obj.state in NOT_FINAL and not self.has_change_permission(request, obj):
+            raise PermissionDenied  # a subclass may decide by key
+        states, done, effect = ACTIONS[action]
+        if obj.state not in states:
+            raise InvalidKey("the key has changed since this page was opened: check it, and try again")
+        form = ActionForm(action, obj.key, request.POST or None)
+        if not form.is_valid():
+            title = f"{_label(action)} {obj}"
             return self.render(request, "confirm.html", title, original=obj, form=form, effect=effect)
+        given = form.cleaned_data
+        arguments: dict[str, Any] = {"actor": _actor(request)}
+        if action not in ("disable", "revoke"):  # whatever the key has become, it can be refused
+            arguments["version"] = given["version"]
         if action == "rotate":
-            overlap = form.cleaned_data["overlap"]
-            issued = backend.rotate(client_id, overlap_s=overlap, version=version, actor=actor)
-            self.log_change(request, obj, f"Rotated. Overlap: {OVERLAPS[overlap]}.")
-            return self.show_secret(request, issued)
-        getattr(backend, action)(client_id, actor=actor)
-        self.log_change(request, obj, f"{action.capitalize()}d.")
-        self.message_user(request, f"The API key “{obj}” was {action}d.", messages.SUCCESS)
+            arguments["overlap_s"] = given["overlap"]
+            done = f"rotated. Overlap: {OVERLAPS[given['overlap']]}"
+        if action == "end-secret":
+            arguments["created_at"] = datetime.fromisoformat(given["secret"])
+        result = getattr(_backend(request), action.replace("-", "_"))(key_id, **arguments)
+        self.log_change(request, obj, f"{capfirst(done)}.")
+        if action == "rotate":
+            return self.show_secret(request, result)
+        self.message_user(request, f"The API key “{obj}” was {done}.", messages.SUCCESS)
         return self.redirect("change", object_id)
 
     def render(self, request: Any, template: str, title: str, status: int = 200, **context: Any) -> Any:

@@ -54,8 +54,8 @@ class ApiKey(models.Model):
         expires_at = key.expires_at
         if expires_at and not settings.USE_TZ:
             expires_at = timezone.make_naive(expires_at)
-        values: Any = (key.client_id, escape_control(key.name), " ".join(sorted(key.scopes)), expires_at)
-        instance = cls(*values)
+        name, scopes = map(escape_control, (key.name, " ".join(sorted(key.scopes))))
+        instance = cls(key.client_id, name, scopes, expires_at)
         instance.key, instance.problem = key, problem
         return instance
 
