@@ -176,11 +176,13 @@ def test_kubernetes(image: Image, tmp_path: Path) -> None:
     """The container of the Deployment passes its probes, and uses a Secret as it is and as it is changed."""
     deployment, _ = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
     (described,) = deployment["spec"]["template"]["spec"]["containers"]
+    (volume,) = deployment["spec"]["template"]["spec"]["volumes"]
     (mount,) = described["volumeMounts"]
     environment = {variable["name"]: variable["value"] for variable in described["env"]}
     secret = tmp_path / "secret"  # as the kubelet writes it: links to a folder that it replaces
     (secret / "1").mkdir(parents=True)
     (secret / "1" / "keys").write_text("demo:p@55w0rd")
+    (secret / "1" / "keys").chmod(volume["secret"]["defaultMode"])
     (secret / "..data").symlink_to("1")
     (secret / "keys").symlink_to("..data/keys")
     with running(
