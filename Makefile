@@ -18,8 +18,6 @@ READY := .venv/.ready
 DEMO_READY := .venv/.demo-ready
 DOCS_READY := .venv/.docs-ready
 SYSTEM_READY := .venv/.system-ready
-# Each command, and the package that has it if its name is another one.
-SYSTEM_COMMANDS := nginx chromium curl prometheus bwrap:bubblewrap systemd-analyze:systemd pgbouncer pg_ctlcluster:postgresql
 # Apps with many dependencies, each in an environment of its own.
 APPS_READY := .make/apps/mlflow/.ready .make/apps/prefect/.ready
 BENCH_READY := .venv/.bench-ready
@@ -58,9 +56,8 @@ coverage: $(READY) ## Run all tests and report branch coverage
 	$(BIN)/pytest -n $(WORKERS) --cov=basicauth_mw
 
 test-system: $(SYSTEM_READY) $(APPS_READY) ## Run the tests that need nginx, Chromium, Prometheus and large apps
-	@missing=; for name in $(SYSTEM_COMMANDS); do command -v $${name%:*} >/dev/null || missing="$$missing $${name#*:}"; done; \
-	if [ -n "$$missing" ]; then \
-	  echo "error: not installed:$$missing. Run:  apt-get install --no-install-recommends$$missing" >&2; exit 1; \
+	@set -- $$(.ci/missing-packages); if [ $$# -gt 0 ]; then \
+	  echo "error: not installed: $$*. Run:  apt-get install --no-install-recommends $$*" >&2; exit 1; \
 	fi
 	$(BIN)/pytest -n 2 tests/system
 

@@ -42,6 +42,22 @@ def test_workflows_run_what_any_machine_can_run() -> None:
     used = {path.name: re.findall(r"^.*\bmake ([a-z-]+)", path.read_text(), re.MULTILINE) for path in files}
 
     assert {target for each in used.values() for target in each} <= targets
+    assert used["run"] == ["docs", "test", "test-system", "test-all", "dist"]
+    assert used["test.yml"] == ["test-all"]
     assert used["release.yml"] == ["dist"]
     assert used["docs.yml"] == ["docs"]
     assert "run: .ci/run" in (GITHUB / "workflows" / "test.yml").read_text()
+
+
+def test_missing_packages(tmp_path: Path) -> None:
+    """Whatever PATH is, programs in /usr/sbin are found, and Postgres' server, not its commands alone."""
+    (tmp_path / "curl").touch(0o755)
+    (tmp_path / "pg_ctlcluster").touch(0o755)
+    script = ROOT / ".ci" / "missing-packages"
+    done = subprocess.run([script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True)
+    missing = done.stdout.split()
+
+    assert set(missing) >= {"chromium", "prometheus", "bubblewrap", "systemd"}
+    assert "curl" not in missing
+    assert ("nginx" in missing) != Path("/usr/sbin/nginx").exists()
+    assert ("postgresql" in missing) != any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

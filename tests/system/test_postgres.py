@@ -21,7 +21,8 @@ def find_system_binaries() -> Path:
     """The folder with ``initdb``, which Debian does not put on PATH."""
     if on_path := shutil.which("initdb"):
         return Path(on_path).resolve().parent
-    return max(Path("/usr/lib/postgresql").glob("*/bin"))
+    found = Path("/usr/lib/postgresql").glob("*/bin/initdb")  # a client alone has a folder too
+    return max(found, key=lambda path: float(path.parts[-3])).parent
 
 
 @pytest.fixture(scope="module", params=["pgbouncer", "system"])
