@@ -219,6 +219,7 @@ def test_tables_are_made_on_demand(postgres_server: PostgresServer) -> None:
     for each in stores:
         each.close()
     tables = postgres_server.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'on_demand'")
+    assert tables
     assert all(name.startswith("other_") for (name,) in tables)
 
 
