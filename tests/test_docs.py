@@ -12,7 +12,7 @@ import subprocess
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,10 @@ from basicauth_mw.auth.authenticator import _AUDITED
 from basicauth_mw.keys.generated_secrets import PATTERN, SecretShape, classify, generate
 from basicauth_mw.settings import FIELDS, SettingField
 from tests.console import Reader
+from tests.forking import Forker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -135,23 +139,22 @@ def test_example_is_shown(page: str, path: Path) -> None:
     assert path.read_text() in [code for _, code in BLOCK.findall(document)]
 
 
+@pytest.fixture(scope="module")
+def forker() -> Iterator[Forker]:
+    with Forker() as forker:
+        yield forker
+
+
 @pytest.mark.parametrize("code", python_blocks())
-def test_python_block_runs(code: str, tmp_path: Path) -> None:
+def test_python_block_runs(code: str, forker: Forker, tmp_path: Path) -> None:
     """Every Python block and example runs unchanged, and leaves no app that allows requests without a key."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BASICAUTH_")}
     environ["BASICAUTH_KEYS"] = "demo:p@55w0rd"
     environ["METRICS_PORT"] = "0"  # any free one
 
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", with_check(code)],
-        cwd=tmp_path,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    status, printed = forker.run(with_check(code), tmp_path, environ)
 
-    assert done.returncode == 0, done.stderr
+    assert status == 0, printed
 
 
 def test_commands_that_set_keys_select_the_backend() -> None:

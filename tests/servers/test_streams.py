@@ -25,14 +25,14 @@ COMMANDS = {
     "hypercorn": ("hypercorn", "--bind=127.0.0.1:{port}", "--log-level=warning"),
     "granian": ("granian", "--port={port}", "--interface=asgi", "--log-level=warning"),
 }
-APPS = ("starlette", "quart")
+APPS = {"starlette": "mcp_stream_app", "quart": "quart_stream_app"}
 
 
 class StreamServer(Server):
     @property
     def command(self) -> tuple[str, ...]:
         server, app = self.name.split("-")
-        return (*COMMANDS[server], f"tests.servers.stream_apps:{app}_app")
+        return (*COMMANDS[server], f"tests.servers.{APPS[app]}:app")
 
 
 @pytest.fixture(scope="module", params=[f"{server}-{app}" for server in COMMANDS for app in APPS])

@@ -1,4 +1,4 @@
-"""Apps that stream: an MCP server, sse-starlette, Starlette and Quart, each with the middleware.
+"""An MCP server with other streams, of Starlette and sse-starlette, and with the middleware.
 
 ``/events`` and ``/text`` send their first chunk after a POST to ``/publish``; ``/events/greeting`` sends its
 second chunk then.
@@ -11,30 +11,16 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver import Context, MCPServer
-from quart import Quart
 from sse_starlette import EventSourceResponse
 from starlette.responses import Response, StreamingResponse
 
 from basicauth_mw.asgi import BasicAuthMiddleware
+from tests.servers.streams import chunks, published
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from starlette.requests import Request
 
 TIMEOUT_S = float(os.environ["BASICAUTH_TIMEOUT_S"])
-published = asyncio.Event()
-
-
-async def chunks(*before: str, layout: str = "{}") -> AsyncIterator[str]:
-    for chunk in before:
-        yield layout.format(chunk)
-    published.clear()
-    await published.wait()
-    yield layout.format("published")
-
-
-# --- Starlette and MCP
 
 server = MCPServer("streams")
 
@@ -77,34 +63,4 @@ async def publish(_request: Request) -> Response:
     return Response()
 
 
-starlette_app = BasicAuthMiddleware(server.streamable_http_app())
-
-# --- Quart
-
-quart = Quart(__name__)
-SSE = {"Content-Type": "text/event-stream"}
-DATA = "data: {}\r\n\r\n"
-
-
-@quart.get("/events")
-async def quart_events() -> Any:
-    return chunks(layout=DATA), SSE
-
-
-@quart.get("/events/greeting")
-async def quart_greeting() -> Any:
-    return chunks("hello", layout=DATA), SSE
-
-
-@quart.get("/text")
-async def quart_text() -> Any:
-    return chunks(), {"Content-Type": "text/plain"}
-
-
-@quart.post("/publish")
-async def quart_publish() -> str:
-    published.set()
-    return ""
-
-
-quart_app = BasicAuthMiddleware(quart)
+app = BasicAuthMiddleware(server.streamable_http_app())
