@@ -2,13 +2,17 @@
 
 Set it up, serve it, and open http://127.0.0.1:8000/admin/::
 
+    pip install 'basicauth_mw[standard]' django
     export BASICAUTH_BACKEND=sqlite:///keys.db
-    basicauth-mw keys create --name me
+    basicauth-mw keys create --client-id me
     python examples/django_admin.py migrate
     python examples/django_admin.py createsuperuser
     python examples/django_admin.py runserver
 
-The API needs a key; the admin needs Django's sign-in, and no key.
+The API needs a key; the admin needs Django's sign-in, and no key. In another terminal, with the secret that
+``keys create`` has printed::
+
+    curl -u me:sk_... http://127.0.0.1:8000/api/hello
 """
 
 import os
@@ -62,6 +66,7 @@ settings.configure(
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE}},
     ROOT_URLCONF=__name__,
     STATIC_URL="static/",
+    TIME_ZONE="UTC",
     USE_TZ=True,
     BASICAUTH_INCLUDE=["/api/*"],
 )

@@ -24,9 +24,15 @@ class Message(BaseModel):
     text: str
 
 
+@app.get("/hello")
+async def hello(request: Request) -> dict[str, str]:
+    """``request.user`` is the client: the key's id, name, scopes and metadata."""
+    return {"hello": request.user.name}
+
+
 @app.post("/echo")
 async def echo(message: Message, request: Request) -> dict[str, str]:
-    """``request.user`` is the client: the key's id, name, scopes and metadata."""
+    """The body is a model, as in any FastAPI app."""
     return {"client_id": request.user.client_id, "text": message.text}
 
 

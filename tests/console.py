@@ -16,6 +16,7 @@ import sys
 import textwrap
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -81,6 +82,7 @@ class Reader:
         self._ports: dict[str, int] = {}
         self._printed = ""
         self._servers: list[subprocess.Popen[bytes]] = []
+        self._logs: list[Path] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -122,13 +124,19 @@ class Reader:
         for word in shlex.split(self._localized(command))[1:]:
             name, _, value = word.partition("=")
             if "..." in value:  # the reader copies it
-                value = re.findall(rf"\b{value.replace('...', '[0-9A-Za-z+/=]+')}", self._printed)[-1]
+                wait_until(partial(self._find, value))
+                value = self._find(value)[-1]
             self.environ[name] = value
+
+    def _find(self, shown: str) -> list[str]:
+        """Every text like this one that a command or a server has printed."""
+        printed = "".join([*(path.read_text() for path in self._logs), self._printed])
+        return re.findall(rf"\b{shown.replace('...', '[0-9A-Za-z+/=]+')}", printed)
 
     def _serve(self, command: str) -> None:
         named = re.search(r"--port (\d+)", command)
         port = self._ports.setdefault(named[1] if named else "8000", free_port())
-        log = self._stack.enter_context((self.folder / f"server-{len(self._servers)}.log").open("wb"))
+        log = self._stack.enter_context((self.folder / f"server-{len(self._logs)}.log").open("wb"))
         command = self._localized(command)
         if str(port) not in command:
             command += f" --port {port}"
@@ -141,6 +149,7 @@ class Reader:
             start_new_session=True,
         )
         self._servers.append(server)
+        self._logs.append(Path(log.name))
         wait_until(lambda: listens(port) or server.poll() is not None)
         assert server.poll() is None, Path(log.name).read_text()
 

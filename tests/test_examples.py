@@ -335,7 +335,7 @@ def test_demo_prints_commands_that_work(tmp_path: Path) -> None:
     with demo(tmp_path, "--port", str(port)) as child:
         assert child.stdout is not None
         expected, lines = [], []
-        while len(lines) < 7:
+        while len(lines) < 8:
             line = child.stdout.readline().decode()
             assert line, child.stderr and child.stderr.read().decode()
             if line.startswith("# "):
@@ -354,7 +354,8 @@ def test_demo_prints_commands_that_work(tmp_path: Path) -> None:
 
     assert [response.status for response in responses] == expected
     assert set(expected) == {200, 401, 404, 500, 504}
-    echoed = json.loads(responses[0].body)
+    assert json.loads(responses[0].body) == {"hello": "demo"}
+    echoed = json.loads(responses[3].body)
     assert echoed["text"] == "hello"
     assert secret not in command_line
     assert status == 0

@@ -11,6 +11,8 @@ it is repaired.
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import stat
 import threading
 import time
@@ -18,13 +20,13 @@ import weakref
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, quote, unquote
 
 from ..errors import BackendUnavailable, ConfigurationError, InvalidKey, MissingExtra
 from ..keys.key_lists import FORMATS, entries_in_file
 from ..runtime.background import BackgroundThread
 from ..runtime.fork import after_fork
-from .base import Changes
+from .base import Changes, StoreWarning
 from .listed import KeyList, ListedStore
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ class FileStore(ListedStore):
         self._path, self._format = parse_file_url(url)
         super().__init__(str(self._path))
         self.keeps_s = 0.0
+        self._has_plaintext = False
         self._feed = _Feed(0, (), has_password_hashes=False)
         self._signature: tuple[int, ...] = ()  # of the file that was read
         self._problem: str | None = None
@@ -125,6 +128,15 @@ class FileStore(ListedStore):
             incomplete=is_incomplete,
             has_password_hashes=has_password_hashes,
         )
+
+    def warnings(self) -> list[StoreWarning]:
+        """Passwords that are too short, and secrets that other users can read."""
+        warnings = super().warnings()
+        if self._has_plaintext and os.name == "posix" and self._path.stat().st_mode & stat.S_IROTH:
+            message = f"other users can read {self._path}, which contains secrets in plain text"
+            remedy = f"run  chmod o= {shlex.quote(str(self._path))}, or store hashes in it"
+            warnings.append(StoreWarning("key_file_readable_by_others", message, remedy))
+        return warnings
 
     def close(self) -> None:
         """Stop the thread. The next lookup starts it again."""
@@ -221,6 +233,7 @@ class FileStore(ListedStore):
         for client_id, record in self._in_steps(found.changed.items(), pause_s):
             self._records[client_id] = record
         self._short_passwords = found.short_passwords
+        self._has_plaintext = found.has_plaintext
         # Announced last, so that no lookup finds an old record after its change is known.
         is_few = len(gone) + len(found.changed) <= CHANGES_KEPT
         latest = (*changed, frozenset([*gone, *found.changed]))[-_LOADS_KEPT:] if is_few else ()
@@ -268,7 +281,12 @@ def parse_file_url(url: str) -> tuple[Path, str | None]:
         options = {"": []}
     form = options.pop("format", [None])[-1]
     if not path.startswith("/") or path.endswith("/") or "\0" in path:
-        raise ConfigurationError("a key file is file:/path or file:///path, an absolute path on this machine")
+        # Only the name of an existing file is repeated: anything else may be a secret.
+        exists = os.path.isfile(path)  # noqa: PTH113 - without an error for a name that no file can have
+        hint = f": use file:{quote(str(Path(path).absolute()))}" if exists else ""
+        raise ConfigurationError(
+            f"a key file is file:/path or file:///path, an absolute path on this machine{hint}"
+        )
     if options or form not in (None, *FORMATS):
         raise ConfigurationError(f"file: has one option, ?format=, which is one of {', '.join(FORMATS)}")
     return Path(path), form

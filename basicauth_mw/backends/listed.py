@@ -37,6 +37,7 @@ class KeyList:
         changed: The records of keys that are new or differ, by client ID.
         problems: The invalid entries, as place and reason.
         short_passwords: How many passwords are short.
+        has_plaintext: Whether any secret is not hashed.
         has_password_hashes: Whether any key has a password hash.
     """
 
@@ -45,6 +46,7 @@ class KeyList:
         self.changed: dict[str, str] = {}
         self.problems: list[tuple[str, str]] = []
         self.short_passwords = 0
+        self.has_plaintext = False
         self.has_password_hashes = False
         self._known = known
         self._now = utcnow()
@@ -71,6 +73,7 @@ class KeyList:
         if looks_hashed(secret):
             self.has_password_hashes |= is_password_hash(secret)
         else:
+            self.has_plaintext = True
             self.short_passwords += is_short_password(secret)
 
 

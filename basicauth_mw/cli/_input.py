@@ -6,6 +6,7 @@ Invalid option values raise ``typer.BadParameter``, which ends with status 2.
 import getpass
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
 
@@ -47,35 +48,28 @@ def parse_expires(text: str) -> datetime | None:
     raise typer.BadParameter(advice, param_hint="'--expires'")
 
 
-def parse_time(text: str, option: str) -> datetime:
-    """Parse an option that is a time in RFC 3339."""
-    try:
+def parse_created(text: str) -> datetime:
+    """Parse ``--created``, a time in RFC 3339."""
+    with suppress(ValueError, OverflowError):
         if _RFC_3339.fullmatch(text):
             return datetime.fromisoformat(text.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
     raise typer.BadParameter(
-        "expected a time with its zone such as 2030-01-31T12:00:00.123456Z", param_hint=f"'{option}'"
+        "expected a time with its zone such as 2030-01-31T12:00:00.123456Z", param_hint="'--created'"
     )
 
 
-def parse_period(text: str, option: str) -> timedelta:
-    """Parse an option that is a duration."""
-    try:
-        if (seconds := parse_duration(text)) is not None:
-            return timedelta(seconds=min(seconds, _LONGEST_PERIOD_S))
-    except OverflowError:
-        return timedelta(seconds=_LONGEST_PERIOD_S)
-    raise typer.BadParameter("expected a duration such as 90d, 12h, 30m or 2w", param_hint=f"'{option}'")
-
-
-def parse_overlap(text: str) -> int:
-    """Parse ``--overlap``, a duration; returns seconds."""
+def parse_seconds(text: str, option: str) -> int:
+    """Parse an option that is a duration; returns seconds."""
     if (seconds := parse_duration(text)) is None:
         raise typer.BadParameter(
-            "expected a duration such as 24h, 30m, 45s, 7d, 2w or 0", param_hint="'--overlap'"
+            "expected a duration such as 24h, 30m, 45s, 7d, 2w or 0", param_hint=f"'{option}'"
         )
     return seconds
+
+
+def parse_period(text: str, option: str) -> timedelta:
+    """Parse an option that is a duration. A longer one than a century counts as a century."""
+    return timedelta(seconds=min(parse_seconds(text, option), _LONGEST_PERIOD_S))
 
 
 def parse_metadata(text: str) -> dict[str, Any]:

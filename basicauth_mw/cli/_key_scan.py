@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from ..backends import Store
 from ..backends.backend import Backend
@@ -18,21 +17,21 @@ _PROGRESS_EVERY = 500  # keys
 _IDS_NAMED = 5
 
 
-@dataclass(slots=True)
 class _IdSample:
     """Counts client IDs, and keeps the first few to name them."""
 
-    count: int = 0
-    names: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.count = 0
+        self._names: list[str] = []
 
     def add(self, client_id: str | None) -> None:
         self.count += 1
-        if len(self.names) < _IDS_NAMED:
-            self.names.append(repr(sanitize(client_id)))
+        if len(self._names) < _IDS_NAMED:
+            self._names.append(repr(sanitize(client_id)))
 
     def __str__(self) -> str:
-        more = self.count - len(self.names)
-        return ", ".join(self.names) + (f" and {more} more" if more else "")
+        more = self.count - len(self._names)
+        return ", ".join(self._names) + (f" and {more} more" if more else "")
 
 
 class KeyScan:
@@ -68,27 +67,22 @@ class KeyScan:
 
     def problems(self) -> Iterator[Finding]:
         """Problems that keep keys from working."""
+        is_writable = isinstance(self._backend.store, Store)
+        new_secret = "basicauth-mw keys rotate ID --overlap 0" if is_writable else "give the key a new secret"
         if self._first_unreadable is not None:
             several = f"{self._unreadable.count} stored keys cannot be read: {self._unreadable}"
-            yield Finding(
-                self._first_unreadable.code,
-                str(self._first_unreadable) if self._unreadable.count == 1 else several,
-                RESTORE,
-            )
-        if self._damaged.count:
-            yield Finding(
-                UnreadableRecord.code,
-                f"damaged hashes, so {count_keys(self._damaged.count)} cannot be verified: {self._damaged}",
-                "replace the secret:  basicauth-mw keys rotate ID --overlap 0",
-            )
-        if self._without_pepper.count:
-            keys = count_keys(self._without_pepper.count)
-            yield Finding(
-                "unknown_pepper",
-                f"a pepper is not configured, so {keys} cannot be verified: {self._without_pepper}",
-                "add that pepper to BASICAUTH_PEPPER, after the newer ones; if it is lost:  "
-                "basicauth-mw keys rotate ID --overlap 0",
-            )
+            message = str(self._first_unreadable) if self._unreadable.count == 1 else several
+            yield Finding(self._first_unreadable.code, message, RESTORE)
+        for ids, code, reason, remedy in (
+            (self._damaged, UnreadableRecord.code, "damaged hashes", "replace the secret"),
+            (
+                *(self._without_pepper, "unknown_pepper", "a pepper is not configured"),
+                "add that pepper to BASICAUTH_PEPPER, after the newer ones; if it is lost",
+            ),
+        ):
+            if ids.count:
+                message = f"{reason}, so {count_keys(ids.count)} cannot be verified: {ids}"
+                yield Finding(code, message, f"{remedy}:  {new_secret}")
         bad = self._unreadable.count + self._damaged.count + self._without_pepper.count
         if self._is_complete and not (self._has_active or bad):
             found = "only keys that are expired, disabled or revoked" if self._scanned else "no key"
@@ -96,7 +90,7 @@ class KeyScan:
                 "no_active_key",
                 f"the backend has {found}, so every request is refused",
                 "create a key:  basicauth-mw keys create --name NAME"
-                if isinstance(self._backend.store, Store)
+                if is_writable
                 else "add a key where the backend reads them from",
             )
 

@@ -110,7 +110,7 @@ class _CreatedOnWrite:
         return open_store(self._settings.backend, deadline_s=deadline_s, create=True)
 
     def get(self, client_id: str, /) -> Key | None:
-        return self._store.get(client_id) if self._exists() else None
+        return self._store.get(client_id) if "_store" in vars(self) else None
 
     def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
         return bool(self._store.put(record, expect_version, changes))
@@ -126,14 +126,11 @@ class _CreatedOnWrite:
         return list(self._store.last_uses(client_ids))
 
     def close(self) -> None:
-        if self._exists():
+        if "_store" in vars(self):
             self._store.close()
 
-    def _exists(self) -> bool:
-        return "_store" in self.__dict__
-
+    # The rest of a store, which commands that write new keys do not use.
     def _unused(self, *_arguments: Any) -> Any:
         raise NotImplementedError
 
-    # The rest of a store, which commands that write new keys do not use.
     delete = scan = changes = history = _unused

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
+from typer import echo
 
 from ..backends.backend import open_backend
 from ..keys.model import utcnow
@@ -61,39 +62,27 @@ def _serve(url: str, address: str, listener: socket.socket, *, as_json: bool) ->
         scopes = ["read", "basicauth:admin"]  # the second opens the dashboard
         issued = keys.create(name="demo", scopes=scopes, expires_at=utcnow() + _KEY_LIFETIME)
     requests = _requests(address, issued.client_id, issued.secret)
-    example = _load_example()
-    app = example.app
+    app = _load_example()
     has_dashboard = find_spec("jinja2") is not None
     if has_dashboard:
         from ..dashboard import dashboard  # requires an extra
 
         app.mount(_MOUNT, dashboard())
     if as_json:
-        echo_json(
-            {
-                "url": address,
-                "client_id": issued.client_id,
-                "secret": issued.secret,
-                "authorization": issued.authorization,
-                "token": issued.token,
-                "dashboard": f"{address}{_MOUNT}/" if has_dashboard else None,
-                "requests": [
-                    {"status": status, "about": about, "curl": line} for status, about, line in requests
-                ],
-            }
-        )
+        shown = {name: getattr(issued, name) for name in ("client_id", "secret", "authorization", "token")}
+        at = f"{address}{_MOUNT}/" if has_dashboard else None
+        samples = [{"status": status, "about": about, "curl": line} for status, about, line in requests]
+        echo_json({"url": address, **shown, "dashboard": at, "requests": samples})
     else:
-        typer.echo(f"Serving on {address} - stop with Ctrl-C. In another terminal:")
+        echo(f"Serving on {address} - stop with Ctrl-C. In another terminal:")
         for status, about, line in requests:
-            typer.echo(f"\n# {status}: {about}\n{line}")
+            echo(f"\n# {status}: {about}\n{line}")
         if has_dashboard:
-            typer.echo(f"\nThe dashboard is at {address}{_MOUNT}/ - sign in with this key:")
-            typer.echo(f"user name  {issued.client_id}\npassword   {issued.secret}")
+            echo(f"\nThe dashboard is at {address}{_MOUNT}/ - sign in with this key:")
+            echo(f"user name  {issued.client_id}\npassword   {issued.secret}")
         else:
-            typer.echo(
-                "\nFor the dashboard, run  pip install 'basicauth_mw[dashboard]'  and restart the demo."
-            )
-        typer.echo()
+            echo("\nFor the dashboard, run  pip install 'basicauth_mw[dashboard]'  and restart the demo.")
+        echo()
     serve(app, listener)
 
 
@@ -103,9 +92,10 @@ def _requests(address: str, client_id: str, secret: str) -> list[tuple[int, str,
 
     post = ("-H", "Content-Type: application/json", "-d", '{"text": "hello"}')
     return [
-        (200, "a valid key", curl("/echo", *post)),
-        (401, "no key", f"curl -i {address}/missing"),
-        (401, "a wrong secret", curl_command(f"{address}/missing", client_id, "wrong", "-i")),
+        (200, "a valid key", curl("/hello")),
+        (401, "no key", f"curl -i {address}/hello"),
+        (401, "a wrong secret", curl_command(f"{address}/hello", client_id, "wrong", "-i")),
+        (200, "a POST request", curl("/echo", *post)),
         (404, "the app's own response", curl("/missing")),
         (500, "the app raised an exception, whose traceback is printed here", curl("/broken")),
         (504, "the app took longer than timeout_s", curl("/slow")),
@@ -114,7 +104,7 @@ def _requests(address: str, client_id: str, secret: str) -> list[tuple[int, str,
 
 
 def _load_example() -> Any:
-    """Import ``examples/fastapi_app.py``, or its copy in the wheel."""
+    """The app of ``examples/fastapi_app.py``, or of its copy in the wheel."""
     copy = Path(__file__).with_name("_demo_app.py")
     path = copy if copy.exists() else Path(__file__).parents[2] / "examples" / "fastapi_app.py"
     spec = spec_from_file_location("basicauth_mw_demo_app", path)
@@ -123,4 +113,4 @@ def _load_example() -> Any:
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # FastAPI resolves the annotations of the handlers in it
     spec.loader.exec_module(module)
-    return module
+    return module.app

@@ -16,7 +16,7 @@ from ..keys.filters import STATES, KeyFilter
 from ..keys.model import Key, utcnow
 from . import secrets
 from ._echo import CommandError, echo_error, echo_json, echo_key, echo_secrets, isoformat, key_fields
-from ._input import confirm, parse_expires, parse_metadata, parse_period, parse_time
+from ._input import confirm, parse_created, parse_expires, parse_metadata, parse_period
 from ._options import (
     AsJson,
     BackendUrl,
@@ -219,7 +219,7 @@ def end_secret(
 
     The other secrets keep working.
     """
-    created_at = parse_time(created, "--created")
+    created_at = parse_created(created)
     with open_for(ctx, backend) as store:
         key = store.end_secret(client_id, created_at)
         _print_result("ended a secret of", key, as_json=as_json)

@@ -1,5 +1,7 @@
 """``basicauth-mw keys create`` and ``rotate``: new secrets, each of which is shown once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -9,16 +11,8 @@ from ..backends.backend import Issued
 from ..keys.escaping import escape_control
 from ..keys.model import utcnow
 from ..keys.validation import SHORT_PASSWORD, is_short_password
-from ._echo import (
-    CommandError,
-    echo_error,
-    echo_json,
-    echo_key,
-    isoformat,
-    key_fields,
-    reason_of,
-)
-from ._input import parse_expires, parse_metadata, parse_overlap, read_secret
+from ._echo import CommandError, echo_error, echo_json, echo_key, isoformat, key_fields, reason_of
+from ._input import parse_expires, parse_metadata, parse_seconds, read_secret
 from ._options import (
     AsJson,
     BackendUrl,
@@ -66,13 +60,8 @@ def create(
     }
     with open_for(ctx, backend, create=True) as keys:
         issued = keys.create(**fields)
-        try:
+        with _reporting_loss(f"the key {issued.client_id} was created", "delete the key and create another"):
             _show(issued, was_typed=secret_prompt, as_json=as_json)
-        except OSError as exc:
-            raise CommandError(
-                f"the key {issued.client_id} was created, but its secret could not be shown "
-                f"({reason_of(exc)}): delete the key and create another"
-            ) from None
 
 
 def rotate(
@@ -92,17 +81,23 @@ def rotate(
     The old secrets remain valid until the overlap ends. The new one is generated unless --secret-stdin or
     --secret-prompt is given.
     """
-    overlap_s = parse_overlap(overlap)
+    overlap_s = parse_seconds(overlap, "--overlap")
     secret = read_secret(from_stdin=secret_stdin, from_prompt=secret_prompt)
     with open_for(ctx, backend) as keys:
         issued = keys.rotate(client_id, overlap_s=overlap_s, secret=secret)
-        try:
+        with _reporting_loss(f"the key {client_id} was rotated", "rotate the key again"):
             _show(issued, was_typed=secret_prompt, as_json=as_json, note=_overlap_note(issued))
-        except OSError as exc:
-            raise CommandError(
-                f"the key {issued.client_id} has a new secret, but it could not be shown ({reason_of(exc)}): "
-                "rotate the key again"
-            ) from None
+
+
+@contextmanager
+def _reporting_loss(done: str, remedy: str) -> Iterator[None]:
+    """Report an output that failed as a secret that is lost."""
+    try:
+        yield
+    except OSError as exc:
+        raise CommandError(
+            f"{done}, but its secret could not be shown ({reason_of(exc)}): {remedy}"
+        ) from None
 
 
 def _show(issued: Issued, *, was_typed: bool, as_json: bool, note: str = "") -> None:
@@ -135,11 +130,8 @@ def _show(issued: Issued, *, was_typed: bool, as_json: bool, note: str = "") -> 
 
 def _overlap_note(issued: Issued) -> str:
     *old, _new = issued.key.secrets
-    ends = [
-        min(end for end in (secret.expires_at, issued.key.expires_at) if end is not None)
-        for secret in old
-        if secret.expires_at is not None
-    ]
-    if not any(end > utcnow() for end in ends):
+    end = max((secret.expires_at for secret in old if secret.expires_at is not None), default=utcnow())
+    end = min(end, issued.key.expires_at or end)
+    if end <= utcnow():
         return "The old secret no longer works."
-    return f"The old secret works until {isoformat(max(ends))}."
+    return f"The old secret works until {isoformat(end)}."

@@ -128,6 +128,15 @@ def test_another_variable_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         EnvStore("env:a b")
 
 
+def test_without_settings_the_error_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BASICAUTH_KEYS", raising=False)
+    both = r"no keys are configured: set BASICAUTH_KEYS to id:secret, or .* BASICAUTH_BACKEND=sqlite:///"
+    with pytest.raises(ConfigurationError, match=both):
+        EnvStore()
+    with pytest.raises(ConfigurationError, match="TEAM contains no key: set it"):
+        EnvStore("env:TEAM")
+
+
 @pytest.mark.proves("X14", "X47", "F22")
 @pytest.mark.parametrize(
     ("text", "said"),

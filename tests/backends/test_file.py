@@ -185,6 +185,18 @@ def test_an_invalid_url_is_a_configuration_error(url: str) -> None:
     assert "canary" not in str(problem.value)
 
 
+def test_a_relative_path_gets_its_absolute_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only if there is such a file: another text may be a secret."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my keys").write_text("a:1")
+    for url in ("file:my keys", "file:./my%20keys", "file://my%20keys?format=lines"):
+        with pytest.raises(ConfigurationError, match=f": use file:{tmp_path}/my%20keys$"):
+            FileStore(url)
+    for url in ("file:canary", f"file:{'canary' * 1000}"):
+        with pytest.raises(ConfigurationError, match=r"on this machine$"):
+            FileStore(url)
+
+
 def test_the_path_may_be_encoded(tmp_path: Path) -> None:
     (tmp_path / "a b?").write_text("a:1")
     assert opens(FileStore(f"file://{tmp_path}/a%20b%3F"), "a", "1")

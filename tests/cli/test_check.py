@@ -221,11 +221,39 @@ def test_check_names_the_invalid_lines_of_a_key_file(cli: Callable[..., Done], t
     assert problem["remedy"].startswith("correct the file")
     assert "hunter" not in done.out + done.err
     path.write_text("robot:hunter2-and-more\n")
+    path.chmod(0o640)
     assert cli("check", "--json", "--backend", f"file:{path}").json == {
         "ok": True,
         "problems": [],
         "warnings": [],
     }
+
+
+def test_check_warns_about_a_key_file_that_others_can_read(cli: Callable[..., Done], tmp_path: Path) -> None:
+    """Unless it has hashes only."""
+    path = tmp_path / "my keys"
+    for secret, expected in (
+        (generate("sk"), ["key_file_readable_by_others"]),
+        (hash_secret(generate("sk")), []),
+    ):
+        path.write_text(f"ci:{secret}\n")
+        path.chmod(0o644)
+        done = cli("check", "--json", "--backend", f"file:{path}".replace(" ", "%20"))
+        assert [each["code"] for each in done.json["warnings"]] == expected
+        assert all(f"chmod o= '{path}'" in each["remedy"] for each in done.json["warnings"])
+
+
+def test_check_reports_an_unknown_pepper_in_a_key_file(
+    cli: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"ci:{Hasher([b'hunter2']).hash(generate('sk'))}\nother:{hash_secret(generate('sk'))}\n")
+    (problem,) = cli("check", "--json", "--backend", f"file:{path}").json["problems"]
+    assert problem["code"] == "unknown_pepper"
+    assert "'ci'" in problem["message"]
+    assert "rotate" not in problem["remedy"]
+    monkeypatch.setenv("BASICAUTH_PEPPER", "hunter2")
+    assert cli("check", "--json", "--backend", f"file:{path}").json["problems"] == []
 
 
 def test_check_shows_what_is_set_and_warns(
