@@ -10,18 +10,17 @@ once; if its reply is lost, the caller reads back what happened.
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ...errors import BackendUnavailable
 from ...runtime.batches import Batcher
-from .connections import abort
 from .errors import exceptions, translate_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from .cluster import Command, Node, Route, Router
     from .connections import Connector
@@ -47,7 +46,6 @@ class ThreadClients:
         self._timeout_s = timeout_s
         self._attempts = 2 if retry else 1
         self._pools: dict[Node, Any] = {}
-        self._nodes = router.nodes
 
     def run(self, route: Route) -> list[Any]:
         """Send the commands of a route, and return the replies, error replies included.
@@ -61,7 +59,7 @@ class ThreadClients:
                 try:
                     node, commands = route.send(outcome)
                 except StopIteration as done:
-                    self._drop_others(self._router.nodes)
+                    self._drop_others()
                     return cast("list[Any]", done.value)
                 outcome = self._execute(node, commands)
 
@@ -84,33 +82,29 @@ class ThreadClients:
         pools = self._pools
         if (pool := pools.get(node)) is None:
             pool = pools.setdefault(node, self._connector.pool(node, timeout_s=self._timeout_s))
-        attempt = 0
+        attempts = self._attempts
         while True:
-            attempt += 1
+            attempts -= 1
             try:
                 return _exchange(pool, commands)
-            except exceptions.RedisError as exc:
-                if pools is not self._pools:
-                    return BackendUnavailable(_CLOSED)
-                if attempt == self._attempts or not isinstance(exc, _NO_REPLY):
-                    return translate_error(exc, self._connector.server(node))
             except BaseException as exc:
-                # From a signal handler, or from redis-py when its socket is closed. The pool may hold a half
-                # open connection, which redis-py would not open again.
-                pools.pop(node, None)
-                if not isinstance(exc, Exception):
-                    raise
+                if not isinstance(exc, exceptions.RedisError):
+                    # From a signal handler, or from redis-py when its socket is closed. The pool may hold a
+                    # half open connection, which redis-py would not open again.
+                    pools.pop(node, None)
+                    if not isinstance(exc, Exception):
+                        raise
                 if pools is not self._pools:
                     return BackendUnavailable(_CLOSED)
-                return translate_error(exc, self._connector.server(node))
+                if not attempts or not isinstance(exc, _NO_REPLY):
+                    return translate_error(exc, self._connector.server(node))
 
-    def _drop_others(self, nodes: frozenset[Node]) -> None:
-        if nodes is not self._nodes:
-            self._nodes = nodes
-            for node in self._pools.keys() - nodes:
-                if (pool := self._pools.pop(node, None)) is not None:
-                    # Connections in use are closed when they are garbage collected.
-                    pool.disconnect(inuse_connections=False)
+    def _drop_others(self) -> None:
+        """Close the connections to nodes that are no longer in use."""
+        for node in set(self._pools).difference(self._router.nodes):
+            if (pool := self._pools.pop(node, None)) is not None:
+                # Connections in use are closed when they are garbage collected.
+                pool.disconnect(inuse_connections=False)
 
 
 def _exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
@@ -141,7 +135,6 @@ class LoopClients:
         self._router = router
         self._connector = connector
         self._timeout_s = timeout_s
-        self._nodes = router.nodes
         self._readers: dict[Node, NodeReader] = {}
         self._is_closed = False
         # An event loop closes its asynchronous generators before it ends (asyncio.run, uvicorn, anyio).
@@ -153,36 +146,26 @@ class LoopClients:
         Raises:
             BackendUnavailable: There was no reply.
         """
-        known: tuple[Node, list[Any] | Exception] | None = None
+        command = ("GET", name)
         if (node := self._router.node_for(name)) is not None:
-            outcome = await self._reader(node).execute(("GET", name))
-            if type(outcome) is list and ((reply := outcome[0]) is None or type(reply) is bytes):
-                return reply
-            known = node, self._translated(node, outcome)
-        return (await self.run([("GET", name)], known=known))[0]
+            outcome = await self._reader(node).execute(command)
+            if isinstance(outcome, list) and not isinstance(outcome[0], exceptions.AskError):
+                return outcome[0]
+        return (await self.run(command))[0]  # the second attempt, or where the cluster redirects to
 
-    async def run(
-        self, commands: Sequence[Command], *, known: tuple[Node, list[Any] | Exception] | None = None
-    ) -> list[Any]:
-        """``ThreadClients.run`` for read-only commands. May be cancelled at any time.
-
-        Args:
-            commands: What to send.
-            known: A node that has received the commands already, with its replies or the error.
-        """
+    async def run(self, *commands: Command) -> list[Any]:
+        """``ThreadClients.run`` for read-only commands. May be cancelled at any time."""
         outcome: Any = None
         with closing(self._router.route(commands)) as route:
             while True:
                 try:
                     node, batch = route.send(outcome)
                 except StopIteration as done:
-                    await self._drop_others(self._router.nodes)
+                    if gone := self._readers.keys() - self._router.nodes:
+                        # Lookups that wait for these nodes are sent to others.
+                        await _close([self._readers.pop(node) for node in gone])
                     return cast("list[Any]", done.value)
-                if known is not None and known[0] == node and batch == commands:
-                    outcome = known[1]
-                else:
-                    outcome = self._translated(node, await self._reader(node).execute(*batch))
-                known = None  # the commands may be sent to this node again
+                outcome = await self._reader(node).execute(*batch)
 
     async def start(self) -> None:
         """Register the connections to be closed when the event loop ends."""
@@ -199,33 +182,21 @@ class LoopClients:
             self._is_closed = True
             await _close(list(self._readers.values()))
 
-    def _translated(self, node: Node, outcome: list[Any] | Exception) -> list[Any] | Exception:
-        if isinstance(outcome, Exception):
-            return translate_error(outcome, self._connector.server(node))
-        return outcome
-
     def _reader(self, node: Node) -> NodeReader:
         if self._is_closed:
             raise BackendUnavailable(_CLOSED)
         if (reader := self._readers.get(node)) is None:
-            # Shorter than an attempt, since an error in connecting says more than that there was no reply.
-            pool = self._connector.pool(node, timeout_s=0.8 * self._timeout_s, on_loop=True)
-            reader = self._readers[node] = NodeReader(
-                pool, timeout_s=self._timeout_s, on_failure=partial(self._router.mark_stale, node)
-            )
+            reader = NodeReader(node, self._router, self._connector, timeout_s=self._timeout_s)
+            self._readers[node] = reader
         return reader
-
-    async def _drop_others(self, nodes: frozenset[Node]) -> None:
-        if nodes is not self._nodes:
-            self._nodes = nodes
-            # Lookups that wait for these nodes are sent to others.
-            await _close([self._readers.pop(node) for node in self._readers.keys() - nodes])
 
 
 async def _close(readers: Sequence[NodeReader]) -> None:
     """Close connections at once, even if the caller is cancelled, then wait for the tasks that used them."""
-    for reader in readers:
-        await abort(reader.connection)
+    for reader in readers:  # this does not suspend
+        if (writer := reader.connection._writer) is not None:  # noqa: SLF001
+            writer.transport.abort()  # close() waits for the peer of a TLS connection
+        await reader.connection.disconnect(nowait=True)
     if tasks := [task for reader in readers if (task := reader.batcher.cancel()) is not None]:
         await asyncio.wait(tasks)
     await asyncio.sleep(0)  # the loop closes the sockets in its next iteration
@@ -235,41 +206,31 @@ class NodeReader:
     """Reads from one node over one connection, which only the task of its batches uses.
 
     Args:
-        pool: Makes the connection.
-        timeout_s: Seconds for each attempt, including DNS and connecting.
-        on_failure: Called when there was no reply, even if every caller was cancelled.
+        node: The node.
+        router: Refreshes its slot map after the node gave no reply, even if every caller was cancelled.
+        connector: Makes the connection.
+        timeout_s: Seconds for each batch, including DNS and connecting.
     """
 
-    def __init__(self, pool: Any, *, timeout_s: float, on_failure: Callable[[], None]) -> None:
-        self._pool = pool  # connections refer to it weakly
-        self.connection = pool.make_connection()
-        self._timeout_s = timeout_s
-        self._on_failure = on_failure
+    def __init__(self, node: Node, router: Router, connector: Connector, *, timeout_s: float) -> None:
+        # Shorter than an attempt, since an error in connecting says more than that there was no reply.
+        self._pool = connector.pool(node, timeout_s=0.8 * timeout_s, on_loop=True)
+        self.connection = self._pool.make_connection()  # refers to its pool weakly
         self.batcher: Batcher[tuple[Command, ...], list[Any]] = Batcher(self._send)
+        self._timeout_s = timeout_s
+        self._server = connector.server(node)
+        self._mark_stale = partial(router.mark_stale, node)
 
     async def execute(self, *commands: Command) -> list[Any] | Exception:
         """Return the replies to read-only commands, error replies included, or an error: there were none."""
         try:
             return await self.batcher.get(commands)
         except Exception as exc:
-            return exc
+            return translate_error(exc, self._server)
 
     async def _send(self, batch: list[tuple[Command, ...]]) -> list[list[Any]]:
-        try:
-            replies = iter(await self._exchange(list(chain.from_iterable(batch))))
-        except Exception:
-            self._on_failure()
-            raise
-        return [list(islice(replies, len(commands))) for commands in batch]
-
-    async def _exchange(self, commands: list[Command]) -> list[Any]:
-        with suppress(*_NO_REPLY, OSError):
-            return await self._attempt(commands)
-        return await self._attempt(commands)
-
-    async def _attempt(self, commands: list[Command]) -> list[Any]:
         connection = self.connection
-        replied = False
+        commands = list(chain.from_iterable(batch))
         try:
             async with asyncio.timeout(self._timeout_s):
                 if connection.is_connected and await connection.can_read():
@@ -279,12 +240,13 @@ class NodeReader:
                     await connection.connect()
                 packed = connection.pack_commands(commands)
                 await connection.send_packed_command(packed, check_health=False)
-                replies = [await self._reply() for _ in commands]
-            replied = True
-            return replies
-        finally:
-            if not replied:  # out of step with the replies, or not logged in yet
-                await connection.disconnect(nowait=True)
+                replies = iter([await self._reply() for _ in commands])
+        except BaseException:
+            self._mark_stale()
+            # Out of step with the replies, or not logged in yet.
+            await connection.disconnect(nowait=True)
+            raise
+        return [list(islice(replies, len(commands))) for commands in batch]
 
     async def _reply(self) -> Any:
         try:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ...errors import BackendUnavailable
 from ...runtime.extras import require
@@ -36,8 +35,7 @@ _MAX_ATTEMPTS: Final = 5
 _MAP_AGE_S: Final = 0.1  # a younger slot map is not refreshed
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A server that commands are sent to.
 
     Attributes:
@@ -51,16 +49,14 @@ class SingleServer:
     """The router where all keys are on one server.
 
     Attributes:
-        nodes: The nodes in use; another object as soon as they have changed.
+        nodes: The nodes in use.
     """
 
-    def __init__(self) -> None:
-        self._node = Node()
-        self.nodes = frozenset({self._node})
+    nodes = frozenset({Node()})
 
     def node_for(self, _name: bytes) -> Node | None:
         """The node of a key as far as known; None: ``route`` finds out."""
-        return self._node
+        return Node()
 
     def mark_stale(self, node: Node) -> None:
         """Note that a node gave no reply."""
@@ -72,7 +68,7 @@ class SingleServer:
             commands: Each names one key.
             retry: They may be sent twice.
         """
-        outcome = yield self._node, commands
+        outcome = yield Node(), commands
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -88,8 +84,7 @@ class Cluster:
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._seeds = tuple(Node(address) for address in addresses)
         self._sources = self._seeds  # where to get a slot map, the best first
-        self._map: list[Node | None] = [None] * _SLOTS
-        self._has_map = False
+        self._map: list[Node | None] = []  # by slot; empty until it is known
         self._is_stale = True
         self._refreshed_at = float("-inf")
         self.nodes: frozenset[Node] = frozenset(self._seeds)
@@ -117,10 +112,10 @@ class Cluster:
             batches: dict[Node, list[int]] = {}
             for index in pending:
                 batches.setdefault(asking.get(index) or self._node_of(slots[index]), []).append(index)
-            for node in batches.keys() & failed.keys():
-                raise failed[node]
             pending, redirected = [], {}
             for node, indexes in batches.items():
+                if node in failed:
+                    raise failed[node]
                 outcome = yield from self._send(node, _batch(commands, indexes, asking))
                 if isinstance(outcome, Exception):
                     if not retry:
@@ -191,28 +186,29 @@ class Cluster:
             if isinstance(outcome, Exception):
                 reason = outcome
             elif isinstance(outcome[0], Exception):
-                reason = _reason(outcome[0])
+                reason = outcome[0]
+                if "cluster support disabled" in str(reason):
+                    reason = BackendUnavailable(
+                        "the Redis server is not a cluster: use redis:// or rediss://"
+                    )
             elif any(slots := _slots(outcome[0], node)):
                 self._replace(slots)
                 return
         self._refreshed_at = time.monotonic()
-        if not self._has_map:
+        if not self._map:
             raise reason
 
     def _is_young(self) -> bool:
-        return self._has_map and time.monotonic() < self._refreshed_at + _MAP_AGE_S
+        return bool(self._map) and time.monotonic() < self._refreshed_at + _MAP_AGE_S
 
     def _replace(self, slots: list[Node | None]) -> None:
         masters = frozenset(filter(None, slots))
-        known = masters.union(self._seeds)
+        self.nodes = masters.union(self._seeds)
         candidates = (*self._sources, *masters)
         self._map = slots
-        self._sources = tuple(dict.fromkeys(node for node in candidates if node in known))
-        self._has_map = True
+        self._sources = tuple(dict.fromkeys(node for node in candidates if node in self.nodes))
         self._is_stale = False
         self._refreshed_at = time.monotonic()
-        if known != self.nodes:
-            self.nodes = known
 
 
 Router = SingleServer | Cluster
@@ -247,9 +243,3 @@ def _slots(reply: Any, node: Node) -> list[Node | None]:
                 slots[slot] = target
         return slots
     return [None] * _SLOTS
-
-
-def _reason(error: Exception) -> Exception:
-    if "cluster support disabled" in str(error):
-        return BackendUnavailable("the Redis server is not a cluster: use redis:// or rediss://")
-    return error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import ConfigurationError
 from ...runtime.extras import require
@@ -18,14 +18,11 @@ from .errors import MasterNotFoundError, exceptions
 
 require("redis", extra="redis")
 
-import redis.asyncio.retry  # noqa: E402
 import redis.asyncio.sentinel  # noqa: E402
-import redis.backoff  # noqa: E402
-import redis.retry  # noqa: E402
 import redis.sentinel  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from .url import Address, Target
 
@@ -74,44 +71,47 @@ class Connector:
             timeout_s: For connecting, and for threads also for each reply.
             on_loop: For an event loop instead of for threads.
         """
-        driver = _LOOPS if on_loop else _THREADS
-        options = driver.options(self._target.url, timeout_s)
+        driver: Any = redis.asyncio if on_loop else redis
+        options = self._options(driver, timeout_s)
         if on_loop:
             options["socket_timeout"] = None  # the caller has one timer for all replies
         if node.address is not None:
             options["host"], options["port"] = node.address
         elif self._target.topology == "sentinel":
             return self._sentinel_pool(driver, options)
-        return driver.module.ConnectionPool(**options)
+        return driver.ConnectionPool(**options)
 
-    def _sentinel_pool(self, driver: _Driver, options: dict[str, Any]) -> Any:
+    def _options(self, driver: Any, timeout_s: float) -> dict[str, Any]:
+        """The arguments of a pool for the first host of the URL."""
+        options: dict[str, Any] = driver.connection.parse_url(self._target.url)
+        kind = options.get("connection_class", driver.Connection)
+        return options | {
+            "connection_class": _CONNECTIONS.get(kind, kind),
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+            "protocol": 2,
+            "max_connections": 2**31,  # by default 100: another thread gets an error, without waiting
+        }
+
+    def _sentinel_pool(self, driver: Any, options: dict[str, Any]) -> Any:
         target = self._target
         # Each sentinel has a share of the time, so that there is some left for the master.
-        share_s = options["socket_connect_timeout"] / (len(target.addresses) + 1)
-        shared = {
-            name: value
-            for name, value in driver.options(target.url, share_s).items()
-            if name not in {"db", "username", "password", "client_name"}  # those of the master
-        }
+        shared = self._options(redis, options["socket_connect_timeout"] / (len(target.addresses) + 1))
+        for name in ("db", "username", "password", "client_name"):  # those of the master
+            shared.pop(name, None)
         pools = [
-            driver.module.ConnectionPool(**{**shared, **target.sentinel_login, "host": host, "port": port})
+            redis.ConnectionPool(**{**shared, **target.sentinel_login, "host": host, "port": port})
             for host, port in target.addresses
         ]
         del options["host"], options["port"]
-        return driver.module.sentinel.SentinelConnectionPool(
+        on_loop = driver is redis.asyncio
+        return driver.sentinel.SentinelConnectionPool(
             target.service,
-            driver.sentinels(pools),
-            ssl=issubclass(options.pop("connection_class"), driver.module.SSLConnection),
-            redis_connect_func=driver.check_role,
+            _LoopSentinels(pools) if on_loop else _Sentinels(pools),
+            ssl=issubclass(options.pop("connection_class"), driver.SSLConnection),
+            redis_connect_func=_acheck_role if on_loop else _check_role,
             **options,
         )
-
-
-async def abort(connection: Any) -> None:
-    """Close a connection of an event loop immediately. Does not suspend, so it cannot be cancelled."""
-    if (writer := connection._writer) is not None:  # noqa: SLF001
-        writer.transport.abort()  # close() waits for the peer of a TLS connection
-    await connection.disconnect(nowait=True)
 
 
 # --- Sentinel
@@ -127,13 +127,6 @@ class _Sentinels:
     def __init__(self, pools: Sequence[Any]) -> None:
         self._pools = pools
 
-    def _prefer(self, pool: Any, found: Sequence[bytes]) -> Address:
-        # A new list: other threads may be iterating over the old one.
-        self._pools = sorted(self._pools, key=lambda each: each is not pool)
-        return found[0].decode(), int(found[1])
-
-
-class _ThreadSentinels(_Sentinels):
     def discover_master(self, service: str) -> Address:
         for pool in self._pools:
             connection = pool.make_connection()
@@ -145,24 +138,15 @@ class _ThreadSentinels(_Sentinels):
             finally:
                 connection.disconnect()
             if found is not None:
-                return self._prefer(pool, found)
+                # A new list: other threads may be iterating over the old one.
+                self._pools = sorted(self._pools, key=lambda each: each is not pool)
+                return found[0].decode(), int(found[1])
         raise MasterNotFoundError
 
 
 class _LoopSentinels(_Sentinels):
-    async def discover_master(self, service: str) -> Address:
-        for pool in self._pools:
-            connection = pool.make_connection()
-            try:
-                await connection.send_command(*_WHO_IS_MASTER, service)
-                found = await connection.read_response()
-            except exceptions.RedisError:
-                continue
-            finally:
-                await abort(connection)
-            if found is not None:
-                return self._prefer(pool, found)
-        raise MasterNotFoundError
+    async def discover_master(self, service: str) -> Address:  # type: ignore[override]
+        return await asyncio.to_thread(super().discover_master, service)
 
 
 def _check_role(connection: Any) -> None:
@@ -204,15 +188,14 @@ class _Tcp(redis.Connection):
         addresses = _numeric(name, socket.getaddrinfo(*name, type=socket.SOCK_STREAM))
         reason = OSError("the host name has no address")
         try:
-            for address in addresses:
+            for self.host, self.port in addresses:
                 self.socket_connect_timeout = limit_s / len(addresses)
-                self.host, self.port = address
                 try:
                     connected: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
                 except OSError as exc:
                     reason = exc
                 else:
-                    _last_good[name] = address
+                    _last_good[name] = (self.host, self.port)
                     return connected
         finally:
             (self.host, self.port), self.socket_connect_timeout = name, limit_s
@@ -267,44 +250,10 @@ class _AsyncTls(redis.asyncio.SSLConnection, _AsyncTcp):
         }
 
 
-# --- for threads and for event loops
-
-_UNLIMITED: Final = 2**31
-
-
-class _Driver(NamedTuple):
-    """The parts of redis-py, and of this module, for threads or for event loops."""
-
-    module: Any
-    sentinels: Any
-    check_role: Any
-    connections: Mapping[Any, Any]  # by redis-py's connection class, ours
-
-    def options(self, url: str, timeout_s: float) -> dict[str, Any]:
-        """The arguments of a connection pool for the first host of a URL."""
-        options: dict[str, Any] = self.module.connection.parse_url(url)
-        kind = options.get("connection_class", self.module.Connection)
-        if kind in self.connections:
-            options["connection_class"] = self.connections[kind]
-        return options | {
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": timeout_s,
-            "retry": self.module.retry.Retry(redis.backoff.NoBackoff(), 0),
-            "protocol": 2,
-            "decode_responses": False,
-            "max_connections": _UNLIMITED,  # by default 100: another thread gets an error, without waiting
-        }
-
-
-_THREADS: Final = _Driver(
-    module=redis,
-    sentinels=_ThreadSentinels,
-    check_role=_check_role,
-    connections={redis.Connection: _Tcp, redis.SSLConnection: _Tls},
-)
-_LOOPS: Final = _Driver(
-    module=redis.asyncio,
-    sentinels=_LoopSentinels,
-    check_role=_acheck_role,
-    connections={redis.asyncio.Connection: _AsyncTcp, redis.asyncio.SSLConnection: _AsyncTls},
-)
+# By redis-py's class for the scheme of the URL. A Unix socket needs none of ours.
+_CONNECTIONS: Final[dict[Any, Any]] = {
+    redis.Connection: _Tcp,
+    redis.SSLConnection: _Tls,
+    redis.asyncio.Connection: _AsyncTcp,
+    redis.asyncio.SSLConnection: _AsyncTls,
+}

@@ -15,24 +15,14 @@ if TYPE_CHECKING:
 
 exceptions = require("redis.exceptions", extra="redis")
 MasterNotFoundError = require("redis.sentinel", extra="redis").MasterNotFoundError
-_AsyncMasterNotFoundError = require("redis.asyncio.sentinel", extra="redis").MasterNotFoundError
 
 # Within the text, since a script's error has more before it.
 _ERROR_CODE = re.compile(
     r"\b(BUSY|CLUSTERDOWN|CROSSSLOT|LOADING|MASTERDOWN|MISCONF|MOVED|NOREPLICAS|OOM|READONLY|WRONGTYPE)\b"
 )
 _DENIED_IN_A_SCRIPT = re.compile(r"user executing the script can't|ACL failure in script")  # 6.2; 7.0 and up
-_LOGIN: Final = "refused the user or the password: check the backend URL and the ACL"
+_REFUSED: Final = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _NO_TLS: Final = "cannot be reached: the TLS handshake failed: does this port speak TLS?"
-
-# redis-py removes the code from the text of these errors: it is their class.
-_CODES: Final = {
-    "BusyLoadingError": "LOADING",
-    "ClusterDownError": "CLUSTERDOWN",
-    "MasterDownError": "MASTERDOWN",
-    "OutOfMemoryError": "OOM",
-    "ReadOnlyError": "READONLY",
-}
 
 # Result codes of X509_verify_cert (OpenSSL, x509_vfy.h).
 _HAS_EXPIRED: Final = 10
@@ -51,6 +41,11 @@ def is_denied(reply: object) -> bool:
     )
 
 
+def is_wrong_type(reply: object) -> bool:
+    """Whether Redis refused a command because there is a value of another type."""
+    return isinstance(reply, exceptions.ResponseError) and "WRONGTYPE" in str(reply)
+
+
 def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavailable:
     """Name the server, the cause, and the remedy if it is known.
 
@@ -61,16 +56,14 @@ def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavail
     match exc:
         case BackendUnavailable():
             return type(exc)(str(exc))
-        case exceptions.AuthenticationError() | exceptions.AuthorizationError():
-            text = f"{server} {_LOGIN}"
-        case _ if is_denied(exc):
-            text = f"{server} {_LOGIN}"
+        case _ if is_denied(exc) or isinstance(exc, _REFUSED):
+            text = f"{server} refused the user or the password: check the backend URL and the ACL"
         case exceptions.AskError():  # of which MovedError is a subclass
             text = f"{server} is a node of a cluster, whose URL begins with redis+cluster://"
         case exceptions.ResponseError() | exceptions.BusyLoadingError():
-            found = _ERROR_CODE.search(str(exc))
-            name = type(exc).__name__
-            text = f"{server} replied with an error ({found[0] if found else _CODES.get(name, name)})"
+            # redis-py moves the codes that it knows from the text to this attribute.
+            found = _ERROR_CODE.search(f"{exc.status_code} {exc}")
+            text = f"{server} replied with an error ({found[0] if found else type(exc).__name__})"
         case _:
             text = f"{server} {_connection_trouble(exc)}"
     return BackendUnavailable(text)
@@ -94,7 +87,7 @@ def _connection_trouble(exc: BaseException) -> str:
                 return "cannot be reached: the connection was refused"
             case socket.gaierror():
                 return "cannot be reached: its host name cannot be resolved"
-            case MasterNotFoundError() | _AsyncMasterNotFoundError():
+            case MasterNotFoundError():
                 return "know no master that can be used: check that they are up, and the name of the master"
             case exceptions.TimeoutError() | TimeoutError():
                 return "did not respond in time"

@@ -10,7 +10,6 @@ change that failed was not made.
 from __future__ import annotations
 
 import math
-from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -160,9 +159,9 @@ class KeyNames:
         name = self.history(client_id)
         return ("SET", name, history) if history else ("DEL", name)
 
-    def record_uses(self, client_id: bytes, uses: Mapping[int, int]) -> Command:
-        """Store the minute of the last use of each secret, unless a later one is stored."""
-        return ("EVAL", _RECORD_USES, "1", self.used(client_id), *map(str, chain.from_iterable(uses.items())))
+    def record_uses(self, client_id: bytes, uses: Sequence[str]) -> Command:
+        """Store secret and minute, again and again, unless a later minute is stored."""
+        return ("EVAL", _RECORD_USES, "1", self.used(client_id), *uses)
 
     def add_failures(
         self, limit: str, period_s: float, period: int, failures: Mapping[bytes, int]

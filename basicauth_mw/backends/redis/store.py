@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import re
 import time
-from asyncio import get_running_loop
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from ...errors import BackendUnavailable, ReadOnlyBackend, UnreadableRecord
 from ...keys.hashing import has_password_hash
-from ...runtime.fork import after_fork
 from ..base import Changes, LastUse, StoreWarning
 from ..codec import (
     as_key,
@@ -35,27 +33,19 @@ from ..codec import (
     to_microseconds,
     to_minutes,
 )
-from .checks import CONFIG, config_warnings, foreign_warning
-from .clients import LoopClients, ThreadClients
-from .cluster import Cluster, Node, SingleServer
-from .connections import Connector
-from .errors import is_denied, is_split, translate_error
+from .checks import CONFIG, config_warnings, decode_id, foreign_warning
+from .commands import Commands
+from .errors import is_denied, is_split, is_wrong_type
 from .scripts import CHANGES_KEPT, NOT_A_STRING, KeyNames
 from .url import parse_url
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ...keys.model import Change, Key
     from ..codec import StoredRecord
-    from .cluster import Command, Route, Router
 
-T = TypeVar("T")
-
-_ADMIN_TIMEOUT_S: Final = 5.0
 _BATCH: Final = 1000
-_PAGE: Final = 10_000
 _NO_CHANGE_YET: Final = "0-0"
 
 _STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}")
@@ -80,15 +70,7 @@ class RedisStore:
         target = parse_url(url)
         self.single_server = target.topology != "cluster"
         self._names = KeyNames(target.prefix)
-        self._connector = Connector(target)
-        self._server = self._connector.server(Node())
-        self._attempt_s = deadline_s / 2
-        self._router: Router = SingleServer() if self.single_server else Cluster(target.addresses)
-        self._lookups = ThreadClients(self._router, self._connector, timeout_s=self._attempt_s, retry=True)
-        # No retry: when the reply to a swap is lost, the swap may have been made.
-        self._admin = ThreadClients(self._router, self._connector, timeout_s=_ADMIN_TIMEOUT_S, retry=False)
-        self._loops: dict[asyncio.AbstractEventLoop, LoopClients] = {}
-        after_fork(self._reset_in_child)
+        self._commands = Commands(target, deadline_s)
 
     # --- looking up
 
@@ -101,26 +83,21 @@ class RedisStore:
 
     def get_record(self, client_id: str, /) -> StoredRecord | None:
         """``get`` without decoding more than the secrets."""
-        return self._record(self._read(self._names.get(_encoded(client_id)))[0], client_id)
+        return self._record(self._commands.read(self._names.get(_encoded(client_id)))[0], client_id)
 
     async def aget_record(self, client_id: str, /) -> StoredRecord | None:
         """``aget`` without decoding more than the secrets."""
-        loop = get_running_loop()
-        try:
-            clients = self._loops.get(loop) or await self._open(loop)
-            reply = await clients.get(self._names.record(_encoded(client_id)))
-        except Exception as exc:
-            failure = translate_error(exc, self._server)
-        else:
-            return self._record(reply, client_id)
-        raise failure  # without a context: the frames of redis-py hold the password
+        reply = await self._commands.aget(self._names.record(_encoded(client_id)))
+        return self._record(reply, client_id)
 
     # --- changing
 
     def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
         client_id = record.client_id.encode()
-        reply, earlier = self._do(self._names.get(client_id), ("GET", self._names.history(client_id)))
-        current = b"" if reply is None else self._check_type(reply, bytes)
+        reply, earlier = self._commands.do(
+            self._names.get(client_id), ("GET", self._names.history(client_id))
+        )
+        current = b"" if reply is None else self._commands.check_type(reply, bytes)
         before = self._key(current, record.client_id) if current else None
         if (before.version if before else None) != expect_version:
             return False
@@ -130,16 +107,16 @@ class RedisStore:
     def delete(self, client_id: str, /) -> bool:
         encoded = client_id.encode()
         while True:
-            (reply,) = self._replies(self._names.get(encoded))
+            (reply,) = self._commands.replies(self._names.get(encoded))
             if reply is None:
                 return False
-            current = NOT_A_STRING if _is_wrong_type(reply) else self._check_type(reply, bytes)
+            current = NOT_A_STRING if is_wrong_type(reply) else self._commands.check_type(reply, bytes)
             if self._swap(encoded, current, None):
                 return True
 
     def history(self, client_ids: Sequence[str], /) -> list[list[Change]]:
         commands = [("GET", self._names.history(_encoded(client_id))) for client_id in client_ids]
-        return [load_history(self._history(reply)) for reply in self._read(*commands)]
+        return [load_history(self._history(reply)) for reply in self._commands.read(*commands)]
 
     def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
         """Store new keys. No id is announced: no process can have cached one of these keys."""
@@ -152,31 +129,33 @@ class RedisStore:
             histories = [extend_history("", each) for each in changes[start : start + _BATCH]]
             histories = histories or [""] * len(batch)
             if any(map(has_password_hash, batch)):
-                self._do(names.mark_has_password())
+                self._commands.do(names.mark_has_password())
             if self.single_server:
-                (reply,) = self._do(names.add(client_ids, rows, histories), retry=False)
-                added = self._items(reply, int)
+                (reply,) = self._commands.do(names.add(client_ids, rows, histories), retry=False)
+                added = self._commands.items(reply, int)
                 if len(added) != len(batch):
                     raise BackendUnavailable(
-                        f"{self._server} sent {len(added)} replies for {len(batch)} keys"
+                        f"{self._commands.server} sent {len(added)} replies for {len(batch)} keys"
                     )
                 made += map(bool, added)
             else:
                 index_add = names.index_add(client_ids)  # before and after, as for a swap
-                (_, *exist) = self._do(index_add, *(("EXISTS", names.record(each)) for each in client_ids))
+                (_, *exist) = self._commands.do(
+                    index_add, *(("EXISTS", names.record(each)) for each in client_ids)
+                )
                 if not all(exist):
-                    self._do(names.announce(b""))
-                done = self._do(*map(names.set_new, client_ids, rows), retry=False)
+                    self._commands.do(names.announce(b""))
+                done = self._commands.do(*map(names.set_new, client_ids, rows), retry=False)
                 made += map(bool, done)
                 written = zip(client_ids, histories, done, strict=True)
                 new = [(each, text) for each, text, is_new in written if is_new and text]
-                self._do(index_add, *(names.set_history(*each) for each in new))
+                self._commands.do(index_add, *(names.set_history(*each) for each in new))
         return made
 
     def announce(self, client_id: str, /) -> None:
         """Announce a change again, in case it was made but its announcement failed."""
         if not self.single_server:  # one server makes a change and announces it in one step
-            self._do(self._names.announce(client_id.encode()))
+            self._commands.do(self._names.announce(client_id.encode()))
 
     def _swap(self, client_id: bytes, expected: bytes, record: Key | None, history: str = "") -> bool:
         names = self._names
@@ -192,23 +171,23 @@ class RedisStore:
             # No id is empty: this only fails early if ZREM is not allowed, as the script for one server does.
             before = [] if self.single_server else [names.index_remove(b"")]
             value = b""
-        self._do(*before, *announcement)
+        self._commands.do(*before, *announcement)
         swap = names.swap(client_id, expected, value, history, announce=self.single_server)
-        (done,) = self._do(swap, retry=False, may_be_split=True)
+        (done,) = self._commands.do(swap, retry=False, may_be_split=True)
         if is_split(done):
-            (done,) = self._do(names.swap(client_id, expected, value, None), retry=False)
+            (done,) = self._commands.do(names.swap(client_id, expected, value, None), retry=False)
             if done and (history or record is None):
-                self._do(names.set_history(client_id, history))
+                self._commands.do(names.set_history(client_id, history))
         if not done:
             return False
         if record is None:
-            self._do(*announcement, names.index_remove(client_id), ("DEL", names.used(client_id)))
-            (recreated,) = self._do(names.get(client_id))
+            self._commands.do(*announcement, names.index_remove(client_id), ("DEL", names.used(client_id)))
+            (recreated,) = self._commands.do(names.get(client_id))
             if recreated is not None:  # perhaps indexed before it was removed from the index
-                self._do(names.index_add([client_id]))
+                self._commands.do(names.index_add([client_id]))
         else:
             # A delete of the same id may have removed it from the index meanwhile.
-            self._do(*announcement, names.index_add([client_id]))
+            self._commands.do(*announcement, names.index_add([client_id]))
             self._prune_uses(client_id, record if expected else None)
         return True
 
@@ -223,10 +202,12 @@ class RedisStore:
         while len(found) < limit:
             first = b"(" + last if last >= start else b"[" + start
             size = limit - len(found)
-            (ids,) = self._replies(("ZRANGEBYLEX", self._names.index, first, end, "LIMIT", "0", str(size)))
-            ids = self._items(ids, bytes, self._names.index)
-            named = {encoded: name for encoded in ids if (name := _text(encoded)) is not None}
-            records = self._replies(*map(self._names.get, named)) if named else []
+            (ids,) = self._commands.replies(
+                ("ZRANGEBYLEX", self._names.index, first, end, "LIMIT", "0", str(size))
+            )
+            ids = self._commands.items(ids, bytes, self._names.index)
+            named = {encoded: name for encoded in ids if (name := decode_id(encoded)) is not None}
+            records = self._commands.replies(*map(self._names.get, named)) if named else []
             keys = (self._key(record, name) for name, record in zip(named.values(), records, strict=True))
             found += [key for key in keys if key is not None]  # None: deleted meanwhile, or evicted
             if len(ids) < size:
@@ -236,19 +217,14 @@ class RedisStore:
 
     def changes(self, since: str | None) -> Changes:
         start = since if since is not None and _STREAM_ID.fullmatch(since) else ""
-        commands: list[Command] = [
+        newest, entries = self._commands.read(
             ("XREVRANGE", self._names.changes, "+", "-", "COUNT", "1"),
             # A change that arrives between the two commands is reported twice, which does no harm.
             ("XRANGE", self._names.changes, start or "+", "+"),
-        ]
-        if self.single_server:
-            newest, entries, *marks = self._read(*commands, *self._names.has_password_hashes)
-        else:
-            newest, entries = self._read(*commands)
-            marks = [None]
-            with suppress(BackendUnavailable):  # another node than that of the changes may be down
-                marks = self._read(*self._names.has_password_hashes)
-        has_passwords = any(marks) if all(isinstance(mark, int) for mark in marks) else None
+        )
+        has_passwords = None
+        with suppress(BackendUnavailable):  # in a cluster, it may be on another node, which may be down
+            has_passwords = any(self._read_marks())
         cursor = self._entries(newest)[0][0] if newest else _NO_CHANGE_YET
         if since is None:
             return Changes(cursor, has_password_hashes=has_passwords)
@@ -268,51 +244,45 @@ class RedisStore:
     # --- last uses
 
     def record_uses(self, uses: Sequence[LastUse], /) -> None:
-        newest: dict[bytes, dict[int, int]] = {}
+        minutes: dict[bytes, list[str]] = {}
         for use in uses:
-            minutes = newest.setdefault(_encoded(use.client_id), {})
-            secret = to_microseconds(use.secret_created_at)
-            minutes[secret] = max(minutes.get(secret, 0), to_minutes(use.at))
-        names = self._names
-        items = list(newest.items())
-        for start in range(0, len(items), _BATCH):
-            batch = items[start : start + _BATCH]
-            replies = self._do(*(("EXISTS", names.record(encoded)) for encoded, _ in batch))
-            self._do(
-                *(
-                    names.record_uses(encoded, minutes)
-                    for (encoded, minutes), exists in zip(batch, replies, strict=True)
-                    if exists
-                )
-            )
+            each = minutes.setdefault(_encoded(use.client_id), [])
+            each += (str(to_microseconds(use.secret_created_at)), str(to_minutes(use.at)))
+        names, do = self._names, self._commands.do
+        used = list(minutes)
+        for start in range(0, len(used), _BATCH):
+            batch = used[start : start + _BATCH]
+            exist = do(*(("EXISTS", names.record(each)) for each in batch))
+            kept = [each for each, exists in zip(batch, exist, strict=True) if exists]
+            do(*(names.record_uses(each, minutes[each]) for each in kept))
 
     def last_uses(self, client_ids: Sequence[str], /) -> list[LastUse]:
         commands = [("HGETALL", self._names.used(_encoded(client_id))) for client_id in client_ids]
-        replies = self._read(*commands) if commands else []
+        replies = self._commands.read(*commands) if commands else []
         found: list[LastUse] = []
         for client_id, reply in zip(client_ids, replies, strict=True):
             with suppress(UnreadableRecord):  # a use that is lost is no reason to hide a key
-                fields = iter(self._check_type(reply, list))
-                found += load_uses(client_id, zip(fields, fields, strict=False))
+                fields = self._commands.check_type(reply, list)
+                found += load_uses(client_id, zip(fields[::2], fields[1::2], strict=False))
         return found
 
     def _prune_uses(self, client_id: bytes, record: Key | None) -> None:
         """Remove the last uses of secrets that a key no longer has, except the latest of all."""
-        used = self._names.used(client_id)
+        used, replies = self._names.used(client_id), self._commands.replies
         if record is None:  # a new key: they are those of a deleted one
-            self._replies(("DEL", used))
+            replies(("DEL", used))
             return
         with suppress(BackendUnavailable):  # the change itself has been made
-            (reply,) = self._replies(("HGETALL", used))
-            fields = iter(self._items(reply, bytes))
+            (reply,) = replies(("HGETALL", used))
+            fields = self._commands.items(reply, bytes)
             minutes = {
                 name: int(minute) if minute.isdigit() else 0
-                for name, minute in zip(fields, fields, strict=False)
+                for name, minute in zip(fields[::2], fields[1::2], strict=False)
             }
             held = {b"%d" % to_microseconds(secret.created_at) for secret in record.secrets}
             latest = max(minutes, key=minutes.__getitem__, default=b"")
             if gone := minutes.keys() - held - {latest}:
-                self._replies(("HDEL", used, *gone))
+                replies(("HDEL", used, *gone))
 
     # --- failed requests
 
@@ -320,24 +290,24 @@ class RedisStore:
         self, limit: str, period_s: float, failures: Mapping[bytes, int], /
     ) -> list[tuple[int, int]]:
         period = int(time.time() // period_s)
-        (reply,) = self._replies(self._names.add_failures(limit, period_s, period, failures), retry=False)
-        if isinstance(reply, Exception):
-            self._admin.reconnect()  # there may be another master now
+        (reply,) = self._commands.replies(
+            self._names.add_failures(limit, period_s, period, failures), retry=False
+        )
         if is_denied(reply):
-            raise ReadOnlyBackend(f"{self._server} does not allow this user to count failures: check the ACL")
-        counts = iter(self._check_type(reply, list))
+            raise ReadOnlyBackend(
+                f"{self._commands.server} does not allow this user to count failures: check the ACL"
+            )
+        counts = iter(self._commands.check_type(reply, list))
         return list(zip(counts, counts, strict=True))
 
     # --- ending
 
     def close(self) -> None:
-        self._lookups.close()
-        self._admin.close()
+        self._commands.close()
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        if clients := self._loops.pop(get_running_loop(), None):
-            await clients.aclose()
+        await self._commands.aclose()
 
     def warnings(self) -> list[StoreWarning]:
         """Settings that lose keys; empty if CONFIG is not allowed.
@@ -346,126 +316,43 @@ class RedisStore:
             BackendUnavailable: The server cannot be reached.
             UnreadableRecord: Another program has overwritten a name of this package.
         """
-        replies = self._run(self._admin, self._router.route_all(CONFIG))
-        found = dict.fromkeys(config_warnings(replies))
-        self._items(self._read(*self._names.has_password_hashes), int)  # raises for a foreign value
+        found = dict.fromkeys(config_warnings(self._commands.replies_of_all(CONFIG)))
+        self._read_marks()  # raises for a foreign value
         with suppress(BackendUnavailable):  # listing keys reports that the index cannot be read
-            found |= dict.fromkeys(foreign_warning(self._names.index, self._foreign()))
+            found |= dict.fromkeys(foreign_warning(self._commands, self._names.index))
         return list(found)
 
     # --- inside
 
-    def _reset_in_child(self) -> object:
-        # Start with new clients: a thread that the child does not have may have held the lock of a pool.
-        inherited, self._loops = self._loops, {}
-        return inherited, self._lookups.reset(), self._admin.reset()
-
-    async def _open(self, loop: asyncio.AbstractEventLoop) -> LoopClients:
-        for other in list(self._loops):
-            if other.is_closed():
-                self._loops.pop(other, None)
-        made = self._loops[loop] = LoopClients(self._router, self._connector, timeout_s=self._attempt_s)
-        await made.start()
-        return made
-
-    def _read(self, *commands: Command) -> list[Any]:
-        """Replies to a lookup, error replies included."""
-        return self._run(self._lookups, self._router.route(commands))
-
-    def _replies(self, *commands: Command, retry: bool = True) -> list[Any]:
-        """Replies to administrative commands, error replies included."""
-        return self._run(self._admin, self._router.route(commands, retry=retry))
-
-    def _do(self, *commands: Command, retry: bool = True, may_be_split: bool = False) -> list[Any]:
-        """Replies to administrative commands of which none may fail, except because its keys are split."""
-        replies = self._replies(*commands, retry=retry)
-        for reply in replies:
-            if isinstance(reply, Exception) and not (may_be_split and is_split(reply)):
-                self._admin.reconnect()  # there may be another master now
-                raise self._failure(reply)
-        return replies
-
-    def _run(self, clients: ThreadClients, route: Route) -> list[Any]:
-        try:
-            return clients.run(route)
-        except Exception as exc:
-            failure = translate_error(exc, self._server)
-        self._admin.reconnect()
-        raise failure  # without a context: the frames of redis-py hold the password
-
-    def _check_type(self, reply: Any, kind: type[T], name: bytes = b"one of our names") -> T:
-        """Check the type of a reply.
-
-        Args:
-            reply: What redis-py returned.
-            kind: What it has to be.
-            name: The name in Redis that the command was about, for an error.
-        """
-        if isinstance(reply, kind):
-            return reply
-        if isinstance(reply, Exception):
-            raise self._failure(reply, name) from None
-        raise BackendUnavailable(f"{self._server} sent {type(reply).__name__} instead of {kind.__name__}")
-
-    def _items(self, reply: Any, kind: type[T], name: bytes = b"one of our names") -> list[T]:
-        """Check the type of a reply that is a list, and of its items."""
-        items = self._check_type(reply, list, name)
-        for item in items:
-            self._check_type(item, kind)
-        return items
+    def _read_marks(self) -> list[int]:
+        """Whether the store may contain password hashes, by the name of this release and an earlier one."""
+        marks = self._commands.read(*self._names.has_password_hashes)
+        return [self._commands.check_type(mark, int) for mark in marks]
 
     def _history(self, reply: object) -> str:
-        return "" if reply is None else self._check_type(reply, bytes).decode(errors="replace")
-
-    def _failure(self, reply: Exception, name: bytes = b"one of our names") -> BackendUnavailable:
-        if _is_wrong_type(reply):
-            return UnreadableRecord(
-                f"Redis holds something of another type as {name.decode(errors='replace')}"
-            )
-        return translate_error(reply, self._server)
-
-    def _foreign(self) -> Iterator[bytes]:
-        """Members of the index that are not client IDs. ``scan`` omits them."""
-        first, page = b"-", [b""]
-        while page:
-            (reply,) = self._replies(("ZRANGEBYLEX", self._names.index, first, "+", "LIMIT", "0", str(_PAGE)))
-            page = self._items(reply, bytes)
-            yield from (member for member in page if _text(member) is None)
-            first = b"(" + page[-1] if page else first
+        return "" if reply is None else self._commands.check_type(reply, bytes).decode(errors="replace")
 
     def _key(self, reply: object, client_id: str) -> Key | None:
         return as_key(self._record(reply, client_id))
 
     def _record(self, reply: object, client_id: str) -> StoredRecord | None:
-        if _is_wrong_type(reply):
+        if is_wrong_type(reply):
             raise UnreadableRecord(
                 f"the stored key of {client_id!r} cannot be read: Redis holds another type there",
                 client_id=client_id,
             )
-        return load_for_lookup(None if reply is None else self._check_type(reply, bytes), client_id)
+        return load_for_lookup(None if reply is None else self._commands.check_type(reply, bytes), client_id)
 
     def _entries(self, reply: object) -> list[tuple[str, str | None]]:
         """Stream ID and client ID of each entry; None: this package did not write the entry."""
         try:
             return [
-                (entry_id.decode(), _text(fields[1]) if len(fields) == 2 and fields[0] == b"id" else None)
-                for entry_id, fields in self._check_type(reply, list, self._names.changes)
+                (entry_id.decode(), decode_id(fields[1]) if len(fields) == 2 and fields[0] == b"id" else None)
+                for entry_id, fields in self._commands.check_type(reply, list, self._names.changes)
             ]
         except (TypeError, ValueError, AttributeError):
-            raise BackendUnavailable(f"{self._server} sent something that is not a stream") from None
+            raise BackendUnavailable(f"{self._commands.server} sent something that is not a stream") from None
 
 
 def _encoded(client_id: str) -> bytes:
     return client_id.encode(errors="surrogatepass")  # no id contains a lone surrogate: not found
-
-
-def _is_wrong_type(reply: object) -> bool:
-    return isinstance(reply, Exception) and "WRONGTYPE" in str(reply)
-
-
-def _text(client_id: bytes) -> str | None:
-    """Decode a client ID; None: it is not one."""
-    try:
-        return client_id.decode()
-    except UnicodeDecodeError:
-        return None

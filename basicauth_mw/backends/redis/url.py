@@ -87,58 +87,43 @@ def parse_url(url: str) -> Target:
         service = unquote(service)
     known = _OPTIONS | _SENTINEL_OPTIONS if topology == "sentinel" else _OPTIONS
     write = f"write {_EXAMPLES[topology]}"
-    checks = [
-        (not base, f"a Redis URL starts with one of {', '.join(f'{name}://' for name in _SCHEMES)}"),
-        (
-            any(character.isspace() or not character.isprintable() for character in url),
-            "the Redis URL contains whitespace or control characters: percent-encode them",
+    problems = {
+        f"a Redis URL starts with one of {', '.join(f'{name}://' for name in _SCHEMES)}": not base,
+        "the Redis URL contains whitespace or control characters: percent-encode them": any(
+            character.isspace() or not character.isprintable() for character in url
         ),
-        ("#" in url, "the Redis URL contains a #: percent-encode it as %23"),
-        (
-            topology == "node" and len(hosts) > 1,
-            "the Redis URL names several hosts: write redis+sentinel:// or redis+cluster://",
+        "the Redis URL contains a #: percent-encode it as %23": "#" in url,
+        "the Redis URL names several hosts: write redis+sentinel:// or redis+cluster://": (
+            topology == "node" and len(hosts) > 1
         ),
-        (len(dict(pairs)) != len(pairs), "the Redis URL has an option twice"),
-        (
-            not options.keys() <= known,
-            f"the Redis URL has an option that cannot be set; these can: {', '.join(sorted(known))}",
+        "the Redis URL has an option twice": len(dict(pairs)) != len(pairs),
+        f"the Redis URL has an option that cannot be set; these can: {', '.join(sorted(known))}": (
+            not options.keys() <= known
         ),
-        (
-            base != "rediss" and not options.keys().isdisjoint(_TLS_OPTIONS),
-            "the Redis URL has options for TLS, but not a scheme that begins with rediss",
+        "the Redis URL has options for TLS, but not a scheme that begins with rediss": (
+            base != "rediss" and not options.keys().isdisjoint(_TLS_OPTIONS)
         ),
-        (
-            not _PREFIX.fullmatch(prefix),
-            "the prefix in the Redis URL is 1 to 100 visible ASCII characters without braces",
+        "the prefix in the Redis URL is 1 to 100 visible ASCII characters without braces": (
+            not _PREFIX.fullmatch(prefix)
         ),
-        (
-            not _DATABASE.fullmatch(options.get("db", "0")),
-            "db in the Redis URL is the number of a database",
+        "db in the Redis URL is the number of a database": not _DATABASE.fullmatch(options.get("db", "0")),
+        "a unix socket is unix:///path/to/redis.sock, with three slashes": (
+            is_unix and bool(first.hostname or ports[0] is not None or not first.path.strip("/"))
         ),
-        (
-            is_unix and bool(first.hostname or ports[0] is not None or not first.path.strip("/")),
-            "a unix socket is unix:///path/to/redis.sock, with three slashes",
+        f"the Redis URL lacks a host: {write}": not is_unix and not all(host.hostname for host in hosts),
+        f"the Redis URL lacks the name of the master: {write}": (
+            topology == "sentinel" and not _SERVICE.fullmatch(service)
         ),
-        (
-            not is_unix and not all(host.hostname for host in hosts),
-            f"the Redis URL lacks a host: {write}",
+        f"the path of the Redis URL is the number of a database: {write}": (
+            not is_unix and not _DATABASE.fullmatch(database or "0")
         ),
-        (
-            topology == "sentinel" and not _SERVICE.fullmatch(service),
-            f"the Redis URL lacks the name of the master: {write}",
+        "the Redis URL names the database twice": not is_unix and "db" in options and database != "",
+        "a Redis Cluster has database 0 only: name none in the Redis URL": (
+            topology == "cluster" and (database or options.get("db", "0")).strip("0") != ""
         ),
-        (
-            not is_unix and not _DATABASE.fullmatch(database or "0"),
-            f"the path of the Redis URL is the number of a database: {write}",
-        ),
-        (not is_unix and "db" in options and database != "", "the Redis URL names the database twice"),
-        (
-            topology == "cluster" and (database or options.get("db", "0")).strip("0") != "",
-            "a Redis Cluster has database 0 only: name none in the Redis URL",
-        ),
-    ]
-    if problems := [text for is_wrong, text in checks if is_wrong]:
-        raise ConfigurationError(problems)
+    }
+    if any(problems.values()):
+        raise ConfigurationError([text for text, is_wrong in problems.items() if is_wrong])
     login = {name: options.pop(name) for name in _SENTINEL_OPTIONS & options.keys()}
     path = first.path if is_unix else f"/{database}"
     return Target(

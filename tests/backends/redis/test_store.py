@@ -20,7 +20,7 @@ import pytest
 import redis
 
 from basicauth_mw.backends import dump_key
-from basicauth_mw.backends.redis import store as redis_module
+from basicauth_mw.backends.redis import checks
 from basicauth_mw.backends.redis.cluster import Node
 from basicauth_mw.backends.redis.scripts import CHANGES_KEPT
 from basicauth_mw.backends.redis.store import RedisStore
@@ -113,7 +113,7 @@ def test_index_members_that_are_not_client_ids_are_omitted(
     assert [key.client_id for key in store.scan("k", "", 2)] == ["k0", "k1"]
     assert [key.client_id for key in store.scan("k", "k1", 2)] == ["k2", "k3"]
     assert store.scan("k3", "k3", 9) == []
-    monkeypatch.setattr(redis_module, "_PAGE", 3)
+    monkeypatch.setattr(checks, "_PAGE", 3)
     ((message, remedy),) = [warning for code, *warning in store.warnings() if code == "redis_foreign_ids"]
     assert message.startswith("4 members ")
     index, *members = split_args(remedy.rpartition("ZREM ")[2])
@@ -523,7 +523,7 @@ def test_two_event_loops_at_once(store: RedisStore) -> None:
     for thread in threads:
         thread.join(30)
     assert not failures
-    assert store._loops == {}
+    assert store._commands._loops == {}
 
 
 @pytest.mark.proves("F32")
@@ -535,7 +535,7 @@ def test_event_loops_that_ended_are_released(store: RedisStore) -> None:
 
     for _ in range(3):
         asyncio.run(look_up())
-        assert len(store._loops) == 1
+        assert len(store._commands._loops) == 1
     gc.collect()
 
 
@@ -633,7 +633,7 @@ def test_a_forked_child_has_its_own_connections(store: RedisStore, admin: redis.
 def test_a_fork_while_a_thread_takes_a_connection(store: RedisStore) -> None:
     """The lock of redis-py's pool is held forever in the child."""
     assert store.get("id") is not None
-    (pool,) = store._lookups._pools.values()
+    (pool,) = store._commands._lookups._pools.values()
     with pool._lock:
         process = multiprocessing.get_context("fork").Process(target=store.get, args=("id",))
         process.start()
@@ -671,7 +671,7 @@ def test_many_threads_at_once(own_redis_server: RedisServer) -> None:
     ):
         own_redis_server.freeze()
         lookups = [threads.submit(store.get, "id") for _ in range(120)]
-        wait_until(lambda: len(store._lookups._pools[Node()]._in_use_connections) == 120)
+        wait_until(lambda: len(store._commands._lookups._pools[Node()]._in_use_connections) == 120)
         own_redis_server.thaw()
         assert [lookup.result(60) for lookup in lookups] == [None] * 120
 
@@ -680,4 +680,4 @@ def test_nothing_is_opened_before_the_first_use(redis_server: RedisServer) -> No
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     store = RedisStore(redis_server.url())
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
-    assert store._loops == {}
+    assert store._commands._loops == {}
