@@ -176,7 +176,7 @@ def page(name: str) -> str:
 
 # Commands that are followed, and how many there are at least.
 FOLLOWED = {
-    "README.md": (README.partition("\n## ")[0], 14),
+    "README.md": (README.partition("\n## ")[0], 12),
     "README.md: FastAPI": (chapter("FastAPI and Starlette"), 3),
     "README.md: Flask": (chapter("Flask"), 4),
     "README.md: Keys": (chapter("Keys"), 11),
