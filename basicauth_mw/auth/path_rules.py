@@ -86,18 +86,22 @@ class PathRules:
             ``protected``: it needs credentials. ``optional``: they are verified if there are any. ``open``:
             they are not read.
         """
+        below = path if root is None else self._below(path, root)
+        if below is None:
+            return "protected"
+        access: Access
+        if self.has_optional and below in self._optional:
+            access = "optional"
+        elif below in self._exclude or (self._entries["include"] and below not in self._include):
+            access = "open"
+        else:
+            return "protected"
+        # Most paths are protected whatever they look like, so an ambiguous one is looked for last.
         if not path.startswith("/") or not PLAIN_PATH.fullmatch(path):
             return "protected"
         if raw != path.encode() and _AMBIGUOUS_RAW.search(raw):
             return "protected"
-        below = path if root is None else self._below(path, root)
-        if below is None:
-            return "protected"
-        if below in self._optional:
-            return "optional"
-        if below in self._exclude or (self._entries["include"] and below not in self._include):
-            return "open"
-        return "protected"
+        return access
 
     def describe(self) -> Iterator[str]:
         """One sentence for each rule that lets in requests without credentials, for logs."""
@@ -170,4 +174,6 @@ class _WideEntries:
 
 def _fold(path: str) -> str:
     """Equal for paths that differ in case only, also in the sense of a regular expression with ``(?i)``."""
+    if path.isascii():
+        return path.lower()
     return path.replace("\u0130", "i").replace("\u0131", "i").casefold()

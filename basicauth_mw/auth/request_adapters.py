@@ -69,13 +69,16 @@ class ASGIRequest:
     @staticmethod
     def credential_header(request: Scope, name: str) -> bytes | None:
         wanted = name.encode()
-        found = [value for sent, value in request["headers"] if sent.lower() == wanted]
+        length = len(wanted)  # compared first, as that is cheaper
+        found = [
+            value for sent, value in request["headers"] if len(sent) == length and sent.lower() == wanted
+        ]
         return b", ".join(found) if found else None
 
     @staticmethod
     def header(request: Scope, name: str) -> str | None:
         wanted = name.encode()
-        length = len(wanted)  # compared first, as that is cheaper
+        length = len(wanted)
         found: bytes | None = None
         for sent, value in request["headers"]:
             if len(sent) == length and sent.lower() == wanted:
