@@ -104,15 +104,7 @@ class BasicAuthMiddleware:
                 return send_response(
                     environ, start_response, authenticator.refusal_response(environ, decision)
                 )
-        # The environ is updated in place, so that layers outside, such as an access log, see the caller. What
-        # our own responses read is captured first.
-        read = environ.get
-        captured = environ[_CAPTURED] = (
-            read("REQUEST_METHOD"),
-            read("REMOTE_ADDR"),
-            read("HTTP_X_REQUEST_ID"),
-            read("HTTP_SEC_FETCH_MODE"),
-        )
+        # The environ is updated in place, so that layers outside, such as an access log, see the caller.
         if decision is ANONYMOUS:
             self._remove_identity(environ)
             environ[PRINCIPAL] = None
@@ -131,8 +123,15 @@ class BasicAuthMiddleware:
         # variable.
         given = [environ]
         if not self._maps_errors:
-            del environ, read
+            del environ
             return self.app(given.pop(), start_response)
+        read = environ.get
+        captured = environ[_CAPTURED] = (  # the app may change what error responses read
+            read("REQUEST_METHOD"),
+            read("REMOTE_ADDR"),
+            read("HTTP_X_REQUEST_ID"),
+            read("HTTP_SEC_FETCH_MODE"),
+        )
         file_wrapper = read("wsgi.file_wrapper")
         if file_wrapper is not None and not isinstance(file_wrapper, type):
             file_wrapper = environ["wsgi.file_wrapper"] = FileWrapper(file_wrapper)
