@@ -15,7 +15,6 @@ from starlette.routing import Match
 from ..errors import BasicAuthError
 from ..settings import Settings
 from .changes import Changes
-from .handlers import Handlers
 from .problems import PageProblem, to_page_problem
 from .responses import STYLE_SOURCE, security_headers, see_other, static_file
 from .templates import render_template
@@ -58,8 +57,8 @@ class DashboardApp:
     def __init__(
         self, backend: Backend, settings: Settings, openapi: Document = None, scheme: str = "basic"
     ) -> None:
-        self._handlers = Handlers(backend, settings, openapi, scheme)
-        self._changing = Changes(self._handlers).routes() if self._handlers.writable else []
+        self._handlers = Changes(backend, settings, openapi, scheme)
+        self._changing = self._handlers.changing_routes() if self._handlers.writable else []
         self.routes = self._handlers.routes() + self._changing
 
     def respond(self, request: DashboardRequest) -> Response:
@@ -69,7 +68,7 @@ class DashboardApp:
         elif request.path.startswith("/static/"):
             response = static_file(request)
         elif not request.may_read and request.path != "/sign-out":
-            response = self._handlers.page(request, "forbidden.html", 403)
+            response = self._handlers.page(request, "forbidden.html", status=403)
         else:
             response = self._dispatch(request)
         if request.method == "HEAD":
@@ -83,7 +82,7 @@ class DashboardApp:
             problem = exc
         except BasicAuthError as exc:
             problem = to_page_problem(exc, changing=request.method == "POST")
-        return self._handlers.page(request, "problem.html", headers=problem.headers, problem=problem)
+        return self._handlers.page(request, "problem.html", problem)
 
     def _find_handler(self, request: DashboardRequest) -> Callable[[DashboardRequest], Response]:
         """Find the handler of a request; for a form, first check where it comes from."""

@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from ..keys.generated_secrets import SecretShape, classify
-from .problems import ExpiredToken, PageProblem
+from .problems import FormProblem, PageProblem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ class CsrfTokens:
         return f"{issued_at}.{payload}.{self._mac(action, subject, issued_at, payload)}"
 
     def check(self, token: str, action: str, subject: str, now: float) -> str:
-        """Return the payload; raises ``ExpiredToken``, or ``PageProblem`` for the token of another form."""
+        """Return the payload; raises ``FormProblem`` if it has expired, else ``PageProblem``."""
         parts = _TOKEN.fullmatch(token)
         if parts is None:
             raise PageProblem(403, "bad-token")
@@ -55,7 +55,7 @@ class CsrfTokens:
         if not hmac.compare_digest(mac, self._mac(action, subject, issued_at, payload)):
             raise PageProblem(403, "bad-token")
         if not -_CLOCK_SKEW_S <= now - int(issued_at, 16) <= LIFETIME_S:
-            raise ExpiredToken
+            raise FormProblem(403, "expired-token")
         return payload
 
     def _mac(self, *parts: str) -> str:

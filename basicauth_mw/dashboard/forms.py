@@ -16,6 +16,7 @@ from ..keys.validation import (
     parse_duration,
     parse_metadata,
 )
+from .problems import FormProblem
 from .strings import LIFETIMES
 
 if TYPE_CHECKING:
@@ -23,19 +24,21 @@ if TYPE_CHECKING:
 
     from ..keys.model import Key
 
-FORM_FIELDS: Final = ("name", "scopes", "expires", "until", "client_id")
+NEW_FIELDS: Final = ("name", "scopes", "expires", "until", "client_id")
 EDIT_FIELDS: Final = ("name", "scopes", "expires", "until", "metadata")
 UNCHANGED: Final = "unchanged"  # the choice for an expiry that stays
 _INDENTED: Final = 8192  # longer metadata is shown on one line: a form is limited
 
 
-def parse_new_key(
-    values: Mapping[str, str], generated_id: str, now: datetime
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the arguments for ``Backend.create``, and error messages by field."""
-    checks = _checks(values, now)
-    checks["client_id"] = lambda: check_client_id(values["client_id"].strip() or generated_id)
-    return _run(checks)
+def parse_new_key(read: Callable[[str], str], generated_id: str, now: datetime) -> dict[str, Any]:
+    """Return the arguments for ``Backend.create``.
+
+    Raises:
+        FormProblem: Fields are invalid.
+    """
+    checks = _checks(read, now)
+    checks["client_id"] = lambda: check_client_id(read("client_id").strip() or generated_id)
+    return _run(checks, "not-created")
 
 
 def shown_fields(key: Key) -> dict[str, str]:
@@ -52,39 +55,42 @@ def shown_fields(key: Key) -> dict[str, str]:
     }
 
 
-def parse_edited_key(
-    values: Mapping[str, str], shown: Mapping[str, str], now: datetime
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the arguments for ``Backend.update``, and error messages by field.
+def parse_edited_key(typed: Mapping[str, str], shown: Mapping[str, str], now: datetime) -> dict[str, Any]:
+    """Return the arguments for ``Backend.update``.
 
     Fields that are as shown are omitted: they may hold what this package would refuse, such as a past expiry.
+
+    Raises:
+        FormProblem: Fields are invalid.
     """
-    checks = _checks(values, now)
-    checks["metadata"] = lambda: check_metadata(parse_metadata(values["metadata"].strip() or "{}"))
-    return _run({name: check for name, check in checks.items() if is_edited(name, values, shown)})
+    checks = _checks(typed.__getitem__, now)
+    checks["metadata"] = lambda: check_metadata(parse_metadata(typed["metadata"].strip() or "{}"))
+    return _run({name: check for name, check in checks.items() if is_edited(name, typed, shown)}, "not-saved")
 
 
-def is_edited(name: str, values: Mapping[str, str], shown: Mapping[str, str]) -> bool:
+def is_edited(name: str, typed: Mapping[str, str], shown: Mapping[str, str]) -> bool:
     """Whether a value differs from what the form showed."""
-    return values[name] != (UNCHANGED if name == "expires" else shown[name])
+    return typed[name] != (UNCHANGED if name == "expires" else shown[name])
 
 
-def _checks(values: Mapping[str, str], now: datetime) -> dict[str, Callable[[], Any]]:
+def _checks(read: Callable[[str], str], now: datetime) -> dict[str, Callable[[], Any]]:
     return {
-        "name": lambda: check_name(values["name"].strip()),
-        "scopes": lambda: check_scopes(values["scopes"].replace(",", " ").split()),
-        "expires": lambda: _parse_expiry(values["expires"], values["until"], now),
+        "name": lambda: check_name(read("name").strip()),
+        "scopes": lambda: check_scopes(read("scopes").replace(",", " ").split()),
+        "expires": lambda: _parse_expiry(read("expires"), read("until"), now),
     }
 
 
-def _run(checks: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+def _run(checks: Mapping[str, Callable[[], Any]], problem: str) -> dict[str, Any]:
     fields, errors = {}, {}
     for name, check in checks.items():
         try:
             fields["expires_at" if name == "expires" else name] = check()
         except InvalidKey as exc:
             errors[name] = str(exc)
-    return fields, errors
+    if errors:
+        raise FormProblem(422, problem, errors=errors)
+    return fields
 
 
 def _parse_expiry(choice: str, until: str, now: datetime) -> datetime | None:

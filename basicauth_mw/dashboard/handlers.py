@@ -10,11 +10,11 @@ from starlette.routing import Route
 
 from ..auth.refusal_stats import refusal_stats
 from ..backends import Store
-from ..errors import KeyNotFound, ReadOnlyBackend, UnreadableRecord
+from ..errors import KeyNotFound, UnreadableRecord
 from ..keys.authorization_header import challenge, parse_basic
 from .calls import call_context, check_fields
 from .csrf import CsrfTokens
-from .listing import Cursor, KeyPage, count_expiring, list_page, recency_of, view_of
+from .listing import Cursor, KeyView, count_expiring, list_page, recency_of, view_of
 from .openapi import endpoints_of
 from .problems import PageProblem
 from .responses import STYLE_SOURCE, security_headers, see_other
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ..backends.backend import Backend, Issued
     from ..settings import Settings
-    from .listing import KeyView
+    from .listing import KeyPage
     from .openapi import Endpoint
     from .request import DashboardRequest
 
@@ -61,23 +61,24 @@ class Handlers:
         self,
         request: DashboardRequest,
         template: str,
-        status: int = 200,
         problem: PageProblem | None = None,
-        headers: Mapping[str, str] | None = None,
+        status: int = 200,
         **context: Any,
     ) -> Response:
-        """Render a page; ``problem``, if any, gives the status."""
+        """Render a page; ``problem``, if any, gives the status and more headers."""
         markup = render_template(
             template,
             request=request,
             writable=self.writable and request.may_change,
             may_create=self.writable,
             problem=problem,
+            errors=problem.errors if problem else {},
             **context,
         )
         body = markup.encode("utf-8", "backslashreplace")  # foreign records may hold lone surrogates
-        status = problem.status if problem else status
-        return HTMLResponse(body, status, {**security_headers(), **(headers or {})})
+        if problem:
+            return HTMLResponse(body, problem.status, {**security_headers(), **problem.headers})
+        return HTMLResponse(body, status, security_headers())
 
     # --- CSRF tokens
 
@@ -97,51 +98,47 @@ class Handlers:
     # --- pages about keys
 
     def list_keys(self, request: DashboardRequest) -> Response:
-        context = self._list_page(request)
+        page = self._list_page(request)
         client_id = request.field("id") if request.field("done") == "delete" else ""
         is_deleted = client_id != "" and self.backend.get(client_id) is None
-        expiring = (0, False)
-        if context["listable"] and context["cursor"] == Cursor():
-            expiring = count_expiring(self.backend, request.now)
+        is_first = page.listable and page.cursor == Cursor()
         return self.page(
-            request, "keys.html", deleted=client_id if is_deleted else "", expiring=expiring, **context
+            request,
+            "keys.html",
+            deleted=client_id if is_deleted else "",
+            expiring=count_expiring(self.backend, request.now) if is_first else (0, False),
+            **page._asdict(),
         )
 
     def activity(self, request: DashboardRequest) -> Response:
-        context = self._list_page(request)
-        recency = recency_of(context["keys"], request.now)
-        return self.page(
-            request, "activity.html", refusals=refusal_stats.snapshot(), recency=recency, **context
-        )
+        page = self._list_page(request)
+        recency = recency_of(page.keys, request.now)
+        refusals = refusal_stats.snapshot()
+        return self.page(request, "activity.html", refusals=refusals, recency=recency, **page._asdict())
 
-    def _list_page(self, request: DashboardRequest) -> dict[str, Any]:
-        cursor = Cursor.from_query(request.query_params)
-        try:
-            shown = list_page(self.backend, cursor, request.now)
-        except ReadOnlyBackend:
-            return {"listable": False, "cursor": cursor, **KeyPage([], None)._asdict()}
-        return {"listable": True, "cursor": cursor, **shown._asdict()}
+    def _list_page(self, request: DashboardRequest) -> KeyPage:
+        return list_page(self.backend, Cursor.from_query(request.query_params), request.now)
 
     def show_key(
         self, request: DashboardRequest, client_id: str = "", problem: PageProblem | None = None
     ) -> Response:
         """Show a key; ``client_id``: as in the query."""
-        key, version = self.find(request, client_id or request.field("id"))
+        key = self.find(request, client_id or request.field("id"))
         # A link cannot claim a change that was not made: it would need the version that resulted.
-        done = request.field("done") if request.field("version") == version and not key.problem else ""
+        done = request.field("done") if request.field("version") == str(key.version) else ""
         history = [] if key.problem else self.backend.history(key.client_id)
-        return self.page(request, "show_key.html", problem=problem, key=key, done=done, history=history)
+        return self.page(request, "show_key.html", problem, key=key, done=done, history=history)
 
-    def find(self, request: DashboardRequest, client_id: str) -> tuple[KeyView, str]:
-        """Return a key, and its version, which any change alters."""
+    def find(self, request: DashboardRequest, client_id: str) -> KeyView:
+        """Return a key, even if its record cannot be read."""
         request.subject = client_id
         try:
             key = self.backend.get(client_id)
         except UnreadableRecord as exc:
-            return view_of(UnreadableRecord(str(exc), client_id=client_id), request.now), "damaged"
+            return KeyView(client_id, problem=str(exc))
         if key is None:
             raise KeyNotFound(f"there is no key with the client ID {client_id!r}")
-        return view_of(key, request.now), str(key.version)
+        return view_of(key, request.now)
 
     def sign_out(self, request: DashboardRequest) -> Response:
         """Explain how to sign out. With the ID of the caller, refuse it, so that the browser forgets it."""
@@ -172,7 +169,7 @@ class Handlers:
             check_fields(fields)
         except PageProblem as exc:
             problem = exc
-        return self.page(request, "call.html", problem=problem, **self.call_context(request, fields))
+        return self.page(request, "call.html", problem, **self.call_context(request, fields))
 
     def call_context(
         self, request: DashboardRequest, fields: Mapping[str, str], issued: Issued | None = None

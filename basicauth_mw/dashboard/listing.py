@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..backends.search import iter_candidates, iter_records
-from ..errors import UnreadableRecord
+from ..errors import ReadOnlyBackend, UnreadableRecord
 from ..keys import lifecycle
 from ..keys.filters import KeyFilter
 from ..keys.model import Key
@@ -126,24 +126,28 @@ class Cursor:
 class KeyPage(NamedTuple):
     """A page of the list. ``searched_to`` is where a search stopped early; empty if it did not."""
 
+    cursor: Cursor
     keys: list[KeyView]
-    following: Cursor | None
+    following: Cursor | None = None
     searched_to: str = ""
+    listable: bool = True
 
 
 def list_page(backend: Backend, cursor: Cursor, now: datetime) -> KeyPage:
     """Return the keys of a page, and the cursor of the next one. Without filters, unreadable records too."""
-    if cursor.is_filtered:
-        state, scope = cursor.state or None, cursor.scope or None
-        found = backend.search(cursor.text, state=state, scope=scope, after=cursor.after, limit=ROWS)
-        keys = [view_of(key, now) for key in found.keys]
-        if found.next is None:
-            return KeyPage(keys, None)
-        return KeyPage(keys, cursor.next(found.next), found.next if len(keys) < ROWS else "")
-    records = islice(iter_records(backend, after=cursor.after, limit=ROWS + 1), ROWS + 1)
-    keys = [view_of(record, now) for record in records]
+    try:
+        if cursor.is_filtered:
+            state, scope = cursor.state or None, cursor.scope or None
+            found = backend.search(cursor.text, state=state, scope=scope, after=cursor.after, limit=ROWS)
+            keys = [view_of(key, now) for key in found.keys]
+            following = cursor.next(found.next) if found.next else None
+            return KeyPage(cursor, keys, following, found.next or "" if len(keys) < ROWS else "")
+        records = islice(iter_records(backend, after=cursor.after, limit=ROWS + 1), ROWS + 1)
+        keys = [view_of(record, now) for record in records]
+    except ReadOnlyBackend:
+        return KeyPage(cursor, [], listable=False)
     following = cursor.next(keys[ROWS - 1].client_id) if len(keys) > ROWS else None
-    return KeyPage(keys[:ROWS], following)
+    return KeyPage(cursor, keys[:ROWS], following)
 
 
 def count_expiring(backend: Backend, now: datetime) -> tuple[int, bool]:

@@ -21,13 +21,11 @@ class PageProblem(Exception):
     code: str
     detail: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
 
 
-class ExpiredToken(PageProblem):
-    """A form was submitted too late. It is shown again with a new CSRF token."""
-
-    def __init__(self) -> None:
-        super().__init__(403, "expired-token")
+class FormProblem(PageProblem):
+    """A problem of a form, which is shown again; ``errors``: messages by field."""
 
 
 def to_page_problem(exc: BasicAuthError, *, changing: bool) -> PageProblem:

@@ -104,6 +104,7 @@ def render_page(template: str, **context: Any) -> str:
             "done": "",
             "history": [],
             "problem": None,
+            "errors": {},
             "listable": True,
             **context,
         },

@@ -39,9 +39,7 @@ def activity(totals: dict[str, int]) -> str:
         writable=True,
         may_create=True,
         refusals=Snapshot(utcnow() - timedelta(hours=2), totals, (0,) * 58 + (1, 2)),
-        cursor=Cursor(),
-        **KeyPage([], None)._asdict(),
-        listable=True,
+        **KeyPage(Cursor(), [])._asdict(),
         recency={},
         problem=None,
     )

@@ -15,7 +15,7 @@ import pytest
 from basicauth_mw import Backend, Credentials, Settings
 from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard, request, wsgi_dashboard
 from basicauth_mw.dashboard.csrf import LIFETIME_S, CsrfTokens
-from basicauth_mw.dashboard.problems import ExpiredToken, PageProblem
+from basicauth_mw.dashboard.problems import FormProblem, PageProblem
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.model import utcnow
 from tests.dashboard.conftest import BASE, Visitor, hidden
@@ -30,7 +30,7 @@ def test_a_token_is_bound_to_action_key_and_time() -> None:
 
     assert tokens.check(token, "/new", "ci", 1000.0 + LIFETIME_S) == "7"
     for late in (1001.0 + LIFETIME_S, 1000.0 - 61):
-        with pytest.raises(ExpiredToken):
+        with pytest.raises(FormProblem, match="expired-token"):
             tokens.check(token, "/new", "ci", late)
     for act, subject in (("/other", "ci"), ("/new", "cj"), ("/newc", "i"), ("/new", "")):
         with pytest.raises(PageProblem, match="bad-token"):

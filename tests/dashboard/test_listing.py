@@ -93,7 +93,7 @@ def test_the_history_in_links_is_bounded(admin: Visitor, width: int) -> None:
 def test_an_empty_list_suggests_what_to_do(admin: Visitor, backend: Backend) -> None:
     assert "No key matches these filters" in admin.get("/", text="zzz").text
     assert "no more keys" in admin.get("/", after="zzz").text
-    assert "Create the first key" in render_page("keys.html", cursor=Cursor(), **KeyPage([], None)._asdict())
+    assert "Create the first key" in render_page("keys.html", **KeyPage(Cursor(), [])._asdict())
 
 
 def test_exactly_one_page_has_no_next(admin: Visitor, backend: Backend) -> None:
@@ -173,8 +173,8 @@ def test_foreign_records_can_be_shown() -> None:
     view = view_of(key, utcnow())
     seen = Snapshot(utcnow(), {}, (0,) * MINUTES)
 
-    page = KeyPage([view], Cursor().next(view.client_id), searched_to=view.client_id)
-    listed = {"cursor": Cursor(), **page._asdict()}
+    page = KeyPage(Cursor(), [view], Cursor().next(view.client_id), searched_to=view.client_id)
+    listed = page._asdict()
     counted = {"refusals": seen, "recency": recency_of([view], utcnow())}
     for markup in (
         render_page("show_key.html", key=view),
