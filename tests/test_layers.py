@@ -87,6 +87,7 @@ LAYERS = [
     # auth: the decision on a request, without I/O
     ["auth"],
     ["auth.request_adapters"],
+    ["auth.client_address"],
     ["auth.schemes", "auth.path_rules", "auth.throttle", "auth.refusal_stats"],
     ["auth.problems", "auth.frameworks", "auth.cache"],
     ["auth.verifier", "auth.flask_refusals"],

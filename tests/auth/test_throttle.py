@@ -15,7 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from basicauth_mw.auth import throttle as module
-from basicauth_mw.auth.throttle import MAX_TRACKED, SHARE, Blocked, FailureThrottle, client_of
+from basicauth_mw.auth.client_address import client_of
+from basicauth_mw.auth.throttle import MAX_TRACKED, SHARE, Blocked, FailureThrottle
 from basicauth_mw.settings.parsers import parse_rate
 from tests.waiting import Clock
 
