@@ -99,7 +99,9 @@ def build(context: Path, folder: Path, wheels: Path) -> Image:
                     path = source / Path(words[0]).relative_to("/app")
                     shutil.copytree(path, image.folder / words[1], symlinks=True)
                 else:
-                    shutil.copy(context / words[0], image.folder / words[1])
+                    *patterns, target = words
+                    for path in [path for pattern in patterns for path in context.glob(pattern)]:
+                        shutil.copy(path, image.folder / target)
             case "RUN":
                 command = image.sandbox(
                     "sh", "-c", rest, environment=pip, mounts={"/wheels": wheels}, building=True

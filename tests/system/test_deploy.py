@@ -199,7 +199,8 @@ def test_kubernetes(image: Image, tmp_path: Path) -> None:
         assert container.get("/hello", auth=("demo", "another")).status_code == 200
 
 
-def test_tutorial(wheels: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["index", "clone"])
+def test_tutorial(source: str, wheels: Path, tmp_path: Path) -> None:
     """A reader of the tutorial gets a container that serves the app, with the keys in a folder outside."""
     text = (ROOT / "docs" / "tutorial.md").read_text()
     (start,) = re.findall(r"^docker run .*?[^\\]$", text, re.MULTILINE | re.DOTALL)
@@ -212,6 +213,13 @@ def test_tutorial(wheels: Path, tmp_path: Path) -> None:
     with Reader(folder) as reader:
         reader.follow(text)
         auth = ("ci", reader.environ["SECRET"])
+    if source == "clone":
+        (commands,) = re.findall(r"^pip wheel .*?(?=^```)", text, re.MULTILINE | re.DOTALL)
+        commands = commands.replace("PATH-OF-THE-CLONE", str(ROOT)).replace(
+            "pip ", f"{sys.executable} -m pip "
+        )
+        run("bash", "-ec", commands, cwd=folder)
+        wheels = images  # none there
     volumes = {inside: folder / outside}
 
     image = build(folder, images, wheels)
