@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager, suppress
@@ -77,16 +76,6 @@ class Served:
         """Send one request on a new connection, without TLS: loading the certificates takes 20 ms."""
         with httpx.Client(trust_env=False, timeout=LIMIT_S, verify=False) as client:
             return client.request(method, f"http://127.0.0.1:{self.port}{path}", **more)  # type: ignore[arg-type]
-
-    def raw(self, data: bytes) -> bytes:
-        """Send raw bytes; return the data until the server closes, or one complete response."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S) as connection:
-            connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
-            response = b""
-            while chunk := connection.recv(65536):
-                response += chunk
-            return response
 
 
 @contextmanager

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.servers.conftest import Served
 
 CLIENTS = 4
-ROTATIONS = 5
+ROTATIONS = 3
 OVERLAP_S = 6
 SHORT_OVERLAP_S = 4  # the clients switch to the new secret within it, also on a busy machine
 TTL_S = 1.0
