@@ -54,7 +54,7 @@ LAYERS = [
     ["backends.sqlite.files"],
     ["backends.sqlite.forks", "backends.sqlite.wal", "backends.sqlite.search"],
     ["backends.sqlite.schema"],
-    ["backends.sqlite.last_used", "backends.sqlite.connections"],
+    ["backends.sqlite.last_used", "backends.sqlite.connections", "backends.sqlite.setup"],
     ["backends.sqlite.checks"],
     ["backends.sqlite.store"],
     ["backends.redis.url", "backends.redis.errors"],

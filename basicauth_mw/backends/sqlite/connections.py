@@ -28,22 +28,20 @@ from .files import (
     as_sqlite_error,
     check_writable_mount,
     disk_full,
-    explain,
+    in_transaction,
     is_locked,
     maybe_replaced,
     signature,
 )
 from .forks import LONGEST_WAIT_S, forks
 from .schema import check_is_current
-from .wal import inode_of, log_of, open_watched, share_logs, unwritable_logs
+from .wal import backend_error, checkpoint, inode_of, log_of, open_watched, share_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .files import SqliteErrors
     from .wal import UnchangedFile
-
-    Execute = Callable[..., sqlite3.Cursor]
 
 T = TypeVar("T")
 
@@ -94,7 +92,7 @@ class ConnectionManager:
         """Device and inode of the open file; empty if unknown at the moment."""
         return ".".join(str(number) for number in self._signature[:2])
 
-    def read(self, query: Callable[[Execute], T], *, compare: bool = False) -> T:
+    def read(self, query: Callable[[sqlite3.Connection], T], *, compare: bool = False) -> T:
         """Read the file that is at the path now, or was a second ago; with ``compare``, the one that is now.
 
         ``query`` may be called twice.
@@ -112,7 +110,7 @@ class ConnectionManager:
                 if raw is None or time.monotonic() >= self._compare_at:
                     result = query(self._connected(connection))
                 else:
-                    result = query(raw.execute)
+                    result = query(raw)
             except Exception as exc:
                 self._check_unchanged(connection)
                 if isinstance(exc, SQLITE_ERRORS):
@@ -123,7 +121,7 @@ class ConnectionManager:
             connection.maybe_replaced = False
             return result
 
-    def write(self, change: Callable[[Execute], T]) -> T:
+    def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """Change the file that is at the path now, in one transaction that is on disk afterwards.
 
         Raises as ``read`` does.
@@ -133,19 +131,12 @@ class ConnectionManager:
             try:
                 self._reopen_if_replaced(connection)
                 check_writable_mount(self._real)
-                execute = self._connected(connection)
-                try:
-                    execute("BEGIN IMMEDIATE")  # in here, in case that a signal handler raises
-                    result = change(execute)
-                    execute("COMMIT")
-                except BaseException:
-                    with suppress(sqlite3.Error):
-                        execute("ROLLBACK")
-                    raise
+                raw = self._connected(connection)
+                result = in_transaction(raw, change)
             except SQLITE_ERRORS as exc:
                 raise self._error(connection, exc) from exc
             connection.maybe_replaced = False
-            checkpoint(execute)
+            checkpoint(raw)
             with suppress(OSError):
                 now = signature(self._real)
                 if now[:2] == self._signature[:2]:
@@ -157,30 +148,20 @@ class ConnectionManager:
         for connection in self._connections.values():
             connection.close()
 
-    def error(self, exc: SqliteErrors) -> Exception:
-        """The exception to raise for an error of SQLite."""
-        exc = as_sqlite_error(exc)
-        if is_locked(exc):
-            return BlockingIOError("the SQLite file is locked")
-        if not disk_full(exc):  # then there may be no room to open anything again
-            self._signature = ()  # the file may be repaired or replaced in place: open it again
-            self._compare_at = float("-inf")
-        if (found := unwritable_logs(self._real)) is not None:
-            return BackendUnavailable("SQLite cannot use the file: {}; root can fix it:  {}".format(*found))
-        return BackendUnavailable(f"SQLite cannot use the file: {explain(exc)}")
-
     def _error(self, connection: _Connection, exc: SqliteErrors) -> Exception:
-        """``error``, or a retry the first time, as it may be the connection that is wrong and not the file.
+        """The exception to raise: a retry the first time if the connection may be wrong, and not the file.
 
         A file that was just renamed over another is opened with the log of the old one, as long as another
         process has that open.
         """
         exc = as_sqlite_error(exc)
-        error = self.error(exc)
+        if not is_locked(exc) and not disk_full(exc):  # then there may be no room to open anything again
+            self._signature = ()  # the file may be repaired or replaced in place: open it again
+            self._compare_at = float("-inf")
         connection.maybe_replaced = not connection.maybe_replaced and maybe_replaced(exc)
         if connection.maybe_replaced:
             return BlockingIOError("the SQLite file may have been replaced")
-        return error
+        return backend_error(exc, self._real)
 
     def _reset(self) -> None:
         self._comparing = threading.Lock()
@@ -204,7 +185,7 @@ class ConnectionManager:
         self._is_shared |= any(connection.raw is not None for connection in self._connections.values())
         self._reset()
 
-    def _connected(self, connection: _Connection) -> Execute:
+    def _connected(self, connection: _Connection) -> sqlite3.Connection:
         """Open a connection, whose lock is held, on the current file unless it is open."""
         if time.monotonic() >= self._compare_at:
             self._reopen_if_replaced(connection)
@@ -228,7 +209,7 @@ class ConnectionManager:
                 finally:
                     connection.close()
                 raise
-        return connection.raw.execute
+        return connection.raw
 
     def _check_unchanged(self, connection: _Connection) -> None:
         """After an unlocked read: raise if the file has changed meanwhile."""
@@ -281,9 +262,3 @@ class ConnectionManager:
                     connection.close()
                 finally:
                     connection.lock.release()
-
-
-def checkpoint(execute: Execute) -> None:
-    """Move the log into the file. If that fails, the changes are safe in the log until the next time."""
-    with suppress(sqlite3.Error):
-        execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

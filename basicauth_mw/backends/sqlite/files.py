@@ -7,6 +7,7 @@ import re
 import sqlite3
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote
@@ -117,6 +118,19 @@ def signature(path: Path) -> tuple[int, int, int, int]:
     """Device, inode, size, and time of the last write in nanoseconds: different after a change."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def in_transaction(connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], T]) -> T:
+    """Call ``change`` in a transaction, which is rolled back if it raises."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")  # in here, in case that a signal handler raises
+        result = change(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    return result
 
 
 def has_tables(connection: sqlite3.Connection) -> bool:

@@ -11,7 +11,6 @@ import os
 import sqlite3
 import stat
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -31,13 +30,17 @@ APPLICATION_ID: Final = int.from_bytes(b"bamu")
 SCHEMA_VERSION: Final = 1
 
 _WAIT_S: Final = 1.0
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # ``secret`` is when that secret was created, in microseconds, and ``minute`` when it was last used, in
 # minutes, both since the epoch.
 _TABLE: Final = (
     "CREATE TABLE last_used (client_id TEXT NOT NULL, secret INTEGER NOT NULL, minute INTEGER NOT NULL, "
     "PRIMARY KEY (client_id, secret)) WITHOUT ROWID"
+)
+_DELETE: Final = "DELETE FROM last_used WHERE client_id = ?1"
+# No datetime is as late as the bound. Text and blobs, which only damage leaves, are greater than any number.
+_IS_EARLIER: Final = (
+    "minute < (SELECT max(minute) FROM last_used WHERE client_id = ?1 AND minute < 4223371680)"
 )
 
 
@@ -97,30 +100,22 @@ class LastUsedFile:
 
     def prune(self, key: Key) -> None:
         """Delete the uses of secrets that a key no longer has, except its latest use."""
-        with suppress(BackendUnavailable), self._open_existing() as connection:
-            if connection is not None:
-                uses = list(_uses(key.client_id, connection))
-                kept = {secret.created_at for secret in key.secrets}
-                latest = max((use.at for use in uses), default=_EPOCH)
-                connection.executemany(
-                    "DELETE FROM last_used WHERE client_id = ? AND secret = ?",
-                    [
-                        (key.client_id, to_microseconds(use.secret_created_at))
-                        for use in uses
-                        if use.secret_created_at not in kept and use.at < latest
-                    ],
-                )
+        kept = ", ".join(str(to_microseconds(secret.created_at)) for secret in key.secrets)
+        self._execute(f"{_DELETE} AND secret NOT IN ({kept}) AND {_IS_EARLIER}", key.client_id)
 
     def delete(self, client_id: str) -> None:
         """Delete the uses of a client."""
-        with suppress(BackendUnavailable), self._open_existing() as connection:
-            if connection is not None:
-                connection.execute("DELETE FROM last_used WHERE client_id = ?", (client_id,))
+        self._execute(_DELETE, client_id)
 
     def check(self) -> None:
         """Raise ``BackendUnavailable`` if uses cannot be read."""
         with self._open_existing():
             pass
+
+    def _execute(self, statement: str, client_id: str) -> None:
+        with suppress(BackendUnavailable), self._open_existing() as connection:
+            if connection is not None:
+                connection.execute(statement, (client_id,))
 
     @contextmanager
     def _open_existing(self) -> Iterator[sqlite3.Connection | None]:
@@ -147,20 +142,18 @@ class LastUsedFile:
         """Create a missing file with the owner and the mode of the file of keys."""
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                if hasattr(os, "fchown"):  # not on Windows, where a file inherits its access rights
+                    keys = self._keys.stat()
+                    with suppress(PermissionError):  # only root may, and needs to
+                        os.fchown(descriptor, keys.st_uid, keys.st_gid)
+                    os.fchmod(descriptor, stat.S_IMODE(keys.st_mode) & 0o666)
+            finally:
+                os.close(descriptor)
         except FileExistsError:
             return
         except OSError as exc:
             raise BackendUnavailable(f"{self.path.name} cannot be created: {exc.strerror}") from exc
-        try:
-            if hasattr(os, "fchown"):  # not on Windows, where a file inherits its access rights
-                keys = self._keys.stat()
-                with suppress(PermissionError):  # only root may, and needs to
-                    os.fchown(descriptor, keys.st_uid, keys.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(keys.st_mode) & 0o666)
-        except OSError as exc:
-            raise BackendUnavailable(f"{self.path.name} cannot be created: {exc.strerror}") from exc
-        finally:
-            os.close(descriptor)
 
 
 def _uses(client_id: str, connection: sqlite3.Connection) -> Iterator[LastUse]:

@@ -10,16 +10,15 @@ history of each key, in a column that lookups do not read, and indexes for searc
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ...errors import BackendUnavailable
-from .files import has_tables
+from .files import has_tables, in_transaction
 from .search import build_text_index, end_of_row, has_text_index, supports_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    import sqlite3
+    from collections.abc import Iterable
 
 APPLICATION_ID: Final = int.from_bytes(b"bamw")
 SCHEMA_VERSION: Final = 3
@@ -135,12 +134,12 @@ def check_is_current(connection: sqlite3.Connection) -> None:
 def create(connection: sqlite3.Connection) -> None:
     """Create the tables, unless another process has created them meanwhile."""
 
-    def fill() -> None:
+    def fill(_connection: sqlite3.Connection) -> None:
         if not has_tables(connection):
             _run(connection, _SCHEMA)
             build_text_index(connection)
 
-    _atomically(connection, fill)
+    in_transaction(connection, fill)
 
 
 def migrate(connection: sqlite3.Connection) -> int | None:
@@ -149,22 +148,21 @@ def migrate(connection: sqlite3.Connection) -> int | None:
     Returns the version it had, 0 for a restored one; None if there was nothing to do. Raises
     ``BackendUnavailable`` as ``check_is_ours`` does.
     """
-    migrated: list[int] = []
 
-    def run() -> None:
+    def run(_connection: sqlite3.Connection) -> int | None:
         if (restored := restored_version(connection)) is not None:
             _run(connection, _marks(restored))
-            migrated.append(0)
         if (version := check_is_ours(connection)) != SCHEMA_VERSION:
             _run(connection, _UPGRADES[version])
-            migrated.append(version)
-        if not has_text_index(connection.execute):
+        if not has_text_index(connection):
             build_text_index(connection)
+        if restored is not None:
+            return 0
+        return None if version == SCHEMA_VERSION else version
 
     connection.create_function("end_of", 2, end_of_row, deterministic=True)
     connection.execute("PRAGMA journal_mode = WAL").fetchall()  # a dump omits this as well
-    _atomically(connection, run)
-    return migrated[0] if migrated else None
+    return in_transaction(connection, run)
 
 
 def needs_migration(connection: sqlite3.Connection, *, may_write: bool) -> bool:
@@ -175,19 +173,8 @@ def needs_migration(connection: sqlite3.Connection, *, may_write: bool) -> bool:
     return (
         restored_version(connection) is not None
         or check_is_ours(connection) != SCHEMA_VERSION
-        or (may_write and supports_text() and not has_text_index(connection.execute))
+        or (may_write and supports_text() and not has_text_index(connection))
     )
-
-
-def _atomically(connection: sqlite3.Connection, work: Callable[[], None]) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        work()
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _run(connection: sqlite3.Connection, statements: Iterable[str]) -> None:

@@ -19,13 +19,11 @@ from ...keys.model import utcnow
 from ..codec import load_key, to_microseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from ...keys.filters import KeyFilter
     from ...keys.model import Key
-
-    Execute = Callable[..., sqlite3.Cursor]
 
 MAX_CANDIDATES: Final = 4000  # more are not sorted
 
@@ -56,9 +54,9 @@ def supports_text() -> bool:
     return True
 
 
-def has_text_index(execute: Execute) -> bool:
+def has_text_index(connection: sqlite3.Connection) -> bool:
     """Whether the index of texts is complete. A restored dump may have its mark, but not its table."""
-    return execute(_HAS_INDEX).fetchone() is not None
+    return connection.execute(_HAS_INDEX).fetchone() is not None
 
 
 def build_text_index(connection: sqlite3.Connection) -> None:
@@ -76,31 +74,29 @@ def build_text_index(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT OR REPLACE INTO store_state VALUES ('text_index', 1)")
 
 
-class TextIndex:
-    """Keeps the index of texts up to date, within one transaction."""
-
-    def __init__(self, execute: Execute) -> None:
-        self._execute = execute
-        self._in_use = has_text_index(execute)
-        if self._in_use and not supports_text():
-            execute("DELETE FROM store_state WHERE name = 'text_index'")
-            self._in_use = False
-
-    def put(self, seq: int, record: Key, *, is_new: bool) -> None:
-        """Index a key that was written."""
-        if not self._in_use:
-            return
-        text = text_of(record)
-        if not is_new:
-            old = self._execute("SELECT text FROM key_texts WHERE rowid = ?", (seq,)).fetchone()
-            if old is not None and old[0] == text.encode():
+def index_texts(connection: sqlite3.Connection, texts: Sequence[tuple[int, str]]) -> None:
+    """Index the texts of keys that were written, by their numbers."""
+    if _may_change_index(connection):
+        if len(texts) == 1:  # most changes of a key leave its text as it is
+            old = connection.execute("SELECT text FROM key_texts WHERE rowid = ?", texts[0][:1]).fetchone()
+            if old is not None and old[0] == texts[0][1].encode():
                 return
-        self._execute("INSERT OR REPLACE INTO key_texts (rowid, text) VALUES (?, ?)", (seq, text))
+        connection.executemany("INSERT OR REPLACE INTO key_texts (rowid, text) VALUES (?, ?)", texts)
 
-    def delete(self, seq: int) -> None:
-        """Remove a key that was deleted."""
-        if self._in_use:
-            self._execute("DELETE FROM key_texts WHERE rowid = ?", (seq,))
+
+def remove_text(connection: sqlite3.Connection, seq: int) -> None:
+    """Remove the text of a key that was deleted."""
+    if _may_change_index(connection):
+        connection.execute("DELETE FROM key_texts WHERE rowid = ?", (seq,))
+
+
+def _may_change_index(connection: sqlite3.Connection) -> bool:
+    """Whether the index is complete and this process can change it. If it cannot, it marks it as unused."""
+    if has_text_index(connection):
+        if supports_text():
+            return True
+        connection.execute("DELETE FROM store_state WHERE name = 'text_index'")
+    return False
 
 
 def text_of(key: Key) -> str:
@@ -127,9 +123,12 @@ def end_of_row(client_id: bytes, record: bytes) -> int | None:
     return None if key is None else end_of(key)
 
 
-def find(wanted: KeyFilter, after: str, limit: int, execute: Execute) -> list[tuple[bytes, bytes]] | None:
+def find(
+    wanted: KeyFilter, after: str, limit: int, connection: sqlite3.Connection
+) -> list[tuple[bytes, bytes]] | None:
     """Client ID and record of keys that may be wanted, in the order of IDs; None if too many may be."""
-    for source, values in _sources(wanted, execute):
+    execute = connection.execute
+    for source, values in _sources(wanted, connection):
         query = f"{source} LIMIT {MAX_CANDIDATES + 1}"
         if execute(f"SELECT count(*) FROM ({query})", values).fetchone()[0] <= MAX_CANDIDATES:  # noqa: S608
             # The unary + keeps SQLite from reading all keys in the order of their IDs.
@@ -147,10 +146,10 @@ def find(wanted: KeyFilter, after: str, limit: int, execute: Execute) -> list[tu
     return None
 
 
-def _sources(wanted: KeyFilter, execute: Execute) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _sources(wanted: KeyFilter, connection: sqlite3.Connection) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Queries for the numbers of candidates."""
     trigrams = [*_trigrams(wanted.text), *_trigrams(wanted.scope or "")]
-    if trigrams and supports_text() and has_text_index(execute):
+    if trigrams and supports_text() and has_text_index(connection):
         yield "SELECT rowid FROM key_texts WHERE key_texts MATCH ?", (" AND ".join(trigrams),)
     now = to_microseconds(utcnow())
     soon = to_microseconds(utcnow() + EXPIRING_WITHIN)

@@ -9,43 +9,29 @@ rarely, and a file that is complete without its log can be replaced as it is.
 
 from __future__ import annotations
 
-import os
 import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ...errors import BackendUnavailable, ConfigurationError, UnreadableRecord
+from ...errors import BackendUnavailable, UnreadableRecord
 from ...keys.hashing import has_password_hash
 from ..base import Changes, StoreWarning
 from ..codec import as_key, dump_key, extend_history, load_for_lookup, load_history, load_key
-from . import schema
 from .checks import check_files
-from .connections import ConnectionManager, checkpoint
-from .files import (
-    SQLITE_ERRORS,
-    as_sqlite_error,
-    check_is_file,
-    check_writable_mount,
-    explain,
-    has_tables,
-    is_locked,
-    path_of,
-    retry_while_locked,
-)
-from .forks import short_connection
+from .connections import ConnectionManager
+from .files import check_is_file, path_of, retry_while_locked
 from .last_used import LastUsedFile
-from .search import TextIndex, end_of, find
-from .wal import may_write, open_keys
+from .search import end_of, find, index_texts, remove_text, text_of
+from .setup import WRITE_WAIT_S, create_file, upgrade_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
-    from pathlib import Path
+    import sqlite3
+    from collections.abc import Callable, Collection, Sequence
 
     from ...keys.filters import KeyFilter
     from ...keys.model import Change, Key
     from ..base import LastUse
     from ..codec import StoredRecord
-    from .connections import Execute
 
     _Row = tuple[str, int, str, int | None, str]
 
@@ -53,10 +39,21 @@ T = TypeVar("T")
 
 CHANGES_KEPT: Final = 10_000
 
-_WRITE_WAIT_S: Final = 5.0
-
 _FIND: Final = "SELECT record FROM keys WHERE client_id = ?"
+_HISTORY: Final = "SELECT history FROM keys WHERE client_id = ?"
+# CAST leaves the bytes as they are, so a bound need not be valid UTF-8.
+_SCAN: Final = (
+    "SELECT client_id, record FROM keys WHERE client_id >= CAST(? AS TEXT) AND client_id < CAST(? AS TEXT) "
+    "ORDER BY client_id LIMIT ?"
+)
+_CHANGES: Final = (
+    "SELECT seq, mark, client_id FROM changes "
+    "WHERE seq >= min(?, (SELECT max(seq) FROM changes)) ORDER BY seq"
+)
+_HAS_PASSWORDS: Final = "SELECT 1 FROM store_state WHERE name = 'password_hashes'"
 _INSERT: Final = "INSERT INTO keys (client_id, version, record, ends_at, history) VALUES (?, ?, ?, ?, ?)"
+
+_END: Final = 2**62  # greater than the number of any change
 
 # Device and inode of the file, number and mark of a change.
 _CURSOR: Final = re.compile(r"(\d+\.\d+)\.(\d{1,18})\.(-?\d{1,19})", re.ASCII)
@@ -79,7 +76,7 @@ class SqliteStore:
         self._path = path_of(url)
         self._deadline_s = deadline_s
         if create:
-            _create(self._path)
+            create_file(self._path)
         check_is_file(self._path)
         self._connections = ConnectionManager(self._path)
         self._last_used = LastUsedFile(self._path)
@@ -116,20 +113,17 @@ class SqliteStore:
         return deleted
 
     def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
+        histories = changes or [()] * len(records)
+        rows = [(record, _row(record, each)) for record, each in zip(records, histories, strict=True)]
         # In the order of the ids, so that each page of the index changes once.
-        indices = sorted(range(len(records)), key=lambda index: records[index].client_id)
-        rows = [
-            (index, records[index], _row(records[index], changes[index] if changes else ()))
-            for index in indices
-        ]
-        added = self._write(partial(_add, rows))
-        return [index in added for index in range(len(records))]
+        rows.sort(key=lambda row: row[0].client_id)
+        new = self._write(partial(_add, rows))
+        # Only the first of equal ids was written.
+        return [new.pop(record.client_id, None) is not None for record in records]
 
     def history(self, client_ids: Sequence[str], /) -> list[list[Change]]:
-        return [
-            load_history(text.decode(errors="replace"))
-            for text in self._read(partial(_histories, client_ids))
-        ]
+        found = [self._rows(_HISTORY, client_id) for client_id in client_ids]
+        return [load_history(rows[0][0].decode(errors="replace") if rows else "") for rows in found]
 
     def search(self, wanted: KeyFilter, after: str, limit: int, /) -> list[Key] | None:
         """Keys that may be wanted; None if the caller has to scan."""
@@ -142,55 +136,42 @@ class SqliteStore:
             return None  # a scan reports it
 
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
-        start, previous = prefix.encode(), after.encode()
-        # A single lower bound: given two, SQLite may start at the lower one. CAST leaves the bytes as they
-        # are, so the upper bound need not be valid UTF-8.
-        lower, operator = (previous, ">") if previous >= start else (start, ">=")
-        upper, bounds = (" AND client_id < CAST(? AS TEXT)", (_prefix_end(start),)) if start else ("", ())
+        first = max(prefix.encode(), after.encode() + b"\0")
+        end = prefix.encode() + b"\xff"  # no byte of UTF-8 is 255
         found: list[Key] = []
         while True:
-            query = (
-                f"SELECT client_id, record FROM keys WHERE client_id {operator} CAST(? AS TEXT){upper} "  # noqa: S608
-                "ORDER BY client_id LIMIT ?"
-            )
-            rows = self._read(partial(_rows, query, (lower, *bounds, limit - len(found))))
+            rows = self._rows(_SCAN, first, end, limit - len(found))
             for encoded, record in rows:
                 if (client_id := _decode(encoded)) is not None:  # a damaged id: see ``warnings``
                     found.append(load_key(record, client_id))
             if len(found) == limit or not rows:
                 return found
-            lower, operator = rows[-1][0], ">"
+            first = rows[-1][0] + b"\0"
 
     def changes(self, since: str | None) -> Changes:
-        cursor = _CURSOR.fullmatch(since or "")
-
-        def query(execute: Execute) -> Changes:
-            has_passwords = (
-                execute("SELECT 1 FROM store_state WHERE name = 'password_hashes'").fetchone() is not None
-            )
-            # A cursor names the file too: the numbers of one file mean nothing in another.
-            file = self._connections.file
-            if cursor and cursor[1] == file:
-                seq, mark = int(cursor[2]), int(cursor[3])
-                rows = execute(
-                    "SELECT seq, mark, client_id FROM changes WHERE seq >= ? ORDER BY seq", (seq,)
-                ).fetchall()
-                # Nothing was pruned or overwritten if the change at the cursor itself is still there.
-                if rows and rows[0][:2] == (seq, mark):
-                    seq, mark, _ = rows[-1]
-                    encoded = [client_id for _, _, client_id in rows[1:] if client_id is not None]
-                    ids = tuple(client_id for each in encoded if (client_id := _decode(each)) is not None)
-                    # An id that cannot be decoded may be any.
-                    incomplete = len(ids) < len(encoded)
-                    return Changes(
-                        f"{file}.{seq}.{mark}", ids, incomplete=incomplete, has_password_hashes=has_passwords
-                    )
-            seq, mark = execute("SELECT max(seq), mark FROM changes").fetchone()
-            incomplete = since is not None
-            return Changes(f"{file}.{seq}.{mark}", incomplete=incomplete, has_password_hashes=has_passwords)
-
         # Lookups compare the file once a second; here a replaced file is a change like any other.
-        return retry_while_locked(partial(self._connections.read, query, compare=True), self._deadline_s)
+        query = partial(self._connections.read, partial(self._changes, since), compare=True)
+        return retry_while_locked(query, self._deadline_s)
+
+    def _changes(self, since: str | None, connection: sqlite3.Connection) -> Changes:
+        # A cursor names the file too: the numbers of one file mean nothing in another.
+        file = self._connections.file
+        cursor = _CURSOR.fullmatch(since or "")
+        at = (int(cursor[2]), int(cursor[3])) if cursor and cursor[1] == file else (_END, 0)
+        rows = connection.execute(_CHANGES, at[:1]).fetchall()
+        # Nothing was pruned or overwritten if the change at the cursor itself is still there.
+        is_complete = rows[0][:2] == at
+        encoded = [client_id for _, _, client_id in rows[1:] if client_id is not None] if is_complete else []
+        ids = tuple(client_id for each in encoded if (client_id := _decode(each)) is not None)
+        if len(ids) < len(encoded):  # an id that cannot be decoded may be any
+            is_complete = False
+        has_passwords = connection.execute(_HAS_PASSWORDS).fetchone() is not None
+        return Changes(
+            "{}.{}.{}".format(file, *rows[-1][:2]),
+            ids,
+            incomplete=since is not None and not is_complete,
+            has_password_hashes=has_passwords,
+        )
 
     def record_uses(self, uses: Sequence[LastUse], /) -> None:
         self._last_used.record(uses, self._existing_ids)
@@ -202,35 +183,7 @@ class SqliteStore:
         self._connections.close()
 
     def upgrade(self) -> str | None:
-        """Upgrade a file of an older release, in one transaction. Older releases refuse the file afterwards.
-
-        The version that a file lacks after ``sqlite3 keys.db < dump.sql`` is set again.
-
-        Returns:
-            What was done, for people; None if the file is of this release.
-
-        Raises:
-            BackendUnavailable: It is of a newer release, is no file of keys, or cannot be written.
-        """
-
-        def attempt() -> str | None:
-            try:
-                with short_connection(self._path, open_keys) as connection:
-                    connection.execute("PRAGMA synchronous = FULL")
-                    if not schema.needs_migration(connection, may_write=may_write(self._path)):
-                        return None
-                    check_writable_mount(self._path)
-                    before = schema.migrate(connection)
-                    checkpoint(connection.execute)
-            except SQLITE_ERRORS as exc:
-                raise self._connections.error(exc) from exc
-            if before == 0:
-                return f"{self._path} was restored from a dump; its version has been set"
-            if before is None:
-                return None  # or only its texts were indexed
-            return f"upgraded {self._path} from schema version {before} to {schema.SCHEMA_VERSION}"
-
-        return retry_while_locked(attempt, _WRITE_WAIT_S)
+        return upgrade_file(self._path)
 
     def warnings(self) -> list[StoreWarning]:
         """What works but should be changed.
@@ -248,90 +201,85 @@ class SqliteStore:
     def _undecodable_ids(self) -> int:
         """The number of damaged client IDs; 0 if the file cannot be read, which is reported elsewhere."""
         # Only ids beyond ASCII can be damaged, and few are.
-        query = "SELECT client_id, NULL FROM keys WHERE client_id GLOB ?"
+        query = "SELECT client_id FROM keys WHERE client_id GLOB ?"
         try:
-            rows = self._read(partial(_rows, query, ("*[^\x01-\x7f]*",)))
+            return sum(_decode(encoded) is None for (encoded,) in self._rows(query, "*[^\x01-\x7f]*"))
         except BackendUnavailable:
             return 0
-        return sum(_decode(encoded) is None for encoded, _ in rows)
 
-    def _read(self, query: Callable[[Execute], T]) -> T:
+    def _rows(self, query: str, *values: bytes | str | int) -> list[tuple[Any, ...]]:
+        return self._read(lambda connection: connection.execute(query, values).fetchall())
+
+    def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         return retry_while_locked(partial(self._connections.read, query), self._deadline_s)
 
-    def _write(self, change: Callable[[Execute], T]) -> T:
-        return retry_while_locked(partial(self._connections.write, change), _WRITE_WAIT_S)
+    def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        return retry_while_locked(partial(self._connections.write, change), WRITE_WAIT_S)
 
     def _existing_ids(self, client_ids: Collection[str]) -> set[str]:
-        def query(execute: Execute) -> set[str]:
-            return {client_id for client_id in client_ids if execute(_FIND, (client_id,)).fetchone()}
-
-        return self._read(query)
+        return {client_id for client_id in client_ids if self._rows(_FIND, client_id)}
 
 
-def _prefix_end(prefix: bytes) -> bytes:
-    """Exclusive upper bound of the range of a prefix. No byte of UTF-8 is 255, so the last one can grow."""
-    return prefix[:-1] + bytes([prefix[-1] + 1])
-
-
-def _rows(query: str, values: Sequence[bytes | str | int], execute: Execute) -> list[tuple[bytes, Any]]:
-    return execute(query, values).fetchall()
-
-
-def _get(client_id: str, execute: Execute) -> tuple[Any] | None:
-    found: tuple[Any] | None = execute(_FIND, (client_id,)).fetchone()
+def _get(client_id: str, connection: sqlite3.Connection) -> tuple[Any] | None:
+    found: tuple[Any] | None = connection.execute(_FIND, (client_id,)).fetchone()
     return found
 
 
-def _histories(client_ids: Sequence[str], execute: Execute) -> list[bytes]:
-    query = "SELECT history FROM keys WHERE client_id = ?"
-    return [(execute(query, (client_id,)).fetchone() or (b"",))[0] for client_id in client_ids]
-
-
-def _put(record: Key, expect_version: int | None, changes: Sequence[Change], execute: Execute) -> bool:
+def _put(
+    record: Key, expect_version: int | None, changes: Sequence[Change], connection: sqlite3.Connection
+) -> bool:
     query = "SELECT version, seq, history FROM keys WHERE client_id = ?"
-    version, seq, history = execute(query, (record.client_id,)).fetchone() or (None, None, b"")
+    found = connection.execute(query, (record.client_id,)).fetchone()
+    version, seq, history = found or (None, None, b"")
     if version != expect_version:
         return False
     row = _row(record, changes, history.decode(errors="replace"))
     if seq is None:
-        seq = execute(_INSERT, row).lastrowid or 0
+        seq = connection.execute(_INSERT, row).lastrowid or 0
     else:
-        execute(
-            "UPDATE keys SET version = ?, record = ?, ends_at = ?, history = ? WHERE seq = ?", (*row[1:], seq)
-        )
-    TextIndex(execute).put(seq, record, is_new=version is None)
-    if has_password_hash(record):
-        _mark_has_password(execute)
-    _announce(execute, record.client_id)
+        statement = "UPDATE keys SET version = ?, record = ?, ends_at = ?, history = ? WHERE seq = ?"
+        connection.execute(statement, (*row[1:], seq))
+    _index(connection, [(seq, record)])
+    _announce(connection, record.client_id)
     return True
 
 
-def _add(rows: Iterable[tuple[int, Key, _Row]], execute: Execute) -> set[int]:
-    """Insert new keys, each with its index; return the indices of those that were inserted."""
-    added = set()
-    texts = TextIndex(execute)
-    for index, record, row in rows:
-        inserted = execute(f"{_INSERT} ON CONFLICT (client_id) DO NOTHING", row)
-        if inserted.rowcount:
-            added.add(index)
-            texts.put(inserted.lastrowid or 0, record, is_new=True)
-            if has_password_hash(record):
-                _mark_has_password(execute)
-    if added:
+def _add(rows: Sequence[tuple[Key, _Row]], connection: sqlite3.Connection) -> dict[str, int]:
+    """Insert new keys, and index them; return the ids of those that were inserted, with their numbers."""
+    last = connection.execute("SELECT coalesce(max(seq), 0) FROM keys").fetchone()
+    insert = f"{_INSERT} ON CONFLICT (client_id) DO NOTHING"
+    connection.executemany(insert, [row for _, row in rows])
+    inserted = connection.execute("SELECT client_id, seq FROM keys WHERE seq > ?", last)
+    new = {client_id.decode(): seq for client_id, seq in inserted}
+    if new:
+        records = {record.client_id: record for record, _ in reversed(rows)}  # the first of equal ids
+        _index(connection, [(seq, records[client_id]) for client_id, seq in new.items()])
         # No id is announced: only found keys are cached, so no cache can hold one of these. But the history
         # of the file goes on, so that a file without these keys is recognized as another.
-        _announce(execute, None)
-    return added
+        _announce(connection, None)
+    return new
 
 
-def _delete(client_id: str, execute: Execute) -> bool:
-    found = execute("SELECT seq FROM keys WHERE client_id = ?", (client_id,)).fetchone()
+def _delete(client_id: str, connection: sqlite3.Connection) -> bool:
+    found = connection.execute("SELECT seq FROM keys WHERE client_id = ?", (client_id,)).fetchone()
     if found is None:
         return False
-    execute("DELETE FROM keys WHERE seq = ?", found)
-    TextIndex(execute).delete(*found)
-    _announce(execute, client_id)
+    connection.execute("DELETE FROM keys WHERE seq = ?", found)
+    remove_text(connection, *found)
+    _announce(connection, client_id)
     return True
+
+
+def _index(connection: sqlite3.Connection, keys: Sequence[tuple[int, Key]]) -> None:
+    """Index the texts of keys that were written, and record whether one has a password hash."""
+    index_texts(connection, [(seq, text_of(key)) for seq, key in keys])
+    if any(has_password_hash(key) for _, key in keys):
+        connection.execute("INSERT OR IGNORE INTO store_state VALUES ('password_hashes', 1)")
+
+
+def _announce(connection: sqlite3.Connection, client_id: str | None) -> None:
+    newest = connection.execute("INSERT INTO changes (client_id) VALUES (?)", (client_id,)).lastrowid
+    connection.execute("DELETE FROM changes WHERE seq <= ? - ?", (newest, CHANGES_KEPT))
 
 
 def _row(record: Key, changes: Sequence[Change], history: str = "") -> _Row:
@@ -345,44 +293,3 @@ def _decode(encoded: bytes) -> str | None:
         return encoded.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _mark_has_password(execute: Execute) -> None:
-    execute("INSERT OR IGNORE INTO store_state VALUES ('password_hashes', 1)")
-
-
-def _announce(execute: Execute, client_id: str | None) -> None:
-    newest = execute("INSERT INTO changes (client_id) VALUES (?)", (client_id,)).lastrowid
-    execute("DELETE FROM changes WHERE seq <= ? - ?", (newest, CHANGES_KEPT))
-
-
-def _create(path: Path) -> None:
-    try:
-        # 0600 from the start; SQLite gives its log the mode of the file.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        check_is_file(path)
-    except OSError as exc:
-        raise ConfigurationError(
-            f"{path} cannot be created: {exc.strerror}: does its directory exist?"
-        ) from None
-
-    def fill() -> None:
-        try:
-            with short_connection(path, open_keys) as connection:
-                application = connection.execute("PRAGMA application_id").fetchone()[0]
-                if not application and not has_tables(connection):
-                    check_writable_mount(path)
-                    connection.execute("PRAGMA journal_mode = WAL").fetchall()
-                    schema.create(connection)
-                schema.check_is_ours(connection)
-        except SQLITE_ERRORS as exc:
-            error = as_sqlite_error(exc)
-            if is_locked(error):
-                raise BlockingIOError from exc
-            raise ConfigurationError(f"{path} cannot be used: {explain(error)}") from None
-
-    try:
-        retry_while_locked(fill, _WRITE_WAIT_S)
-    except BackendUnavailable as exc:
-        raise ConfigurationError(f"{path} cannot be used: {exc}") from None

@@ -10,6 +10,7 @@ If the log is not empty, it is read too, under the writers' locks.
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import time
 from contextlib import suppress
@@ -17,11 +18,12 @@ from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from ...errors import BackendUnavailable
-from .files import connect, signature
+from .files import as_sqlite_error, connect, explain, is_locked, signature
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
+
+    from .files import SqliteErrors
 
 # Two changes within one tick of the kernel's clock, 10 ms at most, have equal times.
 _TICKS_S: Final = 0.025
@@ -138,6 +140,22 @@ def unwritable_logs(path: Path) -> tuple[str, str] | None:
     message = f"another user created {names}, and this one may not write there, so keys cannot be changed"
     model = f"--reference={quote(str(path))}"
     return message, f"chown {model} {names} && chmod {model} {names}"
+
+
+def backend_error(exc: SqliteErrors, path: Path) -> Exception:
+    """The exception to raise for an error of SQLite."""
+    exc = as_sqlite_error(exc)
+    if is_locked(exc):
+        return BlockingIOError("the SQLite file is locked")
+    if (found := unwritable_logs(path)) is not None:
+        return BackendUnavailable("SQLite cannot use the file: {}; root can fix it:  {}".format(*found))
+    return BackendUnavailable(f"SQLite cannot use the file: {explain(exc)}")
+
+
+def checkpoint(connection: sqlite3.Connection) -> None:
+    """Move the log into the file. If that fails, the changes are safe in the log until the next time."""
+    with suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _open_with_log(path: Path) -> sqlite3.Connection:

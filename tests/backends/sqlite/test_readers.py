@@ -495,7 +495,7 @@ def test_unwritable_files_are_reported(path: Path, monkeypatch: pytest.MonkeyPat
         command = remedies["sqlite_log_not_writable"].removeprefix("as root, run  ")
         assert command.startswith(f"chown --reference={path} {path}-wal {path}-shm")
         refused = sqlite3.OperationalError("attempt to write a readonly database")
-        assert str(store._connections.error(refused)).endswith(f"root can fix it:  {command}")
+        assert str(wal.backend_error(refused, path)).endswith(f"root can fix it:  {command}")
 
 
 def test_a_log_of_this_process_gets_the_group_of_the_file(

@@ -289,7 +289,7 @@ def test_a_foreign_file_is_not_upgraded(store: SqliteStore, path: Path) -> None:
 def test_another_process_is_upgrading(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basicauth_mw.backends.sqlite.store._WRITE_WAIT_S", 0.2)
+    monkeypatch.setattr("basicauth_mw.backends.sqlite.setup.WRITE_WAIT_S", 0.2)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(BackendUnavailable, match="locked"):
