@@ -6,8 +6,6 @@ import math
 import threading
 import time
 import tracemalloc
-from contextlib import suppress
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +13,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from basicauth_mw.auth import throttle as module
-from basicauth_mw.auth.client_address import client_of
 from basicauth_mw.auth.throttle import MAX_TRACKED, SHARE, Blocked, FailureThrottle
 from basicauth_mw.settings.parsers import parse_rate
 from tests.waiting import Clock
@@ -544,29 +541,6 @@ def test_the_throttle_is_inactive_when_the_block_has_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "same"),
-    [
-        ("192.0.2.1", "192.0.2.1:5678"),
-        ("192.0.2.1", "::ffff:192.0.2.1"),
-        ("192.0.2.1", "[::ffff:c000:201]:80"),
-        ("192.0.2.1", "64:ff9b::192.0.2.1"),
-        ("192.0.2.1", " 192.0.2.1 "),
-        ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff"),
-        ("2001:db8:1:2::1", "[2001:0DB8:0001:0002::7]:443"),
-        ("2001:db8:1:2::1", "2001:db8:1:2::9%eth0"),
-        ("[::1]:80", "::1"),
-    ],
-)
-def test_addresses_of_one_client(address: str, same: str) -> None:
-    """Ports, zones, spellings and the addresses of one /64 are one client."""
-    assert client_of(address) == client_of(same)
-    limits = FailureThrottle("2/hour", "")
-    limits.record(address, "a")
-    limits.record(same, "a")
-    assert limits.check(address, "a") is not None
-
-
-@pytest.mark.parametrize(
     ("address", "other"),
     [
         ("192.0.2.1", "192.0.2.2"),
@@ -588,24 +562,6 @@ def test_addresses_of_two_clients(address: str, other: str) -> None:
     limits.record(address, "a")
     assert limits.check(address, "a") is not None
     assert limits.check(other, "a") is None
-
-
-@given(st.text())
-def test_any_text_names_a_client(address: str) -> None:
-    """No text is an error."""
-    assert client_of(client_of(address)) is not None
-
-
-@given(st.ip_addresses(v=4).map(str) | st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", fullmatch=True))
-@example("01.2.3.4")
-@example("1.2.3.256")
-@example("1.2.3")
-@example("\u0661.2.3.4")
-def test_an_ipv4_address_is_its_own_client(address: str) -> None:
-    """What ``ipaddress`` does not accept is unchanged, too."""
-    assert client_of(address) == address
-    with suppress(ValueError):
-        assert str(ip_address(address)) == address
 
 
 def test_long_ids_and_addresses_take_a_fixed_number_of_bytes() -> None:
