@@ -67,12 +67,17 @@ def open_for(ctx: typer.Context, url: str | None, *, create: bool = False) -> It
     backend = _for_new_keys(url or ctx.obj) if create else open_backend(url or ctx.obj)
     backend.actor = _user()
     try:
-        upgrade = getattr(backend.store, "upgrade", None)
-        if upgrade is not None and (done := upgrade()):
-            echo_error(done)
+        upgrade_store(backend)
         yield backend
     finally:
         backend.close()
+
+
+def upgrade_store(backend: Backend) -> None:
+    """Convert stored data to the format of this release, and say so."""
+    upgrade = getattr(backend.store, "upgrade", None)
+    if upgrade is not None and (done := upgrade()):
+        echo_error(done)
 
 
 def _for_new_keys(url: str | None) -> Backend:

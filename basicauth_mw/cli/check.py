@@ -22,7 +22,7 @@ from ..settings import FIELDS, SettingField, Settings
 from ._echo import CommandError, echo_json
 from ._findings import GIVE_ACCESS, Finding, findings_from
 from ._key_scan import KeyScan
-from ._options import AsJson, BackendUrl
+from ._options import AsJson, BackendUrl, upgrade_store
 from ._progress import progress_bar
 from ._urls import without_secrets
 
@@ -40,6 +40,9 @@ def check(
         str,
         typer.Option("--app", metavar="MODULE:APP", help="Import this app and check its configuration."),
     ] = "",
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="First convert the stored data to the format of this release.")
+    ] = False,
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -61,6 +64,8 @@ def check(
             settings = Settings.from_env(backend=url) if url else Settings.from_env()
             subject = open_backend(settings=settings)
         with subject as opened:
+            if upgrade:
+                upgrade_store(opened)
             scan = KeyScan(opened, budget_s=None if all_keys else _SCAN_BUDGET_S)
             with progress_bar(shown=not as_json) as bar:
                 advance = partial(bar.advance, bar.add_task("checking", total=None))

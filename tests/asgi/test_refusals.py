@@ -437,8 +437,6 @@ def test_a_cached_key_does_not_wait_for_a_store_that_blocks(
     """The first request may wait for a thread; the second does not, although the store would block."""
 
     class Blocking:
-        volatile = True  # its digests are those of the memory store
-
         def get(self, client_id: str) -> Any:
             return backend.store.get(client_id)
 

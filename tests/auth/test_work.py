@@ -173,6 +173,33 @@ def test_a_refusal_is_the_same_work_whatever_is_found(
     assert done == dict.fromkeys(REFUSED, expected)
 
 
+@pytest.mark.parametrize("secret", [GENERATED, PASSWORD], ids=["generated", "password"])
+def test_a_custom_store_may_return_keys_of_memory(work: Work, secret: str) -> None:
+    """After the first of them, an unknown id costs the same digests."""
+
+    class Custom:
+        def get(self, client_id: str) -> Key | None:
+            return memory.get(client_id)
+
+        def has_password_hashes(self) -> bool:
+            return False
+
+    with open_backend("memory:", settings=SETTINGS) as memory:
+        issued = memory.create(client_id="known", secret=secret)
+        asgi = BasicAuthMiddleware(App(), Custom(), settings=SETTINGS)
+        done = []
+        for authorization, status in (
+            (issued.authorization, 200),
+            (encode_basic("known", generate("sk")), 401),
+            (encode_basic("unknown", generate("sk")), 401),
+        ):
+            work.since()
+            assert call(asgi, http_scope(authorization)).status == status
+            done.append(work.since())
+
+    assert done[1] == done[2]
+
+
 @pytest.mark.proves("X1", "X7")
 @pytest.mark.parametrize("client_id", REFUSED)
 def test_the_first_request_of_a_process_reveals_nothing_either(

@@ -574,6 +574,17 @@ def test_check_reports_that_an_older_file_needs_an_upgrade(cli: Callable[..., Do
     assert cli("keys", "list", "--json").err == ""
 
 
+def test_check_upgrades_an_older_file_on_request(cli: Callable[..., Done], database: Path) -> None:
+    shutil.copy(ROOT / "tests" / "data" / "sqlite-v1.db", database)
+    database.chmod(0o600)
+
+    done = cli("check", "--upgrade", "--json")
+
+    assert (done.status, done.json["problems"]) == (0, [])
+    assert "upgraded" in done.err
+    assert cli("check", "--upgrade", "--json").err == ""
+
+
 def test_check_reports_a_newer_file(cli: Callable[..., Done], database: Path) -> None:
     cli("keys", "create")
     with closing(sqlite3.connect(database)) as connection:

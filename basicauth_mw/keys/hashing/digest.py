@@ -80,9 +80,7 @@ class Hasher:
     def __init__(self, peppers: Sequence[bytes] = (), *, volatile: bool = False) -> None:
         if volatile:
             peppers = [_PROCESS_DIGEST_KEY, _PROCESS_PASSWORD_KEY, *peppers]
-        # A BLAKE2b key has at most 64 bytes, so a pepper of any length is first hashed to 32.
-        self._peppers = {pepper_id(pepper): blake2b(pepper, digest_size=32).digest() for pepper in peppers}
-        self._peppers[_NO_PEPPER] = b""
+        self._peppers = {**_keys_by_id(peppers), _NO_PEPPER: b""}
         self._decoys = {pepper: f"{DIGEST_SCHEME}{pepper}${_DECOY_SALT}$" for pepper in self._peppers}
         self._newest = next(iter(self._peppers))
         self._password_pepper = pepper_id(_PROCESS_PASSWORD_KEY) if volatile else None
@@ -200,9 +198,19 @@ class Hasher:
     def _parse_prefix(self, prefix: str) -> tuple[str, str]:
         """Pepper and salt of a prefix."""
         match = DIGEST_PREFIX_RE.fullmatch(prefix)
-        if match is None or match[1] not in self._peppers:
+        if match is None or not self._knows(match[1]):
             raise UnreadableRecord("a stored hash is damaged, or its pepper is not configured")
         return match[1], match[2]
+
+    def _knows(self, pepper: str) -> bool:
+        """Whether a pepper is configured, or is a random key of this process.
+
+        A custom store may return keys of ``memory:``. From its first such key on, decoys use that pepper too.
+        """
+        if pepper not in self._peppers and (key := _PROCESS_KEYS.get(pepper)):
+            self._peppers[pepper] = key
+            self._decoys[pepper] = f"{DIGEST_SCHEME}{pepper}${_DECOY_SALT}$"
+        return pepper in self._peppers
 
     def _blake2b(self, secret: bytes, pepper: str, salt: str) -> str:
         digest = blake2b(
@@ -229,6 +237,14 @@ def salt_of(candidates: Iterable[Secret]) -> str | None:
 def pepper_id(pepper: bytes) -> str:
     """Name a pepper in stored hashes without revealing it: 8 hexadecimal digits."""
     return blake2b(pepper, digest_size=4, person=b"basicauth_mw/id").hexdigest()
+
+
+def _keys_by_id(peppers: Iterable[bytes]) -> dict[str, bytes]:
+    # A BLAKE2b key has at most 64 bytes, so a pepper of any length is first hashed to 32.
+    return {pepper_id(pepper): blake2b(pepper, digest_size=32).digest() for pepper in peppers}
+
+
+_PROCESS_KEYS: Final = _keys_by_id((_PROCESS_DIGEST_KEY, _PROCESS_PASSWORD_KEY))
 
 
 def hash_secret(secret: str, *, pepper: Sequence[str] = ()) -> str:
