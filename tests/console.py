@@ -115,8 +115,8 @@ class Reader:
             self._export(command)
         elif command.endswith(" &"):
             self._serve(command.removesuffix(" &"))
-        elif command == "kill %1":
-            self._stop(self._servers.pop(0))
+        elif command == "kill $!":
+            self._stop(self._servers.pop())
         else:
             self._compare(command, shown)
 
