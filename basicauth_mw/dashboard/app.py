@@ -10,7 +10,6 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from starlette.responses import HTMLResponse
-from starlette.routing import Match
 
 from ..errors import BasicAuthError
 from ..settings import Settings
@@ -58,8 +57,8 @@ class DashboardApp:
         self, backend: Backend, settings: Settings, openapi: Document = None, scheme: str = "basic"
     ) -> None:
         self._handlers = Changes(backend, settings, openapi, scheme)
-        self._changing = self._handlers.changing_routes() if self._handlers.writable else []
-        self.routes = self._handlers.routes() + self._changing
+        self._changing = self._handlers.changing_routes() if self._handlers.writable else {}
+        self.routes = self._handlers.routes() | self._changing
 
     def respond(self, request: DashboardRequest) -> Response:
         """Return the response to a request."""
@@ -86,20 +85,18 @@ class DashboardApp:
 
     def _find_handler(self, request: DashboardRequest) -> Callable[[DashboardRequest], Response]:
         """Find the handler of a request; for a form, first check where it comes from."""
-        allowed: set[str] = set()
-        for route in self.routes:
-            match, _ = route.matches(request.scope)
-            if match is Match.FULL:
-                if route in self._changing and not request.may_change:
-                    raise PageProblem(403, "may-only-read")
-                if request.method == "POST":
-                    request.check_form()
-                return route.endpoint
-            if match is Match.PARTIAL:
-                allowed.update(route.methods or ())
-        if allowed:
-            raise PageProblem(405, "wrong-method", headers={"Allow": ", ".join(sorted(allowed))})
-        raise PageProblem(404, "not-found")
+        methods = self.routes.get(request.path)
+        if methods is None:
+            raise PageProblem(404, "not-found")
+        handler = methods.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = ", ".join(sorted({*methods, "HEAD"}))
+            raise PageProblem(405, "wrong-method", headers={"Allow": allowed})
+        if request.path in self._changing and not request.may_change:
+            raise PageProblem(403, "may-only-read")
+        if request.method == "POST":
+            request.check_form()
+        return handler
 
     def auth_error_page(self, problem: bytes, headers: Iterable[tuple[str, str]]) -> Response:
         """Return a page in place of a JSON problem from the middleware, with its headers."""

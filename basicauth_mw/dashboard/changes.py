@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from starlette.routing import Route
-
 from ..errors import InvalidKey, KeyExists
 from ..keys.generated_secrets import generate_id
 from ..keys.validation import parse_datetime, parse_duration
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..backends.backend import Issued
     from ..keys.model import Key
+    from .handlers import Routes
     from .listing import KeyView
     from .request import DashboardRequest
 
@@ -31,15 +30,14 @@ if TYPE_CHECKING:
 class Changes(Handlers):
     """The handlers of these forms, for a backend that can be written."""
 
-    def changing_routes(self) -> list[Route]:
-        """Return the routes of the forms and of their submissions."""
-        routes = [Route("/new", self.new), Route("/new", self.create, methods=["POST"])]
+    def changing_routes(self) -> Routes:
+        """Return the handlers of the forms, by path and method."""
+        routes: Routes = {"/new": {"GET": self.new, "POST": self.create}}
         special = {"edit": (self.edit, self.update), "rotate": (self.ask_overlap, self.rotate)}
         for action in ACTIONS:
             form, process = special.get(action, (partial(self.confirm, action), partial(self.apply, action)))
             show = partial(self._show, action, form)
-            submit = partial(self._submit, action, show, process)
-            routes += [Route(f"/key/{action}", show), Route(f"/key/{action}", submit, methods=["POST"])]
+            routes[f"/key/{action}"] = {"GET": show, "POST": partial(self._submit, action, show, process)}
         return routes
 
     def _show(

@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import HTMLResponse
-from starlette.routing import Route
 
 from ..auth.refusal_stats import refusal_stats
 from ..backends import Store
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from .openapi import Endpoint
     from .request import DashboardRequest
 
+    Routes = dict[str, dict[str, Callable[[DashboardRequest], Response]]]
     Document = Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
 
 logger = logging.getLogger("basicauth_mw")
@@ -46,16 +46,15 @@ class Handlers:
         self._scheme = scheme
         self.writable = isinstance(backend.store, Store)
 
-    def routes(self) -> list[Route]:
-        """Return the routes of these pages."""
-        return [
-            Route("/", self.list_keys),
-            Route("/key", self.show_key),
-            Route("/call", self.call),
-            Route("/call", self.update_call, methods=["POST"]),
-            Route("/activity", self.activity),
-            Route("/sign-out", self.sign_out),
-        ]
+    def routes(self) -> Routes:
+        """Return the handlers of these pages, by path and method."""
+        return {
+            "/": {"GET": self.list_keys},
+            "/key": {"GET": self.show_key},
+            "/call": {"GET": self.call, "POST": self.update_call},
+            "/activity": {"GET": self.activity},
+            "/sign-out": {"GET": self.sign_out},
+        }
 
     def page(
         self,

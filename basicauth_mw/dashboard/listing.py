@@ -29,7 +29,6 @@ MOST_COUNTED: Final = 2_000  # keys that the first page looks at, so that it sta
 # of pages is limited instead: each is a query parameter.
 MAX_HISTORY_BYTES: Final = 2_000
 MAX_HISTORY_PAGES: Final = 50
-_KEY_FIELDS: Final = tuple(each.name for each in fields(Key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,9 @@ def view_of(key: Key | UnreadableRecord, now: datetime) -> KeyView:
     if isinstance(key, UnreadableRecord):
         return KeyView(key.client_id or "", problem=str(key))
     active = [replace(each, hash="") for each in key.secrets if lifecycle.is_active(each, now)]
-    shown = {name: getattr(key, name) for name in _KEY_FIELDS}
-    shown["secrets"] = tuple(sorted(active, key=lambda each: each.created_at, reverse=True))
-    return KeyView(**shown, state=lifecycle.state_of(key, now))
+    active.sort(key=lambda each: each.created_at, reverse=True)
+    shown = {each.name: getattr(key, each.name) for each in fields(Key)}
+    return KeyView(**{**shown, "secrets": tuple(active)}, state=lifecycle.state_of(key, now))
 
 
 def recency_of(keys: Iterable[KeyView], now: datetime) -> dict[str, int]:
@@ -98,12 +97,14 @@ class Cursor:
 
     def query(self) -> dict[str, str | Sequence[str]]:
         """Return the query of a link. History entries get a hyphen: the first page's is empty otherwise."""
-        filters: dict[str, str | Sequence[str]] = {
+        back = [f"-{each}" for each in self.history]
+        return {
             "text": self.text,
             "state": self.state,
             "scope": self.scope,
+            "after": self.after,
+            "back": back,
         }
-        return {**filters, "after": self.after, "back": [f"-{each}" for each in self.history]}
 
     def first(self) -> Cursor:
         """Return the cursor of the first page."""

@@ -89,14 +89,8 @@ def _first_example(holder: Mapping[str, Any]) -> object:
     if isinstance(examples, Mapping):  # OpenAPI names them, JSON Schema lists them
         members = _members(examples, _MAX_MEMBERS)
         examples = [each["value"] for _, each in members if isinstance(each, Mapping) and "value" in each]
-    choices = holder.get("enum")
-    for values in (
-        [holder.get("example")],
-        examples,
-        [holder.get("default")],
-        [holder.get("const")],
-        choices,
-    ):
+    example, default, const, choices = (holder.get(name) for name in ("example", "default", "const", "enum"))
+    for values in ([example], examples, [default], [const], choices):
         if isinstance(values, list) and values and values[0] is not None:
             return values[0]
     return None
@@ -168,9 +162,10 @@ class _Reader:
     def _example(self, holder: Mapping[str, Any]) -> object:
         """The example of a parameter or a media type, or else of its schema; None: none."""
         schema = self._resolve(holder.get("schema"))
-        for value in (_first_example(holder), _first_example(schema)):
-            if value is not None:
-                return value
+        value = _first_example(holder)
+        value = _first_example(schema) if value is None else value
+        if value is not None:
+            return value
         properties = _members(schema.get("properties"), _MAX_MEMBERS)
         examples = {name: _first_example(self._resolve(each)) for name, each in properties}
         return {name: value for name, value in examples.items() if value is not None} or None

@@ -37,7 +37,7 @@ PAGES = ["/", "/new", "/call", "/activity"]
 @pytest.fixture
 def routes(visitor: Callable[..., Visitor]) -> list[str]:
     """All paths of the dashboard."""
-    found = {route.path for route in visitor().app._app.routes}
+    found = set(visitor().app._app.routes)
     assert {"/", "/new", "/key", "/key/revoke", "/call", "/activity"} < found
     return sorted(found)
 
