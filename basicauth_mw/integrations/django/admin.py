@@ -50,7 +50,11 @@ NOT_FINAL: Final = ("active", "disabled", "expired")
 # key, and the effect.
 ACTIONS: Final = {
     "rotate": (NOT_FINAL, "rotated", "Creates a new secret. The old ones keep working during the overlap."),
-    "end-secret": (NOT_FINAL, "changed: a secret was ended", "Refuses this secret; the others keep working."),
+    "end-secret": (
+        NOT_FINAL,
+        "changed: a secret was ended",
+        "Refuses this secret. Other secrets keep working.",
+    ),
     "disable": (("active", "expired"), "disabled", "Refuses the key until it is enabled again."),
     "enable": (("disabled",), "enabled", "Accepts the key again."),
     "revoke": (NOT_FINAL, "revoked", "Refuses the key permanently. It stays in the list."),
