@@ -33,11 +33,8 @@ _CLOSED: Final = "the store is closed"
 class ThreadClients:
     """The connection pools that all threads of the process share, one for each node.
 
-    Args:
-        router: Selects the node for each command.
-        connector: Makes the connection pools.
-        timeout_s: For each attempt to connect, and for each reply.
-        retry: Send commands again, once, if there was no reply.
+    ``timeout_s`` is for each attempt to connect and for each reply. With ``retry``, commands are sent again,
+    once, if there was no reply.
     """
 
     def __init__(self, router: Router, connector: Connector, *, timeout_s: float, retry: bool) -> None:
@@ -205,11 +202,7 @@ async def _close(readers: Sequence[NodeReader]) -> None:
 class NodeReader:
     """Reads from one node over one connection, which only the task of its batches uses.
 
-    Args:
-        node: The node.
-        router: Refreshes its slot map after the node gave no reply, even if every caller was cancelled.
-        connector: Makes the connection.
-        timeout_s: Seconds for each batch, including DNS and connecting.
+    ``timeout_s`` is for each batch, including DNS and connecting.
     """
 
     def __init__(self, node: Node, router: Router, connector: Connector, *, timeout_s: float) -> None:

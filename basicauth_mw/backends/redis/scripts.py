@@ -47,20 +47,20 @@ else
 end
 return 1
 """
-# KEYS: the index, the changes, new records, and their histories. ARGV: their client IDs, their values, and
-# their histories. A pipeline of SET commands takes the client three times as long.
+# KEYS: the index, the changes, and new records. ARGV: their client IDs, their values, and their histories, or
+# the only one if all have the same. A pipeline of SET commands takes the client three times as long.
 _ADD: Final = f"""
-local count = #ARGV / 3
+local count = #KEYS - 2
 local members, done = {{}}, {{}}
 for i = 1, count do members[2 * i - 1], members[2 * i] = 0, ARGV[i] end
 redis.call('ZADD', KEYS[1], unpack(members))
-if redis.call('EXISTS', unpack(KEYS, 3, count + 2)) < count then
+if redis.call('EXISTS', unpack(KEYS, 3)) < count then
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', {CHANGES_KEPT}, '*', 'id', '')
 end
 for i = 1, count do
     done[i] = redis.call('SET', KEYS[i + 2], ARGV[count + i], 'NX') and 1 or 0
-    local history = ARGV[2 * count + i]
-    if done[i] == 1 and history ~= '' then redis.call('SET', KEYS[count + i + 2], history) end
+    local history = ARGV[2 * count + i] or ARGV[2 * count + 1]
+    if done[i] == 1 and history ~= '' then redis.call('SET', KEYS[i + 2] .. ':history', history) end
 end
 return done
 """
@@ -147,8 +147,9 @@ class KeyNames:
 
         A cluster does not support this.
         """
-        names = (self.index, self.changes, *map(self.record, client_ids), *map(self.history, client_ids))
-        return ("EVAL", _ADD, str(len(names)), *names, *client_ids, *records, *histories)
+        names = (self.index, self.changes, *map(self.record, client_ids))
+        sent = histories if len(set(histories)) > 1 else histories[:1]
+        return ("EVAL", _ADD, str(len(names)), *names, *client_ids, *records, *sent)
 
     def set_new(self, client_id: bytes, record: str) -> Command:
         """Store a record if its client ID is new, else reply None."""

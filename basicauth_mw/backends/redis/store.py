@@ -17,7 +17,6 @@ import re
 import time
 from contextlib import suppress
 from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from ...errors import BackendUnavailable, ReadOnlyBackend, UnreadableRecord
@@ -70,7 +69,7 @@ class RedisStore:
         target = parse_url(url)
         self.single_server = target.topology != "cluster"
         self._names = KeyNames(target.prefix)
-        self._commands = Commands(target, deadline_s)
+        self._redis = Commands(target, deadline_s)
 
     # --- looking up
 
@@ -83,22 +82,20 @@ class RedisStore:
 
     def get_record(self, client_id: str, /) -> StoredRecord | None:
         """``get`` without decoding more than the secrets."""
-        return self._record(self._commands.read(self._names.get(_encoded(client_id)))[0], client_id)
+        return self._record(self._redis.read(self._names.get(_encoded(client_id)))[0], client_id)
 
     async def aget_record(self, client_id: str, /) -> StoredRecord | None:
         """``aget`` without decoding more than the secrets."""
-        reply = await self._commands.aget(self._names.record(_encoded(client_id)))
+        reply = await self._redis.aget(self._names.record(_encoded(client_id)))
         return self._record(reply, client_id)
 
     # --- changing
 
     def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
         client_id = record.client_id.encode()
-        reply, earlier = self._commands.do(
-            self._names.get(client_id), ("GET", self._names.history(client_id))
-        )
-        current = b"" if reply is None else self._commands.check_type(reply, bytes)
-        before = self._key(current, record.client_id) if current else None
+        reply, earlier = self._redis.do(self._names.get(client_id), ("GET", self._names.history(client_id)))
+        current = b"" if reply is None else self._redis.check_type(reply, bytes)
+        before = as_key(self._record(current, record.client_id)) if current else None
         if (before.version if before else None) != expect_version:
             return False
         history = self._history(earlier) if current else ""
@@ -107,16 +104,16 @@ class RedisStore:
     def delete(self, client_id: str, /) -> bool:
         encoded = client_id.encode()
         while True:
-            (reply,) = self._commands.replies(self._names.get(encoded))
+            (reply,) = self._redis.replies(self._names.get(encoded))
             if reply is None:
                 return False
-            current = NOT_A_STRING if is_wrong_type(reply) else self._commands.check_type(reply, bytes)
+            current = NOT_A_STRING if is_wrong_type(reply) else self._redis.check_type(reply, bytes)
             if self._swap(encoded, current, None):
                 return True
 
     def history(self, client_ids: Sequence[str], /) -> list[list[Change]]:
         commands = [("GET", self._names.history(_encoded(client_id))) for client_id in client_ids]
-        return [load_history(self._history(reply)) for reply in self._commands.read(*commands)]
+        return [load_history(self._history(reply)) for reply in self._redis.read(*commands)]
 
     def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
         """Store new keys. No id is announced: no process can have cached one of these keys."""
@@ -129,33 +126,33 @@ class RedisStore:
             histories = [extend_history("", each) for each in changes[start : start + _BATCH]]
             histories = histories or [""] * len(batch)
             if any(map(has_password_hash, batch)):
-                self._commands.do(names.mark_has_password())
+                self._redis.do(names.mark_has_password())
             if self.single_server:
-                (reply,) = self._commands.do(names.add(client_ids, rows, histories), retry=False)
-                added = self._commands.items(reply, int)
+                (reply,) = self._redis.do(names.add(client_ids, rows, histories), retry=False)
+                added = self._redis.items(reply, int)
                 if len(added) != len(batch):
                     raise BackendUnavailable(
-                        f"{self._commands.server} sent {len(added)} replies for {len(batch)} keys"
+                        f"{self._redis.server} sent {len(added)} replies for {len(batch)} keys"
                     )
                 made += map(bool, added)
             else:
                 index_add = names.index_add(client_ids)  # before and after, as for a swap
-                (_, *exist) = self._commands.do(
+                (_, *exist) = self._redis.do(
                     index_add, *(("EXISTS", names.record(each)) for each in client_ids)
                 )
                 if not all(exist):
-                    self._commands.do(names.announce(b""))
-                done = self._commands.do(*map(names.set_new, client_ids, rows), retry=False)
+                    self._redis.do(names.announce(b""))
+                done = self._redis.do(*map(names.set_new, client_ids, rows), retry=False)
                 made += map(bool, done)
                 written = zip(client_ids, histories, done, strict=True)
-                new = [(each, text) for each, text, is_new in written if is_new and text]
-                self._commands.do(index_add, *(names.set_history(*each) for each in new))
+                new = [names.set_history(each, text) for each, text, is_new in written if is_new and text]
+                self._redis.do(index_add, *new)
         return made
 
     def announce(self, client_id: str, /) -> None:
         """Announce a change again, in case it was made but its announcement failed."""
         if not self.single_server:  # one server makes a change and announces it in one step
-            self._commands.do(self._names.announce(client_id.encode()))
+            self._redis.do(self._names.announce(client_id.encode()))
 
     def _swap(self, client_id: bytes, expected: bytes, record: Key | None, history: str = "") -> bool:
         names = self._names
@@ -171,23 +168,23 @@ class RedisStore:
             # No id is empty: this only fails early if ZREM is not allowed, as the script for one server does.
             before = [] if self.single_server else [names.index_remove(b"")]
             value = b""
-        self._commands.do(*before, *announcement)
+        self._redis.do(*before, *announcement)
         swap = names.swap(client_id, expected, value, history, announce=self.single_server)
-        (done,) = self._commands.do(swap, retry=False, may_be_split=True)
+        (done,) = self._redis.do(swap, retry=False, may_be_split=True)
         if is_split(done):
-            (done,) = self._commands.do(names.swap(client_id, expected, value, None), retry=False)
+            (done,) = self._redis.do(names.swap(client_id, expected, value, None), retry=False)
             if done and (history or record is None):
-                self._commands.do(names.set_history(client_id, history))
+                self._redis.do(names.set_history(client_id, history))
         if not done:
             return False
         if record is None:
-            self._commands.do(*announcement, names.index_remove(client_id), ("DEL", names.used(client_id)))
-            (recreated,) = self._commands.do(names.get(client_id))
+            self._redis.do(*announcement, names.index_remove(client_id), ("DEL", names.used(client_id)))
+            (recreated,) = self._redis.do(names.get(client_id))
             if recreated is not None:  # perhaps indexed before it was removed from the index
-                self._commands.do(names.index_add([client_id]))
+                self._redis.do(names.index_add([client_id]))
         else:
             # A delete of the same id may have removed it from the index meanwhile.
-            self._commands.do(*announcement, names.index_add([client_id]))
+            self._redis.do(*announcement, names.index_add([client_id]))
             self._prune_uses(client_id, record if expected else None)
         return True
 
@@ -197,19 +194,17 @@ class RedisStore:
         start = prefix.encode()
         # No byte of UTF-8 is 255, so the last one can always be raised by one.
         end = b"(" + start[:-1] + bytes([start[-1] + 1]) if start else b"+"
-        last = after.encode()
+        last, index = after.encode(), self._names.index
         found: list[Key] = []
         while len(found) < limit:
             first = b"(" + last if last >= start else b"[" + start
             size = limit - len(found)
-            (ids,) = self._commands.replies(
-                ("ZRANGEBYLEX", self._names.index, first, end, "LIMIT", "0", str(size))
-            )
-            ids = self._commands.items(ids, bytes, self._names.index)
+            (ids,) = self._redis.replies(("ZRANGEBYLEX", index, first, end, "LIMIT", "0", str(size)))
+            ids = self._redis.items(ids, bytes, index)
             named = {encoded: name for encoded in ids if (name := decode_id(encoded)) is not None}
-            records = self._commands.replies(*map(self._names.get, named)) if named else []
-            keys = (self._key(record, name) for name, record in zip(named.values(), records, strict=True))
-            found += [key for key in keys if key is not None]  # None: deleted meanwhile, or evicted
+            records = self._redis.replies(*map(self._names.get, named)) if named else []
+            stored = map(self._record, records, named.values())
+            found += filter(None, map(as_key, stored))  # None: deleted meanwhile, or evicted
             if len(ids) < size:
                 break
             last = ids[-1]
@@ -217,7 +212,7 @@ class RedisStore:
 
     def changes(self, since: str | None) -> Changes:
         start = since if since is not None and _STREAM_ID.fullmatch(since) else ""
-        newest, entries = self._commands.read(
+        newest, entries = self._redis.read(
             ("XREVRANGE", self._names.changes, "+", "-", "COUNT", "1"),
             # A change that arrives between the two commands is reported twice, which does no harm.
             ("XRANGE", self._names.changes, start or "+", "+"),
@@ -235,7 +230,7 @@ class RedisStore:
             # Nothing was trimmed, flushed or restored if the entry at the cursor itself is still there.
             is_complete = bool(found) and found.pop(0)[0] == start
         # A cluster announces a change twice in a row, before and after it is made.
-        client_ids = [client_id for client_id, _ in groupby(map(itemgetter(1), found))]
+        client_ids = [client_id for client_id, _ in groupby(changed for _, changed in found)]
         if not is_complete or None in client_ids:
             return Changes(cursor, incomplete=True, has_password_hashes=has_passwords)
         known = tuple(filter(None, client_ids))  # not those of imports, which are empty
@@ -248,7 +243,7 @@ class RedisStore:
         for use in uses:
             each = minutes.setdefault(_encoded(use.client_id), [])
             each += (str(to_microseconds(use.secret_created_at)), str(to_minutes(use.at)))
-        names, do = self._names, self._commands.do
+        names, do = self._names, self._redis.do
         used = list(minutes)
         for start in range(0, len(used), _BATCH):
             batch = used[start : start + _BATCH]
@@ -258,23 +253,23 @@ class RedisStore:
 
     def last_uses(self, client_ids: Sequence[str], /) -> list[LastUse]:
         commands = [("HGETALL", self._names.used(_encoded(client_id))) for client_id in client_ids]
-        replies = self._commands.read(*commands) if commands else []
+        replies = self._redis.read(*commands) if commands else []
         found: list[LastUse] = []
         for client_id, reply in zip(client_ids, replies, strict=True):
             with suppress(UnreadableRecord):  # a use that is lost is no reason to hide a key
-                fields = self._commands.check_type(reply, list)
+                fields = self._redis.check_type(reply, list)
                 found += load_uses(client_id, zip(fields[::2], fields[1::2], strict=False))
         return found
 
     def _prune_uses(self, client_id: bytes, record: Key | None) -> None:
         """Remove the last uses of secrets that a key no longer has, except the latest of all."""
-        used, replies = self._names.used(client_id), self._commands.replies
+        used, replies = self._names.used(client_id), self._redis.replies
         if record is None:  # a new key: they are those of a deleted one
             replies(("DEL", used))
             return
         with suppress(BackendUnavailable):  # the change itself has been made
             (reply,) = replies(("HGETALL", used))
-            fields = self._commands.items(reply, bytes)
+            fields = self._redis.items(reply, bytes)
             minutes = {
                 name: int(minute) if minute.isdigit() else 0
                 for name, minute in zip(fields[::2], fields[1::2], strict=False)
@@ -289,25 +284,23 @@ class RedisStore:
     def add_failures(
         self, limit: str, period_s: float, failures: Mapping[bytes, int], /
     ) -> list[tuple[int, int]]:
-        period = int(time.time() // period_s)
-        (reply,) = self._commands.replies(
-            self._names.add_failures(limit, period_s, period, failures), retry=False
-        )
+        command = self._names.add_failures(limit, period_s, int(time.time() // period_s), failures)
+        (reply,) = self._redis.replies(command, retry=False)
         if is_denied(reply):
             raise ReadOnlyBackend(
-                f"{self._commands.server} does not allow this user to count failures: check the ACL"
+                f"{self._redis.server} does not allow this user to count failures: check the ACL"
             )
-        counts = iter(self._commands.check_type(reply, list))
+        counts = iter(self._redis.check_type(reply, list))
         return list(zip(counts, counts, strict=True))
 
     # --- ending
 
     def close(self) -> None:
-        self._commands.close()
+        self._redis.close()
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        await self._commands.aclose()
+        await self._redis.aclose()
 
     def warnings(self) -> list[StoreWarning]:
         """Settings that lose keys; empty if CONFIG is not allowed.
@@ -316,24 +309,21 @@ class RedisStore:
             BackendUnavailable: The server cannot be reached.
             UnreadableRecord: Another program has overwritten a name of this package.
         """
-        found = dict.fromkeys(config_warnings(self._commands.replies_of_all(CONFIG)))
+        found = dict.fromkeys(config_warnings(self._redis.replies_of_all(CONFIG)))
         self._read_marks()  # raises for a foreign value
         with suppress(BackendUnavailable):  # listing keys reports that the index cannot be read
-            found |= dict.fromkeys(foreign_warning(self._commands, self._names.index))
+            found |= dict.fromkeys(foreign_warning(self._redis, self._names.index))
         return list(found)
 
     # --- inside
 
     def _read_marks(self) -> list[int]:
         """Whether the store may contain password hashes, by the name of this release and an earlier one."""
-        marks = self._commands.read(*self._names.has_password_hashes)
-        return [self._commands.check_type(mark, int) for mark in marks]
+        marks = self._redis.read(*self._names.has_password_hashes)
+        return [self._redis.check_type(mark, int) for mark in marks]
 
     def _history(self, reply: object) -> str:
-        return "" if reply is None else self._commands.check_type(reply, bytes).decode(errors="replace")
-
-    def _key(self, reply: object, client_id: str) -> Key | None:
-        return as_key(self._record(reply, client_id))
+        return "" if reply is None else self._redis.check_type(reply, bytes).decode(errors="replace")
 
     def _record(self, reply: object, client_id: str) -> StoredRecord | None:
         if is_wrong_type(reply):
@@ -341,17 +331,17 @@ class RedisStore:
                 f"the stored key of {client_id!r} cannot be read: Redis holds another type there",
                 client_id=client_id,
             )
-        return load_for_lookup(None if reply is None else self._commands.check_type(reply, bytes), client_id)
+        return load_for_lookup(None if reply is None else self._redis.check_type(reply, bytes), client_id)
 
     def _entries(self, reply: object) -> list[tuple[str, str | None]]:
         """Stream ID and client ID of each entry; None: this package did not write the entry."""
         try:
             return [
                 (entry_id.decode(), decode_id(fields[1]) if len(fields) == 2 and fields[0] == b"id" else None)
-                for entry_id, fields in self._commands.check_type(reply, list, self._names.changes)
+                for entry_id, fields in self._redis.check_type(reply, list, self._names.changes)
             ]
         except (TypeError, ValueError, AttributeError):
-            raise BackendUnavailable(f"{self._commands.server} sent something that is not a stream") from None
+            raise BackendUnavailable(f"{self._redis.server} sent something that is not a stream") from None
 
 
 def _encoded(client_id: str) -> bytes:

@@ -502,7 +502,7 @@ def test_a_cancelled_lookup_does_not_affect_others(store: RedisStore, redis_clus
     async def main() -> None:
         for turn in range(5):
             names = [f"k{turn}-{number}" for number in range(300)]
-            store._commands._router.mark_stale(Node())
+            store._redis._router.mark_stale(Node())
             tasks = [asyncio.ensure_future(store.aget(name)) for name in names]
             for _ in range(turn):
                 await asyncio.sleep(0)
@@ -550,14 +550,14 @@ def test_a_forked_child_has_its_own_connections(store: RedisStore, redis_cluster
 
 def test_connections_to_removed_nodes_are_closed(store: RedisStore) -> None:
     """Connections to nodes that are no longer in the slot map are closed, on threads and on event loops."""
-    router: Any = store._commands._router
+    router: Any = store._redis._router
 
     async def main() -> None:
         names = [f"k{each}" for each in range(20)]
         assert await asyncio.gather(*map(store.aget, names)) == [None] * 20
         assert [store.get(name) for name in names] == [None] * 20
-        (loop,) = store._commands._loops.values()
-        threads = store._commands._lookups._pools
+        (loop,) = store._redis._loops.values()
+        threads = store._redis._lookups._pools
         gone = next(node for node in threads if node not in router._seeds[:1])
         stays = next(name for name in names if router._map[slot_of(store, name)] != gone)
         assert {gone} < threads.keys() & loop._readers.keys()

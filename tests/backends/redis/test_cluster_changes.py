@@ -47,7 +47,7 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
         store = backend.store
         backend.create(client_id="ci")
         cursor = store.changes(None).cursor
-        do, is_swapped, left = store._commands.do, False, failures
+        do, is_swapped, left = store._redis.do, False, failures
 
         def fail_after_the_swap(*commands: Any, retry: bool = True, **more: bool) -> Any:
             nonlocal is_swapped, left
@@ -57,14 +57,14 @@ def test_a_change_whose_announcement_failed_is_announced_when_it_is_repeated(
             is_swapped |= not retry
             return do(*commands, retry=retry, **more)
 
-        monkeypatch.setattr(store._commands, "do", fail_after_the_swap)
+        monkeypatch.setattr(store._redis, "do", fail_after_the_swap)
         assert backend.revoke("ci").revoked_at is not None
         assert left == 0
         events = [record.basicauth["event"] for record in caplog.records if hasattr(record, "basicauth")]
         assert events == ["key.created", "key.revoked"]
         warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert len(warned) == failures - 1
-        ((_, *announced),) = store._commands.read(("XRANGE", store._names.changes, cursor, "+"))
+        ((_, *announced),) = store._redis.read(("XRANGE", store._names.changes, cursor, "+"))
         assert len(announced) == 1 + (failures == 1)  # before the swap, and after it was read back
         after = store.changes(cursor).cursor
         backend.revoke("ci")
@@ -97,7 +97,7 @@ def test_a_process_killed_in_a_change_leaves_no_unannounced_change(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at any step: stored keys are listed, password hashes are known, and changes were announced."""
-    names, do = store._names, store._commands.do
+    names, do = store._names, store._redis.do
     for steps in range(6):
         store.delete("id")
         for old, new in ((None, ONE), (ONE, TWO), (TWO, None)):
@@ -112,12 +112,12 @@ def test_a_process_killed_in_a_change_leaves_no_unannounced_change(
                 return do(*commands, retry=retry, **more)
 
             with monkeypatch.context() as patch:
-                patch.setattr(store._commands, "do", until_killed)
+                patch.setattr(store._redis, "do", until_killed)
                 try:
                     done = store._swap(b"id", stored_as(old), new)
                 except KilledError:
                     done = False
-            stored, entered = store._commands.replies(names.get(b"id"), ("ZSCORE", names.index, "id"))
+            stored, entered = store._redis.replies(names.get(b"id"), ("ZSCORE", names.index, "id"))
             if stored is not None:
                 assert entered is not None
             if (stored or b"") != stored_as(old):
@@ -133,7 +133,7 @@ def test_a_process_killed_in_a_change_leaves_no_unannounced_change(
 
 def test_a_change_is_announced_after_it_was_made(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """And before: another process may have read the old record again after the first announcement."""
-    cursor, do = "", store._commands.do
+    cursor, do = "", store._redis.do
 
     def record_order(*commands: Any, retry: bool = True, **more: bool) -> list[Any]:
         nonlocal cursor
@@ -142,7 +142,7 @@ def test_a_change_is_announced_after_it_was_made(store: RedisStore, monkeypatch:
             cursor = store.changes(None).cursor
         return replies
 
-    monkeypatch.setattr(store._commands, "do", record_order)
+    monkeypatch.setattr(store._redis, "do", record_order)
     for old, new in ((None, ONE), (ONE, TWO), (TWO, None)):
         assert store._swap(b"id", stored_as(old), new)
         assert store.changes(cursor).client_ids == ("id",)
@@ -160,7 +160,7 @@ def test_an_id_created_and_deleted_at_the_same_time(
     store: RedisStore, redis_cluster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If another change happens between any two steps of a change, stored keys are still in the index."""
-    do = store._commands.do
+    do = store._redis.do
 
     def run_with(work: Callable[[], Any], step: int, change: Callable[[], Any]) -> None:
         steps = iter(range(step + 1))
@@ -171,7 +171,7 @@ def test_an_id_created_and_deleted_at_the_same_time(
             return do(*commands, retry=retry, **more)
 
         with monkeypatch.context() as patch:
-            patch.setattr(store._commands, "do", execute)
+            patch.setattr(store._redis, "do", execute)
             change()
         assert len(other.scan("", "", 9)) == (other.get("id") is not None)
         other.delete("id")

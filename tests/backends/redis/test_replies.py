@@ -114,14 +114,14 @@ def test_no_number_is_sent_to_be_formatted(redis_url: str, monkeypatch: pytest.M
     """hiredis crashes the interpreter if a signal handler raises while it formats one."""
     with closing(RedisStore(redis_url, deadline_s=5)) as store:
         sent: list[Any] = []
-        execute = store._commands._admin._execute
+        execute = store._redis._admin._execute
 
         def record(node: Any, commands: Any) -> Any:
             sent.extend(commands)
             return execute(node, commands)
 
-        monkeypatch.setattr(store._commands._admin, "_execute", record)
-        monkeypatch.setattr(store._commands._lookups, "_execute", record)
+        monkeypatch.setattr(store._redis._admin, "_execute", record)
+        monkeypatch.setattr(store._redis._lookups, "_execute", record)
         for name in ("add", "get", "delete", "put", "record-uses", "last-uses", "scan", "changes"):
             WORK[name](store)
         store.warnings()

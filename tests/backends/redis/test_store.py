@@ -523,7 +523,7 @@ def test_two_event_loops_at_once(store: RedisStore) -> None:
     for thread in threads:
         thread.join(30)
     assert not failures
-    assert store._commands._loops == {}
+    assert store._redis._loops == {}
 
 
 @pytest.mark.proves("F32")
@@ -535,7 +535,7 @@ def test_event_loops_that_ended_are_released(store: RedisStore) -> None:
 
     for _ in range(3):
         asyncio.run(look_up())
-        assert len(store._commands._loops) == 1
+        assert len(store._redis._loops) == 1
     gc.collect()
 
 
@@ -633,7 +633,7 @@ def test_a_forked_child_has_its_own_connections(store: RedisStore, admin: redis.
 def test_a_fork_while_a_thread_takes_a_connection(store: RedisStore) -> None:
     """The lock of redis-py's pool is held forever in the child."""
     assert store.get("id") is not None
-    (pool,) = store._commands._lookups._pools.values()
+    (pool,) = store._redis._lookups._pools.values()
     with pool._lock:
         process = multiprocessing.get_context("fork").Process(target=store.get, args=("id",))
         process.start()
@@ -671,7 +671,7 @@ def test_many_threads_at_once(own_redis_server: RedisServer) -> None:
     ):
         own_redis_server.freeze()
         lookups = [threads.submit(store.get, "id") for _ in range(120)]
-        wait_until(lambda: len(store._commands._lookups._pools[Node()]._in_use_connections) == 120)
+        wait_until(lambda: len(store._redis._lookups._pools[Node()]._in_use_connections) == 120)
         own_redis_server.thaw()
         assert [lookup.result(60) for lookup in lookups] == [None] * 120
 
@@ -680,4 +680,4 @@ def test_nothing_is_opened_before_the_first_use(redis_server: RedisServer) -> No
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     store = RedisStore(redis_server.url())
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
-    assert store._commands._loops == {}
+    assert store._redis._loops == {}

@@ -100,6 +100,6 @@ def test_urls_that_are_accepted(url: str) -> None:
 
 def test_the_driver_reads_the_password_as_it_was_written() -> None:
     store = RedisStore("redis://us%25er:p%40s%20s%2F%23%25@h:1/3?prefix=x")
-    options = store._commands._connector.pool(Node(), timeout_s=1).connection_kwargs
+    options = store._redis._connector.pool(Node(), timeout_s=1).connection_kwargs
     assert (options["username"], options["password"]) == ("us%er", "p@s s/#%")
     assert (options["host"], options["port"], options["db"]) == ("h", 1, 3)
