@@ -67,7 +67,9 @@ class FormReader(HTMLParser):
         name = fields.get("name")
         if not self._in_main:
             return
-        if tag == "input" and name and fields.get("type") != "submit":
+        if fields.get("type") in ("radio", "submit") and "checked" not in fields:
+            return
+        if tag == "input" and name:
             self.values[name] = fields.get("value") or ""
         elif tag == "select":
             self._select = name

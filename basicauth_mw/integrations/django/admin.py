@@ -166,7 +166,7 @@ class ActionForm(forms.Form):
 
     version = forms.IntegerField(widget=forms.HiddenInput)
     overlap = forms.TypedChoiceField(choices=list(OVERLAPS.items()), coerce=int, initial=86_400)
-    secret = forms.ChoiceField()
+    secret = forms.ChoiceField(widget=forms.RadioSelect)
 
     def __init__(self, action: str, key: Key, data: Any) -> None:
         super().__init__(data, initial={"version": key.version})
@@ -359,7 +359,7 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             raise InvalidKey("the key has changed since this page was opened: check it, and try again")
         form = ActionForm(action, obj.key, request.POST or None)
         if not form.is_valid():
-            title = f"{_label(action)} {obj}"
+            title = f"{_label(action)}{' of' if action == 'end-secret' else ''} {obj}"
             return self.render(request, "confirm.html", title, original=obj, form=form, effect=effect)
         given = form.cleaned_data
         arguments: dict[str, Any] = {"actor": _actor(request)}

@@ -303,7 +303,9 @@ def test_one_secret_can_be_ended(backend: Backend) -> None:
     visitor = Visitor()
 
     page = visitor.get("ci/end-secret/").content.decode()
-    choices = re.findall(r'<option value="([^"]+)">(Created [^<]+)</option>', page)
+    choices = re.findall(
+        r'<input type="radio" name="secret" value="([^"]+)"[^>]*>\s*(Created [^<]+)</label>', page
+    )
     assert [value for value, _ in choices] == [
         each.created_at.isoformat() for each in key_of(backend, "ci").secrets
     ]
