@@ -61,6 +61,8 @@ def parse_basic(value: bytes | str) -> Credentials:
             value = value.encode("latin-1")
         except UnicodeEncodeError:
             raise MalformedCredentials("not latin-1") from None
+    if not isinstance(value, bytes):
+        raise MalformedCredentials("not text")
     return Credentials(*decode_basic(value))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import traceback
 from base64 import b64encode, urlsafe_b64encode
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -248,6 +249,13 @@ def test_malformed_credentials(value: bytes) -> None:
 )
 def test_text_outside_latin_1_is_malformed(value: str) -> None:
     """It is not a UnicodeEncodeError (PEP 3333)."""
+    with pytest.raises(MalformedCredentials):
+        parse_basic(value)
+
+
+@pytest.mark.parametrize("value", [None, 1, [], memoryview(b"Basic YTpi")])
+def test_what_is_not_text_is_malformed(value: Any) -> None:
+    """An app may pass on the value of an absent header."""
     with pytest.raises(MalformedCredentials):
         parse_basic(value)
 
