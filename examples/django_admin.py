@@ -9,7 +9,7 @@ Set it up, serve it, and open http://127.0.0.1:8000/admin/::
     python examples/django_admin.py createsuperuser
     python examples/django_admin.py runserver
 
-The API needs a key; the admin needs Django's sign-in, and no key. In another terminal, with the secret that
+The API needs a key. The admin needs a Django user, and no key. In another terminal, with the secret that
 ``keys create`` has printed::
 
     curl -u me:sk_... http://127.0.0.1:8000/api/hello

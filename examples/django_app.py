@@ -6,7 +6,7 @@ Create a key, then serve::
     basicauth-mw keys create --name me
     waitress-serve --listen=127.0.0.1:8000 examples.django_app:application
 
-``python examples/django_app.py check`` runs Django's checks, and ours with them.
+``python examples/django_app.py check`` runs Django's checks and those of this package.
 """
 
 import os

@@ -26,7 +26,7 @@ class Message(BaseModel):
 
 @app.get("/hello")
 async def hello(request: Request) -> dict[str, str]:
-    """``request.user`` is the client: the key's id, name, scopes and metadata."""
+    """``request.user`` is the client: the key's ID, name, scopes and metadata."""
     return {"hello": request.user.name}
 
 

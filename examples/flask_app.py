@@ -16,7 +16,7 @@ app = Flask(__name__)
 
 @app.post("/echo")
 def echo() -> Response:
-    """The environ has the client: the key's id, name, scopes and metadata."""
+    """The environ has the client: the key's ID, name, scopes and metadata."""
     caller = request.environ["basicauth_mw.principal"]
     return jsonify(client_id=caller.client_id, text=request.get_json()["text"])
 

@@ -6,7 +6,7 @@ Create a key, then serve::
     basicauth-mw keys create --name me
     uvicorn --workers 2 examples.redis_workers:app
 
-Revoke it, and within 250 ms no worker accepts it any more.
+After you revoke it, every worker refuses it within 250 ms.
 """
 
 import os
@@ -16,7 +16,7 @@ from fastapi import FastAPI, Response
 from basicauth_mw import open_backend
 from basicauth_mw.integrations.fastapi import CurrentPrincipal, install
 
-keys = open_backend()  # it connects on first use
+keys = open_backend()  # connects on first use
 
 app = FastAPI()
 install(app, keys, exclude=["/ready"])

@@ -1,4 +1,4 @@
-"""The app that the files beside it deploy: a protected route, probes without a key, and metrics with one."""
+"""The app that the files in this folder deploy: a protected route, probes without a key, and metrics with one."""
 
 from fastapi import FastAPI, Response
 from prometheus_client import make_asgi_app
@@ -7,7 +7,7 @@ from basicauth_mw import open_backend
 from basicauth_mw.integrations.fastapi import CurrentPrincipal, install
 from basicauth_mw.metrics import instrument
 
-keys = open_backend()  # of BASICAUTH_BACKEND; it connects on first use
+keys = open_backend()  # reads BASICAUTH_BACKEND; connects on first use
 
 app = FastAPI()
 app.mount("/metrics", make_asgi_app())
@@ -22,7 +22,7 @@ async def hello(caller: CurrentPrincipal) -> dict[str, str]:
 
 @app.get("/health")
 async def health() -> Response:
-    """The process responds. A store that is down does not end it."""
+    """The process responds, even if the key store is down."""
     return Response(status_code=204)
 
 

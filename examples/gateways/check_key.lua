@@ -7,7 +7,7 @@ local timeout_ms = 3000
 -- The service gets these headers of the request, and the address and scheme of the client.
 local forwarded = {"authorization", "x-api-key", "x-request-id"}
 
--- Of a refusal, the client gets the status, the body and these headers.
+-- The client gets the status, the body and these headers of a refusal.
 local returned = {"www-authenticate", "content-type", "cache-control", "retry-after",
                   "x-content-type-options", "x-request-id"}
 
