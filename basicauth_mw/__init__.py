@@ -1,10 +1,10 @@
-"""API keys over HTTP Basic for any ASGI or WSGI app.
+"""API keys for any ASGI or WSGI app.
 
 The middleware is ``basicauth_mw.asgi.BasicAuthMiddleware`` or ``basicauth_mw.wsgi.BasicAuthMiddleware``.
 """
 
 # Every public name is imported on first use: the command line imports this package before it can handle
-# Ctrl-C, so nothing that takes time may be loaded here. Not even typing, where this constant comes from.
+# Ctrl-C, so nothing that takes time may be loaded here, not even typing, which defines this constant.
 TYPE_CHECKING = False
 
 __version__ = "0.1.0"

@@ -99,7 +99,7 @@ class MalformedCredentials(Rejected):
 
 
 class HttpsRequired(Rejected):
-    """The request was sent over plain http, and ``require_https`` is on."""
+    """The request was sent over plain HTTP, and ``require_https`` is on."""
 
     code = "https_required"
     status = 403
@@ -145,7 +145,7 @@ class BackendError(BasicAuthError):
 
 
 class BackendUnavailable(BackendError):
-    """The key backend cannot be reached. An unknown id is not an error: a lookup returns None for it.
+    """The key backend cannot be reached. An unknown ID is not an error: a lookup returns None for it.
 
     Attributes:
         is_logged: Whether the store has logged the outage as an error.

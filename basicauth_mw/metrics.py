@@ -1,9 +1,9 @@
 """Prometheus metrics of the middleware; needs the extra ``metrics``.
 
-prometheus-client's own metrics record everything but cache hits at once. For a cache hit, two calls of
-``Counter.inc`` would nearly double the cost of the middleware. So hits are counted by ``itertools.count``,
-whose step is atomic and needs no lock, and are added to the counters when these are collected. In
-multi-process mode, where prometheus-client reads files instead, a thread adds them once a second.
+Everything except cache hits is recorded directly. For a cache hit, two calls of ``Counter.inc`` would nearly
+double the cost of the middleware. So hits are counted by ``itertools.count``, whose step is atomic and needs
+no lock, and are added to the counters when these are collected. In multi-process mode, where
+prometheus-client reads files instead, a thread adds them once a second.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class PrometheusHook:
         )
         self._circuit_open = Gauge(
             "basicauth_circuit_open",
-            "1 while requests are refused at once because the key backend is unavailable.",
+            "1 while requests are refused without a lookup because the key backend is unavailable.",
             registry=None,
             multiprocess_mode="livemax",
         )
@@ -158,7 +158,7 @@ class PrometheusHook:
     # --- collecting
 
     def flush(self) -> None:
-        """Add the cache hits since the last flush to the counters, and update the gauge."""
+        """Add the cache hits since the last flush to the counters, and update the gauges."""
         with self._lock:
             count = self._count_hit()  # this call is a step of the counter as well
             hits, self._flushed = count - self._flushed, count + 1

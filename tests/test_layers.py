@@ -213,7 +213,7 @@ def test_every_layer_is_listed_once() -> None:
         ),
         pytest.param("backends/memory.py", "from .backend import Backend", id="above-the-folder"),
         pytest.param("backends/memory.py", "from . import open_store", id="own-folder"),
-        pytest.param("backends/memory.py", "from .env import EnvStore", id="neighbour"),
+        pytest.param("backends/memory.py", "from .env import EnvStore", id="neighbor"),
         pytest.param("backends/memory.py", "from ..asgi import BasicAuthMiddleware", id="far-above"),
         pytest.param("backends/base.py", "from .codec import load_key", id="next-line"),
         pytest.param("backends/__init__.py", "from .backend import Backend", id="folder-itself"),
@@ -278,12 +278,12 @@ def test_no_integration_imports_another() -> None:
         integration = path.relative_to(ROOT / "integrations").parts[0].removesuffix(".py")
         for line, target in imports_of(path, ROOT):
             folder, _, other = target.partition(".")
-            neighbour = other.partition(".")[0]
-            if folder == "integrations" and neighbour.startswith("_"):
-                shared.add(neighbour)
+            neighbor = other.partition(".")[0]
+            if folder == "integrations" and neighbor.startswith("_"):
+                shared.add(neighbor)
             elif folder == "integrations":
-                assert neighbour == integration, f"{path.relative_to(ROOT)}:{line} imports {target}"
-                own.add(neighbour)
+                assert neighbor == integration, f"{path.relative_to(ROOT)}:{line} imports {target}"
+                own.add(neighbor)
     assert shared == {"_common", "_openapi"}
     assert own == {"django"}, "the only integration of several modules"
 

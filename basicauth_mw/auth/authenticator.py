@@ -52,7 +52,7 @@ R = TypeVar("R")
 
 logger = logging.getLogger("basicauth_mw")
 
-# Failures that say something about the client; an outage or a missing header does not.
+# Refusals that count as failures of the client; an outage or a missing header does not.
 _COUNTED: Final = frozenset({"malformed", "unknown", "wrong_secret", "expired", "disabled", "revoked"})
 _AUDITED: Final = _COUNTED | {"missing", "throttled", "backend_unavailable"}
 _UNREADABLE_LOG_S: Final = 60.0
@@ -94,7 +94,7 @@ class Authenticator(Generic[R]):
         missing = MissingCredentials()
         missing.detail = instructions(settings.schemes)
         self._missing = Deny(missing, "missing")
-        # Made once, as these errors refuse most of the requests that are refused.
+        # Made once, since most refusals are one of these errors.
         self._problems: dict[BasicAuthError, Problem] = {
             error: to_problem(error) for error in (missing, INVALID, MALFORMED)
         }
@@ -202,7 +202,7 @@ class Authenticator(Generic[R]):
             hook.refused(reason)
 
     def _exempt_or_https(self, request: R) -> Decision | None:
-        """The decision if no credentials are needed, or if they must not be read over plain http."""
+        """The decision if no credentials are needed, or if they must not be read over plain HTTP."""
         adapter, settings = self._adapter, self.settings
         if self._paths.has_open and self._access(request) == "open":
             return ANONYMOUS

@@ -1,8 +1,8 @@
-"""Cache verified credentials for a while: bounded, with no write and no lock on a hit.
+"""Cache verified credentials for a while: bounded, and without a lock on a hit.
 
 An entry is found by a BLAKE2b digest of the whole header value under a random key of this process. So clients
 cannot aim at an entry, learn from timing how close a guess came, or make two values collide; and no secret is
-kept. Entries of one client share a flag, so that ``invalidate`` ends them all at once.
+kept. Entries of one client share a flag, so that ``invalidate`` ends all of them.
 
 A lookup may run while a key is changed elsewhere. So ``put`` takes the ``stamp`` from before the lookup, and
 stores nothing if anything was invalidated since.
@@ -68,11 +68,11 @@ class CacheHit(NamedTuple):
 
 
 class VerificationCache:
-    """Maps the header values that were verified to the decisions, for valid credentials only.
+    """Maps verified header values to decisions, for valid credentials only.
 
     Args:
         ttl_s: Seconds that an entry is valid; 0 disables the cache.
-        size: Most entries; the oldest one is dropped for a new one.
+        size: Maximum number of entries; a new one replaces the oldest.
         clock: Monotonic seconds, for the age of entries.
         wall_clock: Seconds since the epoch, for the expiry of keys.
     """
@@ -104,7 +104,7 @@ class VerificationCache:
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is cached at all."""
+        """Whether anything is cached."""
         return self._ttl_s > 0
 
     def __len__(self) -> int:
@@ -185,14 +185,14 @@ class VerificationCache:
             self._entries[digest] = _Entry(client, secret_created_at, until, expires_at)
 
     def invalidate(self, client_id: str) -> None:
-        """End every entry of one client at once."""
+        """End every entry of one client."""
         with self._lock:
             self._epoch += 1
             if client := self._clients.pop(client_id, None):
                 client.valid = False
 
     def clear(self) -> None:
-        """End every entry at once."""
+        """End every entry."""
         with self._lock:
             self._epoch += 1
             self._entries.clear()

@@ -1,4 +1,4 @@
-"""Resolve the settings and the backend of a middleware, and report every problem at once."""
+"""Resolve the settings and the backend of a middleware, and report all problems in one error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @without_frames
 def resolve(backend: Any, settings: Settings | None, overrides: Overrides) -> tuple[Settings, Backend, bool]:
-    """Make the settings and the backend of what a middleware was given.
+    """Make the settings and the backend from the arguments of a middleware.
 
     Args:
         backend: A ``Backend``, a store, a URL, or None for ``settings.backend``.

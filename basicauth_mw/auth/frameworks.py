@@ -41,7 +41,7 @@ def is_starlette_500(start: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
 
 
 def handles_errors(app: object) -> bool:
-    """Whether an app responds to exceptions its own way: with a handler for them, or in debug mode."""
+    """Whether an app responds to exceptions itself: it has a handler for them, or is in debug mode."""
     handlers = getattr(app, "exception_handlers", None) or {}
     return 500 in handlers or Exception in handlers or getattr(app, "debug", False) is True
 

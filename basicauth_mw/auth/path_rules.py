@@ -5,7 +5,7 @@ match narrowly. ``include`` leaves all other paths open, so it matches widely: a
 the same path. An ambiguous path is always protected.
 
 The path is the one that the app's router will use: decoded, as the server gives it, below the mount point. It
-is never rebuilt from a URL or the Host header, never normalised, and never matched by a regular expression.
+is never rebuilt from a URL or the Host header, never normalized, and never matched by a regular expression.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Make responses of errors: RFC 9457 problem bodies and their headers, without sending them.
+"""Turn errors into responses, RFC 9457 problem bodies and their headers, without sending them.
 
-Refusals come in floods. So everything but the request id is made once for each problem and cached.
+Refusals may come in floods, so everything but the request ID is made once for each problem and cached.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _REQUEST_ID_HEADER: Final = "X-Request-ID"
 _RAW_REQUEST_ID_HEADER: Final = _REQUEST_ID_HEADER.lower().encode()
 _BODY_SUFFIX: Final = b'"}\n'
-_LONGEST_RETRY_S: Final = 2**31 - 1  # what every reader of delta-seconds can hold: RFC 9111 section 1.2.2
+_LONGEST_RETRY_S: Final = 2**31 - 1  # every recipient can represent it: RFC 9111 section 1.2.2
 
 
 class Problem(NamedTuple):
@@ -110,7 +110,7 @@ def to_problem(exc: BaseException) -> Problem:
 
 
 def is_refusal(exc: BaseException) -> bool:
-    """Whether an exception refuses the caller, which is no error of the app."""
+    """Whether an exception refuses the caller, and so is not an error of the app."""
     exc = unwrap_group(exc)
     return isinstance(exc, Rejected) and exc.status is not None
 

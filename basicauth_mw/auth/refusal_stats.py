@@ -72,7 +72,7 @@ class RefusalStats:
         minute = int(self._wall_clock()) // 60
         if minute == self._minute:
             return
-        # At most an hour of zeros. A clock that was set back adds to the last minute.
+        # At most an hour of zeros. If the clock was set back, refusals are added to the last minute.
         for _ in range(min(minute - self._minute, MINUTES)):
             self._minutes.append(0)
         self._minute = minute

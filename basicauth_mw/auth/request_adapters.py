@@ -1,7 +1,7 @@
 """Read what the decision needs from a request: an ASGI scope, or a WSGI environ.
 
-Both adapters read headers strictly. A header that came more than once counts as absent, and repeated
-Authorization headers are joined by a comma, which no credential survives.
+Both adapters read headers strictly. A repeated header counts as absent. Repeated Authorization headers are
+joined by a comma, which makes them malformed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ASGIRequest:
                 if found is not None:
                     return None
                 found = value
-        # A comma: WSGI servers join repeated headers, and none that is read here holds one.
+        # WSGI servers join repeated headers with a comma, and no header that is read here contains one.
         return None if found is None or b"," in found else found.decode("latin-1")
 
     @staticmethod

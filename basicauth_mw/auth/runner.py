@@ -40,7 +40,7 @@ async def arun(pending: PendingVerification, reader: StoreReader) -> Decision:
 def _run_inline(pending: PendingVerification, reader: StoreReader) -> Decision | None:
     """Run a verification that needs only a lookup that cannot wait; None if it may need more.
 
-    It needs no sharing: it takes less time than to find out whether an equal one runs.
+    It is not shared: it takes less time than checking whether an equal one is running.
     """
     try:
         decision = pending.decide(

@@ -72,7 +72,7 @@ class CircuitBreaker:
         """The store failed; returns the exception to raise instead of ``exc``."""
         if isinstance(exc, UnreadableRecord):
             return exc  # the store is available, only this record is damaged
-        # Any other exception may be caused by the id, which the client chooses: it must not open the breaker.
+        # Any other exception may be caused by the ID, which the client chooses: it must not open the breaker.
         is_outage = isinstance(exc, TimeoutError | BackendUnavailable)
         if isinstance(exc, BackendError):
             error = exc

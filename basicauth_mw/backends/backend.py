@@ -56,7 +56,7 @@ DAY_S: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A new secret in clear, which is not stored and cannot be shown again.
+    """A new secret in plain text, which is not stored and cannot be shown again.
 
     Attributes:
         client_id: ID of the key.
@@ -72,7 +72,7 @@ class Issued:
 
     @property
     def token(self) -> str:
-        """The base64 text after ``Basic``: the id and the secret in one word."""
+        """The base64 text after ``Basic``: that of the client ID, a colon and the secret."""
         return self.authorization.removeprefix("Basic ")
 
 
@@ -81,8 +81,8 @@ class Backend(ReadableBackend):
 
     Every method that changes a key takes ``actor``: who makes the change, for the audit log, as a client ID
     or a user name; None means ``Backend.actor``. All but ``create`` and ``delete`` take ``version``: the
-    ``Key.version`` that must be stored now, so that a form does not undo the change of somebody else; None
-    for any. With another one stored they raise ``InvalidKey``, and nothing is changed.
+    ``Key.version`` that must be stored now, so that a form does not undo a change that it does not show; None
+    for any. If another version is stored, they raise ``InvalidKey``, and nothing is changed.
 
     Each of them raises ``ReadOnlyBackend`` if the store cannot be written, raises ``BackendUnavailable`` if
     it cannot be reached, and writes an audit record.
@@ -94,7 +94,7 @@ class Backend(ReadableBackend):
 
     Attributes:
         store: The store.
-        actor: Who makes changes when a call does not say it; None if unknown.
+        actor: Who makes changes, unless a call passes ``actor``; None if unknown.
 
     Example::
 
@@ -120,7 +120,7 @@ class Backend(ReadableBackend):
         """Create a key.
 
         Args:
-            name: For people; at most 200 characters.
+            name: A description; at most 200 characters.
             scopes: Scope tokens (RFC 6749 section 3.3).
             expires_at: When the key expires, timezone-aware; None for never.
             client_id: At most 255 bytes, without a colon; None generates one, ``id_`` and 12 characters.
@@ -172,16 +172,16 @@ class Backend(ReadableBackend):
         version: int | None = None,
         actor: str | None = None,
     ) -> Issued:
-        """Add a new secret to a key. Earlier secrets keep working for a while, so that no client is locked
-        out.
+        """Add a new secret to a key. Earlier secrets work until the overlap ends, so that no client is
+        locked out.
 
         Args:
             client_id: ID of the key.
             overlap_s: Seconds, or a ``timedelta``, until earlier secrets expire, unless they expire sooner; 0
                 ends them now.
             secret: As for ``create``. A key has one password at a time, so a new one needs an overlap of 0.
-            version: ``Key.version`` that must be stored now, so that only one of two people who look at the
-                same key rotates it; None for any.
+            version: ``Key.version`` that must be stored now, so that only one of two users who see the same
+                key rotates it; None for any.
             actor: Who rotates it.
 
         Raises:
@@ -221,8 +221,8 @@ class Backend(ReadableBackend):
             scopes: Replaces all scopes.
             expires_at: When the key expires, timezone-aware; None for never.
             metadata: Replaces all metadata; None removes it.
-            version: ``Key.version`` that must be stored now, so that a form does not undo the change of
-                somebody else; None for any.
+            version: ``Key.version`` that must be stored now, so that a form does not undo a change that it
+                does not show; None for any.
             actor: Who changes it.
 
         Raises:
@@ -264,7 +264,7 @@ class Backend(ReadableBackend):
         return self._change("key.updated", client_id, change, actor, version)
 
     def revoke(self, client_id: str, *, version: int | None = None, actor: str | None = None) -> Key:
-        """End a key for good. Idempotent.
+        """Revoke a key permanently. Idempotent.
 
         Raises:
             KeyNotFound: There is no such key.
@@ -292,7 +292,7 @@ class Backend(ReadableBackend):
         return self._change("key.enabled", client_id, lifecycle.enabled, actor, version)
 
     def delete(self, client_id: str, *, actor: str | None = None) -> Key:
-        """Remove a key and free its id.
+        """Remove a key and free its ID.
 
         Returns:
             The deleted key; only its client ID if the record was damaged.
@@ -346,7 +346,7 @@ class Backend(ReadableBackend):
         histories: Sequence[Sequence[Change]] = (),
         actor: str | None = None,
     ) -> list[BasicAuthError | None]:
-        """Store whole keys with their hashes, many at once. Expired and revoked keys are accepted.
+        """Store many complete keys with their hashes. Expired and revoked keys are accepted.
 
         Args:
             keys: Their ``version`` is replaced; their ``last_used_at`` are stored if the store can.

@@ -1,4 +1,4 @@
-"""The protocols of a store: the little that a key backend needs from a database.
+"""The protocols of a store: what a key backend needs from a database.
 
 A store that only looks up keys implements ``ReadableStore``. One that can change them implements ``Store``,
 and may also implement ``BulkStore``, ``HistoryStore``, ``UsageStore`` and ``FailureStore``. The members below
@@ -18,7 +18,7 @@ Lookups:
 - ``interrupt(thread_id)``: called when a lookup on a worker thread exceeds its deadline, to make ``get`` in
   that thread raise.
 - ``single_server = False``: parts of the store can fail alone, like the nodes of a cluster. Then the circuit
-  breaker never opens, since failures for some ids say nothing about others.
+  breaker never opens, since failures for some IDs say nothing about others.
 
 Verification and changes:
 
@@ -36,7 +36,7 @@ Verification and changes:
 Search and command line:
 
 - ``search(filter, after, limit) -> Sequence[Key] | None``: find keys with an index. It takes a
-  ``keys.filters.KeyFilter`` and returns, in the order of ids, up to ``limit`` keys after ``after``: every key
+  ``keys.filters.KeyFilter`` and returns, in the order of IDs, up to ``limit`` keys after ``after``: every key
   that matches, and any others that may; fewer than ``limit`` if there are no more. None: the caller scans.
 - ``upgrade() -> str | None``: convert stored data to the format of this release. Returns a sentence about
   what was done, or None.
@@ -65,7 +65,7 @@ class Changes:
 
     Attributes:
         cursor: The end of these changes; pass it as ``since`` next time.
-        client_ids: IDs of keys that were changed or deleted, in order; an id may occur more than once.
+        client_ids: IDs of keys that were changed or deleted, in order; an ID may occur more than once.
         incomplete: Whether some changes since the cursor are no longer known. Then any key may have changed.
         has_password_hashes: Whether the store may hold a password hash; None if it does not know.
     """
@@ -113,7 +113,7 @@ class ReadableStore(Protocol):
     """
 
     def get(self, client_id: str, /) -> Key | None:
-        """Look up one key; None for an unknown id.
+        """Look up one key; None for an unknown ID.
 
         Raises:
             BackendUnavailable: The store cannot be reached. Any other exception counts as this one.
@@ -147,9 +147,9 @@ class Store(ReadableStore, Protocol):
         ...
 
     def scan(self, prefix: str, after: str, limit: int) -> Sequence[Key]:
-        """Read up to ``limit`` keys whose id starts with ``prefix`` and comes after ``after``.
+        """Read up to ``limit`` keys whose ID starts with ``prefix`` and comes after ``after``.
 
-        Ids are in the order of their UTF-8 bytes. Fewer than ``limit`` keys mean that there are no more.
+        IDs are in the order of their UTF-8 bytes. Fewer than ``limit`` keys mean that there are no more.
         """
         ...
 
@@ -164,7 +164,7 @@ class Store(ReadableStore, Protocol):
 
 @runtime_checkable
 class BulkStore(Store, Protocol):
-    """A store that writes many new keys at once."""
+    """A store that writes many new keys in one call."""
 
     def add(self, records: Sequence[Key], /) -> list[bool]:
         """Write new keys with as few round trips and syncs as possible.
@@ -201,7 +201,7 @@ class HistoryStore(BulkStore, Protocol):
         ...
 
     def history(self, client_ids: Sequence[str], /) -> Sequence[Sequence[Change]]:
-        """Return the changes of each of these keys, in order; empty for an unknown id.
+        """Return the changes of each of these keys, in order; empty for an unknown ID.
 
         Raises:
             BackendUnavailable: The store cannot be reached.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("basicauth_mw")
 
 POLL_EVERY_S: Final = 0.1
-NO_PASSWORDS_AGE_S: Final = 1.0  # how long the store is taken to hold no password hash before the next read
+NO_PASSWORDS_AGE_S: Final = 1.0  # how long the store is assumed to hold no password hash before the next read
 
 
 class Subscriber(Protocol):
@@ -188,7 +188,7 @@ class ChangeFeed:
         if type(exc) is not BackendUnavailable and not self._logged:
             self._logged = True
             logger.error(
-                "changes by other processes are not noticed before cache_ttl_s is over: %s",
+                "changes by other processes may take up to cache_ttl_s to take effect: %s",
                 exc if isinstance(exc, BackendError) else f"the store raised {type(exc).__name__}",
             )
 

@@ -84,7 +84,7 @@ class StoredSecret(NamedTuple):
 
 
 class KeyFields(TypedDict, total=False):
-    """The fields of a stored key, but for its secrets. Times are in microseconds since the epoch."""
+    """The fields of a stored key, except its secrets. Times are in microseconds since the epoch."""
 
     name: str
     n: int
@@ -336,7 +336,7 @@ def _unreadable(client_id: str, exc: Exception) -> UnreadableRecord:
 
 
 def to_microseconds(time: datetime) -> int:
-    """Since the epoch."""
+    """Microseconds since the epoch."""
     return (time - _EPOCH) // _MICROSECOND
 
 
@@ -346,7 +346,7 @@ def from_microseconds(microseconds: int) -> datetime:
 
 
 def to_minutes(time: datetime) -> int:
-    """Since the epoch."""
+    """Minutes since the epoch."""
     return (time - _EPOCH) // _MINUTE
 
 

@@ -27,10 +27,10 @@ _HASHER = Hasher(volatile=True)
 
 
 class KeyList:
-    """A list that is read, and what it changes. Keys are kept as text, which needs a third of the memory.
+    """The entries of a list, and what they change. Keys are kept as text, which needs a third of the memory.
 
     Args:
-        known: The records of before, by client ID. That of an unchanged entry is not made again.
+        known: The earlier records, by client ID. That of an unchanged entry is kept.
 
     Attributes:
         ids: The client IDs in the list.

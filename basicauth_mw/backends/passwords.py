@@ -1,4 +1,4 @@
-"""Verify passwords on a few threads: a password hash is slow, and takes much memory, on purpose."""
+"""Verify passwords on a few threads: a password hash takes much time and memory, by design."""
 
 from __future__ import annotations
 

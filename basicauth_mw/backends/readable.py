@@ -1,4 +1,4 @@
-"""``ReadableBackend`` looks keys up, over any store: all of ``Backend`` that a read-only store allows."""
+"""``ReadableBackend``: the part of ``Backend`` that works with a read-only store."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ class ReadableBackend:
         """Look up one key.
 
         Returns:
-            The key, or None for an unknown id.
+            The key, or None for an unknown ID.
 
         Raises:
-            InvalidKey: The id cannot be encoded as UTF-8.
+            InvalidKey: The ID cannot be encoded as UTF-8.
             BackendUnavailable: The store does not respond within ``backend_deadline_s`` seconds.
             UnreadableRecord: The record is damaged.
         """
@@ -98,7 +98,7 @@ class ReadableBackend:
     def ready(self) -> bool:
         """Whether keys can be looked up, for a readiness probe.
 
-        Looks up an unknown id. Takes at most ``backend_deadline_s`` seconds and never raises.
+        Looks up an unknown ID. Takes at most ``backend_deadline_s`` seconds and never raises.
         """
         try:
             self._reader.lookup(generate(ID_PREFIX), self._reader.deadline())
@@ -115,11 +115,11 @@ class ReadableBackend:
         return True
 
     def iter_keys(self, prefix: str = "", after: str = "", limit: int | None = None) -> Iterator[Key]:
-        """Iterate over keys in the order of their ids' UTF-8 bytes, in constant memory.
+        """Iterate over keys in the order of their IDs' UTF-8 bytes, in constant memory.
 
         Args:
-            prefix: Only ids that start with it.
-            after: Only ids after this one, such as the last id of the previous page.
+            prefix: Only IDs that start with it.
+            after: Only IDs after this one, such as the last ID of the previous page.
             limit: Maximum number of keys; None for all.
 
         Raises:
@@ -142,7 +142,7 @@ class ReadableBackend:
         after: str = "",
         limit: int = 50,
     ) -> Page:
-        """Find keys, in the order of their ids' UTF-8 bytes.
+        """Find keys, in the order of their IDs' UTF-8 bytes.
 
         One call looks at 10,000 keys at most, so it always returns soon. Continue with ``after=page.next``. A
         SQLite file has an index for texts and scopes of three characters or more, and for all states but
@@ -153,7 +153,7 @@ class ReadableBackend:
             state: ``active``, ``expired``, ``disabled``, ``revoked``, ``expiring`` (active, and ends within
                 30 days), ``never-used``, or ``unused`` (active, and not used for 90 days); None for any.
             scope: A scope that the key has; None for any.
-            after: Only ids after this one.
+            after: Only IDs after this one.
             limit: Maximum number of keys; at least 1.
 
         Returns:
@@ -173,7 +173,7 @@ class ReadableBackend:
     def history(self, client_id: str) -> list[Change]:
         """Return the last changes of a key, 50 at most, from the newest to the oldest.
 
-        Upgraded hashes and last-used times are no changes. Deleting a key deletes its history.
+        Upgraded hashes and last-used times are not changes. Deleting a key deletes its history.
 
         Returns:
             The changes; empty if the store keeps none.
@@ -213,7 +213,7 @@ class ReadableBackend:
         Args:
             client_id: ID of the key.
             matched: The stored secret that matched.
-            secret: The secret in clear.
+            secret: The secret in plain text.
         """
         self.feed.mark_active()
         self.usage.record_use(client_id, matched, secret)

@@ -1,8 +1,8 @@
-"""Find keys by text, state and scope, in the order of ids.
+"""Find keys by text, state and scope, in the order of IDs.
 
-A store may find candidates with an index. Otherwise keys are read in the order of their ids, and a search
-stops after a bounded number: a frequent text is found soon, and for a rare one the caller learns how far it
-looked.
+A store may find candidates with an index. Otherwise keys are read in the order of their IDs, and a search
+stops after a bounded number: a frequent text is found soon, and for a rare one the result says how far the
+search went.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Page(NamedTuple):
     """A part of the result of a search.
 
     Attributes:
-        keys: The keys that were found, in the order of their ids.
-        next: Pass it as ``after`` to go on; None if there is no more.
+        keys: The keys that were found, in the order of their IDs.
+        next: Pass it as ``after`` to continue; None if there are no more keys.
         complete: Whether all keys after ``after`` were looked at. If not, there may be more.
     """
 
@@ -41,7 +41,7 @@ class Page(NamedTuple):
 
 
 class Listing(Protocol):
-    """What a search needs of ``Backend``."""
+    """The part of ``Backend`` that a search needs."""
 
     store: Any
 
@@ -49,7 +49,7 @@ class Listing(Protocol):
 
 
 def search(keys: Listing, wanted: KeyFilter, *, after: str, limit: int, now: datetime) -> Page:
-    """Return up to ``limit`` keys after an id; looks at ``MAX_SCANNED`` at most.
+    """Return up to ``limit`` keys after an ID; looks at ``MAX_SCANNED`` at most.
 
     Records that cannot be read are not found.
     """
@@ -69,7 +69,7 @@ def search(keys: Listing, wanted: KeyFilter, *, after: str, limit: int, now: dat
 def iter_candidates(
     keys: Listing, wanted: KeyFilter, *, prefix: str = "", after: str = ""
 ) -> Iterator[Key | UnreadableRecord]:
-    """Iterate, in the order of ids, over all keys that may be wanted; errors as for ``iter_records``."""
+    """Iterate, in the order of IDs, over all keys that may match; errors as for ``iter_records``."""
     find = None if prefix else getattr(keys.store, "search", None)
     size = _FIRST_CANDIDATES
     while find is not None and (page := find(wanted, after, size)) is not None:
@@ -84,7 +84,7 @@ def iter_candidates(
 def iter_records(
     keys: Listing, *, prefix: str = "", after: str = "", limit: int | None = None
 ) -> Iterator[Key | UnreadableRecord]:
-    """Iterate over all keys in the order of their ids, and over the errors of those that cannot be read."""
+    """Iterate over all keys in the order of their IDs, and over the errors of those that cannot be read."""
     one_by_one = False  # from the start of a page with such a record up to that record
     while True:
         start = after

@@ -1,4 +1,4 @@
-"""What a verification writes later: last-used times, and hashes with current parameters.
+"""Writes after a verification: last-used times, and hashes with current parameters.
 
 Both are best effort. A request records its use in a bounded table in memory; one thread per process and
 backend writes the table in batches. Nothing here fails a request or makes it wait.

@@ -56,7 +56,7 @@ def change_key(
         if put_confirmed(store, changed, key, changes):
             return changed, True
         if time.monotonic() > give_up_at:
-            raise BackendUnavailable(f"the key {client_id!r} is changed by others all the time")
+            raise BackendUnavailable(f"the key {client_id!r} was changed by others at each attempt")
         # Random pauses, so that the same writer does not lose every time.
         time.sleep(random.uniform(0, pause_s))  # noqa: S311 - it is not a secret
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -139,7 +139,7 @@ def apply_and_confirm(
             announce(store, client_id)
         except BackendError as failure:
             logger.warning(
-                "%r was changed, but other processes may not notice before cache_ttl_s is over (%s): "
+                "%r was changed, but this may take up to cache_ttl_s to take effect in other processes (%s): "
                 "repeat the command",
                 client_id,
                 failure,

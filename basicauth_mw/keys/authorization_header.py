@@ -37,7 +37,7 @@ def parse_basic(value: bytes | str) -> Credentials:
 
     The parser is strict. Only canonical base64 is accepted: padding is required, unused bits must be zero,
     and characters outside the alphabet are errors (RFC 4648 sections 3.2, 3.3 and 3.5). Only the case of the
-    scheme and the spaces around the token may vary. Nothing is normalised.
+    scheme and the spaces around the token may vary. Nothing is normalized.
 
     Args:
         value: The header value as received, including the scheme; at most 8192 bytes. A ``str`` is read as

@@ -24,11 +24,11 @@ class KeyFilter:
     """Selects keys.
 
     Args:
-        text: Part of the name or of the id, in any case.
+        text: Part of the name or of the ID, in any case.
         state: One of ``STATES``; None for any. ``expiring``: active, and ends within 30 days. ``never-used``
             and ``unused`` (for 90 days): active, by the recorded last use.
         scope: A scope that the key has; None for any.
-        unused_for: Only keys that were not used, and not created, for so long.
+        unused_for: Only keys that were neither used nor created in this time.
 
     Raises:
         InvalidKey: There is no such state.

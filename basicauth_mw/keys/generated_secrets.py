@@ -1,7 +1,7 @@
 """Generate secrets (``<prefix>_`` + 256 random bits + checksum) and ids (``id_`` + 12 digits) in base62.
 
 The alphabet needs no escaping in URLs and shells, and a double click selects the whole value. The checksum is
-the CRC-32 (ISO 3309, as in zlib) of everything before it. With it a secret scanner recognises a generated
+the CRC-32 (ISO 3309, as in zlib) of everything before it. With it a secret scanner recognizes a generated
 value offline, and a mistyped secret is refused before any lookup. Every generated value matches ``PATTERN``.
 """
 
@@ -56,7 +56,7 @@ def is_secret(value: str) -> bool:
 
 
 def classify(value: str) -> SecretShape:
-    """Recognise a generated value, with any prefix."""
+    """Recognize a generated value, with any prefix."""
     prefix, _, tail = value.rpartition("_")
     # On bytes, isalnum is several times faster than on str.
     if len(tail) != TAIL_DIGITS or not (value.isascii() and tail.encode().isalnum() and is_prefix(prefix)):

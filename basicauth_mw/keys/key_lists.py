@@ -1,7 +1,7 @@
 """Parse the lists of keys that people write: htpasswd files, JSON, and ``id:secret`` pairs.
 
-An entry of a list is its place, such as ``line 3``, a client ID, and a secret or an object with a secret; or,
-instead of these, the reason why it is invalid. No reason repeats anything of the entry.
+An entry of a list consists of its place, such as ``line 3``, a client ID, and a secret or an object with a
+secret. For an invalid entry, the last is the reason, which repeats nothing of the entry.
 """
 
 from __future__ import annotations

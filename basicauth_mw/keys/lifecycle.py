@@ -30,7 +30,7 @@ def is_active(secret: Secret, now: datetime) -> bool:
 
 
 def state_of(key: Key, now: datetime) -> str:
-    """One word for whether a key works: ``active``, ``expired``, ``disabled`` or ``revoked``."""
+    """The state of a key: ``active``, ``expired``, ``disabled`` or ``revoked``."""
     if key.revoked_at is not None:
         return "revoked"
     if key.disabled:
@@ -166,7 +166,7 @@ def _matches_or_false(secret: NewSecret, stored: Secret) -> bool:
 def _unique_created_at(secrets: Sequence[Secret], now: datetime) -> datetime:
     """A creation time that no other secret of the key has, since it identifies the secret within the key.
 
-    It is later than all others, even if the clock was set back, except for one at the end of time.
+    It is later than all others, even if the clock was set back, unless one has the latest possible time.
     """
     taken = {each.created_at for each in secrets}
     latest = max(taken, default=now - _TICK)

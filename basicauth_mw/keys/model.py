@@ -40,7 +40,7 @@ class Key:
     """One client with its scopes and secrets. All times are timezone-aware, in UTC.
 
     Attributes:
-        client_id: Public id; 1 to 255 bytes of UTF-8, no colon, no control characters.
+        client_id: Public ID; 1 to 255 bytes of UTF-8, no colon, no control characters.
         name: Display name; up to 200 characters.
         scopes: Up to 100 scope tokens of RFC 6749 section 3.3.
         created_at: When the key was created.
@@ -192,7 +192,7 @@ class Deny(NamedTuple):
     Attributes:
         error: The error for the client: its ``status``, ``code`` and ``detail``.
         reason: The reason for the audit log; one of a fixed set.
-        client_id: The id that the client sent, if it could be read.
+        client_id: The ID that the client sent, if it could be read.
         first_refusal: False if the audit log already has this refusal, so that a flood is logged once.
         detail: Why the credentials were malformed, for the audit log; one of a fixed set.
     """

@@ -180,7 +180,7 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def parse_metadata(text: str) -> dict[str, Any]:
-    """Parse a JSON object that a person typed; ``check_metadata`` checks the rest."""
+    """Parse a JSON object that a user typed; ``check_metadata`` checks the rest."""
     problem = 'expected a JSON object such as {"team": "search"}'
     try:
         value = strict_json_loads(text)

@@ -1,4 +1,4 @@
-"""Make responses of the exceptions that an ASGI app raises before it has responded, and of its time-out."""
+"""Turn the exceptions and timeouts of an ASGI app into responses, unless the app has responded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def handle_exception(
     request = guard.request
     is_final = is_refusal(exc)
     if not is_final and (isinstance(guard, HandshakeGuard) or handles_errors(request.get("app"))):
-        await guard.discard(exc)  # the app's own handler is outside of us and comes next
+        await guard.discard(exc)  # the app's own handler is outside the middleware and comes next
         return False
     response = authenticator.exception_response(request, exc, client_id=client_id, log_traceback=False)
     await guard.respond(response)

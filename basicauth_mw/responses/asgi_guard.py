@@ -272,7 +272,7 @@ class HandshakeGuard(ASGIResponseGuard):
         self.is_received = False
 
     async def receive(self) -> Message:
-        """What the app is given to receive with."""
+        """The ``receive`` that the app gets."""
         message = await self._receive()
         self.is_received = True
         if message["type"] == "websocket.disconnect":

@@ -41,7 +41,7 @@ async def refuse(scope: Scope, receive: Receive, send: Send, response: Response)
 
 
 async def deny_handshake(scope: Scope, send: Send, response: Response) -> None:
-    """Respond to a websocket handshake, or close it where the server sends no response for us."""
+    """Respond to a websocket handshake, or close it if the server does not support denial responses."""
     if "websocket.http.response" in (scope.get("extensions") or {}):
         await send_response(scope, send, response, prefix="websocket.")
     else:

@@ -49,7 +49,7 @@ def send_response(
 class FileWrapper:
     """Stands in for a ``wsgi.file_wrapper`` that is a function, as those of uWSGI and mod_wsgi are.
 
-    The result of a class is recognised by its type, that of a function only by its identity.
+    The result of a class is recognized by its type, that of a function only by its identity.
     """
 
     __slots__ = ("_wrap", "result")
@@ -64,7 +64,7 @@ class FileWrapper:
 
 
 class WSGIResponseGuard:
-    """What stands between an app and the server's ``start_response`` for one request.
+    """Wraps the server's ``start_response`` for one request.
 
     Args:
         start_response: The server's.
@@ -278,7 +278,7 @@ class GuardedBody:
 
 
 def _is_passed_through(result: Iterable[bytes], file_wrapper: Any) -> bool:
-    """Whether nothing in a result can raise, or the server has to recognise it."""
+    """Whether nothing in a result can raise, or the server has to recognize it."""
     if isinstance(result, (list, tuple)):
         return True
     if isinstance(file_wrapper, FileWrapper):

@@ -1,4 +1,4 @@
-"""A daemon thread in the background, started when it is needed."""
+"""A daemon thread that is started on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger("basicauth_mw")
 
 
 class BackgroundThread:
-    """Runs ``serve`` in one thread of this process, until the event that it is given is set."""
+    """Runs ``serve`` in one thread of this process, which ends when its argument, an event, is set."""
 
     def __init__(self, name: str, serve: Callable[[threading.Event], None]) -> None:
         self._name = name

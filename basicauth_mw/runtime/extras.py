@@ -1,4 +1,4 @@
-"""Import an optional dependency, or name the extra that brings it."""
+"""Import an optional dependency, or name the extra that installs it."""
 
 from __future__ import annotations
 

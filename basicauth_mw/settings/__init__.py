@@ -1,4 +1,4 @@
-"""The settings: ``model.py`` lists them, ``parsers.py`` reads their values, ``sources.py`` finds these."""
+"""The settings: ``model.py`` lists them, ``sources.py`` finds their values, ``parsers.py`` parses these."""
 
 from .model import FIELDS, Overrides, SettingField, Settings, SettingsOverrides
 

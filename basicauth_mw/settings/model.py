@@ -107,7 +107,7 @@ class Settings:
     Every field takes its native type, or the text that the environment would hold.
 
     Raises:
-        ConfigurationError: Lists every problem at once, without any value that may be a secret.
+        ConfigurationError: Lists every problem, without any value that may be a secret.
     """
 
     backend: str = _setting("url", "env:", "URL of the key backend.", check_backend)

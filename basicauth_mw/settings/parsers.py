@@ -90,7 +90,7 @@ def _optional_path(value: object) -> str | None:
     if not path.startswith("/") or path.endswith("/"):
         raise ValueError("must start with / and not end with it, as in /api")
     if "*" in path or not PLAIN_PATH.fullmatch(path):
-        raise ValueError("must be given decoded, without //, dots, *, ;, ?, #, % or backslashes")
+        raise ValueError("must be given decoded, without //, dot segments, *, ;, ?, #, % or backslashes")
     return path
 
 
@@ -237,7 +237,7 @@ def path_entry_error(entry: str, *, opens: bool = True) -> str:
     if "*" in entry.removesuffix("/*"):
         return "may contain * only as a final /*"
     if not PLAIN_PATH.fullmatch(entry):
-        return "can never match: give it decoded, without //, dots, ;, ?, #, % or backslashes"
+        return "can never match: give it decoded, without //, dot segments, ;, ?, #, % or backslashes"
     return ""
 
 

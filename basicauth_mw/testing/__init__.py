@@ -123,7 +123,7 @@ def authenticated_as(
             return Allow(principal)
         return decision
 
-    # setdefault is atomic: of two threads that enable the bypass at once, one fails.
+    # setdefault is atomic: if two threads enable the bypass at the same time, one fails.
     if vars(authenticator).setdefault("decide", decide) is not decide:
         raise RuntimeError("authenticated_as is already active for this app")
     logger.warning("test only: requests without credentials are accepted as %r", client_id)

@@ -1,4 +1,4 @@
-"""The app that the files in this folder deploy: a protected route, probes without a key, and metrics with one."""
+"""The app that is deployed: a protected route, probes without a key, and metrics with one."""
 
 from fastapi import FastAPI, Response
 from prometheus_client import make_asgi_app

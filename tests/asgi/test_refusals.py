@@ -225,7 +225,7 @@ def test_good_credentials_in_any_legal_spelling(
 
 @pytest.mark.proves("B5", "B6", "X27")
 def test_ids_and_secrets_of_any_script(app: App, backend: Backend) -> None:
-    """Compared as bytes without normalisation, so another normal form is another secret."""
+    """Compared as bytes without normalization, so another normal form is another secret."""
     backend.create(client_id="Zoë-東京", secret="pässword: пароль")
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
 

@@ -35,9 +35,9 @@ def allow(client_id: str = "a", *scopes: str) -> Allow:
     return Allow(Principal(client_id, scopes=frozenset(scopes)))
 
 
-def put(cache: VerificationCache, value: bytes, verdict: Allow, expires_at: datetime | None = None) -> None:
+def put(cache: VerificationCache, value: bytes, decision: Allow, expires_at: datetime | None = None) -> None:
     ends = None if expires_at is None else expires_at.timestamp()
-    cache.put(value, verdict, secret_created_at=MADE, expires_at=ends, stamp=cache.stamp())
+    cache.put(value, decision, secret_created_at=MADE, expires_at=ends, stamp=cache.stamp())
 
 
 @pytest.mark.proves("X2", "X16")
@@ -285,7 +285,7 @@ def test_no_secret_is_kept(cache: VerificationCache) -> None:
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    """A lookup gives the verdict for exactly that value, while other threads write and invalidate."""
+    """A lookup gives the decision for exactly that value, while other threads write and invalidate."""
     cache = VerificationCache(30, 50)
     wrong: list[object] = []
     start = threading.Barrier(4)
@@ -295,10 +295,10 @@ def test_threads_do_not_disturb_each_other() -> None:
         try:
             for turn in range(1500):
                 number = (turn * 7 + worker * 13) % 80
-                verdict = allow(f"client-{number}")
-                put(cache, b"%d" % number, verdict)
+                decision = allow(f"client-{number}")
+                put(cache, b"%d" % number, decision)
                 found = cache.get(b"%d" % number)
-                if found is not None and found != verdict:
+                if found is not None and found != decision:
                     wrong.append((number, found))
                 if turn % 50 == 0:
                     cache.invalidate(f"client-{number}")
@@ -331,7 +331,7 @@ class Model:
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Random orders of verifications, changes and time; the model has every verdict that the cache returns.
+    """Random orders of verifications, changes and time; the model has every decision that the cache returns.
 
     The cache may forget more than the model because its size is bounded, but never less.
     """
@@ -353,14 +353,14 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(value=values, scope=st.sampled_from(["r", "w"]), ends_in=st.none() | st.integers(-5, 40))
     def verify(self, value: bytes, scope: str, ends_in: int | None) -> None:
-        verdict = allow(f"client-{int(value) % 3}", scope)
+        decision = allow(f"client-{int(value) % 3}", scope)
         ends = None if ends_in is None else self.clock.wall_now + ends_in
-        put(self.cache, value, verdict, None if ends is None else datetime.fromtimestamp(ends, UTC))
+        put(self.cache, value, decision, None if ends is None else datetime.fromtimestamp(ends, UTC))
         for other, entry in list(self.model.entries.items()):
             principal = entry[0].principal
-            if principal.client_id == verdict.principal.client_id and principal != verdict.principal:
+            if principal.client_id == decision.principal.client_id and principal != decision.principal:
                 del self.model.entries[other]
-        self.model.entries[value] = (verdict, self.clock.now + 30, ends)
+        self.model.entries[value] = (decision, self.clock.now + 30, ends)
         assert self.cache.get(value) == self.model.get(value), "the newest is always kept"
 
     @rule(number=st.integers(0, 3))

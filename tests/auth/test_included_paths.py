@@ -382,7 +382,7 @@ def test_no_mount_point_reaches_an_included_path(make: Callable[[], Any], root_p
         assert seen.status == 401 or root in ("", root_path), (root, path)
 
 
-# FastAPI deprecates it in favour of the server's option, but still supports it.
+# FastAPI deprecates it in favor of the server's option, but still supports it.
 @pytest.mark.filterwarnings("ignore:(?s).*root_path")
 @pytest.mark.parametrize("how", ["installed", "wrapped", "added"])
 def test_the_mount_point_of_a_fastapi_app(how: str) -> None:

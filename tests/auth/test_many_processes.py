@@ -2,10 +2,10 @@
 
 Keys are created, changed and revoked by any process; all processes verify credentials, lookups take time,
 the change feed is polled now and then, clocks move, the store becomes unavailable and recovers. The model
-knows every state that a key has had, and which verdicts are allowed:
+knows every state that a key has had, and which decisions are allowed:
 
-- A verdict after a lookup must match the record that was read, at the clock time of the verdict.
-- A cached verdict must have been valid at some moment that is not before the process last polled the feed,
+- A decision after a lookup must match the record that was read, at the clock time of the decision.
+- A cached decision must have been valid at some moment that is not before the process last polled the feed,
   not before its own last change, and not longer ago than the cache keeps entries.
 - A verified credential is cached, unless a change was reported during the lookup.
 """
@@ -211,7 +211,7 @@ class World:
     def outage(self) -> None:
         self.store.away = not self.store.away
 
-    # --- allowed verdicts
+    # --- allowed decisions
 
     def _check_looked_up(self, request: Request, decision: Decision) -> None:
         if request.failed:
@@ -255,7 +255,7 @@ EVENT_WEIGHTS: dict[str, int] = {"change": 4, "request": 8, "proceed": 10, "poll
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_no_order_of_events_gives_a_wrong_verdict(chunk: int) -> None:
+def test_no_order_of_events_gives_a_wrong_decision(chunk: int) -> None:
     size = SEQUENCES // CHUNKS
     for seed in range(chunk * size, (chunk + 1) * size):
         world = World(seed)

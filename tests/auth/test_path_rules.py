@@ -322,7 +322,7 @@ def test_a_dot_segment_at_the_end_protects_too(path: str, odd: str) -> None:
     assert not is_open(OPEN, path + odd)
 
 
-def _normalised(path: str) -> str:
+def _normalized(path: str) -> str:
     """Uses ``posixpath``, which drops a final slash; routers that keep it see another path."""
     flat = posixpath.normpath(path)
     return flat if flat == "/" or not path.endswith("/") else flat + "/"
@@ -330,14 +330,14 @@ def _normalised(path: str) -> str:
 
 # How other readers may interpret a path: a proxy, a router, a file server.
 READERS: dict[str, Callable[[str], str]] = {
-    "normpath": _normalised,
+    "normpath": _normalized,
     "unquote": unquote,
     "unquote twice": lambda path: unquote(unquote(path)),
-    "unquote, then normpath": lambda path: _normalised(unquote(path)),
+    "unquote, then normpath": lambda path: _normalized(unquote(path)),
     "backslashes": lambda path: path.replace("\\", "/"),
-    "backslashes, then normpath": lambda path: _normalised(path.replace("\\", "/")),
+    "backslashes, then normpath": lambda path: _normalized(path.replace("\\", "/")),
     "parameters": lambda path: re.sub(r";[^/]*", "", path),
-    "parameters, then normpath": lambda path: _normalised(re.sub(r";[^/]*", "", path)),
+    "parameters, then normpath": lambda path: _normalized(re.sub(r";[^/]*", "", path)),
     "a URL's path": lambda path: urlsplit(path).path,
     "a URL's path below a host": lambda path: urlsplit("http://host" + path).path,
     "up to a NUL": lambda path: path.partition("\0")[0],
@@ -389,15 +389,15 @@ def test_every_reader_of_a_path_as_sent_reads_the_same(raw: str) -> None:
     split = [unquote(part) for part in raw.partition("?")[0].split("/")]
     assert "/".join(split) == path
     assert {name: read(path) for name, read in READERS.items()} == dict.fromkeys(READERS, path)
-    assert _normalised(raw.partition("?")[0]) == raw.partition("?")[0]
+    assert _normalized(raw.partition("?")[0]) == raw.partition("?")[0]
 
 
 @pytest.mark.proves("A15")
 @given(st.text(max_size=20), st.text(max_size=10), st.binary(max_size=20))
 @example("/docs", "", b"")
 @example("", "/", b"")
-def test_any_path_has_a_verdict(path: str, root: str, raw: bytes) -> None:
-    """Any path, mount point and raw path gives a verdict; only excluded paths are open."""
+def test_any_path_has_a_decision(path: str, root: str, raw: bytes) -> None:
+    """Any path, mount point and raw path gives a decision; only excluded paths are open."""
     for exclude in (OPEN, PathRules(exclude=ENTRIES, root_path="/api")):
         if is_open(exclude, path, root=root, raw=raw):
             assert root in ("", exclude.root_path)

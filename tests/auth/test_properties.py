@@ -280,7 +280,7 @@ def test_a_secret_in_the_query_never_authenticates(name: str, value: str) -> Non
 def test_method_and_path_change_nothing(
     name: str, request: Request, method: str, path: bytes, scheme: str
 ) -> None:
-    """If nothing is excluded, method and path do not affect the verdict."""
+    """If nothing is excluded, method and path do not affect the decision."""
     other = request._replace(method=method, path=path, scheme=scheme)
     here, there = BOTH[name].outcome(request), BOTH[name].outcome(other)
 

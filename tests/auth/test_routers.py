@@ -163,7 +163,7 @@ ROUTERS: dict[str, Callable[[], Any]] = {
 MOUNTED = ["starlette", "fastapi", "litestar", "quart", "a2wsgi"]
 
 
-# FastAPI deprecates it in favour of the server's option, but still supports it.
+# FastAPI deprecates it in favor of the server's option, but still supports it.
 OWN_ROOT_PATH = pytest.mark.filterwarnings("ignore:(?s).*root_path")
 
 

@@ -1,4 +1,4 @@
-"""Concurrent verifications: equal ones share a verdict, and this never reveals whether an id exists."""
+"""Concurrent verifications: equal ones share a decision, and this never reveals whether an id exists."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_different_passwords_share_no_hash(
 @pytest.mark.proves("F27")
 @pytest.mark.parametrize("secret", [SECRET, "guess"])
 def test_threads_share_one_hash(counter: Counter, secret: str) -> None:
-    """They share one lookup too; a later thread finds the cached verdict."""
+    """They share one lookup too; a later thread finds the cached decision."""
     store = Counted()
     store.put(Key("ci", secrets=(Secret(HASH),)), None)
     statuses: list[str] = []
@@ -259,7 +259,7 @@ def test_different_secrets_of_one_client_share_no_lookup() -> None:
 @pytest.mark.proves("F24", "F27")
 @pytest.mark.parametrize("ttl_s", [30, 0], ids=["cached", "not-cached"])
 def test_no_lookup_is_shared_across_a_change(ttl_s: float) -> None:
-    """A request after a revocation does not get a verdict from before it."""
+    """A request after a revocation does not get a decision from before it."""
 
     async def run() -> None:
         store = HeldStore()
@@ -322,7 +322,7 @@ class Stopped(MemoryStore):
 
 
 @pytest.mark.proves("F34")
-def test_no_stop_iteration_becomes_a_verdict() -> None:
+def test_no_stop_iteration_becomes_a_decision() -> None:
     """For example, if a filter of the logging configuration raises it while a lookup is performed."""
     log = logging.getLogger("basicauth_mw")
     served: list[object] = []

@@ -1,4 +1,4 @@
-"""The setting ``schemes``: a key gets the same verdict by each scheme, on both middlewares."""
+"""The setting ``schemes``: a key gets the same decision by each scheme, on both middlewares."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def headers_by(scheme: str, value: bytes) -> Headers:
     return [("authorization", scheme.capitalize().encode() + b" " + value)]
 
 
-# --- one verdict
+# --- one decision
 
 
 @both_shells
@@ -147,7 +147,7 @@ def headers_by(scheme: str, value: bytes) -> Headers:
         pytest.param(token("demo:" + "x" * 2000), 401, id="long-secret"),
     ],
 )
-def test_a_token_gets_the_same_verdict_by_each_scheme(
+def test_a_token_gets_the_same_decision_by_each_scheme(
     shell: Any, scheme: str, value: bytes, status: int, keys: Backend
 ) -> None:
     for schemes in ((scheme,), ALL):
@@ -163,7 +163,7 @@ def test_a_token_gets_the_same_verdict_by_each_scheme(
 
 @both_shells
 @given(value=st.binary(max_size=60) | st.text("ZGVtbzpwQDU1dzByA= ", max_size=24).map(str.encode))
-def test_any_bytes_get_the_same_verdict_by_each_scheme(shell: Any, value: bytes) -> None:
+def test_any_bytes_get_the_same_decision_by_each_scheme(shell: Any, value: bytes) -> None:
     backend = Backend(MemoryStore(), settings=Settings())
     backend.create(client_id="demo", secret=generate("sk"))
     client = shell(backend, schemes=ALL, throttle="")
@@ -411,7 +411,7 @@ def test_a_websocket_takes_every_scheme(keys: Backend) -> None:
         ("header:x-auth-token2", ("header:x-auth-token2",)),
     ],
 )
-def test_schemes_are_normalised(value: Any, schemes: tuple[str, ...]) -> None:
+def test_schemes_are_normalized(value: Any, schemes: tuple[str, ...]) -> None:
     assert Settings(schemes=value).schemes == schemes
     assert (
         Settings.from_env({"BASICAUTH_SCHEMES": value if isinstance(value, str) else ",".join(value)}).schemes

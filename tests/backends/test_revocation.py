@@ -98,7 +98,7 @@ CHANGES = {
 
 @pytest.mark.proves("F24")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_change_in_another_process_ends_cached_verdicts(
+def test_a_change_in_another_process_ends_cached_decisions(
     keys: Backend, server: Server, change: Callable[[Backend, str], object]
 ) -> None:
     issued = keys.create(name="ci")

@@ -1,4 +1,4 @@
-"""Behaviour shared by all writable stores."""
+"""Behavior shared by all writable stores."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from basicauth_mw.keys.generated_secrets import (
 PREFIXES = ["sk", "id", "a", "Z9", "my_app", "a_b_c_d", "x" * 32, "0"]
 NOT_PREFIXES = ["", "_", "a_", "_a", "a__b", "a-b", "a b", "a.b", "é", "a\n", "٣", "x" * 33]
 
-# These must be recognised by all releases.
+# These must be recognized by all releases.
 GOLDEN = [
     "sk_00000000000000000000000000000000000000000004LPos6",
     "my_app_aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0aZ0a3oqYrZ",
@@ -63,7 +63,7 @@ def test_generated_values_are_unique() -> None:
 
 
 @pytest.mark.parametrize("value", GOLDEN)
-def test_values_of_earlier_releases_are_recognised(value: str) -> None:
+def test_values_of_earlier_releases_are_recognized(value: str) -> None:
     """The form never changes."""
     assert classify(value) is SecretShape.GENERATED
     assert re.fullmatch(PATTERN, value)
@@ -95,8 +95,8 @@ def test_a_wrong_digit_gives_a_bad_checksum() -> None:
         assert classify(value[:place] + wrong + value[place + 1 :]) is SecretShape.BAD_CHECKSUM
 
 
-def test_swapped_neighbours_are_detected() -> None:
-    """Swapping two neighbours breaks the checksum."""
+def test_swapped_neighbors_are_detected() -> None:
+    """Swapping two neighbors breaks the checksum."""
     value = generate("sk")
 
     for place in range(len(value) - 1):
@@ -120,7 +120,7 @@ def test_swapped_neighbours_are_detected() -> None:
         pytest.param(lambda value: value * 2, id="twice"),
     ],
 )
-def test_edited_values_are_not_recognised(spoil: object) -> None:
+def test_edited_values_are_not_recognized(spoil: object) -> None:
     """A truncated, padded or edited value is not a generated one."""
     assert callable(spoil)
     assert classify(spoil(generate("sk"))) is not SecretShape.GENERATED
@@ -156,7 +156,7 @@ def test_valid_prefixes(prefix: str) -> None:
 
 @pytest.mark.parametrize("prefix", NOT_PREFIXES, ids=ascii)
 def test_invalid_prefixes(prefix: str) -> None:
-    """A value with such a prefix is not recognised either."""
+    """A value with such a prefix is not recognized either."""
     assert not is_prefix(prefix)
     assert classify(f"{prefix}_{'0' * 49}") is SecretShape.OTHER
 

@@ -160,7 +160,7 @@ def test_needs_rehash() -> None:
 
 @pytest.mark.proves("B8")
 def test_the_shape_of_a_secret_selects_its_hash() -> None:
-    """In a volatile store passwords are digests too, and can still be recognised."""
+    """In a volatile store passwords are digests too, and can still be recognized."""
     stored, volatile = Hasher([NEW]), Hasher([NEW], volatile=True)
     generated = generate("sk")
 
@@ -237,7 +237,7 @@ def test_repr_does_not_show_a_pepper() -> None:
 @example("a", "a\0")
 @example("", "\0")
 def test_only_the_same_secret_matches(secret: str, other: str) -> None:
-    """Two secrets match only if they are equal: nothing is truncated, case-folded or normalised."""
+    """Two secrets match only if they are equal: nothing is truncated, case-folded or normalized."""
     hasher = Hasher([NEW])
 
     assert (hasher.verify_digest(other, [Secret(hasher.digest_secret(secret))]) is not None) == (

@@ -45,7 +45,7 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
     ],
 )
 def test_valid_strings(check: Callable[[str], str], value: str) -> None:
-    """They are returned unchanged: not trimmed, not normalised."""
+    """They are returned unchanged: not trimmed, not normalized."""
     assert check(value) == value
 
 

@@ -1,6 +1,6 @@
 """How servers change requests and responses outside the middleware; docs/servers.md is generated from this.
 
-Cases and tests use each quirk by its name. They fail if the behaviour of a server changes.
+Cases and tests use each quirk by its name. They fail if the behavior of a server changes.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Self
 
 ROOT = Path(__file__).parents[2]
 DELAY_S = 0.1
-# Never a complete valid reply, which a client could not recognise as wrong.
+# Never a complete valid reply, which a client could not recognize as wrong.
 GARBAGE = (b"-ERR garbage\r\n", b"$5\r\nab", b"*3\r\n$1", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 40)
 
 

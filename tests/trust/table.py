@@ -35,7 +35,7 @@ PARTS = {
         },
     ),
     "failures": ("Failures of other projects", {"X": "Vulnerabilities and bugs that must not happen here"}),
-    "faults": ("When a store fails", {"F": "Faults, and the behaviour during each"}),
+    "faults": ("When a store fails", {"F": "Faults, and the behavior during each"}),
 }
 
 HEAD = """# Guarantees, and the tests that verify them

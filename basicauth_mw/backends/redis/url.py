@@ -11,7 +11,7 @@ from ...errors import ConfigurationError
 
 DEFAULT_PREFIX: Final = "basicauth"
 
-# By scheme: the scheme of redis-py for the same kind of connection, and how the servers are organised.
+# By scheme: the scheme of redis-py for the same kind of connection, and how the servers are organized.
 _SCHEMES: Final = {
     "redis": ("redis", "node"),
     "rediss": ("rediss", "node"),

@@ -49,7 +49,7 @@ _DUMMY: Final = f"{DIGEST_SCHEME}{_NO_PEPPER}${_DECOY_SALT}${'-' * _DIGEST_CHARS
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 # Keys for the digests of stores that exist only as long as the process: the digests are useless outside it.
-# Passwords have a separate key, so that their digests can be recognised.
+# Passwords have a separate key, so that their digests can be recognized.
 _PROCESS_DIGEST_KEY: Final = secrets.token_bytes(32)
 _PROCESS_PASSWORD_KEY: Final = secrets.token_bytes(32)
 

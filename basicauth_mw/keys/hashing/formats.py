@@ -1,4 +1,4 @@
-"""Recognise stored hashes, and check those from elsewhere."""
+"""Recognize stored hashes, and check those from elsewhere."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ def looks_hashed(text: str) -> bool:
 
 def unsupported_scheme(name: str) -> InvalidKey:
     """The error for a hash of an unsupported scheme."""
-    return InvalidKey(
-        f"hashes of this kind are not accepted, only Argon2id and bcrypt (as of htpasswd -B): {name}"
-    )
+    return InvalidKey(f"hashes of this kind are not accepted, only Argon2id and bcrypt (htpasswd -B): {name}")
 
 
 def check_hash(hashed: str) -> None:

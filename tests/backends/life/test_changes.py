@@ -259,7 +259,7 @@ def test_an_update_with_a_bad_field_is_refused(
 
 
 @pytest.mark.proves("O2", "F23")
-def test_an_expiry_ends_cached_verdicts(backend: Backend, here: AnyClient, elsewhere: AnyClient) -> None:
+def test_an_expiry_ends_cached_decisions(backend: Backend, here: AnyClient, elsewhere: AnyClient) -> None:
     """To the second, even if the cache lifetime is longer."""
     issued = backend.create(client_id="ci", expires_at=utcnow() + timedelta(seconds=OVERLAP_S))
     assert issued.key.expires_at is not None

@@ -87,7 +87,7 @@ def test_htpasswd(cli: Callable[..., Done], url: str, file: Path) -> None:
     done = cli("keys", "import", str(file))
 
     assert (done.status, done.out) == (1, "imported 2 keys\n")
-    refused = "hashes of this kind are not accepted, only Argon2id and bcrypt (as of htpasswd -B)"
+    refused = "hashes of this kind are not accepted, only Argon2id and bcrypt (htpasswd -B)"
     assert [line.partition("; ")[0] for line in done.err.splitlines()] == [
         f"error: line 4: {refused}: Apache MD5 (apr1)",
         f"error: line 5: {refused}: unsalted SHA-1",
