@@ -261,7 +261,7 @@ class PgBouncer:
     def __init__(self, server: PostgresServer) -> None:
         self.port = find_port()
         self._home = _new_home()
-        settings = {
+        self._settings = {
             "listen_addr": "127.0.0.1",
             "listen_port": self.port,
             "unix_socket_dir": "",
@@ -271,10 +271,7 @@ class PgBouncer:
             "default_pool_size": 3,
         }
         (self._home / "users").write_text('"keys" ""\n')
-        (self._home / "pgbouncer.ini").write_text(
-            f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\n"
-            + "".join(f"{name} = {value}\n" for name, value in settings.items())
-        )
+        self._write(server)
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -287,6 +284,17 @@ class PgBouncer:
         )
         wait_until(lambda: listens(self.port))
         return self
+
+    def move(self, server: PostgresServer) -> None:
+        """Use another server from the next transaction on; connections of clients stay open."""
+        self._write(server)
+        self._process.send_signal(signal.SIGHUP)
+
+    def _write(self, server: PostgresServer) -> None:
+        (self._home / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\n"
+            + "".join(f"{name} = {value}\n" for name, value in self._settings.items())
+        )
 
     def __exit__(self, *_exc: object) -> None:
         self._process.kill()

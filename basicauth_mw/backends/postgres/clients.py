@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -177,18 +178,10 @@ class ThreadClient:
         while not closing.wait(_CHECK_EVERY_S):
             since = time.monotonic() - IDLE_S
             idle = self._idle
-            # The first ones have been idle for longest, since the last one is used first.
-            while True:
-                try:
-                    if idle[0].used_at >= since:
-                        break
-                    session = idle.pop(0)
-                except IndexError:  # there are none, or another thread uses it
-                    break
-                if session.used_at < since:
+            for session in [each for each in idle if each.used_at < since]:
+                with suppress(ValueError):  # another thread uses it
+                    idle.remove(session)
                     session.close()
-                else:
-                    idle.append(session)
             if not idle:
                 self._closer.stop()
                 if self._idle:  # appended meanwhile
@@ -210,7 +203,7 @@ class LoopClient:
     def __init__(
         self,
         session: Session,
-        lookup: Callable[[Sequence[str], Do], Flow[list[bytes | None]]],
+        lookup: Callable[[Sequence[str], Do], Flow[list[str | bytes | None]]],
         *,
         timeout_s: float,
     ) -> None:
@@ -220,7 +213,7 @@ class LoopClient:
         self._batcher = Batcher(self._send)
         self._closer: asyncio.TimerHandle | None = None
 
-    async def get(self, client_id: str) -> bytes | None:
+    async def get(self, client_id: str) -> str | bytes | None:
         """Return a record. May be cancelled at any time."""
         return await self._batcher.get(client_id)
 
@@ -238,7 +231,7 @@ class LoopClient:
             self._closer.cancel()
         self._session.close()
 
-    async def _send(self, ids: Sequence[str]) -> list[bytes | None]:
+    async def _send(self, ids: Sequence[str]) -> list[str | bytes | None]:
         found = await arun(self._session.perform(partial(self._lookup, ids), self._timeout_s))
         if self._closer is None:
             self._close_later(IDLE_S)

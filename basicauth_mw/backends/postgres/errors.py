@@ -24,6 +24,10 @@ class StatementFailed(Exception):
         self.sqlstate = sqlstate
 
 
+_IS_STANDBY: Final = (
+    "is a standby, but keys are read from the primary: name the primary, or all servers, in the URL"
+)
+
 # Matched in this order against the messages of libpq, Postgres and pgbouncer, which are not passed on.
 _CONNECTING: Final = [
     (re.compile(pattern, re.IGNORECASE), reason)
@@ -53,9 +57,7 @@ _CONNECTING: Final = [
         r"starting up|shutting down|recovery mode|not yet accepting|consistent": (
             "is starting or shutting down"
         ),
-        r"standby|read-only|not writable": (
-            "is a standby, but keys are read from the primary: name the primary, or all servers, in the URL"
-        ),
+        r"standby|read-only|not writable": _IS_STANDBY,
     }.items()
 ]
 _BROKEN: Final = "cannot be reached: the connection broke"
@@ -64,7 +66,7 @@ TIMED_OUT: Final = "did not respond in time"
 UNSUPPORTED_OPTION: Final = "unsupported startup parameter"  # pgbouncer
 NO_SUCH_TABLE: Final = frozenset({"42P01", "3F000"})
 _DENIED: Final = "42501"
-_READ_ONLY: Final = frozenset({"25006"})
+READ_ONLY: Final = "25006"
 _CANCELED: Final = frozenset({"57014", "55P03", "25P03"})
 
 
@@ -93,7 +95,9 @@ def translate_error(exc: Exception, server: str, schema: str, *, writing: bool =
             return BackendUnavailable(
                 f"{server} has no tables of keys in the schema {schema}: basicauth-mw keys create makes them"
             )
-        case StatementFailed(sqlstate=code) if code in _READ_ONLY or (code == _DENIED and writing):
+        case StatementFailed(sqlstate=code) if code == READ_ONLY and not writing:
+            return BackendUnavailable(f"{server} {_IS_STANDBY}")
+        case StatementFailed(sqlstate=code) if code == READ_ONLY or (code == _DENIED and writing):
             return ReadOnlyBackend(f"{server} does not allow this user to change keys: check the grants")
         case StatementFailed(sqlstate=code) if code == _DENIED:
             return BackendUnavailable(f"{server} does not allow this user to read keys: check the grants")

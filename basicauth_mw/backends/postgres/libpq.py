@@ -38,7 +38,7 @@ pq = psycopg.pq
 T = TypeVar("T")
 
 Value = str | int | None | Sequence[str]
-Row = tuple[Any, ...]
+Row = tuple[Any, ...]  # texts
 
 _TEXT: Final = 25  # pg_type.oid of text
 _GOOD: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
@@ -206,9 +206,12 @@ def execute(
 
 
 def rows_of(result: Any) -> list[Row]:
-    """The rows of a result, as text."""
+    """The rows of a result, as text; NULL is empty."""
     columns = range(result.nfields)
-    return [tuple([result.get_value(row, column) for column in columns]) for row in range(result.ntuples)]
+    return [
+        tuple([(result.get_value(row, column) or b"").decode() for column in columns])
+        for row in range(result.ntuples)
+    ]
 
 
 def _ready(connection: Any, until: float, *, writing: bool = False) -> Flow[None]:

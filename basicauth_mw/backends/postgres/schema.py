@@ -82,11 +82,11 @@ def migrate(do: Do, *, create: bool) -> Flow[int]:
         "FROM pg_catalog.pg_namespace LIMIT 1"
     )
     ((state, schema, encoding),) = rows_of(result)
-    if encoding != b"UTF8":
+    if encoding != "UTF8":
         raise BackendUnavailable("the encoding of the Postgres database is not UTF8: use another database")
-    if schema is None:
+    if not schema:
         yield from do("CREATE SCHEMA {schema}")
-    before = 0 if state is None else (yield from _version(do))
+    before = (yield from _version(do)) if state else 0
     for step in _STEPS[before:]:
         yield from do(step)
     yield from do("UPDATE {state} SET version = greatest(version, $1::integer)", [SCHEMA_VERSION])

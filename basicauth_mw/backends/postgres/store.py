@@ -11,7 +11,7 @@ from asyncio import get_running_loop, to_thread
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ...keys.hashing import has_password_hash
 from ...runtime.fork import after_fork
@@ -29,7 +29,7 @@ from ..codec import (
 )
 from . import schema
 from .clients import LoopClient, Session, ThreadClient
-from .errors import NO_SUCH_TABLE, StatementFailed, translate_error
+from .errors import NO_SUCH_TABLE, READ_ONLY, StatementFailed, translate_error
 from .libpq import Connector, rows_of, run
 from .url import parse_url
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from ...errors import BackendError
     from ...keys.model import Change, Key
     from ..codec import StoredRecord
     from .libpq import Do, Flow, Row, Value, Work
@@ -51,13 +50,18 @@ _UPGRADE_TIMEOUT_S: Final = 3600.0
 _BATCH: Final = 1000
 _CURSOR: Final = re.compile(r"(\d{1,18})\.(\d{1,19})", re.ASCII)
 _END: Final = 2**62  # greater than the number of any change
+_LAST: Final = "\U0010ffff" * 64  # greater than any id, which has at most 255 bytes
 
 _BEGIN: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '5s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '5s'; SELECT seq + 1 FROM {state} FOR UPDATE"
 )
-_FIND_ONE: Final = "SELECT record FROM {keys} WHERE client_id = $1"
-_FIND: Final = "SELECT client_id, record FROM {keys} WHERE client_id = ANY ($1::text[])"
+# A pooler may connect each transaction to another server, so an answer says whether it is of a standby.
+_FIND_ONE: Final = "SELECT pg_is_in_recovery(), (SELECT record FROM {keys} WHERE client_id = $1)"
+_FIND: Final = (
+    "SELECT client_id, record FROM {keys} WHERE client_id = ANY ($1::text[]) "
+    "UNION ALL SELECT NULL, pg_is_in_recovery()::text"
+)
 _INSERT: Final = (
     "INSERT INTO {keys} SELECT * FROM unnest($1::text[], $2::text[]::bigint[], $3::text[], $4::text[]) "
     "ON CONFLICT DO NOTHING RETURNING client_id"
@@ -72,11 +76,11 @@ _ANNOUNCE: Final = (
     "INSERT INTO {changes} (seq, client_id) VALUES ($1::bigint, $2)"
 )
 _SCAN: Final = (
-    "SELECT client_id, record FROM {keys} WHERE client_id > $1 AND client_id >= $2 "
-    "AND ($3 = '' OR client_id < $3) ORDER BY client_id LIMIT $4::bigint"
+    "SELECT client_id, record FROM {keys} WHERE client_id > $1 AND client_id >= $2 AND client_id < $3 "
+    "ORDER BY client_id LIMIT $4::bigint"
 )
 _CHANGES: Final = (
-    "SELECT s.has_passwords, c.seq, c.mark, c.client_id FROM {state} s "
+    "SELECT pg_is_in_recovery(), s.has_passwords, c.seq, c.mark, c.client_id FROM {state} s "
     "JOIN {changes} c ON c.seq >= least($1::bigint, s.seq) ORDER BY c.seq"
 )
 # In the order of the rows, so that two processes do not wait for each other.
@@ -137,7 +141,7 @@ class PostgresStore:
 
     def get_record(self, client_id: str, /) -> StoredRecord | None:
         """``get`` without decoding more than the secrets."""
-        found = self._run(self._threads.run, partial(_lookup, [client_id]), self._deadline_s)
+        found = self._run(partial(self._threads.run, partial(_lookup, [client_id]), self._deadline_s))
         return load_for_lookup(found[0], client_id)
 
     async def aget_record(self, client_id: str, /) -> StoredRecord | None:
@@ -149,7 +153,7 @@ class PostgresStore:
         except NotImplementedError:  # this loop cannot watch sockets: the default on Windows
             return await to_thread(self.get_record, client_id)
         except Exception as exc:
-            failure = self._translated(exc)
+            failure = translate_error(exc, self._connector.server, self._schema)
         else:
             return load_for_lookup(found, client_id)
         raise failure  # without a context: the frames hold the password
@@ -164,9 +168,8 @@ class PostgresStore:
                 written = yield from do(_INSERT, _columns([record], [changes]))
                 yield from do("DELETE FROM {last_used} WHERE client_id = $1", [client_id])  # a deleted key's
             else:
-                stored = yield from do(_HISTORY, [[client_id]])
-                earlier = stored.get_value(0, 1).decode() if stored.ntuples else ""
-                history = extend_history(earlier, changes)
+                stored = yield from _select(_HISTORY, [[client_id]], "", do)
+                history = extend_history(stored[0][1] if stored else "", changes)
                 values = [client_id, record.version, dump_key(record), history, expect_version]
                 written = yield from do(_UPDATE, values)
                 held = [str(to_microseconds(secret.created_at)) for secret in record.secrets]
@@ -188,15 +191,12 @@ class PostgresStore:
         for start in range(0, len(records), _BATCH):
             batch, histories = records[start : start + _BATCH], changes[start : start + _BATCH]
 
-            def change(do: Do, columns: list[Value] = _columns(batch, histories)) -> Flow[set[bytes | None]]:  # noqa: B008
-                return {client_id for (client_id,) in rows_of((yield from do(_INSERT, columns)))}
-
+            insert = partial(_select, _INSERT, _columns(batch, histories), "")
             # No id is announced: only found keys are cached, so no cache can hold one of these.
-            new = self._change(change, None, has_password=any(map(has_password_hash, batch)))
+            new = set(self._change(insert, None, has_password=any(map(has_password_hash, batch))))
             for record in batch:
-                encoded = record.client_id.encode()
-                added.append(encoded in new)
-                new.discard(encoded)  # only the first of equal ids was written
+                added.append((record.client_id,) in new)
+                new.discard((record.client_id,))  # only the first of equal ids was written
         return added
 
     def _change(self, change: Work[T], client_id: str | None, *, has_password: bool = False) -> T:
@@ -210,39 +210,33 @@ class PostgresStore:
             yield from do("COMMIT" if result else "ROLLBACK")
             return result
 
-        return self._run(self._threads.run_admin, work, _ADMIN_TIMEOUT_S, writing=True)
+        return self._run(partial(self._threads.run_admin, work, _ADMIN_TIMEOUT_S), writing=True)
 
     # --- listing and following
 
     def history(self, client_ids: Sequence[str], /) -> list[list[Change]]:
         rows = self._rows(_HISTORY, [list(filter(_is_storable, client_ids))])
-        found = {
-            (client_id or b"").decode(): load_history((text or b"").decode()) for client_id, text in rows
-        }
+        found = {client_id: load_history(text) for client_id, text in rows}
         return [found.get(client_id, []) for client_id in client_ids]
 
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
         if "\0" in prefix:
             return []
         after = after.partition("\0")[0]  # equivalent, as no id has a control character
-        rows = self._rows(_SCAN, [after, prefix, _prefix_end(prefix), limit])
-        return [load_key(record or b"", (client_id or b"").decode()) for client_id, record in rows]
+        rows = self._rows(_SCAN, [after, prefix, prefix + _LAST, limit])
+        return [load_key(record, client_id) for client_id, record in rows]
 
     def changes(self, since: str | None) -> Changes:
         cursor = _CURSOR.fullmatch(since or "")
         at = cursor.groups() if cursor else (str(_END), "")
-        work = partial(_select, _CHANGES, [at[0]], "basicauth_changes")
-        rows = self._run(self._threads.run, work, _ADMIN_TIMEOUT_S)
-        if not rows:
-            raise StatementFailed(next(iter(NO_SUCH_TABLE)))
-        texts = [tuple((each or b"").decode() for each in row) for row in rows]
+        rows = self._run(partial(self._threads.run, partial(_changes, at[0]), _ADMIN_TIMEOUT_S))
         # Nothing was pruned, restored or lost if the change at the cursor itself is still there.
-        is_complete = texts[0][1:3] == at
+        is_complete = rows[0][2:4] == at
         return Changes(
-            ".".join(texts[-1][1:3]),
-            tuple(client_id for *_, client_id in texts[1:] if client_id) if is_complete else (),
+            ".".join(rows[-1][2:4]),
+            tuple(client_id for *_, client_id in rows[1:] if client_id) if is_complete else (),
             incomplete=since is not None and not is_complete,
-            has_password_hashes=texts[0][0] == "t",
+            has_password_hashes=rows[0][1] == "t",
         )
 
     # --- last uses
@@ -259,7 +253,7 @@ class PostgresStore:
         found: list[LastUse] = []
         rows = self._rows(_LAST_USES, [list(filter(_is_storable, client_ids))])
         for client_id, group in groupby(rows, key=itemgetter(0)):
-            found += load_uses((client_id or b"").decode(), [row[1:] for row in group])
+            found += load_uses(client_id, [(secret, minute) for _, secret, minute in group])
         return found
 
     # --- ending
@@ -289,18 +283,14 @@ class PostgresStore:
             return before
 
         try:
-            before = run(session.perform(work, _UPGRADE_TIMEOUT_S))
-        except Exception as exc:
-            failure = self._translated(exc)
-        else:
-            if before == schema.SCHEMA_VERSION:
-                return None
-            if before == 0:
-                return f"created the tables of keys in the schema {self._schema}"
-            return f"upgraded the tables of keys from version {before} to {schema.SCHEMA_VERSION}"
+            before = self._run(lambda: run(session.perform(work, _UPGRADE_TIMEOUT_S)))
         finally:
             session.close()
-        raise failure
+        if before == schema.SCHEMA_VERSION:
+            return None
+        if before == 0:
+            return f"created the tables of keys in the schema {self._schema}"
+        return f"upgraded the tables of keys from version {before} to {schema.SCHEMA_VERSION}"
 
     # --- inside
 
@@ -319,38 +309,45 @@ class PostgresStore:
     def _rows(self, statement: str, values: Sequence[Value], *, writing: bool = False) -> list[Row]:
         """The rows that one statement returns."""
         work = partial(_select, statement, values, "")
-        return self._run(self._threads.run_admin, work, _ADMIN_TIMEOUT_S, writing=writing)
+        return self._run(partial(self._threads.run_admin, work, _ADMIN_TIMEOUT_S), writing=writing)
 
-    def _run(
-        self,
-        run: Callable[[Work[T], float], T],
-        work: Work[T],
-        timeout_s: float,
-        *,
-        writing: bool = False,
-    ) -> T:
+    def _run(self, call: Callable[[], T], *, writing: bool = False) -> T:
         try:
-            return run(work, timeout_s)
+            return call()
         except Exception as exc:
-            failure = self._translated(exc, writing=writing)
+            failure = translate_error(exc, self._connector.server, self._schema, writing=writing)
         raise failure  # without a context: the frames hold the password
-
-    def _translated(self, exc: Exception, *, writing: bool = False) -> BackendError:
-        return translate_error(exc, self._connector.server, self._schema, writing=writing)
 
 
 def _select(statement: str, values: Sequence[Value], name: str, do: Do) -> Flow[list[Row]]:
     return rows_of((yield from do(statement, values, name)))
 
 
-def _lookup(client_ids: Sequence[str], do: Do) -> Flow[list[bytes | None]]:
+def _changes(since: str, do: Do) -> Flow[list[Row]]:
+    """The changes from a number on, or the newest one."""
+    rows = yield from _select(_CHANGES, [since], "basicauth_changes", do)
+    if not rows:
+        raise StatementFailed(next(iter(NO_SUCH_TABLE)))
+    _check_primary(in_recovery=rows[0][0] == "t")
+    return rows
+
+
+def _check_primary(*, in_recovery: bool) -> None:
+    if in_recovery:
+        raise StatementFailed(READ_ONLY)
+
+
+def _lookup(client_ids: Sequence[str], do: Do) -> Flow[list[str | bytes | None]]:
     """The records of some ids, in order; None for an unknown one."""
     if len(client_ids) == 1 and _is_storable(client_ids[0]):  # a third faster
         result = yield from do(_FIND_ONE, client_ids, "basicauth_find_one")
-        return [result.get_value(0, 0) if result.ntuples else None]
-    result = yield from do(_FIND, [list(filter(_is_storable, client_ids))], "basicauth_find")
-    found: dict[Any, bytes | None] = dict(rows_of(result))
-    return [found.get(_encoded(client_id)) for client_id in client_ids]
+        _check_primary(in_recovery=result.get_value(0, 0) == b"t")
+        return [result.get_value(0, 1)]
+    found: dict[str, str] = dict(
+        (yield from _select(_FIND, [list(filter(_is_storable, client_ids))], "basicauth_find", do))
+    )
+    _check_primary(in_recovery=found.pop("") == "true")  # no id is empty
+    return [found.get(client_id) for client_id in client_ids]
 
 
 def _columns(records: Sequence[Key], changes: Sequence[Sequence[Change]]) -> list[Value]:
@@ -363,22 +360,9 @@ def _columns(records: Sequence[Key], changes: Sequence[Sequence[Change]]) -> lis
     ]
 
 
-def _encoded(client_id: str) -> bytes:
-    return client_id.encode(errors="surrogatepass")  # no id contains a lone surrogate: not found
-
-
 def _is_storable(client_id: str) -> bool:
     """Whether Postgres can store an id; none has a NUL or a lone surrogate."""
     try:
         return b"\0" not in client_id.encode()
     except UnicodeEncodeError:
         return False
-
-
-def _prefix_end(prefix: str) -> str:
-    """Exclusive upper bound of the range of a prefix, in the order of code points; empty for none."""
-    prefix = prefix.rstrip("\U0010ffff")
-    if not prefix:
-        return ""
-    after = ord(prefix[-1]) + 1
-    return prefix[:-1] + chr(0xE000 if after == 0xD800 else after)  # surrogates cannot be encoded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from contextlib import closing
@@ -22,6 +23,8 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from basicauth_mw.keys.model import Key
 
 DEADLINE_S = 0.8
 SLACK_S = 0.5
@@ -89,6 +92,34 @@ def test_a_standby_is_refused_and_a_promoted_one_is_found() -> None:
             assert time.monotonic() - started < 5
             assert store.put(key("new"), None)
             assert store.changes(cursor).client_ids == ("new",)
+
+
+@pytest.mark.proves("F4")
+def test_an_answer_of_a_standby_is_refused() -> None:
+    """A pooler that was moved to a standby keeps our connection; libpq does not check it again."""
+    with PostgresServer() as primary, PostgresServer(follows=primary) as standby:
+        primary.url_with_tables()
+        standby.catch_up()
+        with closing(PostgresStore(hosts_url(standby.port), deadline_s=2.0)) as store:
+            store._connector._target.options["target_session_attrs"] = "any"
+            for look in BOTH:
+                with pytest.raises(BackendUnavailable, match="is a standby"):
+                    look(store)
+            with pytest.raises(BackendUnavailable, match="is a standby"):
+                asyncio.run(look_up_two(store))
+            with pytest.raises(BackendUnavailable, match="is a standby"):
+                store.changes(None)
+            standby.promote()
+            wait_until(lambda: is_writable(store, "id"))
+            assert asyncio.run(look_up_two(store)) == [key("id"), None]
+
+
+async def look_up_two(store: PostgresStore) -> list[Key | None]:
+    """In one statement."""
+    try:
+        return await asyncio.gather(store.aget("id"), store.aget("unknown"))
+    finally:
+        await store.aclose()
 
 
 def is_found(store: PostgresStore) -> bool:
