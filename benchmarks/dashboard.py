@@ -25,8 +25,7 @@ from rounds import Call, Times, measure, ratios, spread, us
 from basicauth_mw import Principal, Settings, encode_basic, open_backend
 from basicauth_mw.auth.request_adapters import PRINCIPAL
 from basicauth_mw.backends import LastUse
-from basicauth_mw.dashboard import ADMIN_SCOPE
-from basicauth_mw.dashboard.app import DashboardApp
+from basicauth_mw.dashboard import ADMIN_SCOPE, dashboard
 from basicauth_mw.dashboard.request import DashboardRequest
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher
@@ -35,6 +34,7 @@ from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from basicauth_mw import Backend
+    from basicauth_mw.dashboard.app import DashboardApp
 
 BATCH = 5_000
 SAMPLE = 500  # different pages
@@ -59,7 +59,8 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
         for size in sizes:
             backend = stack.enter_context(closing(open_backend(url(size), settings=Settings(), create=True)))
             ids = fill(backend, size)
-            for kind, page in pages(DashboardApp(backend, Settings()), ids).items():
+            app = dashboard(backend, settings=Settings())._app
+            for kind, page in pages(app, ids).items():
                 calls[f"{store} {kind} {size:,}"] = page
     times = await measure(calls, rounds=rounds, calls=count, clock=time.perf_counter)
     tables = [table(times, store, sizes, rounds) for store in stores]

@@ -7,7 +7,7 @@ none, for example under gevent and after a fork.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import HTMLResponse
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
-    from ..backends.backend import Backend
+    from ..auth.authenticator import Authenticator
     from ..settings import Overrides
     from .handlers import Document
     from .request import DashboardRequest
@@ -53,10 +53,8 @@ def api_scheme(settings: Settings | None, overrides: Overrides) -> str:
 class DashboardApp:
     """Responds to requests that the middleware has authenticated."""
 
-    def __init__(
-        self, backend: Backend, settings: Settings, openapi: Document = None, scheme: str = "basic"
-    ) -> None:
-        self._handlers = Changes(backend, settings, openapi, scheme)
+    def __init__(self, authenticator: Authenticator[Any], openapi: Document, scheme: str) -> None:
+        self._handlers = Changes(authenticator.backend, authenticator.settings, openapi, scheme)
         self._changing = self._handlers.changing_routes() if self._handlers.writable else {}
         self.routes = self._handlers.routes() | self._changing
 

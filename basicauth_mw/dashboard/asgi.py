@@ -30,9 +30,7 @@ class ASGIDashboard:
     ) -> None:
         fixed: Overrides = {**overrides, **FIXED_SETTINGS}
         self._middleware = BasicAuthMiddleware(self._serve, backend, settings=settings, **fixed)
-        authenticator = self._middleware.authenticator
-        scheme = api_scheme(settings, overrides)
-        self._app = DashboardApp(authenticator.backend, authenticator.settings, openapi, scheme)
+        self._app = DashboardApp(self._middleware.authenticator, openapi, api_scheme(settings, overrides))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and wants_html(header(scope, "accept"), scope["method"]):

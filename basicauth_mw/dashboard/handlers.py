@@ -13,7 +13,7 @@ from ..errors import KeyNotFound, UnreadableRecord
 from ..keys.authorization_header import challenge, parse_basic
 from .calls import call_context, check_fields
 from .csrf import CsrfTokens
-from .listing import Cursor, KeyView, count_expiring, list_page, recency_of, view_of
+from .listing import Cursor, KeyView, count_expiring, list_page, view_of
 from .openapi import endpoints_of
 from .problems import PageProblem
 from .responses import STYLE_SOURCE, security_headers, see_other
@@ -110,10 +110,8 @@ class Handlers:
         )
 
     def activity(self, request: DashboardRequest) -> Response:
-        page = self._list_page(request)
-        recency = recency_of(page.keys, request.now)
-        refusals = refusal_stats.snapshot()
-        return self.page(request, "activity.html", refusals=refusals, recency=recency, **page._asdict())
+        page, refusals = self._list_page(request), refusal_stats.snapshot()
+        return self.page(request, "activity.html", refusals=refusals, **page._asdict())
 
     def _list_page(self, request: DashboardRequest) -> KeyPage:
         return list_page(self.backend, Cursor.from_query(request.query_params), request.now)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..backends.search import iter_candidates, iter_records
@@ -16,7 +15,7 @@ from .request import encode_query
 from .strings import STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from starlette.datastructures import QueryParams
@@ -55,19 +54,6 @@ def view_of(key: Key | UnreadableRecord, now: datetime) -> KeyView:
     active.sort(key=lambda each: each.created_at, reverse=True)
     shown = {each.name: getattr(key, each.name) for each in fields(Key)}
     return KeyView(**{**shown, "secrets": tuple(active)}, state=lifecycle.state_of(key, now))
-
-
-def recency_of(keys: Iterable[KeyView], now: datetime) -> dict[str, int]:
-    """Count keys by how recently they were used."""
-    limits = {"within a day": 1, "within 7 days": 7, "within 30 days": 30, "longer ago": inf}
-    counts = {**dict.fromkeys(limits, 0), "never": 0}
-    for key in keys:
-        if key.last_used_at is not None:
-            days = (now - key.last_used_at).days
-            counts[next(name for name, limit in limits.items() if days < limit)] += 1
-        elif not key.problem:
-            counts["never"] += 1
-    return counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,7 @@ class WSGIDashboard:
         fixed: Overrides = {**overrides, **FIXED_SETTINGS}
         self._middleware = BasicAuthMiddleware(self._serve, backend, settings=settings, **fixed)
         self.authenticator = self._middleware.authenticator
-        scheme = api_scheme(settings, overrides)
-        self._app = DashboardApp(self.authenticator.backend, self.authenticator.settings, openapi, scheme)
+        self._app = DashboardApp(self.authenticator, openapi, api_scheme(settings, overrides))
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if not wants_html(environ.get("HTTP_ACCEPT"), str(environ.get("REQUEST_METHOD", ""))):

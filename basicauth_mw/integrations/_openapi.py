@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
 from ..auth.path_rules import PathRules
@@ -40,6 +41,7 @@ _EXAMPLE: Final = {
     "code": "invalid_credentials",
     "request_id": "5f0c6a1e9b3d7a2400000001",
 }
+_TYPES: Final = {name: {"type": "integer" if name == "status" else "string"} for name in _EXAMPLE}
 _LOCATION: Final = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}
 _FIELD_ERROR: Final = {
     "type": "object",
@@ -70,13 +72,15 @@ def add_security(document: JsonObject, settings: Settings, *, validation_status:
     documented.update(schemes)
     schemas: JsonObject = components.setdefault("schemas", {})
     responses: JsonObject = components.setdefault("responses", {})
-    schemas[_PROBLEM] = _problem_schema()
+    examples = {name: {**kind, "example": _EXAMPLE[name]} for name, kind in _TYPES.items()}
+    schemas[_PROBLEM] = _schema("Problem", examples)
     statuses = _statuses(settings)
     responses.update(
         {f"BasicAuth{status}": _response(_DESCRIPTIONS[status], _PROBLEM) for status in statuses}
     )
     if validation_status is not None:
-        schemas[_VALIDATION] = _validation_schema()
+        errors = {"errors": {"type": "array", "items": _FIELD_ERROR}}
+        schemas[_VALIDATION] = _schema("Validation problem", _TYPES | errors)
         responses[_VALIDATION] = _response("The request is not valid.", _VALIDATION)
     rules = PathRules.from_settings(settings)
     has_scopes = not str(document.get("openapi", "")).startswith("3.0")  # 3.0 allows them for OAuth only
@@ -158,25 +162,11 @@ def _response(description: str, schema: str) -> JsonObject:
     return {"description": description, "content": content}
 
 
-def _problem_schema() -> JsonObject:
-    properties: JsonObject = {
-        name: {"type": "integer" if name == "status" else "string", "example": example}
-        for name, example in _EXAMPLE.items()
-    }
+def _schema(title: str, properties: JsonObject) -> JsonObject:
     return {
         "type": "object",
-        "title": "Problem",
+        "title": title,
         "description": "Problem details, RFC 9457.",
         "required": list(properties),
-        "properties": properties,
+        "properties": deepcopy(properties),
     }
-
-
-def _validation_schema() -> JsonObject:
-    schema = _problem_schema()
-    for each in schema["properties"].values():
-        del each["example"]
-    schema["title"] = "Validation problem"
-    schema["properties"]["errors"] = {"type": "array", "items": _FIELD_ERROR}
-    schema["required"] = list(schema["properties"])
-    return schema

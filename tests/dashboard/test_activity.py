@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from basicauth_mw import Settings, encode_basic, open_backend
 from basicauth_mw.auth.authenticator import _AUDITED
 from basicauth_mw.auth.refusal_stats import Snapshot
-from basicauth_mw.dashboard.listing import Cursor, KeyPage, KeyView, recency_of
+from basicauth_mw.dashboard.listing import Cursor, KeyPage
 from basicauth_mw.dashboard.templates import environment, render_template
 from basicauth_mw.keys.model import utcnow
 from tests.dashboard.conftest import Visitor, a_request
@@ -40,7 +40,6 @@ def activity(totals: dict[str, int]) -> str:
         may_create=True,
         refusals=Snapshot(utcnow() - timedelta(hours=2), totals, (0,) * 58 + (1, 2)),
         **KeyPage(Cursor(), [])._asdict(),
-        recency={},
         problem=None,
     )
 
@@ -66,15 +65,6 @@ def test_activity_shows_the_counts() -> None:
     assert (
         markup.index("Unauthorized (401)") < markup.index("Too many requests (429)") < markup.index("Other")
     )
-
-
-def test_recency_counts_keys_by_last_use() -> None:
-    now = utcnow()
-    ages: list[float | None] = [0, 0.5, 3, 6.9, 29, 31, None]
-    keys = [KeyView("k", last_used_at=None if age is None else now - timedelta(days=age)) for age in ages]
-
-    counted = recency_of([*keys, KeyView("bad", problem="damaged")], now)
-    assert [*counted.values()] == [2, 2, 1, 1, 1]
 
 
 def test_refusals_of_all_middlewares_are_counted(visitor: Callable[..., Visitor]) -> None:
