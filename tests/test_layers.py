@@ -50,6 +50,7 @@ LAYERS = [
     # backends: stores, and what works over any store
     ["backends.base"],
     ["backends.codec"],
+    ["backends.history"],
     ["backends.sqlite"],
     ["backends.sqlite.files"],
     ["backends.sqlite.forks", "backends.sqlite.wal", "backends.sqlite.search"],

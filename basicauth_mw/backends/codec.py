@@ -19,12 +19,12 @@ from json.encoder import encode_basestring as _quoted
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
 from ..errors import UnreadableRecord
-from ..keys.model import Change, Key, Secret
+from ..keys.model import Key, Secret
 from ..keys.validation import check_depth
-from .base import HISTORY_KEPT, LastUse
+from .base import LastUse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FORMAT = 1
 
@@ -297,30 +297,6 @@ def load_uses(client_id: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[LastU
     for secret, minute in rows:
         with suppress(TypeError, ValueError, OverflowError):
             yield LastUse(client_id, _EPOCH + int(secret) * _MICROSECOND, _EPOCH + int(minute) * _MINUTE)
-
-
-def extend_history(text: str, changes: Sequence[Change]) -> str:
-    """Put changes in front of a stored history, and keep the newest; a line for each."""
-    lines = [*map(_dump_change, changes), *(text.split("\n") if text else ())]
-    return "\n".join(lines[:HISTORY_KEPT])
-
-
-@lru_cache(maxsize=8)  # an import has one change for many keys
-def _dump_change(change: Change) -> str:
-    time = to_microseconds(change.time)
-    return _ENCODER.encode({"event": change.event, "actor": change.actor, "time": time})
-
-
-def load_history(text: str) -> list[Change]:
-    """Decode a stored history, without the lines that cannot be read."""
-    found = []
-    for line in text.split("\n"):
-        with suppress(*_DAMAGE):
-            fields = _decode(line, 0)[0]
-            event, actor, time = fields["event"], fields["actor"], fields["time"]
-            if type(event) is str and type(actor) in (str, type(None)) and type(time) is int:
-                found.append(Change(event, actor, from_microseconds(time)))
-    return found
 
 
 def _prefix(client_id: str) -> str:

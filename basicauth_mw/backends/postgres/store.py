@@ -19,14 +19,13 @@ from ..base import Changes, LastUse
 from ..codec import (
     as_key,
     dump_key,
-    extend_history,
     load_for_lookup,
-    load_history,
     load_key,
     load_uses,
     to_microseconds,
     to_minutes,
 )
+from ..history import extend_history, load_history
 from . import schema
 from .clients import LoopClient, Session, ThreadClient
 from .errors import NO_SUCH_TABLE, READ_ONLY, StatementFailed, translate_error

@@ -25,13 +25,12 @@ from ..base import Changes, LastUse, StoreWarning
 from ..codec import (
     as_key,
     dump_key,
-    extend_history,
     load_for_lookup,
-    load_history,
     load_uses,
     to_microseconds,
     to_minutes,
 )
+from ..history import extend_history, load_history
 from .checks import CONFIG, config_warnings, decode_id, foreign_warning
 from .commands import Commands
 from .errors import is_denied, is_split, is_wrong_type

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ...errors import BackendUnavailable, UnreadableRecord
 from ...keys.hashing import has_password_hash
 from ..base import Changes, StoreWarning
-from ..codec import as_key, dump_key, extend_history, load_for_lookup, load_history, load_key
+from ..codec import as_key, dump_key, load_for_lookup, load_key
+from ..history import extend_history, load_history
 from .checks import check_files
 from .connections import ConnectionManager
 from .files import check_is_file, path_of, retry_while_locked
