@@ -6,6 +6,7 @@ for its output, one on each line. It writes the exit status of each.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -46,6 +47,7 @@ def main() -> None:
     import flask  # noqa: F401
     import prometheus_client  # noqa: F401
 
+    gc.freeze()  # a child would copy every page that its collections touch, most of them when it exits
     for line in sys.stdin:
         program, folder, environ, path = json.loads(line)
         pid = os.fork()

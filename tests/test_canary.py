@@ -286,6 +286,7 @@ def life_cycle(backend: Backend, apps: BothApps, everything: Everything) -> list
 
 def ours() -> Iterable[object]:
     """Every existing object of this package."""
+    gc.unfreeze()
     return [
         each
         for each in gc.get_objects()
