@@ -103,7 +103,7 @@ class HttpsRequired(Rejected):
 
     code = "https_required"
     status = 403
-    detail = "Use https."
+    detail = "Use HTTPS."
 
 
 class InsufficientScope(Rejected):

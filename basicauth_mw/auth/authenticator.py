@@ -290,7 +290,7 @@ class Authenticator(Generic[R]):
             )
         elif not is_refusal(exc):
             # An exception that is re-raised is reported by the server or an error monitor. This only adds the
-            # request id, and is no error: monitors make an event of each error that is logged.
+            # request ID, and is no error: monitors make an event of each error that is logged.
             logger.log(
                 logging.ERROR if log_traceback else logging.WARNING,
                 "the app raised %s request_id=%s",
@@ -307,7 +307,7 @@ class Authenticator(Generic[R]):
         return self._render(request, TIMEOUT, request_id)
 
     def request_id(self, request: R) -> str:
-        """The id for the response and the log."""
+        """The ID for the response and the log."""
         return request_id_of(self._adapter.header(request, "x-request-id"))
 
     def challenges_for(self, request: R) -> tuple[str, ...]:

@@ -56,9 +56,9 @@ class Response(NamedTuple):
     Attributes:
         status: HTTP status code.
         phrase: Its standard phrase.
-        common_headers: All headers but the request id, with names in their usual case, as latin-1.
+        common_headers: All headers but the request ID, with names in their usual case, as latin-1.
         common_raw_headers: The same as bytes, with names in lower case.
-        body_prefix: The body up to the request id.
+        body_prefix: The body up to the request ID.
         request_id: Letters, digits, ``.``, ``_`` and ``-``.
     """
 
@@ -137,7 +137,7 @@ def request_id_of(sent: str | None) -> str:
 def _without_id(
     problem: Problem, challenges: tuple[str, ...], id_length: int
 ) -> tuple[int, str, tuple[tuple[str, str], ...], tuple[tuple[bytes, bytes], ...], bytes]:
-    """A ``Response`` but for the request id, of which only the length matters here."""
+    """The parts of a ``Response`` without the request ID, of which only the length matters here."""
     members: dict[str, object] = {
         "type": "about:blank",
         "title": problem.phrase,
@@ -163,7 +163,7 @@ def _without_id(
 
 
 def _renew() -> None:
-    global _process_id  # a forked child must not repeat its parent's ids
+    global _process_id  # a forked child must not repeat its parent's IDs
     _process_id = os.urandom(8).hex()
 
 

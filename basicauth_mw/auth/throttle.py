@@ -145,7 +145,7 @@ class Throttle:
             self._new[key] = group, self._new.get(key, (group, 0))[1] + 1
         while self._tracked > MAX_TRACKED:
             self._drop_group()
-        if not before and within < self._limit:  # as a rule; there is nothing to fade
+        if not before and within < self._limit:  # the usual case: no failures fade, and there are few
             return False
         self._block(key, start, before, within, now)
         return key in self.blocked
@@ -250,7 +250,7 @@ class FailureThrottle:
             limit.clear()
         self._lock = threading.Lock()
         # With a key, clients cannot construct collisions. Shared counters need the same digests everywhere;
-        # a collision of two of them takes 2**64 attempts, and only makes a client count for two.
+        # a collision of two of them takes 2**64 attempts, and only makes two clients share a counter.
         key = b"" if self._is_shared else secrets.token_bytes(32)
         self._keyed = blake2b(digest_size=_DIGEST_BYTES, key=key, person=b"basicauth_mw")
 
@@ -278,7 +278,7 @@ class FailureThrottle:
         return [(name, limit) for name, limit in limits if limit is not None]
 
     def check(self, address: str, client_id: str | None) -> Blocked | None:
-        """Whether to refuse credentials without verifying them; the id is None if it cannot be read."""
+        """Whether to refuse credentials without verifying them; the ID is None if it cannot be read."""
         group, pair = self._digests(address, client_id)
         blocked = None
         with self._lock:
@@ -307,8 +307,7 @@ class FailureThrottle:
         self.active = any([limit.blocked for limit in self._limits])  # noqa: C419 - a list is faster
 
     def _digests(self, address: str, client_id: str | None) -> tuple[bytes, bytes | None]:
-        """Of the address, and of it with the id."""
-        # Under a key of this process, so that clients cannot construct collisions.
+        """The digests of the address, and of the address with the client ID."""
         keyed = self._keyed.copy()
         keyed.update(client_of(address).encode("utf-8", "surrogatepass"))
         group = keyed.digest()

@@ -6,7 +6,7 @@ lookup and returns the decision, or the ``VerifyPassword`` to perform first. ``r
 
 Every refusal takes all steps, whatever the lookup found: one lookup, the digests, and for a password one
 password hash if the store has any. Only then is the state of the key considered. So neither the time nor the
-response reveals whether an id exists.
+response reveals whether an ID exists.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class ChangeFeed:
         return changes
 
     def _invalidate(self, client_ids: Iterable[str] | None) -> None:
-        """Publish changed ids; None if any key may have changed."""
+        """Publish changed IDs; None if any key may have changed."""
         for known in self._subscribers:
             if (subscriber := known()) is None:
                 continue

@@ -3,10 +3,10 @@
 Version 1 is an object with short names; times are whole microseconds since the epoch, UTC. ``last_used_at``
 is not part of it: it is written separately, so that it never competes with a change of the key.
 
-How long a refusal takes must not reveal whether an id exists, or what its key holds. So decoding has two
+How long a refusal takes must not reveal whether an ID exists, or what its key holds. So decoding has two
 stages: a lookup decodes the secrets alone (``StoredRecord``), found without parsing the rest of the text.
 Only the right secret decodes the rest (``StoredRecord.load_fields``). A wrong secret decodes the rest of a
-decoy instead, and an unknown id a whole decoy.
+decoy instead, and an unknown ID a whole decoy.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def load_record(text: str | bytes, client_id: str) -> StoredRecord:
 
     Args:
         text: The stored record.
-        client_id: The id that was looked up, which the record must have.
+        client_id: The ID that was looked up, which the record must have.
 
     Raises:
         UnreadableRecord: The record is damaged, of another version, or of another client.
@@ -210,12 +210,12 @@ def load_record(text: str | bytes, client_id: str) -> StoredRecord:
 
 
 def has_version(text: str, client_id: str, version: int) -> bool:
-    """Whether ``dump_key`` made a record of a key with this id and version."""
+    """Whether ``dump_key`` made a record of a key with this ID and version."""
     return text.startswith(f"{_prefix(client_id)}{version},")
 
 
 def load_for_lookup(text: str | bytes | None, client_id: str) -> StoredRecord | None:
-    """``load_record`` of what a lookup has found; for an unknown id (None) it decodes a decoy instead."""
+    """``load_record`` of what a lookup has found; for an unknown ID (None) it decodes a decoy instead."""
     if text is None:
         load_record(_DECOY_RECORD, _DECOY_ID).load_fields()
         return None
@@ -227,7 +227,7 @@ def load_key(text: str | bytes, client_id: str) -> Key:
 
     Args:
         text: The stored record.
-        client_id: The id that was looked up, which the record must have.
+        client_id: The ID that was looked up, which the record must have.
 
     Raises:
         UnreadableRecord: The record is damaged, of another version, or of another client.

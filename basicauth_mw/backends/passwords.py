@@ -73,7 +73,7 @@ class PasswordPool:
 
 def _verify_any(secret: str, hashes: tuple[str, ...]) -> int | None:
     try:
-        # Create the dummy before branching, so its one-time cost does not reveal whether the id exists.
+        # Create the dummy before branching, so its one-time cost does not reveal whether the ID exists.
         dummy = dummy_password_hash()
         if not hashes:
             verify_password(secret, dummy)

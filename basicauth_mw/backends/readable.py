@@ -128,7 +128,7 @@ class ReadableBackend:
             UnreadableRecord: A record is damaged.
         """
         check_text(prefix, "a prefix")
-        check_text(after, "the id to continue after")
+        check_text(after, "the ID to continue after")
         if limit is not None and (type(limit) is not int or limit < 0):
             raise InvalidKey("a limit must be a whole number of at least 0")
         return self._scan(prefix, after, limit)
@@ -164,7 +164,7 @@ class ReadableBackend:
             ReadOnlyBackend: The store cannot list its keys.
         """
         check_text(text, "a text to search for")
-        check_text(after, "the id to continue after")
+        check_text(after, "the ID to continue after")
         if type(limit) is not int or limit < 1:
             raise InvalidKey("a limit must be a whole number of at least 1")
         wanted = KeyFilter(text, state, scope)
@@ -195,7 +195,7 @@ class ReadableBackend:
     def _scan(self, prefix: str, after: str, limit: int | None) -> Iterator[Key]:
         scan = getattr(self.store, "scan", None)
         if scan is None:
-            raise ReadOnlyBackend("this backend can look up keys by id but cannot list them")
+            raise ReadOnlyBackend("this backend can look up keys by ID but cannot list them")
         left = limit
         size = _FIRST_PAGE_SIZE // 2
         while left is None or left > 0:

@@ -273,7 +273,7 @@ class StoreReader:
                 job.cancel_or_interrupt(self._interrupt)
 
     def _probe(self) -> None:
-        """Look up an unknown id."""
+        """Look up an unknown ID."""
         ends_at = self.deadline()
         self._call_unchecked(partial(self._read_blocking, generate(ID_PREFIX), ends_at), ends_at)
 

@@ -1,7 +1,7 @@
 """Output of the commands: JSON lines for programs, text for people, errors on stderr.
 
-Names, ids and metadata come from a database that others may write to. None of it reaches a terminal except as
-visible text: control characters, escape sequences and bidirectional overrides are escaped.
+Names, IDs and metadata come from a database that others may write to. So control characters, escape sequences
+and bidirectional overrides in them are escaped.
 """
 
 import json
@@ -33,7 +33,7 @@ class CommandError(BasicAuthError):
 
 
 def reason_of(exc: OSError) -> str:
-    """The file name and what the operating system says about it."""
+    """The file name and the error of the operating system."""
     reason = (exc.strerror or type(exc).__name__).lower()
     return f"{exc.filename}: {reason}" if exc.filename else reason
 
@@ -41,7 +41,7 @@ def reason_of(exc: OSError) -> str:
 def echo_error(text: str) -> None:
     """Print a line to stderr, without control characters and generated secrets.
 
-    A secret that was typed in the place of an id appears in many an error.
+    Many errors repeat an ID, in whose place a secret may have been typed.
     """
     echo(escape_control(_GENERATED.sub("...", text)), err=True)
 

@@ -19,13 +19,13 @@ from ..keys.model import utcnow
 from ..keys.validation import parse_duration
 from ._echo import CommandError
 
-# Far more than the longest secret; a limit for a pipe that was connected by mistake.
+# Far more than the longest secret: limits what is read from a pipe that was connected by mistake.
 _MAX_SECRET_BYTES = 65_536
 
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
-_LONGEST_PERIOD_S = 36_500 * 86_400  # a century, which every date has room for
+_LONGEST_PERIOD_S = 36_500 * 86_400  # a century, which can be subtracted from every date
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 

@@ -15,7 +15,7 @@ from ._echo import CommandError, reason_of
 
 _EXPECTED = 'expected a JSON object for logging.config.dictConfig: {"version": 1, ...}'
 
-_MAX_BYTES = 1024 * 1024  # far more than any configuration; a device may have no end
+_MAX_BYTES = 1024 * 1024  # far more than any configuration has; a device may have no end
 
 # The event of each audit record that was not written, and why.
 _lost: list[tuple[str, str]] = []
@@ -41,7 +41,7 @@ def configure_logging(path: Path) -> None:
         logging.config.dictConfig(config)
     except Exception as exc:  # a class that it names may raise anything
         raise CommandError(f"cannot use the log configuration {path}: {_part_of(exc)}: {_EXPECTED}") from None
-    logging.raiseExceptions = False  # no tracebacks, not at exit either
+    logging.raiseExceptions = False  # no tracebacks, even at exit
     _lost.clear()
     for handler in _audit_handlers():
         try:

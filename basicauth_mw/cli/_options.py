@@ -84,7 +84,9 @@ def _for_new_keys(url: str | None) -> Backend:
     settings = Settings.from_env(backend=url) if url else Settings.from_env()
     scheme, _, path = settings.backend.partition(":///")
     if scheme.lower().startswith("memory:"):
-        raise CommandError("the keys of memory: end with this command: use a backend that stores them")
+        raise CommandError(
+            "the keys in memory: are lost when this command ends: use a backend that stores them"
+        )
     if scheme.lower() != "sqlite" or Path(path).exists():
         return open_backend(settings=settings, create=True)
     if Path(path).is_symlink():  # perhaps created by another user
@@ -134,7 +136,7 @@ class _CreatedOnWrite:
         if "_store" in vars(self):
             self._store.close()
 
-    # The rest of a store, which commands that write new keys do not use.
+    # The other methods of a store, which commands that write new keys do not use.
     def _unused(self, *_arguments: Any) -> Any:
         raise NotImplementedError
 

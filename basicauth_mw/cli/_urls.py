@@ -17,8 +17,8 @@ _PASSWORD_AS_PARAMETER = re.compile(r"[?&][^=&]*(?:passw|secret|token)[^=&]*=", 
 
 def has_password(url: str) -> bool:
     """Whether a URL contains a password, or looks like it."""
-    # A URL that the driver would refuse may contain one, too. An error here only means that a URL has to be
-    # given in the environment.
+    # A URL that the driver would refuse may contain one, too. A wrong result here only means that the URL has
+    # to be set in the environment.
     if url.startswith(("sqlite:", "file:")):
         return False
     return bool(_PASSWORD_BEFORE_HOST.search(url) or _PASSWORD_AS_PARAMETER.search(url))

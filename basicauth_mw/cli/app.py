@@ -1,4 +1,4 @@
-"""The root of the command line: what ``basicauth-mw`` runs, and the statuses that it exits with."""
+"""The root of the command line, and its exit statuses."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ PROGRAM = "basicauth-mw"
 # Commands report their failures themselves, in one line.
 _QUIET = logging.NullHandler()
 
-# An extra argument that is a name made of a few words, and no secret.
+# An extra argument that is a name of a few words, and not a secret.
 _PLAIN_ID = re.compile(
     r"extra argument(?:\(s\))? \(((?=[^)]{1,24}\))[A-Za-z]+(?:[-_.](?:[A-Za-z]+|[0-9]{1,4})){0,2})\)"
 )
@@ -45,7 +45,7 @@ app = typer.Typer(
     name=PROGRAM,
     no_args_is_help=True,
     rich_markup_mode=None,  # help is plain text; the settings stay a table
-    pretty_exceptions_enable=False,  # they would print local variables, and those hold secrets
+    pretty_exceptions_enable=False,  # they would print local variables, which hold secrets
     epilog=_settings_help(),
 )
 app.add_typer(keys.app, name="keys")
@@ -162,7 +162,7 @@ def _report_usage(exc: Any) -> int:
             message = f"the client ID is an option: use --client-id {extra[1]}"
         else:
             message = "too many arguments (secrets are never taken from the command line: use --secret-stdin)"
-    if message.startswith("No such command 'remove'"):  # click suggests revoke, which is another thing
+    if message.startswith("No such command 'remove'"):  # click suggests revoke, which does something else
         message = "No such command 'remove'. Did you mean 'delete'?"
     echo_error(f"error: {message} (see {command} --help)")
     return USAGE

@@ -75,7 +75,7 @@ def check(
                 warnings = [*_warnings_about(settings), *scan.warnings(), *_warnings_of(opened)]
             except Exception as exc:
                 problems = problems or list(findings_from(exc))
-    except Exception as exc:  # whatever a store raises, this command exists to report it
+    except Exception as exc:  # this command reports whatever a store raises
         problems = list(findings_from(exc))
     if any(each.remedy.startswith(GIVE_ACCESS) for each in problems):
         warnings = [each for each in warnings if each.code not in _NOT_WRITABLE]
@@ -132,7 +132,7 @@ def _warnings_about(settings: Settings) -> Iterator[Finding]:
     if not settings.require_https:
         yield Finding(
             "plain_http",
-            "keys are accepted over plain http, where others on the network can read them",
+            "keys are accepted over plain HTTP, where others on the network can read them",
             "set BASICAUTH_REQUIRE_HTTPS=on, and configure the server to trust the proxy's X-Forwarded-Proto",
         )
     if headers := [scheme.partition(":")[2] for scheme in settings.schemes if scheme.startswith("header:")]:

@@ -60,7 +60,9 @@ def list_keys(
     scope: Annotated[str | None, typer.Option(metavar="SCOPE", help="Only keys with this scope.")] = None,
     unused: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Only keys that were neither used nor created for 90d, 12h, ..."),
+        typer.Option(
+            metavar="DURATION", help="Only keys that were neither used nor created in the last 90d, 12h, ..."
+        ),
     ] = None,
     backend: BackendUrl = None,
     as_json: AsJson = False,
@@ -84,12 +86,12 @@ def expiring(
     ctx: typer.Context,
     *,
     within: Annotated[
-        str, typer.Option(metavar="TIME", help="How soon: 14d, 12h, 2w.", show_default=True)
+        str, typer.Option(metavar="DURATION", help="How soon: 14d, 12h, 2w.", show_default=True)
     ] = "14d",
     backend: BackendUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List active keys that stop working soon. Exits with status 3 if there are any, for cron.
+    """List active keys that stop working soon. Exit with status 3 if there are any, for cron.
 
     A key stops working when it expires, or its last secret does.
     """
@@ -210,7 +212,7 @@ def end_secret(
     client_id: ClientId,
     *,
     created: Annotated[
-        str, typer.Option(metavar="TIME", help="When it was created, as keys show prints it.")
+        str, typer.Option(metavar="TIME", help="When the secret was created, as keys show prints it.")
     ],
     backend: BackendUrl = None,
     as_json: AsJson = False,

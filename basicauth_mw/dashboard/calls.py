@@ -1,4 +1,4 @@
-"""The Call API page: a request that someone may send, and code samples for it."""
+"""The Call API page: a request, and code samples that send it."""
 
 from __future__ import annotations
 

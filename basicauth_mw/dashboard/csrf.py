@@ -2,9 +2,9 @@
 
 Browsers send Basic credentials by themselves, whichever site a form came from. So each form carries an HMAC
 over its action, its key and the time. The HMAC key is derived from the user's own credentials: all worker
-processes agree on it without shared state, it ends with the secret, and whoever can compute it knows the
-credentials already. A password is stretched first, so that it cannot be guessed from the token in a saved
-page.
+processes agree on it without shared state, it changes with the secret, and only someone who has the
+credentials can compute it. A password is stretched first, so that it cannot be guessed from the token in a
+saved page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Why the dashboard does not carry out a request."""
+"""The errors of the dashboard."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def configuration(
         mapping: Its ``BASICAUTH_*`` entries, and others. ``BASICAUTH_BACKEND`` may be a URL, a ``Backend`` or
             a store.
         framework: Named in messages.
-        has_backend: Whether the app gives a backend in another way.
+        has_backend: Whether the app passes a backend in another way.
 
     Raises:
         ConfigurationError: Names every problem, such as an entry that looks like a misspelled setting.

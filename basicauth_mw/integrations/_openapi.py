@@ -1,4 +1,4 @@
-"""Adds authentication to an OpenAPI document. It can be applied to the same document again."""
+"""Adds authentication to an OpenAPI document. Repeating this does not change the result."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _require_key(
 
 
 def _replace_422(operation: JsonObject, status: int) -> None:
-    """Replace FastAPI's own response to a validation error by ours."""
+    """Replace FastAPI's own response to a validation error with ours."""
     responses: JsonObject = operation.get("responses", {})
     content = responses.get("422", {}).get("content", {})
     ref = content.get("application/json", {}).get("schema", {}).get("$ref")

@@ -42,9 +42,9 @@ def instrument(*protected: Any) -> None:
     """Add attributes to the span that is current when a request is allowed or refused.
 
     The span is that of an instrumentation outside the middleware, such as ``FastAPIInstrumentor``,
-    ``DjangoInstrumentor``, or the ASGI and WSGI instrumentations. ``FlaskInstrumentor`` makes its span inside
-    the middleware: there, allowed requests get the attributes, and refused ones have no span. Requests on
-    open paths get no attributes.
+    ``DjangoInstrumentor``, or the ASGI and WSGI instrumentations. ``FlaskInstrumentor`` creates its span
+    inside the middleware: there, allowed requests get the attributes, and refused ones have no span. Requests
+    on open paths get no attributes.
 
     Args:
         *protected: A ``BasicAuthMiddleware``, or an app that has one, as for ``metrics.instrument``.

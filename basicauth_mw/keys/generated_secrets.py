@@ -1,4 +1,4 @@
-"""Generate secrets (``<prefix>_`` + 256 random bits + checksum) and ids (``id_`` + 12 digits) in base62.
+"""Generate secrets (``<prefix>_`` + 256 random bits + checksum) and IDs (``id_`` + 12 digits) in base62.
 
 The alphabet needs no escaping in URLs and shells, and a double click selects the whole value. The checksum is
 the CRC-32 (ISO 3309, as in zlib) of everything before it. With it a secret scanner recognizes a generated

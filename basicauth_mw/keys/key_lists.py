@@ -238,7 +238,7 @@ def split_pair(text: str, *, hash_allowed: bool = True) -> tuple[str, str]:
     if client_id.startswith(("#", "[")):
         raise InvalidKey(
             "starts with # or [, and comments and lists are not supported: delete the entry, or write a JSON "
-            "object if this is the id"
+            "object if this is the ID"
         )
     if client_id != client_id.rstrip() or secret != secret.lstrip():
         raise InvalidKey("has a space next to the colon: remove it, or write JSON if it is intended")

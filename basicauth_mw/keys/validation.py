@@ -42,10 +42,10 @@ def check_client_id(client_id: str) -> str:
 
 
 def check_new_client_id(client_id: str) -> str:
-    """``check_client_id`` for a stored key: a generated secret is not a valid id, since ids are shown."""
+    """``check_client_id`` for a stored key: a generated secret is not a valid ID, since IDs are shown."""
     check_client_id(client_id)
     if is_secret(client_id):
-        raise InvalidKey("the client ID is a generated secret: are id and secret swapped?")
+        raise InvalidKey("the client ID is a generated secret: are ID and secret swapped?")
     return client_id
 
 

@@ -52,7 +52,7 @@ class Job(Future[T]):
             self.set_result(result)
 
     def cancel_or_interrupt(self, interrupt: Callable[[int], None] | None) -> None:
-        """Cancel the job, or call ``interrupt`` with the id of the thread that is running it."""
+        """Cancel the job, or call ``interrupt`` with the ID of the thread that is running it."""
         if self.cancel() or interrupt is None:
             return
         with self._lock:

@@ -134,7 +134,7 @@ def authenticated_as(
 
 
 def _running_test() -> tuple[int, str] | None:
-    """The process id and the name of the test that runs in this process."""
+    """The process ID and the name of the test that runs in this process."""
     frames = list(_all_frames())
     test = os.environ.get("PYTEST_CURRENT_TEST")
     # The variable does not suffice, because every child process inherits it.

@@ -110,7 +110,7 @@ def test_check_warns_about_short_passwords_and_plain_http(
     done = cli("check", "--backend", "env:")
     assert done.status == 0
     assert "passwords of fewer than 12 characters in BASICAUTH_KEYS: 1" in done.out
-    assert "plain http" in done.out
+    assert "plain HTTP" in done.out
     assert "canary" not in done.out
 
 

@@ -45,7 +45,7 @@ def activity(totals: dict[str, int]) -> str:
 
 
 def test_every_reason_is_explained() -> None:
-    reasons = {*_AUDITED, "insufficient_scope", "https_required", "overloaded"}
+    reasons = {*_AUDITED, "insufficient_scope", "https_required"}
     markup = activity(dict.fromkeys(reasons, 1))
 
     rows = dict(re.findall(r'<th scope="row"><code>(\w+)</code><span class="under">(.+?)</span>', markup))

@@ -1,8 +1,8 @@
 """The connections of a store: a few that all threads share, and one for each event loop.
 
-A connection is opened when it is needed, and closed when it has been idle for a minute. Work that finds its
-connection dead is done on a new one, within the same deadline. A change that was sent is not repeated; if its
-reply is lost, the caller reads back what happened.
+A connection is opened when it is needed, and closed when it has been idle for a minute. If a connection turns
+out to be dead, its work is done on a new one, within the same deadline. A change that was sent is not
+repeated; if its reply is lost, the caller reads back what happened.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Session:
     Args:
         connector: Opens the connection.
         names: The tables by their names in statements.
-        check: Done on each new connection; returns the process id of the server. An exception means that the
+        check: Done on each new connection; returns the process ID of the server. An exception means that the
             connection cannot be used.
     """
 
@@ -196,7 +196,7 @@ class LoopClient:
 
     Args:
         session: The connection.
-        lookup: Returns the record of each id, or None.
+        lookup: Returns the record of each ID, or None.
         timeout_s: Seconds for a query, including DNS and connecting.
     """
 

@@ -93,7 +93,7 @@ def translate_error(exc: Exception, server: str, schema: str, *, writing: bool =
             return BackendUnavailable(f"{server} {TIMED_OUT}")
         case StatementFailed(sqlstate=code) if code in NO_SUCH_TABLE:
             return BackendUnavailable(
-                f"{server} has no tables of keys in the schema {schema}: basicauth-mw keys create makes them"
+                f"{server} has no tables of keys in the schema {schema}:  basicauth-mw keys create"
             )
         case StatementFailed(sqlstate=code) if code == READ_ONLY and not writing:
             return BackendUnavailable(f"{server} {_IS_STANDBY}")

@@ -41,7 +41,7 @@ def table_names(schema: str, prefix: str) -> dict[str, str]:
 
 
 def check(do: Do, *, create: bool) -> Flow[int]:
-    """Check the tables, and create missing ones with ``create``; return the process id of the server.
+    """Check the tables, and create missing ones with ``create``; return the process ID of the server.
 
     Raises:
         BackendUnavailable: They are not of this release.

@@ -1,6 +1,6 @@
 """``postgresql:`` - keys in PostgreSQL 13 and up, also through pgbouncer in transaction mode.
 
-A lookup is one statement, for one id or for many. A change is a transaction that first locks the one row of
+A lookup is one statement, for one ID or for many. A change is a transaction that first locks the one row of
 ``state``: writers take turns, and the numbers of changes become visible in their order.
 """
 
@@ -49,7 +49,7 @@ _UPGRADE_TIMEOUT_S: Final = 3600.0
 _BATCH: Final = 1000
 _CURSOR: Final = re.compile(r"(\d{1,18})\.(\d{1,19})", re.ASCII)
 _END: Final = 2**62  # greater than the number of any change
-_LAST: Final = "\U0010ffff" * 64  # greater than any id, which has at most 255 bytes
+_LAST: Final = "\U0010ffff" * 64  # greater than any ID, which has at most 255 bytes
 
 _BEGIN: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '5s'; "
@@ -108,7 +108,7 @@ class PostgresStore:
         url: ``postgresql://`` or ``postgres://``, as libpq reads it. ``?schema=`` (default ``public``) and
             ``?prefix=`` (default ``basicauth``) name the tables.
         deadline_s: Seconds for a lookup.
-        create: Make missing tables when they are first needed.
+        create: Create missing tables when they are first needed.
 
     Raises:
         ConfigurationError: The URL cannot be used. Its text is never shown: it may hold a password.
@@ -191,11 +191,11 @@ class PostgresStore:
             batch, histories = records[start : start + _BATCH], changes[start : start + _BATCH]
 
             insert = partial(_select, _INSERT, _columns(batch, histories), "")
-            # No id is announced: only found keys are cached, so no cache can hold one of these.
+            # No ID is announced: only found keys are cached, so no cache can hold one of these.
             new = set(self._change(insert, None, has_password=any(map(has_password_hash, batch))))
             for record in batch:
                 added.append((record.client_id,) in new)
-                new.discard((record.client_id,))  # only the first of equal ids was written
+                new.discard((record.client_id,))  # only the first of equal IDs was written
         return added
 
     def _change(self, change: Work[T], client_id: str | None, *, has_password: bool = False) -> T:
@@ -221,7 +221,7 @@ class PostgresStore:
     def scan(self, prefix: str, after: str, limit: int) -> list[Key]:
         if "\0" in prefix:
             return []
-        after = after.partition("\0")[0]  # equivalent, as no id has a control character
+        after = after.partition("\0")[0]  # equivalent, as no ID has a control character
         rows = self._rows(_SCAN, [after, prefix, prefix + _LAST, limit])
         return [load_key(record, client_id) for client_id, record in rows]
 
@@ -337,7 +337,7 @@ def _check_primary(*, in_recovery: bool) -> None:
 
 
 def _lookup(client_ids: Sequence[str], do: Do) -> Flow[list[str | bytes | None]]:
-    """The records of some ids, in order; None for an unknown one."""
+    """The records of some IDs, in order; None for an unknown one."""
     if len(client_ids) == 1 and _is_storable(client_ids[0]):  # a third faster
         result = yield from do(_FIND_ONE, client_ids, "basicauth_find_one")
         _check_primary(in_recovery=result.get_value(0, 0) == b"t")
@@ -345,7 +345,7 @@ def _lookup(client_ids: Sequence[str], do: Do) -> Flow[list[str | bytes | None]]
     found: dict[str, str] = dict(
         (yield from _select(_FIND, [list(filter(_is_storable, client_ids))], "basicauth_find", do))
     )
-    _check_primary(in_recovery=found.pop("") == "true")  # no id is empty
+    _check_primary(in_recovery=found.pop("") == "true")  # no ID is empty
     return [found.get(client_id) for client_id in client_ids]
 
 
@@ -360,7 +360,7 @@ def _columns(records: Sequence[Key], changes: Sequence[Sequence[Change]]) -> lis
 
 
 def _is_storable(client_id: str) -> bool:
-    """Whether Postgres can store an id; none has a NUL or a lone surrogate."""
+    """Whether Postgres can store an ID; none has a NUL or a lone surrogate."""
     try:
         return b"\0" not in client_id.encode()
     except UnicodeEncodeError:

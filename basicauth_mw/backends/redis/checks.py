@@ -1,4 +1,4 @@
-"""Warnings of ``basicauth-mw check``: settings that lose keys, and members of the index that are not ids."""
+"""Warnings of ``basicauth-mw check``: settings that lose keys, and members of the index that are not IDs."""
 
 from __future__ import annotations
 

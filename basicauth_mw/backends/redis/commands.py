@@ -130,7 +130,5 @@ class Commands:
 
     def _failure(self, reply: Exception, name: bytes = b"one of our names") -> BackendUnavailable:
         if is_wrong_type(reply):
-            return UnreadableRecord(
-                f"Redis holds something of another type as {name.decode(errors='replace')}"
-            )
+            return UnreadableRecord(f"the value of {name.decode(errors='replace')} in Redis has another type")
         return translate_error(reply, self.server)

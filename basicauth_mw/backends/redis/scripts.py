@@ -26,7 +26,7 @@ NOT_A_STRING: Final = b"\0"
 
 # KEYS: the record and its history; on one server also the changes and the index. ARGV: what must be stored
 # now (empty: nothing), what to store (empty: nothing), the client ID, the new history. A full server refuses
-# XADD, but not in a script that has called another command that writes: so keys can be deleted there. No id
+# XADD, but not in a script that has called another command that writes: so keys can be deleted there. No ID
 # is empty.
 _SWAP: Final = f"""
 local current = redis.pcall('GET', KEYS[1]) or ''
@@ -93,8 +93,8 @@ return found
 class KeyNames:
     """The names in Redis, and the commands on them.
 
-    The braces around an id keep it apart from the other names, and put everything of one client into one slot
-    of a cluster (except for ids that begin with a brace).
+    The braces around an ID keep it apart from the other names, and put everything of one client into one slot
+    of a cluster (except for IDs that begin with a brace).
     """
 
     def __init__(self, prefix: str) -> None:

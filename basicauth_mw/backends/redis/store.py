@@ -6,9 +6,9 @@ Its history is a string with ``:history`` added. Only a swap of the record write
 was read before as long as the record is. While a slot moves to another node of a cluster, and for IDs that
 begin with ``}``, the two are written one after the other.
 
-``<prefix>:1:index`` is a sorted set of ids, all with score 0, so ordered by bytes; ``<prefix>:1:changes`` is
+``<prefix>:1:index`` is a sorted set of IDs, all with score 0, so ordered by bytes; ``<prefix>:1:changes`` is
 a stream, and ``<prefix>:1:state`` a hash. ``<prefix>:1:{:failures}:...`` are hashes of failed requests. The
-braces keep ids apart from these names.
+braces keep IDs apart from these names.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class RedisStore:
         return [load_history(self._history(reply)) for reply in self._redis.read(*commands)]
 
     def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
-        """Store new keys. No id is announced: no process can have cached one of these keys."""
+        """Store new keys. No ID is announced: no process can have cached one of these keys."""
         made: list[bool] = []
         names = self._names
         for start in range(0, len(records), _BATCH):
@@ -164,7 +164,7 @@ class RedisStore:
                 before.append(names.mark_has_password())
             value = dump_key(record).encode()
         else:
-            # No id is empty: this only fails early if ZREM is not allowed, as the script for one server does.
+            # No ID is empty: this only fails early if ZREM is not allowed, as the script for one server does.
             before = [] if self.single_server else [names.index_remove(b"")]
             value = b""
         self._redis.do(*before, *announcement)
@@ -182,7 +182,7 @@ class RedisStore:
             if recreated is not None:  # perhaps indexed before it was removed from the index
                 self._redis.do(names.index_add([client_id]))
         else:
-            # A delete of the same id may have removed it from the index meanwhile.
+            # A delete of the same ID may have removed it from the index meanwhile.
             self._redis.do(*announcement, names.index_add([client_id]))
             self._prune_uses(client_id, record if expected else None)
         return True
@@ -327,7 +327,7 @@ class RedisStore:
     def _record(self, reply: object, client_id: str) -> StoredRecord | None:
         if is_wrong_type(reply):
             raise UnreadableRecord(
-                f"the stored key of {client_id!r} cannot be read: Redis holds another type there",
+                f"the stored key of {client_id!r} cannot be read: its value in Redis has another type",
                 client_id=client_id,
             )
         return load_for_lookup(None if reply is None else self._redis.check_type(reply, bytes), client_id)
@@ -344,4 +344,4 @@ class RedisStore:
 
 
 def _encoded(client_id: str) -> bytes:
-    return client_id.encode(errors="surrogatepass")  # no id contains a lone surrogate: not found
+    return client_id.encode(errors="surrogatepass")  # no ID contains a lone surrogate: not found

@@ -50,7 +50,7 @@ def check_files(path: Path, last_used: LastUsedFile) -> Iterator[StoreWarning]:
     try:
         last_used.check()
     except BackendUnavailable as exc:
-        message = f"it is not known when keys were last used: {exc}"
+        message = f"last-used times cannot be read: {exc}"
         yield StoreWarning("sqlite_last_used", message, f"rm {quote(str(last_used.path))}")
 
 

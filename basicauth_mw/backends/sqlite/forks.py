@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# What other threads do with a file takes milliseconds. If a disk hangs, the fork need not.
+# Other threads use a file for milliseconds. If a disk hangs, the fork does not wait for it.
 LONGEST_WAIT_S: Final = 5.0
 
 

@@ -97,7 +97,7 @@ class SqliteStore:
         """``get_nowait`` without decoding more than the secrets."""
         try:
             row = self._connections.read(partial(_get, client_id))
-        except UnicodeEncodeError:  # no id contains a lone surrogate
+        except UnicodeEncodeError:  # no ID contains a lone surrogate
             return None
         return load_for_lookup(None if row is None else row[0] or b"", client_id)  # NULL is no record
 
@@ -116,10 +116,10 @@ class SqliteStore:
     def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
         histories = changes or [()] * len(records)
         rows = [(record, _row(record, each)) for record, each in zip(records, histories, strict=True)]
-        # In the order of the ids, so that each page of the index changes once.
+        # In the order of the IDs, so that each page of the index changes once.
         rows.sort(key=lambda row: row[0].client_id)
         new = self._write(partial(_add, rows))
-        # Only the first of equal ids was written.
+        # Only the first of equal IDs was written.
         return [new.pop(record.client_id, None) is not None for record in records]
 
     def history(self, client_ids: Sequence[str], /) -> list[list[Change]]:
@@ -164,7 +164,7 @@ class SqliteStore:
         is_complete = rows[0][:2] == at
         encoded = [client_id for _, _, client_id in rows[1:] if client_id is not None] if is_complete else []
         ids = tuple(client_id for each in encoded if (client_id := _decode(each)) is not None)
-        if len(ids) < len(encoded):  # an id that cannot be decoded may be any
+        if len(ids) < len(encoded):  # an ID that cannot be decoded may be any
             is_complete = False
         has_passwords = connection.execute(_HAS_PASSWORDS).fetchone() is not None
         return Changes(
@@ -194,14 +194,16 @@ class SqliteStore:
         """
         found = list(check_files(self._path, self._last_used))
         if count := self._undecodable_ids():
-            message = f"{self._path} has keys with damaged ids ({count}), which cannot be used or listed"
+            message = (
+                f"{self._path} has keys with damaged client IDs ({count}), which cannot be used or listed"
+            )
             remedy = "restore the file from a backup, or create them again"
             found.append(StoreWarning("sqlite_damaged_ids", message, remedy))
         return found
 
     def _undecodable_ids(self) -> int:
         """The number of damaged client IDs; 0 if the file cannot be read, which is reported elsewhere."""
-        # Only ids beyond ASCII can be damaged, and few are.
+        # Only IDs beyond ASCII can be damaged, and few are.
         query = "SELECT client_id FROM keys WHERE client_id GLOB ?"
         try:
             return sum(_decode(encoded) is None for (encoded,) in self._rows(query, "*[^\x01-\x7f]*"))
@@ -246,16 +248,16 @@ def _put(
 
 
 def _add(rows: Sequence[tuple[Key, _Row]], connection: sqlite3.Connection) -> dict[str, int]:
-    """Insert new keys, and index them; return the ids of those that were inserted, with their numbers."""
+    """Insert new keys, and index them; return the IDs of those that were inserted, with their numbers."""
     last = connection.execute("SELECT coalesce(max(seq), 0) FROM keys").fetchone()
     insert = f"{_INSERT} ON CONFLICT (client_id) DO NOTHING"
     connection.executemany(insert, [row for _, row in rows])
     inserted = connection.execute("SELECT client_id, seq FROM keys WHERE seq > ?", last)
     new = {client_id.decode(): seq for client_id, seq in inserted}
     if new:
-        records = {record.client_id: record for record, _ in reversed(rows)}  # the first of equal ids
+        records = {record.client_id: record for record, _ in reversed(rows)}  # the first of equal IDs
         _index(connection, [(seq, records[client_id]) for client_id, seq in new.items()])
-        # No id is announced: only found keys are cached, so no cache can hold one of these. But the history
+        # No ID is announced: only found keys are cached, so no cache can hold one of these. But the history
         # of the file goes on, so that a file without these keys is recognized as another.
         _announce(connection, None)
     return new

@@ -1,4 +1,4 @@
-"""What one line of each import format means.
+"""Parses one line of each import format.
 
 A parser returns a key; or a ``PasswordRow``, whose password is hashed later, because that takes long; or None
 for a line without a key. For any other line it raises ``InvalidKey``, with a message that repeats nothing of
@@ -122,7 +122,7 @@ class CsvParser:
             names = ",".join(sorted(self._columns, key=self._columns.__getitem__))
             raise InvalidKey(f"expected the columns {names}{hint}")
         if text.startswith("#"):
-            raise InvalidKey("starts with #, but CSV has no comments: remove the line, or quote the id")
+            raise InvalidKey("starts with #, but CSV has no comments: remove the line, or quote the ID")
         client_id, secret = row[self._columns["id"]], row[self._columns["secret"]]
         has_spaces = _has_outer_spaces(client_id, text) or _has_outer_spaces(secret, text)
         is_hash = looks_hashed(secret)
@@ -143,7 +143,7 @@ class CsvParser:
         return PasswordRow(client_id, secret, fields)
 
     def _parse_fields(self, row: Sequence[str]) -> dict[str, Any]:
-        """The values of the columns other than id and secret, without empty ones."""
+        """The values of the columns other than ID and secret, without empty ones."""
         fields: dict[str, Any] = {}
         for column, index in self._columns.items():
             value = row[index].strip()
@@ -173,7 +173,7 @@ def split_row(text: str) -> list[str]:
         (row,) = csv.reader([text], strict=True)
     except (csv.Error, ValueError) as exc:
         if "field limit" in str(exc):
-            raise InvalidKey("a value is far longer than an id or a secret may be") from None
+            raise InvalidKey("a value is far longer than an ID or a secret may be") from None
         raise InvalidKey("not CSV: a quote or a line break in the wrong place") from None
     return row
 
@@ -185,7 +185,7 @@ def _parse_header(row: Sequence[str], text: str) -> dict[str, int] | None:
     ids = [index for index, name in enumerate(names) if name in _ID_COLUMNS]
     pairs = [(one, other) for one in ids for other in secrets if one != other]
     if pairs:
-        # "name" is the id only if no other column is.
+        # "name" is the ID only if no other column is.
         client_id, secret = min(pairs, key=lambda pair: names[pair[0]] == "name")
         columns = {"id": client_id, "secret": secret}
         for index, name in enumerate(names):

@@ -3,7 +3,7 @@
 The input is read in batches. Each one is written and reported before the next one is read, so the report
 always says how far the import has come. Only passwords are hashed in other threads: parsing in one thread and
 writing in another was measured to be slower, with SQLite and with Redis. An export is read twice: nothing is
-written until it has been checked to its last line. In the other formats, every line stands for itself. Errors
+written until it has been checked to its last line. In the other formats, each line is independent. Errors
 give line numbers and reasons, never a secret or a hash.
 """
 

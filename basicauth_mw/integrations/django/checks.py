@@ -68,7 +68,7 @@ def check_deployment(**_kwargs: Any) -> Iterator[CheckMessage]:
     if not ours.require_https and not settings.SECURE_SSL_REDIRECT:
         yield _warning(
             "W003",
-            "API keys are also accepted over plain http.",
+            "API keys are also accepted over plain HTTP.",
             "Set BASICAUTH_REQUIRE_HTTPS = True, and SECURE_PROXY_SSL_HEADER behind a proxy.",
         )
 

@@ -53,7 +53,7 @@ def read_configuration() -> tuple[Any, Settings]:
 
 
 def build_authenticator() -> Authenticator[HttpRequest]:
-    """An authenticator with the configuration from ``settings.BASICAUTH_*``."""
+    """Create an authenticator with the configuration from ``settings.BASICAUTH_*``."""
     return Authenticator(DjangoRequest(), *read_configuration(), {})
 
 

@@ -4,7 +4,7 @@ There are two kinds of hash. A generated secret has 256 bits of entropy, so one 
 (``digest.py``). A password needs a deliberately slow hash: Argon2id, or bcrypt for imported keys
 (``password.py``). ``formats.py`` recognizes and validates stored hashes of both kinds.
 
-The cost of a refusal must not depend on the record, or it would reveal whether an id exists. So a refusal
+The cost of a refusal must not depend on the record, or it would reveal whether an ID exists. So a refusal
 computes the same number of digests and comparisons whatever was found, and at most one password hash, of the
 record or of a decoy.
 """

@@ -4,7 +4,7 @@ A digest is BLAKE2b (RFC 7693) with a salt, and a key if there is a pepper::
 
     $bamw1$<pepper id>$<salt>$<digest>
 
-Without a pepper the pepper id is 0. All secrets of a key share one salt, so verification computes one digest
+Without a pepper the pepper ID is 0. All secrets of a key share one salt, so verification computes one digest
 however many there are.
 """
 
@@ -74,7 +74,7 @@ class Hasher:
             digests under random keys that are stored nowhere.
 
     Attributes:
-        decoy_secrets: Verified for unknown ids, so that they cost the same as known ones. No secret matches.
+        decoy_secrets: Verified for unknown IDs, so that they cost the same as known ones. No secret matches.
     """
 
     def __init__(self, peppers: Sequence[bytes] = (), *, volatile: bool = False) -> None:

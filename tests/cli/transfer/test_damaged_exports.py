@@ -122,7 +122,7 @@ def test_an_invalid_key_creates_no_file(
 
 def test_a_backend_in_memory_is_refused(cli: Callable[..., Done], file: Path) -> None:
     file.write_bytes(generated_lines(1))
-    line = "the keys of memory: end with this command: use a backend that stores them"
+    line = "the keys in memory: are lost when this command ends: use a backend that stores them"
 
     cli("keys", "import", str(file), "--backend", "memory:").failed_with(line)
     cli("keys", "create", "--backend", "memory:").failed_with(line)

@@ -306,7 +306,7 @@ def test_a_field_that_is_far_too_long_is_named_as_such(
 
     done = cli("keys", "import", str(file))
 
-    assert done.err.startswith("error: line 2: a value is far longer than an id or a secret may be\n")
+    assert done.err.startswith("error: line 2: a value is far longer than an ID or a secret may be\n")
     assert CANARY not in done.err
 
 
