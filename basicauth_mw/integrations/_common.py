@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigurationError, InvalidKey, MissingExtra
 from ..keys.validation import check_scopes
+from ..runtime.extras import is_absent
 from ..settings import FIELDS, Settings
 from ..settings.sources import ENV_PREFIX
 
@@ -43,7 +44,7 @@ def require_framework(module: str, package: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as exc:
-        if exc.name != module:
+        if not is_absent(module, exc):
             raise
         raise MissingFramework(module, package) from exc
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -21,9 +22,15 @@ def require(module: str, *, extra: str) -> Any:
     Raises:
         MissingExtra: It is not installed. An error inside an installed module is raised as it is.
     """
+    package = module.partition(".")[0]
     try:
         return import_module(module)
     except ModuleNotFoundError as exc:
-        if exc.name != module.partition(".")[0]:
-            raise  # something inside it is broken; do not call that "not installed"
-        raise MissingExtra(module.partition(".")[0], extra) from exc
+        if not is_absent(package, exc):
+            raise
+        raise MissingExtra(package, extra) from exc
+
+
+def is_absent(package: str, exc: ModuleNotFoundError) -> bool:
+    """Whether an import failed because ``package`` is not installed, and not because it is broken."""
+    return (exc.name or "").partition(".")[0] == package and sys.modules.get(package) is None
