@@ -65,7 +65,7 @@ class DashboardApp:
         elif request.path.startswith("/static/"):
             response = static_file(request)
         elif not request.may_read and request.path != "/sign-out":
-            response = self._handlers.page(request, "forbidden.html", status=403)
+            response = self._handlers.page(request, "forbidden.html", PageProblem(403, "forbidden"))
         else:
             response = self._dispatch(request)
         if request.method == "HEAD":

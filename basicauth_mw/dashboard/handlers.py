@@ -57,27 +57,15 @@ class Handlers:
         }
 
     def page(
-        self,
-        request: DashboardRequest,
-        template: str,
-        problem: PageProblem | None = None,
-        status: int = 200,
-        **context: Any,
+        self, request: DashboardRequest, template: str, problem: PageProblem | None = None, **context: Any
     ) -> Response:
         """Render a page; ``problem``, if any, gives the status and more headers."""
-        markup = render_template(
-            template,
-            request=request,
-            writable=self.writable and request.may_change,
-            may_create=self.writable,
-            problem=problem,
-            errors=problem.errors if problem else {},
-            **context,
-        )
+        may_change = self.writable and request.may_change
+        shown = problem or PageProblem(200, "")
+        context.update(request=request, problem=problem, errors=shown.errors)
+        markup = render_template(template, writable=may_change, may_create=self.writable, **context)
         body = markup.encode("utf-8", "backslashreplace")  # foreign records may hold lone surrogates
-        if problem:
-            return HTMLResponse(body, problem.status, {**security_headers(), **problem.headers})
-        return HTMLResponse(body, status, security_headers())
+        return HTMLResponse(body, shown.status, {**security_headers(), **shown.headers})
 
     # --- CSRF tokens
 
