@@ -32,7 +32,7 @@ def block(results: str) -> str:
         f"uvicorn it takes {bare} % of the server's CPU time around a bare app, {fastapi} % around FastAPI."
     )
     revoke = (
-        f"- **A revoked key** was refused by all of four workers after {_slowest(results)} ms (99th "
+        f"- **A revoked key** was refused by all four workers after {_slowest(results)} ms (99th "
         "percentile; uvicorn and gunicorn, SQLite, Redis and Postgres). The limit is 250 ms while the store "
         "is healthy, and `cache_ttl_s` if it is not."
     )

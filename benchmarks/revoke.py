@@ -1,4 +1,4 @@
-"""How long after a revoke do all of four workers refuse the key?
+"""How long after a revocation do all four workers refuse the key?
 
 Worker processes of uvicorn and gunicorn, keys in SQLite, Redis and Postgres, revoked by another process.
 Each worker has cached the key. The time is from just before the call of ``revoke`` to the first refusal that

@@ -105,9 +105,9 @@ def measured(quick: bool) -> Outcome:
                 f"Under {server}, paired",
                 ["", "unprotected / protected, CPU per request", "unprotected: us", "added us (quartiles)"],
                 [[name, *pair.row()] for name, pair in named.items()],
-                f"1 is free. {rounds} rounds of {seconds:g} s, {CONNECTIONS[server]} connections to each "
-                "server, valid and cached credentials, default settings, one core for both servers. Control: "
-                f"{control:.3f}, {'**outside' if server in void else 'within'} 0.97..1.03"
+                f"1 means no cost. {rounds} rounds of {seconds:g} s, {CONNECTIONS[server]} connections to "
+                "each server, valid and cached credentials, default settings, one core for both servers. "
+                f"Control: {control:.3f}, {'**outside' if server in void else 'within'} 0.97..1.03"
                 f"{': void.**' if server in void else '.'} The added microseconds are several times those in "
                 "a loop in one process, since the server's own code evicts the middleware's from the "
                 "processor's caches.",

@@ -192,7 +192,6 @@ class VerificationCache:
                 client.valid = False
 
     def clear(self) -> None:
-        """End every entry."""
         with self._lock:
             self._epoch += 1
             self._entries.clear()

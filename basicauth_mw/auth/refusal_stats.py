@@ -55,7 +55,6 @@ class RefusalStats:
         self._since = datetime.fromtimestamp(now, UTC)
 
     def count(self, reason: str) -> None:
-        """Count one refusal."""
         with self._lock:
             self._totals[reason] = self._totals.get(reason, 0) + 1
             if int(self._wall_clock()) // 60 != self._minute:

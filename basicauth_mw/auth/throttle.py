@@ -91,7 +91,6 @@ class Throttle:
         self._is_shared = True
 
     def clear(self) -> None:
-        """Drop all counters."""
         self.blocked: dict[bytes, float] = {}
         self._groups: dict[bytes, _Group] = {}  # the longest idle first
         self._tracked = 0  # counters in all groups
@@ -295,7 +294,6 @@ class FailureThrottle:
             return blocked.throttle.take_first_refusal(blocked.counter)
 
     def record(self, address: str, client_id: str | None) -> None:
-        """Count a failure."""
         group, pair = self._digests(address, client_id)
         with self._lock:
             if self._by_address is not None and self._by_address.record(group, group):

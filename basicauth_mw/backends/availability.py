@@ -61,7 +61,6 @@ class CircuitBreaker:
             raise BackendUnavailable("it did not respond a moment ago")
 
     def record_success(self) -> None:
-        """The store responded."""
         self._success_at = time.monotonic()
         self._failures = 0
         self.is_open = False

@@ -167,7 +167,6 @@ class StoredRecord(NamedTuple):
 
 
 def stored_secret(secret: Secret) -> StoredSecret:
-    """A secret as it is stored."""
     expires_at = None if secret.expires_at is None else to_microseconds(secret.expires_at)
     return StoredSecret(secret.hash, to_microseconds(secret.created_at), expires_at)
 
@@ -250,7 +249,6 @@ def as_key(found: Key | StoredRecord | None) -> Key | None:
 
 
 def _members(text: str, client_id: str) -> dict[str, Any]:
-    """Decode a record; check its version and its client."""
     check_depth(text)
     record, end = _decode(text, 0)
     if end != len(text):
@@ -317,7 +315,6 @@ def to_microseconds(time: datetime) -> int:
 
 
 def from_microseconds(microseconds: int) -> datetime:
-    """The time, in UTC."""
     return _EPOCH + microseconds * _MICROSECOND
 
 

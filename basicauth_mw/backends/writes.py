@@ -154,7 +154,6 @@ def announce(store: Store, client_id: str) -> None:
 
 
 def not_found(client_id: str) -> KeyNotFound:
-    """The error for an unknown ID."""
     return KeyNotFound(f"there is no key with the client ID {client_id!r}")
 
 

@@ -70,7 +70,6 @@ def isoformat(value: datetime | None) -> str | None:
 
 
 def current_state(key: Key) -> str:
-    """``active``, ``expired``, ``disabled`` or ``revoked``."""
     return lifecycle.state_of(key, utcnow())
 
 

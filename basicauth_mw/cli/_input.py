@@ -123,7 +123,6 @@ def stdin_is_terminal() -> bool:
 
 
 def stdin() -> BinaryIO:
-    """Return the standard input."""
     if sys.stdin is None:
         raise CommandError("standard input is closed")
     return sys.stdin.buffer

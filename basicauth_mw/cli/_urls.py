@@ -61,7 +61,6 @@ def _redis_location(url: str) -> str:
 
 
 def _postgres_location(url: str) -> str:
-    """Hosts and database."""
     from ..backends.postgres.url import parse_url as parse_postgres_url  # imports psycopg
 
     target = parse_postgres_url(url)

@@ -85,7 +85,6 @@ def root(
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line."""
     if sys.stdout is None or sys.stderr is None:
         return FAILED  # closed by the caller: a new secret, which is shown once, would be lost
     for stream in (sys.stdout, sys.stderr):

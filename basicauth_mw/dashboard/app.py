@@ -59,7 +59,6 @@ class DashboardApp:
         self.routes = self._handlers.routes() | self._changing
 
     def respond(self, request: DashboardRequest) -> Response:
-        """Return the response to a request."""
         if request.path == "":
             response: Response = see_other(request.link("/"))
         elif request.path.startswith("/static/"):

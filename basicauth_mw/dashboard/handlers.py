@@ -159,7 +159,6 @@ class Handlers:
     def call_context(
         self, request: DashboardRequest, fields: Mapping[str, str], issued: Issued | None = None
     ) -> dict[str, Any]:
-        """Return the variables of ``_call.html``."""
         endpoints = self._endpoints(request)
         context = call_context(fields, endpoints, request.origin, request.base, self._scheme, issued)
         return {**context, "token": self.make_token(request, "/call")}

@@ -93,7 +93,6 @@ class Cursor:
         }
 
     def first(self) -> Cursor:
-        """Return the cursor of the first page."""
         return replace(self, after="", history=())
 
     def next(self, last: str) -> Cursor:

@@ -45,7 +45,6 @@ class Endpoint:
 
     @property
     def label(self) -> str:
-        """Identifies the endpoint."""
         return f"{self.method} {self.path}"
 
 

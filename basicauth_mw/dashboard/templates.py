@@ -52,7 +52,6 @@ def _printf(text: str) -> str:
 
 
 def render_template(template: str, **context: Any) -> str:
-    """Render a template."""
     return environment.get_template(template).render(**context)
 
 

@@ -101,7 +101,6 @@ def add_security(document: JsonObject, settings: Settings, *, validation_status:
 
 
 def _statuses(settings: Settings) -> list[int]:
-    """The statuses of the middleware's responses."""
     return [
         401,
         403,

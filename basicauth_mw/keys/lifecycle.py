@@ -101,7 +101,6 @@ class NewSecret:
         return hashed
 
     def is_password(self, hashed: str) -> bool:
-        """Whether a hash is that of a password."""
         return self._hasher.is_password(hashed)
 
     def matches_any(self, secrets: Sequence[Secret]) -> bool:

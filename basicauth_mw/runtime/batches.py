@@ -83,7 +83,6 @@ def _closed() -> BackendUnavailable:
 def _settle(
     batch: dict[K, list[asyncio.Future[tuple[V] | Exception]]], outcome: Sequence[V] | Exception
 ) -> None:
-    """Give each caller its value, or the error."""
     for index, futures in enumerate(batch.values()):
         result = outcome if isinstance(outcome, Exception) else (outcome[index],)
         for future in futures:

@@ -41,7 +41,6 @@ class ThreadLocalRegistry(Generic[T]):
         return value
 
     def values(self) -> list[T]:
-        """The resources of all threads."""
         return list(self._values.values())
 
     def _reset(self) -> None:

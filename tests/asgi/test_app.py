@@ -200,7 +200,7 @@ def test_the_app_sees_the_principal(middleware: BasicAuthMiddleware, app: App, i
 def test_an_identity_that_came_in_is_replaced(
     app: App, backend: Backend, issued: Issued, kind: str, open_path: bool
 ) -> None:
-    """An identity set by an outer layer or a client never survives, on an open path neither."""
+    """An identity set by an outer layer or a client never survives, not even on an open path."""
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(exclude=("/open",)))
     forged = Principal("root", scopes=frozenset({"admin"}))
     make = http_scope if kind == "http" else websocket_scope

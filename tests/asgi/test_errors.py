@@ -93,7 +93,7 @@ MAPPED = {
     "value": (ValueError(), 500, "internal_error"),
     "os": (OSError("/etc/shadow"), 500, "internal_error"),
     "connection": (ConnectionResetError(), 500, "internal_error"),
-    "time-out": (TimeoutError("db.internal"), 504, "timeout"),
+    "timeout": (TimeoutError("db.internal"), 504, "timeout"),
     "own status": (OwnError("words"), 409, "own"),
     "no status": (Plain("words"), 500, "internal_error"),
     "rejected without a status": (Rejected("words"), 500, "internal_error"),
@@ -101,9 +101,9 @@ MAPPED = {
     "backend": (BackendUnavailable("redis.internal:6379"), 503, "backend_unavailable"),
     "overloaded": (Overloaded("words"), 503, "overloaded"),
     "group": (ExceptionGroup("words", [Boom(), Boom()]), 500, "internal_error"),
-    "group of one time-out": (ExceptionGroup("words", [TimeoutError()]), 504, "timeout"),
+    "group of one timeout": (ExceptionGroup("words", [TimeoutError()]), 504, "timeout"),
     "group in a group": (ExceptionGroup("a", [ExceptionGroup("b", [OwnError()])]), 409, "own"),
-    "group of two time-outs": (ExceptionGroup("a", [TimeoutError(), TimeoutError()]), 500, "internal_error"),
+    "group of two timeouts": (ExceptionGroup("a", [TimeoutError(), TimeoutError()]), 500, "internal_error"),
     "stop": (StopAsyncIteration(), 500, "internal_error"),
 }
 ROUTINE = {

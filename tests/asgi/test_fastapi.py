@@ -193,7 +193,7 @@ def test_an_exception_becomes_json_and_is_reraised(
     assert records == [("basicauth_mw", "WARNING")]
 
 
-def test_a_time_out_in_a_route_is_a_504(get: Callable[..., Exchange]) -> None:
+def test_a_timeout_in_a_route_is_a_504(get: Callable[..., Exchange]) -> None:
     """As with a bare app."""
     seen = get("/timeout")
 

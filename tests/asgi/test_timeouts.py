@@ -178,7 +178,7 @@ def test_a_start_ends_the_time_limit(
 def test_the_504_does_not_wait_for_a_handler_that_ignores_cancellation(
     timed: Callable[..., Awaitable[None]], caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
-    """The 504 is sent at once; the handler is awaited, and its later messages are dropped."""
+    """The 504 is sent immediately; the handler is awaited, and its later messages are dropped."""
 
     async def main() -> Server:
         server, release = Server(), asyncio.Event()
@@ -407,7 +407,7 @@ def test_an_apps_own_cancellation_is_not_a_timeout(timed: Callable[..., Awaitabl
     assert server_seen == []
 
 
-def test_a_time_out_meets_a_client_that_has_gone(timed: Callable[..., Awaitable[None]]) -> None:
+def test_a_timeout_meets_a_client_that_has_gone(timed: Callable[..., Awaitable[None]]) -> None:
     """The 504 cannot be sent, and that is not an error."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

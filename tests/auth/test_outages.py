@@ -157,7 +157,7 @@ DAMAGED: dict[str, Key] = {
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("exc", EXCEPTIONS, ids=repr)
 def test_whatever_a_store_raises_is_an_outage(app: App, store: Any, exc: Exception) -> None:
-    """503 at once, never 401, never 500, and the app is not called."""
+    """503 immediately, never 401, never 500, and the app is not called."""
     backend = store(raising(exc))
     middleware = BasicAuthMiddleware(app, backend, settings=Settings(backend_deadline_s=2))
     began = time.monotonic()

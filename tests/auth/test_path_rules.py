@@ -556,7 +556,7 @@ def test_nothing_is_open_below_an_unknown_mount() -> None:
 
 
 def test_include_may_name_everything() -> None:
-    """It is the default, said aloud."""
+    """It equals the default."""
     assert path_entry_error("/*", opens=False) == ""
     assert {PathRules(include=["/*"]).access(path) for path in ("", "/", "/x", "/x/y", "*")} == {"protected"}
 

@@ -64,7 +64,7 @@ def test_every_error_has_a_published_response(kind: type[BasicAuthError]) -> Non
 @pytest.mark.proves("P7")
 @pytest.mark.parametrize("exc", [ValueError("inner"), OSError(5, "inner", "/etc/x"), KeyError("inner")])
 def test_a_foreign_exception_is_an_internal_error(exc: Exception) -> None:
-    """No detail of it is in the response, its class name neither."""
+    """The response contains no detail of it, not even its class name."""
     response = render(to_problem(exc), request_id="r", challenges=("c",))
 
     assert response.status == 500

@@ -288,7 +288,7 @@ def test_a_failure_counted_while_a_block_ends_is_not_lost() -> None:
 
 
 def test_threads_lose_no_failure() -> None:
-    """Failures recorded by many threads at once are all counted."""
+    """Failures recorded concurrently by many threads are all counted."""
 
     def fail_often(throttle: FailureThrottle) -> None:
         for _ in range(500):

@@ -84,7 +84,7 @@ def test_changes_are_published(store: Watched, feed: ChangeFeed, subscriber: Sub
 
 
 def test_an_older_reply_does_not_replace_a_newer_one(store: Watched, feed: ChangeFeed) -> None:
-    """Two queries at once, of which the first is answered last."""
+    """Two concurrent queries, of which the first gets its reply last."""
     feed.refresh()
     assert not feed.has_password_hashes
     outdated = store.changes(None)

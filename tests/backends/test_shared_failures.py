@@ -144,7 +144,7 @@ def test_during_an_outage_each_process_counts_alone(
     assert second.is_blocked()
 
 
-def test_a_process_without_the_right_does_not_ask_again(
+def test_a_process_without_permission_does_not_try_again(
     processes: list[Process], store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "basicauth_mw")

@@ -81,7 +81,7 @@ async def async_scoped(request: HttpRequest) -> HttpResponse:
 
 RAISED: dict[str, Exception] = {
     "boom": Boom("inside"),
-    "time-out": TimeoutError(),
+    "timeout": TimeoutError(),
     "missing": Http404(),
     "denied": PermissionDenied(),
     "suspicious": SuspiciousOperation(),

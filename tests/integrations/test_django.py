@@ -385,7 +385,7 @@ def test_an_exception_becomes_json(get: Get, prefix: str, caplog: pytest.LogCapt
     got_request_exception.connect(receiver)
     try:
         failed = get(f"{prefix}/boom")
-        late = get(f"{prefix}/time-out")
+        late = get(f"{prefix}/timeout")
     finally:
         got_request_exception.disconnect(receiver)
 
@@ -396,7 +396,7 @@ def test_an_exception_becomes_json(get: Get, prefix: str, caplog: pytest.LogCapt
     logged = [record for record in caplog.records if record.name == "django.request"]
     assert [(record.getMessage(), record.exc_info[0]) for record in logged if record.exc_info] == [
         (f"Internal Server Error: {prefix}/boom", django_site.Boom),
-        (f"Gateway Timeout: {prefix}/time-out", TimeoutError),
+        (f"Gateway Timeout: {prefix}/timeout", TimeoutError),
     ]
     assert len(logged) == 2
 

@@ -70,7 +70,7 @@ def use_requests(url: str, scheme: str, key: Key) -> int:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("client", [curl, use_httpx, use_requests])
-def test_a_key_in_its_life(running: Running, client: Callable[[str, str, Key], int], scheme: str) -> None:
+def test_the_life_of_a_key(running: Running, client: Callable[[str, str, Key], int], scheme: str) -> None:
     def use(key: Key) -> None:
         status = client(running.url, scheme, key)
         if status == 401:

@@ -79,7 +79,7 @@ def test_the_client_of_the_sdk(running: Running, mode: Any) -> None:
 
 
 @MODES
-def test_a_key_in_its_life(running: Running, mode: Any) -> None:
+def test_the_life_of_a_key(running: Running, mode: Any) -> None:
     """Both clients report a refusal as an error without its status."""
 
     async def call(key: Key) -> None:

@@ -43,7 +43,7 @@ def test_completions_and_models(running: Running) -> None:
         assert completion.choices[0].message.content == "four words to repeat"
 
 
-def test_a_key_in_its_life(running: Running) -> None:
+def test_the_life_of_a_key(running: Running) -> None:
     """One client object, whose key is replaced while it runs."""
     with new_client(running, "none yet") as client:
 

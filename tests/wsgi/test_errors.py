@@ -37,7 +37,7 @@ early = pytest.mark.parametrize("raising", EARLY, ids=lambda make: make.__name__
     ("exc", "line", "code"),
     [
         pytest.param(Boom("inside"), "500 Internal Server Error", "internal_error", id="any"),
-        pytest.param(TimeoutError("inside"), "504 Gateway Timeout", "timeout", id="time-out"),
+        pytest.param(TimeoutError("inside"), "504 Gateway Timeout", "timeout", id="timeout"),
         pytest.param(InsufficientScope("inside"), "403 Forbidden", "insufficient_scope", id="scope"),
         pytest.param(
             BackendUnavailable("inside"), "503 Service Unavailable", "backend_unavailable", id="503"

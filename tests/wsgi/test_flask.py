@@ -41,7 +41,7 @@ def app() -> Flask:
     def raises() -> str:
         raise Boom("inside")
 
-    @app.get("/time-out")
+    @app.get("/timeout")
     def time_out() -> str:
         raise TimeoutError
 
@@ -124,7 +124,7 @@ def test_a_view_responds(wrapped: WsgiApp, issued: Issued) -> None:
 
 @pytest.mark.parametrize(
     ("path", "status", "code"),
-    [("/raise", 500, "internal_error"), ("/time-out", 504, "timeout"), ("/scope", 403, "insufficient_scope")],
+    [("/raise", 500, "internal_error"), ("/timeout", 504, "timeout"), ("/scope", 403, "insufficient_scope")],
 )
 def test_an_exception_becomes_json(
     wrapped: WsgiApp, issued: Issued, path: str, status: int, code: str

@@ -339,7 +339,7 @@ def raising(exc: BaseException) -> Any:
     [
         pytest.param(raising(BackendUnavailable("down")), id="unavailable"),
         pytest.param(raising(OSError("refused")), id="os-error"),
-        pytest.param(raising(TimeoutError("slow")), id="time-out"),
+        pytest.param(raising(TimeoutError("slow")), id="timeout"),
         pytest.param(raising(KeyError("x")), id="key-error"),
         pytest.param(raising(StopIteration(Key(client_id="ci"))), id="stop-iteration"),
         pytest.param(raising(RuntimeError("hunter2")), id="anything"),

@@ -306,7 +306,6 @@ class PostgresStore:
         return made
 
     def _rows(self, statement: str, values: Sequence[Value], *, writing: bool = False) -> list[Row]:
-        """The rows that one statement returns."""
         work = partial(_select, statement, values, "")
         return self._run(partial(self._threads.run_admin, work, _ADMIN_TIMEOUT_S), writing=writing)
 

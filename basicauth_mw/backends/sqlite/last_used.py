@@ -104,7 +104,6 @@ class LastUsedFile:
         self._execute(f"{_DELETE} AND secret NOT IN ({kept}) AND {_IS_EARLIER}", key.client_id)
 
     def delete(self, client_id: str) -> None:
-        """Delete the uses of a client."""
         self._execute(_DELETE, client_id)
 
     def check(self) -> None:

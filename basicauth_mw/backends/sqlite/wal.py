@@ -30,12 +30,10 @@ _TICKS_S: Final = 0.025
 
 
 def log_of(path: Path) -> Path:
-    """Path of the log of a file."""
     return path.with_name(f"{path.name}-wal")
 
 
 def index_of(path: Path) -> Path:
-    """Path of the index of that log."""
     return path.with_name(f"{path.name}-shm")
 
 

@@ -52,7 +52,6 @@ class PasswordRow:
 
 
 def make_key(client_id: str, hashed: str, **fields: Any) -> Key:
-    """Return a new key with one secret."""
     now = utcnow()
     return Key(client_id, created_at=now, secrets=(Secret(hashed, created_at=now),), **fields)
 
@@ -104,7 +103,6 @@ class CsvParser:
         self._columns = {"id": 0, "secret": 1}
 
     def parse(self, text: str) -> Key | PasswordRow | None:
-        """Parse a line."""
         row = split_row(text)
         if self._is_first and (header := _parse_header(row, text)) is not None:
             self._columns = header
@@ -165,7 +163,6 @@ def parse_htpasswd(text: str) -> Key | None:
 
 
 def split_row(text: str) -> list[str]:
-    """Split a line of CSV."""
     # Without quotes, every comma ends a value, and this is several times as fast as the csv module.
     if '"' not in text and "\r" not in text and len(text) <= csv.field_size_limit():
         return text.split(",")

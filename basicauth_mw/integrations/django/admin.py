@@ -378,13 +378,11 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return self.redirect("change", object_id)
 
     def render(self, request: Any, template: str, title: str, status: int = 200, **context: Any) -> Any:
-        """Render one of our templates."""
         request.current_app = self.admin_site.name
         context.update(self.admin_site.each_context(request), title=title, opts=self.opts)
         name = f"admin/basicauth_mw/apikey/{template}"
         return TemplateResponse(request, name, context, status=status)
 
     def redirect(self, page: str, *args: str) -> HttpResponseRedirect:
-        """Redirect to a page of this section."""
         name = f"admin:basicauth_mw_apikey_{page}"
         return HttpResponseRedirect(reverse(name, args=args, current_app=self.admin_site.name))

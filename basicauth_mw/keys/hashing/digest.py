@@ -196,7 +196,6 @@ class Hasher:
         return f"{DIGEST_SCHEME}{pepper}${salt}${self._blake2b(secret.encode(), pepper, salt)}"
 
     def _parse_prefix(self, prefix: str) -> tuple[str, str]:
-        """Pepper and salt of a prefix."""
         match = DIGEST_PREFIX_RE.fullmatch(prefix)
         if match is None or not self._knows(match[1]):
             raise UnreadableRecord("a stored hash is damaged, or its pepper is not configured")

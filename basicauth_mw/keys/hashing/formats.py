@@ -79,7 +79,6 @@ def looks_hashed(text: str) -> bool:
 
 
 def unsupported_scheme(name: str) -> InvalidKey:
-    """The error for a hash of an unsupported scheme."""
     return InvalidKey(f"hashes of this kind are not accepted, only Argon2id and bcrypt (htpasswd -B): {name}")
 
 

@@ -193,7 +193,7 @@ def test_an_update_may_require_a_version(backend: Backend, events: Callable[...,
 
 @pytest.mark.parametrize("name", ["disable", "enable", "revoke", "end_secret"])
 def test_other_changes_may_require_a_version(name: str, backend: Backend, events: Callable[..., Any]) -> None:
-    """Somebody disables the key meanwhile, which an old form does not undo."""
+    """Another user disables the key in the meantime, which an old form does not undo."""
     seen = backend.create(client_id="ci").key
     given = [seen.secrets[0].created_at] if name == "end_secret" else []
     change = getattr(backend, name)

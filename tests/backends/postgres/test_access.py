@@ -112,7 +112,7 @@ def test_a_reader_without_the_last_grant(server: PostgresServer) -> None:
 
 
 def test_a_read_only_session(server: PostgresServer) -> None:
-    """``default_transaction_read_only`` is as good as missing grants."""
+    """``default_transaction_read_only`` has the same effect as missing grants."""
     server.execute("ALTER ROLE keys_manager SET default_transaction_read_only = on")
     try:
         with closing(store_of(server, "keys_manager")) as store:

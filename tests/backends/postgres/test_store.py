@@ -440,7 +440,7 @@ def test_statements_of_clients_that_gave_up_end_on_the_server(server: PostgresSe
 
 
 def test_a_key_is_replaced_by_its_version_only(store: PostgresStore, other: PostgresStore) -> None:
-    """The loser of two changes at once writes nothing, whatever the isolation level of the database."""
+    """The loser of two concurrent changes writes nothing, whatever the isolation level of the database."""
     assert store.put(key("id"), None)
     outcomes: list[bool] = []
 

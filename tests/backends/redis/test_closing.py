@@ -41,7 +41,7 @@ def open_files() -> int:
 # --- threads
 
 
-def test_close_fails_pending_lookups_at_once() -> None:
+def test_close_fails_pending_lookups_immediately() -> None:
     dribbler = Dribbler(b"$")
     store = RedisStore(f"redis://127.0.0.1:{dribbler.port}", deadline_s=5)
 

@@ -138,7 +138,7 @@ def test_lookups_of_one_iteration_are_sent_together(store: RedisStore, redis_clu
 
 
 def test_equal_lookups_are_sent_once(store: RedisStore, redis_cluster: RedisCluster) -> None:
-    """However many requests of one client come at once."""
+    """However many concurrent requests one client sends."""
     assert store.put(Key("id"), None)
     node = redis_cluster.node_of(store._names.record(b"id"))
 
@@ -380,7 +380,7 @@ def test_a_frozen_node(store: RedisStore, redis_cluster: RedisCluster) -> None:
 
 @pytest.mark.proves("F4", "F6")
 def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) -> None:
-    """Reads and writes in its slots fail at once, others work; after the takeover all slots work."""
+    """Reads and writes in its slots fail immediately, others work; after the takeover all slots work."""
     killed, *others, replica = own_cluster.nodes
     # A prefix for which index, changes and meta are on other nodes.
     prefix = next(

@@ -143,8 +143,10 @@ def test_rows_that_another_program_deleted(keys: SqliteStore, path: Path) -> Non
 
 
 def test_a_file_that_lost_the_index(keys: SqliteStore, path: Path) -> None:
-    """SQLite restores the table of an index only if it may write to its schema. Keys can be changed all the
-    same, and the next upgrade builds the index again."""
+    """SQLite restores the table of an index only if it may write to its schema.
+
+    Keys can still be changed, and the next upgrade builds the index again.
+    """
     change(path, "DROP TABLE key_texts")
     change(path, "CREATE TABLE key_texts_data (id INTEGER PRIMARY KEY, block BLOB)")
     assert keys.put(Key("new", name="acme"), None)

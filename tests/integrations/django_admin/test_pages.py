@@ -184,7 +184,7 @@ def _env_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Unlisted:
-    """A store of somebody else's that can only look keys up."""
+    """A third-party store that can only look keys up."""
 
     def get(self, client_id: str) -> Key | None:
         return Key(client_id, name="known") if client_id == "known" else None
