@@ -1,7 +1,6 @@
 """What ``check`` reports: problems and warnings, each with what to do about it."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import BackendError, BasicAuthError, ConfigurationError, MissingExtra, UnreadableRecord
@@ -28,27 +27,26 @@ class Finding:
     remedy: str
 
 
-def findings_from(exc: Exception) -> Iterator[Finding]:
+def findings_from(exc: Exception) -> list[Finding]:
     """Return what an exception means for the operator."""
     match exc:
         case MissingExtra():
-            yield Finding(exc.code, str(exc), f"run  pip install 'basicauth_mw[{exc.extra}]'")
+            remedy = f"run  pip install 'basicauth_mw[{exc.extra}]'"
         case ConfigurationError():
-            for problem in exc.problems:
-                command = _COMMAND.search(problem)
-                remedy = f"run  {command[1]}, or correct the setting" if command else "correct the setting"
-                yield Finding(exc.code, problem, remedy)
-        case UnreadableRecord(client_id=None):  # not a key, so it cannot be deleted
-            yield Finding(exc.code, str(exc), "restore it from a backup")
+            commands = map(_COMMAND.search, exc.problems)
+            advice = (f"run  {command[1]}, or correct" if command else "correct" for command in commands)
+            pairs = zip(exc.problems, advice, strict=True)
+            return [Finding(exc.code, problem, f"{verb} the setting") for problem, verb in pairs]
         case UnreadableRecord():
-            yield Finding(exc.code, str(exc), RESTORE)
+            remedy = "restore it from a backup" if exc.client_id is None else RESTORE  # None: not a key
         case BackendError():
-            yield _from_backend(exc.code, str(exc) or exc.detail)
+            return [_from_backend(exc.code, str(exc) or exc.detail)]
         case BasicAuthError():
-            yield Finding(exc.code, str(exc), "see the message")
+            remedy = "see the message"
         case _:  # the text of a third-party error may contain the URL, with a password
             message = f"the backend failed unexpectedly ({type(exc).__name__})"
-            yield Finding("unexpected_error", message, "see the documentation of the backend")
+            return [Finding("unexpected_error", message, "see the documentation of the backend")]
+    return [Finding(exc.code, str(exc), remedy)]
 
 
 def _from_backend(code: str, text: str) -> Finding:

@@ -53,9 +53,7 @@ def parse_created(text: str) -> datetime:
     with suppress(ValueError, OverflowError):
         if _RFC_3339.fullmatch(text):
             return datetime.fromisoformat(text.upper()).astimezone(UTC)
-    raise typer.BadParameter(
-        "expected a time with its zone such as 2030-01-31T12:00:00.123456Z", param_hint="'--created'"
-    )
+    raise typer.BadParameter("expected a time with its zone such as 2030-01-31T12:00:00.123456Z")
 
 
 def parse_seconds(text: str, option: str) -> int:
@@ -77,7 +75,7 @@ def parse_metadata(text: str) -> dict[str, Any]:
     try:
         return validation.parse_metadata(text)
     except InvalidKey as exc:
-        raise typer.BadParameter(str(exc), param_hint="'--metadata'") from None
+        raise typer.BadParameter(str(exc)) from None
 
 
 def read_secret(*, from_stdin: bool, from_prompt: bool) -> str | None:

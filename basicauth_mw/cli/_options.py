@@ -15,6 +15,7 @@ from ..backends.backend import Backend, open_backend
 from ..keys.model import Change, Key
 from ..settings import Settings
 from ._echo import CommandError, echo_error
+from ._input import parse_metadata
 from ._urls import has_password
 
 
@@ -49,7 +50,10 @@ Expires = Annotated[
         metavar="WHEN", help="When the key expires: 90d, 12h, 30m, 2w, 2030-01-31T12:00:00Z, or never."
     ),
 ]
-Metadata = Annotated[str | None, typer.Option(metavar="JSON", help="A JSON object, up to 4 KiB.")]
+Metadata = Annotated[
+    dict[str, Any] | None,
+    typer.Option(metavar="JSON", parser=parse_metadata, help="A JSON object, up to 4 KiB."),
+]
 SecretStdin = Annotated[
     bool, typer.Option("--secret-stdin", help="Read the secret from stdin, without its final newline.")
 ]

@@ -35,18 +35,20 @@ USAGE = 2
 INTERRUPTED = 130  # what a shell reports for a program that SIGINT ended
 
 
-def _settings_help() -> str:
-    rows = "\n".join(f"{option.env:<29} {option.help}" for option in FIELDS)
-    # \b keeps click from joining the lines.
-    return f"\b\nEnvironment variables (NAME_FILE names a file to read the value from):\n{rows}"
-
+# \b keeps click from joining the lines.
+_SETTINGS = "\n".join(
+    (
+        "\b\nEnvironment variables (NAME_FILE names a file to read the value from):",
+        *(f"{option.env:<29} {option.help}" for option in FIELDS),
+    )
+)
 
 app = typer.Typer(
     name=PROGRAM,
     no_args_is_help=True,
     rich_markup_mode=None,  # help is plain text; the settings stay a table
     pretty_exceptions_enable=False,  # they would print local variables, which hold secrets
-    epilog=_settings_help(),
+    epilog=_SETTINGS,
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(tokens.app, name="token")
@@ -136,13 +138,12 @@ def _report(exc: Exception) -> int:
         case BrokenPipeError():
             _redirect_to_devnull()  # the reader, such as head, has seen enough
         case OSError():
-            _redirect_to_devnull()
+            if exc.filename is None:  # an error of stdout
+                _redirect_to_devnull()
             echo_error(f"error: {reason_of(exc)}")
         case typer.Abort() | EOFError():
             return INTERRUPTED
-        case _ if hasattr(
-            exc, "format_message"
-        ):  # click's UsageError, whose module depends on typer's version
+        case _ if hasattr(exc, "format_message"):  # UsageError, whose module depends on typer's version
             return _report_usage(exc)
         case _:  # a bug, perhaps of a third-party store; its text may contain a secret
             echo_error(f"error: unexpected {type(exc).__name__}; this is a bug, please report it")

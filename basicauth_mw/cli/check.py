@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
-from itertools import groupby
-from typing import Annotated
+from itertools import groupby, starmap
+from typing import Annotated, Any
 
 import typer
 from typer import echo
@@ -70,23 +70,16 @@ def check(
             with progress_bar(shown=not as_json) as bar:
                 advance = partial(bar.advance, bar.add_task("checking", total=None))
                 problems = list(_problems_of(opened, scan, advance))
-            try:
-                # Even after a problem, which they may explain.
-                warnings = [*_warnings_about(settings), *scan.warnings(), *_warnings_of(opened)]
-            except Exception as exc:
-                problems = problems or list(findings_from(exc))
+            # Even after a problem, which they may explain.
+            of_store: Any = getattr(opened.store, "warnings", list)
+            warnings = [*_warnings_about(settings), *scan.warnings(), *starmap(Finding, of_store())]
     except Exception as exc:  # this command reports whatever a store raises
-        problems = list(findings_from(exc))
+        problems = problems or findings_from(exc)
     if any(each.remedy.startswith(GIVE_ACCESS) for each in problems):
         warnings = [each for each in warnings if each.code not in _NOT_WRITABLE]
     if as_json:
-        echo_json(
-            {
-                "ok": not problems,
-                "problems": list(map(asdict, problems)),
-                "warnings": list(map(asdict, warnings)),
-            }
-        )
+        found = {"problems": list(map(asdict, problems)), "warnings": list(map(asdict, warnings))}
+        echo_json({"ok": not problems, **found})
     else:
         _report(settings, problems, warnings)
     if problems:
@@ -110,7 +103,7 @@ def _configured_in(target: str) -> tuple[Settings, Backend]:
 
 
 def _problems_of(backend: Backend, scan: KeyScan, advance: partial[None]) -> Iterator[Finding]:
-    failure: Iterator[Finding] = iter(())
+    failure: list[Finding] = []
     try:
         backend.get(generate(ID_PREFIX))  # an unknown id: it only matters whether the store responds
         backend.feed.refresh()
@@ -154,13 +147,6 @@ def _warnings_about(settings: Settings) -> Iterator[Finding]:
             f"include has {entry}, which does not cover the paths below it: they are open",
             f"also include {folder}",
         )
-
-
-def _warnings_of(backend: Backend) -> Iterator[Finding]:
-    warnings = getattr(backend.store, "warnings", None)
-    if warnings is not None:
-        for code, message, remedy in warnings():
-            yield Finding(code, message, remedy)
 
 
 def _report(settings: Settings | None, problems: list[Finding], warnings: list[Finding]) -> None:

@@ -1,6 +1,7 @@
 """``basicauth-mw keys``: list, show and change keys."""
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from itertools import chain, islice
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from ..keys.filters import STATES, KeyFilter
 from ..keys.model import Key, utcnow
 from . import secrets
 from ._echo import CommandError, echo_error, echo_json, echo_key, echo_secrets, isoformat, key_fields
-from ._input import confirm, parse_created, parse_expires, parse_metadata, parse_period
+from ._input import confirm, parse_created, parse_expires, parse_period
 from ._options import (
     AsJson,
     BackendUrl,
@@ -199,7 +200,7 @@ def update(
     if expires is not None:
         fields["expires_at"] = parse_expires(expires)
     if metadata is not None:
-        fields["metadata"] = parse_metadata(metadata)
+        fields["metadata"] = metadata
     if not fields:
         raise typer.BadParameter("nothing to change: add --name, --scope, --expires or --metadata")
     with open_for(ctx, backend) as store:
@@ -212,7 +213,12 @@ def end_secret(
     client_id: ClientId,
     *,
     created: Annotated[
-        str, typer.Option(metavar="TIME", help="When the secret was created, as keys show prints it.")
+        datetime,
+        typer.Option(
+            metavar="TIME",
+            parser=parse_created,
+            help="When the secret was created, as keys show prints it.",
+        ),
     ],
     backend: BackendUrl = None,
     as_json: AsJson = False,
@@ -221,10 +227,8 @@ def end_secret(
 
     The other secrets keep working.
     """
-    created_at = parse_created(created)
     with open_for(ctx, backend) as store:
-        key = store.end_secret(client_id, created_at)
-        _print_result("ended a secret of", key, as_json=as_json)
+        _print_result("ended a secret of", store.end_secret(client_id, created), as_json=as_json)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer import echo
@@ -12,7 +12,7 @@ from ..keys.escaping import escape_control
 from ..keys.model import utcnow
 from ..keys.validation import SHORT_PASSWORD, is_short_password
 from ._echo import CommandError, echo_error, echo_json, echo_key, isoformat, key_fields, reason_of
-from ._input import parse_expires, parse_metadata, parse_seconds, read_secret
+from ._input import parse_expires, parse_seconds, read_secret
 from ._options import (
     AsJson,
     BackendUrl,
@@ -50,16 +50,17 @@ def create(
     The secret is generated unless --secret-stdin or --secret-prompt is given. The key never expires unless
     --expires is given. A missing SQLite file is created.
     """
-    fields: dict[str, Any] = {
-        "name": name or "",
-        "scopes": scopes or (),
-        "expires_at": None if expires is None else parse_expires(expires),
-        "metadata": None if metadata is None else parse_metadata(metadata),
-        "client_id": client_id,
-        "secret": read_secret(from_stdin=secret_stdin, from_prompt=secret_prompt),
-    }
+    expires_at = None if expires is None else parse_expires(expires)
+    secret = read_secret(from_stdin=secret_stdin, from_prompt=secret_prompt)
     with open_for(ctx, backend, create=True) as keys:
-        issued = keys.create(**fields)
+        issued = keys.create(
+            client_id=client_id,
+            secret=secret,
+            name=name or "",
+            scopes=scopes or (),
+            expires_at=expires_at,
+            metadata=metadata,
+        )
         with _reporting_loss(f"the key {issued.client_id} was created", "delete the key and create another"):
             _show(issued, was_typed=secret_prompt, as_json=as_json)
 

@@ -26,12 +26,11 @@ def encode(client_id: ClientId, secret_stdin: SecretStdin = False, as_json: AsJs
 
     Prompts for the secret unless --secret-stdin is given.
     """
-    authorization = encode_basic(client_id, _read_secret(from_stdin=secret_stdin))
+    shown = credential_fields(client_id, _read_secret(from_stdin=secret_stdin))
     if as_json:
-        token = authorization.removeprefix("Basic ")
-        echo_json({"client_id": client_id, "authorization": authorization, "token": token})
+        echo_json({"client_id": client_id, **shown})
     else:
-        typer.echo(authorization)
+        typer.echo(shown["authorization"])
 
 
 def curl(
@@ -65,15 +64,19 @@ def curl_command(url: str, client_id: str, secret: str, *options: str) -> str:
     return shlex.join(["curl", *options, *credentials, url])
 
 
+def credential_fields(client_id: str, secret: str) -> dict[str, str]:
+    """The forms in which a key is sent, as ``--json`` prints them."""
+    authorization = encode_basic(client_id, secret)
+    return {"authorization": authorization, "token": authorization.removeprefix("Basic ")}
+
+
 def credential_header(client_id: str, secret: str) -> tuple[str, str]:
     """Return the header that sends a key, for the first scheme of ``BASICAUTH_SCHEMES``."""
-    scheme = Settings.from_env().schemes[0]
-    authorization = encode_basic(client_id, secret)
+    scheme, _, header = Settings.from_env().schemes[0].partition(":")
+    shown = credential_fields(client_id, secret)
     if scheme == "basic":
-        return "Authorization", authorization
-    token = authorization.removeprefix("Basic ")
-    header = scheme.partition(":")[2]
-    return (header, token) if header else ("Authorization", f"Bearer {token}")
+        return "Authorization", shown["authorization"]
+    return (header, shown["token"]) if header else ("Authorization", f"Bearer {shown['token']}")
 
 
 def _read_secret(*, from_stdin: bool) -> str:

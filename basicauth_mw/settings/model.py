@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
@@ -18,8 +19,7 @@ from .parsers import (
     PARSERS,
     check_backend,
     check_challenge,
-    check_open_paths,
-    check_protected_paths,
+    check_paths,
     check_realm,
     check_secret_prefix,
 )
@@ -119,19 +119,19 @@ class Settings:
         "list",
         (),
         "Paths that need credentials: /path, or /folder/* for everything below; empty protects every path.",
-        check_protected_paths,
+        partial(check_paths, opens=False),
     )
     exclude: tuple[str, ...] = _setting(
         "list",
         (),
         "Paths that need no credentials: exact, or everything below an entry that ends in /*.",
-        check_open_paths,
+        partial(check_paths, opens=True),
     )
     optional: tuple[str, ...] = _setting(
         "list",
         (),
         "Paths that also work without credentials, which are verified if sent; entries as for exclude.",
-        check_open_paths,
+        partial(check_paths, opens=True),
     )
     root_path: str | None = _setting(
         "optional_path",
@@ -221,7 +221,7 @@ class Settings:
         Raises:
             ConfigurationError: Lists every problem. An unknown entry that resembles a setting is one.
         """
-        return cls._read(os.environ if environ is None else environ, overrides)
+        return cls.from_mapping(os.environ if environ is None else environ, **overrides)
 
     @classmethod
     @without_frames
@@ -235,7 +235,21 @@ class Settings:
         Raises:
             ConfigurationError: As ``from_env``.
         """
-        return cls._read({name: value for name, value in mapping.items() if value is not None}, overrides)
+        source = {name: value for name, value in mapping.items() if value is not None}
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        origins: dict[str, str] = {}
+        for setting in FIELDS:
+            try:
+                found = read_entry(source, setting.env)
+                # An empty text means unset, but an empty rate means no limit.
+                if found is None or (found[0] == "" and setting.kind != "rate"):
+                    continue
+                values[setting.name], origins[setting.name] = found
+            except ValueError as exc:
+                problems.append(str(exc))
+        problems += misspelled(source, [setting.name for setting in FIELDS])
+        return cls._build(values, overrides, problems, origins)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> dict[str, Any]:
@@ -268,23 +282,6 @@ class Settings:
             ConfigurationError: An unknown field, with similar names, or a bad value.
         """
         return self._build({setting.name: getattr(self, setting.name) for setting in FIELDS}, overrides, [])
-
-    @classmethod
-    def _read(cls, source: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
-        values: dict[str, Any] = {}
-        problems: list[str] = []
-        origins: dict[str, str] = {}
-        for setting in FIELDS:
-            try:
-                found = read_entry(source, setting.env)
-                # An empty text means unset, but an empty rate means no limit.
-                if found is None or (found[0] == "" and setting.kind != "rate"):
-                    continue
-                values[setting.name], origins[setting.name] = found
-            except ValueError as exc:
-                problems.append(str(exc))
-        problems += misspelled(source, [setting.name for setting in FIELDS])
-        return cls._build(values, overrides, problems, origins)
 
     @classmethod
     def _build(

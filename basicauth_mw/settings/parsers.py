@@ -23,6 +23,9 @@ PLAIN_PATH: Final = re.compile(
     r"(?:/(?!\.{1,2}(?:/|\Z))[^/;\\?#%\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]++)*+/?"
 )
 
+CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # cannot be encoded as UTF-8
+
 _PERIODS_S: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _RATE: Final = re.compile(r"\s*([0-9]{1,9})\s*/\s*(second|minute|hour|day)\s*", re.IGNORECASE | re.ASCII)
 _HEADER_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*", re.ASCII)
@@ -160,17 +163,9 @@ def _secrets(value: object) -> tuple[str, ...]:
     entries = _list(value)
     if not all(entries):
         raise ValueError("must not contain an empty secret")
-    if not all(_is_utf8(entry) for entry in entries):
+    if any(map(_SURROGATE.search, entries)):
         raise ValueError("must be encodable as UTF-8")
     return entries
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _rate(value: object) -> str:
@@ -242,21 +237,13 @@ def path_entry_error(entry: str, *, opens: bool = True) -> str:
 
 
 def check_realm(realm: str) -> None:
-    if any(ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in realm):
+    if CONTROLS.search(realm):
         raise ValueError("must not contain control characters, line breaks included")
-    if not _is_utf8(realm):
+    if _SURROGATE.search(realm):
         raise ValueError("must be encodable as UTF-8")
 
 
-def check_protected_paths(entries: tuple[str, ...]) -> None:
-    _check_paths(entries, opens=False)
-
-
-def check_open_paths(entries: tuple[str, ...]) -> None:
-    _check_paths(entries, opens=True)
-
-
-def _check_paths(entries: tuple[str, ...], *, opens: bool) -> None:
+def check_paths(entries: tuple[str, ...], *, opens: bool) -> None:
     problems = [
         f"{entry!r} {problem}" for entry in entries if (problem := path_entry_error(entry, opens=opens))
     ]

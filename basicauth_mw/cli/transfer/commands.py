@@ -3,8 +3,7 @@
 import os
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 from typer import echo
 
-from ...keys.authorization_header import encode_basic
 from ...keys.escaping import escape_control
 from ...keys.model import Key
-from .._echo import CommandError, count_keys, echo_error, echo_json, key_fields, reason_of
+from .._echo import CommandError, count_keys, echo_error, echo_json, key_fields
 from .._input import stdin
 from .._options import AsJson, BackendUrl, open_for
 from .._progress import progress_bar
+from ..tokens import credential_fields
 from .exporter import export_file, export_keys
 from .importer import ImportReport, import_keys
 from .input_file import FORMATS, InputFile
@@ -58,7 +57,7 @@ def export(
             count = export_file(store, file, advance)
         except OSError as exc:
             exc.filename = str(file)  # not the name of the temporary file
-            raise CommandError(reason_of(exc)) from None
+            raise
     if as_json:
         echo_json({"exported": count, "file": str(file)})
     else:
@@ -123,7 +122,8 @@ def import_(
                 )
             raise
         finally:
-            if report.saw_plaintext and file != "-" and _is_readable_by_others(stream):
+            others = stat.S_IRGRP | stat.S_IROTH
+            if report.saw_plaintext and file != "-" and os.fstat(stream.fileno()).st_mode & others:
                 echo_error(
                     f"warning: other users can read {file}, which contains secrets in plain text: run "
                     "chmod 600 now, and delete the file when it is no longer needed"
@@ -162,9 +162,7 @@ class _ConsoleReport(ImportReport):
         if self._as_json:
             shown = {}
             if secret is not None:
-                authorization = encode_basic(key.client_id, secret)
-                token = authorization.removeprefix("Basic ")
-                shown = {"secret": secret, "authorization": authorization, "token": token}
+                shown = {"secret": secret, **credential_fields(key.client_id, secret)}
             echo_json({**key_fields(key), **shown})
         elif secret is not None:
             echo(f"{escape_control(key.client_id)}:{secret}")
@@ -185,17 +183,8 @@ class _ConsoleReport(ImportReport):
             echo_error(f"error: and {self.refused - _ERRORS_SHOWN} more lines (--json prints all)")
 
 
-@contextmanager
-def _open(file: str) -> Iterator[BinaryIO]:
-    if file == "-":
-        yield stdin()
-        return
-    try:
-        stream = Path(file).open("rb")  # noqa: SIM115 - errors of the block itself are not to be caught
-    except OSError as exc:
-        raise CommandError(reason_of(exc)) from None
-    with stream:
-        yield stream
+def _open(file: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(stdin()) if file == "-" else Path(file).open("rb")
 
 
 def _is_stdout(file: Path) -> bool:
@@ -205,7 +194,3 @@ def _is_stdout(file: Path) -> bool:
     except (OSError, ValueError):  # no such file; stdout is none
         return False
     return os.path.samestat(named, stdout) and not stat.S_ISREG(named.st_mode)
-
-
-def _is_readable_by_others(stream: BinaryIO) -> bool:
-    return bool(os.fstat(stream.fileno()).st_mode & (stat.S_IRGRP | stat.S_IROTH))

@@ -10,7 +10,8 @@ from tempfile import mkstemp
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from ...keys import audit
-from .jsonl import TransferError, dump_line
+from .._echo import CommandError
+from .jsonl import dump_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ def export_keys(backend: Backend, out: BinaryIO, progress: Callable[[int], objec
     A key that changes meanwhile is written either in its old or in its new state.
     """
     if getattr(backend.store, "volatile", False) is True:
-        raise TransferError(
+        raise CommandError(
             "there is nothing to export: this backend stores no hashes, it reads its keys from elsewhere"
         )
     count = 0
@@ -60,16 +61,16 @@ def export_file(backend: Backend, path: Path, progress: Callable[[int], object])
 def _check_replaceable(path: Path) -> None:
     if not path.exists():
         if path.is_symlink():  # perhaps created by another user
-            raise TransferError(
+            raise CommandError(
                 f"{path} is a link to {os.path.realpath(path)}, which does not exist: name that file, or "
                 "remove the link"
             )
         return
     if not path.is_file():
-        raise TransferError(f"{path} is not a file: name a file, or omit it to write to stdout")
+        raise CommandError(f"{path} is not a file: name a file, or omit it to write to stdout")
     with path.open("rb") as existing:
         if existing.read(5) not in (b"", b'{"v":'):
-            raise TransferError(f"{path} exists and is not an export: name another file")
+            raise CommandError(f"{path} exists and is not an export: name another file")
 
 
 @contextmanager

@@ -10,8 +10,7 @@ give line numbers and reasons, never a secret or a hash.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -21,10 +20,11 @@ from ...keys.audit import sanitize
 from ...keys.key_lists import decode_line
 from ...keys.model import Change, Key
 from ...keys.validation import check_new_client_id
+from .._echo import CommandError
 from .import_formats import CsvParser, LineCounter, PasswordRow, make_key, parse_htpasswd
-from .jsonl import TransferError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from ...backends.backend import Backend
@@ -48,11 +48,10 @@ class ImportReport:
         saw_plaintext: Whether the file contained secrets that were not hashed.
     """
 
-    def __init__(self) -> None:
-        self.imported = 0
-        self.unchanged = 0
-        self.refused = 0
-        self.saw_plaintext = False
+    imported = 0
+    unchanged = 0
+    refused = 0
+    saw_plaintext = False
 
     def on_start(self, work: str, size: int | None) -> None:
         """A pass over the file starts."""
@@ -65,12 +64,7 @@ class ImportReport:
         return nullcontext()
 
     def on_imported(self, key: Key, secret: str | None) -> None:
-        """A key was written. ``imported`` includes its whole batch already.
-
-        Args:
-            key: The key.
-            secret: The secret that the import generated, which cannot be shown again; None if there is none.
-        """
+        """A key was written, perhaps with a generated secret. ``imported`` counts its whole batch already."""
 
     def on_refused(self, line: int, reason: str) -> None:
         """A line was not imported. The reason repeats nothing of it but a client ID that is taken."""
@@ -97,11 +91,11 @@ def import_keys(
         new_secrets: Generate a secret for each user of an htpasswd file whose hash cannot be imported.
 
     Raises:
-        TransferError: The file is not read to its end, or ``new_secrets`` does not apply to it.
+        CommandError: The file is not read to its end, or ``new_secrets`` does not apply to it.
     """
     backend.add([])  # raises ReadOnlyBackend before any work is done
     if new_secrets and source.format != "htpasswd":
-        raise TransferError(f"--new-secrets is for htpasswd files, but this is read as {source.format}")
+        raise CommandError(f"--new-secrets is for htpasswd files, but this is read as {source.format}")
     if source.format == "export" and not partial:
         with source.spool() as copy:
             _check_export(backend, source, report, copy)
@@ -130,13 +124,13 @@ def _check_export(backend: Backend, source: InputFile, report: ImportReport, cop
     if counter.is_truncated and not report.refused:
         report.on_refused(number, "not the last line of the export: the file was cut off")
     if report.refused:
-        raise TransferError(
+        raise CommandError(
             "the export is damaged, so nothing was imported; --partial imports its valid lines"
         )
 
 
-# The outcome of a line: a key, a problem, or a callable that returns the key once its password is hashed.
-_Entry = Key | BasicAuthError | Callable[[], Key]
+# The outcome of a line: a key, a problem, or the key once its password is hashed.
+_Entry = Key | BasicAuthError | Future[Key]
 
 
 @dataclass(slots=True)
@@ -223,14 +217,16 @@ class _Importer:
     def _start_hashing(self, row: PasswordRow) -> _Entry:
         if self._backend.get(row.client_id) is not None:  # takes a fraction of the time of a hash
             return KeyExists()
-        future = self._hashers.submit(self._backend.hash, row.password)
-        return lambda: make_key(row.client_id, future.result(), **row.fields)
+        return self._hashers.submit(self._hash, row)
+
+    def _hash(self, row: PasswordRow) -> Key:
+        return make_key(row.client_id, self._backend.hash(row.password), **row.fields)
 
     def _write_batch(self) -> None:
         """Write the batch, and report every line of it."""
         batch, self._batch = self._batch, _Batch()
         generated, self._generated = self._generated, {}
-        entries = [entry() if callable(entry) else entry for _, _, entry in batch.lines]
+        entries = [entry.result() if isinstance(entry, Future) else entry for _, _, entry in batch.lines]
         keys = [
             (entry, batch.histories.get(number, []))
             for (number, _, _), entry in zip(batch.lines, entries, strict=True)
@@ -245,15 +241,14 @@ class _Importer:
                 problem = next(outcomes) if isinstance(entry, Key) else entry
                 first = first_lines.setdefault(client_id, number)
                 if problem is None and isinstance(entry, Key):
-                    secret = generated.get(entry.secrets[0].hash) if generated else None
-                    report.on_imported(entry, secret)
-                elif isinstance(problem, KeyExists) and self._is_stored(entry):
+                    report.on_imported(entry, generated.get(entry.secrets[0].hash) if generated else None)
+                elif not isinstance(problem, KeyExists):
+                    report.on_refused(number, str(problem))
+                elif self._is_stored(entry):
                     report.unchanged += 1
-                elif isinstance(problem, KeyExists):
+                else:
                     too = f": line {first} has it too" if first < number else ""
                     report.on_refused(number, f"its client ID {sanitize(client_id)!r} is taken{too}")
-                else:
-                    report.on_refused(number, str(problem))
             report.on_progress(batch.size)
 
     def _add(self, keys: list[tuple[Key, list[Change]]], *, at_once: int) -> Iterator[BasicAuthError | None]:

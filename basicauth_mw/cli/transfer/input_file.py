@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from ...errors import InvalidKey
 from ...keys.hashing import looks_hashed
 from ...keys.key_lists import MAX_LINE_BYTES, decode_line
-from .jsonl import TransferError
+from .._echo import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,20 +87,20 @@ class InputFile:
                 text = line.decode("latin-1").rstrip("\r\n")
                 if text.isprintable() and (found := _format_of(text)):
                     return found
-                raise TransferError(f"not a text file in UTF-8: line {len(self._kept)} is {exc}") from None
+                raise CommandError(f"not a text file in UTF-8: line {len(self._kept)} is {exc}") from None
             if text and not text.startswith("#"):
                 if found := _format_of(text):
                     return found
-                raise TransferError(
+                raise CommandError(
                     "unknown format; expected an export, a CSV of id,secret, or an htpasswd file"
                 )
             size += len(line) + _LINE_OVERHEAD_BYTES
             if size > _MAX_KEPT_BYTES:
-                raise TransferError(
+                raise CommandError(
                     f"only comments and blank lines in the first {len(self._kept)} lines, so the format "
                     f"cannot be detected: add --format {'|'.join(FORMATS)}"
                 )
-        raise TransferError("the input contains no keys")
+        raise CommandError("the input contains no keys")
 
 
 def _format_of(text: str) -> str | None:

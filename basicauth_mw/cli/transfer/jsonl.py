@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from ...errors import BasicAuthError, InvalidKey
+from ...errors import InvalidKey
 from ...keys.model import Change, Key, Secret
 from ...keys.validation import DuplicateName, strict_json_loads
 
@@ -44,12 +44,6 @@ _TYPE_NAMES: Final = {
 
 # RFC 3339 in UTC, with up to six digits of a second's fraction.
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z", re.ASCII)
-
-
-class TransferError(BasicAuthError):
-    """An import or export was refused as a whole; nothing was written."""
-
-    code = "transfer_error"
 
 
 def dump_line(key: Key, history: Sequence[Change] = (), *, end: int | None = None) -> str:

@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 
 from basicauth_mw import Backend, Settings, open_backend
 from basicauth_mw.backends.memory import MemoryStore
+from basicauth_mw.cli._echo import CommandError
 from basicauth_mw.cli.transfer.exporter import export_file, export_keys
 from basicauth_mw.cli.transfer.import_formats import split_row
 from basicauth_mw.cli.transfer.importer import BATCH, ImportReport, import_keys
 from basicauth_mw.cli.transfer.input_file import MAX_LINE_BYTES, InputFile
-from basicauth_mw.cli.transfer.jsonl import TransferError, load_line
+from basicauth_mw.cli.transfer.jsonl import load_line
 from basicauth_mw.errors import BackendUnavailable, InvalidKey, MissingExtra, ReadOnlyBackend
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_secret, salt_of, verify_password
@@ -158,7 +159,7 @@ def test_a_missing_pepper_is_reported(sqlite: Backend, backend: Backend) -> None
     """The keys would never work, so it is reported early."""
     sqlite.create()
 
-    with pytest.raises(TransferError):
+    with pytest.raises(CommandError):
         import_keys(backend, InputFile(io.BytesIO(exported(sqlite))), report := RecordingReport())
 
     assert "pepper" in report.lines[1]
@@ -283,9 +284,7 @@ def test_comments_before_the_first_entry_are_limited(backend: Backend, line: byt
     """The format must be given then; with it, any number of comments is accepted."""
     text = line * 2 * lines + b"good:$2y$04$" + b"." * 53
 
-    with pytest.raises(
-        TransferError, match=rf"in the first {lines} lines, .* --format export\|csv\|htpasswd"
-    ):
+    with pytest.raises(CommandError, match=rf"in the first {lines} lines, .* --format export\|csv\|htpasswd"):
         InputFile(io.BytesIO(text))
 
     report = RecordingReport()
@@ -295,7 +294,7 @@ def test_comments_before_the_first_entry_are_limited(backend: Backend, line: byt
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"# comment\n" * 2000], ids=["empty", "blank", "comments"])
 def test_nothing_to_import(text: bytes) -> None:
-    with pytest.raises(TransferError, match="no keys"):
+    with pytest.raises(CommandError, match="no keys"):
         InputFile(io.BytesIO(text))
 
 
@@ -378,7 +377,7 @@ def test_an_overlong_line_costs_no_memory(backend: Backend) -> None:
 
 
 def test_a_line_without_end_has_no_format() -> None:
-    with Path("/dev/zero").open("rb") as endless, pytest.raises(TransferError, match="line 1 is longer"):
+    with Path("/dev/zero").open("rb") as endless, pytest.raises(CommandError, match="line 1 is longer"):
         InputFile(endless)
 
 
@@ -403,10 +402,10 @@ def test_the_format_is_detected_from_the_content(head: str, expected: str) -> No
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_or_imported(data: bytes) -> None:
-    """An import of garbage raises TransferError or nothing."""
+    """An import of garbage raises CommandError or nothing."""
     backend = open_backend("memory:", settings=Settings())
     for format in (None, "export", "csv", "htpasswd"):  # noqa: A001
-        with suppress(TransferError):
+        with suppress(CommandError):
             import_keys(backend, InputFile(io.BytesIO(data), format=format), ImportReport())
 
 
@@ -565,6 +564,6 @@ def test_an_export_does_not_follow_a_dangling_link(sqlite: Backend, tmp_path: Pa
     """Another user may have created the link."""
     link = tmp_path / "link.jsonl"
     link.symlink_to(tmp_path / "nowhere.jsonl")
-    with pytest.raises(TransferError, match="does not exist"):
+    with pytest.raises(CommandError, match="does not exist"):
         export_file(sqlite, link, lambda _count: None)
     assert not (tmp_path / "nowhere.jsonl").exists()
