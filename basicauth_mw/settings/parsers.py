@@ -23,7 +23,7 @@ PLAIN_PATH: Final = re.compile(
     r"(?:/(?!\.{1,2}(?:/|\Z))[^/;\\?#%\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]++)*+/?"
 )
 
-CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # cannot be encoded as UTF-8
 
 _PERIODS_S: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
@@ -237,7 +237,7 @@ def path_entry_error(entry: str, *, opens: bool = True) -> str:
 
 
 def check_realm(realm: str) -> None:
-    if CONTROLS.search(realm):
+    if _CONTROLS.search(realm):
         raise ValueError("must not contain control characters, line breaks included")
     if _SURROGATE.search(realm):
         raise ValueError("must be encodable as UTF-8")

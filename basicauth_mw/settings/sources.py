@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from .parsers import CONTROLS
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -14,6 +12,7 @@ ENV_PREFIX: Final = "BASICAUTH_"
 
 # A BOM and whitespace around a value are never intended: editors, echo, YAML and Windows add them.
 _EDGES: Final = re.compile(r"\A[\s\ufeff]+|[\s\ufeff]+\Z")
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 # Entries with the prefix that other parts of the package read, so they are no misspelled settings.
 _NOT_SETTINGS: Final = frozenset({"KEYS", "KEYS_FILE", "APP"})
@@ -85,7 +84,7 @@ def check_value(value: Any, entry: str, *, multiline: bool) -> Any:
         raise ValueError(
             f"{entry} is wrapped in quotes, which a shell removes and docker --env-file keeps: remove them"
         )
-    if not multiline and CONTROLS.search(value):
+    if not multiline and _CONTROLS.search(value):
         raise ValueError(f"{entry} contains a line break or another control character: remove it")
     return value
 
