@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Tests that need more than PyPI run only on request: make test-system.
 collect_ignore = ["system"]
 
+gc.disable()  # until all tests are collected
+
 # A busy machine must not fail a test; the benchmarks measure speed.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -48,6 +50,7 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     """Keep thousands of collected tests out of every garbage collection, here and in forked processes."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

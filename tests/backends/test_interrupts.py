@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from contextlib import closing
@@ -95,9 +96,9 @@ def test_an_interrupt_at_any_time(url: str, work: str, *, is_new: bool) -> None:
     with closing(opened) as store, closing(open_store(url)) as other:  # type: ignore[type-var]
         assert isinstance(other, Store)
         assert store.put(STAYS, None)
-        number = 0
-        while True:
-            number += 1
+        # Both parts of a change on a new connection have a case of their own, which interrupts at every call.
+        step = 3 if is_new and work == "change" else 1
+        for number in itertools.count(1, step):
             if is_new:
                 store.close()
             if not interrupt_after(number, lambda: WORK[work](store)):
@@ -109,4 +110,4 @@ def test_an_interrupt_at_any_time(url: str, work: str, *, is_new: bool) -> None:
             assert change(other, Key("theirs", version=1))
             assert "stays" in [key.client_id for key in store.scan("", "", 9)]
             assert time.monotonic() - begin < 4  # a lock that is never released takes 5 s
-        assert number > 3
+        assert number > 3 * step

@@ -14,11 +14,12 @@ from basicauth_mw.backends import open_store
 from basicauth_mw.errors import BackendUnavailable, BasicAuthError, ConfigurationError
 from basicauth_mw.keys.model import Key
 from basicauth_mw.wsgi import BasicAuthMiddleware as WsgiMiddleware
-from tests.redis_server import Sentinel, execute
+from tests.redis_server import Sentinel, TlsFront, execute, make_certificates
 from tests.tracebacks import chain_of, variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.redis_server import RedisServer
 
@@ -126,15 +127,19 @@ def errors_of(url: str) -> list[BasicAuthError]:
     return errors
 
 
-def test_a_server_that_refuses_the_password(own_redis_server: RedisServer) -> None:
+def test_a_server_that_refuses_the_password(own_redis_server: RedisServer, tmp_path: Path) -> None:
     execute(own_redis_server, "CONFIG", "SET", "requirepass", "right")
     where = f"127.0.0.1:{own_redis_server.port}"
-    with Sentinel("keys", own_redis_server.port) as sentinel:
+    context, authority = make_certificates(tmp_path)
+    with (
+        Sentinel("keys", own_redis_server.port) as sentinel,
+        TlsFront(own_redis_server.port, context) as front,
+    ):
         for url in (
             f"redis://:canary@{where}",
             f"redis+cluster://user:canary@{where}",
             f"redis+sentinel://:canary@127.0.0.1:{sentinel.port}/keys?sentinel_password=canary",
-            f"rediss://:canary@{where}",
+            f"rediss://:canary@127.0.0.1:{front.port}?ssl_ca_certs={authority}",
         ):
             for error in errors_of(url):
                 assert_hidden(error)

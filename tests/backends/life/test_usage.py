@@ -219,7 +219,7 @@ def test_uses_survive_changes(deployment: Deployment, kind: str) -> None:
     assert stored(second, "ci").last_used_at is None
 
 
-def test_uses_from_many_processes(deployment: Deployment, kind: str) -> None:
+def test_uses_from_many_processes(deployment: Deployment) -> None:
     """The latest use is kept, in whatever order they arrive."""
     backend = deployment.open()
     backend.create(client_id="ci")
