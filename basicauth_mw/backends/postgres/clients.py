@@ -7,6 +7,7 @@ repeated; if its reply is lost, the caller reads back what happened.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from contextlib import suppress
@@ -18,13 +19,14 @@ from ...runtime.background import BackgroundThread
 from ...runtime.batches import Batcher
 from ...runtime.fork import after_fork
 from .errors import ConnectionFailed, StatementFailed
-from .libpq import arun, execute, pq, run
+from .libpq import execute, pq, run
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from .libpq import Connector, Do, Flow, Value, Work
+    from .libpq import Connector, Do, Value, Waiting, Work
+
+    Lookup = Callable[[Sequence[str], Do], Coroutine[Any, Any, list[str | bytes | None]]]
 
 T = TypeVar("T")
 
@@ -34,27 +36,33 @@ _CHECK_EVERY_S: Final = 15.0
 
 
 class Session:
-    """One connection, for one flow at a time.
+    """One connection, for one work at a time.
 
     Args:
         connector: Opens the connection.
         names: The tables by their names in statements.
+        waiting: How to wait.
         check: Done on each new connection; returns the process ID of the server. An exception means that the
             connection cannot be used.
     """
 
     def __init__(
-        self, connector: Connector, names: Mapping[str, str], check: Work[int] | None = None
+        self,
+        connector: Connector,
+        names: Mapping[str, str],
+        waiting: Waiting,
+        check: Work[int] | None = None,
     ) -> None:
         self._connector = connector
         self._names = names
+        self._waiting = waiting
         self._check = check
         self._prepared: set[str] | None = None  # the names of statements; None: none may be prepared
         self._has_replied = False
         self.connection: Any = None
         self.used_at = 0.0
 
-    def perform(self, work: Work[T], timeout_s: float) -> Flow[T]:
+    async def perform(self, work: Work[T], timeout_s: float) -> T:
         """Do some work within a time limit.
 
         If there is no reply to its first statement on an old connection, the work is done on a new one: that
@@ -63,46 +71,46 @@ class Session:
         until = time.monotonic() + timeout_s
         if self.connection is not None:
             try:
-                return (yield from self._attempt(work, until, first_until=until - timeout_s / 2))
+                return await self._attempt(work, until, first_until=until - timeout_s / 2)
             except (ConnectionFailed, TimeoutError):
                 if self._has_replied:
                     raise
         self._prepared = None
-        self.connection = yield from self._connector.connect(until)
+        self.connection = await self._connector.connect(self._waiting, until)
         if self._check is not None:
             try:
-                pid = yield from self._attempt(self._check, until, first_until=until)
+                pid = await self._attempt(self._check, until, first_until=until)
             except BaseException:
                 self.close()
                 raise
             if pid == self.connection.backend_pid:  # a pooler has another, and prepares nothing
                 self._prepared = set()
-        return (yield from self._attempt(work, until, first_until=until))
+        return await self._attempt(work, until, first_until=until)
 
     def close(self) -> None:
-        """Close the connection; the next flow opens another."""
+        """Close the connection; the next work opens another."""
         if self.connection is not None:
             self.connection.finish()
             self.connection = None
 
-    def _attempt(self, work: Work[T], until: float, *, first_until: float) -> Flow[T]:
+    async def _attempt(self, work: Work[T], until: float, *, first_until: float) -> T:
         connection, self.connection = self.connection, None
         self._has_replied = False
 
-        def do(statement: str, values: Sequence[Value] | None = None, name: str = "") -> Flow[Any]:
+        async def do(statement: str, values: Sequence[Value] | None = None, name: str = "") -> Any:
             text = statement.format_map(self._names)
             ends_at = until if self._has_replied else first_until
             if self._prepared is None:
                 name = ""
             elif name and name not in self._prepared:
-                yield from execute(connection, ends_at, text, name=name)
+                await execute(connection, self._waiting, ends_at, text, name=name)
                 self._prepared.add(name)
-            result = yield from execute(connection, ends_at, text, values, name=name)
+            result = await execute(connection, self._waiting, ends_at, text, values, name=name)
             self._has_replied = True
             return result
 
         try:
-            return (yield from work(do))
+            return await work(do)
         except StatementFailed:
             connection.finish()  # perhaps a statement that was prepared before the tables changed
             raise
@@ -115,7 +123,7 @@ class Session:
                 connection.finish()
 
 
-class ThreadClient:
+class ThreadClients:
     """The connections that all threads of the process share."""
 
     def __init__(self, new_session: Callable[[], Session]) -> None:
@@ -189,65 +197,72 @@ class ThreadClient:
                 return
 
 
-class LoopClient:
-    """Looks keys up over one connection of the running event loop.
+class LoopClients:
+    """One connection for each event loop.
 
-    Lookups of one iteration of the loop are sent as one query, as are those that wait for a reply.
+    Lookups of one iteration of a loop are sent as one query, as are those that wait for a reply.
 
     Args:
-        session: The connection.
+        new_session: Returns a connection.
         lookup: Returns the record of each ID, or None.
         timeout_s: Seconds for a query, including DNS and connecting.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        lookup: Callable[[Sequence[str], Do], Flow[list[str | bytes | None]]],
-        *,
-        timeout_s: float,
-    ) -> None:
-        self._session = session
+    def __init__(self, new_session: Callable[[], Session], lookup: Lookup, *, timeout_s: float) -> None:
+        self._new_session = new_session
         self._lookup = lookup
         self._timeout_s = timeout_s
-        self._batcher = Batcher(self._send)
-        self._closer: asyncio.TimerHandle | None = None
+        self._clients: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
+        after_fork(self._reset)
+
+    def _reset(self) -> object:
+        inherited, self._clients = self._clients, {}
+        return inherited
 
     async def get(self, client_id: str) -> str | bytes | None:
         """Return a record. May be cancelled at any time."""
-        return await self._batcher.get(client_id)
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            for other in list(self._clients):
+                if other.is_closed() and (ended := self._clients.pop(other, None)):
+                    ended.close()
+            client = _LoopClient(self._new_session(), self._lookup, self._timeout_s)
+            self._clients[loop] = client
+        return await client.batcher.get(client_id)
 
     async def aclose(self) -> None:
-        """Close the connection; lookups that wait for a reply fail."""
-        if (task := self._batcher.cancel()) is not None:
-            from asyncio import wait
+        """Close the connection of the running event loop; lookups that wait for a reply fail."""
+        if client := self._clients.pop(asyncio.get_running_loop(), None):
+            if (task := client.batcher.cancel()) is not None:
+                await asyncio.wait([task])
+            client.close()
 
-            await wait([task])
-        self.close()
+
+class _LoopClient:
+    def __init__(self, session: Session, lookup: Lookup, timeout_s: float) -> None:
+        self._session = session
+        self._lookup = lookup
+        self._timeout_s = timeout_s
+        self._closer: asyncio.TimerHandle | None = None
+        self.batcher = Batcher(self._send)
 
     def close(self) -> None:
-        """Close the connection; for a loop that has ended."""
         if self._closer is not None:
             self._closer.cancel()
         self._session.close()
 
     async def _send(self, ids: Sequence[str]) -> list[str | bytes | None]:
-        found = await arun(self._session.perform(partial(self._lookup, ids), self._timeout_s))
+        found = await self._session.perform(partial(self._lookup, ids), self._timeout_s)
         if self._closer is None:
-            self._close_later(IDLE_S)
+            self._close_idle()
         return found
 
-    def _close_later(self, seconds: float) -> None:
-        from asyncio import get_running_loop
-
-        self._closer = get_running_loop().call_later(seconds, self._close_idle)
-
     def _close_idle(self) -> None:
-        self._closer = None
-        if self._session.connection is None:  # in use, or closed already
-            return
+        """Close the connection if it has been idle for long enough; look again later if it has not."""
         left = self._session.used_at + IDLE_S - time.monotonic()
         if left > 0:
-            self._close_later(left)
+            self._closer = asyncio.get_running_loop().call_later(left, self._close_idle)
         else:
-            self._session.close()
+            self._closer = None
+            self._session.close()  # unless it is in use

@@ -1,8 +1,9 @@
-"""Speaks to Postgres through libpq, as psycopg wraps it, without waiting.
+"""Speaks to Postgres through libpq, as psycopg wraps it, within a deadline.
 
-A *flow* is a generator that yields what it waits for. ``run`` drives it in a thread and ``arun`` on an event
-loop, so both share one implementation, and every wait ends at a deadline. psycopg's own connections have no
-deadline in threads, and wait two seconds or more for each address.
+psycopg's own connections have no deadline in threads, and wait two seconds or more for each address.
+
+All that waits is a coroutine, written once: ``on_loop`` waits on the running event loop; ``in_thread`` blocks
+instead, so the coroutine never suspends, and ``run`` returns its result.
 
 Nothing depends on a session: no setting outside a transaction, and statements are prepared only on a direct
 connection to a server. So pgbouncer may give each transaction another connection.
@@ -10,12 +11,12 @@ connection to a server. So pgbouncer may give each transaction another connectio
 
 from __future__ import annotations
 
+import asyncio
 import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from ...runtime.extras import require
@@ -28,8 +29,6 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    import asyncio
-
     from .url import Target
 
 psycopg = require("psycopg", extra="postgres")
@@ -39,126 +38,98 @@ T = TypeVar("T")
 
 Value = str | int | None | Sequence[str]
 Row = tuple[Any, ...]  # texts
+Do = Callable[..., Awaitable[Any]]  # ``execute`` on one connection, with a statement and its values
+Work = Callable[[Do], Coroutine[Any, Any, T]]
 
 _TEXT: Final = 25  # pg_type.oid of text
 _GOOD: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
+_WAITING: Final = (pq.PollingStatus.READING, pq.PollingStatus.WRITING)
 
 
-class Wait(NamedTuple):
-    """Wait until a socket is readable, or also writable; the flow receives whether it is in time."""
-
-    fd: int
-    writing: bool
-    until: float  # by the monotonic clock
+# --- waiting
 
 
-class Resolve(NamedTuple):
-    """Resolve a host name; the flow receives its addresses, or an ``OSError``."""
+class Waiting(NamedTuple):
+    """How to wait.
 
-    host: str
-    port: str
-    until: float
+    Attributes:
+        is_ready: Wait until a socket is readable, or also writable, by the monotonic clock; returns whether
+            it is in time.
+        resolve: Resolve a host and a port as ``socket.getaddrinfo`` does.
+    """
 
-
-Flow = Generator[Wait | Resolve, Any, T]
-Do = Callable[..., Flow[Any]]  # ``execute`` on one connection, with a statement and its values
-Work = Callable[[Do], Flow[T]]
-
-
-# --- drivers
+    is_ready: Callable[[int, bool, float], Awaitable[bool]]
+    resolve: Callable[[str, str, float], Awaitable[Sequence[Any]]]
 
 
-def run(flow: Flow[T]) -> T:
-    """Drive a flow in this thread."""
-    with closing(flow):
-        outcome: object = None
-        while True:
-            try:
-                request = flow.send(outcome)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-            outcome = _wait(request) if isinstance(request, Wait) else _resolve(request)
-
-
-def _wait(request: Wait) -> bool:
-    events = selectors.EVENT_READ | (selectors.EVENT_WRITE if request.writing else 0)
+async def _block(fd: int, writing: bool, until: float) -> bool:
+    events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
     with selectors.DefaultSelector() as selector:
-        selector.register(request.fd, events)
-        return bool(selector.select(max(0, request.until - time.monotonic())))
+        selector.register(fd, events)
+        return bool(selector.select(max(0, until - time.monotonic())))
 
 
-def _resolve(request: Resolve) -> list[str] | OSError:
-    try:
-        return _numeric(socket.getaddrinfo(request.host, request.port, type=socket.SOCK_STREAM))
-    except OSError as exc:
-        return exc
+async def _block_to_resolve(host: str, port: str, _until: float) -> Sequence[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
-async def arun(flow: Flow[T]) -> T:
-    """Drive a flow on the running event loop. May be cancelled at any time."""
-    from asyncio import get_running_loop
-
-    loop = get_running_loop()
-    with closing(flow):
-        outcome: object = None
-        while True:
-            try:
-                request = flow.send(outcome)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-            if isinstance(request, Wait):
-                outcome = await _await(loop, request)
-            else:
-                outcome = await _aresolve(loop, request)
-
-
-async def _await(loop: asyncio.AbstractEventLoop, request: Wait) -> bool:
+async def _watch(fd: int, writing: bool, until: float) -> bool:
+    loop = asyncio.get_running_loop()
     ready: asyncio.Future[bool] = loop.create_future()
 
     def settle(in_time: bool) -> None:
         if not ready.done():
             ready.set_result(in_time)
 
-    loop.add_reader(request.fd, settle, True)
-    if request.writing:
-        loop.add_writer(request.fd, settle, True)
-    timer = loop.call_later(max(0, request.until - time.monotonic()), settle, False)
+    loop.add_reader(fd, settle, True)
+    if writing:
+        loop.add_writer(fd, settle, True)
+    timer = loop.call_later(max(0, until - time.monotonic()), settle, False)
     try:
         return await ready
     finally:
         timer.cancel()
-        loop.remove_reader(request.fd)
-        if request.writing:
-            loop.remove_writer(request.fd)
+        loop.remove_reader(fd)
+        if writing:
+            loop.remove_writer(fd)
 
 
-async def _aresolve(loop: asyncio.AbstractEventLoop, request: Resolve) -> list[str] | OSError:
-    from asyncio import timeout
+async def _resolve_on_loop(host: str, port: str, until: float) -> Sequence[Any]:
+    async with asyncio.timeout(max(0, until - time.monotonic())):
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
+
+in_thread: Final = Waiting(_block, _block_to_resolve)
+on_loop: Final = Waiting(_watch, _resolve_on_loop)
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits ``in_thread``."""
     try:
-        async with timeout(max(0, request.until - time.monotonic())):
-            found = await loop.getaddrinfo(request.host, request.port, type=socket.SOCK_STREAM)
-    except OSError as exc:  # includes TimeoutError
-        return exc
-    return _numeric(found)
-
-
-def _numeric(found: Sequence[Any]) -> list[str]:
-    return [socket.getnameinfo(info[4], socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0] for info in found]
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise RuntimeError("a coroutine waits on an event loop, but is run in a thread")
 
 
 # --- statements
 
 
-def execute(
-    connection: Any, until: float, statement: str, values: Sequence[Value] | None = None, *, name: str = ""
-) -> Flow[Any]:
+async def execute(
+    connection: Any,
+    waiting: Waiting,
+    until: float,
+    statement: str,
+    values: Sequence[Value] | None = None,
+    *,
+    name: str = "",
+) -> Any:
     """Run a statement and return its result, a ``PGresult``.
 
     Args:
         connection: A ``PGconn`` of psycopg.
+        waiting: How to wait.
         until: When to give up, by the monotonic clock.
         statement: The statement; without values, there may be several.
         values: Its values.
@@ -169,6 +140,12 @@ def execute(
         ConnectionFailed: The connection broke.
         TimeoutError: There was no reply in time.
     """
+
+    async def wait(*, writing: bool = False) -> None:
+        if not await waiting.is_ready(connection.socket, writing, until):
+            raise TimeoutError
+        connection.consume_input()
+
     try:
         if values is None and name:
             connection.send_prepare(name.encode(), statement.encode())
@@ -182,13 +159,11 @@ def execute(
             else:
                 connection.send_query_params(statement.encode(), encoded, param_formats=formats)
         while connection.flush():
-            yield from _ready(connection, until, writing=True)
-            connection.consume_input()
+            await wait(writing=True)
         result, failed = None, None
         while True:
             while connection.is_busy():
-                yield from _ready(connection, until)
-                connection.consume_input()
+                await wait()
             if (next_result := connection.get_result()) is None:
                 break
             result = next_result
@@ -212,11 +187,6 @@ def rows_of(result: Any) -> list[Row]:
         tuple([(result.get_value(row, column) or b"").decode() for column in columns])
         for row in range(result.ntuples)
     ]
-
-
-def _ready(connection: Any, until: float, *, writing: bool = False) -> Flow[None]:
-    if not (yield Wait(connection.socket, writing, until)):
-        raise TimeoutError
 
 
 def _encode(value: Value) -> bytes | None:
@@ -254,7 +224,7 @@ class Connector:
         self._last: tuple[str, str, str] | None = None
         self.server = f"Postgres at {', '.join(_name(*each) for each in target.hosts)}"
 
-    def connect(self, until: float) -> Flow[Any]:
+    async def connect(self, waiting: Waiting, until: float) -> Any:
         """Return a new connection. All addresses share the time; the last good one comes first.
 
         Raises:
@@ -266,18 +236,17 @@ class Connector:
             if not host or host.startswith(("/", "@")):  # a Unix socket
                 addresses.append((host, port, ""))
                 continue
-            found = yield Resolve(host, port or "5432", until)
-            if isinstance(found, OSError):
-                text = "translate host name" if isinstance(found, socket.gaierror) else ""
-                problems.append(f"{_server(host, port)} {explain_connecting(text)}")
-            else:
-                addresses += [(host, port, address) for address in found]
+            try:
+                found = await waiting.resolve(host, port or "5432", until)
+                addresses += [(host, port, _numeric(info[4])) for info in found]
+            except OSError:  # includes TimeoutError
+                problems.append(f"{_server(host, port)} {explain_connecting('translate host name')}")
         addresses.sort(key=lambda each: each != self._last)
         for number, address in enumerate(addresses):
             now = time.monotonic()
             ends_at = now + (until - now) / (len(addresses) - number)
             try:
-                connection = yield from self._open(address, ends_at)
+                connection = await self._open(address, waiting, ends_at)
             except ConnectionFailed as exc:
                 problems.append(f"{_server(*address[:2])} {exc}")
             else:
@@ -285,35 +254,33 @@ class Connector:
                 return connection
         raise ConnectionFailed("; ".join(dict.fromkeys(problems)))
 
-    def _open(self, address: tuple[str, str, str], until: float) -> Flow[Any]:
-        connection, message = yield from self._try(address, until)
-        if UNSUPPORTED_OPTION in message:  # pgbouncer
-            self._options = self._target.options.get("options", "")
-            connection, message = yield from self._try(address, until)
-        if message:
-            raise ConnectionFailed(message if message == TIMED_OUT else explain_connecting(message))
-        return connection
+    async def _open(self, address: tuple[str, str, str], waiting: Waiting, until: float) -> Any:
+        connection = pq.PGconn.connect_start(self._conninfo(*address))
+        while (polled := connection.connect_poll()) in _WAITING:
+            writing = polled == pq.PollingStatus.WRITING
+            if not await waiting.is_ready(connection.socket, writing, until):
+                raise ConnectionFailed(TIMED_OUT)
+        if polled == pq.PollingStatus.OK:
+            connection.nonblocking = 1
+            return connection
+        message = connection.error_message.decode(errors="replace")
+        without = self._target.options.get("options", "")
+        if UNSUPPORTED_OPTION in message and self._options != without:  # pgbouncer
+            self._options = without
+            return await self._open(address, waiting, until)
+        raise ConnectionFailed(explain_connecting(message))
 
-    def _try(self, address: tuple[str, str, str], until: float) -> Flow[tuple[Any, str]]:
-        """A connection and the error message of libpq, empty if it can be used."""
-        host, port, numeric = address
+    def _conninfo(self, host: str, port: str, numeric: str) -> bytes:
         given = {"host": host, "port": port, "hostaddr": numeric, "options": self._options}
         fixed = {"client_encoding": "UTF8", "fallback_application_name": "basicauth_mw"}
         options = {**self._target.options, **{name: value for name, value in given.items() if value}, **fixed}
-        connection = pq.PGconn.connect_start(psycopg.conninfo.make_conninfo("", **options).encode())
-        del options  # the password
-        while connection.status != pq.ConnStatus.BAD:
-            match connection.connect_poll():
-                case pq.PollingStatus.OK:
-                    connection.nonblocking = 1
-                    return connection, ""
-                case pq.PollingStatus.FAILED:
-                    break
-                case polled:
-                    writing = polled == pq.PollingStatus.WRITING
-                    if not (yield Wait(connection.socket, writing, until)):
-                        return None, TIMED_OUT
-        return None, connection.error_message.decode(errors="replace") or "failed"
+        found: str = psycopg.conninfo.make_conninfo("", **options)
+        return found.encode()
+
+
+def _numeric(address: Any) -> str:
+    """An IP address, with the scope that a local one has."""
+    return socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
 
 
 def _name(host: str, port: str) -> str:

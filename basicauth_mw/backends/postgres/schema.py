@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ...errors import BackendUnavailable
 from .errors import NO_SUCH_TABLE, StatementFailed
 from .libpq import rows_of
 
 if TYPE_CHECKING:
-    from .libpq import Do, Flow
+    from .libpq import Do
 
 SCHEMA_VERSION: Final = 1
 
@@ -40,16 +40,15 @@ def table_names(schema: str, prefix: str) -> dict[str, str]:
     return {"schema": f'"{schema}"'} | {name: f'"{schema}"."{prefix}_{name}"' for name in tables}
 
 
-def check(do: Do, *, create: bool) -> Flow[int]:
+async def check(do: Do, *, create: bool) -> int:
     """Check the tables, and create missing ones with ``create``; return the process ID of the server.
 
     Raises:
         BackendUnavailable: They are not of this release.
     """
     if create:
-        yield from migrate(do, create=True)
-    result = yield from do("SELECT version, pg_backend_pid() FROM {state}")
-    version = _version_in(result)
+        await migrate(do, create=True)
+    version, pid = await _state(do)
     if version != SCHEMA_VERSION:
         is_old = version < SCHEMA_VERSION
         remedy = "run  basicauth-mw keys list --limit 1" if is_old else "update the package"
@@ -57,27 +56,27 @@ def check(do: Do, *, create: bool) -> Flow[int]:
             f"the tables of keys in Postgres have version {version}; this release needs {SCHEMA_VERSION}: "
             f"{remedy}"
         )
-    return int(result.get_value(0, 1))
+    return pid
 
 
-def migrate(do: Do, *, create: bool) -> Flow[int]:
+async def migrate(do: Do, *, create: bool) -> int:
     """Upgrade the tables; with ``create``, create missing ones. Return the version that they had, 0 for none.
 
     Older releases refuse them afterwards.
     """
     try:
-        before = yield from _version(do)
+        before, _ = await _state(do)
     except StatementFailed as exc:
         if not create or exc.sqlstate not in NO_SUCH_TABLE:
             raise
         before = 0
     if before >= SCHEMA_VERSION:
         return before
-    yield from do("BEGIN; SET LOCAL statement_timeout = 0")
+    await do("BEGIN; SET LOCAL statement_timeout = 0")
     # One process at a time; the others find the work done.
-    yield from do(f"SELECT pg_advisory_xact_lock({zlib.crc32(b'basicauth_mw')})")
+    await do(f"SELECT pg_advisory_xact_lock({zlib.crc32(b'basicauth_mw')})")
     # A statement that opens a table, or the functions would use what this session has cached before.
-    result = yield from do(
+    result = await do(
         "SELECT to_regclass('{state}'), to_regnamespace('{schema}'), current_setting('server_encoding') "
         "FROM pg_catalog.pg_namespace LIMIT 1"
     )
@@ -85,20 +84,19 @@ def migrate(do: Do, *, create: bool) -> Flow[int]:
     if encoding != "UTF8":
         raise BackendUnavailable("the encoding of the Postgres database is not UTF8: use another database")
     if not schema:
-        yield from do("CREATE SCHEMA {schema}")
-    before = (yield from _version(do)) if state else 0
+        await do("CREATE SCHEMA {schema}")
+    before = (await _state(do))[0] if state else 0
     for step in _STEPS[before:]:
-        yield from do(step)
-    yield from do("UPDATE {state} SET version = greatest(version, $1::integer)", [SCHEMA_VERSION])
-    yield from do("COMMIT")
+        await do(step)
+    await do("UPDATE {state} SET version = greatest(version, $1::integer)", [SCHEMA_VERSION])
+    await do("COMMIT")
     return before
 
 
-def _version(do: Do) -> Flow[int]:
-    return _version_in((yield from do("SELECT version FROM {state}")))
-
-
-def _version_in(result: Any) -> int:
-    if result.ntuples != 1:
+async def _state(do: Do) -> tuple[int, int]:
+    """The version of the tables, and the process ID of the server."""
+    rows = rows_of(await do("SELECT version, pg_backend_pid() FROM {state}"))
+    if len(rows) != 1:
         raise BackendUnavailable("the table of the state in Postgres has lost its row: restore a backup")
-    return int(result.get_value(0, 0))
+    version, pid = map(int, rows[0])
+    return version, pid

@@ -7,14 +7,11 @@ A lookup is one statement, for one ID or for many. A change is a transaction tha
 from __future__ import annotations
 
 import re
-from asyncio import get_running_loop, to_thread
+from asyncio import to_thread
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ...keys.hashing import has_password_hash
-from ...runtime.fork import after_fork
 from ..base import Changes, LastUse
 from ..codec import (
     as_key,
@@ -27,18 +24,17 @@ from ..codec import (
 )
 from ..history import extend_history, load_history
 from . import schema
-from .clients import LoopClient, Session, ThreadClient
+from .clients import LoopClients, Session, ThreadClients
 from .errors import NO_SUCH_TABLE, READ_ONLY, StatementFailed, translate_error
-from .libpq import Connector, rows_of, run
+from .libpq import Connector, in_thread, on_loop, rows_of, run
 from .url import parse_url
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
     from ...keys.model import Change, Key
     from ..codec import StoredRecord
-    from .libpq import Do, Flow, Row, Value, Work
+    from .libpq import Do, Row, Value, Work
 
 T = TypeVar("T")
 
@@ -90,9 +86,7 @@ _RECORD_USES: Final = (
     "ON CONFLICT (client_id, secret) DO UPDATE SET minute = excluded.minute "
     "WHERE used.minute < excluded.minute"
 )
-_LAST_USES: Final = (
-    "SELECT client_id, secret, minute FROM {last_used} WHERE client_id = ANY ($1::text[]) ORDER BY client_id"
-)
+_LAST_USES: Final = "SELECT client_id, secret, minute FROM {last_used} WHERE client_id = ANY ($1::text[])"
 # Last uses of secrets that a key no longer has, except for the latest of all.
 _PRUNE_USES: Final = (
     "DELETE FROM {last_used} WHERE client_id = $1 AND secret <> ALL ($2::text[]::bigint[]) "
@@ -121,13 +115,11 @@ class PostgresStore:
         self._create = create
         self._schema = target.schema
         self._connector = Connector(target, statement_timeout_s=max(1.0, deadline_s))
-        self._new_session = partial(
-            Session, self._connector, schema.table_names(target.schema, target.prefix)
-        )
-        self._check = partial(schema.check, create=create)
-        self._threads = ThreadClient(partial(self._new_session, self._check))
-        self._loops: dict[asyncio.AbstractEventLoop, LoopClient] = {}
-        after_fork(self._reset_in_child)
+        names = schema.table_names(target.schema, target.prefix)
+        self._new_session = partial(Session, self._connector, names)
+        check = partial(schema.check, create=create)
+        self._threads = ThreadClients(partial(self._new_session, in_thread, check))
+        self._loops = LoopClients(partial(self._new_session, on_loop, check), _lookup, timeout_s=deadline_s)
 
     # --- looking up
 
@@ -145,10 +137,8 @@ class PostgresStore:
 
     async def aget_record(self, client_id: str, /) -> StoredRecord | None:
         """``aget`` without decoding more than the secrets."""
-        loop = get_running_loop()
-        client = self._loops.get(loop) or self._open(loop)
         try:
-            found = await client.get(client_id)
+            found = await self._loops.get(client_id)
         except NotImplementedError:  # this loop cannot watch sockets: the default on Windows
             return await to_thread(self.get_record, client_id)
         except Exception as exc:
@@ -162,25 +152,25 @@ class PostgresStore:
     def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
         client_id = record.client_id
 
-        def change(do: Do) -> Flow[bool]:
+        async def change(do: Do) -> bool:
             if expect_version is None:
-                written = yield from do(_INSERT, _columns([record], [changes]))
-                yield from do("DELETE FROM {last_used} WHERE client_id = $1", [client_id])  # a deleted key's
+                written = await do(_INSERT, _columns([record], [changes]))
+                await do("DELETE FROM {last_used} WHERE client_id = $1", [client_id])  # a deleted key's
             else:
-                stored = yield from _select(_HISTORY, [[client_id]], "", do)
+                stored = await _select(_HISTORY, [[client_id]], "", do)
                 history = extend_history(stored[0][1] if stored else "", changes)
                 values = [client_id, record.version, dump_key(record), history, expect_version]
-                written = yield from do(_UPDATE, values)
+                written = await do(_UPDATE, values)
                 held = [str(to_microseconds(secret.created_at)) for secret in record.secrets]
-                yield from do(_PRUNE_USES, [client_id, held])
+                await do(_PRUNE_USES, [client_id, held])
             return bool(written.command_tuples)
 
         return self._change(change, client_id, has_password=has_password_hash(record))
 
     def delete(self, client_id: str, /) -> bool:
-        def change(do: Do) -> Flow[bool]:
-            deleted = yield from do("DELETE FROM {keys} WHERE client_id = $1", [client_id])
-            yield from do("DELETE FROM {last_used} WHERE client_id = $1", [client_id])
+        async def change(do: Do) -> bool:
+            deleted = await do("DELETE FROM {keys} WHERE client_id = $1", [client_id])
+            await do("DELETE FROM {last_used} WHERE client_id = $1", [client_id])
             return bool(deleted.command_tuples)
 
         return self._change(change, client_id)
@@ -201,12 +191,12 @@ class PostgresStore:
     def _change(self, change: Work[T], client_id: str | None, *, has_password: bool = False) -> T:
         """Make a change and announce it in one transaction, unless ``change`` returns something false."""
 
-        def work(do: Do) -> Flow[T]:
-            seq = int((yield from do(_BEGIN)).get_value(0, 0))
-            result = yield from change(do)
+        async def work(do: Do) -> T:
+            seq = int((await do(_BEGIN)).get_value(0, 0))
+            result = await change(do)
             if result:
-                yield from do(_ANNOUNCE, [seq, client_id, str(has_password), CHANGES_KEPT])
-            yield from do("COMMIT" if result else "ROLLBACK")
+                await do(_ANNOUNCE, [seq, client_id, str(has_password), CHANGES_KEPT])
+            await do("COMMIT" if result else "ROLLBACK")
             return result
 
         return self._run(partial(self._threads.run_admin, work, _ADMIN_TIMEOUT_S), writing=True)
@@ -249,11 +239,8 @@ class PostgresStore:
             self._rows(_RECORD_USES, values, writing=True)
 
     def last_uses(self, client_ids: Sequence[str], /) -> list[LastUse]:
-        found: list[LastUse] = []
         rows = self._rows(_LAST_USES, [list(filter(_is_storable, client_ids))])
-        for client_id, group in groupby(rows, key=itemgetter(0)):
-            found += load_uses(client_id, [(secret, minute) for _, secret, minute in group])
-        return found
+        return [use for client_id, *row in rows for use in load_uses(client_id, [tuple(row)])]
 
     # --- ending
 
@@ -262,8 +249,7 @@ class PostgresStore:
 
     async def aclose(self) -> None:
         """Close the connection of the running event loop."""
-        if client := self._loops.pop(get_running_loop(), None):
-            await client.aclose()
+        await self._loops.aclose()
 
     def upgrade(self) -> str | None:
         """Upgrade the tables of an older release, in one transaction. Older releases refuse them afterwards.
@@ -274,11 +260,11 @@ class PostgresStore:
         Raises:
             BackendUnavailable: They are missing or of a newer release, or cannot be changed.
         """
-        session = self._new_session()
+        session = self._new_session(in_thread)
 
-        def work(do: Do) -> Flow[int]:
-            before = yield from schema.migrate(do, create=self._create)
-            yield from schema.check(do, create=False)
+        async def work(do: Do) -> int:
+            before = await schema.migrate(do, create=self._create)
+            await schema.check(do, create=False)
             return before
 
         try:
@@ -293,18 +279,6 @@ class PostgresStore:
 
     # --- inside
 
-    def _reset_in_child(self) -> object:
-        inherited, self._loops = self._loops, {}
-        return inherited
-
-    def _open(self, loop: asyncio.AbstractEventLoop) -> LoopClient:
-        for other in list(self._loops):
-            if other.is_closed() and (client := self._loops.pop(other, None)):
-                client.close()
-        session = self._new_session(self._check)
-        made = self._loops[loop] = LoopClient(session, _lookup, timeout_s=self._deadline_s)
-        return made
-
     def _rows(self, statement: str, values: Sequence[Value], *, writing: bool = False) -> list[Row]:
         work = partial(_select, statement, values, "")
         return self._run(partial(self._threads.run_admin, work, _ADMIN_TIMEOUT_S), writing=writing)
@@ -317,13 +291,13 @@ class PostgresStore:
         raise failure  # without a context: the frames hold the password
 
 
-def _select(statement: str, values: Sequence[Value], name: str, do: Do) -> Flow[list[Row]]:
-    return rows_of((yield from do(statement, values, name)))
+async def _select(statement: str, values: Sequence[Value], name: str, do: Do) -> list[Row]:
+    return rows_of(await do(statement, values, name))
 
 
-def _changes(since: str, do: Do) -> Flow[list[Row]]:
+async def _changes(since: str, do: Do) -> list[Row]:
     """The changes from a number on, or the newest one."""
-    rows = yield from _select(_CHANGES, [since], "basicauth_changes", do)
+    rows = await _select(_CHANGES, [since], "basicauth_changes", do)
     if not rows:
         raise StatementFailed(next(iter(NO_SUCH_TABLE)))
     _check_primary(in_recovery=rows[0][0] == "t")
@@ -335,15 +309,14 @@ def _check_primary(*, in_recovery: bool) -> None:
         raise StatementFailed(READ_ONLY)
 
 
-def _lookup(client_ids: Sequence[str], do: Do) -> Flow[list[str | bytes | None]]:
+async def _lookup(client_ids: Sequence[str], do: Do) -> list[str | bytes | None]:
     """The records of some IDs, in order; None for an unknown one."""
     if len(client_ids) == 1 and _is_storable(client_ids[0]):  # a third faster
-        result = yield from do(_FIND_ONE, client_ids, "basicauth_find_one")
+        result = await do(_FIND_ONE, client_ids, "basicauth_find_one")
         _check_primary(in_recovery=result.get_value(0, 0) == b"t")
         return [result.get_value(0, 1)]
-    found: dict[str, str] = dict(
-        (yield from _select(_FIND, [list(filter(_is_storable, client_ids))], "basicauth_find", do))
-    )
+    rows = await _select(_FIND, [list(filter(_is_storable, client_ids))], "basicauth_find", do)
+    found: dict[str, str] = dict(rows)
     _check_primary(in_recovery=found.pop("") == "true")  # no ID is empty
     return [found.get(client_id) for client_id in client_ids]
 

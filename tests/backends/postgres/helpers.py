@@ -42,10 +42,8 @@ BOTH: list[Callable[[PostgresStore], Key | None]] = [on_thread, on_loop]
 
 
 def clients_of(server: PostgresServer) -> set[int]:
-    """The connections of clients, except this one."""
-    rows = server.execute(
-        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-    )
+    """The connections of stores."""
+    rows = server.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'basicauth_mw'")
     return {pid for (pid,) in rows}
 
 

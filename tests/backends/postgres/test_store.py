@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from basicauth_mw.backends.postgres.libpq import Do, Flow
+    from basicauth_mw.backends.postgres.libpq import Do
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def test_a_change_waits_for_one_with_a_smaller_number(store: PostgresStore, othe
     cursor = other.changes(None).cursor
     has_number, may_commit = threading.Event(), threading.Event()
 
-    def slow(do: Do) -> Flow[bool]:
+    async def slow(do: Do) -> bool:
         has_number.set()
         may_commit.wait(20)
-        yield from do("SELECT 1")
+        await do("SELECT 1")
         return True
 
     first = threading.Thread(target=store._change, args=(slow, "first"))
@@ -121,10 +121,10 @@ def test_a_writer_that_stops_in_a_transaction_does_not_block_others_for_long(
     monkeypatch.setattr(postgres_store, "_BEGIN", shorter)
     has_begun, has_gone_on = threading.Event(), threading.Event()
 
-    def stopped(do: Do) -> Flow[bool]:
+    async def stopped(do: Do) -> bool:
         has_begun.set()
         has_gone_on.wait(20)
-        return (yield from do("SELECT 1")) is not None
+        return await do("SELECT 1") is not None
 
     def change() -> None:
         with pytest.raises(BackendUnavailable):
@@ -144,10 +144,10 @@ def test_changes_that_wait_for_each_other_leave_connections_for_lookups(
 ) -> None:
     has_begun, has_looked_up = threading.Event(), threading.Event()
 
-    def held(do: Do) -> Flow[bool]:
+    async def held(do: Do) -> bool:
         has_begun.set()
         has_looked_up.wait(20)
-        return (yield from do("SELECT 1")) is not None
+        return await do("SELECT 1") is not None
 
     def put(client_id: str) -> None:
         has_begun.wait(20)
