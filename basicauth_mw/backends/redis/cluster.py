@@ -19,7 +19,7 @@ from ...runtime.extras import require
 from .errors import exceptions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Sequence
+    from collections.abc import Generator, Sequence
 
     from .url import Address
 
@@ -116,7 +116,12 @@ class Cluster:
             for node, indexes in batches.items():
                 if node in failed:
                     raise failed[node]
-                outcome = yield from self._send(node, _batch(commands, indexes, asking))
+                batch = [
+                    each
+                    for index in indexes
+                    for each in ([("ASKING",), commands[index]] if index in asking else [commands[index]])
+                ]
+                outcome = yield from self._send(node, batch)
                 if isinstance(outcome, Exception):
                     if not retry:
                         raise outcome
@@ -216,15 +221,6 @@ Router = SingleServer | Cluster
 
 def _key_of(command: Command) -> Any:
     return command[3 if command[0] == "EVAL" else 1]
-
-
-def _batch(commands: Sequence[Command], numbers: Sequence[int], asking: Collection[int]) -> list[Command]:
-    batch: list[Command] = []
-    for number in numbers:
-        if number in asking:
-            batch.append(("ASKING",))
-        batch.append(commands[number])
-    return batch
 
 
 def _node_at(host: str, port: int, node: Node) -> Node:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from asyncio import get_running_loop
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ...errors import BackendUnavailable, UnreadableRecord
+from ...errors import BackendUnavailable
 from ...runtime.fork import after_fork
 from .clients import LoopClients, ThreadClients
 from .cluster import Cluster, Node, SingleServer
 from .connections import Connector
-from .errors import is_split, is_wrong_type, translate_error
+from .errors import is_split, translate_error
 
 if TYPE_CHECKING:
     import asyncio
@@ -76,21 +76,21 @@ class Commands:
         replies = self.replies(*commands, retry=retry)
         for reply in replies:
             if isinstance(reply, Exception) and not (may_be_split and is_split(reply)):
-                raise self._failure(reply)
+                raise translate_error(reply, self.server)
         return replies
 
-    def check_type(self, reply: Any, kind: type[T], name: bytes = b"one of our names") -> T:
+    def check_type(self, reply: Any, kind: type[T], name: bytes = b"") -> T:
         """Return a reply if it has this type; raise if it has not, or is an error.
 
-        ``name`` is the name in Redis that the command was about.
+        ``name`` is the name in Redis that the command was about, for the error.
         """
         if isinstance(reply, kind):
             return reply
         if isinstance(reply, Exception):
-            raise self._failure(reply, name) from None
+            raise translate_error(reply, self.server, name) from None
         raise BackendUnavailable(f"{self.server} sent {type(reply).__name__} instead of {kind.__name__}")
 
-    def items(self, reply: Any, kind: type[T], name: bytes = b"one of our names") -> list[T]:
+    def items(self, reply: Any, kind: type[T], name: bytes = b"") -> list[T]:
         """``check_type`` of a reply that is a list, and of its items."""
         items = self.check_type(reply, list, name)
         for item in items:
@@ -127,8 +127,3 @@ class Commands:
             failure = translate_error(exc, self.server)
         self._admin.reconnect()
         raise failure
-
-    def _failure(self, reply: Exception, name: bytes = b"one of our names") -> BackendUnavailable:
-        if is_wrong_type(reply):
-            return UnreadableRecord(f"the value of {name.decode(errors='replace')} in Redis has another type")
-        return translate_error(reply, self.server)

@@ -7,7 +7,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
-from ...errors import BackendUnavailable
+from ...errors import BackendUnavailable, UnreadableRecord
 from ...runtime.extras import require
 
 if TYPE_CHECKING:
@@ -46,18 +46,22 @@ def is_wrong_type(reply: object) -> bool:
     return isinstance(reply, exceptions.ResponseError) and "WRONGTYPE" in str(reply)
 
 
-def translate_error(exc: BaseException, server: str = "Redis") -> BackendUnavailable:
+def translate_error(exc: BaseException, server: str, name: bytes = b"") -> BackendUnavailable:
     """Name the server, the cause, and the remedy if it is known.
 
     Args:
         exc: What redis-py raised or returned.
         server: The server, with host and port.
+        name: The name in Redis that the command was about, if known.
     """
     match exc:
         case BackendUnavailable():
             return type(exc)(str(exc))
         case _ if is_denied(exc) or isinstance(exc, _REFUSED):
             text = f"{server} refused the user or the password: check the backend URL and the ACL"
+        case _ if is_wrong_type(exc):
+            where = name.decode(errors="replace") or "one of our names"
+            return UnreadableRecord(f"the value of {where} in Redis has another type")
         case exceptions.AskError():  # of which MovedError is a subclass
             text = f"{server} is a node of a cluster, whose URL begins with redis+cluster://"
         case exceptions.ResponseError() | exceptions.BusyLoadingError():
