@@ -274,6 +274,11 @@ class Settings:
 
         return {"type": "function-plain", "function": {"type": "no-info", "function": validate}}
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: object, _handler: object) -> dict[str, Any]:
+        """For a JSON schema of the class that Settings nest in."""
+        return {"type": "object"}
+
     @without_frames
     def replace(self, **overrides: Unpack[SettingsOverrides]) -> Settings:
         """A copy with some fields changed.

@@ -657,6 +657,7 @@ def test_pydantic_accepts_an_instance() -> None:
     settings = Settings(realm="x")
 
     assert AppSettings(auth=settings).auth == settings
+    assert AppSettings.model_json_schema()["properties"]["auth"]["type"] == "object"
 
 
 @pytest.mark.parametrize(
