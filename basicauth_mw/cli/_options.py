@@ -78,7 +78,7 @@ def open_for(ctx: typer.Context, url: str | None, *, create: bool = False) -> It
 
 
 def upgrade_store(backend: Backend) -> None:
-    """Convert stored data to the format of this release, and say so."""
+    """Convert stored data to the format of this release, and print what was done."""
     upgrade = getattr(backend.store, "upgrade", None)
     if upgrade is not None and (done := upgrade()):
         echo_error(done)

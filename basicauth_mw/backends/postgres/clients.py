@@ -36,12 +36,12 @@ _CHECK_EVERY_S: Final = 15.0
 
 
 class Session:
-    """One connection, for one work at a time.
+    """One connection, which does one unit of work at a time.
 
     Args:
         connector: Opens the connection.
         names: The tables by their names in statements.
-        waiting: How to wait.
+        waiting: Waits in a thread or on an event loop.
         check: Done on each new connection; returns the process ID of the server. An exception means that the
             connection cannot be used.
     """

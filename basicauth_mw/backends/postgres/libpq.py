@@ -2,8 +2,8 @@
 
 psycopg's own connections have no deadline in threads, and wait two seconds or more for each address.
 
-All that waits is a coroutine, written once: ``on_loop`` waits on the running event loop; ``in_thread`` blocks
-instead, so the coroutine never suspends, and ``run`` returns its result.
+Everything that waits is a coroutine. With ``on_loop`` it waits on the running event loop; with ``in_thread``
+it blocks and never suspends, so ``run`` can return its result.
 
 Nothing depends on a session: no setting outside a transaction, and statements are prepared only on a direct
 connection to a server. So pgbouncer may give each transaction another connection.
@@ -50,11 +50,11 @@ _WAITING: Final = (pq.PollingStatus.READING, pq.PollingStatus.WRITING)
 
 
 class Waiting(NamedTuple):
-    """How to wait.
+    """Waits in a thread or on an event loop.
 
     Attributes:
-        is_ready: Wait until a socket is readable, or also writable, by the monotonic clock; returns whether
-            it is in time.
+        is_ready: Wait until a socket is readable, or also writable; return whether this happens before a time
+            of the monotonic clock.
         resolve: Resolve a host and a port as ``socket.getaddrinfo`` does.
     """
 
@@ -104,13 +104,13 @@ on_loop: Final = Waiting(_watch, _resolve_on_loop)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that waits ``in_thread``."""
+    """Return the result of a coroutine that waits ``in_thread``."""
     try:
         coroutine.send(None)
     except StopIteration as done:
         result: T = done.value
         return result
-    raise RuntimeError("a coroutine waits on an event loop, but is run in a thread")
+    raise RuntimeError("a coroutine that waits on an event loop was run in a thread")
 
 
 # --- statements
@@ -129,11 +129,11 @@ async def execute(
 
     Args:
         connection: A ``PGconn`` of psycopg.
-        waiting: How to wait.
+        waiting: Waits in a thread or on an event loop.
         until: When to give up, by the monotonic clock.
         statement: The statement; without values, there may be several.
         values: Its values.
-        name: Run a statement that was prepared instead; without values, prepare it.
+        name: Run the prepared statement of this name instead; without values, prepare it.
 
     Raises:
         StatementFailed: The server refused it. The connection can still be used.
@@ -210,8 +210,8 @@ class Connector:
 
     Args:
         target: The servers.
-        statement_timeout_s: After which the server ends a statement by itself, so that statements of clients
-            that have given up do not fill it; pgbouncer does not allow this setting.
+        statement_timeout_s: Seconds after which the server cancels a statement, so that it does not go on
+            working for clients that have given up; pgbouncer does not allow this setting.
 
     Attributes:
         server: The servers, for errors.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 1
 
-# By version: the statements that lead to it. Every change of a key locks the one row of ``state``, so that
+# The statements that lead to each version. Every change of a key locks the one row of ``state``, so that
 # changes become visible in the order of their numbers. ``mark`` distinguishes changes that have the same
 # number because the database was restored, or a standby promoted.
 _STEPS: Final = (

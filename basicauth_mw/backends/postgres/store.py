@@ -51,7 +51,7 @@ _BEGIN: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '5s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '5s'; SELECT seq + 1 FROM {state} FOR UPDATE"
 )
-# A pooler may connect each transaction to another server, so an answer says whether it is of a standby.
+# A pooler may connect each transaction to another server, so each reply says whether it comes from a standby.
 _FIND_ONE: Final = "SELECT pg_is_in_recovery(), (SELECT record FROM {keys} WHERE client_id = $1)"
 _FIND: Final = (
     "SELECT client_id, record FROM {keys} WHERE client_id = ANY ($1::text[]) "

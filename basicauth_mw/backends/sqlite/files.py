@@ -123,7 +123,7 @@ def signature(path: Path) -> tuple[int, int, int, int]:
 def in_transaction(connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], T]) -> T:
     """Call ``change`` in a transaction, which is rolled back if it raises."""
     try:
-        connection.execute("BEGIN IMMEDIATE")  # in here, in case that a signal handler raises
+        connection.execute("BEGIN IMMEDIATE")  # inside the try: a signal handler may raise
         result = change(connection)
         connection.execute("COMMIT")
     except BaseException:
