@@ -45,6 +45,9 @@ class Node(NamedTuple):
     address: Address | None = None
 
 
+_ONLY: Final = Node()
+
+
 class SingleServer:
     """The router where all keys are on one server.
 
@@ -52,11 +55,11 @@ class SingleServer:
         nodes: The nodes in use.
     """
 
-    nodes = frozenset({Node()})
+    nodes = frozenset({_ONLY})
 
     def node_for(self, _name: bytes) -> Node | None:
         """The node of a key as far as known; None: ``route`` finds out."""
-        return Node()
+        return _ONLY
 
     def mark_stale(self, node: Node) -> None:
         """Note that a node gave no reply."""
@@ -68,7 +71,7 @@ class SingleServer:
             commands: Each names one key.
             retry: They may be sent twice.
         """
-        outcome = yield Node(), commands
+        outcome = yield _ONLY, commands
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -230,7 +233,7 @@ def _node_at(host: str, port: int, node: Node) -> Node:
 
 
 def _slots(reply: Any, node: Node) -> list[Node | None]:
-    """The node of each slot by a reply to ``CLUSTER SLOTS``; all None: it is something else."""
+    """The node of each slot by a reply to ``CLUSTER SLOTS``; empty: it is something else."""
     slots: list[Node | None] = [None] * _SLOTS
     with suppress(TypeError, ValueError, AttributeError, IndexError):
         for first, last, master, *_ in reply:
@@ -238,4 +241,4 @@ def _slots(reply: Any, node: Node) -> list[Node | None]:
             for slot in range(first, last + 1):
                 slots[slot] = target
         return slots
-    return [None] * _SLOTS
+    return []
