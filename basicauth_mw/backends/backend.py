@@ -80,9 +80,9 @@ class Backend(ReadableBackend):
     """Creates, finds and ends keys.
 
     Every method that changes a key takes ``actor``: who makes the change, for the audit log, as a client ID
-    or a user name; None means ``Backend.actor``. All but ``create`` and ``delete`` take ``version``: the
-    ``Key.version`` that must be stored now, so that a form does not undo a change that it does not show; None
-    for any. If another version is stored, they raise ``InvalidKey``, and nothing is changed.
+    or a user name; None means ``Backend.actor``. All but ``create``, ``add`` and ``delete`` take ``version``:
+    the ``Key.version`` that must be stored now, so that a form does not undo a change that it does not show;
+    None for any. If another version is stored, they raise ``InvalidKey``, and nothing is changed.
 
     Each of them raises ``ReadOnlyBackend`` if the store cannot be written, raises ``BackendUnavailable`` if
     it cannot be reached, and writes an audit record.
