@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...errors import BackendUnavailable
 from ..base import StoreWarning
 from .files import is_mounted_alone
-from .wal import log_of, log_size, may_write, unwritable_logs
+from .wal import log_of, may_write, size_of, unwritable_logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ def check_files(path: Path, last_used: LastUsedFile) -> Iterator[StoreWarning]:
     if is_mounted_alone(path):
         message = f"{path} is mounted as a single file, so keys cannot be changed here"
         yield StoreWarning("sqlite_file_mounted_alone", message, "mount its directory instead")
-    if log_size(real):
+    if size_of(log_of(real)):
         message = f"the newest changes are in {log_of(real)}, so a copy of the file alone lacks them"
         yield StoreWarning(
             "sqlite_log_not_empty", message, f'for a backup, run  sqlite3 {quote(str(path))} ".backup COPY"'

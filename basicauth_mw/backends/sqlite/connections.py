@@ -105,7 +105,7 @@ class ConnectionManager:
         with connection.lock:
             try:
                 if compare:
-                    self._reopen_if_replaced(connection)
+                    self._reopen_if_replaced()
                 raw = connection.raw
                 if raw is None or time.monotonic() >= self._compare_at:
                     result = query(self._connected(connection))
@@ -129,7 +129,7 @@ class ConnectionManager:
         connection = self._connections.get()
         with connection.lock:
             try:
-                self._reopen_if_replaced(connection)
+                self._reopen_if_replaced()
                 check_writable_mount(self._real)
                 raw = self._connected(connection)
                 result = in_transaction(raw, change)
@@ -172,13 +172,7 @@ class ConnectionManager:
 
     def _close_before_fork(self) -> None:
         """Close every connection that is free within the limit. None is opened until the fork is over."""
-        end = time.monotonic() + LONGEST_WAIT_S
-        for connection in self._connections.values():
-            if connection.lock.acquire(timeout=max(0, end - time.monotonic())):
-                try:
-                    connection.close()
-                finally:
-                    connection.lock.release()
+        self._close_unused(LONGEST_WAIT_S)
         self._log = None  # the last connection has removed it
 
     def _reset_in_child(self) -> None:
@@ -188,7 +182,7 @@ class ConnectionManager:
     def _connected(self, connection: _Connection) -> sqlite3.Connection:
         """Open a connection, whose lock is held, on the current file unless it is open."""
         if time.monotonic() >= self._compare_at:
-            self._reopen_if_replaced(connection)
+            self._reopen_if_replaced()
         if connection.raw is None:
             if forks.in_progress:
                 raise BlockingIOError("the process is forking")
@@ -218,8 +212,8 @@ class ConnectionManager:
             self._compare_at = float("-inf")
             raise BlockingIOError("the SQLite file was changed while it was read")
 
-    def _reopen_if_replaced(self, own: _Connection) -> None:
-        """Compare the path with the open file. The lock of ``own``, the thread's connection, is held."""
+    def _reopen_if_replaced(self) -> None:
+        """Compare the path with the open file. The lock of this thread's connection is held."""
         if self._comparing.locked():
             raise BlockingIOError("another thread compares the file")
         with self._comparing:  # not acquire() before try: a signal handler may raise between them
@@ -227,17 +221,17 @@ class ConnectionManager:
                 real = Path(os.path.realpath(self._path, strict=True))
                 now = signature(real)
             except OSError as exc:
-                self.close_all(own)
+                self.close_all()
                 raise BackendUnavailable(f"the SQLite file cannot be opened: {exc.strerror}") from exc
             if now[2] == 0:
-                self.close_all(own)
+                self.close_all()
                 raise BackendUnavailable("the SQLite file is empty")
             log = inode_of(log_of(real))
             if (real, now) != (self._real, self._signature) or (self._log is not None and log != self._log):
-                self.close_all(own)
+                self.close_all()
                 for other in filter(None, [ref() for ref in _managers.valuerefs()]):
                     if other is not self and other.is_outdated(real, now, log):
-                        other.close_all(own)
+                        other.close_all()
                 self._real, self._signature = real, now
                 log = None  # the next connection creates it, and the next comparison sees it
             self._log = log
@@ -247,18 +241,22 @@ class ConnectionManager:
         """Whether a connection may be open on a file, or a log, that was at this path before."""
         return self._real == real and (self._signature[:2] != now[:2] or self._log not in (None, log))
 
-    def close_all(self, own: _Connection) -> None:
-        """Close every connection, ``own`` without waiting for its lock.
-
-        Raises ``BlockingIOError`` if another thread uses one.
-        """
+    def close_all(self) -> None:
+        """Close every connection. Raises ``BlockingIOError`` if another thread uses one."""
         self._compare_at = float("-inf")
-        own.close()
+        if not self._close_unused(0):
+            raise BlockingIOError("another thread still reads the old file")
+
+    def _close_unused(self, wait_s: float) -> bool:
+        """Close the connections that no other thread uses within a time; return whether these are all."""
+        end = time.monotonic() + wait_s
+        are_all = True
         for connection in self._connections.values():
-            if connection is not own:
-                if not connection.lock.acquire(blocking=False):
-                    raise BlockingIOError("another thread still reads the old file")
+            if connection.lock.acquire(timeout=max(0, end - time.monotonic())):
                 try:
                     connection.close()
                 finally:
                     connection.lock.release()
+            else:
+                are_all = False
+        return are_all

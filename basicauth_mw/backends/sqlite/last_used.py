@@ -13,7 +13,7 @@ import stat
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import BackendUnavailable
 from ..codec import load_uses, to_microseconds, to_minutes
@@ -37,6 +37,7 @@ _TABLE: Final = (
     "CREATE TABLE last_used (client_id TEXT NOT NULL, secret INTEGER NOT NULL, minute INTEGER NOT NULL, "
     "PRIMARY KEY (client_id, secret)) WITHOUT ROWID"
 )
+_SELECT: Final = "SELECT secret, minute FROM last_used WHERE client_id = ?"
 _DELETE: Final = "DELETE FROM last_used WHERE client_id = ?1"
 # No datetime is as late as the bound. Text and blobs, which only damage leaves, are greater than any number.
 _IS_EARLIER: Final = (
@@ -90,13 +91,8 @@ class LastUsedFile:
 
     def last(self, client_ids: Sequence[str]) -> list[LastUse]:
         """The last use of every secret of these clients; none if the file cannot be read."""
-        try:
-            with self._open_existing() as connection:
-                if connection is not None:
-                    return [use for client_id in client_ids for use in _uses(client_id, connection)]
-        except BackendUnavailable:
-            pass
-        return []
+        found = self._execute(_SELECT, *client_ids)
+        return [use for client_id, row in found for use in load_uses(client_id, [row])]
 
     def prune(self, key: Key) -> None:
         """Delete the uses of secrets that a key no longer has, except its latest use."""
@@ -111,10 +107,13 @@ class LastUsedFile:
         with self._open_existing():
             pass
 
-    def _execute(self, statement: str, client_id: str) -> None:
+    def _execute(self, statement: str, *client_ids: str) -> list[tuple[str, tuple[Any, Any]]]:
+        """Execute a statement for each client; return its rows, or none if the file cannot be used."""
         with suppress(BackendUnavailable), self._open_existing() as connection:
             if connection is not None:
-                connection.execute(statement, (client_id,))
+                execute = connection.execute
+                return [(each, row) for each in client_ids for row in execute(statement, (each,))]
+        return []
 
     @contextmanager
     def _open_existing(self) -> Iterator[sqlite3.Connection | None]:
@@ -153,11 +152,6 @@ class LastUsedFile:
             return
         except OSError as exc:
             raise BackendUnavailable(f"{self.path.name} cannot be created: {exc.strerror}") from exc
-
-
-def _uses(client_id: str, connection: sqlite3.Connection) -> Iterator[LastUse]:
-    query = "SELECT secret, minute FROM last_used WHERE client_id = ?"
-    return load_uses(client_id, connection.execute(query, (client_id,)))
 
 
 def _has_table(connection: sqlite3.Connection) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import UnreadableRecord
@@ -171,7 +171,6 @@ def _text_of_row(client_id: bytes, record: bytes) -> str:
     return client_id.decode(errors="replace").casefold() if key is None else text_of(key)
 
 
-@lru_cache(maxsize=1)
 def _load(client_id: bytes, record: bytes) -> Key | None:
     try:
         return load_key(record, client_id.decode())

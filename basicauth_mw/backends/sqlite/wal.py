@@ -37,17 +37,13 @@ def index_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-shm")
 
 
-def log_size(path: Path) -> int:
-    """Bytes in the log of a file; 0 if there is none."""
-    return _size(log_of(path))
-
-
 def journal_of(path: Path) -> Path:
     """Path of the rollback journal of a file, which another program may have left."""
     return path.with_name(f"{path.name}-journal")
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes in a file; 0 if there is none."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -86,7 +82,7 @@ class UnchangedFile:
         """Whether everything that was read until now is one state of the file."""
         with suppress(OSError):
             # In this order: a change is in the file before it leaves the log.
-            logged = log_size(self._path) or _size(journal_of(self._path))
+            logged = size_of(log_of(self._path)) or size_of(journal_of(self._path))
             return not logged and signature(self._path) == self._signature
         return False
 
@@ -105,13 +101,13 @@ def open_watched(path: Path) -> tuple[sqlite3.Connection, UnchangedFile | None]:
     """
     if may_write(path):
         return connect(path), None
-    if _size(journal_of(path)):
+    if size_of(journal_of(path)):
         # The file may contain half of a transaction, which only a connection with write access rolls back.
         raise BackendUnavailable(
             f"{journal_of(path)} was left by a write that did not finish, and this user may not roll it "
             "back; a user with write access can:  basicauth-mw keys list --limit 1"
         )
-    if not log_size(path):
+    if not size_of(log_of(path)):
         unchanged = UnchangedFile(path)
         return connect(path, options="mode=ro&immutable=1"), unchanged
     return _open_with_log(path), None
@@ -181,7 +177,7 @@ def _open_with_log(path: Path) -> sqlite3.Connection:
         if (now := inode_of(log)) != before:  # its last user removed it meanwhile, and SQLite created one
             connection.close()
             with suppress(OSError):
-                if _is_mine(log.stat()) and not log_size(path):
+                if _is_mine(log.stat()) and not size_of(log):
                     log.unlink()
     if now != before:
         raise BlockingIOError("the log of the SQLite file was just removed")
