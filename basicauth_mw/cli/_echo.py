@@ -1,4 +1,4 @@
-"""Output of the commands: JSON lines for programs, text for people, errors on stderr.
+"""Output of the commands: JSON lines for programs, text for people, errors and progress on stderr.
 
 Names, IDs and metadata come from a database that others may write to. So control characters, escape sequences
 and bidirectional overrides in them are escaped.
@@ -6,9 +6,11 @@ and bidirectional overrides in them are escaped.
 
 import json
 import re
+import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typer import echo
 
@@ -17,13 +19,13 @@ from ..keys import lifecycle
 from ..keys.escaping import escape_control
 from ..keys.model import Key, Secret, utcnow
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 # The random part of a generated secret, whatever its prefix. Client IDs of the earlier, long form are public.
 _GENERATED = re.compile(r"(?<=_)(?<!\bid_)[0-9A-Za-z]{49}(?![0-9A-Za-z])", re.ASCII)
 
-_KEY_FIELDS = (
-    *("client_id", "name", "scopes", "created_at", "expires_at", "revoked_at", "disabled", "last_used_at"),
-    *("metadata", "secrets"),
-)
+_KEY_FIELDS = tuple(each.name for each in fields(Key) if each.name != "version")
 
 
 class CommandError(BasicAuthError):
@@ -46,9 +48,9 @@ def echo_error(text: str) -> None:
     echo(escape_control(_GENERATED.sub("...", text)), err=True)
 
 
-def echo_json(fields: Mapping[str, Any]) -> None:
+def echo_json(members: Mapping[str, Any]) -> None:
     """Print an object as a line of JSON in ASCII."""
-    echo(json.dumps(fields, ensure_ascii=True, default=_encode))
+    echo(json.dumps(members, ensure_ascii=True, default=_encode))
 
 
 def _encode(value: object) -> object:
@@ -111,3 +113,33 @@ def echo_secrets(key: Key) -> None:
                 f"expires {isoformat(secret.expires_at) or 'never'}, "
                 f"last used {isoformat(secret.last_used_at) or 'never'}"
             )
+
+
+def progress_bar(*, in_bytes: bool = False, shown: bool = True) -> "Progress":
+    """Return a bar, which is shown in a ``with`` block."""
+    # Imported here, so that commands without a bar start sooner.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    counts: tuple[ProgressColumn, ...] = (TextColumn("{task.completed:,} keys"), TimeElapsedColumn())
+    if in_bytes:
+        counts = (DownloadColumn(), TimeRemainingColumn())
+    is_hidden = not (shown and sys.stderr.isatty())
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *counts,
+        console=Console(stderr=True, quiet=is_hidden),  # rich before 14.1 prints a line for a disabled bar
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=is_hidden,
+    )

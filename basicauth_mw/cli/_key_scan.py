@@ -111,17 +111,13 @@ class KeyScan:
         if record.revoked_at is not None:
             return  # it never works again, whatever its hashes are
         hashes = [secret.hash for secret in record.secrets]
-        if any(map(_is_damaged, hashes)):
+        try:
+            for hashed in hashes:
+                check_hash(hashed)
+        except InvalidKey:
             self._damaged.add(record.client_id)
-        elif not all(map(self._backend.hasher.has_pepper, hashes)):
+            return
+        if not all(map(self._backend.hasher.has_pepper, hashes)):
             self._without_pepper.add(record.client_id)
         elif current_state(record) == "active":
             self._has_active = True
-
-
-def _is_damaged(hashed: str) -> bool:
-    try:
-        check_hash(hashed)
-    except InvalidKey:
-        return True
-    return False

@@ -19,11 +19,10 @@ from ..keys.escaping import escape_control
 from ..keys.generated_secrets import ID_PREFIX, generate
 from ..serve import load
 from ..settings import FIELDS, SettingField, Settings
-from ._echo import CommandError, echo_json
+from ._echo import CommandError, echo_json, progress_bar
 from ._findings import GIVE_ACCESS, Finding, findings_from
 from ._key_scan import KeyScan
 from ._options import AsJson, BackendUrl, upgrade_store
-from ._progress import progress_bar
 from ._urls import without_secrets
 
 _SCAN_BUDGET_S = 10.0  # enough for some hundred thousand keys

@@ -3,10 +3,10 @@
 import logging
 import os
 import socket
-import sys
 from datetime import timedelta
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
@@ -107,10 +107,6 @@ def _load_example() -> Any:
     """The app of ``examples/fastapi_app.py``, or of its copy in the wheel."""
     copy = Path(__file__).with_name("_demo_app.py")
     path = copy if copy.exists() else Path(__file__).parents[2] / "examples" / "fastapi_app.py"
-    spec = spec_from_file_location("basicauth_mw_demo_app", path)
-    if spec is None or spec.loader is None or not path.exists():
+    if not path.exists():
         raise CommandError("the example app is missing in this installation")
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # FastAPI resolves the annotations of the handlers in it
-    spec.loader.exec_module(module)
-    return module.app
+    return run_path(str(path))["app"]

@@ -22,6 +22,7 @@ from .parsers import (
     check_paths,
     check_realm,
     check_secret_prefix,
+    parse_rate,
 )
 from .sources import ENV_PREFIX, check_value, did_you_mean, misspelled, read_entry, strip_edges
 
@@ -180,9 +181,10 @@ class Settings:
         "rate",
         "20/minute",
         "Failures per address and client ID before a 429; empty disables the limit.",
+        parse_rate,
     )
     throttle_address: str = _setting(
-        "rate", "", "Failures per address, whatever the client ID; empty disables the limit."
+        "rate", "", "Failures per address, whatever the client ID; empty disables the limit.", parse_rate
     )
     slow_hash_workers: int = _setting(
         "count", min(4, os.cpu_count() or 1), "Maximum number of passwords verified at the same time."

@@ -168,12 +168,6 @@ def _secrets(value: object) -> tuple[str, ...]:
     return entries
 
 
-def _rate(value: object) -> str:
-    rate = _text(value)
-    parse_rate(rate)
-    return rate
-
-
 def parse_rate(rate: str) -> tuple[int, float] | None:
     """Parse a rate such as ``20/minute``.
 
@@ -196,7 +190,7 @@ def parse_rate(rate: str) -> tuple[int, float] | None:
 PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
     "text": _text,
     "url": _text,
-    "rate": _rate,
+    "rate": _text,
     "switch": _switch,
     "seconds": _seconds,
     "seconds_or_zero": _seconds_or_zero,

@@ -13,10 +13,9 @@ from typer import echo
 
 from ...keys.escaping import escape_control
 from ...keys.model import Key
-from .._echo import CommandError, count_keys, echo_error, echo_json, key_fields
+from .._echo import CommandError, count_keys, echo_error, echo_json, key_fields, progress_bar
 from .._input import stdin
 from .._options import AsJson, BackendUrl, open_for
-from .._progress import progress_bar
 from ..tokens import credential_fields
 from .exporter import export_file, export_keys
 from .importer import ImportReport, import_keys

@@ -86,7 +86,7 @@ def _fields_of(value: Key | Secret | Change, names: Mapping[str, type]) -> dict[
 def _encode(value: object) -> object:
     match value:
         case datetime():
-            return _isoformat(value)
+            return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
         case Secret():
             return _fields_of(value, _SECRET_TYPES)
         case frozenset():
@@ -94,10 +94,6 @@ def _encode(value: object) -> object:
         case Mapping():  # a third-party store may return read-only metadata
             return dict(value)
     raise TypeError(f"metadata contains a value that JSON cannot represent: {type(value).__name__}")
-
-
-def _isoformat(value: datetime) -> str:
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def _load_fields(fields: Any, types: Mapping[str, type]) -> dict[str, Any]:
