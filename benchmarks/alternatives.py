@@ -1,8 +1,8 @@
-"""How does the middleware compare with what one would use instead?
+"""How does the middleware compare with its alternatives?
 
-Real servers, each with the same 1,000 clients, one of them loaded at a time, in rotation. The figure is
-requests per second of CPU time; for a proxy, its own and that of the app behind it. All share one core, and
-the load generator has another.
+Real servers, each with the same 1,000 clients; one server at a time is under load, in rotation. The figure is
+requests per second of CPU time, for a proxy including the CPU time of its app. All servers share one core,
+and the load generator has another.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ async def find(quick: bool, directory: Path) -> Outcome:
             "of",
             "MB since the first tenth",
             "MB since the start",
-            "us a request, first quarter",
+            "us per request, first quarter",
             "last / first",
         ],
         floods,

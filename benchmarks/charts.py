@@ -34,7 +34,7 @@ def alternatives(per_cpu_s: dict[str, dict[str, float]], path: Path) -> None:
 
 
 def cost(valid: dict[str, float], refused: dict[str, dict[str, float]], path: Path) -> None:
-    """Cost per request beside peers: added for valid credentials, whole for refused ones."""
+    """Cost per request with each package: added for valid credentials, whole for refused ones."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6))
     names = sorted(valid, key=valid.__getitem__, reverse=True)
     _bars(left, names, [valid[name] for name in names], [_colour(name) for name in names])

@@ -62,7 +62,7 @@ async def find(quick: bool) -> Outcome:
     rows += [[name, "", us(times[name]), "", "", ""] for name in unprotected]
     table = Table(
         "A request with valid, cached credentials; ASGI, in this process",
-        ["protected by", "app", "us a call", "added us", "added, x floor (quartiles)", "leaves out"],
+        ["protected by", "app", "us per call", "added us", "added, x floor (quartiles)", "leaves out"],
         rows,
         f"{rounds} interleaved rounds, at most {count} calls of each in a round, uvloop, one core, default "
         "settings. In such a loop the processor's caches are warm; under a server each of these costs "

@@ -1,8 +1,9 @@
 """What does an uncached verification cost with the keys in Postgres?
 
-One alone, beside a plain prepared SELECT by psycopg; and 32 different keys at once, as in one iteration of a
-busy event loop, beside as many SELECTs gathered over psycopg's own pool. A lookup returns a decoded key, a
-SELECT only the record. A verification is everything between the request's headers and the decision.
+One lookup alone is compared with a plain prepared SELECT by psycopg; lookups of 32 different keys at once, as
+in one iteration of a busy event loop, with as many SELECTs gathered over psycopg's own pool. A lookup returns
+a decoded key, a SELECT only the record. A verification is everything between the request's headers and the
+decision.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What does an uncached verification cost with the keys in Redis?
 
-One alone, beside a plain GET; and 32 different keys at once, as in one iteration of a busy event loop, beside
-as many GETs gathered over redis-py's own pool. A lookup returns a decoded key, a GET only bytes. A
-verification is everything between the request's headers and the decision.
+One lookup alone is compared with a plain GET; lookups of 32 different keys at once, as in one iteration of a
+busy event loop, with as many GETs gathered over redis-py's own pool. A lookup returns a decoded key, a GET
+only bytes. A verification is everything between the request's headers and the decision.
 """
 
 from __future__ import annotations

@@ -131,9 +131,7 @@ def main(measure: Callable[[bool], Outcome], doc: str | None) -> None:
         doc: Its description.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="run a few rounds: shows that it works, and little else"
-    )
+    parser.add_argument("--quick", action="store_true", help="run a few rounds, only to see that it works")
     parser.add_argument("--save", type=Path, metavar="FILE", help="also write the results to FILE as JSON")
     arguments = parser.parse_args()
     outcome = measure(arguments.quick)

@@ -49,7 +49,7 @@ BENCHMARKS = [
     "dashboard",
     "import_keys",
 ]
-QUICK_HELP = "run a few rounds: shows that it works, and little else"
+QUICK_HELP = "run a few rounds, only to see that it works"
 
 
 def main() -> int:
@@ -115,7 +115,7 @@ def draw(outcomes: dict[str, Outcome], to: Path) -> dict[str, str]:
         drawn["alternatives.png"] = "Requests per CPU second, for whole stacks"
     if {"hit", "refusals"} <= series.keys():
         charts.cost(series["hit"]["valid"], series["refusals"], to / "cost.png")
-        drawn["cost.png"] = "Cost per request, beside peers; ASGI, in one process"
+        drawn["cost.png"] = "Cost per request, compared with other packages; ASGI, in one process"
     if {"many_keys", "sqlite_check"} <= series.keys():
         charts.keys({**series["many_keys"], **series["sqlite_check"]}, to / "keys.png")
         drawn["keys.png"] = "Cost by the number of keys"
@@ -145,7 +145,7 @@ def machine(*, quick: bool) -> list[str]:
 
     redis = subprocess.run([find_binary(), "--version"], capture_output=True, text=True).stdout.split()[2]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    few = ": **few rounds, which show that it works, and little else**" if quick else ""
+    few = ": **few rounds, which only show that it works**" if quick else ""
     return [
         f"`make bench{' BENCH_ARGS=--quick' if quick else ''}`{few}",
         f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB; {platform.system()} {platform.release()}",

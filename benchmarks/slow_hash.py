@@ -1,7 +1,7 @@
 """Does a password hash block the event loop?
 
-A heartbeat is due every millisecond while passwords are verified, one after another. How late it is shows for
-how long the loop was blocked. The control is the same without requests.
+A heartbeat is due every millisecond while passwords are verified, one after another. Its delay shows how
+long the loop was blocked. The control is the same without requests.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ async def find(quick: bool, directory: Path) -> Outcome:
             ]
         )
     table = Table(
-        "A heartbeat beside a password hash",
+        "A heartbeat while passwords are verified",
         ["verified meanwhile", "took ms (quartiles)", "beats", "late ms: median", "99 %", "most"],
         rows,
         f"Beats are due every {BEAT_S * 1e3:g} ms.",

@@ -1,9 +1,11 @@
 """What does an uncached verification cost on the event loop, with the keys in SQLite?
 
-From a thousand to five million keys, beside a bare ``execute().fetchone()`` on the same file. A verification
-is everything between the request's headers and the decision. Every call takes another key at random.
+From a thousand to five million keys, compared with a bare ``execute().fetchone()`` on the same file. A
+verification is everything between the request's headers and the decision. Every call takes another key at
+random.
 
-And what does a refusal cost for an unknown ID, and for keys with the smallest and the biggest record?
+The second table shows the cost of a refusal for an unknown ID, and for keys with the smallest and the biggest
+record.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What does an authenticated or refused WSGI request cost?
 
-In this process, with default settings, beside a floor written by hand and Flask-HTTPAuth.
+In this process, with default settings, compared with a floor written by hand and with Flask-HTTPAuth.
 """
 
 from __future__ import annotations
