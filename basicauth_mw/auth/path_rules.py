@@ -96,7 +96,7 @@ class PathRules:
             access = "open"
         else:
             return "protected"
-        # Most paths are protected whatever they look like, so an ambiguous one is looked for last.
+        # Most paths are protected in any form, so ambiguous ones are detected last.
         if not path.startswith("/") or not PLAIN_PATH.fullmatch(path):
             return "protected"
         if raw != path.encode() and _AMBIGUOUS_RAW.search(raw):

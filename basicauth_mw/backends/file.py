@@ -46,14 +46,14 @@ _COARSE_S: Final = 2.5  # FAT stores times to two seconds
 _STEP_S: Final = 0.004
 _PAUSE_S: Final = 0.001
 _NAMED: Final = 20  # how many invalid entries an error message lists
-_LOADS_KEPT: Final = 16  # whose changes are known
+_LOADS_KEPT: Final = 16  # loads of the file whose changes are remembered
 CHANGES_KEPT: Final = 10_000  # of one load of the file
 
 
 class _Feed(NamedTuple):
     """What the latest loads of the file changed."""
 
-    loads: int  # how many there were
+    loads: int  # how many loads there were
     changed: tuple[frozenset[str], ...]  # by load, the latest one last
     has_password_hashes: bool
 

@@ -32,7 +32,7 @@ _PLAIN_ID = re.compile(
 DONE = 0
 FAILED = 1
 USAGE = 2
-INTERRUPTED = 130  # what a shell reports for a program that SIGINT ended
+INTERRUPTED = 130  # as in __main__
 
 
 # \b keeps click from joining the lines.

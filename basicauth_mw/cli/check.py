@@ -104,7 +104,7 @@ def _configured_in(target: str) -> tuple[Settings, Backend]:
 def _problems_of(backend: Backend, scan: KeyScan, advance: partial[None]) -> Iterator[Finding]:
     failure: list[Finding] = []
     try:
-        backend.get(generate(ID_PREFIX))  # an unknown id: it only matters whether the store responds
+        backend.get(generate(ID_PREFIX))  # an unknown ID: this only shows whether the store responds
         backend.feed.refresh()
         if backend.feed.has_password_hashes and find_spec("argon2") is None:
             yield Finding(

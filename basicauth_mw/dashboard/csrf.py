@@ -59,6 +59,6 @@ class CsrfTokens:
         return payload
 
     def _mac(self, *parts: str) -> str:
-        # Each part has its length in front: no two lists of parts give the same message.
+        # Each part follows its length, so that different lists never give the same message.
         message = b"".join(b"%d:%b" % (len(part := each.encode()), part) for each in parts)
         return hmac.new(self._key, message, "sha256").hexdigest()

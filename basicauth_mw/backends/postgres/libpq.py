@@ -279,7 +279,7 @@ class Connector:
 
 
 def _numeric(address: Any) -> str:
-    """An IP address, with the scope that a local one has."""
+    """An IP address; a link-local one with its zone."""
     return socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
 
 

@@ -143,7 +143,7 @@ class SqliteStore:
         while True:
             rows = self._rows(_SCAN, first, end, limit - len(found))
             for encoded, record in rows:
-                if (client_id := _decode(encoded)) is not None:  # a damaged id: see ``warnings``
+                if (client_id := _decode(encoded)) is not None:  # a damaged ID: see ``warnings``
                     found.append(load_key(record, client_id))
             if len(found) == limit or not rows:
                 return found

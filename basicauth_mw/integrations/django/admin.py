@@ -363,7 +363,7 @@ class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             return self.render(request, "confirm.html", title, original=obj, form=form, effect=effect)
         given = form.cleaned_data
         arguments: dict[str, Any] = {"actor": _actor(request)}
-        if action not in ("disable", "revoke"):  # whatever the key has become, it can be refused
+        if action not in ("disable", "revoke"):  # these only take access away
             arguments["version"] = given["version"]
         if action == "rotate":
             arguments["overlap_s"] = given["overlap"]
