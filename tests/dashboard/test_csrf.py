@@ -174,6 +174,7 @@ def test_a_form_that_is_too_large_is_refused(admin: Visitor, backend: Backend) -
 
     assert response.status_code == 413
     assert "256 KiB" in response.text
+    assert "256 * 1024" in admin.get("/static/dashboard.js").text  # which does not submit such a form
     assert len(list(backend.iter_keys())) == 1
 
 

@@ -87,6 +87,24 @@ def test_two_people_edit_a_key(fastapi_site: Site, browser: Browser, script: boo
     assert (key.scopes, key.metadata) == ({"read", "write"}, {"team": "ads", "n": 1})
 
 
+def test_a_form_that_is_too_large_loses_nothing(fastapi_site: Site, browser: Browser) -> None:
+    """It is not submitted, and can be once it is shorter."""
+    site = fastapi_site
+    site.backend.create(client_id="ci", name="Acme")
+    messages: list[str] = []
+    with visiting(browser, site.admin) as page:
+        page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.accept()))
+        page.goto(f"{site.keys}key/edit?id=ci")
+        page.get_by_label("Metadata").fill("x" * 300_000)
+        page.get_by_role("button", name="Save the changes").click()
+        assert messages == ["Nothing was changed: the form is larger than 256 KiB."]
+        expect(page.get_by_label("Metadata")).to_have_value("x" * 300_000)
+        page.get_by_label("Metadata").fill('{"a": 1}')
+        page.get_by_role("button", name="Save the changes").click()
+        expect(page.get_by_role("status").first).to_have_text("The changes were saved.")
+    assert len(messages) == 1
+
+
 def test_a_reader_has_no_buttons(site: Site, browser: Browser) -> None:
     """Everything can be looked at; the address of a form gives the command that allows it."""
     site.backend.create(client_id="ci", name="Acme")

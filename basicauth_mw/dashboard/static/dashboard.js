@@ -40,11 +40,15 @@ document.addEventListener("click", (event) => {
   if (button) copy(button);
 });
 
-// A second submission would be refused, and replace the response to the first, which shows the secret.
+// A second submission would be refused, and replace the response to the first, which shows the secret. A form
+// that is too large would be refused, and lose what was typed.
+const MAX_FORM = 256 * 1024; // bytes; as on the server
 for (const form of document.querySelectorAll("form[data-once]")) {
   form.addEventListener("submit", (event) => {
-    if (form.dataset.submitted) event.preventDefault();
-    form.dataset.submitted = "yes";
+    const isTooLarge = new URLSearchParams(new FormData(form)).toString().length > MAX_FORM;
+    if (isTooLarge || form.dataset.submitted) event.preventDefault();
+    if (isTooLarge) alert("Nothing was changed: the form is larger than 256 KiB.");
+    else form.dataset.submitted = "yes";
   });
 }
 addEventListener("pageshow", () => {
