@@ -98,17 +98,20 @@ def test_a_reader_can_verify_and_record_uses(server: PostgresServer) -> None:
 def test_a_reader_without_the_last_grant(server: PostgresServer) -> None:
     """Everything but last-used times works, with no error for a request."""
     server.execute("REVOKE INSERT, UPDATE ON basicauth_last_used FROM keys_reader")
-    with (
-        closing(store_of(server, "keys_manager")) as manager,
-        closing(store_of(server, "keys_reader")) as store,
-    ):
-        assert manager.put(key("id"), None)
-        with pytest.raises(ReadOnlyBackend):
-            store.record_uses([USE])
-        assert store.last_uses(["id"]) == []
-        for look in BOTH:
-            assert look(store) == key("id")
-        assert manager.delete("id")
+    try:
+        with (
+            closing(store_of(server, "keys_manager")) as manager,
+            closing(store_of(server, "keys_reader")) as store,
+        ):
+            assert manager.put(key("id"), None)
+            with pytest.raises(ReadOnlyBackend):
+                store.record_uses([USE])
+            assert store.last_uses(["id"]) == []
+            for look in BOTH:
+                assert look(store) == key("id")
+            assert manager.delete("id")
+    finally:
+        server.execute("GRANT INSERT, UPDATE ON basicauth_last_used TO keys_reader")
 
 
 def test_a_read_only_session(server: PostgresServer) -> None:

@@ -272,7 +272,10 @@ def test_a_file_that_cannot_be_upgraded(store: SqliteStore, path: Path, version:
     assert path.read_bytes() == before
 
 
-def test_a_foreign_file_is_not_upgraded(store: SqliteStore, path: Path) -> None:
+def test_a_foreign_file_is_not_upgraded(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basicauth_mw.backends.sqlite.setup.WRITE_WAIT_S", 0.2)
     path.write_bytes(b"")
     with pytest.raises(BackendUnavailable, match="keys create"):
         store.upgrade()
@@ -354,8 +357,7 @@ def test_cursors_of_the_old_file(store: SqliteStore, path: Path) -> None:
 
 @pytest.mark.proves("F33")
 def test_a_kill_leaves_the_old_version_or_the_new_one(path: Path, tmp_path: Path) -> None:
-    count = 20_000
-    larger(path, count)
+    larger(path, 5000)
     code = (
         "import sys;"
         "from basicauth_mw.backends.sqlite.store import SqliteStore;"
@@ -384,7 +386,7 @@ def test_a_kill_leaves_the_old_version_or_the_new_one(path: Path, tmp_path: Path
 
     before = rows_of(path)
     whole_s = upgrade(tmp_path / "whole.db", None)
-    points = 20
+    points = 16
     seen = []
     for point in range(points):
         copy = tmp_path / f"{point}.db"
