@@ -68,7 +68,7 @@ class KeyScan:
     def problems(self) -> Iterator[Finding]:
         """Problems that keep keys from working."""
         is_writable = isinstance(self._backend.store, Store)
-        new_secret = "basicauth-mw keys rotate ID --overlap 0" if is_writable else "give the key a new secret"
+        new_secret = "  basicauth-mw keys rotate ID --overlap 0" if is_writable else " give it a new secret"
         if self._first_unreadable is not None:
             several = f"{self._unreadable.count} stored keys cannot be read: {self._unreadable}"
             message = str(self._first_unreadable) if self._unreadable.count == 1 else several
@@ -82,7 +82,7 @@ class KeyScan:
         ):
             if ids.count:
                 message = f"{reason}, so {count_keys(ids.count)} cannot be verified: {ids}"
-                yield Finding(code, message, f"{remedy}:  {new_secret}")
+                yield Finding(code, message, f"{remedy}:{new_secret}")
         bad = self._unreadable.count + self._damaged.count + self._without_pepper.count
         if self._is_complete and not (self._has_active or bad):
             found = "only keys that are expired, disabled or revoked" if self._scanned else "no key"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from itertools import chain, islice
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -77,9 +77,8 @@ def list_keys(
     wanted = KeyFilter(name, state, scope, None if unused is None else parse_period(unused, "--unused"))
     now = utcnow()
     with open_for(ctx, backend) as store:
-        records = _Readable(iter_candidates(store, wanted, prefix=prefix, after=after))
-        _print_keys(islice((key for key in records if wanted.matches(key, now)), limit), as_json=as_json)
-    records.check()
+        records = iter_candidates(store, wanted, prefix=prefix, after=after)
+        _print_keys(records, lambda key: wanted.matches(key, now), limit=limit, as_json=as_json)
 
 
 @app.command()
@@ -99,47 +98,45 @@ def expiring(
     now = utcnow()
     until = now + parse_period(within, "--within")
     with open_for(ctx, backend) as store:
-        records = _Readable(iter_records(store))
-        ending = (key for key in records if lifecycle.ends_by(key, until, now))
-        first = next(ending, None)
-        _print_keys(ending if first is None else chain([first], ending), as_json=as_json)
-    records.check()
-    if first is not None:
-        raise typer.Exit(3)
+        records = iter_records(store)
+        if _print_keys(records, lambda key: lifecycle.ends_by(key, until, now), as_json=as_json):
+            raise typer.Exit(3)
 
 
-class _Readable:
-    """Iterates over keys; prints the errors of records that cannot be read, and counts them."""
+def _print_keys(
+    records: Iterable[Key | UnreadableRecord],
+    wanted: Callable[[Key], bool],
+    *,
+    limit: int | None = None,
+    as_json: bool,
+) -> bool:
+    """Print the wanted keys; return whether there are any. Fails at the end if a record cannot be read."""
+    found = unreadable = 0
 
-    def __init__(self, records: Iterable[Key | UnreadableRecord]) -> None:
-        self._records = records
-        self._unreadable = 0
-
-    def __iter__(self) -> Iterator[Key]:
-        for record in self._records:
-            if isinstance(record, Key):
-                yield record
-            else:
-                self._unreadable += 1
+    def readable() -> Iterator[Key]:
+        nonlocal found, unreadable
+        for record in records:
+            if isinstance(record, UnreadableRecord):
+                unreadable += 1
                 echo_error(f"error: {record}")
+            elif wanted(record):
+                found += 1
+                yield record
 
-    def check(self) -> None:
-        """Fail if a record could not be read."""
-        if self._unreadable:
-            raise CommandError(
-                f"{self._unreadable} record{'s' if self._unreadable > 1 else ''} cannot be read, see above: "
-                "restore from a backup, or delete with  basicauth-mw keys delete ID"
-            )
-
-
-def _print_keys(keys: Iterable[Key], *, as_json: bool) -> None:
-    if not as_json:
+    keys = islice(readable(), limit)
+    if as_json:
+        for key in keys:
+            echo_json(key_fields(key))
+    else:
         from ._listing import print_table  # needs rich, which other commands do not load
 
         print_table(keys)
-        return
-    for key in keys:
-        echo_json(key_fields(key))
+    if unreadable:
+        raise CommandError(
+            f"{unreadable} record{'s' if unreadable > 1 else ''} cannot be read, see above: "
+            "restore from a backup, or delete with  basicauth-mw keys delete ID"
+        )
+    return found > 0
 
 
 @app.command()
