@@ -12,6 +12,7 @@ from binascii import crc_hqx
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -423,6 +424,36 @@ def test_a_node_is_killed_and_its_replica_takes_over(own_cluster: RedisCluster) 
             assert store.get(lost) is not None
             assert store.put(Key(lost, version=2), 1)
             assert store.delete(lost)
+
+        on_loop(store, main())
+
+
+def is_master(node: RedisServer, port: int) -> bool:
+    """Whether a node knows of a master with this port."""
+    return port in [master[1] for _, _, master, *_ in execute(node, "CLUSTER", "SLOTS")]
+
+
+@pytest.mark.proves("F4")
+def test_a_frozen_node_whose_replica_has_taken_over(own_cluster: RedisCluster) -> None:
+    """The second attempt of a lookup on an event loop reads from the new node, within the deadline."""
+    frozen, *others, replica = own_cluster.nodes
+    with closing(RedisStore(own_cluster.url("p"), deadline_s=2)) as store:
+        client_id = id_at(own_cluster, store, frozen)
+        assert store.add([Key(client_id)]) == [True]
+        assert execute(frozen, "WAIT", 1, 5000) == 1
+
+        async def main() -> None:
+            assert await store.aget(client_id) is not None
+            frozen.freeze()
+            try:
+                execute(replica, "CLUSTER", "FAILOVER", "TAKEOVER")
+                for node in others:
+                    wait_until(partial(is_master, node, replica.port))
+                start = time.monotonic()
+                assert await store.aget(client_id) is not None
+                assert time.monotonic() - start < 2
+            finally:
+                frozen.thaw()
 
         on_loop(store, main())
 
