@@ -16,8 +16,6 @@ from .responses import see_other
 from .strings import ACTIONS, LIFETIMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starlette.responses import Response
 
     from ..backends.backend import Issued
@@ -33,50 +31,47 @@ class Changes(Handlers):
     def changing_routes(self) -> Routes:
         """Return the handlers of the forms, by path and method."""
         routes: Routes = {"/new": {"GET": self.new, "POST": self.create}}
-        special = {"edit": (self.edit, self.update), "rotate": (self.ask_overlap, self.rotate)}
         for action in ACTIONS:
-            form, process = special.get(action, (partial(self.confirm, action), partial(self.apply, action)))
-            show = partial(self._show, action, form)
-            routes[f"/key/{action}"] = {"GET": show, "POST": partial(self._submit, action, show, process)}
+            show, submit = partial(self._show, action), partial(self._submit, action)
+            routes[f"/key/{action}"] = {"GET": show, "POST": submit}
         return routes
 
-    def _show(
-        self,
-        action: str,
-        form: Callable[..., Response],
-        request: DashboardRequest,
-        problem: PageProblem | None = None,
-    ) -> Response:
+    def _show(self, action: str, request: DashboardRequest, problem: PageProblem | None = None) -> Response:
         """Show the form of an action, or the key if the action is not possible."""
         key = self.find(request, request.field("id"))
-        if key.state not in ACTIONS[action]:
+        created = request.field("created")
+        secrets = [each for each in key.secrets if each.created_at.isoformat() == created]
+        if key.state not in ACTIONS[action] or (action == "end-secret" and not secrets):
             return self.show_key(request, problem=problem)
-        return form(request, key, problem)
+        # Editing compares the fields instead of the version.
+        version = "" if action == "edit" else str(key.version)
+        token = self.make_token(request, f"/key/{action}", key.client_id, version)
+        context: dict[str, Any] = {"action": action, "key": key, "secrets": secrets, "token": token}
+        if action == "edit":
+            return self.page(request, "edit.html", problem, **context, **_edited(request, key))
+        template = "rotate.html" if action == "rotate" else "confirm.html"
+        return self.page(request, template, problem, **context)
 
-    def _submit(
-        self,
-        action: str,
-        show: Callable[..., Response],
-        process: Callable[..., Response],
-        request: DashboardRequest,
-    ) -> Response:
-        """Process the form of an action. Its CSRF token has the version of the key, except for "edit"."""
+    def _submit(self, action: str, request: DashboardRequest) -> Response:
+        """Process the form of an action."""
         client_id, version = request.field("id"), ""
         try:
             version = self.check_token(request, client_id)
             key = self.find(request, client_id)
-            # Disable and revoke only take access away, so they do not depend on the version.
+            # Whatever the key has become, it can be refused.
             is_outdated = version not in ("", str(key.version)) and action not in ("disable", "revoke")
             if is_outdated or key.state not in ACTIONS[action]:
                 return self.show_key(request, problem=PageProblem(409, "conflict"))
-            return process(request, key)
+            if action == "rotate":
+                return self._rotate(request, key)
+            return self._update(request, key) if action == "edit" else self._apply(action, request, key)
         except FormProblem as exc:
             problem = exc
         except InvalidKey as exc:
             problem = FormProblem(422, "refused", str(exc))
         if version not in ("", str(self.find(request, client_id).version)):
             return self.show_key(request, problem=PageProblem(409, "conflict"))
-        return show(request, problem)
+        return self._show(action, request, problem)
 
     # --- a new key
 
@@ -111,24 +106,9 @@ class Changes(Handlers):
         key = view_of(issued.key, request.now)
         return self.page(request, "issued.html", key=key, rotated=rotated, **context)
 
-    # --- edit
+    # --- changes of a key
 
-    def edit(self, request: DashboardRequest, key: KeyView, problem: PageProblem | None) -> Response:
-        """Show the form. A submitted one keeps what was typed, and shows what others have changed since."""
-        current = forms.shown_fields(key)
-        expires = request.field("expires")
-        values = {**current, "expires": expires if expires in LIFETIMES else forms.UNCHANGED, "until": ""}
-        changed = {}
-        if request.method == "POST":
-            typed, shown = _submitted(request)
-            values["until"] = typed["until"]
-            values |= {name: typed[name] for name in shown if forms.is_edited(name, typed, shown)}
-            changed = {name: shown[name] for name in shown if shown[name] != current[name]}
-        token = self.make_token(request, "/key/edit", key.client_id)
-        context: dict[str, Any] = {"shown": current, "values": values, "changed": changed}
-        return self.page(request, "edit.html", problem, key=key, token=token, **context)
-
-    def update(self, request: DashboardRequest, key: KeyView) -> Response:
+    def _update(self, request: DashboardRequest, key: KeyView) -> Response:
         typed, shown = _submitted(request)
         conflict = FormProblem(409, "edit-conflict")
         if forms.shown_fields(key) != shown:
@@ -141,14 +121,7 @@ class Changes(Handlers):
             raise conflict from None
         return _changed(request, "edit" if fields else "", updated)
 
-    # --- rotate
-
-    def ask_overlap(self, request: DashboardRequest, key: KeyView, problem: PageProblem | None) -> Response:
-        token = self.make_token(request, "/key/rotate", key.client_id, str(key.version))
-        overlap = request.field("overlap") or "24h"
-        return self.page(request, "rotate.html", problem, key=key, token=token, overlap=overlap)
-
-    def rotate(self, request: DashboardRequest, key: KeyView) -> Response:
+    def _rotate(self, request: DashboardRequest, key: KeyView) -> Response:
         choice, actor = request.field("overlap"), request.principal.client_id
         overlap_s = parse_duration(request.field("other").strip() if choice == "other" else choice)
         try:
@@ -160,20 +133,7 @@ class Changes(Handlers):
             raise FormProblem(422, "not-rotated", errors={"overlap": str(exc)}) from None
         return self._show_secret(request, issued, rotated=True)
 
-    # --- disable, enable, end a secret, revoke, delete
-
-    def confirm(
-        self, action: str, request: DashboardRequest, key: KeyView, problem: PageProblem | None
-    ) -> Response:
-        created = request.field("created")
-        secrets = [each for each in key.secrets if each.created_at.isoformat() == created]
-        if action == "end-secret" and not secrets:
-            return self.show_key(request, problem=problem)
-        token = self.make_token(request, f"/key/{action}", key.client_id, str(key.version))
-        context: dict[str, Any] = {"action": action, "token": token, "secrets": secrets}
-        return self.page(request, "confirm.html", problem, key=key, **context)
-
-    def apply(self, action: str, request: DashboardRequest, key: KeyView) -> Response:
+    def _apply(self, action: str, request: DashboardRequest, key: KeyView) -> Response:
         arguments: dict[str, Any] = {"actor": request.principal.client_id}
         if action in ("enable", "end-secret"):
             arguments["version"] = key.version
@@ -181,6 +141,20 @@ class Changes(Handlers):
             arguments["created_at"] = parse_datetime(request.field("created"), "when the secret was created")
         change = getattr(self.backend, action.replace("-", "_"))
         return _changed(request, action, change(key.client_id, **arguments))
+
+
+def _edited(request: DashboardRequest, key: KeyView) -> dict[str, Any]:
+    """The fields of the form: what was typed if it was submitted, and what others have changed since."""
+    current = forms.shown_fields(key)
+    expires = request.field("expires")
+    values = {**current, "expires": expires if expires in LIFETIMES else forms.UNCHANGED, "until": ""}
+    changed = {}
+    if request.method == "POST":
+        typed, shown = _submitted(request)
+        values["until"] = typed["until"]
+        values |= {name: typed[name] for name in shown if forms.is_edited(name, typed, shown)}
+        changed = {name: shown[name] for name in shown if shown[name] != current[name]}
+    return {"shown": current, "values": values, "changed": changed}
 
 
 def _submitted(request: DashboardRequest) -> tuple[dict[str, str], dict[str, str]]:
