@@ -1,13 +1,15 @@
-"""Input of the commands: durations, times, JSON, secrets, confirmation.
+"""Input of the commands: durations, times, JSON, secrets, confirmation, paths.
 
 Invalid option values raise ``typer.BadParameter``, which ends with status 2.
 """
 
 import getpass
+import os
 import re
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import typer
@@ -139,3 +141,12 @@ def _prompt(text: str) -> str:
     if not secret:
         raise InvalidKey("no secret was typed")
     return secret
+
+
+def refuse_dangling_link(path: Path) -> None:
+    """Refuse to create a file through a link, which another user may have created."""
+    if path.is_symlink() and not path.exists():
+        target = os.path.realpath(path)
+        raise CommandError(
+            f"{path} is a link to {target}, which does not exist: name that file, or remove the link"
+        )

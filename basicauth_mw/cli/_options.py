@@ -15,7 +15,7 @@ from ..backends.backend import Backend, open_backend
 from ..keys.model import Change, Key
 from ..settings import Settings
 from ._echo import CommandError, echo_error
-from ._input import parse_metadata
+from ._input import parse_metadata, refuse_dangling_link
 from ._urls import has_password
 
 
@@ -93,11 +93,7 @@ def _for_new_keys(url: str | None) -> Backend:
         )
     if scheme.lower() != "sqlite" or Path(path).exists():
         return open_backend(settings=settings, create=True)
-    if Path(path).is_symlink():  # perhaps created by another user
-        raise CommandError(
-            f"{path} is a link to {os.path.realpath(path)}, which does not exist: name that file to create "
-            "it, or remove the link"
-        )
+    refuse_dangling_link(Path(path))
     return Backend(_CreatedOnWrite(settings), settings=settings)
 
 

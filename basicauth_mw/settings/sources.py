@@ -42,29 +42,16 @@ def read_entry(source: Mapping[str, Any], name: str, *, multiline: bool = False)
         return None if value is None else (check_value(value, name, multiline=multiline), name)
     if value is not None and value != "":
         raise ValueError(f"{name} and {file_name} are both set: remove one")
-    try:
-        text = read_secret_file(file)
-    except ValueError as exc:
-        raise ValueError(f"{file_name}: {exc}") from None
-    return check_value(text, file_name, multiline=multiline), file_name
-
-
-def read_secret_file(path: object) -> str:
-    """Read a UTF-8 file, and strip a byte order mark and whitespace from both ends.
-
-    Raises:
-        ValueError: It cannot be read, or is not UTF-8. The message never shows the content.
-    """
     from pathlib import Path  # most processes read no file, and it takes a tenth of the import
 
     try:
-        text = Path(str(path)).read_text(encoding="utf-8")
+        text = Path(str(file)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
         raise ValueError(
-            f"the file it names cannot be read ({reason}): check the path and its mode"
+            f"{file_name}: the file it names cannot be read ({reason}): check the path and its mode"
         ) from None
-    return _EDGES.sub("", text)
+    return check_value(strip_edges(text), file_name, multiline=multiline), file_name
 
 
 def strip_edges(value: Any) -> Any:

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from basicauth_mw.errors import ConfigurationError
 from basicauth_mw.settings import FIELDS, Overrides, Settings, SettingsOverrides
-from basicauth_mw.settings.sources import read_secret_file
+from basicauth_mw.settings.sources import read_entry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,8 +199,8 @@ def test_the_edges_of_a_file_are_stripped(data: bytes, text: str, tmp_path: Path
     path = tmp_path / "value"
     path.write_bytes(data)
 
-    assert read_secret_file(str(path)) == text
-    assert read_secret_file(path) == text
+    for named in (path, str(path)):
+        assert read_entry({"X_FILE": named}, "X", multiline=True) == (text, "X_FILE")
 
 
 def test_unreadable_files_are_problems(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from ...keys import audit
 from .._echo import CommandError
+from .._input import refuse_dangling_link
 from .jsonl import dump_line
 
 if TYPE_CHECKING:
@@ -59,12 +60,8 @@ def export_file(backend: Backend, path: Path, progress: Callable[[int], object])
 
 
 def _check_replaceable(path: Path) -> None:
+    refuse_dangling_link(path)
     if not path.exists():
-        if path.is_symlink():  # perhaps created by another user
-            raise CommandError(
-                f"{path} is a link to {os.path.realpath(path)}, which does not exist: name that file, or "
-                "remove the link"
-            )
         return
     if not path.is_file():
         raise CommandError(f"{path} is not a file: name a file, or omit it to write to stdout")
