@@ -202,7 +202,10 @@ class ASGIResponseGuard:
         timers = self._timers
         if timers is None:
             return False
-        for name, value in start.get("headers", ()):
+        headers = start.get("headers", [])
+        if type(headers) is not list:  # any iterable, even one that can be read only once
+            headers = start["headers"] = list(headers)
+        for name, value in headers:
             if len(name) == 12 and (name == b"content-type" or name.lower() == b"content-type"):
                 if len(value) >= 17 and value[:17].lower() == b"text/event-stream":
                     return False

@@ -123,6 +123,21 @@ def test_a_client_that_waits_for_the_head_gets_it(
     assert set(server.contexts) == {"ci"}, "the server's send sees the request's context variables"
 
 
+@pytest.mark.parametrize("status", [200, 500])
+def test_headers_may_be_any_iterable(held: Callable[..., Awaitable[None]], status: int) -> None:
+    """Even one that can be read only once (ASGI, "Response Start")."""
+    headers = [(b"x-first", b"1"), (b"content-type", b"text/plain"), (b"x-last", b"2")]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": iter(headers)})
+        await send(OK_BODY)
+
+    server = Server()
+    asyncio.run(held(app, server))
+
+    assert server.messages[0]["headers"] == headers
+
+
 @pytest.mark.parametrize("after", ["sends", "returns", "raises", "is cancelled"])
 def test_the_next_send_waits_for_the_release(held: Callable[..., Awaitable[None]], after: str) -> None:
     """The release of a start is complete before any later message, even if the server blocks it."""
