@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..backends.backend import Issued
+    from .request import DashboardRequest
 
-_METHOD: Final = re.compile(r"[A-Z]{1,20}")
-_CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,200}")
+_CHECKS: Final = {
+    "method": (re.compile(r"[A-Z]{1,20}"), "Enter a method in letters, such as GET or POST."),
+    "path": (
+        re.compile("/(?!/).*", re.DOTALL),
+        "Enter a path on this host that starts with one slash, such as /items?page=2.",
+    ),
+    "content_type": (re.compile(r"[\x20-\x7e]{1,200}"), "Enter a content type such as application/json."),
+}
 _URL_SAFE: Final = "/?:@!$&'()*+,;=-._~%[]{}"
 _WIDTH: Final = 88
 _MAX_DEPTH: Final = 32  # JSON that is nested deeper is shown as text
@@ -72,39 +79,31 @@ class RequestDraft:
 
 def check_fields(fields: Mapping[str, str]) -> None:
     """Raise ``PageProblem`` unless the fields of the form make a request to this host."""
-    method, path, content_type = fields["method"], fields["path"], fields["content_type"]
-    advice = ""
-    if method and not _METHOD.fullmatch(method):
-        advice = "Enter a method in letters, such as GET or POST."
-    elif path and (not path.startswith("/") or path.startswith("//")):
-        advice = "Enter a path on this host that starts with one slash, such as /items?page=2."
-    elif content_type and not _CONTENT_TYPE.fullmatch(content_type):
-        advice = "Enter a content type such as application/json."
-    if advice:
-        raise PageProblem(422, "invalid-request", advice)
+    for name, (pattern, advice) in _CHECKS.items():
+        if fields[name] and not pattern.fullmatch(fields[name]):
+            raise PageProblem(422, "invalid-request", advice)
 
 
 def call_context(
+    request: DashboardRequest,
     fields: Mapping[str, str],
     endpoints: Sequence[Endpoint],
-    origin: str,
-    base: str,
     scheme: str,
     issued: Issued | None,
 ) -> dict[str, Any]:
     """Return the variables of ``_call.html``. It must not fail: the page may show a new secret, only once.
 
-    Fields that are missing or empty come from the endpoint; ``base`` is the root path of the app.
+    Fields that are missing or empty come from the endpoint.
     """
     endpoint = next((each for each in endpoints if each.label == fields.get("endpoint")), None)
     if endpoint is None and "path" not in fields:
         endpoint = next(iter(endpoints), None)
-    endpoint = endpoint or Endpoint("GET", f"{base}/")
+    endpoint = endpoint or Endpoint("GET", f"{request.base}/")
     path = fields.get("path") or endpoint.path
     client_id = issued.client_id if issued else fields.get("id", "")
     draft = RequestDraft(
         fields.get("method") or endpoint.method,
-        f"{origin}{quote(path, safe=_URL_SAFE)}",
+        f"{request.origin}{quote(path, safe=_URL_SAFE)}",
         fields["body"].replace("\r\n", "\n") if "body" in fields else endpoint.body,
         fields.get("content_type") or endpoint.content_type,
         scheme,

@@ -159,8 +159,8 @@ class Handlers:
     def call_context(
         self, request: DashboardRequest, fields: Mapping[str, str], issued: Issued | None = None
     ) -> dict[str, Any]:
-        endpoints = self._endpoints(request)
-        context = call_context(fields, endpoints, request.origin, request.base, self._scheme, issued)
+        """Return the variables of ``_call.html``."""
+        context = call_context(request, fields, self._endpoints(request), self._scheme, issued)
         return {**context, "token": self.make_token(request, "/call")}
 
     def _endpoints(self, request: DashboardRequest) -> list[Endpoint]:
