@@ -252,14 +252,6 @@ class PostgresStore:
         await self._loops.aclose()
 
     def upgrade(self) -> str | None:
-        """Upgrade the tables of an older release, in one transaction. Older releases refuse them afterwards.
-
-        Returns:
-            What was done, for people; None if they are of this release.
-
-        Raises:
-            BackendUnavailable: They are missing or of a newer release, or cannot be changed.
-        """
         session = self._new_session(in_thread)
 
         async def work(do: Do) -> int:

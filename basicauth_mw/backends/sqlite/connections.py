@@ -108,9 +108,8 @@ class ConnectionManager:
                     self._reopen_if_replaced()
                 raw = connection.raw
                 if raw is None or time.monotonic() >= self._compare_at:
-                    result = query(self._connected(connection))
-                else:
-                    result = query(raw)
+                    raw = self._connected(connection)
+                result = query(raw)
             except Exception as exc:
                 self._check_unchanged(connection)
                 if isinstance(exc, SQLITE_ERRORS):

@@ -1,11 +1,7 @@
-"""The tables of a file of keys, and the upgrade of older ones.
+"""The tables of a file of keys, and the upgrade of older ones; docs/backends.md lists their versions.
 
-Version 1 kept whole records in the tree of the primary key. Generated IDs are random, so each new key changed
-another page, and long records left room for few branches in a page. Version 2 appends records to a table and
-keeps the IDs apart, in an index a fifth as large: the same lookup, half the writing for an import. Its
-changes are marked, so that a cursor is recognized as that of another file, even of one that was copied over
-this one. Last-used times have been in a separate file since then; see ``last_used.py``. Version 3 adds the
-history of each key, in a column that lookups do not read, and indexes for searches; see ``search.py``.
+Generated IDs are random, so a record in the index of the IDs would change another page for each new key.
+Records are appended to a table instead, and the index of the IDs is a fifth as large.
 """
 
 from __future__ import annotations

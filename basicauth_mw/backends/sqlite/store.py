@@ -160,18 +160,15 @@ class SqliteStore:
         cursor = _CURSOR.fullmatch(since or "")
         at = (int(cursor[2]), int(cursor[3])) if cursor and cursor[1] == file else (_END, 0)
         rows = connection.execute(_CHANGES, at[:1]).fetchall()
-        # Nothing was pruned or overwritten if the change at the cursor itself is still there.
-        is_complete = rows[0][:2] == at
-        encoded = [client_id for _, _, client_id in rows[1:] if client_id is not None] if is_complete else []
-        ids = tuple(client_id for each in encoded if (client_id := _decode(each)) is not None)
-        if len(ids) < len(encoded):  # an ID that cannot be decoded may be any
-            is_complete = False
-        has_passwords = connection.execute(_HAS_PASSWORDS).fetchone() is not None
+        ids = [_decode(client_id) for _, _, client_id in rows[1:] if client_id is not None]
+        # Nothing was pruned or overwritten if the change at the cursor itself is still there. An ID that
+        # cannot be decoded may be any.
+        is_complete = rows[0][:2] == at and None not in ids
         return Changes(
             "{}.{}.{}".format(file, *rows[-1][:2]),
-            ids,
+            tuple(filter(None, ids)) if is_complete else (),
             incomplete=since is not None and not is_complete,
-            has_password_hashes=has_passwords,
+            has_password_hashes=connection.execute(_HAS_PASSWORDS).fetchone() is not None,
         )
 
     def record_uses(self, uses: Sequence[LastUse], /) -> None:
