@@ -197,19 +197,20 @@ class Hasher:
 
     def _parse_prefix(self, prefix: str) -> tuple[str, str]:
         match = DIGEST_PREFIX_RE.fullmatch(prefix)
-        if match is None or not self._knows(match[1]):
+        if match is None or not (match[1] in self._peppers or self._adopt(match[1])):
             raise UnreadableRecord("a stored hash is damaged, or its pepper is not configured")
         return match[1], match[2]
 
-    def _knows(self, pepper: str) -> bool:
-        """Whether a pepper is configured, or is a random key of this process.
+    def _adopt(self, pepper: str) -> bool:
+        """Use a random key of this process, if ``pepper`` is one; returns whether it is.
 
         A custom store may return keys of ``memory:``. From its first such key on, decoys use that pepper too.
         """
-        if pepper not in self._peppers and (key := _PROCESS_KEYS.get(pepper)):
+        key = _PROCESS_KEYS.get(pepper)
+        if key is not None:
             self._peppers[pepper] = key
             self._decoys[pepper] = f"{DIGEST_SCHEME}{pepper}${_DECOY_SALT}$"
-        return pepper in self._peppers
+        return key is not None
 
     def _blake2b(self, secret: bytes, pepper: str, salt: str) -> str:
         digest = blake2b(
