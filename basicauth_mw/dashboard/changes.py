@@ -58,7 +58,7 @@ class Changes(Handlers):
         try:
             version = self.check_token(request, client_id)
             key = self.find(request, client_id)
-            # Whatever the key has become, it can be refused.
+            # Disable and revoke only take access away, so they do not depend on the version.
             is_outdated = version not in ("", str(key.version)) and action not in ("disable", "revoke")
             if is_outdated or key.state not in ACTIONS[action]:
                 return self.show_key(request, problem=PageProblem(409, "conflict"))

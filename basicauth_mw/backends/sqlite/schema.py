@@ -1,6 +1,6 @@
-"""The tables of a file of keys, and the upgrade of older ones; docs/backends.md lists their versions.
+"""The tables of a file of keys, and the upgrade of older files; docs/backends.md lists the versions.
 
-Generated IDs are random, so a record in the index of the IDs would change another page for each new key.
+Generated IDs are random: if the index of the IDs held the records, each new key would change another page.
 Records are appended to a table instead, and the index of the IDs is a fifth as large.
 """
 
@@ -28,7 +28,7 @@ _KEYS_2: Final = (  # of version 2
     "CREATE TABLE keys (client_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, record TEXT NOT NULL)"
 )
 _ENDS: Final = "CREATE INDEX key_ends ON keys (ends_at, client_id) WHERE ends_at IS NOT NULL"
-# AUTOINCREMENT never reuses a number, whatever is pruned. A mark distinguishes a change from one with the
+# AUTOINCREMENT never reuses a number, even of a pruned row. A mark distinguishes a change from one with the
 # same number in another history of the file. A change without a client ID concerns no cache; the first row is
 # one, so that there is always a change to start from.
 _CHANGES: Final = (

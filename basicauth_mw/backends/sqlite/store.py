@@ -161,8 +161,8 @@ class SqliteStore:
         at = (int(cursor[2]), int(cursor[3])) if cursor and cursor[1] == file else (_END, 0)
         rows = connection.execute(_CHANGES, at[:1]).fetchall()
         ids = [_decode(client_id) for _, _, client_id in rows[1:] if client_id is not None]
-        # Nothing was pruned or overwritten if the change at the cursor itself is still there. An ID that
-        # cannot be decoded may be any.
+        # Nothing was pruned or overwritten if the change at the cursor itself is still there. A damaged
+        # ID may belong to any key.
         is_complete = rows[0][:2] == at and None not in ids
         return Changes(
             "{}.{}.{}".format(file, *rows[-1][:2]),

@@ -40,8 +40,8 @@ document.addEventListener("click", (event) => {
   if (button) copy(button);
 });
 
-// A second submission would be refused, and replace the response to the first, which shows the secret. A form
-// that is too large would be refused, and lose what was typed.
+// The server refuses a second submission, and its refusal would replace the page with the secret. It also refuses
+// a form that is too large, and the input would be lost.
 const MAX_FORM = 256 * 1024; // bytes; as on the server
 for (const form of document.querySelectorAll("form[data-once]")) {
   form.addEventListener("submit", (event) => {
