@@ -57,7 +57,7 @@ def random_ids(count: int) -> list[str]:
 
 
 def records(keys: int) -> Iterator[tuple[list[tuple[str, int, str]], list[str]]]:
-    """Batches of rows, and a sample of their ids."""
+    """Batches of rows, and a sample of their IDs."""
     before, after = dump_key(Key("?", scopes=frozenset({"read"}), secrets=(Secret(HASHED),))).split('"?"')
     for _ in range(0, keys, BATCH):
         ids = random_ids(BATCH)

@@ -217,7 +217,7 @@ def test_every_series_exists_from_the_start() -> None:
 
 @pytest.mark.proves("X53")
 def test_requests_cannot_create_series() -> None:
-    """No id, method, path or header of a request becomes a label."""
+    """No ID, method, path or header of a request becomes a label."""
     measured = Measured(throttle="5/minute")
     for number in range(300):
         seen = call(

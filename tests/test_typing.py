@@ -45,7 +45,7 @@ MISTAKES = [
     "basicauth_mw.Settings.from_env(exlude=['/x'])",
     "basicauth_mw.Settings.from_mapping({}, exlude=['/x'])",
     "basicauth_mw.Settings().replace(exlude=['/x'])",
-    # An Authorization header is not a principal, and an id is not one either.
+    # An Authorization header is not a principal, and an ID is not one either.
     "basicauth_mw.require_scopes(basicauth_mw.parse_basic(b''), 'read')",
     "basicauth_mw.require_scopes('ci', 'read')",
 ]

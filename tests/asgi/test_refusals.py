@@ -256,7 +256,7 @@ def test_head_has_the_same_headers_and_no_body(middleware: BasicAuthMiddleware) 
     assert get.body != b""
 
 
-# --- the request id
+# --- the request ID
 
 
 @pytest.mark.parametrize("sent", ["a", "A-Z.a_z-09", "x" * 128, "."])

@@ -63,7 +63,7 @@ def events(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_every_refusal_is_logged_with_its_reason(
     app: App, backend: Backend, issued: Issued, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Event, claimed id, reason, address and request id; missing credentials at DEBUG, others at INFO."""
+    """Event, claimed ID, reason, address and request ID; missing credentials at DEBUG, others at INFO."""
     caplog.set_level(logging.DEBUG, AUDIT)
     for client_id in ("disabled", "revoked", "expired"):
         made = backend.create(client_id=client_id, secret=issued.secret)
@@ -137,7 +137,7 @@ def test_only_the_log_says_what_was_malformed(
 
 
 def test_outages_and_missing_scopes_are_logged(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
-    """With the claimed id, or the verified one."""
+    """With the claimed ID, or the verified one."""
     caplog.set_level(logging.INFO, AUDIT)
     call(
         BasicAuthMiddleware(App(), Doing(raising(OSError())), settings=Settings()), http_scope(AUTHORIZATION)
@@ -183,7 +183,7 @@ def test_a_throttled_pair_is_logged_once(throttled: Client, caplog: pytest.LogCa
 def test_the_id_that_is_logged_is_the_id_that_was_sent(
     throttled: Client, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """It is the request id of the response, which a user can quote."""
+    """It is the request ID of the response, which a user can quote."""
     caplog.set_level(logging.INFO, AUDIT)
     for _ in range(3 if kind == "throttled" else 0):
         throttled.request(WRONG)
@@ -235,7 +235,7 @@ def test_a_hostile_id_cannot_forge_the_log(
 def test_a_secret_in_the_place_of_the_id_is_not_logged(
     app: App, backend: Backend, caplog: pytest.LogCaptureFixture, secret: str
 ) -> None:
-    """Some users swap id and secret: ``curl -u SECRET:ID``."""
+    """Some users swap ID and secret: ``curl -u SECRET:ID``."""
     caplog.set_level(logging.INFO, AUDIT)
     middleware = BasicAuthMiddleware(app, backend, settings=Settings())
     call(middleware, http_scope(basic(f"{secret}:ci")))

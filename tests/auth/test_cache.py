@@ -61,7 +61,7 @@ _PARTS = st.text("ab:.", min_size=1, max_size=4)
 )
 @example([("a", "bc"), ("ab", "c"), ("abc", "c"), ("a", "b:c"), ("a.b", ":c")])
 def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None:
-    """Even if an id and a secret give the same bytes when they are concatenated."""
+    """Even if an ID and a secret give the same bytes when they are concatenated."""
     cache = VerificationCache(30, 100)
     fields = [encode_basic(client_id, secret).encode() for client_id, secret in pairs]
     for number, (value, (client_id, _)) in enumerate(zip(fields, pairs, strict=True)):

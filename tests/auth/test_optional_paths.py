@@ -70,7 +70,7 @@ def test_credentials_are_verified(client: Client, app: App, issued: Issued) -> N
 @pytest.mark.parametrize(
     "sent",
     [WRONG, encode_basic("unknown", "x"), "Basic", "Basic !", "Bearer x", "", " ", "\t", b"\xff"],
-    ids=lambda sent: "wrong" if sent == WRONG else repr(sent),  # a random secret, and workers compare ids
+    ids=lambda sent: "wrong" if sent == WRONG else repr(sent),  # a random secret, and workers compare IDs
 )
 def test_other_credentials_are_refused(backend: Backend, issued: Issued, app: App, sent: Any) -> None:
     """A header without a value too: some servers pass on an empty one for what they could not read."""

@@ -26,7 +26,7 @@ def row(name: str, *values: object) -> Any:
 
 
 def by_code(path: str) -> str:
-    """A test id that every shell and tool accepts."""
+    """A test ID that every shell and tool accepts."""
     return "".join(c if c.isascii() and c.isalnum() else f".{ord(c):x}." for c in path)
 
 

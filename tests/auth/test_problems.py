@@ -234,7 +234,7 @@ def test_a_timeout() -> None:
 
 @given(st.none() | st.text(max_size=140) | st.from_regex(r"[A-Za-z0-9._-]{1,128}", fullmatch=True))
 def test_a_request_id_is_repeated_only_if_it_is_safe(sent: str | None) -> None:
-    """Any other id is replaced by a generated one, which would be safe."""
+    """Any other ID is replaced by a generated one, which would be safe."""
     form = re.compile(r"[A-Za-z0-9._-]{1,128}")
     used = request_id_of(sent)
 

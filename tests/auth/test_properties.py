@@ -122,7 +122,7 @@ class Both:
         return self._outcome(response.status, headers, response.body)
 
     def _outcome(self, status: int, headers: list[tuple[str, str]], body: bytes) -> Outcome:
-        # A generated request id differs each time; one that was sent is repeated.
+        # A generated request ID differs each time; one that was sent is repeated.
         for name, value in headers:
             if name == "x-request-id" and re.fullmatch(r"[0-9a-f]{24}", value):
                 body = body.replace(value.encode(), b"NEW")

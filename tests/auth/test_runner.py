@@ -1,4 +1,4 @@
-"""Concurrent verifications: equal ones share a decision, and this never reveals whether an id exists."""
+"""Concurrent verifications: equal ones share a decision, and this never reveals whether an ID exists."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_cancelled_request_leaves_the_queue(authenticator: BasicAuthMiddleware
 def test_different_passwords_share_no_hash(
     authenticator: BasicAuthMiddleware, counter: Counter, client_id: str
 ) -> None:
-    """Nor does one password for many ids, whether these exist or not."""
+    """Nor does one password for many IDs, whether these exist or not."""
     sent = [encode_basic(client_id, f"guess {number}") for number in range(3)]
     sent += [encode_basic(f"{client_id}-{number}", "guess") for number in range(2)]
 

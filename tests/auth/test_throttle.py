@@ -30,7 +30,7 @@ def clock() -> Clock:
 
 
 class Throttle:
-    """The throttle under test, with an address and an id as the key."""
+    """The throttle under test, with an address and an ID as the key."""
 
     def __init__(self, limit: int, period_s: float, **clock: Any) -> None:
         self._throttle = module.Throttle(limit, period_s, **clock)
@@ -141,7 +141,7 @@ def test_the_limit_is_the_number_of_allowed_failures(limit: int, clock: Clock) -
 
 
 def test_keys_do_not_affect_each_other(clock: Clock) -> None:
-    """Failures from one address do not affect another, even if both claim the same id."""
+    """Failures from one address do not affect another, even if both claim the same ID."""
     throttle = Throttle(2, 60.0, clock=clock)
     fail(throttle, KEY, 5)
     throttle.record(OTHER)
@@ -361,7 +361,7 @@ def test_a_full_table_of_blocks_evicts_the_oldest(clock: Clock) -> None:
 
 
 def test_one_address_cannot_evict_its_own_counter(clock: Clock) -> None:
-    """Guesses for one id are counted, however many failures with other ids come in between."""
+    """Guesses for one ID are counted, however many failures with other IDs come in between."""
     throttle = Throttle(20, 60.0, clock=clock)
     fail(throttle, KEY, 19)
     for number in range(MAX_TRACKED + 1):
@@ -372,7 +372,7 @@ def test_one_address_cannot_evict_its_own_counter(clock: Clock) -> None:
 
 
 def test_guesses_after_the_share_was_taken_count_as_well(clock: Clock) -> None:
-    """An id without a counter shares one with the other such ids of its address."""
+    """An ID without a counter shares one with the other such IDs of its address."""
     throttle = Throttle(20, 60.0, clock=clock)
     for number in range(SHARE):
         throttle.record((KEY[0], f"cheap-{number}"))
@@ -390,7 +390,7 @@ def test_guesses_after_the_share_was_taken_count_as_well(clock: Clock) -> None:
 
 
 def test_few_addresses_cannot_evict_a_counter(clock: Clock) -> None:
-    """A thousand addresses with a thousand ids each do not fill the table."""
+    """A thousand addresses with a thousand IDs each do not fill the table."""
     throttle = Throttle(20, 3600.0, clock=clock)
     fail(throttle, KEY, 19)
     for number in range(1000):
@@ -474,7 +474,7 @@ def test_limits_may_be_off(by_pair: str, by_address: str, on: bool) -> None:
 
 @pytest.mark.proves("O5")
 def test_the_limit_by_pair_affects_no_other_pair() -> None:
-    """Failures block that id from that address, and no other pair."""
+    """Failures block that ID from that address, and no other pair."""
     limits = FailureThrottle("2/hour", "")
     for _ in range(2):
         limits.record(ADDRESS, CLIENT_ID)
@@ -493,7 +493,7 @@ def test_the_limit_by_pair_affects_no_other_pair() -> None:
 
 
 def test_the_limit_by_address_counts_every_id() -> None:
-    """Failures with different ids, and headers without an id, add up; another address is not affected."""
+    """Failures with different IDs, and headers without an ID, add up; another address is not affected."""
     limits = FailureThrottle("2/hour", "3/hour")
     limits.record(ADDRESS, "a")
     limits.record(ADDRESS, "b")
@@ -506,7 +506,7 @@ def test_the_limit_by_address_counts_every_id() -> None:
 
 
 def test_unreadable_credentials_count_for_the_address_alone() -> None:
-    """Without a readable id there is no pair."""
+    """Without a readable ID there is no pair."""
     limits = FailureThrottle("1/hour", "")
     for _ in range(5):
         limits.record(ADDRESS, None)
@@ -516,7 +516,7 @@ def test_unreadable_credentials_count_for_the_address_alone() -> None:
 
 
 def test_pairs_are_distinct() -> None:
-    """An address and an id are separate values: no two pairs give the same key."""
+    """An address and an ID are separate values: no two pairs give the same key."""
     limits = FailureThrottle("1/hour", "")
     limits.record("10.0.0.1", "1x")
 

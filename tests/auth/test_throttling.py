@@ -1,4 +1,4 @@
-"""Too many failed requests: 429 for the address and id, and for no other client."""
+"""Too many failed requests: 429 for the address and ID, and for no other client."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_valid_secrets_of_expired_or_revoked_keys_count(
 
 @pytest.mark.proves("O4", "X54")
 def test_unknown_ids_count_like_known_ones(throttled: Client) -> None:
-    """If they did not, a 429 would reveal which ids exist."""
+    """If they did not, a 429 would reveal which IDs exist."""
     unknown = encode_basic("unknown", generate("sk"))
 
     assert [throttled.request(unknown).status for _ in range(4)] == [401, 401, 401, 429]
@@ -151,7 +151,7 @@ def test_without_an_address_nothing_is_throttled(
 
 @pytest.mark.proves("O5", "X54")
 def test_an_address_can_be_throttled_alone(app: App, backend: Backend, issued: Issued) -> None:
-    """Whatever ids it tries, malformed headers included."""
+    """Whatever IDs it tries, malformed headers included."""
     middleware = BasicAuthMiddleware(
         app, backend, settings=Settings(throttle="", throttle_address="3/minute")
     )

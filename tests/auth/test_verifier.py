@@ -199,7 +199,7 @@ def test_only_an_index_counts_as_a_match(result: object) -> None:
 
 
 def test_a_key_with_several_password_hashes_is_unreadable() -> None:
-    """Each makes a refusal slower, which reveals that the id exists."""
+    """Each makes a refusal slower, which reveals that the ID exists."""
     decision, effects = decide(verifier(), "ci", PASSWORD, Key("ci", secrets=(HASHED, HASHED)))
 
     assert VerifyPassword not in [type(effect) for effect in effects]

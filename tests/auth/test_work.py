@@ -175,7 +175,7 @@ def test_a_refusal_is_the_same_work_whatever_is_found(
 
 @pytest.mark.parametrize("secret", [GENERATED, PASSWORD], ids=["generated", "password"])
 def test_a_custom_store_may_return_keys_of_memory(work: Work, secret: str) -> None:
-    """After the first of them, an unknown id costs the same digests."""
+    """After the first of them, an unknown ID costs the same digests."""
 
     class Custom:
         def get(self, client_id: str) -> Key | None:
@@ -216,7 +216,7 @@ def test_the_first_request_of_a_process_reveals_nothing_either(
 def test_concurrent_refusals_are_the_same_work_whatever_is_found(
     backend: Backend, work: Work, secret: str
 ) -> None:
-    """Fifty equal requests share the same work, and fifty different ones share none, known id or not."""
+    """Fifty equal requests share the same work, and fifty different ones share none, known ID or not."""
     different = [generate("sk") if secret == GENERATED else f"guess {number}" for number in range(AT_ONCE)]
     bursts = {"equal": [secret] * AT_ONCE, "different": different}
     middleware = BasicAuthMiddleware(App(), backend, settings=SETTINGS)
@@ -246,7 +246,7 @@ def test_concurrent_refusals_are_the_same_work_whatever_is_found(
 def test_a_cached_credential_costs_no_hash_and_authenticates_no_other(
     send: Callable[[str], int], work: Work, secret: str
 ) -> None:
-    """Until it is invalidated; every other secret of that id is verified in full."""
+    """Until it is invalidated; every other secret of that ID is verified in full."""
     assert send(encode_basic("right", secret)) == 200
     work.since()
 

@@ -68,7 +68,7 @@ def test_it_opens_after_failures_in_a_row(breaker: CircuitBreaker) -> None:
 
 
 def test_a_failure_without_a_wait_does_not_open_it(breaker: CircuitBreaker) -> None:
-    """A client whose ids make a store raise must not shut out the others."""
+    """A client whose IDs make a store raise must not shut out the others."""
     fail(breaker, 100, KeyError("an id"))
     breaker.check()
 

@@ -491,7 +491,7 @@ def test_check_reads_all_keys(
 
 
 def test_check_never_prints_a_secret_used_as_an_id(cli: Callable[..., Done], url: str) -> None:
-    """The id and the secret were swapped."""
+    """The ID and the secret were swapped."""
     secret = generate("sk")
     put(url, Key(secret, secrets=(Secret("$bamw1$"),)))
 

@@ -174,7 +174,7 @@ def test_a_bad_record_can_be_deleted(cli: Callable[..., Done], url: str, databas
 def test_a_bad_record_without_an_id_ends_a_list(
     cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A record without an id cannot be skipped."""
+    """A record without an ID cannot be skipped."""
     install_third_party_store(
         tmp_path,
         monkeypatch,

@@ -305,7 +305,7 @@ def records(*peppers: bytes) -> dict[str, list[Secret]]:
 def test_a_refusal_costs_the_same_whatever_was_found(
     peppers: list[bytes], fast_hashes: Callable[[], int], comparisons: list[None]
 ) -> None:
-    """One digest for each pepper and one without, for unknown ids and for any number and age of secrets."""
+    """One digest for each pepper and one without, for unknown IDs and for any number and age of secrets."""
     hasher = Hasher(peppers)
     costs = {}
     for name, record in records(*peppers).items():

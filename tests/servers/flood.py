@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ATTACKER = "127.0.0.2"
-KNOWN = "known"  # the id of an existing key
+KNOWN = "known"  # the ID of an existing key
 
 # Kind: the Authorization header of a request, by its number.
 KINDS: dict[str, Callable[[int], str]] = {

@@ -38,7 +38,7 @@ def keys(url: str) -> Iterator[Backend]:
 
 
 def status_and_worker(connection: HTTPConnection, authorization: str) -> tuple[int, int]:
-    """The status, and the process id of the worker if the status is 200."""
+    """The status, and the process ID of the worker if the status is 200."""
     connection.request("GET", "/", headers={"Authorization": authorization})
     response = connection.getresponse()
     body = response.read()

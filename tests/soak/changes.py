@@ -173,7 +173,7 @@ class Changer(Part):
         self._make(backend, direct, entry, verb)
 
     def _new(self, is_password: bool, gone: list[str]) -> Entry:
-        """A new id, or the id of a deleted key."""
+        """A new ID, or the ID of a deleted key."""
         self._made += 1
         again = bool(gone) and self._rng.random() < 0.3 and not is_password
         client_id = self._rng.choice(gone) if again else f"{self._prefix}{self._made}"

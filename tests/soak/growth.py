@@ -59,7 +59,7 @@ class Watch(Part):
     """Samples the workers of a fleet.
 
     Attributes:
-        seen: Samples by server and process id.
+        seen: Samples by server and process ID.
     """
 
     def __init__(self, fleet: Fleet, report: Report) -> None:

@@ -51,7 +51,7 @@ class Site(Server):
         return self.name.partition("-")[2]
 
     def workers(self) -> list[int]:
-        """Process ids of the workers, the oldest first."""
+        """Process IDs of the workers, the oldest first."""
         return [pid for pid in _children(self.process.pid) if _is_worker(pid)]
 
     def wait(self) -> None:

@@ -359,7 +359,7 @@ def prepare(site: Site) -> None:
     """Create keys as a team might have them, and use them."""
     backend, now = site.backend, utcnow()
     made = [
-        # id, name, scopes, days old, days to live
+        # ID, name, scopes, days old, days to live
         ("billing-export", "Billing export", "invoices:read reports:read", 212, None),
         ("ci-nightly", "CI, nightly build", "read write", 10, 80),
         ("data-lake", "Data lake import", "events:write", 97, None),

@@ -2,7 +2,7 @@
 
 The rows are in the TOML files next to this one: an ID and a guarantee. A test names the rows that it verifies
 with ``@pytest.mark.proves("H4", "B10")``, on itself, its class, its module (``pytestmark``) or one
-``pytest.param`` of its table; a helper that makes the latter takes the id first, and ``marks=``. The marks
+``pytest.param`` of its table; a helper that makes the latter takes the ID first, and ``marks=``. The marks
 are read from the source, so nothing is imported or collected.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parents[1]
 
-# Each file, its title, and the heading for each letter of its ids.
+# Each file, its title, and the heading for each letter of its IDs.
 PARTS = {
     "standards": (
         "Standards",
@@ -55,7 +55,7 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Mark:
     rows: tuple[str, ...]
-    place: str  # asgi/test_app.py::test_x[id]
+    place: str  # asgi/test_app.py::test_x[ID]
 
 
 def load(folder: Path) -> dict[str, dict[str, Row]]:
@@ -77,7 +77,7 @@ def _is_mark(node: ast.AST) -> bool:
 
 
 def _case(call: ast.Call) -> str:
-    """Return the id that a call gives to a test case; computed parts become a star."""
+    """Return the ID that a call gives to a test case; computed parts become a star."""
     named = {each.arg: each.value for each in call.keywords}
     given = named.get("id")
     if given is None and "marks" in named and call.args and ast.unparse(call.func) != "pytest.param":
@@ -238,7 +238,7 @@ def _cell(text: str) -> str:
 
 
 def _links(places: list[str]) -> str:
-    """Link each test, with the ids of its marked cases."""
+    """Link each test, with the IDs of its marked cases."""
     cases: dict[str, list[str]] = {}
     for place in places:
         test, _, case = place.partition("[")

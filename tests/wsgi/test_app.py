@@ -305,7 +305,7 @@ def test_the_identity(middleware: BasicAuthMiddleware, app: App, issued: Issued)
 
 @pytest.mark.proves("B5", "W1")
 def test_remote_user_is_utf8_as_latin1(backend: Backend, middleware: BasicAuthMiddleware, app: App) -> None:
-    """PEP 3333: bytes as code points; the id is UTF-8."""
+    """PEP 3333: bytes as code points; the ID is UTF-8."""
     issued = backend.create(client_id="z\u00fcrich-\u6771\u4eac")
 
     response = call_validated(middleware, issued.authorization)

@@ -271,7 +271,7 @@ def test_the_database_must_be_utf8(postgres_server: PostgresServer) -> None:
 
 
 def lookups_of(server: PostgresServer) -> list[str]:
-    """Log lines of the lookups of several ids so far."""
+    """Log lines of the lookups of several IDs so far."""
     text = (server.home / "log").read_text()
     return [line for line in text.splitlines() if "execute" in line and "client_id = ANY" in line]
 

@@ -183,7 +183,7 @@ def test_a_cluster_without_slots() -> None:
         for look_up in (lambda: store.get("id"), lambda: on_loop(store, store.aget("id"))):
             with pytest.raises(BackendUnavailable, match="which slots"):
                 look_up()
-        # All slots except that of the id.
+        # All slots except that of the ID.
         missing = slot_of(store, "id")
         execute(server, "CLUSTER", "ADDSLOTS", *(slot for slot in range(SLOTS) if slot != missing))
         execute(server, "CONFIG", "SET", "cluster-require-full-coverage", "no")

@@ -1,4 +1,4 @@
-"""Damaged files, records and ids."""
+"""Damaged files, records and IDs."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_exports_can_be_joined(cli: Callable[..., Done], file: Path, other: str,
 
 
 def test_an_import_can_be_run_again(cli: Callable[..., Done], file: Path, url: str, export: bytes) -> None:
-    """Identical keys are unchanged; a different key with the same id is an error."""
+    """Identical keys are unchanged; a different key with the same ID is an error."""
     assert cli("keys", "import", str(file)).out == "imported 0 keys; already present: 3\n"
     cli("keys", "update", "b", "--name", "changed")
     cli("keys", "delete", "c")

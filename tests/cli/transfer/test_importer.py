@@ -206,7 +206,7 @@ def test_the_last_line_of_an_export_counts_them(sqlite: Backend) -> None:
 
 
 def test_a_secret_is_not_accepted_as_an_id_and_not_repeated(backend: Backend) -> None:
-    """With swapped columns, the id would be the secret."""
+    """With swapped columns, the ID would be the secret."""
     secret, long = generate("sk"), "\u202e" * 80
     lines = "".join(f"{client_id},{generate('sk')}\n" for client_id in (secret, secret, long, long))
 
