@@ -255,7 +255,8 @@ class Connector:
         raise ConnectionFailed("; ".join(dict.fromkeys(problems)))
 
     async def _open(self, address: tuple[str, str, str], waiting: Waiting, until: float) -> Any:
-        connection = pq.PGconn.connect_start(self._conninfo(*address))
+        given = self._options  # another thread may change them
+        connection = pq.PGconn.connect_start(self._conninfo(*address, given))
         while (polled := connection.connect_poll()) in _WAITING:
             writing = polled == pq.PollingStatus.WRITING
             if not await waiting.is_ready(connection.socket, writing, until):
@@ -265,16 +266,16 @@ class Connector:
             return connection
         message = connection.error_message.decode(errors="replace")
         without = self._target.options.get("options", "")
-        if UNSUPPORTED_OPTION in message and self._options != without:  # pgbouncer
+        if UNSUPPORTED_OPTION in message and given != without:  # pgbouncer
             self._options = without
             return await self._open(address, waiting, until)
         raise ConnectionFailed(explain_connecting(message))
 
-    def _conninfo(self, host: str, port: str, numeric: str) -> bytes:
-        given = {"host": host, "port": port, "hostaddr": numeric, "options": self._options}
+    def _conninfo(self, host: str, port: str, numeric: str, options: str) -> bytes:
+        given = {"host": host, "port": port, "hostaddr": numeric, "options": options}
         fixed = {"client_encoding": "UTF8", "fallback_application_name": "basicauth_mw"}
-        options = {**self._target.options, **{name: value for name, value in given.items() if value}, **fixed}
-        found: str = psycopg.conninfo.make_conninfo("", **options)
+        given = {name: value for name, value in given.items() if value}
+        found: str = psycopg.conninfo.make_conninfo("", **{**self._target.options, **given, **fixed})
         return found.encode()
 
 
