@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 @without_frames
 def resolve(backend: Any, settings: Settings | None, overrides: Overrides) -> tuple[Settings, Backend, bool]:
-    """Make the settings and the backend from the arguments of a middleware.
-
-    Args:
-        backend: A ``Backend``, a store, a URL, or None for ``settings.backend``.
-        settings: None means ``Settings.from_env()``.
-        overrides: Fields of ``Settings``, which take precedence over everything else.
+    """Make the settings and the backend from arguments of ``Authenticator``.
 
     Returns:
         Settings, backend, and whether the backend was opened here.

@@ -268,7 +268,7 @@ class Backend(ReadableBackend):
 
         Raises:
             KeyNotFound: There is no such key.
-            InvalidKey: The key has another version than ``version``; None is any.
+            InvalidKey: The key has another version.
         """
         change = partial(lifecycle.revoked, now=utcnow())
         return self._change("key.revoked", client_id, change, actor, version)
@@ -278,7 +278,7 @@ class Backend(ReadableBackend):
 
         Raises:
             KeyNotFound: There is no such key.
-            InvalidKey: The key has another version than ``version``; None is any.
+            InvalidKey: The key has another version.
         """
         return self._change(
             "key.disabled", client_id, lambda key: replace(key, disabled=True), actor, version
@@ -290,7 +290,7 @@ class Backend(ReadableBackend):
         Raises:
             KeyNotFound: There is no such key.
             KeyRevoked: The key is revoked, which is final.
-            InvalidKey: The key has another version than ``version``; None is any.
+            InvalidKey: The key has another version.
         """
         return self._change("key.enabled", client_id, lifecycle.enabled, actor, version)
 

@@ -222,11 +222,7 @@ def load_for_lookup(text: str | bytes | None, client_id: str) -> StoredRecord | 
 
 
 def load_key(text: str | bytes, client_id: str) -> Key:
-    """Decode what ``dump_key`` made.
-
-    Args:
-        text: The stored record.
-        client_id: The ID that was looked up, which the record must have.
+    """Decode what ``dump_key`` made for the client ID.
 
     Raises:
         UnreadableRecord: The record is damaged, of another version, or of another client.
