@@ -62,7 +62,7 @@ class ThreadClients:
 
     def close(self) -> None:
         """Close all connections, including those in use; the next command opens a new one."""
-        for pool in self.reset().values():
+        for pool in list(self.reset().values()):  # other threads may still use the dictionary
             pool.disconnect()
 
     def reset(self) -> dict[Node, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
+import sys
 import threading
 import time
 from contextlib import closing, suppress
@@ -60,27 +62,38 @@ def test_close_fails_pending_lookups_immediately() -> None:
     assert not thread.is_alive()
 
 
-def test_lookups_while_the_store_closes(store: RedisStore) -> None:
-    """A lookup returns a key or raises an error that says that the store is closed."""
+@pytest.mark.parametrize("server", ["one", "cluster"])
+def test_lookups_while_the_store_closes(request: pytest.FixtureRequest, server: str) -> None:
+    """A lookup returns a key or raises an error that says that the store is closed. Closing never fails."""
     outcomes: list[Any] = []
     stop = threading.Event()
+    url = request.getfixturevalue("redis_url" if server == "one" else "redis_cluster_url")
 
     def look_up() -> None:
-        while not stop.is_set():
+        for name in itertools.cycle(NAMES):
+            if stop.is_set():
+                break
             try:
-                outcomes.append(store.get("k0"))
+                outcomes.append(store.get(name))
             except Exception as exc:
                 outcomes.append(exc)
 
-    threads = [threading.Thread(target=look_up) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for _ in range(200):
-        store.close()
-        time.sleep(0.002)
-    stop.set()
-    for thread in threads:
-        thread.join(10)
+    interval = sys.getswitchinterval()
+    with closing(RedisStore(url, deadline_s=5)) as store:
+        assert store.add([Key(name) for name in NAMES]) == [True] * len(NAMES)
+        threads = [threading.Thread(target=look_up) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            sys.setswitchinterval(0.00001)  # so that threads meet in every place
+            for _ in range(200):
+                store.close()
+                time.sleep(0.002)
+        finally:
+            sys.setswitchinterval(interval)
+            stop.set()
+            for thread in threads:
+                thread.join(10)
     errors = [outcome for outcome in outcomes if not isinstance(outcome, Key)]
     assert len(errors) < len(outcomes)
     assert {(type(error), str(error)) for error in errors} <= {(BackendUnavailable, "the store is closed")}
