@@ -172,15 +172,7 @@ def stored_secret(secret: Secret) -> StoredSecret:
 
 
 def load_record(text: str | bytes, client_id: str) -> StoredRecord:
-    """Decode the secrets of what ``dump_key`` made, and nothing else.
-
-    Args:
-        text: The stored record.
-        client_id: The ID that was looked up, which the record must have.
-
-    Raises:
-        UnreadableRecord: The record is damaged, of another version, or of another client.
-    """
+    """``load_key``, but decode the secrets only."""
     try:
         if len(text) > MAX_RECORD:
             raise ValueError
@@ -222,7 +214,11 @@ def load_for_lookup(text: str | bytes | None, client_id: str) -> StoredRecord | 
 
 
 def load_key(text: str | bytes, client_id: str) -> Key:
-    """Decode what ``dump_key`` made for the client ID.
+    """Decode what ``dump_key`` made.
+
+    Args:
+        text: The stored record.
+        client_id: The ID that was looked up, which the record must have.
 
     Raises:
         UnreadableRecord: The record is damaged, of another version, or of another client.
