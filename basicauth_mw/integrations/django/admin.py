@@ -71,7 +71,7 @@ def _own_backend() -> Backend:
 
 
 def _backend(request: HttpRequest) -> Backend:
-    """That of the middleware, whose cache then learns of changes immediately; without it, our own."""
+    """The backend of the middleware, whose cache then learns of changes immediately; else a separate one."""
     authenticator = getattr(request, "basicauth_authenticator", None)
     return authenticator.backend if authenticator else _own_backend()
 
@@ -90,7 +90,7 @@ def _time(time: datetime | None) -> str:
 
 @admin.display(description="client ID")
 def client_id(obj: ApiKey) -> str:
-    """The client ID for a page. The field itself is the ID as it is."""
+    """The client ID, escaped for a page; the field itself is not."""
     return escape_control(obj.pk)
 
 
