@@ -51,7 +51,8 @@ _BEGIN: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '5s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '5s'; SELECT seq + 1 FROM {state} FOR UPDATE"
 )
-# A pooler may connect each transaction to another server, so each reply says whether it comes from a standby.
+# A pooler may connect each transaction to another server, so each reply says whether it comes from a standby;
+# if it has several rows, the row without a client ID does.
 _FIND_ONE: Final = "SELECT pg_is_in_recovery(), (SELECT record FROM {keys} WHERE client_id = $1)"
 _FIND: Final = (
     "SELECT client_id, record FROM {keys} WHERE client_id = ANY ($1::text[]) "
@@ -64,15 +65,15 @@ _INSERT: Final = (
 _UPDATE: Final = (
     "UPDATE {keys} SET version = $2, record = $3, history = $4 WHERE client_id = $1 AND version = $5"
 )
-_HISTORY: Final = "SELECT client_id, history FROM {keys} WHERE client_id = ANY ($1::text[])"
+_HISTORY: Final = _FIND.replace("record", "history")
 _ANNOUNCE: Final = (
     "WITH pruned AS (DELETE FROM {changes} WHERE seq <= $1::bigint - $4::bigint), "
     "counted AS (UPDATE {state} SET seq = $1::bigint, has_passwords = has_passwords OR $3::boolean) "
     "INSERT INTO {changes} (seq, client_id) VALUES ($1::bigint, $2)"
 )
 _SCAN: Final = (
-    "SELECT client_id, record FROM {keys} WHERE client_id > $1 AND client_id >= $2 AND client_id < $3 "
-    "ORDER BY client_id LIMIT $4::bigint"
+    "(SELECT client_id, record FROM {keys} WHERE client_id > $1 AND client_id >= $2 AND client_id < $3 "
+    "ORDER BY client_id LIMIT $4::bigint) UNION ALL SELECT NULL, pg_is_in_recovery()::text"
 )
 _CHANGES: Final = (
     "SELECT pg_is_in_recovery(), s.has_passwords, c.seq, c.mark, c.client_id FROM {state} s "
@@ -284,7 +285,9 @@ class PostgresStore:
 
 
 async def _select(statement: str, values: Sequence[Value], name: str, do: Do) -> list[Row]:
-    return rows_of(await do(statement, values, name))
+    rows = rows_of(await do(statement, values, name))
+    _check_primary(in_recovery=("", "true") in rows)
+    return [row for row in rows if row[0]]  # no ID is empty
 
 
 async def _changes(since: str, do: Do) -> list[Row]:
@@ -309,7 +312,6 @@ async def _lookup(client_ids: Sequence[str], do: Do) -> list[str | bytes | None]
         return [result.get_value(0, 1)]
     rows = await _select(_FIND, [list(filter(_is_storable, client_ids))], "basicauth_find", do)
     found: dict[str, str] = dict(rows)
-    _check_primary(in_recovery=found.pop("") == "true")  # no ID is empty
     return [found.get(client_id) for client_id in client_ids]
 
 

@@ -21,7 +21,7 @@ from tests.tracebacks import chain_of, variables_of
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from basicauth_mw.keys.model import Key
@@ -107,8 +107,14 @@ def test_an_answer_of_a_standby_is_refused() -> None:
                     look(store)
             with pytest.raises(BackendUnavailable, match="is a standby"):
                 asyncio.run(look_up_two(store))
-            with pytest.raises(BackendUnavailable, match="is a standby"):
-                store.changes(None)
+            reads: list[Callable[[], object]] = [
+                lambda: store.changes(None),
+                lambda: store.scan("", "", 9),
+                lambda: store.history(["id"]),
+            ]
+            for read in reads:
+                with pytest.raises(BackendUnavailable, match="is a standby"):
+                    read()
             standby.promote()
             wait_until(lambda: is_writable(store, "id"))
             assert asyncio.run(look_up_two(store)) == [key("id"), None]
