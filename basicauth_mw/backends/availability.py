@@ -35,13 +35,17 @@ class CircuitBreaker:
         probe: Calls the store, blocking, and raises if it is unavailable; None: the breaker never opens.
         deadline_s: Seconds that a call may take. The breaker stays closed while another call has succeeded
             within this time.
+        name: The store, in errors.
 
     Attributes:
         is_open: Whether the store is known to be unavailable.
     """
 
-    def __init__(self, probe: Callable[[], object] | None, *, deadline_s: float) -> None:
+    def __init__(
+        self, probe: Callable[[], object] | None, *, deadline_s: float, name: str = "the store"
+    ) -> None:
         self._probe = probe
+        self._name = name
         self._deadline_s = deadline_s
         self._thread = BackgroundThread("probe", self._serve)
         self._logged_at: deque[float] = deque(maxlen=_MAX_LOGS_PER_MINUTE)
@@ -58,7 +62,7 @@ class CircuitBreaker:
     def check(self) -> None:
         """Raise ``BackendUnavailable`` if the breaker is open."""
         if self.is_open:
-            raise BackendUnavailable("it did not respond a moment ago")
+            raise BackendUnavailable(f"{self._name} did not respond a moment ago")
 
     def record_success(self) -> None:
         self._success_at = time.monotonic()
@@ -76,7 +80,7 @@ class CircuitBreaker:
         if isinstance(exc, BackendError):
             error = exc
         elif isinstance(exc, TimeoutError):
-            error = BackendUnavailable(f"no response within {self._deadline_s:g} s")
+            error = BackendUnavailable(f"{self._name} did not respond within {self._deadline_s:g} s")
         elif isinstance(exc, QueueFull):
             error = BackendUnavailable("too many lookups are waiting")
         else:

@@ -109,7 +109,9 @@ class StoreReader:
         self.passwords = PasswordPool(slow_hash_workers)
         # Where one part of a store can fail alone, failures say nothing about the other parts.
         probe = self._probe if getattr(store, "single_server", True) else None
-        self.breaker = CircuitBreaker(probe, deadline_s=deadline_s)
+        self.breaker = CircuitBreaker(
+            probe, deadline_s=deadline_s, name=getattr(store, "display_name", "the store")
+        )
 
     def close(self) -> None:
         """Stop the threads. A later call starts them again."""

@@ -76,7 +76,9 @@ def test_a_failure_without_a_wait_does_not_open_it(breaker: CircuitBreaker) -> N
 @pytest.mark.parametrize(
     ("raised", "error", "message"),
     [
-        pytest.param(TimeoutError(), BackendUnavailable, "no response within 2.5 s", id="timeout"),
+        pytest.param(
+            TimeoutError(), BackendUnavailable, "the store did not respond within 2.5 s", id="timeout"
+        ),
         pytest.param(QueueFull(), BackendUnavailable, "too many lookups are waiting", id="queue"),
         pytest.param(KeyError("hunter2"), BackendUnavailable, "the store raised KeyError", id="other"),
         pytest.param(GONE, BackendUnavailable, "gone", id="unavailable"),

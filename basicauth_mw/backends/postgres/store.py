@@ -116,6 +116,7 @@ class PostgresStore:
         self._create = create
         self._schema = target.schema
         self._connector = Connector(target, statement_timeout_s=max(1.0, deadline_s))
+        self.display_name = self._connector.server
         names = schema.table_names(target.schema, target.prefix)
         self._new_session = partial(Session, self._connector, names)
         check = partial(schema.check, create=create)

@@ -69,6 +69,7 @@ class RedisStore:
         self.single_server = target.topology != "cluster"
         self._names = KeyNames(target.prefix)
         self._redis = Commands(target, deadline_s)
+        self.display_name = self._redis.server
 
     # --- looking up
 
