@@ -434,11 +434,11 @@ def is_master(node: RedisServer, port: int) -> bool:
 
 
 @pytest.mark.proves("F4")
-def test_a_frozen_node_whose_replica_has_taken_over(own_cluster: RedisCluster) -> None:
+def test_a_frozen_node_whose_replica_has_taken_over() -> None:
     """The second attempt of a lookup on an event loop reads from the new node, within the deadline."""
-    frozen, *others, replica = own_cluster.nodes
-    with closing(RedisStore(own_cluster.url("p"), deadline_s=2)) as store:
-        client_id = id_at(own_cluster, store, frozen)
+    with RedisCluster(replicas=1) as cluster, closing(RedisStore(cluster.url(), deadline_s=2)) as store:
+        frozen, *others, replica = cluster.nodes
+        client_id = id_at(cluster, store, frozen)
         assert store.add([Key(client_id)]) == [True]
         assert execute(frozen, "WAIT", 1, 5000) == 1
 
