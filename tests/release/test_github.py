@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.release.pythons import SUPPORTED
 
 ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github"
@@ -46,7 +49,9 @@ def test_workflows_run_what_any_machine_can_run() -> None:
     assert used["test.yml"] == ["test-all"]
     assert used["release.yml"] == ["dist"]
     assert used["docs.yml"] == ["docs"]
-    assert "run: .ci/run" in (GITHUB / "workflows" / "test.yml").read_text()
+    jobs = yaml.safe_load((GITHUB / "workflows" / "test.yml").read_text())["jobs"]
+    assert {"run": ".ci/run"} in jobs["everything"]["steps"]
+    assert jobs["python"]["strategy"]["matrix"]["python"] == SUPPORTED
 
 
 def test_missing_packages(tmp_path: Path) -> None:
