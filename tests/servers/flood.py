@@ -1,4 +1,4 @@
-"""``python -m tests.servers.flood PORT KIND CONNECTIONS``: a flood, from 127.0.0.2, until stdin ends.
+"""``python -m tests.servers.flood PORT KIND CONNECTIONS``: a flood until stdin ends.
 
 Each connection sends the next request as soon as it has a response; with the kind ``held`` it sends only the
 beginning of it. At the end it prints how many responses of each status there were.
@@ -19,7 +19,6 @@ from basicauth_mw.keys.generated_secrets import generate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ATTACKER = "127.0.0.2"
 KNOWN = "known"  # the ID of an existing key
 
 # Kind: the Authorization header of a request, by its number.
@@ -70,7 +69,7 @@ async def main(port: int, kind: str, connections: int) -> None:
         transport, _ = await loop.create_connection(
             lambda: Connection(requests, statuses, held=kind == "held"),
             *("127.0.0.1", port),
-            local_addr=(ATTACKER, 0),
+            local_addr=(f"127.0.0.{2 + [*KINDS].index(kind)}", 0),
         )
         open_ones.append(transport)
     await loop.run_in_executor(None, sys.stdin.read)
