@@ -40,7 +40,9 @@ class Commands:
         self.server = self._connector.server(Node())
         self._attempt_s = deadline_s / 2
         self._router: Router = Cluster(target.addresses) if target.topology == "cluster" else SingleServer()
-        self._lookups = ThreadClients(self._router, self._connector, timeout_s=self._attempt_s, retry=True)
+        # Two attempts end before the deadline of the caller does, to report which step took so long.
+        lookup_s = 0.8 * self._attempt_s
+        self._lookups = ThreadClients(self._router, self._connector, timeout_s=lookup_s, retry=True)
         # No retry: when the reply to a swap is lost, the swap may have been made.
         self._admin = ThreadClients(self._router, self._connector, timeout_s=_ADMIN_TIMEOUT_S, retry=False)
         self._loops: dict[asyncio.AbstractEventLoop, LoopClients] = {}

@@ -14,6 +14,7 @@ import pytest
 import redis
 import trustme
 
+from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError
 from tests.redis_server import RedisServer, TlsFront, find_port, make_certificates
@@ -130,6 +131,19 @@ def test_an_error_names_the_cause_the_host_and_the_port(
     assert f"Redis at {where} " in str(caught.value)
     assert "canary" not in f"{caught.value!r}"
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("scheme", "says"), [("redis", "did not respond in time"), ("rediss", "TLS handshake")]
+)
+def test_a_thread_learns_the_cause_before_its_deadline(scheme: str, says: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            open_backend(url, settings=Settings(backend_deadline_s=3)) as backend,
+            pytest.raises(BackendUnavailable, match=says),
+        ):
+            backend.get("ci")
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
