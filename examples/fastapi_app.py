@@ -17,7 +17,7 @@ from basicauth_mw.integrations.fastapi import install
 
 app = FastAPI(title="Echo")
 # The backend and every other setting are read from BASICAUTH_* in the environment.
-install(app, exclude=("/health",), timeout_s=1)
+install(app, exclude=("/health",), timeout_s=3)
 
 
 class Message(BaseModel):
