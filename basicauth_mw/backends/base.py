@@ -15,7 +15,7 @@ Lookups:
   instead of them. They return a ``codec.StoredRecord``, of which only the secrets are decoded.
 - ``deadline_s: float``: seconds after which ``aget`` always returns or raises, which saves a timer for each
   lookup.
-- ``display_name: str``: what errors call the store, such as ``Redis at 127.0.0.1:6379``; never a password.
+- ``display_name: str``: its name in errors, such as ``Redis at 127.0.0.1:6379``; never contains a password.
 - ``interrupt(thread_id)``: called when a lookup on a worker thread exceeds its deadline, to make ``get`` in
   that thread raise.
 - ``single_server = False``: parts of the store can fail alone, like the nodes of a cluster. Then the circuit

@@ -52,7 +52,7 @@ _BEGIN: Final = (
     "SET LOCAL idle_in_transaction_session_timeout = '5s'; SELECT seq + 1 FROM {state} FOR UPDATE"
 )
 # A pooler may connect each transaction to another server, so each reply says whether it comes from a standby;
-# if it has several rows, the row without a client ID does.
+# if a reply may have several rows, one without a client ID says it.
 _FIND_ONE: Final = "SELECT pg_is_in_recovery(), (SELECT record FROM {keys} WHERE client_id = $1)"
 _FIND: Final = (
     "SELECT client_id, record FROM {keys} WHERE client_id = ANY ($1::text[]) "
