@@ -8,10 +8,10 @@ repeated; if its reply is lost, the caller reads back what happened.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from contextlib import suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ...errors import BackendUnavailable
@@ -22,6 +22,7 @@ from .errors import ConnectionFailed, StatementFailed
 from .libpq import execute, pq, run
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from .libpq import Connector, Do, Value, Waiting, Work
@@ -134,8 +135,8 @@ class ThreadClients:
 
     def _reset(self) -> object:
         inherited = getattr(self, "_idle", None)
-        self._slots = threading.BoundedSemaphore(THREAD_CONNECTIONS)
-        self._admin_slots = threading.BoundedSemaphore(THREAD_CONNECTIONS // 2)
+        self._slots = _slots(THREAD_CONNECTIONS)
+        self._admin_slots = _slots(THREAD_CONNECTIONS // 2)
         self._idle: list[Session] = []
         return inherited
 
@@ -143,23 +144,26 @@ class ThreadClients:
         """Do some work in this thread. Raises as ``execute`` and ``Connector.connect`` do."""
         ends_at = time.monotonic() + timeout_s
         slots, idle = self._slots, self._idle
-        if not slots.acquire(timeout=timeout_s):
-            raise BackendUnavailable(f"all {THREAD_CONNECTIONS} connections of this process are in use")
         try:
-            try:
-                session = idle.pop()
-            except IndexError:
-                session = self._new_session()
-            try:
-                return run(session.perform(work, ends_at - time.monotonic()))
-            finally:
-                if idle is self._idle and session.connection is not None:
-                    idle.append(session)
-                    self._closer.start()
-                else:
-                    session.close()
-        finally:
-            slots.release()
+            for slot in iter(partial(slots.get, timeout=max(0, timeout_s)), None):  # see _slots
+                try:
+                    try:
+                        session = idle.pop()
+                    except IndexError:
+                        session = self._new_session()
+                    try:
+                        return run(session.perform(work, ends_at - time.monotonic()))
+                    finally:
+                        if idle is self._idle and session.connection is not None:
+                            idle.append(session)
+                            self._closer.start()
+                        else:
+                            session.close()
+                finally:
+                    slots.put(slot)
+        except Empty:
+            pass
+        raise BackendUnavailable(f"all {THREAD_CONNECTIONS} connections of this process are in use")
 
     def run_admin(self, work: Work[T], timeout_s: float) -> T:
         """``run`` for all but lookups, such as changes, which wait for each other.
@@ -168,12 +172,15 @@ class ThreadClients:
         """
         ends_at = time.monotonic() + timeout_s
         slots = self._admin_slots
-        if not slots.acquire(timeout=timeout_s):
-            raise BackendUnavailable("other work of this process uses the connections for changes and lists")
         try:
-            return self.run(work, ends_at - time.monotonic())
-        finally:
-            slots.release()
+            for slot in iter(partial(slots.get, timeout=max(0, timeout_s)), None):
+                try:
+                    return self.run(work, ends_at - time.monotonic())
+                finally:
+                    slots.put(slot)
+        except Empty:
+            pass
+        raise BackendUnavailable("other work of this process uses the connections for changes and lists")
 
     def close(self) -> None:
         """Close all connections; one in use is closed when its work is done."""
@@ -195,6 +202,18 @@ class ThreadClients:
                 if self._idle:  # appended meanwhile
                     self._closer.start()
                 return
+
+
+def _slots(count: int) -> SimpleQueue[int]:
+    """A semaphore for signal handlers that raise: one of ``threading`` may stay locked after them.
+
+    A handler may run at the end of a call, before its result is used, but not between two steps of an
+    iteration. So a slot is taken by an iteration, and cannot get lost.
+    """
+    slots: SimpleQueue[int] = SimpleQueue()
+    for number in range(count):
+        slots.put(number)
+    return slots
 
 
 class LoopClients:

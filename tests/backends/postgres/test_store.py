@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import multiprocessing
+import signal
 import threading
 import time
 from contextlib import closing
@@ -156,7 +157,7 @@ def test_changes_that_wait_for_each_other_leave_connections_for_lookups(
     def look_up() -> None:
         has_begun.wait(20)
         try:
-            wait_until(lambda: store._threads._admin_slots._value == 0)
+            wait_until(lambda: store._threads._admin_slots.empty())
             assert store.get("0") is None
             assert store.changes(None).cursor
         finally:
@@ -437,6 +438,34 @@ def test_statements_of_clients_that_gave_up_end_on_the_server(server: PostgresSe
         wait_until(lambda: server.execute(waiting) == [(0,)], 5.0)
     assert store.get("id") is None
     store.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*never awaited:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_signal_handlers_that_raise_take_no_connection_away(store: PostgresStore) -> None:
+    """As those of timeouts do, anywhere in a lookup."""
+
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(*_signal: object) -> None:
+        raise Interrupt
+
+    def look_up(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            store.get("id")
+
+    store.get("id")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for turn in range(400):
+            with pytest.raises(Interrupt):
+                look_up(0.0005 + turn % 30 * 0.0001)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert store._threads._slots.qsize() == clients.THREAD_CONNECTIONS
+    assert store.get("id") is None
 
 
 def test_a_key_is_replaced_by_its_version_only(store: PostgresStore, other: PostgresStore) -> None:
