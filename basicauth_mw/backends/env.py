@@ -58,13 +58,15 @@ class EnvStore(ListedStore):
                 [f"{name}, {place}: {reason}{hint}" for place, reason in listed.problems]
             )
         if not listed.ids:
-            missing = f"{name} contains no key: set it to id:secret"
             if found is None and name == DEFAULT_NAME:
-                missing = f"no keys are configured: set {name} to id:secret"
+                raise ConfigurationError(
+                    "no keys are configured: set BASICAUTH_BACKEND to where they are, such as "
+                    f"sqlite:///keys.db, or set {name} to id:secret; to import an app without any key, as "
+                    "tests do, set BASICAUTH_BACKEND=memory:"
+                )
             raise ConfigurationError(
-                f"{missing}, or use a backend that stores keys, such as BASICAUTH_BACKEND=sqlite:///keys.db; "
-                "to import an app without any key, as tests do, set BASICAUTH_BACKEND=memory: (a backend "
-                "named in the code takes precedence)"
+                f"{name} contains no key: set it to id:secret, or use a backend that stores keys, such as "
+                "BASICAUTH_BACKEND=sqlite:///keys.db"
             )
         self._records = listed.changed
         self._short_passwords = listed.short_passwords

@@ -57,7 +57,7 @@ def _from_backend(code: str, text: str) -> Finding:
     if advice.startswith(GIVE_ACCESS):
         return Finding(code, message, advice)
     if text.startswith("the key file"):
-        remedy = "correct the file; servers read it again within a second"
+        remedy = "correct the file or its path; servers read the file again within a second"
     elif "SQLite" in text:
         remedy = "check that this is the right file, and that this user can write to it and to its directory"
     else:

@@ -75,6 +75,7 @@ def _serve(url: str, address: str, listener: socket.socket, *, as_json: bool) ->
         echo_json({"url": address, **shown, "dashboard": at, "requests": samples})
     else:
         echo(f"Serving on {address} - stop with Ctrl-C. In another terminal:")
+        echo(f"\nexport ID={issued.client_id} SECRET={issued.secret}")
         for status, about, line in requests:
             echo(f"\n# {status}: {about}\n{line}")
         if has_dashboard:
