@@ -46,12 +46,15 @@ def read_entry(source: Mapping[str, Any], name: str, *, multiline: bool = False)
 
     try:
         text = Path(str(file)).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
-        raise ValueError(
-            f"{file_name}: the file it names cannot be read ({reason}): check the path and its mode"
-        ) from None
-    return check_value(strip_edges(text), file_name, multiline=multiline), file_name
+    except OSError as exc:
+        reason = exc.strerror
+    except UnicodeDecodeError:
+        reason = "not UTF-8"
+    except ValueError:
+        reason = "not a path"
+    else:
+        return check_value(strip_edges(text), file_name, multiline=multiline), file_name
+    raise ValueError(f"{file_name}: the file it names cannot be read ({reason}): check the path and its mode")
 
 
 def strip_edges(value: Any) -> Any:

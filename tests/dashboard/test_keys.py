@@ -162,6 +162,13 @@ def test_invalid_overlaps(admin: Visitor, backend: Backend, overlap: str, other:
     assert backend.get("ci") == before
 
 
+def test_a_link_cannot_choose_the_overlap(admin: Visitor, backend: Backend) -> None:
+    """Or a form that was hardly read would stop the old secrets."""
+    backend.create(client_id="ci")
+
+    assert 'value="24h" selected' in admin.get("/key/rotate", id="ci", overlap="0").text
+
+
 @pytest.mark.parametrize("overlap", ["9" * 9 + "w", "24h"])
 def test_a_rotation_that_the_backend_refuses(admin: Visitor, backend: Backend, overlap: str) -> None:
     backend.create(client_id="ci")

@@ -215,6 +215,8 @@ def test_unreadable_files_are_problems(tmp_path: Path) -> None:
                 "BASICAUTH_REALM_FILE": str(tmp_path / "missing"),
                 "BASICAUTH_BACKEND_FILE": str(tmp_path),
                 "BASICAUTH_SECRET_PREFIX_FILE": "missing too",
+                "BASICAUTH_INCLUDE_FILE": "a\0b",
+                "BASICAUTH_EXCLUDE_FILE": "a\ud800b",
             }
         )
 
@@ -222,6 +224,8 @@ def test_unreadable_files_are_problems(tmp_path: Path) -> None:
     assert [problem.partition(":")[0] for problem in problems] == [
         "BASICAUTH_BACKEND_FILE",
         "BASICAUTH_REALM_FILE",
+        "BASICAUTH_INCLUDE_FILE",
+        "BASICAUTH_EXCLUDE_FILE",
         "BASICAUTH_PEPPER_FILE",
         "BASICAUTH_SECRET_PREFIX_FILE",
     ]

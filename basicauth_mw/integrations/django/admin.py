@@ -139,6 +139,8 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.initial["version"] = self.instance.key.version
+        if name := self.fields.get("name"):  # a subclass may omit it
+            name.strip = False  # type: ignore[attr-defined] # or a name with outer spaces counts as edited
 
     def clean(self) -> dict[str, Any]:
         if self.errors:
@@ -146,6 +148,8 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
         is_new = not self.instance.pk
         names = list(self.cleaned_data) if is_new else self.changed_data
         fields = {name: self.cleaned_data[name] for name in names if name != "version"}
+        if "name" in fields:
+            fields["name"] = fields["name"].strip()
         if "scopes" in fields:
             fields["scopes"] = fields["scopes"].replace(",", " ").split()
         if fields.get("expires_at") and not settings.USE_TZ:

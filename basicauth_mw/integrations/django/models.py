@@ -33,7 +33,8 @@ class ApiKey(models.Model):
     """
 
     client_id: Any = models.CharField("client ID", max_length=255, primary_key=True)
-    name: Any = models.CharField(max_length=200, blank=True)
+    # The store limits names to 200 characters; the form shows each invisible one as up to ten.
+    name: Any = models.CharField(max_length=2000, blank=True)
     scopes: Any = models.CharField(max_length=26_000, blank=True, help_text="Separated by spaces.")
     expires_at: Any = models.DateTimeField("expires", null=True, blank=True)
 

@@ -104,6 +104,22 @@ def test_the_life_of_a_key(backend: Backend, caplog: pytest.LogCaptureFixture) -
         assert secret not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "name",
+    [" padded ", "a\u202eb", "a\\u202eb", "\U000e0001" * 200],
+    ids=["padded", "control", "escaped", "longest"],
+)
+def test_a_name_that_is_not_edited_stays(sqlite: Backend, name: str) -> None:
+    """Although the form shows it escaped, and without outer spaces."""
+    sqlite.create(client_id="ci", name=name)
+    visitor = Visitor()
+
+    assert "was changed successfully" in visitor.follow(visitor.submit("ci/change/", scopes="read"))
+    assert (key_of(sqlite, "ci").name, key_of(sqlite, "ci").scopes) == (name, {"read"})
+    assert "successfully" in visitor.follow(visitor.submit("ci/change/", name="  new  "))
+    assert key_of(sqlite, "ci").name == "new"
+
+
 def database() -> str:
     """Everything that Django stored: sessions, messages, log entries."""
     connection.ensure_connection()
@@ -142,7 +158,7 @@ def test_a_secret_is_in_one_response_only(form: str, sqlite: Backend) -> None:
         ({"client_id": "ä" * 200}, "A client ID has 1 to 255 bytes"),
         ({"client_id": ""}, "This field is required"),
         ({"client_id": "ci"}, "There is already a key with the client ID 'ci'"),
-        ({"name": "x" * 201}, "at most 200 characters"),
+        ({"name": "x" * 201}, "A name has up to 200 characters; this one has 201"),
         ({"scopes": 'quo"te'}, "scope"),
         ({"expires_at_0": "2020-01-01"}, "in the past"),
         ({"expires_at_0": "soon"}, "Enter a valid date"),
