@@ -95,14 +95,15 @@ def test_a_form_that_is_too_large_loses_nothing(fastapi_site: Site, browser: Bro
     with visiting(browser, site.admin) as page:
         page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.accept()))
         page.goto(f"{site.keys}key/edit?id=ci")
-        page.get_by_label("Metadata").fill("x" * 300_000)
-        page.get_by_role("button", name="Save the changes").click()
-        assert messages == ["Nothing was changed: the form is larger than 256 KiB."]
-        expect(page.get_by_label("Metadata")).to_have_value("x" * 300_000)
+        for text in ("x" * 300_000, f"{'x' * 127}\n" * 2000):  # a line break is sent as six characters
+            page.get_by_label("Metadata").fill(text)
+            page.get_by_role("button", name="Save the changes").click()
+            assert messages.pop() == "Nothing was changed: the form is larger than 256 KiB."
+            expect(page.get_by_label("Metadata")).to_have_value(text)
         page.get_by_label("Metadata").fill('{"a": 1}')
         page.get_by_role("button", name="Save the changes").click()
         expect(page.get_by_role("status").first).to_have_text("The changes were saved.")
-    assert len(messages) == 1
+    assert messages == []
 
 
 def test_a_reader_has_no_buttons(site: Site, browser: Browser) -> None:

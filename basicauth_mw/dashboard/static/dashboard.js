@@ -45,7 +45,8 @@ document.addEventListener("click", (event) => {
 const MAX_FORM = 256 * 1024; // bytes; as on the server
 for (const form of document.querySelectorAll("form[data-once]")) {
   form.addEventListener("submit", (event) => {
-    const isTooLarge = new URLSearchParams(new FormData(form)).toString().length > MAX_FORM;
+    const sent = new URLSearchParams(new FormData(form)).toString().replace(/(%0D)?%0A/g, "%0D%0A"); // as browsers do
+    const isTooLarge = sent.length > MAX_FORM;
     if (isTooLarge || form.dataset.submitted) event.preventDefault();
     if (isTooLarge) alert("Nothing was changed: the form is larger than 256 KiB.");
     else form.dataset.submitted = "yes";
