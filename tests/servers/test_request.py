@@ -179,6 +179,7 @@ def odd_heads() -> Iterator[bytes]:
     for target in (
         *(b"*", b"//", b"/..", b"/%00", b"/%ff%fe", b"/hello%2f..", b"/;a?b#c", b"http://evil/hello", b"?"),
         *(b"/" + b"a" * 20_000, b"/\xff\xfe", b"/%", b"hello", b"/\x7f", b"/%2e%2e/%5c", b"/he llo"),
+        *(b"/../hello", b"//hello", b"/%2e%2e/hello", b"/hello;a"),
     ):
         yield head(line=b"GET " + target + b" HTTP/1.1")
     yield from (head(line=b"GET /hello HTTP/1.0"), head(line=b"GET /hello HTTP/9.9"))

@@ -18,6 +18,7 @@ from basicauth_mw import Settings, open_backend
 from basicauth_mw.backends.redis.store import RedisStore
 from basicauth_mw.errors import BackendUnavailable, ConfigurationError
 from tests.redis_server import RedisServer, TlsFront, find_port, make_certificates
+from tests.tracebacks import variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,6 +131,7 @@ def test_an_error_names_the_cause_the_host_and_the_port(
     where = url.partition("//")[2].rpartition("@")[2].partition("?")[0]
     assert f"Redis at {where} " in str(caught.value)
     assert "canary" not in f"{caught.value!r}"
+    assert "canary" not in variables_of(caught.value, but=__file__)
     assert caught.value.__cause__ is None
 
 
