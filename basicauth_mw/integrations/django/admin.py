@@ -102,8 +102,11 @@ def _describe_secrets(key: Key) -> dict[str, str]:
     """The active secrets of a key, by the time of their creation."""
 
     def describe(secret: Secret) -> str:
-        times = secret.created_at, secret.last_used_at, secret.expires_at
-        return "Created {}, last used: {}, expires: {}".format(*map(_time, times))
+        # With seconds: a key that was rotated twice in a minute has secrets that differ in nothing else.
+        created = timezone.localtime(secret.created_at).replace(tzinfo=None).isoformat(" ", "seconds")
+        return (
+            f"Created {created}, last used: {_time(secret.last_used_at)}, expires: {_time(secret.expires_at)}"
+        )
 
     active = [each for each in key.secrets if lifecycle.is_active(each, utcnow())]
     return {each.created_at.isoformat(): describe(each) for each in active}

@@ -26,7 +26,8 @@ from tests.integrations.django_admin_site import FormReader
 from django.db import connection
 from django.test import override_settings
 
-from basicauth_mw.keys.model import Key, utcnow
+from basicauth_mw.keys.generated_secrets import generate
+from basicauth_mw.keys.model import Key, Secret, utcnow
 
 if TYPE_CHECKING:
     from basicauth_mw import Backend
@@ -333,6 +334,18 @@ def test_one_secret_can_be_ended(backend: Backend) -> None:
     assert "The API key “CI” was changed: a secret was ended." in visitor.follow(ended)
     assert (works(backend, "ci", old), works(backend, "ci", new)) == (False, True)
     assert "Changed: a secret was ended." in text_of(visitor.get("ci/history/"))
+
+
+def test_secrets_of_one_minute_are_shown_differently(sqlite: Backend) -> None:
+    """Or the wrong one would be ended."""
+    minute = utcnow().replace(second=0)
+    expires_at = minute + timedelta(days=1)
+    hashed = sqlite.hash(generate("sk"))
+    secrets = [Secret(hashed, minute + timedelta(seconds=each), expires_at=expires_at) for each in (0, 5)]
+    assert sqlite.store.put(Key("ci", secrets=secrets), None)  # type: ignore[attr-defined]
+
+    shown = re.findall("Created [^<]+", Visitor().get("ci/end-secret/").content.decode())
+    assert len(set(shown)) == 2
 
 
 @pytest.mark.parametrize("page", ["change", "delete", *ACTIONS])
