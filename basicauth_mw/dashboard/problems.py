@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import BackendError, KeyNotFound, KeyRevoked, ReadOnlyBackend, UnreadableRecord
+from ..errors import BackendError, KeyNotFound, ReadOnlyBackend, UnreadableRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,5 @@ def to_page_problem(exc: BasicAuthError, *, changing: bool) -> PageProblem:
             return PageProblem(503, "unconfirmed" if changing else "unavailable", "", {"Retry-After": "2"})
         case KeyNotFound():
             return PageProblem(404, "key-not-found")
-        case KeyRevoked():
-            return PageProblem(409, "revoked")
         case _:
             return PageProblem(422, "refused", str(exc))
