@@ -243,12 +243,16 @@ class LoopClients:
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
-            for other in list(self._clients):
-                if other.is_closed() and (ended := self._clients.pop(other, None)):
-                    ended.close()
+            self.close_ended()
             client = _LoopClient(self._new_session(), self._lookup, self._timeout_s)
             self._clients[loop] = client
         return await client.batcher.get(client_id)
+
+    def close_ended(self) -> None:
+        """Close the connections of event loops that are closed."""
+        for loop in list(self._clients):
+            if loop.is_closed() and (client := self._clients.pop(loop, None)):
+                client.close()
 
     async def aclose(self) -> None:
         """Close the connection of the running event loop; lookups that wait for a reply fail."""

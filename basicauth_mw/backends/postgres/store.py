@@ -248,6 +248,7 @@ class PostgresStore:
 
     def close(self) -> None:
         self._threads.close()
+        self._loops.close_ended()
 
     async def aclose(self) -> None:
         """Close the connection of the running event loop."""

@@ -391,6 +391,7 @@ def test_event_loops_that_ended_are_released(server: PostgresServer) -> None:
         asyncio.run(store.aget("id"))
     wait_until(lambda: len(clients_of(server) - before) <= 1)
     store.close()
+    wait_until(lambda: not clients_of(server) - before)
 
 
 def test_a_connection_that_the_server_closed_is_replaced(server: PostgresServer) -> None:
