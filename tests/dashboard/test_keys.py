@@ -159,6 +159,7 @@ def test_invalid_overlaps(admin: Visitor, backend: Backend, overlap: str, other:
 
     assert response.status_code == 422
     assert "45s, 30m" in response.text
+    assert f'name="other" value="{other}"' in response.text
     assert backend.get("ci") == before
 
 

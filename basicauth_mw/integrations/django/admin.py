@@ -153,6 +153,8 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = {name: self.cleaned_data[name] for name in names if name != "version"}
         if "name" in fields:
             fields["name"] = fields["name"].strip()
+            for character in set(self.instance.key.name):  # the form shows some of them escaped
+                fields["name"] = fields["name"].replace(escape_control(character), character)
         if "scopes" in fields:
             fields["scopes"] = fields["scopes"].replace(",", " ").split()
         if fields.get("expires_at") and not settings.USE_TZ:

@@ -121,6 +121,18 @@ def test_a_name_that_is_not_edited_stays(sqlite: Backend, name: str) -> None:
     assert key_of(sqlite, "ci").name == "new"
 
 
+def test_a_part_of_a_name_that_is_not_edited_stays(sqlite: Backend) -> None:
+    """The joiners of emoji and of some scripts are invisible."""
+    name = "\U0001f469\u200d\U0001f4bb m\u200cn"
+    sqlite.create(client_id="ci", name=name)
+    visitor = Visitor()
+    shown = visitor.form("ci/change/")["name"]
+
+    assert shown == "\U0001f469\\u200d\U0001f4bb m\\u200cn"
+    visitor.follow(visitor.submit("ci/change/", name=f"{shown} \\u202e"))
+    assert key_of(sqlite, "ci").name == f"{name} \\u202e", "typed like this"
+
+
 def database() -> str:
     """Everything that Django stored: sessions, messages, log entries."""
     connection.ensure_connection()
