@@ -210,7 +210,7 @@ def test_only_changes_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Uncached keys are verified as usual; commands name the problem and change nothing."""
-    monkeypatch.setattr(sqlite, "_WRITE_WAIT_S", DEADLINE_S)  # instead of five seconds
+    monkeypatch.setattr(sqlite, "WRITE_WAIT_S", DEADLINE_S)  # instead of five seconds
     made = stack.enter_context(hindrance(tmp_path))
     monkeypatch.setenv("BASICAUTH_BACKEND", made.url)
     with open_backend(made.url, settings=Settings(), create=True) as keys:
