@@ -18,7 +18,7 @@ from ...errors import BackendUnavailable
 from ...runtime.background import BackgroundThread
 from ...runtime.batches import Batcher
 from ...runtime.fork import after_fork
-from .errors import ConnectionFailed, StatementFailed
+from .errors import ConnectionFailed
 from .libpq import execute, pq, run
 
 if TYPE_CHECKING:
@@ -111,17 +111,18 @@ class Session:
             return result
 
         try:
-            return await work(do)
-        except StatementFailed:
-            connection.finish()  # perhaps a statement that was prepared before the tables changed
+            result = await work(do)
+        except BaseException:
+            # It is broken, in a transaction, or out of step with the replies. Or a statement was prepared
+            # before the tables changed, or was prepared and its name is not in the set yet.
+            connection.finish()
             raise
-        finally:
-            # Otherwise it is broken, in a transaction, or out of step with the replies.
-            if connection.transaction_status == pq.TransactionStatus.IDLE:
-                self.connection = connection
-                self.used_at = time.monotonic()
-            else:
-                connection.finish()
+        if connection.transaction_status == pq.TransactionStatus.IDLE:
+            self.connection = connection
+            self.used_at = time.monotonic()
+        else:
+            connection.finish()
+        return result
 
 
 class ThreadClients:

@@ -477,6 +477,21 @@ def test_signal_handlers_that_raise_take_no_connection_away(store: PostgresStore
     assert store.get("id") is None
 
 
+def test_a_lookup_that_is_interrupted_after_it_prepared_its_statement(store: PostgresStore) -> None:
+    """The next lookup does not prepare it again on the same connection."""
+
+    class Names(set[str]):
+        def add(self, _name: str) -> None:
+            raise KeyboardInterrupt
+
+    assert store.scan("", "", 1) == []
+    (session,) = store._threads._idle
+    session._prepared = Names()
+    with pytest.raises(KeyboardInterrupt):
+        store.get("id")
+    assert store.get("id") is None
+
+
 def test_a_key_is_replaced_by_its_version_only(store: PostgresStore, other: PostgresStore) -> None:
     """The loser of two concurrent changes writes nothing, whatever the isolation level of the database."""
     assert store.put(key("id"), None)
