@@ -227,18 +227,27 @@ class FailureThrottle:
         by_pair: A rate such as ``20/minute``; empty for no limit.
         by_address: The same.
         clock: Monotonic seconds.
+        wall_clock: Seconds since the epoch.
 
     Attributes:
         enabled: Whether there is any limit.
         active: Whether any client is over a limit. While it is False, requests need not be checked.
     """
 
-    def __init__(self, by_pair: str, by_address: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        by_pair: str,
+        by_address: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         pair, address = parse_rate(by_pair), parse_rate(by_address)
         self._by_pair = None if pair is None else Throttle(*pair, clock=clock)
         self._by_address = None if address is None else Throttle(*address, clock=clock)
         self._limits = [limit for limit in (self._by_pair, self._by_address) if limit is not None]
         self.enabled = bool(self._limits)
+        self._wall_clock = wall_clock
         self._is_shared = False
         self._reset()
         after_fork(self._reset)
@@ -269,7 +278,7 @@ class FailureThrottle:
     def merge(self, limit: str, totals: Mapping[bytes, tuple[int, int]]) -> None:
         """Use the totals of all processes for counters that were drained."""
         with self._lock:
-            dict(self._named())[limit].merge(totals, time.time())
+            dict(self._named())[limit].merge(totals, self._wall_clock())
             self._set_active()
 
     def _named(self) -> list[tuple[str, Throttle]]:

@@ -582,7 +582,7 @@ def test_long_ids_and_addresses_take_a_fixed_number_of_bytes() -> None:
 @pytest.mark.parametrize("known", ["nothing", "this batch", "an earlier time"])
 def test_totals_that_are_too_low_do_not_replace_the_own_count(clock: Clock, known: str) -> None:
     """The store may have no room for a counter, lose its counts, or get them from a clock that is wrong."""
-    throttle = FailureThrottle("20/minute", "", clock=clock)
+    throttle = FailureThrottle("20/minute", "", clock=clock, wall_clock=clock.wall)
     throttle.share()
     for _ in range(20):
         throttle.record(*KEY)
