@@ -241,7 +241,8 @@ def fields() -> Iterator[Case]:
     )
     many = {TOO_LARGE: ALL_GUNICORN | GRANIAN | {"werkzeug"}, BAD_REQUEST: frozenset({"daphne"})}
     yield case("1000-fields", MISSING, *(b"X-%d: x" % number for number in range(1000)), instead=many)
-    yield case("1000-of-them", INVALID, *(NO_KEY for _ in range(1000)), instead=many)
+    # Less than the 16 KiB that h11 accepts in several parts: the network may divide it.
+    yield case("800-of-them", INVALID, *(b"Authorization: x" for _ in range(800)), instead=many)
 
 
 def methods() -> Iterator[Case]:

@@ -28,7 +28,8 @@ def _gunicorn(worker: str, *options: str, app: str = _WSGI) -> tuple[str, ...]:
 ASGI = {
     "uvicorn-h11": (
         *("uvicorn", "--http=h11", "--ws=wsproto", "--loop=asyncio"),
-        *("--port={port}", "--log-level=warning", _ASGI),
+        # By default 16 KiB, unless the head arrives in one part.
+        *("--port={port}", "--log-level=warning", "--h11-max-incomplete-event-size=131072", _ASGI),
     ),
     "uvicorn-httptools": (
         *("uvicorn", "--http=httptools", "--ws=websockets-sansio", "--loop=uvloop"),
