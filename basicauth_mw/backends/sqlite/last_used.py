@@ -37,11 +37,11 @@ _TABLE: Final = (
     "CREATE TABLE last_used (client_id TEXT NOT NULL, secret INTEGER NOT NULL, minute INTEGER NOT NULL, "
     "PRIMARY KEY (client_id, secret)) WITHOUT ROWID"
 )
-_SELECT: Final = "SELECT secret, minute FROM last_used WHERE client_id = ?"
-_DELETE: Final = "DELETE FROM last_used WHERE client_id = ?1"
+_SELECT: Final = "SELECT secret, minute FROM last_used WHERE client_id = :client_id"
+_DELETE: Final = "DELETE FROM last_used WHERE client_id = :client_id"
 # No datetime is as late as the bound. Text and blobs, which only damage leaves, are greater than any number.
 _IS_EARLIER: Final = (
-    "minute < (SELECT max(minute) FROM last_used WHERE client_id = ?1 AND minute < 4223371680)"
+    "minute < (SELECT max(minute) FROM last_used WHERE client_id = :client_id AND minute < 4223371680)"
 )
 
 
@@ -112,7 +112,7 @@ class LastUsedFile:
         with suppress(BackendUnavailable), self._open_existing() as connection:
             if connection is not None:
                 execute = connection.execute
-                return [(each, row) for each in client_ids for row in execute(statement, (each,))]
+                return [(each, row) for each in client_ids for row in execute(statement, {"client_id": each})]
         return []
 
     @contextmanager
