@@ -75,8 +75,8 @@ class DashboardRequest(Request):
         host = header(self.scope, "host") or ""
         if not _HOST.fullmatch(host):
             host = "localhost"
-        # The server may not know about HTTPS behind a proxy that terminates TLS. Browsers send Sec-Fetch-Site
-        # over HTTPS and to loopback addresses only.
+        # If a proxy terminates TLS, the server may not know that the browser uses HTTPS. Browsers send
+        # Sec-Fetch-Site over HTTPS and to loopback addresses only.
         is_https = header(self.scope, "sec-fetch-site") is not None and not _LOOPBACK.fullmatch(host)
         return f"{'https' if is_https else self.scope.get('scheme', 'http')}://{host}"
 

@@ -88,7 +88,8 @@ def test_lookups_while_the_store_closes(request: pytest.FixtureRequest, server: 
             sys.setswitchinterval(0.00001)  # so that threads meet in every place
             for _ in range(200):
                 store.close()
-                time.sleep(0.002)
+                seen = len(outcomes)
+                wait_until(lambda seen=seen: len(outcomes) > seen)  # lookups go on meanwhile
         finally:
             sys.setswitchinterval(interval)
             stop.set()
