@@ -167,6 +167,7 @@ class StoredRecord(NamedTuple):
 
 
 def stored_secret(secret: Secret) -> StoredSecret:
+    """The stored form of a secret, with times in microseconds."""
     expires_at = None if secret.expires_at is None else to_microseconds(secret.expires_at)
     return StoredSecret(secret.hash, to_microseconds(secret.created_at), expires_at)
 
@@ -307,6 +308,7 @@ def to_microseconds(time: datetime) -> int:
 
 
 def from_microseconds(microseconds: int) -> datetime:
+    """The time this long after the epoch, in UTC."""
     return _EPOCH + microseconds * _MICROSECOND
 
 
