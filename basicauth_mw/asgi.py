@@ -10,7 +10,7 @@ from .auth.authenticator import Authenticator
 from .auth.frameworks import own_root_path, wraps_cors
 from .auth.request_adapters import PRINCIPAL, ASGIRequest
 from .auth.verifier import PendingVerification
-from .keys.model import Allow, Deny
+from .keys.model import Principal
 from .responses.asgi_errors import handle_exception, run_with_timeout
 from .responses.asgi_guard import ASGIResponseGuard, HandshakeGuard, HoldTimers
 from .responses.asgi_send import refuse, send_response
@@ -108,12 +108,12 @@ class BasicAuthMiddleware:
             scope["headers"] = list(scope.get("headers", ()))
         authenticator = self._authenticator
         decision = authenticator.decide(scope)
-        if type(decision) is not Allow:
+        if type(decision) is not Principal:
             if isinstance(decision, PendingVerification):
                 if "trio" in sys.modules and not _runs_on_asyncio():
                     raise RuntimeError(_ASYNCIO_NEEDED)
                 decision = await authenticator.averify(decision)
-            if isinstance(decision, Deny):
+            if not isinstance(decision, Principal):
                 self._remove_identity(scope)
                 response = authenticator.refusal_response(scope, decision)
                 if kind == "http":
@@ -123,7 +123,7 @@ class BasicAuthMiddleware:
                 return
         # In place, so that layers outside, such as metrics and access logs, see the caller and what the app's
         # router adds.
-        principal = scope[PRINCIPAL] = decision.principal
+        scope[PRINCIPAL] = principal = decision
         if self._sets_user:
             scope["user"] = scope["auth"] = principal
         if self._stripped:  # a new list: the server may use its own again

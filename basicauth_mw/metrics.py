@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from .auth.authenticator import Authenticator
-    from .keys.model import Allow
+    from .keys.model import Principal
 
 __all__ = ["instrument"]
 
@@ -133,14 +133,14 @@ class PrometheusHook:
 
     # --- on the request path
 
-    def wrap_cache_get(self, get: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
+    def wrap_cache_get(self, get: Callable[[bytes], Principal | None]) -> Callable[[bytes], Principal | None]:
         count_hit = self._count_hit
 
-        def get_and_count(header: bytes) -> Allow | None:
-            allow = get(header)
-            if allow is not None:
+        def get_and_count(header: bytes) -> Principal | None:
+            principal = get(header)
+            if principal is not None:
                 count_hit()
-            return allow
+            return principal
 
         return get_and_count
 

@@ -12,7 +12,7 @@ from .auth.frameworks import flask_exceptions, may_take_socket
 from .auth.request_adapters import PRINCIPAL, WSGIRequest, environ_key
 from .auth.schemes import BASIC_ONLY, auth_type
 from .auth.verifier import PendingVerification
-from .keys.model import ANONYMOUS, Allow, Deny
+from .keys.model import ANONYMOUS, Principal
 from .responses.wsgi_guard import FileWrapper, WSGIResponseGuard, captured_request, send_response
 
 if TYPE_CHECKING:
@@ -96,10 +96,10 @@ class BasicAuthMiddleware:
         if self.entry is not None:
             self._warn_about_open_layers()
         decision = authenticator.decide(environ)
-        if type(decision) is not Allow:
+        if type(decision) is not Principal:
             if isinstance(decision, PendingVerification):
                 decision = authenticator.verify(decision)
-            if isinstance(decision, Deny):
+            if not isinstance(decision, Principal):
                 self._remove_identity(environ)
                 return send_response(
                     environ, start_response, authenticator.refusal_response(environ, decision)
@@ -109,9 +109,9 @@ class BasicAuthMiddleware:
             self._remove_identity(environ)
             environ[PRINCIPAL] = None
         else:
-            principal = environ[PRINCIPAL] = decision.principal
+            environ[PRINCIPAL] = decision
             if self._sets_user:
-                user = principal.client_id
+                user = decision.client_id
                 environ["REMOTE_USER"] = user if user.isascii() else user.encode().decode("latin-1")
                 environ["AUTH_TYPE"] = (
                     "Basic" if self._basic_only else auth_type(authenticator.scheme(environ))
@@ -138,7 +138,7 @@ class BasicAuthMiddleware:
         takes_socket = "HTTP_UPGRADE" in environ and may_take_socket(environ)
         on_gunicorn = "gunicorn.socket" in environ
         server = read("SERVER_SOFTWARE", "")
-        origin = (authenticator, captured, decision.principal.client_id)
+        origin = (authenticator, captured, decision.client_id)
         guard = WSGIResponseGuard(start_response, origin, flask_exceptions(environ), takes_socket)
         del environ, read
         try:

@@ -17,7 +17,7 @@ from rounds import Call, added, measure, ratios, spread, us
 
 from basicauth_mw import encode_basic
 from basicauth_mw.keys.generated_secrets import generate
-from basicauth_mw.keys.model import Allow, Principal, utcnow
+from basicauth_mw.keys.model import Principal, utcnow
 
 SAMPLE = 20_000
 
@@ -60,8 +60,8 @@ def filled(size: int):
     for _ in range(size):
         client_id = generate("id")
         field = encode_basic(client_id, generate("sk")).encode()
-        allow = Allow(Principal(client_id))
-        cache.put(field, allow, secret_created_at=now, expires_at=None, stamp=cache.stamp())
+        principal = Principal(client_id)
+        cache.put(field, principal, secret_created_at=now, expires_at=None, stamp=cache.stamp())
         fields.append(field)
     return app, fields
 

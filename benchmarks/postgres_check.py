@@ -27,7 +27,7 @@ from basicauth_mw.auth.verifier import PendingVerification
 from basicauth_mw.backends import dump_key
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher
-from basicauth_mw.keys.model import Allow
+from basicauth_mw.keys.model import Principal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.postgres_server import PostgresServer
@@ -118,7 +118,7 @@ async def times_of(server: PostgresServer, size: int, rounds: int, count: int):
         decision = authenticator.decide(request)
         if isinstance(decision, PendingVerification):
             decision = await authenticator.averify(decision)
-        if type(decision) is not Allow:
+        if type(decision) is not Principal:
             raise RuntimeError("a valid credential was refused")
 
     functions: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Any]]] = {

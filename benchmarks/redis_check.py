@@ -21,7 +21,7 @@ from rounds import AT_ONCE, Call, alone, measure, ratios, spread, together, us
 
 from basicauth_mw import Settings, open_backend
 from basicauth_mw.auth.verifier import PendingVerification
-from basicauth_mw.keys.model import Allow
+from basicauth_mw.keys.model import Principal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.redis_server import RedisServer
@@ -49,7 +49,7 @@ async def find(quick: bool, url: str, port: int) -> Outcome:
         decision = authenticator.decide(request)
         if isinstance(decision, PendingVerification):
             decision = await authenticator.averify(decision)
-        if type(decision) is not Allow:
+        if type(decision) is not Principal:
             raise RuntimeError("a valid credential was refused")
 
     async def mget() -> None:

@@ -33,7 +33,7 @@ from basicauth_mw.backends import dump_key
 from basicauth_mw.backends.sqlite.store import SqliteStore
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import MAX_ACTIVE_SECRETS, Hasher
-from basicauth_mw.keys.model import Allow, Deny, Key, Secret, utcnow
+from basicauth_mw.keys.model import Deny, Key, Principal, Secret, utcnow
 from basicauth_mw.keys.validation import MAX_NAME, MAX_SCOPES
 
 BATCH = 100_000
@@ -54,13 +54,13 @@ async def find(quick: bool, stack: ExitStack) -> Outcome:
         secret = generate("sk")
         ids = fill(path, size, secret)
         bare = stack.enter_context(closing(sqlite3.connect(path)))
-        calls[f"check {size:,}"] = check(path, ids, secret, Allow)
+        calls[f"check {size:,}"] = check(path, ids, secret, Principal)
         calls[f"SELECT {size:,}"] = select(bare, ids)
         if size in (sizes[0], sizes[-1]):
             unknown = [generate("id") for _ in range(len(ids))]
             calls[f"unknown {size:,}"] = check(path, unknown, secret, Deny)
         if size == sizes[0]:
-            calls["check one"] = check(path, ids[:1], secret, Allow)
+            calls["check one"] = check(path, ids[:1], secret, Principal)
             calls["SELECT one"] = select(bare, ids[:1])
     refusals = refusals_of(directory / "refusals.db")
     calls |= refusals

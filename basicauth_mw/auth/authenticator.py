@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..backends.reader import DecisionHook
-    from ..keys.model import Allow
+    from ..keys.model import Principal
     from ..settings import Overrides, Settings
     from .path_rules import Access
     from .request_adapters import RequestAdapter
@@ -106,7 +106,7 @@ class Authenticator(Generic[R]):
             caches=bool(settings.cache_ttl_s),
         )
         self._cache = VerificationCache(settings.cache_ttl_s, settings.cache_size)
-        self._cached: Callable[[bytes], Allow | None] = self._cache.get
+        self._cached: Callable[[bytes], Principal | None] = self._cache.get
         self._verifier = Verifier(
             self.backend.hasher,
             self._cache,
@@ -147,15 +147,15 @@ class Authenticator(Generic[R]):
         if header is None:
             return ANONYMOUS if self.is_optional(request) else self._missing
         throttling = self._throttle.active
-        if not throttling and (allow := self._cached(header)) is not None:
-            return allow
+        if not throttling and (principal := self._cached(header)) is not None:
+            return principal
         if not header.strip(b" \t"):
             return self._missing  # some servers pass on an empty value for a header that they could not read
         if throttling:
             if (decision := self._throttled(request, header)) is not None:
                 return decision
-            if (allow := self._cached(header)) is not None:
-                return allow
+            if (principal := self._cached(header)) is not None:
+                return principal
         return self._verifier.parse(header)
 
     def is_optional(self, request: R) -> bool:
@@ -242,8 +242,8 @@ class Authenticator(Generic[R]):
         blocked = self._throttle.check(address, client_id)
         if blocked is None:
             return None
-        if blocked.is_shared and (allow := self._cached(header)) is not None:
-            return allow
+        if blocked.is_shared and (principal := self._cached(header)) is not None:
+            return principal
         error = Throttled(retry_after_s=blocked.retry_after_s)
         first_refusal = self._throttle.take_first_refusal(blocked)
         return Deny(error, "throttled", client_id, first_refusal=first_refusal)

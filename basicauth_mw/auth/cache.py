@@ -2,7 +2,7 @@
 
 An entry is found by a BLAKE2b digest of the whole header value under a random key of this process. So clients
 cannot aim at an entry, learn from timing how close a guess came, or make two values collide; and no secret is
-kept. Entries of one client share a flag, so that ``invalidate`` ends all of them.
+kept. The entries of one client form a chain, so that ``invalidate`` ends all of them.
 
 A lookup may run while a key is changed elsewhere. So ``put`` takes the ``stamp`` from before the lookup, and
 stores nothing if anything was invalidated since.
@@ -10,6 +10,7 @@ stores nothing if anything was invalidated since.
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -23,32 +24,27 @@ from ..runtime.fork import after_fork
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..keys.model import Allow
+    from ..keys.model import Principal
 
     LookupStamp = tuple[int, float]  # how many invalidations there were, monotonic seconds
 
 
-class _Client:
-    """What the entries of one client share."""
-
-    __slots__ = ("allow", "entries", "valid")
-
-    def __init__(self, allow: Allow) -> None:
-        self.allow = allow
-        self.entries = 0
-        self.valid = True
-
-
 class _Entry:
-    __slots__ = ("client", "expires_at", "reported", "secret_created_at", "until", "used_at")
+    __slots__ = ("expires_at", "older", "principal", "reported", "secret_created_at", "until", "used_at")
 
     def __init__(
-        self, client: _Client, secret_created_at: int, until: float, expires_at: float | None
+        self,
+        principal: Principal,
+        secret_created_at: int,
+        until: float,
+        expires_at: float | None,
+        older: _Entry | None,
     ) -> None:
-        self.client = client
+        self.principal = principal
         self.secret_created_at = secret_created_at
         self.until = until
         self.expires_at = expires_at
+        self.older = older  # the next entry of the same client
         self.used_at = 0.0
         self.reported = False
 
@@ -68,7 +64,7 @@ class CacheHit(NamedTuple):
 
 
 class VerificationCache:
-    """Maps verified header values to decisions, for valid credentials only.
+    """Maps verified header values to their principals.
 
     Args:
         ttl_s: Seconds that an entry is valid; 0 disables the cache.
@@ -98,7 +94,7 @@ class VerificationCache:
         self._keyed = blake2b(b"\0", key=secrets.token_bytes(32), digest_size=32)
         self._entries: dict[bytes, _Entry] = {}
         self._order: deque[bytes] = deque()
-        self._clients: dict[str, _Client] = {}
+        self._newest: dict[str, _Entry] = {}  # of each client
         self._used: list[_Entry] = []  # since the last drain_hits
         self._lock = threading.Lock()
 
@@ -110,8 +106,8 @@ class VerificationCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, header: bytes) -> Allow | None:
-        """The decision on a header value that was verified before, or None. Called for every request."""
+    def get(self, header: bytes) -> Principal | None:
+        """The principal of a header value that was verified before, or None. Called for every request."""
         if len(header) > MAX_HEADER_BYTES:
             return None
         keyed = self._keyed.copy()
@@ -120,8 +116,7 @@ class VerificationCache:
         if entry is None:
             return None
         now = self._clock()
-        client = entry.client
-        if entry.until <= now or not client.valid:
+        if entry.until <= now:
             return None
         if entry.expires_at is not None and entry.expires_at <= self._wall_clock():
             return None
@@ -130,7 +125,7 @@ class VerificationCache:
         if not entry.reported and len(self._used) < self._size:
             entry.reported = True
             self._used.append(entry)
-        return client.allow
+        return entry.principal
 
     def drain_hits(self) -> list[CacheHit]:
         """The entries that were used since the last call, each once."""
@@ -139,7 +134,7 @@ class VerificationCache:
         for entry in used:
             entry.reported = False  # before its time is read: a concurrent hit is in this result or the next
             ago_s = self._clock() - entry.used_at
-            hits.append(CacheHit(entry.client.allow.principal.client_id, entry.secret_created_at, ago_s))
+            hits.append(CacheHit(entry.principal.client_id, entry.secret_created_at, ago_s))
         return hits
 
     def stamp(self) -> LookupStamp:
@@ -149,7 +144,7 @@ class VerificationCache:
     def put(
         self,
         header: bytes,
-        allow: Allow,
+        principal: Principal,
         *,
         secret_created_at: int,
         expires_at: float | None,
@@ -159,7 +154,7 @@ class VerificationCache:
 
         Args:
             header: The header value that was verified.
-            allow: The decision.
+            principal: Whose credential it is.
             secret_created_at: Which of the client's secrets it holds.
             expires_at: When the key or the secret expires, whichever is sooner, in seconds since the epoch.
             stamp: From before the lookup. The age of the entry counts from then.
@@ -174,42 +169,49 @@ class VerificationCache:
             if epoch != self._epoch:
                 return
             if (old := self._entries.get(digest)) is not None:
-                self._release(old.client)
+                self._unlink(old)
             else:
                 while len(self._entries) >= self._size:
-                    self._release(self._entries.pop(self._order.popleft()).client)
+                    self._unlink(self._entries.pop(self._order.popleft()))
                 self._order.append(digest)
-            client = self._client(allow)
-            client.entries += 1
-            until = began_at + self._ttl_s
-            self._entries[digest] = _Entry(client, secret_created_at, until, expires_at)
+            client_id = principal.client_id
+            older = self._newest.get(client_id)
+            if older is not None and older.principal != principal:
+                self._end(older)  # the key has changed since the older entries were verified
+                older = None
+            entry = _Entry(principal, secret_created_at, began_at + self._ttl_s, expires_at, older)
+            self._entries[digest] = self._newest[client_id] = entry
 
     def invalidate(self, client_id: str) -> None:
         """End every entry of one client."""
         with self._lock:
             self._epoch += 1
-            if client := self._clients.pop(client_id, None):
-                client.valid = False
+            self._end(self._newest.pop(client_id, None))
 
     def clear(self) -> None:
         with self._lock:
             self._epoch += 1
             self._entries.clear()
             self._order.clear()
-            self._clients.clear()
+            self._newest.clear()
 
-    def _client(self, allow: Allow) -> _Client:
-        client_id = allow.principal.client_id
-        client = self._clients.get(client_id)
-        if client is not None and client.allow.principal == allow.principal:
-            return client
-        if client is not None:
-            client.valid = False  # the key has changed since the older entries were verified
-        client = self._clients[client_id] = _Client(allow)
-        return client
+    @staticmethod
+    def _end(entry: _Entry | None) -> None:
+        """End an entry and the older ones of the same client."""
+        while entry is not None:
+            entry.until = -math.inf
+            entry.older, entry = None, entry.older
 
-    def _release(self, client: _Client) -> None:
-        client.entries -= 1
-        client_id = client.allow.principal.client_id
-        if client.entries == 0 and self._clients.get(client_id) is client:
-            del self._clients[client_id]
+    def _unlink(self, entry: _Entry) -> None:
+        """Take an entry out of its chain. A client has few entries: one for each spelling of each secret."""
+        client_id = entry.principal.client_id
+        each = self._newest.get(client_id)
+        if each is entry:
+            if entry.older is None:
+                del self._newest[client_id]
+            else:
+                self._newest[client_id] = entry.older
+        while each is not None:
+            if each.older is entry:
+                each.older = entry.older
+            each = each.older

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..backends.passwords import PASSWORD_LIMIT_S
 from ..errors import BackendError
-from ..keys.model import Allow
+from ..keys.model import Principal
 from .verifier import VerifyPassword
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _wait_limit(pending: PendingVerification, ends_at: float) -> float:
 
 
 def _report_allow(decision: Decision, hooks: tuple[DecisionHook, ...]) -> Decision:
-    if type(decision) is Allow:
+    if type(decision) is Principal:
         for hook in hooks:
-            hook.allowed(decision.principal.client_id)
+            hook.allowed(decision.client_id)
     return decision

@@ -25,7 +25,7 @@ from ..errors import BackendError, InvalidCredentials, MalformedCredentials, Unr
 from ..keys.authorization_header import decode_basic, is_canonical
 from ..keys.generated_secrets import SecretShape, classify
 from ..keys.hashing import is_password_hash
-from ..keys.model import Allow, Decision, Deny, Key, Principal, utcnow
+from ..keys.model import Decision, Deny, Key, Principal, utcnow
 from ..keys.validation import MAX_ID_BYTES, MAX_SECRET_BYTES
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class PendingVerification:
         # With the cache off, decisions are not shared between concurrent requests either.
         return (self._stamp[0], self._header) if self._verifier.cache.enabled else None
 
-    def cached(self) -> Allow | None:
+    def cached(self) -> Principal | None:
         """The decision, if it was cached in the meantime."""
         return self._verifier.cache.get(self._header)
 
@@ -170,19 +170,19 @@ class PendingVerification:
             if expires_at <= (now if isinstance(found, Key) else to_microseconds(now)):
                 return Deny(INVALID, "expired", client_id)
             expires_at = expires_at.timestamp() if isinstance(found, Key) else expires_at / 1_000_000
-        allow = Allow(Principal(client_id, *identity))
+        principal = Principal(client_id, *identity)
         secret = match if isinstance(match, StoredSecret) else stored_secret(match)
         if is_canonical(self._header):
             verifier.cache.put(
                 self._header,
-                allow,
+                principal,
                 secret_created_at=secret.created_at,
                 expires_at=expires_at,
                 stamp=self._stamp,
             )
         if verifier.on_verified is not None:
             verifier.on_verified(client_id, secret, self._secret)
-        return allow
+        return principal
 
 
 class Verifier:
@@ -190,7 +190,7 @@ class Verifier:
 
     Args:
         hasher: Verifies digests.
-        cache: Caches decisions that allow a request.
+        cache: Caches the principals of verified credentials.
         has_password_hashes: Whether the store may hold a password hash.
         on_verified: Called with every verified secret: client ID, stored secret, secret in plain text.
         now: Returns the current time, timezone-aware.

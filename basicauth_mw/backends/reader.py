@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from ..keys.generated_secrets import ID_PREFIX, generate
-from ..keys.model import Allow, Key
+from ..keys.model import Key, Principal
 from ..runtime.deadline import await_until
 from ..runtime.pool import WorkerPool
 from ..runtime.single_flight import SingleFlight
@@ -43,7 +43,7 @@ _NOT_TIMED: Final = nullcontext()
 class DecisionHook(Protocol):
     """Observes the decisions on requests, for metrics and tracing. Called on the request path."""
 
-    def wrap_cache_get(self, get: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
+    def wrap_cache_get(self, get: Callable[[bytes], Principal | None]) -> Callable[[bytes], Principal | None]:
         """Return a replacement for ``VerificationCache.get`` that observes its hits."""
         ...
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..auth.authenticator import Authenticator
-    from ..keys.model import Allow
+    from ..keys.model import Principal
 
 __all__ = ["instrument"]
 
@@ -67,12 +67,12 @@ def instrument(*protected: Any) -> None:
 class _SpanHook:
     """Sets the attributes of the current span; does nothing if there is no span, or it is not sampled."""
 
-    def wrap_cache_get(self, get: Callable[[bytes], Allow | None]) -> Callable[[bytes], Allow | None]:
-        def get_and_report(header: bytes) -> Allow | None:
-            allow = get(header)
-            if allow is not None:
-                self.allowed(allow.principal.client_id)
-            return allow
+    def wrap_cache_get(self, get: Callable[[bytes], Principal | None]) -> Callable[[bytes], Principal | None]:
+        def get_and_report(header: bytes) -> Principal | None:
+            principal = get(header)
+            if principal is not None:
+                self.allowed(principal.client_id)
+            return principal
 
         return get_and_report
 

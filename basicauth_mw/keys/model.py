@@ -146,7 +146,7 @@ class Principal:
     @classmethod
     def anonymous(cls) -> Principal:
         """The principal of a request without verified credentials."""
-        return _ANONYMOUS
+        return ANONYMOUS
 
     @property
     def is_authenticated(self) -> bool:
@@ -173,17 +173,7 @@ def _refuse_to_change(self: object, name: str, _value: object = None) -> None:
 for _frozen in (Secret, Key, Change, Principal):
     _frozen.__setattr__ = _frozen.__delattr__ = _refuse_to_change  # type: ignore[method-assign]
 
-_ANONYMOUS = Principal("")
-
-
-class Allow(NamedTuple):
-    """The request may reach the app.
-
-    Attributes:
-        principal: The caller.
-    """
-
-    principal: Principal
+ANONYMOUS = Principal("")
 
 
 class Deny(NamedTuple):
@@ -204,6 +194,4 @@ class Deny(NamedTuple):
     detail: str | None = None
 
 
-Decision = Allow | Deny
-
-ANONYMOUS = Allow(_ANONYMOUS)
+Decision = Principal | Deny

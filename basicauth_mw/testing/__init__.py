@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ..auth.discovery import find_authenticator
 from ..errors import ConfigurationError
 from ..keys.authorization_header import encode_basic
-from ..keys.model import ANONYMOUS, Allow, Deny, Principal
+from ..keys.model import ANONYMOUS, Deny, Principal
 from ..keys.validation import check_client_id, check_metadata, check_name, check_scopes
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ def authenticated_as(
             )
         decision = original(request)
         if isinstance(decision, Deny) and decision.reason == "missing":
-            return Allow(principal)
+            return principal
         if decision is ANONYMOUS and authenticator.is_optional(request):
-            return Allow(principal)
+            return principal
         return decision
 
     # setdefault is atomic: if two threads enable the bypass at the same time, one fails.

@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from basicauth_mw.auth.cache import VerificationCache
 from basicauth_mw.keys.authorization_header import MAX_HEADER_BYTES, encode_basic
-from basicauth_mw.keys.model import Allow, Principal
+from basicauth_mw.keys.model import Principal
 from tests.waiting import Clock
 
 MADE = 1_735_689_600_000_000
@@ -31,21 +31,23 @@ def cache(clock: Clock) -> VerificationCache:
     return VerificationCache(30, 3, clock=clock, wall_clock=clock.wall)
 
 
-def allow(client_id: str = "a", *scopes: str) -> Allow:
-    return Allow(Principal(client_id, scopes=frozenset(scopes)))
+def principal_of(client_id: str = "a", *scopes: str) -> Principal:
+    return Principal(client_id, scopes=frozenset(scopes))
 
 
-def put(cache: VerificationCache, value: bytes, decision: Allow, expires_at: datetime | None = None) -> None:
+def put(
+    cache: VerificationCache, value: bytes, principal: Principal, expires_at: datetime | None = None
+) -> None:
     ends = None if expires_at is None else expires_at.timestamp()
-    cache.put(value, decision, secret_created_at=MADE, expires_at=ends, stamp=cache.stamp())
+    cache.put(value, principal, secret_created_at=MADE, expires_at=ends, stamp=cache.stamp())
 
 
 @pytest.mark.proves("X2", "X16")
 def test_only_the_exact_value_is_found(cache: VerificationCache) -> None:
     """No prefix, other case or concatenation of it."""
-    put(cache, b"Basic abcd", allow())
+    put(cache, b"Basic abcd", principal_of())
 
-    assert cache.get(b"Basic abcd") == allow()
+    assert cache.get(b"Basic abcd") == principal_of()
     for other in (b"", b"Basic abc", b"Basic abcde", b"basic abcd", b"Basic abcd ", b"Basic abcd\x00"):
         assert cache.get(other) is None
 
@@ -66,9 +68,9 @@ def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None
     fields = [encode_basic(client_id, secret).encode() for client_id, secret in pairs]
     for number, (value, (client_id, _)) in enumerate(zip(fields, pairs, strict=True)):
         assert [cache.get(other) is None for other in fields[number:]] == [True] * (len(fields) - number)
-        put(cache, value, allow(client_id))
+        put(cache, value, principal_of(client_id))
 
-    assert [cache.get(value) for value in fields] == [allow(client_id) for client_id, _ in pairs]
+    assert [cache.get(value) for value in fields] == [principal_of(client_id) for client_id, _ in pairs]
     assert {len(entry) for entry in cache._entries} == {32}, "256 bits"
 
 
@@ -76,8 +78,8 @@ def test_no_two_credentials_share_an_entry(pairs: list[tuple[str, str]]) -> None
 def test_two_caches_share_nothing(cache: VerificationCache) -> None:
     """Each has its own key, so the digests of one cache reveal nothing about another."""
     other = VerificationCache(30, 3)
-    put(cache, b"x", allow())
-    put(other, b"x", allow())
+    put(cache, b"x", principal_of())
+    put(other, b"x", principal_of())
 
     assert cache._entries.keys().isdisjoint(other._entries.keys())
 
@@ -85,19 +87,19 @@ def test_two_caches_share_nothing(cache: VerificationCache) -> None:
 @pytest.mark.proves("F24")
 def test_an_entry_ends_with_its_time(cache: VerificationCache, clock: Clock) -> None:
     """At the exact second; a hit does not extend it, a new verification does."""
-    put(cache, b"x", allow())
+    put(cache, b"x", principal_of())
     clock.now += 29.9
     assert cache.get(b"x")
     clock.now += 0.1
     assert cache.get(b"x") is None
-    put(cache, b"x", allow())
+    put(cache, b"x", principal_of())
     assert cache.get(b"x")
 
 
 @pytest.mark.proves("F23")
 def test_an_entry_ends_with_its_key(cache: VerificationCache, clock: Clock) -> None:
     """By the wall clock, regardless of the monotonic one."""
-    put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
+    put(cache, b"x", principal_of(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
     clock.wall_now += 4.9
     assert cache.get(b"x")
     clock.wall_now += 0.1
@@ -109,7 +111,7 @@ def test_a_clock_set_back_revives_no_entry_beyond_the_cache_time(
     cache: VerificationCache, clock: Clock
 ) -> None:
     """The age of an entry is monotonic."""
-    put(cache, b"x", allow(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
+    put(cache, b"x", principal_of(), datetime.fromtimestamp(clock.wall_now + 5, UTC))
     clock.wall_now -= 10_000
     clock.now += 30
     assert cache.get(b"x") is None
@@ -122,15 +124,15 @@ def test_it_uses_the_system_clocks_by_default() -> None:
     before = time.monotonic()
     assert before <= cache.stamp()[1] <= time.monotonic()
     now = datetime.now(UTC)
-    put(cache, b"x", allow("ended"), now - timedelta(seconds=1))
-    put(cache, b"y", allow("good"), now + timedelta(hours=1))
+    put(cache, b"x", principal_of("ended"), now - timedelta(seconds=1))
+    put(cache, b"y", principal_of("good"), now + timedelta(hours=1))
     assert [cache.get(each) is None for each in (b"x", b"y")] == [True, False]
 
 
 def test_a_ttl_of_zero_disables_the_cache(clock: Clock) -> None:
     """``cache_ttl_s=0``."""
     cache = VerificationCache(0, 3, clock=clock)
-    put(cache, b"x", allow())
+    put(cache, b"x", principal_of())
 
     assert cache.get(b"x") is None
     assert len(cache) == 0
@@ -138,10 +140,10 @@ def test_a_ttl_of_zero_disables_the_cache(clock: Clock) -> None:
 
 def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerificationCache) -> None:
     """If one of its entries is evicted, the others can still be invalidated."""
-    put(cache, b"1", allow())
-    put(cache, b"2", allow())
-    put(cache, b"3", allow("b"))
-    put(cache, b"4", allow("b"))
+    put(cache, b"1", principal_of())
+    put(cache, b"2", principal_of())
+    put(cache, b"3", principal_of("b"))
+    put(cache, b"4", principal_of("b"))
     assert cache.get(b"1") is None
     assert cache.get(b"2") is not None
     cache.invalidate("a")
@@ -152,10 +154,10 @@ def test_a_client_is_known_until_its_last_entry_is_gone(cache: VerificationCache
 def test_the_longest_header_is_kept(cache: VerificationCache) -> None:
     """A header that is one byte longer is refused before the lookup, so it is never cached."""
     longest = b"x" * MAX_HEADER_BYTES
-    put(cache, longest, allow())
-    put(cache, longest + b"x", allow())
+    put(cache, longest, principal_of())
+    put(cache, longest + b"x", principal_of())
 
-    assert cache.get(longest) == allow()
+    assert cache.get(longest) == principal_of()
     assert cache.get(longest + b"x") is None
 
 
@@ -182,7 +184,7 @@ def test_a_put_with_an_old_stamp_stores_nothing(
             cache.clear()
         else:
             cache.invalidate(client_id)
-    cache.put(b"x", allow(), secret_created_at=MADE, expires_at=None, stamp=stamp)
+    cache.put(b"x", principal_of(), secret_created_at=MADE, expires_at=None, stamp=stamp)
 
     assert cache.get(b"x") is None
     assert len(cache) == 0
@@ -191,9 +193,9 @@ def test_a_put_with_an_old_stamp_stores_nothing(
 def test_the_oldest_entry_is_evicted(cache: VerificationCache) -> None:
     """There are never more entries than the size; verifying a credential again adds none."""
     for value in (b"1", b"2", b"2", b"3", b"2"):
-        put(cache, value, allow())
+        put(cache, value, principal_of())
     assert [bool(cache.get(value)) for value in (b"1", b"2", b"3")] == [True] * 3
-    put(cache, b"4", allow("b"))
+    put(cache, b"4", principal_of("b"))
 
     assert len(cache) == 3
     assert [bool(cache.get(value)) for value in (b"1", b"2", b"3", b"4")] == [False, True, True, True]
@@ -204,12 +206,12 @@ def test_nothing_grows_with_many_clients(cache: VerificationCache) -> None:
     """Neither the entries nor their bookkeeping, invalidated clients included."""
     for number in range(1000):
         client_id = f"client-{number}"
-        put(cache, b"%d" % number, allow(client_id))
+        put(cache, b"%d" % number, principal_of(client_id))
         if number % 3 == 0:
             cache.invalidate(client_id)
 
     assert len(cache) == len(cache._order) == 3
-    assert len(cache._clients) <= 3
+    assert len(cache._newest) <= 3
 
 
 def test_a_value_that_is_too_long_is_not_looked_up(cache: VerificationCache) -> None:
@@ -219,31 +221,31 @@ def test_a_value_that_is_too_long_is_not_looked_up(cache: VerificationCache) -> 
 
 def test_a_changed_client_is_invalidated_with_all_its_secrets(cache: VerificationCache) -> None:
     """No other client is affected."""
-    put(cache, b"1", allow("a"))
-    put(cache, b"2", allow("a"))
-    put(cache, b"3", allow("b"))
+    put(cache, b"1", principal_of("a"))
+    put(cache, b"2", principal_of("a"))
+    put(cache, b"3", principal_of("b"))
     cache.invalidate("a")
 
     assert [bool(cache.get(value)) for value in (b"1", b"2", b"3")] == [False, False, True]
-    put(cache, b"1", allow("a"))
+    put(cache, b"1", principal_of("a"))
     assert cache.get(b"1")
     assert cache.get(b"2") is None, "an invalidated entry does not return with the client"
 
 
 def test_a_verification_of_a_changed_key_ends_the_older_entries(cache: VerificationCache) -> None:
     """Two entries of one client never have different scopes."""
-    put(cache, b"1", allow("a", "read"))
-    put(cache, b"2", allow("a", "read", "write"))
+    put(cache, b"1", principal_of("a", "read"))
+    put(cache, b"2", principal_of("a", "read", "write"))
 
     assert cache.get(b"1") is None
-    assert cache.get(b"2") == allow("a", "read", "write")
-    put(cache, b"1", allow("a", "read", "write"))
+    assert cache.get(b"2") == principal_of("a", "read", "write")
+    put(cache, b"1", principal_of("a", "read", "write"))
     assert cache.get(b"1") == cache.get(b"2")
 
 
 def test_everything_can_be_invalidated(cache: VerificationCache) -> None:
-    put(cache, b"1", allow("a"))
-    put(cache, b"2", allow("b"))
+    put(cache, b"1", principal_of("a"))
+    put(cache, b"2", principal_of("b"))
     cache.clear()
 
     assert len(cache) == 0
@@ -260,7 +262,7 @@ def test_a_result_from_before_a_change_is_not_cached(cache: VerificationCache, e
         cache.clear()
     else:
         cache.invalidate("a" if event == "forget it" else "b")
-    cache.put(b"1", allow("a"), secret_created_at=MADE, expires_at=None, stamp=stamp)
+    cache.put(b"1", principal_of("a"), secret_created_at=MADE, expires_at=None, stamp=stamp)
 
     assert cache.get(b"1") is None
 
@@ -268,7 +270,7 @@ def test_a_result_from_before_a_change_is_not_cached(cache: VerificationCache, e
 def test_no_secret_is_kept(cache: VerificationCache) -> None:
     """No object that is reachable from the cache contains the header's value."""
     canary = b"Basic canary-canary-canary"
-    put(cache, canary, allow())
+    put(cache, canary, principal_of())
     seen: set[int] = set()
     waiting: list[object] = [cache]
     while waiting:
@@ -295,10 +297,10 @@ def test_threads_do_not_disturb_each_other() -> None:
         try:
             for turn in range(1500):
                 number = (turn * 7 + worker * 13) % 80
-                decision = allow(f"client-{number}")
-                put(cache, b"%d" % number, decision)
+                principal = principal_of(f"client-{number}")
+                put(cache, b"%d" % number, principal)
                 found = cache.get(b"%d" % number)
-                if found is not None and found != decision:
+                if found is not None and found != principal:
                     wrong.append((number, found))
                 if turn % 50 == 0:
                     cache.invalidate(f"client-{number}")
@@ -321,9 +323,9 @@ class Model:
     """A simple reference model of what a cache may return."""
 
     clock: Clock
-    entries: dict[bytes, tuple[Allow, float, float | None]] = field(default_factory=dict)
+    entries: dict[bytes, tuple[Principal, float, float | None]] = field(default_factory=dict)
 
-    def get(self, value: bytes) -> Allow | None:
+    def get(self, value: bytes) -> Principal | None:
         found = self.entries.get(value)
         if found is None or found[1] <= self.clock.now:
             return None
@@ -353,14 +355,13 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(value=values, scope=st.sampled_from(["r", "w"]), ends_in=st.none() | st.integers(-5, 40))
     def verify(self, value: bytes, scope: str, ends_in: int | None) -> None:
-        decision = allow(f"client-{int(value) % 3}", scope)
+        principal = principal_of(f"client-{int(value) % 3}", scope)
         ends = None if ends_in is None else self.clock.wall_now + ends_in
-        put(self.cache, value, decision, None if ends is None else datetime.fromtimestamp(ends, UTC))
+        put(self.cache, value, principal, None if ends is None else datetime.fromtimestamp(ends, UTC))
         for other, entry in list(self.model.entries.items()):
-            principal = entry[0].principal
-            if principal.client_id == decision.principal.client_id and principal != decision.principal:
+            if entry[0].client_id == principal.client_id and entry[0] != principal:
                 del self.model.entries[other]
-        self.model.entries[value] = (decision, self.clock.now + 30, ends)
+        self.model.entries[value] = (principal, self.clock.now + 30, ends)
         assert self.cache.get(value) == self.model.get(value), "the newest is always kept"
 
     @rule(number=st.integers(0, 3))
@@ -369,7 +370,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.model.entries = {
             value: entry
             for value, entry in self.model.entries.items()
-            if entry[0].principal.client_id != f"client-{number}"
+            if entry[0].client_id != f"client-{number}"
         }
 
     @rule()
@@ -389,7 +390,7 @@ class CacheMachine(RuleBasedStateMachine):
             assert found is None or found == self.model.get(b"%d" % number)
         assert len(self.cache) <= 4
         assert len(self.cache._order) == len(self.cache)
-        assert len(self.cache._clients) <= 4
+        assert len(self.cache._newest) <= 4
 
 
 CacheMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
@@ -397,8 +398,8 @@ TestCacheMachine = CacheMachine.TestCase
 
 
 def test_each_hit_is_reported_once_with_its_age(cache: VerificationCache, clock: Clock) -> None:
-    put(cache, b"1", allow("a"))
-    put(cache, b"2", allow("b"))
+    put(cache, b"1", principal_of("a"))
+    put(cache, b"2", principal_of("b"))
     assert cache.drain_hits() == []  # the first verification is not a hit
 
     cache.get(b"1")
@@ -413,7 +414,7 @@ def test_each_hit_is_reported_once_with_its_age(cache: VerificationCache, clock:
 
 
 def test_a_refusal_is_no_hit(cache: VerificationCache, clock: Clock) -> None:
-    put(cache, b"1", allow("a"))
+    put(cache, b"1", principal_of("a"))
     cache.get(b"other")
     cache.invalidate("a")
     cache.get(b"1")
@@ -424,9 +425,9 @@ def test_a_refusal_is_no_hit(cache: VerificationCache, clock: Clock) -> None:
 
 def test_hits_are_bounded_by_the_size(cache: VerificationCache) -> None:
     for number in range(50):
-        put(cache, b"%d" % number, allow(str(number)))
+        put(cache, b"%d" % number, principal_of(str(number)))
         cache.get(b"%d" % number)
     assert len(cache.drain_hits()) == 3
-    put(cache, b"late", allow("late"))
+    put(cache, b"late", principal_of("late"))
     cache.get(b"late")
     assert [hit.client_id for hit in cache.drain_hits()] == ["late"]

@@ -27,7 +27,7 @@ from basicauth_mw.auth.verifier import PendingVerification, Verifier, VerifyPass
 from basicauth_mw.backends.change_feed import ChangeFeed
 from basicauth_mw.backends.memory import MemoryStore
 from basicauth_mw.errors import BackendUnavailable, KeyRevoked
-from basicauth_mw.keys.model import Allow, Decision, Deny, Key, utcnow
+from basicauth_mw.keys.model import Decision, Deny, Key, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,9 +172,9 @@ class World:
             return
         process = self.random.choice(self.processes)
         credential = self.random.choice(self.credentials[-6:])
-        allow = process.cache.get(credential.field)
-        if allow is not None:
-            self._check_cached(process, credential, allow)
+        principal = process.cache.get(credential.field)
+        if principal is not None:
+            self._check_cached(process, credential, principal)
             return
         check = process.verifier.parse(credential.field)
         assert isinstance(check, PendingVerification)
@@ -221,7 +221,7 @@ class World:
         assert request.read is not None
         key = request.read[0]
         good = key is not None and self._is_good(key, request.credential)
-        assert isinstance(decision, Allow) == good
+        assert isinstance(decision, Principal) == good
         cache = request.process.cache
         if good and cache.stamp()[0] == request.epoch and self.now_s < request.began_s + TTL_S:
             # No change was reported meanwhile: it is cached, and from here on needs no store.
@@ -229,8 +229,8 @@ class World:
         if isinstance(decision, Deny):
             assert decision.error.code == "invalid_credentials"
 
-    def _check_cached(self, process: Process, credential: Credential, allow: Allow) -> None:
-        assert allow.principal.client_id == credential.client_id
+    def _check_cached(self, process: Process, credential: Credential, principal: Principal) -> None:
+        assert principal.client_id == credential.client_id
         since = max(process.heard, process.changed.get(credential.client_id, 0))
         states = [past for past in self.history if past.client_id == credential.client_id]
         possible = [

@@ -19,7 +19,7 @@ from basicauth_mw.errors import (
 from basicauth_mw.keys.authorization_header import encode_basic
 from basicauth_mw.keys.generated_secrets import generate
 from basicauth_mw.keys.hashing import Hasher, hash_password
-from basicauth_mw.keys.model import Allow, Decision, Deny, Key, Principal, Secret
+from basicauth_mw.keys.model import Decision, Deny, Key, Principal, Secret
 from basicauth_mw.keys.validation import MAX_ID_BYTES, MAX_SECRET_BYTES
 from tests.waiting import Clock
 
@@ -111,7 +111,7 @@ def test_a_generated_secret_costs_one_lookup_whatever_is_found(name: str) -> Non
 
     assert effects == ["ci"]
     if name == "good":
-        assert decision == Allow(Principal("ci", "CI", frozenset({"read"}), {"team": 1}))
+        assert decision == Principal("ci", "CI", frozenset({"read"}), {"team": 1})
     else:
         assert_denied(decision, InvalidCredentials, REASONS[name], "ci")
 
@@ -312,7 +312,7 @@ def test_the_ttl_starts_at_the_lookup() -> None:
     field = encode_basic("ci", PASSWORD).encode()
     step = password_step(begin(checker, field), KEYS["good"])
     clock.now += 20
-    assert isinstance(step.conclude(0), Allow)
+    assert isinstance(step.conclude(0), Principal)
 
     assert checker.cache.get(field) is not None
     clock.now += 10
@@ -325,7 +325,7 @@ def test_a_lookup_from_before_a_change_is_not_cached() -> None:
     check = begin(checker, field)
     checker.cache.invalidate("ci")
 
-    assert isinstance(decided(check, KEYS["good"]), Allow)
+    assert isinstance(decided(check, KEYS["good"]), Principal)
     assert checker.cache.get(field) is None
 
 
@@ -335,7 +335,7 @@ def test_unusual_forms_of_a_header_are_not_cached() -> None:
     token = encode_basic("ci", SECRET).encode()[6:]
     for spaces in range(1, 100):
         check = begin(checker, b"bAsIc" + b" " * spaces + token)
-        assert isinstance(decided(check, KEYS["good"]), Allow)
+        assert isinstance(decided(check, KEYS["good"]), Principal)
 
     assert len(checker.cache) == 0
 

@@ -13,7 +13,7 @@ import pytest
 
 from basicauth_mw.auth.cache import VerificationCache
 from basicauth_mw.auth.throttle import FailureThrottle
-from basicauth_mw.keys.model import Allow, Principal
+from basicauth_mw.keys.model import Principal
 from basicauth_mw.runtime import fork as _fork
 from basicauth_mw.runtime.fork import after_fork, after_fork_in_parent, before_fork
 from basicauth_mw.runtime.pool import WorkerPool
@@ -47,7 +47,7 @@ def child_ends_well(work: Callable[[], object]) -> bool:
 
 
 def put(cache: VerificationCache) -> None:
-    cache.put(b"1", Allow(Principal("a")), secret_created_at=0, expires_at=None, stamp=cache.stamp())
+    cache.put(b"1", Principal("a"), secret_created_at=0, expires_at=None, stamp=cache.stamp())
     assert cache.get(b"1") is not None
 
 

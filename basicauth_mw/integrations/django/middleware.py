@@ -10,7 +10,7 @@ from ...auth.problems import is_refusal
 from ...auth.request_adapters import WSGIRequest, environ_key
 from ...auth.schemes import credential_headers
 from ...auth.verifier import PendingVerification
-from ...keys.model import Deny
+from ...keys.model import Principal
 from .._common import configuration, require_framework
 
 with require_framework("django", "django"):
@@ -198,9 +198,9 @@ class BasicAuthMiddleware:
 
     def _apply(self, request: HttpRequest, decision: Decision) -> HttpResponse | None:
         """The response to a refused request; None after the request of a caller is prepared for the view."""
-        if isinstance(decision, Deny):
+        if not isinstance(decision, Principal):
             return _to_django(request, self.authenticator.refusal_response(request, decision))
-        request.principal = decision.principal  # type: ignore[attr-defined]
+        request.principal = decision  # type: ignore[attr-defined]
         request.basicauth_authenticator = self.authenticator  # type: ignore[attr-defined]
         if self.authenticator.settings.set_user:
             # They do not come from a verified key, and RemoteUserMiddleware would trust them.
