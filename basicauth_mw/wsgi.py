@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .auth.authenticator import Authenticator
 from .auth.discovery import entry_of, open_layers
-from .auth.flask_refusals import handle_refusals
-from .auth.frameworks import flask_exceptions, may_take_socket
+from .auth.frameworks import flask_exceptions, handle_refusals, may_take_socket
 from .auth.request_adapters import PRINCIPAL, WSGIRequest, environ_key
 from .auth.schemes import BASIC_ONLY, auth_type
 from .auth.verifier import PendingVerification

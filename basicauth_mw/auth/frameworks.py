@@ -8,11 +8,17 @@ the JSON problem, unless the app has its own handler.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
+from ..errors import BasicAuthError, Rejected
+from .problems import is_refusal
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from .problems import Response
 
 # --- Starlette: ServerErrorMiddleware without debug and without a handler
 
@@ -130,6 +136,38 @@ def flask_exceptions(environ: dict[str, Any]) -> Sequence[Exception]:
     seen: list[Exception] = []
     environ[_SEEN] = seen
     return seen
+
+
+def handle_refusals(app: object, respond: Callable[[dict[str, Any], Exception], Response]) -> None:
+    """Let the Flask app that ``app`` wraps respond to a refusal, such as ``InsufficientScope``.
+
+    If a refusal reached the middleware as an exception, Flask, Sentry and OpenTelemetry would report an
+    error, although the response is a 403. An app that handles ``Rejected`` itself, or has started, is not
+    changed. If it handles ``BasicAuthError``, that handler is called, although Flask prefers that of the
+    nearest class.
+
+    Args:
+        app: The app, its ``wsgi_app``, or layers around it.
+        respond: Makes the response from the environ and the exception.
+    """
+    for layer in iter_wrapped(app):
+        found: Any = getattr(layer, "__self__", layer)  # the wsgi_app is a bound method
+        spec = getattr(found, "error_handler_spec", None)
+        if spec is not None and not getattr(found, "_got_first_request", True):
+            spec[None][None].setdefault(Rejected, partial(_handle_refusal, respond))
+
+
+def _handle_refusal(respond: Callable[[dict[str, Any], Exception], Response], exc: Exception) -> Any:
+    flask = sys.modules["flask"]
+    app, request = flask.current_app, flask.request
+    for place in (*request.blueprints, None):
+        if own := app.error_handler_spec[place][None].get(BasicAuthError):
+            return app.ensure_sync(own)(exc)
+    if not is_refusal(exc):
+        raise exc
+    response = respond(request.environ, exc)
+    status = f"{response.status} {response.phrase}"  # Werkzeug would write the phrase in capitals
+    return flask.Response(response.body, status, response.headers)
 
 
 def is_werkzeug_500(status: str, headers: list[tuple[str, str]], first: bytes | None) -> bool:

@@ -17,7 +17,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from ..auth.discovery import EXTENSION, find_authenticator
-from ..auth.flask_refusals import handle_refusals
+from ..auth.frameworks import handle_refusals
 from ..auth.request_adapters import PRINCIPAL
 from ..errors import ConfigurationError
 from ..keys.model import Principal
