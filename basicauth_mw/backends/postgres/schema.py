@@ -51,7 +51,7 @@ async def check(do: Do, *, create: bool) -> int:
     version, pid = await _state(do)
     if version != SCHEMA_VERSION:
         is_old = version < SCHEMA_VERSION
-        remedy = "run  basicauth-mw keys list --limit 1" if is_old else "update the package"
+        remedy = "run  basicauth-mw check --upgrade" if is_old else "update the package"
         raise BackendUnavailable(
             f"the tables of keys in Postgres have version {version}; this release needs {SCHEMA_VERSION}: "
             f"{remedy}"

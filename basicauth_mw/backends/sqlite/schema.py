@@ -98,7 +98,7 @@ def check_is_ours(connection: sqlite3.Connection) -> int:
     if restored_version(connection) is not None:
         raise BackendUnavailable(
             "the SQLite file was restored from a dump, which lacks its version; the command line adds it:  "
-            "basicauth-mw keys list --limit 1"
+            "basicauth-mw check --upgrade"
         )
     if application != APPLICATION_ID:
         raise BackendUnavailable(
@@ -123,7 +123,7 @@ def check_is_current(connection: sqlite3.Connection) -> None:
     if (version := check_is_ours(connection)) != SCHEMA_VERSION:
         raise BackendUnavailable(
             f"the SQLite file has schema version {version}, of an older release of basicauth_mw; this one "
-            f"reads {SCHEMA_VERSION}: upgrade it with the command line:  basicauth-mw keys list --limit 1"
+            f"reads {SCHEMA_VERSION}: upgrade it:  basicauth-mw check --upgrade"
         )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
-OLDER = "basicauth-mw keys list --limit 1"
+OLDER = "basicauth-mw check --upgrade"
 
 # The schema of the release with version 1.
 SCHEMA_1 = """

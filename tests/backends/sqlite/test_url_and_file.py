@@ -145,7 +145,7 @@ def test_a_restored_dump(store: SqliteStore, path: Path) -> None:
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(restored)) as target:
         target.executescript("\n".join(dump(source)))
     with closing(SqliteStore(f"sqlite:///{restored}")) as opened:
-        with pytest.raises(BackendUnavailable, match=r"restored from a dump.*keys list --limit 1"):
+        with pytest.raises(BackendUnavailable, match=r"restored from a dump.*check --upgrade"):
             opened.get("id")
         assert opened.upgrade() == f"{restored} was restored from a dump; its version has been set"
         assert opened.upgrade() is None
