@@ -37,10 +37,11 @@ def print_table(keys: Iterable[Key]) -> None:
         for row in rows:
             cells = [text + " " * (width - _cells(text)) for text, width in zip(row, widths, strict=True)]
             if row is _COLUMNS:
-                sys.stdout.write(_styled(console, "  ".join(cells), "bold") + "\n")
+                line = _styled(console, "  ".join(cells).rstrip(), "bold")
             else:
                 cells[_STATE] = cells[_STATE].replace(row[_STATE], states[row[_STATE]])
-                sys.stdout.write("  ".join(cells) + "\n")
+                line = "  ".join(cells).rstrip()
+            sys.stdout.write(f"{line}\n")
         header = []
 
 
@@ -57,13 +58,19 @@ def _cells(text: str) -> int:
 
 def _row(key: Key) -> tuple[str, ...]:
     return (
-        escape_control(key.client_id),
+        _printable(key.client_id),
         current_state(key),
         _to_the_minute(key.expires_at),
         _to_the_minute(key.last_used_at),
-        escape_control(" ".join(sorted(key.scopes))),
-        escape_control(key.name),
+        _printable(" ".join(sorted(key.scopes))),
+        _printable(key.name),
     )
+
+
+def _printable(text: str) -> str:
+    """Text as stdout will show it, so that its width is known."""
+    encoding = sys.stdout.encoding
+    return escape_control(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _to_the_minute(value: datetime | None) -> str:

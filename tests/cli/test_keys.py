@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import sys
 from contextlib import closing
 from datetime import timedelta
 from getpass import getuser
+from io import BytesIO, TextIOWrapper
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +135,21 @@ def test_a_long_list_is_laid_out_as_a_short_one(
     assert printed.count("\n") == 1202
     assert ("\x1b[32mactive" in printed) == colours
     assert "\n 0001  " in printed
+
+
+def test_columns_are_aligned_in_a_terminal_without_unicode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the encoding of stdout lacks is escaped, and takes more columns."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    raw = BytesIO()
+    monkeypatch.setattr("sys.stdout", TextIOWrapper(raw, encoding="ascii", errors="strict"))
+
+    print_table([Key("\u043a\u043b\u044e\u0447", name="Zo\xeb"), Key("b", name="plain")])
+    sys.stdout.flush()
+
+    header, first, second = raw.getvalue().decode().splitlines()
+    assert first.split() == [r"\u043a\u043b\u044e\u0447", "active", "never", "never", r"Zo\xeb"]
+    assert second.split() == ["b", "active", "never", "never", "plain"]
+    assert {line.index("active") for line in (first, second)} == {header.index("STATE")}
 
 
 bad_records = pytest.mark.parametrize("record", ["'{'", "CAST(x'7bff' AS TEXT)"], ids=["cut", "no-text"])
