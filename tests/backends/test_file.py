@@ -55,6 +55,12 @@ def write(path: Path, text: str | bytes) -> None:
     new.rename(path)
 
 
+def logged(caplog: pytest.LogCaptureFixture, path: Path) -> list[logging.LogRecord]:
+    """What was logged, except about other files: a store that another test has closed may finish a poll."""
+    about_another = re.compile(f"the key file (?!{re.escape(str(path))} )")
+    return [each for each in caplog.records if not about_another.match(each.getMessage())]
+
+
 def opens(store: FileStore, client_id: str, secret: str) -> bool:
     key = store.get(client_id)
     return key is not None and HASHER.verify_digest(secret, key.secrets) is not None
@@ -384,7 +390,7 @@ def test_a_file_that_is_being_written_is_not_read(path: Path, caplog: pytest.Log
                 time.sleep(0.05)
                 assert backend.get("b")
         wait_until(lambda: backend.get("c"))
-    assert caplog.messages == []
+    assert logged(caplog, path) == []
 
 
 def test_lookups_do_not_wait_for_a_large_file(path: Path) -> None:
@@ -476,9 +482,8 @@ def test_the_last_good_keys_are_used_for_a_while(
         write(path, good)
         wait_until(lambda: status(client, "kept", "a password-2") == 200)
         assert not store.is_stale
-    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    errors = [record for record in logged(caplog, path) if record.levelno >= logging.ERROR]
     assert len(errors) == 1
-    assert errors[0].startswith(f"the key file {path} ")
     assert "a password" not in caplog.text
 
 
@@ -489,7 +494,7 @@ def test_a_repair_in_time_goes_unnoticed(path: Path, caplog: pytest.LogCaptureFi
             write(path, text)
             backend.store.poll()
             assert backend.get("a")
-    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert [record.levelname for record in logged(caplog, path)] == ["ERROR", "WARNING"]
 
 
 def test_without_a_cache_a_broken_file_is_an_outage_at_once(path: Path) -> None:
