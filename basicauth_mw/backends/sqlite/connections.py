@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 import time
 import weakref
@@ -63,12 +64,17 @@ class _Connection:
         self.maybe_replaced = False  # whether the last error may concern this connection alone
 
     def close(self) -> None:
-        with self.lock:
+        # At its exit, the interpreter stops daemon threads wherever they are: one may hold the lock for ever.
+        if not self.lock.acquire(blocking=not sys.is_finalizing()):
+            return
+        try:
             self.unchanged = None
             raw, self.raw = self.raw, None
             if raw is not None:
                 with suppress(sqlite3.Error):
                     raw.close()
+        finally:
+            self.lock.release()
 
 
 class ConnectionManager:

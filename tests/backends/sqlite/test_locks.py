@@ -6,6 +6,8 @@ import gc
 import multiprocessing
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -234,6 +236,32 @@ def test_a_forked_child_has_its_own_connections(store: SqliteStore) -> None:
     assert name_of(store) == "child"
     assert seen == ["old", "child"]
     assert store.put(Key("id", name="parent", version=3), 2)
+
+
+READS_AT_EXIT = """
+import sys, threading, time
+from basicauth_mw.backends.sqlite.store import SqliteStore
+
+store, reading = SqliteStore(sys.argv[1]), threading.Event()
+
+def read(connection):
+    reading.set()
+    time.sleep(600)
+
+store.get("id")
+threading.Thread(target=store._connections.read, args=(read,), daemon=True).start()
+reading.wait()
+"""
+
+
+def test_a_process_ends_while_a_background_thread_reads(store: SqliteStore, path: Path) -> None:
+    """The interpreter stops the thread, which never releases its lock."""
+    done = subprocess.run(
+        [sys.executable, "-c", READS_AT_EXIT, f"sqlite:///{path}"], capture_output=True, text=True, timeout=30
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert name_of(store) == "old"
 
 
 def test_a_prefix_is_searched_in_the_index(path: Path) -> None:
