@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003 - at run time for readers of the annotations
 from dataclasses import FrozenInstanceError, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -119,6 +119,23 @@ def with_version(key: Key, version: int) -> Key:
     # fmt: on
 
 
+class ReadOnlyDict(dict[str, Any]):
+    """The metadata of a principal: requests share it, so none may change it for the others."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_arguments: Any, **_members: Any) -> Any:
+        raise TypeError("the metadata of a principal is read-only: make a copy with dict()")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[ReadOnlyDict], tuple[dict[str, Any]]]:
+        return ReadOnlyDict, (dict(self),)  # not member by member
+
+
+_NO_METADATA: Final = ReadOnlyDict()
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """The authenticated caller, as the app sees it.
@@ -129,7 +146,7 @@ class Principal:
         client_id: ID of the key; empty only for the anonymous principal.
         name: The name of the key.
         scopes: The scopes of the key.
-        metadata: The metadata of the key; shared between requests, so do not change it.
+        metadata: The metadata of the key, read-only. Requests share it, so do not change its values either.
 
     Example::
 
@@ -141,7 +158,12 @@ class Principal:
     client_id: str
     name: str = ""
     scopes: frozenset[str] = frozenset()
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    metadata: Mapping[str, Any] = field(default_factory=lambda: _NO_METADATA, hash=False)
+
+    def __post_init__(self) -> None:
+        if type(self.metadata) is not ReadOnlyDict:
+            metadata = ReadOnlyDict(self.metadata) if self.metadata else _NO_METADATA
+            object.__setattr__(self, "metadata", metadata)
 
     @classmethod
     def anonymous(cls) -> Principal:
