@@ -470,137 +470,118 @@ def broken(damage: Callable[[Path], object], says: str) -> Callable[[Path], Any]
     return made
 
 
+mark = pytest.mark
+
+
+def outage(name: str, fault: Callable[[Path], object], *, marks: Any) -> Any:
+    return pytest.param(fault, id=name, marks=marks)
+
+
 OUTAGES = [
-    pytest.param(redis_stopped, id="redis-stopped", marks=pytest.mark.proves("F1")),
-    pytest.param(redis_frozen, id="redis-frozen", marks=pytest.mark.proves("F2")),
-    pytest.param(redis_paused, id="redis-paused", marks=pytest.mark.proves("F2")),
-    pytest.param(redis_slow, id="redis-slow", marks=pytest.mark.proves("F2")),
-    pytest.param(network("half-open", TIMED_OUT), id="half-open", marks=pytest.mark.proves("F3")),
-    pytest.param(network("cut", "cannot be reached"), id="cut", marks=pytest.mark.proves("F3")),
-    pytest.param(network("truncated", "cannot be reached"), id="truncated", marks=pytest.mark.proves("F3")),
-    pytest.param(network("garbage", "Redis"), id="garbage", marks=pytest.mark.proves("F3")),
-    pytest.param(redis_masterdown, id="masterdown", marks=pytest.mark.proves("F4", "F5")),
-    pytest.param(
-        cluster_lost_slots("redis", "CLUSTERDOWN"), id="cluster-node", marks=pytest.mark.proves("F6")
-    ),
-    pytest.param(
-        cluster_lost_slots("redis+cluster", "CLUSTERDOWN"), id="cluster-slots", marks=pytest.mark.proves("F6")
-    ),
-    pytest.param(redis_password_required, id="noauth", marks=pytest.mark.proves("F8")),
-    pytest.param(redis_password_changed, id="wrongpass", marks=pytest.mark.proves("F8")),
-    pytest.param(redis_rights_lost, id="noperm", marks=pytest.mark.proves("F8")),
-    pytest.param(redis_maxclients, id="maxclients", marks=pytest.mark.proves("F9")),
-    pytest.param(redis_loading, id="loading", marks=pytest.mark.proves("F10")),
-    pytest.param(redis_busy, id="busy-script", marks=pytest.mark.proves("F10")),
-    pytest.param(
+    outage("redis-stopped", redis_stopped, marks=mark.proves("F1")),
+    outage("redis-frozen", redis_frozen, marks=mark.proves("F2")),
+    outage("redis-paused", redis_paused, marks=mark.proves("F2")),
+    outage("redis-slow", redis_slow, marks=mark.proves("F2")),
+    outage("half-open", network("half-open", TIMED_OUT), marks=mark.proves("F3")),
+    outage("cut", network("cut", "cannot be reached"), marks=mark.proves("F3")),
+    outage("truncated", network("truncated", "cannot be reached"), marks=mark.proves("F3")),
+    outage("garbage", network("garbage", "Redis"), marks=mark.proves("F3")),
+    outage("masterdown", redis_masterdown, marks=mark.proves("F4", "F5")),
+    outage("cluster-node", cluster_lost_slots("redis", "CLUSTERDOWN"), marks=mark.proves("F6")),
+    outage("cluster-slots", cluster_lost_slots("redis+cluster", "CLUSTERDOWN"), marks=mark.proves("F6")),
+    outage("noauth", redis_password_required, marks=mark.proves("F8")),
+    outage("wrongpass", redis_password_changed, marks=mark.proves("F8")),
+    outage("noperm", redis_rights_lost, marks=mark.proves("F8")),
+    outage("maxclients", redis_maxclients, marks=mark.proves("F9")),
+    outage("loading", redis_loading, marks=mark.proves("F10")),
+    outage("busy-script", redis_busy, marks=mark.proves("F10")),
+    outage(
+        "postgres-stopped",
         postgres(PostgresServer.stop, PostgresServer.start, "the connection was refused"),
-        id="postgres-stopped",
-        marks=pytest.mark.proves("F1"),
+        marks=mark.proves("F1"),
     ),
-    pytest.param(
+    outage(
+        "postgres-killed",
         postgres(
             PostgresServer.kill,  # its processes end soon after it
             PostgresServer.restart,
             "the connection (was refused|broke)",
             noticed_within_s=2.0,
         ),
-        id="postgres-killed",
-        marks=pytest.mark.proves("F1"),
+        marks=mark.proves("F1"),
     ),
-    pytest.param(
+    outage(
+        "postgres-frozen",
         postgres(PostgresServer.freeze, PostgresServer.thaw, TIMED_OUT),
-        id="postgres-frozen",
-        marks=pytest.mark.proves("F2"),
+        marks=mark.proves("F2"),
     ),
-    pytest.param(postgres_locked, id="postgres-locked", marks=pytest.mark.proves("F2")),
-    pytest.param(
-        network("half-open", TIMED_OUT, "postgres"),
-        id="postgres-half-open",
-        marks=pytest.mark.proves("F3"),
-    ),
-    pytest.param(
-        network("cut", "cannot be reached", "postgres"), id="postgres-cut", marks=pytest.mark.proves("F3")
-    ),
-    pytest.param(
-        network("truncated", "Postgres", "postgres"), id="postgres-truncated", marks=pytest.mark.proves("F3")
-    ),
-    pytest.param(
-        network("garbage", "Postgres", "postgres"), id="postgres-garbage", marks=pytest.mark.proves("F3")
-    ),
-    pytest.param(
+    outage("postgres-locked", postgres_locked, marks=mark.proves("F2")),
+    outage("postgres-half-open", network("half-open", TIMED_OUT, "postgres"), marks=mark.proves("F3")),
+    outage("postgres-cut", network("cut", "cannot be reached", "postgres"), marks=mark.proves("F3")),
+    outage("postgres-truncated", network("truncated", "Postgres", "postgres"), marks=mark.proves("F3")),
+    outage("postgres-garbage", network("garbage", "Postgres", "postgres"), marks=mark.proves("F3")),
+    outage(
+        "postgres-wrong-password",
         postgres(
             statement("ALTER ROLE web PASSWORD 'second'"),
             statement("ALTER ROLE web PASSWORD 'first'"),
             "refused the user or the password",
             user="web:first",
         ),
-        id="postgres-wrong-password",
-        marks=pytest.mark.proves("F8"),
+        marks=mark.proves("F8"),
     ),
-    pytest.param(
+    outage(
+        "postgres-rights-lost",
         postgres(
             statement("REVOKE SELECT ON public.basicauth_keys FROM web"),
             statement("GRANT SELECT ON public.basicauth_keys TO web"),
             "check the grants",
             user="web:first",
         ),
-        id="postgres-rights-lost",
-        marks=pytest.mark.proves("F8"),
+        marks=mark.proves("F8"),
     ),
-    pytest.param(
+    outage(
+        "postgres-max-connections",
         postgres(
             statement("ALTER ROLE web CONNECTION LIMIT 0"),
             statement("ALTER ROLE web CONNECTION LIMIT 50"),
             "no free connection",
             user="web:first",
         ),
-        id="postgres-max-connections",
-        marks=pytest.mark.proves("F9"),
+        marks=mark.proves("F9"),
     ),
-    pytest.param(
+    outage(
+        "postgres-dropped-table",
         postgres(
             lambda server: server.execute("ALTER TABLE basicauth_keys RENAME TO dropped"),
             lambda server: server.execute("ALTER TABLE dropped RENAME TO basicauth_keys"),
             "has no tables of keys",
         ),
-        id="postgres-dropped-table",
-        marks=pytest.mark.proves("F17"),
+        marks=mark.proves("F17"),
     ),
-    pytest.param(sqlite_locked_rollback, id="sqlite-rollback-lock", marks=pytest.mark.proves("F13")),
-    pytest.param(sqlite_locked_mode, id="sqlite-exclusive-mode", marks=pytest.mark.proves("F13")),
-    pytest.param(
-        damaged(replace_by_junk, "not a database"),
-        id="sqlite-replaced",
-        marks=pytest.mark.proves("F16", "F18"),
-    ),
-    pytest.param(damaged(Path.unlink, "No such file"), id="sqlite-missing", marks=pytest.mark.proves("F17")),
-    pytest.param(
+    outage("sqlite-rollback-lock", sqlite_locked_rollback, marks=mark.proves("F13")),
+    outage("sqlite-exclusive-mode", sqlite_locked_mode, marks=mark.proves("F13")),
+    outage("sqlite-replaced", damaged(replace_by_junk, "not a database"), marks=mark.proves("F16", "F18")),
+    outage("sqlite-missing", damaged(Path.unlink, "No such file"), marks=mark.proves("F17")),
+    outage(
+        "sqlite-emptied",
         damaged(lambda file: os.truncate(file, 0), "contains no keys yet"),
-        id="sqlite-emptied",
-        marks=pytest.mark.proves("F17"),
+        marks=mark.proves("F17"),
     ),
-    pytest.param(
-        damaged(overwrite(0, b"\xff" * 100), "SQLite"), id="sqlite-header", marks=pytest.mark.proves("F18")
-    ),
-    pytest.param(
-        damaged(overwrite(0.05, b"\xff" * 200_000), "SQLite"),
-        id="sqlite-pages",
-        marks=pytest.mark.proves("F18"),
-    ),
-    pytest.param(
+    outage("sqlite-header", damaged(overwrite(0, b"\xff" * 100), "SQLite"), marks=mark.proves("F18")),
+    outage("sqlite-pages", damaged(overwrite(0.05, b"\xff" * 200_000), "SQLite"), marks=mark.proves("F18")),
+    outage(
+        "sqlite-cut",
         damaged(lambda file: os.truncate(file, file.stat().st_size // 2), "SQLite"),
-        id="sqlite-cut",
-        marks=pytest.mark.proves("F18"),
+        marks=mark.proves("F18"),
     ),
-    pytest.param(sqlite_unreadable, id="sqlite-unreadable", marks=pytest.mark.proves("F19")),
-    pytest.param(broken(Path.unlink, "No such file"), id="file-missing", marks=pytest.mark.proves("F36")),
-    pytest.param(
-        broken(replace_by_junk, "line 1: is not id:secret"), id="file-junk", marks=pytest.mark.proves("F36")
-    ),
-    pytest.param(
+    outage("sqlite-unreadable", sqlite_unreadable, marks=mark.proves("F19")),
+    outage("file-missing", broken(Path.unlink, "No such file"), marks=mark.proves("F36")),
+    outage("file-junk", broken(replace_by_junk, "line 1: is not id:secret"), marks=mark.proves("F36")),
+    outage(
+        "file-cut",
         broken(lambda file: os.truncate(file, file.stat().st_size - 9), "line 2: not a supported hash"),
-        id="file-cut",
-        marks=pytest.mark.proves("F36"),
+        marks=mark.proves("F36"),
     ),
 ]
 
