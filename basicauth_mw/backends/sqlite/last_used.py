@@ -21,7 +21,7 @@ from .files import connect, explain, has_tables
 from .forks import short_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from ...keys.model import Key
     from ..base import LastUse
@@ -99,8 +99,13 @@ class LastUsedFile:
         kept = ", ".join(str(to_microseconds(secret.created_at)) for secret in key.secrets)
         self._execute(f"{_DELETE} AND secret NOT IN ({kept}) AND {_IS_EARLIER}", key.client_id)
 
-    def delete(self, client_id: str) -> None:
-        self._execute(_DELETE, client_id)
+    def delete(self, client_ids: Iterable[str]) -> None:
+        """Delete all uses of these clients."""
+        with suppress(BackendUnavailable), self._open_existing() as connection:
+            if connection is not None:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany(_DELETE, [{"client_id": each} for each in client_ids])
+                connection.execute("COMMIT")
 
     def check(self) -> None:
         """Raise ``BackendUnavailable`` if uses cannot be read."""

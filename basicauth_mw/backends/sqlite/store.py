@@ -103,14 +103,16 @@ class SqliteStore:
 
     def put(self, record: Key, /, expect_version: int | None, changes: Sequence[Change] = ()) -> bool:
         written = self._write(partial(_put, record, expect_version, changes))
-        if written:
+        if written and expect_version is None:
+            self._last_used.delete([record.client_id])  # those of an earlier key with this ID
+        elif written:
             self._last_used.prune(record)
         return written
 
     def delete(self, client_id: str, /) -> bool:
         deleted = self._write(partial(_delete, client_id))
         if deleted:
-            self._last_used.delete(client_id)
+            self._last_used.delete([client_id])
         return deleted
 
     def add(self, records: Sequence[Key], /, changes: Sequence[Sequence[Change]] = ()) -> list[bool]:
@@ -119,6 +121,7 @@ class SqliteStore:
         # In the order of the IDs, so that each page of the index changes once.
         rows.sort(key=lambda row: row[0].client_id)
         new = self._write(partial(_add, rows))
+        self._last_used.delete(new)  # as in put
         # Only the first of equal IDs was written.
         return [new.pop(record.client_id, None) is not None for record in records]
 

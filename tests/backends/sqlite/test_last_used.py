@@ -145,6 +145,25 @@ def test_delete_deletes_all_uses(store: SqliteStore) -> None:
     assert known(store, "id", "other") == {("other", FIRST, NOON)}
 
 
+@pytest.mark.parametrize("way", ["put", "add"])
+def test_a_new_key_has_no_uses_of_an_earlier_one(
+    store: SqliteStore, path: Path, uses: Path, way: str
+) -> None:
+    """The file of keys was deleted, and this file was not."""
+    store.record_uses([LastUse("id", FIRST, NOON), LastUse("id", SECOND, NOON)])
+    store.close()
+    path.unlink()
+    with closing(SqliteStore(f"sqlite:///{path}", create=True)) as again:
+        new = key("id", FIRST)
+        assert again.put(new, None) if way == "put" else again.add([new]) == [True]
+        assert uses.exists()
+        assert known(again) == set()
+        again.record_uses([LastUse("id", FIRST, NOON)])
+        assert not again.put(new, None)
+        assert again.add([new]) == [False]
+        assert known(again) == {("id", FIRST, NOON)}
+
+
 def test_only_the_owner_may_read_it(store: SqliteStore, path: Path, uses: Path) -> None:
     assert not uses.exists()
     store.record_uses([LastUse("id", FIRST, NOON)])
