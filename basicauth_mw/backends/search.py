@@ -85,21 +85,24 @@ def iter_records(
     keys: Listing, *, prefix: str = "", after: str = "", limit: int | None = None
 ) -> Iterator[Key | UnreadableRecord]:
     """Iterate over all keys in the order of their IDs, and over the errors of those that cannot be read."""
-    one_by_one = False  # from the start of a page with such a record up to that record
-    while True:
+    damaged: str | None = None  # keys up to this ID are read one by one
+    while limit != 0:
         start = after
         try:
-            for key in keys.iter_keys(prefix, after, 1 if one_by_one else limit):
+            for key in keys.iter_keys(prefix, after, limit if damaged is None else 1):
                 yield key
                 after = key.client_id
                 limit = None if limit is None else limit - 1
+            if damaged is not None and after >= damaged:  # repaired or deleted meanwhile
+                damaged = None
+                continue
         except UnreadableRecord as exc:
             if exc.client_id is None:
                 raise
-            if one_by_one:
+            if damaged is not None:
                 yield exc.with_traceback(None)
                 after = exc.client_id
-            one_by_one = not one_by_one
+            damaged = exc.client_id if damaged is None else None
         else:
-            if not one_by_one or after == start:
+            if damaged is None or after == start:
                 return
