@@ -31,7 +31,7 @@ SETTINGS = Settings(backend="memory:")  # all defaults
 CALLS: dict[str, dict[str, int]] = {
     "asgi": {
         "hit": 8,
-        "uncached": 48,
+        "uncached": 49,
         "missing": 17,
         "malformed": 25,
         "unknown": 56,
@@ -41,7 +41,7 @@ CALLS: dict[str, dict[str, int]] = {
     },
     "wsgi": {
         "hit": 10,
-        "uncached": 49,
+        "uncached": 50,
         "missing": 18,
         "malformed": 26,
         "unknown": 56,

@@ -557,7 +557,7 @@ def test_check_shows_a_bar_on_a_terminal(url: str, terminal: tuple[int, int]) ->
 
 
 def test_check_reports_that_an_older_file_needs_an_upgrade(cli: Callable[..., Done], database: Path) -> None:
-    """It changes nothing; every other command migrates the file, and reports it."""
+    """It changes nothing; every other command upgrades the file, and reports it."""
     shutil.copy(ROOT / "tests" / "data" / "sqlite-v1.db", database)
     database.chmod(0o600)
     before = database.read_bytes()
@@ -566,7 +566,7 @@ def test_check_reports_that_an_older_file_needs_an_upgrade(cli: Callable[..., Do
 
     (problem,) = done.json["problems"]
     assert "version 1" in problem["message"]
-    assert problem["remedy"].startswith("run  basicauth-mw keys")
+    assert problem["remedy"] == "run  basicauth-mw check --upgrade"
     assert database.read_bytes() == before
     listed = cli("keys", "list", "--json")
     assert listed.status == 0

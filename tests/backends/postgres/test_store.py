@@ -224,7 +224,7 @@ def test_tables_are_made_on_demand(postgres_server: PostgresServer) -> None:
     assert all(name.startswith("other_") for (name,) in tables)
 
 
-@pytest.mark.parametrize(("version", "remedy"), [(0, "keys list"), (9, "update the package")])
+@pytest.mark.parametrize(("version", "remedy"), [(0, "check --upgrade"), (9, "update the package")])
 def test_tables_of_another_release(
     postgres_server: PostgresServer, postgres_url: str, store: PostgresStore, version: int, remedy: str
 ) -> None:
@@ -241,7 +241,7 @@ def test_an_upgrade_is_made_completely_or_not_at_all(
     assert store.put(key("id"), None)
     store.close()
     monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
-    with pytest.raises(BackendUnavailable, match="keys list"):
+    with pytest.raises(BackendUnavailable, match="check --upgrade"):
         store.get("id")
 
     wrong = "ALTER TABLE {keys} ADD COLUMN note text; SELECT 1/0"
